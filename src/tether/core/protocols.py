@@ -1,0 +1,171 @@
+"""What each kind of part promises; the contract suites in tests/contracts check every member."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from tether.core.gather import Gather
+from tether.core.types import Batch, Block, ClipReport, Encoded, Features, ImageSpec, Loss, Row
+
+NamedParams = Iterable[tuple[str, nn.Parameter]]
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Text to token ids."""
+
+    context_length: int
+    vocab_size: int
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(b, l) int64 ids, zero after the end token, trimmed to the longest text; longer ones are cut and counted."""
+        ...
+
+
+@runtime_checkable
+class DualEncoder(Protocol):
+    """An image tower and a text tower into one space; every model that ``tether.load`` returns is one (and a Module)."""
+
+    dim: int
+    image_spec: ImageSpec
+    tokenizer: Tokenizer
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """0-d multiplier of cosines, already exponentiated, with gradient."""
+        ...
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """0-d offset of the logits, or None."""
+        ...
+
+    def encode_image(self, image: Tensor, *, mask: Tensor | None = None) -> Features:
+        """(b, 3, h, w) uint8 pixels or normalised floats; ``mask`` (b, patches), True = may be attended to."""
+        ...
+
+    def encode_text(self, text: Tensor, *, mask: Tensor | None = None) -> Features:
+        """(b, l) int64 token ids as the tokenizer gives them."""
+        ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Outputs in, scalar out; it never sees a model."""
+
+    def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
+        """The loss of this process's rows; with ``gather`` the mean over processes is the loss of the whole batch."""
+        ...
+
+
+@runtime_checkable
+class Step(Protocol):
+    """One forward of a method that needs more than an objective: a second forward, a teacher, an attack."""
+
+    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """The loss to differentiate."""
+        ...
+
+
+@runtime_checkable
+class GradClipper(Protocol):
+    """Bounds gradients in place, after accumulation and unscaling, before the optimiser's step."""
+
+    def clip_(self, named_params: NamedParams, *, step: int) -> ClipReport:
+        """Clip the ``.grad`` of every parameter given; a non-finite norm zeroes them, is not recorded, asks to skip."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values that let ``load_state_dict`` continue bit for bit."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of another instance of the same settings."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where rows come from."""
+
+    name: str
+    version: str
+
+    def blocks(self) -> Sequence[Block]:
+        """The pieces, in a fixed order."""
+        ...
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        """The rows of one piece from row ``start`` on, always in the same order."""
+        ...
+
+
+@runtime_checkable
+class Curator(Protocol):
+    """Decides which rows of a pool are kept; statistics add across shards, in any order."""
+
+    def partial_fit(self, rows: pa.RecordBatch) -> Curator:
+        """Count one batch of rows."""
+        ...
+
+    def merge(self, other: Curator) -> Curator:
+        """Add the counts of another shard."""
+        ...
+
+    def keep(self, rows: pa.RecordBatch) -> np.ndarray:
+        """(n,) float64 probability to keep each row; the draw itself is ``core.draw.hash_uniform`` of its key."""
+        ...
+
+
+@runtime_checkable
+class ModelEdit(Protocol):
+    """Changes a model in place: adapters, surgery, pruning, quantisation."""
+
+    def apply_(self, model: nn.Module, calibration: Iterable[Batch] = ()) -> nn.Module:
+        """Edit the model; at step 0 its outputs are unchanged unless the method says otherwise."""
+        ...
+
+    def merge_(self, model: nn.Module) -> nn.Module:
+        """Fold the edit into plain weights; outputs are unchanged."""
+        ...
+
+
+@runtime_checkable
+class TaskHead(Protocol):
+    """Turns an encoder and words into an answer about one picture."""
+
+    def prepare(self, model: DualEncoder, prompts: Sequence[str], *, support: Iterable[Batch] | None = None) -> TaskHead:
+        """Encode the prompts (and the few support pictures) once."""
+        ...
+
+    def predict(self, image: Tensor) -> Any:
+        """Scores, Masks, AnomalyMap, Texts or Ranking for (b, 3, h, w) pictures."""
+        ...
+
+
+@runtime_checkable
+class Canvas(Protocol):
+    """Parameters that render to a picture."""
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """What the painting loop moves."""
+        ...
+
+    def render(self) -> Tensor:
+        """(1, 3, h, w) in [0, 1], differentiable."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Makes pictures from words."""
+
+    def generate(self, prompts: Sequence[str], *, steps: int, rng: torch.Generator) -> Tensor:
+        """(len(prompts), 3, h, w) in [0, 1]."""
+        ...

@@ -1,0 +1,87 @@
+"""Parts from words: ``{name: zclip, alpha: 0.9}`` becomes an object, checked against its constructor's signature."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from tether.core.errors import InputError
+
+
+def closest(name: str, known: typing.Iterable[str]) -> str:
+    """``known: a, b, c``, led by a suggestion when one name is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}known: {', '.join(names)}"
+
+
+def schema(part: type) -> type[BaseModel]:
+    """A pydantic model with one field for each keyword of ``part.__init__``; unknown keys are refused.
+
+    Parameters whose annotation pydantic cannot check (modules, tensors, callables) are left out: code passes them,
+    a configuration cannot.
+    """
+    hints = typing.get_type_hints(part.__init__)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(part.__init__).parameters.items():
+        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        annotation = hints.get(name, Any)
+        default = ... if parameter.default is parameter.empty else parameter.default
+        try:
+            create_model("Probe", value=(annotation, ...))
+        except Exception:  # pydantic raises several kinds for a type it has no schema for
+            continue
+        fields[name] = (annotation, default)
+    return create_model(part.__name__, __config__=ConfigDict(extra="forbid", strict=False), **fields)
+
+
+def settings(spec: str | Mapping[str, Any], parts: Mapping[str, type], *, where: str) -> tuple[type, dict[str, Any]]:
+    """The class that a spec names and its checked keyword arguments.
+
+    Args:
+        spec: a part's name, or a mapping with ``name`` and constructor keywords.
+        parts: a room's mapping of names to classes.
+        where: file and key, for the error message.
+
+    Raises:
+        InputError: unknown name or key, or a value of the wrong type; it says where and lists what is known.
+    """
+    given = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = given.pop("name", None)
+    if not isinstance(name, str):
+        raise InputError(f"{where}: expected a part's name or a mapping with 'name', got {spec!r}")
+    if name not in parts:
+        raise InputError(f"{where}: unknown part {name!r}; {closest(name, parts)}")
+    model = schema(parts[name])
+    try:
+        checked = model.model_validate(given)
+    except ValidationError as error:
+        raise InputError(explain(error, where=f"{where} ({name})", known=model.model_fields)) from None
+    return parts[name], {key: getattr(checked, key) for key in model.model_fields if key in given}
+
+
+def build(spec: str | Mapping[str, Any], parts: Mapping[str, type], *, where: str, **given: Any) -> Any:
+    """Make the part that ``spec`` names; ``given`` are arguments that only code can pass."""
+    part, keywords = settings(spec, parts, where=where)
+    return part(**keywords, **given)
+
+
+def explain(error: ValidationError, *, where: str, known: typing.Iterable[str]) -> str:
+    """One line for each problem in a pydantic error: the key, what is wrong, what came, what is known."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key {key!r}; {closest(key, known)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: key {key!r} is required")
+        else:
+            lines.append(f"{where}: {key}: {problem['msg']}, got {problem['input']!r}")
+    return "\n".join(lines)

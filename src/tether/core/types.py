@@ -1,0 +1,160 @@
+"""The values that pass between rooms: frozen, named, one shape each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What one tower gives for a batch.
+
+    Attributes:
+        pooled: (b, d) joint-space embedding, NOT normalised; its length is information.
+        tokens: (b, n, w) token states of the last layer before pooling, or None.
+        mask: (b, n) True where a token is real, or None when every token is.
+    """
+
+    pooled: Float[Tensor, "b d"]
+    tokens: Float[Tensor, "b n w"] | None = None
+    mask: Bool[Tensor, "b n"] | None = None
+
+    @property
+    def unit(self) -> Float[Tensor, "b d"]:
+        """The pooled embedding scaled to length 1."""
+        return F.normalize(self.pooled, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A batch of pairs as an objective sees it; row i of both sides is one pair.
+
+    Attributes:
+        image: features of the b images.
+        text: features of the b texts.
+        logit_scale: 0-d multiplier of the cosine similarity, already exponentiated (> 0).
+        logit_bias: 0-d offset added to the logits (SigLIP), or None.
+    """
+
+    image: Features
+    text: Features
+    logit_scale: Float[Tensor, ""]
+    logit_bias: Float[Tensor, ""] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One training batch.
+
+    Attributes:
+        image: (b, 3, h, w): uint8 raw pixels at the model's size, or floats already normalised.
+        text: (b, l) int64 token ids, zero after the end token, trimmed to the longest row.
+        extra: whatever else a step asks for (labels, keys, hard negatives), by name.
+    """
+
+    image: Tensor
+    text: Tensor
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device; tensors of ``extra`` move too."""
+        extra = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.extra.items()}
+        return Batch(self.image.to(device), self.text.to(device), extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A scalar to minimise and its detached parts, for logs."""
+
+    total: Float[Tensor, ""]
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipReport:
+    """What a clipper did in one step; all 0-d tensors on the gradients' device, so no sync is forced.
+
+    Attributes:
+        norm: global L2 norm of the raw gradients.
+        scale: factor applied to the gradients (the smallest one if it differs by tensor); 1 when untouched.
+        threshold: the limit in force in units of ``norm``; infinity when there is none.
+        skip: bool, True when the gradients were not finite: they are zeroed and the step must not be taken.
+    """
+
+    norm: Tensor
+    scale: Tensor
+    threshold: Tensor
+    skip: Tensor
+
+
+ImageLike = bytes | Path | np.ndarray
+"""An encoded file's bytes, the path of one, or uint8 pixels (h, w, 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image with its texts, as a source yields it.
+
+    Attributes:
+        key: unique and stable within the source; draws and side files are keyed by it.
+        image: encoded bytes, a path, or uint8 pixels (h, w, 3); None for text-only rows.
+        texts: zero or more captions.
+        meta: the row's other columns.
+    """
+
+    key: str
+    image: ImageLike | None
+    texts: tuple[str, ...] = ()
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of a source that is read in order: a row group, a tar, a stretch of a folder.
+
+    Attributes:
+        id: stable name of the piece.
+        rows: how many rows it holds, or None when only reading tells.
+    """
+
+    id: str
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """How a model wants its pictures.
+
+    Attributes:
+        size: height and width in pixels.
+        mean: per-channel mean, on the [0, 1] scale.
+        std: per-channel standard deviation, on the [0, 1] scale.
+        resize: ``shortest`` (scale the short side, centre crop), ``squash`` (ignore the aspect) or
+            ``longest`` (scale the long side, pad with ``fill``).
+        interpolation: ``bicubic`` or ``bilinear``, antialiased.
+        fill: 0..255 value of the padding for ``longest``.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP, arXiv 2103.00020, released code
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    resize: Literal["shortest", "squash", "longest"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    fill: int = 0
+
+    def normalise(self, pixels: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Raw uint8 pixels (b, 3, h, w) to normalised floats; floats pass through, only their dtype changes."""
+        if pixels.dtype != torch.uint8:
+            return pixels.to(dtype)
+        mean = torch.tensor(self.mean, device=pixels.device, dtype=torch.float32).view(3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device, dtype=torch.float32).view(3, 1, 1)
+        return ((pixels.float() - 255 * mean) / (255 * std)).to(dtype)

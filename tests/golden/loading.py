@@ -1,0 +1,34 @@
+"""Figures of official code: one ``<slug>.npz`` each, read from tests/golden/vectors or the folder in $TETHER_VECTORS."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(os.environ.get("TETHER_VECTORS", Path(__file__).parent / "vectors"))
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One file: ``meta`` says what each array is, which hyper-parameters made it and how close we must come."""
+
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
+
+def load(slug: str) -> Vectors:
+    with np.load(FOLDER / f"{slug}.npz", allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files if name != "meta"}
+        meta = json.loads(str(file["meta"]))
+    return Vectors(meta, arrays)
