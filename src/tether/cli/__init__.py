@@ -1,0 +1,156 @@
+"""The command line: one small file per verb, imported only when the verb is used."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any, TextIO
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from tether import __version__
+from tether.cli import verbs
+from tether.core.errors import MissingExtraError, TetherError
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
+TRACEBACK = "TETHER_TRACEBACK"
+
+
+class Verbs(TyperGroup):
+    """The group of all verbs: lists them without importing, imports the one that is used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every verb, in the order of the help."""
+        return verbs.names()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The verb's command, or None when there is no such verb."""
+        name = verbs.module_name(cmd_name)
+        path = verbs.FOLDER / f"{name}.py"
+        if not name.isidentifier() or not path.is_file() or verbs.summary(path) is None:
+            return None
+        return as_command(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """One table for each section of the help."""
+        for title, rows in verbs.sections().items():
+            with formatter.section(title):
+                formatter.write_dl(list(rows.items()))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; what went wrong on purpose becomes one message on stderr and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(_say("interrupted", code=INTERRUPTED)) from None
+        except TetherError as error:
+            raise typer.Exit(_fail(error, str(error))) from error
+        except ModuleNotFoundError as error:
+            extra = extra_of(error.name or "")
+            if extra is None:
+                raise
+            raise typer.Exit(_fail(error, str(MissingExtraError(error.name or "", extra=extra)))) from error
+        except OSError as error:
+            if error.errno is None or error.errno == errno.EPIPE:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            raise typer.Exit(_fail(error, f"{where}{error.strerror}")) from error
+
+
+def as_command(verb: str) -> Any:
+    """The verb's typer command; imports its module."""
+    module = importlib.import_module(f"tether.cli.{verbs.module_name(verb)}")
+    app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+    app.command(name=verb)(module.command)
+    return get_command(app)
+
+
+def root() -> Any:
+    """The whole command line as one command."""
+    app = typer.Typer(
+        cls=Verbs,
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    return get_command(app)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; ends the process with 0, 1 (a check failed), 2 (bad input) or 130 (Ctrl-C)."""
+    warnings.showwarning = _show_warning
+    try:
+        root()(args=None if argv is None else list(argv), prog_name="tether")
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted", code=INTERRUPTED))
+
+
+def extra_of(module: str) -> str | None:
+    """Which extra of this package brings a module, or None when none does."""
+    import re
+    from importlib.metadata import requires
+
+    distributions = {
+        "faiss": "faiss-cpu",
+        "huggingface_hub": "huggingface-hub",
+        "conformal_clip_data": "conformal-clip-data",
+    }
+    top = module.partition(".")[0]
+    wanted = distributions.get(top, top).replace("_", "-").lower()
+    for line in requires("tether") or ():
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r"""extra\s*==\s*['"]([^'"]+)['"]""", marker)
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        if extra and name and name[0].replace("_", "-").lower() == wanted and extra[1] != "dev":
+            return extra[1]
+    return None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tether {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where in the code an error arose.")] = False,
+) -> None:
+    """Curate pairs of pictures and words, train a CLIP that does not diverge, look inside it and use it."""
+    if traceback:
+        os.environ[TRACEBACK] = "1"
+
+
+def _say(message: str, *, code: int) -> int:
+    typer.echo(f"tether: {message}", err=True)
+    return code
+
+
+def _fail(error: BaseException, message: str) -> int:
+    if os.environ.get(TRACEBACK):
+        import traceback
+
+        traceback.print_exception(error)
+    return _say(message, code=BAD_INPUT)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    typer.echo(f"tether: warning: {message}", err=True)

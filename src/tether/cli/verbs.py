@@ -1,0 +1,47 @@
+"""Which verbs there are and what each does, read from the files beside this one without importing them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Data": ("curate",),
+    "Train and measure": ("train", "eval", "report"),
+    "Use": ("embed", "index", "search", "classify", "export"),
+    "Papers": ("papers", "where", "reproduce", "new-paper", "docs"),
+}
+"""The order of the help; a verb in none of them is listed under Others, so a new file is never hidden."""
+
+OTHERS = "Others"
+FOLDER = Path(__file__).parent
+
+
+def module_name(verb: str) -> str:
+    """``new-paper`` is ``new_paper``."""
+    return verb.replace("-", "_")
+
+
+def summary(path: Path) -> str | None:
+    """First line of the docstring of the file's ``command``, or None when the file holds no command."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "command":
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return None
+
+
+def sections(folder: Path = FOLDER) -> dict[str, dict[str, str]]:
+    """Section to verb to summary, in the order of the help; only verbs whose file is there."""
+    left = {}
+    for path in sorted(folder.glob("*.py")):
+        line = summary(path)
+        if line is not None:
+            left[path.stem.replace("_", "-")] = line
+    found = {title: {verb: left.pop(verb) for verb in verbs if verb in left} for title, verbs in SECTIONS.items()}
+    found[OTHERS] = left
+    return {title: verbs for title, verbs in found.items() if verbs}
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """Every verb, in the order of the help."""
+    return [verb for verbs in sections(folder).values() for verb in verbs]

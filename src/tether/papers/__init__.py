@@ -1,0 +1,63 @@
+"""The papers: one card each, found by file name and read without torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+
+from tether.core.card import Card
+from tether.core.errors import InputError
+
+FOLDER = Path(__file__).parent
+
+
+class Cards(Mapping[str, Card]):
+    """Slug to card, sorted by slug; a card's module is imported when its card is asked for."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        """Look into one folder for files that assign ``CARD`` at the left margin."""
+        self._modules = {
+            path.stem.replace("_", "-"): path.stem for path in sorted(folder.glob("*.py")) if _holds_card(path)
+        }
+
+    def __getitem__(self, slug: str) -> Card:
+        return module(self._modules[slug]).CARD
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._modules))
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+def cards() -> Cards:
+    """Every paper's card by slug."""
+    return Cards()
+
+
+def card(slug: str) -> Card:
+    """One card.
+
+    Raises:
+        InputError: no such slug; the message lists what is known.
+    """
+    known = cards()
+    if slug not in known:
+        import difflib
+
+        near = difflib.get_close_matches(slug, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"no paper {slug!r}; {hint}known: {', '.join(known)}")
+    return known[slug]
+
+
+def module(slug: str) -> ModuleType:
+    """The module of a paper, which also holds its ``reproduce``."""
+    return importlib.import_module(f"tether.papers.{slug.replace('-', '_')}")
+
+
+def _holds_card(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    return text.startswith(("CARD =", "CARD:")) or "\nCARD =" in text or "\nCARD:" in text
