@@ -1,0 +1,1 @@
+"""Data sets that come with Tether; each is a source whose keywords are its settings."""
