@@ -1,0 +1,69 @@
+"""``tether reproduce``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    slugs: Annotated[list[str] | None, typer.Argument(help="Papers, such as zclip w-clip.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every paper.")] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many paired seeds, from 0 on; 3, or 1 with --smoke.")
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Seconds each: does it run? No verdict, no stored result.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for SLUG.json; the checkout's results/ unless --smoke.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was already measured.")] = False,
+) -> None:
+    """Check papers' claims over paired seeds and store the measured verdicts."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tether.core.files import write_json
+    from tether.papers import card, cards, places
+    from tether.papers.reproduce import reproduce
+
+    if every == bool(slugs):
+        raise typer.BadParameter("name at least one paper, or --all, not both")
+    chosen = list(cards()) if every else list(dict.fromkeys(slugs or ()))
+    for slug in chosen:
+        card(slug)
+    folder = out
+    if folder is None and not smoke:
+        folder = places.need_checkout("storing a result (or give --out)") / "results"
+    count = seeds or (1 if smoke else 3)
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for slug in chosen:
+            task = progress.add_task(slug, total=count)
+            result = reproduce(
+                slug,
+                seeds=range(count),
+                smoke=smoke,
+                device=device,
+                threads=threads,
+                fresh=fresh,
+                on_progress=lambda done, total, task=task: progress.update(task, completed=done),
+            )
+            if folder is not None:
+                write_json(folder / f"{slug}.json", result)
+            typer.echo(_line(result))
+
+
+def _line(result: dict) -> str:
+    if result["smoke"]:
+        return f"{result['slug']}: smoke run ended in {result['wall_seconds']:.1f} s"
+    return (
+        f"{result['slug']}: {result['verdict']}; {result['metric']}: better by {result['mean']:.4g} "
+        f"(95 % bound {result['lower']:.4g}, margin {result['margin']:.4g}) "
+        f"over {len(result['seeds'])} seeds, {result['wall_seconds']:.0f} s"
+    )

@@ -1,0 +1,33 @@
+"""``tether where``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    slug: Annotated[str, typer.Argument(help="A paper, such as zclip; tether papers lists them.")],
+) -> None:
+    """Show where a paper stands: card, parts, tests, vector, guide and result."""
+    from tether.papers import card as find_card
+    from tether.papers import places
+
+    card = find_card(slug)
+    lines = [("card", str(places.card_place(slug)))]
+    lines += [("part", f"{places.part_place(part)}  {part}") for part in card.parts]
+    if places.checkout() is None:
+        lines.append(("", "tests, vectors, guides and results come with a source checkout, not with this installation"))
+    else:
+        lines += [("test", places.shown(path)) for path in places.test_places(card)]
+        for name, path in (("vector", places.vector_path(slug)), ("guide", places.guide_path(card))):
+            lines.append((name, places.shown(path) if path else "none"))
+        result = places.result_path(slug)
+        lines.append(("result", places.shown(result) if result and result.is_file() else "not run"))
+    if card.arxiv:
+        lines.append(("paper", f"https://arxiv.org/abs/{card.arxiv}"))
+    if card.code:
+        lines.append(("code", f"https://github.com/{card.code}"))
+    for name, value in lines:
+        typer.echo(f"{name:<8}{value}")

@@ -1,0 +1,101 @@
+"""What a set of paired seeds allows one to say: the verdict is computed here and never typed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tether.core.errors import InputError
+
+Verdict = Literal["reproduced", "direction only", "not shown", "contrary"]
+LEAST_SEEDS = 3
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Paired seeds in five numbers; every improvement is positive when the method is better.
+
+    Attributes:
+        mean: mean improvement over seeds, in units of the metric.
+        lower: one-sided 95 % lower bound of the mean improvement (paired t).
+        upper: one-sided 95 % upper bound of it.
+        verdict: what that amounts to.
+    """
+
+    mean: float
+    lower: float
+    upper: float
+    verdict: Verdict
+
+
+def improvements(
+    baseline: Sequence[float], ours: Sequence[float], *, better: Literal["higher", "lower"]
+) -> list[float]:
+    """Improvement of each seed, positive when the method is better.
+
+    Raises:
+        InputError: unequal lengths, or a value that is not finite (a run that fails needs a metric that says so).
+    """
+    if len(baseline) != len(ours):
+        raise InputError(f"pairs need equal lengths, got {len(baseline)} baselines and {len(ours)} trials")
+    for seed, pair in enumerate(zip(baseline, ours, strict=True)):
+        if not all(math.isfinite(value) for value in pair):
+            raise InputError(f"pair {seed}: expected finite numbers, got baseline={pair[0]} ours={pair[1]}")
+    sign = 1.0 if better == "higher" else -1.0
+    return [sign * (new - old) for old, new in zip(baseline, ours, strict=True)]
+
+
+def bounds(differences: Sequence[float]) -> tuple[float, float]:
+    """One-sided 95 % lower and upper bound of the mean, by Student's t with n - 1 degrees of freedom.
+
+    Raises:
+        InputError: fewer than two differences.
+    """
+    n = len(differences)
+    if n < 2:
+        raise InputError(f"a bound needs at least two pairs, got {n}")
+    from scipy.special import stdtrit
+
+    mean = statistics.fmean(differences)
+    half = float(stdtrit(n - 1, CONFIDENCE)) * statistics.stdev(differences) / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def judge(mean: float, *, lower: float, upper: float, margin: float) -> Verdict:
+    """The verdict.
+
+    ``reproduced``: the lower bound is above 0 and the mean is at least the margin. ``direction only``: the lower
+    bound is above 0, the mean is smaller than the margin. ``contrary``: the upper bound is below 0. ``not shown``:
+    anything else, for the seeds do not tell the two apart.
+    """
+    if lower > 0:
+        return "reproduced" if mean >= margin else "direction only"
+    return "contrary" if upper < 0 else "not shown"
+
+
+def summarise(
+    baseline: Sequence[float], ours: Sequence[float], *, better: Literal["higher", "lower"], margin: float
+) -> Summary:
+    """Judge paired seeds.
+
+    Args:
+        baseline: the metric without the method, one value per seed.
+        ours: the metric with it, for the same seeds.
+        better: which way is up.
+        margin: least mean improvement that counts as reproduced (> 0).
+
+    Raises:
+        InputError: fewer than three pairs, a value that is not finite, or a margin that is not positive.
+    """
+    if not (math.isfinite(margin) and margin > 0):
+        raise InputError(f"expected a positive margin, got {margin}")
+    differences = improvements(baseline, ours, better=better)
+    if len(differences) < LEAST_SEEDS:
+        raise InputError(f"a verdict needs at least {LEAST_SEEDS} paired seeds, got {len(differences)}")
+    mean = statistics.fmean(differences)
+    lower, upper = bounds(differences)
+    return Summary(mean, lower, upper, judge(mean, lower=lower, upper=upper, margin=margin))
