@@ -1,0 +1,128 @@
+"""A run, described: what YAML recipes and the command line fill in, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tether.core.errors import InputError
+from tether.core.spec import closest, explain
+
+Spec = str | dict[str, Any]
+"""A part's name, or a mapping with ``name`` and its constructor's keywords."""
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"batch_size": 64, "steps": 200},
+    "small": {"batch_size": 256, "steps": 1000},
+    "base": {"batch_size": 1024, "steps": 20000},
+}
+"""What the one dial sets besides the model's width and depth; a key given in the recipe wins."""
+
+
+class Evaluation(BaseModel):
+    """Held-out measurements during and after the run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: Spec
+    every: int = Field(default=0, ge=0, description="steps between evaluations; 0 = only at the end")
+    limit: int | None = Field(default=None, ge=2, description="rows looked at, from the first")
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run's trajectory, plus what it leaves behind."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    size: Literal["tiny", "small", "base"] = Field(default="small", description="one dial: model, batch and steps")
+    data: Spec = Field(description="training source: a name, a path, or a mapping with a name")
+    model: dict[str, Any] = Field(default_factory=dict, description="settings of a new model, or `load: NAME`")
+    step: Spec = Field(default="contrastive", description="one forward: how a batch becomes a loss")
+    objective: Spec = Field(default="clip", description="the loss on the two embeddings")
+    optimizer: Spec = Field(default="adamw")
+    weight_decay: float = Field(default=0.2, ge=0, description="on matrices only; vectors and scalars get none")
+    schedule: Spec = Field(default="cosine", description="learning rate over the run")
+    clipper: Spec = Field(default="global_norm", description="bound on the gradients")
+    batch_size: int = Field(default=256, ge=1, description="pairs that see each other in the loss, over all processes")
+    micro_batch: int | None = Field(default=None, ge=1, description="pairs encoded at once: same loss, less memory")
+    accumulate: int = Field(default=1, ge=1, description="batches per optimiser step, each with its own negatives")
+    steps: int = Field(default=1000, ge=1, description="optimiser steps")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="bf16", description="autocast; weights stay float32")
+    sharding: Literal["auto", "ddp", "fsdp2"] = Field(default="auto", description="with several processes")
+    caption: Spec = Field(default="random", description="which of a row's captions a batch uses")
+    augment: Spec | None = Field(default=None, description="change of the pictures, by row and epoch")
+    workers: int = Field(default=0, ge=0, description="decoding workers per process")
+    strict: bool = Field(default=False, description="stop at the first bad row instead of skipping it")
+    seed: int = 0
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of an average of the weights")
+    max_skips: int = Field(default=10, ge=1, description="non-finite steps in a row before the run stops")
+    log_every: int = Field(default=1, ge=1)
+    save_every: int = Field(default=200, ge=1, description="steps between checkpoints")
+    keep: int = Field(default=2, ge=1, description="checkpoints kept")
+    evaluate: Evaluation | None = None
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+
+
+def load_config(path: Path | None = None, *, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe and apply trailing ``key.sub=value`` overrides; values are YAML.
+
+    Raises:
+        InputError: the file or key, what came and what is known.
+    """
+    values: dict[str, Any] = {}
+    where = "command line"
+    if path is not None:
+        where = str(path)
+        values = _read_yaml(path)
+    for override in overrides:
+        _set(values, override)
+    size = values.get("size", RunConfig.model_fields["size"].default)
+    values = {**SIZES.get(size if isinstance(size, str) else "", {}), **values}
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise InputError(explain(error, where=where, known=RunConfig.model_fields)) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML, in field order."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise InputError(f"override {override!r}: expected key=value, for example clipper.alpha=0.9")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {override!r}: not valid YAML: {error}") from None
+    *parents, last = key.split(".")
+    if (root := (parents or [last])[0]) not in RunConfig.model_fields:
+        raise InputError(f"override {override!r}: unknown key {root!r}; {closest(root, RunConfig.model_fields)}")
+    inner = values
+    for depth, parent in enumerate(parents):
+        found = inner.get(parent)
+        if found is None and depth == 0:
+            found = RunConfig.model_fields[parent].get_default(call_default_factory=True)
+        if isinstance(found, BaseModel):
+            found = found.model_dump()
+        inner[parent] = {"name": found} if isinstance(found, str) else dict(found or {})
+        inner = inner[parent]
+    inner[last] = value

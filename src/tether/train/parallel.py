@@ -1,0 +1,123 @@
+"""One process or many: wrapping a module, naming its parameters, and taking whole state out of shards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from tether.core.errors import InputError
+
+
+def choose_sharding(sharding: Literal["auto", "ddp", "fsdp2"]) -> Literal["none", "ddp", "fsdp2"]:
+    """How to run under the process group at hand; DeepSpeed is refused.
+
+    DeepSpeed clips and steps inside its backward, so a clipper would be passed over without a word.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise InputError("DeepSpeed clips and steps inside backward and would bypass the clipper; launch with FSDP2 or DDP")
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return "none"
+    if sharding != "auto":
+        return sharding
+    return "fsdp2" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else "ddp"
+
+
+def parallelise(module: nn.Module, *, sharding: Literal["none", "ddp", "fsdp2"], device: torch.device) -> nn.Module:
+    """Wrap ``module`` for training; FSDP2 shards each entry of every ``ModuleList`` and the rest as one unit."""
+    if sharding == "none":
+        return module
+    if sharding == "ddp":
+        return DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    scalars = {parameter for parameter in module.parameters() if parameter.ndim == 0}
+    for scalar in scalars:  # FSDP2 cannot shard them, and leaves the gradients of what it ignores unreduced
+        scalar.register_post_accumulate_grad_hook(_average_gradient)
+    for layers in [layer for layer in module.modules() if isinstance(layer, nn.ModuleList)]:
+        for layer in layers:
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(module, mesh=mesh, ignored_params=scalars)
+
+
+def _average_gradient(parameter: Tensor) -> None:
+    """Safe after every backward: what was averaged before is the same everywhere and stays so."""
+    assert parameter.grad is not None
+    dist.all_reduce(parameter.grad)
+    parameter.grad /= dist.get_world_size()
+
+
+@contextlib.contextmanager
+def local_gradients(module: nn.Module) -> Iterator[None]:
+    """Backward passes inside add to the gradients without talking to other processes."""
+    if isinstance(module, DistributedDataParallel):
+        with module.no_sync():
+            yield
+    elif dist.is_initialized() and dist.get_world_size() > 1:
+        module.set_requires_gradient_sync(False)  # pyrefly: ignore
+        try:
+            yield
+        finally:
+            module.set_requires_gradient_sync(True)  # pyrefly: ignore
+    else:
+        yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A detached copy on the CPU of a tensor that may be sharded; every process must call it."""
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().to("cpu", copy=True).contiguous()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
+    """The optimiser's state, whole, as ``parameter.key``."""
+    return {
+        f"{names[parameter]}.{key}": whole(value)
+        for parameter, entries in optimizer.state.items()
+        for key, value in entries.items()
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], tensors: dict[str, Tensor]
+) -> None:
+    """Put back what ``optimizer_tensors`` gave, sharded as the parameters are."""
+    parameters = {name: parameter for parameter, name in names.items()}
+    state: dict[nn.Parameter, dict[str, Any]] = {}
+    for full_name, value in tensors.items():
+        name, _, key = full_name.rpartition(".")
+        if name not in parameters:
+            raise InputError(f"optimiser state for {name!r}, which the model does not have")
+        parameter = parameters[name]
+        if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+            value = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+        elif value.shape == parameter.shape:
+            value = value.to(parameter.device)
+        state.setdefault(parameter, {})[key] = value
+    optimizer.state.clear()
+    optimizer.state.update(state)
+
+
+def load_parameters_(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy whole tensors into a module that may be sharded; names and shapes must match exactly."""
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    persistent = {name: own[name] for name in module.state_dict()}
+    if missing := sorted(persistent.keys() ^ tensors.keys()):
+        raise InputError(f"checkpoint of another architecture: names differ, for example {missing[:3]}")
+    with torch.no_grad():
+        for name, target in persistent.items():
+            value = tensors[name]
+            if value.shape != target.shape:
+                raise InputError(f"{name}: expected shape {tuple(target.shape)}, the checkpoint has {tuple(value.shape)}")
+            if isinstance(target, DTensor):
+                value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+            target.copy_(value)

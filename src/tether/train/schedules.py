@@ -1,0 +1,69 @@
+"""Learning-rate factors over a run, as functions of the step: nothing to save, nothing to drift on resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from tether.core.errors import InputError
+
+
+class Schedule:
+    """Linear warm-up from 0 to 1, then a shape that a subclass gives. Abstract."""
+
+    def __init__(self, *, warmup: int = 0) -> None:
+        """Args: warmup: steps until the full learning rate."""
+        if warmup < 0:
+            raise InputError(f"warmup: expected at least 0 steps, got {warmup}")
+        self.warmup = warmup
+
+    def factor(self, step: int, *, steps: int) -> float:
+        """Multiplier of the base learning rate at ``step`` of ``steps``, in [0, 1]."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        length = max(1, steps - self.warmup)
+        return self.shape(min(1.0, (step - self.warmup) / length))
+
+    def shape(self, progress: float) -> float:
+        """The factor after the warm-up; ``progress`` runs over [0, 1]."""
+        raise NotImplementedError("abstract: use one of SCHEDULES")
+
+
+class Cosine(Schedule):
+    """Half a cosine from 1 to ``floor`` (CLIP's schedule, arXiv 2103.00020 section 2.5)."""
+
+    def __init__(self, *, warmup: int = 0, floor: float = 0.0) -> None:
+        """Args: warmup: steps until the full rate. floor: last factor, in [0, 1]."""
+        super().__init__(warmup=warmup)
+        self.floor = floor
+
+    def shape(self, progress: float) -> float:
+        """See Schedule."""
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Constant(Schedule):
+    """1 after the warm-up."""
+
+    def shape(self, progress: float) -> float:
+        """See Schedule."""
+        return 1.0
+
+
+class Trapezoid(Schedule):
+    """1, then a straight line to ``floor`` over the last ``decay`` share (warm-up, stable, decay)."""
+
+    def __init__(self, *, warmup: int = 0, decay: float = 0.2, floor: float = 0.0) -> None:
+        """Args: warmup: steps until the full rate. decay: share of the run that falls, in (0, 1]. floor: last factor."""
+        super().__init__(warmup=warmup)
+        if not 0 < decay <= 1:
+            raise InputError(f"decay: expected a share in (0, 1], got {decay}")
+        self.decay, self.floor = decay, floor
+
+    def shape(self, progress: float) -> float:
+        """See Schedule."""
+        left = min(1.0, (1 - progress) / self.decay)
+        return self.floor + (1 - self.floor) * left
+
+
+SCHEDULES: Mapping[str, type[Schedule]] = {"cosine": Cosine, "constant": Constant, "trapezoid": Trapezoid}
