@@ -1,0 +1,5 @@
+"""Which pairs do I learn from: sets, sources, pictures, loading and curation."""
+
+from tether.data.opening import SOURCES, open_source
+
+__all__ = ["SOURCES", "open_source"]

@@ -1,0 +1,147 @@
+"""From a draft of a batch to its tensors: captions drawn, pictures decoded once, tokens looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from tether.core.draw import hash_int
+from tether.core.errors import InputError
+from tether.core.protocols import Tokenizer
+from tether.core.types import Batch, ImageSpec, Row
+from tether.data.bad_rows import BadRows
+from tether.data.images import load
+from tether.data.shuffle import Draft
+
+_REDRAWS = 1000
+"""Replacements tried for one bad row; with half of all rows bad the chance to need them all is 1e-301."""
+_TOKENS_HELD = 500_000
+"""Distinct captions whose ids are remembered, at most."""
+
+
+class CaptionPick(Protocol):
+    """Chooses what a row is called this time."""
+
+    def __call__(self, row: Row, *, draw: int) -> str:
+        """One caption; ``draw`` is 64 random bits of this seed, epoch and row."""
+        ...
+
+
+class Augment(Protocol):
+    """Changes a batch of raw pixels."""
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """New pixels; ``draws`` (b,) uint64 are 64 random bits of this seed, epoch and row."""
+        ...
+
+
+def first_caption(row: Row, *, draw: int) -> str:
+    """The first caption that is not empty."""
+    return next(text for text in row.texts if text.strip())
+
+
+def random_caption(row: Row, *, draw: int) -> str:
+    """Any of the captions that are not empty, with equal chances."""
+    texts = row.texts if all(row.texts) else tuple(text for text in row.texts if text.strip())
+    return texts[draw % len(texts)]
+
+
+class Assembler:
+    """Turns drafts into this process's share of their batches; safe to call from several threads."""
+
+    def __init__(
+        self,
+        *,
+        image_spec: ImageSpec,
+        tokenizer: Tokenizer,
+        seed: int,
+        share: tuple[int, int],
+        caption: Literal["random", "first"] | CaptionPick,
+        augment: Augment | None,
+        bad: BadRows,
+        held: Sequence[Row] | None,
+        memory: int,
+    ) -> None:
+        """Keep decoded pictures of ``held`` rows when all of them fit into ``memory`` bytes."""
+        if isinstance(caption, str) and caption not in ("random", "first"):
+            raise InputError(f"caption: expected 'random', 'first' or a callable, got {caption!r}")
+        self._pick: CaptionPick = {"random": random_caption, "first": first_caption}.get(caption, caption)  # pyrefly: ignore
+        self._spec, self._tokenizer, self._seed, self._share = image_spec, tokenizer, seed, share
+        self._augment, self._bad = augment, bad
+        shape = (3, *image_spec.size)
+        self._pixels: Tensor | None = None
+        if held is not None and len(held) * int(np.prod(shape)) <= memory:
+            self._pixels = torch.empty((len(held), *shape), dtype=torch.uint8)
+            self._ready = np.zeros(len(held), dtype=bool)
+        self._tokens: dict[str, np.ndarray] = {}
+
+    def __call__(self, draft: Draft) -> Batch:
+        """Decode, choose captions, augment, tokenise."""
+        begin, end = (draft.start + at for at in self._share)
+        pixels, rows = self._pictures(draft, range(begin, end))
+        draws = [hash_int(row.key, seed=self._seed, salt=f"epoch {draft.epoch}") for row in rows]
+        texts = [self._pick(row, draw=draw) for row, draw in zip(rows, draws, strict=True)]
+        if self._augment is not None:
+            pixels = self._augment(pixels, draws=np.array(draws, dtype=np.uint64))
+        numbers: dict[str, int] = {}
+        ids = torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
+        extra = {"keys": [row.key for row in rows], "texts": texts, "ids": ids}
+        return Batch(pixels, self._tokenise(texts), extra)
+
+    def _pictures(self, draft: Draft, places: range) -> tuple[Tensor, list[Row]]:
+        """(b, 3, H, W) uint8 and the rows that were used."""
+        indices = draft.order[places.start : places.stop].copy()
+        opened: list[Tensor] = []
+        for number, place in enumerate(places):
+            index = int(indices[number])
+            attempt = 0
+            while (picture := self._picture(draft.pool[index], index)) is None:
+                if attempt == _REDRAWS:
+                    raise InputError(f"{self._bad.source}: no good row found to replace {_REDRAWS} bad ones")
+                salt = f"instead {draft.epoch} {draft.window} {place} {attempt}"
+                index = int(draft.order[hash_int(salt, seed=self._seed) % len(draft.order)])
+                attempt += 1
+            indices[number] = index
+            if self._pixels is None:
+                opened.append(picture)
+        rows = [draft.pool[index] for index in indices]
+        if self._pixels is not None:
+            return self._pixels[torch.from_numpy(indices)], rows
+        return torch.stack(opened), rows
+
+    def _picture(self, row: Row, index: int) -> Tensor | None:
+        """The picture of a row (any tensor when it already is in the table), or None when it is bad."""
+        if self._pixels is not None and self._ready[index]:
+            return self._pixels
+        self._bad.tried(1)
+        try:
+            picture = load(row.image, self._spec, name=row.key)  # pyrefly: ignore - rows without picture are refused
+        except InputError as error:
+            self._bad.add(row.key, str(error))
+            return None
+        if self._pixels is not None:
+            self._pixels[index] = picture
+            self._ready[index] = True
+        return picture
+
+    def _tokenise(self, texts: list[str]) -> Tensor:
+        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
+        found = self._tokens
+        if new:
+            ids = self._tokenizer(new).numpy()
+            lengths = ids.shape[1] - np.argmax(ids[:, ::-1] != 0, axis=1)  # the end token is never 0
+            fresh = {text: ids[i, : lengths[i]] for i, text in enumerate(new)}
+            if len(self._tokens) + len(fresh) <= _TOKENS_HELD:
+                self._tokens.update(fresh)
+            else:
+                found = {**{text: self._tokens[text] for text in texts if text in self._tokens}, **fresh}
+        each = [found[text] for text in texts]
+        out = np.zeros((len(each), max(map(len, each))), dtype=np.int64)
+        for row, ids in zip(out, each, strict=True):
+            row[: len(ids)] = ids
+        return torch.from_numpy(out)

@@ -1,0 +1,95 @@
+"""Rows that cannot be used: counted, named in a side file, and never silently lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from pathlib import Path
+
+from tether.core.errors import InputError
+
+_log = logging.getLogger("tether.data")
+
+FIRST = 1000
+"""How many rows are looked at before a source is trusted."""
+MOST_BAD = 0.5
+"""Share of the first rows that may be bad; above it something is wrong with the source, not with its rows."""
+_LEAST = 32
+
+
+class BadRows:
+    """The account of rows that were skipped.
+
+    Attributes:
+        count: distinct keys that were skipped, by this process, those already in the side file included.
+        seen: rows that were tried.
+    """
+
+    def __init__(self, source: str, *, path: Path | None = None, strict: bool = False) -> None:
+        """Open the account.
+
+        Args:
+            source: name of the source, for messages.
+            path: JSON-lines side file; it is appended to, and keys it already names are not named again.
+            strict: raise at the first bad row instead.
+        """
+        self.source, self.path, self.strict = source, path, strict
+        self.seen = 0
+        self._refused = 0  # bad among the rows seen, repeats included
+        self._keys: set[str] = set(_named_in(path)) if path else set()
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Distinct bad keys."""
+        return len(self._keys)
+
+    def tried(self, rows: int) -> None:
+        """Count rows that were looked at, bad ones included."""
+        with self._lock:
+            self.seen += rows
+
+    def add(self, key: str, reason: str) -> None:
+        """Name one bad row.
+
+        Raises:
+            InputError: under ``strict``, or when more than half of the first rows are bad.
+        """
+        if self.strict:
+            raise InputError(f"{self.source}: bad row {key!r}: {reason}")
+        with self._lock:
+            self._refused += 1
+            new = key not in self._keys
+            if new:
+                self._keys.add(key)
+                if self.path:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    line = json.dumps({"source": self.source, "key": key, "error": reason}, ensure_ascii=False)
+                    with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                        file.write(line + "\n")
+            count = len(self._keys)
+        if new and (count & (count - 1)) == 0:  # the 1st, 2nd, 4th, ... so that a log stays readable
+            where = f"; all are named in {self.path}" if self.path else ""
+            _log.warning("%s: %d bad rows skipped so far, the latest %r: %s%s", self.source, count, key, reason, where)
+        self.check(reason)
+
+    def check(self, reason: str = "") -> None:
+        """Stop when most of the first rows are bad."""
+        if _LEAST <= self.seen <= FIRST and self._refused > MOST_BAD * self.seen:
+            raise InputError(
+                f"{self.source}: {self._refused} of the first {self.seen} rows are bad, which is more than "
+                f"{MOST_BAD:.0%}; the latest: {reason}"
+            )
+
+
+def _named_in(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    keys = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            keys.append(json.loads(line)["key"])
+        except (json.JSONDecodeError, KeyError, TypeError):  # a line cut off by a crash
+            continue
+    return keys

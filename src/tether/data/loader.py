@@ -1,0 +1,297 @@
+"""Training batches out of a source: shuffled, shared among processes, and resumable in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.protocols import Source, Tokenizer
+from tether.core.types import Batch, ImageSpec, Row
+from tether.data.assemble import Assembler, Augment, CaptionPick
+from tether.data.bad_rows import BadRows
+from tether.data.images import load
+from tether.data.shuffle import Draft, Position, acceptor, full_order, until_broken, window_order
+
+MEMORY = 1 << 30
+"""Bytes of rows held to shuffle them as a whole; a larger source is shuffled in windows."""
+WINDOW_ROWS = 16_384
+_ROW_OVERHEAD = 500
+"""Bytes of a row's Python objects, roughly."""
+
+
+class Loader:
+    """An endless iterator of ``Batch``: uint8 pictures at the model's size and trimmed token ids.
+
+    The rows of a batch, their captions and their augmentation depend on the source, the seed and the epoch alone.
+    Worker threads, the number of processes and interruptions change nothing: process r of w takes the r-th
+    contiguous share of every global batch, and ``state_dict`` continues bit for bit.
+
+    A source of up to ``memory`` bytes is read once and each epoch is a full permutation; its pictures are decoded
+    once and kept as a tensor if that fits as well. A larger one is streamed: see ``data/shuffle.py``.
+
+    A row whose picture cannot be opened is named in the side file and replaced in its batch by another row of the
+    same epoch, drawn from a hash of its place; the batch keeps its size.
+
+    ``Batch.extra`` holds ``keys`` (list of str), ``texts`` (the captions used) and ``ids`` ((b,) int64, equal for
+    rows of one batch with equal captions).
+
+    Attributes:
+        bad: the account of skipped rows.
+        rows: good rows of one epoch, or None when streaming.
+        batches_per_epoch: whole batches of one epoch, or None when streaming.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        image_spec: ImageSpec,
+        tokenizer: Tokenizer,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        caption: Literal["random", "first"] | CaptionPick = "random",
+        augment: Augment | None = None,
+        on_bad: Path | None = None,
+        strict: bool = False,
+        memory: int = MEMORY,
+        window_rows: int = WINDOW_ROWS,
+    ) -> None:
+        """Read the source's rows, or find that it must be streamed.
+
+        Args:
+            source: where rows come from.
+            batch_size: rows of one *global* batch, over all processes.
+            image_spec: how the model wants its pictures.
+            tokenizer: text to ids.
+            seed: of order, captions and augmentation.
+            rank: this process.
+            world: number of processes; it must divide ``batch_size``.
+            workers: threads that decode ahead; 0 decodes when asked.
+            caption: ``random`` draws one of a row's captions, ``first`` takes the first, a callable chooses.
+            augment: changes uint8 batches, or None.
+            on_bad: JSON-lines file that names bad rows.
+            strict: raise at the first bad row instead of skipping it.
+            memory: bytes of rows, and of decoded pictures, that may be held.
+            window_rows: rows of one window when streaming.
+
+        Raises:
+            InputError: the source is empty, has fewer good rows than a batch, or the sizes do not divide.
+        """
+        if batch_size < 1 or world < 1 or batch_size % world or not 0 <= rank < world:
+            raise InputError(
+                f"batch_size={batch_size} must be a multiple of world={world} >= 1, and 0 <= rank={rank} < world"
+            )
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self._window_rows, self._workers = window_rows, workers
+        self.bad = BadRows(source.name, path=on_bad, strict=strict)
+        held = _hold(source, memory=memory, bad=self.bad)
+        if held is not None and len(held) < batch_size:
+            what = "the data set is empty" if not held and not self.bad.count else f"only {len(held)} good rows"
+            raise InputError(f"{source.name}: {what}; one batch needs {batch_size} ({self.bad.count} bad rows)")
+        self._held = held
+        self.rows = None if held is None else len(held)
+        self.batches_per_epoch = None if held is None else len(held) // batch_size
+        self._assembler = Assembler(
+            image_spec=image_spec,
+            tokenizer=tokenizer,
+            seed=seed,
+            share=(rank * batch_size // world, (rank + 1) * batch_size // world),
+            caption=caption,
+            augment=augment,
+            bad=self.bad,
+            held=held,
+            memory=memory,
+        )
+        self._position = Position()
+        self._running: Iterator[tuple[Batch, Position]] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the source that are finished."""
+        return self._position.epoch
+
+    def __iter__(self) -> Loader:
+        """The loader itself: there is one position, and it goes on."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch; there always is one."""
+        if self._running is None:
+            self._running = self._run()
+        batch, self._position = next(self._running)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values that continue after the last batch handed out, equal in every process."""
+        return {**self._position.as_dict(), **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another loader of the same settings stood; the number of processes may differ.
+
+        Raises:
+            InputError: the state is of another source, seed, batch size or order.
+        """
+        for key, mine in self._identity().items():
+            if state.get(key) != mine:
+                raise InputError(f"the data position is of {key} {state.get(key)!r}, this run has {mine!r}")
+        self.close()
+        self._position = Position(*(int(state[key]) for key in ("epoch", "window", "block", "row", "batch")))
+
+    def close(self) -> None:
+        """Stop the threads; the position stays, and the next batch starts them again."""
+        if self._running is not None:
+            self._running.close()  # pyrefly: ignore[missing-attribute] - it is a generator
+            self._running = None
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "source": self.source.name,
+            "version": self.source.version,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "order": "full" if self._held is not None else f"windows of {self._window_rows}",
+        }
+
+    def _drafts(self) -> Iterator[Draft]:
+        if self._held is not None:
+            return full_order(self._held, self._position, batch_size=self.batch_size, seed=self.seed)
+        return window_order(
+            self.source,
+            self._position,
+            batch_size=self.batch_size,
+            window_rows=self._window_rows,
+            seed=self.seed,
+            bad=self.bad,
+        )
+
+    def _run(self) -> Iterator[tuple[Batch, Position]]:
+        drafts = self._drafts()
+        if self._workers == 0:
+            for draft in drafts:
+                yield self._assembler(draft), draft.after
+            return
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="tether-data") as pool:
+            waiting: deque[tuple[Future[Batch], Position]] = deque()
+            try:
+                while True:
+                    for draft in islice(drafts, self._workers + 1 - len(waiting)):
+                        waiting.append((pool.submit(self._assembler, draft), draft.after))
+                    future, after = waiting.popleft()
+                    yield future.result(), after
+            finally:
+                for future, _ in waiting:
+                    future.cancel()
+
+
+def ordered(
+    source: Source,
+    *,
+    image_spec: ImageSpec,
+    batch_size: int,
+    workers: int = 0,
+    strict: bool = False,
+    on_bad: Path | None = None,
+    limit: int | None = None,
+) -> Iterator[tuple[list[Row], Tensor]]:
+    """Every good row once, in the source's order, with its picture; for evaluation and embedding.
+
+    Args:
+        source: where rows come from.
+        image_spec: how the model wants its pictures.
+        batch_size: rows at a time; the last batch may be smaller.
+        workers: threads that decode; the order does not depend on them.
+        strict: raise at the first bad row instead of skipping it.
+        on_bad: JSON-lines file that names bad rows.
+        limit: stop after this many good rows.
+
+    Yields:
+        the rows and their pictures, (b, 3, H, W) uint8.
+
+    Raises:
+        InputError: not one good row, or a bad row under ``strict``.
+    """
+    bad = BadRows(source.name, path=on_bad, strict=strict)
+
+    def open_picture(row: Row) -> Tensor | InputError:
+        try:
+            return load(row.image, image_spec, name=row.key)  # pyrefly: ignore - `accept` refuses None
+        except InputError as error:
+            return error
+
+    done = 0
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="tether-data") as pool:
+        accept = acceptor(bad, need_text=False)
+        rows = (row for block in source.blocks() for row in until_broken(source, block, bad=bad) if accept(row))
+        pictures = _ahead(rows, open_picture, pool=pool, ahead=2 * batch_size if workers else 0)
+        kept: list[tuple[Row, Tensor]] = []
+        for row, picture in pictures:
+            bad.tried(1)
+            if isinstance(picture, InputError):
+                bad.add(row.key, str(picture))
+                continue
+            kept.append((row, picture))
+            done += 1
+            if len(kept) == batch_size or done == limit:
+                yield [row for row, _ in kept], torch.stack([picture for _, picture in kept])
+                kept = []
+            if done == limit:
+                return
+        if kept:
+            yield [row for row, _ in kept], torch.stack([picture for _, picture in kept])
+    if not done:
+        what = f"all {bad.count} rows are bad" if bad.count else "the data set is empty"
+        raise InputError(f"{source.name}: {what}")
+
+
+def _ahead(rows: Iterable[Row], work, *, pool: ThreadPoolExecutor, ahead: int) -> Iterator[tuple[Row, Any]]:
+    """``(row, work(row))`` in order, with up to ``ahead`` rows in work at a time; 0 works when asked."""
+    if ahead == 0:
+        for row in rows:
+            yield row, work(row)
+        return
+    rows = iter(rows)
+    waiting: deque[tuple[Row, Future[Any]]] = deque()
+    try:
+        while True:
+            for row in islice(rows, ahead - len(waiting)):
+                waiting.append((row, pool.submit(work, row)))
+            if not waiting:
+                return
+            row, future = waiting.popleft()
+            yield row, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _hold(source: Source, *, memory: int, bad: BadRows) -> list[Row] | None:
+    """All good rows, or None when they need more than ``memory`` bytes."""
+    rows: list[Row] = []
+    size = 0
+    accept = acceptor(bad, need_text=True)
+    for block in source.blocks():
+        for row in until_broken(source, block, bad=bad):
+            if not accept(row):
+                continue
+            rows.append(row)
+            size += _ROW_OVERHEAD + sum(map(len, row.texts)) + _bytes_of(row)
+            if size > memory:
+                return None
+    return rows
+
+
+def _bytes_of(row: Row) -> int:
+    if isinstance(row.image, bytes):
+        return len(row.image)
+    return 0 if row.image is None or isinstance(row.image, (str, Path)) else row.image.nbytes

@@ -1,0 +1,126 @@
+"""From a word, a path or a mapping to a source of rows."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tether.core.errors import InputError
+from tether.core.protocols import Source
+from tether.core.spec import build, closest
+
+_WHERE = {
+    "csv": "tether.data.sources.csv:CsvSource",
+    "digits": "tether.data.sets.digits:DigitsSet",
+    "emoji": "tether.data.sets.emoji:EmojiSet",
+    "hf": "tether.data.sources.hf:HuggingFaceSource",
+    "images": "tether.data.sources.images:ImageFolderSource",
+    "parquet": "tether.data.sources.parquet:ParquetSource",
+    "scenes": "tether.data.sets.scenes:ScenesSet",
+    "textile": "tether.data.sets.textile:TextileSet",
+    "webdataset": "tether.data.sources.webdataset:WebDatasetSource",
+}
+
+_BY_ENDING = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tar": "webdataset",
+    ".tar.gz": "webdataset",
+    ".tgz": "webdataset",
+}
+
+
+class Sources(Mapping[str, type[Source]]):
+    """The room's mapping of names to classes; a class is imported when it is asked for, so that listing is cheap."""
+
+    def __init__(self, where: Mapping[str, str]) -> None:
+        """Take ``name: "module:Class"``."""
+        self._where = dict(where)
+
+    def __getitem__(self, name: str) -> type[Source]:
+        """Import the module that holds the class."""
+        module, _, attribute = self._where[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, sorted as they are written down."""
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        """How many kinds of source there are."""
+        return len(self._where)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a name is known, without importing anything."""
+        return name in self._where
+
+
+SOURCES = Sources(_WHERE)
+"""Every kind of source by name."""
+
+
+def open_source(spec: str | Mapping[str, Any], *, where: str = "--data") -> Source:
+    """Make the source that a specification names.
+
+    Args:
+        spec: a set by name (``emoji``), with settings (``emoji:split=test,size=64,languages=[en,de]``); a folder, a
+            ``.parquet``, ``.csv``, ``.tsv`` or ``.tar`` file, a pattern of such files, a URL; ``hf:owner/name`` with
+            settings after another colon (``hf:owner/name:split=train``); or a mapping with ``name`` and keywords.
+        where: what errors call the place the specification stands in.
+
+    Raises:
+        InputError: nothing of that name, an unknown setting, or no such file.
+    """
+    if isinstance(spec, Mapping):
+        return build(spec, SOURCES, where=where)
+    if not isinstance(spec, str) or not spec.strip():
+        raise InputError(f"{where}: expected a data set's name, a path or a mapping, got {spec!r}")
+    name, _, rest = spec.partition(":")
+    if name == "hf":
+        path, _, settings = rest.partition(":")
+        return build({"name": "hf", "path": path, **keywords(settings, where=where)}, SOURCES, where=where)
+    if name in SOURCES and not rest.startswith("//"):
+        return build({"name": name, **keywords(rest, where=where)}, SOURCES, where=where)
+    return build({"name": kind_of(spec, where=where), "path": spec}, SOURCES, where=where)
+
+
+def keywords(text: str, *, where: str) -> dict[str, Any]:
+    """``a=1,b=[x,y]`` as a mapping of words; a list stands in brackets."""
+    found: dict[str, Any] = {}
+    depth, start, parts = 0, 0, []
+    for at, letter in enumerate(text + ","):
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and depth == 0:
+            parts.append(text[start:at])
+            start = at + 1
+    if depth:
+        raise InputError(f"{where}: brackets do not match in {text!r}")
+    for part in filter(None, (part.strip() for part in parts)):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key:
+            raise InputError(f"{where}: expected key=value, got {part!r}")
+        if value.startswith("[") and value.endswith("]"):
+            found[key] = [item.strip() for item in value[1:-1].split(",") if item.strip()]
+        else:
+            found[key] = value
+    return found
+
+
+def kind_of(path: str, *, where: str) -> str:
+    """Which kind of source reads a path, by its ending or by being a folder."""
+    from tether.data.paths import is_folder
+
+    plain = path.rstrip("/").lower()
+    for ending, kind in _BY_ENDING.items():
+        if plain.endswith((ending, ending + "}")):
+            return kind
+    folder = is_folder(path)
+    if folder is not None:
+        return folder
+    raise InputError(
+        f"{where}: {path!r} is neither a data set ({closest(path.partition(':')[0], SOURCES)}) nor a folder, a pattern "
+        f"or a file ending in {', '.join(_BY_ENDING)}; a Hugging Face hub id is written hf:owner/name"
+    )

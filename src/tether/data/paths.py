@@ -1,0 +1,170 @@
+"""Files here or elsewhere: local paths directly, URLs through fsspec."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from tether.core.errors import InputError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+_PICTURES = frozenset(
+    [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm"]
+)
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names a protocol that fsspec must open (``s3://``, ``https://``, ``memory://``)."""
+    return "://" in path
+
+
+def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL and the path inside it.
+
+    Raises:
+        InputError: an unknown protocol, or one whose library is not installed.
+    """
+    import fsspec
+
+    try:
+        return fsspec.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{url}: {error}") from error
+
+
+def files(pattern: str | Path, *, ending: tuple[str, ...] = ()) -> list[str]:
+    """The files that a path, a pattern or a URL names, sorted.
+
+    Args:
+        pattern: one file, a folder (then its files with one of the endings, at any depth), a pattern with ``*``, or
+            numbered shards as ``{0000..0012}``.
+        ending: which files of a folder count, in lower case.
+
+    Raises:
+        InputError: no such file, or a pattern or folder without any.
+    """
+    pattern = str(pattern)
+    braces = _BRACES.search(pattern)
+    if braces:
+        first, last = braces.groups()
+        numbers = range(int(first), int(last) + 1)
+        names = [pattern[: braces.start()] + str(n).zfill(len(first)) + pattern[braces.end() :] for n in numbers]
+        if not names:
+            raise InputError(f"{pattern}: the range {braces.group()} is empty")
+        return [found for name in names for found in files(name, ending=ending)]
+    found = _remote(pattern, ending) if is_url(pattern) else _local(pattern, ending)
+    if not found:
+        raise InputError(f"{pattern}: no {' or '.join(ending) or ''} files there")
+    return sorted(found)
+
+
+def _local(pattern: str, ending: tuple[str, ...]) -> list[str]:
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [str(path)]
+    if path.is_dir():
+        return [str(each) for each in path.rglob("*") if each.is_file() and each.name.lower().endswith(ending)]
+    if not glob.has_magic(pattern):
+        raise InputError(f"{pattern}: no such file or folder")
+    return [each for each in glob.glob(str(path), recursive=True) if Path(each).is_file()]
+
+
+def _remote(url: str, ending: tuple[str, ...]) -> list[str]:
+    system, path = filesystem(url)
+    try:
+        if glob.has_magic(path):
+            return [system.unstrip_protocol(each) for each in system.glob(path)]
+        if system.isdir(path):
+            return [system.unstrip_protocol(each) for each in system.find(path) if each.lower().endswith(ending)]
+    except OSError as error:
+        raise InputError(f"{url}: cannot list it: {error}") from error
+    return [url]
+
+
+def open_binary(path: str | Path) -> IO[bytes]:
+    """Open a local file or a URL for reading bytes.
+
+    Raises:
+        InputError: it cannot be opened; the message names it.
+    """
+    path = str(path)
+    try:
+        if is_url(path):
+            import fsspec
+
+            return fsspec.open(path, "rb").open()
+        return Path(path).expanduser().open("rb")
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{path}: cannot open it: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_text(path: str | Path) -> str:
+    """A whole UTF-8 file, without a byte-order mark.
+
+    Raises:
+        InputError: it cannot be read, or it is not UTF-8.
+    """
+    with open_binary(path) as file:
+        data = file.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: not UTF-8 text: byte {data[error.start]:#04x} in line {line}") from None
+
+
+def fingerprint(paths: list[str], *, settings: str = "") -> str:
+    """A digest of names, sizes and modification times (or entity tags), and of how they are read.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    digest = hashlib.blake2b(settings.encode(), digest_size=8)
+    for path in paths:
+        if is_url(path):
+            system, inner = filesystem(path)
+            try:
+                info = system.info(inner)
+            except OSError as error:
+                raise InputError(f"{path}: no such file: {error}") from error
+            stamp = f"{info.get('size')} {info.get('ETag') or info.get('mtime') or info.get('created') or ''}"
+        else:
+            try:
+                status = Path(path).expanduser().stat()
+            except OSError as error:
+                raise InputError(f"{path}: {error.strerror or error}") from error
+            stamp = f"{status.st_size} {status.st_mtime_ns}"
+        digest.update(f"{path}\x00{stamp}\x00".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends like a picture's."""
+    return name.lower().endswith(tuple(_PICTURES))
+
+
+def is_folder(path: str) -> str | None:
+    """Which kind of source reads a folder (or a pattern of pictures), by what lies in it; None when it is none."""
+    if is_url(path):
+        system, inner = filesystem(path)
+        if not system.isdir(inner):
+            return None
+        names = [Path(each).name for each in system.find(inner)]
+    else:
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            return "images" if is_picture(path) and (glob.has_magic(path) or folder.is_file()) else None
+        names = [each.name for each in folder.iterdir()]
+    if "state.json" in names or "dataset_dict.json" in names:
+        return "hf"
+    if not any(map(is_picture, names)):
+        for ending, kind in ((".parquet", "parquet"), (".tar", "webdataset")):
+            if any(name.endswith(ending) for name in names):
+                return kind
+    return "images"
