@@ -1,0 +1,1 @@
+"""The one transformer block that both towers are made of, and its pieces."""

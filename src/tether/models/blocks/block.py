@@ -1,0 +1,311 @@
+"""The one transformer block: attention, then a feed-forward net, each with its norms and its skip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+from tether.models.blocks.attention import ATTENTION, ROPE, no_rope
+from tether.models.blocks.layers import ACTIVATIONS, NORMS, Linear, pick
+from tether.models.blocks.trace import Trace
+
+Place = Literal["pre", "out", "post"]
+Pool = Literal["all", "first", "last"] | Tensor
+LEAST_GATE = 1e-6  # arXiv 2506.21103: the log of a closed gate is taken here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockConfig:
+    """How a block is built; the defaults are CLIP's own.
+
+    Attributes:
+        activation: a name in ``ACTIVATIONS``.
+        norm: a name in ``NORMS``.
+        norm_eps: added to the variance.
+        attn_norm: where attention is normalised: ``pre`` its input, ``out`` its output, ``post`` the sum with the skip.
+        ffn_norm: the same for the feed-forward net.
+        qkv_norm: letters of what is normalised per head: ``q``, ``k``, ``v``, ``c`` (the head's output).
+        ffn_mid_norm: a norm after the activation (NormFormer, arXiv 2110.09456).
+        head_scale: one learned factor for each head, on its output (``heads``) or on its share of the channels after
+            the output projection (``after_proj``).
+        residual_scale: a learned factor for each channel of the feed-forward net's skip.
+        attention: a name in ``ATTENTION``.
+        rope: a name in ``ROPE``.
+        rope_theta: base of the rotary angles.
+        kv_heads: number of key and value heads; 0 means as many as query heads.
+        bias: whether the linear layers have one.
+    """
+
+    activation: str = "gelu"
+    norm: str = "layer"
+    norm_eps: float = 1e-5
+    attn_norm: tuple[Place, ...] = ("pre",)
+    ffn_norm: tuple[Place, ...] = ("pre",)
+    qkv_norm: str = ""
+    ffn_mid_norm: bool = False
+    head_scale: Literal["none", "heads", "after_proj"] = "none"
+    residual_scale: bool = False
+    attention: str = "softmax"
+    rope: str = "none"
+    rope_theta: float = 10_000.0
+    kv_heads: int = 0
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse unknown words and placements."""
+        object.__setattr__(self, "attn_norm", tuple(self.attn_norm))
+        object.__setattr__(self, "ffn_norm", tuple(self.ffn_norm))
+        for option in ("attn_norm", "ffn_norm"):
+            for place in getattr(self, option):
+                if place not in ("pre", "out", "post"):
+                    raise InputError(f"{option}: unknown placement {place!r}; known: pre, out, post")
+        for letter in self.qkv_norm:
+            if letter not in "qkvc" or self.qkv_norm.count(letter) > 1:
+                raise InputError(f"qkv_norm: expected letters of 'qkvc' once each, got {self.qkv_norm!r}")
+        if self.head_scale not in ("none", "heads", "after_proj"):
+            raise InputError(f"head_scale: unknown choice {self.head_scale!r}; known: after_proj, heads, none")
+        pick(self.activation, ACTIVATIONS, option="activation")
+        pick(self.norm, NORMS, option="norm")
+        pick(self.attention, ATTENTION, option="attention")
+        pick(self.rope, ROPE, option="rope")
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """How a packed stream of tokens (t, width) is cut into sequences: runs of rows of one length, nothing padded.
+
+    Attributes:
+        rows: number of sequences in each run.
+        lengths: their common length.
+    """
+
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens in each run."""
+        return [rows * length for rows, length in zip(self.rows, self.lengths, strict=True)]
+
+
+class TransformerBlock(nn.Module):
+    """Multi-head attention and a feed-forward net around one residual stream.
+
+    For each of the two, with f the sublayer: ``y = post(skip * x + out(f(pre(x))))``, every norm optional
+    (NormFormer arXiv 2110.09456, HybridNorm 2503.04598, Skip-the-Middle 2506.21103 are settings of it).
+    """
+
+    def __init__(self, width: int, *, heads: int, hidden: int, config: BlockConfig) -> None:
+        """Build the layers; linear weights stay unset.
+
+        Args:
+            width: channels of the stream.
+            heads: query heads; must divide the width.
+            hidden: width of the feed-forward net.
+            config: the block's options.
+
+        Raises:
+            InputError: heads that do not divide the width, or key heads that do not divide the heads.
+        """
+        super().__init__()
+        kv_heads = config.kv_heads or heads
+        if heads < 1 or width % heads:
+            raise InputError(f"heads: expected a divisor of the width {width}, got {heads}")
+        if heads % kv_heads:
+            raise InputError(f"kv_heads: expected a divisor of heads={heads}, got {kv_heads}")
+        self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
+        self.core, self.rope = ATTENTION[config.attention], ROPE[config.rope]
+        self.rope_theta = config.rope_theta
+        self.activation = ACTIVATIONS[config.activation]
+
+        def norm(place: str, places: tuple[Place, ...], size: int) -> nn.Module | None:
+            return NORMS[config.norm](size, eps=config.norm_eps) if place in places else None
+
+        def head_norm(letter: str) -> nn.Module | None:
+            return NORMS[config.norm](self.head_width, eps=config.norm_eps) if letter in config.qkv_norm else None
+
+        self.attn_pre = norm("pre", config.attn_norm, width)
+        self.qkv = Linear(width, (heads + 2 * kv_heads) * self.head_width, bias=config.bias)
+        self.q_norm, self.k_norm, self.v_norm, self.c_norm = (head_norm(letter) for letter in "qkvc")
+        self.proj = Linear(width, width, bias=config.bias)
+        self.attn_out = norm("out", config.attn_norm, width)
+        self.attn_post = norm("post", config.attn_norm, width)
+        self.ffn_pre = norm("pre", config.ffn_norm, width)
+        self.up = Linear(width, hidden * (2 if config.activation == "swiglu" else 1), bias=config.bias)
+        self.ffn_mid = NORMS[config.norm](hidden, eps=config.norm_eps) if config.ffn_mid_norm else None
+        self.down = Linear(hidden, width, bias=config.bias)
+        self.ffn_out = norm("out", config.ffn_norm, width)
+        self.ffn_post = norm("post", config.ffn_norm, width)
+        self.head_scale_place = config.head_scale
+        self.head_scale = None if config.head_scale == "none" else nn.Parameter(torch.ones(heads))
+        self.residual_scale = nn.Parameter(torch.ones(width)) if config.residual_scale else None
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        causal: bool,
+        runs: Runs | None = None,
+        bias: Tensor | None = None,
+        gate: Tensor | None = None,
+        pool: Pool = "all",
+        reads: Tensor | None = None,
+        trace: Trace | None = None,
+        name: str = "",
+    ) -> Tensor:
+        """One block.
+
+        Args:
+            x: (b, n, width), or (t, width) packed as ``runs`` says.
+            causal: whether a token sees only itself and what stands before it.
+            runs: the cut of a packed stream; None for a padded one.
+            bias: added to the scores, broadcastable to (b, heads, m, n); only for a padded stream.
+            gate: (b, n) in [0, 1], how much of this block each token takes; a closed token is hidden as a key too.
+            pool: ``all`` tokens are computed, or only the ``first`` or ``last`` of each sequence, or the one at the
+                index given for each (b,).
+            reads: (b,) index of the pooling token, for the trace only; None means token 0.
+            trace: recorder of inner values; only for a padded stream.
+            name: prefix of this block's values in the trace.
+
+        Returns:
+            Like ``x``; with one token per sequence (b, 1, width), packed (number of sequences, width).
+        """
+        if trace is not None:
+            x = trace.visit(f"{name}.input", x)
+        if gate is not None:
+            hidden = gate.clamp(min=LEAST_GATE).log()[:, None, None, :]
+            bias = hidden if bias is None else bias + hidden
+        normed = _apply(self.attn_pre, x)
+        x = _pooled(x, runs=runs, pool=pool)
+        query, key_value = self._project(normed, runs=runs, pool=pool)
+        if runs is None:
+            heads = self._attend(
+                query, key_value, causal=causal, bias=bias, pool=pool, reads=reads, trace=trace, name=name
+            )
+        else:
+            computed = runs.sizes if isinstance(pool, str) and pool == "all" else list(runs.rows)
+            queries = query.split(computed)
+            parts = zip(queries, key_value.split(runs.sizes), runs.rows, strict=True)
+            heads = torch.cat(
+                [
+                    self._attend(q.unflatten(0, (rows, -1)), kv.unflatten(0, (rows, -1)), causal=causal).flatten(0, 1)
+                    for q, kv, rows in parts
+                ]
+            )
+        gate = gate if gate is None else _pooled(gate[..., None], runs=runs, pool=pool)
+        branch = self.proj(heads)
+        if self.head_scale is not None and self.head_scale_place == "after_proj":
+            branch = (branch.unflatten(-1, (self.heads, -1)) * self.head_scale[:, None]).flatten(-2)
+        branch = _apply(self.attn_out, branch)
+        x = _apply(self.attn_post, x + (branch if gate is None else gate * branch))
+        return self._feed_forward(x, gate=gate)
+
+    def _project(self, x: Tensor, *, runs: Runs | None, pool: Pool) -> tuple[Tensor, Tensor]:
+        """Queries of the computed tokens (..., heads * d); keys and values of all (..., 2 * kv_heads * d)."""
+        sizes = [self.heads * self.head_width, 2 * self.kv_heads * self.head_width]
+        if isinstance(pool, str) and pool == "all":
+            query, key_value = self.qkv(x).split(sizes, dim=-1)
+        elif isinstance(self.qkv, Linear):
+            rows = self.qkv.weight.split(sizes)
+            offsets = (None, None) if self.qkv.bias is None else self.qkv.bias.split(sizes)
+            query = F.linear(_pooled(x, runs=runs, pool=pool), rows[0], offsets[0])
+            key_value = F.linear(x, rows[1], offsets[1])
+        else:  # an adapter stands in for the layer: let it see every token
+            query, key_value = self.qkv(x).split(sizes, dim=-1)
+            query = _pooled(query, runs=runs, pool=pool)
+        return query, key_value
+
+    def _attend(
+        self,
+        query: Tensor,
+        key_value: Tensor,
+        *,
+        causal: bool,
+        bias: Tensor | None = None,
+        pool: Pool = "all",
+        reads: Tensor | None = None,
+        trace: Trace | None = None,
+        name: str = "",
+    ) -> Tensor:
+        """(b, m, heads * d) and (b, n, 2 * kv_heads * d) to (b, m, heads * d)."""
+        n = key_value.shape[1]
+        q = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = key_value.unflatten(-1, (2, self.kv_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = _apply(self.q_norm, q), _apply(self.k_norm, k), _apply(self.v_norm, v)
+        if self.rope is not no_rope:
+            position = torch.arange(n, device=k.device)
+            asked = position if q.shape[2] == n else _positions(position, pool)
+            q = self.rope(q, position=asked, theta=self.rope_theta)
+            k = self.rope(k, position=position, theta=self.rope_theta)
+        if self.kv_heads != self.heads:
+            k, v = (part.repeat_interleave(self.heads // self.kv_heads, dim=1) for part in (k, v))
+        if trace is not None and trace.wants(f"{name}.attention"):
+            trace.visit(f"{name}.attention", _reading(q, k, causal=causal, bias=bias, reads=reads))
+        if isinstance(pool, Tensor) and causal:
+            seen = torch.arange(n, device=k.device) <= pool[:, None]
+            bias = (
+                _hide(~seen[:, None, None, :], q.dtype)
+                if bias is None
+                else bias + _hide(~seen[:, None, None, :], q.dtype)
+            )
+        if causal and isinstance(pool, str) and pool == "first":
+            raise InputError("pool: a causal block cannot pool its first token; expected all, last or an index")
+        heads = self.core(q, k, v, causal=causal and isinstance(pool, str), bias=bias)
+        heads = _apply(self.c_norm, heads)
+        if self.head_scale is not None and self.head_scale_place == "heads":
+            heads = heads * self.head_scale[:, None, None]
+        if trace is not None:
+            heads = trace.visit(f"{name}.heads", heads)
+        return heads.transpose(1, 2).flatten(2)
+
+    def _feed_forward(self, x: Tensor, *, gate: Tensor | None) -> Tensor:
+        hidden = self.activation(self.up(_apply(self.ffn_pre, x)))
+        branch = _apply(self.ffn_out, self.down(_apply(self.ffn_mid, hidden)))
+        skip = x if self.residual_scale is None else self.residual_scale * x
+        return _apply(self.ffn_post, skip + (branch if gate is None else gate * branch))
+
+
+def _reading(q: Tensor, k: Tensor, *, causal: bool, bias: Tensor | None, reads: Tensor | None) -> Tensor:
+    """(b, heads, n) softmax weights of the pooling token over the keys, in float32."""
+    rows, n = torch.arange(len(q), device=q.device), k.shape[2]
+    at = torch.zeros_like(rows) if reads is None else reads
+    query = q[:, :, 0] if q.shape[2] == 1 else q[rows, :, at]
+    scores = (query.float()[:, :, None] @ k.float().transpose(-2, -1))[:, :, 0] * q.shape[-1] ** -0.5
+    if bias is not None:
+        row = bias.expand(len(q), -1, -1, -1)
+        scores = scores + (row[:, :, 0] if row.shape[2] == 1 else row[rows, :, at]).float()
+    if causal:
+        scores = scores.masked_fill((torch.arange(n, device=q.device) > at[:, None])[:, None], -torch.inf)
+    return scores.softmax(-1)
+
+
+def _apply(norm: nn.Module | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)
+
+
+def _hide(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """True becomes minus infinity, False zero."""
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, -torch.inf)
+
+
+def _positions(position: Tensor, pool: Pool) -> Tensor:
+    if isinstance(pool, Tensor):
+        raise InputError("rope: one index for each sequence is not supported; pad to one length or compute all tokens")
+    return position[:1] if pool == "first" else position[-1:]
+
+
+def _pooled(x: Tensor, *, runs: Runs | None, pool: Pool) -> Tensor:
+    """The tokens that this block computes: (b, n, c) to (b, m, c), or packed (t, c) to (m, c)."""
+    if isinstance(pool, Tensor):
+        return x[torch.arange(len(pool), device=x.device), pool][:, None]
+    if pool == "all":
+        return x
+    if runs is None:
+        return x[:, :1] if pool == "first" else x[:, -1:]
+    parts = zip(x.split(runs.sizes), runs.rows, strict=True)
+    return torch.cat([part.unflatten(0, (rows, -1))[:, 0 if pool == "first" else -1] for part, rows in parts])

@@ -1,0 +1,93 @@
+"""Linear, embedding and norm layers that start uninitialised, so that loading weights never pays for random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+from tether.core.spec import closest
+
+Choice = TypeVar("Choice")
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear`` whose weights stay unset until ``Clip.initialise_`` or ``load_state_dict`` fills them."""
+
+    def reset_parameters(self) -> None:
+        """Do nothing."""
+
+
+class RmsNorm(nn.Module):
+    """Divides by the root mean square over the last axis, in float32, then scales; no bias (arXiv 1910.07467)."""
+
+    def __init__(self, width: int, *, eps: float = 1e-5) -> None:
+        """Start with a scale of one for each of ``width`` channels."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same shape and dtype."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return wide.to(x.dtype) * self.weight.to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """``torch.nn.LayerNorm`` that answers in its input's dtype under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same shape and dtype."""
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+def layer_norm(width: int, *, eps: float) -> nn.Module:
+    """A LayerNorm with weight and bias."""
+    return LayerNorm(width, eps=eps)
+
+
+def rms_norm(width: int, *, eps: float) -> nn.Module:
+    """An RMSNorm with weight only."""
+    return RmsNorm(width, eps=eps)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """X * sigmoid(1.702 x), the approximation that OpenAI's CLIP weights were trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """relu(x) squared."""
+    return F.relu(x).square()
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """First half times silu of the second half of the last axis."""
+    value, gate = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
+NORMS: Mapping[str, Callable[..., nn.Module]] = {"layer": layer_norm, "rms": rms_norm}
+"""Norm names to constructors ``(width, *, eps)``."""
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "quick_gelu": quick_gelu,
+    "relu": F.relu,
+    "relu2": squared_relu,
+    "silu": F.silu,
+    "swiglu": swiglu,
+}
+"""Activation names to functions; ``swiglu`` halves its input's width, so the layer before it is twice as wide."""
+
+
+def pick(name: str, known: Mapping[str, Choice], *, option: str) -> Choice:
+    """The entry of a mapping, or an InputError that names the option and lists what is known."""
+    if name not in known:
+        raise InputError(f"{option}: unknown choice {name!r}; {closest(name, known)}")
+    return known[name]

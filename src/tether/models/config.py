@@ -1,0 +1,166 @@
+"""What a model is made of, as frozen values that travel in ``model.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tether.core.errors import InputError
+from tether.core.spec import closest
+from tether.core.types import ImageSpec
+from tether.models.blocks.block import BlockConfig
+
+CLIP_VOCABULARY = 49_408
+CLIP_END = 49_407
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    """The image tower.
+
+    Attributes:
+        image: how pictures are prepared; its size must be a multiple of the patch.
+        patch: side of a square patch in pixels.
+        width: channels of the token stream.
+        layers: number of blocks.
+        heads: attention heads; must divide the width.
+        hidden: width of the feed-forward nets.
+        block: options of every block.
+    """
+
+    image: ImageSpec = field(default_factory=lambda: ImageSpec(size=(64, 64)))
+    patch: int = 8
+    width: int = 192
+    layers: int = 6
+    heads: int = 6
+    hidden: int = 768
+    block: BlockConfig = field(default_factory=BlockConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit each other."""
+        _positive(self, "patch", "width", "layers", "heads", "hidden")
+        if any(side % self.patch or side < self.patch for side in self.image.size):
+            raise InputError(f"patch: expected a divisor of the image size {self.image.size}, got {self.patch}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.image.size[0] // self.patch, self.image.size[1] // self.patch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig:
+    """The text tower.
+
+    Attributes:
+        context: longest text in tokens, start and end included.
+        vocabulary: number of token ids.
+        end: id of the end token, whose state is the text's.
+        width: channels of the token stream.
+        layers: number of blocks.
+        heads: attention heads; must divide the width.
+        hidden: width of the feed-forward nets.
+        block: options of every block.
+    """
+
+    context: int = 24
+    vocabulary: int = CLIP_VOCABULARY
+    end: int = CLIP_END
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    hidden: int = 768
+    block: BlockConfig = field(default_factory=BlockConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit each other."""
+        _positive(self, "context", "vocabulary", "width", "layers", "heads", "hidden")
+        if not 0 <= self.end < self.vocabulary:
+            raise InputError(f"end: expected an id below vocabulary={self.vocabulary}, got {self.end}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A whole model.
+
+    Attributes:
+        dim: size of the shared space.
+        vision: the image tower.
+        text: the text tower.
+        logit_scale: multiplier of cosines at the start.
+        logit_bias: offset of the logits at the start, or None for a model without one (SigLIP starts at -10).
+    """
+
+    dim: int = 192
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    logit_scale: float = 1 / 0.07
+    logit_bias: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an empty space and a scale that has no logarithm."""
+        _positive(self, "dim")
+        if not (isinstance(self.logit_scale, (int, float)) and 0 < self.logit_scale < math.inf):
+            raise InputError(f"logit_scale: expected a positive number, got {self.logit_scale!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def _positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{name}: expected a positive whole number, got {value!r}")
+
+
+_NESTED: Mapping[str, type] = {"vision": VisionConfig, "text": TextConfig, "block": BlockConfig, "image": ImageSpec}
+
+
+def read_config(values: Mapping[str, Any], *, where: str, base: ModelConfig | None = None) -> ModelConfig:
+    """A configuration from nested plain values, checked key by key.
+
+    Args:
+        values: keys of ``ModelConfig``; ``vision``, ``text``, ``block`` and ``image`` hold mappings of their own.
+        where: file or call, for the error message.
+        base: what stands where ``values`` says nothing; the defaults if None.
+
+    Raises:
+        InputError: an unknown key or a value of the wrong kind; it says where and lists what is known.
+    """
+    return _merge(ModelConfig() if base is None else base, values, where=where)
+
+
+def _merge(base: Any, values: Mapping[str, Any], *, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected a mapping, got {values!r}")
+    known = {field.name for field in dataclasses.fields(base)}
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}; {closest(key, known)}")
+        current = getattr(base, key)
+        if key in _NESTED and not isinstance(value, _NESTED[key]):
+            changes[key] = _merge(current, value, where=f"{where}.{key}")
+        else:
+            changes[key] = _plain(value, like=current, where=f"{where}.{key}")
+    try:
+        return dataclasses.replace(base, **changes)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _plain(value: Any, *, like: Any, where: str) -> Any:
+    """A value of the same kind as the one it replaces; JSON's lists become tuples."""
+    if isinstance(like, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{where}: expected a list, got {value!r}")
+        return tuple(value)
+    kinds: tuple[type, ...] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}.get(type(like), (object,))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and like is not None):
+        raise InputError(f"{where}: expected {kinds[-1].__name__}, got {value!r}")
+    return value

@@ -1,0 +1,151 @@
+"""CLIP: an image tower and a text tower into one space, and the scale of their cosines. Start reading here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tether.core.protocols import Tokenizer
+from tether.core.types import Encoded, Features, ImageSpec
+from tether.models.blocks.trace import Trace
+from tether.models.config import CLIP_VOCABULARY, ModelConfig
+from tether.models.text.tower import TextTower
+from tether.models.tokenizer import ClipTokenizer
+from tether.models.vision.tower import VisionTower
+
+LARGEST_LOG_SCALE = math.log(100.0)  # arXiv 2103.00020, section 2.5
+Want = Literal["pooled", "tokens"]
+
+
+class Clip(nn.Module):
+    """A contrastive language-image model (arXiv 2103.00020); a ``core.protocols.DualEncoder``.
+
+    Attributes:
+        config: what it is made of.
+        visual: the image tower.
+        text: the text tower.
+        log_logit_scale: 0-d logarithm of the scale; kept in [0, ln 100] by ``clamp_logit_scale_``.
+        tokenizer: text to ids.
+    """
+
+    def __init__(self, config: ModelConfig, *, tokenizer: Tokenizer | None = None) -> None:
+        """Build both towers with unset weights; ``create`` and ``load`` give a model that is ready.
+
+        Args:
+            config: sizes and options.
+            tokenizer: text to ids; CLIP's own if None.
+        """
+        super().__init__()
+        self.config = config
+        self.tokenizer: Tokenizer = ClipTokenizer(config.text.context) if tokenizer is None else tokenizer
+        self.visual = VisionTower(config.vision, dim=config.dim)
+        self.text = TextTower(config.text, dim=config.dim)
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale)))
+        bias = config.logit_bias
+        self.logit_offset = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+
+    def initialise_(self, generator: torch.Generator) -> None:
+        """Draw every weight of both towers from the generator."""
+        self.visual.initialise_(generator)
+        self.text.initialise_(generator)
+
+    @property
+    def dim(self) -> int:
+        """Size of the shared space."""
+        return self.config.dim
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        """How pictures must be prepared."""
+        return self.config.vision.image
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """0-d multiplier of cosines, with gradient."""
+        return self.log_logit_scale.exp()
+
+    @property
+    def logit_bias(self) -> Float[Tensor, ""] | None:
+        """0-d offset of the logits, or None."""
+        return self.logit_offset
+
+    @torch.no_grad()
+    def clamp_logit_scale_(self) -> None:
+        """Keep the scale in [1, 100]; call it after the optimiser's step, so that its gradient survives at the cap."""
+        self.log_logit_scale.clamp_(0.0, LARGEST_LOG_SCALE)
+
+    def prune_vocabulary_(self, ids: Iterable[int] | Tensor) -> None:
+        """Train only these rows of the token table (and the start, end and padding ids); the others rest unchanged.
+
+        Exact for the rows in use, and it spares their gradients and optimiser state. Other words still work. Call it
+        before the optimiser is built. ``state_dict``, ``save`` and ``export`` always give the whole table.
+
+        Args:
+            ids: token ids of the training texts, any shape and order, repeats allowed.
+        """
+        used = torch.as_tensor(ids if isinstance(ids, Tensor) else list(ids), dtype=torch.int64).flatten().cpu()
+        special = [0, self.config.text.end]
+        if self.config.text.vocabulary == CLIP_VOCABULARY:
+            special.append(CLIP_VOCABULARY - 2)
+        self.text.token.prune_(torch.cat([used, torch.tensor(special)]))
+
+    def restore_vocabulary_(self) -> None:
+        """Make the whole token table one trainable parameter again."""
+        self.text.token.restore_()
+
+    def encode_image(
+        self,
+        image: Tensor,
+        *,
+        mask: Bool[Tensor, "b n"] | None = None,
+        keep: Int[Tensor, "b k"] | None = None,
+        want: Want = "pooled",
+        trace: Trace | None = None,
+    ) -> Features:
+        """Embed pictures.
+
+        Args:
+            image: (b, 3, h, w) uint8 pixels at the model's size, or floats already normalised.
+            mask: (b, patches), True where a patch may be attended to; the class token always may.
+            keep: (b, k) indices of the patches to compute, row by row from the top left; the others are dropped before
+                the projection and cost nothing. Draw them outside: chance is an argument.
+            want: ``pooled``, or also all ``tokens``: normed states of the last block, class token first, in the tower's
+                width, such that ``visual.project(tokens[:, 0])`` is ``pooled``. Without them the last block computes
+                the class token only.
+            trace: records or changes inner values.
+
+        Raises:
+            InputError: a picture or mask of the wrong shape.
+        """
+        return self.visual(image, mask=mask, keep=keep, want=want, trace=trace)
+
+    def encode_text(
+        self,
+        text: Int[Tensor, "b l"],
+        *,
+        mask: Bool[Tensor, "b l"] | None = None,
+        want: Want = "pooled",
+        trace: Trace | None = None,
+    ) -> Features:
+        """Embed texts.
+
+        Args:
+            text: (b, l) token ids; what follows a row's first end token is padding.
+            mask: (b, l), True where a token may be attended to; a hidden token still sees itself.
+            want: ``pooled``, or also all ``tokens``: normed states of the last block in the tower's width; padding is
+                False in the features' mask.
+            trace: records or changes inner values.
+
+        Raises:
+            InputError: ids of the wrong shape or type, or a row without an end token.
+        """
+        return self.text(text, mask=mask, want=want, trace=trace)
+
+    def forward(self, image: Tensor, text: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Encoded:
+        """Both sides of a batch of pairs, as an objective takes them; wrappers such as DDP call this."""
+        return Encoded(self.encode_image(image, keep=keep), self.encode_text(text), self.logit_scale, self.logit_bias)

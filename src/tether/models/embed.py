@@ -1,0 +1,120 @@
+"""Embeddings of many texts or pictures with a trained model, as fast as it goes and without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
+
+Precision = Literal["float32", "bfloat16"]
+Progress = Callable[[int, int | None], None]
+CHUNK = 65_536  # texts whose ids are held at once
+
+
+def encode_texts(
+    model: DualEncoder,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 256,
+    precision: Precision = "float32",
+    on_progress: Progress | None = None,
+) -> Float[Tensor, "n d"]:
+    """Embed texts, each distinct one once and short ones beside short ones.
+
+    Args:
+        model: any model that ``tether.load`` gives.
+        texts: n strings, repeats allowed.
+        batch_size: texts in one forward.
+        precision: ``bfloat16`` runs under autocast; the result is float32 all the same.
+        on_progress: called with (distinct texts done, distinct texts).
+
+    Returns:
+        (n, d) float32 on the CPU, not normalised, in the order given; (0, d) for no text.
+
+    Raises:
+        InputError: something that is no string, or an embedding that is not finite; it names the text.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"texts: expected a list of strings, got one string {texts!r}")
+    distinct = list(dict.fromkeys(texts))
+    place = {text: row for row, text in enumerate(distinct)}
+    rows: list[Tensor] = [torch.empty(0, model.dim)] * len(distinct)
+    done = 0
+    for start in range(0, len(distinct), CHUNK):
+        part = distinct[start : start + CHUNK]
+        ids = model.tokenizer(part)
+        length = (ids != 0).sum(1)
+        order = torch.argsort(length, stable=True)
+        for some in order.split(batch_size):
+            batch = ids[some, : max(1, int(length[some[-1]]))]
+            pooled = _pooled(model, lambda batch=batch: model.encode_text(batch.to(_device(model))).pooled, precision)
+            bad = ~torch.isfinite(pooled).all(1)
+            if bad.any():
+                text = part[int(some[bad][0])]
+                raise InputError(f"text {text!r}: its embedding is not finite; the model's weights are damaged")
+            for index, row in zip(some.tolist(), pooled, strict=True):
+                rows[start + index] = row
+            done += len(some)
+            if on_progress is not None:
+                on_progress(done, len(distinct))
+    if not distinct:
+        return torch.empty(0, model.dim)
+    return torch.stack(rows)[torch.tensor([place[text] for text in texts])]
+
+
+def encode_images(
+    model: DualEncoder,
+    batches: Iterable[Tensor],
+    *,
+    precision: Precision = "float32",
+    on_progress: Progress | None = None,
+) -> Float[Tensor, "n d"]:
+    """Embed pictures batch by batch.
+
+    Args:
+        model: any model that ``tether.load`` gives.
+        batches: (b, 3, h, w) each, uint8 pixels or normalised floats, e.g. the second halves of what
+            ``data.loader.ordered`` yields.
+        precision: ``bfloat16`` runs under autocast; the result is float32 all the same.
+        on_progress: called with (pictures done, None).
+
+    Returns:
+        (n, d) float32 on the CPU, not normalised, in the order given; (0, d) for no batch.
+
+    Raises:
+        InputError: pixels or embeddings that are not finite; it names the first such picture's position.
+    """
+    parts: list[Tensor] = []
+    done = 0
+    for pixels in batches:
+        if pixels.is_floating_point():
+            _refuse(~torch.isfinite(pixels).flatten(1).all(1), start=done, what="pixels")
+        pooled = _pooled(model, lambda pixels=pixels: model.encode_image(pixels.to(_device(model))).pooled, precision)
+        _refuse(~torch.isfinite(pooled).all(1), start=done, what="embedding")
+        parts.append(pooled)
+        done += len(pixels)
+        if on_progress is not None:
+            on_progress(done, None)
+    return torch.cat(parts) if parts else torch.empty(0, model.dim)
+
+
+def _pooled(model: DualEncoder, forward: Callable[[], Tensor], precision: Precision) -> Tensor:
+    device = _device(model)
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        return forward().float().cpu()
+
+
+def _device(model: DualEncoder) -> torch.device:
+    return model.logit_scale.device
+
+
+def _refuse(bad: Tensor, *, start: int, what: str) -> None:
+    if bad.any():
+        first = start + int(bad.nonzero()[0])
+        raise InputError(f"picture {first} (counted from 0): its {what} is not finite (NaN or infinity)")

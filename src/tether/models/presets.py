@@ -1,0 +1,77 @@
+"""Sizes, and a new model with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tether.core.errors import InputError
+from tether.core.spec import closest
+from tether.core.types import ImageSpec
+from tether.models.config import ModelConfig, TextConfig, VisionConfig, read_config
+from tether.models.dual import Clip
+
+PRESETS: Mapping[str, ModelConfig] = {
+    "tiny": ModelConfig(
+        dim=64,
+        vision=VisionConfig(image=ImageSpec(size=(32, 32)), patch=8, width=64, layers=2, heads=2, hidden=256),
+        text=TextConfig(context=24, width=64, layers=2, heads=2, hidden=256),
+    ),
+    "small": ModelConfig(),
+    "base": ModelConfig(
+        dim=512,
+        vision=VisionConfig(image=ImageSpec(size=(224, 224)), patch=32, width=768, layers=12, heads=12, hidden=3072),
+        text=TextConfig(context=77, width=512, layers=12, heads=8, hidden=2048),
+    ),
+}
+"""Sizes by name: ``tiny`` for tests (3.4 M parameters), ``small`` for two cores (14 M), ``base`` is ViT-B/32 (151 M
+parameters)."""
+
+
+def configure(size: str = "small", **settings: Any) -> ModelConfig:
+    """A preset with changes.
+
+    Args:
+        size: a name in ``PRESETS``.
+        **settings: keys of ``ModelConfig`` (``dim``, ``logit_scale``, ``vision={...}``, ``text={...}``), and three
+            short forms: ``image_size`` (pixels), ``patch`` and ``context``; ``block={...}`` sets both towers' blocks.
+
+    Raises:
+        InputError: unknown size or key, or values that do not fit each other.
+    """
+    if size not in PRESETS:
+        raise InputError(f"size: unknown size {size!r}; {closest(size, PRESETS)}")
+    settings = dict(settings)
+    vision, text = dict(settings.pop("vision", {})), dict(settings.pop("text", {}))
+    if "image_size" in settings:
+        side = settings.pop("image_size")
+        square = (side, side) if isinstance(side, int) else tuple(side)
+        vision["image"] = {**vision.get("image", {}), "size": square}
+    if "patch" in settings:
+        vision["patch"] = settings.pop("patch")
+    if "context" in settings:
+        text["context"] = settings.pop("context")
+    if "block" in settings:
+        block: Mapping[str, Any] = settings.pop("block")
+        vision["block"] = {**block, **vision.get("block", {})}
+        text["block"] = {**block, **text.get("block", {})}
+    if vision:
+        settings["vision"] = vision
+    if text:
+        settings["text"] = text
+    return read_config(settings, where="model", base=PRESETS[size])
+
+
+def create(size: str = "small", *, seed: int = 0, **settings: Any) -> Clip:
+    """A model with random weights, in training mode on the CPU.
+
+    Args:
+        size: ``tiny``, ``small`` or ``base``.
+        seed: of the generator that draws the weights.
+        **settings: see ``configure``.
+    """
+    model = Clip(configure(size, **settings))
+    model.initialise_(torch.Generator().manual_seed(seed))
+    return model

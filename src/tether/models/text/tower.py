@@ -1,0 +1,137 @@
+"""A causal text transformer whose end token is the text's embedding: embed, blocks, readout."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+from tether.core.types import Features
+from tether.models.blocks.block import Runs, TransformerBlock
+from tether.models.blocks.layers import NORMS, Linear
+from tether.models.blocks.trace import Trace
+from tether.models.config import TextConfig
+from tether.models.text.table import TokenTable
+from tether.models.vision.tower import initialise_block_
+
+Want = Literal["pooled", "tokens"]
+
+
+class TextTower(nn.Module):
+    """Reads token ids left to right (arXiv 2103.00020, section 2.4).
+
+    A token sees nothing to its right, so whatever stands after the end token cannot change the embedding: on a CPU
+    the texts of a batch are packed by length and padding is never computed at all; elsewhere they stay padded.
+    """
+
+    def __init__(self, config: TextConfig, *, dim: int) -> None:
+        """Build the layers; weights stay unset until ``initialise_`` or ``load_state_dict``."""
+        super().__init__()
+        self.config = config
+        self.token = TokenTable(config.vocabulary, width=config.width)
+        self.position = nn.Parameter(torch.empty(config.context, config.width))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=config.block)
+            for _ in range(config.layers)
+        )
+        self.norm_post = NORMS[config.block.norm](config.width, eps=config.block.norm_eps)
+        self.projection = Linear(config.width, dim, bias=False)
+
+    def initialise_(self, generator: torch.Generator) -> None:
+        """Draw every weight: normal with CLIP's scales (arXiv 2103.00020, released code)."""
+        self.token.restore_()
+        nn.init.normal_(self.token.weight, std=0.02, generator=generator)
+        nn.init.normal_(self.position, std=0.01, generator=generator)
+        nn.init.normal_(self.projection.weight, std=self.config.width**-0.5, generator=generator)
+        for block in self.blocks:
+            initialise_block_(block, layers=self.config.layers, generator=generator)
+
+    def ends(self, text: Int[Tensor, "b l"]) -> Int[Tensor, " b"]:
+        """Index of each row's first end token.
+
+        Raises:
+            InputError: a row without one (checked on the CPU only: elsewhere the look would stall the device).
+        """
+        if text.ndim != 2 or text.dtype != torch.int64 or not 0 < text.shape[1] <= self.config.context:
+            limit = self.config.context
+            raise InputError(f"text: expected int64 (b, 1..{limit}), got {text.dtype} {tuple(text.shape)}")
+        found = text == self.config.end
+        if text.device.type == "cpu" and not bool(found.any(dim=1).all()):
+            row = int((~found.any(dim=1)).nonzero()[0])
+            raise InputError(f"text, row {row}: no end token (id {self.config.end})")
+        return found.int().argmax(dim=1)
+
+    def embed(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b l w"]:
+        """Token ids to the stream that enters block 0."""
+        return self.token(text) + self.position[: text.shape[1]]
+
+    def readout(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... w"]:
+        """The final norm, on whichever tokens are given."""
+        return self.norm_post(tokens)
+
+    def project(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... d"]:
+        """Normed token states into the joint space; the end token's is the text's embedding."""
+        return self.projection(tokens)
+
+    def forward(
+        self,
+        text: Int[Tensor, "b l"],
+        *,
+        mask: Bool[Tensor, "b l"] | None = None,
+        want: Want = "pooled",
+        trace: Trace | None = None,
+    ) -> Features:
+        """See ``Clip.encode_text``."""
+        end = self.ends(text)
+        if text.device.type == "cpu" and mask is None and want == "pooled" and trace is None:
+            return self._packed(text, end)
+        return self._padded(text, end, mask=mask, want=want, trace=trace)
+
+    def _packed(self, text: Tensor, end: Tensor) -> Features:
+        """Rows sorted by length, end to end in one stream."""
+        length, order = torch.sort(end + 1, stable=True)
+        kinds, rows = torch.unique_consecutive(length, return_counts=True)
+        runs = Runs(tuple(rows.tolist()), tuple(kinds.tolist()))
+        real = torch.arange(text.shape[1]) < length[:, None]
+        where = real.nonzero()
+        x = self.token(text[order][real]) + F.embedding(where[:, 1], self.position)
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            x = block(x, causal=True, runs=runs, pool="last" if index == last else "all")
+        pooled = self.project(self.readout(x))
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order))
+        return Features(pooled[back])
+
+    def _padded(self, text: Tensor, end: Tensor, *, mask: Tensor | None, want: Want, trace: Trace | None) -> Features:
+        x = self.embed(text)
+        bias = None
+        if mask is not None:
+            if mask.dtype != torch.bool or mask.shape != text.shape:
+                raise InputError(f"mask: expected bool {tuple(text.shape)}, got {mask.dtype} {tuple(mask.shape)}")
+            own = torch.eye(text.shape[1], dtype=torch.bool, device=text.device)  # a hidden token still sees itself
+            open_to = mask[:, None, None, :] | own
+            bias = torch.zeros(open_to.shape, dtype=x.dtype, device=x.device).masked_fill(~open_to, -math.inf)
+        rows = torch.arange(len(end), device=end.device)
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            alone = index == last and want == "pooled"
+            seen = (
+                bias
+                if bias is None or not alone
+                else bias[torch.arange(len(end), device=end.device), :, end][:, :, None]
+            )
+            x = block(
+                x, causal=True, bias=seen, pool=end if alone else "all", trace=trace, name=f"blocks.{index}", reads=end
+            )
+        x = self.readout(x)
+        if want == "pooled":
+            return Features(self.project(x[:, 0]))
+        pooled = self.project(x[rows, end])
+        real = torch.arange(text.shape[1], device=text.device) <= end[:, None]
+        return Features(pooled, x, real if mask is None else real & mask)

@@ -1,0 +1,148 @@
+"""CLIP's byte-pair tokenizer: open_clip's own, without the seconds that importing open_clip costs."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from tether.core.errors import InputError
+
+CACHED_TEXTS = 1 << 17
+
+
+class TextCutWarning(UserWarning):
+    """Texts were longer than the model's context and lost their ends."""
+
+
+class _Bpe(Protocol):
+    sot_token_id: int
+    eot_token_id: int
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+@functools.cache
+def _bpe() -> _Bpe:
+    """open_clip's SimpleTokenizer, from its one file: the package itself imports transformers, timm and torchvision."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise ImportError("tether's tokenizer comes with open_clip_torch; install it with: pip install open_clip_torch")
+    spec = importlib.util.spec_from_file_location(
+        "tether_open_clip_tokenizer", Path(package.origin).with_name("tokenizer.py")
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"open_clip's tokenizer.py is not where its package is: {package.origin}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return cast(_Bpe, module._tokenizer)
+
+
+@functools.lru_cache(maxsize=CACHED_TEXTS)
+def _clip_ids(text: str) -> tuple[int, ...]:
+    bpe = _bpe()
+    return (bpe.sot_token_id, *bpe.encode(text), bpe.eot_token_id)
+
+
+class CutCounter:
+    """Trims id lists to a context, counts the texts that were cut, and warns of the first."""
+
+    def __init__(self, context_length: int) -> None:
+        """Start at zero."""
+        self.context_length = context_length
+        self.cut = 0
+
+    def batch(self, rows: Sequence[Sequence[int]], *, pad: int = 0) -> Tensor:
+        """(b, l) int64 from b id lists; a list that is too long keeps its start and its end token."""
+        long = sum(len(row) > self.context_length for row in rows)
+        if long:
+            if not self.cut:
+                warnings.warn(
+                    f"{long} of {len(rows)} texts are longer than {self.context_length} tokens and were cut; "
+                    "the tokenizer's .cut counts on",
+                    TextCutWarning,
+                    stacklevel=3,
+                )
+            self.cut += long
+            last = self.context_length - 1
+            rows = [row if len(row) <= last + 1 else (*row[:last], row[-1]) for row in rows]
+        width = max((len(row) for row in rows), default=0)
+        return torch.tensor([[*row, *([pad] * (width - len(row)))] for row in rows], dtype=torch.int64).view(-1, width)
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list; a lone string or a value that is no string is an InputError."""
+    if isinstance(texts, str):
+        raise InputError(f"texts: expected a list of strings, got one string {texts!r}")
+    texts = list(texts)
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"texts, row {row}: expected a string, got {type(text).__name__} {text!r}")
+    return texts
+
+
+class ClipTokenizer:
+    """Byte-pair ids of CLIP's vocabulary between a start and an end token, trimmed to the longest text.
+
+    Attributes:
+        context_length: longest row it gives.
+        vocab_size: number of ids.
+        cut: how many texts have been cut so far.
+    """
+
+    vocab_size = 49_408
+
+    def __init__(self, context_length: int = 77) -> None:
+        """Cost nothing: the vocabulary loads with the first text."""
+        self._counter = CutCounter(context_length)
+
+    @property
+    def context_length(self) -> int:
+        """Longest row in tokens, start and end included."""
+        return self._counter.context_length
+
+    @property
+    def cut(self) -> int:
+        """Texts cut so far."""
+        return self._counter.cut
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(b, l) int64 ids, zero after the end token; texts past the context are cut, counted and warned of once."""
+        return self._counter.batch([_clip_ids(text) for text in check_texts(texts)])
+
+
+class FunctionTokenizer:
+    """A tokenizer of another library, brought to the same convention.
+
+    Attributes:
+        context_length: longest row it gives.
+        vocab_size: number of ids.
+        cut: how many texts have been cut so far.
+    """
+
+    def __init__(self, encode: Callable[[list[str]], list[list[int]]], *, context_length: int, vocab_size: int) -> None:
+        """Wrap ``encode``, which gives one unpadded, uncut id list for each text, special tokens included."""
+        self.encode = encode
+        self.vocab_size = vocab_size
+        self._counter = CutCounter(context_length)
+
+    @property
+    def context_length(self) -> int:
+        """Longest row in tokens, special ones included."""
+        return self._counter.context_length
+
+    @property
+    def cut(self) -> int:
+        """Texts cut so far."""
+        return self._counter.cut
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(b, l) int64 ids, zero after the end token; texts past the context are cut, counted and warned of once."""
+        return self._counter.batch(self.encode(check_texts(texts)))

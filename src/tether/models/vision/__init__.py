@@ -1,0 +1,1 @@
+"""The image tower: pixels to patches to tokens to one embedding."""
