@@ -108,7 +108,9 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1)
         raw = flat.view(torch.uint8).numpy().tobytes()
-        return {"__tensor__": [str(value.dtype).removeprefix("torch."), list(value.shape), base64.b64encode(raw).decode()]}
+        return {
+            "__tensor__": [str(value.dtype).removeprefix("torch."), list(value.shape), base64.b64encode(raw).decode()]
+        }
     if isinstance(value, dict):
         return {"__map__": [[_encode(key), _encode(item)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
@@ -124,6 +126,8 @@ def _decode(value: Any) -> Any:
     if isinstance(value, dict):
         dtype, shape, raw = value["__tensor__"]
         data = bytearray(base64.b64decode(raw))
-        flat = torch.frombuffer(data, dtype=getattr(torch, dtype)) if data else torch.empty(0, dtype=getattr(torch, dtype))
+        flat = (
+            torch.frombuffer(data, dtype=getattr(torch, dtype)) if data else torch.empty(0, dtype=getattr(torch, dtype))
+        )
         return flat.reshape(shape).clone()
     return value

@@ -53,7 +53,10 @@ class RunConfig(BaseModel):
     steps: int = Field(default=1000, ge=1, description="optimiser steps")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="bf16", description="autocast; weights stay float32")
     sharding: Literal["auto", "ddp", "fsdp2"] = Field(default="auto", description="with several processes")
-    caption: Spec = Field(default="random", description="which of a row's captions a batch uses")
+    vocabulary: Literal["whole", "used"] = Field(
+        default="whole", description="`used` trains only the token rows that the data has; the rest keep their start"
+    )
+    caption: Literal["random", "first"] = Field(default="random", description="which of a row's captions a batch uses")
     augment: Spec | None = Field(default=None, description="change of the pictures, by row and epoch")
     workers: int = Field(default=0, ge=0, description="decoding workers per process")
     strict: bool = Field(default=False, description="stop at the first bad row instead of skipping it")
@@ -64,6 +67,7 @@ class RunConfig(BaseModel):
     save_every: int = Field(default=200, ge=1, description="steps between checkpoints")
     keep: int = Field(default=2, ge=1, description="checkpoints kept")
     evaluate: Evaluation | None = None
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves it to torch")
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tether.train.parallel import whole
+from tether.train.parallel import placed_like, whole
 
 
 class WeightAverage:
@@ -36,14 +36,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what ``tensors`` gave (only for weights that are not sharded differently)."""
+        """Take back what ``tensors`` gave."""
         for name, average in self._averages.items():
-            _copy_whole_(average, tensors[name])
+            average.copy_(placed_like(average, tensors[name]))
 
-
-def _copy_whole_(target: Tensor, value: Tensor) -> None:
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if isinstance(target, DTensor):
-        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
-    target.copy_(value)
+    @torch.no_grad()
+    def copy_to_weights_(self) -> None:
+        """Make the average the model's weights, at the end of a run."""
+        for name, average in self._averages.items():
+            self._parameters[name].copy_(average)

@@ -22,7 +22,9 @@ def choose_sharding(sharding: Literal["auto", "ddp", "fsdp2"]) -> Literal["none"
     DeepSpeed clips and steps inside its backward, so a clipper would be passed over without a word.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise InputError("DeepSpeed clips and steps inside backward and would bypass the clipper; launch with FSDP2 or DDP")
+        raise InputError(
+            "DeepSpeed clips and steps inside backward and would bypass the clipper; launch with FSDP2 or DDP"
+        )
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return "none"
     if sharding != "auto":
@@ -78,6 +80,12 @@ def whole(tensor: Tensor) -> Tensor:
     return full.detach().to("cpu", copy=True).contiguous()
 
 
+def placed_like(target: Tensor, value: Tensor) -> Tensor:
+    """A whole tensor on the device of ``target`` and sharded as it is."""
+    value = value.to(target.device)
+    return distribute_tensor(value, target.device_mesh, target.placements) if isinstance(target, DTensor) else value
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
     """The optimiser's state, whole, as ``parameter.key``."""
     return {
@@ -98,26 +106,7 @@ def load_optimizer_tensors(
         if name not in parameters:
             raise InputError(f"optimiser state for {name!r}, which the model does not have")
         parameter = parameters[name]
-        if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-            value = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-        elif value.shape == parameter.shape:
-            value = value.to(parameter.device)
-        state.setdefault(parameter, {})[key] = value
+        like = value.shape == parameter.shape  # moments follow their parameter; a step count is a scalar
+        state.setdefault(parameter, {})[key] = placed_like(parameter, value) if like else value
     optimizer.state.clear()
     optimizer.state.update(state)
-
-
-def load_parameters_(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy whole tensors into a module that may be sharded; names and shapes must match exactly."""
-    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    persistent = {name: own[name] for name in module.state_dict()}
-    if missing := sorted(persistent.keys() ^ tensors.keys()):
-        raise InputError(f"checkpoint of another architecture: names differ, for example {missing[:3]}")
-    with torch.no_grad():
-        for name, target in persistent.items():
-            value = tensors[name]
-            if value.shape != target.shape:
-                raise InputError(f"{name}: expected shape {tuple(target.shape)}, the checkpoint has {tuple(value.shape)}")
-            if isinstance(target, DTensor):
-                value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
-            target.copy_(value)

@@ -13,6 +13,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder, Objective, Step
 from tether.core.types import Batch, Encoded, Features, Loss
+from tether.models.dual import Clip
 
 
 class PairForward(nn.Module):
@@ -76,7 +77,9 @@ class ContrastiveStep:
         full_last: last share of the run that sees every patch, in [0, 1].
         """
         if not 0 < keep_patches <= 1 or not 0 <= full_last <= 1:
-            raise InputError(f"expected keep_patches in (0, 1] and full_last in [0, 1], got {keep_patches}, {full_last}")
+            raise InputError(
+                f"expected keep_patches in (0, 1] and full_last in [0, 1], got {keep_patches}, {full_last}"
+            )
         self.objective, self.seed = objective, seed
         self.keep_patches = keep_patches
         self.full_from = round(steps * (1 - full_last))
@@ -104,11 +107,11 @@ def patch_count(model: nn.Module) -> int:
     Raises:
         InputError: the tower cannot drop patches (wrapped models).
     """
-    inner = next(module.model for module in model.modules() if isinstance(module, PairForward))
-    patches = getattr(getattr(inner, "vision", None), "patches", None)
-    if not isinstance(patches, int):
-        raise InputError(f"keep_patches: {type(inner).__name__} cannot drop patches; use keep_patches=1")
-    return patches
+    encoder = next(module.model for module in model.modules() if isinstance(module, PairForward))
+    if not isinstance(encoder, Clip):
+        raise InputError(f"keep_patches: {type(encoder).__name__} cannot drop patches; use keep_patches=1")
+    down, across = encoder.config.vision.grid
+    return down * across
 
 
 STEPS: Mapping[str, type[Step]] = {"contrastive": ContrastiveStep}

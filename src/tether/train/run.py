@@ -1,0 +1,386 @@
+"""A run from its configuration to its folder: build the parts, resume or refuse, train, save."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tether.core.errors import InputError, TetherError
+from tether.core.files import write_json, write_text
+from tether.core.gather import process_gather
+from tether.core.protocols import Source
+from tether.core.spec import build
+from tether.models.dual import Clip
+from tether.models.load import fill, load
+from tether.models.presets import create
+from tether.models.save import save
+from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from tether.train.config import RunConfig, dump_config, load_config
+from tether.train.ema import WeightAverage
+from tether.train.environment import describe_environment
+from tether.train.logbook import METRICS, Logbook
+from tether.train.loop import Player, Precision, StepReport, fit
+from tether.train.parallel import (
+    choose_sharding,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    parallelise,
+    whole,
+)
+from tether.train.schedules import SCHEDULES
+from tether.train.steps import STEPS, PairForward
+
+CONFIG, SUMMARY, ENVIRONMENT, CHECKPOINTS, BAD_ROWS = (
+    "config.yaml",
+    "summary.json",
+    "environment.json",
+    "checkpoints",
+    "bad_rows.jsonl",
+)
+_MAY_CHANGE = {"log_every", "save_every", "keep", "evaluate", "trackers", "workers", "max_skips", "threads", "sharding"}
+"""Settings that leave the trajectory alone, so a resumed run may have others."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+OnRecord = Callable[[dict[str, Any]], None]
+
+
+class StoppedError(TetherError):
+    """The run was asked to stop; it saved a checkpoint first."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run leaves in ``summary.json``; ``metrics`` are the last evaluation's.
+
+    Attributes:
+        steps: optimiser steps, skipped ones included.
+        skipped: steps whose gradients were not finite.
+        seconds: wall time of training, without evaluations and checkpoints.
+        images_per_second: over all of it.
+        loss: of the last step.
+        metrics: the last evaluation.
+    """
+
+    steps: int
+    skipped: int
+    seconds: float
+    images_per_second: float
+    loss: float
+    metrics: dict[str, float]
+
+
+def train(
+    config: RunConfig,
+    *,
+    folder: Path,
+    resume: bool = False,
+    evaluate: Evaluate | None = None,
+    on_record: OnRecord | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train one model into ``folder``.
+
+    Args:
+        config: everything that decides the trajectory.
+        folder: gets config.yaml, metrics.jsonl, checkpoints/, and at the end model.json, model.safetensors, summary.json.
+        resume: go on from the folder's newest checkpoint (from step 0 if there is none yet).
+        evaluate: measures a model; called every ``config.evaluate.every`` steps and at the end.
+        on_record: gets each log record (main process only).
+        should_stop: asked after every step; when true the run saves and raises ``StoppedError``.
+
+    Raises:
+        InputError: the folder holds a run and ``resume`` is false, or that run has other settings.
+        DivergedError: too many non-finite steps in a row; the newest checkpoint is from before.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    _claim(folder, config, resume=resume)
+    return _Run(config, folder, evaluate=evaluate, on_record=on_record, should_stop=should_stop).go()
+
+
+def _claim(folder: Path, config: RunConfig, *, resume: bool) -> None:
+    """Make the folder this run's, or refuse: nothing is ever overwritten without a word."""
+    path = folder / CONFIG
+    if path.exists():
+        if not resume:
+            raise InputError(f"{folder}: holds a run already; go on with --resume or choose another folder")
+        theirs, ours = load_config(path).model_dump(), config.model_dump()
+        if other := [key for key in ours if theirs[key] != ours[key] and key not in _MAY_CHANGE]:
+            lines = [f"  {key}: the run has {theirs[key]!r}, asked for {ours[key]!r}" for key in other]
+            raise InputError(f"{path}: cannot resume with other settings:\n" + "\n".join(lines))
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: exists, is not empty and is not a run; choose another folder")
+
+
+class _Run:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        *,
+        evaluate: Evaluate | None,
+        on_record: OnRecord | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        from accelerate import Accelerator
+
+        from tether import data
+        from tether.data.augment import AUGMENTATIONS
+        from tether.data.loader import Loader
+        from tether.losses import OBJECTIVES
+        from tether.optim import OPTIMIZERS, parameter_groups
+        from tether.optim.clip import CLIPPERS
+
+        self.config, self.folder, self.evaluate = config, folder, evaluate
+        self.on_record, self.should_stop = on_record, should_stop
+        self.accelerator = Accelerator(log_with=list(config.trackers) or None, project_dir=folder)
+        self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        self.gather = process_gather()
+        where = str(folder / CONFIG)
+
+        random.seed(config.seed)
+        np.random.seed(config.seed % 2**32)  # noqa: NPY002 - libraries below may draw from the global one
+        torch.manual_seed(config.seed)
+        saved = list_checkpoints(folder / CHECKPOINTS)
+        checkpoint = load_checkpoint(saved[-1]) if saved else None
+        self.encoder = new_encoder(config)
+        if checkpoint is not None:
+            fill(self.encoder, checkpoint.tensors["model"], where=saved[-1])
+        source = data.open_source(config.data, where=f"{where}: data")
+        if config.vocabulary == "used":
+            prune_vocabulary_(self.encoder, source)
+        self.encoder.to(self.device).train()
+        pair = PairForward(self.encoder, micro_batch=config.micro_batch)
+        self.sharding = choose_sharding(config.sharding)
+        self.forward = parallelise(pair, sharding=self.sharding, device=self.device)
+        named = [(name, p) for name, p in self.encoder.named_parameters() if p.requires_grad]
+        self.names = {parameter: name for name, parameter in named}
+
+        groups = parameter_groups(self.encoder, weight_decay=config.weight_decay)
+        optimizer = build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", params=groups)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"] * group.get("lr_scale", 1.0)
+        objective = build(config.objective, OBJECTIVES, where=f"{where}: objective")
+        step = build(
+            config.step, STEPS, where=f"{where}: step", objective=objective, steps=config.steps, seed=config.seed
+        )
+        self.player = Player(
+            step=step,
+            optimizer=optimizer,
+            named_parameters=named,
+            schedule=build(config.schedule, SCHEDULES, where=f"{where}: schedule"),
+            clipper=build(config.clipper, CLIPPERS, where=f"{where}: clipper"),
+        )
+        self.loader = Loader(
+            source,
+            batch_size=config.batch_size,
+            image_spec=self.encoder.image_spec,
+            tokenizer=self.encoder.tokenizer,
+            seed=config.seed,
+            rank=self.gather.rank,
+            world=self.gather.world,
+            workers=config.workers,
+            caption=config.caption,
+            augment=build(config.augment, AUGMENTATIONS, where=f"{where}: augment") if config.augment else None,
+            on_bad=folder / BAD_ROWS if self.main else None,
+            strict=config.strict,
+        )
+        self.precision = Precision(self.device, _DTYPES[config.precision])
+        self.average = WeightAverage(named, decay=config.ema) if config.ema else None
+        self.done, self.skipped, self.seconds, self.metrics = 0, 0, 0.0, {}
+        self.last_loss = float("nan")
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def go(self) -> Result:
+        config = self.config
+        if self.main:
+            write_text(self.folder / CONFIG, dump_config(config))
+            write_json(self.folder / ENVIRONMENT, describe_environment() | {"processes": self.gather.world})
+            self.logbook = Logbook(self.folder / METRICS, steps_done=self.done)
+        if config.trackers:
+            self.accelerator.init_trackers(self.folder.name, config=config.model_dump(mode="json"))
+        self.pending: list[StepReport] = []
+        self.clock = time.perf_counter()
+        try:
+            fit(
+                self.forward,
+                [self.player],
+                self.loader,
+                start=self.done,
+                steps=config.steps,
+                accumulate=config.accumulate,
+                precision=self.precision,
+                gather=self.gather,
+                max_skips=config.max_skips,
+                on_step=self._on_step,
+            )
+        finally:
+            self.loader.close()
+            if self.main:
+                self.logbook.close()
+            if config.trackers:
+                self.accelerator.end_training()
+        return self._finish()
+
+    def _on_step(self, report: StepReport) -> None:
+        config = self.config
+        self.encoder.clamp_logit_scale_()
+        if self.average is not None and not report.skipped:
+            self.average.update_()
+        self.done = report.step + 1
+        self.skipped += report.skipped
+        self.pending.append(report)
+        last = self.done == config.steps
+        if last or report.skipped or self.done % config.log_every == 0:
+            self._log()
+        every = config.evaluate.every if config.evaluate else 0
+        if self.evaluate and not last and every and self.done % every == 0:
+            self._evaluate()
+        stop = self.should_stop()
+        if (self.done % config.save_every == 0 or stop) and not last:
+            self._save()
+        if stop:
+            raise StoppedError(f"stopped after step {self.done}; go on with: tether train --resume --out {self.folder}")
+
+    def _log(self) -> None:
+        """Write the pending records: the loss is averaged over processes, everything else is equal in all of them."""
+        elapsed = time.perf_counter() - self.clock
+        self.seconds += elapsed
+        pairs = len(self.pending) * self.config.batch_size * self.config.accumulate
+        for report in self.pending:
+            self.last_loss = float(self.accelerator.reduce(report.loss, reduction="mean"))
+            record = {
+                "step": report.step,
+                "loss": self.last_loss,
+                **{name: float(value) for name, value in report.terms.items()},
+                "grad_norm": float(report.clip.norm),
+                "grad_threshold": float(report.clip.threshold),
+                "grad_scale": float(report.clip.scale),
+                "skipped": report.skipped,
+                "lr": report.learning_rate,
+                "logit_scale": float(self.encoder.logit_scale),
+                "images_per_second": pairs / elapsed,
+                "seconds": self.seconds,
+            }
+            self._record(record)
+        self.pending.clear()
+        self.clock = time.perf_counter()
+
+    def _record(self, record: dict[str, Any]) -> None:
+        if not self.main:
+            return
+        self.logbook.write(record)
+        if self.config.trackers:
+            numbers = {key: value for key, value in record.items() if isinstance(value, float)}
+            self.accelerator.log(numbers | record.get("eval", {}), step=record["step"])
+        if self.on_record is not None:
+            self.on_record(record)
+
+    def _evaluate(self) -> None:
+        """Measure the model as it stands, on the main process."""
+        if self.pending:
+            self._log()
+        self._measure(self._whole_encoder())
+        self._record({"step": self.done - 1, "eval": self.metrics, "seconds": self.seconds})
+        self.clock = time.perf_counter()
+
+    def _measure(self, encoder: nn.Module) -> None:
+        if self.evaluate is not None and self.main:
+            encoder.eval()
+            with torch.no_grad():
+                self.metrics = self.evaluate(encoder)
+            encoder.train()
+        self.accelerator.wait_for_everyone()
+
+    def _whole_encoder(self) -> nn.Module:
+        """The encoder itself, or a copy put together from its shards."""
+        if self.sharding != "fsdp2":
+            return self.encoder
+        encoder = new_encoder(self.config)
+        fill(encoder, self._model_tensors(), where="shards")
+        return encoder.to(self.device)
+
+    def _model_tensors(self) -> dict[str, torch.Tensor]:
+        return {name: whole(tensor) for name, tensor in self.encoder.state_dict().items()}
+
+    def _save(self) -> None:
+        if self.pending:
+            self._log()
+        tensors = {"model": self._model_tensors(), "optimizer": optimizer_tensors(self.player.optimizer, self.names)}
+        if self.average is not None:
+            tensors["ema"] = self.average.tensors()
+        state = {
+            "data": self.loader.state_dict(),
+            "clipper": self.player.clipper.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "generator": torch.get_rng_state(),
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+        }
+        if self.main:
+            save_checkpoint(self.folder / CHECKPOINTS, Checkpoint(self.done, tensors, state), keep=self.config.keep)
+        self.accelerator.wait_for_everyone()
+        self.clock = time.perf_counter()
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        load_optimizer_tensors(self.player.optimizer, self.names, checkpoint.tensors["optimizer"])
+        if self.average is not None:
+            self.average.load(checkpoint.tensors["ema"])
+        state = checkpoint.state
+        self.loader.load_state_dict(state["data"])
+        self.player.clipper.load_state_dict(state["clipper"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["generator"])
+        self.done, self.skipped, self.seconds = checkpoint.step, state["skipped"], state["seconds"]
+
+    def _finish(self) -> Result:
+        config = self.config
+        if self.average is not None:
+            self.average.copy_to_weights_()
+        encoder = self._whole_encoder()
+        self._measure(encoder)
+        result = Result(
+            steps=self.done,
+            skipped=self.skipped,
+            seconds=self.seconds,
+            images_per_second=self.done * config.batch_size * config.accumulate / max(self.seconds, 1e-9),
+            loss=self.last_loss,
+            metrics=self.metrics,
+        )
+        if self.main:
+            save(encoder, self.folder)
+            summary = asdict(result)
+            write_json(self.folder / SUMMARY, summary.pop("metrics") | summary)
+        self.accelerator.wait_for_everyone()
+        return result
+
+
+def new_encoder(config: RunConfig) -> nn.Module:
+    """The encoder a run starts from: ``model: {load: NAME}``, or a new one of the run's size and seed."""
+    settings = dict(config.model)
+    if "load" in settings:
+        name = settings.pop("load")
+        if settings:
+            raise InputError(f"model: 'load' goes alone, got also {', '.join(sorted(settings))}")
+        return load(name)
+    return create(settings.pop("size", config.size), **({"seed": config.seed} | settings))
+
+
+def prune_vocabulary_(encoder: nn.Module, source: Source) -> None:
+    """Train only the token rows that the texts of a source use."""
+    if not isinstance(encoder, Clip):
+        raise InputError(f"vocabulary: {type(encoder).__name__} cannot set rows aside; use vocabulary=whole")
+    texts = {text for block in source.blocks() for row in source.read(block) for text in row.texts}
+    encoder.prune_vocabulary_(encoder.tokenizer(sorted(texts)))
