@@ -1,0 +1,1 @@
+"""What a model can tell you: find pictures, name them."""

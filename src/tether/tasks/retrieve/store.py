@@ -1,0 +1,391 @@
+"""A LanceDB table of embeddings with their metadata: add, update, delete and search without a rebuild.
+
+The table is the only truth: versioned, each write is one commit that a kill leaves whole or absent. A copy of the unit
+vectors in memory (``mirror.py``) answers the queries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from tether.core.errors import InputError
+from tether.tasks.retrieve.mirror import Mirror
+from tether.tasks.retrieve.ranking import How, Ranking
+from tether.tasks.retrieve.vectors import unit
+
+TABLE = "embeddings"
+KEY, EMBEDDING = "key", "embedding"
+DIGEST, MODEL = b"tether.digest", b"tether.model"
+COMPACT_EVERY = 100  # versions; each write makes one and a few small files
+KEEP_VERSIONS = timedelta(minutes=30)  # so that a reader in another process can finish what it began
+KEYS_PER_DELETE = 5_000  # keys named in one SQL expression
+BITMAP_BELOW = 1_000  # distinct values up to which a bitmap is the better scalar index
+
+
+class Store:
+    """Embeddings, texts, metadata and thumbnails under unique keys, searched by cosine similarity.
+
+    Several processes may read while one writes; a reader sees each finished write at its next call.
+    """
+
+    def __init__(self, table: Any, *, uri: str) -> None:
+        """Wrap an open LanceDB table; ``Store.create`` and ``Store.open`` are the usual ways."""
+        self._table = table
+        self.uri = uri
+        field = table.schema.field(EMBEDDING)
+        self.dim: int = field.type.list_size
+        self._mirror: Mirror | None = None
+        self._position: dict[str, int] | None = None
+        self._version = -1  # the version whose keys are known, when there is no mirror
+
+    @classmethod
+    def create(
+        cls,
+        uri: str | Path,
+        *,
+        schema: pa.Schema,
+        overwrite: bool = False,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> Store:
+        """Make an empty store.
+
+        Args:
+            uri: a folder, or whatever LanceDB accepts (``s3://``, ``gs://``, ``az://``, ``db://``).
+            schema: Arrow schema with ``key`` (string) and ``embedding`` (fixed-size list of float32); further columns
+                are metadata. Its metadata carries the model's name and digest.
+            overwrite: replace a store that is already there.
+            storage_options: credentials and settings of an object store, as LanceDB takes them.
+
+        Raises:
+            InputError: the schema lacks a column, or a store is already there.
+        """
+        _check_schema(schema, where=str(uri))
+        database = _connect(uri, storage_options)
+        if not overwrite and _table(database) is not None:
+            raise InputError(f"{uri}: already holds a store; add to it, or ask to overwrite it")
+        folder = _folder(uri)
+        for stale in () if folder is None else folder.glob("index-*"):
+            stale.unlink()
+        table = database.create_table(TABLE, schema=schema, mode="overwrite" if overwrite else "create")
+        return cls(table, uri=str(uri))
+
+    @classmethod
+    def open(cls, uri: str | Path, *, storage_options: Mapping[str, str] | None = None) -> Store:
+        """Open a store that is there.
+
+        Raises:
+            InputError: there is none at ``uri``.
+        """
+        if "://" not in str(uri) and not Path(uri).is_dir():
+            raise InputError(f"{uri}: no such store; make one with: tether index EMBEDDINGS --out {uri}")
+        table = _table(_connect(uri, storage_options))
+        if table is None:
+            raise InputError(f"{uri}: holds no table {TABLE!r}; make one with: tether index EMBEDDINGS --out {uri}")
+        _check_schema(table.schema, where=str(uri))
+        return cls(table, uri=str(uri))
+
+    def __len__(self) -> int:
+        """Rows in the newest version."""
+        self._table.checkout_latest()
+        return self._table.count_rows()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the table."""
+        return self._table.schema
+
+    @property
+    def digest(self) -> str:
+        """Digest of the model that made the vectors, or the empty string."""
+        return (self.schema.metadata or {}).get(DIGEST, b"").decode()
+
+    @property
+    def model(self) -> str:
+        """Name under which that model was loaded, or the empty string."""
+        return (self.schema.metadata or {}).get(MODEL, b"").decode()
+
+    @property
+    def version(self) -> int:
+        """Number of the newest version; rises with every write."""
+        self._table.checkout_latest()
+        return self._table.version
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows with new keys; when this returns they survive the end of the process.
+
+        Args:
+            rows: ``key``, ``embedding`` and any of the store's other columns; absent ones become null.
+
+        Raises:
+            InputError: a key is already there or comes twice, a vector is not finite or zero, a column is unknown or
+                of the wrong type.
+        """
+        rows = self._conform(rows)
+        if rows.num_rows == 0:
+            return
+        keys, vectors = self._checked(rows)
+        known = self._positions()
+        present = [key for key in keys if key in known]
+        if present:
+            raise InputError(f"{self.uri}: key {present[0]!r} is already there ({len(present)} such); use update")
+        self._table.add(rows)
+        if self._mirror is not None:
+            self._mirror.append(keys, vectors, version=self._table.version)
+        self._remember(keys)
+        self._tidy()
+
+    def update(self, rows: pa.Table) -> None:
+        """Replace columns of rows that are there.
+
+        Args:
+            rows: ``key`` and the columns to replace, in one commit.
+
+        Raises:
+            InputError: a key is not there or comes twice, or as for ``add``.
+        """
+        if rows.num_rows == 0:
+            return
+        if KEY not in rows.column_names:
+            raise InputError(f"{self.uri}: column {KEY!r} is missing")
+        keys = rows.column(KEY).to_pylist()
+        old = self.records(keys)
+        rows = self._conform(
+            pa.table({name: rows[name] if name in rows.column_names else old[name] for name in old.column_names}),
+            unknown=set(rows.column_names) - set(old.column_names),
+        )
+        keys, vectors = self._checked(rows)
+        known = self._positions()
+        gone = np.array([known[key] for key in keys], dtype=np.int64)
+        self._table.merge_insert(KEY).when_matched_update_all().execute(rows)
+        if self._mirror is not None:
+            self._mirror.remove(gone, version=self._table.version)
+            self._mirror.append(keys, vectors, version=self._table.version)
+        self._remember(keys)
+        self._tidy()
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove rows by key.
+
+        Raises:
+            InputError: a key is not there; nothing is removed then.
+        """
+        known = self._positions()
+        missing = [key for key in keys if key not in known]
+        if missing:
+            raise InputError(f"{self.uri}: no row with key {missing[0]!r} ({len(missing)} such)")
+        keys = list(dict.fromkeys(keys))
+        for start in range(0, len(keys), KEYS_PER_DELETE):
+            self._table.delete(_one_of(keys[start : start + KEYS_PER_DELETE]))
+        if not keys:
+            return
+        if self._mirror is not None:
+            gone = np.array([known[key] for key in keys], dtype=np.int64)
+            self._mirror.remove(gone, version=self._table.version)
+        for key in keys:
+            del known[key]
+        self._tidy()
+
+    def search(
+        self,
+        query: Float[np.ndarray, " d"],
+        *,
+        top: int = 10,
+        where: str | None = None,
+        how: How | None = None,
+    ) -> Ranking:
+        """The rows whose vectors are nearest to a query.
+
+        Args:
+            query: vector of any length; only its direction counts.
+            top: how many rows.
+            where: SQL condition on the metadata, e.g. ``"label = 'cat' AND year > 2020"``. It is applied first, and
+                what passes is compared exactly, so a filter never costs recall.
+            how: ``exact`` compares with every row; ``index`` asks the index; None lets the number of rows decide.
+
+        Raises:
+            InputError: the store is empty, the query is not a finite vector of the right length, or the filter is not
+                one that LanceDB understands.
+        """
+        query = np.asarray(query)
+        if query.shape != (self.dim,):
+            raise InputError(f"{self.uri}: expected a query of shape ({self.dim},), got {query.shape}")
+        if top < 1:
+            raise InputError(f"{self.uri}: expected to ask for at least 1 row, got top={top}")
+        if where is not None and ";" in re.sub(r"'(?:[^']|'')*'", "", where):
+            raise InputError(f"filter {where!r}: expected one condition, got ';'")  # LanceDB ignores what follows it
+        query = unit(query[None], where="query")[0]
+        mirror = self.warm()
+        if not mirror.vectors.alive.any():
+            raise InputError(f"{self.uri}: the store holds no rows; add some first")
+        try:
+            return mirror.search(query, top=top, where=where, how=how)
+        except (ValueError, RuntimeError, OSError) as error:
+            if where is None or isinstance(error, InputError):
+                raise
+            raise InputError(f"filter {where!r}: {_plain(error)}; columns: {', '.join(self.schema.names)}") from error
+
+    def warm(self) -> Mirror:
+        """Bring the vectors into memory, as they stand in the newest version."""
+        self._table.checkout_latest()
+        if self._mirror is None or self._mirror.version != self._table.version or self._mirror.worn:
+            self._mirror = Mirror(self._table, dim=self.dim, folder=_folder(self.uri), where=self.uri)
+            self._position = None
+        return self._mirror
+
+    def records(self, keys: Sequence[str], *, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows by key, in the order of the keys.
+
+        Args:
+            keys: of rows in the store.
+            columns: which columns; all when None. ``key`` always comes along.
+
+        Raises:
+            InputError: a key is not there.
+        """
+        self._table.checkout_latest()
+        names = self.schema.names if columns is None else list(dict.fromkeys([KEY, *columns]))
+        parts = [self._table.schema.empty_table().select(names)]
+        for start in range(0, len(keys), KEYS_PER_DELETE):
+            some = keys[start : start + KEYS_PER_DELETE]
+            query = self._table.search().where(_one_of(some)).select(names).limit(len(some))
+            parts.append(query.to_arrow().select(names))
+        found = pa.concat_tables(parts)
+        place = {key: i for i, key in enumerate(found.column(KEY).to_pylist())}
+        missing = [key for key in keys if key not in place]
+        if missing:
+            raise InputError(f"{self.uri}: no row with key {missing[0]!r} ({len(missing)} such)")
+        return found.take(pa.array([place[key] for key in keys], type=pa.int64()))
+
+    def compact(self, *, keep: timedelta = KEEP_VERSIONS) -> None:
+        """Join small files, bring scalar indices up to date, and drop versions older than ``keep``."""
+        self._table.optimize(cleanup_older_than=keep)
+        if self._mirror is not None:
+            self._mirror.forget(version=self._table.version)
+
+    def index_columns(self) -> None:
+        """Give each metadata column that a filter may name a scalar index, so that filters need not read it whole."""
+        from lancedb.index import Bitmap, BTree
+
+        for field in self.schema:
+            if pa.types.is_string(field.type) and field.name != KEY:
+                values = self._table.search().select([field.name]).limit(max(len(self), 1)).to_arrow()[field.name]
+                kind = Bitmap() if len(values.unique()) <= BITMAP_BELOW else BTree()
+            elif field.name == KEY or pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
+                kind = BTree()
+            elif pa.types.is_boolean(field.type):
+                kind = Bitmap()
+            else:
+                continue
+            self._table.create_index(field.name, config=kind, replace=True)
+        if self._mirror is not None:
+            self._mirror.forget(version=self._table.version)
+
+    def _positions(self) -> dict[str, int]:
+        """Key to position in the mirror (or any number, without one), for the newest version."""
+        self._table.checkout_latest()
+        if self._mirror is not None:
+            mirror = self.warm()
+            if self._position is None:
+                alive = mirror.vectors.alive
+                self._position = {key: i for i, key in enumerate(mirror.keys) if alive[i]}
+        elif self._position is None or self._version != self._table.version:
+            found = self._table.search().select([KEY]).limit(max(self._table.count_rows(), 1)).to_arrow()
+            self._position = {key: i for i, key in enumerate(found.column(KEY).to_pylist())}
+        return self._position
+
+    def _remember(self, keys: Sequence[str]) -> None:
+        """Note the positions that rows just written have."""
+        known = self._position
+        assert known is not None
+        start = 0 if self._mirror is None else len(self._mirror.keys) - len(keys)
+        known.update((key, start + i) for i, key in enumerate(keys))
+
+    def _tidy(self) -> None:
+        if self._table.version % COMPACT_EVERY == 0:
+            self.compact()
+        self._version = self._table.version
+
+    def _conform(self, rows: pa.Table, *, unknown: set[str] | None = None) -> pa.Table:
+        """The rows with exactly the store's columns, in its order and types."""
+        unknown = unknown or set(rows.column_names) - set(self.schema.names)
+        if unknown:
+            raise InputError(f"{self.uri}: unknown column {min(unknown)!r}; known: {', '.join(self.schema.names)}")
+        columns = {}
+        for field in self.schema:
+            if field.name not in rows.column_names:
+                if field.name in (KEY, EMBEDDING):
+                    raise InputError(f"{self.uri}: column {field.name!r} is missing")
+                columns[field.name] = pa.nulls(rows.num_rows, field.type)
+                continue
+            column = rows.column(field.name)
+            try:
+                columns[field.name] = column.cast(field.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+                expected = f"{field.type}" if field.name != EMBEDDING else f"vectors of {self.dim} float32"
+                raise InputError(f"{self.uri}: column {field.name!r}: expected {expected}, got {column.type}") from None
+        return pa.table(columns, schema=self.schema)
+
+    def _checked(self, rows: pa.Table) -> tuple[list[str], Float[np.ndarray, "n d"]]:
+        keys = rows.column(KEY).to_pylist()
+        if None in keys:
+            raise InputError(f"{self.uri}: row {keys.index(None)} has no key")
+        if len(set(keys)) < len(keys):
+            seen: set[str] = set()
+            twice = next(key for key in keys if key in seen or seen.add(key))
+            raise InputError(f"{self.uri}: key {twice!r} comes twice")
+        embedding = rows.column(EMBEDDING).combine_chunks()
+        if embedding.null_count or embedding.flatten().null_count:
+            raise InputError(f"{self.uri}: an embedding is null")
+        vectors = embedding.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim)
+        return keys, unit(vectors, where=f"{self.uri}: rows from key {keys[0]!r} on")
+
+
+def _check_schema(schema: pa.Schema, *, where: str) -> None:
+    for name in (KEY, EMBEDDING):
+        if name not in schema.names:
+            raise InputError(f"{where}: column {name!r} is missing; it has: {', '.join(schema.names)}")
+    kind = schema.field(EMBEDDING).type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
+        raise InputError(f"{where}: column {EMBEDDING!r}: expected fixed-size lists of float32, got {kind}")
+    if schema.field(KEY).type != pa.string():
+        raise InputError(f"{where}: column {KEY!r}: expected strings, got {schema.field(KEY).type}")
+
+
+def _connect(uri: str | Path, storage_options: Mapping[str, str] | None) -> Any:
+    import lancedb
+
+    return lancedb.connect(str(uri), storage_options=dict(storage_options) if storage_options else None)
+
+
+def _table(database: Any) -> Any | None:
+    """The store's table, or None where there is none; asking for it beats paging through a cluster's list."""
+    try:
+        return database.open_table(TABLE)
+    except (ValueError, FileNotFoundError) as error:
+        if "not found" in str(error):
+            return None
+        raise
+
+
+def _folder(uri: str | Path) -> Path | None:
+    """Where a local store keeps what can be rebuilt; None for a store on an object store or a cluster."""
+    return None if "://" in str(uri) else Path(uri) / "rebuildable"
+
+
+def _one_of(keys: Sequence[str]) -> str:
+    """SQL condition: the key is one of these."""
+    quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys)
+    return f"{KEY} IN ({quoted})"
+
+
+def _plain(error: Exception) -> str:
+    """LanceDB's message without the place in its own source."""
+    return re.sub(r",?\s*/\S+\.rs:\d+:\d+", "", str(error)).strip().removeprefix("Invalid input, ")
