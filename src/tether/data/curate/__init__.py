@@ -1,0 +1,1 @@
+"""Which pairs of a pool are kept."""

@@ -1,0 +1,186 @@
+"""Which metadata entries stand in a caption: MetaCLIP's sub-string rule, for one text or whole columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int
+
+from tether.core.errors import InputError
+from tether.data.curate.ngrams import NgramTree
+from tether.data.curate.spacing import spaced
+
+Texts = Sequence[str | None] | pa.Array | pa.ChunkedArray
+Backend = Literal["auto", "ngram", "ahocorasick", "naive"]
+_CHUNK = 16_384  # captions handled at once: large enough for arrays to pay, small enough to stay in the cache
+
+
+class _Matches(Protocol):
+    def match(self, text: str) -> list[int]: ...
+
+
+class _Naive:
+    """The rule as it is written: one sub-string test for each entry. It is what the others are checked against."""
+
+    def __init__(self, entries: Sequence[str]) -> None:
+        self._entries = [f" {entry} " for entry in entries]
+
+    def match(self, text: str) -> list[int]:
+        text = spaced(text)
+        return [index for index, entry in enumerate(self._entries) if entry in text]
+
+
+class _Automaton:
+    """An Aho-Corasick automaton over characters; it needs no blanks around entries, only the library."""
+
+    def __init__(self, entries: Sequence[str]) -> None:
+        import ahocorasick
+
+        self._automaton = ahocorasick.Automaton()
+        for index, entry in enumerate(entries):
+            self._automaton.add_word(f" {entry} ", index)
+        self._automaton.make_automaton()
+
+    def match(self, text: str) -> list[int]:
+        return sorted({index for _, index in self._automaton.iter(spaced(text))})
+
+
+def checked_entries(entries: Sequence[str], *, on_duplicate: Literal["raise", "first"] = "raise") -> list[str]:
+    """The entries as a list, refused when there is none, one is empty or not a text, or one stands twice.
+
+    Raises:
+        InputError: names the position and the entry.
+        TypeError: an entry that is not a str.
+    """
+    if isinstance(entries, str):
+        raise TypeError("entries: expected a sequence of texts, got one str")
+    listed = list(entries)
+    if not listed:
+        raise InputError("entries: the metadata is empty; at least one entry is needed")
+    first: dict[str, int] = {}
+    for index, entry in enumerate(listed):
+        if not isinstance(entry, str):
+            raise TypeError(f"entries[{index}]: expected str, got {type(entry).__name__}")
+        if not entry:
+            raise InputError(f"entries[{index}]: an entry must not be empty")
+        if first.setdefault(entry, index) != index and on_duplicate == "raise":
+            raise InputError(f"entries[{index}]: {entry!r} already stands at {first[entry]} (on_duplicate='first')")
+    return listed
+
+
+class SubstringMatcher:
+    """Finds the metadata entries that a caption contains.
+
+    Entry j belongs to a caption when ``" " + entry + " "`` is a sub-string of the spaced caption
+    (``spacing.spaced``). Blanks are not collapsed and case is not folded, so ``hot dog`` is not found in
+    ``hot  dog`` or ``hot-dog``, and an entry that holds one of ``,.;:?!``` next to a letter (``St. Louis``) is never
+    found. Normalise entries and captions alike (Unicode NFC) or not at all.
+
+    Source: arXiv 2309.16671 section 3.2 and its released code. All backends give the same matches.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[str],
+        *,
+        wrap: Literal["metaclip"] = "metaclip",
+        backend: Backend = "auto",
+        on_duplicate: Literal["raise", "first"] = "raise",
+    ) -> None:
+        """Build the matcher.
+
+        Args:
+            entries: n distinct, non-empty texts; matches are positions in it.
+            wrap: what is put around an entry; ``metaclip`` is one blank on both sides.
+            backend: ``ngram`` looks words up (whole columns at once), ``ahocorasick`` runs pyahocorasick over
+                characters, ``naive`` tests every entry; ``auto`` is ``ngram``, the fastest at every size measured.
+            on_duplicate: ``first`` lets a repeated entry stand; its later positions then never match.
+
+        Raises:
+            InputError: no entries, or an empty or repeated one.
+            TypeError: an entry that is not a str.
+        """
+        if wrap != "metaclip":
+            raise InputError(f"wrap: expected 'metaclip', got {wrap!r}")
+        self.entries = checked_entries(entries, on_duplicate=on_duplicate)
+        self.wrap = wrap
+        self.backend: Backend = "ngram" if backend == "auto" else backend
+        first: dict[str, int] = {}
+        for index, entry in enumerate(self.entries):
+            first.setdefault(entry, index)
+        self._ids = np.fromiter(first.values(), np.int64, len(first))
+        backends: dict[str, type[_Naive] | type[_Automaton] | type[NgramTree]] = {
+            "ngram": NgramTree,
+            "ahocorasick": _Automaton,
+            "naive": _Naive,
+        }
+        if self.backend not in backends:
+            raise InputError(f"backend: expected auto, {', '.join(backends)}, got {backend!r}")
+        self._finder: _Matches = backends[self.backend](list(first))
+
+    def match(self, text: str | None) -> list[int]:
+        """Positions of the entries in one caption, ascending; None has none.
+
+        Raises:
+            TypeError: a caption that is neither a str nor None.
+        """
+        if text is None:
+            return []
+        if not isinstance(text, str):
+            raise TypeError(f"caption: expected str or None, got {type(text).__name__}")
+        return [int(self._ids[index]) for index in self._finder.match(text)]
+
+    def match_many(self, texts: Texts) -> tuple[Int[np.ndarray, " n+1"], Int[np.ndarray, " m"]]:
+        """Matches of many captions as compressed rows: caption i has ``ids[indptr[i]:indptr[i + 1]]``, ascending.
+
+        Args:
+            texts: n captions or None, as a sequence or an Arrow string column (not copied).
+
+        Returns:
+            int64 (n + 1,) row pointers and int64 (m,) entry positions.
+
+        Raises:
+            TypeError: a caption that is neither a str nor None, with its position.
+        """
+        counts, ids = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
+        for chunk in _chunks(texts):
+            rows, found = self._match_chunk(chunk)
+            counts.append(np.bincount(rows, minlength=len(chunk)))
+            ids.append(self._ids[found])
+        return np.cumsum(np.concatenate(counts)), np.concatenate(ids)
+
+    def _match_chunk(self, chunk: pa.StringArray | list[str | None]) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(self._finder, NgramTree) and isinstance(chunk, pa.Array):
+            return self._finder.match_column(chunk)
+        listed = chunk.to_pylist() if isinstance(chunk, pa.Array) else chunk
+        found = [[] if text is None else self._finder.match(text) for text in listed]
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        flat = np.fromiter((index for row in found for index in row), np.int64, int(lengths.sum()))
+        return np.repeat(np.arange(len(found)), lengths), flat
+
+
+def _chunks(texts: Texts) -> Iterator[pa.StringArray | list[str | None]]:
+    """Columns of at most ``_CHUNK`` captions; a list where Arrow cannot hold one (a lone surrogate is not UTF-8)."""
+    if isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        whole = texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([texts])
+        if not (pa.types.is_string(whole.type) or pa.types.is_large_string(whole.type) or pa.types.is_null(whole.type)):
+            raise TypeError(f"captions: expected a column of strings, got {whole.type}")
+        for column in whole.chunks:
+            for start in range(0, len(column), _CHUNK):
+                yield column.slice(start, _CHUNK).cast(pa.string())
+        return
+    if isinstance(texts, str):
+        raise TypeError("captions: expected a sequence of texts, got one str")
+    for start in range(0, len(texts), _CHUNK):
+        listed = list(texts[start : start + _CHUNK])
+        for kind in set(map(type, listed)) - {str, type(None)}:
+            if not issubclass(kind, str):
+                place = start + next(index for index, text in enumerate(listed) if type(text) is kind)
+                raise TypeError(f"captions[{place}]: expected str or None, got {kind.__name__}")
+        try:
+            yield pa.array(listed, pa.string())
+        except UnicodeEncodeError:
+            yield listed
