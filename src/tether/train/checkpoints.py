@@ -124,10 +124,8 @@ def _decode(value: Any) -> Any:
     if isinstance(value, dict) and "__map__" in value:
         return {_decode(key): _decode(item) for key, item in value["__map__"]}
     if isinstance(value, dict):
-        dtype, shape, raw = value["__tensor__"]
-        data = bytearray(base64.b64decode(raw))
-        flat = (
-            torch.frombuffer(data, dtype=getattr(torch, dtype)) if data else torch.empty(0, dtype=getattr(torch, dtype))
-        )
+        name, shape, raw = value["__tensor__"]
+        dtype, data = getattr(torch, name), bytearray(base64.b64decode(raw))
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         return flat.reshape(shape).clone()
     return value

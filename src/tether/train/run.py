@@ -92,7 +92,7 @@ def train(
 
     Args:
         config: everything that decides the trajectory.
-        folder: gets config.yaml, metrics.jsonl, checkpoints/, and at the end model.json, model.safetensors, summary.json.
+        folder: gets config.yaml, metrics.jsonl and checkpoints/; at the end the model and summary.json.
         resume: go on from the folder's newest checkpoint (from step 0 if there is none yet).
         evaluate: measures a model; called every ``config.evaluate.every`` steps and at the end.
         on_record: gets each log record (main process only).

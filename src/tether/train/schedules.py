@@ -54,7 +54,7 @@ class Trapezoid(Schedule):
     """1, then a straight line to ``floor`` over the last ``decay`` share (warm-up, stable, decay)."""
 
     def __init__(self, *, warmup: int = 0, decay: float = 0.2, floor: float = 0.0) -> None:
-        """Args: warmup: steps until the full rate. decay: share of the run that falls, in (0, 1]. floor: last factor."""
+        """Args: warmup: steps to the full rate. decay: last share of the run, in (0, 1]. floor: last factor."""
         super().__init__(warmup=warmup)
         if not 0 < decay <= 1:
             raise InputError(f"decay: expected a share in (0, 1], got {decay}")
