@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from functools import cache
 from io import BytesIO
@@ -176,8 +177,7 @@ def _jpeg_decoder():
     for library in sorted(folder.glob("image*.so")) + sorted(folder.glob("image*.pyd")):
         torch.ops.load_library(str(library))
         return torch.ops.image.decode_jpeg
-    import torchvision.io  # noqa: F401 - registers the operator
-
+    importlib.import_module("torchvision.io")  # registers the operator
     return torch.ops.image.decode_jpeg
 
 
@@ -190,9 +190,9 @@ def _from_array(pixels: np.ndarray, *, name: str) -> Tensor:
         or (len(shape) == 3 and shape[2] not in (1, 3, 4))
     ):
         raise InputError(f"{_named(name)}: expected uint8 pixels (h, w, 3), got {pixels.dtype} {shape}")
-    if len(shape) == 2 or shape[2] == 1:
+    if channels == 1:
         pixels = np.broadcast_to(pixels.reshape(shape[0], shape[1], 1), (shape[0], shape[1], 3))
-    elif shape[2] == 4:
+    elif channels == 4:
         pixels = _over_white(pixels)
     if not pixels.flags.writeable:
         pixels = pixels.copy()  # torch shares the memory and would let the owner's pixels be written
@@ -236,12 +236,11 @@ def _rgb(image: PillowImage.Image, *, name: str) -> np.ndarray:
 
 
 def _grey(values: np.ndarray, *, name: str) -> np.ndarray:
-    """Grey values of more than 8 bits to uint8: integers are 16-bit, floats are 0 to 1 or 0 to 255."""
-    values = values.astype(np.float64)
+    """Grey values of more than 8 bits to uint8: integers are on the scale 0 to 65,535, floats on 0 to 1."""
+    top = 1 if values.dtype.kind == "f" else 65535
     low, high = values.min(), values.max()
-    top = 65535.0
-    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > top:
-        raise InputError(f"{_named(name)}: grey values from {low} to {high}; expected 0 to {top:.0f}")
+    if not (low >= 0 and high <= top):  # also refuses NaN
+        raise InputError(f"{_named(name)}: grey values from {low} to {high}; expected 0 to {top}")
     return np.round(values * (255 / top)).astype(np.uint8)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import re
+from glob import has_magic
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -13,9 +13,7 @@ from tether.core.errors import InputError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_PICTURES = frozenset(
-    [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm"]
-)
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -70,15 +68,16 @@ def _local(pattern: str, ending: tuple[str, ...]) -> list[str]:
         return [str(path)]
     if path.is_dir():
         return [str(each) for each in path.rglob("*") if each.is_file() and each.name.lower().endswith(ending)]
-    if not glob.has_magic(pattern):
+    if not has_magic(pattern):
         raise InputError(f"{pattern}: no such file or folder")
-    return [each for each in glob.glob(str(path), recursive=True) if Path(each).is_file()]
+    anchor = Path(path.anchor)
+    return [str(each) for each in anchor.glob(str(path.relative_to(anchor))) if each.is_file()]
 
 
 def _remote(url: str, ending: tuple[str, ...]) -> list[str]:
     system, path = filesystem(url)
     try:
-        if glob.has_magic(path):
+        if has_magic(path):
             return [system.unstrip_protocol(each) for each in system.glob(path)]
         if system.isdir(path):
             return [system.unstrip_protocol(each) for each in system.find(path) if each.lower().endswith(ending)]
@@ -146,7 +145,7 @@ def fingerprint(paths: list[str], *, settings: str = "") -> str:
 
 def is_picture(name: str) -> bool:
     """Whether a file's name ends like a picture's."""
-    return name.lower().endswith(tuple(_PICTURES))
+    return name.lower().endswith(_PICTURES)
 
 
 def is_folder(path: str) -> str | None:
@@ -159,7 +158,7 @@ def is_folder(path: str) -> str | None:
     else:
         folder = Path(path).expanduser()
         if not folder.is_dir():
-            return "images" if is_picture(path) and (glob.has_magic(path) or folder.is_file()) else None
+            return "images" if is_picture(path) and (has_magic(path) or folder.is_file()) else None
         names = [each.name for each in folder.iterdir()]
     if "state.json" in names or "dataset_dict.json" in names:
         return "hf"

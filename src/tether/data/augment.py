@@ -1,0 +1,163 @@
+"""Small changes of raw pixels, a whole batch at a time; what happens to a row depends on its 64 random bits alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from torch import Tensor
+
+from tether.core.draw import hash_int
+from tether.core.errors import InputError
+from tether.core.spec import build
+from tether.data.assemble import Augment
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to grey
+
+
+def uniforms(draws: np.ndarray, *, count: int, salt: str) -> np.ndarray:
+    """(b, count) float64 in [0, 1) from (b,) uint64 bits; another salt gives independent numbers.
+
+    The mixing function is splitmix64 (Steele, Lea, Flood 2014), whose outputs for consecutive states are independent.
+    """
+    with np.errstate(over="ignore"):
+        step = np.uint64(0x9E3779B97F4A7C15)
+        state = (draws ^ np.uint64(hash_int(salt)))[:, None] + step * np.arange(1, count + 1, dtype=np.uint64)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return (state >> np.uint64(11)) * 2.0**-53
+
+
+class ShiftScale:
+    """Moves and zooms every picture a little; what comes in from outside repeats the border.
+
+    Zoom factors are taken from a fixed ladder, so that rows with equal factors are resized in one call.
+    """
+
+    def __init__(self, *, shift: float = 0.08, scale: float = 0.15, levels: int = 5) -> None:
+        """Set the ranges.
+
+        Args:
+            shift: largest move up, down, left or right, as a share of the height or width, 0 to 0.5.
+            scale: the window that fills the picture is 1 - scale to 1 + scale times the picture, 0 to 0.9.
+            levels: how many zoom factors, evenly spaced, at least 1 (1: no zoom).
+        """
+        _between(shift, 0, 0.5, key="shift")
+        _between(scale, 0, 0.9, key="scale")
+        _between(levels, 1, 100, key="levels")
+        self._shift = shift
+        self._factors = np.linspace(1 - scale, 1 + scale, levels) if levels > 1 and scale else np.ones(1)
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """Move and zoom each row by its draw."""
+        height, width = pixels.shape[2:]
+        chance = uniforms(draws, count=3, salt="shift_scale")
+        level = (chance[:, 0] * len(self._factors)).astype(np.int64)
+        sides = np.stack([np.maximum(1, np.round(self._factors * side)) for side in (height, width)]).astype(np.int64)
+        margin = [
+            ceil(side * self._shift + max(0, int(sides[i].max()) - side) / 2) + 1
+            for i, side in enumerate((height, width))
+        ]
+        padded = _repeat_border(pixels, *margin)
+        moves = self._shift * (2 * chance[:, 1:] - 1)
+        free = np.stack([np.array([height, width])[i] - sides[i][level] for i in range(2)], axis=1)
+        corner = np.round(margin + free / 2 + moves * (height, width)).astype(np.int64)
+        out = torch.empty_like(pixels, memory_format=torch.contiguous_format)
+        for number in range(len(self._factors)):
+            members = np.flatnonzero(level == number)
+            if not len(members):
+                continue
+            rows, columns = (int(side) for side in sides[:, number])
+            cut = torch.stack(
+                [
+                    padded[i, :, y : y + rows, x : x + columns]
+                    for i, (y, x) in zip(members, corner[members], strict=True)
+                ]
+            )
+            if (rows, columns) != (height, width):
+                cut = F.interpolate(cut, (height, width), mode="bilinear", antialias=True)
+            out[torch.from_numpy(members)] = cut
+        return out
+
+
+class Flip:
+    """Mirrors a picture left to right; wrong for lettering and for words like "left"."""
+
+    def __init__(self, *, chance: float = 0.5) -> None:
+        """Set the share of rows that are mirrored, 0 to 1."""
+        _between(chance, 0, 1, key="chance")
+        self._chance = chance
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """Mirror the rows whose draw says so."""
+        chosen = torch.from_numpy(uniforms(draws, count=1, salt="flip")[:, 0] < self._chance)
+        out = pixels.clone()
+        out[chosen] = pixels[chosen].flip(3)
+        return out
+
+
+class Colour:
+    """Changes brightness, contrast and saturation, each by a factor of 1 - x to 1 + x."""
+
+    def __init__(self, *, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2) -> None:
+        """Set the three ranges, 0 to 1 each; contrast acts about the picture's mean, saturation about its grey."""
+        for key, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+            _between(value, 0, 1, key=key)
+        self._ranges = np.array([brightness, contrast, saturation])
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """Change each row by its draw."""
+        factors = 1 + self._ranges * (2 * uniforms(draws, count=3, salt="colour") - 1)
+        brightness, contrast, saturation = (torch.from_numpy(f).float().view(-1, 1, 1, 1) for f in factors.T)
+        values = pixels.float()
+        luma = values.new_tensor(_LUMA).view(3, 1, 1)
+        grey = (values * luma).sum(1, keepdim=True)
+        mean = grey.mean((2, 3), keepdim=True)
+        # All three are linear: colour + its grey + a constant, so the pixels are passed over once.
+        values.mul_(brightness * contrast * saturation)
+        values.add_(grey.mul_(brightness * contrast * (1 - saturation)).add_(brightness * (1 - contrast) * mean))
+        return values.clamp_(0, 255).round_().to(torch.uint8)
+
+
+class Chain:
+    """Several changes, one after another."""
+
+    def __init__(self, *, parts: Sequence[str | Mapping[str, Any]] = ("shift_scale", "colour")) -> None:
+        """Name the parts, each as a word or a mapping with ``name`` and its settings."""
+        self._parts: list[Augment] = [
+            build(part, AUGMENTATIONS, where=f"augment: parts[{i}]") for i, part in enumerate(parts)
+        ]
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """Apply all parts in order."""
+        for part in self._parts:
+            pixels = part(pixels, draws=draws)
+        return pixels
+
+
+AUGMENTATIONS: dict[str, type[Augment]] = {"shift_scale": ShiftScale, "flip": Flip, "colour": Colour, "chain": Chain}
+"""Every change of pictures by name."""
+
+
+def _repeat_border(pixels: Tensor, rows: int, columns: int) -> Tensor:
+    """The pictures in a larger frame of their own border; torch's replicate padding does not take bytes."""
+    height, width = pixels.shape[2:]
+    out = pixels.new_empty(*pixels.shape[:2], height + 2 * rows, width + 2 * columns)
+    middle = out[:, :, rows : rows + height]
+    middle[..., columns : columns + width] = pixels
+    middle[..., :columns] = pixels[..., :1]
+    middle[..., columns + width :] = pixels[..., -1:]
+    out[:, :, :rows] = middle[:, :, :1]
+    out[:, :, rows + height :] = middle[:, :, -1:]
+    return out
+
+
+def _between(value: float, low: float, high: float, *, key: str) -> None:
+    if not low <= value <= high:
+        raise InputError(f"augment: {key}: expected {low} to {high}, got {value!r}")
