@@ -1,0 +1,97 @@
+"""``tether eval``: how good is a model on a source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A run or model folder, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
+    ],
+    source: Annotated[
+        str, typer.Argument(help="A data set by name (emoji:split=test), a folder or file, hf:OWNER/NAME.")
+    ],
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(help="retrieval, zero_shot, geometry or clip_score; repeat it for several (default: all)."),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Column that holds the class (default: 'label' if there).")] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="Prompt with {} for the class name; repeat it for several.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Look at this many rows only.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 256,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 leaves them out.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1...")] = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode pictures.")] = 2,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
+    ] = False,
+) -> None:
+    """Measure a model on a source: retrieval, zero-shot, geometry, CLIPScore."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from tether import load
+    from tether.core.files import write_json
+    from tether.data import open_source
+    from tether.evaluate import evaluate
+    from tether.evaluate.suite import MEASURES
+
+    rows = open_source(source, where="SOURCE")
+    encoder = load(model, device=device, random_weights=random_weights)
+    sizes = [block.rows for block in rows.blocks()]
+    total = None if any(size is None for size in sizes) else sum(size for size in sizes if size is not None)
+    total = limit if total is None else min(total, limit or total)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("embedding", total=total)
+        result = evaluate(
+            encoder,
+            rows,
+            measures=tuple(measure) if measure else MEASURES,  # pyrefly: ignore - words are checked inside
+            label=label,
+            templates=template,
+            batch_size=batch_size,
+            limit=limit,
+            bootstrap=bootstrap,
+            seed=seed,
+            workers=workers,
+            strict=strict,
+            on_progress=lambda done, _: bar.update(task, completed=done),
+        )
+    _show(result, title=f"{model} on {source}")
+    if json is not None:
+        write_json(json, {"model": model, "source": source, "version": rows.version, "limit": limit} | result)
+        typer.echo(f"wrote {json}")
+
+
+def _show(result: dict[str, float], *, title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from tether.evaluate.words import SECTIONS, describe, interval_of, shown
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    if any(key.endswith("_low") for key in result):
+        table.add_column("95 % interval", justify="right", style="dim")
+    for prefixes in SECTIONS.values():
+        keys = [key for key in result if key.startswith(prefixes) and not key.endswith(("_low", "_high"))]
+        for key in keys:
+            table.add_row(*[describe(key), shown(key, result[key]), interval_of(key, result)][: len(table.columns)])
+        if keys:
+            table.add_section()
+    Console().print(table)
+    Console().print(
+        f"{result['images']:,.0f} pictures, {result['texts']:,.0f} texts, {result['seconds']:.1f} s", style="dim"
+    )

@@ -1,0 +1,49 @@
+"""How far a mean could be off because of which rows were drawn: percentile bootstrap over whole images."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from tether.core.errors import InputError
+
+_MOST_DRAWS = 200_000_000  # above this many drawn rows the number of resamples is lowered, down to _LEAST
+_LEAST = 100
+
+
+def interval(
+    sums: Float[np.ndarray, "n c"],
+    *,
+    counts: Float[np.ndarray, "n c"],
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Float[np.ndarray, "c 2"]:
+    """Lower and upper bound of ``sum(sums) / sum(counts)`` for each column, the clusters being resampled whole.
+
+    An image's captions stand or fall together, so the image is what is drawn again.
+
+    Args:
+        sums: (n, c) what each image adds to each numerator.
+        counts: (n, c) what it adds to each denominator.
+        resamples: how often to draw n images with replacement.
+        level: of confidence, two-sided.
+        seed: of the draws.
+
+    Raises:
+        InputError: no image, unequal shapes, or a level outside (0, 1).
+    """
+    if sums.ndim != 2 or sums.shape != counts.shape or not len(sums):
+        raise InputError(f"bootstrap: expected equal (n, c) arrays with n > 0, got {sums.shape} and {counts.shape}")
+    if not 0 < level < 1 or resamples < 1:
+        raise InputError(f"bootstrap: expected 0 < level < 1 and resamples >= 1, got {level} and {resamples}")
+    n = len(sums)
+    resamples = min(resamples, max(_LEAST, _MOST_DRAWS // n))
+    rng = np.random.default_rng(seed)
+    means = np.empty((resamples, sums.shape[1]))
+    for row in range(resamples):
+        weight = np.bincount(rng.integers(0, n, n), minlength=n)
+        total = weight @ counts
+        means[row] = np.divide(weight @ sums, total, out=np.full(len(total), np.nan), where=total > 0)
+    tail = (1 - level) / 2
+    return np.nanquantile(means, [tail, 1 - tail], axis=0).T

@@ -1,0 +1,139 @@
+"""A source seen through a model: the embeddings, captions and labels that every measure and picture is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder, Source
+from tether.core.types import Row
+from tether.data.loader import ordered
+from tether.models.embed import encode_images, encode_texts
+
+LABEL = "label"
+"""The column that holds a row's class when none is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Every row of a source with its embeddings, as the model gives them (not normalised), on the CPU.
+
+    Attributes:
+        keys: of the n rows.
+        captions: the m texts, those of the first row first.
+        labels: (n,) class of each row as text, or empty when the rows have none.
+        image: (n, d) embeddings.
+        text: (m, d) embeddings.
+        text_to_image: (m,) row of the image that each text belongs to.
+        thumbnails: (n, 3, s, s) uint8, or None when none were asked for.
+    """
+
+    keys: tuple[str, ...]
+    captions: tuple[str, ...]
+    labels: tuple[str, ...]
+    image: Float[Tensor, "n d"]
+    text: Float[Tensor, "m d"]
+    text_to_image: Int[Tensor, " m"]
+    thumbnails: UInt8[Tensor, "n 3 s s"] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The distinct labels, sorted; numbers by value."""
+        return tuple(
+            sorted(set(self.labels), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+        )
+
+
+def embed_source(
+    model: DualEncoder,
+    source: Source,
+    *,
+    batch_size: int = 256,
+    limit: int | None = None,
+    label: str | None = None,
+    thumbnail: int | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    workers: int = 0,
+    strict: bool = False,
+    on_progress: Callable[[int, int | None], None] | None = None,
+) -> Embedded:
+    """Embed every good row of a source once, in order.
+
+    Args:
+        model: any model that ``tether.load`` gives.
+        source: any source that ``data.open_source`` gives.
+        batch_size: rows in one forward.
+        limit: stop after this many rows.
+        label: column of the class; None takes ``label`` where rows have it.
+        thumbnail: side in pixels of the small pictures to keep, or None.
+        precision: ``bfloat16`` runs under autocast.
+        workers: threads that decode pictures.
+        strict: stop at the first bad row instead of skipping it.
+        on_progress: called with (pictures done, None).
+
+    Raises:
+        InputError: no good row, an embedding that is not finite, or a named label column that a row lacks.
+    """
+    rows: list[Row] = []
+    small: list[Tensor] = []
+
+    def pixels() -> Iterator[Tensor]:
+        for some, pictures in ordered(
+            source,
+            image_spec=model.image_spec,
+            batch_size=batch_size,
+            workers=workers,
+            strict=strict,
+            limit=limit,
+        ):
+            rows.extend(some)
+            if thumbnail is not None:
+                small.append(shrink(pictures, side=thumbnail))
+            yield pictures
+
+    try:
+        image = encode_images(model, pixels(), precision=precision, on_progress=on_progress)
+        captions = [text for row in rows for text in row.texts]
+        text = encode_texts(model, captions, batch_size=batch_size, precision=precision)
+    except InputError as error:
+        prefix = f"{source.name}: "
+        raise InputError(str(error) if str(error).startswith(prefix) else prefix + str(error)) from error
+    owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.texts) for row in rows]))
+    return Embedded(
+        keys=tuple(row.key for row in rows),
+        captions=tuple(captions),
+        labels=_labels(rows, column=label, where=source.name),
+        image=image,
+        text=text,
+        text_to_image=owner,
+        thumbnails=torch.cat(small) if small else None,
+    )
+
+
+def shrink(pixels: UInt8[Tensor, "b 3 h w"], *, side: int) -> UInt8[Tensor, "b 3 s s"]:
+    """Pictures at ``side`` pixels squared, antialiased; smaller ones keep the square they have."""
+    if pixels.shape[-2] == pixels.shape[-1] <= side:
+        return pixels
+    resized = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _labels(rows: list[Row], *, column: str | None, where: str) -> tuple[str, ...]:
+    name = column or LABEL
+    without = [row for row in rows if row.meta.get(name) is None]
+    if len(without) == len(rows) and column is None:
+        return ()
+    if without:
+        known = ", ".join(sorted(map(str, without[0].meta))) or "none"
+        raise InputError(
+            f"{where}: {len(without)} of {len(rows)} rows have no {name!r}, the first is {without[0].key!r}; "
+            f"its columns: {known}"
+        )
+    return tuple(str(row.meta[name]) for row in rows)

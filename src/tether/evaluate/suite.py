@@ -1,0 +1,204 @@
+"""All measures of one model on one source."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder, Source
+from tether.evaluate.bootstrap import interval
+from tether.evaluate.clip_score import PREFIX, clip_score
+from tether.evaluate.embeddings import Embedded, embed_source
+from tether.evaluate.geometry import alignment, effective_rank, modality_gap, uniformity
+from tether.evaluate.retrieval import ranks
+from tether.evaluate.zero_shot import logits, zero_shot
+from tether.models.embed import encode_texts
+
+Measure = Literal["retrieval", "zero_shot", "geometry", "clip_score"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+UNIFORMITY_ROWS = 10_000
+"""Uniformity looks at all pairs of at most this many evenly spaced rows."""
+
+
+def evaluate(
+    model: DualEncoder,
+    source: Source,
+    *,
+    measures: Sequence[Measure] = MEASURES,
+    k: Sequence[int] = (1, 5, 10),
+    label: str | None = None,
+    templates: Sequence[str] | None = None,
+    batch_size: int = 256,
+    limit: int | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    workers: int = 0,
+    strict: bool = False,
+    on_progress: Callable[[int, int | None], None] | None = None,
+) -> dict[str, float]:
+    """Measure a model on a source; what the rows do not allow is left out.
+
+    Retrieval, geometry and CLIPScore need captions; zero-shot needs a label for each row. Keys:
+
+    * ``images``, ``texts``, ``seconds`` (all of it, reading included);
+    * ``text_to_image_r1`` ... ``image_to_text_r10``, ``..._mean_rank``, ``..._median_rank``: see ``recall_at_k``;
+    * ``zero_shot_top1``, ``zero_shot_top5``, ``zero_shot_mean_per_class``, ``classes``;
+    * ``gap_distance``, ``gap_squared``, ``gap_mean_squared``, ``alignment``, ``uniformity_image``,
+      ``uniformity_text``, ``effective_rank_image``, ``effective_rank_text``, all of unit embeddings;
+    * ``clip_score``: mean over pairs;
+    * with ``bootstrap``, ``<key>_low`` and ``<key>_high`` for every one that is a mean over rows.
+
+    Args:
+        model: any model that ``tether.load`` gives.
+        source: any source that ``data.open_source`` gives.
+        measures: which to take.
+        k: depths of the recalls.
+        label: column of the class; None takes ``label`` where rows have it.
+        templates: prompts with ``{}`` for the class name; None takes the default of ``tasks.classify``.
+        batch_size: rows in one forward.
+        limit: look at this many rows, from the first.
+        bootstrap: resamples for 95 % intervals; 0 makes none.
+        seed: of the resamples.
+        precision: ``bfloat16`` runs the towers under autocast.
+        workers: threads that decode pictures.
+        strict: stop at the first bad row instead of skipping it.
+        on_progress: called with (pictures done, None).
+
+    Raises:
+        InputError: an unknown measure, an empty source, an embedding that is not finite, rows with neither captions
+            nor labels.
+    """
+    start = time.perf_counter()
+    if unknown := [name for name in measures if name not in MEASURES]:
+        raise InputError(f"measures: unknown {', '.join(map(repr, unknown))}; known: {', '.join(MEASURES)}")
+    seen = embed_source(
+        model,
+        source,
+        batch_size=batch_size,
+        limit=limit,
+        label=label,
+        precision=precision,
+        workers=workers,
+        strict=strict,
+        on_progress=on_progress,
+    )
+    if not seen.captions and not seen.labels:
+        raise InputError(
+            f"{source.name}: rows have neither captions nor a label column, so there is nothing to measure"
+        )
+    result = measure(
+        model, seen, measures=measures, k=k, templates=templates, batch_size=batch_size, bootstrap=bootstrap, seed=seed
+    )
+    return result | {"seconds": time.perf_counter() - start}
+
+
+def measure(
+    model: DualEncoder,
+    seen: Embedded,
+    *,
+    measures: Sequence[Measure] = MEASURES,
+    k: Sequence[int] = (1, 5, 10),
+    templates: Sequence[str] | None = None,
+    batch_size: int = 256,
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """What ``evaluate`` gives, without ``seconds``, from embeddings that are there already."""
+    image, text, owner = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1), seen.text_to_image
+    result: dict[str, float] = {"images": float(len(image)), "texts": float(len(text))}
+    means = _Means(len(image))
+    if len(text) and "retrieval" in measures:
+        found = ranks(image, text, text_to_image=owner)
+        result |= found.summary(k=k)
+        asked = found.image_to_text > 0
+        for depth in k:
+            means.add(f"image_to_text_r{depth}", (found.image_to_text <= depth) & asked, asked)
+            means.add_texts(f"text_to_image_r{depth}", found.text_to_image <= depth, owner)
+    if seen.labels and "zero_shot" in measures:
+        classes = seen.classes
+        labels = torch.tensor([classes.index(name) for name in seen.labels])
+        weights = class_rows(model, classes, templates=templates, batch_size=batch_size)
+        found = zero_shot(logits(image, weights=weights), labels=labels)
+        result |= {
+            "zero_shot_top1": found.top1,
+            "zero_shot_top5": found.top5,
+            "zero_shot_mean_per_class": found.mean_per_class,
+            "classes": float(len(classes)),
+        }
+        for depth in (1, 5):
+            means.add(f"zero_shot_top{depth}", found.ranks <= depth, torch.ones_like(found.ranks))
+    if len(text) and "geometry" in measures:
+        result |= _geometry(image, text, owner)
+    if len(text) and "clip_score" in measures:
+        prefixed = encode_texts(model, [PREFIX + caption for caption in seen.captions], batch_size=batch_size)
+        score = clip_score(seen.image[owner], prefixed)
+        result["clip_score"] = score.double().mean().item()
+        means.add_texts("clip_score", score, owner)
+    if bootstrap:
+        result |= means.intervals(resamples=bootstrap, seed=seed)
+    return result
+
+
+def class_rows(
+    model: DualEncoder, classes: Sequence[str], *, templates: Sequence[str] | None, batch_size: int
+) -> Tensor:
+    """(c, d) unit rows of the class names, by the prompts that ``tether classify`` uses."""
+    from tether.tasks.classify.zero_shot import class_weights
+
+    if templates is None:
+        return class_weights(model, classes, batch_size=batch_size)
+    return class_weights(model, classes, templates=templates, batch_size=batch_size)
+
+
+def _geometry(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
+    values = {
+        f"gap_{name}": modality_gap(image, text, variant=name) for name in ("distance", "squared", "mean_squared")
+    }
+    values["alignment"] = alignment(image[owner], text)
+    for side, rows in (("image", image), ("text", text)):
+        if len(rows) > 1:
+            values[f"uniformity_{side}"] = uniformity(_spaced(rows, UNIFORMITY_ROWS))
+        values[f"effective_rank_{side}"] = effective_rank(rows)
+    return {name: value.item() for name, value in values.items()}
+
+
+def _spaced(rows: Tensor, most: int) -> Tensor:
+    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]
+
+
+class _Means:
+    """Numerators and denominators by image, for intervals."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        self.names: list[str] = []
+        self.sums: list[np.ndarray] = []
+        self.counts: list[np.ndarray] = []
+
+    def add(self, name: str, values: Tensor, counts: Tensor) -> None:
+        self.names.append(name)
+        self.sums.append(values.double().numpy())
+        self.counts.append(counts.double().numpy())
+
+    def add_texts(self, name: str, values: Tensor, owner: Tensor) -> None:
+        zeros = torch.zeros(self.images, dtype=torch.float64)
+        values = values.double()
+        self.add(name, zeros.index_add(0, owner, values), zeros.index_add(0, owner, torch.ones_like(values)))
+
+    def intervals(self, *, resamples: int, seed: int) -> dict[str, float]:
+        if not self.names:
+            return {}
+        bounds = interval(np.stack(self.sums, 1), counts=np.stack(self.counts, 1), resamples=resamples, seed=seed)
+        return {
+            f"{name}_{side}": float(bounds[row, column])
+            for row, name in enumerate(self.names)
+            for column, side in enumerate(("low", "high"))
+        }

@@ -1,0 +1,57 @@
+"""What each key of a result is called and how its value is written; shared by the command line and the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Text to image": ("text_to_image_",),
+    "Image to text": ("image_to_text_",),
+    "Zero-shot": ("zero_shot_", "classes"),
+    "Geometry": ("gap_", "alignment", "uniformity_", "effective_rank_"),
+    "CLIPScore": ("clip_score",),
+}
+"""Section to the prefixes of its keys."""
+
+_WORDS = {
+    "zero_shot_top1": "zero-shot top-1",
+    "zero_shot_top5": "zero-shot top-5",
+    "zero_shot_mean_per_class": "zero-shot, mean over classes",
+    "classes": "classes",
+    "gap_distance": "modality gap (distance of the centres)",
+    "gap_squared": "modality gap, squared",
+    "gap_mean_squared": "modality gap, mean squared",
+    "alignment": "alignment (lower is better)",
+    "uniformity_image": "uniformity of images (lower is better)",
+    "uniformity_text": "uniformity of texts (lower is better)",
+    "effective_rank_image": "effective rank of images",
+    "effective_rank_text": "effective rank of texts",
+    "clip_score": "CLIPScore",
+}
+_PERCENT = re.compile(r"(_r\d+|^zero_shot_.*)$")
+
+
+def describe(key: str) -> str:
+    """``text_to_image_r10`` becomes ``text to image R@10``; an unknown key stays readable."""
+    if key in _WORDS:
+        return _WORDS[key]
+    words = key.replace("_", " ")
+    return re.sub(r" r(\d+)$", r" R@\1", words)
+
+
+def shown(key: str, value: float) -> str:
+    """A value with the digits that mean something: per cent for shares, whole numbers for counts."""
+    if _PERCENT.search(key):
+        return f"{100 * value:.1f} %"
+    if key.endswith("_median_rank") or key in ("classes", "images", "texts"):
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def interval_of(key: str, result: Mapping[str, float]) -> str:
+    """``low to high`` when the result holds both, else nothing."""
+    if f"{key}_low" not in result:
+        return ""
+    low, high = (shown(key, result[f"{key}_{side}"]).removesuffix(" %") for side in ("low", "high"))
+    return f"{low} to {high}"
