@@ -125,7 +125,7 @@ class EmojiSet:
             "tones": item.tones,
             "gender": item.gender,
         }
-        return Row(item.code, self.pixels[index], self.captions[index], meta)
+        return Row(item.code, np.asarray(self.pixels[index]), self.captions[index], meta)
 
     def blocks(self) -> Sequence[Block]:
         """Stretches of 256 rows."""

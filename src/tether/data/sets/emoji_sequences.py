@@ -37,7 +37,7 @@ _NEUTRAL = {
     0x1F46C: 0x1F46B,  # two men, two women: the couple holding hands
     0x1F46D: 0x1F46B,
 }
-_SAMES = {
+_SAMES: dict[tuple[int, ...], tuple[int, ...]] = {
     (0x1F385,): (0x1F9D1, JOINER, 0x1F384),  # Santa Claus, Mrs. Claus: Mx Claus
     (0x1F936,): (0x1F9D1, JOINER, 0x1F384),
     (0x1F9D1, JOINER, 0x1F91D, JOINER, 0x1F9D1): (0x1F46B,),  # people holding hands

@@ -1,0 +1,43 @@
+"""A synthetic world with ground truth: scenes, pictures, captions, near misses, edits, lettering, defects, biases."""
+
+from tether.data.sets.scenes.biases import PARTNERS, Biased, draw_biased
+from tether.data.sets.scenes.captions import HELD_OUT_TEMPLATES, TEMPLATES, details_of, long, relation, short
+from tether.data.sets.scenes.defects import draw_defect
+from tether.data.sets.scenes.edits import EDITS, Edit, draw_edit
+from tether.data.sets.scenes.lettering import draw_lettering
+from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
+from tether.data.sets.scenes.render import Picture, render
+from tether.data.sets.scenes.set import Sample, ScenesSet
+from tether.data.sets.scenes.world import HELD_OUT_PAIRS, Defect, Dice, Lettering, Scene, Thing, World
+
+__all__ = [
+    "EDITS",
+    "HELD_OUT_PAIRS",
+    "HELD_OUT_TEMPLATES",
+    "PARTNERS",
+    "TEMPLATES",
+    "Biased",
+    "Defect",
+    "Dice",
+    "Edit",
+    "Lettering",
+    "Negative",
+    "Picture",
+    "Sample",
+    "Scene",
+    "ScenesSet",
+    "Thing",
+    "World",
+    "details_of",
+    "draw_biased",
+    "draw_defect",
+    "draw_edit",
+    "draw_lettering",
+    "long",
+    "relation",
+    "render",
+    "replace_thing",
+    "short",
+    "swap_attribute",
+    "swap_relation",
+]

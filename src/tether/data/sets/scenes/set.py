@@ -1,0 +1,234 @@
+"""The synthetic world as a source of rows: any number of scenes, each drawn from its own generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from tether.core.errors import InputError
+from tether.core.types import Block, Row
+from tether.data.sets.scenes.biases import PARTNERS, BiasKind, draw_biased
+from tether.data.sets.scenes.captions import HELD_OUT_TEMPLATES, TEMPLATES, Order, long, short
+from tether.data.sets.scenes.defects import draw_defect
+from tether.data.sets.scenes.lettering import KINDS, draw_lettering
+from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
+from tether.data.sets.scenes.render import LARGEST, SMALLEST, Picture, render
+from tether.data.sets.scenes.world import ATTRIBUTES, Dice, Scene, World
+
+WORLD_VERSION = 1
+"""Counted up when the same generator would give another scene, picture or caption."""
+
+Split = Literal["train", "validation", "test", "compositions"]
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test", "compositions")
+_BLOCK_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One drawn scene with all that is known about it.
+
+    Attributes:
+        scene: what is seen.
+        picture: its pixels and masks.
+        captions: true of it.
+        label: shape of the first thing, the class.
+        aligned: with a planted bias, whether the class has its partner value; None without one.
+        negative: a near miss, where one was asked for and the scene offers one.
+        negative_picture: the near miss rendered.
+    """
+
+    scene: Scene
+    picture: Picture
+    captions: tuple[str, ...]
+    label: str
+    aligned: bool | None = None
+    negative: Negative | None = None
+    negative_picture: Picture | None = None
+
+
+class ScenesSet:
+    """Scenes drawn on the fly; row i of a split is the same whatever is read before it.
+
+    ``train``, ``validation`` and ``test`` draw from the same world with different generators and never show a pair of
+    colour and shape of ``world.HELD_OUT_PAIRS``; every scene of ``compositions`` shows at least one.
+
+    Args:
+        split: ``train``, ``validation``, ``test`` or ``compositions``.
+        rows: how many scenes.
+        size: side of the pictures in pixels, 64 to 224.
+        seed: another seed is another set of the same kind.
+        things: least and greatest number of things in a scene, within 1 to 4.
+        captions: ``short``, ``long`` or ``both`` (short first).
+        templates: ``seen`` draws the family of each short caption from ``TEMPLATES``, ``held_out`` from
+            ``HELD_OUT_TEMPLATES``, ``plain`` uses the bare list of things.
+        order: in which captions name the things: ``size``, ``random``, ``reading`` or ``given``.
+        details: attributes that short captions say of each thing besides its shape.
+        lettering: ``none``, ``word``, ``number`` or ``watermark``.
+        agree: probability that the lettering is true of the scene.
+        defects: probability of a planted defect.
+        bias: ``none``, ``colour``, ``texture`` or ``background``: what goes with the class.
+        strength: of the bias, 0 to 1.
+        negatives: ``none``, ``attribute``, ``relation`` or ``object``: a near miss in each row's ``meta``.
+
+    Raises:
+        InputError: for a setting that is not one of the above.
+    """
+
+    name = "scenes"
+
+    def __init__(
+        self,
+        *,
+        split: Split = "train",
+        rows: int = 10_000,
+        size: int = 64,
+        seed: int = 0,
+        things: tuple[int, int] = (1, 4),
+        captions: Literal["short", "long", "both"] = "short",
+        templates: Literal["plain", "seen", "held_out"] = "seen",
+        order: Order = "size",
+        details: tuple[str, ...] = ("colour",),
+        lettering: Literal["none", "word", "number", "watermark"] = "none",
+        agree: float = 1.0,
+        defects: float = 0.0,
+        bias: Literal["none"] | BiasKind = "none",
+        strength: float = 0.0,
+        negatives: Literal["none", "attribute", "relation", "object"] = "none",
+    ) -> None:
+        """Check the settings; nothing is drawn yet."""
+        _one_of(split, _SPLITS, key="split")
+        _one_of(captions, ("short", "long", "both"), key="captions")
+        _one_of(templates, ("plain", "seen", "held_out"), key="templates")
+        _one_of(order, ("size", "random", "reading", "given"), key="order")
+        _one_of(lettering, ("none", *KINDS), key="lettering")
+        _one_of(bias, ("none", *PARTNERS), key="bias")
+        _one_of(negatives, ("none", "attribute", "relation", "object"), key="negatives")
+        for attribute in details:
+            _one_of(attribute, ATTRIBUTES, key="details")
+        _whole(rows, 1, 2**40, key="rows")
+        _whole(size, SMALLEST, LARGEST, key="size")
+        _whole(seed, 0, 2**63, key="seed")
+        for key, share in (("agree", agree), ("defects", defects), ("strength", strength)):
+            if not 0 <= share <= 1:
+                raise InputError(f"scenes: {key}: expected a number from 0 to 1, got {share!r}")
+        if bias != "none" and split == "compositions":
+            raise InputError("scenes: bias: the split 'compositions' chooses its pairs itself and takes no bias")
+        self.world = World(things=things, pairs="held_out" if split == "compositions" else "seen")
+        # Near misses of held-out pairs may show held-out pairs; those of the others never do.
+        self._near = World(pairs="all") if split == "compositions" else World()
+        self.split, self.rows, self.size, self.seed = split, rows, size, seed
+        self._captions, self._order, self._details = captions, order, tuple(details)
+        self._templates = {"plain": ("plain",), "seen": tuple(TEMPLATES), "held_out": tuple(HELD_OUT_TEMPLATES)}[
+            templates
+        ]
+        self._lettering, self._agree, self._defects = lettering, agree, defects
+        self._bias: BiasKind | None = None if bias == "none" else bias
+        self._strength, self._negatives = strength, negatives
+        self.version = str(WORLD_VERSION)
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        return self.rows
+
+    def sample(self, index: int) -> Sample:
+        """Scene ``index`` with its picture, captions and near miss."""
+        if not 0 <= index < self.rows:
+            raise InputError(f"scenes: row {index} asked of {self.rows}")
+        return self.draw(np.random.default_rng([self.seed, _SPLITS.index(self.split), index]))
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        """One more scene of this kind from a generator of your own."""
+        dice = Dice(rng)
+        aligned = None
+        if self._bias is None:
+            scene = self.world.draw(dice)
+        else:
+            biased = draw_biased(self.world, dice, kind=self._bias, strength=self._strength)
+            scene, aligned = biased.scene, biased.aligned
+        captions = self._caption(scene, dice)
+        negative = self._near_miss(scene, dice) if self._negatives != "none" else None
+        # What lies over the things is the same in both pictures: only the near miss tells them apart.
+        if self._lettering != "none":
+            agrees = dice.chance(self._agree)
+            scene = replace(scene, lettering=draw_lettering(scene, dice, kind=self._lettering, agrees=agrees))
+        if self._defects and dice.chance(self._defects):
+            scene = replace(scene, defects=(draw_defect(scene, dice),))
+        if negative is not None:
+            other = replace(negative.other, lettering=scene.lettering, defects=scene.defects)
+            negative = replace(negative, scene=scene, other=other)
+        return Sample(
+            scene,
+            render(scene, size=self.size),
+            captions,
+            scene.things[0].shape,
+            aligned,
+            negative,
+            None if negative is None else render(negative.other, size=self.size),
+        )
+
+    def row(self, index: int) -> Row:
+        """Scene ``index`` as a row; ``meta`` holds the ground truth as plain values, and the label map."""
+        sample = self.sample(index)
+        scene, picture = sample.scene, sample.picture
+        meta: dict[str, object] = {
+            "label": sample.label,
+            "things": [asdict(thing) for thing in scene.things],
+            "boxes": picture.boxes.tolist(),
+            "labels": picture.labels,
+            "background": scene.background,
+        }
+        if scene.lettering is not None:
+            meta |= {"lettering": scene.lettering.text, "agrees": scene.lettering.agrees, "text_mask": picture.text}
+        if self._defects:
+            empty = np.zeros(picture.labels.shape, dtype=bool)
+            meta["flaw_mask"] = empty if picture.flaw is None else picture.flaw
+        if sample.aligned is not None:
+            meta["aligned"] = sample.aligned
+        if self._negatives != "none":
+            found, other = sample.negative, sample.negative_picture
+            meta["text"] = None if found is None else found.text
+            meta["negative_text"] = None if found is None else found.other_text
+            meta["negative_image"] = None if other is None else other.pixels
+        return Row(f"{self.split}/{self.seed}/{index:08d}", picture.pixels, sample.captions, meta)
+
+    def blocks(self) -> Sequence[Block]:
+        """Stretches of 512 rows."""
+        starts = range(0, self.rows, _BLOCK_ROWS)
+        return [Block(f"{start:012d}", min(_BLOCK_ROWS, self.rows - start)) for start in starts]
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        """The rows of one stretch from its row ``start`` on."""
+        if not block.id.isdecimal() or int(block.id) % _BLOCK_ROWS or int(block.id) >= self.rows:
+            raise InputError(f"scenes: no block {block.id!r} in {self.rows} rows")
+        first = int(block.id)
+        for index in range(first + start, min(first + _BLOCK_ROWS, self.rows)):
+            yield self.row(index)
+
+    def _caption(self, scene: Scene, dice: Dice) -> tuple[str, ...]:
+        found = []
+        if self._captions != "long":
+            template = dice.pick(self._templates)
+            found.append(short(scene, template=template, order=self._order, details=self._details, dice=dice))
+        if self._captions != "short":
+            found.append(long(scene, order=self._order, dice=dice))
+        return tuple(found)
+
+    def _near_miss(self, scene: Scene, dice: Dice) -> Negative | None:
+        if self._negatives == "relation":
+            return swap_relation(scene, dice, world=self._near)
+        if self._negatives == "object":
+            return replace_thing(scene, dice, world=self._near)
+        return swap_attribute(scene, dice, world=self._near)
+
+
+def _one_of(value: object, known: Sequence[str], *, key: str) -> None:
+    if value not in known:
+        raise InputError(f"scenes: {key}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _whole(value: object, low: int, high: int, *, key: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"scenes: {key}: expected a whole number from {low} to {high}, got {value!r}")
