@@ -183,12 +183,8 @@ def _jpeg_decoder():
 
 def _from_array(pixels: np.ndarray, *, name: str) -> Tensor:
     shape = pixels.shape
-    if (
-        pixels.dtype != np.uint8
-        or len(shape) not in (2, 3)
-        or 0 in shape
-        or (len(shape) == 3 and shape[2] not in (1, 3, 4))
-    ):
+    channels = shape[2] if len(shape) == 3 else 1
+    if pixels.dtype != np.uint8 or len(shape) not in (2, 3) or 0 in shape or channels not in (1, 3, 4):
         raise InputError(f"{_named(name)}: expected uint8 pixels (h, w, 3), got {pixels.dtype} {shape}")
     if channels == 1:
         pixels = np.broadcast_to(pixels.reshape(shape[0], shape[1], 1), (shape[0], shape[1], 3))

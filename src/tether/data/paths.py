@@ -78,9 +78,10 @@ def _remote(url: str, ending: tuple[str, ...]) -> list[str]:
     system, path = filesystem(url)
     try:
         if has_magic(path):
-            return [system.unstrip_protocol(each) for each in system.glob(path)]
+            return [system.unstrip_protocol(str(each)) for each in system.glob(path)]
         if system.isdir(path):
-            return [system.unstrip_protocol(each) for each in system.find(path) if each.lower().endswith(ending)]
+            names = [str(each) for each in system.find(path)]
+            return [system.unstrip_protocol(name) for name in names if name.lower().endswith(ending)]
     except OSError as error:
         raise InputError(f"{url}: cannot list it: {error}") from error
     return [url]
@@ -95,9 +96,8 @@ def open_binary(path: str | Path) -> IO[bytes]:
     path = str(path)
     try:
         if is_url(path):
-            import fsspec
-
-            return fsspec.open(path, "rb").open()
+            system, inner = filesystem(path)
+            return system.open(inner, "rb")
         return Path(path).expanduser().open("rb")
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"{path}: cannot open it: {getattr(error, 'strerror', None) or error}") from error
@@ -154,7 +154,7 @@ def is_folder(path: str) -> str | None:
         system, inner = filesystem(path)
         if not system.isdir(inner):
             return None
-        names = [Path(each).name for each in system.find(inner)]
+        names = [Path(str(each)).name for each in system.find(inner)]
     else:
         folder = Path(path).expanduser()
         if not folder.is_dir():
