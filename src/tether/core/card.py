@@ -50,6 +50,7 @@ class Card:
         differences: how this differs from the paper or its code, one sentence each.
         minutes: time of the whole reproduction on two cores.
         guide: file name of the how-to under docs/guides.
+        authors: family names in the order of the paper, for the bibliography.
     """
 
     slug: str
@@ -66,6 +67,7 @@ class Card:
     venue: str = ""
     code: str = ""
     differences: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,22 +48,28 @@ def shown(path: Path) -> str:
     return (path.relative_to(root) if root and path.is_relative_to(root) else path).as_posix()
 
 
+def dotted(path: Path) -> str:
+    """The module that a file of this package is."""
+    names = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
 def card_place(slug: str) -> Place:
     """Where the card of a paper stands."""
     path = PACKAGE / "papers" / f"{slug.replace('-', '_')}.py"
     return Place(path, _line_of(path, "CARD") or 1)
 
 
-def part_place(dotted: str) -> Place:
+def part_place(part: str) -> Place:
     """Where a class or function of this package is defined; re-exports are followed.
 
     Args:
-        dotted: such as ``tether.optim.clip.zclip.ZClip``, or ``tether.losses.ClipLoss`` where that is re-exported.
+        part: such as ``tether.optim.clip.zclip.ZClip``, or ``tether.losses.ClipLoss`` where that is re-exported.
 
     Raises:
         InputError: there is no such module, or no such name in it.
     """
-    wanted = dotted
+    wanted = part
     for _ in range(_MOST_HOPS):
         names = wanted.split(".")
         if names[0] != PACKAGE.name:
@@ -80,7 +86,7 @@ def part_place(dotted: str) -> Place:
         if source is None:
             break
         wanted = ".".join([source, *rest[1:]])
-    raise InputError(f"no part {dotted!r} in {PACKAGE.name}")
+    raise InputError(f"no part {part!r} in {PACKAGE.name}")
 
 
 def test_places(card: Card) -> list[Path]:

@@ -135,8 +135,8 @@ def check(result: Any, *, where: str) -> None:
 
 
 def _measure(slug: str, lab: Lab) -> Run:
-    wall, cpu = time.perf_counter(), time.process_time()
     with lab:
+        wall, cpu = time.perf_counter(), time.process_time()
         trial = module(slug).reproduce(lab)
     if not isinstance(trial, Trial):
         raise InputError(f"{slug}: reproduce must return a Trial, got {type(trial).__name__}")

@@ -1,0 +1,31 @@
+"""``tether docs``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    write: Annotated[bool, typer.Option("--write", help="Write what has changed.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="List what is stale and end with 1 if anything is.")] = False,
+) -> None:
+    """Write or check the generated pages: table of papers, paper pages, references, bibliography."""
+    from tether.cli.reference import reference
+    from tether.papers import docs, places
+
+    if write == check:
+        raise typer.BadParameter("give --write or --check")
+    root = places.need_checkout("generating documentation")
+    wanted = docs.generate(root, more={"cli.md": reference()})
+    if write:
+        for name in docs.write(root, wanted):
+            typer.echo(f"wrote {name}" if name in wanted else f"removed {name}")
+        return
+    found = docs.stale(root, wanted)
+    for name in found:
+        typer.echo(f"stale: {name}")
+    if found:
+        typer.echo("tether docs --write brings them up to date", err=True)
+        raise typer.Exit(1)
