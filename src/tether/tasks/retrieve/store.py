@@ -19,10 +19,10 @@ from jaxtyping import Float
 from tether.core.errors import InputError
 from tether.tasks.retrieve.mirror import Mirror
 from tether.tasks.retrieve.ranking import How, Ranking
+from tether.tasks.retrieve.rows import EMBEDDING, KEY, check_schema, checked, conform, refuse_unknown
 from tether.tasks.retrieve.vectors import unit
 
 TABLE = "embeddings"
-KEY, EMBEDDING = "key", "embedding"
 DIGEST, MODEL = b"tether.digest", b"tether.model"
 COMPACT_EVERY = 100  # versions; each write makes one and a few small files
 KEEP_VERSIONS = timedelta(minutes=30)  # so that a reader in another process can finish what it began
@@ -67,7 +67,7 @@ class Store:
         Raises:
             InputError: the schema lacks a column, or a store is already there.
         """
-        _check_schema(schema, where=str(uri))
+        check_schema(schema, where=str(uri))
         database = _connect(uri, storage_options)
         if not overwrite and _table(database) is not None:
             raise InputError(f"{uri}: already holds a store; add to it, or ask to overwrite it")
@@ -89,7 +89,7 @@ class Store:
         table = _table(_connect(uri, storage_options))
         if table is None:
             raise InputError(f"{uri}: holds no table {TABLE!r}; make one with: tether index EMBEDDINGS --out {uri}")
-        _check_schema(table.schema, where=str(uri))
+        check_schema(table.schema, where=str(uri))
         return cls(table, uri=str(uri))
 
     def __len__(self) -> int:
@@ -128,10 +128,10 @@ class Store:
             InputError: a key is already there or comes twice, a vector is not finite or zero, a column is unknown or
                 of the wrong type.
         """
-        rows = self._conform(rows)
+        rows = conform(rows, schema=self.schema, where=self.uri)
         if rows.num_rows == 0:
             return
-        keys, vectors = self._checked(rows)
+        keys, vectors = checked(rows, where=self.uri)
         known = self._positions()
         present = [key for key in keys if key in known]
         if present:
@@ -157,11 +157,10 @@ class Store:
             raise InputError(f"{self.uri}: column {KEY!r} is missing")
         keys = rows.column(KEY).to_pylist()
         old = self.records(keys)
-        rows = self._conform(
-            pa.table({name: rows[name] if name in rows.column_names else old[name] for name in old.column_names}),
-            unknown=set(rows.column_names) - set(old.column_names),
-        )
-        keys, vectors = self._checked(rows)
+        refuse_unknown(rows, schema=self.schema, where=self.uri)
+        merged = {name: rows[name] if name in rows.column_names else old[name] for name in old.column_names}
+        rows = conform(pa.table(merged), schema=self.schema, where=self.uri)
+        keys, vectors = checked(rows, where=self.uri)
         known = self._positions()
         gone = np.array([known[key] for key in keys], dtype=np.int64)
         self._table.merge_insert(KEY).when_matched_update_all().execute(rows)
@@ -170,6 +169,18 @@ class Store:
             self._mirror.append(keys, vectors, version=self._table.version)
         self._remember(keys)
         self._tidy()
+
+    def put(self, rows: pa.Table) -> None:
+        """Update the rows whose keys are there and add the others; errors as for both.
+
+        Two commits: a kill between them leaves the updates without the additions, and the same call finishes them.
+        """
+        known = self._positions()
+        if KEY not in rows.column_names:
+            raise InputError(f"{self.uri}: column {KEY!r} is missing")
+        there = [key in known for key in rows.column(KEY).to_pylist()]
+        self.update(rows.filter(pa.array(there, pa.bool_())))
+        self.add(rows.filter(pa.array([not one for one in there], pa.bool_())))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove rows by key.
@@ -312,51 +323,6 @@ class Store:
         if self._table.version % COMPACT_EVERY == 0:
             self.compact()
         self._version = self._table.version
-
-    def _conform(self, rows: pa.Table, *, unknown: set[str] | None = None) -> pa.Table:
-        """The rows with exactly the store's columns, in its order and types."""
-        unknown = unknown or set(rows.column_names) - set(self.schema.names)
-        if unknown:
-            raise InputError(f"{self.uri}: unknown column {min(unknown)!r}; known: {', '.join(self.schema.names)}")
-        columns = {}
-        for field in self.schema:
-            if field.name not in rows.column_names:
-                if field.name in (KEY, EMBEDDING):
-                    raise InputError(f"{self.uri}: column {field.name!r} is missing")
-                columns[field.name] = pa.nulls(rows.num_rows, field.type)
-                continue
-            column = rows.column(field.name)
-            try:
-                columns[field.name] = column.cast(field.type)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
-                expected = f"{field.type}" if field.name != EMBEDDING else f"vectors of {self.dim} float32"
-                raise InputError(f"{self.uri}: column {field.name!r}: expected {expected}, got {column.type}") from None
-        return pa.table(columns, schema=self.schema)
-
-    def _checked(self, rows: pa.Table) -> tuple[list[str], Float[np.ndarray, "n d"]]:
-        keys = rows.column(KEY).to_pylist()
-        if None in keys:
-            raise InputError(f"{self.uri}: row {keys.index(None)} has no key")
-        if len(set(keys)) < len(keys):
-            seen: set[str] = set()
-            twice = next(key for key in keys if key in seen or seen.add(key))
-            raise InputError(f"{self.uri}: key {twice!r} comes twice")
-        embedding = rows.column(EMBEDDING).combine_chunks()
-        if embedding.null_count or embedding.flatten().null_count:
-            raise InputError(f"{self.uri}: an embedding is null")
-        vectors = embedding.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim)
-        return keys, unit(vectors, where=f"{self.uri}: rows from key {keys[0]!r} on")
-
-
-def _check_schema(schema: pa.Schema, *, where: str) -> None:
-    for name in (KEY, EMBEDDING):
-        if name not in schema.names:
-            raise InputError(f"{where}: column {name!r} is missing; it has: {', '.join(schema.names)}")
-    kind = schema.field(EMBEDDING).type
-    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
-        raise InputError(f"{where}: column {EMBEDDING!r}: expected fixed-size lists of float32, got {kind}")
-    if schema.field(KEY).type != pa.string():
-        raise InputError(f"{where}: column {KEY!r}: expected strings, got {schema.field(KEY).type}")
 
 
 def _connect(uri: str | Path, storage_options: Mapping[str, str] | None) -> Any:

@@ -1,0 +1,267 @@
+"""A source of pictures to Parquet files of vectors, in parts, so that a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.files import read_json, write_json
+from tether.core.protocols import DualEncoder, Source
+from tether.core.types import Block, Row
+from tether.data.bad_rows import BadRows
+from tether.data.images import decode
+from tether.data.loader import ordered
+from tether.models.embed import Precision, encode_images
+from tether.tasks.retrieve import shards
+from tether.tasks.retrieve.digest import model_digest
+from tether.tasks.retrieve.shards import Origin
+
+Progress = Callable[[int, int | None], None]
+STATE = "embed.json"
+BAD_ROWS = "bad_rows.jsonl"
+THUMBNAIL_QUALITY = 82  # of JPEG
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What an embedding run left behind.
+
+    Attributes:
+        path: the Parquet file or the folder of parts.
+        rows: pictures embedded, earlier runs included.
+        new: of those, by this run.
+        bad: rows that were skipped, earlier runs included.
+        bad_rows: JSON-lines file that names them; absent when there are none.
+        digest: of the model.
+    """
+
+    path: Path
+    rows: int
+    new: int
+    bad: int
+    bad_rows: Path
+    digest: str
+
+
+def embed(
+    source: Source,
+    *,
+    model: DualEncoder,
+    model_name: str,
+    out: Path,
+    batch_size: int = 64,
+    part_rows: int = 2_048,
+    thumbnail: int | None = None,
+    precision: Precision = "float32",
+    workers: int = 0,
+    strict: bool = False,
+    on_progress: Progress | None = None,
+) -> Embedded:
+    """Embed every good picture of a source once.
+
+    The rows go to ``out``: one file when it ends in ``.parquet``, else a folder of parts. Columns: ``key``,
+    ``embedding`` (fixed-size list of float32, not normalised), ``texts``, ``path``, ``thumbnail`` if asked for, and
+    the rows' other columns. Each part is written whole; a run that was killed at any moment goes on after the last
+    part, and the result holds every row once. The model's digest stands in the schema's metadata.
+
+    Args:
+        source: where rows come from.
+        model: embeds them; in eval mode.
+        model_name: how it was loaded, kept for people.
+        out: file or folder.
+        batch_size: pictures in one forward.
+        part_rows: rows of one part: the most that a kill makes this compute again.
+        thumbnail: longest side in pixels of a JPEG kept beside each vector, or None for none.
+        precision: of the forward.
+        workers: threads that decode ahead.
+        strict: stop at the first bad row instead of naming it in the side file and going on.
+        on_progress: called with rows done and, where the source knows, rows in all.
+
+    Raises:
+        InputError: ``out`` holds other embeddings, there is no good row, or a bad row under ``strict``.
+    """
+    origin = Origin(model_name, model_digest(_module(model)), source.name, source.version)
+    single = out.suffix == ".parquet"
+    folder = out.with_name(out.name + ".parts") if single else out
+    bad_rows = out.with_name(f"{out.stem}.{BAD_ROWS}") if single else out / BAD_ROWS
+    if single and out.exists():
+        report = _finished(out, origin=origin, bad_rows=bad_rows)
+        shutil.rmtree(folder, ignore_errors=True)  # what a kill after the last step left
+        return report
+    _claim(folder, origin=origin, thumbnail=thumbnail)
+    parts = sorted(folder.glob("part-*.parquet"))
+    left = _Remaining(source, done=_keys(parts))
+    before = rows = len(left.done)
+    total = _total(source)
+    waiting: list[tuple[Row, np.ndarray]] = []
+
+    def write_part(count: int) -> None:
+        some = waiting[:count]
+        del waiting[:count]
+        kept = [row for row, _ in some]
+        small = None if thumbnail is None else [make_thumbnail(row, side=thumbnail) for row in kept]
+        table = shards.to_table(kept, vectors=np.stack([v for _, v in some]), thumbnails=small, origin=origin)
+        parts.append(folder / f"part-{len(parts):05d}.parquet")
+        shards.write(table, parts[-1])
+
+    stream = ordered(
+        left,
+        image_spec=model.image_spec,
+        batch_size=batch_size,
+        workers=workers,
+        strict=strict,
+        on_bad=bad_rows,
+    )
+    refused = BadRows(source.name, path=bad_rows, strict=strict)
+    for some, pixels in _until_empty(stream, left, strict=strict):
+        for row, vector in zip(some, _vectors(model, pixels, precision=precision), strict=True):
+            if vector is None:
+                refused.add(row.key, "its embedding is not finite (NaN or infinity)")
+            else:
+                waiting.append((row, vector))
+        while len(waiting) >= part_rows:
+            write_part(part_rows)
+        rows = before + left.passed
+        if on_progress is not None:
+            on_progress(rows, total)
+    if waiting:
+        write_part(len(waiting))
+    if not parts:
+        raise InputError(f"{source.name}: no picture could be embedded; see {bad_rows}")
+    rows = sum(pq.read_metadata(part).num_rows for part in parts)
+    if single:
+        shards.join(parts, out)
+        shutil.rmtree(folder)
+    bad = BadRows(source.name, path=bad_rows).count
+    return Embedded(path=out, rows=rows, new=rows - before, bad=bad, bad_rows=bad_rows, digest=origin.digest)
+
+
+class _Remaining:
+    """A source without the rows that are done."""
+
+    def __init__(self, source: Source, *, done: set[str]) -> None:
+        self._source, self.done = source, done
+        self.name, self.version = source.name, source.version
+        self._met: set[str] = set()
+        self._blocks = [replace(block, rows=None) for block in source.blocks()]
+        self._unread = len(self._blocks)
+        self.passed = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self._unread == 0
+
+    def blocks(self) -> Sequence[Block]:
+        return self._blocks
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        for row in self._source.read(block, start=start):
+            if row.key not in self.done:
+                self.passed += 1
+                yield row
+            elif row.key in self._met:  # an earlier run embedded the first of that key; this one must still be named
+                yield replace(row, meta={**row.meta, "bad": "duplicate key; the first row of that key is kept"})
+            else:
+                self._met.add(row.key)
+        self._unread -= 1
+
+
+def _until_empty(
+    stream: Iterator[tuple[list[Row], Tensor]], left: _Remaining, *, strict: bool
+) -> Iterator[tuple[list[Row], Tensor]]:
+    """The stream; that nothing good is left is no error when an earlier run did something."""
+    try:
+        yield from stream
+    except InputError:
+        if strict or not left.done or not left.exhausted:
+            raise
+
+
+def _vectors(model: DualEncoder, pixels: Tensor, *, precision: Precision) -> list[np.ndarray | None]:
+    """One vector for each picture, or None where it is not finite."""
+    try:
+        return list(encode_images(model, [pixels], precision=precision).numpy())
+    except InputError:  # it names one row only; a batch that fails is rare enough to look at each
+        found: list[np.ndarray | None] = []
+        for one in pixels.split(1):
+            try:
+                found.append(encode_images(model, [one], precision=precision).numpy()[0])
+            except InputError:
+                found.append(None)
+        return found
+
+
+def make_thumbnail(row: Row, *, side: int) -> bytes | None:
+    """The row's picture as a JPEG whose longest side has at most ``side`` pixels; None without a picture."""
+    from PIL import Image
+
+    if row.image is None:
+        return None
+    pixels = Image.fromarray(decode(row.image, name=row.key).permute(1, 2, 0).contiguous().numpy())
+    pixels.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    pixels.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
+    return buffer.getvalue()
+
+
+def _claim(folder: Path, *, origin: Origin, thumbnail: int | None) -> None:
+    """Make the folder this run's, or find that it is; half-written parts of a killed run are removed."""
+    mine = {
+        "model": origin.model,
+        "digest": origin.digest,
+        "source": origin.source,
+        "source_version": origin.source_version,
+        "thumbnail": thumbnail,
+    }
+    state = folder / STATE
+    if not state.exists():
+        if folder.is_dir() and any(folder.glob("*.parquet")):
+            raise InputError(f"{folder}: holds Parquet files of something else; choose another --out")
+        write_json(state, mine)
+    theirs = read_json(state)
+    for key, value in mine.items():
+        if key != "model" and theirs.get(key) != value:
+            raise InputError(
+                f"{folder}: holds embeddings with {key} {theirs.get(key)!r}, this run has {value!r}; "
+                "choose another --out, or remove it"
+            )
+    for stale in folder.glob(".part-*.tmp"):
+        stale.unlink()
+
+
+def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> Embedded:
+    """The report of a file that is already there, if it is this run's."""
+    metadata = shards.schema_of(out).metadata or {}
+    for key, value in origin.metadata().items():
+        if key != b"tether.model" and metadata.get(key) != value:
+            raise InputError(
+                f"{out}: already there, with {key.decode()} {metadata.get(key, b'').decode()!r} instead of "
+                f"{value.decode()!r}; choose another --out, or remove it"
+            )
+    rows = pq.read_metadata(out).num_rows
+    bad = BadRows(origin.source, path=bad_rows).count
+    return Embedded(path=out, rows=rows, new=0, bad=bad, bad_rows=bad_rows, digest=origin.digest)
+
+
+def _keys(parts: Sequence[Path]) -> set[str]:
+    return {key for part in parts for key in pq.read_table(part, columns=["key"]).column("key").to_pylist()}
+
+
+def _total(source: Source) -> int | None:
+    counts = [block.rows for block in source.blocks()]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def _module(model: DualEncoder) -> torch.nn.Module:
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(f"model: expected an nn.Module, got {type(model).__name__}")
+    return model

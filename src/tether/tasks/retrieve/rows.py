@@ -1,0 +1,79 @@
+"""What a store asks of rows before it takes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from tether.core.errors import InputError
+from tether.tasks.retrieve.vectors import unit
+
+KEY, EMBEDDING = "key", "embedding"
+
+
+def check_schema(schema: pa.Schema, *, where: str) -> None:
+    """See that a schema has string keys and vectors of one length.
+
+    Raises:
+        InputError: it lacks a column or has it in another type.
+    """
+    for name in (KEY, EMBEDDING):
+        if name not in schema.names:
+            raise InputError(f"{where}: column {name!r} is missing; it has: {', '.join(schema.names)}")
+    kind = schema.field(EMBEDDING).type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
+        raise InputError(f"{where}: column {EMBEDDING!r}: expected fixed-size lists of float32, got {kind}")
+    if schema.field(KEY).type != pa.string():
+        raise InputError(f"{where}: column {KEY!r}: expected strings, got {schema.field(KEY).type}")
+
+
+def refuse_unknown(rows: pa.Table, *, schema: pa.Schema, where: str) -> None:
+    """Raise an InputError when rows have a column that the store has not."""
+    unknown = set(rows.column_names) - set(schema.names)
+    if unknown:
+        raise InputError(f"{where}: unknown column {min(unknown)!r}; known: {', '.join(schema.names)}")
+
+
+def conform(rows: pa.Table, *, schema: pa.Schema, where: str) -> pa.Table:
+    """The rows with exactly the schema's columns, in its order and types; absent metadata is null.
+
+    Raises:
+        InputError: a column is unknown, of the wrong type, or one of ``key`` and ``embedding`` is missing.
+    """
+    refuse_unknown(rows, schema=schema, where=where)
+    columns = []
+    for field in schema:
+        if field.name not in rows.column_names:
+            if field.name in (KEY, EMBEDDING):
+                raise InputError(f"{where}: column {field.name!r} is missing")
+            columns.append(pa.nulls(rows.num_rows, field.type))
+            continue
+        column = rows.column(field.name)
+        try:
+            columns.append(column.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+            vectors = field.name == EMBEDDING
+            expected = f"vectors of {field.type.list_size} float32" if vectors else str(field.type)
+            raise InputError(f"{where}: column {field.name!r}: expected {expected}, got {column.type}") from None
+    return pa.table(columns, schema=schema)
+
+
+def checked(rows: pa.Table, *, where: str) -> tuple[list[str], Float[np.ndarray, "n d"]]:
+    """Keys and unit vectors of rows that fit the schema.
+
+    Raises:
+        InputError: a key is missing or comes twice, or a vector is null, not finite or all zeros.
+    """
+    keys = rows.column(KEY).to_pylist()
+    if None in keys:
+        raise InputError(f"{where}: row {keys.index(None)} has no key")
+    if len(set(keys)) < len(keys):
+        seen: set[str] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))
+        raise InputError(f"{where}: key {twice!r} comes twice")
+    embedding = rows.column(EMBEDDING).combine_chunks()
+    if embedding.null_count or embedding.flatten().null_count:
+        raise InputError(f"{where}: an embedding is null")
+    vectors = embedding.flatten().to_numpy(zero_copy_only=False).reshape(len(keys), embedding.type.list_size)
+    return keys, unit(vectors, where=f"{where}: rows from key {keys[0]!r} on" if keys else where)

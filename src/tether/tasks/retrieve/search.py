@@ -1,0 +1,103 @@
+"""Ask a store with words or with a picture, using the model that made its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from torch import nn
+
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
+from tether.core.types import ImageLike
+from tether.data.images import load
+from tether.models.embed import encode_images, encode_texts
+from tether.tasks.retrieve.digest import model_digest
+from tether.tasks.retrieve.ranking import How, Ranking
+from tether.tasks.retrieve.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One found row, with what a person wants to see of it.
+
+    Attributes:
+        key: of the row.
+        score: cosine similarity to the query, in [-1, 1].
+        texts: its captions.
+        image: its thumbnail or the path of its file, or None.
+        meta: its other columns.
+        right: whether it is what was looked for, where that is known.
+    """
+
+    key: str
+    score: float
+    texts: tuple[str, ...] = ()
+    image: ImageLike | None = None
+    meta: Mapping[str, object] = field(default_factory=dict)
+    right: bool | None = None
+
+
+class Searcher:
+    """A store and the model that made its vectors."""
+
+    def __init__(self, store: Store, *, model: DualEncoder) -> None:
+        """Pair them.
+
+        Raises:
+            InputError: the vectors were made by another model, or the model's space has another size.
+        """
+        if model.dim != store.dim:
+            raise InputError(f"{store.uri}: holds vectors of {store.dim} numbers, the model makes {model.dim}")
+        if store.digest:
+            if not isinstance(model, nn.Module):
+                raise InputError(f"model: expected an nn.Module, got {type(model).__name__}")
+            mine = model_digest(model)
+            if mine != store.digest:
+                raise InputError(
+                    f"{store.uri}: its vectors were made by model {store.model!r} (digest {store.digest}), "
+                    f"this one has digest {mine}; scores between two models mean nothing"
+                )
+        self.store, self.model = store, model
+
+    def text(self, query: str, *, top: int = 10, where: str | None = None, how: How | None = None) -> Ranking:
+        """Rows nearest to words; arguments and errors as ``Store.search``.
+
+        Raises:
+            InputError: the query is empty.
+        """
+        if not query.strip():
+            raise InputError("the query is empty")
+        return self.store.search(encode_texts(self.model, [query]).numpy()[0], top=top, where=where, how=how)
+
+    def image(self, query: ImageLike, *, top: int = 10, where: str | None = None, how: How | None = None) -> Ranking:
+        """Rows nearest to a picture; arguments and errors as ``Store.search`` and ``data.images.decode``."""
+        return self.store.search(self._vector(query), top=top, where=where, how=how)
+
+    def _vector(self, picture: ImageLike) -> Float[np.ndarray, " d"]:
+        pixels = load(picture, self.model.image_spec, name=str(picture) if isinstance(picture, Path) else "query")
+        return encode_images(self.model, [pixels[None]]).numpy()[0]
+
+    def hits(self, found: Ranking) -> list[Hit]:
+        """The rows of a ranking with captions, picture and metadata."""
+        names = [name for name in self.store.schema.names if name != "embedding"]
+        return [
+            _hit(row, score=float(score))
+            for row, score in zip(self.store.records(found.keys, columns=names).to_pylist(), found.scores, strict=True)
+        ]
+
+
+def _hit(row: dict[str, object], *, score: float) -> Hit:
+    row = dict(row)
+    key, texts = row.pop("key"), row.pop("texts", None)
+    thumbnail, path = row.pop("thumbnail", None), row.get("path")
+    image: ImageLike | None = None
+    if isinstance(thumbnail, bytes):
+        image = thumbnail
+    elif isinstance(path, str) and Path(path).is_file():
+        image = Path(path)
+    captions = tuple(str(text) for text in texts) if isinstance(texts, list) else ()
+    return Hit(key=str(key), score=score, texts=captions, image=image, meta=row)
