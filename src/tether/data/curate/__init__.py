@@ -1,1 +1,26 @@
-"""Which pairs of a pool are kept."""
+"""Which pairs of a pool are kept: steps of a recipe, run over any source here or on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.data.curate.balance import Balancer, entry_counts, tail_share, threshold_for_share
+from tether.data.curate.matcher import SubstringMatcher
+from tether.data.curate.metaclip import MetaClipCurator
+from tether.data.curate.metadata import build_metadata
+from tether.data.curate.step import CurateStep
+
+CURATORS: Mapping[str, type[CurateStep]] = {"metaclip": MetaClipCurator}
+"""Every step a recipe can name."""
+
+__all__ = [
+    "CURATORS",
+    "Balancer",
+    "CurateStep",
+    "MetaClipCurator",
+    "SubstringMatcher",
+    "build_metadata",
+    "entry_counts",
+    "tail_share",
+    "threshold_for_share",
+]

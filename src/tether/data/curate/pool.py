@@ -1,0 +1,137 @@
+"""A pool of rows that is read in pieces: captions only for counting, everything for writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from tether.data.curate.step import PAIR_SCHEMA
+
+PIECE_ROWS = 16_384
+"""Rows that a piece, and so a written shard, holds at most, where the source's blocks allow it."""
+BATCH_ROWS = 4_096
+"""Rows in memory at once."""
+
+Columns = Literal["captions", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A few rows of a pool.
+
+    Attributes:
+        keys: (n,) strings, not null.
+        texts: (n,) lists of strings; null for a row without captions.
+        table: the n rows as they shall be written, or None when only captions were asked for.
+        bad: key and reason of rows that could not be used and are not among the n.
+    """
+
+    keys: pa.StringArray
+    texts: pa.ListArray
+    table: pa.Table | None = None
+    bad: tuple[tuple[str, str], ...] = ()
+
+
+class Pool(Protocol):
+    """Where curation reads from. It is pickled to workers, so it holds paths and settings, never open files.
+
+    Attributes:
+        name: for messages and the manifest.
+        version: changes when the data do.
+        keys_unique: whether keys are unique by construction.
+        captions_column: name of the written column that holds the kept captions.
+    """
+
+    name: str
+    version: str
+    keys_unique: bool
+    captions_column: str
+
+    def pieces(self) -> int:
+        """How many pieces there are."""
+        ...
+
+    def read(self, piece: int, *, columns: Columns) -> Iterator[Rows]:
+        """The rows of one piece, the same ones in the same order whichever columns are asked for."""
+        ...
+
+
+def open_pool(spec: str | Mapping[str, Any], *, where: str = "SOURCE") -> Pool:
+    """The pool behind any source that ``tether.data.open_source`` takes; Parquet is read column by column.
+
+    Raises:
+        InputError: no such source.
+    """
+    from tether.data.curate.pool_parquet import ParquetPool
+    from tether.data.curate.pool_source import SourcePool
+    from tether.data.opening import SOURCES, kind_of, open_source
+
+    name = spec.partition(":")[0] if isinstance(spec, str) else ""
+    if isinstance(spec, str) and name != "hf" and name not in SOURCES and kind_of(spec, where=where) == "parquet":
+        return ParquetPool(spec)
+    return SourcePool(open_source(spec, where=where))
+
+
+def group(sizes: Sequence[int | None], *, rows: int = PIECE_ROWS) -> list[tuple[int, int]]:
+    """Half-open ranges of neighbouring blocks that hold at most ``rows`` rows together, or one block each."""
+    ranges: list[tuple[int, int]] = []
+    start, held = 0, 0
+    for index, size in enumerate(sizes):
+        # A block of unknown size is a piece of its own.
+        count = rows if size is None else size
+        if index > start and held + count > rows:
+            ranges.append((start, index))
+            start, held = index, 0
+        held += count
+    if len(sizes) > start:
+        ranges.append((start, len(sizes)))
+    return ranges
+
+
+def explode(rows: Rows) -> tuple[pa.RecordBatch, np.ndarray]:
+    """One row for each (picture, caption) pair.
+
+    The key of a pair is the row's, followed by ``#`` and the caption's position when the row has several.
+
+    Returns:
+        the pairs (``PAIR_SCHEMA``) and (m,) the row of each.
+    """
+    counts = np.asarray(rows.texts.value_lengths().fill_null(0))
+    slots = np.maximum(counts, 1)
+    row = np.repeat(np.arange(len(counts)), slots)
+    first = np.cumsum(slots) - slots
+    place = np.arange(len(row)) - first[row]
+    if (counts == 1).all():
+        return pa.record_batch([rows.keys, rows.texts.flatten()], schema=PAIR_SCHEMA), row
+    starts = np.cumsum(counts) - counts
+    index = starts[row] + place
+    texts = rows.texts.flatten().take(pa.array(index, pa.int64(), mask=counts[row] == 0))
+    keys = rows.keys.to_pylist()
+    several = (counts > 1)[row]
+    named = [f"{keys[r]}#{p}" if many else keys[r] for r, p, many in zip(row, place, several, strict=True)]
+    return pa.record_batch([pa.array(named, pa.string()), texts], schema=PAIR_SCHEMA), row
+
+
+def valid_text(column: pa.Array) -> tuple[pa.StringArray, np.ndarray]:
+    """A string or binary column as checked UTF-8; what is not becomes null and is marked.
+
+    Returns:
+        (n,) strings and (n,) bool, True where the bytes were not UTF-8.
+    """
+    raw = column.cast(pa.binary())
+    try:
+        return raw.cast(pa.string()), np.zeros(len(raw), np.bool_)
+    except pa.ArrowInvalid:
+        texts: list[str | None] = []
+        broken = np.zeros(len(raw), np.bool_)
+        for index, value in enumerate(raw.to_pylist()):
+            try:
+                texts.append(None if value is None else value.decode())
+            except UnicodeDecodeError:
+                texts.append(None)
+                broken[index] = True
+        return pa.array(texts, pa.string()), broken

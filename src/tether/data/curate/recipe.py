@@ -1,0 +1,54 @@
+"""Recipes: a YAML list of steps, each a name in ``CURATORS`` with its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tether.core.errors import InputError
+from tether.core.spec import build
+from tether.data.curate import CURATORS
+from tether.data.curate.metadata import NgramCounts
+from tether.data.curate.pool import Pool, explode
+from tether.data.curate.step import CurateStep
+
+
+def read_recipe(path: Path) -> list[tuple[str, CurateStep]]:
+    """The steps of a file such as ``steps: [{name: metaclip, entries: words.txt, t: 20}]``.
+
+    Paths in it are taken from where the command runs, as in every other place.
+
+    Raises:
+        InputError: not YAML, no ``steps``, an unknown step, key or value; it names the file and the step.
+    """
+    import yaml
+
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(given, dict) or set(given) != {"steps"} or not isinstance(given["steps"], list):
+        raise InputError(f"{path}: expected one key, 'steps', with a list")
+    steps = []
+    for number, spec in enumerate(given["steps"]):
+        name = spec if isinstance(spec, str) else spec.get("name") if isinstance(spec, dict) else None
+        steps.append((str(name), build(spec, CURATORS, where=f"{path}: steps[{number}]")))
+    return steps
+
+
+def entries_of(
+    pool: Pool, *, limit: int, minimum: int, minimum_pmi: float, on_progress: Callable[[int, int | None], None]
+) -> list[str]:
+    """Metadata built from the pool's own captions: its frequent words, then its collocations.
+
+    Raises:
+        InputError: no word of the pool is frequent enough.
+    """
+    counts = NgramCounts()
+    for piece in range(pool.pieces()):
+        for rows in pool.read(piece, columns="captions"):
+            counts.partial_fit(explode(rows)[0].column("text"))
+        on_progress(piece + 1, pool.pieces())
+    return counts.entries(limit=limit, minimum=minimum, minimum_pmi=minimum_pmi)
