@@ -27,6 +27,8 @@ class Clip(nn.Module):
 
     Attributes:
         config: what it is made of.
+        dim: size of the shared space.
+        image_spec: how pictures must be prepared.
         visual: the image tower.
         text: the text tower.
         log_logit_scale: 0-d logarithm of the scale; kept in [0, ln 100] by ``clamp_logit_scale_``.
@@ -42,6 +44,8 @@ class Clip(nn.Module):
         """
         super().__init__()
         self.config = config
+        self.dim = config.dim
+        self.image_spec: ImageSpec = config.vision.image
         self.tokenizer: Tokenizer = ClipTokenizer(config.text.context) if tokenizer is None else tokenizer
         self.visual = VisionTower(config.vision, dim=config.dim)
         self.text = TextTower(config.text, dim=config.dim)
@@ -53,16 +57,6 @@ class Clip(nn.Module):
         """Draw every weight of both towers from the generator."""
         self.visual.initialise_(generator)
         self.text.initialise_(generator)
-
-    @property
-    def dim(self) -> int:
-        """Size of the shared space."""
-        return self.config.dim
-
-    @property
-    def image_spec(self) -> ImageSpec:
-        """How pictures must be prepared."""
-        return self.config.vision.image
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.models.tokenizer import lengths
 
 Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[int, int | None], None]
@@ -49,10 +50,10 @@ def encode_texts(
     for start in range(0, len(distinct), CHUNK):
         part = distinct[start : start + CHUNK]
         ids = model.tokenizer(part)
-        length = (ids != 0).sum(1)
+        length = lengths(ids)
         order = torch.argsort(length, stable=True)
         for some in order.split(batch_size):
-            batch = ids[some, : max(1, int(length[some[-1]]))]
+            batch = ids[some, : int(length[some[-1]])]
             pooled = _pooled(model, lambda batch=batch: model.encode_text(batch.to(_device(model))).pooled, precision)
             bad = ~torch.isfinite(pooled).all(1)
             if bad.any():

@@ -1,17 +1,25 @@
-"""Models by name: own runs, open_clip's and transformers'."""
+"""Models by name: own runs, open_clip's, and transformers'."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tether.core.errors import InputError
 from tether.core.files import read_json
-from tether.models.config import read_config
+from tether.models.config import ModelConfig, read_config
+from tether.models.convert.weights import fill as fill
+from tether.models.convert.weights import read_weights
 from tether.models.dual import Clip
+from tether.models.presets import PRESETS, create
 from tether.models.save import CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE
+
+OPEN_CLIP, HUB = "open_clip:", "hf:"
+_HINT = (
+    "expected a folder that tether, open_clip or transformers wrote, open_clip:ARCHITECTURE/WEIGHTS, or hf:OWNER/NAME"
+)
 
 
 def load(
@@ -21,48 +29,123 @@ def load(
     dtype: torch.dtype = torch.float32,
     random_weights: bool = False,
 ) -> nn.Module:
-    """Load."""
-    model = load_own(Path(name))
+    """A model by name, ready for use: a ``core.protocols.DualEncoder``, in evaluation mode.
+
+    CLIP's vision transformers from open_clip and transformers become our own towers with the same embeddings; every
+    other architecture (ConvNeXt, EVA, SigLIP, Hugging Face text towers) stays as it is behind the same protocol.
+
+    Args:
+        name: one of
+
+            - a folder of ``tether.save`` or of a training run (an unfinished one gives its newest checkpoint);
+            - ``open_clip:ViT-B-32/laion2b_s34b_b79k``: an architecture and a tag or a ``.safetensors`` file;
+            - a folder with an ``open_clip_config.json``;
+            - ``hf:openai/clip-vit-base-patch32``: a repository of the Hugging Face hub;
+            - a folder of transformers' ``CLIPModel`` or ``SiglipModel``;
+            - ``tiny``, ``small`` or ``base``: an own size, with ``random_weights`` only.
+        device: where to put it.
+        dtype: of the weights.
+        random_weights: accept a model without weights and draw them from a fixed seed.
+
+    Raises:
+        InputError: no such model, no weights, or a file that is truncated, a pickle or of another architecture.
+        MissingExtraError: the name needs a library that is not installed.
+    """
+    text = str(name)
+    if text.startswith(OPEN_CLIP):
+        from tether.models.load_open_clip import load_named
+
+        model = load_named(text.removeprefix(OPEN_CLIP), random_weights=random_weights)
+    elif text.startswith(HUB):
+        model = _from_hub(text.removeprefix(HUB), random_weights=random_weights)
+    elif text in PRESETS and not Path(text).exists():
+        if not random_weights:
+            raise InputError(f"{text}: a size has no weights of its own; ask for random weights, or name a folder")
+        model = create(text)
+    else:
+        model = _from_path(Path(text).expanduser(), random_weights=random_weights)
     return model.to(device=device, dtype=dtype).eval()
 
 
-def load_own(folder: Path) -> Clip:
-    """A model that ``save`` wrote."""
-    path = folder / CONFIG_FILE
-    values = read_json(path)
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise InputError(f"{path}: expected 'format': {FORMAT!r}; this is not a tether model")
-    if values.get("version") != VERSION:
-        raise InputError(f"{path}: version {values.get('version')!r}; this tether reads version {VERSION}")
-    model = Clip(read_config(values.get("model", {}), where=str(path)))
-    fill(model, read_weights(folder / WEIGHTS_FILE), where=folder / WEIGHTS_FILE)
+def _from_path(path: Path, *, random_weights: bool) -> nn.Module:
+    if path.is_file():
+        return _from_file(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such model; {_HINT}")
+    step_of_run = path.name.startswith("step-") and (path.parent.parent / CONFIG_FILE).is_file()
+    if step_of_run or (path / CONFIG_FILE).is_file():
+        (path.parent.parent / CONFIG_FILE).is_file() and path.name.startswith("step-")
+    ):
+        return _own(path, random_weights=random_weights)
+    if (path / "config.json").is_file():
+        from tether.models.load_transformers import load_folder as load_transformers_folder
+
+        return load_transformers_folder(path, random_weights=random_weights)
+    if (path / "open_clip_config.json").is_file():
+        from tether.models.load_open_clip import load_folder
+
+        return load_folder(path, random_weights=random_weights)
+    raise InputError(f"{path}: holds no {CONFIG_FILE}, open_clip_config.json or config.json; {_HINT}")
+
+
+def _from_file(path: Path) -> nn.Module:
+    """A lone weights file: what it holds stands in the description beside it."""
+    from tether.models.convert.weights import refuse_pickle
+
+    refuse_pickle(path)
+    if path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
+        return _own(path.parent, random_weights=False)
+    if (path.parent / "open_clip_config.json").is_file() or (path.parent / "config.json").is_file():
+        return _from_path(path.parent, random_weights=False)
+    raise InputError(
+        f"{path}: a file of weights does not say its architecture; name it as {OPEN_CLIP}ARCHITECTURE/{path}, "
+        "or give the folder with its configuration"
+    )
+
+
+def _own(folder: Path, *, random_weights: bool) -> Clip:
+    """A model that ``save`` wrote, or the newest checkpoint of a run that describes its model."""
+    described = folder if (folder / CONFIG_FILE).is_file() else folder.parent.parent
+    model = Clip(read_own_config(described / CONFIG_FILE))
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        steps = sorted(folder.glob(f"checkpoints/step-*/{WEIGHTS_FILE}"))
+        if steps:
+            weights = steps[-1]
+        elif random_weights:
+            model.initialise_(torch.Generator().manual_seed(0))
+            return model
+        else:
+            raise InputError(f"{weights}: no such file; the model has no weights (random ones must be asked for)")
+    fill(model, read_weights(weights), where=weights)
     return model
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_own_config(path: Path) -> ModelConfig:
+    """The configuration in a ``model.json``.
 
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    Raises:
+        InputError: it is missing, malformed, of another program or of a newer version; it names the file.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise InputError(f"{path}: expected 'format': {FORMAT!r}; this does not describe a tether model")
+    if values.get("version") != VERSION:
+        raise InputError(f"{path}: version {values.get('version')!r}; this tether reads version {VERSION}")
+    return read_config(values.get("model", {}), where=str(path))
+
+
+def _from_hub(name: str, *, random_weights: bool) -> nn.Module:
+    from tether.core.errors import MissingExtraError
+
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path}: truncated or not a safetensors file ({error})") from None
-
-
-def fill(model: nn.Module, state: dict[str, Tensor], *, where: Path | str) -> None:
-    """Put weights into a model; every key and shape must fit."""
-    own = model.state_dict()
-    problems = [f"missing {key}" for key in own if key not in state]
-    problems += [f"unexpected {key}" for key in state if key not in own]
-    problems += [
-        f"{key}: got {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise InputError(f"{where}: weights of another architecture: {'; '.join(problems[:5])}{more}")
-    model.load_state_dict(state)
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise MissingExtraError("huggingface_hub", extra="hf") from None
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        folder = snapshot_download(name, allow_patterns=wanted)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(f"{HUB}{name}: could not be fetched from the Hugging Face hub: {error}") from error
+    return _from_path(Path(folder), random_weights=random_weights)

@@ -37,8 +37,13 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     if not isinstance(model, Clip):
         raise InputError(f"save: expected a model of tether's own towers, got {type(model).__name__}")
     write_weights(folder / WEIGHTS_FILE, model.state_dict(), metadata={"format": "pt", "model": FORMAT})
-    write_json(folder / CONFIG_FILE, {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()})
+    write_config(model, folder)
     return folder
+
+
+def write_config(model: Clip, folder: Path) -> None:
+    """Write only what the model is; a run that does so at its start can be loaded from its checkpoints."""
+    write_json(folder / CONFIG_FILE, {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()})
 
 
 def write_weights(path: Path, state: dict[str, Tensor], *, metadata: dict[str, str]) -> None:

@@ -51,6 +51,12 @@ def _clip_ids(text: str) -> tuple[int, ...]:
     return (bpe.sot_token_id, *bpe.encode(text), bpe.eot_token_id)
 
 
+def lengths(text: Tensor) -> Tensor:
+    """(b, l) ids with zeros after the end to (b,) lengths: up to the last id that is not zero, at least 1."""
+    place = torch.arange(1, text.shape[1] + 1, device=text.device)
+    return (place * (text != 0)).amax(1).clamp(min=1)
+
+
 class CutCounter:
     """Trims id lists to a context, counts the texts that were cut, and warns of the first."""
 
@@ -97,16 +103,11 @@ class ClipTokenizer:
         cut: how many texts have been cut so far.
     """
 
-    vocab_size = 49_408
-
     def __init__(self, context_length: int = 77) -> None:
         """Cost nothing: the vocabulary loads with the first text."""
+        self.vocab_size = 49_408
+        self.context_length = context_length
         self._counter = CutCounter(context_length)
-
-    @property
-    def context_length(self) -> int:
-        """Longest row in tokens, start and end included."""
-        return self._counter.context_length
 
     @property
     def cut(self) -> int:
@@ -131,12 +132,8 @@ class FunctionTokenizer:
         """Wrap ``encode``, which gives one unpadded, uncut id list for each text, special tokens included."""
         self.encode = encode
         self.vocab_size = vocab_size
+        self.context_length = context_length
         self._counter = CutCounter(context_length)
-
-    @property
-    def context_length(self) -> int:
-        """Longest row in tokens, special ones included."""
-        return self._counter.context_length
 
     @property
     def cut(self) -> int:

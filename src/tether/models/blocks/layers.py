@@ -41,9 +41,9 @@ class RmsNorm(nn.Module):
 class LayerNorm(nn.LayerNorm):
     """``torch.nn.LayerNorm`` that answers in its input's dtype under autocast."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(..., width) to the same shape and dtype."""
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps).to(input.dtype)
 
 
 def layer_norm(width: int, *, eps: float) -> nn.Module:

@@ -1,0 +1,196 @@
+"""open_clip's classic CLIP: its configuration and its names, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, cast
+
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.types import ImageSpec
+from tether.models.blocks.block import BlockConfig
+from tether.models.config import CLIP_END, CLIP_VOCABULARY, ModelConfig, TextConfig, VisionConfig
+from tether.models.convert.rules import Rule, both
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILES = ("open_clip_model.safetensors", "model.safetensors")
+
+# What our towers can express; a configuration that sets anything else is wrapped instead of converted.
+_TOP = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias"}
+_VISION = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout", "norm_kwargs"}
+_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs"}
+_HARMLESS: Mapping[str, object] = {
+    "pool_type": None, "attentional_pool": False, "ls_init_value": None, "no_causal_mask": False, "embed_cls": False,
+    "output_tokens": False, "proj_bias": False, "proj": "linear", "proj_type": "linear", "act_kwargs": None,
+}  # fmt: skip
+
+
+def native_config(cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | None = None) -> ModelConfig | None:
+    """Our configuration of an open_clip ``model_cfg``, or None where our towers are not the same mathematics.
+
+    Args:
+        cfg: as in open_clip's model_configs.
+        preprocess: open_clip's ``preprocess_cfg``; CLIP's own if None.
+    """
+    vision, text = dict(cfg["vision_cfg"]), dict(cfg["text_cfg"])
+    if vision.pop("pool_type", "tok") != "tok" or text.pop("pool_type", "argmax") != "argmax":
+        return None
+    for part, known in ((vision, _VISION), (text, _TEXT)):
+        for key in set(part) - known:
+            if key not in _HARMLESS or part[key] != _HARMLESS[key]:
+                return None
+    layers, patch = vision.get("layers", 12), vision.get("patch_size", 16)
+    if set(cfg) - _TOP or not isinstance(layers, int) or not isinstance(patch, int):
+        return None
+    if text.get("vocab_size", CLIP_VOCABULARY) != CLIP_VOCABULARY:
+        return None
+    activation = "quick_gelu" if cfg.get("quick_gelu") else "gelu"
+    width, text_width = vision.get("width", 768), text.get("width", 512)
+    heads = width // vision.get("head_width", 64)
+    bias = cfg.get("init_logit_bias")
+    return ModelConfig(
+        dim=cfg["embed_dim"],
+        logit_bias=None if bias is None else float(bias),
+        vision=VisionConfig(
+            image=image_spec(vision.get("image_size", 224), preprocess),
+            patch=patch,
+            width=width,
+            layers=layers,
+            heads=heads,
+            hidden=int(width * vision.get("mlp_ratio", 4.0)),
+            block=BlockConfig(activation=activation, norm_eps=(vision.get("norm_kwargs") or {}).get("eps", 1e-5)),
+        ),
+        text=TextConfig(
+            context=text.get("context_length", 77),
+            end=CLIP_END,
+            width=text_width,
+            layers=text.get("layers", 12),
+            heads=text.get("heads", 8),
+            hidden=int(text_width * text.get("mlp_ratio", 4.0)),
+            block=BlockConfig(activation=activation, norm_eps=(text.get("norm_kwargs") or {}).get("eps", 1e-5)),
+        ),
+    )
+
+
+def image_spec(size: Any, preprocess: Mapping[str, Any] | None) -> ImageSpec:
+    """How open_clip prepares pictures for a model."""
+    cfg = {key: value for key, value in (preprocess or {}).items() if value is not None}
+    square = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    default = ImageSpec(size=square)
+    mode = cfg.get("resize_mode", "shortest")
+    interpolation = cfg.get("interpolation", "bicubic")
+    if mode not in ("shortest", "squash", "longest"):
+        raise InputError(f"preprocess_cfg.resize_mode: expected shortest, squash or longest, got {mode!r}")
+    return ImageSpec(
+        size=square,
+        mean=_three(cfg.get("mean", default.mean)),
+        std=_three(cfg.get("std", default.std)),
+        resize=cast(Literal["shortest", "squash", "longest"], mode),
+        interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
+        fill=int(cfg.get("fill_color", 0)),
+    )
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    first, second, third = values
+    return float(first), float(second), float(third)
+
+
+def open_clip_config(config: ModelConfig) -> dict[str, Any]:
+    """The contents of an ``open_clip_config.json`` for a model of ours.
+
+    Raises:
+        InputError: the model uses block options that open_clip's classic CLIP does not have.
+    """
+    vision, text, image = config.vision, config.text, config.vision.image
+    check_classic(config, library="open_clip")
+    if vision.width % vision.heads:
+        raise InputError("export: heads must divide the width")
+    cfg: dict[str, Any] = {
+        "embed_dim": config.dim,
+        "quick_gelu": vision.block.activation == "quick_gelu",
+        "vision_cfg": {
+            "image_size": image.size[0] if image.size[0] == image.size[1] else list(image.size),
+            "layers": vision.layers,
+            "width": vision.width,
+            "head_width": vision.width // vision.heads,
+            "mlp_ratio": vision.hidden / vision.width,
+            "patch_size": vision.patch,
+            "norm_kwargs": {"eps": vision.block.norm_eps},
+        },
+        "text_cfg": {
+            "context_length": text.context,
+            "vocab_size": text.vocabulary,
+            "width": text.width,
+            "heads": text.heads,
+            "layers": text.layers,
+            "mlp_ratio": text.hidden / text.width,
+            "norm_kwargs": {"eps": text.block.norm_eps},
+        },
+    }
+    if config.logit_bias is not None:
+        cfg["init_logit_bias"] = config.logit_bias
+    preprocess = {
+        "size": list(image.size),
+        "mode": "RGB",
+        "mean": list(image.mean),
+        "std": list(image.std),
+        "interpolation": image.interpolation,
+        "resize_mode": image.resize,
+        "fill_color": image.fill,
+    }
+    return {"model_cfg": cfg, "preprocess_cfg": preprocess}
+
+
+def check_classic(config: ModelConfig, *, library: str) -> None:
+    """Refuse to export a model whose blocks the other library cannot express."""
+    for tower, block in (("vision", config.vision.block), ("text", config.text.block)):
+        classic = BlockConfig(activation=block.activation, norm_eps=block.norm_eps)
+        if block != classic or block.activation not in ("gelu", "quick_gelu"):
+            raise InputError(f"export: {library} has no such blocks as this model's {tower} tower: {block}")
+    if config.vision.block.activation != config.text.block.activation and library == "open_clip":
+        raise InputError("export: open_clip needs one activation for both towers")
+    if config.text.vocabulary != CLIP_VOCABULARY:
+        raise InputError(f"export: {library} needs CLIP's vocabulary, this model has {config.text.vocabulary} ids")
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """Our names to those of ``open_clip.CLIP``."""
+    yield Rule("log_logit_scale", ("logit_scale",), "scalar")
+    if config.logit_bias is not None:
+        yield Rule("logit_offset", ("logit_bias",), "scalar")
+    yield Rule("visual.patch.weight", ("visual.conv1.weight",), "patch")
+    yield Rule("visual.class_token", ("visual.class_embedding",))
+    yield Rule("visual.position", ("visual.positional_embedding",))
+    yield from both("visual.norm_pre", "visual.ln_pre")
+    yield from _blocks("visual.blocks", "visual.transformer.resblocks", config.vision.layers)
+    yield from both("visual.norm_post", "visual.ln_post")
+    yield Rule("visual.projection.weight", ("visual.proj",), "transposed")
+    yield Rule("text.token.weight", ("token_embedding.weight",))
+    yield Rule("text.position", ("positional_embedding",))
+    yield from _blocks("text.blocks", "transformer.resblocks", config.text.layers)
+    yield from both("text.norm_post", "ln_final")
+    yield Rule("text.projection.weight", ("text_projection",), "transposed")
+
+
+def _blocks(ours: str, theirs: str, layers: int) -> Iterator[Rule]:
+    for index in range(layers):
+        a, b = f"{ours}.{index}", f"{theirs}.{index}"
+        yield from both(f"{a}.attn_pre", f"{b}.ln_1")
+        yield Rule(f"{a}.qkv.weight", (f"{b}.attn.in_proj_weight",))
+        yield Rule(f"{a}.qkv.bias", (f"{b}.attn.in_proj_bias",))
+        yield from both(f"{a}.proj", f"{b}.attn.out_proj")
+        yield from both(f"{a}.ffn_pre", f"{b}.ln_2")
+        yield from both(f"{a}.up", f"{b}.mlp.c_fc")
+        yield from both(f"{a}.down", f"{b}.mlp.c_proj")
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names as in ``open_clip.CLIP``: without DDP's ``module.``, CustomTextCLIP's ``text.`` and saved buffers."""
+    plain: dict[str, Tensor] = {}
+    for name, value in state.items():
+        short = name.removeprefix("module.").removeprefix("text.")
+        if short not in ("attn_mask", "input_resolution", "context_length", "vocab_size"):
+            plain[short] = value
+    return plain

@@ -1,0 +1,73 @@
+"""A model of ours as a folder that open_clip or transformers opens, with the same embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from tether.core.errors import InputError
+from tether.core.files import write_json
+from tether.core.spec import closest
+from tether.models.convert import hugging_face, open_clip
+from tether.models.convert.rules import give
+from tether.models.dual import Clip
+from tether.models.save import save, write_weights
+
+Format = Literal["open_clip", "transformers", "tether"]
+
+
+def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip") -> Path:
+    """Write a model for use elsewhere.
+
+    ``open_clip`` folders open with ``open_clip.create_model("local-dir:FOLDER")``, ``transformers`` ones with
+    ``CLIPModel.from_pretrained(FOLDER)``; both also with ``tether.load(FOLDER)``. A pruned vocabulary is whole again
+    in every format.
+
+    Args:
+        model: a ``Clip``.
+        folder: where to; made if absent.
+        format: ``open_clip``, ``transformers`` or ``tether``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: an unknown format, a wrapped model, or a model that the other library cannot express.
+    """
+    if format not in FORMATS:
+        raise InputError(f"format: unknown format {format!r}; {closest(format, FORMATS)}")
+    if not isinstance(model, Clip):
+        raise InputError(f"export: expected a model of tether's own towers, got {type(model).__name__}")
+    return FORMATS[format](model, Path(folder))
+
+
+def _open_clip(model: Clip, folder: Path) -> Path:
+    config = open_clip.open_clip_config(model.config)
+    state = give(model.state_dict(), open_clip.rules(model.config))
+    write_weights(folder / open_clip.WEIGHTS_FILES[0], state, metadata={"format": "pt"})
+    write_json(folder / open_clip.CONFIG_FILE, config)
+    return folder
+
+
+def _transformers(model: Clip, folder: Path) -> Path:
+    config, preprocess = hugging_face.hugging_face_config(model.config)
+    state = give(model.state_dict(), hugging_face.rules(model.config))
+    write_weights(folder / "model.safetensors", state, metadata={"format": "pt"})
+    write_json(folder / hugging_face.PREPROCESS_FILE, preprocess)
+    write_json(folder / hugging_face.CONFIG_FILE, config)
+    return folder
+
+
+def _tether(model: Clip, folder: Path) -> Path:
+    return save(model, folder)
+
+
+FORMATS: Mapping[str, Callable[[Clip, Path], Path]] = {
+    "open_clip": _open_clip,
+    "transformers": _transformers,
+    "tether": _tether,
+}
+"""Export formats by name."""

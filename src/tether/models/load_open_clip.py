@@ -1,0 +1,158 @@
+"""open_clip's models: by architecture and weights, or from a folder with an ``open_clip_config.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from tether.core.errors import InputError, MissingExtraError
+from tether.core.files import read_json
+from tether.core.spec import closest
+from tether.models.config import ModelConfig
+from tether.models.convert import open_clip as names
+from tether.models.convert.rules import take
+from tether.models.convert.tokenizers import open_clip_tokenizer
+from tether.models.convert.weights import fill, read_weights, refuse_pickle
+from tether.models.dual import Clip
+from tether.models.wrap import OpenClipEncoder
+
+SEED = 0
+
+
+def load_named(name: str, *, random_weights: bool) -> nn.Module:
+    """``ARCHITECTURE/TAG`` or ``ARCHITECTURE/path/to/weights.safetensors``; ``ARCHITECTURE`` alone has random weights.
+
+    Raises:
+        InputError: unknown architecture or tag, no weights named, or a file that does not fit.
+    """
+    architecture, _, weights = name.partition("/")
+    cfg = _known_config(architecture)
+    config = names.native_config(cfg)
+    if not weights:
+        if not random_weights:
+            raise InputError(
+                f"open_clip:{name}: names no weights; expected open_clip:{architecture}/TAG or "
+                f"open_clip:{architecture}/FILE.safetensors, or ask for random weights"
+            )
+        return _random(config) if config is not None else _wrapped(architecture, cfg, preprocess={}, weights=None)
+    file = Path(weights).expanduser()
+    if file.is_file() or Path("/" + weights).is_file():
+        file = file if file.is_file() else Path("/" + weights)
+        return _native(config, file) if config is not None else _wrapped(architecture, cfg, preprocess={}, weights=file)
+    if file.suffix:
+        raise InputError(f"{file}: no such file of weights for open_clip:{architecture}")
+    return _tagged(architecture, weights)
+
+
+def load_folder(folder: Path, *, random_weights: bool) -> nn.Module:
+    """A folder with an ``open_clip_config.json`` and safetensors, as open_clip pushes to the hub.
+
+    Raises:
+        InputError: a malformed configuration, no weights, or weights that do not fit.
+    """
+    path = folder / names.CONFIG_FILE
+    values = read_json(path)
+    if not isinstance(values, dict) or not isinstance(values.get("model_cfg"), dict):
+        raise InputError(f"{path}: expected the keys 'model_cfg' and 'preprocess_cfg'")
+    cfg, preprocess = values["model_cfg"], values.get("preprocess_cfg") or {}
+    try:
+        config = names.native_config(cfg, preprocess=preprocess)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not an open_clip configuration: {error!r}") from None
+    weights = next((folder / name for name in names.WEIGHTS_FILES if (folder / name).is_file()), None)
+    if weights is None:
+        for pickle in sorted(folder.glob("open_clip_pytorch_model.bin")):
+            refuse_pickle(pickle)
+        if not random_weights:
+            raise InputError(f"{folder}: holds no {' or '.join(names.WEIGHTS_FILES)}; random weights must be asked for")
+    if config is None:
+        return _wrapped(f"local-dir:{folder}", cfg, preprocess=preprocess, weights=weights)
+    return _random(config) if weights is None else _native(config, weights)
+
+
+def _random(config: ModelConfig) -> Clip:
+    model = Clip(config)
+    model.initialise_(torch.Generator().manual_seed(SEED))
+    return model
+
+
+def _native(config: ModelConfig, weights: Path) -> Clip:
+    model = Clip(config)
+    state = names.plain_names(read_weights(weights))
+    fill(model, take(state, names.rules(config), where=str(weights)), where=weights)
+    return model
+
+
+def _known_config(architecture: str) -> dict[str, Any]:
+    """open_clip's own description of an architecture, read from its package without importing it."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise MissingExtraError("open_clip_torch", extra="dev")
+    folder = Path(package.origin).parent / "model_configs"
+    path = folder / f"{architecture}.json"
+    if not path.is_file():
+        known = [file.stem for file in folder.glob("*.json")]
+        raise InputError(f"open_clip:{architecture}: unknown architecture; {closest(architecture, known)}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _tagged(architecture: str, tag: str) -> nn.Module:
+    """Weights that open_clip knows by a tag and downloads itself."""
+    import open_clip
+
+    known = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in known:
+        said = closest(tag, known) if known else "open_clip has none for it"
+        raise InputError(f"open_clip:{architecture}/{tag}: unknown weights; {said}")
+    try:
+        model = open_clip.create_model(architecture, pretrained=tag)
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"open_clip:{architecture}/{tag}: {error}") from error
+    cfg, preprocess = _known_config(architecture), _preprocess(model)
+    if bool((open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu")):
+        cfg = {**cfg, "quick_gelu": True}
+    config = names.native_config(cfg, preprocess=preprocess)
+    if config is None:
+        return _around(architecture, cfg, model)
+    ours = Clip(config)
+    state = names.plain_names(model.state_dict())
+    fill(ours, take(state, names.rules(config), where=f"open_clip:{architecture}/{tag}"), where=tag)
+    return ours
+
+
+def _wrapped(name: str, cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any], weights: Path | None) -> nn.Module:
+    """A model that open_clip builds and we wrap; no pickle is read and no tower downloads weights of its own."""
+    import open_clip
+
+    with _seeded():
+        model = open_clip.create_model(name, load_weights=False, pretrained_image=False, pretrained_text=False)
+    if weights is not None:
+        refuse_pickle(weights)
+        fill(model, read_weights(weights), where=weights)
+    return _around(name, cfg, model)
+
+
+def _around(name: str, cfg: Mapping[str, Any], model: nn.Module) -> OpenClipEncoder:
+    preprocess = _preprocess(model)
+    tokenizer, pad = open_clip_tokenizer(name, cfg)
+    spec = names.image_spec(preprocess["size"], preprocess)
+    return OpenClipEncoder(model, dim=int(cfg["embed_dim"]), image_spec=spec, tokenizer=tokenizer, pad=pad)
+
+
+def _preprocess(model: nn.Module) -> dict[str, Any]:
+    return dict(cast(Any, model).visual.preprocess_cfg)
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """Other libraries draw weights from the global generator: give them a fixed one and put it back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        yield

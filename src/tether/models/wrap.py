@@ -1,0 +1,167 @@
+"""Models of other libraries as they are, behind our protocol: ConvNeXt, EVA, SigLIP, Hugging Face text towers."""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Protocol, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+from tether.core.protocols import Tokenizer
+from tether.core.types import Encoded, Features, ImageSpec
+from tether.models.tokenizer import lengths
+
+
+class WrappedEncoder(nn.Module, abc.ABC):
+    """What all wrapped models share: normalising pixels, refusing masks, the scale of cosines.
+
+    Attributes:
+        model: the other library's module.
+        dim: size of the shared space.
+        image_spec: how pictures must be prepared.
+        tokenizer: text to ids.
+    """
+
+    def __init__(self, model: nn.Module, *, dim: int, image_spec: ImageSpec, tokenizer: Tokenizer) -> None:
+        """Hold the model and what belongs to it."""
+        super().__init__()
+        self.model = model
+        self.dim = dim
+        self.image_spec = image_spec
+        self.tokenizer = tokenizer
+
+    @property
+    @abc.abstractmethod
+    def log_scale(self) -> Tensor:
+        """Logarithm of the logit scale, one element."""
+
+    @property
+    @abc.abstractmethod
+    def logit_bias(self) -> Tensor | None:
+        """0-d offset of the logits, or None."""
+
+    @abc.abstractmethod
+    def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Normalised pictures to embeddings, not normalised."""
+
+    @abc.abstractmethod
+    def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
+        """Token ids at the model's full context to embeddings, not normalised."""
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """0-d multiplier of cosines, with gradient."""
+        return self.log_scale.exp().reshape(())
+
+    @torch.no_grad()
+    def clamp_logit_scale_(self) -> None:
+        """Keep the scale in [1, 100]."""
+        self.log_scale.clamp_(0.0, math.log(100.0))
+
+    def encode_image(self, image: Tensor, *, mask: Bool[Tensor, "b n"] | None = None) -> Features:
+        """(b, 3, h, w) uint8 pixels or normalised floats to pooled features.
+
+        Raises:
+            InputError: a picture of the wrong size, or a mask, which a wrapped model cannot take.
+        """
+        if mask is not None:
+            raise InputError(f"mask: a wrapped {type(self.model).__name__} takes none; expected None")
+        expected = (3, *self.image_spec.size)
+        if image.ndim != 4 or tuple(image.shape[1:]) != expected:
+            raise InputError(f"image: expected (b, {', '.join(map(str, expected))}), got {tuple(image.shape)}")
+        pixels = self.image_spec.normalise(image, dtype=self.log_scale.dtype)
+        return Features(self.image_features(pixels))
+
+    def encode_text(self, text: Int[Tensor, "b l"], *, mask: Bool[Tensor, "b l"] | None = None) -> Features:
+        """(b, l) token ids, as the tokenizer gives them, to pooled features.
+
+        Raises:
+            InputError: ids of the wrong shape or type, or a mask, which a wrapped model cannot take.
+        """
+        if mask is not None:
+            raise InputError(f"mask: a wrapped {type(self.model).__name__} takes none; expected None")
+        context = self.tokenizer.context_length
+        if text.ndim != 2 or text.dtype != torch.int64 or not 0 < text.shape[1] <= context:
+            raise InputError(f"text: expected int64 (b, 1..{context}), got {text.dtype} {tuple(text.shape)}")
+        return Features(self.text_features(text))
+
+    def forward(self, image: Tensor, text: Tensor) -> Encoded:
+        """Both sides of a batch of pairs, as an objective takes them."""
+        return Encoded(self.encode_image(image), self.encode_text(text), self.logit_scale, self.logit_bias)
+
+
+def _widen(text: Tensor, width: int, *, pad: int) -> Tensor:
+    """(b, l) with zeros as padding to (b, width) with ``pad``."""
+    wide = text.new_full((len(text), width), pad)
+    real = torch.arange(text.shape[1], device=text.device) < lengths(text)[:, None]
+    wide[:, : text.shape[1]] = text.where(real, pad)
+    return wide
+
+
+class _EncodesBoth(Protocol):
+    def encode_image(self, image: Tensor, normalize: bool) -> Tensor: ...
+
+    def encode_text(self, text: Tensor, normalize: bool) -> Tensor: ...
+
+
+class OpenClipEncoder(WrappedEncoder):
+    """Any open_clip model."""
+
+    def __init__(
+        self, model: nn.Module, *, dim: int, image_spec: ImageSpec, tokenizer: Tokenizer, pad: int = 0
+    ) -> None:
+        """Hold an open_clip model; ``pad`` is the id that its tokenizer pads with."""
+        super().__init__(model, dim=dim, image_spec=image_spec, tokenizer=tokenizer)
+        self.pad = pad
+
+    @property
+    def log_scale(self) -> Tensor:
+        """Logarithm of the logit scale."""
+        return self.model.get_parameter("logit_scale")
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """0-d offset of the logits, or None."""
+        bias = dict(self.model.named_parameters(recurse=False)).get("logit_bias")
+        return None if bias is None else bias.reshape(())
+
+    def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Normalised pictures to embeddings, not normalised."""
+        return cast(_EncodesBoth, self.model).encode_image(image, False)
+
+    def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
+        """Token ids to embeddings, not normalised; open_clip's positions need the full context."""
+        ids = _widen(text, self.tokenizer.context_length, pad=self.pad)
+        return cast(_EncodesBoth, self.model).encode_text(ids, False)
+
+
+class SiglipEncoder(WrappedEncoder):
+    """transformers' SiglipModel; it was trained on texts padded to the full context, so they are padded here."""
+
+    def __init__(self, model: nn.Module, *, dim: int, image_spec: ImageSpec, tokenizer: Tokenizer, pad: int) -> None:
+        """Hold a SiglipModel; ``pad`` is the id that its texts are padded with."""
+        super().__init__(model, dim=dim, image_spec=image_spec, tokenizer=tokenizer)
+        self.pad = pad
+
+    @property
+    def log_scale(self) -> Tensor:
+        """Logarithm of the logit scale."""
+        return self.model.get_parameter("logit_scale")
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """0-d offset of the logits."""
+        return self.model.get_parameter("logit_bias").reshape(())
+
+    def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Normalised pictures to embeddings, not normalised."""
+        return self.model.get_submodule("vision_model")(pixel_values=image).pooler_output
+
+    def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
+        """Token ids to embeddings, not normalised."""
+        ids = _widen(text, self.tokenizer.context_length, pad=self.pad)
+        return self.model.get_submodule("text_model")(input_ids=ids).pooler_output
