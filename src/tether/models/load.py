@@ -74,8 +74,6 @@ def _from_path(path: Path, *, random_weights: bool) -> nn.Module:
         raise InputError(f"{path}: no such model; {_HINT}")
     step_of_run = path.name.startswith("step-") and (path.parent.parent / CONFIG_FILE).is_file()
     if step_of_run or (path / CONFIG_FILE).is_file():
-        (path.parent.parent / CONFIG_FILE).is_file() and path.name.startswith("step-")
-    ):
         return _own(path, random_weights=random_weights)
     if (path / "config.json").is_file():
         from tether.models.load_transformers import load_folder as load_transformers_folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -87,7 +87,7 @@ def _siglip(
     if weights is not None:
         state = names.plain_names(read_weights(weights))
         fill(model, state, where=weights)
-    text, vision = model.config.text_config, model.config.vision_config
+    text, vision = cast(Any, model.config.text_config), cast(Any, model.config.vision_config)
     tokenizer = transformers_tokenizer(folder, context=text.max_position_embeddings, vocabulary=text.vocab_size)
     default = ImageSpec(size=(vision.image_size, vision.image_size), mean=HALF, std=HALF, resize="squash")
     spec = names.image_spec(vision.image_size, preprocess, default=default)

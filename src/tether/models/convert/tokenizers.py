@@ -40,12 +40,12 @@ def open_clip_tokenizer(name: str, cfg: Mapping[str, Any]) -> tuple[Tokenizer, i
     from open_clip.tokenizer import HFTokenizer
 
     try:
-        theirs = cast(Any, open_clip.get_tokenizer(name))
+        theirs: Any = open_clip.get_tokenizer(name)
     except Exception as error:  # a missing file or a failed download shows in many ways
         return MissingTokenizer(f"{name}: {error}", context_length=context, vocab_size=size), 1 if siglip else 0
-    if isinstance(theirs, HFTokenizer) and not theirs.tokenizer_mode:
-        return _hugging_face(theirs, context=context, size=size), int(theirs.tokenizer.pad_token_id or 0)
     pad = 0 if isinstance(theirs, open_clip.SimpleTokenizer) else int(theirs.tokenizer.pad_token_id or 0)
+    if isinstance(theirs, HFTokenizer) and not theirs.tokenizer_mode:
+        return _hugging_face(theirs, context=context, size=size), pad
     return FunctionTokenizer(lambda texts: _trimmed(theirs(texts), pad), context_length=context, vocab_size=size), pad
 
 
