@@ -26,6 +26,7 @@ import numpy as np
 from tether.core.draw import hash_uniform
 from tether.core.errors import InputError
 from tether.core.types import Block, Row
+from tether.data.sets import settings
 from tether.data.sets.emoji_table import LANGUAGES, Emoji, drawings, libraries, table
 from tether.data.sets.prepare import prepared
 
@@ -38,7 +39,6 @@ SPLIT_VERSION = 1
 _BASE_TEST, _BASE_VALIDATION, _VARIANTS = 0.235, 0.08, 0.30
 _SEQUENCE_TEST, _SEQUENCE_VALIDATION = 0.10, 0.04
 _BLOCK_ROWS = 256
-_SIZES = (8, 1024)
 
 
 def split_of(row: Emoji, *, holdout: Holdout) -> tuple[Split, ...]:
@@ -91,15 +91,14 @@ class EmojiSet:
         background: str = "white",
     ) -> None:
         """Choose the rows and render what the cache does not hold yet (about 1 ms a drawing at 64 px)."""
-        _one_of(split, ("train", "validation", "test", "variants", "all"), key="split")
-        _one_of(holdout, ("base", "sequence"), key="holdout")
-        _one_of(keywords, ("none", "joined", "each"), key="keywords")
+        settings.one_of(split, ("train", "validation", "test", "variants", "all"), where="emoji: split")
+        settings.one_of(holdout, ("base", "sequence"), where="emoji: holdout")
+        settings.one_of(keywords, ("none", "joined", "each"), where="emoji: keywords")
         if isinstance(languages, str) or not languages:
             raise InputError(f"emoji: languages: expected a list such as ('en', 'de'), got {languages!r}")
         for language in languages:
-            _one_of(language, LANGUAGES, key="languages")
-        if isinstance(size, bool) or not isinstance(size, int) or not _SIZES[0] <= size <= _SIZES[1]:
-            raise InputError(f"emoji: size: expected a whole number from {_SIZES[0]} to {_SIZES[1]}, got {size!r}")
+            settings.one_of(language, LANGUAGES, where="emoji: languages")
+        settings.whole(size, 8, 1024, where="emoji: size")
         self.split, self.size, self.holdout, self.languages = split, size, holdout, tuple(languages)
         self.version = f"{SPLIT_VERSION}-{libraries()}"
         self.rows: tuple[Emoji, ...] = tuple(
@@ -129,15 +128,11 @@ class EmojiSet:
 
     def blocks(self) -> Sequence[Block]:
         """Stretches of 256 rows."""
-        starts = range(0, len(self), _BLOCK_ROWS)
-        return [Block(f"{start:06d}", min(_BLOCK_ROWS, len(self) - start)) for start in starts]
+        return settings.cut(len(self), length=_BLOCK_ROWS)
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         """The rows of one stretch from its row ``start`` on."""
-        if block not in self.blocks():
-            raise InputError(f"emoji: no block {block.id!r} in split {self.split!r} of {len(self)} rows")
-        first = int(block.id)
-        for index in range(first + start, min(first + _BLOCK_ROWS, len(self))):
+        for index in settings.indices(block, start=start, rows=len(self), length=_BLOCK_ROWS, where="emoji"):
             yield self.row(index)
 
     def _pixels(self, background: str) -> np.ndarray:
@@ -174,11 +169,6 @@ def _captions(row: Emoji, languages: Sequence[str], keywords: str) -> tuple[str,
     elif keywords == "joined" and row.keywords:
         texts.append(", ".join(row.keywords))
     return tuple(dict.fromkeys(texts))
-
-
-def _one_of(value: object, known: Sequence[str], *, key: str) -> None:
-    if value not in known:
-        raise InputError(f"emoji: {key}: expected one of {', '.join(known)}, got {value!r}")
 
 
 def _hex(background: str) -> str:

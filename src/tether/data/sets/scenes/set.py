@@ -10,6 +10,7 @@ import numpy as np
 
 from tether.core.errors import InputError
 from tether.core.types import Block, Row
+from tether.data.sets import settings
 from tether.data.sets.scenes.biases import PARTNERS, BiasKind, draw_biased
 from tether.data.sets.scenes.captions import HELD_OUT_TEMPLATES, TEMPLATES, Order, long, short
 from tether.data.sets.scenes.defects import draw_defect
@@ -99,21 +100,20 @@ class ScenesSet:
         negatives: Literal["none", "attribute", "relation", "object"] = "none",
     ) -> None:
         """Check the settings; nothing is drawn yet."""
-        _one_of(split, _SPLITS, key="split")
-        _one_of(captions, ("short", "long", "both"), key="captions")
-        _one_of(templates, ("plain", "seen", "held_out"), key="templates")
-        _one_of(order, ("size", "random", "reading", "given"), key="order")
-        _one_of(lettering, ("none", *KINDS), key="lettering")
-        _one_of(bias, ("none", *PARTNERS), key="bias")
-        _one_of(negatives, ("none", "attribute", "relation", "object"), key="negatives")
+        settings.one_of(split, _SPLITS, where="scenes: split")
+        settings.one_of(captions, ("short", "long", "both"), where="scenes: captions")
+        settings.one_of(templates, ("plain", "seen", "held_out"), where="scenes: templates")
+        settings.one_of(order, ("size", "random", "reading", "given"), where="scenes: order")
+        settings.one_of(lettering, ("none", *KINDS), where="scenes: lettering")
+        settings.one_of(bias, ("none", *PARTNERS), where="scenes: bias")
+        settings.one_of(negatives, ("none", "attribute", "relation", "object"), where="scenes: negatives")
         for attribute in details:
-            _one_of(attribute, ATTRIBUTES, key="details")
-        _whole(rows, 1, 2**40, key="rows")
-        _whole(size, SMALLEST, LARGEST, key="size")
-        _whole(seed, 0, 2**63, key="seed")
-        for key, share in (("agree", agree), ("defects", defects), ("strength", strength)):
-            if not 0 <= share <= 1:
-                raise InputError(f"scenes: {key}: expected a number from 0 to 1, got {share!r}")
+            settings.one_of(attribute, ATTRIBUTES, where="scenes: details")
+        settings.whole(rows, 1, 2**40, where="scenes: rows")
+        settings.whole(size, SMALLEST, LARGEST, where="scenes: size")
+        settings.whole(seed, 0, 2**63, where="scenes: seed")
+        for key, value in (("agree", agree), ("defects", defects), ("strength", strength)):
+            settings.share(value, where=f"scenes: {key}")
         if bias != "none" and split == "compositions":
             raise InputError("scenes: bias: the split 'compositions' chooses its pairs itself and takes no bias")
         self.world = World(things=things, pairs="held_out" if split == "compositions" else "seen")
@@ -196,15 +196,11 @@ class ScenesSet:
 
     def blocks(self) -> Sequence[Block]:
         """Stretches of 512 rows."""
-        starts = range(0, self.rows, _BLOCK_ROWS)
-        return [Block(f"{start:012d}", min(_BLOCK_ROWS, self.rows - start)) for start in starts]
+        return settings.cut(self.rows, length=_BLOCK_ROWS)
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         """The rows of one stretch from its row ``start`` on."""
-        if not block.id.isdecimal() or int(block.id) % _BLOCK_ROWS or int(block.id) >= self.rows:
-            raise InputError(f"scenes: no block {block.id!r} in {self.rows} rows")
-        first = int(block.id)
-        for index in range(first + start, min(first + _BLOCK_ROWS, self.rows)):
+        for index in settings.indices(block, start=start, rows=self.rows, length=_BLOCK_ROWS, where="scenes"):
             yield self.row(index)
 
     def _caption(self, scene: Scene, dice: Dice) -> tuple[str, ...]:
@@ -222,13 +218,3 @@ class ScenesSet:
         if self._negatives == "object":
             return replace_thing(scene, dice, world=self._near)
         return swap_attribute(scene, dice, world=self._near)
-
-
-def _one_of(value: object, known: Sequence[str], *, key: str) -> None:
-    if value not in known:
-        raise InputError(f"scenes: {key}: expected one of {', '.join(known)}, got {value!r}")
-
-
-def _whole(value: object, low: int, high: int, *, key: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(f"scenes: {key}: expected a whole number from {low} to {high}, got {value!r}")
