@@ -1,0 +1,25 @@
+"""Clippers: what bounds the gradients between the backward pass and the optimiser's step.
+
+Each works in anyone's loop::
+
+    clipper = ZClip()
+    loss.backward()
+    report = clipper.clip_(model.named_parameters(), step=step)
+    if not report.skip:
+        optimizer.step()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.core.protocols import GradClipper
+from tether.optim.clip.global_norm import GlobalNorm
+from tether.optim.clip.none import NoClip
+from tether.optim.clip.uniform import UniformClipper
+from tether.optim.clip.zclip import ZClip
+
+CLIPPERS: Mapping[str, type[GradClipper]] = {"none": NoClip, "global_norm": GlobalNorm, "zclip": ZClip}
+"""Every clipper by the name a recipe uses."""
+
+__all__ = ["CLIPPERS", "GlobalNorm", "NoClip", "UniformClipper", "ZClip"]

@@ -1,0 +1,47 @@
+"""The ancestor of all clippers: one limit on the joint norm of all gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.optim.clip.uniform import UniformClipper
+
+
+@final
+class GlobalNorm(UniformClipper):
+    """Scales all gradients by ``max_norm / norm`` when their joint L2 norm is larger than ``max_norm``.
+
+    Source: Pascanu, Mikolov, Bengio, arXiv 1211.5063, section 3.2, algorithm 1. Their code sets the recurrent
+    gradient to ``0.02 * W_hh`` when the norm is not finite; here such a step is skipped.
+    """
+
+    def __init__(
+        self, max_norm: float = 1.0, *, eps: float = 0.0, nonfinite: Literal["skip", "raise"] = "skip"
+    ) -> None:
+        """Take the limit.
+
+        Args:
+            max_norm: largest joint norm, in units of the gradient (> 0).
+            eps: added to the norm before dividing: 0 as published, 1e-6 as ``torch.nn.utils.clip_grad_norm_``.
+            nonfinite: ``skip`` or ``raise``, see ``UniformClipper``.
+
+        Raises:
+            InputError: a limit that is not positive, or a negative eps.
+        """
+        super().__init__(nonfinite=nonfinite)
+        if not max_norm > 0:
+            raise InputError(f"max_norm: expected a number above 0, got {max_norm!r}")
+        if not 0 <= eps < math.inf:
+            raise InputError(f"eps: expected a number of at least 0, got {eps!r}")
+        self.max_norm, self.eps = float(max_norm), float(eps)
+
+    def _decide(self, norm: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
+        return (self.max_norm / (norm + self.eps)).clamp(max=1.0), torch.full_like(norm, self.max_norm)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"max_norm": self.max_norm, "eps": self.eps, "nonfinite": self.nonfinite}

@@ -1,0 +1,58 @@
+"""Parameter groups: what gets weight decay and how fast it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+
+Params = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+"""What an optimiser's constructor takes: parameters, or groups as ``parameter_groups`` makes them."""
+
+_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices with weight decay; vectors and scalars (gains, biases, the logit scale) without.
+
+    Frozen parameters are left out, tied ones stand once, an empty group is dropped. This is open_clip's rule.
+
+    Args:
+        model: whose trainable parameters are grouped.
+        weight_decay: of the parameters with at least two dimensions (>= 0).
+
+    Returns:
+        Groups for any ``torch.optim.Optimizer``, with ``name`` (``decay`` or ``no_decay``), ``params`` as pairs
+        (name, parameter) so that checkpoints carry the names, and ``lr_scale`` 1.0, which the training loop
+        multiplies into the group's learning rate.
+
+    Raises:
+        InputError: a negative weight decay, or nothing to train.
+    """
+    if not weight_decay >= 0:
+        raise InputError(f"weight_decay: expected a number of at least 0, got {weight_decay!r}")
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not named:
+        raise InputError(f"{type(model).__name__} has no trainable parameter")
+    decayed = [pair for pair in named if pair[1].ndim >= 2]
+    plain = [pair for pair in named if pair[1].ndim < 2]
+    groups = [
+        {"name": "decay", "params": decayed, "weight_decay": float(weight_decay), "lr_scale": 1.0},
+        {"name": "no_decay", "params": plain, "weight_decay": 0.0, "lr_scale": 1.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def as_groups(params: Params) -> tuple[list[Any], bool]:
+    """The same parameters or groups as a list, and whether torch's fused kernels can move all of them."""
+    given = list(params)
+    tensors: list[Tensor] = []
+    for item in given:
+        members = list(item["params"]) if isinstance(item, dict) else [item]
+        if isinstance(item, dict):
+            item["params"] = members
+        tensors.extend(member[1] if isinstance(member, tuple) else member for member in members)
+    return given, all(t.device.type in _FUSED_DEVICES and t.is_floating_point() for t in tensors)

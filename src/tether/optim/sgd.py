@@ -1,0 +1,44 @@
+"""Stochastic gradient descent with momentum, fused wherever torch can."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+
+from tether.core.errors import InputError
+from tether.optim.groups import Params, as_groups
+
+
+@final
+class SGD(torch.optim.SGD):
+    """Plain, heavy-ball or Nesterov descent; weight decay is added to the gradient, as torch does."""
+
+    def __init__(
+        self,
+        params: Params,
+        *,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        momentum_rule: Literal["heavy_ball", "nesterov"] = "nesterov",
+        weight_decay: float = 0.0,
+    ) -> None:
+        """Take parameters or groups; a group's own ``weight_decay`` or ``lr`` wins over these.
+
+        Args:
+            params: parameters, or groups as ``parameter_groups`` makes them.
+            lr: learning rate before the schedule.
+            momentum: weight of the past steps, in [0, 1); 0 is plain descent.
+            momentum_rule: ``heavy_ball`` (Polyak) or ``nesterov``; without momentum they are the same.
+            weight_decay: times the weight, added to the gradient.
+
+        Raises:
+            InputError: an unknown rule.
+        """
+        if momentum_rule not in ("heavy_ball", "nesterov"):
+            raise InputError(f"momentum_rule: expected 'heavy_ball' or 'nesterov', got {momentum_rule!r}")
+        groups, fused = as_groups(params)
+        nesterov = momentum_rule == "nesterov" and momentum > 0
+        super().__init__(
+            groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=fused or None
+        )
