@@ -1,0 +1,78 @@
+"""``tether classify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="A folder, .parquet, .csv or .tar file, a pattern, or a data set.")],
+    classes: Annotated[str, typer.Option(help='Names as "cat,dog", or a text file with one on each line.')],
+    model: Annotated[str, typer.Option(help="A run's folder, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
+    out: Annotated[Path, typer.Option(help="The CSV file.")],
+    templates: Annotated[
+        str, typer.Option(help='name, photo, photos, drawings, a sentence such as "a map of {}", or a file of them.')
+    ] = "photo",
+    top: Annotated[int, typer.Option(min=1, help="Classes listed for each picture.")] = 3,
+    abstain: Annotated[float, typer.Option(min=0, max=1, help="Least confidence for a label to be given.")] = 0.0,
+    calibrate: Annotated[str | None, typer.Option(help="Labelled pictures to fit the confidence on.")] = None,
+    label_column: Annotated[str, typer.Option(help="Their column with the class names.")] = "label",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+) -> None:
+    """Name pictures from a list of classes, with prompts and calibrated confidence: CSV."""
+    from typing import cast
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from tether.core.protocols import DualEncoder
+    from tether.tasks.classify.prompts import classes_of, templates_of
+
+    names, sentences = classes_of(classes), templates_of(templates)  # before the model: mistakes show at once
+
+    import tether
+    from tether.data import open_source
+    from tether.tasks.classify.classify import classify
+
+    opened = open_source(source, where="SOURCE")
+    labelled = None if calibrate is None else open_source(calibrate, where="--calibrate")
+    loaded = cast(DualEncoder, tether.load(model, device=device, random_weights=random_weights))
+    columns = TextColumn("classify"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("classify", total=None)
+        report = classify(
+            opened,
+            model=loaded,
+            classes=names,
+            out=out,
+            templates=sentences,
+            top=top,
+            abstain=abstain,
+            calibrate=labelled,
+            label_column=label_column,
+            batch_size=batch_size,
+            workers=workers,
+            strict=strict,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    typer.echo(f"{report.path}: {report.rows} pictures, {report.abstained} without a label")
+    if report.calibration is None:
+        typer.echo(
+            "confidence: the model's own scale, not calibrated; it orders classes, it is no probability", err=True
+        )
+    else:
+        fitted = report.calibration
+        typer.echo(
+            f"confidence: calibrated on {fitted.rows} pictures ({fitted.accuracy:.1%} right); "
+            f"calibration error {fitted.error_before:.3f} -> {fitted.error:.3f}",
+            err=True,
+        )
+    if report.bad:
+        typer.echo(f"{report.bad} bad rows were skipped; {report.bad_rows} names them", err=True)

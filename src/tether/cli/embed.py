@@ -1,0 +1,55 @@
+"""``tether embed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="A folder, .parquet, .csv or .tar file, a pattern, or a data set.")],
+    model: Annotated[str, typer.Option(help="A run's folder, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
+    out: Annotated[Path, typer.Option(help="FILE.parquet, or a folder for parts.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward.")] = 64,
+    thumbnail: Annotated[int, typer.Option(min=0, help="Longest side of the JPEG kept beside each; 0 keeps none.")] = 0,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows of one part: the most a kill costs.")] = 2048,
+    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the forward.")] = "float32",
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+) -> None:
+    """Turn pictures into vectors, resumable: Parquet with keys, captions and columns."""
+    from typing import cast
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    import tether
+    from tether.core.protocols import DualEncoder
+    from tether.data import open_source
+    from tether.tasks.retrieve.embed import embed
+
+    opened = open_source(source, where="SOURCE")
+    loaded = cast(DualEncoder, tether.load(model, device=device, random_weights=random_weights))
+    columns = TextColumn("embed"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("embed", total=None)
+        report = embed(
+            opened,
+            model=loaded,
+            model_name=model,
+            out=out,
+            batch_size=batch_size,
+            part_rows=part_rows,
+            thumbnail=thumbnail or None,
+            precision=precision,
+            workers=workers,
+            strict=strict,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    typer.echo(f"{report.path}: {report.rows} pictures, {report.new} of them new; model digest {report.digest}")
+    if report.bad:
+        typer.echo(f"{report.bad} bad rows were skipped; {report.bad_rows} names them", err=True)

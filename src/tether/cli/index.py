@@ -1,0 +1,34 @@
+"""``tether index``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def command(
+    embeddings: Annotated[Path, typer.Argument(help="What tether embed wrote: a .parquet file or a folder of them.")],
+    out: Annotated[str, typer.Option(help="Folder of the store, or a URI such as s3://bucket/pictures.")],
+    existing: Annotated[
+        Literal["refuse", "merge", "replace"],
+        typer.Option(help="What to do about a store that is there: merge adds new keys and updates known ones."),
+    ] = "refuse",
+) -> None:
+    """Put vectors into a store that can be searched, changed and filtered."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tether.tasks.retrieve.index import build_index
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("index", total=None)
+        store = build_index(
+            embeddings,
+            out=out,
+            existing=existing,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    columns = ", ".join(name for name in store.schema.names if name != "embedding")
+    typer.echo(f"{out}: {len(store)} rows of {store.dim} numbers; columns: {columns}")

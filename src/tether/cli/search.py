@@ -1,0 +1,59 @@
+"""``tether search``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    store: Annotated[str, typer.Argument(help="What tether index made: a folder or a URI.")],
+    queries: Annotated[
+        list[str] | None, typer.Argument(help="What to look for, in words; several are allowed.")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Look for pictures like this one; may be repeated.")] = None,
+    where: Annotated[str | None, typer.Option(help="Condition on the columns, such as \"label = 'cat'\".")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many for each query.")] = 10,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with the pictures.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model that made the vectors; the store knows its name.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit.")] = False,
+) -> None:
+    """Find pictures by words or by a picture, filtered by their columns."""
+    import json
+    from typing import cast
+
+    import tether
+    from tether.core.protocols import DualEncoder
+    from tether.tasks.retrieve.search import Searcher
+    from tether.tasks.retrieve.store import Store
+
+    if not queries and not image:
+        raise typer.BadParameter("say what to look for: words, or --image FILE")
+    opened = Store.open(store)
+    name = model or opened.model
+    if not name:
+        raise typer.BadParameter("the store does not say which model made its vectors; give --model")
+    searcher = Searcher(opened, model=cast(DualEncoder, tether.load(name)))
+    found = {text: searcher.text(text, top=top, where=where) for text in queries or ()}
+    found |= {f"like {path}": searcher.image(path, top=top, where=where) for path in image or ()}
+    hits = {query: searcher.hits(ranking) for query, ranking in found.items()}
+
+    for query, some in hits.items():
+        if as_json:
+            for hit in some:
+                line = {"query": query, "key": hit.key, "score": hit.score, "texts": hit.texts, **hit.meta}
+                typer.echo(json.dumps(line, ensure_ascii=False, default=str))
+            continue
+        typer.echo(query if some else f"{query}: no row passes the filter")
+        for hit in some:
+            typer.echo(f"  {hit.score:.4f}  {hit.key}  {hit.texts[0] if hit.texts else ''}".rstrip())
+    if html is not None:
+        from tether.tasks.retrieve.gallery import gallery
+
+        note = f"{len(opened)} pictures, model {name}" + (f", where {where}" if where else "")
+        gallery(hits, html, title="Search results", note=note)
+        typer.echo(f"{html}: the pictures", err=True)

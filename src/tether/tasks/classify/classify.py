@@ -1,0 +1,166 @@
+"""A source of pictures and a list of classes to a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tether.core.errors import InputError
+from tether.core.files import atomic_path
+from tether.core.protocols import DualEncoder, Source
+from tether.core.types import Batch, Row
+from tether.data.bad_rows import BadRows
+from tether.data.loader import ordered
+from tether.tasks.classify.calibrate import Calibration
+from tether.tasks.classify.prompts import TEMPLATES, classes_of
+from tether.tasks.classify.scores import Scores
+from tether.tasks.classify.zero_shot import LABELS, ZeroShotClassifier
+
+Progress = Callable[[int, int | None], None]
+LABEL = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """What a run of ``classify`` left behind.
+
+    Attributes:
+        path: the CSV file.
+        rows: pictures named or abstained from.
+        abstained: of those, below the threshold.
+        bad: rows that were skipped.
+        bad_rows: JSON-lines file that names them; absent when there are none.
+        calibration: how the confidence was fitted, or None.
+    """
+
+    path: Path
+    rows: int
+    abstained: int
+    bad: int
+    bad_rows: Path
+    calibration: Calibration | None
+
+
+def classify(
+    source: Source,
+    *,
+    model: DualEncoder,
+    classes: Sequence[str],
+    out: Path,
+    templates: Sequence[str] = TEMPLATES["photo"],
+    top: int = 3,
+    abstain: float = 0.0,
+    calibrate: Source | None = None,
+    label_column: str = LABEL,
+    batch_size: int = 64,
+    workers: int = 0,
+    strict: bool = False,
+    on_progress: Progress | None = None,
+) -> Classified:
+    """Name every good picture of a source.
+
+    The CSV, written whole or not at all, has ``key``, ``label`` (empty where the confidence is below ``abstain``),
+    ``confidence``, and for each of the ``top`` classes ``class_i``, ``confidence_i``, ``cosine_i``.
+
+    Args:
+        source: where the pictures come from.
+        model: any model that ``tether.load`` gives.
+        classes: different names.
+        out: the CSV file.
+        templates: sentences with ``{}`` where a class name goes.
+        top: classes listed for each picture.
+        abstain: least confidence, 0 to 1, for a label to be given.
+        calibrate: labelled pictures to fit the confidence on; without them it is the model's own and may be far off.
+        label_column: column of ``calibrate`` that holds class names; a row without it may have its label as its only
+            caption.
+        batch_size: pictures in one forward.
+        workers: threads that decode ahead.
+        strict: stop at the first bad row.
+        on_progress: called with rows done and, where the source knows, rows in all.
+
+    Raises:
+        InputError: no class, a class twice, a label that is no class, no good row, or a bad row under ``strict``.
+    """
+    classes = classes_of(list(classes))
+    if not 0 <= abstain <= 1:
+        raise InputError(f"abstain: expected a probability from 0 to 1, got {abstain}")
+    if top < 1:
+        raise InputError(f"top: expected at least 1, got {top}")
+    if abstain > 0 and calibrate is None:
+        warnings.warn(
+            "abstaining by a confidence that was not calibrated: it is the model's own and may be far from the share "
+            "that is right; give labelled pictures to calibrate on",
+            stacklevel=2,
+        )
+    head = ZeroShotClassifier(templates=templates)
+    support = None if calibrate is None else _labelled(calibrate, model, classes, label_column, batch_size, workers)
+    head.prepare(model, classes, support=support)
+    bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
+    bad_rows.unlink(missing_ok=True)  # the file is written anew, so its side file is too
+    counts = [block.rows for block in source.blocks()]
+    total = None if None in counts else sum(count for count in counts if count is not None)
+    done = abstained = 0
+    stream = ordered(
+        source, image_spec=model.image_spec, batch_size=batch_size, workers=workers, strict=strict, on_bad=bad_rows
+    )
+    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(_header(min(top, len(classes))))
+        for rows, pixels in stream:
+            for line in _lines(rows, head.predict(pixels), top=top, abstain=abstain):
+                abstained += line[1] == ""
+                writer.writerow(line)
+            done += len(rows)
+            if on_progress is not None:
+                on_progress(done, total)
+    return Classified(
+        path=out,
+        rows=done,
+        abstained=abstained,
+        bad=BadRows(source.name, path=bad_rows).count,
+        bad_rows=bad_rows,
+        calibration=head.calibration,
+    )
+
+
+def _header(top: int) -> list[str]:
+    ranked = [f"{name}_{place}" for place in range(1, top + 1) for name in ("class", "confidence", "cosine")]
+    return ["key", "label", "confidence", *ranked]
+
+
+def _lines(rows: Sequence[Row], scores: Scores, *, top: int, abstain: float) -> Iterator[list[str]]:
+    order = scores.order(top=top)
+    confidence, cosine = scores.probability.gather(1, order), scores.cosine.gather(1, order)
+    for row, label, places, sure, near in zip(
+        rows, scores.labels(abstain=abstain), order.tolist(), confidence.tolist(), cosine.tolist(), strict=True
+    ):
+        ranked = [
+            text
+            for place, share, similar in zip(places, sure, near, strict=True)
+            for text in (scores.classes[place], f"{share:.6f}", f"{similar:.6f}")
+        ]
+        yield [row.key, label or "", f"{sure[0]:.6f}", *ranked]
+
+
+def _labelled(
+    source: Source, model: DualEncoder, classes: Sequence[str], column: str, batch_size: int, workers: int
+) -> Iterator[Batch]:
+    number = {name: i for i, name in enumerate(classes)}
+    no_text = torch.empty(0, 0, dtype=torch.int64)
+    for rows, pixels in ordered(source, image_spec=model.image_spec, batch_size=batch_size, workers=workers):
+        labels = []
+        for row in rows:
+            label = row.meta.get(column, row.texts[0] if len(row.texts) == 1 else None)
+            if label is None:
+                raise InputError(f"{source.name}: row {row.key!r} has neither a column {column!r} nor one caption")
+            if str(label) not in number:
+                raise InputError(
+                    f"{source.name}: row {row.key!r}: {str(label)!r} is none of the {len(classes)} classes"
+                )
+            labels.append(number[str(label)])
+        yield Batch(image=pixels, text=no_text, extra={LABELS: torch.tensor(labels)})

@@ -1,0 +1,9 @@
+"""The heads of this room, by name."""
+
+from __future__ import annotations
+
+from tether.core.protocols import TaskHead
+from tether.tasks.classify.zero_shot import ZeroShotClassifier
+
+HEADS: dict[str, type[TaskHead]] = {"zero_shot": ZeroShotClassifier}
+"""Every classifier head by name."""

@@ -1,0 +1,114 @@
+"""Class names to sentences: built-in sets of templates, and a check of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tether.core.errors import InputError
+from tether.core.spec import closest
+
+SLOT = "{}"
+
+TEMPLATES: Mapping[str, tuple[str, ...]] = {
+    "name": ("{}",),
+    "photo": ("a photo of a {}.",),
+    "photos": (
+        "a photo of a {}.",
+        "a close-up of a {}.",
+        "a {} seen from afar.",
+        "a dim picture of a {}.",
+        "a sharp picture of a {}.",
+        "part of a {}.",
+        "a small {}.",
+        "a large {}.",
+        "several of the {}.",
+        "the {} in front of a plain wall.",
+        "the {} outdoors.",
+        "a cropped photo of the {}.",
+    ),
+    "drawings": ("{}", "a drawing of a {}.", "an icon of a {}.", "a symbol for {}.", "a cartoon of a {}.", "{} emoji"),
+}
+"""Built-in sets: ``name`` is the bare class name (for models trained on bare names), ``photo`` CLIP's plain default
+(arXiv 2103.00020, section 3.1.4), ``photos`` an ensemble for photographs, ``drawings`` one for icons and emoji."""
+
+
+def templates_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """A set of templates.
+
+    Args:
+        given: the name of a built-in set, one template, the path of a text file with one on each line, or a list.
+
+    Raises:
+        InputError: none at all, one without exactly one ``{}``, or a word that is neither a name nor a template.
+    """
+    if isinstance(given, str) and given in TEMPLATES:
+        return TEMPLATES[given]
+    if isinstance(given, str) and SLOT in given:
+        return checked([given], where="template")
+    if isinstance(given, (str, Path)):
+        if not Path(given).is_file():
+            raise InputError(
+                f"templates: {str(given)!r} is neither a file nor a template with {SLOT}; {closest(str(given), TEMPLATES)}"
+            )
+        return checked(lines_of(Path(given)), where=str(given))
+    return checked(given, where="templates")
+
+
+def checked(templates: Sequence[str], *, where: str) -> tuple[str, ...]:
+    """The same templates, each with exactly one ``{}``.
+
+    Raises:
+        InputError: none at all, or one that has not; it is named.
+    """
+    if not templates:
+        raise InputError(f"{where}: expected at least one template, such as 'a photo of a {SLOT}.'")
+    for template in templates:
+        if template.count(SLOT) != 1:
+            raise InputError(f"{where}: expected exactly one {SLOT} in a template, got {template!r}")
+    return tuple(dict.fromkeys(templates))
+
+
+def classes_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Class names.
+
+    Args:
+        given: a list, names with commas between them, or the path of a text file with one on each line.
+
+    Raises:
+        InputError: no class, an empty name, or a class twice.
+    """
+    where = "classes"
+    if isinstance(given, (str, Path)):
+        if Path(given).is_file():
+            where, names = str(given), lines_of(Path(given))
+        elif isinstance(given, Path) or given.endswith(".txt"):
+            raise InputError(f"classes: {str(given)!r}: no such file")
+        else:
+            names = [part.strip() for part in given.split(",")]
+            names = [] if names == [""] else names
+    else:
+        names = [name.strip() for name in given]
+    if not names:
+        raise InputError(f"{where}: expected at least one class, got none")
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if not name:
+            raise InputError(f"{where}: class {number + 1} of {len(names)} has an empty name")
+        if name in seen:
+            raise InputError(f"{where}: class {name!r} comes twice (numbers {seen[name] + 1} and {number + 1})")
+        seen[name] = number
+    return tuple(names)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, without spaces around them.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error})") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,47 @@
+"""What a classifier says about pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tether.core.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Classes against pictures.
+
+    Attributes:
+        classes: the c class names.
+        cosine: (b, c) similarity in [-1, 1].
+        probability: (b, c) softmax of ``scale * cosine``; rows sum to 1.
+        scale: multiplier of the cosine.
+        calibrated: whether ``scale`` was fitted on labelled pictures; if not, it is the model's own, and the
+            probabilities only order the classes of one picture.
+    """
+
+    classes: tuple[str, ...]
+    cosine: Float[Tensor, "b c"]
+    probability: Float[Tensor, "b c"]
+    scale: float
+    calibrated: bool
+
+    def order(self, *, top: int) -> Int[Tensor, "b k"]:
+        """Class numbers of the ``top`` most similar, best first, ties to the first class; at most c of them."""
+        if top < 1:
+            raise InputError(f"top: expected at least 1, got {top}")
+        return torch.argsort(self.cosine, dim=1, descending=True, stable=True)[:, :top]
+
+    def labels(self, *, abstain: float = 0.0) -> tuple[str | None, ...]:
+        """The best class of each picture, or None where its probability is below ``abstain`` (0 to 1)."""
+        if not 0 <= abstain <= 1:
+            raise InputError(f"abstain: expected a probability from 0 to 1, got {abstain}")
+        best = self.order(top=1)
+        sure = self.probability.gather(1, best)[:, 0] >= abstain
+        return tuple(
+            self.classes[i] if yes else None for i, yes in zip(best[:, 0].tolist(), sure.tolist(), strict=True)
+        )

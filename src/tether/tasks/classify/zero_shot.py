@@ -1,0 +1,142 @@
+"""A classifier from words alone: one unit vector for each class, the mean of its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
+from tether.core.types import Batch
+from tether.models.embed import Progress, encode_images, encode_texts
+from tether.tasks.classify.calibrate import Calibration, fit_scale
+from tether.tasks.classify.prompts import SLOT, TEMPLATES, checked, classes_of
+from tether.tasks.classify.scores import Scores
+
+LABELS = "labels"
+"""Name in ``Batch.extra`` of the (b,) class numbers that calibrate a head."""
+
+
+def class_weights(
+    model: DualEncoder,
+    classes: Sequence[str],
+    *,
+    templates: Sequence[str] = TEMPLATES["photo"],
+    batch_size: int = 256,
+    on_progress: Progress | None = None,
+) -> Float[Tensor, "c d"]:
+    """One unit row for each class: every prompt's embedding normalised, their mean, normalised again.
+
+    That order is part of the definition (arXiv 2103.00020, section 3.1.4, released code). Each distinct prompt of
+    all classes is encoded once, short ones beside short ones.
+
+    Args:
+        model: any model that ``tether.load`` gives.
+        classes: c different names.
+        templates: sentences with ``{}`` where the name goes.
+        batch_size: prompts in one forward.
+        on_progress: called with prompts done and prompts in all.
+
+    Returns:
+        (c, d) float32 on the CPU.
+
+    Raises:
+        InputError: no class, a class twice, a template without exactly one ``{}``, or prompts that cancel out.
+    """
+    classes = classes_of(list(classes))
+    templates = checked(templates, where="templates")
+    prompts = [template.replace(SLOT, name) for name in classes for template in templates]
+    vectors = encode_texts(model, prompts, batch_size=batch_size, on_progress=on_progress)
+    mean = F.normalize(vectors, dim=-1).view(len(classes), len(templates), -1).mean(dim=1)
+    weights = F.normalize(mean, dim=-1)
+    empty = weights.norm(dim=-1) == 0
+    if empty.any():
+        raise InputError(f"class {classes[int(empty.nonzero()[0])]!r}: the mean of its prompts' vectors is zero")
+    return weights
+
+
+class ZeroShotClassifier:
+    """Names pictures without training; a ``core.protocols.TaskHead``.
+
+    Attributes:
+        classes: names, once prepared.
+        weights: (c, d) unit rows, once prepared.
+        scale: multiplier of the cosine.
+        calibration: how the scale was fitted, or None where it is the model's own.
+    """
+
+    def __init__(self, *, templates: Sequence[str] = TEMPLATES["photo"], batch_size: int = 256) -> None:
+        """Choose the templates, and how many prompts go into one forward."""
+        self.templates = checked(templates, where="templates")
+        self.batch_size = batch_size
+        self.classes: tuple[str, ...] = ()
+        self.weights: Float[Tensor, "c d"] = torch.empty(0, 0)
+        self.scale = 1.0
+        self.calibration: Calibration | None = None
+        self._model: DualEncoder | None = None
+
+    def prepare(
+        self, model: DualEncoder, prompts: Sequence[str], *, support: Iterable[Batch] | None = None
+    ) -> ZeroShotClassifier:
+        """Encode the classes once.
+
+        Args:
+            model: any model that ``tether.load`` gives.
+            prompts: class names.
+            support: labelled pictures on which the confidence is calibrated; ``extra["labels"]`` holds (b,) class
+                numbers. Without them the model's own scale is used.
+
+        Returns:
+            This head.
+
+        Raises:
+            InputError: as ``class_weights`` and ``calibrate.fit_scale``.
+        """
+        self.classes = classes_of(list(prompts))
+        self.weights = class_weights(model, self.classes, templates=self.templates, batch_size=self.batch_size)
+        self.scale, self.calibration, self._model = float(model.logit_scale.detach()), None, model
+        if support is not None:
+            self._calibrate(support)
+        return self
+
+    def predict(self, image: Tensor) -> Scores:
+        """Scores of (b, 3, h, w) pictures, uint8 or normalised floats.
+
+        Raises:
+            InputError: not prepared, or pixels that are not finite.
+        """
+        if self._model is None:
+            raise InputError("ZeroShotClassifier: prepare(model, classes) comes before predict")
+        return self.scores(encode_images(self._model, [image]))
+
+    def scores(self, vectors: Float[Tensor, "b d"]) -> Scores:
+        """Scores of pictures that are already embedded."""
+        cosine = self._cosine(vectors)
+        return Scores(
+            classes=self.classes,
+            cosine=cosine,
+            probability=F.softmax(self.scale * cosine, dim=1),
+            scale=self.scale,
+            calibrated=self.calibration is not None,
+        )
+
+    def _cosine(self, vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
+        return F.normalize(vectors.float(), dim=-1) @ self.weights.T
+
+    def _calibrate(self, support: Iterable[Batch]) -> None:
+        assert self._model is not None
+        cosines, labels = [], []
+        for batch in support:
+            given = batch.extra.get(LABELS)
+            if not isinstance(given, Tensor) or given.shape != (len(batch.image),):
+                raise InputError(f"support: expected extra[{LABELS!r}] with {len(batch.image)} class numbers")
+            cosines.append(self._cosine(encode_images(self._model, [batch.image])))
+            labels.append(given.cpu())
+        if not labels:
+            raise InputError("support: no labelled picture to calibrate on")
+        self.calibration = fit_scale(torch.cat(cosines), labels=torch.cat(labels), own=self.scale)
+        self.scale = self.calibration.scale

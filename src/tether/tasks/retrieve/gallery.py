@@ -1,0 +1,77 @@
+"""Search results as one HTML file that needs nothing else: pictures inside, nothing loaded from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tether.core.errors import InputError
+from tether.core.files import write_text
+from tether.core.types import Row
+from tether.tasks.retrieve.embed import make_thumbnail
+from tether.tasks.retrieve.search import Hit
+
+SIDE = 192  # pixels of the longest side of a picture in the page
+MOST_FIELDS = 12  # metadata shown of one picture
+MOST_LETTERS = 300  # of one value
+
+
+def gallery(
+    hits_by_query: Mapping[str, Sequence[Hit]],
+    path: Path,
+    *,
+    title: str = "Search results",
+    note: str = "",
+) -> Path:
+    """Write a page with one row of pictures for each query.
+
+    Args:
+        hits_by_query: the hits of each query, best first, e.g. from ``Searcher.hits``. Hits whose ``right`` is True
+            are ringed in green.
+        path: the HTML file; written whole or not at all.
+        title: heading of the page.
+        note: a line beside it, e.g. which model and how many pictures.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: no query, or a hit's picture cannot be opened.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    if not hits_by_query:
+        raise InputError("gallery: expected at least one query")
+    pages = Environment(loader=PackageLoader("tether.tasks.retrieve", "."), autoescape=True)
+    queries = [_query(text, hits) for text, hits in hits_by_query.items()]
+    page = pages.get_template("gallery.html.j2").render(title=title, note=note, queries=queries)
+    write_text(path, page)
+    return path
+
+
+def _query(text: str, hits: Sequence[Hit]) -> dict[str, Any]:
+    known = [hit.right for hit in hits if hit.right is not None]
+    note = f"{sum(known)} of {len(known)} right" if known else f"best score {hits[0].score:.3f}" if hits else ""
+    scores = [hit.score for hit in hits]
+    low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
+    return {"text": text, "note": note, "hits": [_shown(hit, low=low, high=high) for hit in hits]}
+
+
+def _shown(hit: Hit, *, low: float, high: float) -> dict[str, Any]:
+    picture = make_thumbnail(Row(hit.key, hit.image), side=SIDE)
+    more = [("score", f"{hit.score:.4f}"), ("key", hit.key), *(("text", text) for text in hit.texts[:MOST_FIELDS])]
+    fields = [(name, value) for name, value in hit.meta.items() if value not in (None, "", [])]
+    more += [(name, str(value)[:MOST_LETTERS]) for name, value in fields[:MOST_FIELDS]]
+    share = 1.0 if high <= low else (hit.score - low) / (high - low)
+    return {
+        "key": hit.key,
+        "image": None if picture is None else "data:image/jpeg;base64," + base64.b64encode(picture).decode(),
+        "score": f"{hit.score:.3f}",
+        "width": round(15 + 85 * share),  # the least similar still shows a bar
+        "caption": hit.texts[0] if hit.texts else "",
+        "right": hit.right,
+        "more": json.dumps(more, ensure_ascii=False),
+    }
