@@ -1,0 +1,102 @@
+"""Parts from words: what is accepted, what is refused and what the message says."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+
+from tether.core.errors import InputError
+from tether.core.spec import build, closest, schema, settings
+
+
+class Plain:
+    def __init__(
+        self, *, alpha: float = 0.97, mode: Literal["mean", "limit"] = "mean", steps: int | None = None
+    ) -> None:
+        self.alpha, self.mode, self.steps = alpha, mode, steps
+
+
+class Inner:
+    def __init__(self, module: torch.nn.Module, *, weight: float) -> None:
+        self.module, self.weight = module, weight
+
+
+class Bare:
+    pass
+
+
+PARTS = {"plain": Plain, "inner": Inner, "bare": Bare}
+
+
+def test_a_name_alone_takes_the_defaults():
+    part = build("plain", PARTS, where="run.yaml: clipper")
+    assert (part.alpha, part.mode, part.steps) == (0.97, "mean", None)
+
+
+def test_keywords_are_checked_and_passed():
+    part = build({"name": "plain", "alpha": 0.5, "mode": "limit", "steps": 3}, PARTS, where="run.yaml: clipper")
+    assert (part.alpha, part.mode, part.steps) == (0.5, "limit", 3)
+
+
+def test_words_from_a_command_line_become_numbers():
+    assert build({"name": "plain", "alpha": "0.5"}, PARTS, where="x").alpha == 0.5
+
+
+def test_only_given_keys_are_passed_on():
+    part, keywords = settings({"name": "plain", "steps": 3}, PARTS, where="x")
+    assert part is Plain
+    assert keywords == {"steps": 3}
+
+
+def test_code_gives_what_a_configuration_cannot():
+    module = torch.nn.Linear(1, 1)
+    part = build({"name": "inner", "weight": 2}, PARTS, where="x", module=module)
+    assert part.module is module
+    assert part.weight == 2.0
+    with pytest.raises(InputError, match="unknown key 'module'"):
+        build({"name": "inner", "weight": 2, "module": 3}, PARTS, where="x")
+
+
+def test_a_class_without_constructor_has_no_keys():
+    assert schema(Bare).model_fields == {}
+    assert isinstance(build("bare", PARTS, where="x"), Bare)
+
+
+def test_the_mapping_given_is_not_changed():
+    spec = {"name": "plain", "alpha": 0.5}
+    build(spec, PARTS, where="x")
+    assert spec == {"name": "plain", "alpha": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ("plane", r"run.yaml: clipper: unknown part 'plane'; did you mean 'plain'\? known: bare, inner, plain"),
+        ("zzz", "unknown part 'zzz'; known: bare, inner, plain"),
+        ({"alpha": 1.0}, "expected a part's name or a mapping with 'name'"),
+        ({"name": 3}, "expected a part's name or a mapping with 'name'"),
+        (
+            {"name": "plain", "alfa": 1.0},
+            r"clipper \(plain\): unknown key 'alfa'; did you mean 'alpha'\? known: alpha, mode",
+        ),
+        ({"name": "plain", "alpha": "much"}, r"clipper \(plain\): alpha: .*number.*got 'much'"),
+        ({"name": "plain", "mode": "median"}, r"mode: .*'mean' or 'limit', got 'median'"),
+        ({"name": "inner"}, "key 'weight' is required"),
+    ],
+)
+def test_mistakes_name_the_file_the_key_and_what_came(spec, match):
+    with pytest.raises(InputError, match=match):
+        build(spec, PARTS, where="run.yaml: clipper")
+
+
+def test_every_mistake_is_listed():
+    with pytest.raises(InputError) as caught:
+        build({"name": "plain", "alfa": 1, "mode": "median"}, PARTS, where="run.yaml: clipper")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_closest_suggests_only_what_is_near():
+    assert closest("adamw2", ["adamw", "sgd"]) == "did you mean 'adamw'? known: adamw, sgd"
+    assert closest("q", ["adamw", "sgd"]) == "known: adamw, sgd"
