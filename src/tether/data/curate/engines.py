@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from tether.core.errors import MissingExtraError
+from tether.core.errors import InputError, MissingExtraError
 from tether.data.curate.plan import Plan
 
 EngineName = Literal["local", "ray"]
@@ -35,17 +36,23 @@ class _Worker:
         self._plan, self._number = ray.get(plan[0]), number
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        self._plan.work(self._number, int(row["item"]))
-        return row
+        # Bad input is handed back as a value: raised here, Ray would try the piece again and wrap the message.
+        try:
+            self._plan.work(self._number, int(row["item"]))
+        except InputError as error:
+            return {"item": row["item"], "error": str(error)}
+        return {"item": row["item"], "error": ""}
 
 
 def ray_data(plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[int]:
     """Pieces as a Ray data set, mapped by actors, one for each CPU of the cluster at most.
 
-    Workers on other machines must see the pool and the output folder under the same paths.
+    A cluster that is already connected is used, else one is started on this machine. Workers elsewhere must see the
+    pool and the output folder under the same paths. A worker that dies loses its piece, which another one then does.
 
     Raises:
         MissingExtraError: Ray Data is not installed.
+        InputError: what ``plan.work`` refuses.
     """
     try:
         import ray
@@ -53,16 +60,18 @@ def ray_data(plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[int]
     except ImportError as error:
         raise MissingExtraError("ray", extra="ray") from error
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     workers = max(1, min(len(pieces), int(ray.cluster_resources().get("CPU", 1))))
-    # In a list, so that Ray hands on the reference and does not put the whole plan into every task.
-    given = [ray.put(plan)]
+    given = [ray.put(plan)]  # in a list, so that Ray hands on the reference and not the plan itself
     worker: Any = _Worker  # Ray takes a class for an actor, which its annotation does not say
     found = ray.data.from_items(list(pieces), override_num_blocks=len(pieces)).map(
-        worker, fn_constructor_args=(given, number), concurrency=(1, workers)
+        worker, fn_constructor_args=(given, number), compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers)
     )
     for row in found.iter_rows():
+        if row["error"]:
+            raise InputError(row["error"])
         yield int(row["item"])
 
 
