@@ -9,16 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tether.core.errors import TetherError
 from tether.core.gather import Gather
 from tether.core.protocols import GradClipper, Step
 from tether.core.types import Batch, ClipReport, Loss
+from tether.optim.fold import clip_and_step
 from tether.train.parallel import local_gradients
 from tether.train.schedules import Schedule
-
-
-class DivergedError(TetherError):
-    """Too many steps in a row had gradients that were not finite."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,6 @@ class StepReport:
     loss: Tensor
     terms: dict[str, Tensor]
     clip: ClipReport
-    skipped: bool
     learning_rate: float
 
 
@@ -83,7 +78,6 @@ def fit(
     accumulate: int,
     precision: Precision,
     gather: Gather,
-    max_skips: int,
     on_step: Callable[[StepReport], None],
 ) -> None:
     """Train ``model`` from step ``start`` to ``steps``.
@@ -97,13 +91,8 @@ def fit(
         accumulate: batches per step; their losses are averaged.
         precision: autocast and loss scale.
         gather: rows of all processes.
-        max_skips: non-finite steps in a row before giving up.
         on_step: called after each player's step and before the next forward: bound parameters, log, save, evaluate.
-
-    Raises:
-        DivergedError: after ``max_skips`` skipped steps in a row; the weights are those of the last good step.
     """
-    skips = 0
     for step in range(start, steps):
         for player in players:
             if step % player.every:
@@ -124,22 +113,20 @@ def fit(
                 )
                 for part in range(accumulate)
             ]
-            precision.scaler.unscale_(player.optimizer)
-            report = player.clipper.clip_(player.named_parameters, step=step)
-            skipped = bool(report.skip)  # the one read from the device in a step: whether to take it
-            if skipped:
-                skips += 1
-            else:
-                skips = 0
-                precision.scaler.step(player.optimizer)
-            precision.scaler.update()
+            report = _clip_and_step(player, step=step, scaler=precision.scaler)
             player.optimizer.zero_grad(set_to_none=True)
-            on_step(_report(step, losses, report, skipped, player.optimizer.param_groups[0]["lr"]))
-            if skips >= max_skips:
-                raise DivergedError(
-                    f"step {step}: gradients were not finite for {skips} steps in a row; the weights are those of the "
-                    "last good step. Lower the learning rate, or look at the batches before it"
-                )
+            on_step(_report(step, losses, report, player.optimizer.param_groups[0]["lr"]))
+
+
+def _clip_and_step(player: Player, *, step: int, scaler: torch.amp.GradScaler) -> ClipReport:
+    """Move the weights, or leave them when the gradients are not finite; nothing is read from the device."""
+    if not scaler.is_enabled():
+        return clip_and_step(player.optimizer, clipper=player.clipper, named_params=player.named_parameters, step=step)
+    scaler.unscale_(player.optimizer)
+    report = player.clipper.clip_(player.named_parameters, step=step)
+    scaler.step(player.optimizer)
+    scaler.update()
+    return report
 
 
 def _backward(
@@ -160,6 +147,6 @@ def _backward(
     return Loss(loss.total.detach(), loss.terms)
 
 
-def _report(step: int, losses: Sequence[Loss], clip: ClipReport, skipped: bool, learning_rate: float) -> StepReport:
+def _report(step: int, losses: Sequence[Loss], clip: ClipReport, learning_rate: float) -> StepReport:
     terms = {name: torch.stack([loss.terms[name] for loss in losses]).mean() for name in losses[0].terms}
-    return StepReport(step, torch.stack([loss.total for loss in losses]).mean(), terms, clip, skipped, learning_rate)
+    return StepReport(step, torch.stack([loss.total for loss in losses]).mean(), terms, clip, learning_rate)

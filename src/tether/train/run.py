@@ -58,6 +58,10 @@ class StoppedError(TetherError):
     """The run was asked to stop; it saved a checkpoint first."""
 
 
+class DivergedError(TetherError):
+    """Too many steps in a row had gradients that were not finite."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a finished run leaves in ``summary.json``; ``metrics`` are the last evaluation's.
@@ -198,7 +202,7 @@ class _Run:
         )
         self.precision = Precision(self.device, _DTYPES[config.precision])
         self.average = WeightAverage(named, decay=config.ema) if config.ema else None
-        self.done, self.skipped, self.seconds, self.metrics = 0, 0, 0.0, {}
+        self.done, self.skipped, self.in_row, self.seconds, self.metrics = 0, 0, 0, 0.0, {}
         self.last_loss = float("nan")
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -223,7 +227,6 @@ class _Run:
                 accumulate=config.accumulate,
                 precision=self.precision,
                 gather=self.gather,
-                max_skips=config.max_skips,
                 on_step=self._on_step,
             )
         finally:
@@ -237,13 +240,12 @@ class _Run:
     def _on_step(self, report: StepReport) -> None:
         config = self.config
         self.encoder.clamp_logit_scale_()
-        if self.average is not None and not report.skipped:
+        if self.average is not None:
             self.average.update_()
         self.done = report.step + 1
-        self.skipped += report.skipped
         self.pending.append(report)
         last = self.done == config.steps
-        if last or report.skipped or self.done % config.log_every == 0:
+        if last or self.done % config.log_every == 0:
             self._log()
         every = config.evaluate.every if config.evaluate else 0
         if self.evaluate and not last and every and self.done % every == 0:
@@ -260,6 +262,8 @@ class _Run:
         self.seconds += elapsed
         pairs = len(self.pending) * self.config.batch_size * self.config.accumulate
         for report in self.pending:
+            skipped = bool(report.clip.skip)
+            self.skipped += skipped
             self.last_loss = float(self.accelerator.reduce(report.loss, reduction="mean"))
             record = {
                 "step": report.step,
@@ -268,13 +272,19 @@ class _Run:
                 "grad_norm": float(report.clip.norm),
                 "grad_threshold": float(report.clip.threshold),
                 "grad_scale": float(report.clip.scale),
-                "skipped": report.skipped,
+                "skipped": skipped,
                 "lr": report.learning_rate,
                 "logit_scale": float(self.encoder.logit_scale),
                 "images_per_second": pairs / elapsed,
                 "seconds": self.seconds,
             }
             self._record(record)
+            self.in_row = self.in_row + 1 if skipped else 0
+            if self.in_row >= self.config.max_skips:
+                raise DivergedError(
+                    f"step {report.step}: gradients were not finite for {self.in_row} steps in a row; the weights are "
+                    "those of the last good step. Lower the learning rate, or look at the batches before it"
+                )
         self.pending.clear()
         self.clock = time.perf_counter()
 

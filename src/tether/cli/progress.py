@@ -1,0 +1,93 @@
+"""The training display: rate, loss, gradient norm, threshold and time left; Ctrl-C asks the run to save first."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from tether.train.run import Result
+
+_LINES = 10
+"""Lines printed over a run when the output is not a terminal."""
+
+
+class TrainingProgress:
+    """Shows log records; while it is open, Ctrl-C and SIGTERM become a request that ``interrupted`` reports."""
+
+    def __init__(self, *, steps: int) -> None:
+        """Args: steps: length of the run."""
+        self.steps = steps
+        self.console = Console()
+        self._asked = False
+        self._before: dict[int, Any] = {}
+        self._progress = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        """Start the display and take over the signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._ask)
+        self._progress.start()
+        self._task = self._progress.add_task("training", total=self.steps, state="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the display and give the signals back."""
+        self._progress.stop()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def interrupted(self) -> bool:
+        """Whether somebody asked the run to stop."""
+        return self._asked
+
+    def show(self, record: dict[str, Any]) -> None:
+        """One record of the logbook."""
+        if "eval" in record:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in record["eval"].items() if "_r" in name)
+            self.console.print(f"step {record['step'] + 1}: {shown}")
+            return
+        if record["skipped"]:
+            self.console.print(f"[yellow]step {record['step'] + 1}: gradients were not finite; step skipped")
+        threshold = "" if record["grad_threshold"] == float("inf") else f"/{record['grad_threshold']:.2f}"
+        state = (
+            f"{record['images_per_second']:.0f} img/s  loss {record['loss']:.3f}  "
+            f"grad norm {record['grad_norm']:.2f}{threshold}"
+        )
+        done = record["step"] + 1
+        self._progress.update(self._task, completed=done, state=state)
+        if not self.console.is_terminal and (done % max(1, self.steps // _LINES) == 0 or done == 1):
+            left = (self.steps - done) * record["seconds"] / done
+            self.console.print(f"step {done}/{self.steps}  {state}  {left:.0f} s left", highlight=False)
+
+    def summarise(self, result: Result, *, folder: Path) -> None:
+        """The last words of a finished run."""
+        skipped = f", {result.skipped} skipped" if result.skipped else ""
+        self.console.print(
+            f"{result.steps} steps{skipped} in {result.seconds:.0f} s ({result.images_per_second:.0f} images a second)",
+            highlight=False,
+        )
+        for name, value in result.metrics.items():
+            if "_r" in name:
+                self.console.print(f"  {name:<24}{value:7.1%}", highlight=False)
+        self.console.print(f"model and log: {folder}", highlight=False)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
