@@ -88,9 +88,9 @@ class DigitsSet:
 def _build(folder: Path) -> None:
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    np.save(folder / "images.npy", np.asarray(found.images, dtype=np.float32))
-    np.save(folder / "labels.npy", np.asarray(found.target, dtype=np.int64))
+    flat, labels = load_digits(return_X_y=True)
+    np.save(folder / "images.npy", np.asarray(flat, dtype=np.float32).reshape(-1, 8, 8))
+    np.save(folder / "labels.npy", np.asarray(labels, dtype=np.int64))
 
 
 def _enlarge(images: np.ndarray, size: int) -> np.ndarray:

@@ -89,7 +89,8 @@ def tones(points: tuple[int, ...]) -> tuple[str, ...]:
 
 def gender(points: tuple[int, ...]) -> Gender:
     """``man`` or ``woman`` when the sequence says so of everybody in it, else the empty string."""
-    if len(points) == 1 and points[0] in (_MALE, _FEMALE):
+    points = bare(points)
+    if points in ((_MALE,), (_FEMALE,)):
         return ""  # the signs themselves
     men, women = any(point in _MEN for point in points), any(point in _WOMEN for point in points)
     neutral = 0x1F9D1 in points and (men or women)

@@ -14,7 +14,7 @@ Order = Literal["size", "random", "reading", "given"]
 TEMPLATES: dict[str, str] = {
     "plain": "{things}",
     "picture": "a picture of {things}",
-    "there": "there {be} {things}",
+    "there": "there is {things}",
     "see": "you can see {things}",
     "shows": "the picture shows {things}",
 }
@@ -135,8 +135,7 @@ def short(
     things = listed([with_article(noun(scene.things[index], details=details)) for index in named])
     if background == "say":
         things = f"{things} {PLACES[scene.background]}"
-    one = len(named) == 1
-    return frame.format(things=things, be="is" if one else "are", appear="appears" if one else "appear")
+    return frame.format(things=things, appear="appears" if len(named) == 1 else "appear")
 
 
 def listed(parts: Sequence[str]) -> str:
