@@ -1,0 +1,261 @@
+"""Curves of a run as plain paths: thinned, scaled to per cent of the plot, with ticks at round numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+MOST_POINTS = 700
+"""Points kept of one line; each bin keeps its lowest and highest, so a spike is never thinned away."""
+_SMOOTHING = 0.06  # share of the run that the running mean of the loss looks back
+
+Kind = Literal["main", "second", "faint", "limit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        name: as the legend says it.
+        kind: how it is drawn: the main line, a second one, a faint one behind it, or a dashed limit.
+        points: (step, value), by step; None where there is no value.
+    """
+
+    name: str
+    kind: Kind
+    points: Sequence[tuple[float, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Steps worth pointing out, each at the height of a value."""
+
+    name: str
+    kind: Literal["clipped", "skipped", "measured"]
+    points: Sequence[tuple[float, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A place on an axis in per cent of the plot (from the left, or from the top) and its label."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A line or a set of marks as an SVG path in a 100 x 100 box."""
+
+    name: str
+    kind: str
+    path: str
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """All that the page needs to draw one chart."""
+
+    title: str
+    note: str
+    drawn: list[Drawn]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    data: dict[str, Any] = field(default_factory=dict)
+    summary: str = ""
+
+
+def chart(
+    title: str, *, lines: Sequence[Line], marks: Sequence[Marks] = (), scale: Literal["linear", "log"] = "linear", note: str = ""
+) -> Chart | None:
+    """Lay out one chart; None when no line has two values."""
+    values = [value for line in lines for _, value in line.points if _usable(value, scale)]
+    steps = [step for line in lines for step, value in line.points if _usable(value, scale)]
+    if len(values) < 2 or min(steps) == max(steps):
+        return None
+    # A limit may be far above everything (a clipper at rest): it must not flatten the line it limits.
+    main = [value for line in lines if line.kind != "limit" for _, value in line.points if _usable(value, scale)] or values
+    low, high = _range(main, values, scale=scale)
+    first, last = min(steps), max(steps)
+
+    def x(step: float) -> float:
+        return 100 * (step - first) / (last - first)
+
+    def y(value: float) -> float:
+        if scale == "log":
+            place = (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
+        else:
+            place = (value - low) / (high - low)
+        return 100 * (1 - min(1.0, max(0.0, place)))
+
+    drawn = [Drawn(line.name, line.kind, _line_path(thin(line.points), x, y, scale)) for line in lines]
+    for some in marks:
+        points = [(step, value) for step, value in some.points if first <= step <= last]
+        path = "".join(f"M{x(step):.2f} {y(value):.2f}h0" for step, value in points if _usable(value, scale))
+        path += "".join(f"M{x(step):.2f} 2h0" for step, value in points if not _usable(value, scale))
+        if points:
+            drawn.append(Drawn(some.name, some.kind, path, len(points)))
+    ticks = _log_ticks(low, high) if scale == "log" else _ticks(low, high)
+    final = next(value for line in lines for _, value in reversed(line.points) if _usable(value, scale))
+    return Chart(
+        title=title,
+        note=note,
+        drawn=drawn,
+        x_ticks=[Tick(x(step), _number(step)) for step in _ticks(first, last) if first <= step <= last],
+        y_ticks=[Tick(y(value), _number(value)) for value in ticks if low <= value <= high],
+        data={
+            "first": first,
+            "last": last,
+            "lines": [
+                {"name": line.name, "points": [[step, value] for step, value in thin(line.points, most=300)]}
+                for line in lines
+            ],
+        },
+        summary=f"{title}: from {_number(main[0])} to {_number(final)} over {last - first + 1:.0f} steps, "
+        f"lowest {_number(min(main))}, highest {_number(max(main))}.",
+    )
+
+
+def thin(
+    points: Sequence[tuple[float, float | None]], *, most: int = MOST_POINTS
+) -> list[tuple[float, float | None]]:
+    """At most about ``most`` points: of each bin the lowest and the highest, in their order, and the ends."""
+    if len(points) <= most:
+        return list(points)
+    kept: list[tuple[float, float | None]] = []
+    bins = most // 2
+    for number in range(bins):
+        some = points[number * len(points) // bins : (number + 1) * len(points) // bins]
+        known = [point for point in some if point[1] is not None and math.isfinite(point[1])]
+        if known:
+            kept += sorted({min(known, key=lambda p: p[1]), max(known, key=lambda p: p[1])})
+        elif some:
+            kept.append(some[0])
+    return kept if kept[-1][0] == points[-1][0] else [*kept, points[-1]]
+
+
+def running_mean(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
+    """Exponential running mean over a small share of the run, started at the first value; gaps stay gaps."""
+    keep = 1 - 1 / max(1.0, _SMOOTHING * len(points))
+    mean: float | None = None
+    smooth: list[tuple[float, float | None]] = []
+    for step, value in points:
+        if value is None or not math.isfinite(value):
+            smooth.append((step, None))
+            continue
+        mean = value if mean is None else keep * mean + (1 - keep) * value
+        smooth.append((step, mean))
+    return smooth
+
+
+def of_run(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """The charts of a run's metrics: loss, gradient norm, learning rate, temperature, recall, speed."""
+    steps = [record for record in records if "loss" in record]
+    evals = [record for record in records if isinstance(record.get("eval"), Mapping)]
+
+    def column(name: str) -> list[tuple[float, float | None]]:
+        return [(record["step"], record.get(name)) for record in steps]
+
+    clipped = [
+        (record["step"], record.get("grad_norm"))
+        for record in steps
+        if not record.get("skipped") and (record.get("grad_scale") or 1.0) < 1.0
+    ]
+    skipped = [(record["step"], record.get("grad_norm")) for record in steps if record.get("skipped")]
+    norm_note = f"{len(clipped):,} of {len(steps):,} steps were clipped"
+    norm_note += f", {len(skipped):,} skipped because a gradient was not finite." if skipped else ", none was skipped."
+
+    def measured(key: str) -> list[tuple[float, float | None]]:
+        return [(record["step"], 100 * record["eval"][key]) for record in evals if key in record["eval"]]
+
+    recall = [
+        Line(name, kind, measured(key))
+        for name, kind, key in (
+            ("text to image", "main", "text_to_image_r10"),
+            ("image to text", "second", "image_to_text_r10"),
+        )
+    ]
+    charts = [
+        chart(
+            "Loss",
+            lines=[Line("each step", "faint", column("loss")), Line("running mean", "main", running_mean(column("loss")))],
+            marks=[Marks("skipped step", "skipped", [(step, None) for step, _ in skipped])],
+        ),
+        chart(
+            "Gradient norm",
+            lines=[Line("norm", "main", column("grad_norm")), Line("threshold", "limit", column("grad_threshold"))],
+            marks=[Marks("clipped", "clipped", clipped), Marks("skipped", "skipped", skipped)],
+            scale="log",
+            note=norm_note,
+        ),
+        chart("Held-out recall at 10, per cent", lines=recall) if recall[0].points else None,
+        chart("Learning rate", lines=[Line("learning rate", "main", column("lr"))]),
+        chart("Scale of the logits", lines=[Line("logit scale", "main", column("logit_scale"))]),
+        chart(
+            "Images per second",
+            lines=[
+                Line("each step", "faint", column("images_per_second")),
+                Line("running mean", "main", running_mean(column("images_per_second"))),
+            ],
+        ),
+    ]
+    return [one for one in charts if one is not None]
+
+
+def _usable(value: float | None, scale: str) -> bool:
+    return value is not None and math.isfinite(value) and (scale == "linear" or value > 0)
+
+
+def _range(main: Sequence[float], values: Sequence[float], *, scale: str) -> tuple[float, float]:
+    low, high = min(main), max(main)
+    reach = [value for value in values if value <= 3 * high] or [high]
+    high = max(high, *reach) if scale == "log" else high
+    if scale == "log":
+        low, high = low / 1.15, high * 1.15
+        return low, high if high > low else low * 10
+    pad = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
+    return (0.0 if 0 <= low < 0.4 * high else low - pad), high + pad
+
+
+def _line_path(points: Sequence[tuple[float, float | None]], x, y, scale: str) -> str:
+    path, pen_down = [], False
+    for step, value in points:
+        if value is None or not _usable(value, scale):
+            pen_down = False
+            continue
+        path.append(f"{'L' if pen_down else 'M'}{x(step):.2f} {y(value):.2f}")
+        pen_down = True
+    return "".join(path)
+
+
+def _ticks(low: float, high: float, *, wanted: int = 5) -> list[float]:
+    raw = (high - low) / wanted
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)
+    first = math.ceil(low / step)
+    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= 3:
+            return inside
+    return inside if len(inside) >= 2 else _ticks(low, high)
+
+
+def _number(value: float) -> str:
+    if value == 0:
+        return "0"
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    if abs(value) < 0.001:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.4g}"

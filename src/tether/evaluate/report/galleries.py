@@ -1,0 +1,115 @@
+"""What a model finds, and what it takes for what: hits and instructive misses, both ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tether.evaluate.embeddings import Embedded
+
+ANSWERS = 5
+HITS, MISSES = 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One retrieved picture or caption.
+
+    Attributes:
+        image: row of the picture (for captions: of the picture it belongs to).
+        caption: its text.
+        similarity: cosine with the query.
+        right: whether it answers the query.
+    """
+
+    image: int
+    caption: str
+    similarity: float
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question and its first answers.
+
+    Attributes:
+        image: row of the picture asked with, or the one the caption belongs to.
+        caption: the text asked with, or one that belongs to the picture.
+        rank: of the right answer; 1 is a hit.
+        own_similarity: cosine with the right answer.
+        answers: the first few, best first.
+    """
+
+    image: int
+    caption: str
+    rank: int
+    own_similarity: float
+    answers: tuple[Answer, ...]
+
+
+def text_to_image(seen: Embedded, *, ranks: Int[Tensor, " m"]) -> tuple[list[Query], list[Query]]:
+    """Captions asked, pictures found: (hits, misses)."""
+    image, text = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1)
+    own = (text * image[seen.text_to_image]).sum(dim=1)
+    hits, misses = _choose(ranks, own, text, image)
+    first = first_captions(seen)
+
+    def query(row: int) -> Query:
+        values, places = (image @ text[row]).topk(min(ANSWERS, len(image)))
+        owner = int(seen.text_to_image[row])
+        answers = tuple(
+            Answer(place, first[place], value, place == owner)
+            for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        )
+        return Query(owner, seen.captions[row], int(ranks[row]), float(own[row]), answers)
+
+    return [query(row) for row in hits], [query(row) for row in misses]
+
+
+def image_to_text(seen: Embedded, *, ranks: Int[Tensor, " n"]) -> tuple[list[Query], list[Query]]:
+    """Pictures asked, captions found: (hits, misses)."""
+    image, text = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1)
+    pair = (text * image[seen.text_to_image]).sum(dim=1)
+    own = torch.full((len(image),), -torch.inf).scatter_reduce(0, seen.text_to_image, pair, "amax")
+    hits, misses = _choose(ranks, own, image, text)
+    first = first_captions(seen)
+
+    def query(row: int) -> Query:
+        values, places = (text @ image[row]).topk(min(ANSWERS, len(text)))
+        answers = tuple(
+            Answer(int(seen.text_to_image[place]), seen.captions[place], value, int(seen.text_to_image[place]) == row)
+            for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        )
+        return Query(row, first[row], int(ranks[row]), float(own[row]), answers)
+
+    return [query(row) for row in hits], [query(row) for row in misses]
+
+
+def _choose(
+    ranks: Int[Tensor, " q"], own: Float[Tensor, " q"], asked: Float[Tensor, "q d"], pool: Float[Tensor, "p d"]
+) -> tuple[list[int], list[int]]:
+    """The surest hits and the misses that teach most.
+
+    Half of the misses are near ones (the right answer just behind), half are those where the model was surest of
+    something else: the first show what it confuses, the second what it has not learnt.
+    """
+    best = torch.cat([(rows @ pool.T).amax(dim=1) for rows in asked.split(4096)])
+    hits = torch.nonzero(ranks == 1).flatten()
+    hits = hits[torch.argsort(own[hits], descending=True, stable=True)]
+    missed = torch.nonzero(ranks > 1).flatten()
+    missed = missed[torch.argsort((best - own)[missed], descending=True, stable=True)]
+    near = missed[torch.argsort(ranks[missed], stable=True)][: MISSES // 2]
+    sure = missed[~torch.isin(missed, near)][: MISSES - len(near)]
+    return hits[:HITS].tolist(), torch.cat([near, sure]).tolist()
+
+
+def first_captions(seen: Embedded) -> list[str]:
+    """The first caption of every picture, empty where it has none."""
+    first = [""] * len(seen.image)
+    for caption, owner in zip(reversed(seen.captions), reversed(seen.text_to_image.tolist()), strict=True):
+        first[owner] = caption
+    return first

@@ -1,0 +1,288 @@
+"""Gather what a report shows and write the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tether.core.errors import InputError
+from tether.core.files import write_text
+from tether.core.protocols import DualEncoder, Source
+from tether.evaluate import words
+from tether.evaluate.embeddings import Embedded, embed_source
+from tether.evaluate.report import atlas, galleries
+from tether.evaluate.report.confusion import Confusion, confusion
+from tether.evaluate.report.curves import of_run
+from tether.evaluate.report.run_folder import RunFolder, read_run
+from tether.evaluate.report.sprite import Sprite, sprite
+from tether.evaluate.retrieval import ranks
+from tether.evaluate.suite import MEASURES, class_rows, measure
+from tether.evaluate.zero_shot import logits, zero_shot
+
+FILE = "report.html"
+THUMBNAIL = 56  # pixels; shown at up to twice that
+MOST_ROWS = 2000
+"""Rows looked at for the galleries and the map, from the first."""
+MOST_BYTES = 3_000_000
+LABELS = ("label", "group")
+"""Columns that may hold a class, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The part of the page that needs the model."""
+
+    source: str
+    sprite: Sprite
+    places: dict[int, int]
+    text_hits: list[galleries.Query]
+    text_misses: list[galleries.Query]
+    image_hits: list[galleries.Query]
+    image_misses: list[galleries.Query]
+    atlas: list[dict[str, Any]]
+    clouds: dict[str, list[tuple[float, float]]]
+    confusion: Confusion | None
+    class_numbers: dict[str, int]
+    label: str | None
+
+
+def write(
+    run_folder: Path | str,
+    *,
+    model: DualEncoder | None = None,
+    source: Source | None = None,
+    label: str | None = None,
+    limit: int = MOST_ROWS,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Path:
+    """Write ``report.html`` into a run's folder.
+
+    Without ``model`` it takes the run's final one, without ``source`` the one its configuration evaluates on. Where
+    either is missing (a run not finished, no held-out source) the page shows the curves and says what is missing.
+
+    Args:
+        run_folder: as ``tether train`` leaves it.
+        model: to look at instead of the run's.
+        source: to look at it on.
+        label: column of the class; None takes ``label`` or ``group`` where rows have one.
+        limit: rows looked at, from the first.
+        bootstrap: resamples for the intervals.
+        seed: of the resamples and of the map.
+
+    Returns:
+        the path of the page: one file, under 3 MB, with no outside reference.
+
+    Raises:
+        InputError: not a run folder, or a file in it is malformed.
+    """
+    run = read_run(Path(run_folder))
+    model = _model_of(run) if model is None else model
+    source = _source_of(run) if source is None else source
+    seen, numbers = None, {key: value for key, value in run.summary.items() if isinstance(value, (int, float))}
+    if model is not None and source is not None:
+        column = label or _label_column(source)
+        embedded = embed_source(model, source, limit=limit, label=column, thumbnail=THUMBNAIL)
+        if embedded.captions or embedded.labels:
+            numbers |= measure(model, embedded, measures=MEASURES, bootstrap=bootstrap, seed=seed)
+        seen = _look(model, embedded, source=source.name, label=column, seed=seed)
+    page = _render(run, seen=seen, numbers=numbers, parameters=_parameters(model))
+    path = run.path / FILE
+    write_text(path, page)
+    return path
+
+
+def _model_of(run: RunFolder) -> Any:
+    if not run.has_model:
+        return None
+    from tether import load
+
+    return load(run.path)
+
+
+def _source_of(run: RunFolder) -> Source | None:
+    wanted = run.config.get("evaluate") or {}
+    if not isinstance(wanted, Mapping) or "source" not in wanted:
+        return None
+    from tether.data import open_source
+
+    return open_source(wanted["source"], where=f"{run.path / 'config.yaml'}: evaluate.source")
+
+
+def _label_column(source: Source) -> str | None:
+    """The first of ``LABELS`` that the first row has."""
+    for block in source.blocks():
+        for row in source.read(block):
+            return next((name for name in LABELS if row.meta.get(name) is not None), None)
+    return None
+
+
+def _look(model: DualEncoder, seen: Embedded, *, source: str, label: str | None, seed: int) -> Seen:
+    text_hits = text_misses = image_hits = image_misses = []
+    if seen.captions:
+        image, text = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1)
+        found = ranks(image, text, text_to_image=seen.text_to_image)
+        text_hits, text_misses = galleries.text_to_image(seen, ranks=found.text_to_image)
+        image_hits, image_misses = galleries.image_to_text(seen, ranks=found.image_to_text)
+    count = len(seen.image)
+    placed = torch.linspace(0, count - 1, min(count, atlas.MOST_PLACED)).long().unique().tolist()
+    shown = set(placed)
+    for query in (*text_hits, *text_misses, *image_hits, *image_misses):
+        shown |= {query.image, *(answer.image for answer in query.answers)}
+    order = sorted(shown)
+    if seen.thumbnails is None:
+        raise InputError("the report needs thumbnails: embed the source with thumbnail=...")
+    return Seen(
+        source=source,
+        sprite=sprite(seen.thumbnails[order].numpy()),
+        places={row: place for place, row in enumerate(order)},
+        text_hits=text_hits,
+        text_misses=text_misses,
+        image_hits=image_hits,
+        image_misses=image_misses,
+        atlas=_atlas(seen, placed, seed=seed),
+        clouds=_clouds(seen, placed),
+        confusion=_confusion(model, seen),
+        class_numbers={name: number for number, name in enumerate(seen.classes)},
+        label=label,
+    )
+
+
+def _atlas(seen: Embedded, placed: list[int], *, seed: int) -> list[dict[str, Any]]:
+    plane = atlas.neighbourhoods(F.normalize(seen.image[placed], dim=-1), seed=seed)
+    names = galleries.first_captions(seen)
+    classes = {name: number for number, name in enumerate(seen.classes)}
+    return [
+        {
+            "row": row,
+            "x": round(100 * float(x), 2),
+            "y": round(100 * float(y), 2),
+            "name": names[row] or seen.keys[row],
+            "class": classes[seen.labels[row]] if seen.labels else None,
+        }
+        for row, (x, y) in zip(placed, plane, strict=True)
+    ]
+
+
+def _clouds(seen: Embedded, placed: list[int]) -> dict[str, list[tuple[float, float]]]:
+    """Both modalities in their common two main directions, one scale for both axes."""
+    if not seen.captions:
+        return {}
+    texts = torch.nonzero(torch.isin(seen.text_to_image, torch.tensor(placed))).flatten()[: atlas.MOST_PLACED]
+    both = torch.cat([F.normalize(seen.image[placed], dim=-1), F.normalize(seen.text[texts], dim=-1)])
+    plane = atlas.principal(both)
+    middle, span = (plane.max(0) + plane.min(0)) / 2, float(np.ptp(plane, axis=0).max()) or 1.0
+    points = [(round(50 + 92 * float(x), 2), round(50 + 92 * float(y), 2)) for x, y in (plane - middle) / span]
+    return {"image": points[: len(placed)], "text": points[len(placed) :]}
+
+
+def _confusion(model: DualEncoder, seen: Embedded) -> Confusion | None:
+    if len(seen.classes) < 2:
+        return None
+    labels = torch.tensor([seen.classes.index(name) for name in seen.labels])
+    weights = class_rows(model, seen.classes, templates=None, batch_size=256)
+    result = zero_shot(logits(F.normalize(seen.image, dim=-1), weights=weights), labels=labels)
+    return confusion(result.confusion, names=seen.classes)
+
+
+def _parameters(model: Any) -> int | None:
+    return sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else None
+
+
+def _render(run: RunFolder, *, seen: Seen | None, numbers: dict[str, float], parameters: int | None) -> str:
+    environment = Environment(
+        loader=PackageLoader("tether.evaluate.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    charts = of_run(run.records)
+    return environment.get_template("report.html.j2").render(
+        name=run.path.resolve().name,
+        run=run,
+        charts=charts,
+        chart_data=[chart.data for chart in charts],
+        seen=seen,
+        numbers=numbers,
+        highlights=_highlights(numbers, run),
+        sections=_sections(numbers),
+        cost=_cost(run, parameters),
+        missing=_missing(run, seen),
+        words=words,
+    )
+
+
+def _highlights(numbers: dict[str, float], run: RunFolder) -> list[tuple[str, str, str]]:
+    """The few numbers at the top: (value, what it is, its interval)."""
+    found = []
+    for key, name in (
+        ("text_to_image_r10", "text to image, R@10"),
+        ("image_to_text_r10", "image to text, R@10"),
+        ("text_to_image_r1", "text to image, R@1"),
+        ("zero_shot_top1", "zero-shot, top-1"),
+    ):
+        if key in numbers:
+            found.append((words.shown(key, numbers[key]), name, words.interval_of(key, numbers)))
+    losses = [record["loss"] for record in run.records if record.get("loss") is not None]
+    if losses:
+        found.append((f"{losses[-1]:.3g}", "last training loss", f"first {losses[0]:.3g}"))
+    if seconds := run.summary.get("seconds"):
+        found.append((duration(seconds), "training time", ""))
+    return found
+
+
+def _sections(numbers: dict[str, float]) -> dict[str, list[tuple[str, str, str]]]:
+    found = {}
+    for title, prefixes in words.SECTIONS.items():
+        keys = [key for key in numbers if key.startswith(prefixes) and not key.endswith(("_low", "_high"))]
+        if keys:
+            found[title] = [
+                (words.describe(key), words.shown(key, numbers[key]), words.interval_of(key, numbers)) for key in keys
+            ]
+    return found
+
+
+def _cost(run: RunFolder, parameters: int | None) -> list[tuple[str, str]]:
+    steps = [record for record in run.records if "loss" in record]
+    batch = run.config.get("batch_size", 0) * run.config.get("accumulate", 1)
+    done = run.summary.get("steps", steps[-1]["step"] + 1 if steps else 0)
+    skipped = run.summary.get("skipped", sum(bool(record.get("skipped")) for record in steps))
+    seconds = run.summary.get("seconds", steps[-1].get("seconds") if steps else None)
+    rows = [("steps", f"{done:,}"), ("of them skipped", f"{skipped:,}")]
+    if batch:
+        rows.append(("pairs seen", f"{done * batch:,}"))
+    if seconds:
+        rows.append(("training time, without evaluations", duration(seconds)))
+        if batch:
+            rows.append(("images per second", f"{done * batch / seconds:,.0f}"))
+    threads = run.environment.get("threads")
+    if seconds and threads:
+        rows.append(("thread hours, at most", f"{seconds * threads / 3600:.2g}"))
+    if parameters:
+        rows.append(("parameters", f"{parameters / 1e6:,.1f} million"))
+    return rows
+
+
+def _missing(run: RunFolder, seen: Seen | None) -> str:
+    if seen is not None:
+        return ""
+    if not run.has_model:
+        return "The run has no final model yet, so there is nothing to retrieve with. Train on, then write the report again."
+    return "The run names no held-out source. Give one: tether report RUN --source emoji:split=test"
+
+
+def duration(seconds: float) -> str:
+    """``74`` becomes ``1 min 14 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -1,0 +1,53 @@
+"""All small pictures of a page in one image file, so that a page of hundreds stays light."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+QUALITY = 82
+
+
+@dataclass(frozen=True, slots=True)
+class Sprite:
+    """A grid of square cells, and where in it each picture lies.
+
+    Attributes:
+        uri: the grid as a data URI (WebP).
+        columns: cells in a row.
+        rows: rows of cells.
+        count: pictures in it.
+    """
+
+    uri: str
+    columns: int
+    rows: int
+    count: int
+
+    def position(self, index: int) -> str:
+        """CSS ``background-position`` of one picture."""
+        column, row = index % self.columns, index // self.columns
+        across = 100 * column / max(1, self.columns - 1)
+        down = 100 * row / max(1, self.rows - 1)
+        return f"{across:.4f}% {down:.4f}%"
+
+
+def sprite(pictures: UInt8[np.ndarray, "n 3 s s"]) -> Sprite:
+    """Lay out and compress n pictures."""
+    from PIL import Image
+
+    count, _, side, _ = pictures.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    grid = np.full((rows * side, columns * side, 3), 255, dtype=np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = index // columns * side, index % columns * side
+        grid[top : top + side, left : left + side] = picture.transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(grid).save(buffer, "WEBP", quality=QUALITY, method=4)
+    return Sprite(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", columns, rows, count)
