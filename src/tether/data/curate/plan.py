@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from tether.core.draw import hash_uniform
@@ -184,8 +185,9 @@ class _Shard:
 
     def close(self) -> dict[str, Any]:
         if self._dropped:
-            with atomic_path(self._plan.out / "dropped" / self._name) as temporary:
-                pq.write_table(pa.Table.from_batches(self._dropped), temporary, compression="zstd")
+            # Not Parquet: whoever opens the folder as a data set shall not find these rows again.
+            with atomic_path(self._plan.out / "dropped" / Path(self._name).with_suffix(".csv")) as temporary:
+                csv.write_csv(pa.Table.from_batches(self._dropped), temporary)
         if self._kept is None:
             return {"file": None, "rows": 0, "pairs": 0, "sha256": self._digest.hexdigest()}
         self._kept.close()

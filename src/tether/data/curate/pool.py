@@ -68,11 +68,19 @@ def open_pool(spec: str | Mapping[str, Any], *, where: str = "SOURCE") -> Pool:
     """
     from tether.data.curate.pool_parquet import ParquetPool
     from tether.data.curate.pool_source import SourcePool
-    from tether.data.opening import SOURCES, kind_of, open_source
+    from tether.data.opening import SOURCES, keywords, kind_of, open_source
 
-    name = spec.partition(":")[0] if isinstance(spec, str) else ""
-    if isinstance(spec, str) and name != "hf" and name not in SOURCES and kind_of(spec, where=where) == "parquet":
-        return ParquetPool(spec)
+    given: dict[str, Any] = {}
+    if isinstance(spec, Mapping):
+        given = dict(spec)
+    else:
+        name, _, rest = spec.partition(":")
+        if name == "parquet" and not rest.startswith("//"):
+            given = {"name": name, **keywords(rest, where=where)}
+        elif name != "hf" and name not in SOURCES and kind_of(spec, where=where) == "parquet":
+            given = {"name": "parquet", "path": spec}
+    if given.get("name") == "parquet" and set(given) <= {"name", "path", "caption", "key"}:
+        return ParquetPool(**{key: str(value) for key, value in given.items() if key != "name"})
     return SourcePool(open_source(spec, where=where))
 
 

@@ -11,12 +11,8 @@ import pyarrow.parquet as pq
 
 from tether.core.errors import InputError
 from tether.data.curate.pool import BATCH_ROWS, Columns, Rows, group, valid_text
-from tether.data.paths import files, filesystem, fingerprint, is_url
-
-CAPTIONS = ("texts", "captions", "text", "caption", "title", "TEXT")
-"""Names a captions' column goes by, the first that is there."""
-KEYS = ("key", "__key__", "id", "uid")
-"""Names a key's column goes by; without one a row is named by file and place."""
+from tether.data.paths import files, filesystem, fingerprint, is_url, labels
+from tether.data.sources.columns import KEY, choose, choose_captions
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +26,23 @@ class _Group:
 class ParquetPool:
     """Row groups of Parquet files, all their columns kept.
 
-    The captions' column may hold strings or lists of strings. Kept captions are written back to it.
+    Columns and keys are found as ``sources.parquet`` finds them. The captions' column may hold strings or lists of
+    strings; kept captions are written back to it.
     """
 
-    def __init__(self, path: str, *, caption_column: str | None = None, key_column: str | None = None) -> None:
+    def __init__(self, path: str, *, caption: str | None = None, key: str | None = None) -> None:
         """Read the files' footers.
 
         Args:
             path: a file, a folder, a pattern, or a URL.
-            caption_column: default: the first of ``CAPTIONS`` that is there.
-            key_column: default: the first of ``KEYS`` that is there, else file and row number.
+            caption: column of captions; default: the first usual name that is there.
+            key: column of unique keys; default: the first usual name that is there, else file and row number.
 
         Raises:
             InputError: no such files, not Parquet, no such column, or files of different columns.
         """
         names = files(path, ending=(".parquet", ".pq"))
-        self.name, self.version = path, fingerprint(names, settings=f"{caption_column} {key_column}")
+        self.name, self.version = path, fingerprint(names, settings=(caption, key))
         self._groups: list[_Group] = []
         schema: pa.Schema | None = None
         for file in names:
@@ -62,11 +59,16 @@ class ParquetPool:
                     count = meta.row_group(index).num_rows
                     self._groups.append(_Group(file, index, count, first))
                     first += count
-        assert schema is not None
-        self.captions_column = _column(schema, caption_column, CAPTIONS, what="captions", where=path)
-        self._key = _column(schema, key_column, KEYS, what="keys", where=path) if key_column else _first(schema, KEYS)
+        if schema is None or not any(each.rows for each in self._groups):
+            raise InputError(f"{path}: the pool is empty (no rows)")
+        self._schema = schema
+        found_captions = choose_captions([caption] if caption else [], known=schema.names, where=path)
+        if not found_captions:
+            raise InputError(f"{path}: no column of captions found; there are: {', '.join(schema.names)}")
+        self.captions_column = found_captions[0]
+        self._key = choose(key, guesses=KEY, known=schema.names, what="key", where=path)
         self.keys_unique = self._key is None
-        self._short = {file: file.removeprefix(_common(names)) for file in names}
+        self._short = dict(zip(names, labels(names), strict=True))
         self._lists = _list_of_strings(schema.field(self.captions_column), where=path)
         self._ranges = group([each.rows for each in self._groups])
 
@@ -76,16 +78,30 @@ class ParquetPool:
 
     def read(self, piece: int, *, columns: Columns) -> Iterator[Rows]:
         """Rows of the piece's row groups."""
-        wanted = None if columns == "all" else [name for name in (self._key, self.captions_column) if name]
+        captions = [name for name in (self._key, self.captions_column) if name]
         for each in self._groups[slice(*self._ranges[piece])]:
-            place = each.first
+            place, prefix = each.first, f"{self._short[each.file]}:"
             with _open(each.file) as opened:
+                # The captions of a row group are read whole first, so that a damaged one is left out in every pass.
                 try:
-                    for batch in opened.iter_batches(BATCH_ROWS, row_groups=[each.index], columns=wanted):
-                        yield self._rows(batch, f"{self._short[each.file]}:", place, whole=columns == "all")
+                    light = opened.read_row_group(each.index, columns=captions, use_threads=False)
+                except (pa.ArrowException, OSError) as error:
+                    yield self._damaged(f"{prefix}#{each.index}", f"{each.rows} rows cannot be read: {error}", columns)
+                    continue
+                if columns == "captions":
+                    batches = light.to_batches(BATCH_ROWS)
+                else:
+                    batches = opened.iter_batches(BATCH_ROWS, row_groups=[each.index], use_threads=False)
+                try:
+                    for batch in batches:
+                        yield self._rows(batch, prefix, place, whole=columns == "all")
                         place += batch.num_rows
                 except (pa.ArrowException, OSError) as error:
                     raise InputError(f"{each.file}, row group {each.index}: cannot read it: {error}") from error
+
+    def _damaged(self, key: str, reason: str, columns: Columns) -> Rows:
+        table = None if columns == "captions" else self._schema.empty_table()
+        return Rows(pa.array([], pa.string()), pa.array([], pa.list_(pa.string())), table, ((key, reason),))
 
     def _rows(self, batch: pa.RecordBatch, prefix: str, first: int, *, whole: bool) -> Rows:
         names = [f"{prefix}{first + index}" for index in range(batch.num_rows)]
@@ -132,18 +148,6 @@ def _open(file: str) -> pq.ParquetFile:
         raise InputError(f"{file}: not a Parquet file: {error}") from error
 
 
-def _first(schema: pa.Schema, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in schema.names), None)
-
-
-def _column(schema: pa.Schema, asked: str | None, names: tuple[str, ...], *, what: str, where: str) -> str:
-    found = asked if asked in schema.names else None if asked else _first(schema, names)
-    if found is None:
-        wanted = repr(asked) if asked else f"any of {', '.join(names)}"
-        raise InputError(f"{where}: no column of {what}: expected {wanted}; there are: {', '.join(schema.names)}")
-    return found
-
-
 def _list_of_strings(field: pa.Field, *, where: str) -> bool:
     """Whether the column holds lists; anything but strings or lists of strings is refused."""
     kind, lists = field.type, False
@@ -152,15 +156,6 @@ def _list_of_strings(field: pa.Field, *, where: str) -> bool:
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
         raise InputError(f"{where}: column {field.name!r}: expected strings or lists of strings, got {field.type}")
     return lists
-
-
-def _common(names: list[str]) -> str:
-    """The folder that all files lie in, with its slash."""
-    parts = [name.split("/")[:-1] for name in names]
-    depth = 0
-    while all(len(part) > depth for part in parts) and len({part[depth] for part in parts}) == 1:
-        depth += 1
-    return "".join(f"{part}/" for part in parts[0][:depth])
 
 
 def _differences(first: pa.Schema, other: pa.Schema) -> str:

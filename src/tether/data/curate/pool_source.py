@@ -76,6 +76,8 @@ def _rows(held: list[Row], bad: list[tuple[str, str]], columns: Columns) -> Rows
 
 
 def _problem(row: Row) -> str | None:
+    if "bad" in row.meta:  # how a source hands on a row that it could not read
+        return str(row.meta["bad"])
     for place, text in enumerate(row.texts):
         if not isinstance(text, str):
             return f"caption {place}: expected a text, got {type(text).__name__}"

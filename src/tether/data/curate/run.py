@@ -41,7 +41,7 @@ def curate(
     result depends on the pool, the steps and the seed alone: not on the engine, on interruptions or on the order in
     which pieces are done. Called again after an interruption it goes on; called again afterwards it changes nothing.
 
-    Written into ``out``, each file whole or absent: ``part-*.parquet``, ``dropped/part-*.parquet`` (key, caption, step,
+    Written into ``out``, each file whole or absent: ``part-*.parquet``, ``dropped/part-*.csv`` (key, caption, step,
     reason), ``bad_rows.jsonl`` and, last, ``manifest.json``.
 
     Args:
