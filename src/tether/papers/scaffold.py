@@ -17,6 +17,7 @@ from tether.papers.promise import class_text
 _SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 UNFILLED = "TO FILL IN"
 """Stands wherever a person must write; the tests refuse it, so no skeleton can pass for a paper."""
+_NAME = "CARD"  # apart from the template, for a file that has it at the left margin counts as a card
 
 
 def plan(root: Path, *, slug: str, room: str, mapping: str | None = None) -> dict[Path, str]:
@@ -133,7 +134,7 @@ from tether.core.card import Card, Claim, Trial
 if TYPE_CHECKING:
     from tether.papers.lab import Lab
 
-CARD = Card(
+{_NAME} = Card(
     slug="{slug}",
     title="{UNFILLED}",
     year=0,
@@ -162,6 +163,8 @@ def reproduce(lab: Lab) -> Trial:
 
 
 def _test(slug: str, *, module: str, name: str) -> str:
+    card = f"tether.papers.{slug.replace('-', '_')}"
+    imports = "\n    ".join(sorted([f"import {card} as card", f"import {module} as part"]))
     return f'''"""{slug}: figures worked out by hand from the paper."""
 
 from __future__ import annotations
@@ -180,8 +183,7 @@ def test_follows_the_paper(case):
 
 
 def test_nothing_is_left_to_fill_in():
-    import tether.papers.{slug.replace("-", "_")} as card
-    import {module} as part
+    {imports}
 
     for module in (card, part):
         assert "TO FILL" + " IN" not in Path(str(module.__file__)).read_text(encoding="utf-8")

@@ -1,0 +1,119 @@
+"""The command line in a process of its own: what it imports, prints and returns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tether.cli import verbs
+from tether.papers import cards
+
+HEAVY = {"torch", "numpy", "pyarrow", "sklearn", "open_clip", "transformers", "timm", "rich", "yaml"}
+
+
+def tether(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tether", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_help_lists_every_verb_with_its_summary():
+    done = tether("--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for rows in verbs.sections().values():
+        for name, line in rows.items():
+            assert f"\n  {name}" in done.stdout
+            assert line.split()[0] in done.stdout
+
+
+def test_no_arguments_show_the_help():
+    assert "Usage: tether" in tether().stdout + tether().stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tether",
+        "import tether.cli",
+        "import tether.papers",
+        "from tether import cli; cli.main(['--help'])",
+        "from tether import cli; cli.main(['where', next(iter(__import__('tether.papers').papers.cards()))])",
+    ],
+)
+def test_nothing_heavy_is_imported(code):
+    script = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr))\n"
+        f"{code}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_installed_script_is_the_same():
+    from pathlib import Path
+
+    script = Path(sys.executable).with_name("tether")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == tether("--version").stdout
+
+
+def test_bad_input_is_one_message_and_code_2():
+    done = tether("where", "no-such-paper")
+    assert done.returncode == 2
+    assert done.stderr.startswith("tether: no paper 'no-such-paper'")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_unknown_verbs_and_options_are_code_2():
+    for arguments in (["trian"], ["papers", "--rooom", "optim"]):
+        done = tether(*arguments)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_one_message_and_code_130(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, types\n"
+        "def command() -> None:\n"
+        "    '''Wait.'''\n"
+        "    import time\n"
+        "    print('waiting', flush=True)\n"
+        "    time.sleep(60)\n"
+        "module = types.ModuleType('tether.cli.where')\n"
+        "module.command = command\n"
+        "sys.modules['tether.cli.where'] = module\n"
+    )
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tether", "where"],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert stderr.strip() == "tether: interrupted"
+
+
+def test_a_closed_pipe_is_no_error():
+    slug = next(iter(cards()))
+    command = f"{sys.executable} -m tether where {slug} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("card")
+    assert "Traceback" not in done.stderr

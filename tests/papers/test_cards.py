@@ -1,0 +1,107 @@
+"""What every card promises: its parts are there, its guide exists, its result follows from its own numbers."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+from tether.core.card import Card, Room
+from tether.core.files import read_json
+from tether.papers import card, cards, module, places
+from tether.papers.reproduce import check, stored
+from tether.papers.scaffold import UNFILLED
+
+SLUGS = list(cards())
+
+
+def every_text(one: Card) -> list[str]:
+    claim = one.claim
+    return [one.title, one.gives, *one.needs, *one.differences, claim.says, claim.metric, claim.baseline, claim.scale]
+
+
+def test_there_are_cards_and_each_file_is_one_of_them():
+    assert SLUGS
+    assert sorted(SLUGS) == SLUGS
+
+
+def test_finding_and_reading_every_card_imports_nothing_heavy():
+    code = (
+        "import sys; from tether.papers import cards; dict(cards()); heavy ="
+        " {'torch', 'numpy', 'sklearn', 'pyarrow', 'pydantic', 'rich'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+class TestCard:
+    def test_slug_is_the_file_name(self, slug):
+        assert card(slug).slug == slug
+        assert Path(str(module(slug).__file__)).stem == slug.replace("-", "_")
+
+    def test_facts_are_filled_in(self, slug):
+        one = card(slug)
+        assert one.room in typing.get_args(Room)
+        assert 1990 <= one.year <= 2100
+        assert re.fullmatch(r"(\d{4}\.\d{4,5})?", one.arxiv)
+        assert re.fullmatch(r"([\w.-]+/[\w.-]+)?", one.code)
+        assert one.needs
+        assert one.minutes > 0
+        assert all(text and text == text.strip() for text in every_text(one))
+        assert not any(UNFILLED in text for text in every_text(one))
+
+    def test_claim_can_be_missed(self, slug):
+        claim = card(slug).claim
+        assert claim.better in ("higher", "lower")
+        assert claim.margin > 0
+
+    def test_parts_are_there_and_found_without_import(self, slug):
+        assert card(slug).parts
+        for part in card(slug).parts:
+            home, _, name = part.rpartition(".")
+            found = getattr(importlib.import_module(home), name)
+            place = places.part_place(part)
+            assert inspect.isclass(found) or inspect.isfunction(found), part
+            assert place.path.samefile(inspect.getfile(found))
+            assert re.search(
+                rf"\b{found.__name__}\b", place.path.read_text(encoding="utf-8").splitlines()[place.line - 1]
+            )
+
+    def test_the_first_part_lives_in_the_room(self, slug):
+        assert card(slug).parts[0].split(".")[1] == card(slug).room
+
+    def test_parts_say_where_they_come_from(self, slug):
+        if not card(slug).arxiv:
+            pytest.skip("a paper without an arXiv id")
+        texts = [places.part_place(part).path.read_text(encoding="utf-8") for part in card(slug).parts]
+        assert any(card(slug).arxiv in text for text in texts)
+
+    def test_guide_exists_and_names_the_paper(self, slug):
+        guide = places.guide_path(card(slug))
+        assert guide is not None, f"docs/guides/{card(slug).guide} is not there"
+        assert len(guide.read_text(encoding="utf-8").split()) > 50
+
+    def test_tests_are_there(self, slug):
+        assert places.test_places(card(slug))
+
+    def test_result_is_whole_and_its_verdict_computed(self, slug):
+        path = places.result_path(slug)
+        assert path is not None
+        if not path.is_file():
+            pytest.skip(f"results/{slug}.json is not measured yet")
+        result, claim = read_json(path), card(slug).claim
+        check(result, where=str(path))
+        assert result["slug"] == slug
+        assert (result["metric"], result["better"], result["margin"]) == (claim.metric, claim.better, claim.margin)
+        assert stored(slug) == result
+
+
+def test_every_result_belongs_to_a_card():
+    root = places.need_checkout("this test")
+    assert {path.stem for path in (root / "results").glob("*.json")} <= set(SLUGS)
