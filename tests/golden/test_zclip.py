@@ -32,7 +32,7 @@ def flat(named: list[tuple[str, nn.Parameter]]) -> np.ndarray:
 
 def per_case(case: str, name: str, default: object) -> object:
     """Gradients and shapes are shared by all cases unless the file has some of the case's own."""
-    return V[f"{name}_{case}"] if f"{name}_{case}" in V else default
+    return V.arrays.get(f"{name}_{case}", default)
 
 
 @pytest.mark.parametrize("case", CONFIGS)

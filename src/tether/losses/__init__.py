@@ -1,0 +1,28 @@
+"""What is asked of the embeddings: objectives, and the InfoNCE core under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.core.protocols import Objective
+from tether.losses.checks import caption_labels
+from tether.losses.clip import ClipLoss, clip_loss
+from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
+from tether.losses.siglip import SigLipLoss, siglip_loss
+from tether.losses.sigmoid import sigmoid_pairs
+
+OBJECTIVES: Mapping[str, type[Objective]] = {"clip": ClipLoss, "siglip": SigLipLoss}
+"""Every objective by the name a recipe uses."""
+
+__all__ = [
+    "OBJECTIVES",
+    "ClipLoss",
+    "PairLosses",
+    "SigLipLoss",
+    "caption_labels",
+    "clip_loss",
+    "info_nce",
+    "info_nce_pairs",
+    "siglip_loss",
+    "sigmoid_pairs",
+]

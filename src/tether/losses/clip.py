@@ -1,0 +1,195 @@
+"""CLIP's loss: each image must find its text in the batch, and each text its image."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.gather import LOCAL, Gather
+from tether.core.types import Batch, Encoded, Loss
+from tether.losses.checks import caption_labels, check_unit_pairs, unit_rows
+from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
+
+Directions = Literal["mean", "sum", "image_to_text", "text_to_image"]
+Reduction = Literal["mean", "sum", "none"]
+
+
+def clip_loss(
+    img: Float[Tensor, "b d"],
+    txt: Float[Tensor, "b d"],
+    logit_scale: Float[Tensor, ""] | float,
+    *,
+    labels: Int[Tensor, " b"] | None = None,
+    reduction: Reduction = "mean",
+    gather: Gather | None = None,
+    directions: Directions = "mean",
+    label_smoothing: float = 0.0,
+    extra_img: Float[Tensor, "k d"] | None = None,
+    extra_txt: Float[Tensor, "k2 d"] | None = None,
+) -> Float[Tensor, ""] | Float[Tensor, " b"]:
+    """Symmetric cross-entropy of ``logit_scale * img @ txt.T``; exactly 0 for one pair. Source: arXiv 2103.00020.
+
+    Logits are at least float32 under any autocast, and never stored as a whole. With ``gather``, each process takes
+    its own rows and columns of the whole matrix, and the mean of the losses over processes is the loss of the whole
+    batch, with its gradient.
+
+    Args:
+        img: rows of length 1; row i and ``txt[i]`` are one pair.
+        txt: rows of length 1.
+        logit_scale: multiplier of the cosines, already exponentiated.
+        labels: equal for pairs that mean the same (duplicate captions): each counts as a positive of the others.
+        reduction: over the b pairs; ``none`` gives (b,).
+        gather: rows of all processes; None for this process alone.
+        directions: ``mean`` or ``sum`` of the two, or one of them.
+        label_smoothing: share of the target spread over all candidates, in [0, 1).
+        extra_img: further images that no text of the batch belongs to, as many on every process.
+        extra_txt: further texts that no image of the batch belongs to, as many on every process.
+
+    Raises:
+        InputError: not (b, d) of equal shape, an empty batch, or, on the CPU, rows whose length is not 1.
+    """
+    check_unit_pairs(img, txt)
+    losses = _both(
+        img,
+        txt,
+        logit_scale,
+        labels=labels,
+        gather=gather or LOCAL,
+        directions=directions,
+        label_smoothing=label_smoothing,
+        extra_img=extra_img,
+        extra_txt=extra_txt,
+    )
+    return _reduce(_combine(losses, directions), reduction, world=(gather or LOCAL).world)
+
+
+def _both(
+    img: Tensor,
+    txt: Tensor,
+    scale: Tensor | float,
+    *,
+    labels: Tensor | None,
+    gather: Gather,
+    directions: Directions,
+    label_smoothing: float,
+    extra_img: Tensor | None = None,
+    extra_txt: Tensor | None = None,
+) -> PairLosses:
+    """Losses of this process's pairs; a direction that is not asked for is computed only where it is free."""
+    if directions not in ("mean", "sum", "image_to_text", "text_to_image"):
+        raise InputError(f"directions: expected mean, sum, image_to_text or text_to_image, got {directions!r}")
+    if gather.world == 1 and directions in ("mean", "sum"):
+        return info_nce_pairs(
+            img,
+            txt,
+            scale=scale,
+            extra_left=extra_img,
+            extra_right=extra_txt,
+            labels=labels,
+            label_smoothing=label_smoothing,
+        )
+    all_labels = None if labels is None else gather(labels)
+    offset = gather.rank * len(img)
+
+    def one_way(queries: Tensor, keys: Tensor, extra: Tensor | None) -> Tensor:
+        rows = gather(keys) if extra is None else torch.cat([gather(keys), gather(extra)])
+        return info_nce(
+            queries,
+            rows,
+            scale=scale,
+            offset=offset,
+            query_labels=labels,
+            key_labels=all_labels,
+            label_smoothing=label_smoothing,
+        )
+
+    nothing = img.new_zeros(len(img))
+    left = one_way(img, txt, extra_txt) if directions != "text_to_image" else nothing
+    right = one_way(txt, img, extra_img) if directions != "image_to_text" else nothing
+    return PairLosses(left, right)
+
+
+def _combine(losses: PairLosses, directions: Directions) -> Tensor:
+    if directions == "image_to_text":
+        return losses.left
+    if directions == "text_to_image":
+        return losses.right
+    total = losses.left + losses.right
+    return total / 2 if directions == "mean" else total
+
+
+def _reduce(losses: Tensor, reduction: Reduction, *, world: int) -> Tensor:
+    """Over this process's pairs, so that the mean over processes is the same reduction over the whole batch."""
+    if reduction == "none":
+        return losses
+    if reduction == "mean":
+        return losses.mean()
+    if reduction == "sum":
+        return losses.sum() * world
+    raise InputError(f"reduction: expected mean, sum or none, got {reduction!r}")
+
+
+@final
+class ClipLoss:
+    """CLIP's objective on the two embeddings, exact across processes and without the B x B matrix.
+
+    Source: arXiv 2103.00020, figure 3.
+    """
+
+    def __init__(
+        self,
+        *,
+        directions: Directions = "mean",
+        label_smoothing: float = 0.0,
+        duplicates: Literal["negatives", "positives"] = "negatives",
+    ) -> None:
+        """Take the settings; the defaults are CLIP's.
+
+        Args:
+            directions: ``mean`` or ``sum`` of image-to-text and text-to-image, or one of them.
+            label_smoothing: share of the target spread over the batch, in [0, 1).
+            duplicates: pairs with equal captions are each other's ``negatives``, as in CLIP, or ``positives``. What
+                counts as equal is ``batch.extra["labels"]`` (b,), or the tokens where there is none.
+
+        Raises:
+            InputError: a value outside its range.
+        """
+        if directions not in ("mean", "sum", "image_to_text", "text_to_image"):
+            raise InputError(f"directions: expected mean, sum, image_to_text or text_to_image, got {directions!r}")
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing!r}")
+        if duplicates not in ("negatives", "positives"):
+            raise InputError(f"duplicates: expected 'negatives' or 'positives', got {duplicates!r}")
+        self.directions: Directions = directions
+        self.label_smoothing = label_smoothing
+        self.duplicates = duplicates
+
+    def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
+        """The loss of this process's pairs; terms are the two directions and the logit scale."""
+        image, text = unit_rows(out.image), unit_rows(out.text)
+        check_unit_pairs(image, text)
+        losses = _both(
+            image,
+            text,
+            out.logit_scale,
+            labels=batch_labels(batch) if self.duplicates == "positives" else None,
+            gather=gather,
+            directions=self.directions,
+            label_smoothing=self.label_smoothing,
+        )
+        terms = {"logit_scale": out.logit_scale.detach()}
+        if self.directions != "text_to_image":
+            terms["image_to_text"] = losses.left.detach().mean()
+        if self.directions != "image_to_text":
+            terms["text_to_image"] = losses.right.detach().mean()
+        return Loss(_combine(losses, self.directions).mean(), terms)
+
+
+def batch_labels(batch: Batch) -> Int[Tensor, " b"]:
+    """``batch.extra["labels"]``, or a label for each distinct caption."""
+    labels = batch.extra.get("labels")
+    return labels if isinstance(labels, Tensor) else caption_labels(batch.text)

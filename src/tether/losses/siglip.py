@@ -1,0 +1,90 @@
+"""SigLIP's loss: every image and text of the batch is its own yes-or-no question."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.gather import LOCAL, Gather
+from tether.core.types import Batch, Encoded, Loss
+from tether.losses.checks import check_unit_pairs, unit_rows
+from tether.losses.clip import batch_labels
+from tether.losses.sigmoid import sigmoid_pairs
+
+
+def siglip_loss(
+    img: Float[Tensor, "b d"],
+    txt: Float[Tensor, "b d"],
+    logit_scale: Float[Tensor, ""] | float,
+    logit_bias: Float[Tensor, ""] | float,
+    *,
+    labels: Int[Tensor, " b"] | None = None,
+    gather: Gather | None = None,
+) -> Float[Tensor, ""]:
+    """``-sum_ij log sigmoid(y_ij (logit_scale * img_i . txt_j + logit_bias)) / b`` (arXiv 2303.15343, section 3).
+
+    The sum is divided by the batch, not by its square. With ``gather``, each process asks its images about the texts
+    of all, and the mean over processes is the loss of the whole batch.
+
+    Args:
+        img: rows of length 1; row i and ``txt[i]`` are one pair.
+        txt: rows of length 1.
+        logit_scale: multiplier of the cosines, already exponentiated; SigLIP starts at 10.
+        logit_bias: added to the logits; SigLIP starts at -10.
+        labels: equal for pairs that mean the same: the answer is yes for all of them.
+        gather: rows of all processes; None for this process alone.
+
+    Raises:
+        InputError: not (b, d) of equal shape, an empty batch, or, on the CPU, rows whose length is not 1.
+    """
+    check_unit_pairs(img, txt)
+    gather = gather or LOCAL
+    return sigmoid_pairs(
+        img,
+        gather(txt),
+        scale=logit_scale,
+        bias=logit_bias,
+        offset=gather.rank * len(img),
+        left_labels=labels,
+        right_labels=None if labels is None else gather(labels),
+    ).mean()
+
+
+@final
+class SigLipLoss:
+    """SigLIP's objective on the two embeddings; the model must have a logit bias. Source: arXiv 2303.15343."""
+
+    def __init__(self, *, duplicates: Literal["negatives", "positives"] = "negatives") -> None:
+        """Take the settings.
+
+        Args:
+            duplicates: pairs with equal captions are each other's ``negatives``, as published, or ``positives``. What
+                counts as equal is ``batch.extra["labels"]`` (b,), or the tokens where there is none.
+
+        Raises:
+            InputError: another word.
+        """
+        if duplicates not in ("negatives", "positives"):
+            raise InputError(f"duplicates: expected 'negatives' or 'positives', got {duplicates!r}")
+        self.duplicates = duplicates
+
+    def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
+        """The loss of this process's images; terms are the logit scale and bias.
+
+        Raises:
+            InputError: the model has no logit bias.
+        """
+        if out.logit_bias is None:
+            raise InputError("SigLIP needs a model with a logit bias: create it with one (it starts at -10)")
+        total = siglip_loss(
+            unit_rows(out.image),
+            unit_rows(out.text),
+            out.logit_scale,
+            out.logit_bias,
+            labels=batch_labels(batch) if self.duplicates == "positives" else None,
+            gather=gather,
+        )
+        return Loss(total, {"logit_scale": out.logit_scale.detach(), "logit_bias": out.logit_bias.detach()})
