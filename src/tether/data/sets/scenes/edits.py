@@ -24,7 +24,9 @@ EDITS: tuple[EditKind, ...] = (
     "add",
     "background",
 )
-_TRIES = 40
+_TRIES = 60
+_LEAST_MOVE = 0.25  # of the side, so that a move is seen
+_CLEAR = 0.06  # from the lines between left, middle and right, so that a place word is beyond doubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ Made = tuple[str, Scene] | None
 
 def _swap_in(scene: Scene, old: Thing, new: Thing) -> Scene:
     return replace(scene, things=tuple(new if thing is old else thing for thing in scene.things))
+
+
+def _clearly_placed(thing: Thing) -> bool:
+    return min(abs(at - line) for at in (thing.x, thing.y) for line in (0.4, 0.6)) >= _CLEAR
 
 
 def _recolour(scene: Scene, dice: Dice, world: World) -> Made:
@@ -111,7 +117,8 @@ def _move(scene: Scene, dice: Dice, world: World) -> Made:
     thing = dice.pick(scene.things)
     radius = thing.units / 128
     new = replace(thing, x=dice.uniform(radius, 1 - radius), y=dice.uniform(radius, 1 - radius))
-    if new.place == thing.place:
+    far = (new.x - thing.x) ** 2 + (new.y - thing.y) ** 2 >= _LEAST_MOVE**2
+    if new.place == thing.place or not far or not _clearly_placed(new):
         return None
     return f"move the {noun(thing)} so that it is {whereabouts(new)}", _swap_in(scene, thing, new)
 
@@ -136,6 +143,8 @@ def _add(scene: Scene, dice: Dice, world: World) -> Made:
     if not free(x, y, radius, [((thing.x, thing.y), thing.units / 128) for thing in scene.things]):
         return None
     new = Thing(shape, colour, size, dice.pick(world.textures), "whole", x, y, units, 0, 0, dice.uniform(-1, 1))
+    if not _clearly_placed(new):
+        return None
     words = noun(new, details=("size", "texture", "colour"))
     return f"add {with_article(words)} {whereabouts(new)}", replace(scene, things=(*scene.things, new))
 

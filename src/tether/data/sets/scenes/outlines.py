@@ -54,11 +54,10 @@ OUTLINES: dict[str, Callable[[Grid, Grid], Inside]] = {
 }
 
 
-def missing(x: Grid, y: Grid, *, damage: int) -> Inside:
-    """What a broken thing lacks: a bite at the rim and a jagged crack from there across the middle."""
+def missing(x: Grid, y: Grid, *, damage: int, width: float) -> Inside:
+    """What a broken thing lacks: a bite at the rim and a jagged crack across, ``width`` wide on the unit disc."""
     angle = (0.6, 2.3, 3.9, 5.4)[damage]
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     bite = (along - 0.88) ** 2 + across**2 <= 0.20
     zigzag = 0.16 * (np.abs(((along * 2.6) % 2) - 1) * 2 - 1)
-    crack = (np.abs(across - zigzag) <= 0.10) & (along > -1.1)
-    return bite | crack
+    return bite | (np.abs(across - zigzag) <= width / 2)

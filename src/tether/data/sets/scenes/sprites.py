@@ -65,7 +65,10 @@ def _inside(shape: str, diameter: int, tilt: int, damage: int) -> Bool[np.ndarra
     cosine, sine = math.cos(_TILTS[tilt]), math.sin(_TILTS[tilt])
     u, v = x * cosine + y * sine, y * cosine - x * sine
     inside = OUTLINES[shape](u, v) & (x * x + y * y <= 1)
-    return inside & ~missing(u, v, damage=damage) if damage >= 0 else inside
+    if damage < 0:
+        return inside
+    # On a small thing the crack is at least a pixel and a half wide, or nobody would see it.
+    return inside & ~missing(u, v, damage=damage, width=max(0.2, 3.0 / diameter))
 
 
 def _shrink(inside: Bool[np.ndarray, "s s"], top: int) -> UInt16[np.ndarray, "d d"]:

@@ -1,0 +1,282 @@
+"""The scenes as a source: fixed rows, disjoint splits, held-out paraphrases, planted biases of the asked strength."""
+
+import hashlib
+import json
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from tether.core.errors import InputError
+from tether.core.protocols import Source
+from tether.core.types import Block
+from tether.data.sets.scenes import (
+    HELD_OUT_PAIRS,
+    HELD_OUT_TEMPLATES,
+    PARTNERS,
+    TEMPLATES,
+    Dice,
+    Scene,
+    ScenesSet,
+    Thing,
+    World,
+    draw_biased,
+    draw_defect,
+    draw_edit,
+    draw_lettering,
+    long,
+    render,
+    short,
+    swap_attribute,
+)
+from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
+
+SPLITS = ("train", "validation", "test", "compositions")
+RED_STAR = Thing("star", "red", "large", "striped", "whole", 0.3, 0.3, 27)
+BLUE_RING = Thing("ring", "blue", "small", "plain", "broken", 0.75, 0.8, 12)
+TWO = Scene((BLUE_RING, RED_STAR), "sand")
+
+
+def samples(count: int = 300, **settings: object):
+    source = ScenesSet(rows=count, **settings)
+    return [source.sample(index) for index in range(count)]
+
+
+class TestCaptions:
+    def test_examples(self):
+        assert short(TWO) == "a red star and a blue ring"
+        assert short(TWO, template="there", order="given") == "there is a blue ring and a red star"
+        assert short(TWO, details=("size", "texture", "state", "colour"), background="say") == (
+            "a large whole striped red star and a small broken plain blue ring on sand"
+        )
+        assert short(TWO, most=1, template="appear") == "a red star appears in the scene"
+        orange = replace(TWO, things=(replace(RED_STAR, colour="orange"),))
+        assert short(orange) == "an orange star"
+
+    def test_long_example(self):
+        assert long(TWO, telling=(0, "state"), most=3) == (
+            "There are two things: a red star and a blue ring. Everything is on sand."
+            " The red star is in the top left. The blue ring is broken."
+        )
+        assert long(replace(TWO, things=(RED_STAR,)), most=0) == "There is one thing: a red star."
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: short(TWO, template="shout"), "template.*plain.*'shout'"),
+            (lambda: short(TWO, order="weight"), "order.*'weight'"),
+            (lambda: short(TWO, order="random"), "random order need dice"),
+            (lambda: short(TWO, details=("mood",)), "details.*mood"),
+            (lambda: long(TWO, telling=(2, "size")), "telling.*2 things"),
+        ],
+    )
+    def test_bad_requests(self, call, message: str):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+class TestSplits:
+    def test_rows_of_different_splits_and_seeds_differ(self):
+        drawn = {
+            (split, seed): {sample.picture.pixels.tobytes() for sample in samples(200, split=split, seed=seed)}
+            for split in SPLITS
+            for seed in (0, 1)
+        }
+        assert all(len(pictures) == 200 for pictures in drawn.values())
+        assert len(set().union(*drawn.values())) == 200 * len(drawn)
+
+    def test_held_out_pairs_are_shown_by_compositions_only(self):
+        assert 8 <= len(HELD_OUT_PAIRS) <= 25
+        for split in SPLITS:
+            for sample in samples(400, split=split, negatives="attribute"):
+                scenes = [sample.scene] + ([sample.negative.other] if sample.negative else [])
+                pairs = {(thing.colour, thing.shape) for scene in scenes for thing in scene.things}
+                if split != "compositions":
+                    assert not pairs & HELD_OUT_PAIRS
+                else:
+                    assert {(thing.colour, thing.shape) for thing in sample.scene.things} & HELD_OUT_PAIRS
+
+    def test_every_part_of_a_held_out_pair_is_seen_in_training(self):
+        things = [thing for sample in samples(1500) for thing in sample.scene.things]
+        assert {thing.colour for thing in things} == set(COLOURS)
+        assert {thing.shape for thing in things} == set(SHAPES)
+        assert {thing.texture for thing in things} == set(TEXTURES)
+        assert {thing.size for thing in things} == set(SIZES)
+
+    def test_the_held_out_pairs_never_change(self):
+        words = " ".join(sorted(f"{colour}-{shape}" for colour, shape in HELD_OUT_PAIRS))
+        assert hashlib.sha256(words.encode()).hexdigest()[:16] == "74cfbb85f9a35ac3"
+
+    def test_the_scenes_and_captions_of_a_row_never_change(self):
+        lines = []
+        for split in SPLITS:
+            for sample in samples(50, split=split, captions="both", order="random", lettering="word", agree=0.5):
+                scene = sample.scene
+                places = [(thing.shape, thing.colour, thing.units, round(thing.x, 6)) for thing in scene.things]
+                lines.append(json.dumps([scene.background, places, scene.lettering.text, sample.captions]))
+        assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == "48e65f2a40190969"
+
+    def test_held_out_templates_never_appear_in_training_captions(self):
+        parts = {
+            name: frame.replace("{things}", "|").replace("{appear}", "|") for name, frame in HELD_OUT_TEMPLATES.items()
+        }
+        telling = {name: max(part.split("|"), key=len).strip() for name, part in parts.items()}
+        assert not set(TEMPLATES) & set(HELD_OUT_TEMPLATES)
+        seen = [sample.captions[0] for sample in samples(600)]
+        unseen = [sample.captions[0] for sample in samples(600, templates="held_out")]
+        for fragment in telling.values():
+            assert len(fragment) >= 8
+            assert not any(fragment in caption for caption in seen)
+            assert sum(fragment in caption for caption in unseen) > 60
+        assert len({caption.split()[0] for caption in seen}) >= 4
+
+
+class TestSource:
+    def test_it_is_a_source_that_can_start_anywhere(self):
+        source = ScenesSet(rows=1100, captions="both")
+        assert isinstance(source, Source)
+        assert [block.rows for block in source.blocks()] == [512, 512, 76]
+        last = source.blocks()[-1]
+        rows = list(source.read(last, start=70))
+        assert [row.key for row in rows] == [f"train/0/{index:08d}" for index in range(1094, 1100)]
+        again = source.row(1094)
+        assert np.array_equal(again.image, rows[0].image)
+        assert again.texts == rows[0].texts
+
+    def test_a_row_carries_its_ground_truth(self):
+        source = ScenesSet(rows=40, size=96, lettering="word", defects=0.5, negatives="object")
+        flawed = 0
+        for row in islice(source.read(source.blocks()[0]), 40):
+            assert row.image.shape == (96, 96, 3)
+            assert row.image.dtype == np.uint8
+            things = row.meta["things"]
+            assert row.meta["label"] == things[0]["shape"]
+            assert len(things) == len(row.meta["boxes"]) == row.meta["labels"].max()
+            assert row.meta["text_mask"].any()
+            flawed += row.meta["flaw_mask"].any()
+            assert row.meta["negative_image"].shape == row.image.shape
+            assert row.meta["negative_text"] != row.meta["text"]
+        assert 8 < flawed < 32
+
+    def test_a_near_miss_keeps_lettering_and_defects(self):
+        for sample in samples(60, lettering="word", defects=1.0, negatives="attribute", things=(2, 4)):
+            if sample.negative is not None:
+                assert sample.negative.scene == sample.scene
+                assert sample.negative.other.lettering == sample.scene.lettering
+                assert sample.negative.other.defects == sample.scene.defects
+                assert (sample.picture.pixels != sample.negative_picture.pixels).any()
+
+    def test_lettering_agrees_as_often_as_asked(self):
+        for kind in ("word", "number", "watermark"):
+            agreed = [sample.scene.lettering.agrees for sample in samples(800, lettering=kind, agree=0.7)]
+            assert np.mean(agreed) == pytest.approx(0.7, abs=0.06)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"split": "dev"}, "split.*'dev'"),
+            ({"rows": 0}, "rows.*0"),
+            ({"size": 32}, "size.*64 to 224.*32"),
+            ({"size": 225}, "size.*225"),
+            ({"seed": -1}, "seed.*-1"),
+            ({"things": (0, 2)}, "things"),
+            ({"things": (3, 2)}, "things"),
+            ({"things": (1, 5)}, "things"),
+            ({"captions": "medium"}, "captions.*'medium'"),
+            ({"templates": "odd"}, "templates.*'odd'"),
+            ({"order": "weight"}, "order.*'weight'"),
+            ({"details": ("mood",)}, "details.*'mood'"),
+            ({"lettering": "poem"}, "lettering.*'poem'"),
+            ({"agree": 1.5}, "agree.*1.5"),
+            ({"defects": -0.1}, "defects.*-0.1"),
+            ({"defects": float("nan")}, "defects.*nan"),
+            ({"bias": "smell"}, "bias.*'smell'"),
+            ({"strength": 2.0}, "strength.*2.0"),
+            ({"negatives": "all"}, "negatives.*'all'"),
+            ({"bias": "colour", "split": "compositions"}, "compositions"),
+        ],
+    )
+    def test_bad_settings(self, settings: dict, message: str):
+        with pytest.raises(InputError, match=message):
+            ScenesSet(**settings)
+
+    def test_bad_rows_and_blocks(self):
+        source = ScenesSet(rows=10)
+        for index in (-1, 10):
+            with pytest.raises(InputError, match="row"):
+                source.sample(index)
+        for name in ("000000000512", "3", "first"):
+            with pytest.raises(InputError, match="no block"):
+                list(source.read(Block(name, 1)))
+
+    def test_bad_calls_of_the_makers(self):
+        scene, dice = TWO, Dice(np.random.default_rng(0))
+        with pytest.raises(InputError, match=r"attribute.*'mood'"):
+            swap_attribute(scene, dice, attribute="mood")
+        with pytest.raises(InputError, match=r"edit.*'paint'"):
+            draw_edit(scene, dice, kind="paint")
+        with pytest.raises(InputError, match=r"lettering.*'poem'"):
+            draw_lettering(scene, dice, kind="poem", agrees=True)
+        with pytest.raises(InputError, match=r"defect kind.*'rust'"):
+            draw_defect(scene, dice, kinds=("rust",))
+        with pytest.raises(InputError, match=r"defect on.*'moon'"):
+            draw_defect(scene, dice, on="moon")
+        with pytest.raises(InputError, match=r"size.*20"):
+            render(scene, size=20)
+        with pytest.raises(InputError, match="pairs of colour and shape"):
+            World(colours=("blue",), backgrounds=("water",))
+        with pytest.raises(InputError, match=r"shapes.*blob"):
+            World(shapes=("blob",))
+        with pytest.raises(InputError, match=r"colours.*none"):
+            World(colours=())
+        with pytest.raises(InputError, match=r"broken.*3"):
+            World(broken=3)
+
+
+class TestBias:
+    @pytest.mark.parametrize("kind", ["colour", "texture", "background"])
+    @pytest.mark.parametrize("strength", [0.0, 0.5, 0.9, 1.0])
+    def test_the_partner_is_as_frequent_as_the_strength_says(self, kind: str, strength: float):
+        world, dice = World(things=(1, 2)), Dice(np.random.default_rng([7, int(10 * strength)]))
+        drawn = [draw_biased(world, dice, kind=kind, strength=strength) for _ in range(1500)]
+        hits, chance = [], []
+        for biased in drawn:
+            first = biased.scene.things[0]
+            value = {"colour": first.colour, "texture": first.texture, "background": biased.scene.background}[kind]
+            assert first.shape == biased.label
+            assert biased.aligned == (value == PARTNERS[kind][biased.label])
+            assert world.allows(biased.scene)
+            hits.append(biased.aligned)
+            free = {
+                "colour": [colour for colour in COLOURS if (colour, first.shape) not in HELD_OUT_PAIRS],
+                "texture": TEXTURES,
+                "background": list(BACKGROUNDS),
+            }[kind]
+            chance.append(1 / len(free))
+        measured = (np.mean(hits) - np.mean(chance)) / (1 - np.mean(chance))
+        assert measured == pytest.approx(strength, abs=0.05)
+
+    def test_without_strength_every_class_is_as_frequent(self):
+        world, dice = World(), Dice(np.random.default_rng(3))
+        labels = [draw_biased(world, dice, kind="background", strength=0.9).label for _ in range(2000)]
+        counts = np.array([labels.count(shape) for shape in SHAPES])
+        assert np.abs(counts - 200).max() < 60
+
+    def test_partners_are_never_held_out_and_colours_are_all_different(self):
+        assert not {(colour, shape) for shape, colour in PARTNERS["colour"].items()} & HELD_OUT_PAIRS
+        assert len(set(PARTNERS["colour"].values())) == len(SHAPES)
+
+    def test_rows_say_whether_they_are_aligned(self):
+        aligned = [sample.aligned for sample in samples(600, bias="texture", strength=0.8)]
+        assert np.mean(aligned) == pytest.approx(0.8 + 0.2 / 4, abs=0.05)
+        assert all(sample.aligned is None for sample in samples(5))
+
+    def test_a_world_too_small_for_the_bias(self):
+        world = World(things=(1, 1), colours=("white", "grey"), backgrounds=("brick",))
+        with pytest.raises(InputError, match="bias"):
+            draw_biased(world, Dice(np.random.default_rng(0)), kind="colour", strength=1.0)
+        with pytest.raises(InputError, match=r"bias.*'smell'"):
+            draw_biased(World(), Dice(np.random.default_rng(0)), kind="smell", strength=1.0)
+        with pytest.raises(InputError, match=r"strength.*7"):
+            draw_biased(World(), Dice(np.random.default_rng(0)), kind="colour", strength=7)
