@@ -61,9 +61,8 @@ def fit_scale(cosine: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"], own: f
     if not torch.isfinite(cosine).all():
         raise InputError("calibration: a cosine is not finite")
     if int(labels.min()) < 0 or int(labels.max()) >= cosine.shape[1]:
-        raise InputError(
-            f"calibration: expected labels from 0 to {cosine.shape[1] - 1}, got {int(labels.min())} to {int(labels.max())}"
-        )
+        given = f"{int(labels.min())} to {int(labels.max())}"
+        raise InputError(f"calibration: expected labels from 0 to {cosine.shape[1] - 1}, got {given}")
     cosine, labels = cosine.double(), labels.long()
     right = cosine.gather(1, labels[:, None])[:, 0].mean()
 

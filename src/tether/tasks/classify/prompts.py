@@ -48,9 +48,8 @@ def templates_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
         return checked([given], where="template")
     if isinstance(given, (str, Path)):
         if not Path(given).is_file():
-            raise InputError(
-                f"templates: {str(given)!r} is neither a file nor a template with {SLOT}; {closest(str(given), TEMPLATES)}"
-            )
+            known = closest(str(given), TEMPLATES)
+            raise InputError(f"templates: {str(given)!r} is neither a file nor a template with {SLOT}; {known}")
         return checked(lines_of(Path(given)), where=str(given))
     return checked(given, where="templates")
 

@@ -37,7 +37,8 @@ def build_index(
         on_progress: called with rows written and rows in all.
 
     Returns:
-        The store, compacted, its metadata indexed and, above ``mirror.INDEX_ABOVE`` rows, its vectors too.
+        The store, compacted, its metadata indexed and, above ``mirror.INDEX_ABOVE`` rows, its vectors too. If it
+        cannot be finished, the store is as it was before.
 
     Raises:
         InputError: no such file, columns are missing, keys come twice, vectors are not finite or of unequal length,
@@ -48,16 +49,20 @@ def build_index(
     total = sum(pq.read_metadata(part).num_rows for part in parts)
     if total == 0:
         raise InputError(f"{embeddings}: holds no rows")
-    store = _opened(out, schema=schema, existing=existing, storage_options=storage_options)
+    store, before = _opened(out, schema=schema, existing=existing, storage_options=storage_options)
     done = 0
-    for rows in shards.batches(parts, schema=schema, rows=ROWS_PER_COMMIT):
-        if existing == "merge":
-            store.put(rows)
-        else:
-            store.add(rows)
-        done += rows.num_rows
-        if on_progress is not None:
-            on_progress(done, total)
+    try:
+        for rows in shards.batches(parts, schema=schema, rows=ROWS_PER_COMMIT):
+            if existing == "merge":
+                store.put(rows)
+            else:
+                store.add(rows)
+            done += rows.num_rows
+            if on_progress is not None:
+                on_progress(done, total)
+    except BaseException:
+        store.restore(before)
+        raise
     store.compact()
     store.index_columns()
     if len(store) > mirror.INDEX_ABOVE and inverted.available():
@@ -67,14 +72,22 @@ def build_index(
 
 def _opened(
     out: str | Path, *, schema: pa.Schema, existing: Existing, storage_options: Mapping[str, str] | None
-) -> Store:
+) -> tuple[Store, int]:
+    """The store to write to, and the version to go back to when that fails."""
     if existing == "merge":
         store = Store.open(out, storage_options=storage_options)
         digest = (schema.metadata or {}).get(b"tether.digest", b"").decode()
         if digest != store.digest:
             raise InputError(f"{out}: holds vectors of model {store.digest!r}, these are of {digest!r}")
-        return store
-    return Store.create(out, schema=schema, overwrite=existing == "replace", storage_options=storage_options)
+        return store, store.version
+    before = None
+    if existing == "replace":
+        try:
+            before = Store.open(out, storage_options=storage_options).version
+        except InputError:  # nothing to replace
+            before = None
+    store = Store.create(out, schema=schema, overwrite=existing == "replace", storage_options=storage_options)
+    return store, store.version if before is None else before
 
 
 def _storable(schema: pa.Schema, *, parts: list[Path]) -> pa.Schema:

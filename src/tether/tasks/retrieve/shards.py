@@ -16,6 +16,7 @@ from jaxtyping import Float
 from tether.core.errors import InputError
 from tether.core.files import atomic_path
 from tether.core.types import Row
+from tether.tasks.retrieve.rows import conform
 
 FIXED = ("key", "embedding", "texts", "path", "thumbnail")
 """Columns with a meaning of their own; a source's column of the same name is stored as ``meta_<name>``."""
@@ -92,7 +93,7 @@ def join(parts: Sequence[Path], path: Path) -> None:
     schema = shared_schema(parts)
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression=_compression(schema)) as file:
         for part in parts:
-            file.write_table(fitted(pq.read_table(part), schema))
+            file.write_table(conform(pq.read_table(part), schema=schema, where=str(part)))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -150,22 +151,11 @@ def _wider(left: pa.DataType, right: pa.DataType) -> pa.DataType:
         return pa.string()
 
 
-def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the schema's columns, in its order and types; absent ones are null."""
-    columns = []
-    for field in schema:
-        if field.name in table.column_names:
-            columns.append(table.column(field.name).cast(field.type))
-        else:
-            columns.append(pa.nulls(table.num_rows, field.type))
-    return pa.table(columns, schema=schema)
-
-
 def batches(parts: Sequence[Path], *, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
     """The rows of all parts, a bounded number at a time, fitted to a schema."""
     for part in parts:
         for batch in pq.ParquetFile(part).iter_batches(batch_size=rows):
-            yield fitted(pa.Table.from_batches([batch]), schema)
+            yield conform(pa.Table.from_batches([batch]), schema=schema, where=str(part))
 
 
 def _compression(schema: pa.Schema) -> Mapping[str, str]:

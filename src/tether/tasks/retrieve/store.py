@@ -61,7 +61,7 @@ class Store:
             uri: a folder, or whatever LanceDB accepts (``s3://``, ``gs://``, ``az://``, ``db://``).
             schema: Arrow schema with ``key`` (string) and ``embedding`` (fixed-size list of float32); further columns
                 are metadata. Its metadata carries the model's name and digest.
-            overwrite: replace a store that is already there.
+            overwrite: replace a store that is already there; an empty one is replaced anyway.
             storage_options: credentials and settings of an object store, as LanceDB takes them.
 
         Raises:
@@ -69,12 +69,13 @@ class Store:
         """
         check_schema(schema, where=str(uri))
         database = _connect(uri, storage_options)
-        if not overwrite and _table(database) is not None:
+        there = _table(database)
+        if not overwrite and there is not None and there.count_rows():
             raise InputError(f"{uri}: already holds a store; add to it, or ask to overwrite it")
         folder = _folder(uri)
         for stale in () if folder is None else folder.glob("index-*"):
             stale.unlink()
-        table = database.create_table(TABLE, schema=schema, mode="overwrite" if overwrite else "create")
+        table = database.create_table(TABLE, schema=schema, mode="create" if there is None else "overwrite")
         return cls(table, uri=str(uri))
 
     @classmethod
@@ -274,6 +275,20 @@ class Store:
         if missing:
             raise InputError(f"{self.uri}: no row with key {missing[0]!r} ({len(missing)} such)")
         return found.take(pa.array([place[key] for key in keys], type=pa.int64()))
+
+    def restore(self, version: int) -> None:
+        """Make an earlier version the newest one again.
+
+        Raises:
+            InputError: that version never was, or was dropped when the store was compacted.
+        """
+        try:
+            self._table.checkout(version)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise InputError(f"{self.uri}: there is no version {version} (any more): {_plain(error)}") from error
+        self._table.restore()
+        self._table.checkout_latest()
+        self._mirror = self._position = None
 
     def compact(self, *, keep: timedelta = KEEP_VERSIONS) -> None:
         """Join small files, bring scalar indices up to date, and drop versions older than ``keep``."""
