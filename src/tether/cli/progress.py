@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from tether.train.run import Result
 
+_RECALL = re.compile(r"(text_to_image|image_to_text)_r\d+")
 _LINES = 10
 """Lines printed over a run when the output is not a terminal."""
 
@@ -59,7 +61,9 @@ class TrainingProgress:
     def show(self, record: dict[str, Any]) -> None:
         """One record of the logbook."""
         if "eval" in record:
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in record["eval"].items() if "_r" in name)
+            shown = "  ".join(
+                f"{name} {value:.1%}" for name, value in record["eval"].items() if _RECALL.fullmatch(name)
+            )
             self.console.print(f"step {record['step'] + 1}: {shown}")
             return
         if record["skipped"]:
@@ -83,11 +87,11 @@ class TrainingProgress:
             highlight=False,
         )
         for name, value in result.metrics.items():
-            if "_r" in name:
+            if _RECALL.fullmatch(name):
                 self.console.print(f"  {name:<24}{value:7.1%}", highlight=False)
         self.console.print(f"model and log: {folder}", highlight=False)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # asked twice: do not wait for the checkpoint
         self._asked = True

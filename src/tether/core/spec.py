@@ -21,16 +21,16 @@ def closest(name: str, known: typing.Iterable[str]) -> str:
     return f"{hint}known: {', '.join(names)}"
 
 
-def schema(part: type) -> type[BaseModel]:
+def schema(part: type, *, given: typing.Collection[str] = ()) -> type[BaseModel]:
     """A pydantic model with one field for each keyword of ``part.__init__``; unknown keys are refused.
 
     Parameters whose annotation pydantic cannot check (modules, tensors, callables) are left out: code passes them,
-    a configuration cannot.
+    a configuration cannot. So are those ``given`` by code.
     """
     hints = typing.get_type_hints(part.__init__)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(part.__init__).parameters.items():
-        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        if name == "self" or name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         annotation = hints.get(name, Any)
         default = ... if parameter.default is parameter.empty else parameter.default
@@ -42,34 +42,37 @@ def schema(part: type) -> type[BaseModel]:
     return create_model(part.__name__, __config__=ConfigDict(extra="forbid", strict=False), **fields)
 
 
-def settings(spec: str | Mapping[str, Any], parts: Mapping[str, type], *, where: str) -> tuple[type, dict[str, Any]]:
+def settings(
+    spec: str | Mapping[str, Any], parts: Mapping[str, type], *, where: str, given: typing.Collection[str] = ()
+) -> tuple[type, dict[str, Any]]:
     """The class that a spec names and its checked keyword arguments.
 
     Args:
         spec: a part's name, or a mapping with ``name`` and constructor keywords.
         parts: a room's mapping of names to classes.
         where: file and key, for the error message.
+        given: keywords that code passes, which a configuration may not set.
 
     Raises:
         InputError: unknown name or key, or a value of the wrong type; it says where and lists what is known.
     """
-    given = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = given.pop("name", None)
+    values = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = values.pop("name", None)
     if not isinstance(name, str):
         raise InputError(f"{where}: expected a part's name or a mapping with 'name', got {spec!r}")
     if name not in parts:
         raise InputError(f"{where}: unknown part {name!r}; {closest(name, parts)}")
-    model = schema(parts[name])
+    model = schema(parts[name], given=given)
     try:
-        checked = model.model_validate(given)
+        checked = model.model_validate(values)
     except ValidationError as error:
         raise InputError(explain(error, where=f"{where} ({name})", known=model.model_fields)) from None
-    return parts[name], {key: getattr(checked, key) for key in model.model_fields if key in given}
+    return parts[name], {key: getattr(checked, key) for key in model.model_fields if key in values}
 
 
 def build(spec: str | Mapping[str, Any], parts: Mapping[str, type], *, where: str, **given: Any) -> Any:
     """Make the part that ``spec`` names; ``given`` are arguments that only code can pass."""
-    part, keywords = settings(spec, parts, where=where)
+    part, keywords = settings(spec, parts, where=where, given=given)
     return part(**keywords, **given)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tether.core.errors import InputError, TetherError
-from tether.core.files import write_json, write_text
+from tether.core.files import read_json, write_json, write_text
 from tether.core.gather import process_gather
 from tether.core.protocols import Source
 from tether.core.spec import build
@@ -97,7 +97,8 @@ def train(
     Args:
         config: everything that decides the trajectory.
         folder: gets config.yaml, metrics.jsonl and checkpoints/; at the end the model and summary.json.
-        resume: go on from the folder's newest checkpoint (from step 0 if there is none yet).
+        resume: go on from the folder's newest checkpoint (from step 0 if there is none yet); a finished run is left
+            as it is and its result given.
         evaluate: measures a model; called every ``config.evaluate.every`` steps and at the end.
         on_record: gets each log record (main process only).
         should_stop: asked after every step; when true the run saves and raises ``StoppedError``.
@@ -109,6 +110,8 @@ def train(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     _claim(folder, config, resume=resume)
+    if (folder / SUMMARY).exists():
+        return read_result(folder)
     return _Run(config, folder, evaluate=evaluate, on_record=on_record, should_stop=should_stop).go()
 
 
@@ -274,7 +277,7 @@ class _Run:
                 "grad_scale": float(report.clip.scale),
                 "skipped": skipped,
                 "lr": report.learning_rate,
-                "logit_scale": float(self.encoder.logit_scale),
+                "logit_scale": float(self.encoder.logit_scale.detach()),
                 "images_per_second": pairs / elapsed,
                 "seconds": self.seconds,
             }
@@ -375,6 +378,14 @@ class _Run:
             write_json(self.folder / SUMMARY, summary.pop("metrics") | summary)
         self.accelerator.wait_for_everyone()
         return result
+
+
+def read_result(folder: Path) -> Result:
+    """The result of a finished run, from its ``summary.json``."""
+    values = read_json(folder / SUMMARY)
+    own = {field.name for field in fields(Result)} - {"metrics"}
+    metrics = {key: value for key, value in values.items() if key not in own}
+    return Result(**{key: values[key] for key in own}, metrics=metrics)
 
 
 def new_encoder(config: RunConfig) -> nn.Module:

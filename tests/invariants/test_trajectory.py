@@ -1,0 +1,140 @@
+"""The same trajectory, whatever stands between its first and its last step."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tether.core.errors import InputError
+from tether.train import load_config, train
+from tether.train.checkpoints import list_checkpoints
+from tether.train.logbook import read_metrics
+from tether.train.run import DivergedError, StoppedError
+
+SETTINGS = [
+    "data={name: emoji, split: validation, size: 32}",
+    "size=tiny",
+    "batch_size=16",
+    "steps=8",
+    "precision=fp32",
+    "clipper={name: zclip, warmup_steps: 3}",
+    "step={name: contrastive, keep_patches: 0.5, full_last: 0.25}",
+    "augment={name: shift_scale}",
+    "ema=0.9",
+    "save_every=3",
+    "vocabulary=used",
+    "threads=1",
+]
+
+
+def config(*more: str):
+    return load_config(overrides=[*SETTINGS, *more])
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def losses(folder):
+    return [record["loss"] for record in read_metrics(folder / "metrics.jsonl")]
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(config(), folder=folder)
+    return folder
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 6])
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, uninterrupted, stop_after):
+    folder = tmp_path / "run"
+    seen = []
+
+    def stop():
+        seen.append(None)
+        return len(seen) == stop_after
+
+    with pytest.raises(StoppedError):
+        train(config(), folder=folder, should_stop=stop)
+    train(config(), folder=folder, resume=True)
+    assert_equal(weights(folder), weights(uninterrupted))
+    assert losses(folder) == losses(uninterrupted)
+
+
+def test_a_killed_process_goes_on_bit_for_bit(tmp_path, uninterrupted):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "tether", "train", *SETTINGS, "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list_checkpoints(folder / "checkpoints"):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    train(config(), folder=folder, resume=True)
+    assert_equal(weights(folder), weights(uninterrupted))
+    assert losses(folder) == losses(uninterrupted)
+
+
+def test_micro_batches_change_memory_and_not_the_result(tmp_path, uninterrupted):
+    train(config("micro_batch=5"), folder=tmp_path / "run")
+    for name, value in weights(tmp_path / "run").items():
+        assert torch.allclose(value, weights(uninterrupted)[name], atol=2e-5), name
+
+
+def test_a_run_folder_is_never_overwritten_without_a_word(uninterrupted):
+    before = weights(uninterrupted)
+    with pytest.raises(InputError, match="holds a run already"):
+        train(config(), folder=uninterrupted)
+    with pytest.raises(InputError, match="batch_size: the run has 16, asked for 8"):
+        train(config("batch_size=8"), folder=uninterrupted, resume=True)
+    assert_equal(weights(uninterrupted), before)
+
+
+def test_a_finished_run_is_left_alone(uninterrupted):
+    changed = (uninterrupted / "model.safetensors").stat().st_mtime_ns
+    result = train(config(), folder=uninterrupted, resume=True)
+    assert result.steps == 8
+    assert (uninterrupted / "model.safetensors").stat().st_mtime_ns == changed
+    summary = json.loads((uninterrupted / "summary.json").read_text())
+    assert summary["images_per_second"] > 0
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not a run"):
+        train(config(), folder=tmp_path)
+
+
+def test_non_finite_gradients_skip_and_then_stop_the_run(tmp_path, monkeypatch):
+    from tether.losses import ClipLoss
+
+    plain = ClipLoss.__call__
+    calls = []
+
+    def faulty(self, out, batch, *, gather):
+        loss = plain(self, out, batch, gather=gather)
+        calls.append(None)
+        return type(loss)(loss.total * float("nan"), loss.terms) if len(calls) in (2, 5, 6, 7) else loss
+
+    monkeypatch.setattr(ClipLoss, "__call__", faulty)
+    folder = tmp_path / "run"
+    with pytest.raises(DivergedError, match="3 steps in a row"):
+        train(config("max_skips=3", "ema=null"), folder=folder)
+    records = read_metrics(folder / "metrics.jsonl")
+    assert [record["skipped"] for record in records] == [False, True, False, False, True, True, True]
+    assert [path.name for path in list_checkpoints(folder / "checkpoints")] == ["step-00000003", "step-00000006"]
+    for path in list_checkpoints(folder / "checkpoints"):
+        assert all(torch.isfinite(value).all() for value in load_file(path / "model.safetensors").values())

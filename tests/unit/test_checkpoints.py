@@ -1,0 +1,79 @@
+import json
+
+import pytest
+import torch
+
+from tether.core.errors import InputError
+from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+
+
+def example(step: int) -> Checkpoint:
+    generator = torch.Generator().manual_seed(step)
+    state = {
+        "clipper": {"mean": torch.tensor(0.1, dtype=torch.float64), "buffer": torch.rand(3, generator=generator)},
+        "data": {"epoch": 2, "name": "emoji"},
+        "empty": torch.empty(0),
+        "flag": torch.tensor(True),
+        "generator": generator.get_state(),
+        "list": [1, None, "x", 0.1 + 0.2],
+        7: "integer keys stay integers",
+    }
+    return Checkpoint(step, {"model": {"a.weight": torch.rand(3, 2, generator=generator)}, "optimizer": {}}, state)
+
+
+def same(left, right) -> bool:
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    return left == right
+
+
+def test_everything_comes_back_bit_for_bit(tmp_path):
+    saved = example(12)
+    loaded = load_checkpoint(save_checkpoint(tmp_path, saved, keep=1))
+    assert loaded.step == 12
+    assert same(loaded.tensors, saved.tensors)
+    assert same(loaded.state, saved.state)
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (1, 2, 10):
+        save_checkpoint(tmp_path, example(step), keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000010"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_no_rest(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, example(1), keep=2)
+
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("tether.train.checkpoints.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, example(2), keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert load_checkpoint(tmp_path / "step-00000001").step == 1
+
+
+def test_what_a_killed_save_left_behind_is_neither_listed_nor_kept(tmp_path):
+    (tmp_path / ".saving-abc").mkdir()
+    assert list_checkpoints(tmp_path) == []
+    save_checkpoint(tmp_path, example(3), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    path = save_checkpoint(tmp_path, example(1), keep=1)
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(InputError, match=r"model\.safetensors: missing, truncated"):
+        load_checkpoint(path)
+
+
+def test_a_state_that_is_not_a_checkpoint_is_named(tmp_path):
+    path = save_checkpoint(tmp_path, example(1), keep=1)
+    (path / "state.json").write_text(json.dumps({"step": 1}))
+    with pytest.raises(InputError, match=r"state\.json: not a readable checkpoint"):
+        load_checkpoint(path)

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from tether.core.errors import InputError
+from tether.train.config import dump_config, load_config
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_one_dial_sets_batch_and_steps_and_a_given_key_wins(tmp_path):
+    recipe = write(tmp_path / "r.yaml", "data: emoji\nsize: tiny\nsteps: 7\n")
+    config = load_config(recipe)
+    assert (config.size, config.batch_size, config.steps) == ("tiny", 64, 7)
+
+
+def test_an_override_reaches_into_a_part_given_by_name(tmp_path):
+    recipe = write(tmp_path / "r.yaml", "data: emoji\nclipper: zclip\n")
+    assert load_config(recipe, overrides=["clipper.alpha=0.9"]).clipper == {"name": "zclip", "alpha": 0.9}
+
+
+def test_an_override_of_a_default_part_keeps_its_name():
+    config = load_config(overrides=["data=emoji", "optimizer.lr=0.01"])
+    assert config.optimizer == {"name": "adamw", "lr": 0.01}
+
+
+def test_the_dumped_configuration_reads_back_equal(tmp_path):
+    config = load_config(overrides=["data=emoji:split=train", "evaluate.source=emoji:split=test", "ema=0.99"])
+    assert load_config(write(tmp_path / "c.yaml", dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("data: emoji\nclippper: zclip\n", [], "unknown key 'clippper'; did you mean 'clipper'?"),
+        ("data: emoji\nsteps: many\n", [], "steps: Input should be a valid integer"),
+        ("steps: 3\n", [], "key 'data' is required"),
+        ("data: emoji\nsize: huge\n", [], "size:"),
+        ("- emoji\n", [], "expected a mapping"),
+        ("data: [\n", [], "not valid YAML"),
+        ("data: emoji\n", ["steps"], "expected key=value"),
+        ("data: emoji\n", ["schedul=3"], "unknown key 'schedul'; did you mean 'schedule'?"),
+        ("data: emoji\n", ["batch_size=0"], "batch_size"),
+        ("data: emoji\nevaluate: {sorce: emoji}\n", [], "evaluate.sorce"),
+    ],
+)
+def test_a_wrong_recipe_names_the_file_or_the_key(tmp_path, text, overrides, expected):
+    with pytest.raises(InputError) as caught:
+        load_config(write(tmp_path / "recipe.yaml", text), overrides=overrides)
+    assert expected in str(caught.value)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.yaml: no such recipe"):
+        load_config(tmp_path / "none.yaml")
