@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -14,7 +14,9 @@ def command(
         str | None, typer.Option(help="What to look at the model on (default: what the run evaluates on).")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Another model than the run's own.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the class (default: 'label' or 'group' if there).")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of the class (default: 'label' or 'group' if there).")
+    ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Rows looked at, from the first.")] = 2000,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 leaves them out.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the resamples and the map.")] = 0,
@@ -25,8 +27,9 @@ def command(
     encoder = rows = None
     if model is not None:
         from tether import load
+        from tether.core.protocols import DualEncoder
 
-        encoder = load(model)
+        encoder = cast(DualEncoder, load(model))
     if source is not None:
         from tether.data import open_source
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 MOST_POINTS = 700
 """Points kept of one line; each bin keeps its lowest and highest, so a spike is never thinned away."""
-_SMOOTHING = 0.06  # share of the run that the running mean of the loss looks back
+_SMOOTHING = 0.06  # share of the run that a running mean spans
 
 Kind = Literal["main", "second", "faint", "limit"]
 
@@ -70,7 +71,12 @@ class Chart:
 
 
 def chart(
-    title: str, *, lines: Sequence[Line], marks: Sequence[Marks] = (), scale: Literal["linear", "log"] = "linear", note: str = ""
+    title: str,
+    *,
+    lines: Sequence[Line],
+    marks: Sequence[Marks] = (),
+    scale: Literal["linear", "log"] = "linear",
+    note: str = "",
 ) -> Chart | None:
     """Lay out one chart; None when no line has two values."""
     values = [value for line in lines for _, value in line.points if _usable(value, scale)]
@@ -78,7 +84,9 @@ def chart(
     if len(values) < 2 or min(steps) == max(steps):
         return None
     # A limit may be far above everything (a clipper at rest): it must not flatten the line it limits.
-    main = [value for line in lines if line.kind != "limit" for _, value in line.points if _usable(value, scale)] or values
+    main = [
+        value for line in lines if line.kind != "limit" for _, value in line.points if _usable(value, scale)
+    ] or values
     low, high = _range(main, values, scale=scale)
     first, last = min(steps), max(steps)
 
@@ -120,9 +128,7 @@ def chart(
     )
 
 
-def thin(
-    points: Sequence[tuple[float, float | None]], *, most: int = MOST_POINTS
-) -> list[tuple[float, float | None]]:
+def thin(points: Sequence[tuple[float, float | None]], *, most: int = MOST_POINTS) -> list[tuple[float, float | None]]:
     """At most about ``most`` points: of each bin the lowest and the highest, in their order, and the ends."""
     if len(points) <= most:
         return list(points)
@@ -130,25 +136,24 @@ def thin(
     bins = most // 2
     for number in range(bins):
         some = points[number * len(points) // bins : (number + 1) * len(points) // bins]
-        known = [point for point in some if point[1] is not None and math.isfinite(point[1])]
+        known = [(value, step) for step, value in some if _usable(value, "linear")]
         if known:
-            kept += sorted({min(known, key=lambda p: p[1]), max(known, key=lambda p: p[1])})
+            ends = {(step, value) for value, step in (min(known), max(known))}
+            kept += sorted(ends)
         elif some:
             kept.append(some[0])
     return kept if kept[-1][0] == points[-1][0] else [*kept, points[-1]]
 
 
 def running_mean(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
-    """Exponential running mean over a small share of the run, started at the first value; gaps stay gaps."""
-    keep = 1 - 1 / max(1.0, _SMOOTHING * len(points))
-    mean: float | None = None
+    """Mean of the steps around each one, a small share of the run in all, so it does not lag; gaps are left out."""
+    known = [(step, value) for step, value in points if _usable(value, "linear")]
+    sums = [0.0, *itertools.accumulate(value for _, value in known)]
+    half = max(1, round(_SMOOTHING * len(known) / 2))
     smooth: list[tuple[float, float | None]] = []
-    for step, value in points:
-        if value is None or not math.isfinite(value):
-            smooth.append((step, None))
-            continue
-        mean = value if mean is None else keep * mean + (1 - keep) * value
-        smooth.append((step, mean))
+    for place, (step, _) in enumerate(known):
+        reach = min(half, place, len(known) - 1 - place)  # even to both sides, also at the ends
+        smooth.append((step, (sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1)))
     return smooth
 
 
@@ -182,7 +187,10 @@ def of_run(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
     charts = [
         chart(
             "Loss",
-            lines=[Line("each step", "faint", column("loss")), Line("running mean", "main", running_mean(column("loss")))],
+            lines=[
+                Line("each step", "faint", column("loss")),
+                Line("running mean", "main", running_mean(column("loss"))),
+            ],
             marks=[Marks("skipped step", "skipped", [(step, None) for step, _ in skipped])],
         ),
         chart(
@@ -206,7 +214,7 @@ def of_run(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return [one for one in charts if one is not None]
 
 
-def _usable(value: float | None, scale: str) -> bool:
+def _usable(value: float | None, scale: str) -> TypeGuard[float]:
     return value is not None and math.isfinite(value) and (scale == "linear" or value > 0)
 
 

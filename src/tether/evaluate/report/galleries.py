@@ -42,6 +42,7 @@ class Query:
         rank: of the right answer; 1 is a hit.
         own_similarity: cosine with the right answer.
         answers: the first few, best first.
+        near: of a miss, whether it was chosen because the right answer came just behind.
     """
 
     image: int
@@ -49,25 +50,26 @@ class Query:
     rank: int
     own_similarity: float
     answers: tuple[Answer, ...]
+    near: bool = False
 
 
 def text_to_image(seen: Embedded, *, ranks: Int[Tensor, " m"]) -> tuple[list[Query], list[Query]]:
     """Captions asked, pictures found: (hits, misses)."""
     image, text = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1)
     own = (text * image[seen.text_to_image]).sum(dim=1)
-    hits, misses = _choose(ranks, own, text, image)
+    hits, near, far = _choose(ranks, own, text, image)
     first = first_captions(seen)
 
-    def query(row: int) -> Query:
+    def query(row: int, *, near: bool = False) -> Query:
         values, places = (image @ text[row]).topk(min(ANSWERS, len(image)))
         owner = int(seen.text_to_image[row])
         answers = tuple(
             Answer(place, first[place], value, place == owner)
             for value, place in zip(values.tolist(), places.tolist(), strict=True)
         )
-        return Query(owner, seen.captions[row], int(ranks[row]), float(own[row]), answers)
+        return Query(owner, seen.captions[row], int(ranks[row]), float(own[row]), answers, near)
 
-    return [query(row) for row in hits], [query(row) for row in misses]
+    return [query(row) for row in hits], [query(row, near=True) for row in near] + [query(row) for row in far]
 
 
 def image_to_text(seen: Embedded, *, ranks: Int[Tensor, " n"]) -> tuple[list[Query], list[Query]]:
@@ -75,24 +77,24 @@ def image_to_text(seen: Embedded, *, ranks: Int[Tensor, " n"]) -> tuple[list[Que
     image, text = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1)
     pair = (text * image[seen.text_to_image]).sum(dim=1)
     own = torch.full((len(image),), -torch.inf).scatter_reduce(0, seen.text_to_image, pair, "amax")
-    hits, misses = _choose(ranks, own, image, text)
+    hits, near, far = _choose(ranks, own, image, text)
     first = first_captions(seen)
 
-    def query(row: int) -> Query:
+    def query(row: int, *, near: bool = False) -> Query:
         values, places = (text @ image[row]).topk(min(ANSWERS, len(text)))
         answers = tuple(
             Answer(int(seen.text_to_image[place]), seen.captions[place], value, int(seen.text_to_image[place]) == row)
             for value, place in zip(values.tolist(), places.tolist(), strict=True)
         )
-        return Query(row, first[row], int(ranks[row]), float(own[row]), answers)
+        return Query(row, first[row], int(ranks[row]), float(own[row]), answers, near)
 
-    return [query(row) for row in hits], [query(row) for row in misses]
+    return [query(row) for row in hits], [query(row, near=True) for row in near] + [query(row) for row in far]
 
 
 def _choose(
     ranks: Int[Tensor, " q"], own: Float[Tensor, " q"], asked: Float[Tensor, "q d"], pool: Float[Tensor, "p d"]
-) -> tuple[list[int], list[int]]:
-    """The surest hits and the misses that teach most.
+) -> tuple[list[int], list[int], list[int]]:
+    """The surest hits, and the misses that teach most: near ones and far ones.
 
     Half of the misses are near ones (the right answer just behind), half are those where the model was surest of
     something else: the first show what it confuses, the second what it has not learnt.
@@ -104,7 +106,7 @@ def _choose(
     missed = missed[torch.argsort((best - own)[missed], descending=True, stable=True)]
     near = missed[torch.argsort(ranks[missed], stable=True)][: MISSES // 2]
     sure = missed[~torch.isin(missed, near)][: MISSES - len(near)]
-    return hits[:HITS].tolist(), torch.cat([near, sure]).tolist()
+    return hits[:HITS].tolist(), near.tolist(), sure.tolist()
 
 
 def first_captions(seen: Embedded) -> list[str]:

@@ -275,7 +275,7 @@ def _missing(run: RunFolder, seen: Seen | None) -> str:
     if seen is not None:
         return ""
     if not run.has_model:
-        return "The run has no final model yet, so there is nothing to retrieve with. Train on, then write the report again."
+        return "The run has no final model yet, so there is nothing to retrieve with. Train on, then write it again."
     return "The run names no held-out source. Give one: tether report RUN --source emoji:split=test"
 
 
