@@ -6,7 +6,7 @@ import hashlib
 import re
 from glob import has_magic
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from tether.core.errors import InputError
 
@@ -97,7 +97,7 @@ def open_binary(path: str | Path) -> IO[bytes]:
     try:
         if is_url(path):
             system, inner = filesystem(path)
-            return system.open(inner, "rb")
+            return cast("IO[bytes]", system.open(inner, "rb"))
         return Path(path).expanduser().open("rb")
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"{path}: cannot open it: {getattr(error, 'strerror', None) or error}") from error
@@ -118,29 +118,60 @@ def read_text(path: str | Path) -> str:
         raise InputError(f"{path}: not UTF-8 text: byte {data[error.start]:#04x} in line {line}") from None
 
 
-def fingerprint(paths: list[str], *, settings: str = "") -> str:
-    """A digest of names, sizes and modification times (or entity tags), and of how they are read.
+def labels(paths: list[str], *, folder: str | None = None) -> list[str]:
+    """Short distinct names of files: what follows ``folder``, or else the deepest folder that they share."""
+    if folder is not None:
+        return [path.removeprefix(folder.rstrip("/") + "/") for path in paths]
+    parts = [path.split("/") for path in paths]
+    shared = 0
+    while all(shared < len(each) - 1 and each[shared] == parts[0][shared] for each in parts):
+        shared += 1
+    return ["/".join(each[shared:]) for each in parts]
+
+
+def anchor(path: str) -> str:
+    """The folder that the keys of files below it are relative to: a folder itself, or what stands before a wildcard."""
+    before = path
+    for mark in "*?[{":
+        before = before.partition(mark)[0]
+    if before != path or is_picture(path):
+        before = before.rpartition("/")[0]
+    if not is_url(path):
+        return str(Path(before or ".").expanduser())
+    system, inner = filesystem(before)
+    return system.unstrip_protocol(inner)
+
+
+def fingerprint(paths: list[str], *, settings: object = "") -> str:
+    """A digest of short names, sizes and modification times (or entity tags), and of how the files are read.
 
     Raises:
         InputError: a file is missing.
     """
-    digest = hashlib.blake2b(settings.encode(), digest_size=8)
-    for path in paths:
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
+    for path, label in zip(paths, labels(paths), strict=True):
         if is_url(path):
             system, inner = filesystem(path)
             try:
                 info = system.info(inner)
             except OSError as error:
                 raise InputError(f"{path}: no such file: {error}") from error
-            stamp = f"{info.get('size')} {info.get('ETag') or info.get('mtime') or info.get('created') or ''}"
+            stamp = f"{info.get('size')} {info.get('ETag') or info.get('mtime') or ''}"
         else:
             try:
                 status = Path(path).expanduser().stat()
             except OSError as error:
                 raise InputError(f"{path}: {error.strerror or error}") from error
             stamp = f"{status.st_size} {status.st_mtime_ns}"
-        digest.update(f"{path}\x00{stamp}\x00".encode(errors="surrogateescape"))
+        digest.update(f"{label}\x00{stamp}\x00".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def join(folder: str, name: str) -> str:
+    """A name inside a folder or URL; absolute names and URLs stay as they are."""
+    if is_url(name) or name.startswith("/") or not folder:
+        return name
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder) / name)
 
 
 def is_picture(name: str) -> bool:

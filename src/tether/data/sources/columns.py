@@ -1,0 +1,121 @@
+"""Tables of pictures and captions: which columns they stand in, and what one line of them becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tether.core.errors import InputError
+from tether.core.spec import closest
+from tether.core.types import ImageLike, Row
+from tether.data.paths import is_url, join, open_binary
+
+IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "image_bytes", "bytes", "filepath", "file_path")
+IMAGE += ("image_path", "img_path", "path", "file_name", "filename", "image_file", "image_url", "url")
+CAPTION = ("captions", "caption", "texts", "text", "txt", "title", "sentences", "alt_text", "description", "prompt")
+KEY = ("key", "__key__", "uid")
+NONE = "none"
+"""Said instead of a column's name: this table has no such column."""
+
+
+def choose(name: str | None, *, guesses: Sequence[str], known: Iterable[str], what: str, where: str) -> str | None:
+    """The column to use: the one named, else the first usual name that is there, else None.
+
+    Raises:
+        InputError: the named column is not there; the message lists those that are.
+    """
+    known = list(known)
+    if name == NONE:
+        return None
+    if name is not None:
+        if name not in known:
+            raise InputError(f"{where}: no column {name!r} for the {what}; {closest(name, known)}")
+        return name
+    lower = {column.lower(): column for column in reversed(known)}
+    return next((lower[guess] for guess in guesses if guess in lower), None)
+
+
+def choose_image(name: str | None, *, known: Iterable[str], where: str) -> str | None:
+    """The column of pictures; there must be one unless ``none`` was said."""
+    known = list(known)
+    found = choose(name, guesses=IMAGE, known=known, what="picture", where=where)
+    if found is None and name != NONE:
+        raise InputError(
+            f"{where}: no column of pictures found; say which one with image=NAME; known: {', '.join(known)}"
+        )
+    return found
+
+
+def choose_captions(names: Sequence[str], *, known: Iterable[str], where: str) -> tuple[str, ...]:
+    """The columns of captions: all that were named, else the first usual name, else none."""
+    known = list(known)
+    if not names:
+        found = choose(None, guesses=CAPTION, known=known, what="caption", where=where)
+        return () if found is None else (found,)
+    chosen = [choose(name, guesses=CAPTION, known=known, what="caption", where=where) for name in names]
+    return tuple(name for name in chosen if name is not None)
+
+
+def texts_of(cell: Any) -> tuple[str, ...]:
+    """The captions in a cell: a text, UTF-8 bytes, a number, a list of them, or nothing.
+
+    Raises:
+        InputError: not UTF-8, or something that is no text.
+    """
+    if cell is None or (isinstance(cell, float) and cell != cell):
+        return ()
+    if isinstance(cell, str):
+        if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
+            raise InputError(f"the caption is not UTF-8 text: {cell[:40]!r}")
+        return (cell,)
+    if isinstance(cell, bytes):
+        try:
+            return (cell.decode(),)
+        except UnicodeDecodeError as error:
+            raise InputError(f"the caption is not UTF-8 text: {error}") from None
+    if isinstance(cell, (list, tuple)):
+        return tuple(text for item in cell for text in texts_of(item))
+    if isinstance(cell, (int, float)):
+        return (str(cell),)
+    raise InputError(f"expected a caption, got {type(cell).__name__}")
+
+
+def picture_of(cell: Any, *, folder: str) -> ImageLike | None:
+    """The picture in a cell: Hugging Face's struct of bytes and path, bytes, or a path beside the table.
+
+    Raises:
+        InputError: something else, or a remote file that cannot be read.
+    """
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes") or cell.get("path")
+    if cell is None or isinstance(cell, bytes):
+        return cell
+    if isinstance(cell, str):
+        return opened(join(folder, cell)) if cell.strip() else None
+    raise InputError(f"expected a picture's bytes or path, got {type(cell).__name__}")
+
+
+def opened(path: str) -> ImageLike:
+    """A local path as it is, since it is read when the picture is decoded; the bytes behind a URL."""
+    if not is_url(path):
+        return Path(path).expanduser()
+    with open_binary(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise InputError(f"{path}: cannot read it: {error}") from error
+
+
+def make_row(key: str, *, picture: Any, captions: Sequence[Any], meta: Mapping[str, object], folder: str) -> Row:
+    """One row; what cannot be read becomes a row whose ``meta["bad"]`` says why, for the reader to count."""
+    try:
+        texts = tuple(text for cell in captions for text in texts_of(cell))
+        return Row(key, picture_of(picture, folder=folder), texts, meta)
+    except InputError as error:
+        return bad_row(key, str(error))
+
+
+def bad_row(key: str, reason: str) -> Row:
+    """A row that only says what is wrong with it."""
+    return Row(key.encode(errors="backslashreplace").decode(), None, (), {"bad": reason})

@@ -1,0 +1,167 @@
+"""CSV and TSV files of picture paths and captions, as open_clip reads them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from tether.core.errors import InputError
+from tether.core.types import Block, Row
+from tether.data.paths import files, fingerprint, is_url, join, labels, open_binary
+from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
+
+_BLOCK_ROWS = 1024
+_LONGEST_FIELD = 1 << 24
+_SEPARATORS = ("\t", ",", ";")
+_Line = tuple[str, str, list[str], dict[str, object]]  # key, picture, captions, meta
+_Bad = tuple[str, str]  # key, reason
+
+
+class CsvSource:
+    """Rows of CSV or TSV files with a header; lines that name the same picture become one row with several captions."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        image: str | None = None,
+        caption: tuple[str, ...] | str = (),
+        key: str | None = None,
+        separator: str = "auto",
+        root: str | None = None,
+        group: Literal["image", "none"] = "image",
+    ) -> None:
+        """Read the headers; the lines are read when they are first asked for, and then kept.
+
+        Args:
+            path: a file, a folder, a pattern or a URL.
+            image: column of paths (open_clip's ``--csv-img-key``); None guesses (``filepath``, ``image``, ...).
+            caption: columns of captions (``--csv-caption-key``); empty guesses one (``title``, ``caption``, ...).
+            key: column of unique keys; None takes one called ``key``, else the picture's path.
+            separator: between columns; ``auto`` takes the tab, comma or semicolon of the header.
+            root: folder that paths are relative to; None takes the file's own folder, or the working directory if
+                the first picture only exists there.
+            group: ``image`` joins the lines of one picture; ``none`` keeps each line as a row, keyed by its number.
+
+        Raises:
+            InputError: no such file, no header, no rows, or a column that is not there.
+        """
+        self.name = str(path)
+        self._paths = files(path, ending=(".csv", ".tsv"))
+        self._separator, self._root, self._group = separator, root, group
+        self.version = fingerprint(self._paths, settings=(image, caption, key, separator, root, group))
+        names = (caption,) if isinstance(caption, str) else caption
+        self._headers: list[list[str]] = []
+        for each in self._paths:
+            header = next(self._lines(each), (0, []))[1]
+            if not header:
+                raise InputError(f"{each}: the file is empty; expected a header line with the columns' names")
+            self._headers.append(header)
+            self._image = choose_image(image, known=header, where=each)
+            self._captions = choose_captions(names, known=header, where=each)
+            self._key = choose(key, guesses=KEY, known=header, what="key", where=each)
+
+    def blocks(self) -> Sequence[Block]:
+        """Stretches of 1,024 rows."""
+        count = len(self._rows)
+        return [Block(f"{at:09d}", min(_BLOCK_ROWS, count - at)) for at in range(0, count, _BLOCK_ROWS)]
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        """The rows of one stretch from row ``start`` on."""
+        if not block.id.isdecimal() or int(block.id) >= len(self._rows):
+            raise InputError(f"{self.name}: no block {block.id!r}")
+        first = int(block.id)
+        for row in self._rows[first + start : first + _BLOCK_ROWS]:
+            if len(row) == 2:
+                yield bad_row(*row)
+            else:
+                key, picture, captions, meta = row
+                yield make_row(key, picture=picture, captions=captions, meta=meta, folder="")
+
+    @cached_property
+    def _rows(self) -> list[_Line | _Bad]:
+        rows: list[_Line | _Bad] = []
+        for path, header, label in zip(self._paths, self._headers, labels(self._paths), strict=True):
+            rows.extend(self._rows_of(path, header, label))
+        if self._group == "image":
+            rows = _joined(rows)
+        if not rows:
+            raise InputError(f"{self.name}: the data set is empty (a header and no rows)")
+        return rows
+
+    def _rows_of(self, path: str, header: list[str], label: str) -> Iterator[_Line | _Bad]:
+        lines = self._lines(path)
+        next(lines)
+        root = self._root
+        by_name = {name: at for at, name in enumerate(header)}
+        used = {self._image, self._key, *self._captions}
+        for number, line in lines:
+            place = f"{label}:{number}"
+            if not line:
+                continue
+            if len(line) != len(header):
+                yield place, f"line {number} has {len(line)} columns, the header has {len(header)}"
+                continue
+            picture = line[by_name[self._image]] if self._image else ""
+            if root is None:
+                root = _root_of(path, first=picture)
+            if not _is_text(picture):
+                yield place, "the picture's path is not UTF-8"
+                continue
+            key = line[by_name[self._key]] if self._key else picture if self._group == "image" else place
+            meta: dict[str, object] = {name: line[at] for name, at in by_name.items() if name not in used}
+            full = join(root, picture) if picture.strip() else ""
+            yield key or place, full, [line[by_name[name]] for name in self._captions], meta
+
+    def _lines(self, path: str) -> Iterator[tuple[int, list[str]]]:
+        """Line numbers and columns; bytes that are not UTF-8 stay marked in the text."""
+        csv.field_size_limit(_LONGEST_FIELD)
+        with open_binary(path) as binary:
+            text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
+            first = text.readline()
+            separator = self._separator
+            if separator == "auto":
+                separator = next((mark for mark in _SEPARATORS if mark in first), ",")
+            reader = csv.reader(_chain(first, text), delimiter=separator)
+            try:
+                for line in reader:
+                    yield reader.line_num, line
+            except csv.Error as error:
+                raise InputError(f"{path}: line {reader.line_num}: {error}") from error
+
+
+def _chain(first: str, rest: io.TextIOWrapper) -> Iterator[str]:
+    if first:
+        yield first
+    yield from rest
+
+
+def _is_text(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _root_of(path: str, *, first: str) -> str:
+    """The folder that relative paths start from, found with the first picture."""
+    own = path.rpartition("/")[0]
+    if is_url(path) or is_url(first) or Path(own, first).exists() or not Path(first).exists():
+        return own
+    return "."
+
+
+def _joined(rows: list[_Line | _Bad]) -> list[_Line | _Bad]:
+    """Rows of the same picture as one, where the first of them stood."""
+    found: dict[tuple[str, str], _Line] = {}
+    out: list[_Line | _Bad] = []
+    for row in rows:
+        if len(row) == 4 and row[1]:
+            first = found.get((row[0], row[1]))
+            if first is not None:
+                first[2].extend(row[2])
+                continue
+            found[row[0], row[1]] = row
+        out.append(row)
+    return out

@@ -1,0 +1,144 @@
+"""Hugging Face data sets: saved on disk, or from the hub."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tether.core.errors import InputError
+from tether.core.spec import closest
+from tether.core.types import Block, Row
+from tether.data.sources.columns import KEY, choose, choose_captions, choose_image, make_row
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+_BLOCK_ROWS = 1024
+
+
+class HuggingFaceSource:
+    """Rows of a data set that ``datasets`` reads; class labels become their names."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        split: str = "train",
+        config: str | None = None,
+        revision: str | None = None,
+        streaming: bool = False,
+        data_files: tuple[str, ...] | str = (),
+        image: str | None = None,
+        caption: tuple[str, ...] | str = (),
+        key: str | None = None,
+    ) -> None:
+        """Open the data set and settle the columns.
+
+        Args:
+            path: a folder that ``save_to_disk`` wrote, or a hub id ``owner/name``.
+            split: which split; a data set saved without splits is taken whole.
+            config: the data set's configuration, if it has several.
+            revision: branch, tag or commit on the hub.
+            streaming: read from the hub on the way instead of downloading first.
+            data_files: files for a generic builder such as ``parquet`` or ``webdataset``.
+            image: column of pictures; None takes the first of type ``Image``, else a usual name.
+            caption: columns of captions; empty guesses one.
+            key: column of unique keys; None takes ``key``, ``__key__`` or ``uid``, else the row's number.
+
+        Raises:
+            InputError: it cannot be opened, has no such split or column, or no rows.
+        """
+        import datasets
+
+        self.name = f"hf:{path}"
+        try:
+            if Path(path).is_dir() and not data_files and _is_saved(Path(path)):
+                data = datasets.load_from_disk(path)
+            else:
+                data = datasets.load_dataset(
+                    path, config, split=split, revision=revision, streaming=streaming, data_files=data_files or None
+                )
+        except Exception as error:  # the library and its network stack raise many kinds
+            raise InputError(f"{self.name}: cannot open it: {error}") from error
+        if isinstance(data, Mapping):
+            if split not in data and len(data) > 1:
+                raise InputError(f"{self.name}: no split {split!r}; {closest(split, map(str, data))}")
+            data = data[split] if split in data else next(iter(data.values()))
+        features = data.features or {}
+        known = list(features) or list(next(iter(data), {}))
+        pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+        self._image = pictures[0] if image is None and pictures else choose_image(image, known=known, where=self.name)
+        names = (caption,) if isinstance(caption, str) else caption
+        self._captions = choose_captions(names, known=known, where=self.name)
+        self._key = choose(key, guesses=KEY, known=known, what="key", where=self.name)
+        self._names = {name: kind.names for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+        opened = data
+        for name in pictures:
+            opened = opened.cast_column(name, datasets.Image(decode=False))
+        self._table: Dataset | None = opened if isinstance(opened, datasets.Dataset) else None
+        self._stream: IterableDataset | None = None if isinstance(opened, datasets.Dataset) else opened
+        if (self._table is not None and len(self._table) == 0) or not known:
+            raise InputError(f"{self.name}: the data set is empty (no rows)")
+        identity = (_state(data), split, self._image, self._captions, self._key)
+        self.version = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
+
+    def blocks(self) -> Sequence[Block]:
+        """Stretches of 1,024 rows; when streaming, the shards."""
+        if self._table is None:
+            return [Block(f"shard {number:05d}") for number in range(self._shards)]
+        count = len(self._table)
+        return [Block(f"{at:09d}", min(_BLOCK_ROWS, count - at)) for at in range(0, count, _BLOCK_ROWS)]
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        """The rows of one stretch or shard from row ``start`` on.
+
+        Raises:
+            InputError: reading failed (the network, a damaged shard).
+        """
+        if block not in self.blocks():
+            raise InputError(f"{self.name}: no block {block.id!r}")
+        row = start
+        try:
+            if self._stream is not None:
+                shard = self._stream.shard(self._shards, int(block.id.split()[1]))
+                for values in shard.skip(start):
+                    yield self._row(values, fallback=f"{block.id}:{row}")
+                    row += 1
+            elif self._table is not None:
+                first = int(block.id)
+                for at in range(first + start, first + (block.rows or 0)):
+                    yield self._row(self._table[at], fallback=f"{at}")
+                    row += 1
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"{self.name}: block {block.id} breaks after {row} rows: {error}") from error
+
+    @property
+    def _shards(self) -> int:
+        return 1 if self._stream is None else max(1, self._stream.num_shards)
+
+    def _row(self, values: Any, *, fallback: str) -> Row:
+        named = {
+            name: self._names[name][value] if name in self._names and isinstance(value, int) and value >= 0 else value
+            for name, value in values.items()
+        }
+        used = {self._image, self._key, *self._captions}
+        return make_row(
+            fallback if self._key is None else str(named[self._key]),
+            picture=named[self._image] if self._image else None,
+            captions=[named[name] for name in self._captions],
+            meta={name: value for name, value in named.items() if name not in used},
+            folder="",
+        )
+
+
+def _is_saved(folder: Path) -> bool:
+    return (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
+
+
+def _state(data: Any) -> str:
+    """What names this content: the library's fingerprint on disk, the builder's description when streaming."""
+    fingerprint = getattr(data, "_fingerprint", None)  # only map-style data sets carry one, and it has no public name
+    info = data.info
+    return str(fingerprint or (info.builder_name, info.config_name, str(info.version), info.download_size))

@@ -1,0 +1,158 @@
+"""Folders of pictures, with captions beside them or in a metadata file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+
+from tether.core.errors import InputError
+from tether.core.types import Block, Row
+from tether.data.paths import anchor, files, fingerprint, is_picture, labels, open_binary, read_text
+from tether.data.sources.columns import bad_row, choose, choose_captions, opened
+from tether.data.sources.columns import texts_of as captions_in
+
+_BLOCK_ROWS = 1024
+_METADATA = ("metadata.jsonl", "metadata.csv")
+_FILE_COLUMNS = ("file_name", "filename", "file", "image", "filepath", "path")
+
+
+class ImageFolderSource:
+    """Every picture under a folder, in the order of their names.
+
+    Captions come from a ``metadata.csv`` or ``metadata.jsonl`` with a column ``file_name`` (Hugging Face's
+    imagefolder), from a text file of the same name (each line one caption), or from ``template``. The name of the
+    folder that a picture lies in becomes ``meta["label"]``. Hidden files are left out.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        caption: tuple[str, ...] | str = (),
+        template: str = "",
+    ) -> None:
+        """List the folder and read its metadata files.
+
+        Args:
+            path: a folder, a pattern of pictures, or a URL of one.
+            caption: columns of the metadata files that hold captions; empty guesses one.
+            template: caption of pictures that have none, with ``{label}`` for the folder's name.
+
+        Raises:
+            InputError: no such folder, no picture in it, or a metadata file that does not fit.
+        """
+        self.name = str(path)
+        if template and "{label}" not in template:
+            raise InputError(f"{path}: template: expected {{label}} in it, got {template!r}")
+        self._template = template
+        found = files(path, ending=("",))
+        inside = dict(zip(found, labels(found, folder=anchor(path)), strict=True))
+        visible = [each for each in found if not _is_hidden(inside[each])]
+        self._pictures = [each for each in visible if is_picture(each)]
+        self._keys = {each: inside[each] for each in self._pictures}
+        self._sidecars = {each.rpartition(".")[0]: each for each in visible if each.lower().endswith(".txt")}
+        names = (caption,) if isinstance(caption, str) else caption
+        self._metadata: dict[str, tuple[tuple[str, ...], Mapping[str, object]]] = {}
+        self._problems: list[Row] = []
+        tables = [each for each in visible if each.rpartition("/")[2] in _METADATA]
+        for table in tables:
+            self._read_table(table, names)
+        if not self._pictures and not self._problems:
+            raise InputError(f"{path}: the data set is empty (no pictures in it)")
+        stems = [each.rpartition(".")[0] for each in self._pictures]
+        beside = [self._sidecars[stem] for stem in stems if stem in self._sidecars]
+        self.version = fingerprint([*self._pictures, *beside, *tables], settings=(caption, template))
+
+    def blocks(self) -> Sequence[Block]:
+        """Stretches of 1,024 pictures."""
+        count = len(self._pictures) + len(self._problems)
+        return [Block(f"{at:09d}", min(_BLOCK_ROWS, count - at)) for at in range(0, count, _BLOCK_ROWS)]
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        """The rows of one stretch from row ``start`` on; lines of metadata without a picture come last, as bad rows."""
+        count = len(self._pictures) + len(self._problems)
+        if not block.id.isdecimal() or int(block.id) >= count:
+            raise InputError(f"{self.name}: no block {block.id!r}")
+        first = int(block.id)
+        for index in range(first + start, min(first + _BLOCK_ROWS, count)):
+            if index < len(self._pictures):
+                yield self._row(self._pictures[index])
+            else:
+                yield self._problems[index - len(self._pictures)]
+
+    def _row(self, path: str) -> Row:
+        key = self._keys[path]
+        parts = _parts(key)
+        meta: dict[str, object] = {"label": parts[-2]} if len(parts) > 1 else {}
+        try:
+            if path in self._metadata:
+                texts, columns = self._metadata[path]
+                meta.update(columns)
+            elif (sidecar := self._sidecars.get(path.rpartition(".")[0])) is not None:
+                texts = tuple(line.strip() for line in read_text(sidecar).splitlines() if line.strip())
+            elif self._template and "label" in meta:
+                texts = (self._template.format(label=str(meta["label"]).replace("_", " ")),)
+            else:
+                texts = ()
+            return Row(key, opened(path), texts, meta)
+        except InputError as error:
+            return bad_row(key, str(error))
+
+    def _read_table(self, table: str, names: Sequence[str]) -> None:
+        lines = list(_lines(table))
+        known = list(dict.fromkeys(name for _, line in lines if isinstance(line, dict) for name in line))
+        file_column = choose(None, guesses=_FILE_COLUMNS, known=known, what="file", where=table)
+        if lines and file_column is None:
+            raise InputError(f"{table}: no column 'file_name'; known: {', '.join(known)}")
+        caption_columns = choose_captions(names, known=known, where=table) if lines else ()
+        there = set(self._pictures)
+        for number, line in lines:
+            place = f"{table.rpartition('/')[2]}:{number}"
+            if isinstance(line, str):
+                self._problems.append(bad_row(place, line))
+                continue
+            name = str(line.get(file_column or "") or "")
+            path = f"{table.rpartition('/')[0]}/{name}"
+            if path not in there:
+                self._problems.append(bad_row(place, f"{table}: line {number} names {name!r}, which is not there"))
+                continue
+            try:
+                texts = tuple(text for column in caption_columns for text in captions_in(line.get(column)))
+            except InputError as error:
+                self._problems.append(bad_row(place, f"{table}: line {number}: {error}"))
+                continue
+            rest = {k: v for k, v in line.items() if k != file_column and k not in caption_columns}
+            before = self._metadata.get(path, ((), {}))[0]
+            self._metadata[path] = (before + texts, rest)
+
+
+def _lines(table: str) -> Iterator[tuple[int, dict[str, object] | str]]:
+    """Line numbers with a line's columns, or with what is wrong with it."""
+    if table.endswith(".csv"):
+        import csv
+        import io
+
+        with open_binary(table) as binary:
+            text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
+            reader = csv.DictReader(text, restkey="", restval=None)
+            for line in reader:
+                wrong = "" in line or None in line.values()
+                yield reader.line_num, "another number of columns than the header" if wrong else dict(line)
+        return
+    for number, line in enumerate(read_text(table).splitlines(), start=1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                yield number, f"not JSON: {error}"
+                continue
+            yield number, value if isinstance(value, dict) else f"expected an object, got {type(value).__name__}"
+
+
+def _parts(key: str) -> tuple[str, ...]:
+    return PurePosixPath(key).parts
+
+
+def _is_hidden(key: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in _parts(key))

@@ -1,0 +1,130 @@
+"""Parquet files with pictures as bytes, as Hugging Face's struct, or as paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tether.core.errors import InputError
+from tether.core.types import Block, Row
+from tether.data.paths import files, filesystem, fingerprint, is_url, labels
+from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
+
+_READ_ROWS = 256
+
+
+class ParquetSource:
+    """Rows of one or many Parquet files; a block is one row group, so its size is known without reading it."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        image: str | None = None,
+        caption: tuple[str, ...] | str = (),
+        key: str | None = None,
+        columns: tuple[str, ...] | None = None,
+    ) -> None:
+        """Read the files' footers and settle the columns.
+
+        Args:
+            path: a file, a folder, a pattern, numbered shards ``{000..012}``, or a URL of one of these.
+            image: column of pictures: bytes, ``{bytes, path}``, or paths beside the file; None guesses; ``none`` has
+                none.
+            caption: one or several columns of a text or a list of texts; empty guesses one.
+            key: column of unique keys; None takes ``key``, ``__key__`` or ``uid``, else file and row number.
+            columns: further columns that go into ``meta``; None takes all.
+
+        Raises:
+            InputError: no such file, not Parquet, no rows, or a column that is not there.
+        """
+        self.name = str(path)
+        self._paths = files(path, ending=(".parquet", ".pq"))
+        self._labels = labels(self._paths)
+        self.version = fingerprint(self._paths, settings=(image, caption, key, columns))
+        self._blocks: list[Block] = []
+        self._places: dict[str, tuple[int, int, int]] = {}
+        schema: pa.Schema | None = None
+        for number, each in enumerate(self._paths):
+            with self._open(each) as file:
+                metadata = file.metadata
+                schema = schema or file.schema_arrow
+                missing = set(schema.names) - set(file.schema_arrow.names)
+            if missing:
+                raise InputError(f"{each}: columns {sorted(missing)} of {self._paths[0]} are missing here")
+            first = 0
+            for group in range(metadata.num_row_groups):
+                rows = metadata.row_group(group).num_rows
+                block = Block(f"{self._labels[number]}#{group}", rows)
+                self._blocks.append(block)
+                self._places[block.id] = (number, group, first)
+                first += rows
+        if schema is None or not any(block.rows for block in self._blocks):
+            raise InputError(f"{path}: the data set is empty (no rows)")
+        known = schema.names
+        self._image = choose_image(image, known=known, where=self.name)
+        names = (caption,) if isinstance(caption, str) else caption
+        self._captions = choose_captions(names, known=known, where=self.name)
+        self._key = choose(key, guesses=KEY, known=known, what="key", where=self.name)
+        used = {self._image, self._key, *self._captions}
+        for column in columns or ():
+            choose(column, guesses=(), known=known, what="meta data", where=self.name)
+        self._meta = [name for name in (known if columns is None else columns) if name not in used]
+        self._columns = [name for name in known if name in used or name in self._meta]
+
+    def blocks(self) -> Sequence[Block]:
+        """One for each row group, in order of files."""
+        return self._blocks
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        """The rows of one row group from row ``start`` on.
+
+        Raises:
+            InputError: the row group is damaged; rows before the damage were given.
+        """
+        if block.id not in self._places:
+            raise InputError(f"{self.name}: no block {block.id!r}")
+        number, group, first = self._places[block.id]
+        row = 0
+        with self._open(self._paths[number]) as file:
+            try:
+                for batch in file.iter_batches(
+                    _READ_ROWS, row_groups=[group], columns=self._columns, use_threads=False
+                ):
+                    if row + len(batch) > start:
+                        for index in range(max(0, start - row), len(batch)):
+                            yield self._row(batch, index, number=number, place=first + row + index)
+                    row += len(batch)
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(
+                    f"{self._paths[number]}: row group {group} breaks after {row} of {block.rows} rows: {error}"
+                ) from error
+
+    def _row(self, batch: pa.RecordBatch, index: int, *, number: int, place: int) -> Row:
+        key = f"{self._labels[number]}:{place}"
+
+        def cell(name: str | None) -> Any:
+            return None if name is None else batch.column(name)[index].as_py()
+
+        try:
+            if self._key is not None:
+                key = str(cell(self._key))
+            captions = [cell(name) for name in self._captions]
+            meta = {name: cell(name) for name in self._meta}
+            picture = cell(self._image)
+        except UnicodeDecodeError as error:
+            return bad_row(key, f"a text is not UTF-8: {error}")
+        folder = self._paths[number].rpartition("/")[0]
+        return make_row(key, picture=picture, captions=captions, meta=meta, folder=folder)
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        try:
+            if is_url(path):
+                system, inner = filesystem(path)
+                return pq.ParquetFile(system.open(inner, "rb"))
+            return pq.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path}: not a Parquet file that can be read: {error}") from error

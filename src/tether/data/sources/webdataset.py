@@ -1,0 +1,195 @@
+"""WebDataset tars: files that share a name up to the first dot are one row. Nothing is ever written to disk."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from tarfile import HeaderError
+from typing import Literal, Self
+
+from tether.core.errors import InputError
+from tether.core.types import Block, Row
+from tether.data.paths import files, fingerprint, is_picture, labels, open_binary
+from tether.data.sources.columns import CAPTION, bad_row, texts_of
+
+_ENDINGS = (".tar", ".tar.gz", ".tgz")
+_LARGEST = 1 << 28
+"""Bytes of one member, at most; a header may claim any number."""
+
+
+class WebDatasetSource:
+    """Rows of one or many tars, each tar one block, read as a stream.
+
+    The picture is the member with a picture's ending. Captions stand in ``.txt``, or in the ``.json`` under a usual
+    name. ``.json`` fills ``meta``, ``.cls`` becomes ``meta["label"]``, other members are passed over. A member with
+    an absolute path or ``..``, and one that is no plain file, is refused as a bad row. A broken tar gives the rows
+    before the break and then an error that names it.
+    """
+
+    def __init__(
+        self, path: str, *, caption: tuple[str, ...] | str = (), text: Literal["lines", "whole"] = "lines"
+    ) -> None:
+        """Find the tars; nothing is read yet.
+
+        Args:
+            path: a tar, a folder of tars, a pattern, numbered shards ``{0000..0012}.tar``, or a URL of one of these.
+            caption: keys of the ``.json`` that hold captions, used instead of ``.txt``.
+            text: ``lines``: each line of a ``.txt`` is one caption; ``whole``: the file is one.
+
+        Raises:
+            InputError: no such file.
+        """
+        self.name = str(path)
+        self._paths = files(path, ending=_ENDINGS)
+        self._by_id = dict(zip(labels(self._paths), self._paths, strict=True))
+        self._captions = (caption,) if isinstance(caption, str) else tuple(caption)
+        self._lines = text == "lines"
+        self.version = fingerprint(self._paths, settings=(caption, text))
+
+    def blocks(self) -> Sequence[Block]:
+        """One for each tar; how many rows it holds, only reading tells."""
+        return [Block(label) for label in self._by_id]
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        """The rows of one tar from row ``start`` on.
+
+        Raises:
+            InputError: the tar is broken; the rows before the break were given.
+        """
+        if block.id not in self._by_id:
+            raise InputError(f"{self.name}: no tar {block.id!r}")
+        for number, group in enumerate(_groups(self._by_id[block.id], start=start)):
+            if number >= start:
+                yield self._row(group)
+
+    def _row(self, group: _Group) -> Row:
+        if group.refused:
+            return bad_row(group.key, group.refused)
+        meta: dict[str, object] = {}
+        try:
+            if "json" in group.members:
+                meta.update(_object(group.members["json"]))
+            if "cls" in group.members:
+                label = texts_of(group.members["cls"])[0].strip()
+                meta["label"] = int(label) if label.isdecimal() else label
+            return Row(group.key, group.picture, self._texts(group, meta), meta)
+        except InputError as error:
+            return bad_row(group.key, str(error))
+
+    def _texts(self, group: _Group, meta: dict[str, object]) -> tuple[str, ...]:
+        if self._captions:
+            missing = [name for name in self._captions if name not in meta]
+            if missing:
+                raise InputError(f"no {missing[0]!r} in the .json; it has: {', '.join(sorted(meta)) or 'nothing'}")
+            return tuple(text for name in self._captions for text in texts_of(meta[name]))
+        if "txt" in group.members:
+            text = texts_of(group.members["txt"])[0].strip()
+            return tuple(line.strip() for line in text.splitlines() if line.strip()) if self._lines else (text,)
+        return next((texts_of(meta[name]) for name in CAPTION if name in meta), ())
+
+
+@dataclass(slots=True)
+class _Group:
+    key: str
+    picture: bytes | None = None
+    members: dict[str, bytes] = field(default_factory=dict)
+    refused: str = ""
+
+
+class _EndTold(tarfile.TarInfo):
+    """Remembers why the headers ended, which tarfile keeps to itself: a broken header looks like the end to it."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except HeaderError as error:
+            _ENDED[id(tarfile)] = error
+            raise
+
+
+_ENDED: dict[int, HeaderError] = {}
+
+
+def _groups(path: str, *, start: int) -> Iterator[_Group]:
+    """Groups of members in order; before ``start`` their bytes are passed over."""
+    group: _Group | None = None
+    count = 0
+    with open_binary(path) as file:
+        try:
+            archive = tarfile.open(fileobj=file, mode="r|*", tarinfo=_EndTold)  # noqa: SIM115 - closed below
+            try:
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # pyrefly: ignore[missing-attribute] - else every header is kept
+                    if member.isdir():
+                        continue
+                    key, ending = _split(member.name)
+                    if group is None or key != group.key:
+                        if group is not None:
+                            yield group
+                            count += 1
+                        group = _Group(key)
+                    if reason := _against(member):
+                        group.refused = reason
+                    elif count >= start:
+                        _add(group, archive, member, ending)
+                ended = _ENDED.get(id(archive))
+            finally:
+                _ENDED.pop(id(archive), None)
+                archive.close()
+            if type(ended).__name__ != "EOFHeaderError":  # tarfile does not publish the kinds of header error
+                raise tarfile.ReadError(str(ended) if ended and str(ended) else "the end mark is missing")
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            if group is not None and group.picture and group.members:
+                yield group  # its members so far are whole
+                count += 1
+            raise InputError(f"{path}: the tar is broken after {count} rows: {error}") from error
+    if group is not None:
+        yield group
+
+
+def _add(group: _Group, archive: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> None:
+    is_image = is_picture(f".{ending}")
+    if not is_image and ending not in ("txt", "json", "cls"):
+        return
+    reader = archive.extractfile(member)
+    data = reader.read() if reader is not None else b""
+    if len(data) != member.size:
+        raise tarfile.ReadError(f"{member.name} ends after {len(data)} of {member.size} bytes")
+    if is_image:
+        group.picture = group.picture if group.picture is not None else data
+    else:
+        group.members.setdefault(ending, data)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and ending: ``a/0001.image.jpg`` is row ``a/0001`` and ending ``jpg``."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, endings = base.partition(".")
+    return f"{folder}{slash}{stem}".removeprefix("./"), endings.rpartition(".")[2].lower()
+
+
+def _against(member: tarfile.TarInfo) -> str:
+    """Why a member is refused, or the empty string."""
+    path = PurePosixPath(member.name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0][1:2]:
+        return f"the tar holds {member.name!r}, which points outside of it"
+    if not member.isfile():
+        return f"the tar holds {member.name!r}, which is a link or device and no file"
+    if member.size > _LARGEST:
+        return f"the tar holds {member.name!r} of {member.size} bytes; more than {_LARGEST} are refused"
+    return ""
+
+
+def _object(data: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"the .json cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"the .json holds a {type(value).__name__}, expected an object")
+    return value
