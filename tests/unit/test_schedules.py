@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from tether.core.errors import InputError
@@ -11,7 +13,7 @@ def test_every_schedule_warms_up_and_stays_within_one(name):
     assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert max(factors) == pytest.approx(1.0)
     assert min(factors) >= 0
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(factors[10:], factors[11:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(factors[10:]))
 
 
 def test_cosine_is_half_way_in_the_middle_and_ends_at_the_floor():

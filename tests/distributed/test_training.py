@@ -1,0 +1,63 @@
+"""Two processes walk the path of one at the same global batch, replicated and sharded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tether.train.logbook import read_metrics
+
+SCRIPT = Path(__file__).with_name("launch_training.py")
+SETTINGS = [
+    "data={name: emoji, split: validation, size: 32}",
+    "size=tiny",
+    "batch_size=16",
+    "steps=5",
+    "precision=fp32",
+    "accumulate=2",
+    "clipper={name: zclip, warmup_steps: 2, max_grad_norm: 0.5}",
+    "step={name: contrastive, keep_patches: 0.5, full_last: 0.4}",
+    "optimizer={name: adamw, lr: 0.001, eps: 0.0001}",
+    "ema=0.9",
+    "save_every=3",
+    "threads=1",
+]
+
+pytestmark = pytest.mark.distributed
+
+
+def run(launcher: list[str], folder: Path, *more: str) -> Path:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder), *SETTINGS, *more]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return run([], tmp_path_factory.mktemp("alone") / "run")
+
+
+def assert_same_path(left: Path, right: Path) -> None:
+    for mine, theirs in zip(read_metrics(left / "metrics.jsonl"), read_metrics(right / "metrics.jsonl"), strict=True):
+        for key in ("loss", "grad_norm", "grad_scale", "logit_scale", "lr"):
+            assert mine[key] == pytest.approx(theirs[key], rel=2e-5), (mine["step"], key)
+    mine, theirs = load_file(left / "model.safetensors"), load_file(right / "model.safetensors")
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        assert torch.allclose(value, theirs[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
+def test_two_processes_equal_one(tmp_path, alone, sharding):
+    assert_same_path(run(TORCHRUN, tmp_path / "run", f"sharding={sharding}"), alone)
