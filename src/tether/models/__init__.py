@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from tether.models.blocks.trace import Trace as Trace
     from tether.models.config import ModelConfig as ModelConfig
     from tether.models.dual import Clip as Clip
+    from tether.models.families import MODELS as MODELS
     from tether.models.presets import configure as configure
     from tether.models.presets import create as create
 
 _LAZY = {
+    "MODELS": "tether.models.families",
     "Clip": "tether.models.dual",
     "ModelConfig": "tether.models.config",
     "Trace": "tether.models.blocks.trace",
@@ -23,7 +25,7 @@ _LAZY = {
     "create": "tether.models.presets",
 }
 
-__all__ = ["Clip", "ModelConfig", "Trace", "configure", "create"]
+__all__ = ["MODELS", "Clip", "ModelConfig", "Trace", "configure", "create"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,299 @@
+"""What every model that ``tether.load`` returns must keep: one suite over all of them."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import tether
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder, Tokenizer
+from tether.core.types import Encoded
+from tether.models import MODELS, create
+
+pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+
+# (model, check): why this model is let off.
+EXCEPTIONS = {
+    ("siglip", "mask"): "transformers' SigLIP pools with a head of its own that takes no mask; it must refuse one",
+    ("convnext", "mask"): "a convolution has no tokens to hide; it must refuse a mask",
+}
+
+
+def _own_tiny(folder):
+    return create("tiny", seed=1).eval()
+
+
+def _own_small(folder):
+    tether.save(create("small", seed=1), folder)
+    return tether.load(folder)
+
+
+def _open_clip_vit(folder):
+    import open_clip
+    from safetensors.torch import save_file
+
+    cfg = {
+        "embed_dim": 48,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    torch.manual_seed(0)
+    model = open_clip.CLIP(48, cfg["vision_cfg"], cfg["text_cfg"], quick_gelu=True)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": {}}))
+    return tether.load(folder)
+
+
+def _convnext(folder):
+    import open_clip
+    from safetensors.torch import save_file
+
+    cfg = {
+        "embed_dim": 48,
+        "vision_cfg": {"timm_model_name": "convnext_atto", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    path = folder / "open_clip_config.json"
+    path.write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    torch.manual_seed(0)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return tether.load(folder)
+
+
+def _word_tokenizer(folder, words):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {word: 3 + row for row, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="</s>", eos_token="</s>", unk_token="<unk>")
+    fast.save_pretrained(folder)
+
+
+def _siglip(folder):
+    from transformers import SiglipConfig, SiglipModel
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = SiglipConfig(
+        text_config=shape | {"vocab_size": 64, "max_position_embeddings": 16, "projection_size": 32},
+        vision_config=shape | {"image_size": 32, "patch_size": 16},
+    )
+    torch.manual_seed(0)
+    SiglipModel(config).save_pretrained(folder)
+    _word_tokenizer(
+        folder,
+        ["a", "small", "red", "cat", "sits", "on", "the", "long", "green", "mat", "in", "sun", "dog", "of", "and"],
+    )
+    return tether.load(folder)
+
+
+def _hugging_face_clip(folder):
+    from transformers import CLIPConfig, CLIPModel
+
+    shape = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 24}
+    config = CLIPConfig(
+        text_config=shape | {"hidden_size": 32, "max_position_embeddings": 16},
+        vision_config=shape | {"hidden_size": 48, "image_size": 32, "patch_size": 8},
+        projection_dim=24,
+    )
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    return tether.load(folder)
+
+
+BUILDERS = {
+    "tiny": _own_tiny,
+    "small": _own_small,
+    "open_clip_vit": _open_clip_vit,
+    "hugging_face_clip": _hugging_face_clip,
+    "siglip": _siglip,
+    "convnext": _convnext,
+}
+TEXTS = ["a cat", "a small red cat sits on the long green mat", "the dog in the sun", "mat"]
+
+
+@pytest.fixture(scope="module", params=list(BUILDERS))
+def named(request, tmp_path_factory):
+    return request.param, BUILDERS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture
+def model(named):
+    return named[1]
+
+
+@pytest.fixture
+def pixels(model):
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, 256, (4, 3, *model.image_spec.size), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture
+def text(model):
+    return model.tokenizer(TEXTS)
+
+
+def test_every_kind_is_here(tmp_path_factory):
+    kinds = {type(BUILDERS[name](tmp_path_factory.mktemp(name))) for name in ("tiny", "siglip", "convnext")}
+    assert kinds == set(MODELS.values())
+
+
+def test_is_a_dual_encoder(model):
+    assert isinstance(model, DualEncoder)
+    assert isinstance(model, nn.Module)
+    assert isinstance(model.tokenizer, Tokenizer)
+    assert type(model) in MODELS.values()
+
+
+def test_pooled_has_the_shape_it_says(model, pixels, text):
+    for features in (model.encode_image(pixels), model.encode_text(text)):
+        assert features.pooled.shape == (4, model.dim)
+        assert features.pooled.dtype == torch.float32
+        assert torch.isfinite(features.pooled).all()
+        assert torch.allclose(features.unit.norm(dim=1), torch.ones(4), atol=1e-5)
+        assert not torch.allclose(features.pooled.norm(dim=1), torch.ones(4), atol=1e-3)
+
+
+def test_raw_pixels_are_normalised_inside(model, pixels):
+    mean, std = torch.tensor(model.image_spec.mean), torch.tensor(model.image_spec.std)
+    floats = (pixels / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    assert torch.allclose(model.encode_image(pixels).pooled, model.encode_image(floats).pooled, atol=1e-4)
+
+
+def test_a_row_does_not_see_its_neighbours(model, pixels, text):
+    images, texts = model.encode_image(pixels).pooled, model.encode_text(text).pooled
+    assert torch.allclose(model.encode_image(pixels[2:3]).pooled[0], images[2], atol=1e-5)
+    assert torch.allclose(model.encode_text(text[2:3]).pooled[0], texts[2], atol=1e-5)
+    assert not torch.allclose(texts[0], texts[1], atol=1e-4)
+    assert not torch.allclose(images[0], images[1], atol=1e-5)
+
+
+def test_trailing_zeros_change_nothing(model, text):
+    wide = torch.zeros(4, model.tokenizer.context_length, dtype=torch.int64)
+    wide[:, : text.shape[1]] = text
+    assert torch.allclose(model.encode_text(wide).pooled, model.encode_text(text).pooled, atol=1e-5)
+
+
+def test_scale_and_bias(model):
+    assert model.logit_scale.ndim == 0
+    assert model.logit_scale.item() > 0
+    assert model.logit_scale.requires_grad
+    assert model.logit_bias is None or model.logit_bias.ndim == 0
+
+
+def test_scale_is_clamped_in_place(model):
+    other = copy.deepcopy(model)
+    theta = next(value for name, value in other.named_parameters() if name.endswith("logit_scale"))
+    for start, end in ((9.0, 100.0), (-1.0, 1.0)):
+        with torch.no_grad():
+            theta.fill_(start)
+        other.clamp_logit_scale_()
+        assert other.logit_scale.item() == pytest.approx(end, rel=1e-5)
+
+
+def test_forward_gives_both_sides_and_every_weight_learns(model, pixels, text):
+    other = copy.deepcopy(model)
+    out = other(pixels, text)
+    assert isinstance(out, Encoded)
+    assert torch.allclose(out.image.pooled, model.encode_image(pixels).pooled, atol=1e-5)
+    logits = out.logit_scale * out.image.unit @ out.text.unit.T
+    if out.logit_bias is not None:
+        logits = logits + out.logit_bias
+    nn.functional.cross_entropy(logits, torch.arange(4)).backward()
+    if out.logit_bias is not None:  # a softmax cancels the bias; the sigmoid loss is what trains it
+        nn.functional.softplus(-other(pixels, text).logit_bias).backward()
+    still = [name for name, value in other.named_parameters() if value.grad is None or not value.grad.isfinite().all()]
+    assert still == []
+
+
+def test_mask(named, model, pixels, text):
+    name, _ = named
+    if (name, "mask") in EXCEPTIONS:
+        with pytest.raises(InputError, match="mask"):
+            model.encode_image(pixels, mask=torch.ones(4, 1, dtype=torch.bool))
+        with pytest.raises(InputError, match="mask"):
+            model.encode_text(text, mask=torch.ones_like(text, dtype=torch.bool))
+        return
+    patch, (rows, columns) = model.config.vision.patch, model.config.vision.grid
+    every = torch.ones(4, rows * columns, dtype=torch.bool)
+    plain = model.encode_image(pixels).pooled
+    assert torch.allclose(model.encode_image(pixels, mask=every).pooled, plain, atol=1e-5)
+    hidden = every.clone()
+    hidden[:, 0] = False
+    masked = model.encode_image(pixels, mask=hidden).pooled
+    other = pixels.clone()
+    other[:, :, :patch, :patch] = 255 - other[:, :, :patch, :patch]
+    assert torch.allclose(model.encode_image(other, mask=hidden).pooled, masked, atol=1e-5)
+    assert not torch.allclose(masked, plain, atol=1e-5)
+    everything = torch.ones_like(text, dtype=torch.bool)
+    assert torch.allclose(model.encode_text(text, mask=everything).pooled, model.encode_text(text).pooled, atol=1e-5)
+    seen = everything.clone()
+    seen[:, 1] = False
+    swapped = text.clone()
+    swapped[:, 1] = 320
+    assert torch.allclose(
+        model.encode_text(swapped, mask=seen).pooled, model.encode_text(text, mask=seen).pooled, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 1, 8, 8), (3, 8, 8), (1, 3, 7, 8)], ids=["one channel", "no batch", "wrong size"]
+)
+def test_wrong_pictures_are_named(model, shape):
+    with pytest.raises(InputError, match=r"image: expected \(b, 3"):
+        model.encode_image(torch.zeros(shape))
+
+
+def test_wrong_texts_are_named(model, text):
+    with pytest.raises(InputError, match="int64"):
+        model.encode_text(text.int())
+    with pytest.raises(InputError, match="int64"):
+        model.encode_text(torch.ones(1, model.tokenizer.context_length + 1, dtype=torch.int64))
+
+
+def test_bfloat16_stays_close(model, pixels, text):
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        image, words = model.encode_image(pixels), model.encode_text(text)
+    for low, high in ((image, model.encode_image(pixels)), (words, model.encode_text(text))):
+        assert (low.unit.float() * high.unit).sum(1).min() > 0.98
+
+
+def test_float64(model, pixels, text):
+    double = copy.deepcopy(model).double()
+    for low, high in (
+        (model.encode_image(pixels), double.encode_image(pixels)),
+        (model.encode_text(text), double.encode_text(text)),
+    ):
+        assert high.pooled.dtype == torch.float64
+        assert torch.allclose(low.pooled.double(), high.pooled, atol=1e-4)
+
+
+def test_state_dict_round_trip(named, model, pixels):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for value in other.parameters():
+            value.zero_()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.encode_image(pixels).pooled, model.encode_image(pixels).pooled)
+
+
+def test_tokenizer_trims_and_counts(model):
+    tokenizer = copy.deepcopy(model.tokenizer)
+    ids = tokenizer(TEXTS)
+    assert ids.dtype == torch.int64
+    assert ids.shape[1] <= tokenizer.context_length
+    assert ids[:, -1].any()
+    assert 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size
+    assert torch.equal(tokenizer(TEXTS), ids)
+    before = tokenizer.cut
+    long = tokenizer(["cat " * 200, "a cat"])
+    assert long.shape == (2, tokenizer.context_length)
+    assert long[0, -1] == ids[0][ids[0] != 0][-1]
+    assert tokenizer.cut == before + 1
