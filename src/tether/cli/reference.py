@@ -54,5 +54,5 @@ def _option(option: Any) -> list[str]:
     if option.required:
         return [names, option.help or "", "required"]
     default = option.default
-    shown = "" if default in (None, False, (), []) or callable(default) else f"`{getattr(default, 'value', default)}`"
-    return [names, option.help or "", shown]
+    nothing = default is None or default is False or default in ((), []) or callable(default)
+    return [names, option.help or "", "" if nothing else f"`{default}`"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from tether.core.gather import Gather
 from tether.core.types import Batch, Block, ClipReport, Encoded, Features, ImageSpec, Loss, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NamedParams = Iterable[tuple[str, nn.Parameter]]
 
@@ -140,7 +142,9 @@ class ModelEdit(Protocol):
 class TaskHead(Protocol):
     """Turns an encoder and words into an answer about one picture."""
 
-    def prepare(self, model: DualEncoder, prompts: Sequence[str], *, support: Iterable[Batch] | None = None) -> TaskHead:
+    def prepare(
+        self, model: DualEncoder, prompts: Sequence[str], *, support: Iterable[Batch] | None = None
+    ) -> TaskHead:
         """Encode the prompts (and the few support pictures) once."""
         ...
 

@@ -6,11 +6,12 @@ import difflib
 import inspect
 import typing
 from collections.abc import Mapping
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from typing import TYPE_CHECKING, Any
 
 from tether.core.errors import InputError
+
+if TYPE_CHECKING:  # pydantic takes a tenth of a second to import, and many ask this file for ``closest`` alone
+    from pydantic import BaseModel, ValidationError
 
 
 def closest(name: str, known: typing.Iterable[str]) -> str:
@@ -27,6 +28,8 @@ def schema(part: type, *, given: typing.Collection[str] = ()) -> type[BaseModel]
     Parameters whose annotation pydantic cannot check (modules, tensors, callables) are left out: code passes them,
     a configuration cannot. So are those ``given`` by code.
     """
+    from pydantic import ConfigDict, create_model
+
     hints = typing.get_type_hints(part.__init__)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(part.__init__).parameters.items():
@@ -56,6 +59,8 @@ def settings(
     Raises:
         InputError: unknown name or key, or a value of the wrong type; it says where and lists what is known.
     """
+    from pydantic import ValidationError
+
     values = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = values.pop("name", None)
     if not isinstance(name, str):

@@ -29,3 +29,8 @@ def page(*parts: str) -> str:
 def number(value: float) -> str:
     """Four significant digits, as people write them."""
     return f"{value:.4g}"
+
+
+def sentence(text: str) -> str:
+    """Text with a capital at its start and a full stop at its end."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

@@ -8,7 +8,7 @@ from typing import Any
 from tether.core.card import Card
 from tether.papers import places
 from tether.papers.listing import Row
-from tether.papers.markdown import bullets, number, page, table
+from tether.papers.markdown import bullets, number, page, sentence, table
 
 VERDICTS = {
     "reproduced": "the 95 % lower bound of the mean improvement is above 0 and the mean is at least the margin",
@@ -47,7 +47,7 @@ def index(rows: Sequence[Row]) -> str:
     needs = sorted({need for row in rows for need in row.card.needs}, key=str.lower)
     return page(
         "# Papers",
-        f"{len(rows)} published methods, each a part of this package with one check of what its paper claims. "
+        f"Papers here: {len(rows)}. Each is a part of this package, with one measured check of what the paper claims. "
         "`tether where SLUG` shows the files of one, `tether reproduce SLUG` measures it again.",
         "## What the verdicts mean",
         bullets(f"**{name}**: {meaning}." for name, meaning in VERDICTS.items()),
@@ -67,8 +67,8 @@ def paper(row: Row) -> str:
     return page(
         f"# {card.title}",
         _facts(card),
-        f"**What you get.** {card.gives}",
-        f"**What you need.** {', '.join(card.needs)}." if card.needs else "",
+        f"**What you get.** {sentence(card.gives)}",
+        f"**What you need.** {sentence(', '.join(card.needs))}" if card.needs else "",
         f"**How to use it.** [The guide](../../guides/{card.guide})." if places.guide_path(card) else "",
         "## Parts",
         bullets(f"`{part}` in `{places.shown(places.part_place(part).path)}`" for part in card.parts),

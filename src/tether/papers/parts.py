@@ -11,10 +11,19 @@ from dataclasses import dataclass
 
 from tether.core.errors import InputError
 from tether.papers import places
-from tether.papers.markdown import page, table
+from tether.papers.markdown import page
 
 _ANNOTATION = "Mapping[str, type["
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+class _Words(str):
+    """An annotation as it stands in the source; shown without the quotes of a string."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +75,12 @@ def shelves() -> list[Shelf]:
 
 
 def reference() -> str:
-    """One table for each mapping: name in a configuration, signature, and what it is."""
+    """For each mapping its parts: name in a configuration, what it is, and its constructor."""
     blocks = []
     for shelf in shelves():
-        rows = [[f"`{name}`", f"`{signature(part)}`", first_line(part)] for name, part in shelf.parts().items()]
-        blocks += [
-            f"## {shelf.room}: `{shelf.dotted}`",
-            f"Each is a `{shelf.promise}`.",
-            table(["name", "made by", "what it is"], rows),
-        ]
+        blocks += [f"## {shelf.room}: `{shelf.dotted}`", f"Each is a `{shelf.promise}`."]
+        for name, part in shelf.parts().items():
+            blocks += [f"### `{name}`", first_line(part), f"```python\n{signature(part)}\n```"]
     return page(
         "# Parts",
         "Every part that a configuration can name, by room. A configuration writes `name` or "
@@ -91,9 +97,13 @@ def signature(part: type) -> str:
         InputError: a default whose text holds an address, which would differ in every run.
     """
     parameters = [
-        parameter for name, parameter in inspect.signature(part.__init__).parameters.items() if name != "self"
+        parameter.replace(annotation=_Words(parameter.annotation))
+        if isinstance(parameter.annotation, str)
+        else parameter
+        for name, parameter in inspect.signature(part.__init__).parameters.items()
+        if name != "self"
     ]
-    text = f"{part.__name__}{inspect.Signature(parameters)}".replace("'", "").replace('"', "'")
+    text = f"{part.__name__}{inspect.Signature(parameters)}"
     if _ADDRESS.search(text):
         raise InputError(f"{part.__module__}.{part.__name__}: a default has no fixed text: {text}")
     return text
