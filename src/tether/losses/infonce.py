@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tether.core.errors import InputError
 
@@ -145,7 +144,7 @@ def _target(
         values, classes = torch.cat([own, theirs]).unique(return_inverse=True)
         mean = class_means(labelled, classes[len(own) :], len(values))[classes[: len(own)]]
     if smoothing > 0:
-        mean = (1 - smoothing) * mean + smoothing * candidates.mean(dim=0)
+        mean = mean + smoothing * (candidates.mean(dim=0) - mean)
     return positives - mean
 
 
@@ -163,6 +162,18 @@ def tile_rows(rows: int, columns: int, *, dtype: torch.dtype, device: torch.devi
     """Rows of one tile of logits."""
     budget = TILE_BYTES.get(device.type, ACCELERATOR_TILE_BYTES)
     return min(rows, max(LEAST_TILE_ROWS, budget // (columns * dtype.itemsize)))
+
+
+def refuse_second_order() -> None:
+    """Called in a backward: with ``create_graph=True`` its result would silently count as constant.
+
+    Raises:
+        InputError: a graph of the gradient is wanted.
+    """
+    if torch.is_grad_enabled():
+        raise InputError(
+            "the tiled losses have first-order gradients only (create_graph=True was given); use tether.losses.plain"
+        )
 
 
 class _TiledPairs(torch.autograd.Function):
@@ -214,8 +225,8 @@ class _TiledPairs(torch.autograd.Function):
         return losses, column_losses
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_order()
         grad_rows, grad_columns = grad_outputs
         left, right, scale, top, total, peak, mass, kept = ctx.saved_tensors
         offset, count, columns = ctx.offset, ctx.count, ctx.columns

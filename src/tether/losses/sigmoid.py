@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tether.core.errors import InputError
-from tether.losses.infonce import class_means, pair_entries, tile_rows, widen
+from tether.losses.infonce import class_means, pair_entries, refuse_second_order, tile_rows, widen
 
 
 def sigmoid_pairs(
@@ -67,8 +66,8 @@ class _TiledSigmoid(torch.autograd.Function):
         return losses
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_order()
         (grad,) = grad_outputs
         left, right, scale, bias = ctx.saved_tensors
         needs_left, needs_right, needs_scale, needs_bias = ctx.needs_input_grad[:4]
