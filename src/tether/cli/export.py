@@ -1,0 +1,35 @@
+"""``tether export``: a model as a folder that other libraries open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A run or model folder, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
+    ],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+    form: Annotated[
+        Literal["open_clip", "transformers", "tether"], typer.Option("--format", help="Who shall open it.")
+    ] = "open_clip",
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
+    ] = False,
+) -> None:
+    """Write a model as a folder that open_clip, transformers or Tether opens."""
+    from tether import export, load
+    from tether.core.errors import InputError
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not an empty folder; choose another")
+    folder = export(load(model, random_weights=random_weights), out, format=form)
+    opened = {
+        "open_clip": f'open_clip.create_model("local-dir:{folder}")',
+        "transformers": f'CLIPModel.from_pretrained("{folder}")',
+        "tether": f'tether.load("{folder}")',
+    }
+    typer.echo(f"wrote {folder}; open it with {opened[form]}")
