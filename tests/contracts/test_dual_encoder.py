@@ -281,7 +281,7 @@ def test_state_dict_round_trip(named, model, pixels):
         for value in other.parameters():
             value.zero_()
     other.load_state_dict(model.state_dict())
-    assert torch.equal(other.encode_image(pixels).pooled, model.encode_image(pixels).pooled)
+    assert torch.allclose(other.encode_image(pixels).pooled, model.encode_image(pixels).pooled, atol=1e-6)
 
 
 def test_tokenizer_trims_and_counts(model):

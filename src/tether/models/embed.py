@@ -95,9 +95,9 @@ def encode_images(
     done = 0
     for pixels in batches:
         if pixels.is_floating_point():
-            _refuse(~torch.isfinite(pixels).flatten(1).all(1), start=done, what="pixels")
+            _refuse(~torch.isfinite(pixels).flatten(1).all(1), start=done, what="pixels are")
         pooled = _pooled(model, lambda pixels=pixels: model.encode_image(pixels.to(_device(model))).pooled, precision)
-        _refuse(~torch.isfinite(pooled).all(1), start=done, what="embedding")
+        _refuse(~torch.isfinite(pooled).all(1), start=done, what="embedding is")
         parts.append(pooled)
         done += len(pixels)
         if on_progress is not None:
@@ -118,4 +118,4 @@ def _device(model: DualEncoder) -> torch.device:
 def _refuse(bad: Tensor, *, start: int, what: str) -> None:
     if bad.any():
         first = start + int(bad.nonzero()[0])
-        raise InputError(f"picture {first} (counted from 0): its {what} is not finite (NaN or infinity)")
+        raise InputError(f"picture {first} (counted from 0): its {what} not finite (NaN or infinity)")

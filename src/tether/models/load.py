@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ from tether.models.dual import Clip
 from tether.models.presets import PRESETS, create
 from tether.models.save import CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE
 
+if TYPE_CHECKING:
+    from tether.models.wrap import WrappedEncoder
+
 OPEN_CLIP, HUB = "open_clip:", "hf:"
 _HINT = (
     "expected a folder that tether, open_clip or transformers wrote, open_clip:ARCHITECTURE/WEIGHTS, or hf:OWNER/NAME"
@@ -28,7 +32,7 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     random_weights: bool = False,
-) -> nn.Module:
+) -> Clip | WrappedEncoder:
     """A model by name, ready for use: a ``core.protocols.DualEncoder``, in evaluation mode.
 
     CLIP's vision transformers from open_clip and transformers become our own towers with the same embeddings; every

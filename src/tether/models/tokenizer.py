@@ -65,7 +65,7 @@ class CutCounter:
         self.context_length = context_length
         self.cut = 0
 
-    def batch(self, rows: Sequence[Sequence[int]], *, pad: int = 0) -> Tensor:
+    def batch(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """(b, l) int64 from b id lists; a list that is too long keeps its start and its end token."""
         long = sum(len(row) > self.context_length for row in rows)
         if long:
@@ -80,7 +80,8 @@ class CutCounter:
             last = self.context_length - 1
             rows = [row if len(row) <= last + 1 else (*row[:last], row[-1]) for row in rows]
         width = max((len(row) for row in rows), default=0)
-        return torch.tensor([[*row, *([pad] * (width - len(row)))] for row in rows], dtype=torch.int64).view(-1, width)
+        padded = [[*row, *([0] * (width - len(row)))] for row in rows]
+        return torch.tensor(padded, dtype=torch.int64).view(len(rows), width)
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:

@@ -16,8 +16,10 @@ SHOWN = 5
 def refuse_pickle(path: Path) -> None:
     """An InputError if a file is a pickle by its name or its first bytes."""
     with path.open("rb") as file:
-        start = file.read(4)
-    if path.suffix in _PICKLES or start[:2] == b"\x80\x02" or start == b"PK\x03\x04":
+        start = file.read(9)
+    tensors = start[8:] == b"{"  # safetensors: eight bytes of length, then JSON
+    pickled = start[:1] == b"\x80" or start[:4] == b"PK\x03\x04"
+    if path.suffix in _PICKLES or (pickled and not tensors):
         raise InputError(
             f"{path}: a pickle, which runs code when opened, so it is never read here; "
             "convert it to safetensors where you trust it (safetensors.torch.save_file)"
