@@ -17,7 +17,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx, grad: Tensor) -> Tensor:  # pyrefly: ignore[bad-override] - torch's is variadic
         grad = grad.contiguous()
         dist.all_reduce(grad)
         size = grad.shape[0] // dist.get_world_size()

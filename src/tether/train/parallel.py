@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -48,7 +48,8 @@ def parallelise(module: nn.Module, *, sharding: Literal["none", "ddp", "fsdp2"],
     for layers in [layer for layer in module.modules() if isinstance(layer, nn.ModuleList)]:
         for layer in layers:
             fully_shard(layer, mesh=mesh)
-    return fully_shard(module, mesh=mesh, ignored_params=scalars)
+    fully_shard(module, mesh=mesh, ignored_params=scalars)
+    return module
 
 
 def _average_gradient(parameter: Tensor) -> None:
@@ -86,7 +87,7 @@ def placed_like(target: Tensor, value: Tensor) -> Tensor:
     return distribute_tensor(value, target.device_mesh, target.placements) if isinstance(target, DTensor) else value
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
     """The optimiser's state, whole, as ``parameter.key``."""
     return {
         f"{names[parameter]}.{key}": whole(value)
@@ -96,11 +97,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter
 
 
 def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], tensors: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: dict[str, Tensor]
 ) -> None:
     """Put back what ``optimizer_tensors`` gave, sharded as the parameters are."""
     parameters = {name: parameter for parameter, name in names.items()}
-    state: dict[nn.Parameter, dict[str, Any]] = {}
+    state: dict[Tensor, dict[str, Any]] = {}
     for full_name, value in tensors.items():
         name, _, key = full_name.rpartition(".")
         if name not in parameters:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from tether.core.errors import InputError, TetherError
 from tether.core.files import read_json, write_json, write_text
@@ -22,6 +21,7 @@ from tether.models.dual import Clip
 from tether.models.load import fill, load
 from tether.models.presets import create
 from tether.models.save import save
+from tether.models.wrap import WrappedEncoder
 from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from tether.train.config import RunConfig, dump_config, load_config
 from tether.train.ema import WeightAverage
@@ -50,7 +50,8 @@ _MAY_CHANGE = {"log_every", "save_every", "keep", "evaluate", "trackers", "worke
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Evaluate = Callable[[nn.Module], dict[str, float]]
+Encoder = Clip | WrappedEncoder
+Evaluate = Callable[[Encoder], dict[str, float]]
 OnRecord = Callable[[dict[str, Any]], None]
 
 
@@ -172,7 +173,7 @@ class _Run:
         self.sharding = choose_sharding(config.sharding)
         self.forward = parallelise(pair, sharding=self.sharding, device=self.device)
         named = [(name, p) for name, p in self.encoder.named_parameters() if p.requires_grad]
-        self.names = {parameter: name for name, parameter in named}
+        self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named}
 
         groups = parameter_groups(self.encoder, weight_decay=config.weight_decay)
         optimizer = build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", params=groups)
@@ -309,7 +310,7 @@ class _Run:
         self._record({"step": self.done - 1, "eval": self.metrics, "seconds": self.seconds})
         self.clock = time.perf_counter()
 
-    def _measure(self, encoder: nn.Module) -> None:
+    def _measure(self, encoder: Encoder) -> None:
         if self.evaluate is not None and self.main:
             encoder.eval()
             with torch.no_grad():
@@ -317,7 +318,7 @@ class _Run:
             encoder.train()
         self.accelerator.wait_for_everyone()
 
-    def _whole_encoder(self) -> nn.Module:
+    def _whole_encoder(self) -> Encoder:
         """The encoder itself, or a copy put together from its shards."""
         if self.sharding != "fsdp2":
             return self.encoder
@@ -388,7 +389,7 @@ def read_result(folder: Path) -> Result:
     return Result(**{key: values[key] for key in own}, metrics=metrics)
 
 
-def new_encoder(config: RunConfig) -> nn.Module:
+def new_encoder(config: RunConfig) -> Encoder:
     """The encoder a run starts from: ``model: {load: NAME}``, or a new one of the run's size and seed."""
     settings = dict(config.model)
     if "load" in settings:
@@ -399,7 +400,7 @@ def new_encoder(config: RunConfig) -> nn.Module:
     return create(settings.pop("size", config.size), **({"seed": config.seed} | settings))
 
 
-def prune_vocabulary_(encoder: nn.Module, source: Source) -> None:
+def prune_vocabulary_(encoder: Encoder, source: Source) -> None:
     """Train only the token rows that the texts of a source use."""
     if not isinstance(encoder, Clip):
         raise InputError(f"vocabulary: {type(encoder).__name__} cannot set rows aside; use vocabulary=whole")

@@ -11,9 +11,10 @@ from torch.utils.checkpoint import checkpoint
 from tether.core.draw import hash_int
 from tether.core.errors import InputError
 from tether.core.gather import Gather
-from tether.core.protocols import DualEncoder, Objective, Step
+from tether.core.protocols import Objective, Step
 from tether.core.types import Batch, Encoded, Features, Loss
 from tether.models.dual import Clip
+from tether.models.wrap import WrappedEncoder
 
 
 class PairForward(nn.Module):
@@ -24,7 +25,7 @@ class PairForward(nn.Module):
     activation memory of a small one (the idea of GradCache, arXiv 2101.06983, by recomputation).
     """
 
-    def __init__(self, model: DualEncoder, *, micro_batch: int | None = None) -> None:
+    def __init__(self, model: Clip | WrappedEncoder, *, micro_batch: int | None = None) -> None:
         """Args: model: the encoder, a Module. micro_batch: pairs encoded at once, or None for all."""
         super().__init__()
         if micro_batch is not None and micro_batch < 1:
@@ -48,8 +49,12 @@ class PairForward(nn.Module):
         return (*pooled, self.model.logit_scale, *(() if bias is None else (bias,)))
 
     def _encode(self, image: Tensor, text: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-        kept = {} if keep is None else {"keep": keep}
-        return self.model.encode_image(image, **kept).pooled, self.model.encode_text(text).pooled
+        if keep is None:
+            images = self.model.encode_image(image)
+        else:
+            assert isinstance(self.model, Clip)  # checked when the patches were counted
+            images = self.model.encode_image(image, keep=keep)
+        return images.pooled, self.model.encode_text(text).pooled
 
 
 class ContrastiveStep:
