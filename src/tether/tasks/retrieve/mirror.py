@@ -41,9 +41,10 @@ class Mirror:
         self._table, self._folder, self._where = table, folder, where
         self.version = table.version
         self.keys: list[str] = []
-        self.vectors = UnitVectors(dim=dim, capacity=table.count_rows())
+        count = table.count_rows()
+        self.vectors = UnitVectors(dim=dim, capacity=count)
         addresses = []
-        for batch in _scan(table, columns=["key", "embedding"]):
+        for batch in _scan(table, columns=["key", "embedding"], limit=max(count, 1)):
             self.keys.extend(batch.column("key").to_pylist())
             rows = batch.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
             self.vectors.append(unit(rows, where=where))
@@ -97,7 +98,8 @@ class Mirror:
     def positions(self, where: str) -> Int[np.ndarray, " m"]:
         """Rising positions of the rows that pass an SQL filter; LanceDB evaluates it once for each version."""
         if where not in self._filters:
-            ids = _joined([batch.column("_rowid").to_numpy() for batch in _scan(self._table, columns=[], where=where)])
+            passing = _scan(self._table, columns=[], limit=max(len(self.keys), 1), where=where)
+            ids = _joined([batch.column("_rowid").to_numpy() for batch in passing])
             addresses = self.addresses()
             order = np.argsort(addresses, kind="stable")  # fast: they are nearly sorted
             if len(self._filters) >= REMEMBERED_FILTERS:
@@ -109,7 +111,7 @@ class Mirror:
         """LanceDB's address of the row at each position, -1 where it was removed."""
         if self._addresses is None:
             keys, ids = [], []
-            for batch in _scan(self._table, columns=["key"]):
+            for batch in _scan(self._table, columns=["key"], limit=max(len(self.keys), 1)):
                 keys.append(batch.column("key"))
                 ids.append(batch.column("_rowid").to_numpy())
             known = pa.chunked_array(keys, type=pa.string())
@@ -175,12 +177,15 @@ class Mirror:
         return index if believed else None
 
 
-def _scan(table: Any, *, columns: list[str], where: str | None = None) -> Any:
-    """Batches of the wanted columns and ``_rowid`` of the rows that pass, in the table's order."""
+def _scan(table: Any, *, columns: list[str], limit: int, where: str | None = None) -> Any:
+    """Batches of the wanted columns and ``_rowid`` of the rows that pass, in the table's order.
+
+    LanceDB wants a limit; it must be at least the number of rows.
+    """
     query = table.search()
     if where is not None:
         query = query.where(where)
-    return query.select([*columns, "_rowid"]).limit(max(table.count_rows(), 1)).to_batches()
+    return query.select([*columns, "_rowid"]).limit(limit).to_batches()
 
 
 def _joined(parts: list[np.ndarray]) -> Int[np.ndarray, " n"]:

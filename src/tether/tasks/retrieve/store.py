@@ -247,7 +247,7 @@ class Store:
     def warm(self) -> Mirror:
         """Bring the vectors into memory, as they stand in the newest version."""
         self._table.checkout_latest()
-        if self._mirror is None or self._mirror.version != self._table.version or self._mirror.worn:
+        if self._mirror is None or self._mirror.worn or self._mirror.version != self._table.version:
             self._mirror = Mirror(self._table, dim=self.dim, folder=_folder(self.uri), where=self.uri)
             self._position = None
         return self._mirror

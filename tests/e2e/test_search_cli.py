@@ -1,0 +1,133 @@
+"""embed, index, search and classify on the command line, from a folder of pictures to a page and a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import tether
+from tether.models import create
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tether", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    tether.save(create("tiny"), folder / "model")
+    tether.save(create("tiny", seed=1), folder / "other")
+    for i in range(24):
+        path = folder / "pictures" / ("cat" if i % 3 == 0 else "dog") / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    (folder / "pictures" / "dog" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    return folder
+
+
+def test_from_a_folder_to_a_page(place: Path) -> None:
+    embeddings, store, page = place / "e.parquet", place / "db", place / "page.html"
+    made = run("embed", place / "pictures", "--model", place / "model", "--out", embeddings, "--thumbnail", 32)
+    assert "24 pictures, 24 of them new" in made.stdout
+    assert "1 bad rows were skipped" in made.stderr
+    assert "broken.jpg" in (place / "e.bad_rows.jsonl").read_text()
+    assert (
+        "24 pictures, 0 of them new"
+        in run("embed", place / "pictures", "--model", place / "model", "--out", embeddings).stdout
+    )
+    assert "24 rows of 64 numbers" in run("index", embeddings, "--out", store).stdout
+    assert "already holds a store" in run("index", embeddings, "--out", store, code=2).stderr
+
+    picture = place / "pictures" / "cat" / "03.png"
+    found = run(
+        "search", store, "a red apple", "--image", picture, "--where", "label = 'cat'", "--html", page, "--json"
+    )
+    hits = [json.loads(line) for line in found.stdout.splitlines()]
+    words = [hit for hit in hits if hit["query"] == "a red apple"]
+    like = [hit for hit in hits if hit["query"] == f"like {picture}"]
+    assert len(words) == len(like) == 8
+    assert {hit["label"] for hit in hits} == {"cat"}
+    assert like[0]["key"].endswith("03.png")
+    assert like[0]["score"] == pytest.approx(1, abs=1e-4)
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 16
+
+    assert "no row passes" in run("search", store, "apple", "--where", "label = 'cow'").stdout
+    assert "No field named lable" in run("search", store, "apple", "--where", "lable = 'cat'", code=2).stderr
+    wrong = run("search", store, "apple", "--model", place / "other", code=2)
+    assert "scores between two models mean nothing" in wrong.stderr
+    run("search", store, code=2)
+
+
+def test_killed_while_embedding(place: Path) -> None:
+    out = place / "parts"
+    command = [
+        "embed",
+        place / "pictures",
+        "--model",
+        place / "model",
+        "--out",
+        out,
+        "--part-rows",
+        1,
+        "--batch-size",
+        1,
+    ]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tether", *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("part-*.parquet")) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.001)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    before = len(list(out.glob("part-*.parquet")))
+    assert before > 0
+    assert f"24 pictures, {24 - before} of them new" in run(*command).stdout
+    keys = [key for part in sorted(out.glob("*.parquet")) for key in pq.read_table(part)["key"].to_pylist()]
+    assert len(keys) == len(set(keys)) == 24
+
+
+def test_classify(place: Path) -> None:
+    out = place / "c.csv"
+    common = ["classify", place / "pictures", "--model", place / "model", "--out", out]
+    done = run(*common, "--classes", "cat,dog", "--top", 2, "--calibrate", place / "pictures", "--abstain", 0.3)
+    assert "24 pictures, 0 without a label" in done.stdout
+    assert "calibrated on 24 pictures" in done.stderr
+    with out.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 24
+    assert {line["label"] for line in lines} <= {"cat", "dog"}
+    assert "not calibrated" in run(*common, "--classes", "cat,dog").stderr
+    assert "'cat' comes twice" in run(*common, "--classes", "cat,dog,cat", code=2).stderr
+    assert "got none" in run(*common, "--classes", "", code=2).stderr
+
+
+def test_a_few_kills_lose_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "kill_store.py", "--kills", "3", "--seed", "7"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("3 of 3 kills survived; 0 of ")
