@@ -72,8 +72,10 @@ class Listed:
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
+def small_pieces(request, monkeypatch):
     monkeypatch.setattr(group, "__kwdefaults__", {"rows": 100})
+    if request.node.get_closest_marker("distributed"):
+        return  # other processes would not see the smaller batches
     monkeypatch.setattr("tether.data.curate.pool_parquet.BATCH_ROWS", 32)
     monkeypatch.setattr("tether.data.curate.pool_source.BATCH_ROWS", 5)
 

@@ -39,8 +39,10 @@ class NgramTree:
                     ends[node] = -1
                     starts.append(0)
             ends[node] = entry
-        self._ends = np.fromiter(ends.values(), np.int64, len(ends))
-        self._inner = np.frombuffer(bytes(starts), np.bool_)
+        self._end_of = list(ends.values())  # the same once more as plain values: read one by one they are faster
+        self._starts = bytes(starts)
+        self._ends = np.array(self._end_of, np.int64)
+        self._inner = np.frombuffer(self._starts, np.bool_)
         keys = np.fromiter(self._edges.keys(), np.int64, len(self._edges))
         children = np.fromiter(self._edges.values(), np.int64, len(self._edges))
         order = np.argsort(keys)
@@ -55,18 +57,24 @@ class NgramTree:
 
     def match(self, text: str) -> list[int]:
         """Positions of the entries in one caption, ascending."""
-        words = [self._words.get(word, -1) for word in tokens(text)]
+        words = list(map(self._words.get, tokens(text)))
+        ends, starts, edges, width = self._end_of, self._starts, self._edges, self._width
         found = set()
-        for start, word in enumerate(words):
-            node: int | None = word
-            following = start + 1
-            while node is not None and node >= 0:
-                if self._ends[node] >= 0:
-                    found.add(int(self._ends[node]))
-                if not self._inner[node] or following == len(words) or words[following] < 0:
+        for place, word in enumerate(words, start=1):
+            if word is None:
+                continue
+            found.add(ends[word])
+            node = word
+            for following in words[place:] if starts[word] else ():
+                if following is None:
                     break
-                node = self._edges.get(node * self._width + words[following])
-                following += 1
+                node = edges.get(node * width + following, -1)
+                if node < 0:
+                    break
+                found.add(ends[node])
+                if not starts[node]:
+                    break
+        found.discard(-1)
         return sorted(found)
 
     def match_column(self, texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:

@@ -176,10 +176,11 @@ class _Shard:
             self._buffer.parent.mkdir(parents=True, exist_ok=True)
             self._kept = pq.ParquetWriter(self._buffer, chosen.schema, compression="zstd")
         self._kept.write_table(chosen)
-        keys = rows.keys.take(pa.array(kept)).to_pylist()
-        for key, size in zip(keys, sizes.tolist(), strict=True):
-            self._digest.update(f"{key}\x00{size}\x00".encode())
-        self._digest.update("\x00".join(texts.to_pylist()).encode())
+        # Row by row, so that the digest does not depend on how many rows are read at once.
+        starts = (np.cumsum(sizes) - sizes).tolist()
+        words = texts.to_pylist()
+        for key, start, size in zip(rows.keys.take(pa.array(kept)).to_pylist(), starts, sizes.tolist(), strict=True):
+            self._digest.update("\x00".join([key, *words[start : start + size], "\x01"]).encode())
         self._rows += len(kept)
         self._pairs += int(real.sum())
 

@@ -1,0 +1,116 @@
+"""``tether curate`` as a person runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tether.cli import main
+
+TETHER = (sys.executable, "-c", "from tether.cli import main; main()")
+TEXTS = ["a red fox"] * 60 + ["a red owl"] * 4 + ["a red mole"] * 6 + ["IMG 0031"] * 10
+
+
+def run(*arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    command = [*TETHER, "curate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    pq.write_table(pa.table({"image": [b"x"] * len(TEXTS), "caption": TEXTS}), tmp_path / "pool.parquet")
+    (tmp_path / "words.txt").write_text("fox\nowl\nmole\nunicorn\n")
+    return tmp_path / "pool.parquet"
+
+
+def test_curates_with_a_list_of_entries(pool, tmp_path):
+    done = run(pool, "--entries", tmp_path / "words.txt", "--t", 10, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "80 rows with 80 captions; 0 bad rows" in done.stdout
+    assert "10 refused (no entry of the metadata stands in the caption)" in done.stdout
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    kept = pq.read_table(tmp_path / "out" / manifest["shards"][0]["file"])["caption"].to_pylist()
+    assert kept.count("a red owl") == 4
+    assert kept.count("a red mole") == 6
+    assert 0 < kept.count("a red fox") < 30
+    assert kept.count("IMG 0031") == 0
+    assert (tmp_path / "out" / "entries.txt").read_text().split() == ["fox", "owl", "mole", "unicorn"]
+
+
+def test_makes_entries_of_the_pool_itself_and_goes_on(pool, tmp_path):
+    arguments = (pool, "--entries", "auto", "--minimum", 4, "--t", 10, "--out", tmp_path / "out")
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    entries = (tmp_path / "out" / "entries.txt").read_text().split("\n")
+    assert {"fox", "owl", "mole", "red", "IMG"} <= set(entries)
+    assert run(*arguments).stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --entries"),
+        (["--entries", "{words}"], "expected either t or tail_share"),
+        (["--entries", "{words}", "--t", "0.5"], "t: expected at least 1, got 0.5"),
+        (["--entries", "none.txt", "--t", "5"], "none.txt: no such file"),
+        (["--entries", "auto"], "expected either t or tail_share"),
+        (["--entries", "{words}", "--t", "5", "--engine", "spark"], "--engine: expected local or ray, got 'spark'"),
+        (["--recipe", "{words}", "--t", "5"], "--t and --tail-share belong to --entries"),
+        (["--recipe", "{words}"], "expected one key, 'steps'"),
+    ],
+)
+def test_says_what_is_wrong(pool, tmp_path, capsys, arguments, message):
+    given = [a.format(words=tmp_path / "words.txt") for a in arguments]
+    with pytest.raises(SystemExit) as left:
+        main(["curate", str(pool), *given, "--out", str(tmp_path / "out")])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_strict_stops_at_a_bad_row(tmp_path, capsys):
+    pq.write_table(pa.table({"caption": pa.array([b"fox", b"\xff"])}), tmp_path / "pool.parquet")
+    (tmp_path / "words.txt").write_text("fox\n")
+    arguments = [str(tmp_path / "pool.parquet"), "--entries", str(tmp_path / "words.txt"), "--t", "5", "--out"]
+    with pytest.raises(SystemExit) as left:
+        main(["curate", *arguments, str(tmp_path / "strict"), "--strict"])
+    assert left.value.code == 2
+    assert "bad row 'pool.parquet:1': a caption is not UTF-8" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["curate", *arguments, str(tmp_path / "out")])
+    assert left.value.code == 0
+    assert "1 bad rows skipped" in capsys.readouterr().out
+    assert "pool.parquet:1" in (tmp_path / "out" / "bad_rows.jsonl").read_text()
+
+
+def test_killed_it_goes_on_to_the_same_rows(tmp_path):
+    texts = [f"a red {'fox' if index % 3 else 'owl'} {index}" for index in range(120_000)]
+    pq.write_table(pa.table({"caption": texts}), tmp_path / "pool.parquet", row_group_size=4_000)
+    (tmp_path / "words.txt").write_text("fox\nowl\n")
+    arguments = [tmp_path / "pool.parquet", "--entries", tmp_path / "words.txt", "--t", 30_000, "--out"]
+    command = [*TETHER, "curate", *map(str, arguments), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("part-*")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert run(*arguments, tmp_path / "out").returncode == 0
+    assert run(*arguments, tmp_path / "whole").returncode == 0
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("out", "whole")]
+    assert manifests[0] == manifests[1]
+    for shard in manifests[0]["shards"]:
+        files = [(tmp_path / name / shard["file"]).read_bytes() for name in ("out", "whole")]
+        assert files[0] == files[1]
