@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from tether.core.errors import InputError
 from tether.core.files import read_json
@@ -71,7 +70,7 @@ def load(
     return model.to(device=device, dtype=dtype).eval()
 
 
-def _from_path(path: Path, *, random_weights: bool) -> nn.Module:
+def _from_path(path: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     if path.is_file():
         return _from_file(path)
     if not path.is_dir():
@@ -90,7 +89,7 @@ def _from_path(path: Path, *, random_weights: bool) -> nn.Module:
     raise InputError(f"{path}: holds no {CONFIG_FILE}, open_clip_config.json or config.json; {_HINT}")
 
 
-def _from_file(path: Path) -> nn.Module:
+def _from_file(path: Path) -> Clip | WrappedEncoder:
     """A lone weights file: what it holds stands in the description beside it."""
     from tether.models.convert.weights import refuse_pickle
 
@@ -137,7 +136,7 @@ def read_own_config(path: Path) -> ModelConfig:
     return read_config(values.get("model", {}), where=str(path))
 
 
-def _from_hub(name: str, *, random_weights: bool) -> nn.Module:
+def _from_hub(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
     from tether.core.errors import MissingExtraError
 
     try:

@@ -21,12 +21,12 @@ from tether.models.convert.rules import take
 from tether.models.convert.tokenizers import open_clip_tokenizer
 from tether.models.convert.weights import fill, read_weights, refuse_pickle
 from tether.models.dual import Clip
-from tether.models.wrap import OpenClipEncoder
+from tether.models.wrap import OpenClipEncoder, WrappedEncoder
 
 SEED = 0
 
 
-def load_named(name: str, *, random_weights: bool) -> nn.Module:
+def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
     """``ARCHITECTURE/TAG`` or ``ARCHITECTURE/path/to/weights.safetensors``; ``ARCHITECTURE`` alone has random weights.
 
     Raises:
@@ -41,17 +41,17 @@ def load_named(name: str, *, random_weights: bool) -> nn.Module:
                 f"open_clip:{name}: names no weights; expected open_clip:{architecture}/TAG or "
                 f"open_clip:{architecture}/FILE.safetensors, or ask for random weights"
             )
-        return _random(config) if config is not None else _wrapped(architecture, cfg, preprocess={}, weights=None)
+        return _random(config) if config is not None else _wrapped(architecture, cfg, weights=None)
     file = Path(weights).expanduser()
     if file.is_file() or Path("/" + weights).is_file():
         file = file if file.is_file() else Path("/" + weights)
-        return _native(config, file) if config is not None else _wrapped(architecture, cfg, preprocess={}, weights=file)
+        return _native(config, file) if config is not None else _wrapped(architecture, cfg, weights=file)
     if file.suffix:
         raise InputError(f"{file}: no such file of weights for open_clip:{architecture}")
     return _tagged(architecture, weights)
 
 
-def load_folder(folder: Path, *, random_weights: bool) -> nn.Module:
+def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     """A folder with an ``open_clip_config.json`` and safetensors, as open_clip pushes to the hub.
 
     Raises:
@@ -73,7 +73,7 @@ def load_folder(folder: Path, *, random_weights: bool) -> nn.Module:
         if not random_weights:
             raise InputError(f"{folder}: holds no {' or '.join(names.WEIGHTS_FILES)}; random weights must be asked for")
     if config is None:
-        return _wrapped(f"local-dir:{folder}", cfg, preprocess=preprocess, weights=weights)
+        return _wrapped(f"local-dir:{folder}", cfg, weights=weights)
     return _random(config) if weights is None else _native(config, weights)
 
 
@@ -103,7 +103,7 @@ def _known_config(architecture: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _tagged(architecture: str, tag: str) -> nn.Module:
+def _tagged(architecture: str, tag: str) -> Clip | WrappedEncoder:
     """Weights that open_clip knows by a tag and downloads itself."""
     import open_clip
 
@@ -127,7 +127,7 @@ def _tagged(architecture: str, tag: str) -> nn.Module:
     return ours
 
 
-def _wrapped(name: str, cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any], weights: Path | None) -> nn.Module:
+def _wrapped(name: str, cfg: Mapping[str, Any], *, weights: Path | None) -> OpenClipEncoder:
     """A model that open_clip builds and we wrap; no pickle is read and no tower downloads weights of its own."""
     import open_clip
 

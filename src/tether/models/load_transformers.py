@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.files import read_json
@@ -18,14 +17,14 @@ from tether.models.convert.rules import take
 from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.convert.weights import fill, read_weights, refuse_pickle
 from tether.models.dual import Clip
-from tether.models.wrap import SiglipEncoder
+from tether.models.wrap import SiglipEncoder, WrappedEncoder
 
 WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json")
 SIGLIP_PAD = 1  # SiglipTextConfig's default
 HALF = (0.5, 0.5, 0.5)  # SiglipImageProcessor's mean and deviation
 
 
-def load_folder(folder: Path, *, random_weights: bool) -> nn.Module:
+def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     """A folder with a ``config.json`` and safetensors.
 
     Raises:
