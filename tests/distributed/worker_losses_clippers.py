@@ -1,0 +1,174 @@
+"""One of two gloo processes: compares losses and clippers with what one process computes on the whole batch.
+
+Started by test_losses_clippers.py as ``worker_losses_clippers.py CHECK STORE RANK``; exits non-zero on a difference.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from tether.core.gather import LOCAL, Gather, process_gather
+from tether.core.types import Batch, Encoded, Features
+from tether.losses import OBJECTIVES, clip_loss, siglip_loss
+from tether.optim import AdamW, clip_and_step
+from tether.optim.clip import CLIPPERS, ZClip
+from tether.optim.clip.uniform import UniformClipper
+
+WORLD, ROWS = 2, 5
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def make_clipper(name: str) -> UniformClipper:
+    return ZClip(warmup_steps=2, max_grad_norm=None) if name == "zclip" else CLIPPERS[name]()  # pyrefly: ignore
+
+
+def check_losses(rank: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = [torch.randn(WORLD * ROWS, 6, generator=generator, dtype=torch.float64) for _ in range(4)]
+    labels = torch.tensor([0, 1, 2, 0, 4, 5, 1, 1, 8, 9])
+    words = labels[:, None] + 1
+    mine = slice(rank * ROWS, (rank + 1) * ROWS)
+    scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    bias = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
+    leaves = [row.requires_grad_() for row in whole]
+
+    def through(loss: Callable[..., Tensor], part: slice, gather: Gather) -> Tensor:
+        image, text, more_image, more_text = (F.normalize(leaf[part], dim=1) for leaf in leaves)
+        return loss(image, text, more_image, more_text, labels[part], words[part], gather)
+
+    def objective(name: str, duplicates: str) -> Callable[..., Tensor]:
+        part = OBJECTIVES[name](duplicates=duplicates)  # pyrefly: ignore
+
+        def loss(i: Tensor, t: Tensor, mi: Tensor, mt: Tensor, la: Tensor, w: Tensor, g: Gather) -> Tensor:
+            batch = Batch(torch.zeros(len(i), 3, 1, 1), w)
+            return part(Encoded(Features(i), Features(t), scale.exp(), bias), batch, gather=g).total
+
+        return loss
+
+    losses: dict[str, Callable[..., Tensor]] = {
+        f"{name} {duplicates}": objective(name, duplicates)
+        for name in OBJECTIVES
+        for duplicates in ("negatives", "positives")
+    }
+    losses |= {
+        f"clip {directions} {reduction}": lambda i, t, mi, mt, la, w, g, d=directions, r=reduction: clip_loss(
+            i, t, scale.exp(), gather=g, directions=d, reduction=r
+        )
+        for directions, reduction in (
+            ("sum", "mean"),
+            ("mean", "sum"),
+            ("image_to_text", "mean"),
+            ("text_to_image", "sum"),
+        )
+    }
+    losses["clip, all options"] = lambda i, t, mi, mt, la, w, g: clip_loss(
+        i, t, scale.exp(), gather=g, labels=la, label_smoothing=0.1, extra_img=mi, extra_txt=mt
+    )
+    losses["siglip with labels"] = lambda i, t, mi, mt, la, w, g: siglip_loss(
+        i, t, scale.exp(), bias, gather=g, labels=la
+    )
+    variables = [*leaves, scale, bias]
+    for name, loss in losses.items():
+        reference = through(loss, slice(None), LOCAL)
+        wanted = torch.autograd.grad(reference, variables, allow_unused=True)
+        local = through(loss, mine, process_gather())
+        total = local.detach() / WORLD
+        dist.all_reduce(total)
+        torch.testing.assert_close(total, reference.detach(), **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+        for got, want in zip(torch.autograd.grad(local, variables, allow_unused=True), wanted, strict=True):
+            assert (got is None) == (want is None), name
+            if got is not None and want is not None:
+                average = got / WORLD
+                dist.all_reduce(average)
+                torch.testing.assert_close(average, want, **CLOSE, msg=lambda m, n=name: f"gradient of {n}: {m}")
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+
+
+def batch_at(step: int) -> Tensor:
+    size = 300.0 if step in (3, 6) else 1.0
+    return torch.randn(WORLD * ROWS, 5, generator=torch.Generator().manual_seed(step), dtype=torch.float64) * size
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def check_clippers(rank: int, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    mine = slice(rank * ROWS, (rank + 1) * ROWS)
+    for name in CLIPPERS:
+        alone, shared, folded = network(), wrap(network()), wrap(network())
+        clippers = [make_clipper(name) for _ in range(3)]
+        optimizers = [AdamW(module.parameters(), lr=0.01, eps=1e-3) for module in (alone, shared, folded)]
+        scales = set()
+        for step in range(8):
+            rows = batch_at(step)
+            for module, part in ((alone, slice(None)), (shared, mine), (folded, mine)):
+                module.zero_grad()
+                (module(rows[part]).square().sum(dim=1).mean() * 0.1).backward()
+            if step == 5:
+                for module in (alone, shared, folded):
+                    poison(module, rank)
+            reports = [clippers[i].clip_(m.named_parameters(), step=step) for i, m in enumerate((alone, shared))]
+            gradients = [[whole(p.grad) for p in module.parameters()] for module in (alone, shared)]
+            reports.append(
+                clip_and_step(optimizers[2], clipper=clippers[2], named_params=folded.named_parameters(), step=step)
+            )
+            scales.add(float(reports[0].scale))
+            # Folded, the factor travels in float32, as the fused kernels want it.
+            for report, close in zip(reports[1:], (CLOSE, {"rtol": 1e-5, "atol": 1e-6}), strict=True):
+                for key in ("norm", "scale", "threshold", "skip"):
+                    torch.testing.assert_close(getattr(report, key), getattr(reports[0], key), equal_nan=True, **close)
+            torch.testing.assert_close(gradients[1], gradients[0], **CLOSE)
+            assert bool(reports[0].skip) == (step == 5)
+            if not reports[0].skip:
+                optimizers[0].step()
+                optimizers[1].step()
+            for module in (shared, folded):
+                for want, got in zip(alone.parameters(), module.parameters(), strict=True):
+                    torch.testing.assert_close(whole(got), want.detach() * 1, rtol=1e-5, atol=1e-6)
+        assert name == "none" or len(scales) > 2, f"{name} never clipped: {scales}"
+
+
+def poison(module: nn.Module, rank: int) -> None:
+    """One NaN in the last row of the first weight, which under sharding only the last process holds."""
+    gradient = next(iter(module.parameters())).grad
+    if isinstance(gradient, DTensor):
+        if rank == WORLD - 1:
+            gradient.to_local()[-1, 0] = torch.nan
+    elif gradient is not None:
+        gradient[-1, 0] = torch.nan
+
+
+def sharded(module: nn.Module) -> nn.Module:
+    mesh = init_device_mesh("cpu", (WORLD,))
+    fully_shard(module[0], mesh=mesh)  # pyrefly: ignore
+    return fully_shard(module, mesh=mesh)
+
+
+CHECKS: dict[str, Callable[[int], None]] = {
+    "losses": check_losses,
+    "ddp": lambda rank: check_clippers(rank, DistributedDataParallel),
+    "fsdp2": lambda rank: check_clippers(rank, sharded),
+}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    check, store, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
+    CHECKS[check](rank)
+    dist.barrier()
+    dist.destroy_process_group()
