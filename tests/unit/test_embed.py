@@ -226,7 +226,7 @@ class TestSearching:
         assert page.count("data:image/jpeg;base64,") == 5
         assert "http" not in page.replace("http-equiv", "")
         assert "apple &lt;script&gt;" in page
-        assert "1 of 2 right" in page
+        assert "right at place 1" in page
         assert "Nothing passed the filter" in page
         with pytest.raises(InputError, match="at least one query"):
             gallery({}, tmp_path / "page.html")

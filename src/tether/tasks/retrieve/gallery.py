@@ -53,11 +53,19 @@ def gallery(
 
 
 def _query(text: str, hits: Sequence[Hit]) -> dict[str, Any]:
-    known = [hit.right for hit in hits if hit.right is not None]
-    note = f"{sum(known)} of {len(known)} right" if known else f"best score {hits[0].score:.3f}" if hits else ""
     scores = [hit.score for hit in hits]
     low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
-    return {"text": text, "note": note, "hits": [_shown(hit, low=low, high=high) for hit in hits]}
+    return {"text": text, "note": _note(hits), "hits": [_shown(hit, low=low, high=high) for hit in hits]}
+
+
+def _note(hits: Sequence[Hit]) -> str:
+    """How well it went, where that is known."""
+    if not any(hit.right is not None for hit in hits):
+        return f"best score {hits[0].score:.3f}" if hits else ""
+    places = [place for place, hit in enumerate(hits, start=1) if hit.right]
+    if len(places) > 1:
+        return f"{len(places)} of {len(hits)} right, the first at place {places[0]}"
+    return f"right at place {places[0]}" if places else f"not among the first {len(hits)}"
 
 
 def _shown(hit: Hit, *, low: float, high: float) -> dict[str, Any]:
