@@ -43,7 +43,7 @@ def run_open_clip(seed: int, epochs: int) -> dict[str, float]:
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    train, test = (EmojiSet(split=split, size=64, holdout="sequence") for split in ("train", "test"))
+    train, test = (EmojiSet(split=split, size=64) for split in ("train", "test"))
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=24)
     model = open_clip.CLIP(192, VISION, TEXT)
     augment, plain = image_transform(64, is_train=True), image_transform(64, is_train=False)
@@ -94,7 +94,7 @@ def run_ours(seed: int) -> dict[str, list[list[float]]]:
     from tether.train import load_config, train
 
     torch.set_num_threads(1)
-    held = open_source({"name": "emoji", "split": "test", "size": 64, "holdout": "sequence"}, where="benchmark")
+    held = open_source({"name": "emoji", "split": "test", "size": 64}, where="benchmark")
     config = load_config(RECIPE, overrides=[f"seed={seed}", "threads=1", f"evaluate.every={EVERY}"])
     curve: list[list[float]] = []
     measuring = 0.0
