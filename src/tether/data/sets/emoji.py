@@ -2,14 +2,15 @@
 
 How it is split (fixed; drawn from a hash of the code points, so it does not move when drawings are added):
 
-* ``holdout="base"``: whole base emoji are held out, with all their skin tones and genders. About 23.5 % of the bases
-  are for testing (their plain drawings: some 400 with distinct names) and 8 % for validation. The rest trains,
-  except for three tenths of its skin-tone and gender variants: these are ``variants``, a test of composition, for
-  which every part was seen in training and the combination was not. This is hard: most held-out names ("flamingo")
-  were never read.
-* ``holdout="sequence"``: single sequences are held out whatever their siblings do, 10 % for testing and 4 % for
-  validation. Half of the test rows are then a new tone or gender of something seen, and ``variants`` is that half.
-  This is the split to watch a small model learn on.
+* ``holdout="sequence"`` (the default): single sequences are held out whatever their siblings do, 10 % for testing
+  (some 380) and 4 % for validation. More than half of the test rows are a new tone or gender of something seen, and
+  ``variants`` are those: what is asked for is composition. The split to watch a small model learn on.
+* ``holdout="base"``: whole base emoji are held out, with all their skin tones and genders. 23.5 % of the bases are
+  for testing (their plain drawings, some 390) and 8 % for validation. The rest trains, except for three tenths of its
+  skin-tone and gender variants: these are ``variants``, for which every part was seen and the combination was not.
+  Much harder: most held-out names ("flamingo") were never read.
+
+Train and test must use the same ``holdout``: the test rows of one are training rows of the other.
 
 Drawings: OpenMoji, https://openmoji.org, CC BY-SA 4.0. Names: Unicode CLDR through the ``emoji`` package.
 """
@@ -65,7 +66,7 @@ class EmojiSet:
         size: height and width in pixels, 8 to 1024.
         languages: whose names become captions, in this order; any of ``LANGUAGES``.
         keywords: ``none``; ``joined``, one more caption that lists them; ``each``, one caption for every keyword.
-        holdout: what is held out together, ``base`` or ``sequence``.
+        holdout: what is held out together, ``sequence`` or ``base``; the same for training and testing.
         background: what the drawing lies on, ``#rrggbb`` or ``white``, ``black``, ``grey``.
 
     Attributes:
@@ -87,7 +88,7 @@ class EmojiSet:
         size: int = 64,
         languages: tuple[str, ...] = ("en",),
         keywords: Literal["none", "joined", "each"] = "none",
-        holdout: Holdout = "base",
+        holdout: Holdout = "sequence",
         background: str = "white",
     ) -> None:
         """Choose the rows and render what the cache does not hold yet (about 1 ms a drawing at 64 px)."""
