@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -41,13 +41,12 @@ def command(
 
     from tether import load
     from tether.core.files import write_json
-    from tether.core.protocols import DualEncoder
     from tether.data import open_source
     from tether.evaluate import evaluate
     from tether.evaluate.suite import MEASURES
 
     rows = open_source(source, where="SOURCE")
-    encoder = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
+    encoder = load(model, device=device, random_weights=random_weights)
     sizes = [block.rows for block in rows.blocks()]
     total = None if any(size is None for size in sizes) else sum(size for size in sizes if size is not None)
     total = limit if total is None else min(total, limit or total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -27,9 +27,8 @@ def command(
     encoder = rows = None
     if model is not None:
         from tether import load
-        from tether.core.protocols import DualEncoder
 
-        encoder = cast(DualEncoder, load(model))
+        encoder = load(model)
     if source is not None:
         from tether.data import open_source
 
