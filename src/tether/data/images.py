@@ -28,7 +28,7 @@ _JPEG = b"\xff\xd8\xff"
 _START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
-_WIDEST = 16  # aspect ratio beyond which only the middle of a picture is resized
+_WIDEST = 64  # aspect ratio beyond which only the middle of a picture is resized
 
 
 def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 h w"]:
@@ -95,7 +95,7 @@ def fit(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W
 
     Equal to open_clip's evaluation transform (Pillow resize, centre crop) within one grey level: the long side is
     cut down to a whole number, and half a pixel of margin goes to the even side (``round`` to even).
-    A picture more than 16 times as long as wide is first cut to its middle, so that it cannot fill the memory.
+    A picture more than 64 times as long as wide is first cut to its middle, so that it cannot fill the memory.
 
     Args:
         pixels: (3, h, w) uint8.
