@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, TetherError
 from tether.tasks.retrieve import mirror, store
 from tether.tasks.retrieve.inverted import InvertedIndex
 from tether.tasks.retrieve.ranking import best
@@ -228,6 +228,32 @@ class TestRefusals:
             Store.create(tmp_path / "other", schema=pa.schema({"key": pa.string(), "embedding": pa.string()}))
         with pytest.raises(InputError, match="top=0"):
             made.search(vectors(1)[0], top=0)
+
+
+def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    made = filled(tmp_path / "db", vectors(20))
+    made.search(vectors(1)[0])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))  # a file may not grow further, as on a full disk
+    try:
+        with pytest.raises(TetherError, match="the write failed and changed nothing"):
+            made.add(table(vectors(5_000, seed=1), start=100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for one in (made, Store.open(tmp_path / "db")):
+        assert len(one.search(vectors(1)[0], top=100)) == len(one) == 20
+    made.add(table(vectors(5, seed=1), start=100))
+    assert len(made) == 25
+
+
+def test_a_failed_compaction_is_no_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = filled(tmp_path / "db", vectors(20))
+    monkeypatch.setattr(store, "COMPACT_EVERY", 1)
+    monkeypatch.setattr(type(made._table), "optimize", lambda self, **given: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.warns(UserWarning, match="not compacted.*no space"):
+        made.add(table(vectors(1, seed=1), start=100))
+    assert made.search(vectors(1, seed=1)[0]).keys[0] == "k100"
 
 
 def test_quotes_in_keys(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ vectors in memory (``mirror.py``) answers the queries.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, TetherError
 from tether.tasks.retrieve.mirror import Mirror
 from tether.tasks.retrieve.ranking import How, Ranking
 from tether.tasks.retrieve.rows import EMBEDDING, KEY, check_schema, checked, conform, refuse_unknown
@@ -137,7 +139,8 @@ class Store:
         present = [key for key in keys if key in known]
         if present:
             raise InputError(f"{self.uri}: key {present[0]!r} is already there ({len(present)} such); use update")
-        self._table.add(rows)
+        with self._writing():
+            self._table.add(rows)
         if self._mirror is not None:
             self._mirror.append(keys, vectors, version=self._table.version)
         self._remember(keys)
@@ -164,7 +167,8 @@ class Store:
         keys, vectors = checked(rows, where=self.uri)
         known = self._positions()
         gone = np.array([known[key] for key in keys], dtype=np.int64)
-        self._table.merge_insert(KEY).when_matched_update_all().execute(rows)
+        with self._writing():
+            self._table.merge_insert(KEY).when_matched_update_all().execute(rows)
         if self._mirror is not None:
             self._mirror.remove(gone, version=self._table.version)
             self._mirror.append(keys, vectors, version=self._table.version)
@@ -195,7 +199,8 @@ class Store:
             raise InputError(f"{self.uri}: no row with key {missing[0]!r} ({len(missing)} such)")
         keys = list(dict.fromkeys(keys))
         for start in range(0, len(keys), KEYS_PER_DELETE):
-            self._table.delete(_one_of(keys[start : start + KEYS_PER_DELETE]))
+            with self._writing():
+                self._table.delete(_one_of(keys[start : start + KEYS_PER_DELETE]))
         if not keys:
             return
         if self._mirror is not None:
@@ -292,7 +297,8 @@ class Store:
 
     def compact(self, *, keep: timedelta = KEEP_VERSIONS) -> None:
         """Join small files, bring scalar indices up to date, and drop versions older than ``keep``."""
-        self._table.optimize(cleanup_older_than=keep)
+        with self._writing():
+            self._table.optimize(cleanup_older_than=keep)
         if self._mirror is not None:
             self._mirror.forget(version=self._table.version)
 
@@ -313,6 +319,14 @@ class Store:
             self._table.create_index(field.name, config=kind, replace=True)
         if self._mirror is not None:
             self._mirror.forget(version=self._table.version)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say in one line that a write failed: a full disk, lost rights, a conflict with another writer."""
+        try:
+            yield
+        except (ValueError, RuntimeError, OSError) as error:
+            raise TetherError(f"{self.uri}: the write failed and changed nothing: {_plain(error)}") from error
 
     def _positions(self) -> dict[str, int]:
         """Key to position in the mirror (or any number, without one), for the newest version."""
@@ -336,7 +350,10 @@ class Store:
 
     def _tidy(self) -> None:
         if self._table.version % COMPACT_EVERY == 0:
-            self.compact()
+            try:
+                self.compact()
+            except TetherError as error:  # what was written stands; the next hundredth version tries again
+                warnings.warn(f"not compacted: {error}", stacklevel=3)
         self._version = self._table.version
 
 
