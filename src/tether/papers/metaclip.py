@@ -42,9 +42,9 @@ CARD = Card(
     guide="metaclip.md",
     differences=(
         "The paper curates from 1.6 billion pairs with 500,000 entries; here a pool of 8,000 with one entry a class.",
-        "Classes are named by invented words, so that a rare class is learnt from its own pairs alone. In pilots on two "
-        "other seeds with captions such as 'a red star', where frequent classes teach the colours and shapes of the rare "
-        "ones, balancing a pool of 2,400 pairs lost 6 points, and one of 16,000 gained 3 or lost 1, by number of steps.",
+        "Classes are named by invented words, so that a rare class is learnt from its own pairs alone. In pilots on "
+        "other seeds with captions such as 'a red star', where frequent classes teach the colours and shapes of rare "
+        "ones, balancing 2,400 pairs lost 6 points, and balancing 16,000 gained 3 or lost 1, by number of steps.",
         "Each pair is drawn once, by a hash of its key, with the probability that its entries give together; the "
         "paper's code draws entry by entry from one random stream. The law is the same, and Balancer.sample has both.",
         "A record with two winning texts stays one record; the paper's balancing.py writes it twice.",
