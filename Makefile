@@ -1,0 +1,51 @@
+# make demo   install, train on emoji, open the report and a search gallery    make check  style, types, imports, docs
+# make test   install for development, run every test                          make docs   the site
+# make bench  side by side with the peers                                      make clean  forget what was built
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := runs/demo
+
+.PHONY: demo test check docs bench clean
+
+$(VENV)/.stamp-use: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ $(VENV)/.stamp-use
+
+demo: $(VENV)/.stamp-use
+	$(BIN)/tether train recipes/demo.yaml --out $(RUN) --resume
+	$(BIN)/tether report $(RUN)
+	$(BIN)/tether embed emoji:split=test --model $(RUN) --out $(RUN)/embeddings.parquet --thumbnail 64
+	$(BIN)/tether index $(RUN)/embeddings.parquet --out $(RUN)/store --existing merge
+	$(BIN)/tether search $(RUN)/store "red heart" "a smiling face" "fruit" "flag" "a woman at work" --html $(RUN)/gallery.html
+	@echo
+	@echo "report:         $(CURDIR)/$(RUN)/report.html"
+	@echo "search gallery: $(CURDIR)/$(RUN)/gallery.html"
+
+test: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/tether docs --check
+
+docs: $(VENV)/.stamp-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/tether docs --write
+	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+
+bench: $(VENV)/.stamp-dev
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
+
+clean:
+	rm -rf $(VENV) docs/_build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
