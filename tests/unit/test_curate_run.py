@@ -171,6 +171,38 @@ def test_stopped_anywhere_it_goes_on_to_the_same_files(tmp_path, monkeypatch, st
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
+    pool = open_pool(write(tmp_path / "pool.parquet", captions(430)))
+    curate(pool, steps=[step()], out=tmp_path / "whole")
+    written = []
+    write_table = pq.ParquetWriter.write_table
+
+    def full(self, table, *arguments, **keywords):
+        written.append(table.num_rows)
+        if len(written) == 6:
+            raise OSError(28, "No space left on device")
+        return write_table(self, table, *arguments, **keywords)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(pq.ParquetWriter, "write_table", full)
+        curate(pool, steps=[step()], out=tmp_path / "out")
+    whole = contents(tmp_path / "whole")
+    for path in (tmp_path / "out").glob("part-*"):
+        assert path.read_bytes() == whole[path.name]
+    curate(pool, steps=[step()], out=tmp_path / "out")
+    assert contents(tmp_path / "out") == whole
+
+
+def test_killed_after_the_manifest_it_tidies_up(tmp_path, monkeypatch):
+    pool = open_pool(write(tmp_path / "pool.parquet", captions(100)))
+    with monkeypatch.context() as patch:
+        patch.setattr("tether.data.curate.run.shutil.rmtree", lambda *_: None)
+        first = curate(pool, steps=[step()], out=tmp_path / "out")
+    assert (tmp_path / "out" / STATE).is_dir()
+    assert curate(pool, steps=[step()], out=tmp_path / "out") == first
+    assert not (tmp_path / "out" / STATE).exists()
+
+
 def test_steps_count_what_the_ones_before_left(tmp_path):
     pool = open_pool(write(tmp_path / "pool.parquet", captions(430)))
     rare = ("rare", MetaClipCurator(entries=["fox", "owl"], t=1e9))

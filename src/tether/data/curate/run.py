@@ -125,7 +125,10 @@ def _enter(out: Path, digest: str) -> dict[str, Any] | None:
             f"{out}: holds the curation of another pool, of other steps or of another seed; give a new folder or "
             "remove this one"
         )
-    return None if held.get("unfinished") else held
+    if held.get("unfinished"):
+        return None
+    shutil.rmtree(out / STATE, ignore_errors=True)  # left when the run was killed after its manifest was written
+    return held
 
 
 def _without_duplicates(plan: Plan, pieces: int) -> list[tuple[str, str]]:
