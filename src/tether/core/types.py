@@ -157,4 +157,4 @@ class ImageSpec:
             return pixels.to(dtype)
         mean = torch.tensor(self.mean, device=pixels.device, dtype=torch.float32).view(3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device, dtype=torch.float32).view(3, 1, 1)
-        return ((pixels.float() - 255 * mean) / (255 * std)).to(dtype)
+        return pixels.float().sub_(255 * mean).div_(255 * std).to(dtype)  # in place: the floats are a fresh copy
