@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import pickle
 import random
@@ -65,7 +66,7 @@ def test_merge_is_free_of_order_and_split(name):
     for _ in range(5):
         cuts = sorted(rng.sample(range(1, rows.num_rows), 4))
         edges = [0, *cuts, rows.num_rows]
-        parts = [rows.slice(a, b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        parts = [rows.slice(a, b - a) for a, b in itertools.pairwise(edges)]
         rng.shuffle(parts)
         shards = [fresh(name).partial_fit(part) for part in parts[:3]]
         total = fresh(name).empty()

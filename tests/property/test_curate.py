@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def test_backends_agree(entries, captions):
         matcher = SubstringMatcher(entries, backend=backend)
         assert [matcher.match(caption) for caption in captions] == expected
         indptr, ids = matcher.match_many(captions)
-        assert [ids[a:b].tolist() for a, b in zip(indptr[:-1], indptr[1:], strict=True)] == expected
+        assert [ids[a:b].tolist() for a, b in itertools.pairwise(indptr)] == expected
 
 
 @settings(max_examples=100, deadline=None)
