@@ -5,9 +5,26 @@
 256-d float32 unit vectors in 2,000 clusters with a decaying spectrum; one thread, CPU milliseconds of the process, the
 variants interleaved query by query in rotating order, median and range over three rounds of the queries. The answer of
 a plain numpy scan is the truth. ``--million`` adds the million (2 GB of memory, about 2 minutes), ``--lancedb``
-LanceDB's own search for comparison (IVF-Flat built for the million: another minute). ``--quick`` is 20,000 rows.
+LanceDB's own search for comparison (IVF-Flat built for the million: two more). ``--quick`` is 20,000 rows.
 
-RESULT
+Measured last, on one core of an Intel Xeon with AVX-512, other work running beside it (ms, range over rounds, recall):
+
+    100,000 rows (opened and warm in 0.4 CPU-s)
+    numpy scan               6.83   (6.75 to 6.89)   1.000
+    store, exact             7.68   (7.68 to 7.72)   1.000
+    filter 1 %, first time   4.61   (4.30 to 4.78)   1.000
+    filter 1 %, again        1.19   (1.14 to 1.19)   1.000
+    LanceDB, no index       56.46  (48.60 to 59.18)  1.000
+    1,000,000 rows (opened and warm in 4.5 CPU-s, index built in 23)
+    numpy scan              68.13  (67.00 to 68.28)  1.000
+    store, exact            69.78  (68.55 to 70.13)  1.000
+    filter 1 %, first time   5.54   (5.20 to 5.54)   1.000
+    filter 1 %, again        5.02   (4.73 to 5.05)   1.000
+    store, index             3.31   (3.12 to 3.40)   1.000
+    LanceDB IVF-Flat, 16     7.28   (6.47 to 10.61)  0.947
+    LanceDB IVF-Flat, 64     8.52   (7.77 to 20.00)  0.977  (built in 107 CPU-s)
+
+The vectors are clustered, which flatters any inverted file.
 """
 
 from __future__ import annotations
