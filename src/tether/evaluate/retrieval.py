@@ -128,7 +128,7 @@ def _rank_texts(scores: Float[Tensor, "r n"], owner: Int[Tensor, " r"], *, out: 
 
 
 def _count_true(table: Bool[Tensor, "r c"]) -> Int[Tensor, " r"]:
-    return table.sum(dim=1)
+    return table.sum(dim=1, dtype=torch.int32).long()  # torch counts twice as fast in 32 bits
 
 
 def _owners(text_to_image: Int[Tensor, " m"] | None, *, images: int, texts: int) -> Int[Tensor, " m"]:

@@ -24,7 +24,7 @@ def neighbourhoods(rows: Float[Tensor, "n d"], *, seed: int = 0) -> Float[np.nda
         placed = TSNE(
             metric="cosine",
             perplexity=min(20.0, (len(rows) - 1) / 3),
-            init="random",
+            init="pca",
             random_state=seed,
             max_iter=500,
         ).fit_transform(rows.double().numpy())
