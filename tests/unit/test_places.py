@@ -85,3 +85,36 @@ def test_without_a_checkout_the_message_says_so(monkeypatch, tmp_path):
     assert places.checkout() is None
     with pytest.raises(InputError, match="storing needs a source checkout"):
         places.need_checkout("storing")
+
+
+def test_the_fingerprint_covers_card_parts_and_toys(monkeypatch, tmp_path):
+    card = card_module.Card(
+        slug="made-up",
+        title="",
+        year=2024,
+        arxiv="",
+        room="space",
+        parts=("tether.part.Part",),
+        needs=(),
+        gives="",
+        claim=card_module.Claim("", "", "lower", 1.0, "", ""),
+        minutes=1,
+        guide="",
+    )
+    files = {
+        "papers/made_up.py": "CARD = 1\ndef reproduce(lab):\n    from tether.papers.toys.spikes import train\n",
+        "papers/toys/spikes.py": "def train(): ...\n",
+        "papers/lab.py": "class Lab: ...\n",
+        "part.py": "class Part: ...\n",
+    }
+    monkeypatch.setattr(places, "PACKAGE", tmp_path / "tether")
+    for name, text in files.items():
+        path = tmp_path / "tether" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    before = places.fingerprint(card)
+    for name, text in files.items():
+        (tmp_path / "tether" / name).write_text(text + "# edited\n")
+        assert (places.fingerprint(card) == before) == (name == "papers/lab.py"), name
+        (tmp_path / "tether" / name).write_text(text)
+    assert places.fingerprint(card) == before

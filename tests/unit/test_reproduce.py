@@ -201,3 +201,21 @@ def test_the_lab_has_pictures_and_their_names():
     assert len(set(pairs.keys)) == 64
     again = Lab(1, smoke=True).emoji(split="test", size=16)
     assert again.pixels is pairs.pixels
+
+
+def test_the_small_clip_is_trained_once_and_never_shared(monkeypatch, tmp_path):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
+    lab = Lab(0, smoke=True)
+    with lab:
+        first = lab.small_clip(data="digits")
+        trained = sorted(path.name for path in (tmp_path / "lab").iterdir())
+        with torch.no_grad():
+            for parameter in first.parameters():
+                parameter.zero_()
+        second = lab.small_clip(data="digits")
+        assert sorted(path.name for path in (tmp_path / "lab").iterdir()) == trained
+        assert len(trained) == 1
+        assert any(parameter.abs().max() > 0 for parameter in second.parameters())
+        assert not second.training
+        lab.small_clip(data="digits", seed=1)
+    assert len(list((tmp_path / "lab").iterdir())) == 2

@@ -126,9 +126,9 @@ def result_path(slug: str) -> Path | None:
 
 
 def fingerprint(card: Card) -> str:
-    """Digest of the source files of the card and its parts: any edit of them makes a result stale."""
-    paths = {card_place(card.slug).path, *(part_place(part).path for part in card.parts)}
-    return digest(paths)
+    """Digest of the source files of the card, its parts and its toys: any edit of them makes a result stale."""
+    home = card_place(card.slug).path
+    return digest({home, *_toys(home), *(part_place(part).path for part in card.parts)})
 
 
 def digest(paths: Iterable[Path]) -> str:
@@ -139,6 +139,16 @@ def digest(paths: Iterable[Path]) -> str:
         text = path.read_text(encoding="utf-8")
         total.update(f"{Path(name).as_posix()}\0{text}\0".encode())
     return total.hexdigest()
+
+
+def _toys(card: Path) -> set[Path]:
+    """Files below papers/ that a card imports for its check, other than the lab."""
+    modules = {node.module for node in ast.walk(tree(card)) if isinstance(node, ast.ImportFrom) and node.module}
+    return {
+        part_place(module).path
+        for module in modules
+        if module.startswith(f"{PACKAGE.name}.papers.") and module != f"{PACKAGE.name}.papers.lab"
+    }
 
 
 def _module_of(names: list[str]) -> tuple[Path | None, list[str]]:
