@@ -262,7 +262,7 @@ def test_any_source_and_its_bad_rows(tmp_path):
     picture = tmp_path / "one.png"
     picture.write_bytes(b"png")
     rows = [
-        Row("file", picture, ("red fox",), {"label": 3}),
+        Row("file", picture, ("red fox",), {"label": np.int64(3), "mask": np.eye(2, dtype=int), "from": tmp_path}),
         Row("pixels", np.zeros((2, 2, 3), np.uint8), ("owl", "nothing")),
         Row("bytes", b"jpeg", ("blue",)),
         Row("words only", None, ("fox",)),
@@ -285,7 +285,7 @@ def test_any_source_and_its_bad_rows(tmp_path):
         *(f"lost {index}" for index in range(5, 9)),
     }
     assert kept["file"]["image"] == {"bytes": b"png", "path": "one.png"}
-    assert json.loads(kept["file"]["meta"]) == {"label": 3}
+    assert json.loads(kept["file"]["meta"]) == {"label": 3, "mask": [[1, 0], [0, 1]], "from": str(tmp_path)}
     assert kept["pixels"]["texts"] == ["owl"]
     assert kept["pixels"]["image"]["bytes"].startswith(b"\x89PNG")
     assert kept["words only"]["image"] is None

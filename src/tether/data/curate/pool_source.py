@@ -70,7 +70,7 @@ def _rows(held: list[Row], bad: list[tuple[str, str]], columns: Columns) -> Rows
     if columns == "captions":
         return Rows(keys, texts, None, tuple(bad))
     images = [_encoded(row.image) for row in good]
-    meta = [json.dumps(dict(row.meta), ensure_ascii=False, sort_keys=True, default=str) for row in good]
+    meta = [json.dumps(dict(row.meta), ensure_ascii=False, sort_keys=True, default=_plain) for row in good]
     table = pa.table([keys, pa.array(images, _IMAGE), texts, pa.array(meta, pa.string())], schema=_SCHEMA)
     return Rows(keys, texts, table, tuple(bad))
 
@@ -91,6 +91,11 @@ def _problem(row: Row) -> str | None:
     if isinstance(row.image, bytes) and not row.image:
         return "the picture has zero bytes"
     return None
+
+
+def _plain(value: object) -> object:
+    """What JSON has no word for: arrays become lists, everything else its text."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
 def _encoded(image: ImageLike | None) -> dict[str, bytes | str | None] | None:
