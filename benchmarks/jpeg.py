@@ -5,7 +5,8 @@ Cost:  about 40 s of one core (--quick: 8 s).
 
 Measures CPU seconds on one thread, variants interleaved in rotating order, and compares the pixels. Without --folder
 the pictures are pieced together from scikit-learn's two sample photographs at their own resolution, saved at quality
-90 with 4:2:0 chroma, once at about 460 x 380 and once at about 2016 x 1512. With --folder its JPEG files are used as they are.
+90 with 4:2:0 chroma, once at about 460 x 380 and once at about 2016 x 1512. With --folder its JPEG
+files are used as they are.
 """
 
 from __future__ import annotations

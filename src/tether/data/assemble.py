@@ -20,8 +20,8 @@ from tether.data.shuffle import Draft
 
 _REDRAWS = 1000
 """Replacements tried for one bad row; with half of all rows bad the chance to need them all is 1e-301."""
-_TOKENS_HELD = 500_000
-"""Distinct captions whose ids are remembered, at most."""
+_REMEMBERED = 500_000
+"""Captions whose ids are remembered, and keys of broken pictures, at most."""
 
 
 class CaptionPick(Protocol):
@@ -79,6 +79,7 @@ class Assembler:
             self._pixels = torch.empty((len(held), *shape), dtype=torch.uint8)
             self._ready = np.zeros(len(held), dtype=bool)
         self._tokens: dict[str, np.ndarray] = {}
+        self._refused: set[str] = set()  # so that a broken picture is opened once and not in every epoch
 
     def __call__(self, draft: Draft) -> Batch:
         """Decode, choose captions, augment, tokenise."""
@@ -118,11 +119,15 @@ class Assembler:
         """The picture of a row (any tensor when it already is in the table), or None when it is bad."""
         if self._pixels is not None and self._ready[index]:
             return self._pixels
+        if row.key in self._refused:
+            return None
         self._bad.tried(1)
         try:
             picture = load(row.image, self._spec, name=row.key)  # pyrefly: ignore - rows without picture are refused
         except InputError as error:
             self._bad.add(row.key, str(error))
+            if len(self._refused) < _REMEMBERED:
+                self._refused.add(row.key)
             return None
         if self._pixels is not None:
             self._pixels[index] = picture
@@ -136,7 +141,7 @@ class Assembler:
             ids = self._tokenizer(new).numpy()
             lengths = ids.shape[1] - np.argmax(ids[:, ::-1] != 0, axis=1)  # the end token is never 0
             fresh = {text: ids[i, : lengths[i]] for i, text in enumerate(new)}
-            if len(self._tokens) + len(fresh) <= _TOKENS_HELD:
+            if len(self._tokens) + len(fresh) <= _REMEMBERED:
                 self._tokens.update(fresh)
             else:
                 found = {**{text: self._tokens[text] for text in texts if text in self._tokens}, **fresh}

@@ -22,8 +22,8 @@ class BadRows:
     """The account of rows that were skipped.
 
     Attributes:
-        count: distinct keys that were skipped, by this process, those already in the side file included.
         seen: rows that were tried.
+        latest: what was wrong with the last bad row.
     """
 
     def __init__(self, source: str, *, path: Path | None = None, strict: bool = False) -> None:
@@ -36,13 +36,14 @@ class BadRows:
         """
         self.source, self.path, self.strict = source, path, strict
         self.seen = 0
+        self.latest = ""
         self._refused = 0  # bad among the rows seen, repeats included
         self._keys: set[str] = set(_named_in(path)) if path else set()
         self._lock = threading.Lock()
 
     @property
     def count(self) -> int:
-        """Distinct bad keys."""
+        """Distinct keys that were skipped, by this process, those already in the side file included."""
         return len(self._keys)
 
     def tried(self, rows: int) -> None:
@@ -60,6 +61,7 @@ class BadRows:
             raise InputError(f"{self.source}: bad row {key!r}: {reason}")
         with self._lock:
             self._refused += 1
+            self.latest = reason
             new = key not in self._keys
             if new:
                 self._keys.add(key)

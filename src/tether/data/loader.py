@@ -97,8 +97,9 @@ class Loader:
         self.bad = BadRows(source.name, path=on_bad, strict=strict)
         held = _hold(source, memory=memory, bad=self.bad)
         if held is not None and len(held) < batch_size:
-            what = "the data set is empty" if not held and not self.bad.count else f"only {len(held)} good rows"
-            raise InputError(f"{source.name}: {what}; one batch needs {batch_size} ({self.bad.count} bad rows)")
+            what = "the data set is empty" if not held and not self.bad.seen else f"only {len(held)} good rows"
+            why = f" ({self.bad.seen} bad ones, the latest: {self.bad.latest})" if self.bad.seen else ""
+            raise InputError(f"{source.name}: {what}; one batch needs {batch_size}{why}")
         self._held = held
         self.rows = None if held is None else len(held)
         self.batches_per_epoch = None if held is None else len(held) // batch_size
@@ -250,7 +251,7 @@ def ordered(
         if kept:
             yield [row for row, _ in kept], torch.stack([picture for _, picture in kept])
     if not done:
-        what = f"all {bad.count} rows are bad" if bad.count else "the data set is empty"
+        what = f"all {bad.seen} rows are bad, the latest: {bad.latest}" if bad.latest else "the data set is empty"
         raise InputError(f"{source.name}: {what}")
 
 
