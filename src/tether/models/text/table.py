@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -56,11 +57,12 @@ class TokenTable(nn.Module):
             self.rest = self.used = self._row = None
 
     def whole(self) -> Float[Tensor, "size width"]:
-        """Every row in id order, detached."""
+        """Every row in id order, detached; of a pruned table under FSDP2 every process must ask."""
         weight = self.weight.detach()
         if self.rest is None or self._row is None:
             return weight
-        return torch.cat([weight, self.rest.detach()])[self._row.to(weight.device)]
+        parts = [_gathered(part) for part in (weight, self.rest.detach())]
+        return torch.cat(parts)[self._row.to(weight.device)]
 
     def forward(self, ids: Int[Tensor, ...]) -> Float[Tensor, "... width"]:
         """Look tokens up."""
@@ -104,3 +106,12 @@ class TokenTable(nn.Module):
         with torch.no_grad():  # in place: an optimiser may already hold these parameters
             self.weight.copy_(whole[self.used])
             self.rest.copy_(whole[resting])
+
+
+def _gathered(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that FSDP2 may have sharded."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    from torch.distributed.tensor import DTensor  # half a second, which one process need not pay
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
