@@ -89,7 +89,11 @@ def _named_in(path: Path) -> list[str]:
     if not path.exists():
         return []
     keys = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if text and not text.endswith("\n"):  # a crash cut the last line; what follows must begin on its own
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
+    for line in text.splitlines():
         try:
             keys.append(json.loads(line)["key"])
         except (json.JSONDecodeError, KeyError, TypeError):  # a line cut off by a crash

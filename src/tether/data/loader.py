@@ -119,7 +119,7 @@ class Loader:
 
     @property
     def epoch(self) -> int:
-        """Passes over the source that are finished."""
+        """Passes that are finished; when streaming it may count one batch late, since only reading finds the end."""
         return self._position.epoch
 
     def __iter__(self) -> Loader:

@@ -1,0 +1,183 @@
+"""What every source promises: fixed blocks, fixed order, reading from the middle, unique keys, pictures that open."""
+
+import csv
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tether.core.errors import InputError
+from tether.core.protocols import Source
+from tether.core.spec import build
+from tether.core.types import Block, Row
+from tether.data import SOURCES, open_source
+from tether.data.images import decode
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of datasets' own files
+
+EXCEPTIONS: dict[str, str] = {}
+"""Sources that cannot be tried here, each with its reason."""
+
+COUNT = 30
+
+
+def picture(number: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.full((9, 7, 3), number * 8, np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _parquet(folder):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"image": [picture(i) for i in range(COUNT)], "caption": [f"text {i}" for i in range(COUNT)]})
+    pq.write_table(table, folder / "a.parquet", row_group_size=11)
+    return {"path": str(folder)}
+
+
+def _folder_of_pictures(folder):
+    for number in range(COUNT):
+        (folder / f"{number:03d}.png").write_bytes(picture(number))
+
+
+def _images(folder):
+    _folder_of_pictures(folder)
+    for number in range(COUNT):
+        (folder / f"{number:03d}.txt").write_text(f"text {number}")
+    return {"path": str(folder)}
+
+
+def _csv(folder):
+    _folder_of_pictures(folder)
+    with (folder / "table.tsv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerows([["filepath", "title"], *([f"{i:03d}.png", f"text {i}"] for i in range(COUNT))])
+    return {"path": str(folder / "table.tsv")}
+
+
+def _webdataset(folder):
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard:04d}.tar", "w") as archive:
+            for number in range(shard, COUNT, 2):
+                for ending, data in (("png", picture(number)), ("txt", f"text {number}".encode())):
+                    info = tarfile.TarInfo(f"{number:03d}.{ending}")
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+    return {"path": str(folder / "{0000..0001}.tar")}
+
+
+def _hf(folder):
+    import datasets
+
+    rows = {"image": [{"bytes": picture(i), "path": None} for i in range(COUNT)]}
+    data = datasets.Dataset.from_dict(rows | {"text": [f"text {i}" for i in range(COUNT)]})
+    data.cast_column("image", datasets.Image()).save_to_disk(folder / "saved")
+    return {"path": str(folder / "saved")}
+
+
+SMALL = {"parquet": _parquet, "images": _images, "csv": _csv, "webdataset": _webdataset, "hf": _hf}
+"""How to make a small instance of the sources that read files."""
+SETTINGS = {"scenes": {"rows": 40}}
+
+
+@pytest.fixture(scope="module", params=sorted(SOURCES))
+def source(request, tmp_path_factory):
+    name = request.param
+    if name in EXCEPTIONS:
+        pytest.skip(EXCEPTIONS[name])
+    keywords = SMALL[name](tmp_path_factory.mktemp(name)) if name in SMALL else SETTINGS.get(name, {})
+    return build({"name": name, **keywords}, SOURCES, where="test")
+
+
+def test_it_is_a_source(source):
+    assert isinstance(source, Source)
+    assert isinstance(source.name, str)
+    assert source.name
+    assert isinstance(source.version, str)
+    assert source.version
+
+
+def test_blocks_are_fixed_and_named_apart(source):
+    blocks = list(source.blocks())
+    assert blocks == list(source.blocks())
+    assert blocks
+    assert all(isinstance(block, Block) for block in blocks)
+    assert len({block.id for block in blocks}) == len(blocks)
+
+
+def test_reading_twice_gives_the_same_and_as_many_as_was_said(source):
+    block = source.blocks()[0]
+    once, twice = list(source.read(block)), list(source.read(block))
+    assert [row.key for row in once] == [row.key for row in twice]
+    assert [row.texts for row in once] == [row.texts for row in twice]
+    assert all(np.array_equal(decode(a.image), decode(b.image)) for a, b in zip(once[:5], twice[:5], strict=True))
+    assert once
+    assert block.rows in (None, len(once))
+
+
+@pytest.mark.parametrize("start", [1, 3, 7])
+def test_reading_from_the_middle(source, start):
+    block = source.blocks()[-1]
+    whole = [row.key for row in source.read(block)]
+    assert [row.key for row in source.read(block, start=start)] == whole[start:]
+    assert list(source.read(block, start=len(whole))) == []
+
+
+def test_rows_are_whole(source):
+    keys = set()
+    for block in source.blocks()[:3]:
+        for number, row in enumerate(source.read(block)):
+            assert isinstance(row, Row)
+            assert row.key not in keys
+            keys.add(row.key)
+            assert all(isinstance(text, str) and text.strip() for text in row.texts)
+            assert "bad" not in row.meta
+            if number < 5:
+                assert decode(row.image, name=row.key).shape[0] == 3
+
+
+def test_an_unknown_block_is_refused(source):
+    with pytest.raises(InputError):
+        list(source.read(Block("no such block", 3)))
+
+
+def test_files_give_their_texts(source):
+    if source.name.rpartition("/")[0]:
+        texts = {text for block in source.blocks() for row in source.read(block) for text in row.texts}
+        assert texts == {f"text {i}" for i in range(COUNT)}
+
+
+def test_a_source_opens_by_name_with_settings():
+    assert json.dumps(sorted(SOURCES))
+    source = open_source("emoji:split=test,size=32,languages=[en,de]")
+    assert source.size == 32
+    assert source.languages == ("en", "de")
+    assert open_source({"name": "emoji", "split": "test", "size": 32}).split == "test"
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        ("emoij", "did you mean 'emoji'"),
+        ("emoji:spilt=test", "did you mean 'split'"),
+        ("emoji:split=nothing", "split"),
+        ("emoji:size=huge", "size"),
+        ("emoji:test", "key=value"),
+        ("emoji:languages=[en", "brackets"),
+        ("nowhere/at/all.parquet", "no such file"),
+        ("nowhere/at/all", "neither a data set"),
+        ("", "expected a data set's name"),
+        ({"split": "test"}, "name"),
+        ({"name": "parquet"}, "path"),
+        ("odd://place/x.csv", "odd"),
+    ],
+)
+def test_what_cannot_be_opened_says_so(spec, what):
+    with pytest.raises(InputError, match=what) as caught:
+        open_source(spec, where="recipe.yaml: data")
+    assert isinstance(caught.value, ValueError)
