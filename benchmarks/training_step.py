@@ -2,12 +2,14 @@
 
     python benchmarks/training_step.py [--quick] [--json OUT]        about 3 minutes of one core (--quick: 1)
 
-Architecture: pictures of 64 px in patches of 8, width 192, 6 blocks; texts of 24 tokens, width 192, 4 blocks; batch 256;
-captions are names of emojis (about 7 tokens). A step is zero_grad, forward, loss, backward, gradient clipping, AdamW.
+Architecture: pictures of 64 px in patches of 8, width 192, 6 blocks; texts of 24 tokens, width 192, 4 blocks; batch
+256; captions are names of emojis (about 7 tokens). A step is zero_grad, forward, loss, backward, clipping, AdamW.
 open_clip gets float pictures that are normalised already and texts padded to its context, as its loader gives them;
-ours gets raw pixels and trimmed texts. ``same weights`` says how far loss and gradients are apart.
+ours gets raw pixels and trimmed texts. First it prints how far any gradient is from open_clip's at the same weights.
 
-MEASURED
+Last measured, one thread of a shared 2-core AMD EPYC with AVX512_BF16, torch 2.13, seven rounds, median [range] against
+open_clip: bf16 2.92 [2.76..3.87], half of the patches 6.17 [5.35..6.83], a quarter 9.48 [8.45..10.02]; float32 1.52
+[1.42..1.58], 3.07 [2.97..3.39], 5.73 [5.36..6.02]. Largest difference of a gradient: float32 5e-7, bf16 4e-3.
 """
 
 from __future__ import annotations
