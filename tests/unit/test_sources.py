@@ -300,12 +300,20 @@ def test_links_and_giants_are_refused(tmp_path):
             archive.addfile(info)
     assert all("link or device" in row.meta["bad"] for row in rows_of(WebDatasetSource(str(tmp_path / "a.tar"))))
     info = tarfile.TarInfo("big.jpg")
-    info.size = 1 << 40
-    (tmp_path / "b.tar").write_bytes(info.tobuf() + bytes(2048))
-    source = WebDatasetSource(str(tmp_path / "b.tar"))
-    rows = source.read(source.blocks()[0])
-    with pytest.raises(InputError, match="broken"):
-        assert all("refused" in row.meta["bad"] for row in rows)
+    for size, what in ((1 << 29, "broken after 0 rows"), (1 << 50, "claims to have")):
+        info.size = size
+        (tmp_path / "b.tar").write_bytes(info.tobuf() + bytes(2048))
+        with pytest.raises(InputError, match=what):
+            rows_of(WebDatasetSource(str(tmp_path / "b.tar")))
+
+
+def test_a_large_member_makes_its_row_bad(tmp_path, monkeypatch):
+    monkeypatch.setattr("tether.data.sources.webdataset._LARGEST", 2000)
+    more = [("x.jpg", bytes(2001)), ("y.jpg", picture(0, "JPEG")), ("y.txt", b"after")]
+    one, big, after = rows_of(WebDatasetSource(tar(tmp_path / "a.tar", [*members(1), *more])))
+    assert "2001 bytes; more than 2000 are refused" in big.meta["bad"]
+    assert one.texts[0] == "text 0"
+    assert after.texts == ("after",)
 
 
 @pytest.mark.parametrize("start", [0, 2])

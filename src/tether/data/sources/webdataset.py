@@ -18,7 +18,9 @@ from tether.data.sources.columns import CAPTION, bad_row, texts_of
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz")
 _LARGEST = 1 << 28
-"""Bytes of one member, at most; a header may claim any number."""
+"""Bytes of one member that are read, at most; a larger one makes its row bad."""
+_ABSURD = 1 << 32
+"""Bytes that a member may claim, at most; skipping what is not there would take for ever, so the tar is broken."""
 
 
 class WebDatasetSource:
@@ -127,6 +129,8 @@ def _groups(path: str, *, start: int) -> Iterator[_Group]:
                     archive.members.clear()  # pyrefly: ignore[missing-attribute] - else every header is kept
                     if member.isdir():
                         continue
+                    if member.size > _ABSURD:
+                        raise tarfile.ReadError(f"{member.name!r} claims to have {member.size} bytes")
                     key, ending = _split(member.name)
                     if group is None or key != group.key:
                         if group is not None:
