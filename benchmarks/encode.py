@@ -10,8 +10,8 @@ time.
 Last measured, one thread of a shared 2-core AMD EPYC with AVX512_BF16, torch 2.13, transformers 5.24, seven rounds,
 median [range] against open_clip: texts 18.6 [17.0..20.3] (transformers 1.1 padded to 77, 6.3 padded to the longest),
 in bfloat16 33 [29..38]; pictures float32 1.00 [0.94..1.13] (transformers 1.01), bfloat16 1.29 [1.22..1.53] (1.25).
-First use 0.21 s over torch's import (open_clip 3.2 s). Embeddings agree within 3e-6 in float32, but for two names with a
-typographic apostrophe, which transformers' tokenizer splits differently from open_clip's (hence its "apart").
+First use 0.21 s over torch's import (open_clip 3.2 s). Embeddings agree within 3e-6 in float32, but for two names with
+a typographic apostrophe, which transformers' tokenizer splits differently from open_clip's (hence its "apart").
 """
 
 from __future__ import annotations
