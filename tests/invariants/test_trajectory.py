@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, MissingExtraError
 from tether.train import load_config, train
 from tether.train.checkpoints import list_checkpoints
 from tether.train.logbook import read_metrics
@@ -138,3 +138,26 @@ def test_non_finite_gradients_skip_and_then_stop_the_run(tmp_path, monkeypatch):
     assert [path.name for path in list_checkpoints(folder / "checkpoints")] == ["step-00000003", "step-00000006"]
     for path in list_checkpoints(folder / "checkpoints"):
         assert all(torch.isfinite(value).all() for value in load_file(path / "model.safetensors").values())
+
+
+def test_trackers_get_the_numbers_through_accelerate(tmp_path):
+    train(config("steps=2", "ema=null", "trackers=[tensorboard]"), folder=tmp_path / "run")
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+def test_a_tracker_that_is_not_installed_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"tether\[track\]"):
+        train(config("trackers=[wandb]"), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unfinished_run_can_be_loaded(tmp_path):
+    import tether
+
+    folder = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        train(config("ema=null"), folder=folder, should_stop=lambda: True)
+    assert_equal(
+        tether.load(folder).state_dict(), load_file(folder / "checkpoints" / "step-00000001" / "model.safetensors")
+    )

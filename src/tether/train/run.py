@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import random
 import time
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tether.core.errors import InputError, TetherError
+from tether.core.errors import InputError, MissingExtraError, TetherError
 from tether.core.files import read_json, write_json, write_text
 from tether.core.gather import process_gather
 from tether.core.protocols import Source
@@ -20,7 +22,7 @@ from tether.core.spec import build
 from tether.models.dual import Clip
 from tether.models.load import fill, load
 from tether.models.presets import create
-from tether.models.save import save
+from tether.models.save import save, write_config
 from tether.models.wrap import WrappedEncoder
 from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from tether.train.config import RunConfig, dump_config, load_config
@@ -108,6 +110,9 @@ def train(
         InputError: the folder holds a run and ``resume`` is false, or that run has other settings.
         DivergedError: too many non-finite steps in a row; the newest checkpoint is from before.
     """
+    for tracker in config.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise MissingExtraError(tracker, extra="track")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     _claim(folder, config, resume=resume)
@@ -215,10 +220,13 @@ class _Run:
         config = self.config
         if self.main:
             write_text(self.folder / CONFIG, dump_config(config))
+            write_config(self.encoder, self.folder)
             write_json(self.folder / ENVIRONMENT, describe_environment() | {"processes": self.gather.world})
             self.logbook = Logbook(self.folder / METRICS, steps_done=self.done)
         if config.trackers:
-            self.accelerator.init_trackers(self.folder.name, config=config.model_dump(mode="json"))
+            plain = config.model_dump(mode="json").items()
+            flat = {key: value if isinstance(value, (int, float, str)) else json.dumps(value) for key, value in plain}
+            self.accelerator.init_trackers(self.folder.name, config=flat)
         self.pending: list[StepReport] = []
         self.clock = time.perf_counter()
         try:
