@@ -9,7 +9,7 @@ every variant once, in rotating order, in one thread; times are processor time o
 find the same matches. Captions have about 75 characters. The last part curates
 a generated Parquet pool with ``curate``.
 
-Last measured with --quick on a shared two-core x86 virtual machine, Python 3.11, pyahocorasick 2.3, pyarrow 26; captions
+Last measured with --quick on a shared two-core x86 machine, Python 3.11, pyahocorasick 2.3, pyarrow 26; captions
 a second, and how many times the naive rule and pyahocorasick (medians of 3 rounds):
 
     entries   pyahocorasick   tether, list              tether, Arrow column      one by one
