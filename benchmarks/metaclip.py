@@ -19,8 +19,8 @@ a second, and how many times the naive rule and pyahocorasick (medians of 3 roun
 
 Spreads: list x1.04..1.76, x1.60..2.45, x3.65..3.82 of pyahocorasick. The last column is from a second run, whose
 pyahocorasick made 323,072, 156,471 and 61,794. Balancing: probabilities 20.5 M, numpy draws 3.4 M, Python draws 1.7 M
-captions a second. Whole runs from Parquet: 41,294 pairs a second at 10,000 pairs, 85,997 at 100,000, 83,406 at 200,000; resident peak 382, 396 and 396 MiB. The full run with
-its five rounds and a million pairs is still to be made.
+captions a second. Whole runs from Parquet: 41,294 pairs a second at 10,000 pairs, 85,997 at 100,000, 83,406 at 200,000;
+resident peak 382, 396 and 396 MiB. The full run, with five rounds and a million pairs, is still to be made.
 """
 
 from __future__ import annotations
