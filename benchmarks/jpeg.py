@@ -8,7 +8,7 @@ rotating order, and compares the pixels. Without --folder the pictures are piece
 sample photographs at their own resolution, saved at quality 90 with 4:2:0 chroma, once at about 460 x 380 and once at
 about 2016 x 1512. With --folder its JPEG files are used as they are.
 
-Measured last on two virtual cores of an Intel Xeon that other work kept busy (load 3 to 4): 2.22 times (2.16 to 2.30) at
+Measured last on two virtual cores of an Intel Xeon kept busy by other work (load 3 to 4): 2.22 times (2.16 to 2.30) at
 460 x 380 and 2.27 times (2.21 to 2.34) at 2016 x 1512; a --quick run a minute later gave 2.31 and 2.33. Mean difference
 0.004 and 0.002 grey levels of 255, worst picture 0.007.
 """
