@@ -1,4 +1,4 @@
-"""Figures of official code: one ``<slug>.npz`` each, read from tests/golden/vectors or the folder in $TETHER_VECTORS."""
+"""Figures of official code: one ``<slug>.npz`` each, from tests/golden/vectors or the folder in $TETHER_VECTORS."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class DualEncoder(Protocol):
-    """An image tower and a text tower into one space; every model that ``tether.load`` returns is one (and a Module)."""
+    """An image tower and a text tower into one space; every model of ``tether.load`` is one, and a Module."""
 
     dim: int
     image_spec: ImageSpec

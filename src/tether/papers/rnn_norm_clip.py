@@ -70,7 +70,7 @@ def train(lab: Lab, clipper: GradClipper, *, updates: int) -> tuple[float, float
 
     network, readout = make(lab.generator("weights"))
     named = [*network.named_parameters(prefix="network"), *readout.named_parameters(prefix="readout")]
-    optimizer = torch.optim.SGD([parameter for _, parameter in named], lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD([parameter for _, parameter in named if parameter.requires_grad], lr=LEARNING_RATE)
     draw = lab.generator("sequences")
     errors: list[Tensor] = []
     largest = 0.0
@@ -106,6 +106,7 @@ def make(draw: torch.Generator) -> tuple[nn.RNN, nn.Linear]:
         order = torch.rand(UNITS, UNITS, generator=draw).argsort(dim=1)
         recurrent[order >= LINKS] = 0
         recurrent *= RADIUS / torch.linalg.eigvals(recurrent).abs().max()
+    network.get_parameter("bias_ih_l0").requires_grad_(False)  # torch has two biases where the paper has one
     return network, readout
 
 

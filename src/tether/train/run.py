@@ -206,7 +206,7 @@ class _Run:
             workers=config.workers,
             caption=config.caption,
             augment=build(config.augment, AUGMENTATIONS, where=f"{where}: augment") if config.augment else None,
-            on_bad=folder / BAD_ROWS if self.main else None,
+            on_bad=folder / BAD_ROWS,
             strict=config.strict,
         )
         self.precision = Precision(self.device, _DTYPES[config.precision])
