@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 FOLDER = Path(os.environ.get("TETHER_VECTORS", Path(__file__).parent / "vectors"))
 
@@ -28,6 +29,9 @@ class Vectors:
 
 
 def load(slug: str) -> Vectors:
+    """Read one file; a folder of other vectors need not have every slug, our own must."""
+    if "TETHER_VECTORS" in os.environ and not (FOLDER / f"{slug}.npz").exists():
+        pytest.skip(f"no {slug}.npz in {FOLDER}", allow_module_level=True)
     with np.load(FOLDER / f"{slug}.npz", allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files if name != "meta"}
         meta = json.loads(str(file["meta"]))

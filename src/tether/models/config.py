@@ -135,6 +135,14 @@ def read_config(values: Mapping[str, Any], *, where: str, base: ModelConfig | No
     return _merge(ModelConfig() if base is None else base, values, where=where)
 
 
+def read_image(values: Mapping[str, Any], *, where: str) -> ImageSpec:
+    """An ``ImageSpec`` from plain values, checked like ``read_config``; ``size`` must be given."""
+    spec: ImageSpec = _merge(ImageSpec(size=(0, 0)), values, where=where)
+    if len(spec.size) != 2 or not all(isinstance(side, int) and side > 0 for side in spec.size):
+        raise InputError(f"{where}.size: expected two positive whole numbers, got {list(spec.size)}")
+    return spec
+
+
 def _merge(base: Any, values: Mapping[str, Any], *, where: str) -> Any:
     if not isinstance(values, Mapping):
         raise InputError(f"{where}: expected a mapping, got {values!r}")

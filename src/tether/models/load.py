@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,7 @@ from tether.models.convert.weights import read_weights
 from tether.models.dual import Clip
 from tether.models.presets import PRESETS, create
 from tether.models.save import CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE
+from tether.models.save_wrapped import FORMAT as WRAPPED_FORMAT
 
 if TYPE_CHECKING:
     from tether.models.wrap import WrappedEncoder
@@ -104,17 +105,24 @@ def _from_file(path: Path) -> Clip | WrappedEncoder:
     )
 
 
-def _own(folder: Path, *, random_weights: bool) -> Clip:
+def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     """A model that ``save`` wrote, or the newest checkpoint of a run that describes its model."""
-    described = folder if (folder / CONFIG_FILE).is_file() else folder.parent.parent
-    model = Clip(read_own_config(described / CONFIG_FILE))
+    described = (folder if (folder / CONFIG_FILE).is_file() else folder.parent.parent) / CONFIG_FILE
+    values = read_json(described)
+    if isinstance(values, dict) and values.get("format") == WRAPPED_FORMAT:
+        from tether.models.load_wrapped import rebuild
+
+        model = rebuild(values, path=described)
+    else:
+        model = Clip(_own_config(values, path=described))
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         steps = sorted(folder.glob(f"checkpoints/step-*/{WEIGHTS_FILE}"))
         if steps:
             weights = steps[-1]
         elif random_weights:
-            model.initialise_(torch.Generator().manual_seed(0))
+            if isinstance(model, Clip):  # another library has drawn its own already
+                model.initialise_(torch.Generator().manual_seed(0))
             return model
         else:
             raise InputError(f"{weights}: no such file; the model has no weights (random ones must be asked for)")
@@ -122,13 +130,8 @@ def _own(folder: Path, *, random_weights: bool) -> Clip:
     return model
 
 
-def read_own_config(path: Path) -> ModelConfig:
-    """The configuration in a ``model.json``.
-
-    Raises:
-        InputError: it is missing, malformed, of another program or of a newer version; it names the file.
-    """
-    values = read_json(path)
+def _own_config(values: Any, *, path: Path) -> ModelConfig:
+    """The configuration in a ``model.json``; of another program or a newer version is an InputError."""
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{path}: expected 'format': {FORMAT!r}; this does not describe a tether model")
     if values.get("version") != VERSION:

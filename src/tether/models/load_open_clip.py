@@ -111,12 +111,13 @@ def _tagged(architecture: str, tag: str) -> Clip | WrappedEncoder:
     if tag not in known:
         said = closest(tag, known) if known else "open_clip has none for it"
         raise InputError(f"open_clip:{architecture}/{tag}: unknown weights; {said}")
+    quick = bool((open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu"))
     try:
-        model = open_clip.create_model(architecture, pretrained=tag)
+        model = open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=quick)
     except (RuntimeError, OSError) as error:
         raise InputError(f"open_clip:{architecture}/{tag}: {error}") from error
     cfg, preprocess = _known_config(architecture), _preprocess(model)
-    if bool((open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu")):
+    if quick:
         cfg = {**cfg, "quick_gelu": True}
     config = names.native_config(cfg, preprocess=preprocess)
     if config is None:
@@ -131,7 +132,7 @@ def _wrapped(name: str, cfg: Mapping[str, Any], *, weights: Path | None) -> Open
     """A model that open_clip builds and we wrap; no pickle is read and no tower downloads weights of its own."""
     import open_clip
 
-    with _seeded():
+    with seeded():
         model = open_clip.create_model(name, load_weights=False, pretrained_image=False, pretrained_text=False)
     if weights is not None:
         refuse_pickle(weights)
@@ -143,7 +144,8 @@ def _around(name: str, cfg: Mapping[str, Any], model: nn.Module) -> OpenClipEnco
     preprocess = _preprocess(model)
     tokenizer, pad = open_clip_tokenizer(name, cfg)
     spec = names.image_spec(preprocess["size"], preprocess)
-    return OpenClipEncoder(model, dim=int(cfg["embed_dim"]), image_spec=spec, tokenizer=tokenizer, pad=pad)
+    dim = int(cfg["embed_dim"])
+    return OpenClipEncoder(model, dim=dim, image_spec=spec, tokenizer=tokenizer, pad=pad, config=cfg)
 
 
 def _preprocess(model: nn.Module) -> dict[str, Any]:
@@ -151,7 +153,7 @@ def _preprocess(model: nn.Module) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _seeded() -> Iterator[None]:
+def seeded() -> Iterator[None]:
     """Other libraries draw weights from the global generator: give them a fixed one and put it back."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -82,7 +83,7 @@ def _siglip(
         raise MissingExtraError("transformers", extra="hf") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = SiglipModel(SiglipConfig.from_dict(dict(cfg)))
+        model = SiglipModel(SiglipConfig.from_dict(copy.deepcopy(dict(cfg))))
     if weights is not None:
         state = names.plain_names(read_weights(weights))
         fill(model, state, where=weights)
@@ -91,5 +92,10 @@ def _siglip(
     default = ImageSpec(size=(vision.image_size, vision.image_size), mean=HALF, std=HALF, resize="squash")
     spec = names.image_spec(vision.image_size, preprocess, default=default)
     return SiglipEncoder(
-        model, dim=vision.hidden_size, image_spec=spec, tokenizer=tokenizer, pad=text.pad_token_id or SIGLIP_PAD
+        model,
+        dim=vision.hidden_size,
+        image_spec=spec,
+        tokenizer=tokenizer,
+        pad=text.pad_token_id or SIGLIP_PAD,
+        config={"architectures": ["SiglipModel"], **model.config.to_dict()},
     )

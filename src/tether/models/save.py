@@ -1,7 +1,11 @@
-"""A model as two files: ``model.json`` says what it is, ``model.safetensors`` holds its weights."""
+"""A model as two files: ``model.json`` says what it is, ``model.safetensors`` holds its weights.
+
+A wrapped model whose tokenizer has files of its own gets them beside, in ``tokenizer/``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -9,6 +13,8 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.files import atomic_path, write_json
 from tether.models.dual import Clip
+from tether.models.save_wrapped import write_description
+from tether.models.wrap import WrappedEncoder
 
 FORMAT = "tether-clip"
 VERSION = 1
@@ -17,39 +23,53 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
-    """Write a model of our own towers; ``tether.load(folder)`` gives it back.
+    """Write a model that ``tether.load`` or ``create`` gave; ``tether.load(folder)`` gives it back, without a network.
 
     Weights are written first and the description last, each under a temporary name that is then renamed, so a folder
     with a ``model.json`` is whole.
 
     Args:
-        model: a ``Clip``.
+        model: a ``Clip``, or a wrapped model of open_clip or transformers.
         folder: where to; made if absent. Files of an earlier save are replaced.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: a wrapped model of another library, which that library saves.
+        InputError: another module, or a wrapped model with a tokenizer that cannot be written.
         OSError: the disk is full or the folder cannot be written; nothing half-written stays.
     """
     folder = Path(folder)
-    if not isinstance(model, Clip):
-        raise InputError(f"save: expected a model of tether's own towers, got {type(model).__name__}")
+    if not isinstance(model, (Clip, WrappedEncoder)):
+        raise InputError(f"save: expected a model of tether.load or create, got {type(model).__name__}")
     write_weights(folder / WEIGHTS_FILE, model.state_dict(), metadata={"format": "pt", "model": FORMAT})
     write_config(model, folder)
     return folder
 
 
-def write_config(model: Clip, folder: Path) -> None:
+def write_config(model: Clip | WrappedEncoder, folder: Path) -> None:
     """Write only what the model is; a run that does so at its start can be loaded from its checkpoints."""
+    if isinstance(model, WrappedEncoder):
+        write_description(model, folder / CONFIG_FILE)
+        return
     write_json(folder / CONFIG_FILE, {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()})
 
 
 def write_weights(path: Path, state: dict[str, Tensor], *, metadata: dict[str, str]) -> None:
-    """Write tensors as safetensors, atomically."""
+    """Write tensors as safetensors, atomically; tensors that share memory are each written whole."""
     from safetensors.torch import save_file
 
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(separate(state), temporary, metadata=metadata)
+
+
+def separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, contiguous, no two in the same memory: safetensors refuses tied ones."""
+    seen: set[int] = set()
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        tensors[name] = value.clone() if value.numel() and place in seen else value
+        seen.add(place)
+    return tensors

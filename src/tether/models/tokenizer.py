@@ -127,11 +127,20 @@ class FunctionTokenizer:
         context_length: longest row it gives.
         vocab_size: number of ids.
         cut: how many texts have been cut so far.
+        write: writes its plain files into a folder, or None where it has none.
     """
 
-    def __init__(self, encode: Callable[[list[str]], list[list[int]]], *, context_length: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        encode: Callable[[list[str]], list[list[int]]],
+        *,
+        context_length: int,
+        vocab_size: int,
+        write: Callable[[Path], object] | None = None,
+    ) -> None:
         """Wrap ``encode``, which gives one unpadded, uncut id list for each text, special tokens included."""
         self.encode = encode
+        self.write = write
         self.vocab_size = vocab_size
         self.context_length = context_length
         self._counter = CutCounter(context_length)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Protocol, cast
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,15 +25,28 @@ class WrappedEncoder(nn.Module, abc.ABC):
         dim: size of the shared space.
         image_spec: how pictures must be prepared.
         tokenizer: text to ids.
+        pad: id that the other library pads texts with.
+        config: the other library's own description, plain values from which it builds the same architecture again.
     """
 
-    def __init__(self, model: nn.Module, *, dim: int, image_spec: ImageSpec, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        dim: int,
+        image_spec: ImageSpec,
+        tokenizer: Tokenizer,
+        config: Mapping[str, Any],
+        pad: int = 0,
+    ) -> None:
         """Hold the model and what belongs to it."""
         super().__init__()
         self.model = model
         self.dim = dim
         self.image_spec = image_spec
         self.tokenizer = tokenizer
+        self.pad = pad
+        self.config = dict(config)
 
     @property
     @abc.abstractmethod
@@ -109,14 +123,7 @@ class _EncodesBoth(Protocol):
 
 
 class OpenClipEncoder(WrappedEncoder):
-    """Any open_clip model."""
-
-    def __init__(
-        self, model: nn.Module, *, dim: int, image_spec: ImageSpec, tokenizer: Tokenizer, pad: int = 0
-    ) -> None:
-        """Hold an open_clip model; ``pad`` is the id that its tokenizer pads with."""
-        super().__init__(model, dim=dim, image_spec=image_spec, tokenizer=tokenizer)
-        self.pad = pad
+    """Any open_clip model; ``config`` is its ``model_cfg``."""
 
     @property
     def log_scale(self) -> Tensor:
@@ -140,12 +147,10 @@ class OpenClipEncoder(WrappedEncoder):
 
 
 class SiglipEncoder(WrappedEncoder):
-    """transformers' SiglipModel; it was trained on texts padded to the full context, so they are padded here."""
+    """transformers' SiglipModel; it was trained on texts padded to the full context, so they are padded here.
 
-    def __init__(self, model: nn.Module, *, dim: int, image_spec: ImageSpec, tokenizer: Tokenizer, pad: int) -> None:
-        """Hold a SiglipModel; ``pad`` is the id that its texts are padded with."""
-        super().__init__(model, dim=dim, image_spec=image_spec, tokenizer=tokenizer)
-        self.pad = pad
+    ``config`` is the contents of its ``config.json``.
+    """
 
     @property
     def log_scale(self) -> Tensor:

@@ -131,7 +131,12 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
     }
     if config.logit_bias is not None:
         cfg["init_logit_bias"] = config.logit_bias
-    preprocess = {
+    return {"model_cfg": cfg, "preprocess_cfg": preprocess_config(image)}
+
+
+def preprocess_config(image: ImageSpec) -> dict[str, Any]:
+    """open_clip's ``preprocess_cfg`` of an ``ImageSpec``."""
+    return {
         "size": list(image.size),
         "mode": "RGB",
         "mean": list(image.mean),
@@ -140,7 +145,6 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
         "resize_mode": image.resize,
         "fill_color": image.fill,
     }
-    return {"model_cfg": cfg, "preprocess_cfg": preprocess}
 
 
 def check_classic(config: ModelConfig, *, library: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
@@ -13,6 +13,12 @@ from tether.core.protocols import Tokenizer
 from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")
+
+
+class _Callable(Protocol):
+    def __call__(self, texts: list[str]) -> Mapping[str, list[list[int]]]: ...
+
+    def save_pretrained(self, save_directory: Path) -> object: ...
 
 
 class MissingTokenizer:
@@ -46,7 +52,47 @@ def open_clip_tokenizer(name: str, cfg: Mapping[str, Any]) -> tuple[Tokenizer, i
     pad = 0 if isinstance(theirs, open_clip.SimpleTokenizer) else int(theirs.tokenizer.pad_token_id or 0)
     if isinstance(theirs, HFTokenizer) and not theirs.tokenizer_mode:
         return _hugging_face(theirs, context=context, size=size), pad
-    return FunctionTokenizer(lambda texts: _trimmed(theirs(texts), pad), context_length=context, vocab_size=size), pad
+    return _function(theirs, context=context, size=size, pad=pad), pad
+
+
+def saved_open_clip_tokenizer(folder: Path | None, cfg: Mapping[str, Any], *, pad: int) -> Tokenizer:
+    """The tokenizer of an open_clip configuration, offline: from the files in a folder, or the one in the package.
+
+    Raises:
+        InputError: the files are not a tokenizer.
+    """
+    text = cfg["text_cfg"]
+    context, size = int(text.get("context_length", 77)), int(text.get("vocab_size", 49_408))
+    settings = dict(text.get("tokenizer_kwargs") or {})
+    if "trust_remote_code" in settings:
+        raise InputError("tokenizer_kwargs: trust_remote_code runs code from a file, so it is refused here")
+    if folder is None and not settings:
+        return ClipTokenizer(context)
+    import open_clip
+    from open_clip.tokenizer import HFTokenizer
+
+    if folder is None:
+        theirs: Any = open_clip.SimpleTokenizer(context_length=context, **settings)
+        return _function(theirs, context=context, size=size, pad=pad)
+    mode = text.get("tokenizer_mode")
+    try:
+        theirs = HFTokenizer(str(folder), context_length=context, tokenizer_mode=mode, **settings)
+    except Exception as error:  # malformed files show in many ways
+        raise InputError(f"{folder}: its tokenizer could not be loaded: {error}") from error
+    if mode:
+        return _function(theirs, context=context, size=size, pad=pad)
+    return _hugging_face(theirs, context=context, size=size)
+
+
+def _function(theirs: Any, *, context: int, size: int, pad: int) -> FunctionTokenizer:
+    import open_clip
+
+    return FunctionTokenizer(
+        lambda texts: _trimmed(theirs(texts), pad),
+        context_length=context,
+        vocab_size=size,
+        write=None if isinstance(theirs, open_clip.SimpleTokenizer) else theirs.tokenizer.save_pretrained,
+    )
 
 
 def _hugging_face(theirs: Any, *, context: int, size: int) -> FunctionTokenizer:
@@ -56,7 +102,8 @@ def _hugging_face(theirs: Any, *, context: int, size: int) -> FunctionTokenizer:
         rows = theirs.tokenizer([theirs.clean_fn(text) for text in texts])["input_ids"]
         return [[0 if token == drop else token for token in row] for row in rows]
 
-    return FunctionTokenizer(encode, context_length=context, vocab_size=size)
+    write = theirs.tokenizer.save_pretrained
+    return FunctionTokenizer(encode, context_length=context, vocab_size=size, write=write)
 
 
 def _trimmed(padded: Tensor, pad: int) -> list[list[int]]:
@@ -77,11 +124,11 @@ def transformers_tokenizer(folder: Path, *, context: int, vocabulary: int) -> To
     from transformers import AutoTokenizer
 
     try:
-        theirs = cast(Callable[..., Mapping[str, list[list[int]]]], AutoTokenizer.from_pretrained(folder))
+        theirs = cast(_Callable, AutoTokenizer.from_pretrained(folder))
     except Exception as error:  # malformed files show in many ways
         raise InputError(f"{folder}: its tokenizer could not be loaded: {error}") from error
 
     def encode(texts: list[str]) -> list[list[int]]:
         return theirs(texts)["input_ids"]
 
-    return FunctionTokenizer(encode, context_length=context, vocab_size=vocabulary)
+    return FunctionTokenizer(encode, context_length=context, vocab_size=vocabulary, write=theirs.save_pretrained)

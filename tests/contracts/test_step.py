@@ -1,0 +1,62 @@
+"""What every step promises: a finite scalar with gradient to both towers, the same for the same arguments."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tether.core.gather import LOCAL
+from tether.core.protocols import Step
+from tether.core.types import Batch, Loss
+from tether.losses import ClipLoss
+from tether.models import create
+from tether.train.steps import STEPS, PairForward
+
+STEPS_TOTAL = 10
+
+
+@pytest.fixture(params=STEPS)
+def step(request) -> Step:
+    return STEPS[request.param](ClipLoss(), steps=STEPS_TOTAL, seed=1)
+
+
+@pytest.fixture
+def model() -> PairForward:
+    return PairForward(create("tiny", seed=0))
+
+
+@pytest.fixture
+def batch(model) -> Batch:
+    pixels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    names = ["heart", "cat", "dog face", "red apple", "sun", "flag of Chile"]
+    return Batch(pixels, model.model.tokenizer(names))
+
+
+def test_is_a_step(step):
+    assert isinstance(step, Step)
+
+
+def test_gives_a_finite_scalar_and_detached_terms(step, model, batch):
+    loss = step(model, batch, step=0, gather=LOCAL)
+    assert isinstance(loss, Loss)
+    assert loss.total.shape == ()
+    assert loss.total.isfinite()
+    assert not any(term.requires_grad for term in loss.terms.values())
+
+
+def test_gradient_reaches_both_towers_and_the_scale(step, model, batch):
+    step(model, batch, step=0, gather=LOCAL).total.backward()
+    reached = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"visual", "text", "log_logit_scale"} <= reached
+
+
+def test_same_arguments_same_loss_and_nothing_is_changed(step, model, batch):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = [step(model, batch, step=3, gather=LOCAL).total for _ in range(2)]
+    assert torch.equal(*losses)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_finite_in_bfloat16(step, model, batch):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert step(model, batch, step=0, gather=LOCAL).total.isfinite()
