@@ -1,4 +1,4 @@
-"""A model of ours as a folder that open_clip or transformers opens, with the same embeddings."""
+"""A model as a folder that open_clip or transformers opens, with the same embeddings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tether.core.spec import closest
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.rules import give
 from tether.models.dual import Clip
+from tether.models.export_wrapped import export_wrapped
 from tether.models.save import save, write_weights
+from tether.models.wrap import WrappedEncoder
 
 Format = Literal["open_clip", "transformers", "tether"]
 
@@ -24,10 +26,10 @@ def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip"
 
     ``open_clip`` folders open with ``open_clip.create_model("local-dir:FOLDER")``, ``transformers`` ones with
     ``CLIPModel.from_pretrained(FOLDER)``; both also with ``tether.load(FOLDER)``. A pruned vocabulary is whole again
-    in every format.
+    in every format. A wrapped model goes to its own library (SigLIP's opens with ``SiglipModel``) or to ``tether``.
 
     Args:
-        model: a ``Clip``.
+        model: what ``tether.load`` or ``create`` gave.
         folder: where to; made if absent.
         format: ``open_clip``, ``transformers`` or ``tether``.
 
@@ -35,13 +37,17 @@ def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip"
         The folder.
 
     Raises:
-        InputError: an unknown format, a wrapped model, or a model that the other library cannot express.
+        InputError: an unknown format, another module, or a model that the other library cannot express.
     """
     if format not in FORMATS:
         raise InputError(f"format: unknown format {format!r}; {closest(format, FORMATS)}")
-    if not isinstance(model, Clip):
-        raise InputError(f"export: expected a model of tether's own towers, got {type(model).__name__}")
-    return FORMATS[format](model, Path(folder))
+    if isinstance(model, Clip):
+        return FORMATS[format](model, Path(folder))
+    if not isinstance(model, WrappedEncoder):
+        raise InputError(f"export: expected a model of tether.load or create, got {type(model).__name__}")
+    if format == "tether":
+        return save(model, folder)
+    return export_wrapped(model, Path(folder), format=format)
 
 
 def _open_clip(model: Clip, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -97,5 +98,5 @@ def _siglip(
         image_spec=spec,
         tokenizer=tokenizer,
         pad=text.pad_token_id or SIGLIP_PAD,
-        config={"architectures": ["SiglipModel"], **model.config.to_dict()},
+        config=json.loads(model.config.to_json_string(use_diff=False)) | {"architectures": ["SiglipModel"]},
     )

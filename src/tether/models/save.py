@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.files import atomic_path, write_json
 from tether.models.dual import Clip
-from tether.models.save_wrapped import write_description
+from tether.models.save_wrapped import tokenizer_kind, write_description
 from tether.models.wrap import WrappedEncoder
 
 FORMAT = "tether-clip"
@@ -42,6 +42,8 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     folder = Path(folder)
     if not isinstance(model, (Clip, WrappedEncoder)):
         raise InputError(f"save: expected a model of tether.load or create, got {type(model).__name__}")
+    if isinstance(model, WrappedEncoder):
+        tokenizer_kind(model)  # refuses what cannot be loaded again before anything is written
     write_weights(folder / WEIGHTS_FILE, model.state_dict(), metadata={"format": "pt", "model": FORMAT})
     write_config(model, folder)
     return folder

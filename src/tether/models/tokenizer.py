@@ -7,7 +7,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class TextCutWarning(UserWarning):
     """Texts were longer than the model's context and lost their ends."""
 
 
+@runtime_checkable
 class _Bpe(Protocol):
     sot_token_id: int
     eot_token_id: int

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.models.save import separate
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -48,7 +49,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
         for name, tensors in checkpoint.tensors.items():
-            save_file(tensors, temporary / f"{name}.safetensors")
+            save_file(separate(tensors), temporary / f"{name}.safetensors")
         state = {"step": checkpoint.step, "files": sorted(checkpoint.tensors), "state": _encode(checkpoint.state)}
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         for path in [*temporary.iterdir(), temporary]:
