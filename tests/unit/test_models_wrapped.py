@@ -12,6 +12,7 @@ from torch import nn
 
 import tether
 from tether.core.errors import InputError
+from tether.models import create
 from tether.models.save import separate, write_config
 from tether.models.wrap import OpenClipEncoder
 from tether.train import load_config, train
@@ -330,6 +331,25 @@ def test_a_tokenizer_of_someone_else_is_refused_before_anything_is_written(sigli
     finally:
         siglip.tokenizer = before
     assert not (tmp_path / "out").exists()
+
+
+def test_a_clip_with_words_of_its_own(tmp_path):
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": 64, "max_position_embeddings": 16, "eos_token_id": 1}
+    vision = sizes | {"image_size": 32, "patch_size": 16}
+    source = tmp_path / "source"
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(source)
+    _word_tokenizer(source, "<pad>")
+    model = tether.load(source)
+    folder = tether.save(model, tmp_path / "saved")
+    shutil.rmtree(source)
+    again = tether.load(folder)
+    assert again.tokenizer(["a cat"]).tolist() == [[3, 6, 1]]
+    assert torch.equal(_embeddings(again).text.pooled, _embeddings(model).text.pooled)
+    tether.save(create("tiny"), folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
 
 
 def test_a_full_disk_leaves_the_old_model(siglip, tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ def command(
     folder = export(load(model, random_weights=random_weights), out, format=form)
     opened = {
         "open_clip": f'open_clip.create_model("local-dir:{folder}")',
-        "transformers": f'CLIPModel.from_pretrained("{folder}")',
+        "transformers": f'AutoModel.from_pretrained("{folder}")',
         "tether": f'tether.load("{folder}")',
     }
     typer.echo(f"wrote {folder}; open it with {opened[form]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import torch
 
 from tether.core.errors import InputError
 from tether.core.files import read_json
+from tether.core.protocols import Tokenizer
 from tether.models.config import ModelConfig, read_config
 from tether.models.convert.weights import fill as fill
 from tether.models.convert.weights import read_weights
@@ -114,7 +116,8 @@ def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
 
         model = rebuild(values, path=described)
     else:
-        model = Clip(_own_config(values, path=described))
+        config = _own_config(values, path=described)
+        model = Clip(config, tokenizer=_own_tokenizer(values, config, path=described))
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         steps = sorted(folder.glob(f"checkpoints/step-*/{WEIGHTS_FILE}"))
@@ -137,6 +140,21 @@ def _own_config(values: Any, *, path: Path) -> ModelConfig:
     if values.get("version") != VERSION:
         raise InputError(f"{path}: version {values.get('version')!r}; this tether reads version {VERSION}")
     return read_config(values.get("model", {}), where=str(path))
+
+
+def _own_tokenizer(values: Mapping[str, Any], config: ModelConfig, *, path: Path) -> Tokenizer | None:
+    """The tokenizer of a model that has not CLIP's own vocabulary, else None."""
+    if "tokenizer" not in values:
+        return None
+    from tether.models.convert.tokenizers import transformers_tokenizer
+    from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind
+
+    kind, context, vocabulary = read_kind(values["tokenizer"], path=path), config.text.context, config.text.vocabulary
+    if kind == "none":
+        return no_tokenizer(path, context=context, vocabulary=vocabulary)
+    if kind == "files":
+        return transformers_tokenizer(path.parent / TOKENIZER_FOLDER, context=context, vocabulary=vocabulary)
+    return None
 
 
 def _from_hub(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:

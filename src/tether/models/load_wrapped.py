@@ -16,16 +16,16 @@ from tether.core.protocols import Tokenizer
 from tether.core.spec import closest
 from tether.models.config import read_image
 from tether.models.convert.open_clip import CONFIG_FILE
-from tether.models.convert.tokenizers import MissingTokenizer, saved_open_clip_tokenizer, transformers_tokenizer
+from tether.models.convert.tokenizers import saved_open_clip_tokenizer, transformers_tokenizer
 from tether.models.load_open_clip import seeded
-from tether.models.save_wrapped import TOKENIZER_FOLDER, VERSION
+from tether.models.save_wrapped import VERSION
+from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind
 from tether.models.wrap import OpenClipEncoder, SiglipEncoder, WrappedEncoder
 
 _KEYS: Mapping[str, tuple[type, ...]] = {
     "library": (str,), "class": (str,), "config": (dict,), "text_config": (dict, type(None)), "image": (dict,),
     "pad": (int,), "tokenizer": (str,),
 }  # fmt: skip
-_TOKENIZERS = ("files", "built_in", "none")
 
 
 def rebuild(values: Mapping[str, Any], *, path: Path) -> WrappedEncoder:
@@ -44,13 +44,10 @@ def rebuild(values: Mapping[str, Any], *, path: Path) -> WrappedEncoder:
     for key, kinds in _KEYS.items():
         if not isinstance(values.get(key), kinds):
             raise InputError(f"{path}: {key}: expected {kinds[0].__name__}, got {values.get(key)!r}")
-    library, kind = values["library"], values["tokenizer"]
+    library = values["library"]
     if library not in _LIBRARIES:
         raise InputError(f"{path}: library: unknown {library!r}; {closest(library, _LIBRARIES)}")
-    if kind not in _TOKENIZERS:
-        raise InputError(f"{path}: tokenizer: unknown {kind!r}; {closest(kind, _TOKENIZERS)}")
-    if kind == "files" and not (path.parent / TOKENIZER_FOLDER).is_dir():
-        raise InputError(f"{path.parent / TOKENIZER_FOLDER}: no such folder; expected the model's tokenizer")
+    read_kind(values["tokenizer"], path=path)
     try:
         encoder = _LIBRARIES[library](values, path)
     except (InputError, MissingExtraError):
@@ -66,7 +63,8 @@ def _open_clip(values: Mapping[str, Any], path: Path) -> OpenClipEncoder:
     cfg, kind, pad = values["config"], values["tokenizer"], values["pad"]
     if kind == "none":
         text = cfg["text_cfg"]
-        tokenizer: Tokenizer = _no_tokenizer(path, text.get("context_length", 77), text.get("vocab_size", 49_408))
+        context, vocabulary = text.get("context_length", 77), text.get("vocab_size", 49_408)
+        tokenizer: Tokenizer = no_tokenizer(path, context=context, vocabulary=vocabulary)
     else:
         files = path.parent / TOKENIZER_FOLDER if kind == "files" else None
         tokenizer = saved_open_clip_tokenizer(files, cfg, pad=pad)
@@ -117,7 +115,7 @@ def _transformers(values: Mapping[str, Any], path: Path) -> SiglipEncoder:
         files = path.parent / TOKENIZER_FOLDER
         tokenizer: Tokenizer = transformers_tokenizer(files, context=context, vocabulary=vocabulary)
     else:
-        tokenizer = _no_tokenizer(path, context, vocabulary)
+        tokenizer = no_tokenizer(path, context=context, vocabulary=vocabulary)
     return SiglipEncoder(
         model,
         dim=vision["hidden_size"],
@@ -126,11 +124,6 @@ def _transformers(values: Mapping[str, Any], path: Path) -> SiglipEncoder:
         pad=values["pad"],
         config=cfg,
     )
-
-
-def _no_tokenizer(path: Path, context: int, vocabulary: int) -> MissingTokenizer:
-    reason = f"{path} was saved from a model without one"
-    return MissingTokenizer(reason, context_length=context, vocab_size=vocabulary)
 
 
 _LIBRARIES: Mapping[str, Callable[[Mapping[str, Any], Path], WrappedEncoder]] = {

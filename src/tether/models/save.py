@@ -1,6 +1,6 @@
 """A model as two files: ``model.json`` says what it is, ``model.safetensors`` holds its weights.
 
-A wrapped model whose tokenizer has files of its own gets them beside, in ``tokenizer/``.
+A model whose tokenizer has files of its own gets them beside, in ``tokenizer/``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.files import atomic_path, write_json
 from tether.models.dual import Clip
-from tether.models.save_wrapped import tokenizer_kind, write_description
+from tether.models.save_wrapped import write_description
+from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
 from tether.models.wrap import WrappedEncoder
 
 FORMAT = "tether-clip"
@@ -36,15 +37,14 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        InputError: another module, or a wrapped model with a tokenizer that cannot be written.
+        InputError: another module, or a model whose tokenizer was exchanged for one that cannot be written.
         OSError: the disk is full or the folder cannot be written; nothing half-written stays.
     """
     folder = Path(folder)
     if not isinstance(model, (Clip, WrappedEncoder)):
         raise InputError(f"save: expected a model of tether.load or create, got {type(model).__name__}")
-    if isinstance(model, WrappedEncoder):
-        tokenizer_kind(model)  # refuses what cannot be loaded again before anything is written
-    write_weights(folder / WEIGHTS_FILE, model.state_dict(), metadata={"format": "pt", "model": FORMAT})
+    tokenizer_kind(model.tokenizer)  # refuses what cannot be loaded again before anything is written
+    write_weights(folder / WEIGHTS_FILE, model.state_dict(), metadata={"format": "pt"})
     write_config(model, folder)
     return folder
 
@@ -54,7 +54,10 @@ def write_config(model: Clip | WrappedEncoder, folder: Path) -> None:
     if isinstance(model, WrappedEncoder):
         write_description(model, folder / CONFIG_FILE)
         return
-    write_json(folder / CONFIG_FILE, {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()})
+    values = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
+    kind = tokenizer_kind(model.tokenizer)
+    write_tokenizer(model.tokenizer, folder)
+    write_json(folder / CONFIG_FILE, values if kind == "built_in" else values | {"tokenizer": kind})
 
 
 def write_weights(path: Path, state: dict[str, Tensor], *, metadata: dict[str, str]) -> None:

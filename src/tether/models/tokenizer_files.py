@@ -1,0 +1,68 @@
+"""A model's tokenizer beside its weights: plain files in ``tokenizer/``, written whole."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal, get_args
+
+from tether.core.errors import InputError
+from tether.core.protocols import Tokenizer
+from tether.core.spec import closest
+from tether.models.convert.tokenizers import MissingTokenizer
+from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
+
+TOKENIZER_FOLDER = "tokenizer"
+Kind = Literal["built_in", "files", "none"]
+
+
+def tokenizer_kind(tokenizer: Tokenizer) -> Kind:
+    """``files``: written beside; ``built_in``: a package has it; ``none``: the model came without.
+
+    Raises:
+        InputError: none of these, so the model could not be loaded again.
+    """
+    if isinstance(tokenizer, MissingTokenizer):
+        return "none"
+    if isinstance(tokenizer, FunctionTokenizer) and tokenizer.write is not None:
+        return "files"
+    if isinstance(tokenizer, (ClipTokenizer, FunctionTokenizer)):
+        return "built_in"
+    raise InputError(f"save: expected the tokenizer that the model came with, got {type(tokenizer).__name__}")
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write its files into ``folder/tokenizer``, all or none; a tokenizer without files leaves no such folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / TOKENIZER_FOLDER
+    if not isinstance(tokenizer, FunctionTokenizer) or tokenizer.write is None:
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier save
+        return
+    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as name:
+        new, old = Path(name) / "new", Path(name) / "old"  # elsewhere first: the source may lie in the folder itself
+        new.mkdir()
+        tokenizer.write(new)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+
+
+def read_kind(kind: object, *, path: Path) -> Kind:
+    """A checked ``tokenizer`` of the ``model.json`` at ``path``.
+
+    Raises:
+        InputError: an unknown word, or ``files`` without the folder.
+    """
+    for known in get_args(Kind):
+        if kind == known:
+            if kind == "files" and not (path.parent / TOKENIZER_FOLDER).is_dir():
+                raise InputError(f"{path.parent / TOKENIZER_FOLDER}: no such folder; expected the model's tokenizer")
+            return known
+    raise InputError(f"{path}: tokenizer: unknown {kind!r}; {closest(str(kind), get_args(Kind))}")
+
+
+def no_tokenizer(path: Path, *, context: int, vocabulary: int) -> MissingTokenizer:
+    """What stands in a model whose ``model.json`` says ``none``."""
+    reason = f"{path} was saved from a model without one"
+    return MissingTokenizer(reason, context_length=context, vocab_size=vocabulary)
