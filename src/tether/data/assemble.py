@@ -15,6 +15,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.core.types import Batch, ImageSpec, Row
 from tether.data.bad_rows import BadRows
+from tether.data.captions import CAPTION_PICKS, CaptionPick
 from tether.data.images import load
 from tether.data.shuffle import Draft
 
@@ -24,31 +25,12 @@ _REMEMBERED = 500_000
 """Captions whose ids are remembered, and keys of broken pictures, at most."""
 
 
-class CaptionPick(Protocol):
-    """Chooses what a row is called this time."""
-
-    def __call__(self, row: Row, *, draw: int) -> str:
-        """One caption; ``draw`` is 64 random bits of this seed, epoch and row."""
-        ...
-
-
 class Augment(Protocol):
     """Changes a batch of raw pixels."""
 
     def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
         """New pixels; ``draws`` (b,) uint64 are 64 random bits of this seed, epoch and row."""
         ...
-
-
-def first_caption(row: Row, *, draw: int) -> str:
-    """The first caption that is not empty."""
-    return next(text for text in row.texts if text.strip())
-
-
-def random_caption(row: Row, *, draw: int) -> str:
-    """Any of the captions that are not empty, with equal chances."""
-    texts = row.texts if all(row.texts) else tuple(text for text in row.texts if text.strip())
-    return texts[draw % len(texts)]
 
 
 class Assembler:
@@ -68,9 +50,9 @@ class Assembler:
         memory: int,
     ) -> None:
         """Keep decoded pictures of ``held`` rows when all of them fit into ``memory`` bytes."""
-        if isinstance(caption, str) and caption not in ("random", "first"):
-            raise InputError(f"caption: expected 'random', 'first' or a callable, got {caption!r}")
-        self._pick: CaptionPick = {"random": random_caption, "first": first_caption}.get(caption, caption)  # pyrefly: ignore
+        if isinstance(caption, str) and caption not in CAPTION_PICKS:
+            raise InputError(f"caption: expected a callable or one of {', '.join(CAPTION_PICKS)}, got {caption!r}")
+        self._pick: CaptionPick = CAPTION_PICKS[caption]() if isinstance(caption, str) else caption
         self._spec, self._tokenizer, self._seed, self._share = image_spec, tokenizer, seed, share
         self._augment, self._bad = augment, bad
         shape = (3, *image_spec.size)

@@ -56,7 +56,7 @@ class RunConfig(BaseModel):
     vocabulary: Literal["whole", "used"] = Field(
         default="whole", description="`used` trains only the token rows that the data has; the rest keep their start"
     )
-    caption: Literal["random", "first"] = Field(default="random", description="which of a row's captions a batch uses")
+    caption: Spec = Field(default="random", description="which of a row's captions a batch uses")
     augment: Spec | None = Field(default=None, description="change of the pictures, by row and epoch")
     workers: int = Field(default=0, ge=0, description="decoding workers per process")
     strict: bool = Field(default=False, description="stop at the first bad row instead of skipping it")

@@ -150,6 +150,7 @@ class _Run:
 
         from tether import data
         from tether.data.augment import AUGMENTATIONS
+        from tether.data.captions import CAPTION_PICKS
         from tether.data.loader import Loader
         from tether.losses import OBJECTIVES
         from tether.optim import OPTIMIZERS, parameter_groups
@@ -204,7 +205,7 @@ class _Run:
             rank=self.gather.rank,
             world=self.gather.world,
             workers=config.workers,
-            caption=config.caption,
+            caption=build(config.caption, CAPTION_PICKS, where=f"{where}: caption"),
             augment=build(config.augment, AUGMENTATIONS, where=f"{where}: augment") if config.augment else None,
             on_bad=folder / BAD_ROWS,
             strict=config.strict,
