@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -60,4 +61,6 @@ def assert_same_path(left: Path, right: Path) -> None:
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
 def test_two_processes_equal_one(tmp_path, alone, sharding):
-    assert_same_path(run(TORCHRUN, tmp_path / "run", f"sharding={sharding}"), alone)
+    folder = run(TORCHRUN, tmp_path / "run", f"sharding={sharding}")
+    assert json.loads((folder / "environment.json").read_text())["processes"] == 2
+    assert_same_path(folder, alone)

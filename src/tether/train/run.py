@@ -158,7 +158,11 @@ class _Run:
 
         self.config, self.folder, self.evaluate = config, folder, evaluate
         self.on_record, self.should_stop = on_record, should_stop
-        self.accelerator = Accelerator(log_with=list(config.trackers) or None, project_dir=folder)
+        self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # else it overlooks a CPU's process group
+            log_with=list(config.trackers) or None,
+            project_dir=folder,
+        )
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
         self.gather = process_gather()
         where = str(folder / CONFIG)
