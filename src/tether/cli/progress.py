@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tether.train.folder import BAD_ROWS
+
 if TYPE_CHECKING:
     from tether.train.run import Result
 
@@ -89,6 +91,10 @@ class TrainingProgress:
         for name, value in result.metrics.items():
             if _RECALL.fullmatch(name):
                 self.console.print(f"  {name:<24}{value:7.1%}", highlight=False)
+        bad = folder / BAD_ROWS
+        if bad.exists():
+            count = len(bad.read_text(encoding="utf-8").splitlines())
+            self.console.print(f"bad rows skipped: {count}, named in {bad}", highlight=False)
         self.console.print(f"model and log: {folder}", highlight=False)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 
 from tether.core.files import write_text
 
-METRICS = "metrics.jsonl"
-
 
 class Logbook:
     """Appends records with a ``step``; each line reaches the file before the next step begins."""

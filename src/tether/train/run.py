@@ -28,7 +28,8 @@ from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoi
 from tether.train.config import RunConfig, dump_config, load_config
 from tether.train.ema import WeightAverage
 from tether.train.environment import describe_environment
-from tether.train.logbook import METRICS, Logbook
+from tether.train.folder import BAD_ROWS, CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
+from tether.train.logbook import Logbook
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.parallel import (
     choose_sharding,
@@ -40,13 +41,6 @@ from tether.train.parallel import (
 from tether.train.schedules import SCHEDULES
 from tether.train.steps import STEPS, PairForward
 
-CONFIG, SUMMARY, ENVIRONMENT, CHECKPOINTS, BAD_ROWS = (
-    "config.yaml",
-    "summary.json",
-    "environment.json",
-    "checkpoints",
-    "bad_rows.jsonl",
-)
 _MAY_CHANGE = {"log_every", "save_every", "keep", "evaluate", "trackers", "workers", "max_skips", "threads", "sharding"}
 """Settings that leave the trajectory alone, so a resumed run may have others."""
 

@@ -1,0 +1,8 @@
+"""What a run's folder holds besides the model: the names of its files."""
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+ENVIRONMENT = "environment.json"
+SUMMARY = "summary.json"
+BAD_ROWS = "bad_rows.jsonl"
