@@ -54,6 +54,6 @@ def command(
     if html is not None:
         from tether.tasks.retrieve.gallery import gallery
 
-        note = f"{len(opened)} pictures, model {name}" + (f", where {where}" if where else "")
+        note = f"{len(opened):,} pictures, model {name}" + (f", where {where}" if where else "")
         gallery(hits, html, title="Search results", note=note)
         typer.echo(f"{html}: the pictures", err=True)

@@ -46,6 +46,8 @@ def shown(key: str, value: float) -> str:
         return f"{100 * value:.1f} %"
     if key.endswith("_median_rank") or key in ("classes", "images", "texts"):
         return f"{value:,.0f}"
+    if 0 < abs(value) < 0.01:
+        return f"{value:.2g}"
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 

@@ -221,8 +221,9 @@ def _usable(value: float | None, scale: str) -> TypeGuard[float]:
 def _range(main: Sequence[float], values: Sequence[float], *, scale: str) -> tuple[float, float]:
     low, high = min(main), max(main)
     reach = [value for value in values if value <= 3 * high] or [high]
-    high = max(high, *reach) if scale == "log" else high
     if scale == "log":
+        high = max(high, *reach)
+        low = min([low, *(value for value in values if value >= low / 3)])  # a limit close below is drawn where it is
         low, high = low / 1.15, high * 1.15
         return low, high if high > low else low * 10
     pad = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
@@ -263,7 +264,7 @@ def _number(value: float) -> str:
         return "0"
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
-    if abs(value) < 0.001:
+    if abs(value) < 0.0001:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     return f"{value:.4g}"

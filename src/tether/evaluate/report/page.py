@@ -40,6 +40,7 @@ class Seen:
     """The part of the page that needs the model."""
 
     source: str
+    held_out: bool
     sprite: Sprite
     places: dict[int, int]
     text_hits: list[galleries.Query]
@@ -85,6 +86,7 @@ def write(
     """
     run = read_run(Path(run_folder))
     model = _model_of(run) if model is None else model
+    held_out = source is None  # else the caller's choice, which may be what the run learnt from
     source = _source_of(run) if source is None else source
     seen, numbers = None, {key: value for key, value in run.summary.items() if isinstance(value, (int, float))}
     if model is not None and source is not None:
@@ -92,7 +94,8 @@ def write(
         embedded = embed_source(model, source, limit=limit, label=column, thumbnail=THUMBNAIL)
         if embedded.captions or embedded.labels:
             numbers |= measure(model, embedded, measures=MEASURES, bootstrap=bootstrap, seed=seed)
-        seen = _look(model, embedded, source=source.name, label=column, seed=seed)
+        name = _spoken(run.config["evaluate"]["source"]) if held_out else source.name
+        seen = _look(model, embedded, source=name, held_out=held_out, label=column, seed=seed)
     page = _render(run, seen=seen, numbers=numbers, parameters=_parameters(model))
     path = run.path / FILE
     write_text(path, page)
@@ -116,6 +119,14 @@ def _source_of(run: RunFolder) -> Source | None:
     return open_source(wanted["source"], where=f"{run.path / 'config.yaml'}: evaluate.source")
 
 
+def _spoken(spec: str | Mapping[str, Any]) -> str:
+    """A specification in words: ``emoji (split test, size 64)``."""
+    if not isinstance(spec, Mapping):
+        return spec
+    settings = ", ".join(f"{key} {value}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']} ({settings})" if settings else str(spec["name"])
+
+
 def _label_column(source: Source) -> str | None:
     """The first of ``LABELS`` that the first row has."""
     for block in source.blocks():
@@ -124,7 +135,7 @@ def _label_column(source: Source) -> str | None:
     return None
 
 
-def _look(model: DualEncoder, seen: Embedded, *, source: str, label: str | None, seed: int) -> Seen:
+def _look(model: DualEncoder, seen: Embedded, *, source: str, held_out: bool, label: str | None, seed: int) -> Seen:
     text_hits = text_misses = image_hits = image_misses = []
     if seen.captions:
         image, text = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1)
@@ -141,6 +152,7 @@ def _look(model: DualEncoder, seen: Embedded, *, source: str, label: str | None,
         raise InputError("the report needs thumbnails: embed the source with thumbnail=...")
     return Seen(
         source=source,
+        held_out=held_out,
         sprite=sprite(seen.thumbnails[order].numpy()),
         places={row: place for place, row in enumerate(order)},
         text_hits=text_hits,
@@ -235,7 +247,7 @@ def _highlights(numbers: dict[str, float], run: RunFolder) -> list[tuple[str, st
     if losses:
         found.append((f"{losses[-1]:.3g}", "last training loss", f"first {losses[0]:.3g}"))
     if seconds := run.summary.get("seconds"):
-        found.append((duration(seconds), "training time", ""))
+        found.append((rounded_duration(seconds), "training time", ""))
     return found
 
 
@@ -286,3 +298,10 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def rounded_duration(seconds: float) -> str:
+    """``156`` becomes ``2.6 min``: short enough for a card."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

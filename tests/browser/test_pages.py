@@ -1,0 +1,153 @@
+"""The report and the search gallery in a real browser: their scripts run, nothing is logged, what matters is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tether.core.types import Block, Features, ImageSpec, Row
+from tether.evaluate import report
+from tether.tasks.retrieve.gallery import gallery
+from tether.tasks.retrieve.search import Hit
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+NAMES = ("red", "green", "blue")
+# Appended to a page: uses it as a reader would and writes down what came of it.
+PROBE = """
+<script>
+{actions}
+const width = document.documentElement.scrollWidth > document.documentElement.clientWidth ? "too wide" : "fits";
+const probe = Object.assign(document.createElement("div"), {{id: "probe", textContent: `${{said}} ${{width}}`}});
+document.body.append(probe);
+</script>
+"""
+
+
+class Colours:
+    """Sees the mean colour of a picture and reads the number of a colour."""
+
+    dim = 3
+    image_spec = ImageSpec((8, 8))
+    logit_scale = torch.tensor(10.0)
+    logit_bias = None
+
+    def tokenizer(self, texts):
+        return torch.tensor([[1 + next((i for i, name in enumerate(NAMES) if name in text), 0)] for text in texts])
+
+    def encode_image(self, image, *, mask=None):
+        return Features(image.float().mean(dim=(2, 3)) + 1)
+
+    def encode_text(self, text, *, mask=None):
+        return Features(torch.eye(3)[text[:, 0] - 1] + 0.01)
+
+
+class Source:
+    name, version = "colours", "1"
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def blocks(self):
+        return [Block("0", len(self.rows))]
+
+    def read(self, block, *, start=0):
+        return iter(self.rows[start:])
+
+
+def pictures(count):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 90, (count, 16, 16, 3), dtype=np.uint8)
+    for number, one in enumerate(pixels):
+        one[..., number % 3] = 200 if number % 5 else 20
+    return pixels
+
+
+def opened(path: Path, profile: Path, *, actions: str, width: int = 390) -> str:
+    """The page's document after its scripts and ``actions`` ran, in a window as wide as a phone."""
+    page = path.read_text(encoding="utf-8")
+    tried = path.with_name("probed.html")
+    tried.write_text(page.replace("</body>", PROBE.format(actions=actions) + "</body>"), encoding="utf-8")
+    # A headless window is never narrower than 500 pixels, so the phone is a frame of its own.
+    frame = path.with_name("frame.html")
+    frame.write_text(
+        f'<!doctype html><iframe src="probed.html" style="width:{width}px;height:900px"></iframe><script>\n'
+        "onload = () => document.body.append(document.querySelector('iframe').contentDocument.documentElement);\n"
+        "</script>",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [
+            str(CHROMIUM),
+            *("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"),
+            *("--allow-file-access-from-files", f"--user-data-dir={profile}", "--dump-dom", frame.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert not re.findall(r".*CONSOLE.*", done.stderr)
+    return done.stdout
+
+
+def test_report_runs_in_a_browser(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    lines = [
+        {"step": s, "loss": 5 / (s + 1), "grad_norm": 2.0 + s % 3, "grad_threshold": 1.5, "grad_scale": 0.5, "lr": 5e-4}
+        for s in range(30)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "config.yaml").write_text("batch_size: 8\n")
+    (run / "summary.json").write_text(json.dumps({"steps": 30, "skipped": 0, "seconds": 156.0}))
+    rows = [
+        Row(f"row {i}", pixels, (f"a {NAMES[i % 3]} thing",), {"label": NAMES[i % 3]})
+        for i, pixels in enumerate(pictures(30))
+    ]
+    page = report.write(run, model=Colours(), source=Source(rows), bootstrap=10)
+    actions = """
+    document.getElementById("theme").click();
+    const plot = document.querySelector(".plot");
+    plot.dispatchEvent(new PointerEvent("pointermove", {clientX: plot.getBoundingClientRect().left + 1}));
+    document.querySelector(".chips button").click();
+    const away = document.querySelectorAll(".map .away").length;
+    const said = [document.documentElement.dataset.theme, plot.querySelector("output").textContent.split("\\n")[0],
+      away, document.querySelectorAll(".plot svg path.main").length].join();
+    """
+    dom = opened(page, tmp_path / "profile", actions=actions)
+    assert re.search(r'id="probe">(dark|light),step 0,20,3 fits<', dom)
+    for part in ('id="training"', 'id="retrieval"', 'id="zero-shot"', 'id="map"', 'id="numbers"', 'id="run"'):
+        assert part in dom
+    assert "2.6 min" in dom
+    assert "held-out pictures" not in dom  # the caller chose the source; nothing says that it was held out
+
+
+def test_gallery_runs_in_a_browser(tmp_path):
+    hits = [
+        Hit(f"row {i}", 0.9 - i / 100, (f"thing <{i}>",), pixels, {"group": NAMES[i % 3]})
+        for i, pixels in enumerate(pictures(10))
+    ]
+    page = gallery(dict.fromkeys((*NAMES, "a & b"), hits), tmp_path / "gallery.html", title="Found")
+    actions = """
+    document.querySelectorAll("button.hit")[3].click();
+    const shown = dialog.open;
+    const first = dialog.querySelector("dd").textContent;
+    dialog.querySelector("dl").click();
+    const stays = dialog.open;
+    dialog.querySelector("form button").click();
+    filter.value = "GREEN"; filter.dispatchEvent(new Event("input"));
+    const visible = [...document.querySelectorAll("section")].filter(one => !one.hidden).length;
+    const said = [shown, first, stays, dialog.open, visible].join();
+    """
+    dom = opened(page, tmp_path / "profile", actions=actions)
+    assert 'id="probe">true,0.8700,true,false,1 fits<' in dom
+    assert dom.count('<button class="hit') == 40
+    assert dom.count('src="data:image/jpeg;base64,') >= 40
