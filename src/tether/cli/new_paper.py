@@ -9,7 +9,7 @@ import typer
 
 def command(
     slug: Annotated[str, typer.Argument(help="Lower-case words with hyphens, such as gate-norm.")],
-    room: Annotated[str, typer.Option(help="Where its new line of thought lives, such as optim.")],
+    room: Annotated[str, typer.Option(help="The room that it joins, such as optim.")],
     mapping: Annotated[
         str | None, typer.Option(help="Which of the room's mappings it joins, such as CLIPPERS; default: the first.")
     ] = None,
