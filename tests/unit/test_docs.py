@@ -158,6 +158,7 @@ def test_every_part_has_a_signature_and_a_sentence(shelf):
     assert members
     for name, part in members.items():
         assert parts.signature(part).startswith(f"{part.__name__}("), name
+        assert "*args" not in parts.signature(part), name
         assert len(parts.first_line(part)) > 10, f"{shelf.dotted}[{name!r}] has no docstring"
 
 

@@ -96,12 +96,13 @@ def signature(part: type) -> str:
     Raises:
         InputError: a default whose text holds an address, which would differ in every run.
     """
+    own = part.__init__ is not object.__init__  # object's takes no settings, but its signature says that it takes any
     parameters = [
         parameter.replace(annotation=_Words(parameter.annotation))
         if isinstance(parameter.annotation, str)
         else parameter
         for name, parameter in inspect.signature(part.__init__).parameters.items()
-        if name != "self"
+        if own and name != "self"
     ]
     text = f"{part.__name__}{inspect.Signature(parameters)}"
     if _ADDRESS.search(text):
