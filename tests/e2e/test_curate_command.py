@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -93,20 +92,22 @@ def test_strict_stops_at_a_bad_row(tmp_path, capsys):
     assert "pool.parquet:1" in (tmp_path / "out" / "bad_rows.jsonl").read_text()
 
 
-def test_killed_it_goes_on_to_the_same_rows(tmp_path):
-    texts = [f"a red {'fox' if index % 3 else 'owl'} {index}" for index in range(120_000)]
-    pq.write_table(pa.table({"caption": texts}), tmp_path / "pool.parquet", row_group_size=4_000)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_stopped_it_goes_on_to_the_same_rows(tmp_path, number):
+    texts = [f"a red {'fox' if index % 3 else 'owl'} {index}" for index in range(60_000)]
+    pq.write_table(pa.table({"caption": texts}), tmp_path / "pool.parquet", row_group_size=2_000)
     (tmp_path / "words.txt").write_text("fox\nowl\n")
-    arguments = [tmp_path / "pool.parquet", "--entries", tmp_path / "words.txt", "--t", 30_000, "--out"]
+    arguments = [tmp_path / "pool.parquet", "--entries", tmp_path / "words.txt", "--t", 15_000, "--out"]
     command = [*TETHER, "curate", *map(str, arguments), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "out").glob("part-*")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    if process.poll() is None:
-        os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), stderr
+    assert "Traceback" not in stderr
     assert run(*arguments, tmp_path / "out").returncode == 0
     assert run(*arguments, tmp_path / "whole").returncode == 0
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("out", "whole")]

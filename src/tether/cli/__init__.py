@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from tether import __version__
 from tether.cli import verbs
-from tether.core.errors import MissingExtraError, TetherError
+from tether.core.errors import MissingExtraError, StoppedError, TetherError
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
@@ -60,6 +60,8 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(_say("interrupted", code=INTERRUPTED)) from None
+        except StoppedError as error:
+            raise typer.Exit(_say(str(error), code=INTERRUPTED)) from None
         except TetherError as error:
             raise typer.Exit(_fail(error, str(error))) from error
         except ModuleNotFoundError as error:

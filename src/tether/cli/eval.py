@@ -45,6 +45,8 @@ def command(
     from tether.evaluate import evaluate
     from tether.evaluate.suite import MEASURES
 
+    bad = json.with_name(f"{json.stem}.bad_rows.jsonl") if json is not None else Path("eval.bad_rows.jsonl")
+    bad.unlink(missing_ok=True)
     rows = open_source(source, where="SOURCE")
     encoder = load(model, device=device, random_weights=random_weights)
     sizes = [block.rows for block in rows.blocks()]
@@ -65,9 +67,13 @@ def command(
             seed=seed,
             workers=workers,
             strict=strict,
+            on_bad=bad,
             on_progress=lambda done, _: bar.update(task, completed=done),
         )
     _show(result, title=f"{model} on {source}")
+    if bad.exists():
+        count = len(bad.read_text(encoding="utf-8").splitlines())
+        typer.echo(f"{count} bad rows were skipped; {bad} names them", err=True)
     if json is not None:
         write_json(json, {"model": model, "source": source, "version": rows.version, "limit": limit} | result)
         typer.echo(f"wrote {json}")

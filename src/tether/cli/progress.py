@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _RECALL = re.compile(r"(text_to_image|image_to_text)_r\d+")
 _LINES = 10
 """Lines printed over a run when the output is not a terminal."""
+_STOPPING = b"tether: stopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
 
 
 class TrainingProgress:
@@ -101,3 +103,4 @@ class TrainingProgress:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice: do not wait for the checkpoint
         self._asked = True
+        os.write(2, _STOPPING)  # a signal may come in the middle of a print, which cannot be entered twice

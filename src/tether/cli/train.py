@@ -19,10 +19,13 @@ def command(
 ) -> None:
     """Train a dual encoder on pairs of pictures and words."""
     from tether.train.config import dump_config, load_config
+    from tether.train.folder import CONFIG
 
     given = list(overrides or [])
     if recipe is not None and "=" in str(recipe) and not recipe.exists():
         given, recipe = [str(recipe), *given], None
+    if recipe is None and resume and (out / CONFIG).is_file():
+        recipe = out / CONFIG
     config = load_config(recipe, overrides=given)
     if dry_run:
         typer.echo(dump_config(config), nl=False)

@@ -11,6 +11,10 @@ class InputError(TetherError, ValueError):
     """Something given from outside (a file, a row, a key, a shape) is not what it must be."""
 
 
+class StoppedError(TetherError):
+    """Asked to stop, the work saved its state first; the message says how to go on (exit code 130)."""
+
+
 class MissingExtraError(TetherError, ImportError):
     """An optional library is needed; the message names the extra that brings it."""
 

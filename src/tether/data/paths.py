@@ -58,7 +58,8 @@ def files(pattern: str | Path, *, ending: tuple[str, ...] = ()) -> list[str]:
         return [found for name in names for found in files(name, ending=ending)]
     found = _remote(pattern, ending) if is_url(pattern) else _local(pattern, ending)
     if not found:
-        raise InputError(f"{pattern}: no {' or '.join(ending) or ''} files there")
+        kinds = " or ".join(filter(None, ending))
+        raise InputError(f"{pattern}: no {kinds} files there" if kinds else f"{pattern}: empty, no files there")
     return sorted(found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -62,6 +63,7 @@ def embed_source(
     precision: Literal["float32", "bfloat16"] = "float32",
     workers: int = 0,
     strict: bool = False,
+    on_bad: Path | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> Embedded:
     """Embed every good row of a source once, in order.
@@ -76,6 +78,7 @@ def embed_source(
         precision: ``bfloat16`` runs under autocast.
         workers: threads that decode pictures.
         strict: stop at the first bad row instead of skipping it.
+        on_bad: JSON-lines file that names the rows skipped.
         on_progress: called with (pictures done, None).
 
     Raises:
@@ -91,6 +94,7 @@ def embed_source(
             batch_size=batch_size,
             workers=workers,
             strict=strict,
+            on_bad=on_bad,
             limit=limit,
         ):
             rows.extend(some)

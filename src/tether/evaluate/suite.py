@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -42,6 +43,7 @@ def evaluate(
     precision: Literal["float32", "bfloat16"] = "float32",
     workers: int = 0,
     strict: bool = False,
+    on_bad: Path | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, float]:
     """Measure a model on a source; what the rows do not allow is left out.
@@ -70,6 +72,7 @@ def evaluate(
         precision: ``bfloat16`` runs the towers under autocast.
         workers: threads that decode pictures.
         strict: stop at the first bad row instead of skipping it.
+        on_bad: JSON-lines file that names the rows skipped.
         on_progress: called with (pictures done, None).
 
     Raises:
@@ -88,6 +91,7 @@ def evaluate(
         precision=precision,
         workers=workers,
         strict=strict,
+        on_bad=on_bad,
         on_progress=on_progress,
     )
     if not seen.captions and not seen.labels:

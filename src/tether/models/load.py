@@ -58,6 +58,7 @@ def load(
         MissingExtraError: the name needs a library that is not installed.
     """
     text = str(name)
+    _check_device(device)
     if text.startswith(OPEN_CLIP):
         from tether.models.load_open_clip import load_named
 
@@ -66,11 +67,22 @@ def load(
         model = _from_hub(text.removeprefix(HUB), random_weights=random_weights)
     elif text in PRESETS and not Path(text).exists():
         if not random_weights:
-            raise InputError(f"{text}: a size has no weights of its own; ask for random weights, or name a folder")
+            raise InputError(
+                f"{text}: a size has no weights of its own; ask for random weights (--random-weights), or name a folder"
+            )
         model = create(text)
     else:
         model = _from_path(Path(text).expanduser(), random_weights=random_weights)
     return model.to(device=device, dtype=dtype).eval()
+
+
+def _check_device(device: str | torch.device) -> None:
+    """Refuse a device that is not here, before anything is read."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {str(device)!r}: not here; expected cpu, cuda or cuda:N ({reason})") from None
 
 
 def _from_path(path: Path, *, random_weights: bool) -> Clip | WrappedEncoder:

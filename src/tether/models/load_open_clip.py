@@ -39,7 +39,7 @@ def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
         if not random_weights:
             raise InputError(
                 f"open_clip:{name}: names no weights; expected open_clip:{architecture}/TAG or "
-                f"open_clip:{architecture}/FILE.safetensors, or ask for random weights"
+                f"open_clip:{architecture}/FILE.safetensors, or ask for random weights (--random-weights)"
             )
         return _random(config) if config is not None else _wrapped(architecture, cfg, weights=None)
     file = Path(weights).expanduser()

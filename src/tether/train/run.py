@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tether.core.errors import InputError, MissingExtraError, TetherError
+from tether.core.errors import InputError, MissingExtraError, StoppedError, TetherError
 from tether.core.files import read_json, write_json, write_text
 from tether.core.gather import process_gather
 from tether.core.protocols import Source
@@ -49,10 +49,6 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Encoder = Clip | WrappedEncoder
 Evaluate = Callable[[Encoder], dict[str, float]]
 OnRecord = Callable[[dict[str, Any]], None]
-
-
-class StoppedError(TetherError):
-    """The run was asked to stop; it saved a checkpoint first."""
 
 
 class DivergedError(TetherError):
@@ -159,7 +155,7 @@ class _Run:
         )
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
         self.gather = process_gather()
-        where = str(folder / CONFIG)
+        where = str(folder / CONFIG) if (folder / CONFIG).exists() else "settings"
 
         random.seed(config.seed)
         np.random.seed(config.seed % 2**32)  # noqa: NPY002 - libraries below may draw from the global one
@@ -262,7 +258,7 @@ class _Run:
         if self.evaluate and not last and every and self.done % every == 0:
             self._evaluate()
         stop = self.should_stop()
-        if (self.done % config.save_every == 0 or stop) and not last:
+        if stop or (self.done % config.save_every == 0 and not last):
             self._save()
         if stop:
             raise StoppedError(f"stopped after step {self.done}; go on with: tether train --resume --out {self.folder}")
@@ -349,6 +345,7 @@ class _Run:
             "generator": torch.get_rng_state(),
             "skipped": self.skipped,
             "seconds": self.seconds,
+            "loss": self.last_loss,
         }
         if self.main:
             save_checkpoint(self.folder / CHECKPOINTS, Checkpoint(self.done, tensors, state), keep=self.config.keep)
@@ -365,6 +362,7 @@ class _Run:
         self.precision.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["generator"])
         self.done, self.skipped, self.seconds = checkpoint.step, state["skipped"], state["seconds"]
+        self.last_loss = state["loss"]
 
     def _finish(self) -> Result:
         config = self.config

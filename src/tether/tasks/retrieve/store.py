@@ -73,7 +73,9 @@ class Store:
         database = _connect(uri, storage_options)
         there = _table(database)
         if not overwrite and there is not None and there.count_rows():
-            raise InputError(f"{uri}: already holds a store; add to it, or ask to overwrite it")
+            raise InputError(
+                f"{uri}: already holds a store; add to it (--existing merge) or replace it (--existing replace)"
+            )
         folder = _folder(uri)
         for stale in () if folder is None else folder.glob("index-*"):
             stale.unlink()

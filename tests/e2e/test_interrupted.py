@@ -1,0 +1,157 @@
+"""Ctrl-C in the middle of each long verb: exit code 130, one message, nothing half written; training can go on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import tether
+from tether.cli import main
+from tether.models.presets import create
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+TRAIN = ["size=tiny", "batch_size=2", "precision=fp32", "threads=1", "save_every=100000"]
+
+
+def start(place: Path, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tether", *map(str, arguments)],
+        cwd=place,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal's Ctrl-C goes to the whole group
+    )
+
+
+def opened_by_reader(pipe: Path, process: subprocess.Popen[str]) -> int:
+    """The writing end of a named pipe, as soon as the process reads from it."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nobody reads yet
+                raise
+            time.sleep(0.01)
+    process.kill()
+    raise AssertionError(f"the picture was never read: {process.communicate()}")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "m"
+    tether.save(create("tiny"), folder)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Three pictures, the last of which never ends: whoever reads it hangs until the test lets go."""
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32), "red").save(tmp_path / name)
+    os.mkfifo(tmp_path / "slow.png")
+    (tmp_path / "pairs.csv").write_text("filepath,title\na.png,one\nb.png,two\nslow.png,three\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["embed", "pairs.csv", "--model", "{model}", "--out", "out.parquet"],
+        ["classify", "pairs.csv", "--model", "{model}", "--classes", "cat,dog", "--out", "out.csv"],
+        ["eval", "{model}", "pairs.csv", "--json", "out.json"],
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_ctrl_c_in_the_middle(place: Path, model: Path, verb: list[str]) -> None:
+    before = {path.name for path in place.iterdir()}
+    process = start(place, *(word.format(model=model) for word in verb))
+    writer = opened_by_reader(place / "slow.png", process)
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+    finally:
+        os.close(writer)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.rstrip().endswith("tether: interrupted")
+    assert "Traceback" not in stderr
+    left = {path.name for path in place.iterdir()} - before
+    assert not [name for name in left if name.startswith("out.") and not name.endswith(".parts")], left
+
+
+def test_ctrl_c_while_indexing(tmp_path: Path) -> None:
+    rows, dim = 60_000, 32
+    vectors = np.random.default_rng(0).standard_normal(rows * dim, dtype=np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors), dim)
+    pq.write_table(pa.table({"key": [f"k{n}" for n in range(rows)], "embedding": column}), tmp_path / "e.parquet")
+    process = start(tmp_path, "index", "e.parquet", "--out", "store")
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and not (tmp_path / "store").exists():
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.rstrip().endswith("tether: interrupted")
+    assert "Traceback" not in stderr
+    again = start(tmp_path, "index", "e.parquet", "--out", "store")
+    stdout, stderr = again.communicate(timeout=60)
+    assert again.returncode == 0, stderr
+    assert f"{rows} rows of {dim} numbers" in stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+def test_training_saves_and_says_how_to_go_on(place: Path, number: signal.Signals) -> None:
+    (place / "pairs.csv").write_text("filepath,title\na.png,one\nb.png,two\n")
+    process = start(place, "train", "data=pairs.csv", "steps=100000", *TRAIN, "--out", "run")
+    deadline = time.monotonic() + 60
+    log = place / "run" / "metrics.jsonl"
+    while process.poll() is None and time.monotonic() < deadline and not (log.exists() and log.stat().st_size):
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "stopping after this step, with a checkpoint" in stderr
+    assert "go on with: tether train --resume --out run" in stderr
+    assert "Traceback" not in stderr
+    assert not (place / "run" / "summary.json").exists()
+    assert len(list((place / "run" / "checkpoints").glob("step-*"))) == 1
+
+
+def test_resume_needs_the_folder_only(place: Path, monkeypatch, capsys) -> None:
+    (place / "pairs.csv").write_text("filepath,title\na.png,one\nb.png,two\n")
+    monkeypatch.chdir(place)
+    for arguments in (["data=pairs.csv", "steps=2", *TRAIN, "--out", "run"], ["--resume", "--out", "run"]):
+        with pytest.raises(SystemExit) as left:
+            main(["train", *arguments])
+        assert left.value.code == 0, capsys.readouterr().err
+    assert "2 steps" in capsys.readouterr().out
+
+
+def test_stopped_at_its_last_step_a_run_is_saved_and_finishes(tmp_path: Path) -> None:
+    from tether.core.errors import StoppedError
+    from tether.train import load_config, train
+    from tether.train.checkpoints import list_checkpoints
+
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "b.png")
+    (tmp_path / "pairs.csv").write_text("filepath,title\na.png,one\nb.png,two\n")
+    config = load_config(overrides=[f"data={tmp_path / 'pairs.csv'}", "steps=1", *TRAIN])
+    with pytest.raises(StoppedError, match=r"after step 1; go on with"):
+        train(config, folder=tmp_path / "run", should_stop=lambda: True)
+    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 1
+    result = train(config, folder=tmp_path / "run", resume=True)
+    assert (result.steps, result.loss > 0) == (1, True)
