@@ -23,7 +23,7 @@ $(VENV)/.stamp-dev: pyproject.toml
 demo: $(VENV)/.stamp-use
 	$(BIN)/tether train recipes/demo.yaml --out $(RUN) --resume
 	$(BIN)/tether report $(RUN)
-	$(BIN)/tether embed emoji:split=all --model $(RUN) --out $(RUN)/embeddings.parquet --thumbnail 64
+	$(BIN)/tether embed emoji:split=all --model $(RUN) --out $(RUN)/embeddings.parquet --thumbnail 64 --precision bfloat16
 	$(BIN)/tether index $(RUN)/embeddings.parquet --out $(RUN)/store --existing replace
 	$(BIN)/tether search $(RUN)/store "red heart" "a smiling face" "fruit" "flag" "a woman at work" --html $(RUN)/gallery.html
 	@echo
