@@ -33,8 +33,8 @@ SETTINGS = [
 pytestmark = pytest.mark.distributed
 
 
-def run(launcher: list[str], folder: Path, *more: str) -> Path:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def run(launcher: list[str], folder: Path, *more: str, stop_after: int = 0) -> Path:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "STOP_AFTER": str(stop_after)}
     command = [sys.executable, *launcher, str(SCRIPT), str(folder), *SETTINGS, *more]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -64,3 +64,10 @@ def test_two_processes_equal_one(tmp_path, alone, sharding):
     folder = run(TORCHRUN, tmp_path / "run", f"sharding={sharding}")
     assert json.loads((folder / "environment.json").read_text())["processes"] == 2
     assert_same_path(folder, alone)
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
+def test_all_stop_together_when_one_is_asked_and_go_on_as_if_nothing_had_been(tmp_path, alone, sharding):
+    folder = run(TORCHRUN, tmp_path / "run", f"sharding={sharding}", stop_after=2)
+    assert not (folder / "summary.json").exists()
+    assert_same_path(run(TORCHRUN, folder, f"sharding={sharding}"), alone)

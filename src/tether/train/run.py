@@ -257,11 +257,18 @@ class _Run:
         every = config.evaluate.every if config.evaluate else 0
         if self.evaluate and not last and every and self.done % every == 0:
             self._evaluate()
-        stop = self.should_stop()
+        stop = self._asked_to_stop()
         if stop or (self.done % config.save_every == 0 and not last):
             self._save()
         if stop:
             raise StoppedError(f"stopped after step {self.done}; go on with: tether train --resume --out {self.folder}")
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was asked to; all learn it in the same step, so that they save together."""
+        asked = self.should_stop()
+        if self.gather.world == 1:
+            return asked
+        return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), reduction="sum"))
 
     def _log(self) -> None:
         """Write the pending records: the loss is averaged over processes, everything else is equal in all of them."""
