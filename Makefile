@@ -25,7 +25,7 @@ demo: $(VENV)/.stamp-use
 	$(BIN)/tether report $(RUN)
 	$(BIN)/tether embed emoji:split=all --model $(RUN) --out $(RUN)/embeddings.parquet --thumbnail 64 --precision bfloat16
 	$(BIN)/tether index $(RUN)/embeddings.parquet --out $(RUN)/store --existing replace
-	$(BIN)/tether search $(RUN)/store "red heart" "a smiling face" "fruit" "flag" "a woman at work" --html $(RUN)/gallery.html
+	$(BIN)/tether search $(RUN)/store "red heart" "woman firefighter" "fruit" "flag" "cat face" --html $(RUN)/gallery.html
 	@echo
 	@echo "report:         $(CURDIR)/$(RUN)/report.html"
 	@echo "search gallery: $(CURDIR)/$(RUN)/gallery.html"
