@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Mapping
 
 from tether.core.errors import InputError
 
 
-class Schedule:
-    """Linear warm-up from 0 to 1, then a shape that a subclass gives. Abstract."""
+class Schedule(abc.ABC):
+    """Linear warm-up from 0 to 1, then a shape that a subclass gives."""
 
     def __init__(self, *, warmup: int = 0) -> None:
         """Args: warmup: steps until the full learning rate."""
@@ -24,9 +25,9 @@ class Schedule:
         length = max(1, steps - self.warmup)
         return self.shape(min(1.0, (step - self.warmup) / length))
 
+    @abc.abstractmethod
     def shape(self, progress: float) -> float:
         """The factor after the warm-up; ``progress`` runs over [0, 1]."""
-        raise NotImplementedError("abstract: use one of SCHEDULES")
 
 
 class Cosine(Schedule):
