@@ -8,9 +8,9 @@ rotating order, and compares the pixels. Without --folder the pictures are piece
 sample photographs at their own resolution, saved at quality 90 with 4:2:0 chroma, once at about 460 x 380 and once at
 about 2016 x 1512. With --folder its JPEG files are used as they are.
 
-Measured last on two virtual cores of a quiet Intel Xeon: 2.34 times (2.24 to 2.41) at 460 x 380, 2.25 times (2.20 to
-2.34) at 2016 x 1512, and 3.12 times (2.98 to 3.30) on 200 everyday photographs of about 150 x 200 given by --folder. Mean
-difference at most 0.004 grey levels of 255, worst picture 0.009.
+Measured last on two virtual cores of a quiet Intel Xeon: 2.34 times (2.24 to 2.41) at 460 x 380, 2.25 times (2.20
+to 2.34) at 2016 x 1512, and 3.12 times (2.98 to 3.30) on 200 everyday photographs of about 150 x 200 given by
+--folder. Mean difference at most 0.004 grey levels of 255, worst picture 0.009.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ Each line starts fresh Python processes, in rotating order, and takes the CPU se
 thread). ``first use`` makes a tiny model and encodes one text and one picture; ``torch`` is torch's own import, so the
 difference is what Tether adds.
 
-Last measured on a quiet virtual machine with two cores of an Intel Xeon, nine rounds, median (min..max) in CPU seconds:
-``import tether`` 0.019 (0.018..0.020), ``--help`` 0.067 (0.065..0.069), ``where`` 0.182 (0.176..0.192), ``papers`` 0.422
-(0.408..0.454), first use of a model 0.256 (0.219..0.283) above torch's own 1.235. With both cores overloaded the last one
-has been seen at 0.406.
+Last measured on a quiet virtual machine with two cores of an Intel Xeon, nine rounds, median (min..max) in CPU
+seconds: ``import tether`` 0.019 (0.018..0.020), ``--help`` 0.067 (0.065..0.069), ``where`` 0.182 (0.176..0.192),
+``papers`` 0.422 (0.408..0.454), first use of a model 0.256 (0.219..0.283) above torch's own 1.235. With both cores
+overloaded the last one has been seen at 0.406.
 """
 
 from __future__ import annotations
