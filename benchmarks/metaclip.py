@@ -9,18 +9,17 @@ every variant once, in rotating order, in one thread; times are processor time o
 find the same matches. Captions have about 75 characters. The last part curates
 a generated Parquet pool with ``curate``.
 
-Last measured with --quick on a shared two-core x86 machine, Python 3.11, pyahocorasick 2.3, pyarrow 26; captions
-a second, and how many times the naive rule and pyahocorasick (medians of 3 rounds):
+Last measured in full (five rounds, a million pairs) on a quiet two-core x86 machine, Python 3.11, pyahocorasick 2.3,
+pyarrow 26; captions a second, and how many times the naive rule and pyahocorasick (medians):
 
     entries   pyahocorasick   tether, list              tether, Arrow column      one by one
-      2,048   267,656         302,727 (x45, x1.05)      545,758 (x82, x2.02)      165,006 (x24, x0.52)
-     20,000   137,378         328,527 (x387, x2.43)     350,554 (x417, x2.62)      93,411 (x127, x0.60)
-    200,000    62,681         231,252 (x4,100, x3.78)   258,995 (x4,561, x4.26)    45,653 (x811, x0.74)
+      2,048   326,599         523,412 (x77, x1.60)      597,827 (x87, x1.82)      162,117 (x24, x0.49)
+     20,000   175,127         388,441 (x545, x2.19)     444,985 (x610, x2.41)     97,921 (x138, x0.55)
+    200,000    67,063         261,397 (x4,656, x3.85)   270,511 (x4,774, x3.99)   49,022 (x875, x0.73)
 
-Spreads: list x1.04..1.76, x1.60..2.45, x3.65..3.82 of pyahocorasick. The last column is from a second run, whose
-pyahocorasick made 323,072, 156,471 and 61,794. Balancing: probabilities 20.5 M, numpy draws 3.4 M, Python draws 1.7 M
-captions a second. Whole runs from Parquet: 41,294 pairs a second at 10,000 pairs, 85,997 at 100,000, 83,406 at 200,000;
-resident peak 382, 396 and 396 MiB. The full run, with five rounds and a million pairs, is still to be made.
+Spreads: list x1.55..1.67, x2.14..3.81, x3.66..5.59 of pyahocorasick. Balancing: probabilities 30.9 M, numpy draws
+6.0 M, Python draws 1.7 M captions a second. Whole runs from Parquet: 61,994 pairs a second at 10,000 pairs, 92,624 at
+100,000, 93,088 at a million; resident peak 385, 397 and 397 MiB.
 """
 
 from __future__ import annotations
