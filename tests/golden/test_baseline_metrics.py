@@ -8,7 +8,8 @@ from loading import load
 from tether.evaluate.clip_score import clip_score, ref_clip_score
 from tether.evaluate.geometry import alignment, gap_vector, modality_gap, uniformity
 from tether.evaluate.retrieval import recall_at_k
-from tether.evaluate.zero_shot import logits, top_k_accuracy, weights_of_prompts
+from tether.evaluate.zero_shot import logits, top_k_accuracy
+from tether.tasks.classify.zero_shot import weights_of_prompts
 
 VECTORS = load("_baseline-clip")
 TOLERANCE = VECTORS.meta["tolerance"]

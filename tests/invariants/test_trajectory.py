@@ -82,7 +82,9 @@ def test_a_killed_process_goes_on_bit_for_bit(tmp_path, uninterrupted):
     while process.poll() is None and not list_checkpoints(folder / "checkpoints"):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
+    assert list_checkpoints(folder / "checkpoints")
+    assert not (folder / "summary.json").exists()
     train(config(), folder=folder, resume=True)
     assert_equal(weights(folder), weights(uninterrupted))
     assert losses(folder) == losses(uninterrupted)

@@ -11,7 +11,8 @@ from tether.evaluate.clip_score import clip_score, ref_clip_score
 from tether.evaluate.geometry import alignment, effective_rank, gap_vector, modality_gap, uniformity
 from tether.evaluate.metric import RetrievalRecall
 from tether.evaluate.retrieval import ranks, recall_at_k
-from tether.evaluate.zero_shot import logits, top_k_accuracy, weights_of_prompts, zero_shot
+from tether.evaluate.zero_shot import logits, top_k_accuracy, zero_shot
+from tether.tasks.classify.zero_shot import weights_of_prompts
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -35,20 +34,6 @@ class ZeroShot:
     confusion: Int[Tensor, "c c"]
     ranks: Int[Tensor, " n"]
     predicted: Int[Tensor, " n"]
-
-
-def weights_of_prompts(prompts: Float[Tensor, "c p d"]) -> Float[Tensor, "c d"]:
-    """One unit row for each class from the raw embeddings of its p prompts: normalise, mean, normalise.
-
-    That order is part of the definition (arXiv 2103.00020, section 3.1.4, released code).
-
-    Raises:
-        InputError: not three-dimensional, no prompt, NaN or infinity.
-    """
-    if prompts.ndim != 3 or not all(prompts.shape):
-        raise InputError(f"prompts: expected (classes, prompts, d), none of them 0, got {tuple(prompts.shape)}")
-    checked(prompts.flatten(0, 1), name="prompts")
-    return F.normalize(F.normalize(prompts, dim=-1).mean(dim=1), dim=-1)
 
 
 def logits(

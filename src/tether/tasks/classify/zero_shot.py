@@ -29,7 +29,7 @@ def class_weights(
     batch_size: int = 256,
     on_progress: Progress | None = None,
 ) -> Float[Tensor, "c d"]:
-    """One unit row for each class: every prompt's embedding normalised, their mean, normalised again.
+    """One unit row for each class: its prompts' embeddings normalised, their mean, normalised again.
 
     That order is part of the definition (arXiv 2103.00020, section 3.1.4, released code). Each distinct prompt of
     all classes is encoded once, short ones beside short ones.
@@ -51,12 +51,25 @@ def class_weights(
     templates = checked(templates, where="templates")
     prompts = [template.replace(SLOT, name) for name in classes for template in templates]
     vectors = encode_texts(model, prompts, batch_size=batch_size, on_progress=on_progress)
-    mean = F.normalize(vectors, dim=-1).view(len(classes), len(templates), -1).mean(dim=1)
-    weights = F.normalize(mean, dim=-1)
+    weights = weights_of_prompts(vectors.view(len(classes), len(templates), -1))
     empty = weights.norm(dim=-1) == 0
     if empty.any():
         raise InputError(f"class {classes[int(empty.nonzero()[0])]!r}: the mean of its prompts' vectors is zero")
     return weights
+
+
+def weights_of_prompts(prompts: Float[Tensor, "c p d"]) -> Float[Tensor, "c d"]:
+    """One unit row for each class from the raw embeddings of its p prompts: normalise, mean, normalise.
+
+    Raises:
+        InputError: not three-dimensional, no prompt, NaN or infinity.
+    """
+    if prompts.ndim != 3 or not all(prompts.shape):
+        raise InputError(f"prompts: expected (classes, prompts, d), none of them 0, got {tuple(prompts.shape)}")
+    bad = int((~prompts.isfinite().all(dim=-1)).sum())
+    if bad:
+        raise InputError(f"prompts: {bad} of {prompts.shape[0] * prompts.shape[1]} hold NaN or infinity")
+    return F.normalize(F.normalize(prompts, dim=-1).mean(dim=1), dim=-1)
 
 
 class ZeroShotClassifier:
