@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from tether.core.protocols import GradClipper
 from tether.optim import AdamW, parameter_groups
@@ -73,16 +75,34 @@ def corpus() -> tuple[Tensor, int]:
     return torch.tensor([places[character] for character in text]), len(alphabet)
 
 
+def adamw(groups: list[dict[str, Any]]) -> Optimizer:
+    """The optimiser of every run that asks for no other."""
+    return AdamW(groups, lr=LEARNING_RATE, betas=BETAS, eps=1e-8)
+
+
 def train(
-    clipper: GradClipper, *, seed: int, steps: int, loss_scale: float = 1.0, validation: int = VALIDATION_BATCHES
+    clipper: GradClipper,
+    *,
+    seed: int,
+    steps: int,
+    loss_scale: float = 1.0,
+    planted: Mapping[int, float] = PLANTED,
+    optimizer: Callable[[list[dict[str, Any]]], Optimizer] = adamw,
+    edit: Callable[[nn.Module], object] | None = None,
+    disturb: Callable[[int, nn.Module], None] | None = None,
+    validation: int = VALIDATION_BATCHES,
 ) -> Outcome:
-    """Train one model; equal seeds see the same weights, batches and planted targets whatever the clipper.
+    """Train one model; equal seeds see the same weights, batches and planted targets whatever else is given.
 
     Args:
         clipper: bounds the gradients.
         seed: of everything random.
         steps: optimiser steps; a planted batch beyond them never comes.
         loss_scale: multiplies every loss, and with it every gradient.
+        planted: steps whose targets are random, and what their loss is multiplied by.
+        optimizer: makes one from parameter groups; its learning rate is reached after 50 steps of warm-up.
+        edit: changes the model in place before the first step.
+        disturb: is given the step and the model between backward and the clipper, to spoil gradients.
         validation: held-out batches looked at.
     """
     ids, alphabet = corpus()
@@ -90,43 +110,48 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CharacterModel(alphabet)
+    if edit is not None:
+        edit(model)
     draw = torch.Generator().manual_seed(seed)
-    groups = parameter_groups(model, weight_decay=WEIGHT_DECAY)
-    optimizer = AdamW(groups, lr=LEARNING_RATE, betas=BETAS, eps=1e-8)
+    moved = optimizer(parameter_groups(model, weight_decay=WEIGHT_DECAY))
+    rates = [group["lr"] for group in moved.param_groups]
     losses: list[float] = []
     clipped = 0
     for step in range(steps):
         inputs, targets = _batch(ids[:cut], draw)
         factor = loss_scale
-        if step in PLANTED:
+        if step in planted:
             targets = torch.randint(0, alphabet, targets.shape, generator=draw)
-            factor *= PLANTED[step]
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
+            factor *= planted[step]
+        for group, rate in zip(moved.param_groups, rates, strict=True):
+            group["lr"] = rate * min(1.0, (step + 1) / WARMUP)
         loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-        optimizer.zero_grad()
+        moved.zero_grad()
         (loss * factor).backward()
+        if disturb is not None:
+            disturb(step, model)
         report = clipper.clip_(model.named_parameters(), step=step)
         if not report.skip:
-            optimizer.step()
+            moved.step()
         losses.append(float(loss.detach()))
         clipped += int(report.scale < 1)
     held_out = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         batches = [_batch(ids[cut:], held_out) for _ in range(validation)]
         scores = [F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()) for inputs, targets in batches]
-    return Outcome(float(torch.stack(scores).mean()), excess_loss(losses), clipped / steps)
+    return Outcome(float(torch.stack(scores).mean()), excess_loss(losses, planted=planted), clipped / steps)
 
 
-def excess_loss(losses: Sequence[float]) -> float:
+def excess_loss(losses: Sequence[float], *, planted: Iterable[int] = PLANTED) -> float:
     """What the planted batches cost afterwards; the planted steps themselves do not count."""
     total = 0.0
-    for step in PLANTED:
+    places = set(planted)
+    for step in sorted(places):
         before = losses[max(0, step - BEFORE) : step]
         if step < len(losses) and before:
             level = sum(before) / len(before)
             after = range(step + 1, min(step + 1 + AFTER, len(losses)))
-            total += sum(max(0.0, losses[later] - level) for later in after if later not in PLANTED)
+            total += sum(max(0.0, losses[later] - level) for later in after if later not in places)
     return total
 
 
