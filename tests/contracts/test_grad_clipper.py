@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 from tether.core.norms import gradient_norms
 from tether.core.protocols import GradClipper
 from tether.optim.clip import CLIPPERS, GlobalNorm, ZClip
-from tether.optim.clip.uniform import NonFiniteGradientError
+from tether.optim.clip.base import NonFiniteGradientError
 
 SHAPES = {"tower.weight": (4, 3), "tower.bias": (5,), "conv": (2, 2, 2), "scale": ()}
 EXCEPTIONS = {"none": {"brings a spike down": "it is there to leave gradients alone"}}

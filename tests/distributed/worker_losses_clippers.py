@@ -22,13 +22,13 @@ from tether.core.types import Batch, Encoded, Features
 from tether.losses import OBJECTIVES, clip_loss, siglip_loss
 from tether.optim import AdamW, clip_and_step
 from tether.optim.clip import CLIPPERS, ZClip
-from tether.optim.clip.uniform import UniformClipper
+from tether.optim.clip.base import Clipper
 
 WORLD, ROWS = 2, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 
-def make_clipper(name: str) -> UniformClipper:
+def make_clipper(name: str) -> Clipper:
     return ZClip(warmup_steps=2, max_grad_norm=None) if name == "zclip" else CLIPPERS[name]()  # pyrefly: ignore
 
 

@@ -60,24 +60,24 @@ def gradient_norms(named_params: Iterable[tuple[str, nn.Parameter]]) -> Gradient
         named_params: pairs as ``module.named_parameters()`` gives them.
 
     Raises:
-        InputError: not pairs of name and parameter, or a sparse gradient.
+        InputError: not pairs of name and parameter, or a gradient that is sparse or of whole numbers.
     """
     names, gradients, shards = [], [], []
     seen: set[int] = set()
     for item in named_params:
-        name, parameter = _pair(item)
+        name, parameter = named_pair(item)
         gradient = parameter.grad
         if gradient is None or id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        local, shard = _local(name, gradient)
+        local, shard = local_part(name, gradient)
         names.append(name)
         gradients.append(local)
         shards.append(shard)
     if not gradients:
         return GradientNorms((), (), torch.zeros(0, dtype=torch.float64))
     squares = _squares(gradients)
-    _add_over_shards_(squares, shards)
+    add_over_shards_(squares, shards)
     return GradientNorms(tuple(names), tuple(gradients), squares)
 
 
@@ -123,7 +123,8 @@ def _scale_on_cpu_(gradients: Sequence[Tensor], factor: Tensor, *, skip: bool) -
             gradient.mul_(value)
 
 
-def _pair(item: object) -> tuple[str, nn.Parameter]:
+def named_pair(item: object) -> tuple[str, nn.Parameter]:
+    """The item itself, if it is what ``module.named_parameters()`` gives; else an InputError."""
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], Tensor):
         return item  # pyrefly: ignore
     raise InputError(
@@ -131,12 +132,20 @@ def _pair(item: object) -> tuple[str, nn.Parameter]:
     )
 
 
-def _local(name: str, gradient: Tensor) -> tuple[Tensor, tuple[dist.ProcessGroup, ...]]:
-    """This process's part of a gradient, and the groups over which its square must be added."""
+def local_part(name: str, gradient: Tensor) -> tuple[Tensor, tuple[dist.ProcessGroup, ...]]:
+    """This process's part of a gradient or weight, and the groups over which its squares must be added.
+
+    Complex numbers come as real ones, two for each, which share the memory.
+
+    Raises:
+        InputError: a sparse tensor, whole numbers, or a sum still pending over processes.
+    """
     if gradient.layout != torch.strided:
         raise InputError(
             f"gradient of {name!r}: expected a dense tensor, got {gradient.layout}; build the module with sparse=False"
         )
+    if not (gradient.is_floating_point() or gradient.is_complex()):
+        raise InputError(f"gradient of {name!r}: expected real or complex numbers, got {gradient.dtype}")
     groups: tuple[dist.ProcessGroup, ...] = ()
     if dist.is_available() and dist.is_initialized():
         from torch.distributed.tensor import DTensor, Replicate
@@ -146,7 +155,7 @@ def _local(name: str, gradient: Tensor) -> tuple[Tensor, tuple[dist.ProcessGroup
             if any(placement.is_partial() for placement in placements):
                 raise InputError(f"gradient of {name!r}: a pending sum {placements} cannot be clipped; reduce it first")
             groups = tuple(mesh.get_group(i) for i, p in enumerate(placements) if not isinstance(p, Replicate))
-            gradient = gradient.to_local()
+            gradient = gradient.tolocal_part()
     return (torch.view_as_real(gradient) if gradient.is_complex() else gradient), groups
 
 
@@ -189,7 +198,7 @@ def _squares_on_cpu(gradients: Sequence[Tensor]) -> Tensor:
     return squares
 
 
-def _add_over_shards_(squares: Tensor, shards: Sequence[tuple[dist.ProcessGroup, ...]]) -> None:
+def add_over_shards_(squares: Tensor, shards: Sequence[tuple[dist.ProcessGroup, ...]]) -> None:
     """Add the local squares over the groups that hold the other parts: one call for each group."""
     groups = {id(group): group for owned in shards for group in owned}
     for key, group in groups.items():

@@ -14,12 +14,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.protocols import GradClipper
+from tether.optim.clip.base import Clipper, NonFiniteGradientError
 from tether.optim.clip.global_norm import GlobalNorm
 from tether.optim.clip.none import NoClip
+from tether.optim.clip.per_tensor import TensorClipper
 from tether.optim.clip.uniform import UniformClipper
 from tether.optim.clip.zclip import ZClip
 
 CLIPPERS: Mapping[str, type[GradClipper]] = {"none": NoClip, "global_norm": GlobalNorm, "zclip": ZClip}
 """Every clipper by the name a recipe uses."""
 
-__all__ = ["CLIPPERS", "GlobalNorm", "NoClip", "UniformClipper", "ZClip"]
+__all__ = [
+    "CLIPPERS",
+    "Clipper",
+    "GlobalNorm",
+    "NoClip",
+    "NonFiniteGradientError",
+    "TensorClipper",
+    "UniformClipper",
+    "ZClip",
+]
