@@ -12,6 +12,7 @@ from tether.core.errors import InputError
 from tether.core.spec import closest
 from tether.core.types import ImageSpec
 from tether.models.blocks.block import BlockConfig
+from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack
 
 CLIP_VOCABULARY = 49_408
 CLIP_END = 49_407
@@ -28,7 +29,7 @@ class VisionConfig:
         layers: number of blocks.
         heads: attention heads; must divide the width.
         hidden: width of the feed-forward nets.
-        block: options of every block.
+        block: options of every block, or a preset, which may differ from layer to layer.
     """
 
     image: ImageSpec = field(default_factory=lambda: ImageSpec(size=(64, 64)))
@@ -37,13 +38,19 @@ class VisionConfig:
     layers: int = 6
     heads: int = 6
     hidden: int = 768
-    block: BlockConfig = field(default_factory=BlockConfig)
+    block: BlockConfig | BlockPreset = field(default_factory=BlockConfig)
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
         _positive(self, "patch", "width", "layers", "heads", "hidden")
         if any(side % self.patch or side < self.patch for side in self.image.size):
             raise InputError(f"patch: expected a divisor of the image size {self.image.size}, got {self.patch}")
+        _check_blocks(self)
+
+    @property
+    def blocks(self) -> tuple[BlockConfig, ...]:
+        """The options of each block, first to last."""
+        return block_stack(self.block, layers=self.layers)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -63,7 +70,7 @@ class TextConfig:
         layers: number of blocks.
         heads: attention heads; must divide the width.
         hidden: width of the feed-forward nets.
-        block: options of every block.
+        block: options of every block, or a preset, which may differ from layer to layer.
     """
 
     context: int = 24
@@ -73,13 +80,19 @@ class TextConfig:
     layers: int = 4
     heads: int = 6
     hidden: int = 768
-    block: BlockConfig = field(default_factory=BlockConfig)
+    block: BlockConfig | BlockPreset = field(default_factory=BlockConfig)
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
         _positive(self, "context", "vocabulary", "width", "layers", "heads", "hidden")
         if not 0 <= self.end < self.vocabulary:
             raise InputError(f"end: expected an id below vocabulary={self.vocabulary}, got {self.end}")
+        _check_blocks(self)
+
+    @property
+    def blocks(self) -> tuple[BlockConfig, ...]:
+        """The options of each block, first to last."""
+        return block_stack(self.block, layers=self.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +121,11 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        for name, tower in (("vision", self.vision), ("text", self.text)):
+            if isinstance(tower.block, BlockPreset):
+                values[name]["block"] = {"preset": tower.block.preset, **tower.block.options}
+        return values
 
 
 def _positive(config: object, *names: str) -> None:
@@ -118,14 +135,22 @@ def _positive(config: object, *names: str) -> None:
             raise InputError(f"{name}: expected a positive whole number, got {value!r}")
 
 
-_NESTED: Mapping[str, type] = {"vision": VisionConfig, "text": TextConfig, "block": BlockConfig, "image": ImageSpec}
+def _check_blocks(tower: VisionConfig | TextConfig) -> None:
+    """Refuse blocks that do not fit the tower: heads that do not divide, a preset that needs more layers."""
+    for block in tower.blocks:
+        block.check(width=tower.width, heads=tower.heads)
+
+
+_NESTED: Mapping[str, type] = {"vision": VisionConfig, "text": TextConfig, "image": ImageSpec}
+_PRESET = "preset"
 
 
 def read_config(values: Mapping[str, Any], *, where: str, base: ModelConfig | None = None) -> ModelConfig:
     """A configuration from nested plain values, checked key by key.
 
     Args:
-        values: keys of ``ModelConfig``; ``vision``, ``text``, ``block`` and ``image`` hold mappings of their own.
+        values: keys of ``ModelConfig``; ``vision``, ``text``, ``block`` and ``image`` hold mappings of their own. A
+            block may name a ``preset`` and options on top of it.
         where: file or call, for the error message.
         base: what stands where ``values`` says nothing; the defaults if None.
 
@@ -144,20 +169,53 @@ def read_image(values: Mapping[str, Any], *, where: str) -> ImageSpec:
 
 
 def _merge(base: Any, values: Mapping[str, Any], *, where: str) -> Any:
+    changes = _changes(base, values, where=where)
+    try:
+        return dataclasses.replace(base, **changes)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _changes(base: Any, values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Checked values of the fields that ``values`` names."""
     if not isinstance(values, Mapping):
         raise InputError(f"{where}: expected a mapping, got {values!r}")
     known = {field.name for field in dataclasses.fields(base)}
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}; {closest(key, known)}")
+            extra = {_PRESET} if isinstance(base, BlockConfig) else set()
+            raise InputError(f"{where}: unknown key {key!r}; {closest(key, known | extra)}")
         current = getattr(base, key)
-        if key in _NESTED and not isinstance(value, _NESTED[key]):
+        if key == "block":
+            changes[key] = _block(current, value, where=f"{where}.{key}")
+        elif key in _NESTED and not isinstance(value, _NESTED[key]):
             changes[key] = _merge(current, value, where=f"{where}.{key}")
         else:
             changes[key] = _plain(value, like=current, where=f"{where}.{key}")
+    return changes
+
+
+def _block(
+    base: BlockConfig | BlockPreset, values: BlockConfig | BlockPreset | Mapping[str, Any], *, where: str
+) -> BlockConfig | BlockPreset:
+    """Blocks from plain values: a preset with options on top, or options of all blocks alike."""
+    if isinstance(values, (BlockConfig, BlockPreset)):
+        return values
+    if not isinstance(values, Mapping):
+        hint = f"; a preset is written {{{_PRESET}: {values}}}" if isinstance(values, str) else ""
+        raise InputError(f"{where}: expected a mapping, got {values!r}{hint}")
+    if _PRESET not in values and isinstance(base, BlockConfig):
+        return _merge(base, values, where=where)
+    options = dict(values)
+    preset, kept = options.pop(_PRESET, None), {}
+    if preset is None and isinstance(base, BlockPreset):
+        preset, kept = base.preset, dict(base.options)
+    options = _changes(BlockConfig(), options, where=where)
+    if not isinstance(preset, str):
+        raise InputError(f"{where}.{_PRESET}: expected a name, got {preset!r}; known: {', '.join(BLOCK_PRESETS)}")
     try:
-        return dataclasses.replace(base, **changes)
+        return BlockPreset(preset, {**kept, **options})
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,12 +59,17 @@ class BlockConfig:
 
     def __post_init__(self) -> None:
         """Refuse unknown words and placements."""
-        object.__setattr__(self, "attn_norm", tuple(self.attn_norm))
-        object.__setattr__(self, "ffn_norm", tuple(self.ffn_norm))
         for option in ("attn_norm", "ffn_norm"):
-            for place in getattr(self, option):
+            if isinstance(getattr(self, option), str):
+                raise InputError(f"{option}: expected a list of pre, out and post, got {getattr(self, option)!r}")
+            object.__setattr__(self, option, tuple(getattr(self, option)))
+        for option in ("attn_norm", "ffn_norm"):
+            places = getattr(self, option)
+            for place in places:
                 if place not in ("pre", "out", "post"):
                     raise InputError(f"{option}: unknown placement {place!r}; known: pre, out, post")
+                if places.count(place) > 1:
+                    raise InputError(f"{option}: expected each placement once, got {', '.join(places)}")
         for letter in self.qkv_norm:
             if letter not in "qkvc" or self.qkv_norm.count(letter) > 1:
                 raise InputError(f"qkv_norm: expected letters of 'qkvc' once each, got {self.qkv_norm!r}")
@@ -73,6 +79,32 @@ class BlockConfig:
         pick(self.norm, NORMS, option="norm")
         pick(self.attention, ATTENTION, option="attention")
         pick(self.rope, ROPE, option="rope")
+        if not (isinstance(self.norm_eps, (int, float)) and 0 < self.norm_eps < math.inf):
+            raise InputError(f"norm_eps: expected a positive number, got {self.norm_eps!r}")
+        if not (isinstance(self.rope_theta, (int, float)) and 0 < self.rope_theta < math.inf):
+            raise InputError(f"rope_theta: expected a positive number, got {self.rope_theta!r}")
+        if not isinstance(self.kv_heads, int) or isinstance(self.kv_heads, bool) or self.kv_heads < 0:
+            raise InputError(
+                f"kv_heads: expected 0 (as many as heads) or a positive whole number, got {self.kv_heads!r}"
+            )
+
+    def check(self, *, width: int, heads: int) -> None:
+        """Refuse a width and a number of heads that these options do not go with.
+
+        Args:
+            width: channels of the stream.
+            heads: query heads.
+
+        Raises:
+            InputError: heads that do not divide the width, key heads that do not divide the heads, or rotary positions
+                on heads of an odd width.
+        """
+        if heads < 1 or width % heads:
+            raise InputError(f"heads: expected a divisor of the width {width}, got {heads}")
+        if self.kv_heads and heads % self.kv_heads:
+            raise InputError(f"kv_heads: expected a divisor of heads={heads}, got {self.kv_heads}")
+        if self.rope != "none" and width // heads % 2:
+            raise InputError(f"rope: {self.rope!r} turns pairs of channels, but each head has {width // heads}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +142,13 @@ class TransformerBlock(nn.Module):
             config: the block's options.
 
         Raises:
-            InputError: heads that do not divide the width, or key heads that do not divide the heads.
+            InputError: sizes that do not fit each other or the options.
         """
         super().__init__()
+        config.check(width=width, heads=heads)
+        if hidden < 1:
+            raise InputError(f"hidden: expected a positive whole number, got {hidden}")
         kv_heads = config.kv_heads or heads
-        if heads < 1 or width % heads:
-            raise InputError(f"heads: expected a divisor of the width {width}, got {heads}")
-        if heads % kv_heads:
-            raise InputError(f"kv_heads: expected a divisor of heads={heads}, got {kv_heads}")
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
         self.core, self.rope = ATTENTION[config.attention], ROPE[config.rope]
         self.rope_theta = config.rope_theta

@@ -104,8 +104,8 @@ def hugging_face_config(config: ModelConfig) -> tuple[dict[str, Any], dict[str, 
             "intermediate_size": tower.hidden,
             "num_hidden_layers": tower.layers,
             "num_attention_heads": tower.heads,
-            "hidden_act": tower.block.activation,
-            "layer_norm_eps": tower.block.norm_eps,
+            "hidden_act": tower.blocks[0].activation,
+            "layer_norm_eps": tower.blocks[0].norm_eps,
             "projection_dim": config.dim,
         }
         for tower in (vision, text)

@@ -109,7 +109,7 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
         raise InputError("export: heads must divide the width")
     cfg: dict[str, Any] = {
         "embed_dim": config.dim,
-        "quick_gelu": vision.block.activation == "quick_gelu",
+        "quick_gelu": vision.blocks[0].activation == "quick_gelu",
         "vision_cfg": {
             "image_size": image.size[0] if image.size[0] == image.size[1] else list(image.size),
             "layers": vision.layers,
@@ -117,7 +117,7 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
             "head_width": vision.width // vision.heads,
             "mlp_ratio": vision.hidden / vision.width,
             "patch_size": vision.patch,
-            "norm_kwargs": {"eps": vision.block.norm_eps},
+            "norm_kwargs": {"eps": vision.blocks[0].norm_eps},
         },
         "text_cfg": {
             "context_length": text.context,
@@ -126,7 +126,7 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
             "heads": text.heads,
             "layers": text.layers,
             "mlp_ratio": text.hidden / text.width,
-            "norm_kwargs": {"eps": text.block.norm_eps},
+            "norm_kwargs": {"eps": text.blocks[0].norm_eps},
         },
     }
     if config.logit_bias is not None:
@@ -149,11 +149,12 @@ def preprocess_config(image: ImageSpec) -> dict[str, Any]:
 
 def check_classic(config: ModelConfig, *, library: str) -> None:
     """Refuse to export a model whose blocks the other library cannot express."""
-    for tower, block in (("vision", config.vision.block), ("text", config.text.block)):
-        classic = BlockConfig(activation=block.activation, norm_eps=block.norm_eps)
-        if block != classic or block.activation not in ("gelu", "quick_gelu"):
-            raise InputError(f"export: {library} has no such blocks as this model's {tower} tower: {block}")
-    if config.vision.block.activation != config.text.block.activation and library == "open_clip":
+    for name, tower in (("vision", config.vision), ("text", config.text)):
+        first = tower.blocks[0]
+        classic = BlockConfig(activation=first.activation, norm_eps=first.norm_eps)
+        if any(block != classic for block in tower.blocks) or first.activation not in ("gelu", "quick_gelu"):
+            raise InputError(f"export: {library} has no such blocks as this model's {name} tower: {tower.block}")
+    if config.vision.blocks[0].activation != config.text.blocks[0].activation and library == "open_clip":
         raise InputError("export: open_clip needs one activation for both towers")
     if config.text.vocabulary != CLIP_VOCABULARY:
         raise InputError(f"export: {library} needs CLIP's vocabulary, this model has {config.text.vocabulary} ids")

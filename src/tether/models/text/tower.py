@@ -36,10 +36,11 @@ class TextTower(nn.Module):
         self.token = TokenTable(config.vocabulary, width=config.width)
         self.position = nn.Parameter(torch.empty(config.context, config.width))
         self.blocks = nn.ModuleList(
-            TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=config.block)
-            for _ in range(config.layers)
+            TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=block)
+            for block in config.blocks
         )
-        self.norm_post = NORMS[config.block.norm](config.width, eps=config.block.norm_eps)
+        last = config.blocks[-1]
+        self.norm_post = NORMS[last.norm](config.width, eps=last.norm_eps)
         self.projection = Linear(config.width, dim, bias=False)
 
     def initialise_(self, generator: torch.Generator) -> None:

@@ -34,13 +34,13 @@ class VisionTower(nn.Module):
         self.patch = Linear(3 * config.patch**2, config.width, bias=False)
         self.class_token = nn.Parameter(torch.empty(config.width))
         self.position = nn.Parameter(torch.empty(patches + 1, config.width))
-        norm = NORMS[config.block.norm]
-        self.norm_pre = norm(config.width, eps=config.block.norm_eps)
+        first, last = config.blocks[0], config.blocks[-1]
+        self.norm_pre = NORMS[first.norm](config.width, eps=first.norm_eps)
         self.blocks = nn.ModuleList(
-            TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=config.block)
-            for _ in range(config.layers)
+            TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=block)
+            for block in config.blocks
         )
-        self.norm_post = norm(config.width, eps=config.block.norm_eps)
+        self.norm_post = NORMS[last.norm](config.width, eps=last.norm_eps)
         self.projection = Linear(config.width, dim, bias=False)
 
     def initialise_(self, generator: torch.Generator) -> None:
