@@ -155,7 +155,7 @@ def local_part(name: str, gradient: Tensor) -> tuple[Tensor, tuple[dist.ProcessG
             if any(placement.is_partial() for placement in placements):
                 raise InputError(f"gradient of {name!r}: a pending sum {placements} cannot be clipped; reduce it first")
             groups = tuple(mesh.get_group(i) for i, p in enumerate(placements) if not isinstance(p, Replicate))
-            gradient = gradient.tolocal_part()
+            gradient = gradient.to_local()
     return (torch.view_as_real(gradient) if gradient.is_complex() else gradient), groups
 
 
