@@ -76,7 +76,7 @@ def gradient_norms(named_params: Iterable[tuple[str, nn.Parameter]]) -> Gradient
         shards.append(shard)
     if not gradients:
         return GradientNorms((), (), torch.zeros(0, dtype=torch.float64))
-    squares = _squares(gradients)
+    squares = local_squares(gradients)
     add_over_shards_(squares, shards)
     return GradientNorms(tuple(names), tuple(gradients), squares)
 
@@ -159,7 +159,8 @@ def local_part(name: str, gradient: Tensor) -> tuple[Tensor, tuple[dist.ProcessG
     return (torch.view_as_real(gradient) if gradient.is_complex() else gradient), groups
 
 
-def _squares(gradients: Sequence[Tensor]) -> Tensor:
+def local_squares(gradients: Sequence[Tensor]) -> Float[Tensor, " n"]:
+    """Squared L2 norm of what this process holds of each; (n,) float64 where the device has it."""
     target = gradients[0].device
     wide = torch.float32 if target.type == "mps" else torch.float64
     squares = torch.zeros(len(gradients), dtype=wide, device=target)
