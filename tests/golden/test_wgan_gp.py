@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from loading import load
+from torch import Tensor, nn
+
+from tether.losses.wgan import clip_weights_, gradient_penalty, wgan_critic_loss
+
+V = load("wgan-gp")
+CASES = V.meta["cases"]
+CLOSE = {"rtol": V.meta["rtol"], "atol": V.meta["atol"]}
+RATE, BETAS = 1e-2, (0.5, 0.9)  # meta: traj
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+def tensor(case: str, name: str) -> Tensor:
+    return torch.from_numpy(V[case + name].copy())
+
+
+def build(case: str) -> nn.Sequential:
+    """The critic of a case, as deep as its ``dims`` say, with the weights that its figures belong to."""
+    critic = nn.Sequential(*layers(case))
+    sizes = [parameter.numel() for parameter in critic.parameters()]
+    values = torch.from_numpy(first_weights(case)).split(sizes)
+    with torch.no_grad():
+        for parameter, value in zip(critic.parameters(), values, strict=True):
+            parameter.copy_(value.view_as(parameter))
+    return critic
+
+
+def layers(case: str) -> list[nn.Module]:
+    made: list[nn.Module] = []
+    for before, after in itertools.pairwise(CASES[case]["dims"]):
+        made += [nn.Linear(before, after, dtype=torch.float64), ACTIVATIONS[CASES[case]["act"]]()]
+    return made[:-1]
+
+
+def stored_weights(case: str) -> np.ndarray:
+    depth = range(len(CASES[case]["dims"]) - 1)
+    return np.concatenate([V[f"{case}{name}{index}"].ravel() for index in depth for name in "Wb"])
+
+
+@functools.cache
+def first_weights(case: str) -> np.ndarray:
+    """The weights before the first step.
+
+    The file's weights went along with the optimiser: they equal the LAST row of ``traj`` (and ``wc_traj`` goes on from
+    there), while slopes, loss and gradients belong to the weights BEFORE the first. Where that is so, the first step
+    of Adam is undone. It moved each weight by the rate times the sign of its first gradient g0, and the sign follows
+    from the second step: its length is a quadratic in g0, of whose roots the third step tells the right one.
+    """
+    stored = stored_weights(case)
+    if case + "traj" not in V or not np.array_equal(V[case + "traj"][-1], stored):
+        return stored
+    path, (b1, b2) = V[case + "traj"], BETAS
+    g1, g2 = gradient(case, path[0], 1), gradient(case, path[1], 2)
+    still = np.abs(g1) < 1e-12
+    known = np.where(still, 1.0, g1)
+    moved = (path[0] - path[1]) / RATE
+    square = moved**2
+    # moved = (b1 g0 + g1) / (1 + b1) / sqrt((b2 g0^2 + g1^2) / (1 + b2)), in the unknown g0 / g1
+    p = (b1 / (1 + b1)) ** 2 - square * b2 / (1 + b2)
+    q = 2 * b1 / (1 + b1) ** 2
+    r = (1 / (1 + b1)) ** 2 - square / (1 + b2)
+    root = np.sqrt(np.maximum(q * q - 4 * p * r, 0))
+    candidates = [np.where(still, np.sign(moved), known * (-q + sign * root) / (2 * p)) for sign in (1, -1)]
+    misses = [
+        np.abs(path[0] - adam([g0, g1]) - path[1]) + np.abs(path[1] - adam([g0, g1, g2]) - path[2]) for g0 in candidates
+    ]
+    weights = path[0] + RATE * np.sign(np.where(misses[0] <= misses[1], *candidates))
+    for _ in range(4):  # Adam's epsilon makes the step a little shorter where the gradient is tiny
+        weights = path[0] + adam([gradient(case, weights, 0)])
+    return weights
+
+
+def gradient(case: str, weights: np.ndarray, step: int) -> np.ndarray:
+    critic = nn.Sequential(*layers(case))
+    nn.utils.vector_to_parameters(torch.from_numpy(weights.copy()), critic.parameters())
+    alpha = tensor(case, "traj_alpha")[step]
+    wgan_critic_loss(
+        critic, tensor(case, "real"), tensor(case, "fake"), lam=CASES[case]["lam"], alpha=alpha
+    ).loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in critic.parameters()]).numpy()
+
+
+def adam(gradients: list[np.ndarray]) -> np.ndarray:
+    """How far Adam steps after these gradients."""
+    b1, b2 = BETAS
+    first, second = np.zeros_like(gradients[0]), np.zeros_like(gradients[0])
+    for g in gradients:
+        first, second = b1 * first + (1 - b1) * g, b2 * second + (1 - b2) * g * g
+    count = len(gradients)
+    return RATE * (first / (1 - b1**count)) / (np.sqrt(second / (1 - b2**count)) + 1e-8)
+
+
+def flat(critic: nn.Module) -> np.ndarray:
+    return torch.cat([parameter.detach().flatten() for parameter in critic.parameters()]).numpy()
+
+
+def has(case: str, *names: str) -> None:
+    if any(case + name not in V for name in names):
+        pytest.skip(f"{case}: no {names} in this file")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_penalty(case: str) -> None:
+    critic, real, fake, alpha = build(case), *(tensor(case, name) for name in ("real", "fake", "alpha"))
+    penalty, slopes = gradient_penalty(critic, real, fake, alpha=alpha)
+    np.testing.assert_allclose(slopes.numpy(), V[case + "slopes"], **CLOSE)
+    np.testing.assert_allclose(penalty.item(), V[case + "gp"], **CLOSE)
+    if case + "gp_one_sided" in V:
+        one_sided = gradient_penalty(critic, real, fake, alpha=alpha, one_sided=True).penalty
+        np.testing.assert_allclose(one_sided.item(), V[case + "gp_one_sided"], **CLOSE)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_critic_sees_the_interpolates(case: str) -> None:
+    has(case, "interp")
+    critic, seen = build(case), []
+    critic.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    gradient_penalty(critic, tensor(case, "real"), tensor(case, "fake"), alpha=tensor(case, "alpha"))
+    np.testing.assert_allclose(seen[0].numpy(), V[case + "interp"], **CLOSE)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_critic_loss_and_its_gradient(case: str) -> None:
+    critic, real, fake, alpha = build(case), *(tensor(case, name) for name in ("real", "fake", "alpha"))
+    out = wgan_critic_loss(critic, real, fake, lam=CASES[case]["lam"], alpha=alpha)
+    np.testing.assert_allclose(-out.wasserstein.item(), V[case + "wasserstein"], **CLOSE)  # the file's sign
+    np.testing.assert_allclose(out.gp.item(), V[case + "gp"], **CLOSE)
+    np.testing.assert_allclose(out.loss.item(), V[case + "loss"], **CLOSE)
+    out.loss.backward()
+    compared = 0
+    for index, linear in enumerate(module for module in critic if isinstance(module, nn.Linear)):
+        for name, parameter in ((f"gW{index}", linear.weight), (f"gb{index}", linear.bias)):
+            if case + name in V:
+                np.testing.assert_allclose(parameter.grad.numpy(), V[case + name], **CLOSE, err_msg=name)
+                compared += 1
+    assert compared >= 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_trajectory_with_the_penalty(case: str) -> None:
+    has(case, "traj", "traj_alpha")
+    critic, real, fake = build(case), tensor(case, "real"), tensor(case, "fake")
+    optimizer = torch.optim.Adam(critic.parameters(), lr=RATE, betas=BETAS)
+    for alpha, expected in zip(tensor(case, "traj_alpha"), V[case + "traj"], strict=True):
+        optimizer.zero_grad()
+        wgan_critic_loss(critic, real, fake, lam=CASES[case]["lam"], alpha=alpha).loss.backward()
+        optimizer.step()
+        np.testing.assert_allclose(flat(critic), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_trajectory_with_clipped_weights(case: str) -> None:
+    has(case, "wc_traj")
+    critic, real, fake = nn.Sequential(*layers(case)), tensor(case, "real"), tensor(case, "fake")
+    nn.utils.vector_to_parameters(torch.from_numpy(stored_weights(case)), critic.parameters())
+    optimizer = torch.optim.RMSprop(critic.parameters(), lr=5e-3, alpha=0.9, eps=1e-10)
+    for expected in V[case + "wc_traj"]:
+        optimizer.zero_grad()
+        wgan_critic_loss(critic, real, fake, lam=0.0).loss.backward()
+        optimizer.step()
+        clip_weights_(critic, 0.1)
+        np.testing.assert_allclose(flat(critic), expected, **CLOSE)
+    assert np.abs(flat(critic)).max() == 0.1
