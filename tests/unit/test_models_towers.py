@@ -5,8 +5,10 @@ import torch
 
 from tether.core.errors import InputError
 from tether.models import Trace, create
-from tether.models.blocks.attention import ROPE, softmax_attention
-from tether.models.blocks.block import BlockConfig, Runs, TransformerBlock
+from tether.models.blocks.attention import softmax_attention
+from tether.models.blocks.block import BlockConfig, TransformerBlock
+from tether.models.blocks.rope import ROPE
+from tether.models.blocks.runs import Runs
 
 CAPTIONS = ["a cat", "a small red cat sits on the long green mat", "sun", "a dog", "the old man and the sea"]
 
@@ -233,8 +235,8 @@ def test_attention_by_products_and_fused_agree(causal, masked):
         ({"qkv_norm": "qz"}, "qkv_norm: expected letters"),
         ({"qkv_norm": "qq"}, "qkv_norm: expected letters"),
         ({"head_scale": "both"}, "head_scale: unknown choice 'both'"),
-        ({"attention": "nala"}, "attention: unknown choice 'nala'; known: softmax"),
-        ({"rope": "2d"}, "rope: unknown choice '2d'"),
+        ({"attention": "performer"}, "attention: unknown choice 'performer'; known: elu, nala, relu, softmax"),
+        ({"rope": "3d"}, "rope: unknown choice '3d'; known: 2d, half, interleaved, none"),
     ],
 )
 def test_unknown_options_are_named(options, message):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tether.models.blocks.linear_attention import KERNELS, linear_attention, linear_weights
+from tether.models.blocks.rope import Turn
 
 SHORT = 512
 """On a CPU in bfloat16, below this many keys, plain matrix products beat torch's fused attention, whose backward is
@@ -43,44 +49,53 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, bias: Te
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
+def softmax_weights(q: Tensor, k: Tensor, *, bias: Tensor | None = None) -> Tensor:
+    """(b, h, m, n) weights of ``softmax_attention`` in float32."""
+    scores = (q.float() @ k.float().transpose(-2, -1)) * q.shape[-1] ** -0.5
+    return (scores if bias is None else scores + bias.float()).softmax(-1)
+
+
 def _by_matmul(q: Tensor, keys: int) -> bool:
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and keys < SHORT
 
 
-AttentionCore = Callable[..., Tensor]
+@dataclass(frozen=True, slots=True)
+class AttentionCore:
+    """One way to attend.
 
-ATTENTION: Mapping[str, AttentionCore] = {"softmax": softmax_attention}
-"""Attention cores by name; each has the signature of ``softmax_attention``."""
+    Attributes:
+        attend: what a call does; see ``softmax_attention`` for the arguments.
+        weights: ``(q, k, *, bias)``, (b, h, m, n) adding up to 1 over n, for looking inside.
+        turns: what rotary positions turn: the ``inputs``, before the core is called, or the ``features`` that the core
+            makes of them, in which case it takes ``turn``.
+        reads_length: whether the length of a query is what the method is about, so that normalising it would undo it.
+    """
 
+    attend: Callable[..., Tensor]
+    weights: Callable[..., Tensor]
+    turns: Literal["inputs", "features"] = "inputs"
+    reads_length: bool = False
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    return first * cos - second * sin, second * cos + first * sin
-
-
-def no_rope(x: Tensor, *, position: Tensor, theta: float) -> Tensor:
-    """Leave queries and keys as they are."""
-    return x
-
-
-def half_rope(x: Tensor, *, position: Tensor, theta: float) -> Tensor:
-    """Rotary positions on pairs (i, i + d/2) of the last axis (arXiv 2104.09864); position is (n,)."""
-    cos, sin = _angles(x, position, theta)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat(_rotate(x, cos, sin, first, second), dim=-1)
-
-
-def interleaved_rope(x: Tensor, *, position: Tensor, theta: float) -> Tensor:
-    """Rotary positions on pairs (2i, 2i + 1) of the last axis (arXiv 2104.09864); position is (n,)."""
-    cos, sin = _angles(x, position, theta)
-    return torch.stack(_rotate(x, cos, sin, x[..., 0::2], x[..., 1::2]), dim=-1).flatten(-2)
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, bias: Tensor | None, turn: Turn | None = None
+    ) -> Tensor:
+        """(b, h, m, d) queries over (b, h, n, d) keys and values to (b, h, m, d)."""
+        if turn is None:
+            return self.attend(q, k, v, causal=causal, bias=bias)
+        return self.attend(q, k, v, causal=causal, bias=bias, turn=turn)
 
 
-def _angles(x: Tensor, position: Tensor, theta: float) -> tuple[Tensor, Tensor]:
-    half = x.shape[-1] // 2
-    rate = theta ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
-    angle = position.double()[:, None] * rate
-    return angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+def _linear(kernel: str, *, reads_length: bool = False) -> AttentionCore:
+    return AttentionCore(
+        functools.partial(linear_attention, kernel=kernel),
+        functools.partial(linear_weights, kernel=kernel),
+        turns="features",
+        reads_length=reads_length,
+    )
 
 
-ROPE: Mapping[str, Callable[..., Tensor]] = {"none": no_rope, "half": half_rope, "interleaved": interleaved_rope}
-"""Rotary position schemes by name: ``(x (..., n, d), *, position (n,), theta) -> x``."""
+ATTENTION: Mapping[str, AttentionCore] = {
+    "softmax": AttentionCore(softmax_attention, softmax_weights),
+    **{kernel: _linear(kernel, reads_length=kernel == "nala") for kernel in KERNELS},
+}
+"""Attention cores by name."""

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.models.blocks.attention import ATTENTION, ROPE, no_rope
+from tether.models.blocks.attention import ATTENTION, AttentionCore
+from tether.models.blocks.grid import Grid, GridConv
 from tether.models.blocks.layers import ACTIVATIONS, NORMS, Linear, pick
+from tether.models.blocks.rope import ROPE, Turn
+from tether.models.blocks.runs import Pool, Runs, pooled
 from tether.models.blocks.trace import Trace
 
 Place = Literal["pre", "out", "post"]
-Pool = Literal["all", "first", "last"] | Tensor
 LEAST_GATE = 1e-6  # arXiv 2506.21103: the log of a closed gate is taken here
 
 
@@ -40,6 +42,16 @@ class BlockConfig:
         rope_theta: base of the rotary angles.
         kv_heads: number of key and value heads; 0 means as many as query heads.
         bias: whether the linear layers have one.
+        out_gate: attention's output times the silu of a linear map of its input (NaLaFormer, arXiv 2506.21137).
+        ctx_norm: a norm over all heads' outputs together, before that gate.
+        ctx_norm_eps: added to its variance.
+        lepe: side of a depthwise convolution of the values, added to attention's output; 0 means none. Like everything
+            below that looks at neighbours, it needs a picture's grid.
+        position_conv: side of a depthwise convolution added to the stream before each sublayer; 0 means none.
+        ffn_conv: side of one added after the activation; 0 means none.
+        layer_scale: start of a learned factor for each channel of both sublayers' outputs; None means no factor.
+        gated_key: what a token that skips a gated block is for the others: ``hidden`` (arXiv 2506.21103, section 3) or
+            ``seen``, which is what the paper's released code comes to.
     """
 
     activation: str = "gelu"
@@ -56,6 +68,14 @@ class BlockConfig:
     rope_theta: float = 10_000.0
     kv_heads: int = 0
     bias: bool = True
+    out_gate: bool = False
+    ctx_norm: bool = False
+    ctx_norm_eps: float = 1e-5
+    lepe: int = 0
+    position_conv: int = 0
+    ffn_conv: int = 0
+    layer_scale: float | None = None
+    gated_key: Literal["hidden", "seen"] = "hidden"
 
     def __post_init__(self) -> None:
         """Refuse unknown words and placements."""
@@ -77,8 +97,19 @@ class BlockConfig:
             raise InputError(f"head_scale: unknown choice {self.head_scale!r}; known: after_proj, heads, none")
         pick(self.activation, ACTIVATIONS, option="activation")
         pick(self.norm, NORMS, option="norm")
-        pick(self.attention, ATTENTION, option="attention")
+        core = pick(self.attention, ATTENTION, option="attention")
         pick(self.rope, ROPE, option="rope")
+        if core.reads_length and "q" in self.qkv_norm:
+            raise InputError(
+                f"qkv_norm: {self.attention} attention reads the length of each query, which a norm of 'q' makes "
+                f"constant; got {self.qkv_norm!r}"
+            )
+        for option in ("lepe", "position_conv", "ffn_conv"):
+            side = getattr(self, option)
+            if side != 0 and (side < 0 or side % 2 == 0):
+                raise InputError(f"{option}: expected 0 or the odd side of a kernel, got {side}")
+        if self.gated_key not in ("hidden", "seen"):
+            raise InputError(f"gated_key: unknown choice {self.gated_key!r}; known: hidden, seen")
         if not (isinstance(self.norm_eps, (int, float)) and 0 < self.norm_eps < math.inf):
             raise InputError(f"norm_eps: expected a positive number, got {self.norm_eps!r}")
         if not (isinstance(self.rope_theta, (int, float)) and 0 < self.rope_theta < math.inf):
@@ -88,6 +119,17 @@ class BlockConfig:
                 f"kv_heads: expected 0 (as many as heads) or a positive whole number, got {self.kv_heads!r}"
             )
 
+    @property
+    def needs_grid(self) -> bool:
+        """Whether tokens must be the patches of a picture."""
+        return bool(self.lepe or self.position_conv or self.ffn_conv) or ROPE[self.rope].axes == 2
+
+    @property
+    def skippable(self) -> bool:
+        """Whether a token can go through unchanged, as a gate of 0 promises."""
+        norms = "post" in (*self.attn_norm, *self.ffn_norm)
+        return not (norms or self.residual_scale or self.position_conv)
+
     def check(self, *, width: int, heads: int) -> None:
         """Refuse a width and a number of heads that these options do not go with.
 
@@ -96,40 +138,25 @@ class BlockConfig:
             heads: query heads.
 
         Raises:
-            InputError: heads that do not divide the width, key heads that do not divide the heads, or rotary positions
-                on heads of an odd width.
+            InputError: heads that do not divide the width, key heads that do not divide the heads, or heads that
+                rotary positions cannot turn.
         """
         if heads < 1 or width % heads:
             raise InputError(f"heads: expected a divisor of the width {width}, got {heads}")
         if self.kv_heads and heads % self.kv_heads:
             raise InputError(f"kv_heads: expected a divisor of heads={heads}, got {self.kv_heads}")
-        if self.rope != "none" and width // heads % 2:
-            raise InputError(f"rope: {self.rope!r} turns pairs of channels, but each head has {width // heads}")
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """How a packed stream of tokens (t, width) is cut into sequences: runs of rows of one length, nothing padded.
-
-    Attributes:
-        rows: number of sequences in each run.
-        lengths: their common length.
-    """
-
-    rows: tuple[int, ...]
-    lengths: tuple[int, ...]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Tokens in each run."""
-        return [rows * length for rows, length in zip(self.rows, self.lengths, strict=True)]
+        if width // heads % (divisor := ROPE[self.rope].divisor):
+            raise InputError(
+                f"rope: {self.rope!r} needs heads of a multiple of {divisor} channels, got {width // heads}"
+            )
 
 
 class TransformerBlock(nn.Module):
     """Multi-head attention and a feed-forward net around one residual stream.
 
     For each of the two, with f the sublayer: ``y = post(skip * x + out(f(pre(x))))``, every norm optional
-    (NormFormer arXiv 2110.09456, HybridNorm 2503.04598, Skip-the-Middle 2506.21103 are settings of it).
+    (NormFormer arXiv 2110.09456, HybridNorm 2503.04598, Skip-the-Middle 2506.21103, NaLaFormer 2506.21137 are settings
+    of it).
     """
 
     def __init__(self, width: int, *, heads: int, hidden: int, config: BlockConfig) -> None:
@@ -152,17 +179,25 @@ class TransformerBlock(nn.Module):
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
         self.core, self.rope = ATTENTION[config.attention], ROPE[config.rope]
         self.rope_theta = config.rope_theta
+        self.needs_grid, self.skippable, self.gated_key = config.needs_grid, config.skippable, config.gated_key
         self.activation = ACTIVATIONS[config.activation]
 
         def norm(place: str, places: tuple[Place, ...], size: int) -> nn.Module | None:
             return NORMS[config.norm](size, eps=config.norm_eps) if place in places else None
 
+        def conv(side: int, channels: int) -> GridConv | None:
+            return GridConv(channels, side=side) if side else None
+
         def head_norm(letter: str) -> nn.Module | None:
             return NORMS[config.norm](self.head_width, eps=config.norm_eps) if letter in config.qkv_norm else None
 
+        self.attn_conv, self.ffn_conv = conv(config.position_conv, width), conv(config.position_conv, width)
+        self.lepe, self.mid_conv = conv(config.lepe, width), conv(config.ffn_conv, hidden)
         self.attn_pre = norm("pre", config.attn_norm, width)
         self.qkv = Linear(width, (heads + 2 * kv_heads) * self.head_width, bias=config.bias)
         self.q_norm, self.k_norm, self.v_norm, self.c_norm = (head_norm(letter) for letter in "qkvc")
+        self.ctx_norm = NORMS[config.norm](width, eps=config.ctx_norm_eps) if config.ctx_norm else None
+        self.out_gate = Linear(width, width, bias=config.bias) if config.out_gate else None
         self.proj = Linear(width, width, bias=config.bias)
         self.attn_out = norm("out", config.attn_norm, width)
         self.attn_post = norm("post", config.attn_norm, width)
@@ -176,6 +211,11 @@ class TransformerBlock(nn.Module):
         self.head_scale = None if config.head_scale == "none" else nn.Parameter(torch.ones(heads))
         self.residual_scale = nn.Parameter(torch.ones(width)) if config.residual_scale else None
 
+        def scale() -> nn.Parameter | None:
+            return None if config.layer_scale is None else nn.Parameter(torch.full((width,), config.layer_scale))
+
+        self.attn_scale, self.ffn_scale = scale(), scale()
+
     def forward(
         self,
         x: Tensor,
@@ -184,6 +224,7 @@ class TransformerBlock(nn.Module):
         runs: Runs | None = None,
         bias: Tensor | None = None,
         gate: Tensor | None = None,
+        grid: Grid | None = None,
         pool: Pool = "all",
         reads: Tensor | None = None,
         trace: Trace | None = None,
@@ -196,7 +237,9 @@ class TransformerBlock(nn.Module):
             causal: whether a token sees only itself and what stands before it.
             runs: the cut of a packed stream; None for a padded one.
             bias: added to the scores, broadcastable to (b, heads, m, n); only for a padded stream.
-            gate: (b, n) in [0, 1], how much of this block each token takes; a closed token is hidden as a key too.
+            gate: (b, n) in [0, 1], or packed (t,): how much of this block each token takes; unless the block was told
+                otherwise, a token is hidden as a key as far as its gate is closed.
+            grid: where the tokens of a picture stand; needed by ``2d`` rope and the convolutions.
             pool: ``all`` tokens are computed, or only the ``first`` or ``last`` of each sequence, or the one at the
                 index given for each (b,).
             reads: (b,) index of the pooling token, for the trace only; None means token 0.
@@ -208,33 +251,59 @@ class TransformerBlock(nn.Module):
         """
         if trace is not None:
             x = trace.visit(f"{name}.input", x)
+        if self.needs_grid and (grid is None or runs is not None):
+            raise InputError("grid: 2d rope and convolutions need the padded tokens of a picture and their grid")
         if gate is not None:
-            hidden = gate.clamp(min=LEAST_GATE).log()[:, None, None, :]
-            bias = hidden if bias is None else bias + hidden
+            self._check_gate(gate, x)
+        if self.attn_conv is not None and grid is not None:
+            x = x + self.attn_conv(x, grid=grid)
         normed = _apply(self.attn_pre, x)
-        x = _pooled(x, runs=runs, pool=pool)
+        x = pooled(x, runs=runs, pool=pool)
         query, key_value = self._project(normed, runs=runs, pool=pool)
+        closed = None if gate is None or self.gated_key == "seen" else gate.clamp(min=LEAST_GATE).log()
         if runs is None:
+            if closed is not None:
+                closed = closed[:, None, None, :]
+                bias = closed if bias is None else bias + closed
             heads = self._attend(
-                query, key_value, causal=causal, bias=bias, pool=pool, reads=reads, trace=trace, name=name
+                query, key_value, causal=causal, bias=bias, grid=grid, pool=pool, reads=reads, trace=trace, name=name
             )
         else:
             computed = runs.sizes if isinstance(pool, str) and pool == "all" else list(runs.rows)
-            queries = query.split(computed)
-            parts = zip(queries, key_value.split(runs.sizes), runs.rows, strict=True)
+            biases = [None] * len(runs.rows) if closed is None else closed.split(runs.sizes)
+            parts = zip(query.split(computed), key_value.split(runs.sizes), biases, runs.rows, strict=True)
             heads = torch.cat(
                 [
-                    self._attend(q.unflatten(0, (rows, -1)), kv.unflatten(0, (rows, -1)), causal=causal).flatten(0, 1)
-                    for q, kv, rows in parts
+                    self._attend(
+                        q.unflatten(0, (rows, -1)),
+                        kv.unflatten(0, (rows, -1)),
+                        causal=causal,
+                        bias=None if log is None else log.view(rows, 1, 1, -1),
+                    ).flatten(0, 1)
+                    for q, kv, log, rows in parts
                 ]
             )
-        gate = gate if gate is None else _pooled(gate[..., None], runs=runs, pool=pool)
+        gate = gate if gate is None else pooled(gate[..., None], runs=runs, pool=pool)
+        heads = _apply(self.ctx_norm, heads)
+        if self.out_gate is not None:
+            heads = heads * F.silu(self.out_gate(pooled(normed, runs=runs, pool=pool)))
         branch = self.proj(heads)
         if self.head_scale is not None and self.head_scale_place == "after_proj":
             branch = (branch.unflatten(-1, (self.heads, -1)) * self.head_scale[:, None]).flatten(-2)
-        branch = _apply(self.attn_out, branch)
+        branch = _scaled(_apply(self.attn_out, branch), self.attn_scale)
         x = _apply(self.attn_post, x + (branch if gate is None else gate * branch))
-        return self._feed_forward(x, gate=gate)
+        return self._feed_forward(x, gate=gate, grid=grid if isinstance(pool, str) and pool == "all" else None)
+
+    def _check_gate(self, gate: Tensor, x: Tensor) -> None:
+        """The gate's values are looked at on the CPU only: elsewhere the look would stall the device."""
+        if not self.skippable:
+            raise InputError("gate: a block with post norms, residual_scale or position_conv cannot be skipped")
+        if gate.shape != x.shape[:-1]:
+            raise InputError(f"gate: expected {tuple(x.shape[:-1])}, one for each token, got {tuple(gate.shape)}")
+        if gate.device.type == "cpu" and gate.numel():
+            least, most = gate.detach().aminmax()
+            if not (least >= 0 and most <= 1):
+                raise InputError(f"gate: expected values in [0, 1], got {float(least):g} to {float(most):g}")
 
     def _project(self, x: Tensor, *, runs: Runs | None, pool: Pool) -> tuple[Tensor, Tensor]:
         """Queries of the computed tokens (..., heads * d); keys and values of all (..., 2 * kv_heads * d)."""
@@ -244,11 +313,11 @@ class TransformerBlock(nn.Module):
         elif isinstance(self.qkv, Linear):
             rows = self.qkv.weight.split(sizes)
             offsets = (None, None) if self.qkv.bias is None else self.qkv.bias.split(sizes)
-            query = F.linear(_pooled(x, runs=runs, pool=pool), rows[0], offsets[0])
+            query = F.linear(pooled(x, runs=runs, pool=pool), rows[0], offsets[0])
             key_value = F.linear(x, rows[1], offsets[1])
         else:  # an adapter stands in for the layer: let it see every token
             query, key_value = self.qkv(x).split(sizes, dim=-1)
-            query = _pooled(query, runs=runs, pool=pool)
+            query = pooled(query, runs=runs, pool=pool)
         return query, key_value
 
     def _attend(
@@ -258,6 +327,7 @@ class TransformerBlock(nn.Module):
         *,
         causal: bool,
         bias: Tensor | None = None,
+        grid: Grid | None = None,
         pool: Pool = "all",
         reads: Tensor | None = None,
         trace: Trace | None = None,
@@ -268,15 +338,13 @@ class TransformerBlock(nn.Module):
         q = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = key_value.unflatten(-1, (2, self.kv_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         q, k, v = _apply(self.q_norm, q), _apply(self.k_norm, k), _apply(self.v_norm, v)
-        if self.rope is not no_rope:
-            position = torch.arange(n, device=k.device)
-            asked = position if q.shape[2] == n else _positions(position, pool)
-            q = self.rope(q, position=asked, theta=self.rope_theta)
-            k = self.rope(k, position=position, theta=self.rope_theta)
+        turn = self._turn(n, asked=q.shape[2], grid=grid, pool=pool, device=k.device)
+        if turn is not None and self.core.turns == "inputs":
+            q, k, turn = turn.queries(q), turn.keys(k), None
         if self.kv_heads != self.heads:
             k, v = (part.repeat_interleave(self.heads // self.kv_heads, dim=1) for part in (k, v))
         if trace is not None and trace.wants(f"{name}.attention"):
-            trace.visit(f"{name}.attention", _reading(q, k, causal=causal, bias=bias, reads=reads))
+            trace.visit(f"{name}.attention", _reading(self.core, q, k, causal=causal, bias=bias, reads=reads))
         if isinstance(pool, Tensor) and causal:
             seen = torch.arange(n, device=k.device) <= pool[:, None]
             bias = (
@@ -286,33 +354,59 @@ class TransformerBlock(nn.Module):
             )
         if causal and isinstance(pool, str) and pool == "first":
             raise InputError("pool: a causal block cannot pool its first token; expected all, last or an index")
-        heads = self.core(q, k, v, causal=causal and isinstance(pool, str), bias=bias)
+        heads = self.core(q, k, v, causal=causal and isinstance(pool, str), bias=bias, turn=turn)
         heads = _apply(self.c_norm, heads)
         if self.head_scale is not None and self.head_scale_place == "heads":
             heads = heads * self.head_scale[:, None, None]
         if trace is not None:
             heads = trace.visit(f"{name}.heads", heads)
-        return heads.transpose(1, 2).flatten(2)
+        heads = heads.transpose(1, 2).flatten(2)
+        if self.lepe is not None and grid is not None:
+            near = self.lepe(v.transpose(1, 2).flatten(2), grid=grid)
+            heads = heads + pooled(near, runs=None, pool=pool).to(heads.dtype)
+        return heads
 
-    def _feed_forward(self, x: Tensor, *, gate: Tensor | None) -> Tensor:
+    def _turn(self, n: int, *, asked: int, grid: Grid | None, pool: Pool, device: torch.device) -> Turn | None:
+        """Positions of n keys and of the queries among them, or None when the block turns nothing."""
+        if not self.rope.axes:
+            return None
+        one = self.rope.axes == 1 or grid is None
+        held = torch.arange(n, device=device) if one else grid.positions(device)
+        if asked == n:
+            return Turn(self.rope, self.rope_theta, held, held)
+        if isinstance(pool, Tensor):
+            raise InputError(
+                "rope: one index for each sequence is not supported; pad to one length or compute all tokens"
+            )
+        at = slice(0, 1) if pool == "first" else slice(n - 1, n)
+        return Turn(self.rope, self.rope_theta, held[at] if one else held[..., at, :], held)
+
+    def _feed_forward(self, x: Tensor, *, gate: Tensor | None, grid: Grid | None) -> Tensor:
+        """The second half; without a grid every token is one that has no neighbours."""
+        if self.ffn_conv is not None and grid is not None:
+            x = x + self.ffn_conv(x, grid=grid)
         hidden = self.activation(self.up(_apply(self.ffn_pre, x)))
-        branch = _apply(self.ffn_out, self.down(_apply(self.ffn_mid, hidden)))
+        if self.mid_conv is not None and grid is not None:
+            hidden = hidden + self.mid_conv(hidden, grid=grid)
+        branch = _scaled(_apply(self.ffn_out, self.down(_apply(self.ffn_mid, hidden))), self.ffn_scale)
         skip = x if self.residual_scale is None else self.residual_scale * x
         return _apply(self.ffn_post, skip + (branch if gate is None else gate * branch))
 
 
-def _reading(q: Tensor, k: Tensor, *, causal: bool, bias: Tensor | None, reads: Tensor | None) -> Tensor:
-    """(b, heads, n) softmax weights of the pooling token over the keys, in float32."""
+def _reading(
+    core: AttentionCore, q: Tensor, k: Tensor, *, causal: bool, bias: Tensor | None, reads: Tensor | None
+) -> Tensor:
+    """(b, heads, n) weights of the pooling token over the keys, in float32."""
     rows, n = torch.arange(len(q), device=q.device), k.shape[2]
     at = torch.zeros_like(rows) if reads is None else reads
     query = q[:, :, 0] if q.shape[2] == 1 else q[rows, :, at]
-    scores = (query.float()[:, :, None] @ k.float().transpose(-2, -1))[:, :, 0] * q.shape[-1] ** -0.5
     if bias is not None:
-        row = bias.expand(len(q), -1, -1, -1)
-        scores = scores + (row[:, :, 0] if row.shape[2] == 1 else row[rows, :, at]).float()
+        bias = bias.expand(len(q), -1, -1, -1)
+        bias = bias[:, :, :1] if bias.shape[2] == 1 else bias[rows, :, at][:, :, None]
     if causal:
-        scores = scores.masked_fill((torch.arange(n, device=q.device) > at[:, None])[:, None], -torch.inf)
-    return scores.softmax(-1)
+        later = _hide(torch.arange(n, device=q.device) > at[:, None], torch.float32)[:, None, None]
+        bias = later if bias is None else bias + later
+    return core.weights(query[:, :, None], k, bias=bias)[:, :, 0]
 
 
 def _apply(norm: nn.Module | None, x: Tensor) -> Tensor:
@@ -324,19 +418,5 @@ def _hide(hidden: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, -torch.inf)
 
 
-def _positions(position: Tensor, pool: Pool) -> Tensor:
-    if isinstance(pool, Tensor):
-        raise InputError("rope: one index for each sequence is not supported; pad to one length or compute all tokens")
-    return position[:1] if pool == "first" else position[-1:]
-
-
-def _pooled(x: Tensor, *, runs: Runs | None, pool: Pool) -> Tensor:
-    """The tokens that this block computes: (b, n, c) to (b, m, c), or packed (t, c) to (m, c)."""
-    if isinstance(pool, Tensor):
-        return x[torch.arange(len(pool), device=x.device), pool][:, None]
-    if pool == "all":
-        return x
-    if runs is None:
-        return x[:, :1] if pool == "first" else x[:, -1:]
-    parts = zip(x.split(runs.sizes), runs.rows, strict=True)
-    return torch.cat([part.unflatten(0, (rows, -1))[:, 0 if pool == "first" else -1] for part, rows in parts])
+def _scaled(x: Tensor, factor: Tensor | None) -> Tensor:
+    return x if factor is None else factor * x

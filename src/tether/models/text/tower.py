@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.types import Features
-from tether.models.blocks.block import Runs, TransformerBlock
+from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.layers import NORMS, Linear
+from tether.models.blocks.runs import Runs
 from tether.models.blocks.trace import Trace
 from tether.models.config import TextConfig
 from tether.models.text.table import TokenTable

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.types import Features
 from tether.models.blocks.block import TransformerBlock
+from tether.models.blocks.grid import Grid, GridConv
 from tether.models.blocks.layers import NORMS, Linear
 from tether.models.blocks.trace import Trace
 from tether.models.config import VisionConfig
@@ -106,10 +107,11 @@ class VisionTower(nn.Module):
                 mask = mask.gather(1, keep)
             seen = torch.cat([mask.new_ones(len(image), 1), mask], dim=1)
             bias = torch.zeros(seen.shape, dtype=x.dtype, device=x.device).masked_fill(~seen, -math.inf)[:, None, None]
+        grid = Grid(*self.config.grid, before=1, keep=keep)
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
             pool = "first" if index == last and want == "pooled" else "all"
-            x = block(x, causal=False, bias=bias, pool=pool, trace=trace, name=f"blocks.{index}")
+            x = block(x, causal=False, bias=bias, grid=grid, pool=pool, trace=trace, name=f"blocks.{index}")
         x = self.readout(x)
         pooled = self.project(x[:, 0])
         return Features(pooled) if want == "pooled" else Features(pooled, x, seen)
@@ -121,8 +123,12 @@ def initialise_block_(block: nn.Module, *, layers: int, generator: torch.Generat
         raise TypeError(f"expected a TransformerBlock, got {type(block).__name__}")
     width = block.proj.out_features
     scale = width**-0.5
+    for conv in block.modules():
+        if isinstance(conv, GridConv):
+            conv.initialise_(generator)
     for layer, std in (
         (block.qkv, scale),
+        *(((block.out_gate, scale),) if block.out_gate is not None else ()),
         (block.proj, scale * (2 * layers) ** -0.5),
         (block.up, (2 * width) ** -0.5),
         (block.down, scale * (2 * layers) ** -0.5),

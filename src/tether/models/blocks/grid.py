@@ -1,0 +1,75 @@
+"""Where the tokens of a picture stand, and convolutions over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A stream's layout: ``before`` tokens that have no place, then the patches of a picture, row by row.
+
+    Attributes:
+        rows: patches down.
+        columns: patches across.
+        before: tokens ahead of the patches, such as the class token.
+        keep: (b, k) indices of the patches that are there; None means all.
+    """
+
+    rows: int
+    columns: int
+    before: int = 0
+    keep: Int[Tensor, "b k"] | None = None
+
+    def positions(self, device: torch.device) -> Int[Tensor, "... n 2"]:
+        """Row and column of every token, (n, 2), or (b, n, 2) with dropped patches; (0, 0) for one without a place."""
+        index = torch.arange(self.rows * self.columns, device=device) if self.keep is None else self.keep
+        place = torch.stack([index.div(self.columns, rounding_mode="floor"), index % self.columns], dim=-1)
+        return F.pad(place, (0, 0, self.before, 0))
+
+
+class GridConv(nn.Module):
+    """A depthwise convolution over the patches, zero outside the picture; its weights stay unset until filled.
+
+    A token without a place gets zero and gives nothing. A dropped patch counts as zero, like the world outside.
+    """
+
+    def __init__(self, channels: int, *, side: int) -> None:
+        """Args: channels: of the stream. side: of the square kernel, odd."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, side, side))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def initialise_(self, generator: torch.Generator) -> None:
+        """Normal weights with a variance of one over the kernel's area, no bias."""
+        nn.init.normal_(self.weight, std=1 / self.weight.shape[-1], generator=generator)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Float[Tensor, "b n c"], *, grid: Grid) -> Float[Tensor, "b n c"]:
+        """What the convolution gives at every token.
+
+        Raises:
+            InputError: as many tokens as the grid does not have.
+        """
+        cells = grid.rows * grid.columns
+        there = cells if grid.keep is None else grid.keep.shape[1]
+        if x.shape[1] != grid.before + there:
+            raise InputError(f"grid: {grid.before} + {there} tokens expected, got {x.shape[1]}")
+        patches = x[:, grid.before :]
+        index = None if grid.keep is None else grid.keep[..., None].expand(-1, -1, x.shape[2])
+        if index is not None:
+            patches = patches.new_zeros(len(x), cells, x.shape[2]).scatter(1, index, patches)
+        picture = patches.unflatten(1, (grid.rows, grid.columns)).permute(0, 3, 1, 2)
+        reach = self.weight.shape[-1] // 2
+        out = F.conv2d(picture, self.weight, self.bias, padding=reach, groups=len(self.weight))
+        out = out.permute(0, 2, 3, 1).flatten(1, 2).to(x.dtype)
+        if index is not None:
+            out = out.gather(1, index)
+        return F.pad(out, (0, 0, grid.before, 0))
