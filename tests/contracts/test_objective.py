@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,21 @@ from tether.losses.plain import plain_info_nce, plain_sigmoid
 
 objectives = pytest.mark.parametrize("name", OBJECTIVES)
 WIDTH = 6
+
+# Settings that reach each objective's branches; one that is not listed is tried with its defaults.
+DUPLICATES = ({"duplicates": "negatives"}, {"duplicates": "positives"})
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "clip": DUPLICATES,
+    "siglip": DUPLICATES,
+    "logit_clip": (
+        {"tau": 4.0},
+        {"inner": {"name": "clip", "duplicates": "positives", "label_smoothing": 0.1}, "tau": 3.0, "p": 3.0},
+        {"inner": {"name": "clip", "directions": "text_to_image"}, "tau": 3.0, "p": 1.0},
+        {"inner": {"name": "siglip", "duplicates": "positives"}, "tau": 5.0},
+    ),
+}
+WITHOUT_BIAS = {"clip"}
+"""Objectives that never look at the logit bias."""
 
 
 def rows(count: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -98,15 +115,15 @@ def test_finite_and_wide_in_bf16(name: str) -> None:
 @pytest.mark.usefixtures("small_tiles")
 def test_gradcheck(name: str) -> None:
     batch = batch_of(7, words=torch.tensor([1, 2, 1, 3, 4, 3, 3])[:, None])
-    for duplicates in ("negatives", "positives"):
-        objective = OBJECTIVES[name](duplicates=duplicates)
+    for variant in VARIANTS.get(name, ({},)):
+        objective = OBJECTIVES[name](**variant)
 
         def total(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, part: Objective = objective) -> Tensor:
             return part(Encoded(Features(image), Features(text), scale, bias), batch, gather=LOCAL).total
 
         leaves = [rows(7).requires_grad_(), rows(7, seed=1).requires_grad_()]
         scalars = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (5.0, -1.0)]
-        if name == "clip":
+        if name in WITHOUT_BIAS or (name == "logit_clip" and "siglip" not in str(variant)):
             scalars[1].requires_grad_(False)
         torch.autograd.gradcheck(total, (*leaves, *scalars))
 

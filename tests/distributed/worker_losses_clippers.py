@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,17 @@ from tether.optim.clip.base import Clipper
 
 WORLD, ROWS = 2, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+DUPLICATES = ({"duplicates": "negatives"}, {"duplicates": "positives"})
+SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
+    "clip": DUPLICATES,
+    "siglip": DUPLICATES,
+    "logit_clip": (
+        {"tau": 4.0},
+        {"inner": {"name": "clip", "duplicates": "positives"}, "tau": 3.0, "p": 3.0},
+        {"inner": "siglip", "tau": 5.0},
+    ),
+}
+"""Of each objective; one that is not listed is tried with its defaults."""
 
 
 def make_clipper(name: str) -> Clipper:
@@ -46,8 +58,8 @@ def check_losses(rank: int) -> None:
         image, text, more_image, more_text = (F.normalize(leaf[part], dim=1) for leaf in leaves)
         return loss(image, text, more_image, more_text, labels[part], words[part], gather)
 
-    def objective(name: str, duplicates: str) -> Callable[..., Tensor]:
-        part = OBJECTIVES[name](duplicates=duplicates)  # pyrefly: ignore
+    def objective(name: str, settings: dict[str, Any]) -> Callable[..., Tensor]:
+        part = OBJECTIVES[name](**settings)
 
         def loss(i: Tensor, t: Tensor, mi: Tensor, mt: Tensor, la: Tensor, w: Tensor, g: Gather) -> Tensor:
             batch = Batch(torch.zeros(len(i), 3, 1, 1), w)
@@ -56,9 +68,7 @@ def check_losses(rank: int) -> None:
         return loss
 
     losses: dict[str, Callable[..., Tensor]] = {
-        f"{name} {duplicates}": objective(name, duplicates)
-        for name in OBJECTIVES
-        for duplicates in ("negatives", "positives")
+        f"{name} {settings}": objective(name, settings) for name in OBJECTIVES for settings in SETTINGS.get(name, ({},))
     }
     losses |= {
         f"clip {directions} {reduction}": lambda i, t, mi, mt, la, w, g, d=directions, r=reduction: clip_loss(

@@ -100,3 +100,16 @@ def test_every_mistake_is_listed():
 def test_closest_suggests_only_what_is_near():
     assert closest("adamw2", ["adamw", "sgd"]) == "did you mean 'adamw'? known: adamw, sgd"
     assert closest("q", ["adamw", "sgd"]) == "known: adamw, sgd"
+
+
+class Wrapper:
+    def __init__(self, *, inner: torch.nn.Module | str = "plain", other: torch.nn.Module | None = None) -> None:
+        self.inner, self.other = inner, other
+
+
+def test_of_a_union_a_configuration_gives_what_can_be_checked():
+    assert set(schema(Wrapper).model_fields) == {"inner"}
+    parts = {"wrapper": Wrapper}
+    assert build({"name": "wrapper", "inner": "bare"}, parts, where="x").inner == "bare"
+    with pytest.raises(InputError, match="inner"):
+        build({"name": "wrapper", "inner": 3}, parts, where="x")

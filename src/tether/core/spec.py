@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
+import operator
+import types
 import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,7 +29,7 @@ def schema(part: type, *, given: typing.Collection[str] = ()) -> type[BaseModel]
     """A pydantic model with one field for each keyword of ``part.__init__``; unknown keys are refused.
 
     Parameters whose annotation pydantic cannot check (modules, tensors, callables) are left out: code passes them,
-    a configuration cannot. So are those ``given`` by code.
+    a configuration cannot. So are those ``given`` by code, and such members of a union.
     """
     from pydantic import ConfigDict, create_model
 
@@ -35,14 +38,26 @@ def schema(part: type, *, given: typing.Collection[str] = ()) -> type[BaseModel]
     for name, parameter in inspect.signature(part.__init__).parameters.items():
         if name == "self" or name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        annotation = hints.get(name, Any)
+        annotation = _checkable(hints.get(name, Any))
         default = ... if parameter.default is parameter.empty else parameter.default
-        try:
-            create_model("Probe", value=(annotation, ...))
-        except Exception:  # pydantic raises several kinds for a type it has no schema for
-            continue
-        fields[name] = (annotation, default)
+        if annotation is not None:
+            fields[name] = (annotation, default)
     return create_model(part.__name__, __config__=ConfigDict(extra="forbid", strict=False), **fields)
+
+
+def _checkable(annotation: Any) -> Any:
+    """What of an annotation pydantic can check: all of it, the rest of a union, or None."""
+    from pydantic import create_model
+
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        members = [member for member in map(_checkable, typing.get_args(annotation)) if member is not None]
+        # None alone says only that code may leave the argument out.
+        return functools.reduce(operator.or_, members) if set(members) - {type(None)} else None
+    try:
+        create_model("Probe", value=(annotation, ...))
+    except Exception:  # pydantic raises several kinds for a type it has no schema for
+        return None
+    return annotation
 
 
 def settings(

@@ -13,6 +13,7 @@ from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import caption_labels, check_unit_pairs, unit_rows
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
+from tether.losses.rows import RowEdit
 
 Directions = Literal["mean", "sum", "image_to_text", "text_to_image"]
 Reduction = Literal["mean", "sum", "none"]
@@ -78,11 +79,12 @@ def _both(
     label_smoothing: float,
     extra_img: Tensor | None = None,
     extra_txt: Tensor | None = None,
+    edit: RowEdit | None = None,
 ) -> PairLosses:
     """Losses of this process's pairs; a direction that is not asked for is computed only where it is free."""
     if directions not in ("mean", "sum", "image_to_text", "text_to_image"):
         raise InputError(f"directions: expected mean, sum, image_to_text or text_to_image, got {directions!r}")
-    if gather.world == 1 and directions in ("mean", "sum"):
+    if gather.world == 1 and directions in ("mean", "sum") and edit is None:
         return info_nce_pairs(
             img,
             txt,
@@ -98,9 +100,9 @@ def _both(
     def one_way(queries: Tensor, keys: Tensor, extra: Tensor | None) -> Tensor:
         rows = gather(keys) if extra is None else torch.cat([gather(keys), gather(extra)])
         return info_nce(
-            queries,
+            queries if edit is None else edit(queries * scale, rows),
             rows,
-            scale=scale,
+            scale=scale if edit is None else 1.0,
             offset=offset,
             query_labels=labels,
             key_labels=all_labels,
@@ -170,6 +172,13 @@ class ClipLoss:
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
         """The loss of this process's pairs; terms are the two directions and the logit scale."""
+        return self._loss(out, batch, gather=gather, edit=None)
+
+    def edited(self, out: Encoded, batch: Batch, *, gather: Gather, edit: RowEdit) -> Loss:
+        """The same with the logits of every image, and those of every text, changed by ``edit``."""
+        return self._loss(out, batch, gather=gather, edit=edit)
+
+    def _loss(self, out: Encoded, batch: Batch, *, gather: Gather, edit: RowEdit | None) -> Loss:
         image, text = unit_rows(out.image), unit_rows(out.text)
         check_unit_pairs(image, text)
         losses = _both(
@@ -180,6 +189,7 @@ class ClipLoss:
             gather=gather,
             directions=self.directions,
             label_smoothing=self.label_smoothing,
+            edit=edit,
         )
         terms = {"logit_scale": out.logit_scale.detach()}
         if self.directions != "text_to_image":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, final
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels
+from tether.losses.rows import RowEdit
 from tether.losses.sigmoid import sigmoid_pairs
 
 
@@ -77,14 +79,46 @@ class SigLipLoss:
         Raises:
             InputError: the model has no logit bias.
         """
-        if out.logit_bias is None:
-            raise InputError("SigLIP needs a model with a logit bias: create it with one (it starts at -10)")
+        scale, bias = out.logit_scale, _need_bias(out)
         total = siglip_loss(
             unit_rows(out.image),
             unit_rows(out.text),
-            out.logit_scale,
-            out.logit_bias,
+            scale,
+            bias,
             labels=batch_labels(batch) if self.duplicates == "positives" else None,
             gather=gather,
         )
-        return Loss(total, {"logit_scale": out.logit_scale.detach(), "logit_bias": out.logit_bias.detach()})
+        return Loss(total, _terms(scale, bias))
+
+    def edited(self, out: Encoded, batch: Batch, *, gather: Gather, edit: RowEdit) -> Loss:
+        """The same with the logits of every image changed by ``edit``; the bias is one more dimension of the rows.
+
+        Raises:
+            InputError: the model has no logit bias.
+        """
+        scale, bias = out.logit_scale, _need_bias(out)
+        image, text = unit_rows(out.image), unit_rows(out.text)
+        check_unit_pairs(image, text)
+        queries = torch.cat([image * scale, bias.to(image.dtype).expand(len(image), 1)], dim=1)
+        keys = gather(torch.cat([text, torch.ones_like(text[:, :1])], dim=1))
+        labels = batch_labels(batch) if self.duplicates == "positives" else None
+        losses = sigmoid_pairs(
+            edit(queries, keys),
+            keys,
+            scale=1.0,
+            bias=0.0,
+            offset=gather.rank * len(image),
+            left_labels=labels,
+            right_labels=None if labels is None else gather(labels),
+        )
+        return Loss(losses.mean(), _terms(scale, bias))
+
+
+def _need_bias(out: Encoded) -> Tensor:
+    if out.logit_bias is None:
+        raise InputError("SigLIP needs a model with a logit bias: create it with one (it starts at -10)")
+    return out.logit_bias
+
+
+def _terms(scale: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    return {"logit_scale": scale.detach(), "logit_bias": bias.detach()}

@@ -1,0 +1,155 @@
+"""A cap on the length of the logits, so that one wrong label can cost only so much (LogitClip, arXiv 2212.04055)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+
+EPS = 1e-7
+"""Added to every norm, as in the released code."""
+
+_EXACT = (1.0, 2.0, math.inf)
+"""Norms that do not raise large logits to a high power."""
+
+
+class Bounds(NamedTuple):
+    """Least and largest value of a cross-entropy.
+
+    Attributes:
+        least: in nats.
+        most: in nats.
+    """
+
+    least: float
+    most: float
+
+
+def clip_logits(
+    logits: Float[Tensor, "*shape"],
+    tau: float,
+    *,
+    p: float = 2.0,
+    dim: int = -1,
+    eps: float = EPS,
+    nan: Literal["pass", "refuse"] = "pass",
+) -> Float[Tensor, "*shape"]:
+    """Scale every row of logits whose p-norm is above ``tau`` back to that norm; the order of the classes stays.
+
+    With ``n = ||z||_p + eps`` the result is ``z`` where ``n <= tau`` and ``tau * z / n`` elsewhere. The gradient flows
+    through ``n``: in a clipped row it has no part along the logits' own direction (p = 2), so they stop growing. A row
+    of zeros keeps its plain gradient. Half precision is widened to float32, as ``eps`` is below its resolution.
+
+    Source: arXiv 2212.04055, section 3. The released code compares with ``tau`` but rescales to ``1 / tau``, which is
+    the paper's rule for ``tau = 1`` only; here it is the paper's for every ``tau``.
+
+    Args:
+        logits: one row of class scores for each sample, raw.
+        tau: largest norm that is left alone (> 0); infinity clips nothing.
+        p: order of the norm, 1 to infinity.
+        dim: where the classes are.
+        eps: added to the norm (>= 0).
+        nan: ``pass`` hands NaN on, for the gradient clipper to skip the step; ``refuse`` looks for NaN and infinity,
+            which on an accelerator waits for the device.
+
+    Raises:
+        InputError: a value outside its range, no classes, or, with ``refuse``, logits that are not finite.
+    """
+    check_cap(tau, p=p)
+    if not 0 <= eps < math.inf:
+        raise InputError(f"eps: expected a finite number of at least 0, got {eps!r}")
+    if logits.ndim == 0 or not -logits.ndim <= dim < logits.ndim:
+        raise InputError(f"dim: expected a dimension of logits of shape {tuple(logits.shape)}, got {dim}")
+    if logits.shape[dim] == 0 or not logits.is_floating_point():
+        raise InputError(f"logits: expected floats with at least one class, got {logits.dtype} {tuple(logits.shape)}")
+    if nan not in ("pass", "refuse"):
+        raise InputError(f"nan: expected 'pass' or 'refuse', got {nan!r}")
+    if nan == "refuse" and not bool(logits.isfinite().all()):
+        raise InputError("logits: NaN or infinity among them")
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    norms = norms_of(wide, p=p, dim=dim) + eps
+    above = norms > tau
+    # The inner choice keeps rows of length zero out of the quotient, whose gradient would be 0/0 there.
+    return torch.where(above, wide * (tau / torch.where(above, norms, 1.0)), wide)
+
+
+def norms_of(rows: Float[Tensor, "*shape"], *, p: float, dim: int = -1) -> Float[Tensor, "*norms"]:
+    """p-norms along ``dim``, which is kept with size 1; large entries do not overflow for high ``p``."""
+    if p in _EXACT:
+        return torch.linalg.vector_norm(rows, ord=p, dim=dim, keepdim=True)
+    peak = rows.detach().abs().amax(dim=dim, keepdim=True)
+    peak = torch.where(peak > 0, peak, 1.0)
+    return peak * torch.linalg.vector_norm(rows / peak, ord=p, dim=dim, keepdim=True)
+
+
+def check_cap(tau: float, *, p: float) -> None:
+    """See that the cap is above 0 and the order of the norm at least 1.
+
+    Raises:
+        InputError: otherwise; it names the value.
+    """
+    if not tau > 0:
+        raise InputError(f"tau: expected a number above 0, got {tau!r}")
+    if not p >= 1:
+        raise InputError(f"p: expected an order of at least 1 (infinity is allowed), got {p!r}")
+
+
+def cross_entropy_bounds(classes: int, *, tau: float) -> Bounds:
+    """What one sample's cross-entropy can be after ``clip_logits``: ``log(1 + (classes - 1) exp(-+2 tau))``.
+
+    They hold for every p, as no logit exceeds ``tau`` in size. Source: arXiv 2212.04055, section 3.
+
+    Raises:
+        InputError: no classes, or a cap that is not above 0.
+    """
+    check_cap(tau, p=2.0)
+    if classes < 1:
+        raise InputError(f"classes: expected at least 1, got {classes}")
+    others = math.log(classes - 1) if classes > 1 else -math.inf
+    low, high = others - 2 * tau, others + 2 * tau
+    return Bounds(math.log1p(math.exp(low)), max(high, 0.0) + math.log1p(math.exp(-abs(high))))
+
+
+@final
+class LogitClipLoss(nn.Module):
+    """Any classification loss on clipped logits. It keeps no state; ``base_loss`` may be used alone for evaluation.
+
+    Source: arXiv 2212.04055.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        tau: float = 1.0,
+        p: float = 2.0,
+        dim: int = -1,
+        nan: Literal["pass", "refuse"] = "pass",
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            base_loss: logits and targets to a loss; a module or a function; cross-entropy, averaged, if None.
+            tau: largest norm that is left alone (> 0); the noisier the labels, the smaller.
+            p: order of the norm, 1 to infinity.
+            dim: where the classes are: -1, or 1 for logits (n, classes, ...) of several places.
+            nan: ``pass`` hands NaN on, ``refuse`` raises.
+
+        Raises:
+            InputError: a value outside its range.
+        """
+        super().__init__()
+        check_cap(tau, p=p)
+        self.base_loss: Callable[[Tensor, Tensor], Tensor] = nn.CrossEntropyLoss() if base_loss is None else base_loss
+        self.tau, self.p, self.dim = tau, p, dim
+        self.nan: Literal["pass", "refuse"] = nan
+
+    def forward(self, logits: Float[Tensor, "*shape"], targets: Tensor) -> Tensor:
+        """The base loss of the clipped logits; see ``clip_logits`` for errors."""
+        return self.base_loss(clip_logits(logits, self.tau, p=self.p, dim=self.dim, nan=self.nan), targets)
