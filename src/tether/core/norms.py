@@ -103,8 +103,8 @@ def scale_gradients_(norms: GradientNorms, *, factor: Tensor, skip: Tensor) -> N
     for _, group in groupby(order, key=lambda row: _kind(norms.gradients[row])):
         rows = list(group)
         members = [norms.gradients[row] for row in rows]
-        chosen = factors[rows].to(device=members[0].device, dtype=members[0].dtype, non_blocking=True)
-        mask = skip.to(members[0].device, non_blocking=True)
+        chosen = send(factors.index_select(0, _places(rows, like=factors)), members[0].device).to(members[0].dtype)
+        mask = send(skip, members[0].device)
         if factor.ndim == 0:
             torch._foreach_mul_(members, chosen[0])
         else:
@@ -166,7 +166,8 @@ def local_squares(gradients: Sequence[Tensor]) -> Float[Tensor, " n"]:
     squares = torch.zeros(len(gradients), dtype=wide, device=target)
     on_cpu = [row for row, gradient in enumerate(gradients) if gradient.device.type == "cpu"]
     if on_cpu:
-        squares[on_cpu] = _squares_on_cpu([gradients[row] for row in on_cpu]).to(squares)
+        values = _squares_on_cpu([gradients[row] for row in on_cpu])
+        squares.index_copy_(0, _places(on_cpu, like=squares), send(values, target).to(wide))
     others = sorted(
         (row for row, g in enumerate(gradients) if g.device.type != "cpu"), key=lambda r: _kind(gradients[r])
     )
@@ -175,7 +176,7 @@ def local_squares(gradients: Sequence[Tensor]) -> Float[Tensor, " n"]:
         members = [gradients[row] for row in rows]
         narrow = members[0].dtype in (torch.float16, torch.bfloat16)
         lengths = torch._foreach_norm(members, 2, torch.float32 if narrow else None)
-        squares[rows] = torch.stack(lengths).to(device=target, dtype=wide, non_blocking=True).square()
+        squares.index_copy_(0, _places(rows, like=squares), send(torch.stack(lengths), target).to(wide).square())
     return squares
 
 
@@ -204,9 +205,20 @@ def add_over_shards_(squares: Tensor, shards: Sequence[tuple[dist.ProcessGroup, 
     groups = {id(group): group for owned in shards for group in owned}
     for key, group in groups.items():
         rows = [row for row, owned in enumerate(shards) if any(id(member) == key for member in owned)]
-        part = squares[rows]
+        places = _places(rows, like=squares)
+        part = squares.index_select(0, places)
         dist.all_reduce(part, group=group)
-        squares[rows] = part
+        squares.index_copy_(0, places, part)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on another device; only the way down to the CPU waits, since what follows there would not."""
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
+def _places(rows: Sequence[int], *, like: Tensor) -> Tensor:
+    """An index on a device; a list in brackets would be sent there too, but waited for."""
+    return send(torch.tensor(rows), like.device)
 
 
 def _kind(tensor: Tensor) -> tuple[str, str]:

@@ -13,10 +13,11 @@ from tether.optim.clip.uniform import UniformClipper
 def clip_and_step(optimizer: Optimizer, *, clipper: GradClipper, named_params: NamedParams, step: int) -> ClipReport:
     """Do what ``clipper.clip_`` and then ``optimizer.step`` do, or neither when the gradients are not finite.
 
-    With a clipper that has one factor for all gradients and a fused optimiser over exactly the parameters given,
-    the factor is handed to the optimiser's ``grad_scale`` and the skip to its ``found_inf``: the gradients are not
-    rewritten, and on an accelerator nothing waits for the norm. In any other case the two are called one after the
-    other, and an accelerator is waited for once. What ``.grad`` holds afterwards is not defined: clear it.
+    With a fused optimiser over exactly the parameters given, the skip is handed to its ``found_inf`` and, if the
+    clipper has one factor for all gradients, that to its ``grad_scale``: the gradients are not rewritten, and on an
+    accelerator nothing waits for the norm. A clipper with a factor for each tensor or unit rewrites those it limits.
+    In any other case the two are called one after the other, and an accelerator is waited for once. What ``.grad``
+    holds afterwards is not defined: clear it.
 
     Args:
         optimizer: moves the parameters.
@@ -25,23 +26,20 @@ def clip_and_step(optimizer: Optimizer, *, clipper: GradClipper, named_params: N
         step: number of the optimiser's step.
     """
     named = list(named_params)
-    if not (isinstance(clipper, UniformClipper) and _foldable(optimizer, named)):
+    foldable = _foldable(optimizer, named)
+    if foldable and isinstance(clipper, UniformClipper):
+        norms, report = clipper.measure(named, step=step)
+        on_cpu = all(gradient.device.type == "cpu" for gradient in norms.gradients)
+        # The fused kernels divide by grad_scale and do nothing at all where found_inf is 1.
+        scale = None if on_cpu and float(report.scale) == 1.0 else report.scale.float().reciprocal()
+    else:
         report = clipper.clip_(named, step=step)
+        on_cpu, scale = not foldable or report.skip.device.type == "cpu", None
+    if on_cpu:
         if not bool(report.skip):
-            optimizer.step()
-        return report
-    norms, report = clipper.measure(named, step=step)
-    on_cpu = all(gradient.device.type == "cpu" for gradient in norms.gradients)
-    if on_cpu and bool(report.skip):
-        return report
-    untouched = on_cpu and float(report.scale) == 1.0
-    try:
-        if not untouched:
-            # The fused kernels divide by grad_scale and do nothing at all where found_inf is 1.
-            _set(optimizer, report.scale.float().reciprocal(), report.skip.float())
-        optimizer.step()
-    finally:
-        _clear(optimizer)
+            _step(optimizer, scale=scale, found=None)
+    else:
+        _step(optimizer, scale=scale, found=report.skip.float())
     return report
 
 
@@ -52,11 +50,14 @@ def _foldable(optimizer: Optimizer, named: list[tuple[str, nn.Parameter]]) -> bo
     return moved == {id(p) for _, p in named if p.grad is not None}
 
 
-def _set(optimizer: Optimizer, scale: Tensor, found: Tensor) -> None:
-    optimizer.grad_scale = scale  # pyrefly: ignore - torch reads the attribute, see torch/optim/adam.py
-    optimizer.found_inf = found  # pyrefly: ignore
-
-
-def _clear(optimizer: Optimizer) -> None:
-    for name in ("grad_scale", "found_inf"):
-        vars(optimizer).pop(name, None)
+def _step(optimizer: Optimizer, *, scale: Tensor | None, found: Tensor | None) -> None:
+    """One step of a fused optimiser; torch reads the two attributes, see torch/optim/adam.py."""
+    try:
+        if scale is not None:
+            optimizer.grad_scale = scale  # pyrefly: ignore
+        if found is not None:
+            optimizer.found_inf = found  # pyrefly: ignore
+        optimizer.step()
+    finally:
+        for name in ("grad_scale", "found_inf"):
+            vars(optimizer).pop(name, None)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.protocols import GradClipper
+from tether.optim.clip.adagc import AdaGC
+from tether.optim.clip.autoclip import AutoClip
 from tether.optim.clip.base import Clipper, NonFiniteGradientError
 from tether.optim.clip.global_norm import GlobalNorm
 from tether.optim.clip.none import NoClip
@@ -21,11 +23,19 @@ from tether.optim.clip.per_tensor import TensorClipper
 from tether.optim.clip.uniform import UniformClipper
 from tether.optim.clip.zclip import ZClip
 
-CLIPPERS: Mapping[str, type[GradClipper]] = {"none": NoClip, "global_norm": GlobalNorm, "zclip": ZClip}
+CLIPPERS: Mapping[str, type[GradClipper]] = {
+    "none": NoClip,
+    "global_norm": GlobalNorm,
+    "zclip": ZClip,
+    "autoclip": AutoClip,
+    "adagc": AdaGC,
+}
 """Every clipper by the name a recipe uses."""
 
 __all__ = [
     "CLIPPERS",
+    "AdaGC",
+    "AutoClip",
     "Clipper",
     "GlobalNorm",
     "NoClip",

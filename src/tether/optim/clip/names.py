@@ -1,0 +1,23 @@
+"""Parameter names as the model itself has them, whatever it is wrapped in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch.compile, FSDP1 and activation checkpointing put into names."""
+_REPLICATED = "module."
+"""What DistributedDataParallel and DataParallel put before every name."""
+
+
+def plain_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names without what wrappers add, so that a state saved under DDP is found again without it.
+
+    ``module.`` is taken off only when every name begins with it. Names that would fall together stay as they are.
+    """
+    plain = list(names)
+    for wrapper in _WRAPPERS:
+        plain = [name.replace(wrapper, "") for name in plain]
+    while plain and all(name.startswith(_REPLICATED) for name in plain):
+        plain = [name.removeprefix(_REPLICATED) for name in plain]
+    return tuple(plain) if len(set(plain)) == len(set(names)) else tuple(names)
