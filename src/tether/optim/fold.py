@@ -35,7 +35,7 @@ def clip_and_step(optimizer: Optimizer, *, clipper: GradClipper, named_params: N
     else:
         report = clipper.clip_(named, step=step)
         on_cpu, scale = not foldable or report.skip.device.type == "cpu", None
-    if on_cpu:
+    if on_cpu or _lacks_momentum(optimizer):
         if not bool(report.skip):
             _step(optimizer, scale=scale, found=None)
     else:
@@ -48,6 +48,17 @@ def _foldable(optimizer: Optimizer, named: list[tuple[str, nn.Parameter]]) -> bo
         return False
     moved = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
     return moved == {id(p) for _, p in named if p.grad is not None}
+
+
+def _lacks_momentum(optimizer: Optimizer) -> bool:
+    """Whether a step that ``found_inf`` stops would leave behind the unset memory that fused SGD starts from."""
+    return any(
+        "momentum_buffer" not in optimizer.state.get(parameter, {})
+        for group in optimizer.param_groups
+        if group.get("momentum")
+        for parameter in group["params"]
+        if parameter.grad is not None
+    )
 
 
 def _step(optimizer: Optimizer, *, scale: Tensor | None, found: Tensor | None) -> None:
