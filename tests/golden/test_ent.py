@@ -27,7 +27,8 @@ def targets() -> torch.Tensor:
 
 def limit(case: dict[str, Any]) -> dict[str, float]:
     """The file writes both; a threshold, where there is one, is what counts."""
-    return {"fraction": case["fraction"]} if case["threshold"] is None else {"threshold": case["threshold"]}
+    name = "fraction" if case["threshold"] is None else "threshold"
+    return {name: float(case[name])}
 
 
 def test_error_norm() -> None:
@@ -39,7 +40,7 @@ def test_error_norm() -> None:
 @pytest.mark.parametrize(("place", "case"), CASES, ids=[f"c{place}" for place, _ in CASES])
 def test_truncated_loss(place: int, case: dict[str, Any]) -> None:
     logits = leaf()
-    loss = ENTLoss(**limit(case), label_smoothing=case["label_smoothing"], normalize="sum", ignore_index=PAD)
+    loss = ENTLoss(**limit(case), label_smoothing=float(case["label_smoothing"]), normalize="sum", ignore_index=PAD)
     got = loss(logits, targets(), step=0)
     (grad,) = torch.autograd.grad(got.loss, logits)
     np.testing.assert_array_equal(got.dropped.numpy(), V[f"c{place}.truncated"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +12,7 @@ from tether.core.errors import InputError
 from tether.losses.ent import ENTLoss
 
 
+@runtime_checkable
 class HasLogits(Protocol):
     """What a transformers causal language model returns."""
 

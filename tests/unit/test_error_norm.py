@@ -37,7 +37,7 @@ def test_is_the_distance_to_the_right_answer(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(error_norm(logits, targets), plain_norm(logits, targets).detach())
     monkeypatch.setattr("tether.losses.ent.PIECE", 40)
     torch.testing.assert_close(error_norm(logits, targets), plain_norm(logits, targets).detach())
-    torch.testing.assert_close(error_norm(logits[0, 0], targets[0, 0]), plain_norm(logits, targets)[0, 0].detach())
+    torch.testing.assert_close(error_norm(logits[0], targets[0]), plain_norm(logits, targets)[0].detach())
 
 
 def test_ends_of_the_range() -> None:
