@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.norms import gradient_norms
 from tether.core.protocols import GradClipper
+from tether.core.unit_norms import unit_axes
 from tether.optim import AdamW, clip_and_step
-from tether.optim.clip import CLIPPERS, AdaGC, AutoClip, GlobalNorm, TensorClipper, UniformClipper, ZClip
+from tether.optim.clip import AGC, CLIPPERS, AdaGC, AutoClip, GlobalNorm, TensorClipper, UniformClipper, ZClip
 from tether.optim.clip.base import NonFiniteGradientError
 
 SHAPES = {"tower.weight": (4, 3), "tower.bias": (5,), "conv": (2, 2, 2), "scale": ()}
 EXCEPTIONS = {
+    "agc": {"brings a spike down": "it limits each unit and no global norm; its own check follows the suite"},
     "none": {"brings a spike down": "it is there to leave gradients alone"},
     "zclip": {"a warm-up of zeros freezes nothing": "mean and deviation are zero then, and so is every limit"},
 }
@@ -63,6 +66,13 @@ def warmed(name: str) -> GradClipper:
     return clipper
 
 
+def units(tensor: Tensor) -> Tensor:
+    """One row for each unit of a tensor, as unit-wise clippers see it by default."""
+    kept = unit_axes(tensor.shape)
+    rows = tensor.movedim(kept, range(len(kept)))
+    return rows.reshape(math.prod(rows.shape[: len(kept)]), -1)
+
+
 def factors(clipper: GradClipper, before: list[Tensor], after: list[Tensor]) -> Tensor:
     """What each element was multiplied by, after checking that all elements of a group had the same factor."""
     ratios = [new / old for old, new in zip(before, after, strict=True)]
@@ -71,7 +81,7 @@ def factors(clipper: GradClipper, before: list[Tensor], after: list[Tensor]) -> 
     elif isinstance(clipper, TensorClipper):
         groups = [ratio.flatten() for ratio in ratios]
     else:
-        groups = [row.flatten() for ratio in ratios for row in (ratio if ratio.ndim > 1 else [ratio])]
+        groups = [unit for ratio in ratios for unit in units(ratio)]
     for group in groups:
         torch.testing.assert_close(group, group[:1].expand_as(group), rtol=1e-12, atol=0)
     return torch.cat(groups)
@@ -108,6 +118,18 @@ def test_brings_a_spike_down(name: str) -> None:
     report = clipper.clip_(pairs, step=6)
     assert report.scale < 1
     assert flat(pairs).norm() <= report.threshold * (1 + 1e-9) < report.norm
+
+
+def test_agc_brings_every_unit_down() -> None:
+    """What stands for the check above where no limit on the global norm is in force."""
+    clipper, pairs = AGC(), named(6, size=50.0)
+    report = clipper.clip_(pairs, step=6)
+    assert report.scale < 1
+    assert report.threshold == torch.inf
+    for (name, parameter), (told, fraction) in zip(pairs, clipper.last, strict=True):
+        limits = clipper.clipping * units(parameter.detach()).norm(dim=1).clamp(min=clipper.eps)
+        torch.testing.assert_close(units(parameter.grad).norm(dim=1), limits, rtol=1e-12, atol=0)
+        assert (told, fraction) == (name, 1.0)
 
 
 @clippers
@@ -389,6 +411,11 @@ def test_norms_of_long_and_strided_tensors(layout: str, dtype: torch.dtype) -> N
         (ZClip, {"clip_factor": 0.0}, "clip_factor"),
         (ZClip, {"min_threshold_ratio": -1.0}, "min_threshold_ratio"),
         (ZClip, {"eps": float("inf")}, "eps"),
+        (AGC, {"clipping": 0.0}, "clipping: expected a number above 0, got 0.0"),
+        (AGC, {"clipping": float("nan")}, "clipping"),
+        (AGC, {"eps": 0.0}, "eps: expected a number above 0, got 0.0"),
+        (AGC, {"rule": "rows"}, "rule: expected 'nfnet' or 'timm', got 'rows'"),
+        (AGC, {"exclude": "head.weight"}, "exclude: expected a list of name patterns, got 'head.weight'"),
     ],
 )
 def test_settings_out_of_range(part: type, keywords: dict, message: str) -> None:

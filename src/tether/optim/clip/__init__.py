@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from tether.core.protocols import GradClipper
 from tether.optim.clip.adagc import AdaGC
+from tether.optim.clip.agc import AGC, AGCReport, adaptive_clip_grad_
 from tether.optim.clip.autoclip import AutoClip
 from tether.optim.clip.base import Clipper, NonFiniteGradientError
 from tether.optim.clip.global_norm import GlobalNorm
@@ -29,11 +30,14 @@ CLIPPERS: Mapping[str, type[GradClipper]] = {
     "zclip": ZClip,
     "autoclip": AutoClip,
     "adagc": AdaGC,
+    "agc": AGC,
 }
 """Every clipper by the name a recipe uses."""
 
 __all__ = [
+    "AGC",
     "CLIPPERS",
+    "AGCReport",
     "AdaGC",
     "AutoClip",
     "Clipper",
@@ -43,4 +47,5 @@ __all__ = [
     "TensorClipper",
     "UniformClipper",
     "ZClip",
+    "adaptive_clip_grad_",
 ]

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from loading import load
+from torch import nn
+
+from tether.core.unit_norms import unitwise_norm
+from tether.models.vision.scaled_activation import GAMMAS, scaled_activation
+from tether.models.vision.scaled_std_conv import ScaledStdConv2d
+from tether.optim import SGD
+from tether.optim.clip.agc import AGC, adaptive_clip_grad_
+
+V = load("nfnet-agc")
+CLOSE = {"rtol": V.meta["rtol"], "atol": V.meta["atol"]}
+PLACES = [name.removeprefix("agc_p") for name in V.arrays if re.fullmatch(r"agc_p\d+", name)]
+
+
+def parameter(place: str) -> nn.Parameter:
+    tensor = nn.Parameter(torch.from_numpy(V[f"agc_p{place}"].copy()))
+    tensor.grad = torch.from_numpy(V[f"agc_g{place}"].copy())
+    return tensor
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("rule", "wanted"), [("nfnet", "agc_out"), ("timm", "agc_timm")])
+def test_each_tensor(place: str, rule: str, wanted: str) -> None:
+    settings = V.meta["agc"]
+    tensor = parameter(place)
+    report = adaptive_clip_grad_([("tensor", tensor)], clipping=settings["clip"], eps=settings["eps"], rule=rule)
+    np.testing.assert_allclose(tensor.grad.numpy(), V[f"{wanted}{place}"], **CLOSE)
+    limit = unitwise_norm(tensor.detach(), rule=rule).clamp(min=settings["eps"]) * settings["clip"]
+    over = unitwise_norm(torch.from_numpy(V[f"agc_g{place}"]), rule=rule) > limit
+    assert dict(report) == {"tensor": pytest.approx(over.double().mean().item())}
+
+
+def test_all_tensors_in_one_call() -> None:
+    settings = V.meta["agc"]
+    named = [(f"tensor{place}", parameter(place)) for place in PLACES]
+    AGC(settings["clip"], eps=settings["eps"]).clip_(named, step=0)
+    for place, (_, tensor) in zip(PLACES, named, strict=True):
+        np.testing.assert_allclose(tensor.grad.numpy(), V[f"agc_out{place}"], **CLOSE)
+
+
+def rules(text: str) -> dict[int, tuple[bool, bool]]:
+    """Tensor number to whether it is clipped and whether it decays, from the file's own words."""
+    pieces = re.split(r"tensors? (\d+)", text)
+    return {
+        int(number): ("no AGC" not in words, "no wd" not in words)
+        for number, words in zip(pieces[1::2], pieces[2::2], strict=True)
+    }
+
+
+def test_sgd_agc_trajectory() -> None:
+    settings = V.meta["sgd"]
+    each = rules(settings["per_tensor"])
+    assert len(each) == len(settings["shapes"])
+    named, start = [], 0
+    for index, shape in enumerate(settings["shapes"]):
+        part = V["sgd_p0"][start : start + math.prod(shape)]
+        named.append((f"tensor{index}", nn.Parameter(torch.from_numpy(part.copy()).view(shape))))
+        start += math.prod(shape)
+    assert start == len(V["sgd_p0"])
+    clipper = AGC(
+        settings["clipping"],
+        eps=settings["eps"],
+        exclude=[f"tensor{index}" for index, (clipped, _) in each.items() if not clipped],
+    )
+    optimizer = SGD(
+        [
+            {"params": [tensor], "weight_decay": settings["weight_decay"] if decays else 0.0}
+            for (_, tensor), (_, decays) in zip(named, each.values(), strict=True)
+        ],
+        lr=settings["lr"],
+        momentum=settings["momentum"],
+        momentum_rule="nesterov" if settings["nesterov"] else "heavy_ball",
+    )
+    for step, row in enumerate(V["sgd_grads"]):
+        pieces = torch.from_numpy(row.copy()).split([tensor.numel() for _, tensor in named])
+        for (_, tensor), piece in zip(named, pieces, strict=True):
+            tensor.grad = piece.view(tensor.shape)
+        clipper.clip_(named, step=step)
+        optimizer.step()
+        got = np.concatenate([tensor.detach().numpy().ravel() for _, tensor in named])
+        np.testing.assert_allclose(got, V["sgd_traj"][step], **CLOSE, err_msg=f"step {step}")
+
+
+def test_standardised_filters() -> None:
+    outputs, inputs, *kernel = V["ws_w"].shape
+    conv = ScaledStdConv2d(inputs, outputs, tuple(kernel), eps=V.meta["ws"]["eps"]).double()
+    with torch.no_grad():
+        conv.weight.copy_(torch.from_numpy(V["ws_w"]))
+        conv.gain.copy_(torch.from_numpy(V["ws_gain"]))
+        np.testing.assert_allclose(conv.standardised_weight().numpy(), V["ws_out"], **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(n.removeprefix("act_") for n in V.arrays if n.startswith("act_") and n != "act_x")
+)
+def test_activation(name: str) -> None:
+    got = scaled_activation(name, dim=-1)(torch.from_numpy(V["act_x"]))
+    np.testing.assert_allclose(got.numpy(), V[f"act_{name}"], **CLOSE)
+
+
+def test_every_activation_of_the_release_is_there() -> None:
+    assert set(map(str, V["gamma_names"])) == set(GAMMAS)
