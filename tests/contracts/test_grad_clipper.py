@@ -69,7 +69,7 @@ def warmed(name: str) -> GradClipper:
 def units(tensor: Tensor) -> Tensor:
     """One row for each unit of a tensor, as unit-wise clippers see it by default."""
     kept = unit_axes(tensor.shape)
-    rows = tensor.movedim(kept, range(len(kept)))
+    rows = tensor.movedim(kept, tuple(range(len(kept))))
     return rows.reshape(math.prod(rows.shape[: len(kept)]), -1)
 
 

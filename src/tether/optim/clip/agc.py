@@ -54,9 +54,10 @@ class AGC(Clipper):
     A unit is a row of a linear weight, a filter of a convolution, or a whole vector; ``w`` is its weight. Each norm is
     of the raw tensors, before momentum and weight decay. There is no state, no warm-up and no statistic.
 
-    What to know of it: a weight that starts at zero moves by at most ``clipping * eps`` a unit until it has grown. A
-    logit scale is a unit of one number: it moves by at most ``clipping`` times its own (log) value. Tied weights have
-    one gradient and one norm and are clipped once. A tower that is unfrozen late is judged by the weights it has then.
+    What to know of it: a unit whose weight starts at zero has a gradient of at most ``clipping * eps`` until it has
+    grown, so under plain descent it starts slowly. A logit scale is a unit of one number, and its gradient is held to
+    ``clipping`` times its own (logarithmic) value. Tied weights have one gradient and one norm and are clipped once. A
+    tower that is unfrozen late is judged by the weights it has then.
 
     The report's ``norm`` is the global norm, its ``scale`` the smallest factor of any unit and its ``threshold``
     infinite, for no limit on the global norm is in force. ``last`` tells what happened to each tensor.
