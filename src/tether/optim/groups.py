@@ -12,7 +12,8 @@ from tether.core.errors import InputError
 Params = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 """What an optimiser's constructor takes: parameters, or groups as ``parameter_groups`` makes them."""
 
-_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+"""Devices for which torch has fused optimiser kernels."""
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
@@ -55,4 +56,4 @@ def as_groups(params: Params) -> tuple[list[Any], bool]:
         if isinstance(item, dict):
             item["params"] = members
         tensors.extend(member[1] if isinstance(member, tuple) else member for member in members)
-    return given, all(t.device.type in _FUSED_DEVICES and t.is_floating_point() for t in tensors)
+    return given, all(t.device.type in FUSED_DEVICES and t.is_floating_point() for t in tensors)

@@ -1,0 +1,24 @@
+"""Quantisation as edits of a model: any encoder of ``tether.load``, and any module with linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.compress.quantise.fake_quant import FakeQuant
+from tether.compress.quantise.grids import int4_codes, quantise_fp4, quantise_int4, quantise_int4_input
+from tether.compress.quantise.layers import FakeQuantAttention, FakeQuantLinear
+from tether.core.protocols import ModelEdit
+
+QUANTISERS: Mapping[str, type[ModelEdit]] = {"fake_quant": FakeQuant}
+"""Every quantiser by the name a recipe uses."""
+
+__all__ = [
+    "QUANTISERS",
+    "FakeQuant",
+    "FakeQuantAttention",
+    "FakeQuantLinear",
+    "int4_codes",
+    "quantise_fp4",
+    "quantise_int4",
+    "quantise_int4_input",
+]

@@ -1,0 +1,181 @@
+"""SPAM: Adam that caps single entries far above their second moment and starts its moments again now and then."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from tether.core.maxima import maxima
+from tether.optim.adam_kernel import adam_
+from tether.optim.groups import Params
+from tether.optim.stepper import (
+    Moving,
+    Stepper,
+    by_group,
+    check_settings,
+    finite_at_least,
+    gather,
+    new_figure,
+    scalars,
+    scatter,
+    share,
+    wide_zeros,
+)
+
+LEAST_SCALE = 0.01
+"""Share of the learning rate with which a warm-up after a reset begins (SPAM.py: 1 - 0.99)."""
+
+
+@final
+class SPAM(Stepper):
+    """Adam with spike-aware clipping and momentum reset.
+
+    An entry whose square is more than ``threshold`` times its second moment is cut back to that. Every
+    ``reset_interval`` calls both moments are emptied before they are used, the cap rests for ``accumulate_steps``
+    calls, and the learning rate warms up again over ``warmup_steps``; the bias correction goes on as if nothing had
+    happened. ``w -= lr * sqrt(1 - beta2^n) / (1 - beta1^n) * m / (sqrt(v) + eps)``, then the weight decay.
+
+    Source: arXiv 2501.06842 and the released class ``AdamW`` of SPAM.py, without its sparse momentum. Of our own: every
+    counter is saved; ``.grad`` is left alone unless asked; a tensor whose gradient is not finite is left alone, and its
+    state too (the released code caps an infinite entry, but a NaN spoils its entry for good); an interval of 0, which
+    divides by zero there, means no reset.
+    """
+
+    figures: ClassVar[frozenset[str]] = frozenset({"calls", "step"})
+
+    def __init__(
+        self,
+        params: Params,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        threshold: float = 5000.0,
+        reset_interval: int = 500,
+        warmup_steps: int = 150,
+        accumulate_steps: int = 20,
+        bias_correction: bool = True,
+        inplace_grad: bool = False,
+    ) -> None:
+        """Take parameters or groups; a group's own settings win over these.
+
+        Args:
+            params: parameters, or groups as ``parameter_groups`` makes them.
+            lr: learning rate before the schedule (>= 0).
+            betas: decay of the first and second moment, each in [0, 1).
+            eps: added to the root of the second moment (>= 0).
+            weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
+            threshold: how many times its second moment an entry's square may be (>= 0); 0 = no cap.
+            reset_interval: calls from one reset of the moments to the next; 0 = never.
+            warmup_steps: calls over which the learning rate comes back after a reset (>= 0).
+            accumulate_steps: calls without cap at the start and after each reset (>= 0).
+            bias_correction: whether the moments are corrected for having started at zero.
+            inplace_grad: leave in ``.grad`` what the cap made of it, as the released code does.
+
+        Raises:
+            InputError: see ``Stepper``.
+        """
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": tuple(betas),
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "threshold": threshold,
+                "reset_interval": reset_interval,
+                "warmup_steps": warmup_steps,
+                "accumulate_steps": accumulate_steps,
+                "bias_correction": bias_correction,
+                "inplace_grad": inplace_grad,
+            },
+        )
+
+    def _check(self, group: dict[str, Any]) -> None:
+        whole = ("reset_interval", "warmup_steps", "accumulate_steps")
+        check_settings(
+            "SPAM",
+            group,
+            (
+                *(
+                    (key, finite_at_least(group[key], 0), "a number of at least 0")
+                    for key in ("lr", "eps", "weight_decay", "threshold")
+                ),
+                ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
+                *((key, finite_at_least(group[key], 0), "a whole number of at least 0") for key in whole),
+            ),
+        )
+
+    def _advance(self, moving: Sequence[Moving]) -> None:
+        for each in moving:
+            if "exp_avg" not in each.state:
+                each.state.update(
+                    step=new_figure(each.gradient.device),
+                    exp_avg=wide_zeros(each.parameter),
+                    exp_avg_sq=wide_zeros(each.parameter),
+                )
+        calls = self._tick(moving)
+        for members in by_group(moving):
+            self._advance_group(members, calls=calls)
+
+    def _advance_group(self, members: Sequence[Moving], *, calls: int) -> None:
+        group = members[0].group
+        (beta1, beta2), interval = group["betas"], group["reset_interval"]
+        since = calls % interval if interval else calls
+        capped = group["threshold"] > 0 and min(calls, since) >= group["accumulate_steps"]
+        scale = _warm_up(calls, interval=interval, steps=group["warmup_steps"])
+
+        finite = maxima([each.gradient for each in members], shards=[each.shards for each in members]).isfinite()
+        step = gather(members, "step") + 1
+        rate = torch.full_like(step, group["lr"] * scale)
+        if group["bias_correction"]:
+            rate = rate * (1 - beta2**step).sqrt() / (1 - beta1**step)
+        kept = scalars(torch.where(finite, 0.0, 1.0))
+        for each, speed, skip, keep in zip(members, scalars(rate), scalars(~finite), kept, strict=True):
+            if skip is True:
+                continue
+            if interval and since == 0:
+                each.local("exp_avg").mul_(keep)
+                each.local("exp_avg_sq").mul_(keep)
+            if capped and group["inplace_grad"]:
+                second = each.local("exp_avg_sq").view_as(each.gradient).to(each.gradient.dtype)
+                each.gradient.copy_(cap_spikes(each.gradient, second=second, threshold=group["threshold"]))
+            adam_(
+                each,
+                _preparation(group["threshold"] if capped else None),
+                lr=speed,
+                beta1=beta1,
+                beta2=beta2,
+                eps=group["eps"],
+                step=None,
+                decay_after=group["lr"] * group["weight_decay"],
+                skip=skip if isinstance(skip, Tensor) else None,
+            )
+        scatter(members, step=torch.where(finite, step, step - 1))
+
+
+def cap_spikes(gradient: Tensor, *, second: Tensor, threshold: float) -> Tensor:
+    """Cut entries whose square is more than ``threshold`` times their second moment back to that; a new tensor.
+
+    arXiv 2501.06842, section 3; the second moment is the raw one, not corrected for its start at zero.
+    """
+    most = (second * threshold).sqrt_()
+    return torch.maximum(torch.minimum(gradient, most), most.neg_())
+
+
+def _preparation(threshold: float | None) -> Callable[[Tensor, Tensor], Tensor]:
+    if threshold is None:
+        return lambda gradient, _: gradient
+    return lambda gradient, second: cap_spikes(gradient, second=second, threshold=threshold)
+
+
+def _warm_up(calls: int, *, interval: int, steps: int) -> float:
+    """Factor of the learning rate: 1 before the first reset and once the warm-up after a reset is over."""
+    if not interval or calls < interval or calls % interval >= steps:
+        return 1.0
+    return 1 - (1 - LEAST_SCALE) * (1 + math.cos(math.pi * (calls % interval) / (steps + 1))) / 2

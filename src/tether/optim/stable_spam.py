@@ -1,0 +1,313 @@
+"""Stable-SPAM: Adam whose gradients are held to the history of their largest entry and of their norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tether.core.maxima import maxima
+from tether.core.norms import add_over_shards_, local_squares
+from tether.optim.adam_kernel import adam_
+from tether.optim.groups import Params
+from tether.optim.stepper import (
+    Moving,
+    Scalar,
+    Stepper,
+    by_group,
+    check_settings,
+    finite_above,
+    finite_at_least,
+    gather,
+    new_figure,
+    pieces,
+    scalars,
+    scatter,
+    share,
+    wide_zeros,
+)
+
+
+def ada_clip(
+    largest: Float[Tensor, " n"], *, mean: Float[Tensor, " n"], step: Float[Tensor, " n"], gamma: float
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """The limit on single entries of a gradient: the bias-corrected exponential mean of its largest entry.
+
+    arXiv 2502.17055, section 4 (AdaClip). An entry above the limit is brought to it by ``clip_entries``.
+
+    Args:
+        largest: largest absolute entry of each tensor now, before any clipping.
+        mean: the exponential mean so far, 0 at first.
+        step: how many values the mean will hold, this one counted (>= 1).
+        gamma: weight of the past, in [0, 1).
+
+    Returns:
+        The new mean, and the limit.
+    """
+    mean = gamma * mean + (1 - gamma) * largest
+    return mean, mean / (1 - gamma**step)
+
+
+def clip_entries(gradient: Tensor, *, largest: Scalar, limit: Scalar) -> Tensor:
+    """Scale the entries beyond ``limit`` so that the largest one lands on it; a new tensor."""
+    return torch.where(gradient.abs() > limit, gradient * (limit / largest), gradient)
+
+
+def ada_norm(
+    norm: Float[Tensor, " n"],
+    *,
+    mean: Float[Tensor, " n"],
+    square: Float[Tensor, " n"],
+    step: Float[Tensor, " n"],
+    gamma1: float,
+    gamma2: float,
+    eps: float,
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """The length every gradient is brought to: its norm's mean over the root of its mean square, so about 1.
+
+    arXiv 2502.17055, section 4 (AdaGN); both means are exponential and bias-corrected.
+
+    Args:
+        norm: L2 norm of each tensor now, after ``ada_clip``.
+        mean: exponential mean of the norms so far, 0 at first.
+        square: exponential mean of their squares so far, 0 at first.
+        step: how many values the means will hold, this one counted (>= 1).
+        gamma1: weight of the past in the mean, in [0, 1).
+        gamma2: weight of the past in the mean square, in [0, 1).
+        eps: added to the root.
+
+    Returns:
+        The new mean, the new mean square, and the length; a gradient of zeros stays as it is.
+    """
+    mean = gamma1 * mean + (1 - gamma1) * norm
+    square = gamma2 * square + (1 - gamma2) * norm.square()
+    length = (mean / (1 - gamma1**step)) / ((square / (1 - gamma2**step)).sqrt() + eps)
+    return mean, square, length
+
+
+@final
+class StableSPAM(Stepper):
+    """Adam with AdaClip on single entries, AdaGN on each tensor's norm, and moments that start again now and then.
+
+    Source: arXiv 2502.17055 and the released StableSPAM class, which ``reset_mode="official"`` follows to the letter:
+    on a reset the update is still made with the old moments, as if they were one step old, and the step's gradient is
+    then forgotten; and the clipping counters start again while what they correct does not, so that AdaClip is all but
+    off after the first reset. ``clean`` empties the moments before they are used and leaves the other counters alone.
+    Of our own: every counter is saved; a tensor whose gradient is not finite is left alone, and its state too.
+
+    Each tensor's gradient has a norm of about 1 whatever its size was. So a clipper before it changes nothing that
+    lasts, one after it would cut everything, and small tensors (biases, the logit scale) take steps as large as they
+    would with Adam while their gradients no longer fade: give them a smaller learning rate if they drift.
+    """
+
+    figures: ClassVar[frozenset[str]] = frozenset(
+        {"calls", "step", "norm_step", "largest_mean", "norm_mean", "norm_square"}
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        gamma1: float = 0.7,
+        gamma2: float = 0.9,
+        gamma3: float = 0.999,
+        total_steps: int | None = None,
+        eta_min: float = 0.5,
+        reset_interval: int = 1000,
+        reset_mode: Literal["official", "clean"] = "official",
+        inplace_grad: bool = False,
+    ) -> None:
+        """Take parameters or groups; a group's own settings win over these.
+
+        Args:
+            params: parameters, or groups as ``parameter_groups`` makes them.
+            lr: learning rate before the schedule (>= 0).
+            betas: decay of the first and second moment, each in [0, 1).
+            eps: added to the root of the second moment, and to AdaGN's root (>= 0).
+            weight_decay: share of the weight, times the learning rate, taken off before each step (>= 0).
+            amsgrad: divide by the largest second moment so far, which no reset empties.
+            gamma1: weight of the past in the mean of the norms, in [0, 1); -1 takes the first of ``betas``.
+            gamma2: weight of the past in the mean of their squares, in [0, 1).
+            gamma3: weight of the past in the mean of the largest entry, in [0, 1).
+            total_steps: over so many calls ``gamma1`` and the first of ``betas`` are multiplied by a half cosine from 1
+                to ``eta_min``, after which it rises again, as in the released code, whose scripts all use it. None =
+                not at all.
+            eta_min: the lowest value of that factor, in [0, 1].
+            reset_interval: calls from one reset of the moments to the next; 0 = never.
+            reset_mode: ``official`` or ``clean``, see above.
+            inplace_grad: leave in ``.grad`` what AdaClip made of it, as the released code does.
+
+        Raises:
+            InputError: see ``Stepper``.
+        """
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": tuple(betas),
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+                "gamma1": gamma1,
+                "gamma2": gamma2,
+                "gamma3": gamma3,
+                "total_steps": total_steps,
+                "eta_min": eta_min,
+                "reset_interval": reset_interval,
+                "reset_mode": reset_mode,
+                "inplace_grad": inplace_grad,
+            },
+        )
+
+    def _check(self, group: dict[str, Any]) -> None:
+        check_settings(
+            "StableSPAM",
+            group,
+            (
+                ("lr", finite_at_least(group["lr"], 0), "a number of at least 0"),
+                ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
+                ("eps", finite_at_least(group["eps"], 0), "a number of at least 0"),
+                ("weight_decay", finite_at_least(group["weight_decay"], 0), "a number of at least 0"),
+                ("gamma1", group["gamma1"] == -1 or share(group["gamma1"]), "a number in [0, 1), or -1"),
+                ("gamma2", share(group["gamma2"]), "a number in [0, 1)"),
+                ("gamma3", share(group["gamma3"]), "a number in [0, 1)"),
+                (
+                    "total_steps",
+                    group["total_steps"] is None or finite_above(group["total_steps"], 0),
+                    "a whole number above 0, or null",
+                ),
+                ("eta_min", finite_at_least(group["eta_min"], 0) and group["eta_min"] <= 1, "a number in [0, 1]"),
+                ("reset_interval", finite_at_least(group["reset_interval"], 0), "a whole number of at least 0"),
+                ("reset_mode", group["reset_mode"] in ("official", "clean"), "'official' or 'clean'"),
+            ),
+        )
+
+    def _advance(self, moving: Sequence[Moving]) -> None:
+        for each in moving:
+            if "exp_avg" not in each.state:
+                self._begin(each)
+        calls = self._tick(moving)
+        for members in by_group(moving):
+            self._advance_group(members, calls=calls)
+
+    def _begin(self, each: Moving) -> None:
+        each.state.update({key: new_figure(each.gradient.device) for key in sorted(self.figures - {"calls"})})
+        for key in ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if each.group["amsgrad"] else [])):
+            each.state[key] = wide_zeros(each.parameter)
+
+    def _advance_group(self, members: Sequence[Moving], *, calls: int) -> None:
+        group = members[0].group
+        (beta1, beta2), interval = group["betas"], group["reset_interval"]
+        fade = _cosine(calls, total=group["total_steps"], least=group["eta_min"])
+        reset = bool(interval) and calls % interval == 0
+        gamma1 = beta1 if group["gamma1"] == -1 else group["gamma1"]
+        shards = [each.shards for each in members]
+
+        largest = maxima([each.gradient for each in members], shards=shards)
+        finite = largest.isfinite()
+        count = gather(members, "norm_step") + 1
+        largest_mean, limit = ada_clip(largest, mean=gather(members, "largest_mean"), step=count, gamma=group["gamma3"])
+        clips = _clips(members, largest=torch.where(finite, largest, 0.0), limit=limit.nan_to_num(nan=math.inf))
+        if group["inplace_grad"]:
+            for each, clip in zip(members, clips, strict=True):
+                if clip is not None:
+                    each.gradient.copy_(clip(each.gradient))
+            clips = [None] * len(members)
+        squares = _clipped_squares(members, clips)
+        add_over_shards_(squares, shards)
+        norm = torch.where(finite, squares.sqrt(), 1.0)
+        norm_mean, norm_square, length = ada_norm(
+            norm,
+            mean=gather(members, "norm_mean"),
+            square=gather(members, "norm_square"),
+            step=count,
+            gamma1=gamma1 * fade,
+            gamma2=group["gamma2"],
+            eps=group["eps"],
+        )
+        factor = torch.where(norm > 0, length / norm, 1.0)
+        step = torch.ones_like(count) if reset else gather(members, "step") + 1
+
+        skips = scalars(~finite)
+        kept = scalars(torch.where(finite, 0.0, 1.0))
+        for each, clip, times, number, skip, keep in zip(
+            members, clips, scalars(factor), scalars(step), skips, kept, strict=True
+        ):
+            if skip is True:
+                continue
+            if reset and group["reset_mode"] == "clean":
+                _empty_(each, keep)
+            adam_(
+                each,
+                _preparation(clip, times),
+                lr=group["lr"],
+                beta1=beta1 * fade,
+                beta2=beta2,
+                eps=group["eps"],
+                step=number,
+                weight_decay=group["weight_decay"],
+                skip=skip if isinstance(skip, Tensor) else None,
+            )
+            if reset and group["reset_mode"] == "official":
+                _empty_(each, keep)
+        new = {
+            "step": step,
+            "norm_step": torch.ones_like(count) if reset and group["reset_mode"] == "official" else count,
+            "largest_mean": largest_mean,
+            "norm_mean": norm_mean,
+            "norm_square": norm_square,
+        }
+        scatter(members, **{key: torch.where(finite, value, gather(members, key)) for key, value in new.items()})
+
+
+Clip = Callable[[Tensor], Tensor]
+
+
+def _cosine(calls: int, *, total: int | None, least: float) -> float:
+    return 1.0 if total is None else least + (1 - least) * (1 + math.cos(math.pi * calls / (total + 1))) / 2
+
+
+def _clips(members: Sequence[Moving], *, largest: Tensor, limit: Tensor) -> list[Clip | None]:
+    """AdaClip of each tensor; on a CPU None where no entry is beyond the limit."""
+
+    def one(most: Scalar, bound: Scalar) -> Clip | None:
+        if isinstance(most, float) and isinstance(bound, float) and not most > bound:
+            return None
+        return lambda gradient: clip_entries(gradient, largest=most, limit=bound)
+
+    return [one(most, bound) for most, bound in zip(scalars(largest), scalars(limit), strict=True)]
+
+
+def _clipped_squares(members: Sequence[Moving], clips: Sequence[Clip | None]) -> Float[Tensor, " n"]:
+    """Squared norm of what this process holds of each gradient after AdaClip; nothing is kept of the clipped ones."""
+    squares = local_squares(
+        [
+            each.gradient if clip is None else each.gradient.new_zeros(1)
+            for each, clip in zip(members, clips, strict=True)
+        ]
+    )
+    for row, (each, clip) in enumerate(zip(members, clips, strict=True)):
+        if clip is not None:
+            parts = [local_squares([clip(part)]) for (part,) in pieces(each.gradient.reshape(-1))]
+            squares[row] = torch.cat(parts).sum() if parts else 0.0
+    return squares
+
+
+def _preparation(clip: Clip | None, factor: Scalar) -> Callable[[Tensor, Tensor], Tensor]:
+    if clip is None:
+        return lambda gradient, _: gradient * factor
+    return lambda gradient, _: clip(gradient).mul_(factor)
+
+
+def _empty_(each: Moving, keep: Scalar) -> None:
+    for key in ("exp_avg", "exp_avg_sq"):
+        each.local(key).mul_(keep)
