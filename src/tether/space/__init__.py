@@ -6,17 +6,42 @@ from collections.abc import Mapping
 
 from sklearn.base import BaseEstimator
 
+from tether.space.anisotropy import anisotropy, self_similarity
 from tether.space.normality import NormalityReport, normality
+from tether.space.outlier_clipper import OutlierClipper
+from tether.space.outlier_dims import (
+    ExtremeShares,
+    OutlierDims,
+    clip_dims,
+    extreme_shares,
+    largest_dims,
+    outlier_dims,
+)
+from tether.space.position_probe import PositionProbe, position_probe
+from tether.space.token_states import TokenStates, token_states
 from tether.space.whiten import Whitener, circle_slerp, redundant_features
 
-ESTIMATORS: Mapping[str, type[BaseEstimator]] = {"whitener": Whitener}
+ESTIMATORS: Mapping[str, type[BaseEstimator]] = {"outlier_clipper": OutlierClipper, "whitener": Whitener}
 """Every estimator of the room by its snake_case name; each passes scikit-learn's own suite."""
 
 __all__ = [
     "ESTIMATORS",
+    "ExtremeShares",
     "NormalityReport",
+    "OutlierClipper",
+    "OutlierDims",
+    "PositionProbe",
+    "TokenStates",
     "Whitener",
+    "anisotropy",
     "circle_slerp",
+    "clip_dims",
+    "extreme_shares",
+    "largest_dims",
     "normality",
+    "outlier_dims",
+    "position_probe",
     "redundant_features",
+    "self_similarity",
+    "token_states",
 ]

@@ -1,0 +1,87 @@
+"""How much all vectors point the same way, and how much the occurrences of one word do."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from tether.core.errors import InputError
+
+
+def anisotropy(x: Float[np.ndarray, "n d"], *, pairs: int | None = None, seed: int = 0) -> float:
+    """Mean cosine of two different vectors: near 0 for directions spread evenly, near 1 for a narrow cone.
+
+    Exact over all pairs at the price of one sum, so sampling is only of use to match other reports. A common offset
+    raises it and removing one lowers it, whatever else it does: do not judge by this number alone.
+
+    Source: arXiv 2011.04393, section 4.
+
+    Args:
+        x: one vector a row; rows of length zero are left out with a warning.
+        pairs: draw this many pairs at random instead of taking all.
+        seed: of that draw.
+
+    Raises:
+        InputError: not (n, d), fewer than two rows of length above zero, NaN or infinity, or no pairs.
+    """
+    unit, _ = _unit(x)
+    n = len(unit)
+    if n < 2:
+        raise InputError(f"expected at least two vectors that are not zero, got {n}")
+    if pairs is None:
+        return float((np.square(unit.sum(axis=0)).sum() - n) / (n * (n - 1)))
+    if pairs < 1:
+        raise InputError(f"pairs: expected at least 1, got {pairs}")
+    draw = np.random.default_rng(seed)
+    first = draw.integers(n, size=pairs)
+    second = (first + 1 + draw.integers(n - 1, size=pairs)) % n
+    return float(np.einsum("ij,ij->i", unit[first], unit[second]).mean())
+
+
+def self_similarity(
+    x: Float[np.ndarray, "n d"], word_ids: np.ndarray, *, adjust: Literal["none", "anisotropy"] = "none"
+) -> float:
+    """Mean cosine of two occurrences of one word, averaged over the words that occur at least twice.
+
+    Source: arXiv 2011.04393, section 4 (after arXiv 1909.00512).
+
+    Args:
+        x: one occurrence a row; rows of length zero are left out with a warning.
+        word_ids: (n,) equal for occurrences of one word.
+        adjust: ``anisotropy`` subtracts the mean cosine of all pairs.
+
+    Raises:
+        InputError: shapes that do not fit, NaN or infinity, or no word that occurs twice.
+    """
+    if adjust not in ("none", "anisotropy"):
+        raise InputError(f"adjust: expected 'none' or 'anisotropy', got {adjust!r}")
+    words = np.asarray(word_ids)
+    if words.shape != np.shape(x)[:1]:
+        raise InputError(f"expected one word for each of {len(x)} rows, got shape {words.shape}")
+    unit, kept = _unit(x)
+    _, place, count = np.unique(words[kept], return_inverse=True, return_counts=True)
+    if not (count > 1).any():
+        raise InputError("word_ids: no word occurs twice")
+    order = np.argsort(place, kind="stable")
+    sums = np.add.reduceat(unit[order], np.concatenate([[0], np.cumsum(count)[:-1]]), axis=0)
+    several = count > 1
+    n = count[several]
+    each = (np.square(sums[several]).sum(axis=1) - n) / (n * (n - 1))
+    return float(each.mean()) - (anisotropy(np.asarray(x)[kept]) if adjust == "anisotropy" else 0.0)
+
+
+def _unit(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of length 1 in float64, and which rows of ``x`` they are."""
+    rows = np.asarray(x, dtype=np.float64)
+    if rows.ndim != 2:
+        raise InputError(f"expected vectors (n, d), got shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise InputError("the vectors hold NaN or infinity")
+    length = np.linalg.norm(rows, axis=1)
+    kept = np.flatnonzero(length > 0)
+    if len(kept) < len(rows):
+        warnings.warn(f"{len(rows) - len(kept)} of {len(rows)} vectors are zero and are left out", stacklevel=3)
+    return rows[kept] / length[kept, None], kept
