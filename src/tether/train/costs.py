@@ -1,0 +1,64 @@
+"""How much time pieces of work take beside each other: interleaved, so that a busy machine is unfair to all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Time as a multiple of a reference's: the median over rounds, and the range of the rounds."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def timed(
+    work: Mapping[str, Callable[[], object]], *, rounds: int, calls: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each piece of work in each round; the order is turned by one from round to round.
+
+    On the CPU it is processor time of this process, on an accelerator elapsed time until it has finished.
+
+    Args:
+        work: what to time, by name; each is called twice beforehand.
+        rounds: how often.
+        calls: of each piece in one round.
+        device: where it runs.
+    """
+    for piece in work.values():
+        for _ in range(2):
+            piece()
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    names = list(work)
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            _wait(device)
+            began = _clock(device)
+            for _ in range(calls):
+                work[name]()
+            _wait(device)
+            seconds[name].append((_clock(device) - began) / calls)
+    return seconds
+
+
+def relative(ours: Sequence[float], reference: Sequence[float]) -> Cost:
+    """Seconds of each round over those of the reference in the same round."""
+    ratios = [own / other for own, other in zip(ours, reference, strict=True)]
+    return Cost(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def _clock(device: torch.device) -> float:
+    return time.process_time() if device.type == "cpu" else time.perf_counter()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
