@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from tether.core.gather import LOCAL
-from tether.core.protocols import Step
+from tether.core.protocols import Stateful, Step
 from tether.core.types import Batch, Loss
 from tether.losses import ClipLoss
 from tether.models import create
 from tether.train.steps import STEPS, PairForward
 
 STEPS_TOTAL = 10
+MODELS = {"skip_middle": {"vision": {"gate": "mirror"}, "text": {"gate": "mirror"}}}
+"""Settings of the model where a step is for models that have something: here gates, which it holds to a target."""
 
 
 @pytest.fixture(params=STEPS)
-def step(request) -> Step:
-    return STEPS[request.param](ClipLoss(), steps=STEPS_TOTAL, seed=1)
+def name(request) -> str:
+    return request.param
 
 
 @pytest.fixture
-def model() -> PairForward:
-    return PairForward(create("tiny", seed=0))
+def step(name) -> Step:
+    return STEPS[name](ClipLoss(), steps=STEPS_TOTAL, seed=1)
+
+
+@pytest.fixture
+def model(name) -> PairForward:
+    return PairForward(create("tiny", seed=0, **MODELS.get(name, {})))
 
 
 @pytest.fixture
@@ -60,3 +69,14 @@ def test_same_arguments_same_loss_and_nothing_is_changed(step, model, batch):
 def test_finite_in_bfloat16(step, model, batch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert step(model, batch, step=0, gather=LOCAL).total.isfinite()
+
+
+def test_a_state_goes_on_bit_for_bit(step, name, model, batch):
+    if not isinstance(step, Stateful):
+        assert not {"state_dict", "load_state_dict"} & set(dir(step))
+        return
+    losses = [step(model, batch, step=at, gather=LOCAL).total for at in range(3)]
+    first, second = (STEPS[name](ClipLoss(), steps=STEPS_TOTAL, seed=1) for _ in range(2))
+    first(model, batch, step=0, gather=LOCAL)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert [second(model, batch, step=at, gather=LOCAL).total for at in (1, 2)] == losses[1:]

@@ -144,6 +144,9 @@ OPTIONS = {
     ),
     "sandwich": BlockConfig(attn_norm=("pre", "out"), ffn_norm=("pre", "out"), rope="interleaved", kv_heads=2),
     "rope": BlockConfig(rope="half", qkv_norm="qk", activation="relu2"),
+    "nala": BlockConfig(attention="nala", out_gate=True, ctx_norm=True, layer_scale=0.5, rope="half"),
+    "relu": BlockConfig(attention="relu", kv_heads=2, qkv_norm="qkvc", head_scale="heads"),
+    "elu": BlockConfig(attention="elu"),
 }
 
 
@@ -161,10 +164,9 @@ def test_every_option_pools_and_packs_exactly(name):
     assert torch.allclose(out, expected, atol=1e-12)
     ends = torch.stack([whole[0, 1], whole[1, 1], whole[2, 2], whole[3, 4], whole[4, 4], whole[5, 4]])
     assert torch.allclose(block(packed, causal=True, runs=runs, pool="last"), ends, atol=1e-12)
-    if OPTIONS[name].rope == "none":
-        at = torch.tensor([0, 4, 2, 1, 3, 4])
-        picked = block(x, causal=True, pool=at)[:, 0]
-        assert torch.allclose(picked, whole[torch.arange(6), at], atol=1e-12)
+    at = torch.tensor([0, 4, 2, 1, 3, 4])
+    picked = block(x, causal=True, pool=at)[:, 0]
+    assert torch.allclose(picked, whole[torch.arange(6), at], atol=1e-12)
 
 
 def test_causal_tokens_do_not_see_ahead():

@@ -5,7 +5,7 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Loss
 from tether.models import create
-from tether.train.steps import ContrastiveStep, PairForward
+from tether.train.contrastive import ContrastiveStep, PairForward, encoded
 
 
 class Spy:
@@ -74,8 +74,8 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch():
     for size in (None, 3):
         model = create("tiny").double()
         pair = PairForward(model, micro_batch=size)
-        image, text, scale = pair(batch(7).image.double() / 255, batch(7).text)
-        (image @ text.T * scale).logsumexp(1).sum().backward()
+        out = encoded(pair(batch(7).image.double() / 255, batch(7).text))
+        (out.image.pooled @ out.text.pooled.T * out.logit_scale).logsumexp(1).sum().backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-10, atol=1e-12), name

@@ -76,6 +76,19 @@ class Step(Protocol):
 
 
 @runtime_checkable
+class Stateful(Protocol):
+    """A part that learns something of its own during a run; a ``Step`` that is one is saved with the checkpoints."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values that let ``load_state_dict`` continue bit for bit."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of another instance of the same settings."""
+        ...
+
+
+@runtime_checkable
 class GradClipper(Protocol):
     """Bounds gradients in place, after accumulation and unscaling, before the optimiser's step."""
 

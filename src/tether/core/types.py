@@ -22,11 +22,13 @@ class Features:
         pooled: (b, d) joint-space embedding, NOT normalised; its length is information.
         tokens: (b, n, w) token states of the last layer before pooling, or None.
         mask: (b, n) True where a token is real, or None when every token is.
+        extra: sums over the batch that a training step may ask for, by name; those of two batches add up.
     """
 
     pooled: Float[Tensor, "b d"]
     tokens: Float[Tensor, "b n w"] | None = None
     mask: Bool[Tensor, "b n"] | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def unit(self) -> Float[Tensor, "b d"]:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tether.core.errors import InputError
 from tether.core.spec import closest
@@ -30,6 +30,8 @@ class VisionConfig:
         heads: attention heads; must divide the width.
         hidden: width of the feed-forward nets.
         block: options of every block, or a preset, which may differ from layer to layer.
+        gate: ``none``, or ``mirror``: each token learns which middle layers to leave out (train with the step
+            ``skip_middle``); it needs an even number of layers, and blocks that a token can pass unchanged.
     """
 
     image: ImageSpec = field(default_factory=lambda: ImageSpec(size=(64, 64)))
@@ -39,6 +41,7 @@ class VisionConfig:
     heads: int = 6
     hidden: int = 768
     block: BlockConfig | BlockPreset = field(default_factory=BlockConfig)
+    gate: Literal["none", "mirror"] = "none"
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
@@ -71,6 +74,8 @@ class TextConfig:
         heads: attention heads; must divide the width.
         hidden: width of the feed-forward nets.
         block: options of every block, or a preset, which may differ from layer to layer.
+        gate: ``none``, or ``mirror``: each token learns which middle layers to leave out (train with the step
+            ``skip_middle``); it needs an even number of layers, and blocks that a token can pass unchanged.
     """
 
     context: int = 24
@@ -81,6 +86,7 @@ class TextConfig:
     heads: int = 6
     hidden: int = 768
     block: BlockConfig | BlockPreset = field(default_factory=BlockConfig)
+    gate: Literal["none", "mirror"] = "none"
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
@@ -139,6 +145,14 @@ def _check_blocks(tower: VisionConfig | TextConfig) -> None:
     """Refuse blocks that do not fit the tower: heads that do not divide, a preset that needs more layers."""
     for block in tower.blocks:
         block.check(width=tower.width, heads=tower.heads)
+    if isinstance(tower, TextConfig) and any(block.needs_grid for block in tower.blocks):
+        raise InputError("block: 2d rope and convolutions need a picture; set them for the vision tower alone")
+    if tower.gate not in ("none", "mirror"):
+        raise InputError(f"gate: unknown choice {tower.gate!r}; known: mirror, none")
+    if tower.gate == "mirror" and tower.layers % 2:
+        raise InputError(f"gate: a mirror needs an even number of layers, got {tower.layers}")
+    if tower.gate == "mirror" and not all(block.skippable for block in tower.blocks):
+        raise InputError("gate: blocks with post norms, residual_scale or position_conv cannot be skipped")
 
 
 _NESTED: Mapping[str, type] = {"vision": VisionConfig, "text": TextConfig, "image": ImageSpec}

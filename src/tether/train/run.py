@@ -17,7 +17,7 @@ import torch
 from tether.core.errors import InputError, MissingExtraError, StoppedError, TetherError
 from tether.core.files import read_json, write_json, write_text
 from tether.core.gather import process_gather
-from tether.core.protocols import Source
+from tether.core.protocols import Source, Stateful
 from tether.core.spec import build
 from tether.models.dual import Clip
 from tether.models.load import fill, load
@@ -348,6 +348,7 @@ class _Run:
         state = {
             "data": self.loader.state_dict(),
             "clipper": self.player.clipper.state_dict(),
+            "step": self.player.step.state_dict() if isinstance(self.player.step, Stateful) else {},
             "scaler": self.precision.scaler.state_dict(),
             "generator": torch.get_rng_state(),
             "skipped": self.skipped,
@@ -366,6 +367,8 @@ class _Run:
         state = checkpoint.state
         self.loader.load_state_dict(state["data"])
         self.player.clipper.load_state_dict(state["clipper"])
+        if isinstance(self.player.step, Stateful) and state.get("step"):
+            self.player.step.load_state_dict(state["step"])
         self.precision.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["generator"])
         self.done, self.skipped, self.seconds = checkpoint.step, state["skipped"], state["seconds"]

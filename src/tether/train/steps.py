@@ -1,122 +1,14 @@
-"""From a batch to a loss: the pair forward that is wrapped for many processes, and the contrastive step on top."""
+"""The steps that a run's configuration can name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from tether.core.protocols import Step
+from tether.train.contrastive import ContrastiveStep, PairForward, patch_count
+from tether.train.skip_middle import SkipMiddleStep
 
-from tether.core.draw import hash_int
-from tether.core.errors import InputError
-from tether.core.gather import Gather
-from tether.core.protocols import Objective, Step
-from tether.core.types import Batch, Encoded, Features, Loss
-from tether.models.dual import Clip
-from tether.models.wrap import WrappedEncoder
+__all__ = ["STEPS", "ContrastiveStep", "PairForward", "SkipMiddleStep", "patch_count"]
 
-
-class PairForward(nn.Module):
-    """Both towers in one ``forward``, which is what DDP and FSDP2 hook into.
-
-    With ``micro_batch`` the pairs are encoded a slice at a time and only the embeddings are kept; the backward
-    encodes each slice again. The loss still sees the whole batch, so the result is that of the large batch with the
-    activation memory of a small one (the idea of GradCache, arXiv 2101.06983, by recomputation).
-    """
-
-    def __init__(self, model: Clip | WrappedEncoder, *, micro_batch: int | None = None) -> None:
-        """Args: model: the encoder, a Module. micro_batch: pairs encoded at once, or None for all."""
-        super().__init__()
-        if micro_batch is not None and micro_batch < 1:
-            raise InputError(f"micro_batch: expected at least 1, got {micro_batch}")
-        self.model = model
-        self.micro_batch = micro_batch
-
-    def forward(self, image: Tensor, text: Tensor, keep: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Pooled image (b, d), pooled text (b, d), logit scale, and the logit bias if there is one."""
-        size = self.micro_batch
-        if size is None or size >= len(image):
-            pooled = self._encode(image, text, keep)
-        else:
-            slices = [slice(start, start + size) for start in range(0, len(image), size)]
-            parts = [
-                checkpoint(self._encode, image[s], text[s], None if keep is None else keep[s], use_reentrant=False)
-                for s in slices
-            ]
-            pooled = tuple(torch.cat(side) for side in zip(*parts, strict=True))
-        bias = self.model.logit_bias
-        return (*pooled, self.model.logit_scale, *(() if bias is None else (bias,)))
-
-    def _encode(self, image: Tensor, text: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-        if keep is None:
-            images = self.model.encode_image(image)
-        else:
-            assert isinstance(self.model, Clip)  # checked when the patches were counted
-            images = self.model.encode_image(image, keep=keep)
-        return images.pooled, self.model.encode_text(text).pooled
-
-
-class ContrastiveStep:
-    """Encode a batch of pairs, ask the objective; optionally look at only some of each picture's patches.
-
-    Dropped patches never reach the projection, so half the patches cost about half the image tower (FLIP,
-    arXiv 2212.00794). A last stretch at full length closes the gap to test time.
-    """
-
-    def __init__(
-        self,
-        objective: Objective,
-        *,
-        steps: int,
-        seed: int,
-        keep_patches: float = 1.0,
-        full_last: float = 0.0,
-    ) -> None:
-        """Args: the loss and how much of a picture is seen.
-
-        objective: the loss.
-        steps: length of the run.
-        seed: of the patch choice, which depends on (seed, step) alone and not on the number of processes.
-        keep_patches: share of the patches that is kept, in (0, 1].
-        full_last: last share of the run that sees every patch, in [0, 1].
-        """
-        if not 0 < keep_patches <= 1 or not 0 <= full_last <= 1:
-            raise InputError(
-                f"expected keep_patches in (0, 1] and full_last in [0, 1], got {keep_patches}, {full_last}"
-            )
-        self.objective, self.seed = objective, seed
-        self.keep_patches = keep_patches
-        self.full_from = round(steps * (1 - full_last))
-
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """See core.protocols.Step; ``model`` is a (wrapped) PairForward."""
-        patches = 0
-        if self.keep_patches < 1 and step < self.full_from:
-            patches = patch_count(model)
-        keep = self._choose(len(batch.image), patches, step, gather).to(batch.image.device) if patches else None
-        image, text, scale, *bias = model(batch.image, batch.text, keep)
-        out = Encoded(Features(image), Features(text), scale, bias[0] if bias else None)
-        return self.objective(out, batch, gather=gather)
-
-    def _choose(self, rows: int, patches: int, step: int, gather: Gather) -> Tensor:
-        count = max(1, round(self.keep_patches * patches))
-        generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
-        order = torch.rand(rows * gather.world, patches, generator=generator).argsort(dim=1)
-        return order[gather.rank * rows : (gather.rank + 1) * rows, :count].sort(dim=1).values
-
-
-def patch_count(model: nn.Module) -> int:
-    """Patches of one picture in a tower of ours.
-
-    Raises:
-        InputError: the tower cannot drop patches (wrapped models).
-    """
-    encoder = next(module.model for module in model.modules() if isinstance(module, PairForward))
-    if not isinstance(encoder, Clip):
-        raise InputError(f"keep_patches: {type(encoder).__name__} cannot drop patches; use keep_patches=1")
-    down, across = encoder.config.vision.grid
-    return down * across
-
-
-STEPS: Mapping[str, type[Step]] = {"contrastive": ContrastiveStep}
+STEPS: Mapping[str, type[Step]] = {"contrastive": ContrastiveStep, "skip_middle": SkipMiddleStep}
+"""Steps by name."""

@@ -248,17 +248,18 @@ class TransformerBlock(nn.Module):
         """Positions of n keys and of the queries among them, or None when the block turns nothing."""
         if not self.rope.axes:
             return None
-        one = self.rope.axes == 1 or grid is None
-        held = torch.arange(n, device=device) if one else grid.positions(device)
+        if grid is None:
+            held = torch.arange(n, device=device)
+        else:
+            held = grid.places(device) if self.rope.axes == 1 else grid.positions(device)
         if asked == n:
             return Turn(self.rope, self.rope_theta, held, held)
         if isinstance(pool, Tensor):
-            if not one:
+            if grid is not None:
                 raise InputError("pool: the tokens of a picture are computed all, or the first or the last alone")
             return Turn(self.rope, self.rope_theta, pool[:, None], held)
-        place = held.ndim - 1 if one else held.ndim - 2
         at = 0 if pool == "first" else n - 1
-        return Turn(self.rope, self.rope_theta, held.narrow(place, at, 1), held)
+        return Turn(self.rope, self.rope_theta, held.narrow(-self.rope.axes, at, 1), held)
 
     def _feed_forward(self, x: Tensor, *, gate: Tensor | None, grid: Grid | None) -> Tensor:
         """The second half; without a grid every token is one that has no neighbours."""

@@ -30,9 +30,18 @@ class Grid:
 
     def positions(self, device: torch.device) -> Int[Tensor, "... n 2"]:
         """Row and column of every token, (n, 2), or (b, n, 2) with dropped patches; (0, 0) for one without a place."""
-        index = torch.arange(self.rows * self.columns, device=device) if self.keep is None else self.keep
+        index = self._index(device)
         place = torch.stack([index.div(self.columns, rounding_mode="floor"), index % self.columns], dim=-1)
         return F.pad(place, (0, 0, self.before, 0))
+
+    def places(self, device: torch.device) -> Int[Tensor, "... n"]:
+        """Every token's place in the whole stream, (n,), or (b, n) with dropped patches: those leave gaps."""
+        index = self.before + self._index(device)
+        ahead = torch.arange(self.before, device=device).expand(*index.shape[:-1], -1)
+        return torch.cat([ahead, index], dim=-1)
+
+    def _index(self, device: torch.device) -> Tensor:
+        return torch.arange(self.rows * self.columns, device=device) if self.keep is None else self.keep
 
 
 class GridConv(nn.Module):

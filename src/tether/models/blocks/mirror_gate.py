@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,35 +22,29 @@ class MirrorGate(nn.Module):
     comes back at layer depth - 1 - l.
     """
 
-    def __init__(self, width: int, *, depth: int, start: Literal["open", "drawn"] = "drawn") -> None:
-        """Build the gate of one tower; ``drawn`` weights come from torch's own generator until ``initialise_``.
+    def __init__(self, width: int, *, depth: int) -> None:
+        """Build the gate of one tower; its weights come from torch's own generator until ``initialise_``.
 
         Args:
             width: channels of the stream.
             depth: layers of the tower, an even number.
-            start: ``drawn`` with a standard deviation of 0.02, as in the paper's runs, or fully ``open`` with weights
-                of zero, where a rectifier gives no gradient to learn from.
 
         Raises:
-            InputError: an odd depth, or an unknown start.
+            InputError: an odd depth.
         """
         super().__init__()
         if depth < 2 or depth % 2:
             raise InputError(f"depth: a mirror needs an even number of layers, got {depth}")
-        if start not in ("open", "drawn"):
-            raise InputError(f"start: unknown choice {start!r}; known: drawn, open")
-        self.depth, self.start = depth, start
-        self.weight = nn.Parameter(torch.zeros(depth // 2, width))
-        self.bias = nn.Parameter(torch.zeros(depth // 2))
-        self._sums: list[Tensor] = []
-        if start == "drawn":
-            nn.init.normal_(self.weight, std=START_STD)
+        self.depth = depth
+        self.weight = nn.Parameter(torch.empty(depth // 2, width))
+        self.bias = nn.Parameter(torch.empty(depth // 2))
+        self._next, self._sums = 0, list[Tensor]()
+        self.initialise_(None)
 
-    def initialise_(self, generator: torch.Generator) -> None:
-        """Draw the weights again, from this generator."""
+    def initialise_(self, generator: torch.Generator | None) -> None:
+        """Draw the weights. With zeros, which the paper's code has too, a rectifier has no gradient: never that."""
+        nn.init.normal_(self.weight, std=START_STD, generator=generator)
         nn.init.zeros_(self.bias)
-        if self.start == "drawn":
-            nn.init.normal_(self.weight, std=START_STD, generator=generator)
 
     def step(self, layer: int, hidden: Float[Tensor, "... w"]) -> Float[Tensor, ...]:
         """The gate of one layer; call it for layers 0, 1, ... in order, once each in a forward pass.
@@ -68,16 +62,35 @@ class MirrorGate(nn.Module):
         if hidden.shape[-1] != self.weight.shape[1]:
             raise InputError(f"hidden: expected {self.weight.shape[1]} channels, got {hidden.shape[-1]}")
         if layer == 0:
-            self._sums = []
-        half = self.depth // 2
-        if layer < half and layer == len(self._sums):
+            self._next, self._sums = 0, []
+        if layer != self._next or layer == self.depth:
+            raise InputError(f"layer: {layer} is out of turn; expected 0 to {self.depth - 1} in order")
+        self._next += 1
+        if layer < self.depth // 2:
             with torch.autocast(hidden.device.type, enabled=False):
                 wide = hidden if hidden.dtype == torch.float64 else hidden.float()
                 own = F.relu(wide @ self.weight[layer].to(wide.dtype) + self.bias[layer].to(wide.dtype))
             self._sums.append(own + self._sums[-1] if self._sums else own)
             total = self._sums[-1]
-        elif half <= layer < self.depth and len(self._sums) == self.depth - layer:
-            total = self._sums.pop()
         else:
-            raise InputError(f"layer: {layer} is out of turn; expected 0 to {self.depth - 1} in order")
+            total = self._sums.pop()
         return 1 - total.clamp(0, 1)
+
+
+def tally(gates: Sequence[Tensor], *, real: Tensor | None = None) -> Float[Tensor, "depth 3"]:
+    """For each layer the number of tokens, the sum of their gates and of the gates' squares; tallies add up.
+
+    Args:
+        gates: of every layer, in order, all of one shape.
+        real: of that shape, True where a token counts; None means everywhere.
+    """
+    flat = torch.stack([gate.flatten() for gate in gates])
+    counts = torch.ones_like(flat[0]) if real is None else real.flatten().to(flat.dtype)
+    flat = flat * counts
+    return torch.stack([counts.sum().expand(len(flat)), flat.sum(1), flat.square().sum(1)], dim=1)
+
+
+def moments(tallied: Float[Tensor, "depth 3"]) -> tuple[Float[Tensor, " depth"], Float[Tensor, " depth"]]:
+    """Mean and unbiased variance of each layer's gates, from their tally."""
+    count, total, squares = tallied.unbind(1)
+    return total / count, (squares - total.square() / count) / (count - 1)

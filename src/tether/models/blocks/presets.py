@@ -9,7 +9,7 @@ from typing import Any
 
 from tether.core.errors import InputError
 from tether.core.spec import closest
-from tether.models.blocks.block import BlockConfig
+from tether.models.blocks.block import BlockConfig, Place
 from tether.models.blocks.layers import pick
 
 
@@ -53,12 +53,43 @@ def hybridnorm_star(layer: int, *, layers: int) -> BlockConfig:
     return BlockConfig(qkv_norm="qkv", norm="rms") if layer == 0 else hybridnorm(layer, layers=layers)
 
 
+def skip_middle(layer: int, *, layers: int) -> BlockConfig:
+    """The blocks that Skip-the-Middle gates (arXiv 2506.21103, section 4): norms on both sides of each sublayer.
+
+    They keep the stream's size bounded whatever the gates do. The gate itself is the tower's (``gate: mirror``).
+    """
+    places: tuple[Place, ...] = ("pre", "out")
+    return BlockConfig(
+        attn_norm=places, ffn_norm=places, norm="rms", rope="interleaved", activation="swiglu", bias=False
+    )
+
+
+def nalaformer(layer: int, *, layers: int) -> BlockConfig:
+    """NaLaFormer's linear blocks, for pictures only (arXiv 2506.21137, released code).
+
+    ``attention: softmax`` on top gives the released softmax twin, which its last two stages are made of.
+    """
+    return BlockConfig(
+        attention="nala",
+        rope="2d",
+        norm_eps=1e-6,
+        out_gate=True,
+        ctx_norm=True,
+        lepe=5,
+        position_conv=3,
+        ffn_conv=3,
+        layer_scale=1.0,
+    )
+
+
 BLOCK_PRESETS: Mapping[str, Callable[..., BlockConfig]] = {
     "prenorm": prenorm,
     "postnorm": postnorm,
     "normformer": normformer,
     "hybridnorm": hybridnorm,
     "hybridnorm*": hybridnorm_star,
+    "skip_middle": skip_middle,
+    "nalaformer": nalaformer,
 }
 """Arrangements by name: functions ``(layer, *, layers) -> BlockConfig``."""
 

@@ -29,7 +29,7 @@ class Rotary:
 
         Args:
             x: (..., n, d).
-            position: (n,) with one axis, (n, 2) or (b, n, 2) with two; three dimensions go with x (b, h, n, d).
+            position: (n,) with one axis, (n, 2) with two; with a batch axis ahead of these, x is (b, h, n, d).
             theta: base of the angles.
         """
         return self.turn(x, position=position, theta=theta)
@@ -66,14 +66,14 @@ def no_rope(x: Tensor, *, position: Tensor, theta: float) -> Tensor:
 
 
 def half_rope(x: Tensor, *, position: Tensor, theta: float) -> Tensor:
-    """Pairs (i, i + d/2) of the last axis (arXiv 2104.09864); position is (n,)."""
+    """Pairs (i, i + d/2) of the last axis (arXiv 2104.09864)."""
     angle = _line(x, position, theta)
     first, second = x.chunk(2, dim=-1)
     return torch.cat(_rotate(angle, first, second), dim=-1)
 
 
 def interleaved_rope(x: Tensor, *, position: Tensor, theta: float) -> Tensor:
-    """Pairs (2i, 2i + 1) of the last axis (arXiv 2104.09864); position is (n,)."""
+    """Pairs (2i, 2i + 1) of the last axis (arXiv 2104.09864)."""
     return _interleaved(x, _line(x, position, theta))
 
 
@@ -84,8 +84,7 @@ def grid_rope(x: Tensor, *, position: Tensor, theta: float) -> Tensor:
     """
     quarter = x.shape[-1] // 4
     rate = theta ** -torch.linspace(0, 1, quarter, device=x.device, dtype=torch.float64)
-    angle = (position.double()[..., None] * rate).flatten(-2)
-    return _interleaved(x, angle if angle.ndim == 2 else angle[:, None])
+    return _interleaved(x, _over_heads((position.double()[..., None] * rate).flatten(-2)))
 
 
 ROPE: Mapping[str, Rotary] = {
@@ -100,7 +99,11 @@ ROPE: Mapping[str, Rotary] = {
 def _line(x: Tensor, position: Tensor, theta: float) -> Tensor:
     half = x.shape[-1] // 2
     rate = theta ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
-    return position.double()[:, None] * rate
+    return _over_heads(position.double()[..., None] * rate)
+
+
+def _over_heads(angle: Tensor) -> Tensor:
+    return angle if angle.ndim == 2 else angle[:, None]
 
 
 def _interleaved(x: Tensor, angle: Tensor) -> Tensor:

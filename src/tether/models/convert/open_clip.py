@@ -154,6 +154,8 @@ def check_classic(config: ModelConfig, *, library: str) -> None:
         classic = BlockConfig(activation=first.activation, norm_eps=first.norm_eps)
         if any(block != classic for block in tower.blocks) or first.activation not in ("gelu", "quick_gelu"):
             raise InputError(f"export: {library} has no such blocks as this model's {name} tower: {tower.block}")
+        if tower.gate != "none":
+            raise InputError(f"export: {library} has no gate like that of this model's {name} tower")
     if config.vision.blocks[0].activation != config.text.blocks[0].activation and library == "open_clip":
         raise InputError("export: open_clip needs one activation for both towers")
     if config.text.vocabulary != CLIP_VOCABULARY:

@@ -14,6 +14,7 @@ from tether.core.errors import InputError
 from tether.core.types import Features
 from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.layers import NORMS, Linear
+from tether.models.blocks.mirror_gate import MirrorGate, tally
 from tether.models.blocks.runs import Runs
 from tether.models.blocks.trace import Trace
 from tether.models.config import TextConfig
@@ -41,6 +42,7 @@ class TextTower(nn.Module):
             for block in config.blocks
         )
         last = config.blocks[-1]
+        self.gate = MirrorGate(config.width, depth=config.layers) if config.gate == "mirror" else None
         self.norm_post = NORMS[last.norm](config.width, eps=last.norm_eps)
         self.projection = Linear(config.width, dim, bias=False)
 
@@ -52,6 +54,8 @@ class TextTower(nn.Module):
         nn.init.normal_(self.projection.weight, std=self.config.width**-0.5, generator=generator)
         for block in self.blocks:
             initialise_block_(block, layers=self.config.layers, generator=generator)
+        if self.gate is not None:
+            self.gate.initialise_(generator)
 
     def ends(self, text: Int[Tensor, "b l"]) -> Int[Tensor, " b"]:
         """Index of each row's first end token.
@@ -103,12 +107,16 @@ class TextTower(nn.Module):
         where = real.nonzero()
         x = self.token(text[order][real]) + F.embedding(where[:, 1], self.position)
         last = len(self.blocks) - 1
+        gates: list[Tensor] = []
         for index, block in enumerate(self.blocks):
-            x = block(x, causal=True, runs=runs, pool="last" if index == last else "all")
+            gate = None if self.gate is None else self.gate.step(index, x)
+            if gate is not None:
+                gates.append(gate)
+            x = block(x, causal=True, runs=runs, gate=gate, pool="last" if index == last else "all")
         pooled = self.project(self.readout(x))
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order))
-        return Features(pooled[back])
+        return Features(pooled[back], extra={"gates": tally(gates)} if gates else {})
 
     def _padded(self, text: Tensor, end: Tensor, *, mask: Tensor | None, want: Want, trace: Trace | None) -> Features:
         x = self.embed(text)
@@ -120,20 +128,21 @@ class TextTower(nn.Module):
             open_to = mask[:, None, None, :] | own
             bias = torch.zeros(open_to.shape, dtype=x.dtype, device=x.device).masked_fill(~open_to, -math.inf)
         rows = torch.arange(len(end), device=end.device)
+        real = torch.arange(text.shape[1], device=text.device) <= end[:, None]
+        if mask is not None:
+            real = real & mask
         last = len(self.blocks) - 1
+        gates: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             alone = index == last and want == "pooled"
-            seen = (
-                bias
-                if bias is None or not alone
-                else bias[torch.arange(len(end), device=end.device), :, end][:, :, None]
-            )
-            x = block(
-                x, causal=True, bias=seen, pool=end if alone else "all", trace=trace, name=f"blocks.{index}", reads=end
-            )
+            seen = bias[rows, :, end][:, :, None] if bias is not None and alone else bias
+            gate = None if self.gate is None else self.gate.step(index, x)
+            if gate is not None:
+                gates.append(gate)
+            pool, name = end if alone else "all", f"blocks.{index}"
+            x = block(x, causal=True, bias=seen, gate=gate, pool=pool, trace=trace, name=name, reads=end)
+        extra = {"gates": tally(gates, real=real)} if gates else {}
         x = self.readout(x)
         if want == "pooled":
-            return Features(self.project(x[:, 0]))
-        pooled = self.project(x[rows, end])
-        real = torch.arange(text.shape[1], device=text.device) <= end[:, None]
-        return Features(pooled, x, real if mask is None else real & mask)
+            return Features(self.project(x[:, 0]), extra=extra)
+        return Features(self.project(x[rows, end]), x, real, extra)

@@ -14,6 +14,7 @@ from tether.core.types import Features
 from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.grid import Grid, GridConv
 from tether.models.blocks.layers import NORMS, Linear
+from tether.models.blocks.mirror_gate import MirrorGate, tally
 from tether.models.blocks.trace import Trace
 from tether.models.config import VisionConfig
 
@@ -41,6 +42,7 @@ class VisionTower(nn.Module):
             TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=block)
             for block in config.blocks
         )
+        self.gate = MirrorGate(config.width, depth=config.layers) if config.gate == "mirror" else None
         self.norm_post = NORMS[last.norm](config.width, eps=last.norm_eps)
         self.projection = Linear(config.width, dim, bias=False)
 
@@ -54,6 +56,8 @@ class VisionTower(nn.Module):
         nn.init.normal_(self.projection.weight, std=scale, generator=generator)
         for block in self.blocks:
             initialise_block_(block, layers=layers, generator=generator)
+        if self.gate is not None:
+            self.gate.initialise_(generator)
 
     def patches(self, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Float[Tensor, "b n c"]:
         """Normalised patches as rows (channel, row, column), of which only those in ``keep`` are ever made."""
@@ -109,12 +113,18 @@ class VisionTower(nn.Module):
             bias = torch.zeros(seen.shape, dtype=x.dtype, device=x.device).masked_fill(~seen, -math.inf)[:, None, None]
         grid = Grid(*self.config.grid, before=1, keep=keep)
         last = len(self.blocks) - 1
+        gates: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             pool = "first" if index == last and want == "pooled" else "all"
-            x = block(x, causal=False, bias=bias, grid=grid, pool=pool, trace=trace, name=f"blocks.{index}")
+            gate = None if self.gate is None else self.gate.step(index, x)
+            if gate is not None:
+                gates.append(gate)
+            name = f"blocks.{index}"
+            x = block(x, causal=False, bias=bias, gate=gate, grid=grid, pool=pool, trace=trace, name=name)
+        extra = {"gates": tally(gates, real=seen)} if gates else {}
         x = self.readout(x)
         pooled = self.project(x[:, 0])
-        return Features(pooled) if want == "pooled" else Features(pooled, x, seen)
+        return Features(pooled, extra=extra) if want == "pooled" else Features(pooled, x, seen, extra)
 
 
 def initialise_block_(block: nn.Module, *, layers: int, generator: torch.Generator) -> None:
