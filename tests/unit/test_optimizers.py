@@ -51,11 +51,13 @@ def test_tied_parameters_stand_once_and_empty_groups_go() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_made_from_words_and_fused(name: str) -> None:
+def test_made_from_words(name: str) -> None:
     groups = parameter_groups(network(), weight_decay=0.1)
     optimizer = build({"name": name, "lr": 0.5}, OPTIMIZERS, where="test", params=groups)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
-    assert all(group["lr"] == 0.5 and group["fused"] for group in optimizer.param_groups)
+    assert all(group["lr"] == 0.5 for group in optimizer.param_groups)
+    if name in ("adamw", "sgd"):
+        assert all(group["fused"] for group in optimizer.param_groups)
     with pytest.raises(InputError, match="unknown key 'learning'"):
         build({"name": name, "learning": 1}, OPTIMIZERS, where="test", params=groups)
 

@@ -7,13 +7,39 @@ from collections.abc import Mapping
 from torch.optim import Optimizer
 
 from tether.optim.adamw import AdamW
+from tether.optim.clip_adagrad import ClipAdaGrad, ClipAdaGradD
+from tether.optim.clip_adam import ClipAdam, ClipAdamD
+from tether.optim.clip_radagrad import ClipRAdaGradD
 from tether.optim.fold import clip_and_step
 from tether.optim.groups import parameter_groups
 from tether.optim.sgd import SGD
 from tether.optim.spam import SPAM
 from tether.optim.stable_spam import StableSPAM
 
-OPTIMIZERS: Mapping[str, type[Optimizer]] = {"adamw": AdamW, "sgd": SGD, "spam": SPAM, "stable_spam": StableSPAM}
+OPTIMIZERS: Mapping[str, type[Optimizer]] = {
+    "adamw": AdamW,
+    "sgd": SGD,
+    "spam": SPAM,
+    "stable_spam": StableSPAM,
+    "clip_radagrad_d": ClipRAdaGradD,
+    "clip_adagrad": ClipAdaGrad,
+    "clip_adagrad_d": ClipAdaGradD,
+    "clip_adam": ClipAdam,
+    "clip_adam_d": ClipAdamD,
+}
 """Every optimiser by the name a recipe uses; the first argument, ``params``, is given by code."""
 
-__all__ = ["OPTIMIZERS", "SGD", "SPAM", "AdamW", "StableSPAM", "clip_and_step", "parameter_groups"]
+__all__ = [
+    "OPTIMIZERS",
+    "SGD",
+    "SPAM",
+    "AdamW",
+    "ClipAdaGrad",
+    "ClipAdaGradD",
+    "ClipAdam",
+    "ClipAdamD",
+    "ClipRAdaGradD",
+    "StableSPAM",
+    "clip_and_step",
+    "parameter_groups",
+]

@@ -59,8 +59,11 @@ class Grid:
             raise InputError(f"inputs: expected 'quantised' or 'plain', got {self.inputs!r}")
 
     def weight(self, weight: Tensor) -> Tensor:
-        """The rounded weight; the gradient passes as if it were not rounded."""
-        return _StraightThrough.apply(weight, self.rounded_weight)  # pyrefly: ignore
+        """The rounded weight; the gradient passes as if it were not rounded.
+
+        The sum is the released code's, and with it the last bit of the value.
+        """
+        return self.rounded_weight(weight.detach()) + weight - weight.detach()
 
     def rounded_weight(self, weight: Tensor) -> Tensor:
         """The rounded weight alone."""

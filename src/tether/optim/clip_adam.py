@@ -1,0 +1,235 @@
+"""Adam on clipped gradients, at once and with a delayed second moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tether.core.norms import send
+from tether.optim.adam_kernel import adam_
+from tether.optim.clip_adagrad import TORCH_EPS
+from tether.optim.clipped import Clipped, ClippedOptimizer, ClipScope, clip_rules
+from tether.optim.groups import Params
+from tether.optim.stepper import (
+    Moving,
+    Scalar,
+    by_group,
+    check_settings,
+    finite_above,
+    finite_at_least,
+    gather,
+    new_figure,
+    scalars,
+    scatter,
+    share,
+    wide_zeros,
+)
+
+
+def _rules(group: dict[str, Any]) -> list[tuple[str, bool, str]]:
+    not_negative = ("lr", "eps", "clip_eps", "weight_decay")
+    return [
+        *((key, finite_at_least(group[key], 0), "a number of at least 0") for key in not_negative),
+        ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
+        *clip_rules(group),
+    ]
+
+
+def _rates(clipped: Sequence[Clipped], finite: Tensor) -> dict[int, Scalar]:
+    """Count a step of every parameter; the learning rate of each after bias correction, by its row.
+
+    ``lr * sqrt(1 - beta2^k) / (1 - beta1^k)``: the root itself is not corrected (arXiv 1412.6980, end of section 2).
+    """
+    rates: dict[int, Scalar] = {}
+    rows = {id(each.moving): each.row for each in clipped}
+    for members in by_group([each.moving for each in clipped]):
+        group = members[0].group
+        beta1, beta2 = group["betas"]
+        before = gather(members, "step")
+        step = torch.where(send(finite, before.device), before + 1, before)
+        scatter(members, step=step)
+        rate = torch.full_like(step, group["lr"])
+        if group["bias_correction"]:
+            rate = rate * (1 - beta2**step).sqrt() / (1 - beta1**step)
+        rates |= {rows[id(each)]: value for each, value in zip(members, scalars(rate), strict=True)}
+    return rates
+
+
+@final
+class ClipAdam(ClippedOptimizer):
+    """Adam on clipped gradients: ``w -= lr * sqrt(1 - beta2^k) / (1 - beta1^k) * m / (sqrt(v) + eps)``, then the decay.
+
+    Source: arXiv 2406.04443, section 4, and the released class AdamClip. It knows no ``global`` scope; we do. Of our
+    own: ``.grad`` is left alone, and a step whose global norm is not finite is skipped.
+    """
+
+    figures: ClassVar[frozenset[str]] = frozenset({"step"})
+
+    def __init__(
+        self,
+        params: Params,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        clip: float = 1.0,
+        clip_scope: ClipScope = "tensor",
+        eps: float = 1e-6,
+        clip_eps: float = TORCH_EPS,
+        weight_decay: float = 0.0,
+        bias_correction: bool = True,
+    ) -> None:
+        """Take parameters or groups; a group's own settings win over these.
+
+        Args:
+            params: parameters, or groups as ``parameter_groups`` makes them.
+            lr: learning rate before the schedule (>= 0).
+            betas: decay of the first and second moment, each in [0, 1).
+            clip: the limit (> 0).
+            clip_scope: what it bounds: the norm of all gradients (``global``), of each ``tensor``, each ``element``, or
+                ``none``.
+            eps: added to the root of the second moment (>= 0).
+            clip_eps: added to the norm that the limit is divided by (>= 0).
+            weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
+            bias_correction: whether the moments are corrected for having started at zero.
+
+        Raises:
+            InputError: see ``Stepper``.
+        """
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": tuple(betas),
+                "clip": clip,
+                "clip_scope": clip_scope,
+                "eps": eps,
+                "clip_eps": clip_eps,
+                "weight_decay": weight_decay,
+                "bias_correction": bias_correction,
+            },
+        )
+
+    def _check(self, group: dict[str, Any]) -> None:
+        check_settings("ClipAdam", group, _rules(group))
+
+    def _prepare(self, moving: Sequence[Moving]) -> None:
+        for each in moving:
+            if not each.state:
+                each.state.update(
+                    step=new_figure(each.gradient.device),
+                    exp_avg=wide_zeros(each.parameter),
+                    exp_avg_sq=wide_zeros(each.parameter),
+                )
+
+    def _move(self, clipped: Sequence[Clipped], *, squares: Float[Tensor, " n"], finite: Bool[Tensor, ""]) -> None:
+        rates = _rates(clipped, finite)
+        for each in clipped:
+            group = each.moving.group
+            adam_(
+                each.moving,
+                lambda gradient, _, clip=each.clip: clip(gradient),
+                lr=rates[each.row],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                eps=group["eps"],
+                step=None,
+                decay_after=group["lr"] * group["weight_decay"],
+                skip=None if each.finite is None else ~each.finite,
+            )
+
+
+@final
+class ClipAdamD(ClippedOptimizer):
+    """Adam on clipped gradients whose second moment runs one step behind: today's gradient cannot shrink its own step.
+
+    ``m`` takes in the clipped gradient ``g``; ``w -= lr * m / (sqrt(v) + eps)``, then the decay, and only then
+    ``v <- beta2 * v + (1 - beta2) * eta * g^2``, where ``v`` starts at ``beta2 * v0``.
+
+    Source: arXiv 2406.04443, section 4, and the released class AdamClip_Delayed_Etta, whose numbers these are; it keeps
+    the previous gradient (and the tensor itself, which ``zero_grad(set_to_none=False)`` overwrites), we keep none. A
+    step whose global norm is not finite is skipped.
+    """
+
+    figures: ClassVar[frozenset[str]] = frozenset({"step"})
+
+    def __init__(
+        self,
+        params: Params,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        clip: float = 1.0,
+        clip_scope: ClipScope = "tensor",
+        eta: float = 1.0,
+        v0: float = 1e-5,
+        eps: float = 1e-6,
+        clip_eps: float = TORCH_EPS,
+        weight_decay: float = 0.0,
+        bias_correction: bool = False,
+    ) -> None:
+        """Take parameters or groups; a group's own settings win over these.
+
+        Args:
+            params: parameters, or groups as ``parameter_groups`` makes them.
+            lr: learning rate before the schedule (>= 0).
+            betas: decay of the first and second moment, each in [0, 1).
+            clip: the limit (> 0).
+            clip_scope: what it bounds: the norm of all gradients (``global``), of each ``tensor``, each ``element``, or
+                ``none``.
+            eta: weight of a new square in the second moment (> 0).
+            v0: the second moment at the start (> 0); it bounds the first steps.
+            eps: added to the root of the second moment (>= 0).
+            clip_eps: added to the norm that the limit is divided by (>= 0).
+            weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
+            bias_correction: whether the moments are corrected as if they had started at zero.
+
+        Raises:
+            InputError: see ``Stepper``.
+        """
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": tuple(betas),
+                "clip": clip,
+                "clip_scope": clip_scope,
+                "eta": eta,
+                "v0": v0,
+                "eps": eps,
+                "clip_eps": clip_eps,
+                "weight_decay": weight_decay,
+                "bias_correction": bias_correction,
+            },
+        )
+
+    def _check(self, group: dict[str, Any]) -> None:
+        above = [(key, finite_above(group[key], 0), "a number above 0") for key in ("eta", "v0")]
+        check_settings("ClipAdamD", group, [*_rules(group), *above])
+
+    def _prepare(self, moving: Sequence[Moving]) -> None:
+        for each in moving:
+            if not each.state:
+                each.state.update(
+                    step=new_figure(each.gradient.device),
+                    exp_avg=wide_zeros(each.parameter),
+                    exp_avg_sq=wide_zeros(each.parameter, value=each.group["betas"][1] * each.group["v0"]),
+                )
+
+    def _move(self, clipped: Sequence[Clipped], *, squares: Float[Tensor, " n"], finite: Bool[Tensor, ""]) -> None:
+        rates = _rates(clipped, finite)
+        for each in clipped:
+            group, rate = each.moving.group, rates[each.row]
+            beta1, beta2 = group["betas"]
+            past, new = each.unless_skipped(1 - beta1), each.unless_skipped(1 - beta2)
+            if each.finite is not None:
+                rate = torch.where(each.finite, rate, 0.0)
+            for weight, gradient, first, second in each.rows("exp_avg", "exp_avg_sq"):
+                first.lerp_(gradient, past)
+                step = first / second.sqrt().add_(group["eps"])
+                weight.sub_(step.mul_(rate))
+                each.decay_(weight)
+                second.lerp_(gradient.square().mul_(group["eta"]), new)
