@@ -29,6 +29,7 @@ class Player:
         schedule: learning-rate factor.
         clipper: bounds the gradients of this player.
         every: it plays at steps divisible by this.
+        first: and not before this one.
     """
 
     step: Step
@@ -37,6 +38,7 @@ class Player:
     schedule: Schedule
     clipper: GradClipper
     every: int = 1
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def fit(
     """
     for step in range(start, steps):
         for player in players:
-            if step % player.every:
+            if step < player.first or step % player.every:
                 continue
             factor = player.schedule.factor(step, steps=steps)
             for group in player.optimizer.param_groups:
@@ -115,7 +117,7 @@ def fit(
                 for part in range(accumulate)
             ]
             report = _clip_and_step(player, step=step, scaler=precision.scaler)
-            player.optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)  # also what this loss left on the other players' parameters
             on_step(_report(step, losses, report, player.optimizer.param_groups[0]["lr"]))
 
 
