@@ -32,6 +32,7 @@ def command(
         return
 
     from tether.cli.progress import TrainingProgress
+    from tether.compress.quantise import QUANTISERS
     from tether.evaluate import evaluate
     from tether.train.run import train
 
@@ -53,5 +54,6 @@ def command(
             evaluate=measure,
             on_record=progress.show,
             should_stop=progress.interrupted,
+            edits=QUANTISERS,
         )
     progress.summarise(result, folder=out)

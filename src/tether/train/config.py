@@ -43,6 +43,10 @@ class RunConfig(BaseModel):
     size: Literal["tiny", "small", "base"] = Field(default="small", description="one dial: model, batch and steps")
     data: Spec = Field(description="training source: a name, a path, or a mapping with a name")
     model: dict[str, Any] = Field(default_factory=dict, description="settings of a new model, or `load: NAME`")
+    edits: list[Spec] = Field(
+        default_factory=list,
+        description="changes of the model for the run, in order; folded into its weights at the end",
+    )
     step: Spec = Field(default="contrastive", description="one forward: how a batch becomes a loss")
     objective: Spec = Field(default="clip", description="the loss on the two embeddings")
     optimizer: Spec = Field(default="adamw")

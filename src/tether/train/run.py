@@ -6,9 +6,10 @@ import importlib.util
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from tether.core.errors import InputError, MissingExtraError, StoppedError, TetherError
 from tether.core.files import read_json, write_json, write_text
 from tether.core.gather import process_gather
-from tether.core.protocols import Source, Stateful
+from tether.core.protocols import ModelEdit, Source, Stateful
 from tether.core.spec import build
 from tether.models.dual import Clip
 from tether.models.load import fill, load
@@ -84,6 +85,7 @@ def train(
     evaluate: Evaluate | None = None,
     on_record: OnRecord | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    edits: Mapping[str, type[ModelEdit]] = MappingProxyType({}),
 ) -> Result:
     """Train one model into ``folder``.
 
@@ -95,6 +97,8 @@ def train(
         evaluate: measures a model; called every ``config.evaluate.every`` steps and at the end.
         on_record: gets each log record (main process only).
         should_stop: asked after every step; when true the run saves and raises ``StoppedError``.
+        edits: what ``config.edits`` may name, such as ``tether.compress.quantise.QUANTISERS``. They are applied before
+            training and merged into the weights after it, before the last evaluation.
 
     Raises:
         InputError: the folder holds a run and ``resume`` is false, or that run has other settings.
@@ -108,7 +112,8 @@ def train(
     _claim(folder, config, resume=resume)
     if (folder / SUMMARY).exists():
         return read_result(folder)
-    return _Run(config, folder, evaluate=evaluate, on_record=on_record, should_stop=should_stop).go()
+    run = _Run(config, folder, evaluate=evaluate, on_record=on_record, should_stop=should_stop, edits=edits)
+    return run.go()
 
 
 def _claim(folder: Path, config: RunConfig, *, resume: bool) -> None:
@@ -135,6 +140,7 @@ class _Run:
         evaluate: Evaluate | None,
         on_record: OnRecord | None,
         should_stop: Callable[[], bool],
+        edits: Mapping[str, type[ModelEdit]],
     ) -> None:
         from accelerate import Accelerator
 
@@ -162,7 +168,8 @@ class _Run:
         torch.manual_seed(config.seed)
         saved = list_checkpoints(folder / CHECKPOINTS)
         checkpoint = load_checkpoint(saved[-1]) if saved else None
-        self.encoder = new_encoder(config)
+        self.edits = build_edits(config, edits, where=where)
+        self.encoder = self._new_encoder()
         if checkpoint is not None:
             fill(self.encoder, checkpoint.tensors["model"], where=saved[-1])
         source = data.open_source(config.data, where=f"{where}: data")
@@ -328,11 +335,17 @@ class _Run:
             encoder.train()
         self.accelerator.wait_for_everyone()
 
+    def _new_encoder(self) -> Encoder:
+        encoder = new_encoder(self.config)
+        for edit in self.edits:
+            edit.apply_(encoder)
+        return encoder
+
     def _whole_encoder(self) -> Encoder:
         """The encoder itself, or a copy put together from its shards."""
         if self.sharding != "fsdp2":
             return self.encoder
-        encoder = new_encoder(self.config)
+        encoder = self._new_encoder()
         fill(encoder, self._model_tensors(), where="shards")
         return encoder.to(self.device)
 
@@ -379,6 +392,8 @@ class _Run:
         if self.average is not None:
             self.average.copy_to_weights_()
         encoder = self._whole_encoder()
+        for edit in reversed(self.edits):
+            edit.merge_(encoder)
         self._measure(encoder)
         result = Result(
             steps=self.done,
@@ -413,6 +428,17 @@ def new_encoder(config: RunConfig) -> Encoder:
             raise InputError(f"model: 'load' goes alone, got also {', '.join(sorted(settings))}")
         return load(name)
     return create(settings.pop("size", config.size), **({"seed": config.seed} | settings))
+
+
+def build_edits(config: RunConfig, known: Mapping[str, type[ModelEdit]], *, where: str) -> Sequence[ModelEdit]:
+    """The edits that a run's settings name.
+
+    Raises:
+        InputError: one that is not known here, or with other settings than it has.
+    """
+    if config.edits and not known:
+        raise InputError(f"{where}: edits: none are known here; give train() those it may use, edits=QUANTISERS")
+    return [build(spec, known, where=f"{where}: edits, entry {place}") for place, spec in enumerate(config.edits)]
 
 
 def prune_vocabulary_(encoder: Encoder, source: Source) -> None:
