@@ -98,8 +98,8 @@ def gradient_penalty(
     if not (target > 0 and math.isfinite(target)) or not (eps >= 0 and math.isfinite(eps)):
         raise InputError(f"expected a positive target and an eps of at least 0, got {target} and {eps}")
     _warn_of_batch_norm(critic)
+    points = _between(_plain(real), _plain(fake), alpha=alpha, generator=generator).requires_grad_()
     with torch.enable_grad(), torch.autocast(real.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
-        points = _between(_plain(real), _plain(fake), alpha=alpha, generator=generator).requires_grad_()
         scores = _scores(critic, points)
         if not scores.requires_grad:
             raise InputError("critic: its scores do not depend on the samples, so they have no slope")
