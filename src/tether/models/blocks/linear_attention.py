@@ -22,10 +22,15 @@ CHUNK = 128
 
 
 def nala_queries(q: Tensor, lam: float) -> Float[Tensor, "... twice"]:
-    """[relu(u)^p, relu(-u)^p] with the direction u = q / |q| and the power p = lam (0.5 + tanh |q|)."""
+    """[relu(u)^p, relu(-u)^p] with the direction u = q / |q| and the power p = lam (0.5 + tanh |q|).
+
+    The power is taken through logarithms, several times as fast as ``pow`` and its gradient. A channel at zero gets
+    zero, and no gradient.
+    """
     length = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
-    direction = q / (length + LEAST_NORM)
-    return _by_sign(direction, direction.abs().pow(lam * (0.5 + length.tanh())))
+    power = lam * (0.5 + length.tanh())
+    size = (q.abs() + torch.finfo(q.dtype).tiny).log() - (length + LEAST_NORM).log()
+    return _by_sign(q, (power * size).exp())
 
 
 def nala_keys(k: Tensor, lam: float) -> Float[Tensor, "... twice"]:
@@ -44,7 +49,9 @@ def elu_features(x: Tensor, lam: float) -> Tensor:
 
 
 def _by_sign(x: Tensor, size: Tensor) -> Tensor:
-    return torch.cat([torch.where(x > 0, size, 0), torch.where(x < 0, size, 0)], dim=-1)
+    """``size``, which is zero where x is, among the first features if x is positive, else among the last."""
+    above = size * (x > 0).to(size.dtype)  # on a CPU several times as fast as choosing
+    return torch.cat([above, size - above], dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
