@@ -52,7 +52,8 @@ class SparseDist:
 
         The kept ones are the smallest set of likeliest tokens with a mass of at least ``1 - delta``, at most ``k``,
         and the sampled token. Every other token gets the mass ``q_min``; then all is renormalised. Half precision is
-        widened to float32. The result has as many slots as its fullest row needs, which an accelerator is asked for.
+        widened to float32. There are as many slots as the fullest row needs, or one more; an accelerator is waited for
+        to know.
 
         Args:
             logits: of the next token, already divided by the temperature of sampling.
@@ -152,10 +153,9 @@ def _likely(logits: Tensor, total: Tensor, sampled: Tensor, *, k: int, delta: fl
     top = logits.topk(min(k, logits.shape[-1]), dim=-1)
     mass = (top.values.to(total.dtype) - total).exp()
     keep = (mass.cumsum(dim=-1) - mass < 1 - delta) & (top.indices != sampled.unsqueeze(-1))
-    needed = keep.flatten(0, -2).any(dim=0) if keep.ndim > 1 else keep
-    width = int(needed.sum())  # kept ones are a prefix, but for the hole that the sampled token leaves
-    if keep.numel() and bool(needed[width:].any()):
-        width = int(needed.nonzero().max()) + 1
+    # Kept ones are a prefix, but for the hole that the sampled token leaves in it.
+    places = keep.reshape(-1, keep.shape[-1]).any(dim=0).nonzero()
+    width = int(places.max()) + 1 if len(places) else 0
     others = torch.where(keep, top.indices, logits.shape[-1])[..., :width]
     return torch.cat([sampled.unsqueeze(-1).to(torch.int64), others], dim=-1)
 
