@@ -127,22 +127,30 @@ class VisionTower(nn.Module):
         return Features(pooled, extra=extra) if want == "pooled" else Features(pooled, x, seen, extra)
 
 
-def initialise_block_(block: nn.Module, *, layers: int, generator: torch.Generator) -> None:
-    """Draw one block's weights; what ends in the stream is smaller the deeper the tower."""
+def initialise_block_(block: nn.Module, *, layers: int, generator: torch.Generator, std: float | None = None) -> None:
+    """Draw one block's weights; what ends in the stream is smaller the deeper the tower.
+
+    Args:
+        block: a ``TransformerBlock``.
+        layers: of the whole tower.
+        generator: of the draws.
+        std: of every matrix, before those that end in the stream are divided by the root of twice the layers; CLIP's
+            own scales (arXiv 2103.00020, released code) if None.
+    """
     if not isinstance(block, TransformerBlock):
         raise TypeError(f"expected a TransformerBlock, got {type(block).__name__}")
     width = block.proj.out_features
-    scale = width**-0.5
+    scale = width**-0.5 if std is None else std
     for conv in block.modules():
         if isinstance(conv, GridConv):
             conv.initialise_(generator)
-    for layer, std in (
+    for layer, size in (
         (block.qkv, scale),
         *(((block.out_gate, scale),) if block.out_gate is not None else ()),
         (block.proj, scale * (2 * layers) ** -0.5),
-        (block.up, (2 * width) ** -0.5),
+        (block.up, (2 * width) ** -0.5 if std is None else std),
         (block.down, scale * (2 * layers) ** -0.5),
     ):
-        nn.init.normal_(layer.weight, std=std, generator=generator)
+        nn.init.normal_(layer.weight, std=size, generator=generator)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

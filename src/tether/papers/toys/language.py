@@ -71,6 +71,8 @@ class LanguageModel(nn.Module):
         blocks: how the blocks are built.
         gate: a module that gates the layers (``LayerGate``); its own weights are left as it made them.
         embedding_std: of the characters' and, if there are any, the places' vectors at the start.
+        weight_std: of the blocks' matrices at the start, before those that end in the stream are divided by the root of
+            twice the layers; CLIP's scales (arXiv 2103.00020, released code) if None.
         places: whether a place has a ``learned`` vector, or ``none`` because the blocks turn by position (``rope``).
         seed: of the weights.
     """
@@ -89,6 +91,7 @@ class LanguageModel(nn.Module):
         blocks: Blocks = BlockConfig(),  # noqa: B008 - frozen
         gate: LayerGate | None = None,
         embedding_std: float = EMBEDDING_STD,
+        weight_std: float | None = None,
         places: str = "learned",
         seed: int = 0,
     ) -> None:
@@ -108,14 +111,14 @@ class LanguageModel(nn.Module):
         self.gate = gate
         self.final_norm = NORMS[configs[-1].norm](width, eps=configs[-1].norm_eps)
         self.head = Linear(width, alphabet)
-        self._initialise_(torch.Generator().manual_seed(seed), embedding_std)
+        self._initialise_(torch.Generator().manual_seed(seed), embedding_std, weight_std)
 
-    def _initialise_(self, generator: torch.Generator, embedding_std: float) -> None:
+    def _initialise_(self, generator: torch.Generator, embedding_std: float, weight_std: float | None) -> None:
         nn.init.normal_(self.characters.weight, std=embedding_std, generator=generator)
         if self.places is not None:
             nn.init.normal_(self.places.weight, std=embedding_std, generator=generator)
         for block in self.blocks:
-            initialise_block_(block, layers=len(self.blocks), generator=generator)
+            initialise_block_(block, layers=len(self.blocks), generator=generator, std=weight_std)
         nn.init.normal_(self.head.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.head.bias)
 
