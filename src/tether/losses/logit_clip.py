@@ -73,10 +73,14 @@ def clip_logits(
     if nan == "refuse" and not bool(logits.isfinite().all()):
         raise InputError("logits: NaN or infinity among them")
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    norms = norms_of(wide, p=p, dim=dim) + eps
+    return wide * clip_factors(norms_of(wide, p=p, dim=dim) + eps, tau=tau)
+
+
+def clip_factors(norms: Float[Tensor, "*norms"], *, tau: float) -> Float[Tensor, "*norms"]:
+    """``tau / norms`` where that is below 1, else 1, which leaves a row's bits as they are."""
     above = norms > tau
     # The inner choice keeps rows of length zero out of the quotient, whose gradient would be 0/0 there.
-    return torch.where(above, wide * (tau / torch.where(above, norms, 1.0)), wide)
+    return torch.where(above, tau / torch.where(above, norms, 1.0), 1.0)
 
 
 def norms_of(rows: Float[Tensor, "*shape"], *, p: float, dim: int = -1) -> Float[Tensor, "*norms"]:

@@ -15,7 +15,7 @@ from tether.core.protocols import Objective
 from tether.core.spec import build
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.clip import ClipLoss
-from tether.losses.logit_clip import EPS, check_cap
+from tether.losses.logit_clip import EPS, check_cap, clip_factors
 from tether.losses.row_norms import row_norms
 from tether.losses.rows import RowEdit
 from tether.losses.siglip import SigLipLoss
@@ -55,9 +55,7 @@ def clip_rows(
 
 def _factors(queries: Tensor, keys: Tensor, *, tau: float, p: float) -> Tensor:
     check_cap(tau, p=p)
-    norms = row_norms(queries, keys=keys, p=p) + EPS
-    above = norms > tau
-    return torch.where(above, tau / torch.where(above, norms, 1.0), 1.0)
+    return clip_factors(row_norms(queries, keys=keys, p=p) + EPS, tau=tau)
 
 
 @final

@@ -1,0 +1,31 @@
+"""The Python in a guide runs as it stands, each block for itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
+# Guides whose every Python block needs nothing but an installed Tether.
+NAMES = ("logitclip", "ent", "positional-artefacts")
+BLOCKS = [
+    pytest.param(block, id=f"{name}-{number}")
+    for name in NAMES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", (GUIDES / f"{name}.md").read_text("utf-8"), re.S))
+]
+
+
+def test_every_guide_has_an_example() -> None:
+    assert {str(block.id).rpartition("-")[0] for block in BLOCKS} == set(NAMES)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of other libraries
+@pytest.mark.parametrize("block", BLOCKS)
+def test_example_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        exec(compile(block, "guide", "exec"), {"__name__": "guide"})
