@@ -28,7 +28,6 @@ CARD = Card(
         "tether.models.blocks.linear_attention.linear_attention",
         "tether.models.blocks.rope.grid_rope",
         "tether.models.blocks.grid.GridConv",
-        "tether.models.blocks.presets.nalaformer",
     ),
     needs=("pairs", "pictures of many patches"),
     gives="Attention whose cost grows with the number of tokens, not its square, and that still becomes sharper for "

@@ -299,4 +299,4 @@ def _hide(hidden: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _scaled(x: Tensor, factor: Tensor | None) -> Tensor:
-    return x if factor is None else factor * x
+    return x if factor is None else factor.to(x.dtype) * x
