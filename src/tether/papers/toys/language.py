@@ -122,6 +122,11 @@ class LanguageModel(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.head.bias)
 
+    @property
+    def stack(self) -> tuple[TransformerBlock, ...]:
+        """The blocks, first to last."""
+        return tuple(block for block in self.blocks if isinstance(block, TransformerBlock))
+
     def read(self, ids: Int[Tensor, "b l"]) -> Reading:
         """One pass with everything inside kept."""
         x = self.characters(ids)
