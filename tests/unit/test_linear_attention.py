@@ -251,6 +251,20 @@ def test_an_image_tower_of_these_blocks(attention):
     assert torch.allclose(dropped[0], model.encode_image(images, keep=keep).pooled[0], atol=1e-12)
 
 
+@pytest.mark.parametrize("vision", [{"preset": "nalaformer"}, {"attention": "relu", "rope": "2d"}])
+def test_training_in_bfloat16_is_finite(vision):
+    model = create("tiny", vision={"block": vision}, text={"block": {"attention": "nala"}}, seed=1)
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(pixels, model.tokenizer(["a cat", "sun", "a dog", "the old man and the sea"]))
+    plain = model(pixels, model.tokenizer(["a cat", "sun", "a dog", "the old man and the sea"]))
+    assert F.cosine_similarity(out.image.pooled.float(), plain.image.pooled).min() > 0.99
+    assert F.cosine_similarity(out.text.pooled.float(), plain.text.pooled).min() > 0.99
+    (out.image.pooled.float() @ out.text.pooled.float().T).logsumexp(1).sum().backward()
+    gradients = [p.grad for n, p in model.named_parameters() if n != "log_logit_scale"]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("attention", KERNELS)
 def test_a_text_tower_packed_and_padded(attention):
     model = create("tiny", text={"block": {"attention": attention}}, seed=1).double().eval()

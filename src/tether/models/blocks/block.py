@@ -262,12 +262,14 @@ class TransformerBlock(nn.Module):
         return Turn(self.rope, self.rope_theta, held.narrow(-self.rope.axes, at, 1), held)
 
     def _feed_forward(self, x: Tensor, *, gate: Tensor | None, grid: Grid | None) -> Tensor:
-        """The second half; without a grid every token is one that has no neighbours."""
-        if self.ffn_conv is not None and grid is not None:
-            x = x + self.ffn_conv(x, grid=grid)
+        """The second half; without a grid the tokens are those that have no place in it."""
+        if self.ffn_conv is not None:
+            near = self.ffn_conv.nothing() if grid is None else self.ffn_conv(x, grid=grid)
+            x = x + near.to(x.dtype)
         hidden = self.activation(self.up(_apply(self.ffn_pre, x)))
-        if self.mid_conv is not None and grid is not None:
-            hidden = hidden + self.mid_conv(hidden, grid=grid)
+        if self.mid_conv is not None:
+            near = self.mid_conv.nothing() if grid is None else self.mid_conv(hidden, grid=grid)
+            hidden = hidden + near.to(hidden.dtype)
         branch = _scaled(_apply(self.ffn_out, self.down(_apply(self.ffn_mid, hidden))), self.ffn_scale)
         skip = x if self.residual_scale is None else self.residual_scale * x
         return _apply(self.ffn_post, skip + (branch if gate is None else gate * branch))

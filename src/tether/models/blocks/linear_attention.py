@@ -109,7 +109,7 @@ def linear_attention(
     """
     features = pick(kernel, KERNELS, option="kernel")
     m, n = q.shape[-2], k.shape[-2]
-    if bias is not None and bias.shape[-2] != 1:
+    if bias is not None and (bias.ndim < 2 or bias.shape[-2] != 1):
         raise InputError(
             f"bias: linear attention can weigh keys, (b, heads, 1, {n}), but not pairs of query and key, got "
             f"{tuple(bias.shape)}"
