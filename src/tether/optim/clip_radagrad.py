@@ -20,6 +20,7 @@ from tether.optim.stepper import (
     finite_at_least,
     new_figure,
     pieces,
+    readable,
     wide_zeros,
 )
 
@@ -211,4 +212,4 @@ def _squares_within_bounds(clipped: Sequence[Clipped], squares: Tensor) -> Float
 
 
 def _known(value: Tensor) -> Scalar:
-    return float(value) if value.device.type == "cpu" else value
+    return float(value) if readable(value) else value

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.norms import add_over_shards_, local_squares, send
-from tether.optim.stepper import Moving, Scalar, Stepper, by_group, finite_above, pieces, scalars
+from tether.optim.stepper import Moving, Scalar, Stepper, by_group, finite_above, pieces, readable, scalars
 
 ClipScope = Literal["global", "tensor", "element", "none"]
 """What one limit bounds: the norm of all gradients, of each tensor, each entry, or nothing."""
@@ -83,7 +83,7 @@ class ClippedOptimizer(Stepper):
         squares = local_squares([each.gradient for each in moving])
         add_over_shards_(squares, [each.shards for each in moving])
         finite = squares.sum().isfinite()
-        known = finite.device.type == "cpu"
+        known = readable(finite)
         if known and not bool(finite):
             return
         self._prepare(moving)

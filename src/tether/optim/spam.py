@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -42,10 +43,11 @@ class SPAM(Stepper):
     Source: arXiv 2501.06842 and the released class ``AdamW`` of SPAM.py, without its sparse momentum. Of our own: every
     counter is saved; ``.grad`` is left alone unless asked; a tensor whose gradient is not finite is left alone, and its
     state too (the released code caps an infinite entry, but a NaN spoils its entry for good); an interval of 0, which
-    divides by zero there, means no reset.
+    divides by zero there, means no reset; a parameter that gets its first gradient late has ``accumulate_steps`` calls
+    without cap of its own.
     """
 
-    figures: ClassVar[frozenset[str]] = frozenset({"calls", "step"})
+    figures: ClassVar[frozenset[str]] = frozenset({"calls", "step", "joined"})
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class SPAM(Stepper):
         reset_interval: int = 500,
         warmup_steps: int = 150,
         accumulate_steps: int = 20,
+        cap_mode: Literal["official", "clean"] = "official",
         bias_correction: bool = True,
         inplace_grad: bool = False,
     ) -> None:
@@ -74,6 +77,9 @@ class SPAM(Stepper):
             reset_interval: calls from one reset of the moments to the next; 0 = never.
             warmup_steps: calls over which the learning rate comes back after a reset (>= 0).
             accumulate_steps: calls without cap at the start and after each reset (>= 0).
+            cap_mode: what becomes of an entry whose second moment is zero when the cap begins, such as the row of a
+                word not met so far: ``official`` cuts its gradient to zero, as the released code does, so that it rests
+                until a reset; ``clean`` leaves it alone.
             bias_correction: whether the moments are corrected for having started at zero.
             inplace_grad: leave in ``.grad`` what the cap made of it, as the released code does.
 
@@ -91,6 +97,7 @@ class SPAM(Stepper):
                 "reset_interval": reset_interval,
                 "warmup_steps": warmup_steps,
                 "accumulate_steps": accumulate_steps,
+                "cap_mode": cap_mode,
                 "bias_correction": bias_correction,
                 "inplace_grad": inplace_grad,
             },
@@ -108,18 +115,22 @@ class SPAM(Stepper):
                 ),
                 ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
                 *((key, finite_at_least(group[key], 0), "a whole number of at least 0") for key in whole),
+                ("cap_mode", group["cap_mode"] in ("official", "clean"), "'official' or 'clean'"),
             ),
         )
 
     def _advance(self, moving: Sequence[Moving]) -> None:
+        calls = self._tick(moving)
         for each in moving:
             if "exp_avg" not in each.state:
                 each.state.update(
                     step=new_figure(each.gradient.device),
+                    joined=torch.tensor(calls - 1),
                     exp_avg=wide_zeros(each.parameter),
                     exp_avg_sq=wide_zeros(each.parameter),
                 )
-        calls = self._tick(moving)
+            elif each.state["joined"].device.type != "cpu":  # where a loaded 0-d parameter took it
+                each.state["joined"] = each.state["joined"].cpu()
         for members in by_group(moving):
             self._advance_group(members, calls=calls)
 
@@ -127,7 +138,8 @@ class SPAM(Stepper):
         group = members[0].group
         (beta1, beta2), interval = group["betas"], group["reset_interval"]
         since = calls % interval if interval else calls
-        capped = group["threshold"] > 0 and min(calls, since) >= group["accumulate_steps"]
+        rest = group["accumulate_steps"]
+        cap: Cap = functools.partial(cap_spikes, threshold=group["threshold"], mode=group["cap_mode"])
         scale = _warm_up(calls, interval=interval, steps=group["warmup_steps"])
 
         finite = maxima([each.gradient for each in members], shards=[each.shards for each in members]).isfinite()
@@ -142,12 +154,13 @@ class SPAM(Stepper):
             if interval and since == 0:
                 each.local("exp_avg").mul_(keep)
                 each.local("exp_avg_sq").mul_(keep)
+            capped = group["threshold"] > 0 and min(since, calls - int(each.state["joined"])) >= rest
             if capped and group["inplace_grad"]:
                 second = each.local("exp_avg_sq").view_as(each.gradient).to(each.gradient.dtype)
-                each.gradient.copy_(cap_spikes(each.gradient, second=second, threshold=group["threshold"]))
+                each.gradient.copy_(cap(each.gradient, second=second))
             adam_(
                 each,
-                _preparation(group["threshold"] if capped else None),
+                _preparation(cap if capped else None),
                 lr=speed,
                 beta1=beta1,
                 beta2=beta2,
@@ -159,19 +172,32 @@ class SPAM(Stepper):
         scatter(members, step=torch.where(finite, step, step - 1))
 
 
-def cap_spikes(gradient: Tensor, *, second: Tensor, threshold: float) -> Tensor:
+Cap = Callable[..., Tensor]
+
+
+def cap_spikes(
+    gradient: Tensor, *, second: Tensor, threshold: float, mode: Literal["official", "clean"] = "official"
+) -> Tensor:
     """Cut entries whose square is more than ``threshold`` times their second moment back to that; a new tensor.
 
     arXiv 2501.06842, section 3; the second moment is the raw one, not corrected for its start at zero.
+
+    Args:
+        gradient: any shape.
+        second: second moment of each entry from before this step.
+        threshold: how many times it an entry's square may be.
+        mode: see ``SPAM``'s ``cap_mode``.
     """
     most = (second * threshold).sqrt_()
+    if mode == "clean":
+        most.masked_fill_(second == 0, torch.inf)
     return torch.maximum(torch.minimum(gradient, most), most.neg_())
 
 
-def _preparation(threshold: float | None) -> Callable[[Tensor, Tensor], Tensor]:
-    if threshold is None:
+def _preparation(cap: Cap | None) -> Callable[[Tensor, Tensor], Tensor]:
+    if cap is None:
         return lambda gradient, _: gradient
-    return lambda gradient, second: cap_spikes(gradient, second=second, threshold=threshold)
+    return lambda gradient, second: cap(gradient, second=second)
 
 
 def _warm_up(calls: int, *, interval: int, steps: int) -> float:

@@ -20,6 +20,9 @@ from tether.optim.groups import FUSED_DEVICES, Params, as_groups
 PIECE = 1 << 17
 """Elements worked on at once on a CPU: what one piece needs stays in the cache between one operation and the next."""
 
+HOST = frozenset({"cpu"})
+"""Devices whose numbers the host reads without waiting for anything."""
+
 Scalar = float | Tensor
 """A number on the CPU; a 0-d tensor on an accelerator, where reading it would be a wait."""
 
@@ -52,7 +55,11 @@ class Moving:
 
     def local(self, key: str) -> Tensor:
         """This process's part of a tensor of the state, flat; it shares the state's memory."""
-        return local_part(self.name, self.state[key])[0].view(-1)
+        part = local_part(self.name, self.state[key])[0]
+        if not part.is_contiguous():  # loaded in the layout of a parameter that is not
+            self.state[key] = self.state[key].contiguous()
+            part = local_part(self.name, self.state[key])[0]
+        return part.view(-1)
 
 
 class Stepper(torch.optim.Optimizer, abc.ABC):
@@ -246,15 +253,20 @@ def scatter(moving: Sequence[Moving], **figures: Float[Tensor, " n"]) -> None:
             each.state[key] = value
 
 
+def readable(values: Tensor) -> bool:
+    """Whether the host may look at a tensor's values without waiting for a device."""
+    return values.device.type in HOST
+
+
 def scalars(values: Float[Tensor, " n"]) -> Sequence[Scalar]:
     """The entries of a vector: numbers on the CPU, 0-d tensors elsewhere."""
-    return values.tolist() if values.device.type == "cpu" else values.unbind()
+    return values.tolist() if readable(values) else values.unbind()
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Flat tensors of one length, cut alike: short pieces on a CPU, whole elsewhere."""
     length = tensors[0].numel()
-    if tensors[0].device.type != "cpu" or length <= PIECE:
+    if not readable(tensors[0]) or length <= PIECE:
         if length:
             yield tensors
         return

@@ -82,9 +82,11 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def placed_like(target: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor on the device of ``target`` and sharded as it is."""
+    """A whole tensor on the device of ``target``, sharded as it is, and in its layout: fused kernels read memory."""
     value = value.to(target.device)
-    return distribute_tensor(value, target.device_mesh, target.placements) if isinstance(target, DTensor) else value
+    if isinstance(target, DTensor):
+        return distribute_tensor(value, target.device_mesh, target.placements)
+    return torch.empty_like(target, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
