@@ -93,6 +93,14 @@ def test_is_a_clipper(name: str) -> None:
 
 
 @clippers
+def test_says_what_enters_its_statistic(name: str) -> None:
+    clipper = make(name)
+    kept = [value for value in clipper.state_dict().values() if isinstance(value, Tensor)]
+    assert (clipper.records == "nothing") == (not kept)  # pyrefly: ignore
+    assert clipper.records in ("nothing", "raw", "clipped")  # pyrefly: ignore
+
+
+@clippers
 def test_never_lengthens_or_turns(name: str) -> None:
     clipper = make(name)
     for step in range(12):

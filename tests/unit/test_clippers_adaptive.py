@@ -205,6 +205,11 @@ def test_adagc_exclude() -> None:
     assert float(pairs[1][1].grad) == 3.0
     assert float(pairs[0][1].grad) == pytest.approx(0.52, rel=1e-5)
     assert report.threshold == math.inf, "something has no limit"
+    with pytest.raises(
+        InputError, match=r"exclude: no parameter is named like 'logit_scal'; did you mean 'logit_scale'"
+    ):
+        AdaGC(exclude=["logit_scal"]).clip_(given(logit_scale=1.0, w=1.0), step=0)
+    AdaGC(exclude=["logit_*"]).clip_([], step=0)
 
 
 def test_adagc_state_of_other_parameters() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.norms import GradientNorms
-from tether.optim.clip.names import plain_names
+from tether.core.norms import GradientNorms, named_pair
+from tether.core.protocols import NamedParams
+from tether.core.types import ClipReport
+from tether.optim.clip.names import check_patterns, matches, plain_names
 from tether.optim.clip.per_tensor import TensorClipper
 
 WHOLE = ""
@@ -83,7 +84,7 @@ class AdaGC(TensorClipper):
         self._keys: dict[str, int] = {}
         self._gamma = torch.zeros(0, dtype=torch.float64)
         self._steps = torch.tensor(0)
-        self._loaded = False
+        self._loaded, self._checked = False, not exclude
         self._met: tuple[str, ...] = ()
         self._rows = torch.zeros(0, dtype=torch.int64)
         self._free = torch.zeros(0, dtype=torch.bool)
@@ -103,11 +104,24 @@ class AdaGC(TensorClipper):
         Raises:
             InputError: patterns that match no known name.
         """
-        rows = [row for name, row in self._keys.items() if _matches(name, patterns)]
+        rows = [row for name, row in self._keys.items() if matches(name, patterns)]
         if self._keys and not rows:
             raise InputError(f"reset_gamma: {list(patterns)} match none of {_some(self._keys)}")
         self._gamma = self._gamma.clone()
         self._gamma[rows] = math.nan
+
+    def clip_(self, named_params: NamedParams, *, step: int) -> ClipReport:
+        """Bound the ``.grad`` of every parameter given; see ``Clipper.clip_``.
+
+        Raises:
+            InputError: as ``Clipper.clip_`` says; two parameters of one name; a pattern of ``exclude`` that fits none
+                of the parameters first given; or the state that was loaded knows none of them.
+        """
+        named = [named_pair(item) for item in named_params]
+        if named and not self._checked:
+            check_patterns(self.exclude, names=plain_names([name for name, _ in named]), where="exclude")
+            self._checked = True
+        return super().clip_(named, step=step)
 
     def _decide(self, norms: GradientNorms, finite: Tensor) -> tuple[Tensor, Tensor]:
         total = norms.total
@@ -157,7 +171,7 @@ class AdaGC(TensorClipper):
         self._keys |= {key: len(self._keys) + place for place, key in enumerate(late)}
         self._gamma = torch.cat([self._gamma, self._gamma.new_full((len(late),), math.nan)])
         self._rows = torch.tensor([self._keys[key] for key in keys], device=each.device)
-        self._free = torch.tensor([_matches(key, self.exclude) for key in keys], device=each.device)
+        self._free = torch.tensor([matches(key, self.exclude) for key in keys], device=each.device)
         self._met, self._loaded = names, False
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,10 +198,6 @@ class AdaGC(TensorClipper):
     def _settings(self) -> dict[str, Any]:
         names = "clip_ratio beta warmup_steps max_norm eps scope ignore_zero exclude nonfinite"
         return {name: getattr(self, name) for name in names.split()}
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _some(names: Mapping[str, int] | Sequence[str]) -> str:

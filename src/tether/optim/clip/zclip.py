@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,8 @@ class ZClip(UniformClipper):
     Source: arXiv 2504.02507, and the released code v1.0.0, which is followed where its text differs (``clip_factor``
     multiplies the whole limit). Of our own: state that can be saved, the non-finite rule, ``min_threshold_ratio``.
     """
+
+    records: ClassVar[Literal["nothing", "raw", "clipped"]] = "clipped"
 
     def __init__(
         self,
