@@ -38,7 +38,6 @@ class TruncatedLoss:
     tokens: Int[Tensor, ""]
 
 
-@torch.no_grad()
 def error_norm(
     logits: Float[Tensor, "*places classes"], targets: Int[Tensor, "*places"], *, ignore_index: int = -100
 ) -> Float[Tensor, "*places"]:
