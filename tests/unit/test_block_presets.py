@@ -93,6 +93,15 @@ class TestNames:
         with pytest.raises(InputError, match=message):
             configure("tiny", vision={"block": block})
 
+    @pytest.mark.parametrize("block", ["hybridnorm", 3, ["hybridnorm"]])
+    def test_blocks_of_both_towers_that_are_no_mapping_are_named(self, block):
+        with pytest.raises(InputError, match=r"model\.vision\.block: expected a mapping, got"):
+            configure("tiny", block=block)
+
+    def test_blocks_may_be_given_ready_made(self):
+        config = configure("tiny", block=BlockPreset("normformer"), text={"block": BlockConfig(norm="rms")})
+        assert (config.vision.block, config.text.block) == (BlockPreset("normformer"), BlockConfig(norm="rms"))
+
     def test_unknown_options_in_code_are_named(self):
         with pytest.raises(InputError, match="preset normformer: unknown option 'colour'"):
             BlockPreset("normformer", {"colour": 3})

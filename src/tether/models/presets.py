@@ -36,7 +36,8 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
     Args:
         size: a name in ``PRESETS``.
         **settings: keys of ``ModelConfig`` (``dim``, ``logit_scale``, ``vision={...}``, ``text={...}``), and three
-            short forms: ``image_size`` (pixels), ``patch`` and ``context``; ``block={...}`` sets both towers' blocks.
+            short forms: ``image_size`` (pixels), ``patch`` and ``context``; ``block={...}`` sets both towers' blocks,
+            option by option or with ``preset`` and options on top of it.
 
     Raises:
         InputError: unknown size or key, or values that do not fit each other.
@@ -54,9 +55,11 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
     if "context" in settings:
         text["context"] = settings.pop("context")
     if "block" in settings:
-        block: Mapping[str, Any] = settings.pop("block")
-        vision["block"] = {**block, **vision.get("block", {})}
-        text["block"] = {**block, **text.get("block", {})}
+        block = settings.pop("block")
+        for tower in (vision, text):
+            own = tower.get("block", {})
+            plain = isinstance(block, Mapping) and isinstance(own, Mapping)
+            tower["block"] = {**block, **own} if plain else own or block
     if vision:
         settings["vision"] = vision
     if text:
