@@ -61,7 +61,8 @@ class FakeQuant:
         """Exchange the layers; nothing is calibrated.
 
         Raises:
-            InputError: no layer matches, the group does not divide a weight, or layers are exchanged already.
+            InputError: no layer matches, the group does not divide a weight, layers are exchanged already, or a layer's
+                weight is used past its forward (timm's EVA and BEiT with a bias of the queries alone).
         """
         del calibration
         plain = {
@@ -80,6 +81,12 @@ class FakeQuant:
             raise InputError(f"modules: no layer's name holds {self.modules.pattern!r}; there are {known}")
         exchanged: dict[str, nn.Module] = {}
         for name, module in chosen.items():
+            parent = model.get_submodule(name.rpartition(".")[0])
+            if name.endswith("qkv") and "q_bias" in dict(parent.named_parameters(recurse=False)):
+                raise InputError(
+                    f"{name}: {type(parent).__name__} reads this layer's weight and never calls it, so its input "
+                    "cannot be rounded; leave it out by another 'modules'"
+                )
             try:
                 if isinstance(module, nn.MultiheadAttention):
                     exchanged[name] = FakeQuantAttention(module, grid=self.grid)
