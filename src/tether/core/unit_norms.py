@@ -6,6 +6,7 @@ output: a row of a linear weight, a filter of a convolution; vectors and scalars
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -90,6 +91,7 @@ class UnitNorms:
             tensor was left out and has no units here.
         gradient: (u,) norm of each unit of the gradients, tensor after tensor; units of other processes are not here.
         weight: (u,) norm of the same units of the weights.
+        owners: (u,) which gradient each unit belongs to.
         totals: units of each whole tensor, over all processes; 0 where it was left out.
         split: for each gradient the process groups that hold its other units.
     """
@@ -98,6 +100,7 @@ class UnitNorms:
     shapes: tuple[tuple[int, ...] | None, ...]
     gradient: Float[Tensor, " u"]
     weight: Float[Tensor, " u"]
+    owners: Int[Tensor, " u"]
     totals: tuple[int, ...]
     split: tuple[tuple[dist.ProcessGroup, ...], ...]
 
@@ -106,23 +109,20 @@ class UnitNorms:
         """Units of each tensor on this process."""
         return [0 if shape is None else math.prod(shape) for shape in self.shapes]
 
-    def owners(self) -> Int[Tensor, " u"]:
-        """Which gradient each unit belongs to."""
-        counts = torch.tensor(self.counts)
-        return torch.arange(len(counts)).repeat_interleave(counts).to(self.gradient.device, non_blocking=True)
-
     def fraction(self, chosen: Bool[Tensor, " u"]) -> Float[Tensor, " n"]:
         """The share of each whole tensor's units that are chosen."""
-        chosen_units = torch.zeros(len(self.shapes), dtype=self.gradient.dtype, device=self.gradient.device)
-        chosen_units.index_add_(0, self.owners(), chosen.to(chosen_units))
-        add_over_shards_(chosen_units, self.split)
+        found = torch.zeros(len(self.shapes), dtype=self.gradient.dtype, device=self.gradient.device)
+        if chosen.device.type != "cpu" or bool(chosen.any()):
+            found.index_add_(0, self.owners, chosen.to(found.dtype))
+        add_over_shards_(found, self.split)
         totals = torch.tensor(self.totals).clamp(min=1)
-        return chosen_units / totals.to(chosen_units.device, non_blocking=True)
+        return found / totals.to(found.device, non_blocking=True)
 
     def least(self, values: Float[Tensor, " u"]) -> Float[Tensor, " n"]:
         """The smallest value among each whole tensor's units; 1 where that is larger or there is none."""
         least = torch.ones(len(self.shapes), dtype=values.dtype, device=values.device)
-        least.scatter_reduce_(0, self.owners(), values, "amin")
+        if values.device.type != "cpu" or bool((values < 1).any()):
+            least.scatter_reduce_(0, self.owners, values, "amin")
         groups = {id(group): group for owned in self.split for group in owned}
         for key, group in groups.items():
             rows = [row for row, owned in enumerate(self.split) if any(id(member) == key for member in owned)]
@@ -180,19 +180,21 @@ def unit_norms(
         totals.append(0 if kept is None else math.prod(parameter.shape[axis] for axis in kept))
     if not gradients:
         none = torch.zeros(0, dtype=torch.float64)
-        return UnitNorms(GradientNorms((), (), none), (), none, none, (), ())
+        return UnitNorms(GradientNorms((), (), none), (), none, none, none.long(), (), ())
     target = gradients[0].device
     shapes = [None if kept is None else _shape(gradient, kept) for gradient, kept in zip(gradients, kepts, strict=True)]
     counts = [0 if shape is None else math.prod(shape) for shape in shapes]
     of_gradients, of_weights = _local_lengths(gradients, kepts, target), _local_lengths(weights, kepts, target)
     _add_for_each_unit_((of_gradients, of_weights), counts, cut)
-    squares = _whole_squares(gradients, kepts, of_gradients, counts)
+    owners = _owners(tuple(counts), target)
+    squares = _whole_squares(gradients, kepts, of_gradients, owners)
     add_over_shards_(squares, split)
     return UnitNorms(
         GradientNorms(tuple(names), tuple(gradients), squares),
         tuple(shapes),
         of_gradients,
         of_weights,
+        owners,
         tuple(totals),
         tuple(split),
     )
@@ -213,16 +215,13 @@ def scale_units_(norms: UnitNorms, *, factor: Float[Tensor, " u"], skip: Bool[Te
     gradients = norms.whole.gradients
     if not gradients:
         return
-    parts = zip(gradients, norms.shapes, factor.split(norms.counts), strict=True)
     if factor.device.type != "cpu" or any(gradient.device.type != "cpu" for gradient in gradients):
-        for gradient, shape, mine in parts:
+        for gradient, shape, mine in zip(gradients, norms.shapes, factor.split(norms.counts), strict=True):
             scale_without_waiting_(gradient, None if shape is None else mine.view(shape), skip=skip)
     elif bool(skip):
         torch._foreach_zero_(list(gradients))
-    elif bool((factor != 1).any()):
-        for gradient, shape, mine in parts:
-            if shape is not None:
-                _scale_if_needed_(gradient, shape, mine)
+    else:
+        _scale_changed_(norms, factor)
 
 
 def scale_without_waiting_(gradient: Tensor, factor: Tensor | None, *, skip: Bool[Tensor, ""]) -> None:
@@ -232,17 +231,22 @@ def scale_without_waiting_(gradient: Tensor, factor: Tensor | None, *, skip: Boo
     gradient.masked_fill_(skip.to(gradient.device, non_blocking=True), 0.0)
 
 
-def _scale_if_needed_(gradient: Tensor, shape: tuple[int, ...], factor: Tensor) -> None:
+def _scale_changed_(norms: UnitNorms, factor: Float[Tensor, " u"]) -> None:
+    """Multiply on the CPU where a factor is not 1, and touch no other tensor."""
     changed = (factor != 1).nonzero().flatten()
     if not len(changed):
         return
-    by_row = len(shape) > 0 and shape[0] == len(factor)
-    factor = factor.to(gradient.dtype)
-    if by_row and _FEW * len(changed) < len(factor):
-        few = factor[changed].view(-1, *([1] * (gradient.ndim - 1)))
-        gradient.index_copy_(0, changed, gradient.index_select(0, changed).mul_(few))
-    else:
-        gradient.mul_(factor.view(shape))
+    rows, many = torch.unique_consecutive(norms.owners[changed], return_counts=True)
+    starts = [0, *accumulate(norms.counts)]
+    for row, units in zip(rows.tolist(), changed.split(many.tolist()), strict=True):
+        gradient, shape = norms.whole.gradients[row], norms.shapes[row] or ()
+        mine = factor[starts[row] : starts[row + 1]].to(gradient.dtype)
+        if shape[:1] == (len(mine),) and _FEW * len(units) < len(mine):
+            within = units - starts[row]
+            few = mine[within].view(-1, *([1] * (gradient.ndim - 1)))
+            gradient.index_copy_(0, within, gradient.index_select(0, within).mul_(few))
+        else:
+            gradient.mul_(mine.view(shape))
 
 
 def _wide(x: Tensor) -> torch.dtype | None:
@@ -259,6 +263,12 @@ def _sharded_axes(tensor: Tensor) -> tuple[int, ...]:
         return ()
     sharded = [placement for placement in tensor.placements if not isinstance(placement, Replicate)]
     return tuple(placement.dim for placement in sharded)  # pyrefly: ignore - sums are refused, so these are shards
+
+
+@functools.lru_cache(maxsize=8)
+def _owners(counts: tuple[int, ...], device: torch.device) -> Int[Tensor, " u"]:
+    """Which tensor each unit belongs to; the same from step to step, so it is kept."""
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(device, non_blocking=True)
 
 
 def _shape(local: Tensor, kept: tuple[int, ...]) -> tuple[int, ...]:
@@ -279,23 +289,32 @@ def _local_lengths(
     ]
     if not pieces:
         return torch.zeros(0, dtype=wide, device=target)
-    return torch.cat([piece.to(target, wide, non_blocking=True) for piece in pieces])
+    lengths = torch.cat([piece.to(target, non_blocking=True) for piece in pieces]).to(wide)
+    if target.type == "cpu" and not math.isfinite(lengths.sum()):
+        return _measured_wide(tensors, kepts)
+    return lengths
+
+
+def _measured_wide(tensors: Sequence[Tensor], kepts: Sequence[tuple[int, ...] | None]) -> Float[Tensor, " u"]:
+    """The same in float64 throughout: finite numbers whose squares overflow float32 are not taken for infinite."""
+    pieces = []
+    for tensor, kept in zip(tensors, kepts, strict=True):
+        if kept is not None:
+            reduced = tuple(axis for axis in range(tensor.ndim) if axis not in kept)
+            pieces.append(torch.linalg.vector_norm(tensor, dim=reduced, dtype=torch.float64).flatten())
+    return torch.cat(pieces)
 
 
 def _lengths(tensor: Tensor, kept: tuple[int, ...]) -> Float[Tensor, " u"]:
-    """Norms along the kept axes, in float32 where that is exact to about 1e-6 and does not overflow."""
+    """Norms along the kept axes, in float32 where that is exact to about 1e-6."""
     units = math.prod(tensor.shape[axis] for axis in kept)
     if tensor.numel() == 0:
         return torch.zeros(units, dtype=torch.float32, device=tensor.device)
     reduced = tuple(axis for axis in range(tensor.ndim) if axis not in kept)
     if kept == (0,) and tensor.is_contiguous():
         tensor, reduced = tensor.view(units, -1), (1,)
-    on_cpu = tensor.device.type == "cpu"
-    long = on_cpu and tensor.numel() > PIECE * units
-    lengths = torch.linalg.vector_norm(tensor, dim=reduced, dtype=torch.float64 if long else _wide(tensor)).flatten()
-    if on_cpu and not bool(lengths.isfinite().all()):  # finite values whose squares are not fit in float64
-        lengths = torch.linalg.vector_norm(tensor, dim=reduced, dtype=torch.float64).flatten()
-    return lengths
+    long = tensor.device.type == "cpu" and tensor.numel() > PIECE * units
+    return torch.linalg.vector_norm(tensor, dim=reduced, dtype=torch.float64 if long else _wide(tensor)).flatten()
 
 
 def _add_for_each_unit_(
@@ -323,11 +342,10 @@ def _add_for_each_unit_(
 
 
 def _whole_squares(
-    gradients: Sequence[Tensor], kepts: Sequence[tuple[int, ...] | None], lengths: Tensor, counts: Sequence[int]
+    gradients: Sequence[Tensor], kepts: Sequence[tuple[int, ...] | None], lengths: Tensor, owners: Tensor
 ) -> Float[Tensor, " n"]:
     """Squared norm of each gradient: the sum over its units, or a pass of its own where it has none."""
-    owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(lengths.device, non_blocking=True)
-    squares = torch.zeros(len(counts), dtype=lengths.dtype, device=lengths.device)
+    squares = torch.zeros(len(gradients), dtype=lengths.dtype, device=lengths.device)
     squares.index_add_(0, owners, lengths.square())
     left_out = [row for row, kept in enumerate(kepts) if kept is None]
     if left_out:

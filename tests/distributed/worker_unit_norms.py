@@ -1,0 +1,88 @@
+"""One of two gloo processes: AGC on tensors sharded along every axis against the same tensors whole.
+
+Started by test_unit_norms.py as ``worker_unit_norms.py STORE RANK``; exits non-zero on a difference.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
+
+from tether.core.errors import InputError
+from tether.optim.clip import AGC
+
+WORLD = 2
+SHAPES = ((5, 4), (1, 6), (3, 4, 5), (1, 5, 3), (4, 3, 3, 2), (5, 1, 1, 1), (7,), (1,))
+CLOSE = {"rtol": 1e-12, "atol": 1e-14}
+
+
+def make(shape: tuple[int, ...], draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    return tuple(torch.randn(shape, generator=draw, dtype=torch.float64) for _ in range(2))  # pyrefly: ignore
+
+
+def parameter(weight: Tensor, gradient: Tensor, mesh: DeviceMesh, placements: list[Placement]) -> nn.Parameter:
+    sharded = nn.Parameter(distribute_tensor(weight, mesh, placements))
+    sharded.grad = distribute_tensor(gradient, mesh, placements)
+    return sharded
+
+
+def check(rule: str, *, exclude: list[str], poisoned: bool) -> None:
+    line, square = init_device_mesh("cpu", (WORLD,)), init_device_mesh("cpu", (1, WORLD), mesh_dim_names=("a", "b"))
+    draw = torch.Generator().manual_seed(0)
+    whole, split = [], []
+    for shape in SHAPES:
+        ways = [(line, [Replicate()]), *((line, [Shard(axis)]) for axis in range(len(shape)))]
+        if len(shape) > 1:
+            ways.append((square, [Shard(1), Shard(0)]))
+        for mesh, placements in ways:
+            weight, gradient = make(shape, draw)
+            gradient *= torch.rand(shape[0], *([1] * (len(shape) - 1)), generator=draw, dtype=torch.float64) * 0.05
+            if poisoned and shape == (5, 4):
+                gradient[-1, -1] = torch.nan  # only the last process holds it
+            name = f"{shape} {placements}"
+            plain = nn.Parameter(weight.clone())
+            plain.grad = gradient.clone()
+            whole.append((name, plain))
+            split.append((name, parameter(weight, gradient, mesh, placements)))
+    one, many = AGC(0.02, rule=rule, exclude=exclude), AGC(0.02, rule=rule, exclude=exclude)  # pyrefly: ignore
+    reports = one.clip_(whole, step=0), many.clip_(split, step=0)
+    assert bool(reports[0].skip) == poisoned
+    for key in ("norm", "scale", "threshold", "skip"):
+        torch.testing.assert_close(getattr(reports[1], key), getattr(reports[0], key), equal_nan=True, **CLOSE)
+    for key in ("clipped_fraction", "scale"):
+        torch.testing.assert_close(getattr(many.last, key), getattr(one.last, key), **CLOSE)
+    assert poisoned or 0 < one.last.clipped_fraction.mean() < 1
+    for (name, plain), (_, sharded) in zip(whole, split, strict=True):
+        assert isinstance(sharded.grad, DTensor)
+        torch.testing.assert_close(sharded.grad.full_tensor(), plain.grad, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def check_refusal() -> None:
+    """A gradient cut along another axis than its weight has no units on one process."""
+    mesh = init_device_mesh("cpu", (WORLD,))
+    sharded = nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)]))
+    sharded.grad = distribute_tensor(torch.ones(4, 4), mesh, [Shard(1)])
+    try:
+        AGC().clip_([("odd", sharded)], step=0)
+    except InputError as error:
+        assert "'odd': expected it to be sharded as its weight is" in str(error)  # noqa: PT017 - no pytest here
+    else:
+        raise AssertionError("was not refused")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    store, rank = sys.argv[1], int(sys.argv[2])
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
+    for rule in ("nfnet", "timm"):
+        check(rule, exclude=[], poisoned=False)
+        check(rule, exclude=["(5, 4)*", "(3, 4, 5)*"], poisoned=False)
+        check(rule, exclude=[], poisoned=True)
+    check_refusal()
+    dist.barrier()
+    dist.destroy_process_group()
