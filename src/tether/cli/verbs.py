@@ -9,7 +9,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Data": ("curate",),
     "Train and measure": ("train", "eval", "report"),
     "Use": ("embed", "index", "search", "classify", "export"),
-    "Papers": ("papers", "where", "reproduce", "new-paper", "docs"),
+    "Papers": ("papers", "where", "reproduce", "bench", "new-paper", "docs"),
 }
 """The order of the help; a verb in none of them is listed under Others, so a new file is never hidden."""
 

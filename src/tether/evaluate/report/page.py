@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tether.core.errors import InputError
 from tether.core.files import write_text
@@ -22,6 +21,7 @@ from tether.evaluate.report.confusion import Confusion, confusion
 from tether.evaluate.report.curves import of_run
 from tether.evaluate.report.run_folder import RunFolder, read_run
 from tether.evaluate.report.sprite import Sprite, sprite
+from tether.evaluate.report.templates import environment
 from tether.evaluate.retrieval import ranks
 from tether.evaluate.suite import MEASURES, class_rows, measure
 from tether.evaluate.zero_shot import logits, zero_shot
@@ -209,26 +209,23 @@ def _parameters(model: Any) -> int | None:
 
 
 def _render(run: RunFolder, *, seen: Seen | None, numbers: dict[str, float], parameters: int | None) -> str:
-    environment = Environment(
-        loader=PackageLoader("tether.evaluate.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     charts = of_run(run.records)
-    return environment.get_template("report.html.j2").render(
-        name=run.path.resolve().name,
-        run=run,
-        charts=charts,
-        chart_data=[chart.data for chart in charts],
-        seen=seen,
-        numbers=numbers,
-        highlights=_highlights(numbers, run),
-        sections=_sections(numbers),
-        cost=_cost(run, parameters),
-        missing=_missing(run, seen),
-        words=words,
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            name=run.path.resolve().name,
+            run=run,
+            charts=charts,
+            chart_data=[chart.data for chart in charts],
+            seen=seen,
+            numbers=numbers,
+            highlights=_highlights(numbers, run),
+            sections=_sections(numbers),
+            cost=_cost(run, parameters),
+            missing=_missing(run, seen),
+            words=words,
+        )
     )
 
 

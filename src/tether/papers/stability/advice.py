@@ -112,18 +112,19 @@ def advice(table: Sequence[Row], *, kinds: Mapping[str, str], costs: Mapping[str
     ranking = standings(table, kinds=kinds, costs=costs)
     found = answers(table, kinds=kinds, costs=costs)
     return [
-        _start_with(ranking),
+        _start_with(ranking, models=len({row.model for row in table})),
         *_per_fault(found),
         *_careful(table, kinds),
         *_optimizers(ranking),
     ]
 
 
-def _start_with(ranking: Sequence[Standing]) -> str:
+def _start_with(ranking: Sequence[Standing], *, models: int) -> str:
     clippers = {one.guard: one for one in ranking if one.kind == "clipper"}
     harmless = [one for one in clippers.values() if not one.against_none.get("worse")] or list(clippers.values())
     best, usual, none = min(harmless, key=lambda one: one.harm), clippers[USUAL], clippers[NONE]
-    faults = f"Over all faults and both models the final loss rises by {none.harm:.2f} nats without a guard"
+    over = "all faults" if models == 1 else "all faults and models"
+    faults = f"Over {over} the final loss rises by {none.harm:.2f} nats without a guard"
     if best.guard == NONE:
         return f"{faults}, and no clipper that never does harm leaves less: you need none."
     if usual.harm <= best.harm + TIE:

@@ -18,7 +18,7 @@ from tether.papers.stability.runs import STEPS, Outcome, run
 
 LEAST_SEEDS = 2
 """Below two seeds nothing can be said about a difference."""
-QUICK_STEPS, QUICK_SEEDS = 24, 2
+QUICK_STEPS, QUICK_SEEDS, QUICK_MODELS = 20, 2, ("language",)
 FOLDER = Path(__file__).parent
 _DECIDES = ("faults.py", "models.py", "runs.py")
 """The files of this folder whose code changes a run."""

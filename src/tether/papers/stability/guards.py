@@ -21,16 +21,24 @@ NONE, USUAL = "none", "global_norm"
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "adagc": {"warmup_steps": 20},
     "spam": {"warmup_steps": 20},
+    "clip_radagrad_d": {"mode": "coordinate"},
 }
-"""What a part is given besides its defaults: warm-ups of 100 and 150 steps are too long for a run of 160."""
+"""What a part is given besides its defaults: warm-ups of 100 and 150 steps are too long for a run of 120, and networks
+are trained with AdaGrad by coordinate."""
 
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "zclip_uncapped": ("zclip", {"max_grad_norm": None}),
 }
 """Further clippers, each a name, the part it is and its settings: ZClip as released also has a constant limit of 1."""
 
-RATES: Mapping[str, Mapping[str, float]] = {"sgd": {"language": 0.1, "clip": 0.1}}
-"""Learning rates of the optimisers that cannot take AdamW's, the best of a grid (benchmarks/stability_rates.py)."""
+RATES: Mapping[str, Mapping[str, float]] = {
+    "sgd": {"language": 0.1, "clip": 0.001},
+    "clip_radagrad_d": {"language": 0.3, "clip": 0.01},
+    "clip_adagrad": {"language": 0.03, "clip": 0.003},
+    "clip_adagrad_d": {"language": 0.01, "clip": 0.003},
+}
+"""Learning rates of the optimisers that AdamW's does not suit, the best of a grid (benchmarks/stability_rates.py); for
+SPAM, Stable-SPAM and the clipped Adams the best of the grid was AdamW's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Mapping
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from tether.papers.stability.faults import Contents
 
-BATCH = {"language": 16, "clip": 48}
-HELD_OUT_BATCHES = {"language": 12, "clip": 7}
+BATCH = {"language": 16, "clip": 32}
+HELD_OUT_BATCHES = {"language": 8, "clip": 8}
 _BLOCKS, _WIDTH, _HEADS, _LETTERS = 2, 64, 4, 48
 """Of the causal transformer; the last is the characters of one row."""
 
@@ -29,8 +30,8 @@ class Subject(Protocol):
         betas: of AdamW.
         weight_decay: on matrices.
         spoiled: name of the weight matrix whose gradient a fault multiplies.
-        rise: nats above the level before from which a loss is a spike; more than any of 450 steps rose in three
-            fault-free runs of other seeds.
+        rise: nats above the level before from which a loss is a spike; all but one of 330 steps rose less in
+            three fault-free runs of other seeds.
     """
 
     says: str
@@ -122,7 +123,7 @@ class SmallClip:
     """Drawings of emoji and their English names, by the ``tiny`` CLIP."""
 
     rate, betas, weight_decay = 1e-3, (0.9, 0.98), 0.2
-    spoiled, rise = "visual.blocks.0.up.weight", 0.5
+    spoiled, rise = "visual.blocks.0.up.weight", 0.6
 
     def __init__(self) -> None:
         """Decode the pictures and encode the names, once."""
@@ -138,6 +139,7 @@ class SmallClip:
         other = model.tokenizer([texts[0] for texts in rest.texts])
         self._held = [(rest.pixels[rows], _trimmed(other[rows])) for rows in order.split(BATCH["clip"])]
         self.chance = math.log(BATCH["clip"])
+        self._made: tuple[int, nn.Module] | None = None
         vision, text = model.config.vision, model.config.text
         self.says = (
             f"CLIP on emoji at {vision.image.size[0]} px, {vision.layers} and {text.layers} blocks of width "
@@ -148,9 +150,11 @@ class SmallClip:
         """See Subject."""
         from tether.models import create
 
-        model = create("tiny", seed=seed)
-        model.prune_vocabulary_(self._ids)
-        return model
+        if self._made is None or self._made[0] != seed:  # drawing the weights takes as long as fifteen steps
+            model = create("tiny", seed=seed)
+            model.prune_vocabulary_(self._ids)
+            self._made = seed, model
+        return copy.deepcopy(self._made[1])
 
     def batch(self, draw: torch.Generator, *, contents: Contents) -> tuple[Tensor, Tensor]:
         """See Subject."""

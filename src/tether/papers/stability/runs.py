@@ -17,10 +17,10 @@ from tether.papers.stability.faults import FAULTS, Fault
 from tether.papers.stability.guards import Guard
 from tether.papers.stability.models import Subject, subject
 
-STEPS = 160
+STEPS = 120
 WARMUP = 0.1
 """Share of the run over which the learning rate rises; then it stays, so that a late fault meets all of it."""
-LOOK_EVERY = 0.05
+LOOK_EVERY = 0.1
 """Share of the run between two looks at held-out data, in runs without a fault."""
 BEFORE = 20
 """Steps before, planted ones left out, whose median loss is the level that a spike rises from."""

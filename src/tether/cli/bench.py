@@ -1,0 +1,87 @@
+"""``tether bench``: side by side, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def command(
+    name: Annotated[Literal["stability"], typer.Argument(help="Which bench.")],
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Language model, two seeds of 20 steps: does it run? The numbers mean nothing."),
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this guard or fault; may be given several times.", metavar="NAME")
+    ] = None,
+    models: Annotated[list[str] | None, typer.Option(help="Only this model, language or clip.", metavar="NAME")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many, from 0 on: 3, or 2 with --quick.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the page, the JSON and the Markdown.")] = Path("runs/stability"),
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at work, of one thread each.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do finished runs again.")] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Also write the checkout's results/stability.json, guide and pictures.")
+    ] = False,
+    guide: Annotated[
+        bool, typer.Option("--guide", help="Run nothing: write the guide's tables from results/stability.json.")
+    ] = False,
+) -> None:
+    """Plant known faults in small trainings and compare every clipper and optimiser.
+
+    About half an hour of one core for all of it. Finished runs are kept, so an interrupted bench goes on where it
+    stopped, and a new clipper costs only its own rows.
+    """
+    from tether.core.files import write_text
+    from tether.papers import places
+    from tether.papers.stability import guide as guides
+    from tether.papers.stability import result as results
+
+    del name  # there is one so far
+    if guide:
+        root = places.need_checkout("writing the guide")
+        found = results.read(root / guides.RESULT)
+        guides.write(root, found)
+        typer.echo(str(places.shown(root / guides.GUIDE)))
+        return
+    if publish and (quick or only or models or seeds is not None):
+        raise typer.BadParameter("only the whole bench is published: no --quick, --only, --models or --seeds")
+    root = places.need_checkout("--publish") if publish else None
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from tether.papers.stability import bench, cost, page, words
+
+    wanted = bench.plan(
+        models=models or (bench.QUICK_MODELS if quick else ()),
+        only=only or (),
+        seeds=seeds or (bench.QUICK_SEEDS if quick else 3),
+        steps=bench.QUICK_STEPS if quick else bench.STEPS,
+    )
+    console = Console(stderr=True)
+    columns = (TextColumn("[bold]runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("runs", total=len(wanted))
+
+        def show(done: int, total: int | None) -> None:
+            progress.update(task, completed=done)
+            if not console.is_terminal and total and done % max(1, total // 20) == 0:
+                console.print(f"{done} of {total} runs", highlight=False)
+
+        outcomes = bench.outcomes(wanted, jobs=jobs, fresh=fresh, on_progress=show)
+    costs = cost.costs(wanted.guards, rounds=3 if quick else cost.ROUNDS)
+    found = results.result(wanted, outcomes, costs=costs)
+    results.write(out / results.FILE, found)
+    write_text(out / "stability.html", page.page(found, outcomes))
+    write_text(out / "stability.md", words.document(found))
+    for line in words.lines(found):
+        typer.echo(f"- {line}")
+    typer.echo(f"page: {out / 'stability.html'}")
+    if root is not None:
+        results.write(root / guides.RESULT, found)
+        guides.write(root, found)
+        guides.draw(root, found, outcomes)
+        typer.echo(f"published: {guides.RESULT}, {guides.GUIDE}")
