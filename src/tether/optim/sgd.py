@@ -1,10 +1,12 @@
-"""Stochastic gradient descent with momentum, fused wherever torch can."""
+"""Stochastic gradient descent with momentum, fused wherever torch can; not on sharded parameters."""
 
 from __future__ import annotations
 
 from typing import Literal, final
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.optim.groups import Params, as_groups
@@ -42,3 +44,16 @@ class SGD(torch.optim.SGD):
         super().__init__(
             groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=fused or None
         )
+        if fused and any(_sharded(parameter) for group in self.param_groups for parameter in group["params"]):
+            for group in self.param_groups:
+                group["fused"] = None  # torch chooses a loop that it has
+            self._step_supports_amp_scaling = False
+
+
+def _sharded(parameter: Tensor) -> bool:
+    """Whether a parameter is a DTensor, for which torch has no fused descent."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(parameter, DTensor)
