@@ -46,7 +46,7 @@ CARD = Card(
     ),
     differences=(
         "The paper gives no threshold; three deviations of the coordinates' means is the rule used since.",
-        "In a model this small no coordinate passes it, so the two most extreme ones of each layer are taken.",
+        "In a model this small hardly any coordinate passes it, so the two most extreme ones of each layer are taken.",
         "A causal character model stands in for BERT and RoBERTa; a real sentence encoder is looked at in the guide.",
         "CLIP's towers are clipped before their final projection, which would mix the coordinates.",
     ),
