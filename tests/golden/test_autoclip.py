@@ -15,13 +15,22 @@ from tether.optim.clip import AutoClip
 
 V = load("autoclip")
 CLOSE = {"rtol": V.meta["rtol"], "atol": V.meta["atol"], "equal_nan": True}
-RUNS = sorted(match for name in V.arrays if (match := name.removeprefix("thr_")) != name)
-"""``p10``, or ``p10_CASE`` where a case has gradients of its own."""
+NAME = re.compile(r"(?P<before>.*)thr_(?P<percentile>p\d+(?:[._]\d+)?)(?P<after>.*)")
+RUNS = sorted(name for name in V.arrays if NAME.fullmatch(name))
+"""``thr_p10``; with more before or after it, a case that may have gradients and shapes of its own."""
 
 
-def of_case(name: str, run: str) -> np.ndarray:
-    case = run.partition("_")[2]
-    return V.arrays.get(f"{name}_{case}", V[name])
+def of_case(name: str, run: str, *, by_percentile: bool = False) -> np.ndarray | None:
+    """The array of this name that is nearest to the run: its own, else what all runs share."""
+    match = NAME.fullmatch(run)
+    assert match is not None
+    before, percentile, after = match["before"], match["percentile"], match["after"]
+    if by_percentile:
+        return V.arrays.get(f"{before}{name}_{percentile}{after}")
+    for key in (f"{before}{name}{after}", f"{before}{name}", f"{name}{after}", name):
+        if key in V:
+            return V[key]
+    return None
 
 
 def given_gradients(row: np.ndarray, *, norm: float) -> list[tuple[str, nn.Parameter]]:
@@ -46,25 +55,36 @@ def flat(named: list[tuple[str, nn.Parameter]]) -> np.ndarray:
 
 @pytest.mark.parametrize("run", RUNS)
 def test_official(run: str) -> None:
-    number = re.match(r"p([\d.]+)", run)
-    assert number is not None
-    clipper = AutoClip(float(number[1]))
-    norms = of_case("norms", run)
-    got: dict[str, list] = {"thr": [], "clipped_norms": [], "clipped_grads": []}
-    seen = []
-    for step, row in enumerate(of_case("grads", run)):
+    match = NAME.fullmatch(run)
+    assert match is not None
+    clipper = AutoClip(float(match["percentile"].removeprefix("p").replace("_", ".")))
+    grads, norms = of_case("grads", run), of_case("norms", run)
+    assert grads is not None
+    assert norms is not None
+    assert len(grads) == len(norms)
+    got: dict[str, list] = {"norms": [], "thr": [], "clipped_norms": [], "clipped_grads": []}
+    for step, row in enumerate(grads):
         named = given_gradients(row, norm=norms[step])
         report = clipper.clip_(named, step=step)
-        seen.append(float(report.norm))
+        assert bool(report.skip) != math.isfinite(norms[step])
+        got["norms"].append(float(report.norm))
         got["thr"].append(float(report.threshold))
         got["clipped_norms"].append(float(np.linalg.norm(np.nan_to_num(flat(named)))))
         got["clipped_grads"].append(flat(named))
-        assert bool(report.skip) != math.isfinite(norms[step])
     finite = np.isfinite(norms)
-    np.testing.assert_allclose(np.array(seen)[finite], norms[finite], **CLOSE)
+    np.testing.assert_allclose(np.array(got.pop("norms"))[finite], norms[finite], **CLOSE)
+    np.testing.assert_allclose(np.array(got.pop("thr"))[finite], V[run][finite], **CLOSE)
     compared = 0
     for name, values in got.items():
-        if f"{name}_{run}" in V:
-            np.testing.assert_allclose(np.array(values), V[f"{name}_{run}"], **CLOSE, err_msg=name)
+        wanted = of_case(name, run, by_percentile=True)
+        if wanted is not None:
+            np.testing.assert_allclose(np.array(values), wanted, **CLOSE, err_msg=name)
             compared += 1
-    assert compared >= 2
+    assert compared
+
+
+def test_every_percentile_of_the_file_is_run() -> None:
+    ran = {
+        float(match["percentile"].removeprefix("p").replace("_", ".")) for match in map(NAME.fullmatch, RUNS) if match
+    }
+    assert {float(percentile) for percentile in V.meta["percentiles"]} <= ran
