@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from tether.train.compare import Comparison
+    from tether.train.config import RunConfig
+
+COMPARE = "compare"
 
 
 def command(
@@ -16,6 +22,16 @@ def command(
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/latest"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's newest checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved settings and leave.")] = False,
+    clipper: Annotated[
+        str | None,
+        typer.Option(
+            help="Short for clipper=NAME; `compare` does the first steps with every clipper and says what it saw.",
+            metavar="NAME",
+        ),
+    ] = None,
+    compare_steps: Annotated[
+        int | None, typer.Option(help="Steps of each clipper with --clipper compare; 100 if not given.", metavar="N")
+    ] = None,
 ) -> None:
     """Train a dual encoder on pairs of pictures and words."""
     from tether.train.config import dump_config, load_config
@@ -26,9 +42,17 @@ def command(
         given, recipe = [str(recipe), *given], None
     if recipe is None and resume and (out / CONFIG).is_file():
         recipe = out / CONFIG
+    if clipper is not None and clipper != COMPARE:
+        given.append(f"clipper={_known(clipper)}")
+    if compare_steps is not None and clipper != COMPARE:
+        raise typer.BadParameter("goes with --clipper compare only", param_hint="--compare-steps")
     config = load_config(recipe, overrides=given)
     if dry_run:
         typer.echo(dump_config(config), nl=False)
+        return
+
+    if clipper == COMPARE:
+        _compare(config, out=out, steps=compare_steps, resume=resume)
         return
 
     from tether.cli.progress import TrainingProgress
@@ -57,3 +81,72 @@ def command(
             edits=QUANTISERS,
         )
     progress.summarise(result, folder=out)
+
+
+def _known(name: str) -> str:
+    """The name of a clipper; a wrong one is answered before anything is read."""
+    from tether.core.spec import closest
+    from tether.optim.clip import CLIPPERS
+
+    if name not in CLIPPERS:
+        raise typer.BadParameter(
+            f"unknown clipper {name!r}; {closest(name, [*CLIPPERS, COMPARE])}", param_hint="--clipper"
+        )
+    return name
+
+
+def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -> None:
+    from rich.console import Console
+
+    from tether.cli.progress import TrainingProgress
+    from tether.compress.quantise import QUANTISERS
+    from tether.evaluate.report import compare as page
+    from tether.train.compare import STEPS, compare
+
+    wanted = min(STEPS if steps is None else steps, config.steps)
+    with TrainingProgress(steps=max(1, wanted)) as progress:
+
+        def start(name: str, number: int, of: int) -> None:
+            progress.console.print(f"{name}, {number + 1} of {of}", highlight=False)
+
+        found = compare(
+            config,
+            folder=out,
+            steps=wanted,
+            resume=resume,
+            on_start=start,
+            on_record=progress.show if progress.console.is_terminal else None,
+            should_stop=progress.interrupted,
+            edits=QUANTISERS,
+        )
+    path = page.write(out, found)
+    Console().print(_table(found))
+    typer.echo(f"* the recipe's own; cost of a calm call, torch's clip_grad_norm_ = 1; {found.steps} steps each")
+    for line in found.advice:
+        typer.echo(f"- {line}")
+    typer.echo(f"page: {path}")
+
+
+def _table(found: Comparison):
+    from rich.table import Table
+
+    def digits(value: float | None) -> str:
+        return "none" if value is None else f"{value:.3g}"
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("clipper", "loss", "less *", "spikes", "skips", "clipped", "norm max", "usual", "limit", "cost"):
+        table.add_column(title, justify="left" if title == "clipper" else "right", no_wrap=True)
+    for one in found.seen:
+        table.add_row(
+            f"{one.name} *" if one.name == found.own else one.name,
+            f"ruined at {one.steps}" if one.diverged else digits(one.loss),
+            "" if one.less is None or one.name == found.own else f"{one.less:+.3f}",
+            str(one.spikes),
+            str(one.skipped),
+            f"{one.clipped:.0%}",
+            digits(one.largest),
+            digits(one.usual),
+            digits(one.threshold),
+            f"{one.cost:.2f}",
+        )
+    return table

@@ -20,6 +20,7 @@ from tether.core.files import read_json, write_json, write_text
 from tether.core.gather import process_gather
 from tether.core.protocols import ModelEdit, Source, Stateful
 from tether.core.spec import build
+from tether.data.loader import Loader
 from tether.models.dual import Clip
 from tether.models.load import fill, load
 from tether.models.presets import create
@@ -29,7 +30,17 @@ from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoi
 from tether.train.config import RunConfig, dump_config, load_config
 from tether.train.ema import WeightAverage
 from tether.train.environment import describe_environment
-from tether.train.folder import BAD_ROWS, CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
+from tether.train.folder import (
+    BAD_ROWS,
+    CHECKPOINTS,
+    COMPARE,
+    COMPARE_JSON,
+    COMPARE_PAGE,
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    SUMMARY,
+)
 from tether.train.logbook import Logbook
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.parallel import (
@@ -86,6 +97,7 @@ def train(
     on_record: OnRecord | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     edits: Mapping[str, type[ModelEdit]] = MappingProxyType({}),
+    make_loader: Callable[..., Loader] = Loader,
 ) -> Result:
     """Train one model into ``folder``.
 
@@ -99,6 +111,7 @@ def train(
         should_stop: asked after every step; when true the run saves and raises ``StoppedError``.
         edits: what ``config.edits`` may name, such as ``tether.compress.quantise.QUANTISERS``. They are applied before
             training and merged into the weights after it, before the last evaluation.
+        make_loader: gives the batches; who trains several times on the same data can hand out one loader again.
 
     Raises:
         InputError: the folder holds a run and ``resume`` is false, or that run has other settings.
@@ -112,7 +125,15 @@ def train(
     _claim(folder, config, resume=resume)
     if (folder / SUMMARY).exists():
         return read_result(folder)
-    run = _Run(config, folder, evaluate=evaluate, on_record=on_record, should_stop=should_stop, edits=edits)
+    run = _Run(
+        config,
+        folder,
+        evaluate=evaluate,
+        on_record=on_record,
+        should_stop=should_stop,
+        edits=edits,
+        make_loader=make_loader,
+    )
     return run.go()
 
 
@@ -127,7 +148,7 @@ def _claim(folder: Path, config: RunConfig, *, resume: bool) -> None:
             lines = [f"  {key}: the run has {theirs[key]!r}, asked for {ours[key]!r}" for key in other]
             raise InputError(f"{path}: cannot resume with other settings:\n" + "\n".join(lines))
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and {path.name for path in folder.iterdir()} - {COMPARE, COMPARE_JSON, COMPARE_PAGE}:
         raise InputError(f"{folder}: exists, is not empty and is not a run; choose another folder")
 
 
@@ -141,13 +162,13 @@ class _Run:
         on_record: OnRecord | None,
         should_stop: Callable[[], bool],
         edits: Mapping[str, type[ModelEdit]],
+        make_loader: Callable[..., Loader],
     ) -> None:
         from accelerate import Accelerator
 
         from tether import data
         from tether.data.augment import AUGMENTATIONS
         from tether.data.captions import CAPTION_PICKS
-        from tether.data.loader import Loader
         from tether.losses import OBJECTIVES
         from tether.optim import OPTIMIZERS, parameter_groups
         from tether.optim.clip import CLIPPERS
@@ -197,7 +218,7 @@ class _Run:
             schedule=build(config.schedule, SCHEDULES, where=f"{where}: schedule"),
             clipper=build(config.clipper, CLIPPERS, where=f"{where}: clipper"),
         )
-        self.loader = Loader(
+        self.loader = make_loader(
             source,
             batch_size=config.batch_size,
             image_spec=self.encoder.image_spec,
