@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, MissingExtraError
 from tether.optim.clip import AdaGC, AutoClip, GlobalNorm, NonFiniteGradientError, ZClip
 
 GUIDE = Path(__file__).parents[2] / "docs/guides/clippers-elsewhere.md"
@@ -333,3 +336,18 @@ def test_hidden_shards_are_refused() -> None:
     refuse_hidden_shards(nn.Sequential(nn.Linear(1, 1)))
     with pytest.raises(InputError, match="FSDP1"):
         refuse_hidden_shards(nn.Sequential(FullyShardedDataParallel()))
+
+
+@pytest.mark.parametrize(("library", "extra"), [("transformers", "hf"), ("lightning", "lightning")])
+def test_a_missing_library_is_named_with_its_extra(library: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = f"tether.optim.integrations.{library}"
+    monkeypatch.delitem(sys.modules, ours, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setitem(sys.modules, f"{library}.pytorch", None)
+    with pytest.raises(MissingExtraError, match=rf"'{library}'; install it with: pip install 'tether\[{extra}\]'"):
+        importlib.import_module(ours)
+
+
+def test_clippers_import_no_trainer() -> None:
+    code = "import sys, tether.optim.clip; assert not {'transformers', 'lightning', 'accelerate'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
