@@ -1,6 +1,7 @@
 """What every model that ``tether.load`` returns must keep: one suite over all of them."""
 
 import copy
+import functools
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Tokenizer
 from tether.core.types import Encoded
 from tether.models import MODELS, create
+from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 
@@ -24,6 +26,12 @@ EXCEPTIONS = {
 
 def _own_tiny(folder):
     return create("tiny", seed=1).eval()
+
+
+def _own_preset(folder, preset):
+    block = {"block": {"preset": preset}}
+    pictures_only = any(block.needs_grid for block in block_stack(BlockPreset(preset), layers=2))
+    return create("tiny", seed=1, vision=block, text={} if pictures_only else block).eval()
 
 
 def _own_small(folder):
@@ -115,6 +123,7 @@ BUILDERS = {
     "hugging_face_clip": _hugging_face_clip,
     "siglip": _siglip,
     "convnext": _convnext,
+    **{preset: functools.partial(_own_preset, preset=preset) for preset in BLOCK_PRESETS if preset != "prenorm"},
 }
 TEXTS = ["a cat", "a small red cat sits on the long green mat", "the dog in the sun", "mat"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
@@ -21,12 +21,14 @@ class Grid:
         columns: patches across.
         before: tokens ahead of the patches, such as the class token.
         keep: (b, k) indices of the patches that are there; None means all.
+        seen: (b, k) True where one of those may be looked at by the others; None means all.
     """
 
     rows: int
     columns: int
     before: int = 0
     keep: Int[Tensor, "b k"] | None = None
+    seen: Bool[Tensor, "b k"] | None = None
 
     def positions(self, device: torch.device) -> Int[Tensor, "... n 2"]:
         """Row and column of every token, (n, 2), or (b, n, 2) with dropped patches; (0, 0) for one without a place."""
@@ -47,7 +49,8 @@ class Grid:
 class GridConv(nn.Module):
     """A depthwise convolution over the patches, zero outside the picture; its weights stay unset until filled.
 
-    A token without a place gets zero and gives nothing. A dropped patch counts as zero, like the world outside.
+    A token without a place gets zero and gives nothing. A dropped or hidden patch counts as zero, like the
+    world outside.
     """
 
     def __init__(self, channels: int, *, side: int) -> None:
@@ -76,6 +79,8 @@ class GridConv(nn.Module):
         if x.shape[1] != grid.before + there:
             raise InputError(f"grid: {grid.before} + {there} tokens expected, got {x.shape[1]}")
         patches = x[:, grid.before :]
+        if grid.seen is not None:
+            patches = patches.masked_fill(~grid.seen[..., None], 0)
         index = None if grid.keep is None else grid.keep[..., None].expand(-1, -1, x.shape[2])
         if index is not None:
             patches = patches.new_zeros(len(x), cells, x.shape[2]).scatter(1, index, patches)

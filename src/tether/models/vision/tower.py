@@ -111,7 +111,7 @@ class VisionTower(nn.Module):
                 mask = mask.gather(1, keep)
             seen = torch.cat([mask.new_ones(len(image), 1), mask], dim=1)
             bias = torch.zeros(seen.shape, dtype=x.dtype, device=x.device).masked_fill(~seen, -math.inf)[:, None, None]
-        grid = Grid(*self.config.grid, before=1, keep=keep)
+        grid = Grid(*self.config.grid, before=1, keep=keep, seen=mask)
         last = len(self.blocks) - 1
         gates: list[Tensor] = []
         for index, block in enumerate(self.blocks):
