@@ -10,10 +10,21 @@ from tether.losses.clip import ClipLoss, clip_loss
 from tether.losses.ent import ENTLoss, TruncatedLoss, error_norm
 from tether.losses.ent_causal import CausalENT
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
+from tether.losses.kl_projection import KLProjection, kl_divergence, project_kl
 from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_bounds
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
+from tether.losses.sparse_policy import SparseDist
+from tether.losses.troll import TokenTerms, TROLLLoss
+from tether.losses.wgan import (
+    CriticLoss,
+    SlopePenalty,
+    clip_weights_,
+    gradient_penalty,
+    wgan_critic_loss,
+    wgan_generator_loss,
+)
 
 OBJECTIVES: Mapping[str, type[Objective]] = {"clip": ClipLoss, "siglip": SigLipLoss, "logit_clip": LogitClip}
 """Every objective by the name a recipe uses."""
@@ -22,20 +33,32 @@ __all__ = [
     "OBJECTIVES",
     "CausalENT",
     "ClipLoss",
+    "CriticLoss",
     "ENTLoss",
+    "KLProjection",
     "LogitClip",
     "LogitClipLoss",
     "PairLosses",
     "SigLipLoss",
+    "SlopePenalty",
+    "SparseDist",
+    "TROLLLoss",
+    "TokenTerms",
     "TruncatedLoss",
     "caption_labels",
     "clip_logits",
     "clip_loss",
     "clip_rows",
+    "clip_weights_",
     "cross_entropy_bounds",
     "error_norm",
+    "gradient_penalty",
     "info_nce",
     "info_nce_pairs",
+    "kl_divergence",
+    "project_kl",
     "siglip_loss",
     "sigmoid_pairs",
+    "wgan_critic_loss",
+    "wgan_generator_loss",
 ]

@@ -1,0 +1,68 @@
+"""A verifiable task for a language model of a few thousand weights: put three digits in order."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DIGITS = 6
+LENGTH = 3
+WIDTH, LAYERS, HEADS = 64, 2, 4
+
+
+def tokenizer() -> PreTrainedTokenizerBase:
+    """One token for each digit, one between question and answer, one for padding and the end."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<end>", "=", *map(str, range(DIGITS))]
+    core = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<end>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<end>", eos_token="<end>", unk_token="<end>", padding_side="left"
+    )
+
+
+def model(*, seed: int) -> PreTrainedModel:
+    """A two-layer Llama with random weights (about 100 thousand)."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=DIGITS + 2,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        max_position_embeddings=32,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=0,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def questions() -> Dataset:
+    """Every choice of three digits in every order, such as ``4 0 2 =``."""
+    from datasets import Dataset
+
+    rows = [" ".join(map(str, digits)) + " =" for digits in itertools.product(range(DIGITS), repeat=LENGTH)]
+    return Dataset.from_dict({"prompt": rows})
+
+
+def right_places(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    """Reward of each answer: the share of its places that hold the right digit."""
+    rewards = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        wanted = sorted(prompt.split()[:LENGTH])
+        given = completion.split()
+        rewards.append(sum(a == b for a, b in zip(wanted, given, strict=False)) / LENGTH)
+    return rewards
