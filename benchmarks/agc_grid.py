@@ -1,0 +1,83 @@
+"""AGC's limit against the learning rate on handwritten digits, beside no clipping and batch normalisation.
+
+Command: ``python benchmarks/agc_grid.py`` (about 2 CPU minutes; ``--quick`` for one epoch, whose numbers mean nothing).
+The network, batches and 12 epochs of ``papers/toys/digits.py``, one seed for each cell, one thread. The last line is
+the same network with every standardised filter replaced by a plain one and batch normalisation, not clipped.
+
+Last measured: see the table in docs/guides/nfnet-agc.md, which this prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tether.models.vision.nf_resnet import NFBlock
+from tether.models.vision.scaled_std_conv import ScaledStdConv2d
+from tether.optim.clip import AGC, NoClip
+from tether.papers.lab import Lab
+from tether.papers.toys.digits import EPOCHS, digits, network, train
+
+RATES = (0.1, 0.4, 1.6)
+LIMITS = (0.0025, 0.01, 0.04, 0.16)
+
+
+def with_batch_norm(model: nn.Module) -> nn.Module:
+    """The same network with plain filters, batch normalisation and branches at full strength."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, ScaledStdConv2d):
+                outputs, inputs, height, _ = child.weight.shape
+                plain = nn.Conv2d(inputs, outputs, height, stride=child.stride, padding=height // 2, bias=False)
+                setattr(module, name, nn.Sequential(plain, nn.BatchNorm2d(outputs)))
+        if isinstance(module, NFBlock):
+            module.alpha = module.beta = 1.0
+            nn.init.ones_(module.skip_gain)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    forms = {
+        "no clipping": lambda: (network(seed=arguments.seed), NoClip()),
+        **{
+            f"AGC({limit:g})": lambda limit=limit: (
+                network(seed=arguments.seed),
+                AGC(limit, exclude=["head.weight"]),
+            )
+            for limit in LIMITS
+        },
+        "batch norm, no clipping": lambda: (with_batch_norm(network(seed=arguments.seed)), NoClip()),
+    }
+    cells: dict[str, dict[str, float]] = {}
+    print(f"| | {' | '.join(f'lr {rate:g}' for rate in RATES)} |\n|{' --- |' * (len(RATES) + 1)}")
+    with Lab(arguments.seed) as lab:
+        data = digits(lab)
+        for name, make in forms.items():
+            cells[name] = {}
+            for rate in RATES:
+                torch.manual_seed(arguments.seed)  # the plain filters are drawn from torch's own generator
+                model, clipper = make()
+                cells[name][f"{rate:g}"] = train(
+                    model,
+                    clipper,
+                    data=data,
+                    lr=rate,
+                    generator=lab.generator("order"),
+                    epochs=1 if arguments.quick else EPOCHS,
+                )
+            print(f"| {name} | {' | '.join(f'{value:.2f}' for value in cells[name].values())} |", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(cells, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
