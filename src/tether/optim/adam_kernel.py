@@ -1,9 +1,9 @@
-"""One Adam step of one tensor by torch's fused kernel, with the gradient prepared piece by piece on the way in."""
+"""One Adam step of one tensor by torch's fused kernel, its gradient prepared piece by piece on the way in."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ _UNCORRECTED = math.inf
 
 def adam_(
     moving: Moving,
-    prepare: Callable[[Tensor, Tensor], Tensor],
+    gradients: Iterable[Tensor],
     *,
     lr: Scalar,
     beta1: float,
@@ -29,13 +29,14 @@ def adam_(
 ) -> None:
     """Move one parameter by its state's ``exp_avg`` and ``exp_avg_sq`` (and ``max_exp_avg_sq``, if there is one).
 
-    ``m`` and ``v`` take in the prepared gradient; then ``w -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 -
+    ``m`` and ``v`` take in the gradient; then ``w -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 -
     beta2^step) + eps)``, or ``w -= lr * m / (sqrt(v) + eps)`` without a step. A half-precision weight is moved in
     float32 and rounded once.
 
     Args:
         moving: the parameter, its gradient and its state.
-        prepare: is given a flat piece of the gradient in the moments' dtype, and the same piece of ``v`` from before.
+        gradients: the prepared gradient, one flat piece after the other as ``pieces`` cuts it, in the moments' dtype.
+            A piece is asked for just before it is taken in, so that it may be made from what ``v`` was.
         lr: learning rate; a 0-d tensor if the host does not know it.
         beta1: decay of ``m``.
         beta2: decay of ``v``.
@@ -56,11 +57,12 @@ def adam_(
     after: Scalar = 1.0 - decay_after
     if skip is not None and decay_after:
         after = torch.where(skip, 1.0, after)
-    for w, g, m, v, *most in pieces(flat, moving.gradient.reshape(-1), first, second, *largest):
+    source = iter(gradients)
+    for w, m, v, *most in pieces(flat, first, second, *largest):
         wide = w if w.dtype == m.dtype else w.to(m.dtype)
         torch._fused_adamw_(
             [wide],
-            [prepare(g.to(m.dtype), v)],
+            [next(source)],
             [m],
             [v],
             most,

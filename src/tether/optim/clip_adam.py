@@ -131,7 +131,7 @@ class ClipAdam(ClippedOptimizer):
             group = each.moving.group
             adam_(
                 each.moving,
-                lambda gradient, _, clip=each.clip: clip(gradient),
+                map(each.clip, each.moving.gradient_pieces()),
                 lr=rates[each.row],
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
@@ -229,7 +229,10 @@ class ClipAdamD(ClippedOptimizer):
                 rate = torch.where(each.finite, rate, 0.0)
             for weight, gradient, first, second in each.rows("exp_avg", "exp_avg_sq"):
                 first.lerp_(gradient, past)
-                step = first / second.sqrt().add_(group["eps"])
-                weight.sub_(step.mul_(rate))
+                root = second.sqrt().add_(group["eps"])
+                if isinstance(rate, Tensor):
+                    weight.sub_(root.reciprocal_().mul_(first).mul_(rate))
+                else:
+                    weight.addcdiv_(first, root, value=-rate)
                 each.decay_(weight)
                 second.lerp_(gradient.square().mul_(group["eta"]), new)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from tether.core.maxima import maxima
+from tether.core.norms import add_over_shards_, local_squares
 from tether.optim.adam_kernel import adam_
 from tether.optim.groups import Params
 from tether.optim.stepper import (
@@ -21,6 +21,7 @@ from tether.optim.stepper import (
     finite_at_least,
     gather,
     new_figure,
+    pieces,
     scalars,
     scatter,
     share,
@@ -142,7 +143,9 @@ class SPAM(Stepper):
         cap: Cap = functools.partial(cap_spikes, threshold=group["threshold"], mode=group["cap_mode"])
         scale = _warm_up(calls, interval=interval, steps=group["warmup_steps"])
 
-        finite = maxima([each.gradient for each in members], shards=[each.shards for each in members]).isfinite()
+        squares = local_squares([each.gradient for each in members])
+        add_over_shards_(squares, [each.shards for each in members])
+        finite = squares.isfinite()
         step = gather(members, "step") + 1
         rate = torch.full_like(step, group["lr"] * scale)
         if group["bias_correction"]:
@@ -160,7 +163,7 @@ class SPAM(Stepper):
                 each.gradient.copy_(cap(each.gradient, second=second))
             adam_(
                 each,
-                _preparation(cap if capped else None),
+                _capped(each, cap) if capped else each.gradient_pieces(),
                 lr=speed,
                 beta1=beta1,
                 beta2=beta2,
@@ -191,13 +194,12 @@ def cap_spikes(
     most = (second * threshold).sqrt_()
     if mode == "clean":
         most.masked_fill_(second == 0, torch.inf)
-    return torch.maximum(torch.minimum(gradient, most), most.neg_())
+    return gradient.clamp(min=-most, max=most)
 
 
-def _preparation(cap: Cap | None) -> Callable[[Tensor, Tensor], Tensor]:
-    if cap is None:
-        return lambda gradient, _: gradient
-    return lambda gradient, second: cap(gradient, second=second)
+def _capped(each: Moving, cap: Cap) -> Iterator[Tensor]:
+    for gradient, (second,) in zip(each.gradient_pieces(), pieces(each.local("exp_avg_sq")), strict=True):
+        yield cap(gradient, second=second)
 
 
 def _warm_up(calls: int, *, interval: int, steps: int) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core.maxima import maxima
+from tether.core.maxima import largest_entry, maxima, most_over_shards_
 from tether.core.norms import add_over_shards_, local_squares
 from tether.optim.adam_kernel import adam_
 from tether.optim.groups import Params
@@ -25,6 +25,7 @@ from tether.optim.stepper import (
     gather,
     new_figure,
     pieces,
+    readable,
     scalars,
     scatter,
     share,
@@ -212,18 +213,18 @@ class StableSPAM(Stepper):
         gamma1 = beta1 if group["gamma1"] == -1 else group["gamma1"]
         shards = [each.shards for each in members]
 
-        largest = maxima([each.gradient for each in members], shards=shards)
+        sweep = _Sweep(members)
+        largest = sweep.largest
+        most_over_shards_(largest, shards=shards)
         finite = largest.isfinite()
         count = gather(members, "norm_step") + 1
         largest_mean, limit = ada_clip(largest, mean=gather(members, "largest_mean"), step=count, gamma=group["gamma3"])
-        clips = _clips(members, largest=torch.where(finite, largest, 0.0), limit=limit.nan_to_num(nan=math.inf))
+        sweep.limit_(torch.where(finite, largest, 1.0), torch.where(finite, limit, math.inf))
         if group["inplace_grad"]:
-            for each, clip in zip(members, clips, strict=True):
-                if clip is not None:
-                    each.gradient.copy_(clip(each.gradient))
-            clips = [None] * len(members)
-        squares = _clipped_squares(members, clips)
+            sweep.write_back_()
+        squares = sweep.squares()
         add_over_shards_(squares, shards)
+        finite = finite & squares.isfinite()  # an accelerator's float32 may overflow where no entry does
         norm = torch.where(finite, squares.sqrt(), 1.0)
         norm_mean, norm_square, length = ada_norm(
             norm,
@@ -239,8 +240,8 @@ class StableSPAM(Stepper):
 
         skips = scalars(~finite)
         kept = scalars(torch.where(finite, 0.0, 1.0))
-        for each, clip, times, number, skip, keep in zip(
-            members, clips, scalars(factor), scalars(step), skips, kept, strict=True
+        for row, (each, times, number, skip, keep) in enumerate(
+            zip(members, scalars(factor), scalars(step), skips, kept, strict=True)
         ):
             if skip is True:
                 continue
@@ -248,7 +249,7 @@ class StableSPAM(Stepper):
                 _empty_(each, keep)
             adam_(
                 each,
-                _preparation(clip, times),
+                (piece * times for piece in sweep.clipped(row)),
                 lr=group["lr"],
                 beta1=beta1 * fade,
                 beta2=beta2,
@@ -269,43 +270,84 @@ class StableSPAM(Stepper):
         scatter(members, **{key: torch.where(finite, value, gather(members, key)) for key, value in new.items()})
 
 
-Clip = Callable[[Tensor], Tensor]
-
-
 def _cosine(calls: int, *, total: int | None, least: float) -> float:
     return 1.0 if total is None else least + (1 - least) * (1 + math.cos(math.pi * calls / (total + 1))) / 2
 
 
-def _clips(members: Sequence[Moving], *, largest: Tensor, limit: Tensor) -> list[Clip | None]:
-    """AdaClip of each tensor; on a CPU None where no entry is beyond the limit."""
+class _Sweep:
+    """One read of all gradients, and then only of those pieces that AdaClip changes.
 
-    def one(most: Scalar, bound: Scalar) -> Clip | None:
-        if isinstance(most, float) and isinstance(bound, float) and not most > bound:
-            return None
-        return lambda gradient: clip_entries(gradient, largest=most, limit=bound)
+    On the host the largest entry and the squares of every piece are kept as numbers, so that what lies within the
+    limit is neither read nor written again for the norm. On an accelerator every tensor is one piece, and all are
+    clipped, since nobody there knows which need it.
+    """
 
-    return [one(most, bound) for most, bound in zip(scalars(largest), scalars(limit), strict=True)]
+    def __init__(self, members: Sequence[Moving]) -> None:
+        self.members = members
+        self.most: Sequence[Scalar] = ()
+        self.limits: Sequence[Scalar] = ()
+        self.tops: list[list[float]] = []
+        self.sums: list[list[float]] = []
+        if not readable(members[0].gradient):
+            self.largest = maxima([each.gradient for each in members], shards=[()] * len(members))
+            return
+        tops, sums, lengths = [], [], []
+        for each in members:
+            before = len(tops)
+            for piece in each.gradient_pieces():
+                tops.append(largest_entry(piece))
+                sums.append(torch.dot(piece, piece))
+            lengths.append(len(tops) - before)
+        values = iter(torch.stack(tops).tolist() if tops else [])
+        added = iter(torch.stack(sums).tolist() if sums else [])
+        for length in lengths:
+            self.tops.append([next(values) for _ in range(length)])
+            self.sums.append([next(added) for _ in range(length)])
+        whole = [math.nan if any(map(math.isnan, row)) else max(row, default=0.0) for row in self.tops]
+        self.largest = torch.tensor(whole, dtype=torch.float64)
 
+    def limit_(self, largest: Tensor, limit: Tensor) -> None:
+        """Take the largest entry of each whole tensor, and AdaClip's limit."""
+        self.most, self.limits = scalars(largest), scalars(limit)
 
-def _clipped_squares(members: Sequence[Moving], clips: Sequence[Clip | None]) -> Float[Tensor, " n"]:
-    """Squared norm of what this process holds of each gradient after AdaClip; nothing is kept of the clipped ones."""
-    squares = local_squares(
-        [
-            each.gradient if clip is None else each.gradient.new_zeros(1)
-            for each, clip in zip(members, clips, strict=True)
-        ]
-    )
-    for row, (each, clip) in enumerate(zip(members, clips, strict=True)):
-        if clip is not None:
-            parts = [local_squares([clip(part)]) for (part,) in pieces(each.gradient.reshape(-1))]
-            squares[row] = torch.cat(parts).sum() if parts else 0.0
-    return squares
+    def clipped(self, row: int) -> Iterator[Tensor]:
+        """The pieces of one gradient after AdaClip; one that needed no change may be the gradient itself."""
+        return (piece for piece, _ in self._pieces(row))
 
+    def _pieces(self, row: int) -> Iterator[tuple[Tensor, bool]]:
+        """Each piece after AdaClip, and whether it was changed."""
+        limit, most = self.limits[row], self.most[row]
+        for place, piece in enumerate(self.members[row].gradient_pieces()):
+            if self.tops and not self.tops[row][place] > limit:
+                yield piece, False
+            else:
+                yield clip_entries(piece, largest=most, limit=limit), True
 
-def _preparation(clip: Clip | None, factor: Scalar) -> Callable[[Tensor, Tensor], Tensor]:
-    if clip is None:
-        return lambda gradient, _: gradient * factor
-    return lambda gradient, _: clip(gradient).mul_(factor)
+    def squares(self) -> Float[Tensor, " n"]:
+        """Squared norm of what this process holds of each gradient after AdaClip."""
+        if not self.tops:
+            return torch.cat([local_squares(list(self.clipped(row))) for row in range(len(self.members))])
+        rows = []
+        for row in range(len(self.members)):
+            total = 0.0
+            for (piece, changed), known in zip(self._pieces(row), self.sums[row], strict=True):
+                fresh = changed or not math.isfinite(known)
+                total += float(local_squares([piece])) if fresh else known
+            rows.append(total)
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def write_back_(self) -> None:
+        """Put the clipped entries into the gradients; nothing is left to clip."""
+        for row, each in enumerate(self.members):
+            flat = each.gradient.view(-1) if each.gradient.is_contiguous() else each.gradient.reshape(-1)
+            for place, ((target,), (piece, changed)) in enumerate(zip(pieces(flat), self._pieces(row), strict=True)):
+                if changed:
+                    target.copy_(piece)
+                    if self.sums:
+                        self.sums[row][place] = float(local_squares([piece]))
+            if not each.gradient.is_contiguous():
+                each.gradient.copy_(flat.view_as(each.gradient))
+        self.limits = [math.inf] * len(self.members)
 
 
 def _empty_(each: Moving, keep: Scalar) -> None:

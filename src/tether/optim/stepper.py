@@ -61,6 +61,12 @@ class Moving:
             part = local_part(self.name, self.state[key])[0]
         return part.view(-1)
 
+    def gradient_pieces(self) -> Iterator[Tensor]:
+        """The gradient, flat, in float32 at least, cut as ``pieces`` cuts."""
+        wide = torch.float64 if self.gradient.dtype == torch.float64 else torch.float32
+        for (piece,) in pieces(self.gradient.reshape(-1)):
+            yield piece.to(wide)
+
 
 class Stepper(torch.optim.Optimizer, abc.ABC):
     """An optimiser whose whole state lies in ``state``, entry by entry with each parameter.
