@@ -127,8 +127,9 @@ def linear_attention(
         if causal and m > 1:
             seen = torch.ones(n, 1, dtype=q.dtype, device=q.device) if weight is None else weight
             count = seen.cumsum(-2)[..., n - m :, :]
-            below = (phi_q * weighted.cumsum(-2)[..., n - m :, :]).sum(-1, keepdim=True)
-            above = _causal(asked, held, v) if m == n else (asked @ held.transpose(-2, -1)).tril(n - m) @ v
+            above, below = _causal(asked, held, v)
+            if turn is not None:
+                below = _causal(phi_q, weighted, v[..., :1])[1]
         else:
             count = n if weight is None else weight.sum(-2, keepdim=True)
             below = phi_q @ weighted.sum(-2)[..., None]
@@ -175,13 +176,22 @@ def _all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return q @ (k.transpose(-2, -1) @ v)
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Every query over the keys up to its own place."""
-    before: Tensor | None = None
-    out = []
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Every query over the keys up to its own place: the weighted sum of values, and the sum of the weights."""
+    late = k.shape[-2] - q.shape[-2]
+    if late:
+        scores = (q @ k.transpose(-2, -1)).tril(late)
+        return scores @ v, scores.sum(-1, keepdim=True)
+    above, below = [], []
+    earlier: tuple[Tensor, Tensor] | None = None  # sums of keys times values and of keys, over the chunks before
     for queries, keys, values in zip(q.split(CHUNK, -2), k.split(CHUNK, -2), v.split(CHUNK, -2), strict=True):
-        part = (queries @ keys.transpose(-2, -1)).tril() @ values
-        out.append(part if before is None else part + queries @ before)
-        own = keys.transpose(-2, -1) @ values
-        before = own if before is None else before + own
-    return torch.cat(out, dim=-2)
+        scores = (queries @ keys.transpose(-2, -1)).tril()
+        read, total = scores @ values, scores.sum(-1, keepdim=True)
+        if earlier is not None:
+            read, total = read + queries @ earlier[0], total + queries @ earlier[1]
+        above.append(read)
+        below.append(total)
+        if len(above) * CHUNK < q.shape[-2]:
+            own = keys.transpose(-2, -1) @ values, keys.sum(-2)[..., None]
+            earlier = own if earlier is None else (earlier[0] + own[0], earlier[1] + own[1])
+    return torch.cat(above, dim=-2), torch.cat(below, dim=-2)
