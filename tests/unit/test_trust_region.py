@@ -334,3 +334,23 @@ def test_loss_refuses_bad_input() -> None:
         objective(raw, stored, tokens, advantages, mask)
     with pytest.raises(InputError, match="over 6 words"):
         objective(raw, SparseDist.from_logits(raw[..., :5], tokens), tokens, advantages, mask)
+
+
+def test_sparse_gradients_over_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tether.losses.sparse_policy as module
+
+    monkeypatch.setattr(module, "TILE_BYTES", 1)
+    raw, tokens = logits(3, 4, 6, seed=1, scale=2.0), torch.arange(12).view(3, 4) % 6
+    weight = logits(3, 4, 7, seed=2)
+
+    def numbers(x: Tensor) -> Tensor:
+        sparse = SparseDist.from_logits(x, tokens, k=3, delta=0.0, q_min=1e-2)
+        values = torch.cat([sparse.logp, sparse.tail[..., None]], dim=-1)
+        return (values.masked_fill(values.isinf(), 0) * weight[..., : values.shape[-1]]).sum()
+
+    torch.autograd.gradcheck(numbers, raw.requires_grad_())
+    plain = raw.detach().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    whole = SparseDist.from_logits(raw, tokens, k=6, delta=0.0)
+    torch.testing.assert_close(whole.logp[..., 0], plain)
+    with pytest.raises(InputError, match="first-order"):
+        torch.autograd.grad(numbers(raw), raw, create_graph=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+
+TILE_BYTES, ACCELERATOR_TILE_BYTES = 1 << 20, 256 << 20
+"""Size of one tile of logits in float32: on a CPU about a core's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,12 @@ class SparseDist:
         vocabulary = logits.shape[-1]
         _check_tokens(sampled, vocabulary)
         wide = torch.promote_types(logits.dtype, torch.float32)
-        total = torch.logsumexp(logits.to(wide), dim=-1, keepdim=True)
-        ids = _likely(logits.detach(), total.detach(), sampled, k=k, delta=delta)
+        rows = logits.reshape(-1, vocabulary)
+        total = _log_normaliser(rows.detach())
+        ids = _likely(rows.detach(), total, sampled.reshape(-1), k=k, delta=delta)
+        logp = _LogProbs.apply(rows, total, ids.clamp(max=vocabulary - 1))
+        ids, logp = (x.view(*sampled.shape, -1) for x in (ids, logp))
         kept = ids < vocabulary
-        logp = logits.gather(-1, ids.clamp(max=vocabulary - 1)).to(wide) - total
         logp = logp.masked_fill(~kept, -math.inf)
         others = (vocabulary - kept.sum(dim=-1)).to(wide)
         norm = torch.logsumexp(torch.cat([logp, (others.log() + math.log(q_min)).unsqueeze(-1)], dim=-1), dim=-1)
@@ -148,16 +154,55 @@ def _check_tokens(sampled: Tensor, vocabulary: int) -> None:
         )
 
 
-def _likely(logits: Tensor, total: Tensor, sampled: Tensor, *, k: int, delta: float) -> Tensor:
+def _log_normaliser(logits: Tensor) -> Float[Tensor, "n 1"]:
+    """Logarithm of the sum of exponentials, a tile of rows at a time: on a CPU the tile stays in the cache."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    total = logits.new_empty(len(logits), 1, dtype=wide)
+    for rows in _tiles(logits):
+        tile = logits[rows].to(wide, copy=True)
+        peak = tile.amax(dim=1, keepdim=True)
+        total[rows] = tile.sub_(peak).exp_().sum(dim=1, keepdim=True).log_().add_(peak)
+    return total
+
+
+class _LogProbs(torch.autograd.Function):
+    """Log-probabilities of some tokens; backward writes one array of the logits' size instead of three."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, total: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, total, ids)
+        return logits.gather(1, ids).to(total.dtype) - total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():
+            raise InputError("SparseDist has first-order gradients only (create_graph=True was given)")
+        logits, total, ids = ctx.saved_tensors
+        (gradient,) = grad_outputs
+        result = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        weight = -gradient.sum(dim=1, keepdim=True)
+        for rows in _tiles(logits):
+            tile = logits[rows].to(total.dtype, copy=True)
+            result[rows] = tile.sub_(total[rows]).exp_().mul_(weight[rows])
+        return result.scatter_add_(1, ids, gradient.to(result.dtype)), None, None
+
+
+def _tiles(rows: Tensor) -> Iterator[slice]:
+    size = TILE_BYTES if rows.device.type == "cpu" else ACCELERATOR_TILE_BYTES
+    height = max(1, size // (4 * rows.shape[1]))
+    return (slice(start, start + height) for start in range(0, len(rows), height))
+
+
+def _likely(logits: Tensor, total: Tensor, sampled: Tensor, *, k: int, delta: float) -> Int[Tensor, "n s"]:
     """Ids of the sampled token and of the likeliest others, cut to the slots that some row needs."""
-    top = logits.topk(min(k, logits.shape[-1]), dim=-1)
+    top = logits.topk(min(k, logits.shape[1]), dim=1)
     mass = (top.values.to(total.dtype) - total).exp()
-    keep = (mass.cumsum(dim=-1) - mass < 1 - delta) & (top.indices != sampled.unsqueeze(-1))
+    keep = (mass.cumsum(dim=1) - mass < 1 - delta) & (top.indices != sampled[:, None])
     # Kept ones are a prefix, but for the hole that the sampled token leaves in it.
-    places = keep.reshape(-1, keep.shape[-1]).any(dim=0).nonzero()
+    places = keep.any(dim=0).nonzero()
     width = int(places.max()) + 1 if len(places) else 0
-    others = torch.where(keep, top.indices, logits.shape[-1])[..., :width]
-    return torch.cat([sampled.unsqueeze(-1).to(torch.int64), others], dim=-1)
+    others = torch.where(keep, top.indices, logits.shape[1])[:, :width]
+    return torch.cat([sampled[:, None].to(torch.int64), others], dim=1)
 
 
 def _find(inside: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
