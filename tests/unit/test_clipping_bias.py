@@ -35,6 +35,9 @@ def test_per_sample_bias_is_its_definition() -> None:
     mean = rows.mean(dim=0)
     torch.testing.assert_close(report.bias_norm[0], (clipped(rows, 0.9).mean(dim=0) - mean).norm())
     torch.testing.assert_close(report.relative_bias[0], report.bias_norm[0] / mean.norm())
+    torch.testing.assert_close(
+        report.cosine[0], F.cosine_similarity(clipped(rows, 0.9).mean(dim=0), mean, dim=0), rtol=1e-12, atol=0
+    )
     assert report.clipped_fraction[0] == (rows.norm(dim=1) > 0.9).double().mean()
     torch.testing.assert_close(report.sigma, rows.var(dim=0).sum().sqrt())
     torch.testing.assert_close(report.mean_norm, mean.norm())
@@ -72,6 +75,15 @@ def test_nothing_clipped_is_no_bias_and_symmetry_cancels() -> None:
     symmetric = clip_bias(torch.cat([rows, -rows]), c=0.3)
     assert symmetric.clipped_fraction[0] > 0.9
     assert symmetric.bias_norm[0] < 1e-15
+
+
+def test_mere_shortening_keeps_the_direction() -> None:
+    row = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    report = clip_bias(row.expand(4, 2), c=1.0)
+    assert report.relative_bias[0] == pytest.approx(0.8)
+    assert report.cosine[0] == pytest.approx(1.0)
+    still = clip_bias(torch.zeros(3, 2), c=1.0)
+    assert (still.relative_bias[0], still.sigma, still.cosine.isnan().all()) == (0, 0, True)
 
 
 def test_a_list_and_a_stream_give_the_same() -> None:

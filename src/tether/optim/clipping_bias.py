@@ -26,7 +26,9 @@ class ClipBiasReport:
     Attributes:
         batch_sizes: the k sizes of the groups that are averaged before they are clipped; 1 is per-sample clipping.
         bias_norm: (k,) length of the mean of the clipped gradients minus the mean of the raw ones.
-        relative_bias: (k,) the same over ``mean_norm``; infinite where that is zero.
+        relative_bias: (k,) the same over ``mean_norm``; infinite where that is zero. Mere shortening counts in it.
+        cosine: (k,) between the mean of the clipped gradients and that of the raw ones, in [-1, 1]: 1 where clipping
+            only shortens it; NaN where one of them is zero.
         clipped_fraction: (k,) share of the groups that were clipped, in [0, 1].
         floor_estimate: (k,) order of the gradient norm below which descent with this clipping does not come, from
             ``clipped_sgd_floor`` with the noise of a group.
@@ -37,6 +39,7 @@ class ClipBiasReport:
     batch_sizes: tuple[int, ...]
     bias_norm: Float[Tensor, " k"]
     relative_bias: Float[Tensor, " k"]
+    cosine: Float[Tensor, " k"]
     clipped_fraction: Float[Tensor, " k"]
     floor_estimate: Float[Tensor, " k"]
     sigma: Float[Tensor, ""]
@@ -134,9 +137,9 @@ class ClipBiasMeter:
         mean_norm = mean.norm().double()
         spread = self._squares - self._samples * float(mean_norm) ** 2
         sigma = math.sqrt(max(spread, 0.0) / (self._samples - 1))
-        bias = torch.stack(
-            [shift.norm().double() / many for shift, many in zip(self._shifts, self._complete, strict=True)]
-        )
+        moved = [shift / many for shift, many in zip(self._shifts, self._complete, strict=True)]
+        bias = torch.stack([each.norm().double() for each in moved])
+        cosine = torch.stack([_cosine(mean + each, mean) for each in moved])
         shares = [clipped / many for clipped, many in zip(self._clipped, self._complete, strict=True)]
         floors = [clipped_sgd_floor(sigma / math.sqrt(size), c=self.c) for size in self.batch_sizes]
         wide = {"dtype": torch.float64, "device": bias.device}
@@ -144,6 +147,7 @@ class ClipBiasMeter:
             self.batch_sizes,
             bias,
             torch.where(bias > 0, bias / mean_norm, 0.0),
+            cosine,
             torch.tensor(shares, **wide),
             torch.tensor(floors, **wide),
             torch.tensor(sigma, **wide),
@@ -329,6 +333,10 @@ def clipped_sgd(
 
 def _clipped(vectors: Tensor, c: float | Tensor) -> Tensor:
     return vectors * (c / vectors.norm(dim=-1, keepdim=True)).clamp(max=1.0)
+
+
+def _cosine(one: Tensor, other: Tensor) -> Float[Tensor, ""]:
+    return (one.dot(other).double() / (one.norm().double() * other.norm().double())).clamp(-1.0, 1.0)
 
 
 def _check_limit(c: float) -> None:
