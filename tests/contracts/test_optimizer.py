@@ -516,6 +516,7 @@ def test_the_way_of_an_accelerator_is_the_same_and_reads_nothing(spec: str, monk
         ("spam", {"threshold": float("nan")}, "threshold"),
         ("spam", {"reset_interval": -1}, "reset_interval"),
         ("spam", {"warmup_steps": -1}, "warmup_steps"),
+        ("stable_spam", {"reset_interval": 2.5}, "reset_interval: expected a whole number of at least 0, got 2.5"),
         ("stable_spam", {"gamma1": -0.5}, r"gamma1: expected a number in \[0, 1\), or -1, got -0.5"),
         ("stable_spam", {"gamma2": 1.0}, "gamma2"),
         ("stable_spam", {"gamma3": 1.5}, "gamma3"),

@@ -25,6 +25,7 @@ from tether.optim.stepper import (
     scalars,
     scatter,
     share,
+    whole_number,
     wide_zeros,
 )
 
@@ -115,7 +116,7 @@ class SPAM(Stepper):
                     for key in ("lr", "eps", "weight_decay", "threshold")
                 ),
                 ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
-                *((key, finite_at_least(group[key], 0), "a whole number of at least 0") for key in whole),
+                *((key, whole_number(group[key], 0), "a whole number of at least 0") for key in whole),
                 ("cap_mode", group["cap_mode"] in ("official", "clean"), "'official' or 'clean'"),
             ),
         )

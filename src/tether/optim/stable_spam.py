@@ -20,7 +20,6 @@ from tether.optim.stepper import (
     Stepper,
     by_group,
     check_settings,
-    finite_above,
     finite_at_least,
     gather,
     new_figure,
@@ -29,6 +28,7 @@ from tether.optim.stepper import (
     scalars,
     scatter,
     share,
+    whole_number,
     wide_zeros,
 )
 
@@ -183,11 +183,11 @@ class StableSPAM(Stepper):
                 ("gamma3", share(group["gamma3"]), "a number in [0, 1)"),
                 (
                     "total_steps",
-                    group["total_steps"] is None or finite_above(group["total_steps"], 0),
+                    group["total_steps"] is None or whole_number(group["total_steps"], 1),
                     "a whole number above 0, or null",
                 ),
                 ("eta_min", finite_at_least(group["eta_min"], 0) and group["eta_min"] <= 1, "a number in [0, 1]"),
-                ("reset_interval", finite_at_least(group["reset_interval"], 0), "a whole number of at least 0"),
+                ("reset_interval", whole_number(group["reset_interval"], 0), "a whole number of at least 0"),
                 ("reset_mode", group["reset_mode"] in ("official", "clean"), "'official' or 'clean'"),
             ),
         )

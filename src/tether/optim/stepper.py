@@ -296,6 +296,11 @@ def finite_above(value: Any, least: float) -> bool:
     return isinstance(value, (int, float)) and least < value < math.inf
 
 
+def whole_number(value: Any, least: int) -> bool:
+    """Whether a setting is a whole number from ``least`` up."""
+    return isinstance(value, int) and value >= least
+
+
 def share(value: Any) -> bool:
     """Whether a setting is a number in [0, 1)."""
     return isinstance(value, (int, float)) and 0 <= value < 1
