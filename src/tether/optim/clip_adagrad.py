@@ -46,7 +46,7 @@ class ClipAdaGrad(ClippedOptimizer):
             clip: the limit (> 0).
             clip_scope: what it bounds: the norm of all gradients (``global``), of each ``tensor``, each ``element``, or
                 ``none``.
-            eps: added to the root of the accumulator (>= 0).
+            eps: added to the root of the accumulator (>= 0; 0 makes NaN of an entry that never had a gradient).
             clip_eps: added to the norm that the limit is divided by (>= 0).
             weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
 

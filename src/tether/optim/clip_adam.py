@@ -91,7 +91,7 @@ class ClipAdam(ClippedOptimizer):
             clip: the limit (> 0).
             clip_scope: what it bounds: the norm of all gradients (``global``), of each ``tensor``, each ``element``, or
                 ``none``.
-            eps: added to the root of the second moment (>= 0).
+            eps: added to the root of the second moment (>= 0; 0 makes NaN of an entry that never had a gradient).
             clip_eps: added to the norm that the limit is divided by (>= 0).
             weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
             bias_correction: whether the moments are corrected for having started at zero.

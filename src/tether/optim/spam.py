@@ -73,7 +73,7 @@ class SPAM(Stepper):
             params: parameters, or groups as ``parameter_groups`` makes them.
             lr: learning rate before the schedule (>= 0).
             betas: decay of the first and second moment, each in [0, 1).
-            eps: added to the root of the second moment (>= 0).
+            eps: added to the root of the second moment (>= 0; 0 makes NaN of an entry that never had a gradient).
             weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
             threshold: how many times its second moment an entry's square may be (>= 0); 0 = no cap.
             reset_interval: calls from one reset of the moments to the next; 0 = never.

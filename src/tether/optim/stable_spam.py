@@ -133,7 +133,8 @@ class StableSPAM(Stepper):
             params: parameters, or groups as ``parameter_groups`` makes them.
             lr: learning rate before the schedule (>= 0).
             betas: decay of the first and second moment, each in [0, 1).
-            eps: added to the root of the second moment, and to AdaGN's root (>= 0).
+            eps: added to the root of the second moment, and to AdaGN's root (>= 0; 0 makes NaN of an entry that never
+                had a gradient).
             weight_decay: share of the weight, times the learning rate, taken off before each step (>= 0).
             amsgrad: divide by the largest second moment so far, which no reset empties.
             gamma1: weight of the past in the mean of the norms, in [0, 1); -1 takes the first of ``betas``.
