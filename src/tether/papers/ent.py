@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 NOISE, THRESHOLD, EPOCHS, LEARNING_RATE, START = 0.3, 1.1, 80, 0.05, 6
 """Digits: share of wrong labels, limit on the error norm, passes, step size, first epoch that drops anything."""
 OTHER_THRESHOLDS, FRACTIONS = (1.0, 1.2, 1.3), (0.2, 0.3)
-TEXT_NOISE, TEXT_STEPS, TEXT_START = 0.2, 400, 150
-TEXT_THRESHOLDS, TEXT_FRACTION = (1.1, 1.2, 1.3), 0.05
+TEXT_NOISE, TEXT_STEPS, TEXT_START = 0.2, 240, 120
+TEXT_THRESHOLDS, TEXT_FRACTION = (1.1, 1.2), 0.05
 """Characters: share of random targets, steps, first step that drops anything."""
 
 CARD = Card(

@@ -10,7 +10,6 @@ from torch import Tensor
 from tether.losses import ENTLoss, error_norm
 from tether.optim import parameter_groups
 from tether.papers.toys.language import (
-    BATCH,
     LEARNING_RATE,
     WARMUP,
     WEIGHT_DECAY,
@@ -22,7 +21,7 @@ from tether.papers.toys.language import (
 )
 from tether.papers.toys.spikes import corpus
 
-LAYERS = 2
+LAYERS, BATCH = 2, 16
 SCORED_BATCHES = 8
 
 
@@ -72,7 +71,7 @@ def train(loss: ENTLoss, *, seed: int, noise: float, steps: int) -> Outcome:
             lows.append(-logits.softmax(dim=-1).gather(-1, targets[..., None]).flatten())
             wrong.append(spoilt.flatten())
     return Outcome(
-        validation_loss(model, seed=seed + 1),
+        validation_loss(model, seed=seed + 1, batch=BATCH),
         _auroc(torch.cat(scores), torch.cat(wrong)),
         _auroc(torch.cat(lows), torch.cat(wrong)),
     )
