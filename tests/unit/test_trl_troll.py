@@ -65,7 +65,7 @@ def test_each_step_takes_its_loss_from_the_part(settings, monkeypatch):
             mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
             length = inputs["completion_ids"].shape[1]
             logits = model(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1] / 0.9
-            old = SparseDist(*(inputs[f"troll_{name}"] for name in ("ids", "logp", "tail")), logits.shape[-1])
+            old = SparseDist(*(inputs[f"troll_{name}"] for name in ("ids", "logp", "tail", "mass")), logits.shape[-1])
             loss = TROLLLoss(eps=0.001, alpha=0.5)(
                 logits, old, inputs["completion_ids"], inputs["advantages"], inputs["completion_mask"]
             )
@@ -94,9 +94,25 @@ def test_what_is_stored_is_the_policy_that_sampled(settings):
     length = output["completion_ids"].shape[1]
     with torch.no_grad():
         logits = trainer.model(input_ids=ids, attention_mask=mask).logits[:, -length - 1 : -1] / 0.9
-    stored = SparseDist(output["troll_ids"], output["troll_logp"], output["troll_tail"], logits.shape[-1])
+    stored = SparseDist(*(output[f"troll_{name}"] for name in ("ids", "logp", "tail", "mass")), logits.shape[-1])
     assert torch.equal(stored.ids[..., 0], output["completion_ids"])
     torch.testing.assert_close(stored.dense(), logits.log_softmax(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_an_engine_of_its_own_weighs_the_gain_and_not_the_regression(settings):
+    trainer = build(settings)
+    output = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    trainer.current_gradient_accumulation_steps = 1  # the training loop sets it
+    with torch.no_grad():
+        trainer.model.lm_head.weight.mul_(3)  # away from the policy that sampled
+    for shape in ((len(output["advantages"]), 1), output["completion_ids"].shape):
+        none, once, twice = (
+            trainer._compute_loss(trainer.model, {**output, "importance_sampling_ratio": torch.full(shape, weight)})
+            for weight in (0.0, 1.0, 2.0)
+        )
+        assert none > 1e-3
+        torch.testing.assert_close(once, trainer._compute_loss(trainer.model, output))
+        torch.testing.assert_close(twice - once, once - none, rtol=1e-4, atol=1e-6)
 
 
 def test_the_reward_rises(settings):

@@ -150,6 +150,8 @@ def test_kept_tokens_are_the_likeliest_with_the_mass_asked_for() -> None:
         assert kept == {*order[:count], int(token)}
         assert ids[0] == token
     torch.testing.assert_close(sparse.kept, torch.tensor([len({*i.tolist()} - {20}) for i in sparse.ids]))
+    kept_masses = [row[ids[ids < 20]].sum() for row, ids in zip(p, sparse.ids, strict=True)]
+    torch.testing.assert_close(sparse.mass, torch.stack(kept_masses))
     dense = sparse.dense()
     torch.testing.assert_close(dense.exp().sum(-1), torch.ones(50, dtype=torch.float64))
     for row, ids, whole in zip(p, sparse.ids, dense, strict=True):
@@ -203,7 +205,9 @@ def test_keeping_everything_is_the_dense_loss() -> None:
     dense = objective(raw, old.log_softmax(-1), tokens, advantages, mask)
     sparse = objective(raw, stored, tokens, advantages, mask)
     torch.testing.assert_close(sparse.total, dense.total)
-    torch.testing.assert_close(dict(sparse.terms), dict(dense.terms))
+    assert dict(sparse.terms).keys() - dense.terms.keys() == {"kept_mass"}
+    torch.testing.assert_close({name: sparse.terms[name] for name in dense.terms}, dict(dense.terms))
+    torch.testing.assert_close(sparse.terms["kept_mass"].item(), 1.0)
     torch.testing.assert_close(*(torch.autograd.grad(x.total, raw)[0] for x in (sparse, dense)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class SparseDist:
         ids: (..., s) kept tokens.
         logp: (..., s) their log-probabilities.
         tail: (...) log-probability of each token that is not kept.
+        mass: (...) probability of the kept tokens before all was renormalised, detached. Far below ``1 - delta`` the
+            divergence from another such distribution is exaggerated, for where their tokens differ it sees ``q_min``.
         vocabulary: number of tokens.
         k: see ``from_logits``, as are the next two.
         delta: likewise.
@@ -37,6 +40,7 @@ class SparseDist:
     ids: Int[Tensor, "*b s"]
     logp: Float[Tensor, "*b s"]
     tail: Float[Tensor, " *b"]
+    mass: Float[Tensor, " *b"]
     vocabulary: int
     k: int = 64
     delta: float = 1e-5
@@ -90,7 +94,8 @@ class SparseDist:
         logp = logp.masked_fill(~kept, -math.inf)
         others = (vocabulary - kept.sum(dim=-1)).to(wide)
         norm = torch.logsumexp(torch.cat([logp, (others.log() + math.log(q_min)).unsqueeze(-1)], dim=-1), dim=-1)
-        return cls(ids, logp - norm.unsqueeze(-1), math.log(q_min) - norm, vocabulary, k, delta, q_min)
+        mass = logp.detach().exp().sum(dim=-1)
+        return cls(ids, logp - norm.unsqueeze(-1), math.log(q_min) - norm, mass, vocabulary, k, delta, q_min)
 
     @property
     def kept(self) -> Int[Tensor, " *b"]:
@@ -99,9 +104,7 @@ class SparseDist:
 
     def detach(self) -> SparseDist:
         """The same values as constants."""
-        return SparseDist(
-            self.ids, self.logp.detach(), self.tail.detach(), self.vocabulary, self.k, self.delta, self.q_min
-        )
+        return dataclasses.replace(self, logp=self.logp.detach(), tail=self.tail.detach())
 
     def dense(self) -> Float[Tensor, "*b v"]:
         """Log-probabilities of the whole vocabulary; for small ones."""

@@ -73,6 +73,8 @@ class TROLLLoss:
     ) -> Loss:
         """The loss, and of the tokens in the mask: the share that was projected, mean divergences, mean ratio.
 
+        With a sparse ``old`` also ``kept_mass``, the mean probability of its kept tokens: raise ``k`` if it is low.
+
         Args:
             logits_new: of the network being trained, divided by the temperature of sampling.
             old: log-probabilities of the policy that sampled, whole or sparse; a constant.
@@ -102,6 +104,8 @@ class TROLLLoss:
             "regression": terms.regression.detach().sum() / tokens_seen,
             "ratio": terms.ratio.detach().sum() / tokens_seen,
         }
+        if isinstance(old, SparseDist):
+            logs["kept_mass"] = old.mass.masked_fill(~inside, 0).sum() / tokens_seen
         return Loss(total, logs)
 
     def per_token(

@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("trl", extra="llm") from error
 
-_STORED = ("troll_ids", "troll_logp", "troll_tail")
+_STORED = ("troll_ids", "troll_logp", "troll_tail", "troll_mass")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class TROLLTrainer(GRPOTrainer):
     Used as ``GRPOTrainer`` is, with a ``TROLLConfig``. When completions are sampled one further forward stores the
     next-token distributions of that moment, a few dozen numbers for each token (``SparseDist``); every step then takes
     its loss from ``TROLLLoss``. Its means over the tokens are logged as ``troll/projected``, ``troll/kl_before``,
-    ``troll/kl_after``, ``troll/regression`` and ``troll/ratio``.
+    ``troll/kl_after``, ``troll/regression``, ``troll/ratio`` and ``troll/kept_mass``.
 
     Source: arXiv 2510.03817. Text only: pictures, a reference model (``beta``), entropy bonuses, losses per batch or
     sequence ratios are refused, for the paper's loss has no place for them.
@@ -99,8 +99,8 @@ class TROLLTrainer(GRPOTrainer):
             advantages = advantages.view(len(tokens), -1) * inputs["importance_sampling_ratio"]
             advantages = advantages.expand_as(tokens)
         logits = self._completion_logits(model, inputs)
-        ids, logp, tail = (inputs[name] for name in _STORED)
-        old = SparseDist(ids, logp, tail, logits.shape[-1], *self._sparsity)
+        ids, logp, tail, kept = (inputs[name] for name in _STORED)
+        old = SparseDist(ids, logp, tail, kept, logits.shape[-1], *self._sparsity)
         loss = self.troll(logits, old, tokens, advantages, mask)
         mode = self._mode()
         for name, value in loss.terms.items():
@@ -131,11 +131,11 @@ class TROLLTrainer(GRPOTrainer):
 _TOKENS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 
 
-def _widened(part: SparseDist, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, log-probabilities and tails with ``width`` slots; the further ones are empty."""
+def _widened(part: SparseDist, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids, log-probabilities, tails and masses with ``width`` slots; the further ones are empty."""
     more = (0, width - part.ids.shape[-1])
     ids = torch.nn.functional.pad(part.ids, more, value=part.vocabulary)
-    return ids, torch.nn.functional.pad(part.logp, more, value=-torch.inf), part.tail
+    return ids, torch.nn.functional.pad(part.logp, more, value=-torch.inf), part.tail, part.mass
 
 
 def _refuse(config: TROLLConfig) -> None:
