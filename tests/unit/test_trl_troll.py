@@ -104,7 +104,7 @@ def test_an_engine_of_its_own_weighs_the_gain_and_not_the_regression(settings):
     output = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
     trainer.current_gradient_accumulation_steps = 1  # the training loop sets it
     with torch.no_grad():
-        trainer.model.lm_head.weight.mul_(3)  # away from the policy that sampled
+        trainer.model.lm_head.weight.mul_(10)  # away from the policy that sampled
     for shape in ((len(output["advantages"]), 1), output["completion_ids"].shape):
         none, once, twice = (
             trainer._compute_loss(trainer.model, {**output, "importance_sampling_ratio": torch.full(shape, weight)})
