@@ -59,13 +59,9 @@ FORMS = {
 """Settings that take another path through a part than its defaults."""
 
 optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
+# Promises that the exceptions above are about.
 own = pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in EXCEPTIONS])
 paths = pytest.mark.parametrize("spec", [*OPTIMIZERS, *FORMS])
-
-
-def spared(name: str, promise: str) -> None:
-    if promise in EXCEPTIONS.get(name, {}):
-        pytest.skip(EXCEPTIONS[name][promise])
 
 
 def make(name: str, params: Any, **more: Any) -> Optimizer:
