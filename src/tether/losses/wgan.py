@@ -77,8 +77,8 @@ def gradient_penalty(
     critic a gradient of 0, not NaN. Slopes that are not finite are handed on; under ``torch.autograd``'s anomaly
     detection a warning names their rows.
 
-    Under DDP differentiate the inner module: the penalty is part of a loss whose backward averages the gradients.
-    Source: arXiv 1704.00028, section 4, as in the released gan_toy.py.
+    Do not give it a critic wrapped by DDP, which does not support the gradient taken here; for several processes see
+    ``tether.train.adversarial.AdversarialPair``. Source: arXiv 1704.00028, section 4, as in the released gan_toy.py.
 
     Args:
         critic: scores (b,) or (b, 1) for (b, ...) samples.
