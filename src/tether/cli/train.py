@@ -121,7 +121,10 @@ def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -
         )
     path = page.write(out, found)
     Console().print(_table(found))
-    typer.echo(f"* the recipe's own; cost of a calm call, torch's clip_grad_norm_ = 1; {found.steps} steps each")
+    typer.echo(
+        f"{found.steps} steps each. * the recipe's own. max, usual, limit: of the gradient norm. "
+        "cost: of a calm call, torch's clip_grad_norm_ = 1."
+    )
     for line in found.advice:
         typer.echo(f"- {line}")
     typer.echo(f"page: {path}")
@@ -134,7 +137,7 @@ def _table(found: Comparison):
         return "none" if value is None else f"{value:.3g}"
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("clipper", "loss", "less *", "spikes", "skips", "clipped", "norm max", "usual", "limit", "cost"):
+    for title in ("clipper", "loss", "less *", "spikes", "skips", "clipped", "max", "usual", "limit", "cost"):
         table.add_column(title, justify="left" if title == "clipper" else "right", no_wrap=True)
     for one in found.seen:
         table.add_row(

@@ -1,0 +1,120 @@
+"""``tether bench stability`` and ``tether train --clipper`` as a user types them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+
+from tether.cli import main
+from tether.papers.stability import guide
+
+TINY = ["size=tiny", "data=emoji:size=32", "batch_size=8", "steps=24", "precision=fp32", "threads=1"]
+
+
+def call(capsys, *arguments):
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as leaving:  # main replaces showwarning
+        main(list(map(str, arguments)))
+    output = capsys.readouterr()
+    return leaving.value.code, output.out, output.err
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """Finished runs of this test only; the emoji stay where they are."""
+    from tether.papers.stability import bench
+
+    monkeypatch.setattr(bench, "cache_dir", lambda: tmp_path / "cache")
+
+
+def test_a_small_bench_leaves_page_json_and_markdown(capsys, tmp_path, cache):
+    some = ["--quick", "--only", "global_norm", "--only", "scaled_loss"]
+    code, out, err = call(capsys, "bench", "stability", *some, "--out", tmp_path / "out")
+    assert (code or 0) == 0
+    assert "8 of 8 runs" in err
+    assert f"page: {tmp_path / 'out' / 'stability.html'}" in out
+    found = json.loads((tmp_path / "out" / "stability.json").read_text())
+    assert (found["runs"], list(found["faults"])) == (8, ["clean", "scaled_loss"])
+    assert out.startswith("- ")
+    for ending in ("html", "md"):
+        assert "scaled_loss" in (tmp_path / "out" / f"stability.{ending}").read_text()
+    _, _, again = call(capsys, "bench", "stability", *some, "--out", tmp_path / "out")
+    assert "8 of 8 runs" in again
+    assert "0 of 8 runs" not in again  # all of them were kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed"], "stability"),
+        (["stability", "--only", "zclap"], "did you mean 'zclip'"),
+        (["stability", "--models", "vit"], "--models: unknown model 'vit'"),
+        (["stability", "--seeds", "1"], "--seeds: expected at least 2"),
+        (["stability", "--publish", "--quick"], "only the whole bench is published"),
+    ],
+)
+def test_bad_input(capsys, arguments, message):
+    code, _, err = call(capsys, "bench", *arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_the_guide_is_written_from_the_stored_result(capsys):
+    from tether.papers.places import need_checkout
+
+    path = need_checkout("this test") / guide.GUIDE
+    before = path.read_text()
+    code, out, _ = call(capsys, "bench", "stability", "--guide")
+    assert (code or 0, out.strip(), path.read_text()) == (0, guide.GUIDE, before)
+
+
+def test_the_name_of_a_clipper_is_short_for_the_setting(capsys):
+    code, out, _ = call(capsys, "train", *TINY, "--clipper", "zclip", "--dry-run")
+    assert (code or 0) == 0
+    assert "clipper: zclip" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clipper", "zclap"], "unknown clipper 'zclap'; did you mean 'zclip'"),
+        (["--clipper", "zclip", "--compare-steps", "30"], "goes with --clipper compare only"),
+        (["--clipper", "compare", "--compare-steps", "3"], "--compare-steps: expected at least 20"),
+        (["--clipper", "compare", "clipper=zclop"], "unknown part 'zclop'"),
+        (["--clipper", "compare", "clipper.alfa=1"], "unknown key 'alfa'"),
+    ],
+)
+def test_bad_words_for_a_clipper(capsys, tmp_path, arguments, message):
+    code, _, err = call(capsys, "train", *TINY, "--out", tmp_path / "run", *arguments)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_compare_stops_on_ctrl_c_and_goes_on(tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "tether", "train", *TINY, "--out", str(run), "--clipper", "compare"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    going = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    log = run / "compare" / "global_norm" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline and going.poll() is None:
+        time.sleep(0.02)
+    going.send_signal(signal.SIGINT)
+    _, err = going.communicate(timeout=60)
+    assert going.returncode == 130
+    assert "go on with the same command with --resume" in err
+    assert not (run / "compare.json").exists()
+    done = subprocess.run(
+        [*command, "--resume"], capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "24 steps each" in done.stdout
+    assert f"page: {run / 'compare.html'}" in done.stdout
+    seen = json.loads((run / "compare.json").read_text())["seen"]
+    assert {one["steps"] for one in seen} == {24}
+    assert (run / "compare.html").is_file()
