@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal, final
 
 import torch
@@ -15,10 +14,10 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.norms import GradientNorms, named_pair
 from tether.core.protocols import NamedParams
-from tether.core.spec import closest
 from tether.core.types import ClipReport
 from tether.core.unit_norms import UnitNorms, UnitRule, check_rule, scale_units_, unit_norms
 from tether.optim.clip.base import Clipper
+from tether.optim.clip.names import check_patterns, matches, plain_names
 
 SMALLEST_DIVISOR = 1e-6
 """The gradient's norm is never taken for less than this when it is divided by (released ``optim.py``)."""
@@ -29,7 +28,7 @@ class AGCReport:
     """What adaptive gradient clipping did to each tensor in one step; nothing here forces a device sync.
 
     Attributes:
-        names: of the n tensors that had a gradient.
+        names: of the n tensors that had a gradient, without what wrappers such as DDP add.
         clipped_fraction: (n,) share of each tensor's units that were clipped, in [0, 1]; 0 where it is excluded.
         scale: (n,) smallest factor of each tensor's units, 1 where none was clipped.
         norm: 0-d global L2 norm of the raw gradients.
@@ -100,6 +99,7 @@ class AGC(Clipper):
         check_rule(rule)
         self.clipping, self.eps, self.exclude = float(clipping), float(eps), tuple(exclude)
         self.rule: UnitRule = rule
+        self._checked = False
         self.last = _nothing(torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
@@ -107,12 +107,16 @@ class AGC(Clipper):
         """Bound the ``.grad`` of every unit of every parameter given; see ``Clipper.clip_``.
 
         Raises:
-            InputError: as ``Clipper.clip_`` says, or a pattern of ``exclude`` that fits no parameter.
+            InputError: as ``Clipper.clip_`` says, or a pattern of ``exclude`` that fits no parameter of the first step.
         """
         del step  # nothing changes from step to step
-        named = [named_pair(item) for item in named_params]
-        self._check_patterns([name for name, _ in named])
-        norms = unit_norms(named, rule=self.rule, leave_out=self._excluded)
+        pairs = [named_pair(item) for item in named_params]
+        names = plain_names([name for name, _ in pairs])
+        if pairs and not self._checked:
+            check_patterns(self.exclude, names=names, where="exclude")
+            self._checked = True
+        named = zip(names, (parameter for _, parameter in pairs), strict=True)
+        norms = unit_norms(named, rule=self.rule, leave_out=lambda name: matches(name, self.exclude))
         norm = norms.whole.total
         if not norms.whole.names:
             self.last = _nothing(norm)
@@ -137,15 +141,6 @@ class AGC(Clipper):
             whole.total,
             skip,
         )
-
-    def _excluded(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.exclude)
-
-    def _check_patterns(self, names: Sequence[str]) -> None:
-        """A pattern that fits nothing is a typing error that would clip what must not be clipped."""
-        for pattern in self.exclude if names else ():
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise InputError(f"exclude: no parameter is named like {pattern!r}; {closest(pattern, names)}")
 
     def _settings(self) -> dict[str, Any]:
         return {

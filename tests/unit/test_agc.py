@@ -189,6 +189,11 @@ def test_a_pattern_that_fits_nothing_is_refused() -> None:
     with pytest.raises(InputError, match=r"no parameter is named like 'linaer'; did you mean 'linear'\?"):
         clipper.clip_(pairs(), step=0)
     assert clipper.clip_([], step=0).scale == 1
+    wrapped = [(f"module.{name}", parameter) for name, parameter in pairs()]
+    clipper = AGC(exclude=["linear"])
+    clipper.clip_(wrapped, step=0)
+    assert dict(clipper.last)["linear"] == 0.0
+    clipper.clip_(wrapped[1:], step=1)  # frozen later: no reason to stop
     with pytest.raises(InputError, match="rule"):
         unitwise_norm(torch.ones(2), rule="rows")  # pyrefly: ignore
 
