@@ -176,7 +176,6 @@ def wgan_generator_loss(critic: Critic, fake: Float[Tensor, "b ..."]) -> Float[T
     return -_mean(_scores(critic, fake))
 
 
-@torch.no_grad()
 def clip_weights_(module: nn.Module, c: float = WEIGHT_BOUND) -> Float[Tensor, ""]:
     """Clamp every parameter, biases too, to [-c, c]: what the gradient penalty replaces. Call it after each step.
 
@@ -197,9 +196,10 @@ def clip_weights_(module: nn.Module, c: float = WEIGHT_BOUND) -> Float[Tensor, "
     parameters = list(module.parameters())
     if not parameters:
         raise InputError(f"{type(module).__name__} has no parameters to clip")
-    for parameter in parameters:
-        parameter.clamp_(-c, c)
-    at_bound = torch.stack([(parameter.abs() >= parameter.new_tensor(c)).sum() for parameter in parameters]).sum()
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.clamp_(-c, c)
+    at_bound = torch.stack([(p.detach().abs() >= p.new_tensor(c)).sum() for p in parameters]).sum()
     return at_bound / sum(parameter.numel() for parameter in parameters)
 
 
