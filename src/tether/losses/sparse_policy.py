@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -55,7 +55,7 @@ class SparseDist:
         k: int = 64,
         delta: float = 1e-5,
         q_min: float = 1e-12,
-    ) -> Self:
+    ) -> SparseDist:
         """Keep the likeliest tokens of each row, differentiably, tail included.
 
         The kept ones are the smallest set of likeliest tokens with a mass of at least ``1 - delta``, at most ``k``,

@@ -69,7 +69,7 @@ class TROLLLoss:
         old: Float[Tensor, "b l v"] | SparseDist,
         tokens: Int[Tensor, "b l"],
         advantages: Float[Tensor, "b l"] | Float[Tensor, " b"],
-        mask: Bool[Tensor, "b l"] | Float[Tensor, "b l"],
+        mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | Float[Tensor, "b l"],
     ) -> Loss:
         """The loss, and of the tokens in the mask: the share that was projected, mean divergences, mean ratio.
 
