@@ -50,6 +50,37 @@ def test_every_row_ends_in_the_ball_and_those_from_outside_on_its_edge(
             torch.testing.assert_close(projected.exp().sum(-1), torch.ones_like(t), rtol=0, atol=1e-5)
 
 
+def test_where_asking_is_dear_the_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tether.losses.kl_projection as module
+
+    for spread, scale in ((1.0, 1.0), (100.0, 3.0), (3.0, 3000.0)):
+        old = logits(200, 16, seed=1, scale=spread).log_softmax(-1)
+        new = logits(200, 16, seed=2, scale=scale).log_softmax(-1).requires_grad_()
+        results = []
+        for cheap in (True, False):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "_cheap_to_ask", lambda tensor, cheap=cheap: cheap)
+                projected, t = project_kl(new, old, EPS)
+                (gradient,) = torch.autograd.grad(projected[:, 0].sum(), new)
+                results.append((projected, t, gradient))
+        for first, second in zip(*results, strict=True):
+            torch.testing.assert_close(first, second, rtol=1e-8, atol=1e-8)
+        assert (exact_kl(results[1][0], old) <= EPS + 1e-6).all()
+
+
+def test_rows_are_worked_on_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tether.losses.kl_projection as module
+
+    new, old = policies(50, 6, scale=2.0)
+    new.requires_grad_()
+    whole = project_kl(new, old, EPS)
+    expected = torch.autograd.grad(whole.logp[:, 0].sum(), new)[0]
+    monkeypatch.setattr(module, "BLOCK_BYTES", 8 * 6 * 7)
+    parts = project_kl(new, old, EPS)
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(torch.autograd.grad(parts.logp[:, 0].sum(), new)[0], expected)
+
+
 def test_no_point_of_the_ball_is_nearer() -> None:
     new, old = policies(1, 6, scale=1.5)
     projected, t = project_kl(new, old, EPS)

@@ -22,8 +22,8 @@ DOUBT = 1e-3
 CLOSE = 1e-8
 """The last Newton step starts at most this far from the limit, and squares the distance."""
 MOST_STEPS = 80
-BLOCK_BYTES = 32 << 20
-"""Working size of one block of rows in float64."""
+BLOCK_BYTES, ACCELERATOR_BLOCK_BYTES = 32 << 20, 512 << 20
+"""Size of one block of rows in float64."""
 
 
 class KLProjection(NamedTuple):
@@ -86,7 +86,7 @@ def check_radius(eps: float) -> None:
 
 def check_normalised(logp: Tensor, *, name: str) -> None:
     """See that rows are distributions; looked at on the CPU only. NaN passes: the loss hands it on."""
-    if logp.device.type != "cpu" or logp.numel() == 0:
+    if not _cheap_to_ask(logp) or logp.numel() == 0:
         return
     off = torch.logsumexp(logp.detach().to(torch.promote_types(logp.dtype, torch.float32)), dim=-1).abs()
     if bool((off > NORMALISED).any()):
@@ -146,7 +146,13 @@ def _solver_dtype(rows: Tensor) -> torch.dtype:
 
 
 def _rows_per_block(rows: Tensor) -> int:
-    return max(1, BLOCK_BYTES // (8 * rows.shape[1]))
+    size = BLOCK_BYTES if _cheap_to_ask(rows) else ACCELERATOR_BLOCK_BYTES
+    return max(1, size // (8 * rows.shape[1]))
+
+
+def _cheap_to_ask(tensor: Tensor) -> bool:
+    """Whether a value can be looked at without waiting for a device."""
+    return tensor.device.type == "cpu"
 
 
 def _change(new: Tensor, old: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +192,7 @@ def _solve(moved: Tensor, base: Tensor, *, eps: float, start: Tensor) -> Tensor:
         newton = solved | (step > low) & (step < high) & (2 * miss <= last)
         t, last = torch.where(newton, step.clamp(low, high), (low + high) / 2), miss
         found[rows] = t
-        if t.device.type == "cpu":
+        if _cheap_to_ask(t):
             left = ~solved & (high - low > 4 * torch.finfo(t.dtype).eps)
             if 2 * int(left.sum()) <= len(t):
                 t, low, high, last, rows = t[left], low[left], high[left], last[left], rows[left]
