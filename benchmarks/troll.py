@@ -1,10 +1,14 @@
 """The cost of TROLL's exact projection, and of its loss against PPO's clipped ratio.
 
-Command: ``python benchmarks/troll.py`` (about 1 CPU minute; ``--quick`` for 3 rounds and fewer tokens).
+Command: ``python benchmarks/troll.py`` (about 10 CPU seconds; ``--quick`` for 3 rounds and fewer tokens).
 One thread, CPU time, float32, forward and backward, variants in rotating order. First the projection alone, 10,000
 tokens with a support of 64, by the share of tokens outside the trust region; beside it 24 bisection steps for every
 token, without a gradient through the multiplier, as an independent implementation has it. Then the whole loss on
 logits over a vocabulary of 50,257.
+
+Last measured on one core of an Intel Xeon with other work beside it, 9 rounds. Projection of 10,000 tokens, added to a
+log_softmax of 2.4 to 4.7 ms: 4.9 % outside 13.9 ms (bisection 130), 14.7 % outside 14.6 ms (77), 95.1 % outside 106 ms
+(63). Loss of 512 tokens: 1.10 (1.03..1.14) times the clipped ratio's 165 ms.
 """
 
 from __future__ import annotations
