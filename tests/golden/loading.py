@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -36,3 +36,16 @@ def load(slug: str) -> Vectors:
         arrays = {name: file[name] for name in file.files if name != "meta"}
         meta = json.loads(str(file["meta"]))
     return Vectors(meta, arrays)
+
+
+def as_declared(part: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON has them, in the types that a part's constructor declares: 1 for a float is 1.0."""
+    declared = get_type_hints(part.__init__)
+
+    def convert(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(float(entry) for entry in value)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if whole and float in (declared[name], *get_args(declared[name])) else value
+
+    return {name: convert(name, value) for name, value in settings.items()}

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from loading import load
+from loading import as_declared, load
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -48,14 +48,14 @@ def test_the_notebook_on_one_number(name: str) -> None:
     """The name says what the method does: clip, r(e-weighted), d(elayed)."""
     settings = CONFIGS["scalar"]
     method = name.removeprefix("scalar_")
-    x = nn.Parameter(torch.tensor([settings["start"]], dtype=torch.float64))
+    x = nn.Parameter(torch.tensor([float(settings["start"])], dtype=torch.float64))
     optimizer = ClipRAdaGradD(
         [x],
-        lr=settings["gamma"],
-        clip=settings["bound"],
+        lr=float(settings["gamma"]),
+        clip=float(settings["bound"]),
         clip_scope="global" if method.startswith("clip") else "none",
         eta=None if "radagrad" in method else 1.0,
-        b0=settings["b0"],
+        b0=float(settings["b0"]),
         delayed=method.endswith("d") and not method.endswith("adagrad"),
     )
     path = [float(x.detach())]
@@ -73,7 +73,7 @@ def test_the_released_optimisers(name: str) -> None:
     given = {"clipping": clipping, **CONFIGS["torch"][name]}
     given.pop("quirk", None)
     scope = SCOPES[given.pop("clipping")]
-    settings = {OWN_NAMES.get(key, key): value for key, value in given.items()}
+    settings = as_declared(part, {OWN_NAMES.get(key, key): value for key, value in given.items()})
     parameters = [nn.Parameter(part) for part in cut(V["p0"])]
     optimizer = part(parameters, clip_scope=scope, **settings, **quirks)
     path = []
@@ -89,7 +89,7 @@ def test_the_released_optimisers(name: str) -> None:
 def test_the_paper_on_vectors(name: str) -> None:
     words = name.removeprefix("vec_").split("_")
     scopes = {"local": "tensor", "element": "element", "elementwise": "element", "global": "global"}
-    settings = {key: CONFIGS["vec"][key] for key in ("lr", "clip", "eta", "b0")}
+    settings = as_declared(ClipRAdaGradD, {key: CONFIGS["vec"][key] for key in ("lr", "clip", "eta", "b0")})
     parameters = [nn.Parameter(part) for part in cut(V["p0"])]
     optimizer = ClipRAdaGradD(
         parameters,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from loading import load
+from loading import as_declared, load
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -33,7 +33,8 @@ def settings(case: str) -> dict:
     family = "stable" if case.startswith("stable") else "spam"
     given = {**V.meta["defaults"][family], **V.meta["configs"][case]}
     given.pop("no_deprecation_warning", None)
-    return {OWN_NAMES.get(name, name): value for name, value in given.items()}
+    part = StableSPAM if family == "stable" else SPAM
+    return as_declared(part, {OWN_NAMES.get(name, name): value for name, value in given.items()})
 
 
 def per_case(case: str, name: str) -> np.ndarray:

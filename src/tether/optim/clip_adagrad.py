@@ -66,7 +66,7 @@ class ClipAdaGrad(ClippedOptimizer):
         )
 
     def _check(self, group: dict[str, Any]) -> None:
-        rules = [(key, finite_at_least(group[key], 0), "a number of at least 0") for key in _NOT_NEGATIVE]
+        rules = [(key, finite_at_least(group[key], 0.0), "a number of at least 0") for key in _NOT_NEGATIVE]
         check_settings("ClipAdaGrad", group, [*rules, *clip_rules(group)])
 
     def _prepare(self, moving: Sequence[Moving]) -> None:
@@ -148,8 +148,8 @@ class ClipAdaGradD(ClippedOptimizer):
             "ClipAdaGradD",
             group,
             [
-                *((key, finite_at_least(group[key], 0), "a number of at least 0") for key in _NOT_NEGATIVE),
-                *((key, finite_above(group[key], 0), "a number above 0") for key in ("eta", "v0")),
+                *((key, finite_at_least(group[key], 0.0), "a number of at least 0") for key in _NOT_NEGATIVE),
+                *((key, finite_above(group[key], 0.0), "a number above 0") for key in ("eta", "v0")),
                 *clip_rules(group),
                 ("direction", group["direction"] in ("current", "previous"), "'current' or 'previous'"),
             ],

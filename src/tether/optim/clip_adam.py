@@ -33,7 +33,7 @@ from tether.optim.stepper import (
 def _rules(group: dict[str, Any]) -> list[tuple[str, bool, str]]:
     not_negative = ("lr", "eps", "clip_eps", "weight_decay")
     return [
-        *((key, finite_at_least(group[key], 0), "a number of at least 0") for key in not_negative),
+        *((key, finite_at_least(group[key], 0.0), "a number of at least 0") for key in not_negative),
         ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
         *clip_rules(group),
     ]
@@ -207,7 +207,7 @@ class ClipAdamD(ClippedOptimizer):
         )
 
     def _check(self, group: dict[str, Any]) -> None:
-        above = [(key, finite_above(group[key], 0), "a number above 0") for key in ("eta", "v0")]
+        above = [(key, finite_above(group[key], 0.0), "a number above 0") for key in ("eta", "v0")]
         check_settings("ClipAdamD", group, [*_rules(group), *above])
 
     def _prepare(self, moving: Sequence[Moving]) -> None:

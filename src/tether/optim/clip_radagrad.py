@@ -99,13 +99,13 @@ class ClipRAdaGradD(ClippedOptimizer):
             "ClipRAdaGradD",
             group,
             (
-                ("lr", finite_above(group["lr"], 0), "a number above 0"),
+                ("lr", finite_above(group["lr"], 0.0), "a number above 0"),
                 *clip_rules(group),
-                ("eta", group["eta"] is None or finite_above(group["eta"], 0), "a number above 0, or null"),
-                ("b0", finite_above(group["b0"], 0), "a number above 0"),
+                ("eta", group["eta"] is None or finite_above(group["eta"], 0.0), "a number above 0, or null"),
+                ("b0", finite_above(group["b0"], 0.0), "a number above 0"),
                 ("mode", group["mode"] in ("norm", "coordinate"), "'norm' or 'coordinate'"),
                 *(
-                    (key, finite_at_least(group[key], 0), "a number of at least 0")
+                    (key, finite_at_least(group[key], 0.0), "a number of at least 0")
                     for key in ("eps", "clip_eps", "weight_decay")
                 ),
                 ("mode", group["mode"] == first["mode"], f"the same in every group ({first['mode']!r})"),

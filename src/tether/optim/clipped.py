@@ -133,6 +133,6 @@ def clip_rules(group: dict[str, Any]) -> list[tuple[str, bool, str]]:
     """Rules for ``clip`` and ``clip_scope``, for ``check_settings``."""
     scopes = ("global", "tensor", "element", "none")
     return [
-        ("clip", finite_above(group["clip"], 0), "a number above 0"),
+        ("clip", finite_above(group["clip"], 0.0), "a number above 0"),
         ("clip_scope", group["clip_scope"] in scopes, "'global', 'tensor', 'element' or 'none'"),
     ]

@@ -19,6 +19,7 @@ from tether.optim.stepper import (
     by_group,
     check_settings,
     finite_at_least,
+    flags,
     gather,
     new_figure,
     pieces,
@@ -112,7 +113,7 @@ class SPAM(Stepper):
             group,
             (
                 *(
-                    (key, finite_at_least(group[key], 0), "a number of at least 0")
+                    (key, finite_at_least(group[key], 0.0), "a number of at least 0")
                     for key in ("lr", "eps", "weight_decay", "threshold")
                 ),
                 ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
@@ -152,7 +153,7 @@ class SPAM(Stepper):
         if group["bias_correction"]:
             rate = rate * (1 - beta2**step).sqrt() / (1 - beta1**step)
         kept = scalars(torch.where(finite, 0.0, 1.0))
-        for each, speed, skip, keep in zip(members, scalars(rate), scalars(~finite), kept, strict=True):
+        for each, speed, skip, keep in zip(members, scalars(rate), flags(~finite), kept, strict=True):
             if skip is True:
                 continue
             if interval and since == 0:

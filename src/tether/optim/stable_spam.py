@@ -21,6 +21,7 @@ from tether.optim.stepper import (
     by_group,
     check_settings,
     finite_at_least,
+    flags,
     gather,
     new_figure,
     pieces,
@@ -175,10 +176,10 @@ class StableSPAM(Stepper):
             "StableSPAM",
             group,
             (
-                ("lr", finite_at_least(group["lr"], 0), "a number of at least 0"),
+                ("lr", finite_at_least(group["lr"], 0.0), "a number of at least 0"),
                 ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
-                ("eps", finite_at_least(group["eps"], 0), "a number of at least 0"),
-                ("weight_decay", finite_at_least(group["weight_decay"], 0), "a number of at least 0"),
+                ("eps", finite_at_least(group["eps"], 0.0), "a number of at least 0"),
+                ("weight_decay", finite_at_least(group["weight_decay"], 0.0), "a number of at least 0"),
                 ("gamma1", group["gamma1"] == -1 or share(group["gamma1"]), "a number in [0, 1), or -1"),
                 ("gamma2", share(group["gamma2"]), "a number in [0, 1)"),
                 ("gamma3", share(group["gamma3"]), "a number in [0, 1)"),
@@ -187,7 +188,7 @@ class StableSPAM(Stepper):
                     group["total_steps"] is None or whole_number(group["total_steps"], 1),
                     "a whole number above 0, or null",
                 ),
-                ("eta_min", finite_at_least(group["eta_min"], 0) and group["eta_min"] <= 1, "a number in [0, 1]"),
+                ("eta_min", finite_at_least(group["eta_min"], 0.0) and group["eta_min"] <= 1, "a number in [0, 1]"),
                 ("reset_interval", whole_number(group["reset_interval"], 0), "a whole number of at least 0"),
                 ("reset_mode", group["reset_mode"] in ("official", "clean"), "'official' or 'clean'"),
             ),
@@ -239,7 +240,7 @@ class StableSPAM(Stepper):
         factor = torch.where(norm > 0, length / norm, 1.0)
         step = torch.ones_like(count) if reset else gather(members, "step") + 1
 
-        skips = scalars(~finite)
+        skips = flags(~finite)
         kept = scalars(torch.where(finite, 0.0, 1.0))
         for row, (each, times, number, skip, keep) in enumerate(
             zip(members, scalars(factor), scalars(step), skips, kept, strict=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
@@ -266,6 +266,11 @@ def readable(values: Tensor) -> bool:
 
 def scalars(values: Float[Tensor, " n"]) -> Sequence[Scalar]:
     """The entries of a vector: numbers on the CPU, 0-d tensors elsewhere."""
+    return values.tolist() if readable(values) else values.unbind()
+
+
+def flags(values: Bool[Tensor, " n"]) -> Sequence[bool | Tensor]:
+    """The entries of a vector of truths: as ``scalars``."""
     return values.tolist() if readable(values) else values.unbind()
 
 
