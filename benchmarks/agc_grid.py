@@ -4,7 +4,8 @@ Command: ``python benchmarks/agc_grid.py`` (about 2 CPU minutes; ``--quick`` for
 The network, batches and 12 epochs of ``papers/toys/digits.py``, one seed for each cell, one thread. The last line is
 the same network with every standardised filter replaced by a plain one and batch normalisation, not clipped.
 
-Last measured on one core of an Intel Xeon, seeds 0 / 1, rates 0.1, 0.4, 1.6: no clipping 0.83 / 0.54, 0.09 / 0.09, 0.09 / 0.09;
+Last measured on one core of an Intel Xeon, seeds 0 / 1, rates 0.1, 0.4, 1.6:
+no clipping 0.83 / 0.54, 0.09 / 0.09, 0.09 / 0.09;
 AGC(0.0025) 0.57 / 0.55, 0.86 / 0.84, 0.93 / 0.94; AGC(0.01) 0.77 / 0.66, 0.89 / 0.92, 0.93 / 0.89;
 AGC(0.04) 0.80 / 0.76, 0.91 / 0.86, 0.89 / 0.42; AGC(0.16) 0.83 / 0.70, 0.47 / 0.44, 0.07 / 0.10;
 batch norm 0.99 / 0.99, 0.99 / 0.99, 0.07 / 0.09.
