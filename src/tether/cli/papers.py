@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+PIPED = 250
+"""Columns where no terminal says how wide it is."""
+
 
 def command(
     room: Annotated[str | None, typer.Option(help="Only papers of this room, such as optim.")] = None,
@@ -35,19 +38,19 @@ def command(
         return
 
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     colours = {"reproduced": "green", "contrary": "red", "stale": "yellow", "direction only": "cyan"}
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("slug", "room", "verdict", "title", "needs"):
-        table.add_column(title, no_wrap=title in ("slug", "room", "verdict"), overflow="fold")
+        table.add_column(title, no_wrap=title in ("slug", "room", "verdict"))
     for row in sorted(chosen, key=lambda row: (row.card.room, row.card.slug)):
         card, colour = row.card, colours.get(row.verdict, "dim")
-        table.add_row(
-            card.slug, card.room, f"[{colour}]{row.verdict}[/]", escape(card.title), escape(", ".join(card.needs))
-        )
-    Console().print(table)
+        shown = (Text(text, no_wrap=True, overflow="ellipsis") for text in (card.title, ", ".join(card.needs)))
+        table.add_row(card.slug, card.room, f"[{colour}]{row.verdict}[/]", *shown)  # one line a paper, for grep
+    console = Console()
+    (console if console.is_terminal else Console(width=PIPED)).print(table)
     typer.echo(f"{len(chosen)} of {len(every)} papers; tether where SLUG shows the files of one")
 
 
