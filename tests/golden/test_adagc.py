@@ -17,7 +17,6 @@ V = load("adagc")
 CLOSE = {"rtol": V.meta["rtol"], "atol": V.meta["atol"]}
 CONFIGS: dict[str, dict[str, Any]] = V.meta["configs"]
 SIZES = [math.prod(shape) for shape in V.meta["shapes"]]
-SCOPES = {"AdaGC": "tensor", "GlobalAdaGC": "global"}
 
 
 def settings(case: str) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def settings(case: str) -> dict[str, Any]:
     return {
         **own,
         "warmup_steps": values["start_clip_steps"],
-        "scope": SCOPES.get(values.get("cls", "AdaGC"), "tensor"),
+        "scope": "global" if "global" in values.get("cls", "").lower() else "tensor",
         "ignore_zero": bool(fixed),
     }
 
@@ -40,14 +39,28 @@ def gradients(case: str) -> np.ndarray:
     return V["grads"]
 
 
+def has_gradient(rows: np.ndarray, gamma: np.ndarray) -> np.ndarray:
+    """(S, P) whether each tensor had a gradient in each step.
+
+    It had none where its numbers are NaN, where it has no statistic afterwards, and where its numbers are zero and its
+    statistic stayed as it was (a zero that did not count does the same).
+    """
+    parts = np.split(rows, np.cumsum(SIZES)[:-1], axis=1)
+    unknown = np.stack([np.isnan(part).all(axis=1) for part in parts], axis=1)
+    if gamma.ndim == 1:
+        return ~unknown
+    zero = np.stack([(part == 0).all(axis=1) for part in parts], axis=1)
+    stayed = np.concatenate([np.zeros((1, len(SIZES)), dtype=bool), gamma[1:] == gamma[:-1]])
+    return ~(unknown | (gamma == -1) | (zero & stayed))
+
+
 def given_gradients(row: np.ndarray, *, given: np.ndarray) -> list[tuple[str, nn.Parameter]]:
-    """One step's parameters; one without a statistic after the step had no gradient, or a zero that did not count."""
     named, start = [], 0
     for index, shape in enumerate(V.meta["shapes"]):
         size = math.prod(shape)
         parameter = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         if given[index]:
-            parameter.grad = torch.from_numpy(np.nan_to_num(row[start : start + size])).view(shape)
+            parameter.grad = torch.from_numpy(row[start : start + size].copy()).view(shape)
         named.append((f"tensor{index}", parameter))
         start += size
     return named
@@ -57,11 +70,11 @@ def given_gradients(row: np.ndarray, *, given: np.ndarray) -> list[tuple[str, nn
 def test_official(case: str) -> None:
     keywords = settings(case)
     clipper = AdaGC(**keywords)
-    wanted = V[f"gamma_{case}"]
     whole = keywords["scope"] == "global"
-    given = np.ones((len(wanted), len(SIZES)), dtype=bool) if whole else wanted != -1
+    rows = gradients(case)
+    given = has_gradient(rows, V[f"gamma_{case}"])
     got: dict[str, list] = {name: [] for name in ("total", "gamma", "clipped_norms", "clipped_grads")}
-    for step, row in enumerate(gradients(case)):
+    for step, row in enumerate(rows):
         named = given_gradients(row, given=given[step])
         report = clipper.clip_(named, step=step)
         assert not report.skip

@@ -47,25 +47,31 @@ def test_each_tensor(place: str, rule: str, wanted: str) -> None:
 
 def test_all_tensors_in_one_call() -> None:
     settings = V.meta["agc"]
-    named = [(f"tensor{place}", parameter(place)) for place in PLACES]
+    places = [place for place in PLACES if f"agc_out{place}" in V]
+    named = [(f"tensor{place}", parameter(place)) for place in places]
     AGC(settings["clip"], eps=settings["eps"]).clip_(named, step=0)
-    for place, (_, tensor) in zip(PLACES, named, strict=True):
+    for place, (_, tensor) in zip(places, named, strict=True):
         np.testing.assert_allclose(tensor.grad.numpy(), V[f"agc_out{place}"], **CLOSE)
 
 
+NUMBERS = r"tensors? (\d+(?:(?:, | and |, and |,|-)\d+)*)"
+
+
 def rules(text: str) -> dict[int, tuple[bool, bool]]:
-    """Tensor number to whether it is clipped and whether it decays, from the file's own words."""
-    pieces = re.split(r"tensors? (\d+)", text)
-    return {
-        int(number): ("no AGC" not in words, "no wd" not in words)
-        for number, words in zip(pieces[1::2], pieces[2::2], strict=True)
-    }
+    """Tensor number to whether it is clipped and whether it decays, from words like "tensors 0, 2-4: AGC"."""
+    found = {}
+    pieces = re.split(NUMBERS, text)
+    for numbers, words in zip(pieces[1::2], pieces[2::2], strict=True):
+        for first, last in re.findall(r"(\d+)(?:-(\d+))?", numbers):
+            each = ("no AGC" not in words, "no wd" not in words)
+            found |= dict.fromkeys(range(int(first), int(last or first) + 1), each)
+    return found
 
 
 def test_sgd_agc_trajectory() -> None:
     settings = V.meta["sgd"]
     each = rules(settings["per_tensor"])
-    assert len(each) == len(settings["shapes"])
+    assert sorted(each) == list(range(len(settings["shapes"])))
     named, start = [], 0
     for index, shape in enumerate(settings["shapes"]):
         part = V["sgd_p0"][start : start + math.prod(shape)]
@@ -79,8 +85,8 @@ def test_sgd_agc_trajectory() -> None:
     )
     optimizer = SGD(
         [
-            {"params": [tensor], "weight_decay": settings["weight_decay"] if decays else 0.0}
-            for (_, tensor), (_, decays) in zip(named, each.values(), strict=True)
+            {"params": [tensor], "weight_decay": settings["weight_decay"] if each[index][1] else 0.0}
+            for index, (_, tensor) in enumerate(named)
         ],
         lr=settings["lr"],
         momentum=settings["momentum"],
@@ -96,13 +102,15 @@ def test_sgd_agc_trajectory() -> None:
         np.testing.assert_allclose(got, V["sgd_traj"][step], **CLOSE, err_msg=f"step {step}")
 
 
-def test_standardised_filters() -> None:
-    outputs, inputs, *kernel = V["ws_w"].shape
-    conv = ScaledStdConv2d(inputs, outputs, tuple(kernel), eps=V.meta["ws"]["eps"]).double()
+@pytest.mark.parametrize("case", [name.removesuffix("_w") for name in V.arrays if re.fullmatch(r"ws\w*_w", name)])
+def test_standardised_filters(case: str) -> None:
+    weight, settings = V[f"{case}_w"], V.meta.get(case, V.meta["ws"])
+    outputs, inputs, *kernel = weight.shape
+    conv = ScaledStdConv2d(inputs, outputs, tuple(kernel), eps=settings["eps"]).double()
     with torch.no_grad():
-        conv.weight.copy_(torch.from_numpy(V["ws_w"]))
-        conv.gain.copy_(torch.from_numpy(V["ws_gain"]))
-        np.testing.assert_allclose(conv.standardised_weight().numpy(), V["ws_out"], **CLOSE)
+        conv.weight.copy_(torch.from_numpy(weight))
+        conv.gain.copy_(torch.from_numpy(V[f"{case}_gain"]))
+        np.testing.assert_allclose(conv.standardised_weight().numpy(), V[f"{case}_out"], **CLOSE)
 
 
 @pytest.mark.parametrize(
