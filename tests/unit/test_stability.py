@@ -247,7 +247,7 @@ class TestResult:
         _, _, found = small
         text = words.document(found)
         assert "| `zclip` |" in text
-        assert "guard `sgd`: lr=0.1 (language), lr=0.001 (clip)" in text
+        assert "guard `sgd`: lr=0.03 (language), lr=0.001 (clip)" in text
         assert "unclear: it does not" in text
 
 

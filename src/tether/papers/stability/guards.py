@@ -32,9 +32,9 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """Further clippers, each a name, the part it is and its settings: ZClip as released also has a constant limit of 1."""
 
 RATES: Mapping[str, Mapping[str, float]] = {
-    "sgd": {"language": 0.1, "clip": 0.001},
-    "clip_radagrad_d": {"language": 0.3, "clip": 0.01},
-    "clip_adagrad": {"language": 0.03, "clip": 0.003},
+    "sgd": {"language": 0.03, "clip": 0.001},
+    "clip_radagrad_d": {"language": 0.3, "clip": 0.03},
+    "clip_adagrad": {"language": 0.01, "clip": 0.003},
     "clip_adagrad_d": {"language": 0.01, "clip": 0.003},
 }
 """Learning rates of the optimisers that AdamW's does not suit, the best of a grid (benchmarks/stability_rates.py); for
