@@ -56,7 +56,8 @@ def omega_regulariser(
     before, after = signal.square().sum(dim=2), back.square().sum(dim=2)
     valid = before >= bound
     quotient = torch.where(valid, after, 1.0) / torch.where(valid, before, 1.0)
-    change = quotient if ratio == "squared" else quotient.sqrt()
+    # At zero a root has no slope: such a state counts as it is, and moves nothing.
+    change = quotient if ratio == "squared" else quotient.clamp(min=torch.finfo(wide).tiny).sqrt()
     return (change - 1).square().sum() / valid.sum().clamp(min=1)
 
 
