@@ -232,6 +232,24 @@ def test_state_of_another_part_is_refused(name: str) -> None:
 
 
 @clippers
+def test_state_from_other_parameters(name: str) -> None:
+    """Who keeps a figure for each tensor refuses; who keeps some of the global norm, or none, knows no names."""
+    state, resumed, same = warmed(name).state_dict(), make(name), make(name)
+    resumed.load_state_dict(state)
+    same.load_state_dict(state)
+    others, mine = [(f"other.{key}", parameter) for key, parameter in named(6, size=3.0)], named(6, size=3.0)
+    if "names" in state:
+        before = flat(others)
+        with pytest.raises(InputError, match=r"of other parameters: it knows tower\.weight.* here are other\.tower"):
+            resumed.clip_(others, step=6)
+        assert torch.equal(flat(others), before)
+    else:
+        resumed.clip_(others, step=6)
+        same.clip_(mine, step=6)
+        assert torch.equal(flat(others), flat(mine))
+
+
+@clippers
 def test_no_gradients(name: str) -> None:
     clipper = make(name)
     before = clipper.state_dict()
