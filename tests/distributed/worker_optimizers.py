@@ -1,7 +1,7 @@
 """One of two gloo processes: compares every optimiser with what one process computes on the whole batch.
 
 Half way the state is written whole, read into a fresh optimiser and gone on with, in the other arrangement too. Started
-by test_optimizers.py as ``worker_optimizers.py CHECK STORE RANK``; exits non-zero on a difference.
+by test_sharded_optimizers.py as ``worker_optimizers.py CHECK STORE RANK``; exits non-zero on a difference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The largest entry of tensors of every kind; sharded ones are in tests/distributed/test_optimizers.py."""
+"""The largest entry of tensors of every kind; sharded ones are in tests/distributed/test_sharded_optimizers.py."""
 
 from __future__ import annotations
 
