@@ -40,6 +40,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     },
 }
 EXCEPTIONS["sgd"] = EXCEPTIONS["adamw"]
+ADAMS, ADAGRADS = {"adamw", "clip_adam", "clip_adam_d"}, {"clip_adagrad", "clip_adagrad_d"}
+ENTRIES_ALIKE = {name: group for group in (ADAMS, ADAGRADS) for name in group}
+"""Optimisers that remember entries of the same names; only their settings tell their states apart."""
 FORMS = {
     "norm": {"name": "clip_radagrad_d", "lr": 0.05},
     "coordinate, element": {"name": "clip_radagrad_d", "mode": "coordinate", "clip_scope": "element", "clip": 0.05},
@@ -377,6 +380,31 @@ def test_a_state_of_other_parameters_is_refused(name: str) -> None:
     strange["state"][0]["momentum"] = torch.zeros(2, 3)
     with pytest.raises(InputError, match=r"a: expected .*, got .*momentum"):
         stepped((2, 3), (4,)).load_state_dict(strange)
+
+
+@own
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "fresh"])
+def test_a_state_of_another_optimiser_is_refused(name: str, begun: bool) -> None:
+    model = Network()
+    optimizer = make(name, model.parameters())
+    if begun:
+        run(model, optimizer, range(1))
+    before = copy.deepcopy(optimizer.state_dict())
+    for other in OPTIMIZERS:
+        theirs = make(other, model.parameters())
+        run(model, theirs, range(2))
+        state = theirs.state_dict()
+        with_settings = {**state, "param_groups": optimizer.state_dict()["param_groups"]}
+        if optimizer.defaults.keys() - theirs.defaults.keys():
+            with pytest.raises(InputError, match="of another optimiser, without "):
+                optimizer.load_state_dict(state)
+        if name not in ENTRIES_ALIKE.get(other, {other}):
+            with pytest.raises(InputError, match=r"parameter 0 of group 0: expected .*, got "):
+                optimizer.load_state_dict(with_settings)
+    after = optimizer.state_dict()
+    assert before["param_groups"] == after["param_groups"]
+    for key, entry in before["state"].items():
+        assert all(torch.equal(value, after["state"][key][label]) for label, value in entry.items())
 
 
 @own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from torch import Tensor
 from tether.optim.clip_radagrad import coordinate_step_
 from tether.optim.clipped import Clipped, ClippedOptimizer, ClipScope, clip_rules
 from tether.optim.groups import Params
-from tether.optim.stepper import Moving, check_settings, finite_above, finite_at_least, wide_zeros
+from tether.optim.stepper import check_settings, finite_above, finite_at_least
 
 TORCH_EPS = 1e-6
 """Added to the norm that a limit is divided by (torch.nn.utils.clip_grad_norm_, which the released code calls)."""
@@ -69,10 +69,8 @@ class ClipAdaGrad(ClippedOptimizer):
         rules = [(key, finite_at_least(group[key], 0.0), "a number of at least 0") for key in _NOT_NEGATIVE]
         check_settings("ClipAdaGrad", group, [*rules, *clip_rules(group)])
 
-    def _prepare(self, moving: Sequence[Moving]) -> None:
-        for each in moving:
-            if not each.state:
-                each.state["squares"] = wide_zeros(each.parameter)
+    def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"squares": 0.0}
 
     def _move(self, clipped: Sequence[Clipped], *, squares: Float[Tensor, " n"], finite: Bool[Tensor, ""]) -> None:
         for each in clipped:
@@ -92,8 +90,8 @@ class ClipAdaGradD(ClippedOptimizer):
 
     Source: arXiv 2406.04443, section 4, and the released class AdaGradClip_Delayed_Etta, which moves along the previous
     step's gradient, against the paper and its own notebook; ``direction="previous"`` does as it does, with a copy of
-    that gradient (the released code keeps the tensor itself, which ``zero_grad(set_to_none=False)`` overwrites). A step
-    whose global norm is not finite is skipped.
+    that gradient (the released code keeps the tensor itself, which ``zero_grad(set_to_none=False)`` overwrites). Its
+    ``global`` norm is of one group, ours of all. A step whose global norm is not finite is skipped.
     """
 
     def __init__(
@@ -155,12 +153,8 @@ class ClipAdaGradD(ClippedOptimizer):
             ],
         )
 
-    def _prepare(self, moving: Sequence[Moving]) -> None:
-        for each in moving:
-            if not each.state:
-                each.state["squares"] = wide_zeros(each.parameter, value=each.group["v0"])
-                if each.group["direction"] == "previous":
-                    each.state["previous"] = wide_zeros(each.parameter)
+    def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"squares": group["v0"]} | ({"previous": 0.0} if group["direction"] == "previous" else {})
 
     def _move(self, clipped: Sequence[Clipped], *, squares: Float[Tensor, " n"], finite: Bool[Tensor, ""]) -> None:
         for each in clipped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import torch
@@ -15,18 +15,15 @@ from tether.optim.clip_adagrad import TORCH_EPS
 from tether.optim.clipped import Clipped, ClippedOptimizer, ClipScope, clip_rules
 from tether.optim.groups import Params
 from tether.optim.stepper import (
-    Moving,
     Scalar,
     by_group,
     check_settings,
     finite_above,
     finite_at_least,
     gather,
-    new_figure,
     scalars,
     scatter,
     share,
-    wide_zeros,
 )
 
 
@@ -116,14 +113,8 @@ class ClipAdam(ClippedOptimizer):
     def _check(self, group: dict[str, Any]) -> None:
         check_settings("ClipAdam", group, _rules(group))
 
-    def _prepare(self, moving: Sequence[Moving]) -> None:
-        for each in moving:
-            if not each.state:
-                each.state.update(
-                    step=new_figure(each.gradient.device),
-                    exp_avg=wide_zeros(each.parameter),
-                    exp_avg_sq=wide_zeros(each.parameter),
-                )
+    def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
 
     def _move(self, clipped: Sequence[Clipped], *, squares: Float[Tensor, " n"], finite: Bool[Tensor, ""]) -> None:
         rates = _rates(clipped, finite)
@@ -210,14 +201,8 @@ class ClipAdamD(ClippedOptimizer):
         above = [(key, finite_above(group[key], 0.0), "a number above 0") for key in ("eta", "v0")]
         check_settings("ClipAdamD", group, [*_rules(group), *above])
 
-    def _prepare(self, moving: Sequence[Moving]) -> None:
-        for each in moving:
-            if not each.state:
-                each.state.update(
-                    step=new_figure(each.gradient.device),
-                    exp_avg=wide_zeros(each.parameter),
-                    exp_avg_sq=wide_zeros(each.parameter, value=each.group["betas"][1] * each.group["v0"]),
-                )
+    def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"exp_avg": 0.0, "exp_avg_sq": group["betas"][1] * group["v0"]}
 
     def _move(self, clipped: Sequence[Clipped], *, squares: Float[Tensor, " n"], finite: Bool[Tensor, ""]) -> None:
         rates = _rates(clipped, finite)

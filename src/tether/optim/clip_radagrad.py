@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -13,7 +13,6 @@ from tether.core.norms import add_over_shards_, local_squares, send
 from tether.optim.clipped import Clipped, ClippedOptimizer, ClipScope, clip_rules
 from tether.optim.groups import Params
 from tether.optim.stepper import (
-    Moving,
     Scalar,
     check_settings,
     finite_above,
@@ -21,7 +20,6 @@ from tether.optim.stepper import (
     new_figure,
     pieces,
     readable,
-    wide_zeros,
 )
 
 
@@ -41,6 +39,7 @@ class ClipRAdaGradD(ClippedOptimizer):
     """
 
     figures: ClassVar[frozenset[str]] = frozenset({"square"})
+    common: ClassVar[frozenset[str]] = figures
 
     def __init__(
         self,
@@ -128,14 +127,11 @@ class ClipRAdaGradD(ClippedOptimizer):
             return torch.tensor(self.param_groups[0]["b0"] if norm else 0.0)
         return squares[0].sqrt() if norm else torch.stack([square.sum() for square in squares]).sum().sqrt()
 
-    def _prepare(self, moving: Sequence[Moving]) -> None:
-        if moving[0].group["mode"] == "norm":
-            start = new_figure(moving[0].gradient.device, value=moving[0].group["b0"] ** 2)
-            self._common("square", start, moving=moving)
-            return
-        for each in moving:
-            if not each.state:
-                each.state["squares"] = wide_zeros(each.parameter, value=each.group["b0"] ** 2)
+    def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"squares": group["b0"] ** 2} if group["mode"] == "coordinate" else {}
+
+    def _keys(self, group: Mapping[str, Any]) -> set[str]:
+        return set(self._tensors(group) or self.figures)
 
     def _move(self, clipped: Sequence[Clipped], *, squares: Float[Tensor, " n"], finite: Bool[Tensor, ""]) -> None:
         if clipped[0].moving.group["mode"] == "norm":
@@ -156,7 +152,9 @@ class ClipRAdaGradD(ClippedOptimizer):
                 each.decay_(weight)
 
     def _move_by_norm(self, clipped: Sequence[Clipped], squares: Tensor, finite: Tensor) -> None:
-        square = clipped[0].moving.state["square"]
+        moving = [each.moving for each in clipped]
+        start = new_figure(moving[0].gradient.device, value=moving[0].group["b0"] ** 2)
+        square = self._common("square", start, moving=moving)
         weights = torch.tensor([each.moving.group["eta"] for each in clipped], dtype=squares.dtype)
         added = (send(weights, squares.device) * _squares_within_bounds(clipped, squares)).sum()
         grown = torch.where(finite, square + send(added, square.device), square)

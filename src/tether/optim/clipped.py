@@ -86,7 +86,9 @@ class ClippedOptimizer(Stepper):
         known = readable(finite)
         if known and not bool(finite):
             return
-        self._prepare(moving)
+        for each in moving:
+            if not each.state:
+                self._begin(each)
         place = {id(each): row for row, each in enumerate(moving)}
         clipped: list[Clipped] = []
         after = squares.clone()
@@ -103,10 +105,6 @@ class ClippedOptimizer(Stepper):
                 for each, each_factor, row in zip(members, scalars(send(factor, device)), places, strict=True)
             ]
         self._move(clipped, squares=after, finite=finite)
-
-    @abc.abstractmethod
-    def _prepare(self, moving: Sequence[Moving]) -> None:
-        """Begin the state of parameters that have none."""
 
     @abc.abstractmethod
     def _move(self, clipped: Sequence[Clipped], *, squares: Float[Tensor, " n"], finite: Bool[Tensor, ""]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -21,13 +21,11 @@ from tether.optim.stepper import (
     finite_at_least,
     flags,
     gather,
-    new_figure,
     pieces,
     scalars,
     scatter,
     share,
     whole_number,
-    wide_zeros,
 )
 
 LEAST_SCALE = 0.01
@@ -122,16 +120,15 @@ class SPAM(Stepper):
             ),
         )
 
+    def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+
     def _advance(self, moving: Sequence[Moving]) -> None:
         calls = self._tick(moving)
         for each in moving:
             if "exp_avg" not in each.state:
-                each.state.update(
-                    step=new_figure(each.gradient.device),
-                    joined=torch.tensor(calls - 1),
-                    exp_avg=wide_zeros(each.parameter),
-                    exp_avg_sq=wide_zeros(each.parameter),
-                )
+                self._begin(each)
+                each.state["joined"] = torch.tensor(calls - 1)
             elif each.state["joined"].device.type != "cpu":  # where a loaded 0-d parameter took it
                 each.state["joined"] = each.state["joined"].cpu()
         for members in by_group(moving):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -23,14 +23,12 @@ from tether.optim.stepper import (
     finite_at_least,
     flags,
     gather,
-    new_figure,
     pieces,
     readable,
     scalars,
     scatter,
     share,
     whole_number,
-    wide_zeros,
 )
 
 
@@ -194,6 +192,9 @@ class StableSPAM(Stepper):
             ),
         )
 
+    def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return dict.fromkeys(("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])), 0.0)
+
     def _advance(self, moving: Sequence[Moving]) -> None:
         for each in moving:
             if "exp_avg" not in each.state:
@@ -201,11 +202,6 @@ class StableSPAM(Stepper):
         calls = self._tick(moving)
         for members in by_group(moving):
             self._advance_group(members, calls=calls)
-
-    def _begin(self, each: Moving) -> None:
-        each.state.update({key: new_figure(each.gradient.device) for key in sorted(self.figures - {"calls"})})
-        for key in ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if each.group["amsgrad"] else [])):
-            each.state[key] = wide_zeros(each.parameter)
 
     def _advance_group(self, members: Sequence[Moving], *, calls: int) -> None:
         group = members[0].group

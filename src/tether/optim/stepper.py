@@ -78,9 +78,11 @@ class Stepper(torch.optim.Optimizer, abc.ABC):
 
     Attributes:
         figures: keys of the state's 0-d entries.
+        common: those of them that all parameters share.
     """
 
     figures: ClassVar[frozenset[str]] = frozenset()
+    common: ClassVar[frozenset[str]] = frozenset({"calls"})
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         """Take parameters or groups and the settings of those groups that have none of their own.
@@ -124,6 +126,14 @@ class Stepper(torch.optim.Optimizer, abc.ABC):
     @abc.abstractmethod
     def _check(self, group: dict[str, Any]) -> None:
         """Refuse settings out of range; may complete those that follow from others."""
+
+    @abc.abstractmethod
+    def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
+        """Tensors of a parameter's shape that the state of a group's parameters holds, and what fills them at first."""
+
+    def _keys(self, group: Mapping[str, Any]) -> set[str]:
+        """All that the state of a group's parameter holds once it has begun."""
+        return {*self.figures, *self._tensors(group)}
 
     @abc.abstractmethod
     def _advance(self, moving: Sequence[Moving]) -> None:
@@ -171,7 +181,7 @@ class Stepper(torch.optim.Optimizer, abc.ABC):
         """Go on from what ``state_dict`` gave, bit for bit.
 
         Raises:
-            InputError: the state is of other parameters or of another optimiser.
+            InputError: the state is of other parameters, or of an optimiser that lacks settings or entries of this one.
         """
         saved = [list(group["params"]) for group in state_dict["param_groups"]]
         if [len(group) for group in saved] != [len(group["params"]) for group in self.param_groups]:
@@ -179,13 +189,17 @@ class Stepper(torch.optim.Optimizer, abc.ABC):
             raise InputError(f"{type(self).__name__} state: groups of {theirs} parameters there and {ours} here")
         entries: list[tuple[str, nn.Parameter, Mapping[str, Any]]] = []
         for place, (group, keys) in enumerate(zip(self.param_groups, saved, strict=True)):
-            names = state_dict["param_groups"][place].get("param_names")
+            settings = state_dict["param_groups"][place]
+            missing = sorted(self.defaults.keys() - settings.keys())
+            if missing:
+                raise InputError(f"{type(self).__name__} state: of another optimiser, without {', '.join(missing)}")
+            names = settings.get("param_names")
             if names is not None and list(names) != list(group.get("param_names", names)):
                 other = next(pair for pair in zip(names, group["param_names"], strict=True) if pair[0] != pair[1])
                 raise InputError(f"{type(self).__name__} state: parameter {other[0]!r} there, {other[1]!r} here")
             for key, (name, parameter) in zip(keys, _named(group, place), strict=True):
                 entry = state_dict["state"].get(key, {})
-                self._check_entry(name, parameter, entry)
+                self._check_entry(name, parameter, entry, self._keys(settings))
                 entries.append((name, parameter, entry))
         super().load_state_dict(state_dict)
         for _, parameter, entry in entries:  # torch casts what it loads to the parameter's dtype: put it back whole
@@ -193,16 +207,22 @@ class Stepper(torch.optim.Optimizer, abc.ABC):
                 device = value.device if key in self.figures else parameter.device
                 self.state[parameter][key] = value.detach().to(device, copy=True)
 
-    def _check_entry(self, name: str, parameter: nn.Parameter, entry: Mapping[str, Any]) -> None:
-        own = self.state.get(parameter, {})
-        if entry and own and entry.keys() != own.keys():
-            expected, got = ", ".join(sorted(own)), ", ".join(sorted(entry))
+    def _check_entry(self, name: str, parameter: nn.Parameter, entry: Mapping[str, Any], keys: set[str]) -> None:
+        if entry and entry.keys() != keys:
+            expected, got = ", ".join(sorted(keys)), ", ".join(sorted(entry))
             raise InputError(f"{type(self).__name__} state: {name}: expected {expected}, got {got}")
         for key, value in entry.items():
             shape = () if key in self.figures else tuple(parameter.shape)
             if not isinstance(value, Tensor) or tuple(value.shape) != shape:
                 got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
                 raise InputError(f"{type(self).__name__} state: {name}: {key}: expected shape {shape}, got {got}")
+
+    def _begin(self, each: Moving) -> None:
+        """The tensors of a parameter that has its first gradient, and those figures that are its own."""
+        tensors = self._tensors(each.group)
+        each.state.update({key: wide_zeros(each.parameter, value=value) for key, value in tensors.items()})
+        own = self._keys(each.group) - tensors.keys() - self.common
+        each.state.update({key: new_figure(each.gradient.device) for key in sorted(own)})
 
     def _common(self, key: str, start: Tensor, *, moving: Sequence[Moving]) -> Tensor:
         """The optimiser's own figure ``key``: one tensor that every parameter's state shares, changed in place."""
