@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.losses.vanishing import VanishingGradientPenalty, omega_regulariser
+from tether.optim.clip import GlobalNorm
 
 
 def signals(steps: int = 4) -> tuple[Tensor, Tensor]:
@@ -86,6 +87,41 @@ def test_penalty_on_torchs_cell(steps: int) -> None:
     (plain,) = torch.autograd.grad(loss, cell.weight_hh, retain_graph=True)
     loss.backward()
     torch.testing.assert_close(cell.weight_hh.grad, plain + added)
+
+
+def omega_and_signal(alpha: float, *, updates: int = 60, units: int = 12, length: int = 20) -> tuple[float, float]:
+    """After a short training: the regulariser, and how much of the error signal arrives near the start."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.ModuleDict({"cell": nn.RNNCell(2, units), "head": nn.Linear(units, 2)})
+        recurrent = nn.init.orthogonal_(network["cell"].weight_hh)
+    with torch.no_grad():
+        recurrent.mul_(0.7)
+    optimizer, clipper = torch.optim.SGD(network.parameters(), lr=0.05), GlobalNorm(1.0)
+    penalty, draw = VanishingGradientPenalty(alpha=alpha), torch.Generator().manual_seed(1)
+    omega, kept = 0.0, 0.0
+    for update in range(updates):
+        drives = torch.randn(length, 16, 2, generator=draw)
+        state, states = torch.zeros(16, units), []
+        for drive in drives:
+            state = network["cell"](drive, state)
+            states.append(state)
+        loss = nn.functional.cross_entropy(network["head"](state), (drives[0, :, 0] > 0).long())
+        optimizer.zero_grad()
+        omega = float(penalty.add_(recurrent, loss=loss, hidden=states))
+        early, last = torch.autograd.grad(loss, [states[length // 10], state], retain_graph=True)
+        kept = float(early.norm() / last.norm())
+        loss.backward()
+        clipper.clip_(network.named_parameters(), step=update)
+        optimizer.step()
+    return omega, kept
+
+
+def test_training_with_the_penalty_keeps_the_error_signal() -> None:
+    (plain, faded), (held, kept) = omega_and_signal(0.0), omega_and_signal(2.0)
+    assert held < plain / 4
+    assert faded < 0.001
+    assert kept > 0.1
 
 
 @pytest.mark.parametrize(
