@@ -1,0 +1,19 @@
+"""What the measured notes of the optimisers must say besides their claims."""
+
+from __future__ import annotations
+
+from tether.core.files import read_json
+from tether.papers import places
+
+
+def notes(slug: str) -> list[dict[str, float]]:
+    path = places.result_path(slug)
+    assert path is not None
+    return [run["notes"] for run in read_json(path)["seeds"]]
+
+
+def test_clipping_is_what_saves_adagrad_and_the_weighting_pays_at_small_steps():
+    for note in notes("clip-radagrad"):
+        assert note["times_below_radagradd"] >= 1000
+        assert note["times_below_adagrad"] >= 3
+        assert note["small_step_worst_clip_adagradd"] >= 5 * note["small_step_worst_clip_radagradd"]
