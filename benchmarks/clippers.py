@@ -2,13 +2,17 @@
 
 Command: ``python benchmarks/clippers.py`` (about 1 CPU minute; ``--quick`` for 3 rounds instead of 9).
 152 tensors, 86 M parameters, float32, one thread, CPU time, variants in rotating order; the ratio is the median of
-the per-round ratios to ``clip_grad_norm_``. "Triggered" means that every gradient is rewritten or its factor folded.
+the per-round ratios to ``clip_grad_norm_``. "Triggered" means that every gradient is rewritten, or its factor folded;
+the gradients are put back, untimed, before each form. Every clipper of ``CLIPPERS`` must be among the forms.
 
-Last measured on one core of an Intel Xeon with other work beside it, 9 rounds (torch's clip_grad_norm_: 66 ms):
-NoClip 0.51 (0.49..0.57), GlobalNorm untriggered 0.51 (0.49..0.58), ZClip untriggered 0.52 (0.49..0.57), GlobalNorm
-triggered 1.07 (1.01..1.13). With fused AdamW (alone 1.56): GlobalNorm untriggered 2.02 (1.98..2.17), triggered 2.59
-(2.53..2.69), triggered and folded 2.13 (2.03..2.20); clip_grad_norm_ and fused AdamW 2.56 (2.49..2.62), and with
-torch's default AdamW 9.27 (8.41..10.34).
+Last measured on one core of an Intel Xeon with other work beside it, 9 rounds (torch's clip_grad_norm_: 58 ms).
+Untriggered: NoClip, GlobalNorm, ZClip, AdaGC with either scope, and AutoClip with a short history, one of 100,000 steps
+or a window of 10,000, all 0.48 (0.46..0.86 over all rounds); AGC 1.21 (1.16..1.29), timm's 6.67 (5.86..7.67).
+Triggered: GlobalNorm 1.00 (0.96..1.05), ZClip 1.02 (0.97..1.05), AutoClip 1.01 (0.97..1.06), with 100,000 steps 1.01
+(0.98..1.05), AdaGC 1.02 (0.97..1.05), global 1.01 (0.99..1.17); AGC with one unit in ten 1.26 (1.22..1.32), with every
+unit 1.85 (1.78..1.94), timm's 6.21 (5.54..6.72). With fused AdamW (alone 1.76): GlobalNorm untriggered 2.22
+(2.13..2.26), triggered 2.77 (2.71..2.94), triggered and folded 2.28 (2.25..2.34), AdaGC triggered 2.79 (2.72..3.06);
+clip_grad_norm_ and fused AdamW 2.77 (2.69..2.80), and with torch's default AdamW 8.93 (8.14..9.69).
 """
 
 from __future__ import annotations
@@ -20,13 +24,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import timm.utils.agc
 import torch
 from torch import nn
 
 from tether.core.norms import gradient_norms
-from tether.core.types import ClipReport
+from tether.core.protocols import GradClipper
+from tether.core.unit_norms import unit_norms
 from tether.optim import AdamW, clip_and_step
-from tether.optim.clip import GlobalNorm, NoClip, ZClip
+from tether.optim.clip import AGC, CLIPPERS, AdaGC, AutoClip, GlobalNorm, NoClip, ZClip
 
 WIDTH, LAYERS, PATCHES, CLASSES = 768, 12, 196, 1000
 
@@ -39,51 +45,116 @@ def shapes() -> list[tuple[int, ...]]:
     return [*stem, *(LAYERS * block), (WIDTH,), (WIDTH,), (CLASSES, WIDTH), (CLASSES,)]
 
 
-def variants(named: list[tuple[str, nn.Parameter]]) -> dict[str, Callable[[], object]]:
-    parameters = [parameter for _, parameter in named]
-    norms_before = [float(gradient_norms(named).total)]
-    zclip = ZClip(max_grad_norm=None, warmup_steps=1)
-    zclip.clip_(named, step=0)
-    fused, loop = AdamW(parameters, lr=1e-9), torch.optim.AdamW(parameters, lr=1e-9)
-    loose, tight = GlobalNorm(1e9), GlobalNorm(1e9)
+LONG = 100_000
+"""Steps in AutoClip's long history."""
+HALF = 0.5
+"""What a triggered clipper leaves of every norm."""
 
-    def torch_clip_and(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-        def both() -> None:
+Named = list[tuple[str, nn.Parameter]]
+Form = Callable[[], object]
+
+
+def autoclip(percentile: float, norms: list[float], *, window: int | None = None) -> AutoClip:
+    """One that has seen these norms."""
+    clipper = AutoClip(percentile, window=window, eps=0.0)
+    clipper.load_state_dict({**clipper.state_dict(), "history": torch.tensor(norms, dtype=torch.float64)})
+    return clipper
+
+
+def adagc(named: Named, scope: str, *, gamma: float) -> AdaGC:
+    """One past its warm-up whose every statistic is this share of the norm at hand."""
+    clipper = AdaGC(warmup_steps=1, max_norm=1e9, clip_ratio=1.0, scope=scope)  # pyrefly: ignore
+    clipper.clip_(named, step=0)
+    state = clipper.state_dict()
+    clipper.load_state_dict({**state, "gamma": state["gamma"] * gamma})
+    return clipper
+
+
+def zclip(norm: float, *, mean: float) -> ZClip:
+    """One whose mean is this share of the norm at hand; its spikes go to the mean, which they do not move."""
+    clipper = ZClip(max_grad_norm=None, warmup_steps=1, clip_option="mean")
+    figures = {"mean": norm * mean, "variance": 0.0, "first_mean": norm * mean, "recorded": 1}
+    clipper.load_state_dict({**clipper.state_dict(), **figures})
+    return clipper
+
+
+def clippers(named: Named) -> dict[str, dict[str, GradClipper]]:
+    """Every clipper with limits far above the gradients, and with limits at half of their norms."""
+    norm = float(gradient_norms(named).total)
+    long = (torch.rand(LONG, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * norm).tolist()
+    units = unit_norms(named)
+    ratios = units.gradient / units.weight.clamp(min=1e-3)
+    forms: dict[str, dict[str, GradClipper]] = {
+        "untriggered": {
+            "NoClip": NoClip(),
+            "GlobalNorm": GlobalNorm(1e9),
+            "ZClip": zclip(norm, mean=2.0),
+            "AutoClip": autoclip(100.0, [norm]),
+            "AutoClip, 100,000 steps": autoclip(100.0, long),
+            "AutoClip, window of 10,000": autoclip(100.0, long[:10_000], window=10_000),
+            "AdaGC": adagc(named, "tensor", gamma=2.0),
+            "AdaGC, global": adagc(named, "global", gamma=2.0),
+            "AGC": AGC(1e9),
+        },
+        "triggered": {
+            "GlobalNorm": GlobalNorm(norm * HALF),
+            "ZClip": zclip(norm, mean=HALF),
+            "AutoClip": autoclip(0.0, [norm * HALF]),
+            "AutoClip, 100,000 steps": autoclip(0.0, [norm * HALF] * LONG),
+            "AdaGC": adagc(named, "tensor", gamma=HALF),
+            "AdaGC, global": adagc(named, "global", gamma=HALF),
+            "AGC, every unit": AGC(1e-6),
+            "AGC, one unit in ten": AGC(float(ratios.quantile(0.9))),
+        },
+    }
+    missing = set(CLIPPERS.values()) - {type(clipper) for group in forms.values() for clipper in group.values()}
+    assert not missing, f"not measured: {missing}"
+    return forms
+
+
+def variants(named: Named) -> dict[str, Form]:
+    """What is timed, by name; the first is the measure of the others."""
+    parameters = [parameter for _, parameter in named]
+    fused, loop = AdamW(parameters, lr=1e-9), torch.optim.AdamW(parameters, lr=1e-9)
+    made = clippers(named)
+    loose, tight = made["untriggered"]["GlobalNorm"], made["triggered"]["GlobalNorm"]
+    each = made["triggered"]["AdaGC"]
+
+    def clip(clipper: GradClipper, *, hit: bool) -> Form:
+        def form() -> None:
+            assert bool(clipper.clip_(named, step=0).scale < 1) == hit
+
+        return form
+
+    def clip_then_step(clipper: GradClipper) -> Form:
+        def form() -> None:
+            clipper.clip_(named, step=0)
+            fused.step()
+
+        return form
+
+    def torch_clip_and(optimizer: torch.optim.Optimizer) -> Form:
+        def form() -> None:
             torch.nn.utils.clip_grad_norm_(parameters, 1e9)
             optimizer.step()
 
-        return both
+        return form
 
-    def tighten() -> None:
-        """A limit just below the norm, so that the next clip rewrites every gradient without shrinking it away."""
-        tight.max_norm = float(norms_before[0]) * 0.999
+    def fold(clipper: GradClipper) -> Form:
+        return lambda: clip_and_step(fused, clipper=clipper, named_params=named, step=0)
 
-    def remember(report: ClipReport) -> None:
-        assert report.scale < 1
-        norms_before[0] = float(report.norm * report.scale)
-
-    def ours() -> None:
-        tighten()
-        remember(tight.clip_(named, step=0))
-
-    def ours_then_step() -> None:
-        ours()
-        fused.step()
-
-    def folded() -> None:
-        tighten()
-        remember(clip_and_step(fused, clipper=tight, named_params=named, step=0))
-
-    return {
-        "clip_grad_norm_ (torch)": lambda: torch.nn.utils.clip_grad_norm_(parameters, 1e9),
-        "NoClip": lambda: NoClip().clip_(named, step=0),
-        "GlobalNorm, untriggered": lambda: loose.clip_(named, step=0),
-        "ZClip, untriggered": lambda: zclip.clip_(named, step=0),
-        "GlobalNorm, triggered": ours,
+    forms: dict[str, Form] = {"clip_grad_norm_ (torch)": lambda: torch.nn.utils.clip_grad_norm_(parameters, 1e9)}
+    for group, members in made.items():
+        for title, clipper in members.items():
+            forms[f"{title}, {group}"] = clip(clipper, hit=group == "triggered")
+        limit = 1e9 if group == "untriggered" else 1e-6
+        forms[f"AGC of timm, {group}"] = lambda limit=limit: timm.utils.agc.adaptive_clip_grad(parameters, limit)
+    return forms | {
         "fused AdamW alone": fused.step,
-        "GlobalNorm untriggered + fused AdamW": lambda: clip_and_step(fused, clipper=loose, named_params=named, step=0),
-        "GlobalNorm triggered, then fused AdamW": ours_then_step,
-        "GlobalNorm triggered, folded into fused AdamW": folded,
+        "GlobalNorm untriggered + fused AdamW": fold(loose),
+        "GlobalNorm triggered, then fused AdamW": clip_then_step(tight),
+        "GlobalNorm triggered, folded into fused AdamW": fold(tight),
+        "AdaGC triggered + fused AdamW": fold(each),
         "clip_grad_norm_ + fused AdamW": torch_clip_and(fused),
         "clip_grad_norm_ + torch's default AdamW": torch_clip_and(loop),
     }
@@ -102,13 +173,17 @@ def main() -> None:
         parameter.grad = torch.randn(shape, generator=generator) * 1e-4
         named.append((f"tensor{index}", parameter))
     print(f"{len(named)} tensors, {sum(p.numel() for _, p in named) / 1e6:.1f} M parameters, one thread, CPU time")
+    gradients = [parameter.grad for _, parameter in named if parameter.grad is not None]
+    originals = [gradient.clone() for gradient in gradients]
     forms = variants(named)
     names = list(forms)
     for form in forms.values():
+        torch._foreach_copy_(gradients, originals)
         form()
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(3 if arguments.quick else 9):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            torch._foreach_copy_(gradients, originals)
             started = time.process_time()
             forms[name]()
             seconds[name].append(time.process_time() - started)
