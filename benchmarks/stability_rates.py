@@ -2,8 +2,8 @@
 
     python benchmarks/stability_rates.py sgd clip_adagrad [--grid 0.01 0.03 0.1]      about 3 s for each rate and model
 
-Prints the held-out loss, in nats, after a run as long as the bench's with every rate; the lowest one belongs in ``RATES``
-of ``tether.papers.stability.guards``.
+Prints the held-out loss, in nats, after a run as long as the bench's with every rate; the lowest one belongs in
+``RATES`` of ``tether.papers.stability.guards``.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ class TestAdvice:
 
     def test_lower_by_enough_and_surely(self):
         lines = answer(seen("zclip", loss=1.9, less=-0.1), seen("agc", loss=1.89, less=-0.11, cost=1.3))
-        assert lines[0].startswith("Try clipper=zclip (agc: as good): over the last 20 of 100 steps the loss was 5.5%")
+        assert lines[0].startswith("Try clipper=zclip (agc: as good): over the last 20 of 100 steps the loss was 5.0%")
         assert "keep what you have" in answer(seen("zclip", loss=1.9, less=-0.1, error=0.06))[0]
         edge = 2 * MATTERS
         assert "keep what you have" in answer(seen("zclip", loss=2 - edge + 0.001, less=-edge + 0.001))[0]

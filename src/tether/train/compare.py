@@ -256,14 +256,15 @@ def advise(found: Comparison) -> list[str]:
 
 def _answer(found: Comparison, own: Seen, better: Sequence[Seen]) -> str:
     if better:
-        lowest = min(one.loss for one in better if one.loss is not None)
-        near = [one for one in better if one.loss is not None and one.loss <= lowest + MATTERS * abs(lowest)]
+        losses = {one.name: one.loss for one in better if one.loss is not None}
+        lowest = min(losses.values())
+        near = [one for one in better if losses[one.name] <= lowest + MATTERS * abs(lowest)]
         best = min(near, key=lambda one: one.cost)
         others = [one.name for one in near if one is not best]
         also = f" ({', '.join(others)}: as good)" if others else ""
         if own.loss is None:
             return f"Try clipper={best.name}{also}: {own.name} diverged and it did not."
-        share = (own.loss - lowest) / abs(own.loss)
+        share = (own.loss - losses[best.name]) / abs(own.loss)
         return (
             f"Try clipper={best.name}{also}: over the last {_last(found.steps)} of {found.steps} steps the loss was "
             f"{share:.1%} lower than with {own.name}, on the same batches."

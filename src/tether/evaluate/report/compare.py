@@ -9,7 +9,7 @@ from typing import Any
 from tether.core.files import write_text
 from tether.evaluate.report.curves import Chart, Line, Marks, chart, running_mean
 from tether.evaluate.report.templates import environment
-from tether.train.compare import Comparison
+from tether.train.compare import BEFORE, DEVIATIONS, RISE, Comparison
 from tether.train.folder import COMPARE, COMPARE_PAGE, METRICS
 from tether.train.logbook import read_metrics
 
@@ -31,6 +31,9 @@ def write(folder: Path, found: Comparison) -> Path:
         .render(
             name=folder.resolve().name,
             found=found,
+            before=BEFORE,
+            rise=f"{RISE:.0%}",
+            deviations=f"{DEVIATIONS:g}",
             pairs=[(name, drawn) for name, drawn in pairs if drawn],
             chart_data=[one.data for _, drawn in pairs for one in drawn],
         )

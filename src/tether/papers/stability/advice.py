@@ -48,11 +48,14 @@ class Standing:
 class Answer:
     """What is enough against one fault in one model.
 
+    Only ``none`` and the clippers judged better than it come into question; the best of them has the lowest mean
+    final loss.
+
     Attributes:
         model: name of the subject.
         fault: name of the fault.
-        enough: the first clipper, in the order ``none``, ``global_norm``, then by cost, within ``TIE`` of the best.
-        best: the clipper with the lowest mean final loss.
+        enough: the first in the order ``none``, ``global_norm``, then by cost, within ``TIE`` of the best.
+        best: the best of them.
         gain: mean final loss of ``none`` less that of ``enough``, in nats.
         tied: further clippers within ``TIE`` of the best, by name.
     """
@@ -89,21 +92,15 @@ def standings(table: Sequence[Row], *, kinds: Mapping[str, str], costs: Mapping[
 
 
 def answers(table: Sequence[Row], *, kinds: Mapping[str, str], costs: Mapping[str, Cost]) -> list[Answer]:
-    """For each fault and model, in the table's order, the clipper that is enough.
-
-    Nothing is enough (``none``) also where no clipper is judged better than it.
-    """
+    """For each fault and model, in the table's order, the clipper that is enough."""
     found = []
     for fault, model in dict.fromkeys((row.fault, row.model) for row in table):
         rows = [row for row in cell(table, model=model, fault=fault) if kinds[row.guard] == "clipper"]
-        means = {row.guard: row.mean for row in rows}
-        helps = {row.guard for row in rows if row.against_none.word == "better"}
+        means = {row.guard: row.mean for row in rows if row.guard == NONE or row.against_none.word == "better"}
         best = min(means, key=lambda name: means[name])
         order = sorted(means, key=lambda name: (name != NONE, name != USUAL, costs[name].ratio))
-        near = [name for name in order if means[name] <= means[best] + TIE]
-        enough = next((name for name in near if name == NONE or name in helps), NONE)
-        tied = tuple(name for name in near if name not in (enough, NONE) and name in helps)
-        found.append(Answer(model, fault, enough, best, means[NONE] - means[enough], tied))
+        enough, *tied = [name for name in order if means[name] <= means[best] + TIE]
+        found.append(Answer(model, fault, enough, best, means[NONE] - means[enough], tuple(tied)))
     return found
 
 
@@ -112,45 +109,44 @@ def advice(table: Sequence[Row], *, kinds: Mapping[str, str], costs: Mapping[str
     ranking = standings(table, kinds=kinds, costs=costs)
     found = answers(table, kinds=kinds, costs=costs)
     return [
-        _start_with(ranking, models=len({row.model for row in table})),
+        _start_with(table, ranking),
         *_per_fault(found),
         *_careful(table, kinds),
         *_optimizers(ranking),
     ]
 
 
-def _start_with(ranking: Sequence[Standing], *, models: int) -> str:
+def _start_with(table: Sequence[Row], ranking: Sequence[Standing]) -> str:
     clippers = {one.guard: one for one in ranking if one.kind == "clipper"}
-    harmless = [one for one in clippers.values() if not one.against_none.get("worse")] or list(clippers.values())
-    best, usual, none = min(harmless, key=lambda one: one.harm), clippers[USUAL], clippers[NONE]
-    over = "all faults" if models == 1 else "all faults and models"
+    usual, none = clippers[USUAL], clippers[NONE]
+    harmful = {row.guard for row in table if row.fault == CALM and row.against_none.word == "worse"}
+    best = min((one for one in clippers.values() if one.guard not in harmful), key=lambda one: one.harm)
+    over = "all faults" if len({row.model for row in table}) == 1 else "all faults and models"
     faults = f"Over {over} the final loss rises by {none.harm:.2f} nats without a guard"
-    if best.guard == NONE:
-        return f"{faults}, and no clipper that never does harm leaves less: you need none."
-    if usual.harm <= best.harm + TIE:
-        nearest = (
-            "the lowest of all" if usual.harm <= best.harm else f"the lowest, {best.guard}, leaves {best.harm:.2f}"
+    if best is none:
+        return f"{faults}, and no clipper that does no harm without a fault leaves less: you need none."
+    if usual.harm > best.harm + TIE or usual.guard in harmful:
+        return (
+            f"Start with {best.guard}. {faults}, by {usual.harm:.2f} with global_norm and by {best.harm:.2f} with it."
         )
-        return f"Start with global_norm. {faults} and by {usual.harm:.2f} with it; {nearest}."
-    return f"Start with {best.guard}. {faults}, by {usual.harm:.2f} with global_norm and by {best.harm:.2f} with it."
+    least = "no other leaves less" if best is usual else f"the lowest, {best.guard}, leaves {best.harm:.2f}"
+    return (
+        f"Start with global_norm. {faults} and by {usual.harm:.2f} with it; of the clippers that do no harm without a "
+        f"fault {least}."
+    )
 
 
 def _per_fault(found: Sequence[Answer]) -> list[str]:
-    nothing = [one for one in found if one.enough == NONE and one.fault != CALM]
-    usual = [one for one in found if one.enough == USUAL]
-    special = [one for one in found if one.enough not in (NONE, USUAL)]
     said = []
-    if usual:
+    if usual := [one for one in found if one.enough == USUAL]:
         said.append(
-            f"global_norm is enough, and no other clipper is better by more than {TIE:g} nats: {_places(usual)}."
+            f"global_norm is enough, and no clipper that helps is better by more than {TIE:g} nats: {_places(usual)}."
         )
-    said += [
-        f"{one.enough} is the one to take under {one.fault} ({one.model}): {one.gain:.2f} nats better than none, and "
-        f"global_norm does not come within {TIE:g} nats of it"
-        + (f"; {', '.join(one.tied)} tie with it." if one.tied else ".")
-        for one in special
-    ]
-    if nothing:
+    special = [one for one in found if one.enough not in (NONE, USUAL)]
+    for name in dict.fromkeys(one.enough for one in special):
+        gains = [f"{one.gain:.2f} under {one.fault} ({one.model})" for one in special if one.enough == name]
+        said.append(f"{name} is the one to take where global_norm is not enough. Nats gained: {', '.join(gains)}.")
+    if nothing := [one for one in found if one.enough == NONE and one.fault != CALM]:
         said.append(f"No clipper helps, or none is needed: {_places(nothing)}.")
     return said
 

@@ -8,7 +8,7 @@ from html import escape
 from tether.evaluate.report.curves import Chart
 from tether.papers.stability.charts import Pair
 
-WIDTH, HEIGHT, LEFT, TOP = 360, 130, 46, 50
+WIDTH, HEIGHT, LEFT, TOP = 360, 130, 46, 66
 COLUMN, ROW = WIDTH + LEFT + 24, HEIGHT + TOP + 34
 COLOURS = {"main": "#0f6e6e", "second": "#8a4fa8", "limit": "#b75a00", "clipped": "#b75a00", "skipped": "#b3261e"}
 PENS = {
@@ -36,7 +36,7 @@ def figure(pairs: Sequence[Pair]) -> str:
     for number, pair in enumerate(pairs):
         top = number * ROW + TOP
         parts.append(
-            f'<text x="{LEFT}" y="{top - 28}" font-size="13" font-weight="600" fill="#1d2129">{escape(pair.fault)}'
+            f'<text x="{LEFT}" y="{top - 46}" font-size="13" font-weight="600" fill="#1d2129">{escape(pair.fault)}'
             f'<tspan font-weight="400" fill="#5b6270">  {escape(pair.says)}</tspan></text>'
         )
         parts += _plot(pair.loss, LEFT, top) + _plot(pair.norm, LEFT + COLUMN, top)
@@ -45,8 +45,8 @@ def figure(pairs: Sequence[Pair]) -> str:
 
 def _plot(chart: Chart, left: float, top: float) -> list[str]:
     parts = [f'<g transform="translate({left} {top})">']
-    parts.append(f'<text y="-8" fill="#1d2129">{escape(chart.title)}</text>')
-    x = _LETTER * len(chart.title) + 14
+    parts.append(f'<text y="-25" fill="#1d2129">{escape(chart.title)}</text>')
+    x = 0.0
     for line in chart.drawn:
         if line.path:
             parts.append(f'<path d="M{x:.0f} -12h16" stroke="{COLOURS[line.kind]}" {PENS[line.kind]}/>')

@@ -23,8 +23,8 @@ FILE = "stability.json"
 RULES = {
     "final": "mean cross-entropy on held-out data after the last step, in nats; a ruined run counts as a model that "
     "knows nothing",
-    "spike": f"steps in a row whose loss lies more than `rise` nats above the median of the {BEFORE} steps before "
-    "count as one spike; planted steps neither count nor enter the median",
+    "spike": f"steps in a row whose training loss lies above the median of the {BEFORE} steps before by more than the "
+    "model's rise, or is not finite, count as one; planted steps neither count nor enter the median",
     "lost": "steps by which the same seed without fault and guard had reached the final loss earlier",
     "difference": "paired over seeds; low and high are one-sided 95 % bounds (Student's t)",
     "word": f"ties: the interval lies within {TIE} nats to both sides of 0; better or worse: it lies on one side of 0; "

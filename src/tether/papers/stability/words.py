@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tether.papers.markdown import table as markdown_table
-from tether.papers.stability.advice import CALM, Answer, Standing, advice, answers, standings
+from tether.papers.stability.advice import Answer, Standing, advice, answers, standings
 from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.result import costs_of, table_of
 from tether.papers.stability.table import Row, Word
@@ -49,16 +49,16 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
 def scale(found: Mapping[str, Any]) -> str:
     """How much was run, where, and what it cost, in one paragraph."""
     return (
-        f"{found['runs']} runs of {found['steps']} steps: {len(found['models'])} models, {len(found['faults'])} faults "
-        f"(one of them is none), {len(found['guards'])} guards, {len(found['seeds'])} seeds; "
-        f"{found['cpu_seconds'] / 60:.0f} minutes of one core ({found['machine']['processor']}, torch "
-        f"{found['versions']['torch']}), measured {found['measured']}."
+        f"{found['runs']:,} runs of {found['steps']} steps each, from models ({', '.join(found['models'])}), faults "
+        f"({len(found['faults']) - 1}, and none at all), guards ({len(found['guards'])}) and seeds "
+        f"({len(found['seeds'])}); {found['cpu_seconds'] / 60:.1f} minutes of one core "
+        f"({found['machine']['processor']}, torch {found['versions']['torch']}), measured {found['measured']}."
     )
 
 
 def settings(found: Mapping[str, Any]) -> str:
     """Models, faults and the settings that are not defaults, as a list."""
-    return "\n".join(f"- {name}: {says}." for name, says in setting_rows(found, quote="`"))
+    return "\n".join(f"- {name}: {says}" for name, says in setting_rows(found, quote="`"))
 
 
 def setting_rows(found: Mapping[str, Any], *, quote: str = "") -> list[tuple[str, str]]:
@@ -68,10 +68,7 @@ def setting_rows(found: Mapping[str, Any], *, quote: str = "") -> list[tuple[str
         found: a result.
         quote: around names.
     """
-    rows = [
-        (f"model {quote}{name}{quote}", f"{model['says']}; AdamW at {model['rate']:g}, betas {model['betas']}")
-        for name, model in found["models"].items()
-    ]
+    rows = [(f"model {quote}{name}{quote}", _of_model(model)) for name, model in found["models"].items()]
     rows += [(f"fault {quote}{name}{quote}", says) for name, says in found["faults"].items()]
     for name, guard in found["guards"].items():
         own = [f"{key}={value}" for key, value in guard["settings"].items()]
@@ -83,13 +80,19 @@ def setting_rows(found: Mapping[str, Any], *, quote: str = "") -> list[tuple[str
     return rows
 
 
+def _of_model(model: Mapping[str, Any]) -> str:
+    return (
+        f"{model['says']}; AdamW at {model['rate']:g}, betas {model['betas']}; a spike rises by {model['rise']:g} nats"
+    )
+
+
 def enough_table(found: Sequence[Answer]) -> str:
     """For each fault and model: the clipper that is enough, what it gains, the best one, and who ties."""
     rows = [
         (
             f"`{one.fault}`",
             one.model,
-            f"`{one.enough}`" if one.enough != NONE or one.fault == CALM else "none helps, or none is needed",
+            f"`{one.enough}`",
             f"{one.gain:.2f}" if one.enough != NONE else "",
             f"`{one.best}`",
             ", ".join(f"`{name}`" for name in one.tied),
