@@ -124,6 +124,9 @@ def test_floors() -> None:
     assert two_point_floor(1.0, c=1.0, u=0.5) == 0.25
     assert two_point_floor(1.0, c=3.0, u=0.5) == 0.0  # the large value, 2, is not clipped
     assert two_point_floor(1.0, c=1.0, u=0.5, batch_size=4) < 0.02
+    for size in (1, 4):
+        assert two_point_floor(0.0, c=1.0, u=0.5, batch_size=size) == 0.0
+        assert two_point_floor(1.0, c=math.inf, u=0.5, batch_size=size) == pytest.approx(0.0, abs=1e-15)
     for message, call in (
         ("sigma", lambda: clipped_sgd_floor(-1.0, c=1.0)),
         ("c: ", lambda: clipped_sgd_floor(1.0, c=-1.0)),

@@ -277,7 +277,7 @@ def two_point_floor(sigma: float, *, c: float, u: float, batch_size: int = 1) ->
     def drift(x: float) -> float:
         return math.fsum(chance * max(-c, min(c, x + noise)) for chance, noise in cases)
 
-    low, high = -sigma / u - c, sigma / u + c
+    low, high = -sigma / u, sigma / u  # beyond the largest noise every sample has the same sign
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if drift(middle) < 0 else (low, middle)
