@@ -365,6 +365,11 @@ class TestExact:
     [
         ({"attn_norm": ("pre", "pre")}, "attn_norm: expected each placement once, got pre, pre"),
         ({"ffn_norm": "pre"}, "ffn_norm: expected a list of pre, out and post, got 'pre'"),
+        ({"attn_norm": None}, "attn_norm: expected a list of pre, out and post, got None"),
+        ({"qkv_norm": ("qk",)}, r"qkv_norm: expected letters of 'qkvc' once each, got \('qk',\)"),
+        ({"qkv_norm": "qqk"}, "qkv_norm: expected letters of 'qkvc' once each, got 'qqk'"),
+        ({"head_scale": "before"}, "head_scale: unknown choice 'before'; known: after_proj, heads, none"),
+        ({"ctx_norm_eps": 0.0}, "ctx_norm_eps: expected a positive number, got 0.0"),
         ({"norm_eps": 0.0}, "norm_eps: expected a positive number, got 0.0"),
         ({"rope_theta": -1.0}, "rope_theta: expected a positive number, got -1.0"),
         ({"kv_heads": -2}, "kv_heads: expected 0"),

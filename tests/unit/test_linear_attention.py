@@ -140,6 +140,7 @@ def test_turned_features_leave_the_denominator_alone():
     [
         ({"attention": "nala", "qkv_norm": "qk"}, "qkv_norm: nala attention reads the length of each query"),
         ({"lepe": 4}, "lepe: expected 0 or the odd side of a kernel, got 4"),
+        ({"lepe": 3.5}, "lepe: expected 0 or the odd side of a kernel, got 3.5"),
         ({"position_conv": -3}, "position_conv: expected 0 or the odd side"),
         ({"ffn_conv": 2}, "ffn_conv: expected 0 or the odd side"),
         ({"layer_scale": float("nan")}, "layer_scale: expected a number or nothing"),

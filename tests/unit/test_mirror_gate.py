@@ -14,6 +14,7 @@ from tether.losses import ClipLoss
 from tether.models import create
 from tether.models.blocks.block import BlockConfig, TransformerBlock
 from tether.models.blocks.gate_controller import GateController
+from tether.models.blocks.grid import Grid
 from tether.models.blocks.mirror_gate import MirrorGate, moments, tally
 from tether.models.blocks.runs import Runs
 from tether.models.export import export
@@ -107,6 +108,22 @@ def test_a_packed_gate_is_the_padded_one(attention):
     assert torch.allclose(made(x, causal=True, gate=gate, pool=at)[:, 0], ends, atol=1e-10)
 
 
+@pytest.mark.parametrize("attention", ["softmax", "nala", "relu", "elu"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_closed_token_passes_unchanged_and_is_hidden_from_the_others(attention, causal):
+    made = block(BlockConfig(attn_norm=("pre", "out"), ffn_norm=("pre", "out"), attention=attention))
+    x, gate = torch.randn(2, 5, 16, dtype=torch.float64), torch.ones(2, 5, dtype=torch.float64)
+    gate[:, 1] = 0
+    other = x.clone()
+    other[:, 1] = torch.randn(2, 16, dtype=torch.float64)
+    rest = [0, 2, 3, 4]
+    before, after = (made(stream, causal=causal, gate=gate) for stream in (x, other))
+    assert torch.equal(before[:, 1], x[:, 1])
+    assert torch.equal(after[:, 1], other[:, 1])
+    assert torch.allclose(before[:, rest], after[:, rest], rtol=0, atol=1e-4)
+    assert not torch.allclose(made(x, causal=causal)[:, rest], made(other, causal=causal)[:, rest], rtol=0, atol=1e-2)
+
+
 def test_a_seen_key_is_what_the_released_code_comes_to():
     made = block(BlockConfig(attn_norm=("pre", "out"), ffn_norm=("pre", "out"), gated_key="seen"))
     x, gate = torch.randn(1, 4, 16, dtype=torch.float64), torch.ones(1, 4, dtype=torch.float64)
@@ -131,10 +148,14 @@ def test_gates_that_are_none(gate, message):
         block()(torch.zeros(2, 3, 16, dtype=torch.float64), causal=False, gate=gate.double())
 
 
-@pytest.mark.parametrize("options", [{"attn_norm": ["post"]}, {"residual_scale": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{"attn_norm": ["post"]}, {"residual_scale": True}, {"position_conv": 3}, {"lepe": 3}, {"ffn_conv": 3}],
+)
 def test_blocks_that_cannot_be_skipped(options):
+    x, gate = torch.zeros(1, 2, 16).double(), torch.ones(1, 2).double()
     with pytest.raises(InputError, match="cannot be skipped"):
-        block(BlockConfig(**options))(torch.zeros(1, 2, 16).double(), causal=False, gate=torch.ones(1, 2).double())
+        block(BlockConfig(**options))(x, causal=False, gate=gate, grid=Grid(1, 2))
     with pytest.raises(InputError, match="cannot be skipped"):
         create("tiny", vision={"gate": "mirror", "block": options})
 

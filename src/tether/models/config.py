@@ -152,7 +152,7 @@ def _check_blocks(tower: VisionConfig | TextConfig) -> None:
     if tower.gate == "mirror" and tower.layers % 2:
         raise InputError(f"gate: a mirror needs an even number of layers, got {tower.layers}")
     if tower.gate == "mirror" and not all(block.skippable for block in tower.blocks):
-        raise InputError("gate: blocks with post norms, residual_scale or position_conv cannot be skipped")
+        raise InputError("gate: blocks with post norms, residual_scale or convolutions cannot be skipped")
 
 
 _NESTED: Mapping[str, type] = {"vision": VisionConfig, "text": TextConfig, "image": ImageSpec}

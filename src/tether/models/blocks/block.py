@@ -166,7 +166,7 @@ class TransformerBlock(nn.Module):
     def _check_gate(self, gate: Tensor, x: Tensor) -> None:
         """The gate's values are looked at on the CPU only: elsewhere the look would stall the device."""
         if not self.skippable:
-            raise InputError("gate: a block with post norms, residual_scale or position_conv cannot be skipped")
+            raise InputError("gate: a block with post norms, residual_scale or convolutions cannot be skipped")
         if gate.shape != x.shape[:-1]:
             raise InputError(f"gate: expected {tuple(x.shape[:-1])}, one for each token, got {tuple(gate.shape)}")
         if gate.device.type == "cpu" and gate.numel():
@@ -224,12 +224,8 @@ class TransformerBlock(nn.Module):
         if trace is not None and trace.wants(f"{name}.attention"):
             trace.visit(f"{name}.attention", _reading(self.core, q, k, causal=causal, bias=bias, reads=reads))
         if isinstance(pool, Tensor) and causal:
-            seen = torch.arange(n, device=k.device) <= pool[:, None]
-            bias = (
-                _hide(~seen[:, None, None, :], q.dtype)
-                if bias is None
-                else bias + _hide(~seen[:, None, None, :], q.dtype)
-            )
+            later = _hide(torch.arange(n, device=k.device) > pool[:, None], q.dtype)[:, None, None]
+            bias = later if bias is None else bias + later
         if causal and isinstance(pool, str) and pool == "first":
             raise InputError("pool: a causal block cannot pool its first token; expected all, last or an index")
         heads = self.core(q, k, v, causal=causal and isinstance(pool, str), bias=bias, turn=turn)

@@ -72,16 +72,17 @@ class BlockConfig:
     def __post_init__(self) -> None:
         """Refuse unknown words and placements."""
         for option in ("attn_norm", "ffn_norm"):
-            if isinstance(getattr(self, option), str):
-                raise InputError(f"{option}: expected a list of pre, out and post, got {getattr(self, option)!r}")
-            object.__setattr__(self, option, tuple(getattr(self, option)))
-        for option in ("attn_norm", "ffn_norm"):
             places = getattr(self, option)
+            if not isinstance(places, (list, tuple)):
+                raise InputError(f"{option}: expected a list of pre, out and post, got {places!r}")
             for place in places:
                 if place not in ("pre", "out", "post"):
                     raise InputError(f"{option}: unknown placement {place!r}; known: pre, out, post")
                 if places.count(place) > 1:
                     raise InputError(f"{option}: expected each placement once, got {', '.join(places)}")
+            object.__setattr__(self, option, tuple(places))
+        if not isinstance(self.qkv_norm, str):
+            raise InputError(f"qkv_norm: expected letters of 'qkvc' once each, got {self.qkv_norm!r}")
         for letter in self.qkv_norm:
             if letter not in "qkvc" or self.qkv_norm.count(letter) > 1:
                 raise InputError(f"qkv_norm: expected letters of 'qkvc' once each, got {self.qkv_norm!r}")
@@ -98,17 +99,17 @@ class BlockConfig:
             )
         for option in ("lepe", "position_conv", "ffn_conv"):
             side = getattr(self, option)
-            if side != 0 and (side < 0 or side % 2 == 0):
-                raise InputError(f"{option}: expected 0 or the odd side of a kernel, got {side}")
+            if not isinstance(side, int) or isinstance(side, bool) or side < 0 or (side and side % 2 == 0):
+                raise InputError(f"{option}: expected 0 or the odd side of a kernel, got {side!r}")
         scale = self.layer_scale
         if scale is not None and not (isinstance(scale, (int, float)) and math.isfinite(scale)):
             raise InputError(f"layer_scale: expected a number or nothing, got {scale!r}")
         if self.gated_key not in ("hidden", "seen"):
             raise InputError(f"gated_key: unknown choice {self.gated_key!r}; known: hidden, seen")
-        if not (isinstance(self.norm_eps, (int, float)) and 0 < self.norm_eps < math.inf):
-            raise InputError(f"norm_eps: expected a positive number, got {self.norm_eps!r}")
-        if not (isinstance(self.rope_theta, (int, float)) and 0 < self.rope_theta < math.inf):
-            raise InputError(f"rope_theta: expected a positive number, got {self.rope_theta!r}")
+        for option in ("norm_eps", "ctx_norm_eps", "rope_theta"):
+            value = getattr(self, option)
+            if not (isinstance(value, (int, float)) and 0 < value < math.inf):
+                raise InputError(f"{option}: expected a positive number, got {value!r}")
         if not isinstance(self.kv_heads, int) or isinstance(self.kv_heads, bool) or self.kv_heads < 0:
             raise InputError(
                 f"kv_heads: expected 0 (as many as heads) or a positive whole number, got {self.kv_heads!r}"
@@ -121,9 +122,9 @@ class BlockConfig:
 
     @property
     def skippable(self) -> bool:
-        """Whether a token can go through unchanged, as a gate of 0 promises."""
+        """Whether a token can go through unchanged and be hidden from the others, as a gate of 0 promises."""
         norms = "post" in (*self.attn_norm, *self.ffn_norm)
-        return not (norms or self.residual_scale or self.position_conv)
+        return not (norms or self.residual_scale or self.position_conv or self.lepe or self.ffn_conv)
 
     def check(self, *, width: int, heads: int) -> None:
         """Refuse a width and a number of heads that these options do not go with.
