@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,31 +11,40 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.models.blocks.block import BlockConfig, TransformerBlock
+from tether.models.blocks.block import TransformerBlock
+from tether.models.blocks.options import BlockConfig, Place
 from tether.models.blocks.presets import block_preset
 
 V = load("normformer")
 HYPER = V.meta["hyper"]
 CASES = sorted(name.removeprefix("out.") for name in V.arrays if name.startswith("out."))
 PAPER = sorted(name.removeprefix("paper_headscale.") for name in V.arrays if name.startswith("paper_headscale."))
-ADDITIONS = {
-    "attn_ln": {"attn_norm": ("pre", "out")},
-    "fc_ln": {"ffn_mid_norm": True},
-    "heads": {"head_scale": "after_proj"},
-    "resid": {"residual_scale": True},
+PIECES = {
+    "attn_ln": {"scale_attn"},
+    "fc_ln": {"scale_fc"},
+    "heads": {"scale_heads"},
+    "resid": {"scale_resids"},
+    "normformer": {"scale_attn", "scale_fc", "scale_heads"},
+    "pre": set(),
+    "post": set(),
+    "only": set(),
 }
+"""Words of a variant's name, and fairseq's switches that they stand for."""
 
 
 def options(variant: str) -> BlockConfig:
     """What fairseq's switches are here; it puts the head factors behind the output projection."""
-    if variant in ("pre", "post"):
-        chosen = block_preset(f"{variant}norm", layer=0, layers=1)
-    elif variant.startswith("normformer"):
-        chosen = dataclasses.replace(block_preset("normformer", layer=0, layers=1), head_scale="after_proj")
-        if variant != "normformer":
-            chosen = dataclasses.replace(chosen, **ADDITIONS[variant.removeprefix("normformer_")])
-    else:
-        chosen = dataclasses.replace(BlockConfig(), **ADDITIONS[variant.removeprefix("only_")])
+    words = re.findall("|".join(PIECES), variant)
+    assert "_".join(words) == variant, f"{variant}: expected words among {', '.join(PIECES)}"
+    switches = set().union(*(PIECES[word] for word in words))
+    place: Place = "post" if "post" in words else "pre"
+    chosen = BlockConfig(
+        attn_norm=(place, "out") if "scale_attn" in switches else (place,),
+        ffn_norm=(place,),
+        ffn_mid_norm="scale_fc" in switches,
+        head_scale="after_proj" if "scale_heads" in switches else "none",
+        residual_scale="scale_resids" in switches,
+    )
     activation = HYPER["activation"].split()[-1].lower()
     return dataclasses.replace(chosen, activation=activation, norm_eps=HYPER["ln_eps"])
 
@@ -81,6 +91,14 @@ def test_head_factors_before_the_projection(direction: str) -> None:
     config = dataclasses.replace(options("normformer"), head_scale="heads")
     x = torch.from_numpy(V["x_TBC"]).double().transpose(0, 1)
     close(filled(config, x.dtype)(x, causal=direction == "causal"), f"paper_headscale.{direction}")
+
+
+def test_the_preset_is_these_switches() -> None:
+    preset = block_preset("normformer", layer=0, layers=1)
+    official = options("normformer")
+    common = {"head_scale": "after_proj", "activation": official.activation, "norm_eps": official.norm_eps}
+    assert preset.head_scale == "heads"  # the paper's place
+    assert dataclasses.replace(preset, **common) == official
 
 
 def test_the_file_has_cases() -> None:
