@@ -1,6 +1,6 @@
 """Linear attention against softmax attention by number of tokens, forward and backward.
 
-Command: ``python benchmarks/attention.py`` (about 3 CPU minutes; ``--quick`` for 3 rounds instead of 9).
+Command: ``python benchmarks/attention.py`` (about 1 CPU minute; ``--quick`` for 3 rounds instead of 5).
 4,096 tokens in all at every length (one row from 4,096 on), 6 heads of 64 channels, float32, one thread, CPU time,
 cores in rotating order; the ratio is the median of the per-round ratios to softmax (torch's fused attention), below 1
 is faster. ``nala, causal`` stands beside a causal softmax.
@@ -46,7 +46,7 @@ def main() -> None:
         taken: dict[tuple[str, bool], list[float]] = {core: [] for core in CORES}
         for name, causal in CORES:
             seconds(name, causal=causal, length=length)
-        for turn in range(3 if arguments.quick else 9):
+        for turn in range(3 if arguments.quick else 5):
             first = turn % len(CORES)
             for name, causal in CORES[first:] + CORES[:first]:
                 taken[name, causal].append(seconds(name, causal=causal, length=length))
