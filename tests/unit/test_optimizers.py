@@ -10,6 +10,7 @@ from tether.core.errors import InputError
 from tether.core.spec import build
 from tether.optim import OPTIMIZERS, SGD, AdamW, clip_and_step, parameter_groups
 from tether.optim.clip import GlobalNorm, NoClip, ZClip
+from tether.optim.stable_spam import ada_clip, ada_norm, clip_entries
 
 
 def network() -> nn.Sequential:
@@ -122,3 +123,32 @@ def test_folding_is_not_used_when_the_optimiser_moves_other_parameters() -> None
     before = model[2].bias.detach().clone()
     clip_and_step(optimizer, clipper=GlobalNorm(1e-3), named_params=model[0].named_parameters(), step=0)
     torch.testing.assert_close(model[2].bias, before - last)
+
+
+@pytest.mark.parametrize("form", [float, torch.tensor], ids=["number", "tensor"])
+def test_the_largest_entry_lands_on_the_limit_and_smaller_ones_keep_their_place(form) -> None:
+    gradient = torch.tensor([[4.0, -8.0, 1.0], [-2.0, 0.0, 2.5]])
+    before = gradient.clone()
+    clipped = clip_entries(gradient, largest=form(8.0), limit=form(2.0))
+    torch.testing.assert_close(clipped, torch.tensor([[1.0, -2.0, 1.0], [-2.0, 0.0, 0.625]]))
+    assert torch.equal(gradient, before)
+    for limit in (8.0, 9.0, torch.inf):
+        assert torch.equal(clip_entries(gradient, largest=form(8.0), limit=form(limit)), gradient)
+    zeros = torch.zeros(3)
+    assert torch.equal(clip_entries(zeros, largest=form(0.0), limit=form(0.0)), zeros)
+
+
+def test_ada_clip_and_ada_norm_of_constant_gradients() -> None:
+    """Corrected for their start at zero, the means of a constant are the constant, so the length is 1."""
+    size = torch.tensor([3.0, 0.5], dtype=torch.float64)
+    largest_mean = norm_mean = square = torch.zeros(2, dtype=torch.float64)
+    for count in range(1, 6):
+        step = torch.full((2,), float(count), dtype=torch.float64)
+        largest_mean, limit = ada_clip(size, mean=largest_mean, step=step, gamma=0.99)
+        torch.testing.assert_close(limit, size)
+        norm_mean, square, length = ada_norm(
+            size, mean=norm_mean, square=square, step=step, gamma1=0.7, gamma2=0.9, eps=0.0
+        )
+        torch.testing.assert_close(length, torch.ones(2, dtype=torch.float64))
+    _, limit = ada_clip(size * 10, mean=largest_mean, step=step + 1, gamma=0.99)
+    assert bool((limit < size * 3).all())
