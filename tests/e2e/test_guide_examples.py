@@ -10,7 +10,7 @@ import torch
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 # Guides whose every Python block needs nothing but an installed Tether.
-NAMES = ("logitclip", "ent", "positional-artefacts", "nfnet-agc", "clipped-sgd-bias")
+NAMES = ("logitclip", "ent", "positional-artefacts", "nfnet-agc", "clipped-sgd-bias", "stable-spam", "clip-radagrad")
 BLOCKS = [
     pytest.param(block, id=f"{name}-{number}")
     for name in NAMES
