@@ -68,6 +68,13 @@ def test_zeros_and_constants_come_out_as_they_are() -> None:
     torch.testing.assert_close(quantise_fp4(same, group=16), same)
 
 
+def test_int4_cuts_a_group_of_one_sign_off_at_its_spread() -> None:
+    """The released code's quirk, see ``int4_codes``."""
+    weight = torch.linspace(3.0, 4.0, 16).view(1, 16)
+    torch.testing.assert_close(quantise_int4(weight, group=16), torch.ones(1, 16))
+    torch.testing.assert_close(quantise_int4(-weight, group=16), -torch.ones(1, 16))
+
+
 @pytest.mark.parametrize(("dtype", "kept"), [(torch.bfloat16, torch.bfloat16), (torch.float64, torch.float64)])
 def test_dtypes_are_kept(dtype: torch.dtype, kept: torch.dtype) -> None:
     x = values(0, 4, 16).to(dtype)
