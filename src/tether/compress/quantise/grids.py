@@ -29,8 +29,8 @@ def int4_codes(
 ) -> tuple[UInt8[Tensor, "*shape"], Float[Tensor, "g 1"], Float[Tensor, "g 1"]]:
     """Unsigned 4-bit codes of a weight, with a scale and a zero point for each group.
 
-    The zero point is one of the codes, as in the released code: values of a group that lies wholly above or below zero are
-    cut off at its spread.
+    The zero point is one of the codes, as in the released code: values of a group that lies wholly above or below zero
+    are cut off at its spread.
 
     Args:
         weight: any shape.
