@@ -226,6 +226,21 @@ def test_trainer_refuses_what_would_clip_or_step_beside_it(here: Path) -> None:
     assert (here / "run/checkpoint-6").exists()
 
 
+def test_trainer_that_asks_before_it_unscales_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+
+    from tether.optim.integrations.transformers import ClippingCallback
+
+    arguments, given = TrainingArguments(**FAST), (TrainerState(), TrainerControl())
+    arguments.fp16 = True  # after the check that there is a GPU
+    ClippingCallback("zclip").on_init_end(arguments, *given)
+    monkeypatch.delattr(Trainer, "_get_grad_norm")  # as in transformers 4
+    with pytest.raises(InputError, match="with fp16 this version of transformers asks callbacks before"):
+        ClippingCallback("zclip").on_init_end(arguments, *given)
+    arguments.fp16 = False
+    ClippingCallback("zclip").on_init_end(arguments, *given)
+
+
 def test_trainer_with_another_state_is_refused(here: Path) -> None:
     from transformers import Trainer, TrainingArguments
 
@@ -293,6 +308,9 @@ def test_lightning_leaves_weights_alone_and_clips_each_optimiser_by_its_own(here
     assert set(callbacks[1].clipper.gamma) == {"second.layer.weight", "second.layer.bias"}
     with pytest.raises(InputError, match="optimizer 2 of a module that has 2"):
         fit(ClippingCallback(ZClip(), optimizer=2))
+    assert ClippingCallback({"name": "autoclip", "percentile": 50}).clipper.state_dict()["settings"]["percentile"] == 50
+    with pytest.raises(InputError, match="clipper: unknown part 'zcilp'; did you mean 'zclip'"):
+        ClippingCallback("zcilp")
 
 
 @pytest.mark.filterwarnings("ignore")

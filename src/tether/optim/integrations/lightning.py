@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -9,7 +10,9 @@ from torch.optim import Optimizer
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.protocols import GradClipper
+from tether.core.spec import build
 from tether.core.types import ClipReport
+from tether.optim.clip import CLIPPERS
 from tether.optim.integrations.whole import refuse_hidden_shards
 
 try:
@@ -33,15 +36,18 @@ class ClippingCallback(Callback):
         skipped: 0-d count of the steps that were not finite.
     """
 
-    def __init__(self, clipper: GradClipper, *, optimizer: int = 0) -> None:
+    def __init__(self, clipper: GradClipper | str | Mapping[str, Any], *, optimizer: int = 0) -> None:
         """Take the clipper.
 
         Args:
-            clipper: bounds the gradients.
+            clipper: a clipper, or the name or mapping of one as recipes have it.
             optimizer: which of the module's optimisers, in the order of ``configure_optimizers``; a second one takes
                 a second callback with a clipper of its own.
         """
-        self.clipper, self.optimizer = clipper, optimizer
+        if isinstance(clipper, (str, Mapping)):
+            clipper = build(clipper, CLIPPERS, where="clipper")
+        self.clipper: GradClipper = clipper
+        self.optimizer = optimizer
         self.report: ClipReport | None = None
         self.skipped = torch.tensor(0)
 

@@ -16,7 +16,7 @@ from tether.optim.clip import CLIPPERS
 from tether.optim.integrations.whole import refuse_hidden_shards
 
 try:
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_callback import ExportableState
 except ImportError:
     raise MissingExtraError("transformers", extra="hf") from None
@@ -115,6 +115,11 @@ class ClippingCallback(TrainerCallback, ExportableState):
             raise InputError(
                 f"clipping: the Trainer clips to max_grad_norm={args.max_grad_norm} as well; give TrainingArguments "
                 "max_grad_norm=0"
+            )
+        if args.fp16 and "_get_grad_norm" not in vars(Trainer):  # measuring the norm is what unscales
+            raise InputError(
+                "clipping: with fp16 this version of transformers asks callbacks before the gradients are unscaled; "
+                "use bf16, or a version whose Trainer measures the norm with max_grad_norm=0 as well"
             )
         if args.deepspeed:
             raise InputError("clipping: DeepSpeed steps inside backward, where no clipper is asked; use FSDP2 or DDP")
