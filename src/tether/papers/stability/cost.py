@@ -20,9 +20,10 @@ _GRADIENT_NORM = 0.3
 
 
 def costs(guards: Mapping[str, Guard], *, rounds: int = ROUNDS, calls: int = CALLS) -> dict[str, Cost]:
-    """Time of each guard on a calm step: nothing exceeds a limit.
+    """Time of each guard on a calm step: the same gradients each time, which no constant limit acts on.
 
-    A clipper is timed alone. Of an optimiser's step the time of AdamW's is taken off, so it may be below 0.
+    AutoClip's limit is then their own norm, so it acts, as it does in most steps of a training. A clipper is timed
+    alone. Of an optimiser's step the time of AdamW's is taken off, so it may be below 0.
 
     Args:
         guards: by name.
@@ -62,7 +63,7 @@ def _step(guard: Guard) -> Callable[[], object]:
 
 
 def _parameters() -> list[tuple[str, nn.Parameter]]:
-    """Named weights with calm gradients: far below any clipper's limit."""
+    """Named weights with calm gradients: far below any clipper's constant limit."""
     draw = torch.Generator().manual_seed(0)
     shapes = [(WIDTH,), (WIDTH,), (3 * WIDTH, WIDTH), (3 * WIDTH,), (WIDTH, WIDTH), (WIDTH,)]
     shapes += [(WIDTH,), (WIDTH,), (4 * WIDTH, WIDTH), (4 * WIDTH,), (WIDTH, 4 * WIDTH), (WIDTH,)]
