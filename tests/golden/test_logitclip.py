@@ -49,12 +49,12 @@ def test_bounds(place: int, case: dict) -> None:
         np.testing.assert_allclose(bounds, V[f"c{place}.ce_bounds"], **CLOSE)
     each = LogitClipLoss(base_loss=lambda z, y: F.cross_entropy(z, y, reduction="none"), **settings(case))
     losses = each(logits, targets)
-    assert ((losses >= bounds.least) & (losses <= bounds.most)).all()
+    assert ((losses >= bounds.least - CLOSE["atol"]) & (losses <= bounds.most + CLOSE["atol"])).all()
 
 
 @cases
 def test_the_released_rescaling_is_not_followed(place: int, case: dict) -> None:
-    if f"c{place}.official_code_loss_temp_eq_tau" not in V:
+    if f"c{place}.official_code_loss_temp_eq_tau" not in V or settings(case)["tau"] == 1:
         pytest.skip("the released code agrees with the paper here, or was not run")
     logits = leaf().detach()
     if torch.equal(clip_logits(logits, **settings(case)), logits):
