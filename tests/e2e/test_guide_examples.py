@@ -10,7 +10,25 @@ import torch
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 # Guides whose every Python block needs nothing but an installed Tether.
-NAMES = ("logitclip", "ent", "positional-artefacts", "nfnet-agc", "clipped-sgd-bias", "stable-spam", "clip-radagrad")
+NAMES = (
+    "adagc",
+    "autoclip",
+    "clip-radagrad",
+    "clipped-sgd-bias",
+    "ent",
+    "hybridnorm",
+    "logitclip",
+    "nalaformer",
+    "nfnet-agc",
+    "norm-clipping",
+    "normformer",
+    "positional-artefacts",
+    "skip-middle",
+    "stable-spam",
+    "troll",
+    "wgan-gp",
+    "zclip",
+)
 BLOCKS = [
     pytest.param(block, id=f"{name}-{number}")
     for name in NAMES
