@@ -163,3 +163,13 @@ def test_an_unfinished_run_can_be_loaded(tmp_path):
     assert_equal(
         tether.load(folder).state_dict(), load_file(folder / "checkpoints" / "step-00000001" / "model.safetensors")
     )
+
+
+def test_a_fixed_logit_scale_stays_where_the_model_has_it_and_a_learned_one_moves(tmp_path):
+    settings = ["model={logit_scale: 50}", "steps=2", "ema=null"]
+    scales = {}
+    for how in ("learned", "fixed"):
+        train(config(*settings, f"logit_scale={how}"), folder=tmp_path / how)
+        scales[how] = float(weights(tmp_path / how)["log_logit_scale"].exp())
+    assert scales["fixed"] == pytest.approx(50, rel=1e-6)
+    assert scales["learned"] != scales["fixed"]

@@ -73,6 +73,10 @@ class Clip(nn.Module):
         """Keep the scale in [1, 100]; call it after the optimiser's step, so that its gradient survives at the cap."""
         self.log_logit_scale.clamp_(0.0, LARGEST_LOG_SCALE)
 
+    def freeze_logit_scale_(self) -> None:
+        """Keep the scale at its present value in training; call it before the optimiser is built."""
+        self.log_logit_scale.requires_grad_(False)
+
     def prune_vocabulary_(self, ids: Iterable[int] | Tensor) -> None:
         """Train only these rows of the token table (and the start, end and padding ids); the others rest unchanged.
 

@@ -76,6 +76,10 @@ class WrappedEncoder(nn.Module, abc.ABC):
         """Keep the scale in [1, 100]."""
         self.log_scale.clamp_(0.0, math.log(100.0))
 
+    def freeze_logit_scale_(self) -> None:
+        """Keep the scale at its present value in training; call it before the optimiser is built."""
+        self.log_scale.requires_grad_(False)
+
     def encode_image(self, image: Tensor, *, mask: Bool[Tensor, "b n"] | None = None) -> Features:
         """(b, 3, h, w) uint8 pixels or normalised floats to pooled features.
 

@@ -62,6 +62,9 @@ class RunConfig(BaseModel):
     vocabulary: Literal["whole", "used"] = Field(
         default="whole", description="`used` trains only the token rows that the data has; the rest keep their start"
     )
+    logit_scale: Literal["learned", "fixed"] = Field(
+        default="learned", description="`fixed` leaves the scale of the cosines where the model has it"
+    )
     caption: Spec = Field(default="random", description="which of a row's captions a batch uses")
     augment: Spec | None = Field(default=None, description="change of the pictures, by row and epoch")
     workers: int = Field(default=0, ge=0, description="decoding workers per process")

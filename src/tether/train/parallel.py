@@ -44,7 +44,8 @@ def parallelise(module: nn.Module, *, sharding: Literal["none", "ddp", "fsdp2"],
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     scalars = {parameter for parameter in module.parameters() if parameter.ndim == 0}
     for scalar in scalars:  # FSDP2 cannot shard them, and leaves the gradients of what it ignores unreduced
-        scalar.register_post_accumulate_grad_hook(_average_gradient)
+        if scalar.requires_grad:
+            scalar.register_post_accumulate_grad_hook(_average_gradient)
     for layers in [layer for layer in module.modules() if isinstance(layer, nn.ModuleList)]:
         for layer in layers:
             fully_shard(layer, mesh=mesh)

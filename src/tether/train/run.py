@@ -196,6 +196,8 @@ class _Run:
         source = data.open_source(config.data, where=f"{where}: data")
         if config.vocabulary == "used":
             prune_vocabulary_(self.encoder, source)
+        if config.logit_scale == "fixed":
+            self.encoder.freeze_logit_scale_()
         self.encoder.to(self.device).train()
         pair = PairForward(self.encoder, micro_batch=config.micro_batch)
         self.sharding = choose_sharding(config.sharding)
