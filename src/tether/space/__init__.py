@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from sklearn.base import BaseEstimator
 
 from tether.space.anisotropy import anisotropy, self_similarity
+from tether.space.conformity import ConformityEstimator, conformity
+from tether.space.ellipsoid import GapSweep, ShellStats, gap_sweep, shell_stats, vslerp
 from tether.space.normality import NormalityReport, normality
 from tether.space.outlier_clipper import OutlierClipper
 from tether.space.outlier_dims import (
@@ -21,27 +23,38 @@ from tether.space.position_probe import PositionProbe, position_probe
 from tether.space.token_states import TokenStates, token_states
 from tether.space.whiten import Whitener, circle_slerp, redundant_features
 
-ESTIMATORS: Mapping[str, type[BaseEstimator]] = {"outlier_clipper": OutlierClipper, "whitener": Whitener}
+ESTIMATORS: Mapping[str, type[BaseEstimator]] = {
+    "conformity": ConformityEstimator,
+    "outlier_clipper": OutlierClipper,
+    "whitener": Whitener,
+}
 """Every estimator of the room by its snake_case name; each passes scikit-learn's own suite."""
 
 __all__ = [
     "ESTIMATORS",
+    "ConformityEstimator",
     "ExtremeShares",
+    "GapSweep",
     "NormalityReport",
     "OutlierClipper",
     "OutlierDims",
     "PositionProbe",
+    "ShellStats",
     "TokenStates",
     "Whitener",
     "anisotropy",
     "circle_slerp",
     "clip_dims",
+    "conformity",
     "extreme_shares",
+    "gap_sweep",
     "largest_dims",
     "normality",
     "outlier_dims",
     "position_probe",
     "redundant_features",
     "self_similarity",
+    "shell_stats",
     "token_states",
+    "vslerp",
 ]

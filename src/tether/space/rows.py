@@ -1,0 +1,38 @@
+"""What the functions of this room ask of a table of embeddings before they trust it."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from tether.core.errors import InputError
+
+
+def checked_rows(
+    rows: Float[np.ndarray, "n d"], *, name: str, least: int = 2, width: int | None = None
+) -> Float[np.ndarray, "n d"]:
+    """The same rows in float64, each finite and of length above zero.
+
+    Args:
+        rows: raw embeddings, one a row.
+        name: what they are called in an error message.
+        least: smallest allowed n.
+        width: the d that is expected; None takes any.
+
+    Raises:
+        InputError: not (n, d), too few rows, another width, NaN or infinity, or a row of zeros (it names the first).
+    """
+    table = np.asarray(rows, dtype=np.float64)
+    if table.ndim != 2 or table.shape[1] == 0:
+        raise InputError(f"{name}: expected embeddings (n, d), got shape {table.shape}")
+    if len(table) < least:
+        raise InputError(f"{name}: expected at least {least} rows, got {len(table)}")
+    if width is not None and table.shape[1] != width:
+        raise InputError(f"{name}: expected rows of {width} coordinates, got shape {table.shape}")
+    bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    if len(bad):
+        raise InputError(f"{name}: {len(bad)} of {len(table)} rows hold NaN or infinity, the first is row {bad[0]}")
+    empty = np.flatnonzero(~table.any(axis=1))
+    if len(empty):
+        raise InputError(f"{name}: {len(empty)} of {len(table)} rows are zero, the first is row {empty[0]}")
+    return table

@@ -1,0 +1,61 @@
+"""What a fitted part has learnt as one safetensors file: arrays and plain settings, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tether.core.errors import InputError
+from tether.core.files import atomic_path
+
+
+def write_state(path: Path | str, *, format: str, settings: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Write arrays and JSON-able settings atomically.
+
+    Args:
+        path: the file.
+        format: what it is, with a version; ``read_state`` asks for the same.
+        settings: plain values.
+        arrays: arrays or numbers by name.
+    """
+    from safetensors.numpy import save_file
+
+    # ascontiguousarray makes a number a vector of one, so 0-d arrays are copied instead.
+    plain = {name: np.array(value, order="C") for name, value in arrays.items()}
+    with atomic_path(Path(path)) as temporary:
+        save_file(plain, temporary, metadata={"format": format, "settings": json.dumps(dict(settings))})
+
+
+def read_state(
+    path: Path | str, *, format: str, arrays: frozenset[str]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read what ``write_state`` wrote.
+
+    Args:
+        path: the file.
+        format: what it must be.
+        arrays: the names it must hold.
+
+    Returns:
+        Settings and arrays.
+
+    Raises:
+        InputError: no such file, not a safetensors file, or another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file: {error}") from error
+    if metadata.get("format") != format or set(found) != arrays:
+        raise InputError(f"{path}: expected {format}, got {metadata.get('format')!r} with {sorted(found)}")
+    return json.loads(metadata["settings"]), found
