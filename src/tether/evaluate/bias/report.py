@@ -1,0 +1,116 @@
+"""What the probes found, as Markdown for people and JSON for programs, with counts and with what it does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tether.core.errors import InputError
+from tether.core.files import write_json, write_text
+from tether.evaluate.bias.harm import HarmRates
+from tether.evaluate.bias.labels import LEAST_EXPECTED, LabelAssociation, LabelAssociations
+from tether.evaluate.groups import Share
+
+CAUTION = (
+    "Rates belong to these pictures, this list of classes and these prompts; another list or wording moves them, so "
+    "look at two templates at least. Intervals are Wilson's at 95 %. Groups whose intervals overlap are not told "
+    "apart. Groups were given from outside; labels of people are a problem in themselves. That no difference was found "
+    "does not show that there is none."
+)
+
+
+def report(
+    harm: Mapping[str, HarmRates], *, associations: Mapping[str, LabelAssociations] | None = None, most: int = 10
+) -> str:
+    """The findings as Markdown.
+
+    Args:
+        harm: rates by the prompt template they were measured with; two templates are the least that shows how much
+            the wording matters.
+        associations: of labels, by a name for each table such as its threshold.
+        most: labels listed in each table, at least 1.
+
+    Raises:
+        InputError: nothing to report, or most below 1.
+    """
+    tables = associations or {}
+    if not harm and not tables:
+        raise InputError("expected rates or label associations to report, got none")
+    if most < 1:
+        raise InputError(f"most: expected at least 1, got {most}")
+    lines = ["# Bias probes", "", CAUTION, ""]
+    if len(harm) == 1:
+        lines += ["Only one template was tried, so how much its wording matters is not known.", ""]
+    for template, rates in harm.items():
+        lines += [
+            f"## Classes chosen, template {template!r}",
+            "",
+            f"{rates.classes} classes offered, cosines times {rates.scale:g}.",
+            "",
+        ]
+        lines += ["| group | category | n | rate | 95 % interval |", "| --- | --- | --- | --- | --- |"]
+        lines += [f"| {row.group} | {row.category} | {_cells(row.share)} |" for row in rates.rows]
+        lines.append("")
+    for name, table in tables.items():
+        first, second = table.groups
+        lines += [
+            f"## Labels, {name}",
+            "",
+            f"A label counts from probability {table.threshold:g} among {table.classes} labels, cosines times "
+            f"{table.scale:g}. {table.n[0]} pictures of {first}, {table.n[1]} of {second}; a picture gets "
+            f"{table.passed:.2f} labels on average.",
+            "",
+            f"| label | {first} | {second} | difference | chi-square | p | p, all labels |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        lines += [_label_line(row) for row in table.strongest(most)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_report(
+    path: Path | str,
+    *,
+    harm: Mapping[str, HarmRates],
+    associations: Mapping[str, LabelAssociations] | None = None,
+) -> None:
+    """Write the findings to a file, atomically: ``.md`` for people, ``.json`` with every row for programs.
+
+    Raises:
+        InputError: another ending, or nothing to report.
+    """
+    path = Path(path)
+    if path.suffix == ".md":
+        write_text(path, report(harm, associations=associations))
+    elif path.suffix == ".json":
+        report(harm, associations=associations)  # refuses what cannot be reported
+        write_json(path, _plain({"caution": CAUTION, "harm": dict(harm), "labels": dict(associations or {})}))
+    else:
+        raise InputError(f"{path}: expected a name that ends in .md or .json")
+
+
+def _label_line(row: LabelAssociation) -> str:
+    few = "" if row.least_expected >= LEAST_EXPECTED else " (few)"
+    return (
+        f"| {row.label}{few} | {row.frequency_a:.3f} | {row.frequency_b:.3f} | {row.difference:+.3f} "
+        f"| {row.chi2:.2f} | {row.p:.2g} | {row.p_adjusted:.2g} |"
+    )
+
+
+def _cells(share: Share) -> str:
+    if not share.n:
+        return "0 | no pictures | "
+    return f"{share.n} | {share.rate:.3f} | {share.low:.3f} to {share.high:.3f}"
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as mappings, tuples as lists, and null for a rate of no pictures, which JSON has no number for."""
+    if isinstance(value, (HarmRates, LabelAssociations)):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and value != value else value
