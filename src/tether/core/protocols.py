@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tether.core.finding import Finding
 from tether.core.gather import Gather
 from tether.core.types import Batch, Block, ClipReport, Encoded, Features, ImageSpec, Loss, Row
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NamedParams = Iterable[tuple[str, nn.Parameter]]
+Seen_contra = TypeVar("Seen_contra", contravariant=True)
 
 
 @runtime_checkable
@@ -185,4 +187,15 @@ class Generator(Protocol):
 
     def generate(self, prompts: Sequence[str], *, steps: int, rng: torch.Generator) -> Tensor:
         """(len(prompts), 3, h, w) in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Probe(Protocol[Seen_contra]):
+    """One section of a health report: looks at a model on its pairs and says one thing; its settings say how."""
+
+    title: str
+
+    def __call__(self, subject: Seen_contra) -> Finding:
+        """What was found; an InputError says why it cannot be told here, and the other sections go on."""
         ...
