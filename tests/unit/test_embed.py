@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tether.core.digest import model_digest
 from tether.core.errors import InputError
 from tether.core.types import Block, Row
 from tether.models import create
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.tasks.retrieve import index, shards
-from tether.tasks.retrieve.digest import model_digest
 from tether.tasks.retrieve.embed import Embedded, embed
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.index import build_index

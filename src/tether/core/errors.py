@@ -11,6 +11,10 @@ class InputError(TetherError, ValueError):
     """Something given from outside (a file, a row, a key, a shape) is not what it must be."""
 
 
+class UnsupportedModelError(InputError, NotImplementedError):
+    """A model from outside is sound, but not of a kind that this method is defined for; the message says which are."""
+
+
 class StoppedError(TetherError):
     """Asked to stop, the work saved its state first; the message says how to go on (exit code 130)."""
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from tether.core.digest import model_digest
 from tether.core.errors import InputError
 from tether.core.files import read_json, write_json
 from tether.core.protocols import DualEncoder, Source
@@ -22,7 +23,6 @@ from tether.data.images import decode
 from tether.data.loader import ordered
 from tether.models.embed import Precision, encode_images
 from tether.tasks.retrieve import shards
-from tether.tasks.retrieve.digest import model_digest
 from tether.tasks.retrieve.shards import Origin
 
 Progress = Callable[[int, int | None], None]

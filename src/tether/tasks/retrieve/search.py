@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
+from tether.core.digest import model_digest
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.types import ImageLike
 from tether.data.images import load
 from tether.models.embed import encode_images, encode_texts
-from tether.tasks.retrieve.digest import model_digest
 from tether.tasks.retrieve.ranking import How, Ranking
 from tether.tasks.retrieve.store import Store
 
