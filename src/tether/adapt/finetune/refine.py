@@ -1,0 +1,204 @@
+"""The short stage of CLIP-Refine: a model, its frozen former self, and an eye on the length of the embeddings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tether.adapt.finetune.clip_refine import ClipRefineLoss
+from tether.adapt.frozen import frozen_copy
+from tether.core.errors import InputError
+from tether.core.gather import LOCAL, Gather
+from tether.core.types import Batch, Encoded, Loss
+from tether.models.dual import Clip
+from tether.models.wrap import WrappedEncoder
+from tether.optim import AdamW, parameter_groups
+from tether.optim.clip import NoClip
+from tether.train.contrastive import PairForward, encoded
+from tether.train.loop import Player, Precision, StepReport, fit
+from tether.train.schedules import Constant
+
+LEARNING_RATE, WEIGHT_DECAY = 1e-6, 0.1  # released config/01_post-pre-training/clip-refine.yaml
+LEAST_LENGTH = 0.5
+"""Share of the first step's length of the embeddings below which the stage stops."""
+_CHECK_EVERY = 10  # steps between two looks at the length, so that an accelerator is not waited for in every step
+
+
+class RefineStep:
+    """Both models see the batch, and the loss compares them; a ``core.protocols.Step`` for any loop.
+
+    Its state is where the loss's generator stands. The old model is made anew from the weights that the stage began
+    with, so keep those.
+    """
+
+    def __init__(
+        self,
+        loss: ClipRefineLoss,
+        *,
+        teacher: Clip | WrappedEncoder | None,
+        steps: int | None = None,
+        decay: Literal["none", "linear"] = "none",
+    ) -> None:
+        """Take what a step needs.
+
+        Args:
+            loss: with its weights.
+            teacher: the old model, frozen; None where ``lambda_kd`` is 0.
+            steps: of the stage; only a decay needs them.
+            decay: ``linear`` takes the weight of the random features to 0 at the last step.
+
+        Raises:
+            InputError: a linear decay without steps, or an unknown word.
+        """
+        if decay not in ("none", "linear"):
+            raise InputError(f"decay: expected 'none' or 'linear', got {decay!r}")
+        if decay == "linear" and (steps is None or steps < 1):
+            raise InputError(f"steps: a linear decay needs at least 1, got {steps!r}")
+        self.loss, self.teacher, self._steps, self._decay = loss, teacher, steps, decay
+
+    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """The loss of a batch; ``model`` is a (wrapped) PairForward."""
+        student = encoded(model(batch.image, batch.text))
+        old = None
+        if self.teacher is not None:
+            with torch.no_grad(), torch.autocast(batch.image.device.type, enabled=False):
+                image, text = self.teacher.encode_image(batch.image), self.teacher.encode_text(batch.text)
+            old = Encoded(image, text, student.logit_scale.detach())
+        share = 1.0
+        if self._decay == "linear" and self._steps is not None:
+            share = max(0.0, 1 - (step + 1) / self._steps)  # the release counts steps from 1
+        return self.loss(student, teacher=old, gather=gather, rand_share=share)
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the loss."""
+        return self.loss.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of another instance of the same settings."""
+        self.loss.load_state_dict(state)
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """How a stage went.
+
+    Attributes:
+        steps: that were taken.
+        ended: ``done``, or ``shrunk`` when the embeddings became too short.
+        first_length: mean length of the embeddings in the first step.
+        last_length: in the last step that was looked at.
+    """
+
+    steps: int
+    ended: Literal["done", "shrunk"]
+    first_length: float
+    last_length: float
+
+
+def refine_(
+    model: Clip | WrappedEncoder,
+    batches: Iterable[Batch],
+    *,
+    loss: ClipRefineLoss | None = None,
+    steps: int | None = None,
+    learning_rate: float = LEARNING_RATE,
+    weight_decay: float = WEIGHT_DECAY,
+    decay: Literal["none", "linear"] = "none",
+    least_length: float = LEAST_LENGTH,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    micro_batch: int | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> Refined:
+    """Refine a trained model in place, on a few batches of pairs, against a frozen copy of itself.
+
+    Both models are in eval mode: dropout is off and batch norms keep their statistics. Afterwards the model is in
+    the mode it was in. With all three weights of the loss at 0 nothing happens, not even weight decay.
+
+    Source: arXiv 2504.12717, section 4.1: one epoch of COCO captions, batches of 512. It stops when the embeddings
+    have lost half of their length, which the release does not look at.
+
+    Args:
+        model: any encoder of ``tether.load``; its frozen parameters stay frozen.
+        batches: pairs; ``data.loader.Loader`` makes them.
+        loss: ``ClipRefineLoss()`` if None.
+        steps: at most so many; None takes every batch, which must then end.
+        learning_rate: constant.
+        weight_decay: on matrices only.
+        decay: see ``RefineStep``; ``linear`` needs ``steps``.
+        least_length: stop when the mean length of the embeddings is below this share of the first step's, in [0, 1);
+            it is looked at in every tenth step. 0 never stops.
+        precision: ``bf16`` runs the learning model under autocast; the old one stays in float32.
+        micro_batch: pairs encoded at once; same loss, less memory.
+        on_step: called after each step.
+
+    Returns:
+        How it went; the model itself has changed.
+
+    Raises:
+        InputError: a value outside its range, or no batch at all.
+    """
+    loss = ClipRefineLoss() if loss is None else loss
+    if steps is not None and steps < 1:
+        raise InputError(f"steps: expected at least 1 or None, got {steps!r}")
+    if not learning_rate > 0:
+        raise InputError(f"learning_rate: expected a number > 0, got {learning_rate!r}")
+    if not 0 <= least_length < 1:
+        raise InputError(f"least_length: expected a number in [0, 1), got {least_length!r}")
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
+    idle = loss.lambda_rand == loss.lambda_kd == loss.lambda_cont == 0
+    teacher = frozen_copy(model) if loss.lambda_kd > 0 else None
+    step = RefineStep(loss, teacher=teacher, steps=steps, decay=decay)
+    optimizer = AdamW(parameter_groups(model, weight_decay=weight_decay), lr=learning_rate, **_ADAM)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = learning_rate
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    player = Player(step, optimizer, named, Constant(), NoClip())
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    cast = Precision(model.logit_scale.device, dtype)
+    forward, modes = PairForward(model, micro_batch=micro_batch), [(part, part.training) for part in model.modules()]
+    lengths: list[Tensor] = []
+
+    def look(report: StepReport) -> None:
+        if loss.lambda_cont > 0:  # else nothing has moved the scale, and it may be above the cap by design
+            model.clamp_logit_scale_()
+        lengths.append(report.terms["length"])
+        if on_step is not None:
+            on_step(report)
+
+    forward.eval()
+    ended: Literal["done", "shrunk"] = "done"
+    try:
+        for number, batch in enumerate(() if idle else itertools.islice(batches, steps)):
+            end = number + 1
+            one = iter((batch,))
+            fit(
+                forward,
+                [player],
+                one,
+                start=number,
+                steps=end,
+                accumulate=1,
+                precision=cast,
+                gather=LOCAL,
+                on_step=look,
+            )
+            if number % _CHECK_EVERY == 0 and float(lengths[-1]) < least_length * float(lengths[0]):
+                ended = "shrunk"
+                break
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    if not lengths:
+        if idle:
+            return Refined(0, "done", float("nan"), float("nan"))
+        raise InputError("batches: expected at least one, got none")
+    return Refined(len(lengths), ended, float(lengths[0]), float(lengths[-1]))
+
+
+_ADAM: Mapping[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # torch's defaults, which the release uses
