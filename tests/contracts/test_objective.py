@@ -31,7 +31,11 @@ WIDTH = 6
 
 # Settings that reach each objective's branches; one that is not listed is tried with its defaults.
 DUPLICATES = ({"duplicates": "negatives"}, {"duplicates": "positives"})
+HARD = (*DUPLICATES, {"duplicates": "left_out"})
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "neg_clip": HARD,
+    "triplet_clip": HARD,
+    "symmetric_negatives": tuple({"scope": scope, **one} for scope in ("own", "batch", "pair") for one in HARD),
     "clip": DUPLICATES,
     "siglip": DUPLICATES,
     "logit_clip": (
@@ -40,8 +44,13 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"inner": {"name": "clip", "directions": "text_to_image"}, "tau": 3.0, "p": 1.0},
         {"inner": {"name": "siglip", "duplicates": "positives"}, "tau": 5.0},
     ),
+    "contrastive_gap": (
+        {},
+        {"cross_uniform": 0.5, "duplicates": "positives", "t": 1.0},
+        {"contrastive": 0.0, "cross_uniform": 1.0},
+    ),
 }
-WITHOUT_BIAS = {"clip"}
+WITHOUT_BIAS = {"neg_clip", "triplet_clip", "symmetric_negatives", "clip", "contrastive_gap"}
 """Objectives that never look at the logit bias."""
 
 
@@ -56,12 +65,14 @@ def encoded(image: Tensor, text: Tensor, *, scale: float = 10.0, bias: float = -
         Features(text),
         torch.tensor(scale, dtype=image.dtype, requires_grad=True),
         torch.tensor(bias, dtype=image.dtype, requires_grad=True),
+        negative_image=Features(image.flip(1)),
+        negative_text=Features(text.flip(1)),
     )
 
 
 def batch_of(count: int, *, words: Tensor | None = None) -> Batch:
     text = torch.arange(1, count + 1)[:, None] if words is None else words
-    return Batch(torch.zeros(count, 3, 1, 1), text)
+    return Batch(torch.zeros(count, 3, 1, 1), text, {"negative_text": text.roll(1, 0)})
 
 
 @pytest.fixture
@@ -119,7 +130,8 @@ def test_gradcheck(name: str) -> None:
         objective = OBJECTIVES[name](**variant)
 
         def total(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, part: Objective = objective) -> Tensor:
-            return part(Encoded(Features(image), Features(text), scale, bias), batch, gather=LOCAL).total
+            negative = {"negative_image": Features(image.flip(1)), "negative_text": Features(text.flip(1))}
+            return part(Encoded(Features(image), Features(text), scale, bias, **negative), batch, gather=LOCAL).total
 
         leaves = [rows(7).requires_grad_(), rows(7, seed=1).requires_grad_()]
         scalars = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (5.0, -1.0)]

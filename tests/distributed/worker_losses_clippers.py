@@ -27,7 +27,11 @@ from tether.optim.clip import CLIPPERS, AdaGC, AutoClip, Clipper, ZClip
 WORLD, ROWS = 2, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 DUPLICATES = ({"duplicates": "negatives"}, {"duplicates": "positives"})
+HARD = (*DUPLICATES, {"duplicates": "left_out"})
 SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
+    "neg_clip": HARD,
+    "triplet_clip": HARD,
+    "symmetric_negatives": tuple({"scope": scope, **one} for scope in ("own", "batch", "pair") for one in HARD),
     "clip": DUPLICATES,
     "siglip": DUPLICATES,
     "logit_clip": (
@@ -35,6 +39,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
         {"inner": {"name": "clip", "duplicates": "positives"}, "tau": 3.0, "p": 3.0},
         {"inner": "siglip", "tau": 5.0},
     ),
+    "contrastive_gap": ({}, {"cross_uniform": 1.0, "duplicates": "positives"}),
 }
 """Of each objective; one that is not listed is tried with its defaults."""
 
@@ -69,8 +74,9 @@ def check_losses(rank: int) -> None:
         part = OBJECTIVES[name](**settings)
 
         def loss(i: Tensor, t: Tensor, mi: Tensor, mt: Tensor, la: Tensor, w: Tensor, g: Gather) -> Tensor:
-            batch = Batch(torch.zeros(len(i), 3, 1, 1), w)
-            return part(Encoded(Features(i), Features(t), scale.exp(), bias), batch, gather=g).total
+            batch = Batch(torch.zeros(len(i), 3, 1, 1), w, {"negative_text": w % 7 + 1})
+            negative = {"negative_image": Features(mi), "negative_text": Features(mt)}
+            return part(Encoded(Features(i), Features(t), scale.exp(), bias, **negative), batch, gather=g).total
 
         return loss
 

@@ -1,19 +1,30 @@
-"""The shape of a joint embedding space: gap, alignment, uniformity, effective rank."""
+"""The shape of a joint embedding space: gap, separability, alignment, uniformity, effective rank."""
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+import importlib
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tether.core import potential
 from tether.core.errors import InputError
+from tether.core.potential import BLOCK_ROWS
 from tether.evaluate.checks import checked, checked_pair
 
+if TYPE_CHECKING:
+    from tether.space.conformity import ConformityEstimator as ConformityEstimator
+    from tether.space.conformity import conformity as conformity
+    from tether.space.whiten import Whitener as Whitener
+
+_LAZY = {"ConformityEstimator": "conformity", "Whitener": "whiten", "conformity": "conformity"}
+"""Fitted geometries of ``space`` that belong to the picture; they bring scikit-learn, so they come when asked for."""
+
 Gap = Literal["distance", "squared", "mean_squared"]
-_BLOCK = 1024  # rows whose distances to all later rows exist at once
+_MOST_ITERATIONS = 1000  # of the logistic regression; its own limit of 100 can be too few for raw embeddings
 
 
 def gap_vector(image: Float[Tensor, "n d"], text: Float[Tensor, "m d"]) -> Float[Tensor, " d"]:
@@ -56,6 +67,27 @@ def alignment(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, alpha:
     return torch.linalg.vector_norm(image - text, dim=1).pow(alpha).mean()
 
 
+def relative_alignment(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Mean over texts of the squared distance to their own picture minus that to the nearest other; lower is better.
+
+    Below 0 where the own picture is the nearest one. Distances come from blocks of matrix products. Source: arXiv
+    2203.03897, section 3, in the released form, where the text asks.
+
+    Raises:
+        InputError: NaN or infinity, sides of unequal shape, or fewer than two pairs.
+    """
+    image, text = checked_pair(image, text, paired="relative alignment", least=2)
+    own = (image - text).square().sum(dim=1)
+    nearest = []
+    for start in range(0, len(text), BLOCK_ROWS):
+        block = text[start : start + BLOCK_ROWS]
+        distance = block.square().sum(dim=1)[:, None] + image.square().sum(dim=1) - 2 * block @ image.T
+        places = torch.arange(len(block), device=image.device)
+        distance = distance.index_put((places, places + start), distance.new_tensor(torch.inf))
+        nearest.append(distance.clamp_min(0).amin(dim=1))
+    return (own - torch.cat(nearest)).mean()
+
+
 def uniformity(rows: Float[Tensor, "n d"], *, t: float = 2.0) -> Float[Tensor, ""]:
     """Log of the mean Gaussian potential of all distinct pairs; lower is more even (arXiv 2005.10242, section 4.1).
 
@@ -64,15 +96,64 @@ def uniformity(rows: Float[Tensor, "n d"], *, t: float = 2.0) -> Float[Tensor, "
     Raises:
         InputError: NaN or infinity, or fewer than two rows.
     """
-    rows = checked(rows, name="rows", least=2)
-    square = rows.square().sum(dim=1)
-    parts = []
-    for start in range(0, len(rows) - 1, _BLOCK):
-        block = rows[start : start + _BLOCK]
-        distance = square[start : start + _BLOCK, None] + square[None, start:] - 2 * block @ rows[start:].T
-        later = torch.ones_like(distance, dtype=torch.bool).triu(diagonal=1)
-        parts.append(torch.logsumexp(-t * distance[later].clamp_min(0), dim=0))
-    return torch.logsumexp(torch.stack(parts), dim=0) - math.log(len(rows) * (len(rows) - 1) / 2)
+    return potential.uniformity(checked(rows, name="rows", least=2), t=t)
+
+
+def joint_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *, t: float = 2.0) -> Float[Tensor, ""]:
+    """Uniformity of both sides as one set of n + m rows (arXiv 2203.03897, section 3); lower is more even.
+
+    The released code puts the images together with themselves; this is the paper's form.
+
+    Raises:
+        InputError: NaN or infinity, or sides of unequal width.
+    """
+    image, text = checked_pair(image, text)
+    return potential.uniformity(torch.cat([image, text]), t=t)
+
+
+def cross_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, t: float = 2.0) -> Float[Tensor, ""]:
+    """Log of the mean Gaussian potential between pictures and the texts of others (arXiv 2405.18570, section 5).
+
+    Lower is farther apart, which two opposite clusters satisfy as well as an even spread.
+
+    Raises:
+        InputError: NaN or infinity, sides of unequal shape, or fewer than two pairs.
+    """
+    image, text = checked_pair(image, text, paired="cross-uniformity", least=2)
+    return potential.cross_uniformity(image, text, t=t)
+
+
+def linear_separability(
+    image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, train_share: float = 0.8, seed: int = 0
+) -> float:
+    """How often a linear classifier tells a picture from a text, on pairs it was not fitted on.
+
+    0.5 is chance: no gap; 1.0 means that a hyperplane parts the two sides. scikit-learn's logistic regression with its
+    default penalty. Source: arXiv 2405.18570, section 3; the released code.
+
+    Args:
+        image: embeddings, usually normalised.
+        text: row i is the partner of ``image[i]``; partners fall on the same side of the split.
+        train_share: of the pairs, in (0, 1); at least one pair is fitted on and one is left.
+        seed: of the split.
+
+    Raises:
+        InputError: NaN or infinity, sides of unequal shape, fewer than two pairs, or a share out of range.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    image, text = checked_pair(image, text, paired="linear separability", least=2)
+    if not 0 < train_share < 1:
+        raise InputError(f"train_share: expected a number in (0, 1), got {train_share!r}")
+    count = len(image)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    cut = min(max(round(train_share * count), 1), count - 1)
+    sides = [side.detach().cpu().numpy()[order.numpy()] for side in (image, text)]
+    fitted = LogisticRegression(max_iter=_MOST_ITERATIONS).fit(
+        np.concatenate([side[:cut] for side in sides]), np.repeat([0, 1], cut)
+    )
+    held_out = np.concatenate([side[cut:] for side in sides])
+    return float(fitted.score(held_out, np.repeat([0, 1], count - cut)))
 
 
 def effective_rank(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
@@ -96,3 +177,9 @@ def effective_rank(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 def _singular_values(rows: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
     """From the R factor: d x d once n rows are folded in, at full precision."""
     return torch.linalg.svdvals(torch.linalg.qr(rows, mode="r").R)
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"tether.space.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'tether.evaluate.geometry' has no attribute {name!r}")

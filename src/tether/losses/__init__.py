@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tether.core.protocols import Objective
 from tether.losses.checks import caption_labels
 from tether.losses.clip import ClipLoss, clip_loss
+from tether.losses.contrastive_gap import ContrastiveGapLoss
 from tether.losses.ent import ENTLoss, TruncatedLoss, error_norm
 from tether.losses.ent_causal import CausalENT
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
@@ -26,13 +27,19 @@ from tether.losses.wgan import (
     wgan_generator_loss,
 )
 
-OBJECTIVES: Mapping[str, type[Objective]] = {"clip": ClipLoss, "siglip": SigLipLoss, "logit_clip": LogitClip}
+OBJECTIVES: Mapping[str, type[Objective]] = {
+    "clip": ClipLoss,
+    "siglip": SigLipLoss,
+    "logit_clip": LogitClip,
+    "contrastive_gap": ContrastiveGapLoss,
+}
 """Every objective by the name a recipe uses."""
 
 __all__ = [
     "OBJECTIVES",
     "CausalENT",
     "ClipLoss",
+    "ContrastiveGapLoss",
     "CriticLoss",
     "ENTLoss",
     "KLProjection",
