@@ -45,12 +45,16 @@ class Encoded:
         text: features of the b texts.
         logit_scale: 0-d multiplier of the cosine similarity, already exponentiated (> 0).
         logit_bias: 0-d offset added to the logits (SigLIP), or None.
+        negative_image: features of b pictures, row i the hard negative of pair i; None where there are none.
+        negative_text: features of b captions, row i the hard negative of pair i; None where there are none.
     """
 
     image: Features
     text: Features
     logit_scale: Float[Tensor, ""]
     logit_bias: Float[Tensor, ""] | None = None
+    negative_image: Features | None = None
+    negative_text: Features | None = None
 
 
 @dataclass(frozen=True, slots=True)

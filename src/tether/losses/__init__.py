@@ -14,9 +14,13 @@ from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.kl_projection import KLProjection, kl_divergence, project_kl
 from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_bounds
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
+from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
+from tether.losses.negatives import EqualNegativesWarning, hard_info_nce
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
 from tether.losses.sparse_policy import SparseDist
+from tether.losses.symmetric_negatives import SymmetricHardNegativeLoss, SymmetricTerms, symmetric_negative_loss
+from tether.losses.triplet_clip import TripletClipLoss, TripletTerms, triplet_clip_loss
 from tether.losses.troll import TokenTerms, TROLLLoss
 from tether.losses.wgan import (
     CriticLoss,
@@ -31,6 +35,9 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "clip": ClipLoss,
     "siglip": SigLipLoss,
     "logit_clip": LogitClip,
+    "neg_clip": NegClipLoss,
+    "symmetric_negatives": SymmetricHardNegativeLoss,
+    "triplet_clip": TripletClipLoss,
     "contrastive_gap": ContrastiveGapLoss,
 }
 """Every objective by the name a recipe uses."""
@@ -42,15 +49,21 @@ __all__ = [
     "ContrastiveGapLoss",
     "CriticLoss",
     "ENTLoss",
+    "EqualNegativesWarning",
     "KLProjection",
     "LogitClip",
     "LogitClipLoss",
+    "NegClipLoss",
     "PairLosses",
     "SigLipLoss",
     "SlopePenalty",
     "SparseDist",
+    "SymmetricHardNegativeLoss",
+    "SymmetricTerms",
     "TROLLLoss",
     "TokenTerms",
+    "TripletClipLoss",
+    "TripletTerms",
     "TruncatedLoss",
     "caption_labels",
     "clip_logits",
@@ -60,12 +73,17 @@ __all__ = [
     "cross_entropy_bounds",
     "error_norm",
     "gradient_penalty",
+    "hard_info_nce",
     "info_nce",
     "info_nce_pairs",
     "kl_divergence",
+    "neg_clip_accuracy",
+    "neg_clip_loss",
     "project_kl",
     "siglip_loss",
     "sigmoid_pairs",
+    "symmetric_negative_loss",
+    "triplet_clip_loss",
     "wgan_critic_loss",
     "wgan_generator_loss",
 ]

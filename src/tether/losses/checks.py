@@ -30,14 +30,17 @@ def check_unit_pairs(image: Tensor, text: Tensor) -> None:
     if image.shape[0] == 0:
         raise InputError(f"expected at least one pair, got an empty batch: {shapes}")
     for name, rows in (("image", image), ("text", text)):
-        if rows.device.type == "cpu":
-            length = torch.linalg.vector_norm(
-                rows.detach(), dim=1, dtype=torch.promote_types(rows.dtype, torch.float32)
-            )
-            bad = ((length - 1).abs() > LENGTH_TOLERANCE.get(rows.dtype, 1e-3)).nonzero()
-            if len(bad):
-                row = int(bad[0])
-                raise InputError(f"{name} row {row} has length {float(length[row]):.6g}, expected 1: normalise first")
+        check_unit_lengths(rows, name=name)
+
+
+def check_unit_lengths(rows: Tensor, *, name: str) -> None:
+    """Refuse, on the CPU, a row whose length is not 1; errors call the rows ``name``."""
+    if rows.device.type == "cpu":
+        length = torch.linalg.vector_norm(rows.detach(), dim=1, dtype=torch.promote_types(rows.dtype, torch.float32))
+        bad = ((length - 1).abs() > LENGTH_TOLERANCE.get(rows.dtype, 1e-3)).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise InputError(f"{name} row {row} has length {float(length[row]):.6g}, expected 1: normalise first")
 
 
 def unit_rows(features: Features) -> Float[Tensor, "b d"]:

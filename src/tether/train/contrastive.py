@@ -28,6 +28,9 @@ class PairForward(nn.Module):
     With ``micro_batch`` the pairs are encoded a slice at a time and only the embeddings are kept; the backward
     encodes each slice again. The loss still sees the whole batch, so the result is that of the large batch with the
     activation memory of a small one (the idea of GradCache, arXiv 2101.06983, by recomputation).
+
+    There may be a whole number of texts for each picture, such as a caption and its hard negative; a slice then has as
+    many times more texts.
     """
 
     def __init__(self, model: Clip | WrappedEncoder, *, micro_batch: int | None = None) -> None:
@@ -44,9 +47,18 @@ class PairForward(nn.Module):
         if size is None or size >= len(image):
             sides = self._encode(image, text, keep)
         else:
+            ratio, rest = divmod(len(text), len(image))
+            if rest:
+                raise InputError(f"expected a whole number of texts for each of {len(image)} pictures, got {len(text)}")
             slices = [slice(start, start + size) for start in range(0, len(image), size)]
             parts = [
-                checkpoint(self._encode, image[s], text[s], None if keep is None else keep[s], use_reentrant=False)
+                checkpoint(
+                    self._encode,
+                    image[s],
+                    text[ratio * s.start : ratio * s.stop],
+                    None if keep is None else keep[s],
+                    use_reentrant=False,
+                )
                 for s in slices
             ]
             images, texts = zip(*parts, strict=True)

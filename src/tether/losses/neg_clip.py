@@ -1,0 +1,166 @@
+"""NegCLIP: every picture also sees the hard negative captions of the whole batch."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tether.core.gather import LOCAL, Gather
+from tether.core.types import Batch, Encoded, Loss
+from tether.losses.checks import unit_rows
+from tether.losses.infonce import PairLosses, info_nce_pairs
+from tether.losses.negatives import (
+    Duplicates,
+    EqualNegatives,
+    check_duplicates,
+    check_negatives,
+    hard_info_nce,
+    negative_rows,
+    pair_labels,
+    top_hits,
+)
+
+
+def neg_clip_loss(
+    img: Float[Tensor, "b d"],
+    txt: Float[Tensor, "b d"],
+    neg_txt: Float[Tensor, "b d"],
+    logit_scale: Float[Tensor, ""] | float,
+    *,
+    labels: Int[Tensor, " b"] | None = None,
+    neg_labels: Int[Tensor, " b"] | None = None,
+    duplicates: Duplicates = "negatives",
+    gather: Gather | None = None,
+) -> Float[Tensor, ""]:
+    """Mean of image-to-text over 2b captions and text-to-image over b pictures (arXiv 2210.01936, section 4).
+
+    The negative captions are candidates of every picture, and of no caption: text to image is plain CLIP. With
+    ``gather`` those of all processes are, in the order of the processes.
+
+    Args:
+        img: rows of length 1; row i and ``txt[i]`` are one pair.
+        txt: rows of length 1.
+        neg_txt: rows of length 1; row i is the hard negative of ``txt[i]``.
+        logit_scale: multiplier of the cosines, already exponentiated.
+        labels: equal for pairs that mean the same; needed unless duplicates are negatives.
+        neg_labels: of the negative captions, among the same labels.
+        duplicates: what candidates of a row's own label are; see ``hard_info_nce``. With templates a negative of one
+            pair is often the caption of another: ``left_out`` takes it out.
+        gather: rows of all processes; None for this process alone.
+
+    Raises:
+        InputError: rows that do not fit each other, an empty batch, missing labels, or, on the CPU, rows whose length
+            is not 1.
+    """
+    check_negatives(img, txt, negative_text=neg_txt)
+    EqualNegatives()(txt, neg_txt, what="captions")
+    losses = neg_clip_rows(
+        img, txt, neg_txt, logit_scale, labels=(labels, neg_labels), duplicates=duplicates, gather=gather or LOCAL
+    )
+    return (losses.left + losses.right).mean() / 2
+
+
+def neg_clip_rows(
+    img: Float[Tensor, "b d"],
+    txt: Float[Tensor, "b d"],
+    neg_txt: Float[Tensor, "b d"],
+    scale: Float[Tensor, ""] | float,
+    *,
+    labels: tuple[Tensor | None, Tensor | None],
+    duplicates: Duplicates,
+    gather: Gather,
+) -> PairLosses:
+    """The losses of this process's pairs, both ways; arguments are those of ``neg_clip_loss``, unchecked."""
+    if gather.world == 1 and duplicates == "negatives":
+        return info_nce_pairs(img, txt, scale=scale, extra_right=neg_txt)
+    offset = gather.rank * len(img)
+    own, other = (None if one is None else gather(one) for one in labels)
+    both = None if own is None or other is None else torch.cat([own, other])
+    left = hard_info_nce(
+        img,
+        torch.cat([gather(txt), gather(neg_txt)]),
+        scale=scale,
+        offset=offset,
+        query_labels=labels[0],
+        key_labels=both,
+        duplicates=duplicates,
+    )
+    right = hard_info_nce(
+        txt,
+        gather(img),
+        scale=scale,
+        offset=offset,
+        query_labels=labels[0],
+        key_labels=own,
+        duplicates=duplicates,
+    )
+    return PairLosses(left, right)
+
+
+@torch.no_grad()
+def neg_clip_accuracy(
+    img: Float[Tensor, "b d"],
+    txt: Float[Tensor, "b d"],
+    neg_txt: Float[Tensor, "b d"] | None = None,
+    *,
+    gather: Gather | None = None,
+) -> Float[Tensor, ""]:
+    """Mean of the shares of pictures that pick their caption among all, and of captions that pick their picture."""
+    gather = gather or LOCAL
+    offset, texts = gather.rank * len(img), gather(txt)
+    if neg_txt is not None:
+        texts = torch.cat([texts, gather(neg_txt)])
+    return (top_hits(img, texts, offset=offset) + top_hits(txt, gather(img), offset=offset)) / 2
+
+
+@final
+class NegClipLoss:
+    """NegCLIP's objective: hard negative captions for every picture. Source: arXiv 2210.01936, section 4.
+
+    It needs captions in ``Encoded.negative_text``, which the step ``hard_negatives`` puts there.
+    """
+
+    def __init__(self, *, duplicates: Duplicates = "negatives") -> None:
+        """Take the settings.
+
+        Args:
+            duplicates: candidates with the caption of a row's own pair are ``negatives``, as published, ``positives``
+                or ``left_out``. What counts as equal is ``labels`` and ``negative_labels`` of ``batch.extra``, or the
+                tokens where there are none.
+
+        Raises:
+            InputError: another word.
+        """
+        check_duplicates(duplicates)
+        self.duplicates: Duplicates = duplicates
+        self._equal = EqualNegatives()
+
+    def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
+        """The loss of this process's pairs; terms are both directions, the accuracy and the logit scale.
+
+        Raises:
+            InputError: no hard negatives, or rows that do not fit.
+        """
+        image, text = unit_rows(out.image), unit_rows(out.text)
+        negative = negative_rows(out, "negative_text")
+        check_negatives(image, text, negative_text=negative)
+        self._equal(text, negative, what="captions")
+        losses = neg_clip_rows(
+            image,
+            text,
+            negative,
+            out.logit_scale,
+            labels=pair_labels(batch, duplicates=self.duplicates),
+            duplicates=self.duplicates,
+            gather=gather,
+        )
+        terms = {
+            "logit_scale": out.logit_scale.detach(),
+            "image_to_text": losses.left.detach().mean(),
+            "text_to_image": losses.right.detach().mean(),
+            "accuracy": neg_clip_accuracy(image, text, negative, gather=gather),
+        }
+        return Loss((losses.left + losses.right).mean() / 2, terms)

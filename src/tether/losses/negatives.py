@@ -1,0 +1,232 @@
+"""Hard negatives: for each pair a caption, and perhaps a picture, that differs from its own in one detail only.
+
+What NegCLIP, TripletCLIP and CLIP-IN share: softmax over the batch with further candidates, either for every row or for
+its own row alone, and what becomes of candidates that are not wrong at all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tether.core.errors import InputError
+from tether.core.types import Batch, Encoded
+from tether.losses.checks import caption_labels, check_unit_lengths, check_unit_pairs, unit_rows
+from tether.losses.clip import batch_labels
+from tether.losses.infonce import info_nce, tile_rows, widen
+
+Duplicates = Literal["negatives", "positives", "left_out"]
+"""What a candidate of the same caption as a row's own pair counts as; ``left_out`` takes it out of the softmax."""
+
+NEGATIVE_IMAGE, NEGATIVE_TEXT = "negative_image", "negative_text"
+NEGATIVE_LABELS = "negative_labels"
+SAME = 1e-6
+"""Two unit rows that differ by no more than this in any entry count as one."""
+
+
+class EqualNegativesWarning(UserWarning):
+    """Hard negatives are the same as what they are negatives of, so that nothing can tell them apart."""
+
+
+def hard_info_nce(
+    queries: Float[Tensor, "b d"],
+    keys: Float[Tensor, "n d"],
+    *,
+    scale: Float[Tensor, ""] | float,
+    offset: int = 0,
+    twins: Float[Tensor, "b d"] | None = None,
+    query_labels: Int[Tensor, " b"] | None = None,
+    key_labels: Int[Tensor, " n"] | None = None,
+    twin_labels: Int[Tensor, " b"] | None = None,
+    duplicates: Duplicates = "negatives",
+) -> Float[Tensor, " b"]:
+    """Cross-entropy of each query among all keys and its own twin; the positive of query i is key ``offset + i``.
+
+    With ``duplicates="negatives"`` labels are not looked at and the logits are tiled as in ``info_nce``; a twin then
+    costs one dot product a row. Otherwise a tile of rows is made at a time, and made again in the backward.
+
+    Args:
+        queries: rows, of any length.
+        keys: at least ``offset + b`` rows; those beyond the positives are negatives of every query.
+        scale: multiplier of the dot products.
+        offset: row of the first query's positive.
+        twins: row i is one more negative of query i alone.
+        query_labels: equal for pairs that mean the same.
+        key_labels: of the keys.
+        twin_labels: of the twins, where there are any.
+        duplicates: what keys and twins of a query's label are, other than its positive: ``negatives`` like all others,
+            ``positives`` that share the target equally, or ``left_out``.
+
+    Raises:
+        InputError: shapes that do not fit, labels that are missing, or another word.
+    """
+    check_duplicates(duplicates)
+    queries, keys = widen(queries, keys)
+    if keys.shape[0] < offset + queries.shape[0]:
+        raise InputError(f"expected at least {offset} + {queries.shape[0]} keys, got {keys.shape[0]}")
+    if twins is not None and twins.shape != queries.shape:
+        raise InputError(f"twins: expected {tuple(queries.shape)}, got {tuple(twins.shape)}")
+    scale = torch.as_tensor(scale, device=queries.device).to(queries.dtype)
+    if duplicates == "negatives":
+        losses = info_nce(queries, keys, scale=scale, offset=offset)
+        if twins is None:
+            return losses
+        # One more term in a log-sum-exp, both counted from the positive's logit.
+        lead = (queries * (twins.to(queries.dtype) - keys[offset : offset + len(queries)])).sum(dim=1)
+        return torch.logaddexp(losses, scale * lead)
+    same = _Same(query_labels, key_labels, twin_labels, twins=twins, rows=(len(queries), len(keys)))
+    height = tile_rows(len(queries), len(keys) + 1, dtype=queries.dtype, device=queries.device)
+    tiles = []
+    for start in range(0, len(queries), height):
+        part = slice(start, start + height)
+        given = (queries[part], keys, None if twins is None else twins[part], scale, same.tile(part), offset + start)
+        if height >= len(queries):
+            return _labelled(*given, duplicates)
+        tiles.append(checkpoint(_labelled, *given, duplicates, use_reentrant=False))
+    return torch.cat(tiles)
+
+
+class _Same:
+    """Which candidates have the label of a query."""
+
+    def __init__(
+        self,
+        queries: Tensor | None,
+        keys: Tensor | None,
+        twins_labels: Tensor | None,
+        *,
+        twins: Tensor | None,
+        rows: tuple[int, int],
+    ) -> None:
+        if queries is None or keys is None or (twins is not None and twins_labels is None):
+            raise InputError("duplicates: expected labels of queries, keys and twins, got fewer")
+        shapes = tuple(queries.shape), tuple(keys.shape)
+        if shapes != ((rows[0],), (rows[1],)):
+            raise InputError(f"labels: expected ({rows[0]},) and ({rows[1]},), got {shapes[0]} and {shapes[1]}")
+        self.queries, self.keys, self.twins = queries, keys, twins_labels if twins is not None else None
+
+    def tile(self, part: slice) -> Bool[Tensor, "r n"]:
+        """For some queries, over all keys and, in a last column, their twins."""
+        same = self.queries[part, None] == self.keys
+        if self.twins is None:
+            return same
+        return torch.cat([same, (self.queries[part] == self.twins[part])[:, None]], dim=1)
+
+
+def _labelled(
+    queries: Tensor, keys: Tensor, twins: Tensor | None, scale: Tensor, same: Tensor, offset: int, duplicates: str
+) -> Tensor:
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = (queries * scale) @ keys.T
+        if twins is not None:
+            logits = torch.cat([logits, scale * (queries * twins.to(queries.dtype)).sum(dim=1, keepdim=True)], dim=1)
+        row = torch.arange(len(queries), device=queries.device)
+        if duplicates == "left_out":
+            positive = logits[row, offset + row]
+            same = same.index_put((row, offset + row), same.new_zeros(()))
+            return logits.masked_fill(same, -torch.inf).logsumexp(dim=1) - positive
+        share = same.to(logits.dtype)
+        return logits.logsumexp(dim=1) - (logits * (share / share.sum(dim=1, keepdim=True))).sum(dim=1)
+
+
+@torch.no_grad()
+def top_hits(queries: Float[Tensor, "b d"], keys: Float[Tensor, "n d"], *, offset: int = 0) -> Float[Tensor, ""]:
+    """Share of the queries whose most similar key is their positive, key ``offset + i``; float32, as it is logged."""
+    queries, keys = widen(queries, keys)
+    height = tile_rows(len(queries), len(keys), dtype=queries.dtype, device=queries.device)
+    with torch.autocast(queries.device.type, enabled=False):
+        best = torch.cat([(part @ keys.T).argmax(dim=1) for part in queries.split(height)])
+    return (best == offset + torch.arange(len(queries), device=best.device)).float().mean()
+
+
+def check_duplicates(duplicates: str) -> None:
+    """Refuse a word that ``Duplicates`` does not have."""
+    if duplicates not in ("negatives", "positives", "left_out"):
+        raise InputError(f"duplicates: expected 'negatives', 'positives' or 'left_out', got {duplicates!r}")
+
+
+def check_negatives(img: Tensor, txt: Tensor, **negatives: Tensor | None) -> None:
+    """Pairs as ``check_unit_pairs`` wants them, and hard negatives of the same shape and length.
+
+    Args:
+        img: (b, d) rows of length 1.
+        txt: (b, d) rows of length 1.
+        **negatives: further rows by the name that errors call them.
+
+    Raises:
+        InputError: a negative that is missing or does not fit; it says which.
+    """
+    check_unit_pairs(img, txt)
+    for name, rows in negatives.items():
+        if rows is None:
+            raise InputError(f"{name}: expected the hard negatives of {len(img)} pairs, got none")
+        if rows.shape != img.shape:
+            raise InputError(f"{name}: expected {tuple(img.shape)} like the pairs, got {tuple(rows.shape)}")
+        check_unit_lengths(rows, name=name)
+
+
+class EqualNegatives:
+    """Counts hard negatives that equal what they are negatives of, and warns the first time.
+
+    Attributes:
+        seen: how many so far; counted on the CPU only, for elsewhere the count would have to be waited for.
+    """
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.seen = 0
+
+    def __call__(self, rows: Float[Tensor, "b d"], negatives: Float[Tensor, "b d"], *, what: str) -> None:
+        """Look at one batch; ``what`` names the rows in the warning, such as ``captions``."""
+        if rows.device.type != "cpu":
+            return
+        equal = int(((rows - negatives).detach().abs().amax(dim=1) <= SAME).sum())
+        if equal and not self.seen:
+            warnings.warn(
+                f"{equal} of {len(rows)} {what} have the same embedding as their hard negatives, so nothing can be "
+                "learnt from these; look at the data, or for a text tower that ignores the order of words",
+                EqualNegativesWarning,
+                stacklevel=4,
+            )
+        self.seen += equal
+
+
+def negative_rows(out: Encoded, name: Literal["negative_image", "negative_text"]) -> Float[Tensor, "b d"]:
+    """The hard negatives of a batch, as unit rows.
+
+    Raises:
+        InputError: there are none.
+    """
+    features = out.negative_image if name == NEGATIVE_IMAGE else out.negative_text
+    if features is None:
+        raise InputError(
+            f"{name}: expected hard negatives, got none; use the step hard_negatives and a source whose rows have "
+            f"{name!r} in their meta, such as scene_twins"
+        )
+    return unit_rows(features)
+
+
+def pair_labels(batch: Batch, *, duplicates: Duplicates) -> tuple[Tensor | None, Tensor | None]:
+    """Labels of the pairs and of their negatives, equal where captions are; None where nobody looks at them.
+
+    They are ``labels`` and ``negative_labels`` of ``batch.extra``, or made of the tokens of ``batch.text`` and of
+    ``negative_text`` there.
+
+    Raises:
+        InputError: neither labels nor tokens of the negatives.
+    """
+    if duplicates == "negatives":
+        return None, None
+    given, tokens = batch.extra.get(NEGATIVE_LABELS), batch.extra.get(NEGATIVE_TEXT)
+    if isinstance(given, Tensor) != isinstance(batch.extra.get("labels"), Tensor):
+        raise InputError("batch.extra: expected labels and negative_labels together, got one of them")
+    if isinstance(given, Tensor):
+        return batch_labels(batch), given
+    if not isinstance(tokens, Tensor):
+        raise InputError(f"duplicates={duplicates}: expected {NEGATIVE_LABELS!r} or {NEGATIVE_TEXT!r} in batch.extra")
+    return batch_labels(batch), caption_labels(tokens)
