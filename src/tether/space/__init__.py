@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from sklearn.base import BaseEstimator
 
 from tether.space.anisotropy import anisotropy, self_similarity
+from tether.space.association import Weat, association_bias, histogram_mi, weat
+from tether.space.binding import BindingFit, LinearBindingMap, binding_accuracy, binding_loss
+from tether.space.binding_fold import MappedEncoder, fold_text_map_
+from tether.space.binding_probe import BindingProbe, probe_agreement, probe_binding
 from tether.space.conformity import ConformityEstimator, conformity
 from tether.space.ellipsoid import GapSweep, ShellStats, gap_sweep, shell_stats, vslerp
+from tether.space.fair_dims import DimensionMask, FairDims, Selection, select_dimensions
 from tether.space.normality import NormalityReport, normality
 from tether.space.outlier_clipper import OutlierClipper
 from tether.space.outlier_dims import (
@@ -25,6 +30,7 @@ from tether.space.whiten import Whitener, circle_slerp, redundant_features
 
 ESTIMATORS: Mapping[str, type[BaseEstimator]] = {
     "conformity": ConformityEstimator,
+    "fair_dims": FairDims,
     "outlier_clipper": OutlierClipper,
     "whitener": Whitener,
 }
@@ -32,29 +38,46 @@ ESTIMATORS: Mapping[str, type[BaseEstimator]] = {
 
 __all__ = [
     "ESTIMATORS",
+    "BindingFit",
+    "BindingProbe",
     "ConformityEstimator",
+    "DimensionMask",
     "ExtremeShares",
+    "FairDims",
     "GapSweep",
+    "LinearBindingMap",
+    "MappedEncoder",
     "NormalityReport",
     "OutlierClipper",
     "OutlierDims",
     "PositionProbe",
+    "Selection",
     "ShellStats",
     "TokenStates",
+    "Weat",
     "Whitener",
     "anisotropy",
+    "binding_accuracy",
+    "binding_loss",
+    "association_bias",
     "circle_slerp",
     "clip_dims",
     "conformity",
     "extreme_shares",
+    "fold_text_map_",
     "gap_sweep",
+    "histogram_mi",
     "largest_dims",
     "normality",
     "outlier_dims",
     "position_probe",
+    "probe_agreement",
+    "probe_binding",
     "redundant_features",
+    "select_dimensions",
     "self_similarity",
     "shell_stats",
     "token_states",
     "vslerp",
+    "weat",
 ]
