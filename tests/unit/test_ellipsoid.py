@@ -74,10 +74,13 @@ def test_shell_identities(rows):
 
 
 def test_singular_covariance_has_an_infinite_ratio_and_equal_rows_no_shell(rows):
-    assert shell_stats(np.column_stack([rows, rows[:, 0]])).eigenvalue_ratio == np.inf
+    deficient = shell_stats(np.column_stack([rows, rows[:, 0]]))
+    assert (deficient.eigenvalue_ratio, deficient.rank) == (np.inf, 12)
+    assert np.isclose(deficient.ratio_within_rank, deficient.variances[0] / deficient.variances[11])
     assert shell_stats(rows[:6]).eigenvalue_ratio == np.inf
     flat = shell_stats(np.ones((4, 3)))
     assert (flat.mean_radius, flat.thickness, flat.relative_offset) == (0.0, 0.0, pytest.approx(1.0))
+    assert (flat.rank, flat.ratio_within_rank) == (0, 1.0)
 
 
 def test_gap_sweep_finds_the_place_where_conformities_agree(rows):

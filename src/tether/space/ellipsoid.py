@@ -31,6 +31,7 @@ class ShellStats:
         offset: length of the mean, the distance of the shell's centre from the origin.
         mean_length: mean length of the rows.
         variances: (d,) eigenvalues of the covariance (n - 1), descending.
+        rank: how many of them are above zero in float64.
         eigenvalue_ratio: largest over smallest of them: 1 for a sphere, infinite for a covariance without full rank.
     """
 
@@ -40,7 +41,13 @@ class ShellStats:
     offset: float
     mean_length: float
     variances: Float[np.ndarray, " d"]
+    rank: int
     eigenvalue_ratio: float
+
+    @property
+    def ratio_within_rank(self) -> float:
+        """Largest over smallest of the eigenvalues above zero; 1 where none is."""
+        return float(self.variances[0] / self.variances[self.rank - 1]) if self.rank else 1.0
 
     @property
     def thickness(self) -> float:
@@ -88,7 +95,7 @@ def shell_stats(features: Float[np.ndarray, "n d"]) -> ShellStats:
     radius = np.linalg.norm(centred, axis=1)
     variances = np.maximum(np.linalg.eigvalsh(centred.T @ centred / (len(rows) - 1))[::-1], 0.0)
     floor = variances[0] * max(rows.shape) * np.finfo(np.float64).eps
-    full = variances[-1] > floor
+    rank = int((variances > floor).sum())
     return ShellStats(
         mean_radius=float(radius.mean()),
         std_radius=float(radius.std()),
@@ -96,7 +103,8 @@ def shell_stats(features: Float[np.ndarray, "n d"]) -> ShellStats:
         offset=float(np.linalg.norm(mean)),
         mean_length=float(np.linalg.norm(rows, axis=1).mean()),
         variances=variances,
-        eigenvalue_ratio=float(variances[0] / variances[-1]) if full else float("inf"),
+        rank=rank,
+        eigenvalue_ratio=float(variances[0] / variances[-1]) if rank == len(variances) else float("inf"),
     )
 
 
