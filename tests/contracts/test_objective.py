@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "triplet_clip": HARD,
     "symmetric_negatives": tuple({"scope": scope, **one} for scope in ("own", "batch", "pair") for one in HARD),
     "clip": DUPLICATES,
+    "geometry": DUPLICATES,
     "siglip": DUPLICATES,
     "logit_clip": (
         {"tau": 4.0},
@@ -50,7 +51,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"contrastive": 0.0, "cross_uniform": 1.0},
     ),
 }
-WITHOUT_BIAS = {"neg_clip", "triplet_clip", "symmetric_negatives", "clip", "contrastive_gap"}
+WITHOUT_BIAS = {"geometry", "neg_clip", "triplet_clip", "symmetric_negatives", "clip", "contrastive_gap"}
 """Objectives that never look at the logit bias."""
 
 

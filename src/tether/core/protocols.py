@@ -69,6 +69,15 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class Scheduled(Protocol):
+    """An objective that changes over a run."""
+
+    def at(self, share: float) -> Objective:
+        """The objective when ``share`` of the run's steps are over, 0 at the first and 1 at the last."""
+        ...
+
+
+@runtime_checkable
 class Step(Protocol):
     """One forward of a method that needs more than an objective: a second forward, a teacher, an attack."""
 

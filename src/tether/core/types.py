@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tether.core.geometry import COSINE, Geometry
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -47,6 +49,7 @@ class Encoded:
         logit_bias: 0-d offset added to the logits (SigLIP), or None.
         negative_image: features of b pictures, row i the hard negative of pair i; None where there are none.
         negative_text: features of b captions, row i the hard negative of pair i; None where there are none.
+        geometry: what the embeddings are compared with; the scale multiplies that similarity.
     """
 
     image: Features
@@ -55,6 +58,7 @@ class Encoded:
     logit_bias: Float[Tensor, ""] | None = None
     negative_image: Features | None = None
     negative_text: Features | None = None
+    geometry: Geometry = COSINE
 
 
 @dataclass(frozen=True, slots=True)

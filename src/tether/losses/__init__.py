@@ -10,6 +10,8 @@ from tether.losses.clip import ClipLoss, clip_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
 from tether.losses.ent import ENTLoss, TruncatedLoss, error_norm
 from tether.losses.ent_causal import CausalENT
+from tether.losses.entailment import entailment
+from tether.losses.geometry import GeometryLoss, GeometryTerms, geometry_loss
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.kl_projection import KLProjection, kl_divergence, project_kl
 from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_bounds
@@ -34,6 +36,7 @@ from tether.losses.wgan import (
 OBJECTIVES: Mapping[str, type[Objective]] = {
     "clip": ClipLoss,
     "siglip": SigLipLoss,
+    "geometry": GeometryLoss,
     "logit_clip": LogitClip,
     "neg_clip": NegClipLoss,
     "symmetric_negatives": SymmetricHardNegativeLoss,
@@ -50,6 +53,8 @@ __all__ = [
     "CriticLoss",
     "ENTLoss",
     "EqualNegativesWarning",
+    "GeometryLoss",
+    "GeometryTerms",
     "KLProjection",
     "LogitClip",
     "LogitClipLoss",
@@ -71,7 +76,9 @@ __all__ = [
     "clip_rows",
     "clip_weights_",
     "cross_entropy_bounds",
+    "entailment",
     "error_norm",
+    "geometry_loss",
     "gradient_penalty",
     "hard_info_nce",
     "info_nce",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tether.core.errors import InputError
+from tether.core.geometry import GeometryName, check_geometry
 from tether.core.spec import closest
 from tether.core.types import ImageSpec
 from tether.models.blocks.block import BlockConfig
@@ -16,6 +17,7 @@ from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack
 
 CLIP_VOCABULARY = 49_408
 CLIP_END = 49_407
+LARGEST_SCALE = 100.0  # arXiv 2103.00020, section 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class VisionConfig:
         block: options of every block, or a preset, which may differ from layer to layer.
         gate: ``none``, or ``mirror``: each token learns which middle layers to leave out (train with the step
             ``skip_middle``); it needs an even number of layers, and blocks that a token can pass unchanged.
+        final_layernorm: ``keep``, or ``drop`` the norm before the projection, so that embeddings differ in length
+            (for ``euclidean`` and ``hyperbolic`` geometries).
     """
 
     image: ImageSpec = field(default_factory=lambda: ImageSpec(size=(64, 64)))
@@ -42,6 +46,7 @@ class VisionConfig:
     hidden: int = 768
     block: BlockConfig | BlockPreset = field(default_factory=BlockConfig)
     gate: Literal["none", "mirror"] = "none"
+    final_layernorm: Literal["keep", "drop"] = "keep"
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
@@ -76,6 +81,8 @@ class TextConfig:
         block: options of every block, or a preset, which may differ from layer to layer.
         gate: ``none``, or ``mirror``: each token learns which middle layers to leave out (train with the step
             ``skip_middle``); it needs an even number of layers, and blocks that a token can pass unchanged.
+        final_layernorm: ``keep``, or ``drop`` the norm before the projection, so that embeddings differ in length
+            (for ``euclidean`` and ``hyperbolic`` geometries).
     """
 
     context: int = 24
@@ -87,6 +94,7 @@ class TextConfig:
     hidden: int = 768
     block: BlockConfig | BlockPreset = field(default_factory=BlockConfig)
     gate: Literal["none", "mirror"] = "none"
+    final_layernorm: Literal["keep", "drop"] = "keep"
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
@@ -109,8 +117,13 @@ class ModelConfig:
         dim: size of the shared space.
         vision: the image tower.
         text: the text tower.
-        logit_scale: multiplier of cosines at the start.
+        logit_scale: multiplier of the similarity at the start.
         logit_bias: offset of the logits at the start, or None for a model without one (SigLIP starts at -10).
+        geometry: what embeddings are compared with, one of ``core.geometry.GEOMETRIES``; train others than ``clip``
+            with the objective ``geometry``. Points are divided by the root of ``dim`` where lengths count; hyperbolic
+            models learn that factor for each tower, and their curvature.
+        logit_scale_range: least and greatest multiplier in training; None is (1, 100), and (0, 100) for the squared
+            distances.
     """
 
     dim: int = 192
@@ -118,12 +131,23 @@ class ModelConfig:
     text: TextConfig = field(default_factory=TextConfig)
     logit_scale: float = 1 / 0.07
     logit_bias: float | None = None
+    geometry: GeometryName = "clip"
+    logit_scale_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an empty space and a scale that has no logarithm."""
         _positive(self, "dim")
         if not (isinstance(self.logit_scale, (int, float)) and 0 < self.logit_scale < math.inf):
             raise InputError(f"logit_scale: expected a positive number, got {self.logit_scale!r}")
+        check_geometry(self.geometry)
+        if self.logit_scale_range is not None:
+            object.__setattr__(self, "logit_scale_range", _scale_range(self.logit_scale_range))
+
+    @property
+    def log_scale_range(self) -> tuple[float, float]:
+        """Between which the logarithm of the scale is kept in training; minus infinity for a least scale of 0."""
+        least, most = self.logit_scale_range or (0.0 if self.geometry.endswith("-squared") else 1.0, LARGEST_SCALE)
+        return -math.inf if least == 0 else math.log(least), math.log(most)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -132,6 +156,16 @@ class ModelConfig:
             if isinstance(tower.block, BlockPreset):
                 values[name]["block"] = {"preset": tower.block.preset, **tower.block.options}
         return values
+
+
+def _scale_range(values: Any) -> tuple[float, float]:
+    """Two numbers in order, whatever kind of list they came as."""
+    pair = tuple(values) if isinstance(values, (list, tuple)) else ()
+    if len(pair) != 2 or not all(isinstance(value, (int, float)) for value in pair) or not 0 <= pair[0] < pair[1]:
+        raise InputError(f"logit_scale_range: expected two numbers with 0 <= least < greatest, got {values!r}")
+    if not pair[1] < math.inf:
+        raise InputError(f"logit_scale_range: expected a finite greatest scale, got {values!r}")
+    return float(pair[0]), float(pair[1])
 
 
 def _positive(config: object, *names: str) -> None:
@@ -147,6 +181,8 @@ def _check_blocks(tower: VisionConfig | TextConfig) -> None:
         block.check(width=tower.width, heads=tower.heads)
     if isinstance(tower, TextConfig) and any(block.needs_grid for block in tower.blocks):
         raise InputError("block: 2d rope and convolutions need a picture; set them for the vision tower alone")
+    if tower.final_layernorm not in ("keep", "drop"):
+        raise InputError(f"final_layernorm: expected keep or drop, got {tower.final_layernorm!r}")
     if tower.gate not in ("none", "mirror"):
         raise InputError(f"gate: unknown choice {tower.gate!r}; known: mirror, none")
     if tower.gate == "mirror" and tower.layers % 2:

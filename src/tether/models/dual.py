@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tether.core.geometry import Geometry, is_hyperbolic
 from tether.core.protocols import Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
 from tether.models.blocks.trace import Trace
@@ -18,7 +19,7 @@ from tether.models.text.tower import TextTower
 from tether.models.tokenizer import ClipTokenizer
 from tether.models.vision.tower import VisionTower
 
-LARGEST_LOG_SCALE = math.log(100.0)  # arXiv 2103.00020, section 2.5
+LOG_CURVATURES = (math.log(0.1), math.log(10.0))  # arXiv 2304.09172, section 3: where a curvature is kept
 Want = Literal["pooled", "tokens"]
 
 
@@ -31,7 +32,8 @@ class Clip(nn.Module):
         image_spec: how pictures must be prepared.
         visual: the image tower.
         text: the text tower.
-        log_logit_scale: 0-d logarithm of the scale; kept in [0, ln 100] by ``clamp_logit_scale_``.
+        log_logit_scale: 0-d logarithm of the scale; kept in its range by ``clamp_logit_scale_``.
+        log_curvature: 0-d logarithm of the curvature of a hyperbolic space, else None.
         tokenizer: text to ids.
     """
 
@@ -47,11 +49,12 @@ class Clip(nn.Module):
         self.dim = config.dim
         self.image_spec: ImageSpec = config.vision.image
         self.tokenizer: Tokenizer = ClipTokenizer(config.text.context) if tokenizer is None else tokenizer
-        self.visual = VisionTower(config.vision, dim=config.dim)
-        self.text = TextTower(config.text, dim=config.dim)
+        self.visual = VisionTower(config.vision, dim=config.dim, geometry=config.geometry)
+        self.text = TextTower(config.text, dim=config.dim, geometry=config.geometry)
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale)))
         bias = config.logit_bias
         self.logit_offset = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self.log_curvature = nn.Parameter(torch.tensor(0.0)) if is_hyperbolic(config.geometry) else None
 
     def initialise_(self, generator: torch.Generator) -> None:
         """Draw every weight of both towers from the generator."""
@@ -68,10 +71,22 @@ class Clip(nn.Module):
         """0-d offset of the logits, or None."""
         return self.logit_offset
 
+    @property
+    def geometry(self) -> Geometry:
+        """What the embeddings are compared with; the curvature of a hyperbolic space has a gradient."""
+        if self.log_curvature is None:
+            return Geometry(self.config.geometry)
+        return Geometry(self.config.geometry, self.log_curvature.clamp(*LOG_CURVATURES).exp())
+
     @torch.no_grad()
     def clamp_logit_scale_(self) -> None:
-        """Keep the scale in [1, 100]; call it after the optimiser's step, so that its gradient survives at the cap."""
-        self.log_logit_scale.clamp_(0.0, LARGEST_LOG_SCALE)
+        """Keep the scale in its range, and a curvature in its own.
+
+        Call it after the optimiser's step, so that gradients survive at the ends.
+        """
+        self.log_logit_scale.clamp_(*self.config.log_scale_range)
+        if self.log_curvature is not None:
+            self.log_curvature.clamp_(*LOG_CURVATURES)
 
     def freeze_logit_scale_(self) -> None:
         """Keep the scale at its present value in training; call it before the optimiser is built."""
@@ -146,4 +161,5 @@ class Clip(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Encoded:
         """Both sides of a batch of pairs, as an objective takes them; wrappers such as DDP call this."""
-        return Encoded(self.encode_image(image, keep=keep), self.encode_text(text), self.logit_scale, self.logit_bias)
+        images, texts = self.encode_image(image, keep=keep), self.encode_text(text)
+        return Encoded(images, texts, self.logit_scale, self.logit_bias, geometry=self.geometry)

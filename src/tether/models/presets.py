@@ -35,9 +35,9 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
 
     Args:
         size: a name in ``PRESETS``.
-        **settings: keys of ``ModelConfig`` (``dim``, ``logit_scale``, ``vision={...}``, ``text={...}``), and three
-            short forms: ``image_size`` (pixels), ``patch`` and ``context``; ``block={...}`` sets both towers' blocks,
-            option by option or with ``preset`` and options on top of it.
+        **settings: keys of ``ModelConfig`` (``dim``, ``logit_scale``, ``vision={...}``, ``text={...}``), and four
+            short forms: ``image_size`` (pixels), ``patch``, ``context``, and ``final_layernorm`` of both towers;
+            ``block={...}`` sets both towers' blocks, option by option or with ``preset`` and options on top of it.
 
     Raises:
         InputError: unknown size or key, or values that do not fit each other.
@@ -54,6 +54,10 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
         vision["patch"] = settings.pop("patch")
     if "context" in settings:
         text["context"] = settings.pop("context")
+    if "final_layernorm" in settings:
+        choice = settings.pop("final_layernorm")
+        for tower in (vision, text):
+            tower.setdefault("final_layernorm", choice)
     if "block" in settings:
         block = settings.pop("block")
         for tower in (vision, text):

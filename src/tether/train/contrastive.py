@@ -11,15 +11,17 @@ from torch.utils.checkpoint import checkpoint
 from tether.core.draw import hash_int
 from tether.core.errors import InputError
 from tether.core.gather import Gather
-from tether.core.protocols import Objective
+from tether.core.geometry import Geometry, GeometryName, geometry_of
+from tether.core.protocols import Objective, Scheduled
 from tether.core.types import Batch, Encoded, Features, Loss
 from tether.models.dual import Clip
 from tether.models.wrap import WrappedEncoder
 
 Side = tuple[Tensor, dict[str, Tensor]]
 """Pooled embeddings (b, d) of one tower, and its extras."""
-Outputs = tuple[Side, Side, Tensor, Tensor | None]
-"""Images, texts, logit scale and logit bias: tuples and dictionaries only, which DDP and FSDP2 can look into."""
+Outputs = tuple[Side, Side, Tensor, Tensor | None, tuple[GeometryName, Tensor | float | None]]
+"""Images, texts, logit scale, logit bias, and the geometry's name and curvature: tuples and dictionaries only, which
+DDP and FSDP2 can look into."""
 
 
 class PairForward(nn.Module):
@@ -42,7 +44,7 @@ class PairForward(nn.Module):
         self.micro_batch = micro_batch
 
     def forward(self, image: Tensor, text: Tensor, keep: Tensor | None = None) -> Outputs:
-        """Both sides' embeddings and extras, logit scale and bias; ``encoded`` makes an ``Encoded`` of them."""
+        """Both sides' embeddings and extras, scale, bias and geometry; ``encoded`` makes an ``Encoded`` of them."""
         size = self.micro_batch
         if size is None or size >= len(image):
             sides = self._encode(image, text, keep)
@@ -63,7 +65,8 @@ class PairForward(nn.Module):
             ]
             images, texts = zip(*parts, strict=True)
             sides = (_joined(images), _joined(texts))
-        return (*sides, self.model.logit_scale, self.model.logit_bias)
+        geometry = geometry_of(self.model)
+        return (*sides, self.model.logit_scale, self.model.logit_bias, (geometry.name, geometry.curvature))
 
     def _encode(self, image: Tensor, text: Tensor, keep: Tensor | None) -> tuple[Side, Side]:
         if keep is None:
@@ -77,8 +80,9 @@ class PairForward(nn.Module):
 
 def encoded(outputs: Outputs) -> Encoded:
     """What a ``PairForward`` gave, as an objective takes it."""
-    (image, image_extra), (text, text_extra), scale, bias = outputs
-    return Encoded(Features(image, extra=image_extra), Features(text, extra=text_extra), scale, bias)
+    (image, image_extra), (text, text_extra), scale, bias, (name, curvature) = outputs
+    images, texts = Features(image, extra=image_extra), Features(text, extra=text_extra)
+    return Encoded(images, texts, scale, bias, geometry=Geometry(name, curvature))
 
 
 def _joined(parts: Sequence[Side]) -> Side:
@@ -118,11 +122,17 @@ class ContrastiveStep:
             )
         self.objective, self.seed = objective, seed
         self.keep_patches = keep_patches
+        self._last = max(1, steps - 1)
         self.full_from = round(steps * (1 - full_last))
 
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
         """See core.protocols.Step; ``model`` is a (wrapped) PairForward."""
-        return self.objective(self.encode(model, batch, step=step, gather=gather), batch, gather=gather)
+        out = self.encode(model, batch, step=step, gather=gather)
+        return self.objective_at(step)(out, batch, gather=gather)
+
+    def objective_at(self, step: int) -> Objective:
+        """The loss of one step; most are the same throughout."""
+        return self.objective.at(step / self._last) if isinstance(self.objective, Scheduled) else self.objective
 
     def encode(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Encoded:
         """The batch as the objective will see it, for steps that add something of their own."""

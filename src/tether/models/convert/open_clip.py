@@ -148,12 +148,16 @@ def preprocess_config(image: ImageSpec) -> dict[str, Any]:
 
 
 def check_classic(config: ModelConfig, *, library: str) -> None:
-    """Refuse to export a model whose blocks the other library cannot express."""
+    """Refuse to export a model whose blocks or geometry the other library cannot express."""
+    if config.geometry != "clip":
+        raise InputError(f"export: {library} compares by cosine, this model's geometry is {config.geometry!r}")
     for name, tower in (("vision", config.vision), ("text", config.text)):
         first = tower.blocks[0]
         classic = BlockConfig(activation=first.activation, norm_eps=first.norm_eps)
         if any(block != classic for block in tower.blocks) or first.activation not in ("gelu", "quick_gelu"):
             raise InputError(f"export: {library} has no such blocks as this model's {name} tower: {tower.block}")
+        if tower.final_layernorm != "keep":
+            raise InputError(f"export: {library} needs the final layer norm of the {name} tower, which was dropped")
         if tower.gate != "none":
             raise InputError(f"export: {library} has no gate like that of this model's {name} tower")
     if config.vision.blocks[0].activation != config.text.blocks[0].activation and library == "open_clip":

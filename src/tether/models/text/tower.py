@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.geometry import GeometryName
 from tether.core.types import Features
 from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.layers import NORMS, Linear
@@ -18,6 +19,7 @@ from tether.models.blocks.mirror_gate import MirrorGate, tally
 from tether.models.blocks.runs import Runs
 from tether.models.blocks.trace import Trace
 from tether.models.config import TextConfig
+from tether.models.point_scale import point_scale
 from tether.models.text.table import TokenTable
 from tether.models.vision.tower import initialise_block_
 
@@ -31,7 +33,7 @@ class TextTower(nn.Module):
     the texts of a batch are packed by length and padding is never computed at all; elsewhere they stay padded.
     """
 
-    def __init__(self, config: TextConfig, *, dim: int) -> None:
+    def __init__(self, config: TextConfig, *, dim: int, geometry: GeometryName = "clip") -> None:
         """Build the layers; weights stay unset until ``initialise_`` or ``load_state_dict``."""
         super().__init__()
         self.config = config
@@ -43,8 +45,10 @@ class TextTower(nn.Module):
         )
         last = config.blocks[-1]
         self.gate = MirrorGate(config.width, depth=config.layers) if config.gate == "mirror" else None
-        self.norm_post = NORMS[last.norm](config.width, eps=last.norm_eps)
+        keep = config.final_layernorm == "keep"
+        self.norm_post = NORMS[last.norm](config.width, eps=last.norm_eps) if keep else nn.Identity()
         self.projection = Linear(config.width, dim, bias=False)
+        self.point_scale = point_scale(geometry, dim=dim)
 
     def initialise_(self, generator: torch.Generator) -> None:
         """Draw every weight: normal with CLIP's scales (arXiv 2103.00020, released code)."""
@@ -82,7 +86,8 @@ class TextTower(nn.Module):
 
     def project(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... d"]:
         """Normed token states into the joint space; the end token's is the text's embedding."""
-        return self.projection(tokens)
+        rows = self.projection(tokens)
+        return rows if self.point_scale is None else self.point_scale(rows)
 
     def forward(
         self,

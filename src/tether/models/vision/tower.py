@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.geometry import GeometryName
 from tether.core.types import Features
 from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.grid import Grid, GridConv
@@ -17,6 +18,7 @@ from tether.models.blocks.layers import NORMS, Linear
 from tether.models.blocks.mirror_gate import MirrorGate, tally
 from tether.models.blocks.trace import Trace
 from tether.models.config import VisionConfig
+from tether.models.point_scale import point_scale
 
 Want = Literal["pooled", "tokens"]
 
@@ -28,7 +30,7 @@ class VisionTower(nn.Module):
     patch i, row by row from the top left.
     """
 
-    def __init__(self, config: VisionConfig, *, dim: int) -> None:
+    def __init__(self, config: VisionConfig, *, dim: int, geometry: GeometryName = "clip") -> None:
         """Build the layers; weights stay unset until ``initialise_`` or ``load_state_dict``."""
         super().__init__()
         self.config = config
@@ -43,8 +45,10 @@ class VisionTower(nn.Module):
             for block in config.blocks
         )
         self.gate = MirrorGate(config.width, depth=config.layers) if config.gate == "mirror" else None
-        self.norm_post = NORMS[last.norm](config.width, eps=last.norm_eps)
+        keep = config.final_layernorm == "keep"
+        self.norm_post = NORMS[last.norm](config.width, eps=last.norm_eps) if keep else nn.Identity()
         self.projection = Linear(config.width, dim, bias=False)
+        self.point_scale = point_scale(geometry, dim=dim)
 
     def initialise_(self, generator: torch.Generator) -> None:
         """Draw every weight: normal with CLIP's scales (arXiv 2103.00020, released text tower) on both towers."""
@@ -89,7 +93,8 @@ class VisionTower(nn.Module):
 
     def project(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... d"]:
         """Normed token states into the joint space; the class token's is the picture's embedding."""
-        return self.projection(tokens)
+        rows = self.projection(tokens)
+        return rows if self.point_scale is None else self.point_scale(rows)
 
     def forward(
         self,

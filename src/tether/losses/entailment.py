@@ -1,0 +1,110 @@
+"""A text is more general than its picture: the picture must lie in the cone that the text spans."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.geometry import (
+    COSINE_LIMIT,
+    GeometryName,
+    check_curvature,
+    check_geometry,
+    is_hyperbolic,
+    lorentz,
+)
+
+
+def entailment(
+    general: Float[Tensor, "b d"],
+    *,
+    specific: Float[Tensor, "b d"],
+    geometry: GeometryName,
+    min_radius: float = 0.1,
+    curvature: Float[Tensor, ""] | float | None = None,
+) -> Float[Tensor, " b"]:
+    """How far each specific point lies outside the cone of its general one, in radians; 0 inside.
+
+    The cone opens away from the origin, the wider the nearer its apex is to it, and within ``min_radius`` of the origin
+    everything lies inside. With ``min_radius`` 0 there is no cone and the angle itself is given.
+
+    Source: arXiv 2409.13079, section 3, after 1804.01882 and 2304.09172 (MERU). The arc cosine's argument is kept
+    ``1e-7`` inside (-1, 1), unlike in the released code. A point at its apex costs 0, and so does any point
+    whose apex is the origin.
+
+    Args:
+        general: apexes (texts), as points of the geometry; see ``core.geometry.place``.
+        specific: what each entails (pictures).
+        geometry: any Euclidean or hyperbolic one; all of a family share the cone.
+        min_radius: K >= 0, in units of the points.
+        curvature: of a hyperbolic geometry.
+
+    Returns:
+        (b,) float32 or wider; hyperbolic ones in float64.
+
+    Raises:
+        InputError: a geometry without an origin, a negative radius, or unequal shapes.
+    """
+    check_entailment(geometry, min_radius=min_radius)
+    check_curvature(geometry, curvature)
+    if general.ndim != 2 or general.shape != specific.shape:
+        shapes = f"{tuple(general.shape)} general and {tuple(specific.shape)} specific"
+        raise InputError(f"entailment: expected pairs (b, d), got {shapes}")
+    least = torch.float64 if is_hyperbolic(geometry) else torch.float32
+    dtype = torch.promote_types(torch.promote_types(general.dtype, specific.dtype), least)
+    x, y = general.to(dtype), specific.to(dtype)
+    if is_hyperbolic(geometry):
+        c = torch.as_tensor(curvature, device=x.device, dtype=dtype)
+        top, bottom, ratio = _hyperbolic(x, y, c, min_radius=min_radius)
+    else:
+        apart = y - x
+        top = (apart * x).sum(dim=1)
+        square = apart.square().sum(dim=1) * x.square().sum(dim=1)
+        bottom, ratio = _root(square), _over(min_radius, _root(x.square().sum(dim=1)))
+    proper = bottom > 0
+    cosine = top / torch.where(proper, bottom, 1.0)
+    angle = torch.where(proper, cosine.clamp(-COSINE_LIMIT, COSINE_LIMIT), COSINE_LIMIT).arccos()
+    angle = torch.where(proper, angle, 0.0)
+    if min_radius == 0:
+        return angle
+    narrow = ratio < 1
+    aperture = torch.where(narrow, torch.where(narrow, ratio, 0.0).arcsin(), math.pi / 2)
+    return (angle - aperture).clamp_min(0)
+
+
+def _hyperbolic(x: Tensor, y: Tensor, c: Tensor, *, min_radius: float) -> tuple[Tensor, Tensor, Tensor]:
+    (space, time), (other, other_time) = lorentz(x, curvature=c), lorentz(y, curvature=c)
+    product = c * ((space * other).sum(dim=1) - time * other_time)
+    length = _root(space.square().sum(dim=1))
+    return other_time + time * product, length * _root(product.square() - 1), _over(2 * min_radius, c.sqrt() * length)
+
+
+def _root(square: Tensor) -> Tensor:
+    """Square root that is 0, with slope 0, at and below 0."""
+    above = square > 0
+    return torch.where(above, torch.where(above, square, 1.0).sqrt(), 0.0)
+
+
+def _over(number: float, length: Tensor) -> Tensor:
+    """Infinity where the length is 0."""
+    above = length > 0
+    return torch.where(above, number / torch.where(above, length, 1.0), math.inf)
+
+
+def check_entailment(geometry: GeometryName, *, min_radius: float) -> None:
+    """See that a geometry has cones and that the radius is one.
+
+    Raises:
+        InputError: otherwise.
+    """
+    check_geometry(geometry)
+    if geometry in ("clip", "elliptic"):
+        raise InputError(
+            f"entailment: {geometry} has no origin to open away from; use a Euclidean or hyperbolic geometry"
+        )
+    if not 0 <= min_radius < math.inf:
+        raise InputError(f"min_radius: expected 0 (no cone) or a finite number above it, got {min_radius!r}")
