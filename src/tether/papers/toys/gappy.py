@@ -20,6 +20,7 @@ from tether.evaluate.retrieval import recall_at_k
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load
+from tether.models.presets import create
 from tether.models.save import save
 from tether.train import RunConfig, train
 
@@ -75,6 +76,12 @@ def gappy_clip(lab: Lab, *, steps: int = STEPS, settings: Mapping[str, Any] | No
     wanted = {**SETTINGS, **(settings or {})}
     wanted["model"] = {**SETTINGS["model"], **(settings or {}).get("model", {})}
     return cast(Clip, lab.small_clip(steps=steps, data=DATA, settings=wanted))
+
+
+def untrained(lab: Lab) -> Clip:
+    """The weights that ``gappy_clip`` of this seed starts from, in eval mode."""
+    settings = dict(SETTINGS["model"])
+    return create(settings.pop("size"), seed=lab.seed, **settings).eval()
 
 
 def tuned(lab: Lab, model: Clip, *, steps: int, settings: Mapping[str, Any], data: str = DATA) -> Clip:
