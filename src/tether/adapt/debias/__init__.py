@@ -1,0 +1,15 @@
+"""A shortcut or an attribute taken out of what a trained model says: of its texts, its images, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sklearn.base import BaseEstimator
+
+from tether.adapt.debias.fairer_clip import FairerClip, FairerKernels
+from tether.adapt.debias.hsic import HsicMap, RandomFeatures, hsic_solve
+
+DEBIASERS: Mapping[str, type[BaseEstimator]] = {"fairer_clip": FairerClip}
+"""Every estimator of the room by its snake_case name; each passes scikit-learn's own suite."""
+
+__all__ = ["DEBIASERS", "FairerClip", "FairerKernels", "HsicMap", "RandomFeatures", "hsic_solve"]

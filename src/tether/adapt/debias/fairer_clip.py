@@ -1,0 +1,409 @@
+"""Zero-shot prediction without a shortcut: one kernel map for images and one for texts (arXiv 2403.15593)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from tether.adapt.debias.hsic import HsicMap, RandomFeatures, draw_features, hsic_solve, plus_minus
+from tether.core.errors import InputError
+from tether.core.files import atomic_path
+
+_FORMAT = "tether-fairer-clip-1"
+_ARRAYS = ("image_weights", "image_offsets", "image_map", "text_weights", "text_offsets", "text_map", "text_features")
+
+
+@dataclass(frozen=True)
+class FairerKernels:
+    """The random features of both sides: of embeddings, and of the other side's codes.
+
+    Attributes:
+        image: of image embeddings.
+        text: of text embeddings.
+        image_codes: of the text codes, as the image side sees them.
+        text_codes: of the image codes, as the text side sees them.
+    """
+
+    image: RandomFeatures
+    text: RandomFeatures
+    image_codes: RandomFeatures
+    text_codes: RandomFeatures
+
+
+@dataclass(frozen=True)
+class FairerSolve:
+    """One of the solves in turn.
+
+    Attributes:
+        side: whose map was solved for.
+        found: the map.
+        codes: (n, k) codes of that side's training rows.
+        labels: (n,) number of each row's class as this solve took it.
+    """
+
+    side: Literal["image", "text"]
+    found: HsicMap
+    codes: Float[np.ndarray, "n k"]
+    labels: Int[np.ndarray, " n"]
+
+
+class FairerClip(ClassifierMixin, BaseEstimator):
+    """Codes for images and class texts that depend on the class, agree with each other, and ignore an attribute.
+
+    Three closed-form solves, no gradient steps. It can only take out what the embeddings show: where the attribute is
+    not visible in them, or the class is visible through nothing else, nothing is gained. ``s`` may be a guess, such as
+    the zero-shot prediction of the attribute (the paper does so).
+
+    Source: arXiv 2403.15593, section 3 and algorithm 1, and its released build_kernel.py and base.py. It differs in
+    that eigenproblems are solved symmetrically in float64, an attribute that is the same everywhere drops its term
+    with a warning, signs are fixed by the labels, and only columns that are kept decide whether a map is turned.
+
+    Args:
+        n_features: random features of embeddings, 1000 to 4000 in the paper; memory is their square.
+        n_code_features: random features of codes.
+        dim: columns of a code; None takes one less than there are classes: 1 for two, as in every released setting.
+        tau_image: weights in [0, 1) of the attribute and of agreement, image side.
+        tau_text: the same for the text side.
+        gamma: ridges of both sides, images first.
+        n_iter: rounds of text and image solve after the first image solve.
+        sigma: width of the kernels of embeddings and codes, or ``median`` of the distances.
+        max_samples: fit on so many rows, drawn at random; None takes all.
+        kernels: random features to use instead of drawing them.
+        random_state: seed or generator of all draws.
+
+    Attributes:
+        classes_: (c,) the classes.
+        image_map_: (r, k) of the image side's features.
+        text_map_: (r, k) of the text side's.
+        kernels_: the random features.
+        text_features_: (c, d) text embedding of each class.
+        solves_: every solve in order; empty after ``load``.
+        n_features_in_: d.
+    """
+
+    n_features_in_: int
+
+    def __init__(
+        self,
+        *,
+        n_features: int = 1000,
+        n_code_features: int = 1000,
+        dim: int | None = None,
+        tau_image: tuple[float, float] = (0.7, 0.7),
+        tau_text: tuple[float, float] = (0.1, 0.1),
+        gamma: tuple[float, float] = (3e-4, 2e-4),
+        n_iter: int = 1,
+        sigma: float | Literal["median"] = "median",
+        max_samples: int | None = None,
+        kernels: FairerKernels | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        """See the class for what each argument means; values are checked by ``fit``."""
+        self.n_features = n_features
+        self.n_code_features = n_code_features
+        self.dim = dim
+        self.tau_image = tau_image
+        self.tau_text = tau_text
+        self.gamma = gamma
+        self.n_iter = n_iter
+        self.sigma: float | Literal["median"] = sigma
+        self.max_samples = max_samples
+        self.kernels = kernels
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: Float[np.ndarray, "n d"],
+        y: Sequence[object] | np.ndarray,
+        *,
+        s: Sequence[object] | np.ndarray | None = None,
+        text_features: Float[np.ndarray, "c d"] | None = None,
+    ) -> Self:
+        """Learn both maps from labelled images.
+
+        Args:
+            X: (n, d) image embeddings.
+            y: (n,) class of each.
+            s: (n,) value of the attribute that shall not matter; None fits without that term.
+            text_features: (c, d) text embedding of each class, in the order of the sorted classes; None lets the mean
+                image of each class stand in.
+
+        Raises:
+            ValueError: NaN or infinity, or shapes that scikit-learn refuses.
+            InputError: fewer than two classes, or a setting out of its range.
+
+        Warns:
+            UserWarning: the attribute is the same for all rows.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        return self._fit(X, codes, s, text_features, rounds=self.n_iter, labels="given")
+
+    def fit_unlabelled(
+        self,
+        X: Float[np.ndarray, "n d"],
+        *,
+        text_features: Float[np.ndarray, "c d"],
+        s: Sequence[object] | np.ndarray | None = None,
+        start: Int[np.ndarray, " n"] | None = None,
+    ) -> Self:
+        """Learn both maps from pseudo-labels: zero-shot at first, from the second round on those of the current codes.
+
+        The released settings take ``n_iter`` 2 to 4 here. Classes are numbered 0 to c - 1.
+
+        Args:
+            X: (n, d) image embeddings.
+            text_features: (c, d) text embedding of each class.
+            s: (n,) value of the attribute that shall not matter.
+            start: (n,) number of each row's class to begin with; None takes the nearest text.
+
+        Raises:
+            ValueError: NaN or infinity, or shapes that scikit-learn refuses.
+            InputError: fewer than two classes, pseudo-labels of one class only, or a setting out of its range.
+        """
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        text = _rows(text_features, width=X.shape[1])
+        self.classes_ = np.arange(len(text))
+        codes = cosines(X, text).argmax(axis=1) if start is None else np.asarray(start)
+        if codes.shape != (len(X),) or not np.isin(codes, self.classes_).all():
+            raise InputError(f"start: expected {len(X)} numbers from 0 to {len(text) - 1}")
+        return self._fit(X, codes, s, text, rounds=self.n_iter, labels="pseudo")
+
+    def transform_image(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
+        """Codes of image embeddings."""
+        check_is_fitted(self, "image_map_")
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return self.kernels_.image(X) @ self.image_map_
+
+    def transform_text(self, text_features: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m k"]:
+        """Codes of text embeddings.
+
+        Raises:
+            InputError: another width, NaN or infinity.
+        """
+        check_is_fitted(self, "text_map_")
+        return self.kernels_.text(_rows(text_features, width=self.n_features_in_)) @ self.text_map_
+
+    def decision_function(self, X: Float[np.ndarray, "n d"]) -> np.ndarray:
+        """Cosine of each image's code with each class text's, (n, c); for two classes their difference, (n,)."""
+        scores = cosines(self.transform_image(X), self.transform_text(self.text_features_))
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: Float[np.ndarray, "n d"]) -> np.ndarray:
+        """The class whose text code is nearest to each image's; ties go to the first."""
+        scores = self.decision_function(X)
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+    def save(self, path: Path | str) -> None:
+        """Write settings, random features and maps to one safetensors file, atomically.
+
+        Raises:
+            InputError: classes that are neither words nor numbers.
+        """
+        from safetensors.numpy import save_file
+
+        check_is_fitted(self, "image_map_")
+        if self.classes_.dtype.kind not in "iufbU":
+            raise InputError(f"save: expected classes that are words or numbers, got {self.classes_.dtype}")
+        settings = self.get_params() | {"kernels": None}
+        if not isinstance(settings["random_state"], int):
+            settings["random_state"] = None
+        values = (
+            self.kernels_.image.weights,
+            self.kernels_.image.offsets,
+            self.image_map_,
+            self.kernels_.text.weights,
+            self.kernels_.text.offsets,
+            self.text_map_,
+            self.text_features_,
+        )
+        arrays = {name: np.ascontiguousarray(value) for name, value in zip(_ARRAYS, values, strict=True)}
+        metadata = {
+            "format": _FORMAT,
+            "settings": json.dumps(settings),
+            "classes": json.dumps({"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()}),
+        }
+        with atomic_path(Path(path)) as temporary:
+            save_file(arrays, temporary, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what ``save`` wrote, ready to transform and predict; nothing is unpickled.
+
+        Raises:
+            InputError: no such file, not a safetensors file, or not one of a ``FairerClip``.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file")
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a safetensors file: {error}") from error
+        if metadata.get("format") != _FORMAT or set(arrays) != set(_ARRAYS):
+            raise InputError(f"{path}: expected the state of a FairerClip ({_FORMAT}), got {sorted(arrays)}")
+        settings = json.loads(metadata["settings"])
+        pairs = ("tau_image", "tau_text", "gamma")
+        fitted = cls(**{name: tuple(value) if name in pairs else value for name, value in settings.items()})
+        classes = json.loads(metadata["classes"])
+        fitted.classes_ = np.array(classes["values"], dtype=classes["dtype"])
+        image = RandomFeatures(arrays["image_weights"], arrays["image_offsets"])
+        text = RandomFeatures(arrays["text_weights"], arrays["text_offsets"])
+        none = RandomFeatures(np.empty((0, arrays["image_map"].shape[1])), np.empty(0))  # only fitting needs those
+        fitted.kernels_ = FairerKernels(image, text, none, none)
+        fitted.image_map_, fitted.text_map_ = arrays["image_map"], arrays["text_map"]
+        fitted.text_features_ = arrays["text_features"]
+        fitted.n_features_in_ = image.weights.shape[1]
+        fitted.solves_ = ()
+        return fitted
+
+    def _fit(
+        self,
+        X: np.ndarray,
+        codes: np.ndarray,
+        s: Sequence[object] | np.ndarray | None,
+        text_features: np.ndarray | None,
+        *,
+        rounds: int,
+        labels: Literal["given", "pseudo"],
+    ) -> Self:
+        classes = len(self.classes_)
+        if classes < 2:
+            raise InputError(f"y: expected at least two classes, got {classes} class")
+        if rounds < 1 or (self.max_samples is not None and self.max_samples < classes):
+            raise InputError(f"expected n_iter >= 1 and max_samples >= {classes}, got {rounds}, {self.max_samples}")
+        rng = check_random_state(self.random_state)
+        attribute = self._attribute(s, rows=len(X))
+        if text_features is None:
+            text = np.stack([X[codes == c].mean(axis=0) for c in range(classes)])
+        else:
+            text = _rows(text_features, width=X.shape[1])
+            if len(text) != classes:
+                raise InputError(f"text_features: expected one row for each of {classes} classes, got {len(text)}")
+        if self.max_samples is not None and self.max_samples < len(X):
+            some = np.sort(rng.choice(len(X), self.max_samples, replace=False))
+            X, codes = X[some], codes[some]
+            attribute = None if attribute is None else attribute[some]
+        self.text_features_ = text
+        solver = _Solver(self, X, text, attribute, rng)
+        solver.solve("image", codes, other=None)
+        for number in range(rounds):
+            if number and labels == "pseudo":
+                codes = cosines(solver.codes["image"], solver.class_codes()).argmax(axis=1)
+            solver.solve("text", codes, other=solver.codes["image"])
+            solver.solve("image", codes, other=solver.codes["text"])
+        self.kernels_ = FairerKernels(
+            solver.features["image"], solver.features["text"], solver.seen["image"], solver.seen["text"]
+        )
+        self.image_map_, self.text_map_ = solver.maps["image"], solver.maps["text"]
+        self.solves_ = tuple(solver.solves)
+        return self
+
+    def _attribute(self, s: Sequence[object] | np.ndarray | None, *, rows: int) -> np.ndarray | None:
+        if s is None:
+            return None
+        values, codes = np.unique(np.asarray(s), return_inverse=True)
+        if codes.shape != (rows,):
+            raise InputError(f"s: expected one value for each of {rows} rows, got shape {np.shape(s)}")
+        if len(values) < 2:
+            warnings.warn("s is the same for all rows, so its term is dropped", stacklevel=4)
+            return None
+        return plus_minus(codes, classes=len(values))
+
+
+class _Solver:
+    """Both sides' features, maps and codes while they are solved in turn."""
+
+    def __init__(
+        self,
+        owner: FairerClip,
+        X: np.ndarray,
+        text: np.ndarray,
+        attribute: np.ndarray | None,
+        rng: np.random.RandomState,
+    ) -> None:
+        self.owner, self.X, self.text, self.attribute, self.rng = owner, X, text, attribute, rng
+        self.features: dict[str, RandomFeatures] = {}
+        self.seen: dict[str, RandomFeatures] = {}
+        if owner.kernels is not None:
+            self.features = {"image": owner.kernels.image, "text": owner.kernels.text}
+            self.seen = {"image": owner.kernels.image_codes, "text": owner.kernels.text_codes}
+        self.maps: dict[str, np.ndarray] = {}
+        self.codes: dict[str, np.ndarray] = {}
+        self.solves: list[FairerSolve] = []
+
+    def solve(self, side: Literal["image", "text"], labels: np.ndarray, *, other: np.ndarray | None) -> None:
+        """Solve for one side's map with the other side's codes held."""
+        owner, classes = self.owner, len(self.text)
+        if len(np.unique(labels)) < 2:
+            raise InputError("the pseudo-labels are all of one class: the codes cannot tell any two apart")
+        x = self.X if side == "image" else self.text[labels]
+        phi = self._draw(self.features, side, x, count=owner.n_features)(x)
+        z = None if other is None else self._draw(self.seen, side, other, count=owner.n_code_features)(other)
+        found = hsic_solve(
+            phi,
+            y=plus_minus(labels, classes=classes),
+            s=self.attribute,
+            z=z,
+            tau=owner.tau_image if side == "image" else owner.tau_text,
+            gamma=owner.gamma[0 if side == "image" else 1],
+            dim=classes - 1 if owner.dim is None else owner.dim,
+        )
+        directions = found.directions * _signs(phi @ found.directions, labels)
+        codes = phi @ directions
+        if other is not None and _opposed(codes[:, : found.rank], other[:, : found.rank]):
+            directions, codes = -directions, -codes
+        self.maps[side], self.codes[side] = directions, codes
+        self.solves.append(FairerSolve(side, HsicMap(directions, found.eigenvalues, found.rank), codes, labels))
+
+    def class_codes(self) -> np.ndarray:
+        """Codes of the class texts."""
+        return self.features["text"](self.text) @ self.maps["text"]
+
+    def _draw(self, known: dict[str, RandomFeatures], side: str, x: np.ndarray, *, count: int) -> RandomFeatures:
+        """The features of this side; drawn for the first rows they see, then kept."""
+        if side not in known:
+            known[side] = draw_features(x, count=count, width=self.owner.sigma, rng=self.rng)
+        return known[side]
+
+
+def cosines(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
+    """Cosine of every row with every other; 0 where one has no length."""
+    lengths = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b)]
+    left, right = (rows / np.where(length > 0, length, 1) for rows, length in zip((a, b), lengths, strict=True))
+    return left @ right.T
+
+
+def _signs(codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """1 or -1 for each column, so that it grows with the number of the class."""
+    together = (codes - codes.mean(axis=0)).T @ labels
+    return np.where(together < 0, -1.0, 1.0)
+
+
+def _opposed(codes: np.ndarray, other: np.ndarray) -> bool:
+    """Whether more than half of the entries have the other sign."""
+    return bool(codes.size) and bool((codes * other < 0).mean() > 0.5)
+
+
+def _rows(values: np.ndarray, *, width: int) -> Float[np.ndarray, "c d"]:
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
+        raise InputError(f"text_features: expected rows of {width} numbers, got shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise InputError("text_features: NaN or infinity")
+    return rows
