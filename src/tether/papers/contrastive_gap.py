@@ -30,8 +30,8 @@ CARD = Card(
     needs=("pairs",),
     gives="A CLIP whose pictures and captions share one region of the sphere instead of two cones.",
     claim=Claim(
-        says="From the same first weights, at a fixed temperature of 0.01, with small batches and a wide space, alignment "
-        "and uniformity leave at most half of the gap that plain CLIP leaves.",
+        says="From the same first weights, at a fixed temperature of 0.01, with small batches in a wide space, "
+        "alignment and uniformity leave at most half of the gap that plain CLIP leaves.",
         metric="centroid distance of held-out pairs, in units of plain CLIP's",
         better="lower",
         margin=0.5,
