@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from sklearn.base import BaseEstimator
 
+from tether.space.ablation import embeddings_from_texts, mean_ablate, replace_heads
 from tether.space.anisotropy import anisotropy, self_similarity
 from tether.space.association import Weat, association_bias, histogram_mi, weat
 from tether.space.binding import BindingFit, LinearBindingMap, binding_accuracy, binding_loss
@@ -14,6 +15,7 @@ from tether.space.binding_probe import BindingProbe, probe_agreement, probe_bind
 from tether.space.conformity import ConformityEstimator, conformity
 from tether.space.ellipsoid import GapSweep, ShellStats, gap_sweep, shell_stats, vslerp
 from tether.space.fair_dims import DimensionMask, FairDims, Selection, select_dimensions
+from tether.space.heat_maps import Segmentation, patch_scores, segment_by_parts
 from tether.space.normality import NormalityReport, normality
 from tether.space.outlier_clipper import OutlierClipper
 from tether.space.outlier_dims import (
@@ -25,6 +27,7 @@ from tether.space.outlier_dims import (
     outlier_dims,
 )
 from tether.space.position_probe import PositionProbe, position_probe
+from tether.space.text_span import SpannedRows, TextSpan, text_span
 from tether.space.token_states import TokenStates, token_states
 from tether.space.whiten import Whitener, circle_slerp, redundant_features
 
@@ -32,6 +35,7 @@ ESTIMATORS: Mapping[str, type[BaseEstimator]] = {
     "conformity": ConformityEstimator,
     "fair_dims": FairDims,
     "outlier_clipper": OutlierClipper,
+    "text_span": TextSpan,
     "whitener": Whitener,
 }
 """Every estimator of the room by its snake_case name; each passes scikit-learn's own suite."""
@@ -51,8 +55,11 @@ __all__ = [
     "OutlierClipper",
     "OutlierDims",
     "PositionProbe",
+    "Segmentation",
     "Selection",
     "ShellStats",
+    "SpannedRows",
+    "TextSpan",
     "TokenStates",
     "Weat",
     "Whitener",
@@ -63,20 +70,26 @@ __all__ = [
     "circle_slerp",
     "clip_dims",
     "conformity",
+    "embeddings_from_texts",
     "extreme_shares",
     "fold_text_map_",
     "gap_sweep",
     "histogram_mi",
     "largest_dims",
+    "mean_ablate",
     "normality",
     "outlier_dims",
+    "patch_scores",
     "position_probe",
     "probe_agreement",
     "probe_binding",
     "redundant_features",
+    "replace_heads",
+    "segment_by_parts",
     "select_dimensions",
     "self_similarity",
     "shell_stats",
+    "text_span",
     "token_states",
     "vslerp",
     "weat",

@@ -13,15 +13,12 @@ from tether.models.anatomy.pieces import (
     Anatomy,
     AttentionLayer,
     ReadOut,
-    class_token_read_out,
     fused_attention,
-    gain_of,
     listening,
-    norm_statistics,
-    shift_of,
     softmax_of,
     stacked_heads,
 )
+from tether.models.anatomy.read_outs import mean_read_out
 from tether.models.wrap import OpenClipEncoder
 
 
@@ -29,17 +26,20 @@ def dissect_open_clip(model: OpenClipEncoder, images: Tensor) -> Anatomy:
     """One pass through the wrapped model's image tower.
 
     Raises:
-        UnsupportedModelError: another tower than open_clip's ``VisionTransformer``, one that pools by attention, or
+        UnsupportedModelError: another tower than open_clip's or timm's ``VisionTransformer``, CoCa's pooling, or
             blocks of another kind.
         InputError: pictures of the wrong shape.
     """
+    from open_clip.timm_model import TimmModel
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
+    from tether.models.anatomy.timm import dissect_timm
+
     tower = model.model.get_submodule("visual")
+    if isinstance(tower, TimmModel):
+        return dissect_timm(model, images, tower=tower)
     if type(tower) is not VisionTransformer:
-        raise UnsupportedModelError(
-            f"the image tower is a {type(tower).__name__}; expected open_clip's VisionTransformer"
-        )
+        raise UnsupportedModelError(f"the image tower is a {type(tower).__name__}; expected a VisionTransformer")
     if tower.attn_pool is not None or tower.pool_type not in ("tok", "avg"):
         raise UnsupportedModelError("the image tower pools by attention; expected a class token or mean pooling")
     blocks: list[Any] = list(cast(Any, tower.transformer).resblocks)
@@ -73,25 +73,11 @@ def _layer(block: Any, normed: Tensor, *, asked: slice) -> AttentionLayer:
 
 
 def _read_out(tower: Any, final: Tensor) -> ReadOut:
-    norm: nn.LayerNorm = tower.ln_post
     width = final.shape[-1]
     projection = torch.eye(width, dtype=final.dtype, device=final.device) if tower.proj is None else tower.proj.T
-    if tower.pool_type == "tok":
-        return class_token_read_out(final, norm=norm, projection=projection)
-    # The class token is computed as well, but the mean is taken of the patches alone.
-    counts = final.new_full((len(final), final.shape[1]), 1 / (final.shape[1] - 1))
-    counts[:, 0] = 0
-    if tower.final_ln_after_pool:
-        mean, deviation = norm_statistics(norm, torch.einsum("bq,bqw->bw", counts, final))
-        weights, mean = counts / deviation[:, None], mean / deviation
-    else:
-        mean, deviation = norm_statistics(norm, final)
-        weights = counts / deviation
-        mean = (weights * mean).sum(1)
-    return ReadOut(
-        weights=weights[:, None],
-        mean=mean[:, None],
-        maps=(projection * gain_of(norm, final))[None],
-        offset=projection @ shift_of(norm, final),
-        rest=final.new_zeros(len(final), 0, len(projection)),
-    )
+    counts = final.new_ones(final.shape[1])
+    if tower.pool_type == "avg":
+        # The class token is computed as well, but the mean is taken of the patches alone.
+        counts[0] = 0
+    place = "after" if tower.final_ln_after_pool else "before"
+    return mean_read_out(final, counts=counts / counts.sum(), norm=tower.ln_post, place=place, projection=projection)

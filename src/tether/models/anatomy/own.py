@@ -17,12 +17,11 @@ from tether.models.anatomy.pieces import (
     Anatomy,
     AttentionLayer,
     ReadOut,
-    class_token_read_out,
     listening,
-    norm_statistics,
     softmax_of,
     stacked_heads,
 )
+from tether.models.anatomy.read_outs import mean_read_out, norm_statistics
 from tether.models.blocks.attention import AttentionCore, softmax_attention
 from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.layers import RmsNorm
@@ -158,7 +157,9 @@ def _eps(norm: nn.Module) -> float:
 
 def _read_out(norm: nn.Module, x: Tensor, *, projection: nn.Linear) -> ReadOut:
     if isinstance(norm, nn.LayerNorm):
-        return class_token_read_out(x, norm=norm, projection=projection.weight, offset=projection.bias)
+        alone = x.new_ones(1)
+        weight, bias = projection.weight, projection.bias
+        return mean_read_out(x, counts=alone, norm=norm, place="after", projection=weight, offset=bias)
     deviation = (x.square().mean(-1) + _eps(norm)).sqrt()
     return ReadOut(
         weights=(1 / deviation)[:, None],

@@ -76,22 +76,6 @@ def softmax_of(queries: Float[Tensor, "b h q e"], keys: Float[Tensor, "b h n e"]
     return (queries * queries.shape[-1] ** -0.5 @ keys.transpose(-2, -1)).softmax(-1)
 
 
-def norm_statistics(norm: nn.LayerNorm, x: Float[Tensor, "... w"]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation that a layer norm takes of each row; in two passes, as cancellation costs digits."""
-    mean = x.mean(-1)
-    return mean, ((x - mean[..., None]).square().mean(-1) + norm.eps).sqrt()
-
-
-def gain_of(norm: nn.LayerNorm, x: Tensor) -> Float[Tensor, " w"]:
-    """The factors of a layer norm, ones where it has none."""
-    return x.new_ones(x.shape[-1]) if norm.weight is None else norm.weight
-
-
-def shift_of(norm: nn.LayerNorm, x: Tensor) -> Float[Tensor, " w"]:
-    """What a layer norm adds, zeros where it adds nothing."""
-    return x.new_zeros(x.shape[-1]) if norm.bias is None else norm.bias
-
-
 @contextmanager
 def listening(
     modules: dict[str, nn.Module], *, inputs: dict[str, nn.Module] | None = None
@@ -121,21 +105,6 @@ def listening(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def class_token_read_out(
-    x: Float[Tensor, "b 1 w"], *, norm: nn.LayerNorm, projection: Float[Tensor, "d w"], offset: Tensor | None = None
-) -> ReadOut:
-    """Read-out of one token through a layer norm and a linear projection."""
-    mean, deviation = norm_statistics(norm, x)
-    shift = projection @ shift_of(norm, x)
-    return ReadOut(
-        weights=(1 / deviation)[:, None],
-        mean=mean / deviation,
-        maps=(projection * gain_of(norm, x))[None],
-        offset=shift if offset is None else shift + offset,
-        rest=x.new_zeros(len(x), 0, len(projection)),
-    )
 
 
 def stacked_heads(weight: Float[Tensor, "w c"], *, heads: int) -> Float[Tensor, "w h e"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from tether.core.errors import UnsupportedModelError
@@ -14,14 +13,12 @@ from tether.models.anatomy.pieces import (
     AttentionLayer,
     ReadOut,
     fused_attention,
-    gain_of,
     listening,
-    norm_statistics,
-    shift_of,
     softmax_of,
     split_heads,
     stacked_heads,
 )
+from tether.models.anatomy.read_outs import attention_read_out
 from tether.models.wrap import SiglipEncoder
 
 
@@ -63,20 +60,14 @@ def _layer(attention: Any, normed: Tensor) -> AttentionLayer:
 
 
 def _read_out(head: Any, norm: nn.LayerNorm, final: Tensor, *, rest: Tensor) -> ReadOut:
-    """The pooling attention: its own weights, the norm before it, and both its projections in one map for each head."""
     attention: nn.MultiheadAttention = head.attention
-    normed = norm(final)
-    queries, keys, _ = fused_attention(attention, normed, queries=head.probe.expand(len(final), -1, -1))
-    mean, deviation = norm_statistics(norm, final)
-    weights = softmax_of(queries, keys)[:, :, 0] / deviation[:, None]
-    values = attention.in_proj_weight.chunk(3)[2].unflatten(0, (attention.num_heads, -1))
-    maps = torch.einsum("dre,rew->rdw", stacked_heads(attention.out_proj.weight, heads=attention.num_heads), values)
-    shift = torch.einsum("rdw,w->d", maps, shift_of(norm, final))
-    shift = shift + attention.out_proj.weight @ attention.in_proj_bias.chunk(3)[2] + attention.out_proj.bias
-    return ReadOut(
-        weights=weights,
-        mean=(weights * mean[:, None]).sum(-1),
-        maps=maps * gain_of(norm, final),
-        offset=shift,
-        rest=rest.reshape(len(final), -1, rest.shape[-1]),
+    queries, keys, _ = fused_attention(attention, norm(final), queries=head.probe.expand(len(final), -1, -1))
+    return attention_read_out(
+        final,
+        norm=norm,
+        weights=softmax_of(queries, keys)[:, :, 0],
+        values=attention.in_proj_weight.chunk(3)[2],
+        value_bias=attention.in_proj_bias.chunk(3)[2],
+        output=attention.out_proj,
+        rest=rest.flatten(1),
     )

@@ -1,0 +1,158 @@
+"""What a head writes, in words: a greedy basis of texts for its contributions (arXiv 2310.05916)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from tether.core.errors import InputError
+
+RANK = 80
+"""Released code: how many directions of a head are kept; a head of fewer channels has no more."""
+COUNT = 20
+"""Released README: texts for each head."""
+EXHAUSTED = 1e-6
+"""Once the widest text spreads the rest by less than this share of the first one's spread, only noise is left."""
+
+
+class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Explains embeddings, such as one head's contributions, by a few texts: the greedy choice that spreads them most.
+
+    Texts are first projected on the main directions of the uncentred rows. Then, again and again, the text along which
+    the centred rows vary most is taken, and its direction is removed from the rows and from all other texts. Neither is
+    normalised after that, so a text of which little is left is not taken. A text that is there twice does no harm: its
+    copy becomes zero.
+
+    Fewer than ``count`` texts are chosen where the rows or the texts have no direction left.
+
+    Source: arXiv 2310.05916, algorithm 1, and its released compute_complete_text_set.py.
+
+    Args:
+        texts: (t, d) unit text embeddings; None takes the coordinate axes, for a first look without a text tower.
+        count: most texts that are chosen, >= 1.
+        rank: directions of the rows that texts are projected on, >= 1; no more than the rows have are used.
+
+    Attributes:
+        chosen_: (m,) indices of the texts, in the order they were taken.
+        components_: (m, d) their directions, orthonormal: what was left of each when it was taken.
+        mean_: (d,) of the rows.
+        explained_: (m,) share of the rows' variance that the texts up to here explain, rising, at most 1.
+        n_features_in_: d.
+    """
+
+    n_features_in_: int
+
+    def __init__(self, *, texts: Float[np.ndarray, "t d"] | None = None, count: int = COUNT, rank: int = RANK) -> None:
+        """See the class for what each argument means; values are checked by ``fit``."""
+        self.texts = texts
+        self.count = count
+        self.rank = rank
+
+    def fit(self, X: Float[np.ndarray, "n d"], y: object = None) -> Self:
+        """Choose texts for (n, d) rows; ``y`` is ignored.
+
+        Raises:
+            ValueError: NaN or infinity, or not two-dimensional.
+            InputError: a setting out of range, texts of another width, or fewer than two different rows.
+        """
+        for name, value in (("count", self.count), ("rank", self.rank)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        texts = self._checked_texts(X.shape[1])
+        mean = X.mean(axis=0)
+        rest = X - mean
+        total = np.sum(rest**2)
+        if total <= X.size * (np.finfo(np.float64).eps * np.abs(X).max()) ** 2:
+            raise InputError(f"all {len(X)} rows are equal (n_samples={len(X)}): there is no variance to explain")
+        directions = np.linalg.svd(X, full_matrices=False)[2][: self.rank]
+        texts = texts @ directions.T @ directions
+        chosen, components, explained, first = [], [], [], 0.0
+        for _ in range(self.count):
+            spread = (rest @ texts.T).std(axis=0)
+            widest = int(spread.argmax())
+            first = first or float(spread[widest])
+            if not spread[widest] > EXHAUSTED * first:
+                break
+            direction = texts[widest] / np.linalg.norm(texts[widest])
+            rest = rest - np.outer(rest @ direction, direction)
+            texts = texts - np.outer(texts @ direction, direction)
+            chosen.append(widest)
+            components.append(direction)
+            explained.append(1 - np.sum(rest**2) / total)
+        self.chosen_ = np.array(chosen, dtype=np.int64)
+        self.components_ = np.array(components).reshape(len(chosen), X.shape[1])
+        self.explained_ = np.array(explained)
+        self.mean_ = mean
+        return self
+
+    def transform(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n m"]:
+        """How much of each chosen text's direction each row has beyond the mean."""
+        check_is_fitted(self, "components_")
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return (X - self.mean_) @ self.components_.T
+
+    def inverse_transform(self, X: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n d"]:
+        """Rows made of the chosen texts alone: the mean and what ``transform`` gave.
+
+        Raises:
+            InputError: a width other than the number of chosen texts.
+        """
+        check_is_fitted(self, "components_")
+        amounts = np.asarray(X, dtype=np.float64)
+        if amounts.ndim != 2 or amounts.shape[1] != len(self.components_):
+            raise InputError(f"expected rows of {len(self.components_)} amounts, got shape {amounts.shape}")
+        return amounts @ self.components_ + self.mean_
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
+
+    def _checked_texts(self, width: int) -> np.ndarray:
+        if self.texts is None:
+            return np.eye(width)
+        texts = np.asarray(self.texts, dtype=np.float64)
+        if texts.ndim != 2 or texts.shape[1] != width or not len(texts):
+            raise InputError(f"texts: expected (t, {width}) embeddings with t >= 1, got shape {texts.shape}")
+        if not np.isfinite(texts).all():
+            raise InputError("texts: hold NaN or infinity")
+        return texts
+
+
+@dataclass(frozen=True, slots=True)
+class SpannedRows:
+    """Rows explained by texts.
+
+    Attributes:
+        indices: (m,) of the texts, in the order they were taken.
+        reconstruction: (n, d) the rows as the mean and these texts alone make them.
+        explained_variance: (m,) share of the variance that the texts up to here explain.
+    """
+
+    indices: Int[np.ndarray, " m"]
+    reconstruction: Float[np.ndarray, "n d"]
+    explained_variance: Float[np.ndarray, " m"]
+
+
+def text_span(
+    contributions: Float[np.ndarray, "n d"], *, texts: Float[np.ndarray, "t d"], count: int = COUNT, rank: int = RANK
+) -> SpannedRows:
+    """Choose texts for one head's contributions and say how well they do; see ``TextSpan``.
+
+    Args:
+        contributions: of the head to n pictures, such as ``decompose(...).heads[:, layer, head]``.
+        texts: unit embeddings of t plain descriptions.
+        count: most texts that are chosen.
+        rank: directions of the contributions that texts are projected on.
+
+    Raises:
+        InputError: as ``TextSpan.fit``.
+    """
+    span = TextSpan(texts=texts, count=count, rank=rank).fit(contributions)
+    made = span.inverse_transform(span.transform(contributions))
+    return SpannedRows(span.chosen_, made, span.explained_)
