@@ -82,7 +82,7 @@ def _hf(folder):
 
 SMALL = {"parquet": _parquet, "images": _images, "csv": _csv, "webdataset": _webdataset, "hf": _hf}
 """How to make a small instance of the sources that read files."""
-SETTINGS = {"scenes": {"rows": 40}}
+SETTINGS = {"scenes": {"rows": 40}, "scene_twins": {"quadruples": 40}}
 
 
 @pytest.fixture(scope="module", params=sorted(SOURCES))

@@ -38,7 +38,8 @@ def model(name) -> PairForward:
 def batch(model) -> Batch:
     pixels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     names = ["heart", "cat", "dog face", "red apple", "sun", "flag of Chile"]
-    return Batch(pixels, model.model.tokenizer(names))
+    tokens = model.model.tokenizer(names)
+    return Batch(pixels, tokens, {"negative_image": pixels.flip(3), "negative_text": tokens.roll(1, 0)})
 
 
 def test_is_a_step(step):

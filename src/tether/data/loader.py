@@ -9,13 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import Source, Tokenizer
 from tether.core.types import Batch, ImageSpec, Row
-from tether.data.assemble import Assembler, Augment
+from tether.data.assemble import NEGATIVE_IMAGE, Assembler, Augment
 from tether.data.bad_rows import BadRows
 from tether.data.captions import CaptionPick
 from tether.data.images import load
@@ -42,7 +43,9 @@ class Loader:
     same epoch, drawn from a hash of its place; the batch keeps its size.
 
     ``Batch.extra`` holds ``keys`` (list of str), ``texts`` (the captions used) and ``ids`` ((b,) int64, equal for
-    rows of one batch with equal captions).
+    rows of one batch with equal captions). Where every row of a batch has ``negative_text`` in its meta, a caption that
+    is nearly right, or ``negative_image``, a picture that is, extra holds their tokens (b, l) and pixels under these
+    names. A row whose negative picture cannot be opened is a bad row.
 
     Attributes:
         bad: the account of skipped rows.
@@ -294,6 +297,10 @@ def _hold(source: Source, *, memory: int, bad: BadRows) -> list[Row] | None:
 
 
 def _bytes_of(row: Row) -> int:
-    if isinstance(row.image, bytes):
-        return len(row.image)
-    return 0 if row.image is None or isinstance(row.image, (str, Path)) else row.image.nbytes
+    return sum(map(_size, (row.image, row.meta.get(NEGATIVE_IMAGE))))
+
+
+def _size(image: object) -> int:
+    if isinstance(image, bytes):
+        return len(image)
+    return image.nbytes if isinstance(image, np.ndarray) else 0

@@ -17,6 +17,7 @@ _WHERE = {
     "hf": "tether.data.sources.hf:HuggingFaceSource",
     "images": "tether.data.sources.images:ImageFolderSource",
     "parquet": "tether.data.sources.parquet:ParquetSource",
+    "scene_twins": "tether.data.sets.scenes.twins:SceneTwins",
     "scenes": "tether.data.sets.scenes.set:ScenesSet",
     "textile": "tether.data.sets.textile:TextileSet",
     "webdataset": "tether.data.sources.webdataset:WebDatasetSource",

@@ -6,9 +6,14 @@ from collections.abc import Mapping
 
 from tether.core.protocols import Step
 from tether.train.contrastive import ContrastiveStep, PairForward, patch_count
+from tether.train.hard_negatives import HardNegativeStep
 from tether.train.skip_middle import SkipMiddleStep
 
-__all__ = ["STEPS", "ContrastiveStep", "PairForward", "SkipMiddleStep", "patch_count"]
+__all__ = ["STEPS", "ContrastiveStep", "HardNegativeStep", "PairForward", "SkipMiddleStep", "patch_count"]
 
-STEPS: Mapping[str, type[Step]] = {"contrastive": ContrastiveStep, "skip_middle": SkipMiddleStep}
+STEPS: Mapping[str, type[Step]] = {
+    "contrastive": ContrastiveStep,
+    "hard_negatives": HardNegativeStep,
+    "skip_middle": SkipMiddleStep,
+}
 """Steps by name."""

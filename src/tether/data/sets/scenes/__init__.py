@@ -8,6 +8,7 @@ from tether.data.sets.scenes.lettering import draw_lettering
 from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
 from tether.data.sets.scenes.render import Picture, render
 from tether.data.sets.scenes.set import Sample, ScenesSet
+from tether.data.sets.scenes.twins import Quadruple, SceneTwins
 from tether.data.sets.scenes.world import HELD_OUT_PAIRS, Defect, Dice, Lettering, Scene, Thing, World
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "Lettering",
     "Negative",
     "Picture",
+    "Quadruple",
     "Sample",
     "Scene",
+    "SceneTwins",
     "ScenesSet",
     "Thing",
     "World",

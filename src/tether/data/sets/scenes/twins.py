@@ -1,0 +1,216 @@
+"""Quadruples as a source: a scene and an edit of it, each with a caption that is false of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from tether.core.draw import hash_uniform
+from tether.core.errors import InputError
+from tether.core.types import Block, Row
+from tether.data.sets import settings
+from tether.data.sets.scenes.captions import TEMPLATES, short
+from tether.data.sets.scenes.edits import EditKind, draw_edit
+from tether.data.sets.scenes.negatives import swap_attribute
+from tether.data.sets.scenes.render import LARGEST, SMALLEST, render
+from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES, Dice, Scene, World
+
+TWINS_VERSION = 1
+"""Counted up when the same settings would give other quadruples."""
+
+Change = Literal["swap", "recolour", "reshape", "resize", "retexture", "break", "mend", "remove", "add", "background"]
+_SAID: dict[str, tuple[str, ...]] = {
+    "swap": ("colour",),
+    "recolour": ("colour",),
+    "reshape": ("colour",),
+    "resize": ("size", "colour"),
+    "retexture": ("texture", "colour"),
+    "break": ("state", "colour"),
+    "mend": ("state", "colour"),
+    "remove": ("colour",),
+    "add": ("colour",),
+    "background": ("colour",),
+}
+"""Every change with the attributes that captions must say for it to be heard."""
+_EDITS: dict[str, EditKind] = {
+    "recolour": "recolour",
+    "reshape": "reshape",
+    "resize": "resize",
+    "retexture": "retexture",
+    "break": "break",
+    "mend": "mend",
+    "remove": "remove",
+    "add": "add",
+    "background": "background",
+}
+Split = Literal["train", "validation", "test"]
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_SHARES: dict[Split, tuple[float, float]] = {"test": (0.0, 0.1), "validation": (0.1, 0.2), "train": (0.2, 1.0)}
+_BLOCK_ROWS = 512
+_TRIES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Quadruple:
+    """Two scenes that differ in one respect, and two captions, each true of its own scene and false of the other.
+
+    Attributes:
+        scene: the first.
+        text: its caption.
+        other: the second, an edit of the first.
+        other_text: its caption.
+        instruction: what was done to the first; empty for a swap.
+    """
+
+    scene: Scene
+    text: str
+    other: Scene
+    other_text: str
+    instruction: str
+
+
+class SceneTwins:
+    """Hard-negative quadruples of the synthetic world, drawn on the fly; row i is the same whatever is read before it.
+
+    A row is a picture with its caption; ``negative_image`` and ``negative_text`` in its ``meta`` are the twin, rendered
+    by the same code, so nothing but the change tells them apart. What a test or validation row shows (the set of its
+    colours and the set of its shapes, which a swap leaves alone) no training row shows.
+
+    Args:
+        split: ``train``, ``validation`` or ``test``.
+        quadruples: how many.
+        size: side of the pictures in pixels, 64 to 224.
+        seed: another seed is another set of the same kind.
+        change: ``swap`` exchanges two things' colours; the others are edits of one thing or of the background.
+        form: ``quadruples``, or the same as ordinary ``pairs``, twice as many rows without a twin.
+        things: least and greatest number of things in a scene, within 1 to 4; a swap needs two.
+        template: frame of both captions.
+        shapes: allowed shapes.
+        colours: allowed colours.
+        sizes: allowed size words.
+        textures: allowed textures.
+        backgrounds: allowed backgrounds.
+
+    Raises:
+        InputError: for a setting that is not one of the above, or a world in which no such change can be drawn.
+    """
+
+    name = "scene_twins"
+
+    def __init__(
+        self,
+        *,
+        split: Split = "train",
+        quadruples: int = 5000,
+        size: int = 64,
+        seed: int = 0,
+        change: Change = "swap",
+        form: Literal["quadruples", "pairs"] = "quadruples",
+        things: tuple[int, int] = (2, 2),
+        template: Literal["plain", "picture", "there", "see", "shows"] = "plain",
+        shapes: tuple[str, ...] = SHAPES,
+        colours: tuple[str, ...] = tuple(COLOURS),
+        sizes: tuple[str, ...] = tuple(SIZES),
+        textures: tuple[str, ...] = TEXTURES,
+        backgrounds: tuple[str, ...] = tuple(BACKGROUNDS),
+    ) -> None:
+        """Check the settings; nothing is drawn yet."""
+        settings.one_of(split, _SPLITS, where="scene_twins: split")
+        settings.one_of(change, _SAID, where="scene_twins: change")
+        settings.one_of(form, ("quadruples", "pairs"), where="scene_twins: form")
+        settings.one_of(template, TEMPLATES, where="scene_twins: template")
+        settings.whole(quadruples, 1, 2**40, where="scene_twins: quadruples")
+        settings.whole(size, SMALLEST, LARGEST, where="scene_twins: size")
+        settings.whole(seed, 0, 2**63, where="scene_twins: seed")
+        self.world = World(
+            things=things,
+            shapes=shapes,
+            colours=colours,
+            sizes=sizes,
+            textures=textures,
+            backgrounds=backgrounds,
+            pairs="all",
+        )
+        if change == "swap" and things[0] < 2:
+            raise InputError(f"scene_twins: things: a swap needs at least two, got {things[0]}")
+        self.split: Split = split
+        self.change: Change = change
+        self.form, self.quadruples, self.size, self.seed, self._template = form, quadruples, size, seed, template
+        self.rows = quadruples * (2 if form == "pairs" else 1)
+        self.version = str(TWINS_VERSION)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.rows
+
+    def quadruple(self, index: int) -> Quadruple:
+        """Quadruple ``index`` as scenes and words.
+
+        Raises:
+            InputError: no such quadruple, or none could be drawn in this world.
+        """
+        if not 0 <= index < self.quadruples:
+            raise InputError(f"scene_twins: quadruple {index} asked of {self.quadruples}")
+        dice = Dice(np.random.default_rng([self.seed, _SPLITS.index(self.split), index]))
+        low, high = _SHARES[self.split]
+        for _ in range(_TRIES):
+            found = self._draw(dice)
+            if found is not None and all(low <= _place(scene) < high for scene in (found.scene, found.other)):
+                return found
+        raise InputError(f"scene_twins: no {self.change} of split {self.split} found in this world; allow more of it")
+
+    def row(self, index: int) -> Row:
+        """Row ``index``; of ``pairs`` every second one is the twin of the one before."""
+        found = self.quadruple(index // 2 if self.form == "pairs" else index)
+        key = f"{self.split}/{self.seed}/{index:08d}"
+        meta: dict[str, object] = {"change": self.change, "instruction": found.instruction}
+        if self.form == "pairs":
+            scene, text = (found.other, found.other_text) if index % 2 else (found.scene, found.text)
+            return Row(key, render(scene, size=self.size).pixels, (text,), meta)
+        meta["negative_image"] = render(found.other, size=self.size).pixels
+        meta["negative_text"] = found.other_text
+        return Row(key, render(found.scene, size=self.size).pixels, (found.text,), meta)
+
+    def blocks(self) -> Sequence[Block]:
+        """Stretches of 512 rows."""
+        return settings.cut(self.rows, length=_BLOCK_ROWS)
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        """The rows of one stretch from its row ``start`` on."""
+        for index in settings.indices(block, start=start, rows=self.rows, length=_BLOCK_ROWS, where="scene_twins"):
+            yield self.row(index)
+
+    def _draw(self, dice: Dice) -> Quadruple | None:
+        scene = self.world.draw(dice)
+        if self.change == "swap":
+            twin = swap_attribute(scene, dice, template=self._template, world=self.world)
+            return None if twin is None else Quadruple(scene, twin.text, twin.other, twin.other_text, "")
+        edit = draw_edit(scene, dice, kind=_EDITS[self.change], world=self.world)
+        if edit is None:
+            return None
+        texts = [self._caption(version) for version in (scene, edit.after)]
+        return Quadruple(scene, texts[0], edit.after, texts[1], edit.instruction)
+
+    def _caption(self, scene: Scene) -> str:
+        return short(
+            scene,
+            template=self._template,
+            order="given",
+            details=_SAID[self.change],
+            background="say" if self.change == "background" else "omit",
+        )
+
+
+def _place(scene: Scene) -> float:
+    """Where a scene stands among the splits, in [0, 1): by its colours and its shapes, not by which has which."""
+    colours = " ".join(sorted(thing.colour for thing in scene.things))
+    return _place_of(f"{colours} / {' '.join(sorted(thing.shape for thing in scene.things))}")
+
+
+@lru_cache(maxsize=1 << 16)
+def _place_of(words: str) -> float:
+    return float(hash_uniform([words], salt="scene twins split")[0])
