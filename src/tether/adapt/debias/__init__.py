@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from sklearn.base import BaseEstimator
 
-from tether.adapt.debias.fairer_clip import FairerClip, FairerKernels
+from tether.adapt.debias.fairer_clip import FairerClip
+from tether.adapt.debias.fairer_solver import FairerKernels, FairerSolve
 from tether.adapt.debias.hsic import HsicMap, RandomFeatures, hsic_solve
 
 DEBIASERS: Mapping[str, type[BaseEstimator]] = {"fairer_clip": FairerClip}
 """Every estimator of the room by its snake_case name; each passes scikit-learn's own suite."""
 
-__all__ = ["DEBIASERS", "FairerClip", "FairerKernels", "HsicMap", "RandomFeatures", "hsic_solve"]
+__all__ = ["DEBIASERS", "FairerClip", "FairerKernels", "FairerSolve", "HsicMap", "RandomFeatures", "hsic_solve"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,46 +15,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from tether.adapt.debias.hsic import HsicMap, RandomFeatures, draw_features, hsic_solve, plus_minus
+from tether.adapt.debias.fairer_solver import FairerKernels, Solver, SolverSettings, cosines
+from tether.adapt.debias.hsic import RandomFeatures, plus_minus
 from tether.core.errors import InputError
 from tether.core.files import atomic_path
 
 _FORMAT = "tether-fairer-clip-1"
 _ARRAYS = ("image_weights", "image_offsets", "image_map", "text_weights", "text_offsets", "text_map", "text_features")
-
-
-@dataclass(frozen=True)
-class FairerKernels:
-    """The random features of both sides: of embeddings, and of the other side's codes.
-
-    Attributes:
-        image: of image embeddings.
-        text: of text embeddings.
-        image_codes: of the text codes, as the image side sees them.
-        text_codes: of the image codes, as the text side sees them.
-    """
-
-    image: RandomFeatures
-    text: RandomFeatures
-    image_codes: RandomFeatures
-    text_codes: RandomFeatures
-
-
-@dataclass(frozen=True)
-class FairerSolve:
-    """One of the solves in turn.
-
-    Attributes:
-        side: whose map was solved for.
-        found: the map.
-        codes: (n, k) codes of that side's training rows.
-        labels: (n,) number of each row's class as this solve took it.
-    """
-
-    side: Literal["image", "text"]
-    found: HsicMap
-    codes: Float[np.ndarray, "n k"]
-    labels: Int[np.ndarray, " n"]
 
 
 class FairerClip(ClassifierMixin, BaseEstimator):
@@ -257,9 +223,9 @@ class FairerClip(ClassifierMixin, BaseEstimator):
             raise InputError(f"{path}: not a safetensors file: {error}") from error
         if metadata.get("format") != _FORMAT or set(arrays) != set(_ARRAYS):
             raise InputError(f"{path}: expected the state of a FairerClip ({_FORMAT}), got {sorted(arrays)}")
-        settings = json.loads(metadata["settings"])
-        pairs = ("tau_image", "tau_text", "gamma")
-        fitted = cls(**{name: tuple(value) if name in pairs else value for name, value in settings.items()})
+        settings: dict[str, Any] = json.loads(metadata["settings"])
+        settings |= {name: tuple(settings[name]) for name in ("tau_image", "tau_text", "gamma")}
+        fitted = cls(**settings)
         classes = json.loads(metadata["classes"])
         fitted.classes_ = np.array(classes["values"], dtype=classes["dtype"])
         image = RandomFeatures(arrays["image_weights"], arrays["image_offsets"])
@@ -300,7 +266,16 @@ class FairerClip(ClassifierMixin, BaseEstimator):
             X, codes = X[some], codes[some]
             attribute = None if attribute is None else attribute[some]
         self.text_features_ = text
-        solver = _Solver(self, X, text, attribute, rng)
+        settings = SolverSettings(
+            self.n_features,
+            self.n_code_features,
+            classes - 1 if self.dim is None else self.dim,
+            {"image": self.tau_image, "text": self.tau_text},
+            dict(zip(("image", "text"), self.gamma, strict=True)),
+            self.sigma,
+            self.kernels,
+        )
+        solver = Solver(settings, X=X, text=text, attribute=attribute, rng=rng)
         solver.solve("image", codes, other=None)
         for number in range(rounds):
             if number and labels == "pseudo":
@@ -319,85 +294,11 @@ class FairerClip(ClassifierMixin, BaseEstimator):
             return None
         values, codes = np.unique(np.asarray(s), return_inverse=True)
         if codes.shape != (rows,):
-            raise InputError(f"s: expected one value for each of {rows} rows, got shape {np.shape(s)}")
+            raise InputError(f"s: expected one value for each of {rows} rows, got shape {codes.shape}")
         if len(values) < 2:
             warnings.warn("s is the same for all rows, so its term is dropped", stacklevel=4)
             return None
         return plus_minus(codes, classes=len(values))
-
-
-class _Solver:
-    """Both sides' features, maps and codes while they are solved in turn."""
-
-    def __init__(
-        self,
-        owner: FairerClip,
-        X: np.ndarray,
-        text: np.ndarray,
-        attribute: np.ndarray | None,
-        rng: np.random.RandomState,
-    ) -> None:
-        self.owner, self.X, self.text, self.attribute, self.rng = owner, X, text, attribute, rng
-        self.features: dict[str, RandomFeatures] = {}
-        self.seen: dict[str, RandomFeatures] = {}
-        if owner.kernels is not None:
-            self.features = {"image": owner.kernels.image, "text": owner.kernels.text}
-            self.seen = {"image": owner.kernels.image_codes, "text": owner.kernels.text_codes}
-        self.maps: dict[str, np.ndarray] = {}
-        self.codes: dict[str, np.ndarray] = {}
-        self.solves: list[FairerSolve] = []
-
-    def solve(self, side: Literal["image", "text"], labels: np.ndarray, *, other: np.ndarray | None) -> None:
-        """Solve for one side's map with the other side's codes held."""
-        owner, classes = self.owner, len(self.text)
-        if len(np.unique(labels)) < 2:
-            raise InputError("the pseudo-labels are all of one class: the codes cannot tell any two apart")
-        x = self.X if side == "image" else self.text[labels]
-        phi = self._draw(self.features, side, x, count=owner.n_features)(x)
-        z = None if other is None else self._draw(self.seen, side, other, count=owner.n_code_features)(other)
-        found = hsic_solve(
-            phi,
-            y=plus_minus(labels, classes=classes),
-            s=self.attribute,
-            z=z,
-            tau=owner.tau_image if side == "image" else owner.tau_text,
-            gamma=owner.gamma[0 if side == "image" else 1],
-            dim=classes - 1 if owner.dim is None else owner.dim,
-        )
-        directions = found.directions * _signs(phi @ found.directions, labels)
-        codes = phi @ directions
-        if other is not None and _opposed(codes[:, : found.rank], other[:, : found.rank]):
-            directions, codes = -directions, -codes
-        self.maps[side], self.codes[side] = directions, codes
-        self.solves.append(FairerSolve(side, HsicMap(directions, found.eigenvalues, found.rank), codes, labels))
-
-    def class_codes(self) -> np.ndarray:
-        """Codes of the class texts."""
-        return self.features["text"](self.text) @ self.maps["text"]
-
-    def _draw(self, known: dict[str, RandomFeatures], side: str, x: np.ndarray, *, count: int) -> RandomFeatures:
-        """The features of this side; drawn for the first rows they see, then kept."""
-        if side not in known:
-            known[side] = draw_features(x, count=count, width=self.owner.sigma, rng=self.rng)
-        return known[side]
-
-
-def cosines(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
-    """Cosine of every row with every other; 0 where one has no length."""
-    lengths = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b)]
-    left, right = (rows / np.where(length > 0, length, 1) for rows, length in zip((a, b), lengths, strict=True))
-    return left @ right.T
-
-
-def _signs(codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """1 or -1 for each column, so that it grows with the number of the class."""
-    together = (codes - codes.mean(axis=0)).T @ labels
-    return np.where(together < 0, -1.0, 1.0)
-
-
-def _opposed(codes: np.ndarray, other: np.ndarray) -> bool:
-    """Whether more than half of the entries have the other sign."""
-    return bool(codes.size) and bool((codes * other < 0).mean() > 0.5)
 
 
 def _rows(values: np.ndarray, *, width: int) -> Float[np.ndarray, "c d"]:

@@ -156,10 +156,11 @@ def _dependence(features: np.ndarray, other: np.ndarray, *, name: str) -> Float[
 
 
 def _rank(gains: np.ndarray, *, dim: int, tau_s: float) -> int:
-    """How many of the first directions carry 95 % of the squared gains of those that gain at all."""
+    """How many of the first directions carry 95 % of the squared gains of those that gain more than rounding."""
     if tau_s == 0:
         return dim
-    most = min(int((gains > 0).sum()), dim)
+    rounding = len(gains) * np.finfo(np.float64).eps * np.abs(gains).max()
+    most = min(int((gains > rounding).sum()), dim)
     if most == 0 or tau_s >= NOTHING_LEFT:
         return 0
     energy = np.cumsum(gains[:most] ** 2)
