@@ -96,9 +96,14 @@ class Geometry:
         return self.name in ("clip", "elliptic")
 
     @property
-    def distance(self) -> bool:
-        """Whether similarities are distances with a minus sign, which are never above 0."""
-        return self.name != "clip" and not self.name.endswith("-inner")
+    def never_positive(self) -> bool:
+        """Whether similarities are distances with a minus sign, or Lorentz products, which are never above 0."""
+        return self.name not in ("clip", "euclidean-inner")
+
+    def detached(self) -> Geometry:
+        """The same without gradient, on the CPU."""
+        curvature = self.curvature
+        return Geometry(self.name, curvature.detach().cpu()) if isinstance(curvature, Tensor) else self
 
     def points(self, pooled: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """A model's pooled embeddings as what is compared: of length 1 where only the direction counts."""

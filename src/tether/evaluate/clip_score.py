@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.geometry import COSINE, Geometry
 from tether.evaluate.checks import checked, checked_pair
 
 WEIGHT = 2.5  # section 3: stretches typical cosines over [0, 1]
@@ -17,9 +18,16 @@ PREFIX = "A photo depicts "  # section 3: what is put before each caption before
 
 
 def clip_score(
-    image: Float[Tensor, "n d"], caption: Float[Tensor, "n d"], *, weight: float = WEIGHT
+    image: Float[Tensor, "n d"],
+    caption: Float[Tensor, "n d"],
+    *,
+    weight: float = WEIGHT,
+    geometry: Geometry = COSINE,
 ) -> Float[Tensor, " n"]:
     """``weight`` times the cosine of picture and caption, at least 0, for each pair.
+
+    For a model with an inner product its own similarity takes the cosine's place. Distances have no score: with a minus
+    sign they are never above 0, and every pair would get 0.
 
     The captions should have been encoded with ``PREFIX`` before them; numbers of different models do not compare.
 
@@ -27,12 +35,17 @@ def clip_score(
         image: (n, d) embeddings of any length.
         caption: (n, d) embeddings of any length.
         weight: of the cosine.
+        geometry: what the model compares with.
 
     Raises:
-        InputError: NaN or infinity, or unequal shapes.
+        InputError: NaN or infinity, unequal shapes, or a geometry of distances.
     """
     image, caption = checked_pair(image, caption, paired="CLIPScore")
-    return weight * F.cosine_similarity(image, caption, dim=1).clamp_min(0)
+    if geometry.unit:
+        return weight * F.cosine_similarity(image, caption, dim=1).clamp_min(0)
+    if geometry.never_positive:
+        raise InputError(f"CLIPScore: similarities of {geometry.name} are never above 0, so every pair would score 0")
+    return weight * geometry.paired(image, caption).clamp_min(0)
 
 
 def ref_clip_score(

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.geometry import COSINE, Geometry, geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
 from tether.data.loader import ordered
@@ -34,6 +35,7 @@ class Embedded:
         text: (m, d) embeddings.
         text_to_image: (m,) row of the image that each text belongs to.
         thumbnails: (n, 3, s, s) uint8, or None when none were asked for.
+        geometry: what the model compares embeddings with.
     """
 
     keys: tuple[str, ...]
@@ -43,6 +45,7 @@ class Embedded:
     text: Float[Tensor, "m d"]
     text_to_image: Int[Tensor, " m"]
     thumbnails: UInt8[Tensor, "n 3 s s"] | None = None
+    geometry: Geometry = COSINE
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -118,6 +121,7 @@ def embed_source(
         text=text,
         text_to_image=owner,
         thumbnails=torch.cat(small) if small else None,
+        geometry=geometry_of(model).detached(),
     )
 
 

@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from tether.core.errors import InputError
 from tether.evaluate.checks import checked_pair
-from tether.evaluate.retrieval import recall_at_k
+from tether.evaluate.retrieval import Similarity, dot_products, recall_at_k
 
 
 class RetrievalRecall(Metric):
@@ -20,6 +20,7 @@ class RetrievalRecall(Metric):
 
     Args:
         k: the depths, each >= 1.
+        similarity: how two embeddings are compared, as in ``recall_at_k``.
     """
 
     is_differentiable = False
@@ -30,12 +31,12 @@ class RetrievalRecall(Metric):
     owner: list[Tensor]
     per_update: list[Tensor]
 
-    def __init__(self, *, k: Sequence[int] = (1, 5, 10)) -> None:
+    def __init__(self, *, k: Sequence[int] = (1, 5, 10), similarity: Similarity = dot_products) -> None:
         """Start empty."""
         super().__init__()
         if not k or min(k) < 1:
             raise InputError(f"k: expected depths of at least 1, got {list(k)}")
-        self.k = tuple(k)
+        self.k, self.similarity = tuple(k), similarity
         for name in ("image", "text", "owner", "per_update"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -68,4 +69,5 @@ class RetrievalRecall(Metric):
             dim_zero_cat(self.text),
             k=self.k,
             text_to_image=dim_zero_cat(self.owner) + shift,
+            similarity=self.similarity,
         )

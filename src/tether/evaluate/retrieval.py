@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,12 @@ from tether.evaluate.checks import checked_pair
 
 BLOCK_CELLS = 1 << 24
 """Most similarities held at once: 64 MiB in float32."""
+Similarity = Callable[[Tensor, Tensor], Tensor]
+
+
+def dot_products(rows: Float[Tensor, "r d"], others: Float[Tensor, "c d"]) -> Float[Tensor, "r c"]:
+    """The similarity of unit rows in CLIP."""
+    return rows @ others.T
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,7 @@ def recall_at_k(
     *,
     k: Sequence[int] = (1, 5, 10),
     text_to_image: Int[Tensor, " m"] | None = None,
+    similarity: Similarity = dot_products,
     block_cells: int = BLOCK_CELLS,
 ) -> dict[str, float]:
     """Recall at k, mean and median rank, both ways, under the keys ``image_to_text_r1``, ``text_to_image_mean_rank``...
@@ -61,17 +68,19 @@ def recall_at_k(
     collapsed model scores nothing. The median rank is rounded down between two middle ranks, as open_clip reports it.
 
     Args:
-        image: (n, d) embeddings; normalise them for cosine similarity.
+        image: (n, d) embeddings; normalise them for cosine similarity, or give a model's ``geometry.points``.
         text: (m, d) embeddings.
         k: the depths, each >= 1; one beyond the pool counts as a recall of 1.
         text_to_image: (m,) row of the image that each text belongs to; None pairs row i with row i.
+        similarity: (r, d) and (c, d) rows to (r, c), the same from either side; a model's is ``geometry.similarity``.
         block_cells: most similarities held at once.
 
     Raises:
         InputError: NaN or infinity, shapes that do not fit, an index out of range, k < 1.
     """
     _check_k(k)
-    return ranks(image, text, text_to_image=text_to_image, block_cells=block_cells).summary(k=k)
+    found = ranks(image, text, text_to_image=text_to_image, similarity=similarity, block_cells=block_cells)
+    return found.summary(k=k)
 
 
 @torch.no_grad()
@@ -80,6 +89,7 @@ def ranks(
     text: Float[Tensor, "m d"],
     *,
     text_to_image: Int[Tensor, " m"] | None = None,
+    similarity: Similarity = dot_products,
     block_cells: int = BLOCK_CELLS,
 ) -> Ranks:
     """The rank of every query's right answer: 1 + others with greater similarity + others with equal similarity.
@@ -94,17 +104,17 @@ def ranks(
     from_image = torch.zeros(len(image), dtype=torch.int64, device=image.device)
     from_text = torch.zeros(len(text), dtype=torch.int64, device=image.device)
     if len(image) * len(text) <= block_cells:
-        scores = image @ text.T
+        scores = similarity(image, text)
         _rank_images(scores, owner, first=0, out=from_image)
         _rank_texts(scores.T, owner, out=from_text)
         return Ranks(from_image, from_text)
     rows = max(1, block_cells // len(text))
     for start in range(0, len(image), rows):
-        _rank_images(image[start : start + rows] @ text.T, owner, first=start, out=from_image)
+        _rank_images(similarity(image[start : start + rows], text), owner, first=start, out=from_image)
     rows = max(1, block_cells // len(image))
     for start in range(0, len(text), rows):
         part = slice(start, start + rows)
-        _rank_texts(text[part] @ image.T, owner[part], out=from_text[part])
+        _rank_texts(similarity(text[part], image), owner[part], out=from_text[part])
     return Ranks(from_image, from_text)
 
 

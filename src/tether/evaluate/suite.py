@@ -48,14 +48,15 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure a model on a source; what the rows do not allow is left out.
 
-    Retrieval, geometry and CLIPScore need captions; zero-shot needs a label for each row. Keys:
+    Retrieval, geometry and CLIPScore need captions; zero-shot needs a label for each row. Retrieval and zero-shot
+    compare as the model does (``core.geometry``). Keys:
 
     * ``images``, ``texts``, ``seconds`` (all of it, reading included);
     * ``text_to_image_r1`` ... ``image_to_text_r10``, ``..._mean_rank``, ``..._median_rank``: see ``recall_at_k``;
     * ``zero_shot_top1``, ``zero_shot_top5``, ``zero_shot_mean_per_class``, ``classes``;
     * ``gap_distance``, ``gap_squared``, ``gap_mean_squared``, ``alignment``, ``uniformity_image``,
       ``uniformity_text``, ``effective_rank_image``, ``effective_rank_text``, all of unit embeddings;
-    * ``clip_score``: mean over pairs;
+    * ``clip_score``: mean over pairs, for models that compare by cosine or dot product;
     * with ``bootstrap``, ``<key>_low`` and ``<key>_high`` for every one that is a mean over rows.
 
     Args:
@@ -116,11 +117,12 @@ def measure(
     seed: int = 0,
 ) -> dict[str, float]:
     """What ``evaluate`` gives, without ``seconds``, from embeddings that are there already."""
-    image, text, owner = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1), seen.text_to_image
+    geometry, owner = seen.geometry, seen.text_to_image
+    image, text = geometry.points(seen.image), geometry.points(seen.text)
     result: dict[str, float] = {"images": float(len(image)), "texts": float(len(text))}
     means = _Means(len(image))
     if len(text) and "retrieval" in measures:
-        found = ranks(image, text, text_to_image=owner)
+        found = ranks(image, text, text_to_image=owner, similarity=geometry.similarity)
         result |= found.summary(k=k)
         asked = found.image_to_text > 0
         for depth in k:
@@ -130,7 +132,7 @@ def measure(
         classes = seen.classes
         labels = torch.tensor([classes.index(name) for name in seen.labels])
         weights = class_rows(model, classes, templates=templates, batch_size=batch_size)
-        found = zero_shot(logits(image, weights=weights), labels=labels)
+        found = zero_shot(logits(image, weights=weights, geometry=geometry), labels=labels)
         result |= {
             "zero_shot_top1": found.top1,
             "zero_shot_top5": found.top5,
@@ -140,10 +142,10 @@ def measure(
         for depth in (1, 5):
             means.add(f"zero_shot_top{depth}", found.ranks <= depth, torch.ones_like(found.ranks))
     if len(text) and "geometry" in measures:
-        result |= _geometry(image, text, owner)
-    if len(text) and "clip_score" in measures:
+        result |= _geometry(F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1), owner)
+    if len(text) and "clip_score" in measures and (geometry.unit or not geometry.never_positive):
         prefixed = encode_texts(model, [PREFIX + caption for caption in seen.captions], batch_size=batch_size)
-        score = clip_score(seen.image[owner], prefixed)
+        score = clip_score(seen.image[owner], prefixed, geometry=geometry)
         result["clip_score"] = score.double().mean().item()
         means.add_texts("clip_score", score, owner)
     if bootstrap:
@@ -154,7 +156,7 @@ def measure(
 def class_rows(
     model: DualEncoder, classes: Sequence[str], *, templates: Sequence[str] | None, batch_size: int
 ) -> Tensor:
-    """(c, d) unit rows of the class names, by the prompts that ``tether classify`` uses."""
+    """(c, d) points of the class names, by the prompts that ``tether classify`` uses."""
     from tether.tasks.classify.zero_shot import class_weights
 
     if templates is None:

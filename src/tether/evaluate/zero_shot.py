@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.geometry import COSINE, Geometry
 from tether.evaluate.checks import checked, checked_pair
 
 LOGIT_SCALE = 100.0  # arXiv 2103.00020, released code: what cosines are multiplied by
@@ -37,11 +38,18 @@ class ZeroShot:
 
 
 def logits(
-    image: Float[Tensor, "n d"], *, weights: Float[Tensor, "c d"], scale: float = LOGIT_SCALE
+    image: Float[Tensor, "n d"],
+    *,
+    weights: Float[Tensor, "c d"],
+    scale: float = LOGIT_SCALE,
+    geometry: Geometry = COSINE,
 ) -> Float[Tensor, "n c"]:
-    """``scale`` times the similarity of (n, d) unit pictures to (c, d) unit class rows."""
+    """``scale`` times the similarity of (n, d) pictures to (c, d) class rows, both as points of the geometry.
+
+    For the cosine, points are rows of length 1.
+    """
     image, weights = checked_pair(image, weights)
-    return scale * image @ weights.T
+    return scale * geometry.similarity(image, weights)
 
 
 def label_ranks(scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:

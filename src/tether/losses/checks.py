@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.types import Features
+from tether.core.types import Encoded, Features
 
 LENGTH_TOLERANCE = {torch.float16: 5e-3, torch.bfloat16: 2e-2}
 """How far a row's length may be from 1 in half precision; 1e-3 otherwise."""
@@ -41,6 +41,18 @@ def check_unit_lengths(rows: Tensor, *, name: str) -> None:
         if len(bad):
             row = int(bad[0])
             raise InputError(f"{name} row {row} has length {float(length[row]):.6g}, expected 1: normalise first")
+
+
+def check_cosine(out: Encoded) -> None:
+    """See that the model compares by cosine, as a loss on unit rows does.
+
+    Raises:
+        InputError: it does not, so that retrieval would use another similarity than was trained.
+    """
+    if out.geometry.name != "clip":
+        raise InputError(
+            f"this loss compares by cosine, the model's geometry is {out.geometry.name!r}: use objective: geometry"
+        )
 
 
 def unit_rows(features: Features) -> Float[Tensor, "b d"]:

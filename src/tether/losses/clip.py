@@ -11,7 +11,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.checks import caption_labels, check_unit_pairs, unit_rows
+from tether.losses.checks import caption_labels, check_cosine, check_unit_pairs, unit_rows
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.rows import RowEdit
 
@@ -179,6 +179,7 @@ class ClipLoss:
         return self._loss(out, batch, gather=gather, edit=edit)
 
     def _loss(self, out: Encoded, batch: Batch, *, gather: Gather, edit: RowEdit | None) -> Loss:
+        check_cosine(out)
         image, text = unit_rows(out.image), unit_rows(out.text)
         check_unit_pairs(image, text)
         losses = _both(

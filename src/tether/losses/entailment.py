@@ -18,6 +18,9 @@ from tether.core.geometry import (
     lorentz,
 )
 
+SAME_POINT = 1e-12
+"""Share of a squared Lorentz product below which two points are one: rounding is all that parts them in float64."""
+
 
 def entailment(
     general: Float[Tensor, "b d"],
@@ -80,7 +83,9 @@ def _hyperbolic(x: Tensor, y: Tensor, c: Tensor, *, min_radius: float) -> tuple[
     (space, time), (other, other_time) = lorentz(x, curvature=c), lorentz(y, curvature=c)
     product = c * ((space * other).sum(dim=1) - time * other_time)
     length = _root(space.square().sum(dim=1))
-    return other_time + time * product, length * _root(product.square() - 1), _over(2 * min_radius, c.sqrt() * length)
+    square = product.square()
+    apart = _root(torch.where(square - 1 > SAME_POINT * square, square - 1, 0.0))
+    return other_time + time * product, length * apart, _over(2 * min_radius, c.sqrt() * length)
 
 
 def _root(square: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.checks import check_unit_pairs, unit_rows
+from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels
 from tether.losses.rows import RowEdit
 from tether.losses.sigmoid import sigmoid_pairs
@@ -79,6 +79,7 @@ class SigLipLoss:
         Raises:
             InputError: the model has no logit bias.
         """
+        check_cosine(out)
         scale, bias = out.logit_scale, _need_bias(out)
         total = siglip_loss(
             unit_rows(out.image),
@@ -96,6 +97,7 @@ class SigLipLoss:
         Raises:
             InputError: the model has no logit bias.
         """
+        check_cosine(out)
         scale, bias = out.logit_scale, _need_bias(out)
         image, text = unit_rows(out.image), unit_rows(out.text)
         check_unit_pairs(image, text)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.evaluate.embeddings import Embedded
+from tether.evaluate.retrieval import Similarity
 
 ANSWERS = 5
 HITS, MISSES = 4, 8
@@ -40,7 +40,7 @@ class Query:
         image: row of the picture asked with, or the one the caption belongs to.
         caption: the text asked with, or one that belongs to the picture.
         rank: of the right answer; 1 is a hit.
-        own_similarity: cosine with the right answer.
+        own_similarity: cosine with the right answer, or what the model compares with.
         answers: the first few, best first.
         near: of a miss, whether it was chosen because the right answer came just behind.
     """
@@ -55,13 +55,14 @@ class Query:
 
 def text_to_image(seen: Embedded, *, ranks: Int[Tensor, " m"]) -> tuple[list[Query], list[Query]]:
     """Captions asked, pictures found: (hits, misses)."""
-    image, text = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1)
-    own = (text * image[seen.text_to_image]).sum(dim=1)
-    hits, near, far = _choose(ranks, own, text, image)
+    geometry = seen.geometry
+    image, text = geometry.points(seen.image), geometry.points(seen.text)
+    own = geometry.paired(text, image[seen.text_to_image])
+    hits, near, far = _choose(ranks, own, text, image, similarity=geometry.similarity)
     first = first_captions(seen)
 
     def query(row: int, *, near: bool = False) -> Query:
-        values, places = (image @ text[row]).topk(min(ANSWERS, len(image)))
+        values, places = geometry.similarity(text[row][None], image)[0].topk(min(ANSWERS, len(image)))
         owner = int(seen.text_to_image[row])
         answers = tuple(
             Answer(place, first[place], value, place == owner)
@@ -74,14 +75,15 @@ def text_to_image(seen: Embedded, *, ranks: Int[Tensor, " m"]) -> tuple[list[Que
 
 def image_to_text(seen: Embedded, *, ranks: Int[Tensor, " n"]) -> tuple[list[Query], list[Query]]:
     """Pictures asked, captions found: (hits, misses)."""
-    image, text = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1)
-    pair = (text * image[seen.text_to_image]).sum(dim=1)
+    geometry = seen.geometry
+    image, text = geometry.points(seen.image), geometry.points(seen.text)
+    pair = geometry.paired(text, image[seen.text_to_image])
     own = torch.full((len(image),), -torch.inf).scatter_reduce(0, seen.text_to_image, pair, "amax")
-    hits, near, far = _choose(ranks, own, image, text)
+    hits, near, far = _choose(ranks, own, image, text, similarity=geometry.similarity)
     first = first_captions(seen)
 
     def query(row: int, *, near: bool = False) -> Query:
-        values, places = (text @ image[row]).topk(min(ANSWERS, len(text)))
+        values, places = geometry.similarity(image[row][None], text)[0].topk(min(ANSWERS, len(text)))
         answers = tuple(
             Answer(int(seen.text_to_image[place]), seen.captions[place], value, int(seen.text_to_image[place]) == row)
             for value, place in zip(values.tolist(), places.tolist(), strict=True)
@@ -92,14 +94,19 @@ def image_to_text(seen: Embedded, *, ranks: Int[Tensor, " n"]) -> tuple[list[Que
 
 
 def _choose(
-    ranks: Int[Tensor, " q"], own: Float[Tensor, " q"], asked: Float[Tensor, "q d"], pool: Float[Tensor, "p d"]
+    ranks: Int[Tensor, " q"],
+    own: Float[Tensor, " q"],
+    asked: Float[Tensor, "q d"],
+    pool: Float[Tensor, "p d"],
+    *,
+    similarity: Similarity,
 ) -> tuple[list[int], list[int], list[int]]:
     """The surest hits, and the misses that teach most: near ones and far ones.
 
     Half of the misses are near ones (the right answer just behind), half are those where the model was surest of
     something else: the first show what it confuses, the second what it has not learnt.
     """
-    best = torch.cat([(rows @ pool.T).amax(dim=1) for rows in asked.split(4096)])
+    best = torch.cat([similarity(rows, pool).amax(dim=1) for rows in asked.split(4096)])
     hits = torch.nonzero(ranks == 1).flatten()
     hits = hits[torch.argsort(own[hits], descending=True, stable=True)]
     missed = torch.nonzero(ranks > 1).flatten()

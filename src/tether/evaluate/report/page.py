@@ -138,8 +138,8 @@ def _label_column(source: Source) -> str | None:
 def _look(model: DualEncoder, seen: Embedded, *, source: str, held_out: bool, label: str | None, seed: int) -> Seen:
     text_hits = text_misses = image_hits = image_misses = []
     if seen.captions:
-        image, text = F.normalize(seen.image, dim=-1), F.normalize(seen.text, dim=-1)
-        found = ranks(image, text, text_to_image=seen.text_to_image)
+        image, text = seen.geometry.points(seen.image), seen.geometry.points(seen.text)
+        found = ranks(image, text, text_to_image=seen.text_to_image, similarity=seen.geometry.similarity)
         text_hits, text_misses = galleries.text_to_image(seen, ranks=found.text_to_image)
         image_hits, image_misses = galleries.image_to_text(seen, ranks=found.image_to_text)
     count = len(seen.image)
@@ -200,7 +200,8 @@ def _confusion(model: DualEncoder, seen: Embedded) -> Confusion | None:
         return None
     labels = torch.tensor([seen.classes.index(name) for name in seen.labels])
     weights = class_rows(model, seen.classes, templates=None, batch_size=256)
-    result = zero_shot(logits(F.normalize(seen.image, dim=-1), weights=weights), labels=labels)
+    scores = logits(seen.geometry.points(seen.image), weights=weights, geometry=seen.geometry)
+    result = zero_shot(scores, labels=labels)
     return confusion(result.confusion, names=seen.classes)
 
 

@@ -17,7 +17,7 @@ class Scores:
 
     Attributes:
         classes: the c class names.
-        cosine: (b, c) similarity in [-1, 1].
+        cosine: (b, c) similarity in [-1, 1]; for a model with another geometry, that geometry's.
         probability: (b, c) softmax of ``scale * cosine``; rows sum to 1.
         scale: multiplier of the cosine.
         calibrated: whether ``scale`` was fitted on labelled pictures; if not, it is the model's own, and the

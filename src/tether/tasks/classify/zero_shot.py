@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.geometry import COSINE, Geometry, geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.types import Batch
 from tether.models.embed import Progress, encode_images, encode_texts
@@ -31,8 +32,9 @@ def class_weights(
 ) -> Float[Tensor, "c d"]:
     """One unit row for each class: its prompts' embeddings normalised, their mean, normalised again.
 
-    That order is part of the definition (arXiv 2103.00020, section 3.1.4, released code). Each distinct prompt of
-    all classes is encoded once, short ones beside short ones.
+    That order is part of the definition (arXiv 2103.00020, section 3.1.4, released code). For a model in whose
+    geometry lengths count it is the mean alone (2409.13079, released code). Each distinct prompt of all classes is
+    encoded once, short ones beside short ones.
 
     Args:
         model: any model that ``tether.load`` gives.
@@ -51,15 +53,18 @@ def class_weights(
     templates = checked(templates, where="templates")
     prompts = [template.replace(SLOT, name) for name in classes for template in templates]
     vectors = encode_texts(model, prompts, batch_size=batch_size, on_progress=on_progress)
-    weights = weights_of_prompts(vectors.view(len(classes), len(templates), -1))
-    empty = weights.norm(dim=-1) == 0
+    geometry = geometry_of(model)
+    weights = weights_of_prompts(vectors.view(len(classes), len(templates), -1), geometry=geometry)
+    empty = weights.norm(dim=-1) == 0 if geometry.unit else torch.zeros(len(classes), dtype=torch.bool)
     if empty.any():
         raise InputError(f"class {classes[int(empty.nonzero()[0])]!r}: the mean of its prompts' vectors is zero")
     return weights
 
 
-def weights_of_prompts(prompts: Float[Tensor, "c p d"]) -> Float[Tensor, "c d"]:
-    """One unit row for each class from the raw embeddings of its p prompts: normalise, mean, normalise.
+def weights_of_prompts(prompts: Float[Tensor, "c p d"], *, geometry: Geometry = COSINE) -> Float[Tensor, "c d"]:
+    """One row for each class from the raw embeddings of its p prompts: normalise, mean, normalise.
+
+    Where lengths count it is the mean.
 
     Raises:
         InputError: not three-dimensional, no prompt, NaN or infinity.
@@ -69,7 +74,7 @@ def weights_of_prompts(prompts: Float[Tensor, "c p d"]) -> Float[Tensor, "c d"]:
     bad = int((~prompts.isfinite().all(dim=-1)).sum())
     if bad:
         raise InputError(f"prompts: {bad} of {prompts.shape[0] * prompts.shape[1]} hold NaN or infinity")
-    return F.normalize(F.normalize(prompts, dim=-1).mean(dim=1), dim=-1)
+    return geometry.points(geometry.points(prompts).mean(dim=1))
 
 
 class ZeroShotClassifier:
@@ -77,8 +82,9 @@ class ZeroShotClassifier:
 
     Attributes:
         classes: names, once prepared.
-        weights: (c, d) unit rows, once prepared.
-        scale: multiplier of the cosine.
+        weights: (c, d) points of the model's geometry, once prepared: unit rows for the cosine.
+        geometry: what they are compared with.
+        scale: multiplier of the cosine, or of the geometry's similarity.
         calibration: how the scale was fitted, or None where it is the model's own.
     """
 
@@ -88,6 +94,7 @@ class ZeroShotClassifier:
         self.batch_size = batch_size
         self.classes: tuple[str, ...] = ()
         self.weights: Float[Tensor, "c d"] = torch.empty(0, 0)
+        self.geometry = COSINE
         self.scale = 1.0
         self.calibration: Calibration | None = None
         self._model: DualEncoder | None = None
@@ -111,6 +118,7 @@ class ZeroShotClassifier:
         """
         self.classes = classes_of(list(prompts))
         self.weights = class_weights(model, self.classes, templates=self.templates, batch_size=self.batch_size)
+        self.geometry = geometry_of(model).detached()
         self.scale, self.calibration, self._model = float(model.logit_scale.detach()), None, model
         if support is not None:
             self._calibrate(support)
@@ -138,7 +146,7 @@ class ZeroShotClassifier:
         )
 
     def _cosine(self, vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
-        return F.normalize(vectors.float(), dim=-1) @ self.weights.T
+        return self.geometry.similarity(self.geometry.points(vectors.float()), self.weights)
 
     def _calibrate(self, support: Iterable[Batch]) -> None:
         assert self._model is not None

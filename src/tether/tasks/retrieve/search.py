@@ -12,6 +12,7 @@ from torch import nn
 
 from tether.core.digest import model_digest
 from tether.core.errors import InputError
+from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.types import ImageLike
 from tether.data.images import load
@@ -48,8 +49,14 @@ class Searcher:
         """Pair them.
 
         Raises:
-            InputError: the vectors were made by another model, or the model's space has another size.
+            InputError: the vectors were made by another model, the model's space has another size, or lengths count in
+                its geometry, while a store compares directions.
         """
+        geometry = geometry_of(model)
+        if not geometry.unit:
+            raise InputError(
+                f"{store.uri}: a store compares by cosine, this model by {geometry.name}; others would be near"
+            )
         if model.dim != store.dim:
             raise InputError(f"{store.uri}: holds vectors of {store.dim} numbers, the model makes {model.dim}")
         if store.digest:
