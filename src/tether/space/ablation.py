@@ -115,7 +115,7 @@ def embeddings_from_texts(
             if layer < kept:
                 told[layer, head] = rows.mean(0, keepdim=True).expand_as(rows)
                 continue
-            plain = rows.double().cpu().numpy()
+            plain = (rows if rows.dtype == torch.float64 else rows.float()).cpu().numpy()
             span = TextSpan(texts=texts, count=count, rank=rank).fit(plain)
             told[layer, head] = torch.from_numpy(span.inverse_transform(span.transform(plain)))
     return replace_heads(parts, heads=told)

@@ -30,7 +30,8 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     Fewer than ``count`` texts are chosen where the rows or the texts have no direction left.
 
-    Source: arXiv 2310.05916, algorithm 1, and its released compute_complete_text_set.py.
+    Source: arXiv 2310.05916, algorithm 1, and its released compute_complete_text_set.py. It differs in that directions
+    beyond the rank of the rows, which are rounding errors, are never used.
 
     Args:
         texts: (t, d) unit text embeddings; None takes the coordinate axes, for a first look without a text tower.
@@ -63,14 +64,18 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         for name, value in (("count", self.count), ("rank", self.rank)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        precision = np.finfo(X.dtype).eps
+        X = X.astype(np.float64)
         texts = self._checked_texts(X.shape[1])
         mean = X.mean(axis=0)
         rest = X - mean
         total = np.sum(rest**2)
-        if total <= X.size * (np.finfo(np.float64).eps * np.abs(X).max()) ** 2:
+        if total <= X.size * (precision * np.abs(X).max()) ** 2:
             raise InputError(f"all {len(X)} rows are equal (n_samples={len(X)}): there is no variance to explain")
-        directions = np.linalg.svd(X, full_matrices=False)[2][: self.rank]
+        _, sizes, directions = np.linalg.svd(X, full_matrices=False)
+        own = int((sizes > sizes[0] * max(X.shape) * precision).sum())  # beyond these there is only rounding
+        directions = directions[: min(self.rank, own)]
         texts = texts @ directions.T @ directions
         chosen, components, explained, first = [], [], [], 0.0
         for _ in range(self.count):
