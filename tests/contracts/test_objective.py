@@ -50,8 +50,26 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"cross_uniform": 0.5, "duplicates": "positives", "t": 1.0},
         {"contrastive": 0.0, "cross_uniform": 1.0},
     ),
+    "align_clip": (
+        *DUPLICATES,
+        {"sides": "image", "weighting": "none", "duplicates": "positives"},
+        {"sides": "text", "alpha": 0.0},
+    ),
+    "m2_mix": (
+        {"m2": 1.0, "v": 0.5, "l": 0.5, "vl": 0.3, "tau1": None, "duplicates": "positives"},
+        {"m2": 0.0, "v": 0.5, "l": 0.0, "vl": 0.3, "tau1": None, "tau2": None, "negatives": "original"},
+    ),
 }
-WITHOUT_BIAS = {"geometry", "neg_clip", "triplet_clip", "symmetric_negatives", "clip", "contrastive_gap"}
+WITHOUT_BIAS = {
+    "geometry",
+    "neg_clip",
+    "triplet_clip",
+    "symmetric_negatives",
+    "clip",
+    "contrastive_gap",
+    "align_clip",
+    "m2_mix",
+}
 """Objectives that never look at the logit bias."""
 
 
@@ -73,7 +91,8 @@ def encoded(image: Tensor, text: Tensor, *, scale: float = 10.0, bias: float = -
 
 def batch_of(count: int, *, words: Tensor | None = None) -> Batch:
     text = torch.arange(1, count + 1)[:, None] if words is None else words
-    return Batch(torch.zeros(count, 3, 1, 1), text, {"negative_text": text.roll(1, 0)})
+    extra = {"negative_text": text.roll(1, 0), "semantic": rows(count, seed=9)}
+    return Batch(torch.zeros(count, 3, 1, 1), text, extra)
 
 
 @pytest.fixture

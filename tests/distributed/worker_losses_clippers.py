@@ -40,6 +40,11 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
         {"inner": "siglip", "tau": 5.0},
     ),
     "contrastive_gap": ({}, {"cross_uniform": 1.0, "duplicates": "positives"}),
+    "align_clip": (*DUPLICATES, {"weighting": "none", "duplicates": "positives"}),
+    "m2_mix": (
+        {"m2": 1.0, "v": 0.5, "l": 0.5, "vl": 0.3, "duplicates": "positives", "tau1": None},
+        {"m2": 0.5, "vl": 0.3, "negatives": "original", "tau1": None, "tau2": None},
+    ),
 }
 """Of each objective; one that is not listed is tried with its defaults."""
 
@@ -74,7 +79,8 @@ def check_losses(rank: int) -> None:
         part = OBJECTIVES[name](**settings)
 
         def loss(i: Tensor, t: Tensor, mi: Tensor, mt: Tensor, la: Tensor, w: Tensor, g: Gather) -> Tensor:
-            batch = Batch(torch.zeros(len(i), 3, 1, 1), w, {"negative_text": w % 7 + 1})
+            extra = {"negative_text": w % 7 + 1, "semantic": mt.detach()}
+            batch = Batch(torch.zeros(len(i), 3, 1, 1), w, extra)
             negative = {"negative_image": Features(mi), "negative_text": Features(mt)}
             return part(Encoded(Features(i), Features(t), scale.exp(), bias, **negative), batch, gather=g).total
 

@@ -78,6 +78,15 @@ class Scheduled(Protocol):
 
 
 @runtime_checkable
+class Drawing(Protocol):
+    """An objective that needs chance."""
+
+    def drawn(self, draw: int) -> Objective:
+        """The objective of one step; ``draw`` are 64 random bits, the same on all processes."""
+        ...
+
+
+@runtime_checkable
 class Step(Protocol):
     """One forward of a method that needs more than an objective: a second forward, a teacher, an attack."""
 

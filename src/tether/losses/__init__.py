@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.protocols import Objective
+from tether.losses.align_clip import AlignClipLoss, AlignTerms, align_clip_loss
 from tether.losses.checks import caption_labels
 from tether.losses.clip import ClipLoss, clip_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
@@ -16,6 +17,7 @@ from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.kl_projection import KLProjection, kl_divergence, project_kl
 from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_bounds
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
+from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.negatives import EqualNegativesWarning, hard_info_nce
 from tether.losses.siglip import SigLipLoss, siglip_loss
@@ -42,11 +44,15 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "symmetric_negatives": SymmetricHardNegativeLoss,
     "triplet_clip": TripletClipLoss,
     "contrastive_gap": ContrastiveGapLoss,
+    "align_clip": AlignClipLoss,
+    "m2_mix": M2MixLoss,
 }
 """Every objective by the name a recipe uses."""
 
 __all__ = [
     "OBJECTIVES",
+    "AlignClipLoss",
+    "AlignTerms",
     "CausalENT",
     "ClipLoss",
     "ContrastiveGapLoss",
@@ -58,6 +64,8 @@ __all__ = [
     "KLProjection",
     "LogitClip",
     "LogitClipLoss",
+    "M2MixLoss",
+    "MixTerms",
     "NegClipLoss",
     "PairLosses",
     "SigLipLoss",
@@ -70,6 +78,7 @@ __all__ = [
     "TripletClipLoss",
     "TripletTerms",
     "TruncatedLoss",
+    "align_clip_loss",
     "caption_labels",
     "clip_logits",
     "clip_loss",
@@ -84,6 +93,7 @@ __all__ = [
     "info_nce",
     "info_nce_pairs",
     "kl_divergence",
+    "m2_mix_loss",
     "neg_clip_accuracy",
     "neg_clip_loss",
     "project_kl",

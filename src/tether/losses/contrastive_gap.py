@@ -11,7 +11,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.potential import cross_uniformity, uniformity
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.checks import check_unit_pairs, unit_rows
+from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
 from tether.losses.clip import ClipLoss, batch_labels
 
 
@@ -73,6 +73,7 @@ class ContrastiveGapLoss:
         Raises:
             InputError: a single pair where a uniformity has a weight.
         """
+        check_cosine(out)
         image, text = unit_rows(out.image), unit_rows(out.text)
         check_unit_pairs(image, text)
         if (self.uniform or self.cross_uniform) and len(image) * gather.world < 2:

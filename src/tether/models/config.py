@@ -122,6 +122,8 @@ class ModelConfig:
         geometry: what embeddings are compared with, one of ``core.geometry.GEOMETRIES``; train others than ``clip``
             with the objective ``geometry``. Points are divided by the root of ``dim`` where lengths count; hyperbolic
             models learn that factor for each tower, and their curvature.
+        towers: ``two``, or ``shared``: one stack of blocks, one final norm and one projection read both pictures and
+            texts, and only the stems differ (SharedCLIP, arXiv 2406.17639); both sides must then be of one make.
         logit_scale_range: least and greatest multiplier in training; None is (1, 100), and (0, 100) for the squared
             distances.
     """
@@ -132,6 +134,7 @@ class ModelConfig:
     logit_scale: float = 1 / 0.07
     logit_bias: float | None = None
     geometry: GeometryName = "clip"
+    towers: Literal["two", "shared"] = "two"
     logit_scale_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -140,6 +143,10 @@ class ModelConfig:
         if not (isinstance(self.logit_scale, (int, float)) and 0 < self.logit_scale < math.inf):
             raise InputError(f"logit_scale: expected a positive number, got {self.logit_scale!r}")
         check_geometry(self.geometry)
+        if self.towers not in ("two", "shared"):
+            raise InputError(f"towers: expected two or shared, got {self.towers!r}")
+        if self.towers == "shared":
+            _check_shared(self.vision, self.text)
         if self.logit_scale_range is not None:
             object.__setattr__(self, "logit_scale_range", _scale_range(self.logit_scale_range))
 
@@ -189,6 +196,22 @@ def _check_blocks(tower: VisionConfig | TextConfig) -> None:
         raise InputError(f"gate: a mirror needs an even number of layers, got {tower.layers}")
     if tower.gate == "mirror" and not all(block.skippable for block in tower.blocks):
         raise InputError("gate: blocks with post norms, residual_scale or convolutions cannot be skipped")
+
+
+SHARED = ("width", "layers", "heads", "hidden", "block", "final_layernorm")
+"""What both sides of a shared tower must have alike."""
+
+
+def _check_shared(vision: VisionConfig, text: TextConfig) -> None:
+    """Refuse sides that one stack cannot serve."""
+    for name in SHARED:
+        ours, theirs = getattr(vision, name), getattr(text, name)
+        if ours != theirs:
+            raise InputError(f"towers: shared needs equal sides, {name} is {ours!r} for vision and {theirs!r} for text")
+    if vision.gate != "none" or text.gate != "none":
+        raise InputError("towers: shared takes no gate, which learns for one modality what to leave out")
+    if any(block.needs_grid for block in vision.blocks):
+        raise InputError("towers: shared needs blocks that read texts too: no 2d rope and no convolutions")
 
 
 _NESTED: Mapping[str, type] = {"vision": VisionConfig, "text": TextConfig, "image": ImageSpec}

@@ -15,6 +15,7 @@ from tether.core.protocols import Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
 from tether.models.blocks.trace import Trace
 from tether.models.config import CLIP_VOCABULARY, ModelConfig
+from tether.models.shared import share_
 from tether.models.text.tower import TextTower
 from tether.models.tokenizer import ClipTokenizer
 from tether.models.vision.tower import VisionTower
@@ -51,6 +52,8 @@ class Clip(nn.Module):
         self.tokenizer: Tokenizer = ClipTokenizer(config.text.context) if tokenizer is None else tokenizer
         self.visual = VisionTower(config.vision, dim=config.dim, geometry=config.geometry)
         self.text = TextTower(config.text, dim=config.dim, geometry=config.geometry)
+        if config.towers == "shared":
+            share_(self.text, self.visual)
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale)))
         bias = config.logit_bias
         self.logit_offset = None if bias is None else nn.Parameter(torch.tensor(float(bias)))

@@ -12,6 +12,7 @@ from tether.core.spec import closest
 from tether.core.types import ImageSpec
 from tether.models.config import ModelConfig, TextConfig, VisionConfig, read_config
 from tether.models.dual import Clip
+from tether.models.shared import shared_text
 
 PRESETS: Mapping[str, ModelConfig] = {
     "tiny": ModelConfig(
@@ -38,6 +39,7 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
         **settings: keys of ``ModelConfig`` (``dim``, ``logit_scale``, ``vision={...}``, ``text={...}``), and four
             short forms: ``image_size`` (pixels), ``patch``, ``context``, and ``final_layernorm`` of both towers;
             ``block={...}`` sets both towers' blocks, option by option or with ``preset`` and options on top of it.
+            With ``towers="shared"`` the text side takes over from the image side what both must have alike.
 
     Raises:
         InputError: unknown size or key, or values that do not fit each other.
@@ -64,6 +66,8 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
             own = tower.get("block", {})
             plain = isinstance(block, Mapping) and isinstance(own, Mapping)
             tower["block"] = {**block, **own} if plain else own or block
+    if settings.get("towers") == "shared":
+        text = shared_text(read_config({"vision": vision}, where="model", base=PRESETS[size]).vision, text)
     if vision:
         settings["vision"] = vision
     if text:

@@ -12,7 +12,7 @@ from tether.core.draw import hash_int
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import Geometry, GeometryName, geometry_of
-from tether.core.protocols import Objective, Scheduled
+from tether.core.protocols import Drawing, Objective, Scheduled
 from tether.core.types import Batch, Encoded, Features, Loss
 from tether.models.dual import Clip
 from tether.models.wrap import WrappedEncoder
@@ -131,8 +131,13 @@ class ContrastiveStep:
         return self.objective_at(step)(out, batch, gather=gather)
 
     def objective_at(self, step: int) -> Objective:
-        """The loss of one step; most are the same throughout."""
-        return self.objective.at(step / self._last) if isinstance(self.objective, Scheduled) else self.objective
+        """The loss of one step; most are the same throughout. Chance depends on (seed, step) alone."""
+        objective = self.objective
+        if isinstance(objective, Scheduled):
+            objective = objective.at(step / self._last)
+        if isinstance(objective, Drawing):
+            objective = objective.drawn(hash_int(str(step), seed=self.seed, salt="objective"))
+        return objective
 
     def encode(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Encoded:
         """The batch as the objective will see it, for steps that add something of their own."""

@@ -63,7 +63,8 @@ class HardNegativeStep:
                 that are not one for each row.
         """
         batch = self._cast(batch, step=step)
-        return self.inner.objective(self.encode(model, batch, step=step, gather=gather), batch, gather=gather)
+        out = self.encode(model, batch, step=step, gather=gather)
+        return self.inner.objective_at(step)(out, batch, gather=gather)
 
     def encode(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Encoded:
         """Pairs and twins as the objective will see them, from one forward."""

@@ -7,13 +7,23 @@ from collections.abc import Mapping
 from tether.core.protocols import Step
 from tether.train.contrastive import ContrastiveStep, PairForward, patch_count
 from tether.train.hard_negatives import HardNegativeStep
+from tether.train.semantic import SemanticStep
 from tether.train.skip_middle import SkipMiddleStep
 
-__all__ = ["STEPS", "ContrastiveStep", "HardNegativeStep", "PairForward", "SkipMiddleStep", "patch_count"]
+__all__ = [
+    "STEPS",
+    "ContrastiveStep",
+    "HardNegativeStep",
+    "PairForward",
+    "SemanticStep",
+    "SkipMiddleStep",
+    "patch_count",
+]
 
 STEPS: Mapping[str, type[Step]] = {
     "contrastive": ContrastiveStep,
     "hard_negatives": HardNegativeStep,
+    "semantic": SemanticStep,
     "skip_middle": SkipMiddleStep,
 }
 """Steps by name."""

@@ -1,0 +1,285 @@
+"""Geodesic multi-modal mixup: points between an image and its own text serve as the hardest negatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.gather import LOCAL, Gather
+from tether.core.geodesic import geodesic_mix
+from tether.core.types import Batch, Encoded, Loss
+from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
+from tether.losses.clip import batch_labels, clip_loss
+from tether.losses.replaced import own_places, products, replaced_cross_entropy
+
+Negatives = Literal["mixed", "original"]
+ORDER = ("v", "l", "vl", "m2")
+"""Of the mixing shares, one for each term."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixTerms:
+    """What ``m2_mix_loss`` gives; all 0-d.
+
+    Attributes:
+        total: ``clip`` plus ``share`` times ``mix``, to be minimised.
+        clip: CLIP's loss of the pairs.
+        mix: the weighted sum of the mixed terms.
+        margin: mean cosine of images with others' mixed points minus that with others' texts; above 0 where mixed
+            negatives are harder. 0 where m2 has no weight.
+    """
+
+    total: Float[Tensor, ""]
+    clip: Float[Tensor, ""]
+    mix: Float[Tensor, ""]
+    margin: Float[Tensor, ""]
+
+
+def m2_mix_loss(
+    img: Float[Tensor, "b d"],
+    txt: Float[Tensor, "b d"],
+    *,
+    lam: Sequence[float],
+    m2: float = 0.01,
+    v: float = 0.0,
+    l: float = 0.0,  # noqa: E741 - the paper's name
+    vl: float = 0.0,
+    scale: Float[Tensor, ""] | float = 100.0,
+    scale_m2: Float[Tensor, ""] | float = 1 / 0.07,
+    negatives: Negatives = "mixed",
+    share: float = 1.0,
+    labels: Int[Tensor, " b"] | None = None,
+    gather: Gather | None = None,
+) -> MixTerms:
+    """CLIP's loss plus ``share (m2 L_m2 + v L_v + l L_l + vl L_vl)`` (arXiv 2203.03897, section 4; released code).
+
+    With ``M = m_lam(I, T)``, the geodesic mix of each pair: ``L_m2 = CE(Z_I) + CE(Z_T)``, a sum, where ``Z_I`` has
+    ``I_i.M_j`` off the diagonal and the unmixed ``I_i.T_i`` on it, and ``Z_T`` the same with ``T_i.M_j``, all times
+    ``scale_m2``. ``L_v`` mixes each image with that at the mirrored place of the batch, ``L_l`` each text, ``L_vl``
+    both by the same share; their target is ``lam`` on the diagonal and ``1 - lam`` on the antidiagonal (for ``L_vl`` 1
+    and 1), their logits are times ``scale``, and both directions are averaged. In an odd batch the middle row stays as
+    it is. The tables of the mixed terms are made whole.
+
+    Args:
+        img: rows of length 1; row i and ``txt[i]`` are one pair.
+        txt: rows of length 1.
+        lam: shares of the first end, in [0, 1], for v, l, vl and m2; the same on all processes.
+        m2: weight of the multi-modal mix (>= 0).
+        v: weight of the mix of images (>= 0).
+        l: weight of the mix of texts (>= 0).
+        vl: weight of the mix of both (>= 0).
+        scale: multiplier of the cosines, already exponentiated.
+        scale_m2: that of the multi-modal mix.
+        negatives: for v, l and vl, ``original`` keeps the unmixed logits off the diagonal and the antidiagonal.
+        share: of the mixed terms, as the schedule has it.
+        labels: equal for pairs that mean the same: positives of each other in CLIP's loss, and no negatives in m2's.
+        gather: rows of all processes; None for this process alone.
+
+    Raises:
+        InputError: not (b, d) of equal shape, an empty batch, one pair where v, l or vl has a weight, values out of
+            range, or, on the CPU, rows whose length is not 1.
+    """
+    weights = {"v": v, "l": l, "vl": vl, "m2": m2}
+    _check_weights(weights)
+    _check_negatives(negatives)
+    shares = tuple(lam)
+    if len(shares) != len(ORDER) or not all(0 <= one <= 1 for one in shares):
+        raise InputError(f"lam: expected four shares in [0, 1], for {', '.join(ORDER)}, got {shares}")
+    if not 0 <= share < math.inf:
+        raise InputError(f"share: expected a finite number of at least 0, got {share!r}")
+    check_unit_pairs(img, txt)
+    gather = gather or LOCAL
+    if (v or l or vl) and len(img) * gather.world < 2:
+        raise InputError("v, l and vl mix different pairs: expected at least 2, got a batch of 1")
+    clip = clip_loss(img, txt, scale, labels=labels, gather=gather)
+    mix, margin = clip.new_zeros(()), clip.new_zeros(())
+    for name, one in zip(ORDER, shares, strict=True):
+        if not weights[name]:
+            continue
+        if name == "m2":
+            value, margin = _multi_modal(img, txt, lam=one, scale=scale_m2, labels=labels, gather=gather)
+        else:
+            value = _mirrored(img, txt, which=name, lam=one, scale=scale, negatives=negatives, gather=gather)
+        mix = mix + weights[name] * value
+    return MixTerms(clip + share * mix, clip, mix, margin)
+
+
+def _multi_modal(
+    img: Tensor, txt: Tensor, *, lam: float, scale: Tensor | float, labels: Tensor | None, gather: Gather
+) -> tuple[Tensor, Tensor]:
+    """``CE(Z_I) + CE(Z_T)``, and by how much mixed points are nearer to others' images than their texts."""
+    mixed = gather(geodesic_mix(img, txt, lam=lam))
+    own, offset = scale * (img * txt).sum(dim=1), gather.rank * len(img)
+    mine = own_places(len(img), keys=len(mixed), offset=offset, device=img.device)
+    left_out = None if labels is None else (labels[:, None] == gather(labels)) & ~mine
+    total = img.new_zeros(())
+    for rows in (img, txt):
+        logits = scale * products(rows, mixed)
+        total = total + replaced_cross_entropy(logits, own, offset=offset, left_out=left_out).mean()
+    with torch.no_grad():
+        nearer = (products(img, mixed) - products(img, gather(txt))).masked_fill(mine, 0.0)
+        margin = nearer.sum() / (len(img) * max(len(mixed) - 1, 1))
+    return total, margin
+
+
+def _mirrored(
+    img: Tensor, txt: Tensor, *, which: str, lam: float, scale: Tensor | float, negatives: Negatives, gather: Gather
+) -> Tensor:
+    """Both directions of a mix with the mirrored place of the whole batch, averaged."""
+    own_share, other_share = (1.0, 1.0) if which == "vl" else (lam, 1 - lam)
+    offset = gather.rank * len(img)
+    sides = [(img, which in ("v", "vl")), (txt, which in ("l", "vl"))]
+    mixed = [_with_mirror(rows, lam=lam, gather=gather) if changed else rows for rows, changed in sides]
+    every = [gather(rows) for rows in mixed]
+    plain = [gather(rows) for rows in (img, txt)] if negatives == "original" else None
+    count = len(every[0])
+    own = torch.arange(offset, offset + len(img), device=img.device)
+    places = torch.arange(len(img), device=img.device)
+    total = img.new_zeros(())
+    for query, key in ((0, 1), (1, 0)):
+        logits = products(mixed[query], every[key])
+        if plain is not None:
+            mine = own_places(len(img), keys=count, offset=offset, device=img.device)
+            opposite = (count - 1 - own)[:, None] == torch.arange(count, device=img.device)
+            logits = torch.where(mine | opposite, logits, products((img, txt)[query], plain[key]))
+        logits = scale * logits
+        wanted = own_share * logits[places, own] + other_share * logits[places, count - 1 - own]
+        total = total + ((own_share + other_share) * torch.logsumexp(logits, dim=1) - wanted).mean()
+    return total / 2
+
+
+def _with_mirror(rows: Tensor, *, lam: float, gather: Gather) -> Tensor:
+    """This process's rows, each mixed with the one at the mirrored place of the whole batch."""
+    every, offset = gather(rows), gather.rank * len(rows)
+    return geodesic_mix(rows, every.flip(0)[offset : offset + len(rows)], lam=lam)
+
+
+def _check_weights(weights: dict[str, float]) -> None:
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise InputError(f"{name}: expected a finite weight of at least 0, got {weight!r}")
+
+
+def _check_negatives(negatives: str) -> None:
+    if negatives not in ("mixed", "original"):
+        raise InputError(f"negatives: expected 'mixed' or 'original', got {negatives!r}")
+
+
+@final
+class M2MixLoss:
+    """m2-Mix and m3-Mix as an objective, for fine-tuning a CLIP whose images and texts lie apart.
+
+    Each step draws one share a term from ``Beta(alpha, alpha)``: the training step gives the chance through ``drawn``
+    (an objective that is never ``drawn`` mixes with the shares of draw 0). ``batch.extra["lam"]``, four numbers in the
+    order v, l, vl, m2, overrides it. With ``epochs`` the mixed terms fade as ``1 / (epoch + 1)``, epoch from 0.
+
+    With a number for ``tau1`` the model's own scale is not used: train with ``logit_scale: fixed``.
+
+    Source: arXiv 2203.03897, section 4; the released scripts. Their README's variant for OpenCLIP multiplies mixed
+    logits by a temperature, a slip that is not followed.
+    """
+
+    def __init__(
+        self,
+        *,
+        m2: float = 0.01,
+        v: float = 0.0,
+        l: float = 0.0,  # noqa: E741 - the paper's name
+        vl: float = 0.0,
+        alpha_m: float = 0.5,
+        alpha_u: float = 0.5,
+        tau1: float | None = 0.01,
+        tau2: float | None = 0.07,
+        negatives: Negatives = "mixed",
+        epochs: int | None = None,
+        duplicates: Literal["negatives", "positives"] = "negatives",
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            m2: weight of the multi-modal mix (>= 0); the scripts try 0.001 to 0.05.
+            v: weight of the mix of images (>= 0).
+            l: weight of the mix of texts (>= 0).
+            vl: weight of the mix of both (>= 0).
+            alpha_m: of the Beta distribution of m2's share (> 0).
+            alpha_u: of those of v, l and vl (> 0).
+            tau1: temperature of CLIP's loss and of v, l and vl (> 0); None takes the model's.
+            tau2: temperature of the multi-modal mix (> 0); None takes that of CLIP's loss.
+            negatives: for v, l and vl, ``original`` keeps the unmixed logits off the diagonal and the antidiagonal.
+            epochs: of the run, for the schedule (>= 1); None keeps the weights throughout.
+            duplicates: pairs with equal captions are each other's ``negatives``, as published, or ``positives`` in
+                CLIP's loss and no negatives in m2's. What counts as equal is ``batch.extra["labels"]`` (b,), or the
+                tokens where there is none.
+
+        Raises:
+            InputError: a value outside its range.
+        """
+        self.weights = {"m2": m2, "v": v, "l": l, "vl": vl}
+        _check_weights(self.weights)
+        for name, alpha in (("alpha_m", alpha_m), ("alpha_u", alpha_u)):
+            if not 0 < alpha < math.inf:
+                raise InputError(f"{name}: expected a number above 0, got {alpha!r}")
+        for name, tau in (("tau1", tau1), ("tau2", tau2)):
+            if tau is not None and not 0 < tau < math.inf:
+                raise InputError(f"{name}: expected a number above 0 or None, got {tau!r}")
+        _check_negatives(negatives)
+        if epochs is not None and epochs < 1:
+            raise InputError(f"epochs: expected at least 1 or None, got {epochs!r}")
+        if duplicates not in ("negatives", "positives"):
+            raise InputError(f"duplicates: expected 'negatives' or 'positives', got {duplicates!r}")
+        self.alpha_m, self.alpha_u, self.tau1, self.tau2 = alpha_m, alpha_u, tau1, tau2
+        self.negatives: Negatives = negatives
+        self.epochs, self.duplicates = epochs, duplicates
+        self._share, self._draw = 1.0, 0
+
+    def at(self, share: float) -> Self:
+        """See core.protocols.Scheduled: the mixed terms at the epoch that ``share`` of the run lies in."""
+        epoch = 0 if self.epochs is None else min(int(share * self.epochs), self.epochs - 1)
+        return self._with(share=1 / (epoch + 1), draw=self._draw)
+
+    def drawn(self, draw: int) -> Self:
+        """See core.protocols.Drawing: the same with shares of its own."""
+        return self._with(share=self._share, draw=draw)
+
+    def _with(self, *, share: float, draw: int) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._share, other._draw = share, draw
+        return other
+
+    @property
+    def lam(self) -> tuple[float, ...]:
+        """This draw's shares for v, l, vl and m2."""
+        rng = np.random.default_rng(self._draw)
+        alphas = (self.alpha_u, self.alpha_u, self.alpha_u, self.alpha_m)
+        return tuple(float(rng.beta(alpha, alpha)) for alpha in alphas)
+
+    def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
+        """CLIP's loss and the mixed terms; terms are both, the margin of m2's negatives, and the logit scale."""
+        check_cosine(out)
+        scale = out.logit_scale if self.tau1 is None else 1 / self.tau1
+        lam = batch.extra.get("lam", self.lam)
+        if not isinstance(lam, Sequence):
+            raise InputError(f"lam: expected four numbers in batch.extra, got {type(lam).__name__}")
+        found = m2_mix_loss(
+            unit_rows(out.image),
+            unit_rows(out.text),
+            lam=lam,
+            **self.weights,
+            scale=scale,
+            scale_m2=scale if self.tau2 is None else 1 / self.tau2,
+            negatives=self.negatives,
+            share=self._share,
+            labels=batch_labels(batch) if self.duplicates == "positives" else None,
+            gather=gather,
+        )
+        terms = {"clip": found.clip, "mix": found.mix, "margin": found.margin, "logit_scale": out.logit_scale}
+        return Loss(found.total, {name: value.detach() for name, value in terms.items()})
