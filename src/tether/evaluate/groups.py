@@ -208,7 +208,7 @@ def max_skew(
     Rankings are stable: of equal scores the first row comes first. A group that is absent from the top has skew minus
     infinity, which the largest of the others hides, so nothing is added to any share.
 
-    Source: arXiv 2408.10202 reports it as section 4's measure; named MaxSkew@k in arXiv 1905.01989, section 4.2.
+    Source: arXiv 1905.01989, as arXiv 2408.10202 reports it.
 
     Args:
         scores: (q, n) or (n,) how well each of the n rows of the pool fits each query; higher ranks first.

@@ -53,7 +53,7 @@ def association_bias(
     It is a sum, so it grows with the number of images: compare relative values of one set. It jumps where a word
     enters or leaves the first ``top_k``.
 
-    Source: arXiv 2409.19474, section 3 (called a mean in the released code).
+    Source: arXiv 2409.19474 (called a mean in the released code).
 
     Args:
         images: (n, d) unit embeddings.

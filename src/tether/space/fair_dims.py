@@ -20,7 +20,7 @@ from tether.space.association import TOP_TEXTS, checked_words, histogram_mi, sig
 from tether.space.outlier_dims import check_dims
 
 REMOVED = 54
-"""Coordinates of 512 that go: arXiv 2409.19474, section 4."""
+"""Coordinates of 512 that go: arXiv 2409.19474."""
 THETA = 0.05
 """Limit of mutual information in nats: released code."""
 FALLBACK_SHARE = 0.25
@@ -145,7 +145,7 @@ def select_dimensions(
     Mutual information from a histogram is large for few images, so ``theta`` belongs to n. Where it admits nothing,
     the quarter of least information is admitted with a warning.
 
-    Source: arXiv 2409.19474, section 3.2. The released code scores each listed coordinate alone and always returns the
+    Source: arXiv 2409.19474. The released code scores each listed coordinate alone and always returns the
     whole list (``mode="official"``); here a list is left out as a whole and cut where it is best.
 
     Args:
@@ -217,7 +217,7 @@ class FairDims(SelectorMixin, BaseEstimator):
     ``transform`` drops, ``inverse_transform`` puts zeros back, ``get_support`` says which stay. Without words there is
     no association, and nothing is left out.
 
-    Source: arXiv 2409.19474, section 3.2.
+    Source: arXiv 2409.19474.
 
     Args:
         positive: (p, d) unit embeddings of the words that count plus, or None.

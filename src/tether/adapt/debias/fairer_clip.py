@@ -31,7 +31,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
     not visible in them, or the class is visible through nothing else, nothing is gained. ``s`` may be a guess, such as
     the zero-shot prediction of the attribute (the paper does so).
 
-    Source: arXiv 2403.15593, section 3 and algorithm 1, and its released build_kernel.py and base.py. It differs in
+    Source: arXiv 2403.15593 and its released build_kernel.py and base.py. It differs in
     that eigenproblems are solved symmetrically in float64, an attribute that is the same everywhere drops its term
     with a warning, signs are fixed by the labels, and only columns that are kept decide whether a map is turned.
 

@@ -99,7 +99,7 @@ def hsic_solve(
     float32, whose result differs by noise. Directions have one length instead of being orthonormal in the constraint
     of the paper, as released.
 
-    Source: arXiv 2403.15593, section 3, and released build_kernel.py.
+    Source: arXiv 2403.15593 and released build_kernel.py.
 
     Args:
         features: (n, r) of the rows that are mapped, not centred.

@@ -93,7 +93,7 @@ def harm_rates(
     Ties go to the first class. Groups are yours: planted, or given by the people concerned; nothing here infers them.
     Say with every rate which classes and which prompts it was measured with: both move it.
 
-    Source: arXiv 2108.02818, section 3; the interval is not stated there, Wilson's is used.
+    Source: arXiv 2108.02818; the interval is not stated there, Wilson's is used.
 
     Args:
         image: (n, d) unit pictures.
@@ -141,7 +141,7 @@ def class_design_effect(
 ) -> ClassDesign:
     """What adding classes to the list does to the rates: a class that fits better takes pictures from the others.
 
-    Source: arXiv 2108.02818, section 3.
+    Source: arXiv 2108.02818.
 
     Args:
         image: (n, d) unit pictures.

@@ -90,7 +90,7 @@ def label_association(
     A softmax over c labels depends on c and on the scale: both are kept with the result, and only results with equal
     ones compare. A lower threshold lets more labels through, and worse ones.
 
-    Source: arXiv 2108.02818, section 4, whose thresholds are 0.005 and 0.04.
+    Source: arXiv 2108.02818, whose thresholds are 0.005 and 0.04.
 
     Args:
         image: (n, d) unit pictures.

@@ -39,7 +39,7 @@ def stress_test(
 
     A tie counts against the correct caption.
 
-    Source: arXiv 2108.02818, section 5.
+    Source: arXiv 2108.02818.
 
     Args:
         image: (n, d) unit pictures.

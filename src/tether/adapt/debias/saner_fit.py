@@ -1,0 +1,294 @@
+"""SANER's layer fitted on captions alone, and a model whose neutral texts go through it (arXiv 2408.10202)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, cast, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tether.adapt.debias.lexicon import AttributeLexicon
+from tether.adapt.debias.saner import WEIGHTS, SanerLayer, Spread, saner_loss
+from tether.core.digest import model_digest
+from tether.core.draw import hash_int
+from tether.core.errors import InputError
+from tether.core.files import atomic_path
+from tether.core.protocols import DualEncoder, Tokenizer
+from tether.core.types import Encoded, Features, ImageSpec
+from tether.models.embed import encode_texts
+
+_FORMAT = "tether-saner-1"
+
+
+@dataclass(frozen=True)
+class SanerFit:
+    """A fitted layer and what it was fitted on.
+
+    Attributes:
+        layer: in eval mode.
+        used: captions that could be rewritten.
+        skipped: captions in which nothing can carry the attribute.
+        loss: mean total loss of each epoch.
+        debias: mean debiasing term of each epoch.
+    """
+
+    layer: SanerLayer
+    used: int
+    skipped: int
+    loss: tuple[float, ...]
+    debias: tuple[float, ...]
+
+
+def fit_saner(
+    model: DualEncoder,
+    *,
+    texts: Sequence[str],
+    lexicons: Sequence[AttributeLexicon],
+    images: Float[Tensor, "n d"] | None = None,
+    hidden: int | None = None,
+    weights: tuple[float, float, float] = WEIGHTS,
+    spread: Spread = "population",
+    epochs: int = 5,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    seed: int = 0,
+    on_progress: Callable[[int, int | None], None] | None = None,
+) -> SanerFit:
+    """Fit a layer on the captions of a training set; no labels of the attribute are needed.
+
+    Both towers stay frozen: every text and its versions are encoded once, and only the layer learns, with Adam. A
+    caption that one of the lexicons cannot rewrite is skipped and counted.
+
+    Source: arXiv 2408.10202. Its learning rate, batch and number of epochs are not known; these are ours.
+
+    Args:
+        model: any model that ``tether.load`` gives.
+        texts: n captions; those that name the attribute are made neutral first.
+        lexicons: one for each attribute.
+        images: (n, d) embeddings of their pictures, as ``models.embed.encode_images`` gives them; None leaves the
+            contrastive term out.
+        hidden: width of the layer.
+        weights: of debiasing, reconstruction and contrast.
+        spread: as in ``saner_loss``.
+        epochs: passes over the captions.
+        batch_size: captions in one step.
+        lr: learning rate.
+        seed: of the layer's start and the order of the captions.
+        on_progress: called with (steps done, steps).
+
+    Raises:
+        InputError: no lexicon, no caption that can be rewritten, as many images as there are not, or a setting out of
+            its range.
+    """
+    if not lexicons:
+        raise InputError("lexicons: expected at least one, got none")
+    if images is not None and len(images) != len(texts):
+        raise InputError(f"images: expected one for each of {len(texts)} texts, got {len(images)}")
+    if min(epochs, batch_size) < 1 or not lr > 0:
+        raise InputError(f"expected epochs and batch_size >= 1 and lr > 0, got {epochs}, {batch_size} and {lr}")
+    neutral, versions, kept = _rewritten(texts, lexicons)
+    if not kept:
+        raise InputError(f"none of {len(texts)} texts holds a word that can carry the attribute")
+    h = encode_texts(model, neutral)
+    groups = [
+        torch.stack([encode_texts(model, [made[place] for made in several]) for place in range(len(several[0]))], dim=1)
+        for several in versions
+    ]
+    seen = None if images is None else images.float().cpu()[kept]
+    scale = float(model.logit_scale.detach())
+    generator = torch.Generator().manual_seed(hash_int("saner", seed=seed) >> 1)
+    layer = SanerLayer(model.dim, hidden=hidden, generator=generator)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=lr)
+    steps = -(-len(h) // batch_size)
+    losses, terms = [], []
+    for epoch in range(epochs):
+        total = debias = 0.0
+        order = torch.randperm(len(h), generator=generator)
+        for number, some in enumerate(order.split(batch_size)):
+            found = saner_loss(
+                layer(h[some]),
+                h=h[some],
+                attributes=[group[some] for group in groups],
+                image=None if seen is None else seen[some],
+                logit_scale=scale,
+                weights=weights,
+                spread=spread,
+            )
+            optimizer.zero_grad()
+            found.total.backward()
+            optimizer.step()
+            total += len(some) * float(found.total.detach())
+            debias += len(some) * float(found.debias)
+            if on_progress is not None:
+                on_progress(epoch * steps + number + 1, epochs * steps)
+        losses.append(total / len(h))
+        terms.append(debias / len(h))
+    layer.eval().requires_grad_(False)
+    return SanerFit(layer, len(h), len(texts) - len(h), tuple(losses), tuple(terms))
+
+
+def _rewritten(
+    texts: Sequence[str], lexicons: Sequence[AttributeLexicon]
+) -> tuple[list[str], list[list[tuple[str, ...]]], list[int]]:
+    """Texts neutral in all attributes, the versions of each by attribute, and which texts they are."""
+    neutral: list[str] = []
+    versions: list[list[tuple[str, ...]]] = [[] for _ in lexicons]
+    kept: list[int] = []
+    for place, text in enumerate(texts):
+        plain = text
+        for lexicon in lexicons:
+            plain = lexicon.neutralize(plain)
+        made = [lexicon.versions(plain) for lexicon in lexicons]
+        found = [tuple(one.values()) for one in made if one is not None]
+        if len(found) == len(lexicons):
+            neutral.append(plain)
+            kept.append(place)
+            for several, one in zip(versions, found, strict=True):
+                several.append(one)
+    return neutral, versions, kept
+
+
+class GatedTokenizer:
+    """A tokenizer that remembers which of its texts name an attribute.
+
+    Only those are remembered, by eight bytes each. Ids that another tokenizer made are taken for neutral texts.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, lexicons: Sequence[AttributeLexicon]) -> None:
+        """Args: tokenizer: text to ids. lexicons: what counts as naming an attribute."""
+        self.tokenizer = tokenizer
+        self.lexicons = tuple(lexicons)
+        self.context_length, self.vocab_size = tokenizer.context_length, tokenizer.vocab_size
+        self._explicit: set[int] = set()
+
+    def __call__(self, texts: Sequence[str]) -> Int[Tensor, "b l"]:
+        """Ids as the tokenizer inside gives them."""
+        ids = self.tokenizer(texts)
+        for text, row in zip(texts, ids, strict=True):
+            if any(lexicon.mentions(text) for lexicon in self.lexicons):
+                self._explicit.add(_name(row.tolist()))
+        return ids
+
+    def explicit(self, ids: Int[Tensor, "b l"]) -> Tensor:
+        """(b,) True where the text of these ids names an attribute, on the CPU."""
+        return torch.tensor([_name(row) in self._explicit for row in ids.tolist()], dtype=torch.bool)
+
+
+def _name(row: list[int]) -> int:
+    while row and row[-1] == 0:  # what follows the end token is padding of any length
+        row = row[:-1]
+    return hash_int(",".join(map(str, row)), salt="tokens")
+
+
+@final
+class DebiasedTextEncoder(nn.Module):
+    """A CLIP whose texts go through SANER's layer unless they name the attribute; a ``core.protocols.DualEncoder``.
+
+    A text that says *on brick* means it, so its embedding is the model's own, bit for bit; images are untouched. Texts
+    must be tokenised with this model's ``tokenizer``, which sees the words.
+
+    Source: arXiv 2408.10202.
+
+    Attributes:
+        model: the model inside, not copied.
+        layer: what neutral texts go through.
+        lexicons: what counts as naming the attribute.
+        dim: size of the shared space.
+        image_spec: how pictures must be prepared.
+        tokenizer: text to ids.
+    """
+
+    def __init__(self, model: DualEncoder, *, layer: SanerLayer, lexicons: Sequence[AttributeLexicon]) -> None:
+        """Wrap a model that ``tether.load`` gives.
+
+        Raises:
+            InputError: a layer of another width, or no lexicon.
+        """
+        super().__init__()
+        if layer.dim != model.dim:
+            raise InputError(f"layer: expected one of width {model.dim}, got {layer.dim}")
+        if not lexicons:
+            raise InputError("lexicons: expected at least one, got none")
+        self.model = cast(nn.Module, model)
+        self.layer = layer
+        self.lexicons = tuple(lexicons)
+        self.dim: int = model.dim
+        self.image_spec: ImageSpec = model.image_spec
+        self._gate = GatedTokenizer(model.tokenizer, lexicons=lexicons)
+        self.tokenizer: Tokenizer = self._gate
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """0-d multiplier of cosines, with gradient."""
+        return self._encoder.logit_scale
+
+    @property
+    def logit_bias(self) -> Float[Tensor, ""] | None:
+        """0-d offset of the logits, or None."""
+        return self._encoder.logit_bias
+
+    def encode_image(self, image: Tensor, *, mask: Tensor | None = None) -> Features:
+        """As the model inside does."""
+        return self._encoder.encode_image(image, mask=mask)
+
+    def encode_text(self, text: Int[Tensor, "b l"], *, mask: Tensor | None = None) -> Features:
+        """(b, l) ids as this model's tokenizer gives them; neutral texts are debiased, the others stay."""
+        found = self._encoder.encode_text(text, mask=mask)
+        explicit = self._gate.explicit(text).to(found.pooled.device)
+        debiased = self.layer(found.pooled.to(self.layer.first.weight.dtype)).to(found.pooled.dtype)
+        pooled = torch.where(explicit[:, None], found.pooled, debiased)
+        return Features(pooled, found.tokens, found.mask, found.extra)
+
+    def forward(self, image: Tensor, text: Tensor) -> Encoded:
+        """Both sides of a batch of pairs, as an objective takes them."""
+        return Encoded(self.encode_image(image), self.encode_text(text), self.logit_scale, self.logit_bias)
+
+    def save(self, path: Path | str) -> None:
+        """Write the layer, the word lists and the digest of the model inside to one safetensors file, atomically."""
+        from safetensors.torch import save_file
+
+        arrays = {name: value.detach().cpu().contiguous() for name, value in self.layer.state_dict().items()}
+        metadata = {
+            "format": _FORMAT,
+            "lexicons": json.dumps([lexicon.as_plain() for lexicon in self.lexicons]),
+            "model": model_digest(self.model),
+        }
+        with atomic_path(Path(path)) as temporary:
+            save_file(arrays, temporary, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: Path | str, *, model: DualEncoder) -> Self:
+        """Put what ``save`` wrote around the model it was fitted on.
+
+        Raises:
+            InputError: no such file, not one of a ``DebiasedTextEncoder``, or another model than it was fitted on.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a safetensors file: {error}") from error
+        if metadata.get("format") != _FORMAT:
+            raise InputError(f"{path}: expected the layer of a DebiasedTextEncoder ({_FORMAT})")
+        if metadata["model"] != model_digest(cast(nn.Module, model)):
+            raise InputError(f"{path}: was fitted on a model of other weights; fit it again on this one")
+        hidden, dim = arrays["first.weight"].shape
+        layer = SanerLayer(dim, hidden=hidden)
+        layer.load_state_dict(arrays)
+        layer.to(model.logit_scale.device).eval().requires_grad_(False)
+        lexicons = [AttributeLexicon(**values) for values in json.loads(metadata["lexicons"])]
+        return cls(model, layer=layer, lexicons=lexicons)
+
+    @property
+    def _encoder(self) -> DualEncoder:
+        return cast(DualEncoder, self.model)
