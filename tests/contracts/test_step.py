@@ -39,7 +39,9 @@ def batch(model) -> Batch:
     pixels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     names = ["heart", "cat", "dog face", "red apple", "sun", "flag of Chile"]
     tokens = model.model.tokenizer(names)
-    return Batch(pixels, tokens, {"negative_image": pixels.flip(3), "negative_text": tokens.roll(1, 0)})
+    texts = [f"{name} on sand, with a {name} above it" for name in names]
+    twins = {"negative_image": pixels.flip(3), "negative_text": tokens.roll(1, 0)}
+    return Batch(pixels, tokens, {"texts": texts, **twins})
 
 
 def test_is_a_step(step):

@@ -23,6 +23,7 @@ from tether.losses.negatives import EqualNegativesWarning, hard_info_nce
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
 from tether.losses.sparse_policy import SparseDist
+from tether.losses.specs import SpecsLoss, SpecsTerms
 from tether.losses.symmetric_negatives import SymmetricHardNegativeLoss, SymmetricTerms, symmetric_negative_loss
 from tether.losses.triplet_clip import TripletClipLoss, TripletTerms, triplet_clip_loss
 from tether.losses.troll import TokenTerms, TROLLLoss
@@ -71,6 +72,8 @@ __all__ = [
     "SigLipLoss",
     "SlopePenalty",
     "SparseDist",
+    "SpecsLoss",
+    "SpecsTerms",
     "SymmetricHardNegativeLoss",
     "SymmetricTerms",
     "TROLLLoss",

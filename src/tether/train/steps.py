@@ -9,6 +9,7 @@ from tether.train.contrastive import ContrastiveStep, PairForward, patch_count
 from tether.train.hard_negatives import HardNegativeStep
 from tether.train.semantic import SemanticStep
 from tether.train.skip_middle import SkipMiddleStep
+from tether.train.specs import SpecsStep
 
 __all__ = [
     "STEPS",
@@ -17,6 +18,7 @@ __all__ = [
     "PairForward",
     "SemanticStep",
     "SkipMiddleStep",
+    "SpecsStep",
     "patch_count",
 ]
 
@@ -25,5 +27,6 @@ STEPS: Mapping[str, type[Step]] = {
     "hard_negatives": HardNegativeStep,
     "semantic": SemanticStep,
     "skip_middle": SkipMiddleStep,
+    "specs": SpecsStep,
 }
 """Steps by name."""
