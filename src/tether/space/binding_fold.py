@@ -115,7 +115,7 @@ def fold_text_map_(model: nn.Module, *, matrix: Float[Tensor, "d d"]) -> nn.Modu
 
 def _multiply_(model: nn.Module, matrix: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Change the projection and return each changed weight with what it was."""
-    weights = dict(model.named_parameters())
+    weights = dict(model.named_parameters(remove_duplicate=False))
     wide = matrix.double().cpu()
     for place in PLACES:
         if place in weights:  # x @ projection
