@@ -15,6 +15,7 @@ NAMES = (
     "autoclip",
     "clip-radagrad",
     "clipped-sgd-bias",
+    "double-ellipsoid",
     "ent",
     "hybridnorm",
     "logitclip",
