@@ -46,7 +46,7 @@ def test_only_the_newest_are_kept(tmp_path):
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_rest(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, example(1), keep=2)
 
-    def full(tensors, path):
+    def full(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device", str(path))
 

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor
 
 import tether
@@ -296,6 +297,35 @@ def test_a_model_keeps_its_geometry_in_its_folder(name: str, tmp_path) -> None:
     ]
     assert torch.equal(*similar)
     assert json.loads((tmp_path / "model" / "model.json").read_text())["model"]["geometry"] == name
+
+
+def test_checkpoints_of_a_run_know_their_geometry(tmp_path) -> None:
+    from tether.train import RunConfig, train
+
+    config = {
+        "size": "tiny",
+        "data": "scenes:rows=8",
+        "steps": 3,
+        "save_every": 2,
+        "batch_size": 4,
+        "precision": "fp32",
+        "objective": {"name": "geometry", "entailment_weight": 0.2, "final_min_radius": 0.3},
+        "model": {"geometry": "hyperbolic", "final_layernorm": "drop", "image_size": 64, "context": 48},
+    }
+    train(RunConfig.model_validate(config), folder=tmp_path / "run")
+    step = tmp_path / "run" / "checkpoints" / "step-00000002"
+    for folder in (tmp_path / "run", step):
+        assert tether.load(folder).geometry.name == "hyperbolic"
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            assert file.metadata()["geometry"] == "hyperbolic"
+            assert {"log_curvature", "visual.point_scale.log_factor", "text.point_scale.log_factor"} <= set(file.keys())
+
+
+def test_a_description_that_was_changed_by_hand_is_refused(tmp_path) -> None:
+    path = tether.save(create("tiny", geometry="euclidean-squared"), tmp_path / "model") / "model.json"
+    path.write_text(path.read_text().replace("euclidean-squared", "euclidean"))
+    with pytest.raises(InputError, match=r"geometry 'euclidean-squared', but .*model.json says 'euclidean'"):
+        tether.load(path.parent)
 
 
 def test_an_older_description_means_the_cosine(tmp_path) -> None:

@@ -10,10 +10,11 @@ import torch
 
 from tether.core.errors import InputError
 from tether.core.files import read_json
+from tether.core.geometry import geometry_of
 from tether.core.protocols import Tokenizer
 from tether.models.config import ModelConfig, read_config
 from tether.models.convert.weights import fill as fill
-from tether.models.convert.weights import read_weights
+from tether.models.convert.weights import read_metadata, read_weights
 from tether.models.dual import Clip
 from tether.models.presets import PRESETS, create
 from tether.models.save import CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE
@@ -142,6 +143,9 @@ def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
         else:
             raise InputError(f"{weights}: no such file; the model has no weights (random ones must be asked for)")
     fill(model, read_weights(weights), where=weights)
+    recorded, geometry = read_metadata(weights).get("geometry", "clip"), geometry_of(model).name
+    if recorded != geometry:
+        raise InputError(f"{weights}: weights for the geometry {recorded!r}, but {described} says {geometry!r}")
     return model
 
 

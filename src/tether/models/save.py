@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.files import atomic_path, write_json
+from tether.core.geometry import geometry_of
 from tether.models.dual import Clip
 from tether.models.save_wrapped import write_description
 from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
@@ -44,7 +45,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     if not isinstance(model, (Clip, WrappedEncoder)):
         raise InputError(f"save: expected a model of tether.load or create, got {type(model).__name__}")
     tokenizer_kind(model.tokenizer)  # refuses what cannot be loaded again before anything is written
-    write_weights(folder / WEIGHTS_FILE, model.state_dict(), metadata={"format": "pt"})
+    write_weights(folder / WEIGHTS_FILE, model.state_dict(), metadata=describe_weights(model))
     write_config(model, folder)
     return folder
 
@@ -58,6 +59,11 @@ def write_config(model: Clip | WrappedEncoder, folder: Path) -> None:
     kind = tokenizer_kind(model.tokenizer)
     write_tokenizer(model.tokenizer, folder)
     write_json(folder / CONFIG_FILE, values if kind == "built_in" else values | {"tokenizer": kind})
+
+
+def describe_weights(model: nn.Module) -> dict[str, str]:
+    """What a file of weights says of itself: its tensors' kind, and the geometry that they were trained for."""
+    return {"format": "pt", "geometry": geometry_of(model).name}
 
 
 def write_weights(path: Path, state: dict[str, Tensor], *, metadata: dict[str, str]) -> None:

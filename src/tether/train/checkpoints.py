@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,13 @@ class Checkpoint:
         step: optimiser steps done.
         tensors: named groups of tensors (``model``, ``optimizer``, ``ema``), one file each.
         state: plain values and small tensors (data position, clipper, scaler, generators).
+        about: what each file says of itself: the kind of its tensors, the model's geometry.
     """
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
@@ -49,7 +52,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
         for name, tensors in checkpoint.tensors.items():
-            save_file(separate(tensors), temporary / f"{name}.safetensors")
+            save_file(separate(tensors), temporary / f"{name}.safetensors", metadata=dict(checkpoint.about) or None)
         state = {"step": checkpoint.step, "files": sorted(checkpoint.tensors), "state": _encode(checkpoint.state)}
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         for path in [*temporary.iterdir(), temporary]:

@@ -24,7 +24,7 @@ from tether.data.loader import Loader
 from tether.models.dual import Clip
 from tether.models.load import fill, load
 from tether.models.presets import create
-from tether.models.save import save, write_config
+from tether.models.save import describe_weights, save, write_config
 from tether.models.wrap import WrappedEncoder
 from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from tether.train.config import RunConfig, dump_config, load_config
@@ -392,7 +392,8 @@ class _Run:
             "loss": self.last_loss,
         }
         if self.main:
-            save_checkpoint(self.folder / CHECKPOINTS, Checkpoint(self.done, tensors, state), keep=self.config.keep)
+            checkpoint = Checkpoint(self.done, tensors, state, describe_weights(self.encoder))
+            save_checkpoint(self.folder / CHECKPOINTS, checkpoint, keep=self.config.keep)
         self.accelerator.wait_for_everyone()
         self.clock = time.perf_counter()
 

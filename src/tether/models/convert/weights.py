@@ -53,6 +53,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: truncated or not a safetensors file ({error})") from None
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file, one that ``read_weights`` accepts, says of itself."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
 def fill(model: nn.Module, state: dict[str, Tensor], *, where: Path | str) -> None:
     """Put weights into a model; every key and every shape must fit.
 

@@ -1,45 +1,48 @@
-"""Train a small CLIP on pairs that lie in memory: a run's loop without its files, for checks that train many models."""
+"""Train a small CLIP on rows that lie in memory: a run's loop without its files, for checks that train many models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from tether.core.gather import LOCAL
-from tether.core.types import Batch
 from tether.optim import parameter_groups
-from tether.train.contrastive import ContrastiveStep, PairForward
+from tether.train.contrastive import PairForward
 
 if TYPE_CHECKING:
-    from tether.core.protocols import Objective
+    from tether.core.protocols import Step
+    from tether.core.types import Batch
     from tether.models.dual import Clip
-    from tether.papers.lab import Pairs
 
 WARM_SHARE = 0.1
 BETAS = (0.9, 0.98)  # arXiv 2103.00020, table 6
 LARGEST_GRADIENT = 1.0
 
 
-def train_pairs(
+def fit_rows(
     model: Clip,
-    pairs: Pairs,
+    batch_of: Callable[[Tensor], Batch],
     *,
-    objective: Objective,
+    rows: int,
+    step: Step,
     steps: int,
     batch_size: int,
     learning_rate: float,
     generator: torch.Generator,
     weight_decay: float = 0.2,
 ) -> Clip:
-    """Train the model in place on the first caption of each picture; AdamW, a warm-up and a cosine, gradients clipped.
+    """Train a model in place: AdamW, a warm-up and a cosine, gradients clipped at a norm of 1.
 
     Args:
-        model: in training mode; it comes back in evaluation mode.
-        pairs: what it learns from.
-        objective: the loss.
+        model: as ``create`` or ``load`` gave it; it comes back in evaluation mode.
+        batch_of: indices (b,) to a batch.
+        rows: how many there are to choose from.
+        step: from a batch to a loss.
         steps: optimiser steps.
-        batch_size: pairs of each, drawn without repeats.
+        batch_size: rows of each, drawn without repeats.
         learning_rate: the highest.
         generator: of the batches.
         weight_decay: of matrices.
@@ -47,23 +50,20 @@ def train_pairs(
     Returns:
         The model.
     """
-    tokens = model.tokenizer([texts[0] for texts in pairs.texts])
-    model.prune_vocabulary_(tokens)
-    forward, step = PairForward(model), ContrastiveStep(objective, steps=steps, seed=0)
-    groups = parameter_groups(model, weight_decay=weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=max(steps, 2), pct_start=WARM_SHARE
+    forward = PairForward(model.train())
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, weight_decay=weight_decay), lr=learning_rate, betas=BETAS, fused=True
     )
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=max(steps, 2), pct_start=WARM_SHARE, cycle_momentum=False
+    )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for at in range(steps):
-        chosen = torch.randperm(len(pairs), generator=generator)[:batch_size]
-        batch = Batch(pairs.pixels[chosen], tokens[chosen])
+        batch = batch_of(torch.randperm(rows, generator=generator)[:batch_size])
         optimizer.zero_grad()
         step(forward, batch, step=at, gather=LOCAL).total.backward()
         torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
         optimizer.step()
         schedule.step()
         model.clamp_logit_scale_()
-    model.restore_vocabulary_()
     return model.eval()
