@@ -41,7 +41,8 @@ def batch(model) -> Batch:
     tokens = model.model.tokenizer(names)
     texts = [f"{name} on sand, with a {name} above it" for name in names]
     twins = {"negative_image": pixels.flip(3), "negative_text": tokens.roll(1, 0)}
-    return Batch(pixels, tokens, {"texts": texts, **twins})
+    long = {"long_image": pixels[:4].flip(2), "long_text": tokens[:4]}
+    return Batch(pixels, tokens, {"texts": texts, **twins, **long})
 
 
 def test_is_a_step(step):

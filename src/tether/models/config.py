@@ -83,6 +83,8 @@ class TextConfig:
             ``skip_middle``); it needs an even number of layers, and blocks that a token can pass unchanged.
         final_layernorm: ``keep``, or ``drop`` the norm before the projection, so that embeddings differ in length
             (for ``euclidean`` and ``hyperbolic`` geometries).
+        position: ``learned``, a vector for each of ``context`` places, or ``none``: the blocks alone tell the order, by
+            turning queries and keys (``block: {rope: half}``), and the context can be any.
     """
 
     context: int = 24
@@ -95,9 +97,12 @@ class TextConfig:
     block: BlockConfig | BlockPreset = field(default_factory=BlockConfig)
     gate: Literal["none", "mirror"] = "none"
     final_layernorm: Literal["keep", "drop"] = "keep"
+    position: Literal["learned", "none"] = "learned"
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
+        if self.position not in ("learned", "none"):
+            raise InputError(f"position: unknown choice {self.position!r}; known: learned, none")
         _positive(self, "context", "vocabulary", "width", "layers", "heads", "hidden")
         if not 0 <= self.end < self.vocabulary:
             raise InputError(f"end: expected an id below vocabulary={self.vocabulary}, got {self.end}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.protocols import Step
+from tether.train.clip_in import ClipInStep
 from tether.train.contrastive import ContrastiveStep, PairForward, patch_count
 from tether.train.hard_negatives import HardNegativeStep
 from tether.train.semantic import SemanticStep
@@ -13,6 +14,7 @@ from tether.train.specs import SpecsStep
 
 __all__ = [
     "STEPS",
+    "ClipInStep",
     "ContrastiveStep",
     "HardNegativeStep",
     "PairForward",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 STEPS: Mapping[str, type[Step]] = {
+    "clip_in": ClipInStep,
     "contrastive": ContrastiveStep,
     "hard_negatives": HardNegativeStep,
     "semantic": SemanticStep,

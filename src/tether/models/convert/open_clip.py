@@ -162,6 +162,8 @@ def check_classic(config: ModelConfig, *, library: str) -> None:
             raise InputError(f"export: {library} has no gate like that of this model's {name} tower")
     if config.vision.blocks[0].activation != config.text.blocks[0].activation and library == "open_clip":
         raise InputError("export: open_clip needs one activation for both towers")
+    if config.text.position != "learned":
+        raise InputError(f"export: {library} needs a vector for each place of a text; this model's tower has none")
     if config.text.vocabulary != CLIP_VOCABULARY:
         raise InputError(f"export: {library} needs CLIP's vocabulary, this model has {config.text.vocabulary} ids")
 

@@ -38,7 +38,8 @@ class TextTower(nn.Module):
         super().__init__()
         self.config = config
         self.token = TokenTable(config.vocabulary, width=config.width)
-        self.position = nn.Parameter(torch.empty(config.context, config.width))
+        learned = config.position == "learned"
+        self.position = nn.Parameter(torch.empty(config.context, config.width)) if learned else None
         self.blocks = nn.ModuleList(
             TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=block)
             for block in config.blocks
@@ -54,7 +55,8 @@ class TextTower(nn.Module):
         """Draw every weight: normal with CLIP's scales (arXiv 2103.00020, released code)."""
         self.token.restore_()
         nn.init.normal_(self.token.weight, std=0.02, generator=generator)
-        nn.init.normal_(self.position, std=0.01, generator=generator)
+        if self.position is not None:
+            nn.init.normal_(self.position, std=0.01, generator=generator)
         nn.init.normal_(self.projection.weight, std=self.config.width**-0.5, generator=generator)
         for block in self.blocks:
             initialise_block_(block, layers=self.config.layers, generator=generator)
@@ -78,7 +80,8 @@ class TextTower(nn.Module):
 
     def embed(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b l w"]:
         """Token ids to the stream that enters block 0."""
-        return self.token(text) + self.position[: text.shape[1]]
+        tokens = self.token(text)
+        return tokens if self.position is None else tokens + self.position[: text.shape[1]]
 
     def readout(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... w"]:
         """The final norm, on whichever tokens are given."""
@@ -110,7 +113,9 @@ class TextTower(nn.Module):
         runs = Runs(tuple(rows.tolist()), tuple(kinds.tolist()))
         real = torch.arange(text.shape[1]) < length[:, None]
         where = real.nonzero()
-        x = self.token(text[order][real]) + F.embedding(where[:, 1], self.position)
+        x = self.token(text[order][real])
+        if self.position is not None:
+            x = x + F.embedding(where[:, 1], self.position)
         last = len(self.blocks) - 1
         gates: list[Tensor] = []
         for index, block in enumerate(self.blocks):

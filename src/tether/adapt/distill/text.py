@@ -1,0 +1,119 @@
+"""A text tower learns to give the embeddings that another one gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
+from tether.models.embed import encode_texts
+from tether.models.tokenizer import lengths
+from tether.optim import AdamW, parameter_groups
+from tether.train.schedules import Cosine
+
+WARMUP_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """How far the student came.
+
+    Attributes:
+        before: mean cosine of student and teacher on the texts before.
+        after: the same afterwards.
+        losses: of every step.
+    """
+
+    before: float
+    after: float
+    losses: tuple[float, ...]
+
+
+def distil_text(
+    student: DualEncoder,
+    *,
+    teacher: DualEncoder,
+    texts: Sequence[str],
+    steps: int = 1000,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    generator: torch.Generator,
+    on_progress: Callable[[int, int | None], None] | None = None,
+) -> Distilled:
+    """Train the student's text side, in place, on ``mean(1 - cos(student, teacher))`` (arXiv 2508.02329).
+
+    The teacher reads every text once, before the first step. Whatever else the student has (its pictures' side, its
+    scale) gets no gradient and stays as it is; so do parameters that are frozen.
+
+    Args:
+        student: any model of ours or of ``tether.load``, such as ``to_rotary`` makes; left in eval mode.
+        teacher: any model of the same embedding size, with a vocabulary of its own if it likes.
+        texts: short captions, that is, such as the teacher can read to the end.
+        steps: of AdamW, with a short warm-up and then half a cosine.
+        batch_size: texts in a step; at most as many as there are.
+        learning_rate: at its highest.
+        weight_decay: of matrices.
+        generator: draws the texts of each step.
+        on_progress: called with (steps done, steps).
+
+    Raises:
+        InputError: no text, one that the teacher would cut, embeddings of different sizes, or no step.
+    """
+    if steps < 1 or batch_size < 1:
+        raise InputError(f"expected steps and batch_size of at least 1, got {steps} and {batch_size}")
+    if student.dim != teacher.dim:
+        raise InputError(f"student and teacher: expected one embedding size, got {student.dim} and {teacher.dim}")
+    if not isinstance(student, nn.Module):
+        raise InputError(f"student: expected a module, got {type(student).__name__}")
+    texts = list(dict.fromkeys(texts))
+    if not texts:
+        raise InputError("texts: expected at least one, got none")
+    tokens = student.tokenizer(texts)
+    long, limit = lengths(tokens), teacher.tokenizer.context_length
+    if (cut := (long > limit).nonzero()).numel():
+        row = int(cut[0])
+        raise InputError(
+            f"texts: {texts[row]!r} has {int(long[row])} tokens, but the teacher reads {limit}; what it cuts off it "
+            "cannot teach"
+        )
+    wanted = F.normalize(encode_texts(teacher, texts), dim=1)
+    device = student.logit_scale.device
+    before = _agreement(student, texts, wanted)
+    tokens, target = tokens.to(device), wanted.to(device)
+    optimizer = AdamW(parameter_groups(student, weight_decay=weight_decay), lr=learning_rate)
+    schedule = Cosine(warmup=min(steps - 1, round(WARMUP_SHARE * steps)))
+    student.train()
+    losses: list[Tensor] = []
+    for step in range(steps):
+        rows = torch.randperm(len(texts), generator=generator)[:batch_size].to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * schedule.factor(step, steps=steps)
+        part = tokens[rows]
+        found = student.encode_text(part[:, : int(lengths(part).max())]).unit
+        loss = (1 - (found * target[rows].to(found.dtype)).sum(dim=1)).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        if on_progress is not None:
+            on_progress(step + 1, steps)
+    optimizer.zero_grad(set_to_none=True)
+    student.eval()
+    return Distilled(before, _agreement(student, texts, wanted), tuple(torch.stack(losses).tolist()))
+
+
+@torch.no_grad()
+def _agreement(student: DualEncoder, texts: Sequence[str], wanted: Float[Tensor, "n d"]) -> float:
+    assert isinstance(student, nn.Module)  # checked at the door
+    mode = student.training
+    student.eval()
+    found = F.normalize(encode_texts(student, texts), dim=1)
+    student.train(mode)
+    return float((found * wanted).sum(dim=1).mean())
