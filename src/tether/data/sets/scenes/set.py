@@ -66,6 +66,7 @@ class ScenesSet:
         templates: ``seen`` draws the family of each short caption from ``TEMPLATES``, ``held_out`` from
             ``HELD_OUT_TEMPLATES``, ``plain`` uses the bare list of things.
         order: in which captions name the things: ``size``, ``random``, ``reading`` or ``given``.
+        ordered: probability that a caption keeps that order; the others name the things at random.
         details: attributes that short captions say of each thing besides its shape.
         lettering: ``none``, ``word``, ``number`` or ``watermark``.
         agree: probability that the lettering is true of the scene.
@@ -91,6 +92,7 @@ class ScenesSet:
         captions: Literal["short", "long", "both"] = "short",
         templates: Literal["plain", "seen", "held_out"] = "seen",
         order: Order = "size",
+        ordered: float = 1.0,
         details: tuple[str, ...] = ("colour",),
         lettering: Literal["none", "word", "number", "watermark"] = "none",
         agree: float = 1.0,
@@ -112,7 +114,7 @@ class ScenesSet:
         settings.whole(rows, 1, 2**40, where="scenes: rows")
         settings.whole(size, SMALLEST, LARGEST, where="scenes: size")
         settings.whole(seed, 0, 2**63, where="scenes: seed")
-        for key, value in (("agree", agree), ("defects", defects), ("strength", strength)):
+        for key, value in (("agree", agree), ("defects", defects), ("ordered", ordered), ("strength", strength)):
             settings.share(value, where=f"scenes: {key}")
         if bias != "none" and split == "compositions":
             raise InputError("scenes: bias: the split 'compositions' chooses its pairs itself and takes no bias")
@@ -121,6 +123,7 @@ class ScenesSet:
         self._near = World(pairs="all") if split == "compositions" else World()
         self.split, self.rows, self.size, self.seed = split, rows, size, seed
         self._captions, self._order, self._details = captions, order, tuple(details)
+        self._ordered = ordered
         self._templates = {"plain": ("plain",), "seen": tuple(TEMPLATES), "held_out": tuple(HELD_OUT_TEMPLATES)}[
             templates
         ]
@@ -207,10 +210,15 @@ class ScenesSet:
         found = []
         if self._captions != "long":
             template = dice.pick(self._templates)
-            found.append(short(scene, template=template, order=self._order, details=self._details, dice=dice))
+            order = self._kept_order(dice)
+            found.append(short(scene, template=template, order=order, details=self._details, dice=dice))
         if self._captions != "short":
-            found.append(long(scene, order=self._order, dice=dice))
+            found.append(long(scene, order=self._kept_order(dice), dice=dice))
         return tuple(found)
+
+    def _kept_order(self, dice: Dice) -> Order:
+        """The order asked for, or a random one as often as it is not kept; a certain order costs no draw."""
+        return self._order if self._ordered == 1 or dice.chance(self._ordered) else "random"
 
     def _near_miss(self, scene: Scene, dice: Dice) -> Negative | None:
         if self._negatives == "relation":
