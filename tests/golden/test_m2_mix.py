@@ -28,8 +28,8 @@ def settings(case: dict, lam: np.ndarray) -> dict:
     return {
         **active,
         "lam": tuple(next(shares) if weight else 0.5 for weight in active.values()),
-        "scale": 1 / case["tau"],
-        "scale_m2": 1 / (case["tau2"] if case.get("sep_scale", True) else case["tau"]),
+        "scale": 1 / case.get("tau", 0.01),
+        "scale_m2": 1 / (case.get("tau2", 0.07) if case.get("sep_scale", True) else case.get("tau", 0.01)),
         "negatives": "original" if case.get("original_neg") else "mixed",
     }
 
