@@ -135,6 +135,18 @@ def test_one_quadruple_is_a_choice_between_twins_in_every_scope() -> None:
         agree(symmetric_negative_loss(*leaves, 30.0, scope=scope).total, wanted, leaves)
 
 
+def test_scope_pair_is_a_softmax_over_two_even_when_it_is_very_wrong() -> None:
+    leaves = four()
+    img, txt, img_edit, txt_edit = leaves
+    losses = []
+    for row in range(len(img)):
+        pictures, texts = torch.stack([img[row], img_edit[row]]), torch.stack([txt[row], txt_edit[row]])
+        logits = 100 * pictures @ texts.T
+        losses += [F.cross_entropy(logits, torch.arange(2)), F.cross_entropy(logits.T, torch.arange(2))]
+    assert max(losses) > 20
+    agree(symmetric_negative_loss(*leaves, 100.0, scope="pair").total, torch.stack(losses).mean(), leaves)
+
+
 def test_text_anchors_get_the_edited_picture_as_a_negative() -> None:
     img, txt, img_edit, txt_edit = four()
     terms = symmetric_negative_loss(img, txt, img_edit, txt_edit, 30.0)

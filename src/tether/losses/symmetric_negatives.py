@@ -118,7 +118,8 @@ def _terms(
             (txt_edit, img_edit, img, labels[::-1]),
         )
         if scope == "pair":
-            parts = [F.softplus(scale * (p * (other - q)).sum(dim=1)) for p, q, other, _ in asked]
+            # Not softplus, which rounds to its argument above 20.
+            parts = [-F.logsigmoid(scale * (p * (q - other)).sum(dim=1)) for p, q, other, _ in asked]
         else:
             parts = [
                 hard_info_nce(
