@@ -19,12 +19,15 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tether.core.gather import LOCAL, Gather, process_gather
+from tether.core.geometry import GEOMETRIES, is_hyperbolic
 from tether.core.types import Batch, Encoded, Features
-from tether.losses import OBJECTIVES, clip_loss, siglip_loss
+from tether.losses import OBJECTIVES, SpecsLoss, clip_loss, geometry_loss, siglip_loss
 from tether.optim import AdamW, clip_and_step
 from tether.optim.clip import CLIPPERS, AdaGC, AutoClip, Clipper, ZClip
 
 WORLD, ROWS = 2, 5
+ROUND = ("clip", "elliptic")
+"""Geometries without entailment."""
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 DUPLICATES = ({"duplicates": "negatives"}, {"duplicates": "positives"})
 HARD = (*DUPLICATES, {"duplicates": "left_out"})
@@ -105,6 +108,22 @@ def check_losses(rank: int) -> None:
     )
     losses["siglip with labels"] = lambda i, t, mi, mt, la, w, g: siglip_loss(
         i, t, scale.exp(), bias, gather=g, labels=la
+    )
+    for geometry in GEOMETRIES:
+        losses[f"geometry {geometry}"] = lambda i, t, mi, mt, la, w, g, name=geometry: (
+            geometry_loss(
+                i,
+                t,
+                scale.exp(),
+                geometry=name,
+                curvature=scale.exp() if is_hyperbolic(name) else None,
+                entailment_weight=0.0 if name in ROUND else 0.3,
+                labels=la,
+                gather=g,
+            ).total
+        )
+    losses["specs"] = lambda i, t, mi, mt, la, w, g: (
+        SpecsLoss()(i, caption=t, base=mi, detail=mt, neg=mi.flip(1), logit_scale=scale.exp(), gather=g).total
     )
     variables = [*leaves, scale, bias]
     for name, loss in losses.items():
