@@ -12,10 +12,13 @@ from tether.space.association import Weat, association_bias, histogram_mi, weat
 from tether.space.binding import BindingFit, LinearBindingMap, binding_accuracy, binding_loss
 from tether.space.binding_fold import MappedEncoder, fold_text_map_
 from tether.space.binding_probe import BindingProbe, probe_agreement, probe_binding
+from tether.space.concept_direction import ConceptDirection
 from tether.space.conformity import ConformityEstimator, conformity
+from tether.space.direction_filter import DirectionLogitsProcessor
 from tether.space.ellipsoid import GapSweep, ShellStats, gap_sweep, shell_stats, vslerp
 from tether.space.fair_dims import DimensionMask, FairDims, Selection, select_dimensions
 from tether.space.heat_maps import Segmentation, patch_scores, segment_by_parts
+from tether.space.moral_direction import MoralDirection, QuestionAnswerScore, question_answer_score
 from tether.space.normality import NormalityReport, normality
 from tether.space.outlier_clipper import OutlierClipper
 from tether.space.outlier_dims import (
@@ -32,6 +35,7 @@ from tether.space.token_states import TokenStates, token_states
 from tether.space.whiten import Whitener, circle_slerp, redundant_features
 
 ESTIMATORS: Mapping[str, type[BaseEstimator]] = {
+    "concept_direction": ConceptDirection,
     "conformity": ConformityEstimator,
     "fair_dims": FairDims,
     "outlier_clipper": OutlierClipper,
@@ -44,17 +48,21 @@ __all__ = [
     "ESTIMATORS",
     "BindingFit",
     "BindingProbe",
+    "ConceptDirection",
     "ConformityEstimator",
     "DimensionMask",
+    "DirectionLogitsProcessor",
     "ExtremeShares",
     "FairDims",
     "GapSweep",
     "LinearBindingMap",
     "MappedEncoder",
+    "MoralDirection",
     "NormalityReport",
     "OutlierClipper",
     "OutlierDims",
     "PositionProbe",
+    "QuestionAnswerScore",
     "Segmentation",
     "Selection",
     "ShellStats",
@@ -83,6 +91,7 @@ __all__ = [
     "position_probe",
     "probe_agreement",
     "probe_binding",
+    "question_answer_score",
     "redundant_features",
     "replace_heads",
     "segment_by_parts",
