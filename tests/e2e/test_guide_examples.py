@@ -13,6 +13,7 @@ GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 NAMES = (
     "adagc",
     "autoclip",
+    "clip-in",
     "clip-radagrad",
     "clipped-sgd-bias",
     "double-ellipsoid",
@@ -26,6 +27,7 @@ NAMES = (
     "positional-artefacts",
     "skip-middle",
     "stable-spam",
+    "tripletclip",
     "troll",
     "wgan-gp",
     "zclip",
