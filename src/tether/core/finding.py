@@ -170,24 +170,21 @@ class Finding:
             InputError: a key is missing or unknown.
         """
         try:
-            return cls(
-                **{
-                    **values,
-                    "figures": tuple(Figure(**one) for one in values["figures"]),
-                    "drawings": tuple(_drawing(one) for one in values["drawings"]),
-                }
-            )
+            rest = {key: values[key] for key in ("sentence", "level", "unsaid", "command")}
+            figures = tuple(Figure(**one) for one in values["figures"])
+            return cls(figures=figures, drawings=tuple(map(_drawing, values["drawings"])), **rest)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"not a finding: {error!r}") from None
 
 
 def _drawing(values: Mapping[str, Any]) -> Drawing:
-    rest = {key: value for key, value in values.items() if key != "kind"}
+    title = values["title"]
     if values["kind"] == "gallery":
-        return Gallery(rest["title"], tuple(Item(**one) for one in rest["items"]))
+        return Gallery(title, tuple(Item(**one) for one in values["items"]))
     if values["kind"] == "bars":
-        return Bars(**{**rest, "bars": tuple(Bar(**one) for one in rest["bars"])})
+        bars = tuple(Bar(**one) for one in values["bars"])
+        return Bars(title, bars, values["unit"], values["mark"], values["mark_name"])
     if values["kind"] == "curve":
-        return Curve(**{**rest, "values": tuple(rest["values"]), "marked": tuple(rest["marked"])})
-    points = {side: tuple((x, y) for x, y in rest[side]) for side in ("first", "second")}
-    return Cloud(**{**rest, **points, "names": (rest["names"][0], rest["names"][1])})
+        return Curve(title, tuple(values["values"]), values["across"], tuple(values["marked"]))
+    first, second = (tuple((x, y) for x, y in values[side]) for side in ("first", "second"))
+    return Cloud(title, first, second, (values["names"][0], values["names"][1]))

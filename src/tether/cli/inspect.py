@@ -1,0 +1,97 @@
+"""``tether inspect``: the health report of a model on pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tether.evaluate.inspect.runner import Report
+
+ALARMED = 1
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A run or model folder, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
+    ],
+    pairs: Annotated[str, typer.Option(help="A data set by name (emoji:split=test), a folder or file, hf:OWNER/NAME.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report (default: inspect-MODEL, named after the model).")
+    ] = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(help="A section by name, such as lettering; repeat it for several (default: all)."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows looked at, spread over the source.")] = 10_000,
+    label: Annotated[str | None, typer.Option(help="Column that holds the class (default: 'label' if there).")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1...")] = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode pictures.")] = 2,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="End with code 1 when a section raises an alarm.")] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
+    ] = False,
+) -> None:
+    """Inspect a model on pairs: a health report as one HTML page and JSON, resumable; a finding for each section."""
+    from typing import cast
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from tether import load
+    from tether.core.protocols import DualEncoder
+    from tether.data import open_source
+    from tether.evaluate.inspect.runner import inspect_model
+
+    rows = open_source(pairs, where="--pairs")
+    encoder = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("embedding the pairs", total=None)
+        report = inspect_model(
+            encoder,
+            rows,
+            out=out or Path(f"inspect-{_plain(model)}"),
+            model_name=model,
+            source_name=pairs,
+            probes=probe,
+            limit=limit,
+            label=label,
+            batch_size=batch_size,
+            workers=workers,
+            strict=strict,
+            seed=seed,
+            on_progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+        )
+    _show(report)
+    if check and report.alarms:
+        typer.echo(f"tether: alarms: {', '.join(report.alarms)}", err=True)
+        raise typer.Exit(ALARMED)
+
+
+def _plain(model: str) -> str:
+    """The last part of a model's name, fit for a folder."""
+    last = model.rstrip("/").replace("\\", "/").rpartition("/")[2] or model
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in last)
+
+
+def _show(report: Report) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    styles = {"alarm": "bold red", "note": "yellow", "good": "green", "unknown": "dim"}
+    table = Table(box=box.SIMPLE_HEAD, show_lines=False)
+    table.add_column("section", style="bold")
+    table.add_column("level")
+    table.add_column("finding", overflow="fold")
+    for section in report.sections:
+        said = section.finding.sentence if section.finding else f"not told: {section.problem}"
+        table.add_row(section.name, f"[{styles[section.level]}]{section.level}[/]", said.replace("[", "\\["))
+    Console().print(table)
+    typer.echo(f"{report.page}\n{report.numbers}")

@@ -1,0 +1,98 @@
+"""What the model is, and whether anything it gave had to be left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from torch import nn
+
+from tether.core.finding import Figure, Finding
+from tether.evaluate.inspect.figures import exact
+from tether.evaluate.inspect.subject import Subject
+from tether.models.dual import Clip
+
+_PLAIN = "clip"  # the geometry whose similarity is the cosine, which every section uses
+
+
+class About:
+    """Says what was inspected; an alarm when embeddings were not finite."""
+
+    title = "What the model is"
+
+    def __call__(self, subject: Subject) -> Finding:
+        """Sizes, kind and scale."""
+        model = subject.model
+        module = model if isinstance(model, nn.Module) else None
+        count = sum(parameter.numel() for parameter in module.parameters()) if module is not None else 0
+        height, width = model.image_spec.size
+        pairs = len(set(subject.owner.tolist()))
+        figures = [
+            exact("parameters", count, unit="count"),
+            *_towers(module),
+            exact("dimensions of the joint space", model.dim, unit="count"),
+            exact("picture height", height, unit="count"),
+            exact("picture width", width, unit="count"),
+            exact("longest text in tokens", model.tokenizer.context_length, unit="count"),
+            exact("scale of the cosines", float(model.logit_scale.detach())),
+            exact("pictures looked at", len(subject.seen.image), unit="count"),
+            exact("captions looked at", len(subject.seen.captions), unit="count"),
+            exact("rows that could not be read", subject.bad, unit="count"),
+            exact("embeddings left out because they were not finite", subject.lost, unit="count"),
+        ]
+        kind = _kind(model)
+        said = f"{kind} of {count / 1e6:.1f} million parameters, seen on {pairs:,} pictures with captions"
+        geometry = _geometry(model)
+        unsaid = "Sizes say nothing about what was learnt."
+        if geometry != _PLAIN:
+            unsaid += (
+                f" This model compares embeddings by its geometry {geometry!r}; all sections below compare them by "
+                "cosine, so take their numbers as a first look only, and use tether eval for its own."
+            )
+        if subject.lost:
+            return Finding(
+                f"{said}: {subject.lost} of its embeddings are not finite (NaN or infinity) and were left out.",
+                "alarm",
+                tuple(figures),
+                unsaid=unsaid,
+                command=f"tether eval {subject.model_name} {subject.source_name}",
+            )
+        level = "note" if geometry != _PLAIN or subject.bad else "good"
+        spoilt = f"; {subject.bad} rows could not be read" if subject.bad else ""
+        return Finding(
+            f"{said}{spoilt}.",
+            level,
+            tuple(figures),
+            unsaid=unsaid,
+            command=f"tether eval {subject.model_name} {subject.source_name}",
+        )
+
+
+def _towers(module: nn.Module | None) -> list[Figure]:
+    if module is None:
+        return []
+    counts: Counter[str] = Counter()
+    for name, parameter in module.named_parameters():
+        counts[tower_of(name)] += parameter.numel()
+    return [exact(f"parameters of the {side} tower", counts[side], unit="count") for side in ("image", "text")]
+
+
+def tower_of(name: str) -> str:
+    """Which tower a parameter belongs to by its name: ``image``, or ``text`` for everything else but scales."""
+    words = name.lower().split(".")
+    if any(word.startswith(("visual", "vision")) for word in words):
+        return "image"
+    return "" if any("logit" in word or "curvature" in word for word in words) else "text"
+
+
+def _kind(model: object) -> str:
+    if isinstance(model, Clip):
+        vision = model.config.vision
+        return f"Tether's own towers (ViT with patches of {vision.patch}, {vision.layers} layers, {vision.heads} heads)"
+    if isinstance(model, nn.Module) and (inner := dict(model.named_children()).get("model")) is not None:
+        return f"{type(inner).__name__} of {type(inner).__module__.partition('.')[0]}"
+    return type(model).__name__
+
+
+def _geometry(model: object) -> str:
+    """What its configuration says it compares embeddings with; the cosine where it says nothing."""
+    return str(model.config.to_dict().get("geometry", _PLAIN)) if isinstance(model, Clip) else _PLAIN

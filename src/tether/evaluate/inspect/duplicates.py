@@ -1,0 +1,146 @@
+"""Pictures that are there twice or nearly so, and captions that are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.finding import Bar, Bars, Finding, Gallery, Item
+from tether.evaluate.inspect.figures import exact
+from tether.evaluate.inspect.subject import Subject
+
+NEAR = 0.95
+"""Cosine from which two pictures are compared pixel by pixel."""
+SAME, ALIKE = 1.0, 6.0
+"""Mean difference of two small pictures in grey levels up to which they are the same, or nearly so."""
+MUCH = 0.02
+"""Share of rows in groups of equal pictures that is worth a remark."""
+_MOST_COMPARED = 4000
+_BLOCK = 1024
+_SHOWN = 4
+
+
+class Duplicates:
+    """Finds pairs of pictures with nearly one embedding and compares their pixels, so the model alone never decides.
+
+    Args:
+        near: cosine from which two pictures are compared, in (0, 1).
+        alike: mean difference in grey levels (0 to 255) up to which they count as near-duplicates (> 0).
+    """
+
+    title = "Duplicates and near-duplicates"
+
+    def __init__(self, *, near: float = NEAR, alike: float = ALIKE) -> None:
+        """Take the limits."""
+        if not 0 < near < 1 or not alike > 0:
+            raise InputError(f"expected near in (0, 1) and alike > 0, got {near} and {alike}")
+        self.near, self.alike = near, alike
+
+    def __call__(self, subject: Subject) -> Finding:
+        """A remark when many rows are there twice.
+
+        Raises:
+            InputError: fewer than two pictures.
+        """
+        if len(subject.image) < 2:
+            raise InputError(f"expected at least two pictures, got {len(subject.image)}")
+        pairs, cut = _near(subject.image, least=self.near)
+        difference = _difference(subject, pairs)
+        same, alike = pairs[difference <= SAME], pairs[difference <= self.alike]
+        groups = _groups(len(subject.image), alike)
+        twice = sum(len(group) for group in groups)
+        spare = twice - len(groups)
+        captions = Counter(subject.seen.captions)
+        repeated = sum(count for count in captions.values() if count > 1)
+        figures = (
+            exact("pairs of equal pictures", len(same), unit="count"),
+            exact("pairs of nearly equal pictures", len(alike), unit="count"),
+            exact("pictures in groups of nearly equal ones", twice, unit="count"),
+            exact("of these, to spare", spare, unit="count"),
+            exact("different captions", len(captions), unit="count"),
+            exact("captions that are there more than once", repeated, unit="count"),
+        )
+        level = "note" if twice > MUCH * len(subject.image) and twice > 1 else "good"
+        found = (
+            f"{twice} of {len(subject.image):,} pictures have a near-duplicate here ({spare} could go)"
+            if twice
+            else "No picture is there twice"
+        )
+        said = f"; {repeated} of {len(subject.seen.captions):,} captions are used more than once" if repeated else ""
+        galleries = [
+            Gallery(
+                f"Group of {len(group)}",
+                tuple(
+                    Item(row, subject.caption_of(row) or subject.seen.keys[row], subject.seen.keys[row])
+                    for row in group[:6]
+                ),
+            )
+            for group in sorted(groups, key=len, reverse=True)[:_SHOWN]
+        ]
+        common = [Bar(text, count) for text, count in captions.most_common(6) if count > 1]
+        drawings: list[Bars | Gallery] = [*galleries]
+        if common:
+            drawings.append(Bars("Captions used most", tuple(common), "count"))
+        limits = " Only the nearest pairs were compared; there may be more." if cut else ""
+        return Finding(
+            f"{found}{said}.",
+            level,
+            figures,
+            tuple(drawings),
+            f"Pictures are compared at {subject.thumbnails([0]).shape[-1]} pixels, so a tiny difference stays unseen. "
+            "Equal captions are natural where words are few, but each is a false negative in a contrastive batch."
+            f"{limits}",
+            "tether curate --help; the losses take ids of equal captions (docs/guides/logitclip.md)",
+        )
+
+
+def _near(image: Tensor, *, least: float) -> tuple[Tensor, bool]:
+    """(p, 2) rows with a cosine of at least ``least``, nearest first, and whether some were left out."""
+    pairs, values = [], []
+    for start in range(0, len(image), _BLOCK):
+        scores = image[start : start + _BLOCK] @ image[start:].T
+        later = torch.ones_like(scores, dtype=torch.bool).triu(diagonal=1)
+        found = torch.nonzero((scores >= least) & later)
+        value = scores[found[:, 0], found[:, 1]]
+        if len(value) > _MOST_COMPARED:
+            value, order = value.topk(_MOST_COMPARED)
+            found = found[order]
+        pairs.append(found + start)
+        values.append(value)
+    every, value = torch.cat(pairs), torch.cat(values)
+    order = torch.argsort(value, descending=True, stable=True)
+    return every[order[:_MOST_COMPARED]], len(order) >= _MOST_COMPARED
+
+
+def _difference(subject: Subject, pairs: Tensor) -> Tensor:
+    """Mean difference in grey levels of the small pictures of each pair."""
+    if not len(pairs):
+        return torch.empty(0)
+    rows = torch.unique(pairs)
+    small = subject.thumbnails(rows.tolist())
+    place = torch.searchsorted(rows, pairs)
+    parts = [
+        (small[left].short() - small[right].short()).abs().float().flatten(1).mean(dim=1)
+        for left, right in zip(place[:, 0].split(_BLOCK), place[:, 1].split(_BLOCK), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _groups(count: int, pairs: Tensor) -> list[list[int]]:
+    """Rows that hang together through pairs."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    if not len(pairs):
+        return []
+    left, right = pairs.T.numpy()
+    _, names = connected_components(
+        coo_matrix(([True] * len(pairs), (left, right)), shape=(count, count)), directed=False
+    )
+    groups: dict[int, list[int]] = {}
+    for row in torch.unique(pairs).tolist():
+        groups.setdefault(int(names[row]), []).append(row)
+    return list(groups.values())

@@ -1,0 +1,66 @@
+"""Numbers with their uncertainty, as the sections of a report show them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tether.core.finding import Figure, Unit
+from tether.evaluate.bootstrap import interval
+from tether.evaluate.groups import wilson
+
+RESAMPLES = 1000
+
+
+def share(name: str, hits: Bool[Tensor, " n"]) -> Figure:
+    """A share with Wilson's 95 % interval."""
+    found = wilson(int(hits.sum()), n=len(hits))
+    return Figure(name, found.rate, found.low, found.high, "share")
+
+
+def mean(name: str, values: Float[Tensor, " n"], *, unit: Unit = "number", seed: int = 0) -> Figure:
+    """A mean with its 95 % bootstrap interval over rows; differences of two measures of one row are paired so."""
+    rows = values.double().numpy()[:, None]
+    low, high = interval(rows, counts=np.ones_like(rows), resamples=RESAMPLES, seed=seed)[0]
+    return Figure(name, float(rows.mean()), float(low), float(high), unit)
+
+
+def exact(name: str, value: float | Tensor, *, unit: Unit = "number") -> Figure:
+    """A number that is what it is for these rows."""
+    return Figure(name, float(value), unit=unit)
+
+
+def shown(figure: Figure) -> str:
+    """The value as words: per cent for shares, whole counts, three digits else."""
+    return written(figure.value, figure.unit)
+
+
+def written(value: float, unit: Unit) -> str:
+    """One number as its unit is written."""
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    if unit == "count":
+        return f"{value:,.0f}"
+    if value and abs(value) < 0.01:
+        return f"{value:.2g}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def range_of(figure: Figure) -> str:
+    """``low to high``, or nothing for an exact number."""
+    if figure.low is None or figure.high is None:
+        return ""
+    low, high = (written(value, figure.unit).removesuffix(" %") for value in (figure.low, figure.high))
+    return f"{low} to {high}"
+
+
+def points(value: float) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    return f"{100 * value:+.1f} points"
+
+
+def at_most(rows: Tensor, most: int) -> Tensor:
+    """Evenly spaced rows, at most ``most`` of them."""
+    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]

@@ -1,0 +1,155 @@
+"""How well each pair holds together, with equal captions counted as one: ranks, chance, and what beats what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tether.core.errors import InputError
+
+CELLS = 1 << 23
+"""Most similarities held at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Pairs of a picture and a distinct caption.
+
+    Attributes:
+        texts: the g distinct captions.
+        of_caption: (m,) which distinct caption each caption is.
+        unit: (g, d) unit embeddings of the distinct captions.
+        image: (p,) row of the picture of each distinct pair.
+        group: (p,) its caption.
+        cosine: (p,) of each pair.
+        beats_texts: (p,) share of the captions that are not the picture's which the pair's caption beats.
+        beats_images: (p,) share of the pictures without that caption which the pair's picture beats.
+        image_ranks: (q,) for each picture with a caption the rank of its best one among the others'.
+        text_ranks: (g,) for each caption the rank of its best picture among those without it.
+        image_chance: (q,) rank 1 by chance alone, for a picture.
+        text_chance: (g,) the same for a caption.
+    """
+
+    texts: tuple[str, ...]
+    of_caption: Int[Tensor, " m"]
+    unit: Float[Tensor, "g d"]
+    image: Int[Tensor, " p"]
+    group: Int[Tensor, " p"]
+    cosine: Float[Tensor, " p"]
+    beats_texts: Float[Tensor, " p"]
+    beats_images: Float[Tensor, " p"]
+    image_ranks: Int[Tensor, " q"]
+    text_ranks: Int[Tensor, " g"]
+    image_chance: Float[Tensor, " q"]
+    text_chance: Float[Tensor, " g"]
+
+    @property
+    def told_apart(self) -> Float[Tensor, " p"]:
+        """For each pair the mean of both shares it beats: 1 is perfect, 0.5 chance."""
+        return (self.beats_texts + self.beats_images) / 2
+
+
+def pair_up(
+    image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *, owner: Int[Tensor, " m"], captions: Sequence[str]
+) -> Pairing:
+    """Compare every picture with every distinct caption, in blocks.
+
+    Raises:
+        InputError: fewer than two distinct captions, or fewer than two pictures.
+    """
+    texts = tuple(dict.fromkeys(captions))
+    if len(texts) < 2 or len(image) < 2:
+        raise InputError(
+            f"expected at least two pictures and two different captions, got {len(image)} and {len(texts)}"
+        )
+    place = {caption: number for number, caption in enumerate(texts)}
+    of_caption = torch.tensor([place[caption] for caption in captions])
+    first = torch.full((len(texts),), len(captions)).scatter_reduce(0, of_caption, torch.arange(len(captions)), "amin")
+    unit = text[first]
+    pairs = torch.unique(torch.stack([owner, of_caption], dim=1), dim=0)
+    rows, groups = pairs[:, 0], pairs[:, 1]
+    own = (image[rows] * unit[groups]).sum(dim=1)
+    beats_texts, image_ranks = _against(image, unit, rows, groups)
+    beats_images, text_ranks = _against(unit, image, groups, rows)
+    asked = torch.unique(rows)
+    per_image = torch.bincount(rows, minlength=len(image))[asked].double()
+    per_text = torch.bincount(groups, minlength=len(texts)).double()
+    return Pairing(
+        texts=texts,
+        of_caption=of_caption,
+        unit=unit,
+        image=rows,
+        group=groups,
+        cosine=own,
+        beats_texts=beats_texts,
+        beats_images=beats_images,
+        image_ranks=image_ranks[asked],
+        text_ranks=text_ranks,
+        image_chance=per_image / len(texts),
+        text_chance=per_text / len(image),
+    )
+
+
+def beaten(
+    pairing: Pairing, image: Float[Tensor, "n d"], *, rows: Int[Tensor, " p"], groups: Int[Tensor, " p"]
+) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+    """What other combinations of picture and caption would beat: (share of captions, share of pictures).
+
+    The picture's true captions and the caption's true pictures stay among what is to be beaten, as they do for a pair
+    whose caption was exchanged.
+    """
+    by_image = torch.empty(len(rows), dtype=torch.float64)
+    by_text = torch.empty(len(rows), dtype=torch.float64)
+    step = max(1, CELLS // max(len(image), len(pairing.unit)))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        here, there = image[rows[part]], pairing.unit[groups[part]]
+        own = (here * there).sum(dim=1, keepdim=True)
+        for found, scores in ((by_image, here @ pairing.unit.T), (by_text, there @ image.T)):
+            found[part] = (scores < own - _EPS).double().mean(dim=1)
+    return by_image, by_text
+
+
+_EPS = 1e-6  # cosines nearer than this are equal: a product in blocks rounds otherwise than one row by one
+
+
+def _against(asked: Tensor, pool: Tensor, rows: Int[Tensor, " p"], answers: Int[Tensor, " p"]) -> tuple[Tensor, Tensor]:
+    """For each pair the share of wrong answers it beats, and for each row the rank of its best answer (0: none)."""
+    beats = torch.full((len(rows),), 0.5, dtype=torch.float64)
+    ranks = torch.zeros(len(asked), dtype=torch.int64)
+    order = torch.argsort(rows, stable=True)
+    rows, answers = rows[order], answers[order]
+    step = max(1, CELLS // len(pool))
+    for start in range(0, len(asked), step):
+        scores = asked[start : start + step] @ pool.T
+        low, high = (int(torch.searchsorted(rows, edge)) for edge in (start, start + len(scores)))
+        at, to = rows[low:high] - start, answers[low:high]
+        own = scores[at, to]
+        wrong = torch.ones_like(scores, dtype=torch.bool)
+        wrong[at, to] = False
+        kept = torch.where(wrong, scores, torch.nan)
+        for some in torch.arange(high - low).split(step):
+            table, value = kept[at[some]], own[some][:, None]
+            count = wrong[at[some]].sum(dim=1)
+            below = (table < value - _EPS).sum(dim=1) + 0.5 * ((table - value).abs() <= _EPS).sum(dim=1)
+            share = below.double() / count.clamp_min(1)
+            beats[order[low:high][some]] = torch.where(count > 0, share, 0.5)
+        best = torch.full((len(scores),), -math.inf).scatter_reduce(0, at, own.float(), "amax")
+        rank = 1 + ((scores >= best[:, None] - _EPS) & wrong).sum(dim=1)
+        has = torch.zeros(len(scores), dtype=torch.bool).index_fill(0, at, True)
+        ranks[start : start + step] = torch.where(has, rank, 0)
+    return beats, ranks
+
+
+def chance_of(first: Float[Tensor, " q"], *, pool: int, k: int) -> float:
+    """Recall at k by chance alone, when each query has ``first`` times ``pool`` right answers in the pool."""
+    right = (first * pool).round()
+    miss = torch.ones_like(right)
+    for taken in range(min(k, pool)):
+        miss *= ((pool - right - taken) / (pool - taken)).clamp_min(0)
+    return float((1 - miss).mean())

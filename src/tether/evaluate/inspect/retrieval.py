@@ -1,0 +1,148 @@
+"""What the model finds on these pairs, and what it takes for what."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.evaluate.groups import wilson
+from tether.evaluate.inspect.figures import mean, share, shown
+from tether.evaluate.inspect.pairing import Pairing, chance_of
+from tether.evaluate.inspect.subject import Subject
+from tether.evaluate.suite import class_rows
+from tether.evaluate.zero_shot import logits, zero_shot
+
+LEAST_PAIRS = 20
+AT_CHANCE = 0.55
+"""Mean share of wrong answers beaten, below which a model tells pairs no better than chance does."""
+_SHOWN = 8
+
+
+class Retrieval:
+    """Recall both ways with equal captions counted as one answer, zero-shot where rows have a class.
+
+    Args:
+        k: the depths, each >= 1.
+    """
+
+    title = "Retrieval and zero-shot on these pairs"
+
+    def __init__(self, *, k: tuple[int, ...] = (1, 5, 10)) -> None:
+        """Take the depths."""
+        if not k or min(k) < 1:
+            raise InputError(f"k: expected depths of at least 1, got {list(k)}")
+        self.k = k
+
+    def __call__(self, subject: Subject) -> Finding:
+        """An alarm when pairs are not told apart better than by chance.
+
+        Raises:
+            InputError: too few pairs.
+        """
+        subject.need_pairs(2)
+        pairing = subject.pairing
+        apart = mean("share of wrong answers that a pair beats (chance 50 %)", pairing.told_apart, unit="share")
+        figures: list[Figure] = [apart]
+        bars = []
+        for way, ranks, chance, pool in (
+            ("text to picture", pairing.text_ranks, pairing.text_chance, len(subject.image)),
+            ("picture to text", pairing.image_ranks, pairing.image_chance, len(pairing.texts)),
+        ):
+            for depth in self.k:
+                figure = share(f"{way}, recall at {depth}", ranks <= depth)
+                expected = chance_of(chance, pool=pool, k=depth)
+                figures += [figure, Figure(f"{way}, recall at {depth} by chance", expected, unit="share")]
+                bars.append(Bar(f"{way}, R@{depth}", figure.value, figure.low, figure.high))
+        extra, said = _zero_shot(subject)
+        figures += extra
+        few = len(pairing.image) < LEAST_PAIRS
+        lost = apart.value < AT_CHANCE and not few
+        first, second = figures[1], figures[1 + 2 * len(self.k)]
+        pool = f"among {len(subject.image):,} pictures and {len(pairing.texts):,} different captions"
+        if few:
+            sentence = (
+                f"With {len(pairing.image)} pairs nothing can be said about retrieval that another few could not turn."
+            )
+        elif lost:
+            sentence = (
+                f"The model cannot tell which caption belongs to which picture: {shown(apart)} right, chance 50 %."
+            )
+        else:
+            sentence = (
+                f"A caption finds its picture first in {shown(first)} of the cases, a picture its caption in "
+                f"{shown(second)}, {pool}{said}."
+            )
+        return Finding(
+            sentence,
+            "unknown" if few else "alarm" if lost else "good",
+            tuple(figures),
+            (Bars("Recall", tuple(bars)), *_galleries(subject, pairing)),
+            "A recall depends on how many pairs there are and how alike; compare models on the same pairs only. "
+            "Equal captions count as one answer here, while tether eval counts each tie against the model. "
+            "The intervals tell what other rows could change, not what another training would.",
+            f"tether eval {subject.model_name} {subject.source_name}",
+        )
+
+
+def _zero_shot(subject: Subject) -> tuple[list[Figure], str]:
+    """Zero-shot by class, with a word on why it is missing when it is."""
+    classes = subject.seen.classes
+    if not classes:
+        return [], ""
+    if len(classes) < 2:
+        return [], f"; all rows are of the one class {classes[0]!r}, so there is nothing to classify"
+    labels = torch.tensor([classes.index(name) for name in subject.seen.labels])
+    weights = class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size)
+    found = zero_shot(logits(subject.image, weights=weights), labels=labels)
+    top = share("zero-shot, top-1", found.ranks <= 1)
+    figures = [
+        top,
+        Figure("zero-shot, mean over classes", found.mean_per_class, unit="share"),
+        Figure("zero-shot, top-1 by chance", 1 / len(classes), unit="share"),
+    ]
+    _, name = min(
+        (
+            wilson(int(((found.predicted == labels) & (labels == number)).sum()), n=int((labels == number).sum())).high,
+            name,
+        )
+        for number, name in enumerate(classes)
+    )
+    at = classes.index(name)
+    figures.append(share(f"zero-shot, worst class ({name})", (found.predicted == at)[labels == at]))
+    return figures, f"; zero-shot over {len(classes)} classes is right in {shown(top)}"
+
+
+def _galleries(subject: Subject, pairing: Pairing) -> tuple[Gallery, ...]:
+    """The surest pairs, and those in which a wrong caption was preferred most."""
+    shown_pairs = []
+    order = torch.argsort(pairing.cosine, descending=True, stable=True)
+    best = [
+        Item(int(pairing.image[at]), pairing.texts[int(pairing.group[at])], f"{pairing.cosine[at]:.2f}")
+        for at in order[:_SHOWN]
+    ]
+    shown_pairs.append(Gallery("Surest pairs, with their cosine", tuple(best)))
+    misses = _misses(subject.image, pairing)
+    if misses:
+        shown_pairs.append(Gallery("Pictures for which another caption was preferred most", tuple(misses)))
+    return tuple(shown_pairs)
+
+
+def _misses(image: Tensor, pairing: Pairing) -> list[Item]:
+    worst = torch.argsort(pairing.beats_texts, stable=True)[: 4 * _SHOWN]
+    items = []
+    for at in worst.tolist():
+        row, group = int(pairing.image[at]), int(pairing.group[at])
+        scores = image[row] @ pairing.unit.T
+        place = int(scores.argmax())
+        own = pairing.group[pairing.image == row].tolist()
+        if place not in own and len(items) < _SHOWN:
+            items.append(
+                Item(
+                    row,
+                    pairing.texts[group],
+                    f"taken for “{pairing.texts[place]}” ({scores[place]:.2f} over {scores[group]:.2f})",
+                )
+            )
+    return items

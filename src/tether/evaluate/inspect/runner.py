@@ -1,0 +1,250 @@
+"""Run the probes one after the other, keep what is finished, and write the page and the JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tether import __version__
+from tether.core.errors import InputError, MissingExtraError
+from tether.core.files import read_json, write_json, write_text
+from tether.core.finding import Finding
+from tether.core.protocols import DualEncoder, Probe, Source
+from tether.core.spec import settings
+from tether.evaluate.inspect import PROBES
+from tether.evaluate.inspect.gather import gather, source_digest
+from tether.evaluate.inspect.subject import Subject
+
+LIMIT = 10_000
+"""Rows looked at when nothing else is said, spread over the source."""
+PAGE, NUMBERS, KEPT = "inspect.html", "inspect.json", "kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section of a report.
+
+    Attributes:
+        name: of the probe.
+        title: its heading.
+        finding: what was found, or None.
+        problem: why nothing was, or empty.
+        seconds: what it took.
+    """
+
+    name: str
+    title: str
+    finding: Finding | None
+    problem: str
+    seconds: float
+
+    @property
+    def level(self) -> str:
+        """Of the finding, ``unknown`` without one."""
+        return self.finding.level if self.finding is not None else "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole health report.
+
+    Attributes:
+        model: what the model is called.
+        source: what the pairs are called.
+        digest: of the model's weights.
+        rows: pictures looked at.
+        sections: in the order of the page.
+        seconds: of everything that was not kept from before.
+        page: the HTML file.
+        numbers: the JSON file.
+    """
+
+    model: str
+    source: str
+    digest: str
+    rows: int
+    sections: tuple[Section, ...]
+    seconds: float
+    page: Path
+    numbers: Path
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """Names of the sections that raise an alarm."""
+        return tuple(section.name for section in self.sections if section.level == "alarm")
+
+    def section(self, name: str) -> Section:
+        """The section of this name; InputError lists those there are."""
+        for section in self.sections:
+            if section.name == name:
+                return section
+        raise InputError(f"no section {name!r}; there are: {', '.join(section.name for section in self.sections)}")
+
+
+def inspect_model(
+    model: DualEncoder,
+    source: Source,
+    *,
+    out: Path | str,
+    model_name: str = "MODEL",
+    source_name: str | None = None,
+    probes: Sequence[str | Mapping[str, Any]] | None = None,
+    limit: int = LIMIT,
+    label: str | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    strict: bool = False,
+    seed: int = 0,
+    on_progress: Callable[[str, int, int | None], None] | None = None,
+) -> Report:
+    """Inspect a model on its pairs and write ``inspect.html`` and ``inspect.json``.
+
+    The pairs are embedded once, part by part on disk. Finished parts and sections are kept under ``out/kept``, by the
+    model's weights and the source, and are not made again; a section that fails says why and the others go on.
+
+    Args:
+        model: any model that ``tether.load`` gives.
+        source: any source that ``data.open_source`` gives.
+        out: folder of the report.
+        model_name: what the report and its commands call the model.
+        source_name: what they call the pairs; the source's own name if None.
+        probes: which sections, as names in ``PROBES`` or mappings with ``name`` and settings; all if None.
+        limit: most rows looked at, spread over the source.
+        label: column of the class; None takes ``label`` where rows have it.
+        batch_size: rows in one forward.
+        workers: threads that decode pictures.
+        strict: stop at the first bad row.
+        seed: of every draw.
+        on_progress: called with (what is being done, how much is done, of how much or None).
+
+    Raises:
+        InputError: an unknown section or setting, or a source or model of which nothing can be seen.
+    """
+    start = time.perf_counter()
+    tell = on_progress or (lambda what, done, total: None)
+    asked = _asked(probes)
+    out, name = Path(out), source_name or source.name
+    digest, pairs = digest_of(model), source_digest(source, spec=name)
+    key = hashlib.blake2b(repr((limit, label, seed)).encode(), digest_size=4).hexdigest()
+    kept = out / KEPT / f"{digest[:12]}-{pairs}-{key}"
+    subject = gather(
+        model,
+        source,
+        folder=kept,
+        limit=limit,
+        label=label,
+        batch_size=batch_size,
+        workers=workers,
+        strict=strict,
+        seed=seed,
+        facts={"model_name": model_name, "source_name": name, "digest": digest},
+        on_progress=lambda done, total: tell("embedding the pairs", done, total),
+    )
+    sections = []
+    for number, (probe_name, probe, chosen) in enumerate(asked):
+        tell(probe.title, number, len(asked))
+        sections.append(_section(probe_name, probe, chosen, subject, kept / f"{probe_name}.json"))
+    tell("writing the page", len(asked), len(asked))
+    report = Report(
+        model_name,
+        name,
+        digest,
+        len(subject.image),
+        tuple(sections),
+        time.perf_counter() - start,
+        out / PAGE,
+        out / NUMBERS,
+    )
+    from tether.evaluate.inspect.page import render
+
+    write_text(report.page, render(report, subject))
+    write_json(report.numbers, as_json(report, source=source))
+    return report
+
+
+def digest_of(model: DualEncoder) -> str:
+    """A short name for the model's weights; of a model that shows none, for what it is."""
+    from tether.core.digest import model_digest
+
+    if isinstance(model, nn.Module):
+        return model_digest(model)
+    return hashlib.blake2b(repr((type(model).__qualname__, model.dim)).encode(), digest_size=16).hexdigest()
+
+
+def as_json(report: Report, *, source: Source) -> dict[str, Any]:
+    """The report as plain values, without pictures."""
+    return {
+        "tether": __version__,
+        "model": report.model,
+        "digest": report.digest,
+        "pairs": report.source,
+        "version": source.version,
+        "pictures": report.rows,
+        "alarms": list(report.alarms),
+        "sections": [
+            {
+                "name": section.name,
+                "title": section.title,
+                "level": section.level,
+                "problem": section.problem,
+                "sentence": section.finding.sentence if section.finding else "",
+                "figures": [dataclasses.asdict(figure) for figure in section.finding.figures]
+                if section.finding
+                else [],
+                "unsaid": section.finding.unsaid if section.finding else "",
+                "command": section.finding.command if section.finding else "",
+            }
+            for section in report.sections
+        ],
+    }
+
+
+def _asked(probes: Sequence[str | Mapping[str, Any]] | None) -> list[tuple[str, Probe[Subject], dict[str, Any]]]:
+    found = []
+    for spec in PROBES if probes is None else probes:
+        part, chosen = settings(spec, PROBES, where="probes")
+        name = spec if isinstance(spec, str) else str(spec["name"])
+        found.append((name, part(**chosen), chosen))
+    if not found:
+        raise InputError(f"probes: expected at least one of {', '.join(PROBES)}")
+    return found
+
+
+def _section(name: str, probe: Probe[Subject], chosen: Mapping[str, Any], subject: Subject, path: Path) -> Section:
+    """The kept finding where it is still that of this code and these settings, else a new one."""
+    print_ = _fingerprint(probe, chosen)
+    if path.is_file():
+        try:
+            values = read_json(path)
+            if values.get("fingerprint") == print_:
+                return Section(name, probe.title, Finding.from_dict(values["finding"]), "", float(values["seconds"]))
+        except (InputError, KeyError, TypeError, AttributeError):
+            path.unlink()  # of another version, or damaged: found anew
+    start = time.perf_counter()
+    try:
+        finding = probe(subject)
+    except (InputError, MissingExtraError) as error:
+        return Section(name, probe.title, None, str(error), time.perf_counter() - start)
+    except Exception as error:  # one section must not cost the reader the others
+        return Section(name, probe.title, None, f"{type(error).__name__}: {error}", time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    write_json(path, {"fingerprint": print_, "seconds": seconds, "finding": finding.to_dict()})
+    return Section(name, probe.title, finding, "", seconds)
+
+
+def _fingerprint(probe: Probe[Subject], chosen: Mapping[str, Any]) -> str:
+    """Of the probe's source text and settings."""
+    source = inspect.getsource(importlib.import_module(type(probe).__module__))
+    return hashlib.blake2b(
+        json.dumps([__version__, source, dict(chosen)], default=repr).encode(), digest_size=8
+    ).hexdigest()
