@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 import tether.losses.infonce as infonce
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL
+from tether.core.geometry import Geometry
 from tether.core.types import Batch, Encoded, Features, Loss
 from tether.losses import (
     OBJECTIVES,
@@ -233,6 +235,9 @@ class TestDoor:
         full = Encoded(out.image, out.text, out.logit_scale, None, Features(rows(3, seed=2)), Features(rows(3, seed=3)))
         with pytest.raises(InputError, match=r"batch\.extra"):
             part(duplicates="left_out")(full, batch, gather=LOCAL)
+        curved = replace(full, geometry=Geometry("euclidean", None))
+        with pytest.raises(InputError, match="compares by cosine"):
+            part()(curved, batch, gather=LOCAL)
         lonely = Batch(batch.image, batch.text, {"labels": torch.arange(3)})
         with pytest.raises(InputError, match="together"):
             part(duplicates="left_out")(full, lonely, gather=LOCAL)

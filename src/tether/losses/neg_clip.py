@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.checks import unit_rows
+from tether.losses.checks import check_cosine, unit_rows
 from tether.losses.infonce import PairLosses, info_nce_pairs
 from tether.losses.negatives import (
     Duplicates,
@@ -142,8 +142,9 @@ class NegClipLoss:
         """The loss of this process's pairs; terms are both directions, the accuracy and the logit scale.
 
         Raises:
-            InputError: no hard negatives, or rows that do not fit.
+            InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
         """
+        check_cosine(out)
         image, text = unit_rows(out.image), unit_rows(out.text)
         negative = negative_rows(out, "negative_text")
         check_negatives(image, text, negative_text=negative)

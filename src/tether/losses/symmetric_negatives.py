@@ -13,7 +13,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.checks import unit_rows
+from tether.losses.checks import check_cosine, unit_rows
 from tether.losses.infonce import info_nce_pairs
 from tether.losses.negatives import (
     Duplicates,
@@ -200,8 +200,9 @@ class SymmetricHardNegativeLoss:
         """The loss of this process's quadruples; terms are the four directions and the logit scale.
 
         Raises:
-            InputError: no hard negatives, or rows that do not fit.
+            InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
         """
+        check_cosine(out)
         image, text = unit_rows(out.image), unit_rows(out.text)
         other_image, other_text = negative_rows(out, "negative_image"), negative_rows(out, "negative_text")
         check_negatives(image, text, negative_image=other_image, negative_text=other_text)
