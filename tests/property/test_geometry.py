@@ -1,0 +1,72 @@
+"""Any points: what all geometries share, and any caption: its pieces are the caption."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tether.core.geometry import GEOMETRIES, Geometry, place
+from tether.data.segments import growing, split_caption
+from tether.losses import entailment, geometry_loss
+
+NUMBERS = st.floats(-8, 8, allow_nan=False, width=32)
+
+
+@st.composite
+def sides(draw, least: int = 1):
+    """Two (n, d) of one shape, float32 or float64."""
+    n, d = draw(st.integers(least, 6)), draw(st.integers(1, 5))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    return [
+        torch.tensor(draw(st.lists(NUMBERS, min_size=n * d, max_size=n * d)), dtype=dtype).view(n, d) for _ in range(2)
+    ]
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@settings(max_examples=15, deadline=None)
+@given(sides(), st.floats(0.1, 10))
+def test_loss_is_finite_and_not_negative_with_finite_gradients(name, rows, curvature) -> None:
+    if name in ("clip", "elliptic"):  # a row of zeros has no direction and is refused
+        rows = [side + torch.where(side.abs().sum(1, keepdim=True) < 0.1, 1.0, 0.0) for side in rows]
+    leaves = [side.requires_grad_() for side in rows]
+    img, txt = (place(side, geometry=name) for side in leaves)
+    c = curvature if name.startswith("hyperbolic") else None
+    loss = geometry_loss(img, txt, 2.0, geometry=name, curvature=c).total
+    assert loss >= -1e-3  # rounding of large logits
+    assert loss.isfinite()
+    loss.backward()
+    assert all(side.grad.isfinite().all() for side in leaves)
+
+
+@pytest.mark.parametrize("name", ["euclidean-squared", "hyperbolic"])
+@settings(max_examples=25, deadline=None)
+@given(sides(), st.sampled_from([0.0, 0.1, 2.0]))
+def test_cones_cost_an_angle_and_have_finite_gradients(name, rows, radius) -> None:
+    leaves = [side.requires_grad_() for side in rows]
+    c = 1.0 if name == "hyperbolic" else None
+    txt, img = (place(side, geometry=name) for side in leaves)
+    each = entailment(txt, specific=img, geometry=name, min_radius=radius, curvature=c)
+    assert ((each >= 0) & (each <= torch.pi + 1e-6)).all()
+    each.sum().backward()
+    assert all(side.grad.isfinite().all() for side in leaves)
+
+
+@pytest.mark.parametrize("name", ["euclidean", "euclidean-squared", "hyperbolic", "hyperbolic-squared"])
+@settings(max_examples=15, deadline=None)
+@given(sides())
+def test_no_point_is_nearer_than_itself(name, rows) -> None:
+    geometry = Geometry(name, 1.0 if name.startswith("hyperbolic") else None)
+    x, y = (place(side.double(), geometry=name) for side in rows)
+    own = geometry.similarity(x, x).diagonal()
+    assert (geometry.similarity(x, y) <= own[:, None] + 1e-5).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab ,.;:!?\t\nand withbut", max_size=60) | st.text(max_size=40))
+def test_pieces_join_to_the_caption(text) -> None:
+    pieces = split_caption(text)
+    assert " ".join(pieces) == " ".join(text.split())
+    assert all(pieces)
+    assert not pieces or growing(pieces)[-1] == " ".join(pieces)
