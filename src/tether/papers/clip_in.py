@@ -66,7 +66,7 @@ def reproduce(lab: Lab) -> Trial:
     held_out = quadruples("test", count=lab.steps(HELD_OUT, 40))
     runs = {
         "clip": (ClipLoss(), "pairs"),
-        "neg_clip": (NegClipLoss(), "quadruples"),
+        "neg_clip": (NegClipLoss(), "captions"),
         "symmetric": (SymmetricHardNegativeLoss(), "quadruples"),
     }
     found: dict[str, Outcome] = {}

@@ -62,7 +62,7 @@ def reproduce(lab: Lab) -> Trial:
     runs = {
         "clip": (ClipLoss(), BATCH, "pairs"),
         "clip_double_batch": (ClipLoss(), 2 * BATCH, "pairs"),
-        "neg_clip": (NegClipLoss(), BATCH, "quadruples"),
+        "neg_clip": (NegClipLoss(), BATCH, "captions"),
         "triplet_clip": (TripletClipLoss(), BATCH, "quadruples"),
     }
     found: dict[str, Outcome] = {}

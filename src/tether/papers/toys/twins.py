@@ -112,14 +112,15 @@ def train(
         objective: the loss.
         seed: of its weights and of the order of the rows.
         steps: of the optimiser.
-        batch: rows in one step: quadruples, or pairs.
-        form: ``quadruples``, with twins in ``extra``, or all pictures as ordinary ``pairs``.
+        batch: positive pairs in one step.
+        form: ``quadruples``, with twins in ``extra``; ``captions``, with those of the captions alone; or all pictures
+            as ordinary ``pairs``.
         count: of training quadruples.
     """
     data = quadruples("train", count=count)
     model = create("tiny", seed=seed, image_size=SIDE, context=CONTEXT)
     model.prune_vocabulary_(data.tokens)
-    kind = HardNegativeStep if form == "quadruples" else ContrastiveStep
+    kind = ContrastiveStep if form == "pairs" else HardNegativeStep
     generator = torch.Generator().manual_seed(seed)
     batches = _batches(data, size=min(batch, count), form=form, generator=generator)
     run(model, kind(objective, steps=steps, seed=seed), batches, steps=steps)
@@ -152,7 +153,7 @@ def run(model: Clip, step: Step, batches: Iterator[Batch], *, steps: int) -> Non
 def _batches(data: Quadruples, *, size: int, form: str, generator: torch.Generator) -> Iterator[Batch]:
     count = len(data)
     while True:
-        order = torch.randperm(count if form == "quadruples" else 2 * count, generator=generator)
+        order = torch.randperm(2 * count if form == "pairs" else count, generator=generator)
         for rows in order.split(size):
             if len(rows) < size:
                 continue
@@ -161,7 +162,9 @@ def _batches(data: Quadruples, *, size: int, form: str, generator: torch.Generat
                 continue
             swapped = torch.rand(size, generator=generator) < 0.5  # which of the two is the positive
             first, second = (rows + count * (swapped if of == 0 else ~swapped) for of in (0, 1))
-            extra = {"negative_image": data.pixels[second], "negative_text": data.tokens[second]}
+            extra = {"negative_text": data.tokens[second]}
+            if form == "quadruples":
+                extra["negative_image"] = data.pixels[second]
             yield Batch(data.pixels[first], data.tokens[first], extra)
 
 
