@@ -13,7 +13,7 @@ from torch import Tensor
 
 import tether.losses.infonce as infonce
 from tether.core.errors import InputError
-from tether.core.gather import LOCAL
+from tether.core.gather import LOCAL, Gather
 from tether.core.geometry import Geometry
 from tether.core.types import Batch, Encoded, Features, Loss
 from tether.losses import (
@@ -219,6 +219,18 @@ class TestDoor:
                 key_labels=torch.arange(4),
                 duplicates="positives",
             )
+        own = torch.arange(4)
+        with pytest.raises(InputError, match=r"labels of twins: expected \(4,\), got \(3,\)"):
+            hard_info_nce(
+                img,
+                txt,
+                scale=1.0,
+                twins=neg_txt,
+                query_labels=own,
+                key_labels=own,
+                twin_labels=own[:3],
+                duplicates="positives",
+            )
         with pytest.raises(InputError, match="at least 2 \\+ 4 keys, got 4"):
             hard_info_nce(img, txt, scale=1.0, offset=2)
         with pytest.raises(InputError, match="twins"):
@@ -293,6 +305,27 @@ def test_the_step_encodes_twins_as_the_model_would_alone(micro: int | None, pict
         assert spy.out.negative_image is None
     for name, features in wanted.items():
         torch.testing.assert_close(getattr(spy.out, name).pooled, features.pooled, rtol=1e-9, atol=1e-11)
+
+
+def test_a_twin_shows_the_patches_of_its_row_whatever_the_processes() -> None:
+    model, spy, batch = create("tiny").double().eval(), Spy(), quadruples(4)
+    step = HardNegativeStep(spy, steps=10, seed=0, keep_patches=0.5)
+    step(PairForward(model), batch, step=0, gather=LOCAL)
+    whole = spy.out
+    keep = step.inner.patches(PairForward(model), rows=4, step=0, gather=LOCAL)
+    assert keep is not None
+    twins = batch.extra["negative_image"]
+    assert isinstance(twins, Tensor)
+    assert whole.negative_image is not None
+    torch.testing.assert_close(whole.image.pooled, model.encode_image(batch.image, keep=keep).pooled)
+    torch.testing.assert_close(whole.negative_image.pooled, model.encode_image(twins, keep=keep).pooled)
+    for rank in range(2):
+        part = slice(2 * rank, 2 * rank + 2)
+        half = Batch(batch.image[part], batch.text[part], {name: rows[part] for name, rows in batch.extra.items()})
+        step(PairForward(model), half, step=0, gather=Gather(rank, 2))
+        assert spy.out.negative_image is not None
+        torch.testing.assert_close(spy.out.image.pooled, whole.image.pooled[part])
+        torch.testing.assert_close(spy.out.negative_image.pooled, whole.negative_image.pooled[part])
 
 
 def test_roles_in_turn_are_the_two_terms_of_triplet_clip() -> None:

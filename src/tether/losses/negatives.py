@@ -108,6 +108,8 @@ class _Same:
         shapes = tuple(queries.shape), tuple(keys.shape)
         if shapes != ((rows[0],), (rows[1],)):
             raise InputError(f"labels: expected ({rows[0]},) and ({rows[1]},), got {shapes[0]} and {shapes[1]}")
+        if twins is not None and twins_labels is not None and twins_labels.shape != queries.shape:
+            raise InputError(f"labels of twins: expected ({rows[0]},), got {tuple(twins_labels.shape)}")
         self.queries, self.keys, self.twins = queries, keys, twins_labels if twins is not None else None
 
     def tile(self, part: slice) -> Bool[Tensor, "r n"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
@@ -14,7 +13,7 @@ from tether.core.types import Batch, Loss
 from tether.losses import clip_loss
 from tether.losses.checks import unit_rows
 from tether.train.contrastive import ContrastiveStep
-from tether.train.hard_negatives import NEGATIVE_IMAGE, NEGATIVE_TEXT, joined_texts, split, twins_of
+from tether.train.hard_negatives import NEGATIVE_IMAGE, NEGATIVE_TEXT, encoded_together, split, twins_of
 
 LONG_IMAGE, LONG_TEXT = "long_image", "long_text"
 
@@ -62,9 +61,9 @@ class ClipInStep:
         long_image, long_text = _long_pairs(batch)
         images = [batch.image, twins_of(batch, NEGATIVE_IMAGE), long_image]
         texts = [batch.text, twins_of(batch, NEGATIVE_TEXT), long_text]
-        both = Batch(torch.cat(images), joined_texts(texts), batch.extra)
-        out = self.inner.encode(model, both, step=step, gather=gather)
         rows = len(batch.image)
+        own, far = (self.inner.patches(model, rows=n, step=step, gather=gather) for n in (rows, len(long_image)))
+        out = encoded_together(model, images, texts, keep=None if own is None or far is None else [own, own, far])
         image, rest_image = split(out.image, rows=rows)
         text, rest_text = split(out.text, rows=rows)
         assert rest_image is not None and rest_text is not None  # noqa: PT018 - there are as many twins as rows

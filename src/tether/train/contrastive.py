@@ -141,11 +141,14 @@ class ContrastiveStep:
 
     def encode(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Encoded:
         """The batch as the objective will see it, for steps that add something of their own."""
-        patches = 0
-        if self.keep_patches < 1 and step < self.full_from:
-            patches = patch_count(model)
-        keep = self._choose(len(batch.image), patches, step, gather).to(batch.image.device) if patches else None
-        return encoded(model(batch.image, batch.text, keep))
+        keep = self.patches(model, rows=len(batch.image), step=step, gather=gather)
+        return encoded(model(batch.image, batch.text, None if keep is None else keep.to(batch.image.device)))
+
+    def patches(self, model: nn.Module, *, rows: int, step: int, gather: Gather) -> Tensor | None:
+        """(rows, k) indices of the patches that pictures of this process show at this step, or None for all."""
+        if self.keep_patches == 1 or step >= self.full_from:
+            return None
+        return self._choose(rows, patch_count(model), step, gather)
 
     def _choose(self, rows: int, patches: int, step: int, gather: Gather) -> Tensor:
         count = max(1, round(self.keep_patches * patches))

@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import Objective
 from tether.core.types import Batch, Encoded, Features, Loss
-from tether.train.contrastive import ContrastiveStep
+from tether.train.contrastive import ContrastiveStep, encoded
 
 NEGATIVE_IMAGE, NEGATIVE_TEXT = "negative_image", "negative_text"
 
@@ -23,7 +23,8 @@ class HardNegativeStep:
 
     ``batch.extra["negative_text"]`` (b, l) and, if there are any, ``["negative_image"]`` (b, 3, h, w) go through the
     same towers in the same forward; the objective finds them in ``Encoded``. With twins in both modalities a step costs
-    about twice as much as one of plain CLIP with the same batch.
+    about twice as much as one of plain CLIP with the same batch. Where pictures show only some of their patches, a twin
+    shows the same ones.
     """
 
     def __init__(
@@ -70,9 +71,8 @@ class HardNegativeStep:
         """Pairs and twins as the objective will see them, from one forward."""
         texts = [batch.text, twins_of(batch, NEGATIVE_TEXT)]
         images = [batch.image, twins_of(batch, NEGATIVE_IMAGE)] if NEGATIVE_IMAGE in batch.extra else [batch.image]
-        out = self.inner.encode(
-            model, Batch(torch.cat(images), joined_texts(texts), batch.extra), step=step, gather=gather
-        )
+        keep = self.inner.patches(model, rows=len(batch.image), step=step, gather=gather)
+        out = encoded_together(model, images, texts, keep=None if keep is None else [keep] * len(images))
         image, other_image = split(out.image, rows=len(batch.image))
         text, other_text = split(out.text, rows=len(batch.text))
         return replace(out, image=image, text=text, negative_image=other_image, negative_text=other_text)
@@ -88,6 +88,22 @@ class HardNegativeStep:
         if "labels" in others and "negative_labels" in others:
             others |= {"labels": others["negative_labels"], "negative_labels": others["labels"]}
         return Batch(images, texts, {**others, NEGATIVE_TEXT: batch.text})
+
+
+def encoded_together(
+    model: nn.Module, images: list[Tensor], texts: list[Tensor], *, keep: list[Tensor] | None
+) -> Encoded:
+    """Several batches of pictures and texts below each other, from one forward.
+
+    Args:
+        model: a (wrapped) PairForward.
+        images: (b, 3, h, w) each.
+        texts: (b, l) token ids each.
+        keep: for each batch of pictures the patches that are seen, or None for all.
+    """
+    pictures = torch.cat(images)
+    seen = None if keep is None else torch.cat(keep).to(pictures.device)
+    return encoded(model(pictures, joined_texts(texts), seen))
 
 
 def twins_of(batch: Batch, name: str) -> Tensor:
