@@ -15,7 +15,7 @@ from tether.space import (
     segment_by_parts,
     text_span,
 )
-from tether.space.heat_maps import best_class, stretched
+from tether.space.heat_maps import best_class, grid_of, stretched
 
 
 def unit(rows):
@@ -250,6 +250,14 @@ def test_masks(parts):
     nothing = segment_by_parts(parts, weights=weights[:1], grid=(2, 2), size=(8, 6))
     assert not nothing.mask.any()
     assert torch.isfinite(nothing.heat).all()
+
+
+def test_the_grid_follows_the_shape():
+    assert grid_of(49, size=(224, 224)) == (7, 7)
+    assert grid_of(12, size=(64, 48)) == (4, 3)
+    assert grid_of(12, size=(48, 64)) == (3, 4)
+    with pytest.raises(InputError, match="7 patches do not cover"):
+        grid_of(7, size=(64, 64))
 
 
 def test_a_lit_patch_is_where_the_heat_is():

@@ -70,8 +70,8 @@ def segment_by_parts(
     parts: Decomposition,
     *,
     weights: Float[Tensor, "c d"],
-    grid: tuple[int, int],
     size: tuple[int, int],
+    grid: tuple[int, int] | None = None,
     classes: Int[Tensor, " b"] | None = None,
 ) -> Segmentation:
     """Foreground masks without any training: the scores of the patches, enlarged and cut at their mean.
@@ -81,8 +81,8 @@ def segment_by_parts(
     Args:
         parts: as for ``patch_scores``.
         weights: as for ``patch_scores``.
-        grid: patches down and across.
         size: height and width of the masks in pixels.
+        grid: patches down and across; None takes those that fit the shape of the masks.
         classes: as for ``patch_scores``.
 
     Raises:
@@ -91,8 +91,21 @@ def segment_by_parts(
     if classes is None:
         classes = best_class(parts, weights=weights)
     scores = patch_scores(parts, weights=weights, classes=classes)
-    heat = stretched(scores, grid=grid, size=size)
+    heat = stretched(scores, grid=grid_of(scores.shape[1], size=size) if grid is None else grid, size=size)
     return Segmentation(classes, heat, heat > heat.mean((1, 2), keepdim=True))
+
+
+def grid_of(patches: int, *, size: tuple[int, int]) -> tuple[int, int]:
+    """Patches down and across for square patches that cover a picture of this height and width.
+
+    Raises:
+        InputError: no such grid has this many patches.
+    """
+    rows = max(1, round((patches * size[0] / size[1]) ** 0.5))
+    columns = max(1, round(patches / rows))
+    if rows * columns != patches:
+        raise InputError(f"{patches} patches do not cover {size[0]} x {size[1]} pixels in squares; give their grid")
+    return rows, columns
 
 
 def stretched(scores: Float[Tensor, "b n"], *, grid: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "b h w"]:

@@ -1,0 +1,1 @@
+"""Where in the picture is it: masks from words."""
