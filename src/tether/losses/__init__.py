@@ -15,6 +15,7 @@ from tether.losses.entailment import entailment
 from tether.losses.geometry import GeometryLoss, GeometryTerms, geometry_loss
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.kl_projection import KLProjection, kl_divergence, project_kl
+from tether.losses.linear_mmcl import linear_mmcl_loss
 from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_bounds
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
 from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
@@ -96,6 +97,7 @@ __all__ = [
     "info_nce",
     "info_nce_pairs",
     "kl_divergence",
+    "linear_mmcl_loss",
     "m2_mix_loss",
     "neg_clip_accuracy",
     "neg_clip_loss",

@@ -18,6 +18,7 @@ from tether.space.direction_filter import DirectionLogitsProcessor
 from tether.space.ellipsoid import GapSweep, ShellStats, gap_sweep, shell_stats, vslerp
 from tether.space.fair_dims import DimensionMask, FairDims, Selection, select_dimensions
 from tether.space.heat_maps import Segmentation, patch_scores, segment_by_parts
+from tether.space.linear_mmcl import LinearMMCL
 from tether.space.moral_direction import MoralDirection, QuestionAnswerScore, question_answer_score
 from tether.space.normality import NormalityReport, normality
 from tether.space.outlier_clipper import OutlierClipper
@@ -38,6 +39,7 @@ ESTIMATORS: Mapping[str, type[BaseEstimator]] = {
     "concept_direction": ConceptDirection,
     "conformity": ConformityEstimator,
     "fair_dims": FairDims,
+    "linear_mmcl": LinearMMCL,
     "outlier_clipper": OutlierClipper,
     "text_span": TextSpan,
     "whitener": Whitener,
@@ -56,6 +58,7 @@ __all__ = [
     "FairDims",
     "GapSweep",
     "LinearBindingMap",
+    "LinearMMCL",
     "MappedEncoder",
     "MoralDirection",
     "NormalityReport",

@@ -1,0 +1,12 @@
+"""What a model does when the world is no longer that of its training."""
+
+from __future__ import annotations
+
+from tether.evaluate.robustness.spurious import (
+    SpuriousAccuracy,
+    SpuriousPairs,
+    SpuriousWorld,
+    theory_accuracy,
+)
+
+__all__ = ["SpuriousAccuracy", "SpuriousPairs", "SpuriousWorld", "theory_accuracy"]

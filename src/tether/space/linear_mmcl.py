@@ -1,0 +1,153 @@
+"""Contrastive learning of pairs with linear towers, solved instead of trained (arXiv 2310.04971)."""
+
+from __future__ import annotations
+
+import numbers
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from tether.core.errors import InputError
+from tether.space.state import read_state, write_state
+
+_FORMAT = "tether-linear-mmcl-1"
+_STATE = frozenset({"mean_image_", "mean_text_", "cross_cov_", "image_encoder_", "text_encoder_", "loss_"})
+
+
+class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """The two linear towers that the linear contrastive loss is least for, from one singular value decomposition.
+
+    ``losses.linear_mmcl_loss`` of pairs depends on the towers only through the product ``G = W_I^T W_T``, and is
+    least at ``G = S / rho`` with S the cross-covariance of pictures and captions, or at its best approximation of the
+    rank allowed. So a picture feature counts as much as it varies together with a caption feature, also within a
+    class, while a classifier takes whatever separates best. What captions leave out cannot count.
+
+    Source: arXiv 2310.04971, section 3. Scores are of centred rows, which classes that are not each other's mirror
+    need.
+
+    Args:
+        rank: of G, at least 1; None allows any.
+        rho: weight of the loss's last term (> 0); it scales G and changes no ranking.
+
+    Attributes:
+        cross_cov_: (d_image, d_text) S, with n - 1.
+        G_: (d_image, d_text) the minimiser.
+        image_encoder_: (d_image, r) such that ``G_ = image_encoder_ @ text_encoder_.T``; the sign of a column is
+            arbitrary.
+        text_encoder_: (d_text, r).
+        mean_image_: (d_image,) mean of the pictures.
+        mean_text_: (d_text,) mean of the captions.
+        loss_: the loss at the minimum.
+        n_features_in_: d_image.
+    """
+
+    n_features_in_: int
+
+    def __init__(self, *, rank: int | None = None, rho: float = 1.0) -> None:
+        """See the class for what each argument means; values are checked by ``fit``."""
+        self.rank = rank
+        self.rho = rho
+
+    def fit(self, X: Float[np.ndarray, "n i"], y: Float[np.ndarray, "n t"]) -> Self:
+        """Solve for (n, d_image) pictures ``X`` and their captions ``y``, (n, d_text) or (n,).
+
+        Raises:
+            ValueError: NaN or infinity, fewer than two pairs, or unequal numbers.
+            InputError: a setting out of range, or pictures and captions that do not vary together at all.
+        """
+        if self.rank is not None and not (isinstance(self.rank, numbers.Integral) and self.rank >= 1):
+            raise InputError(f"rank: expected None or a whole number >= 1, got {self.rank!r}")
+        if not 0 < self.rho < np.inf:
+            raise InputError(f"rho: expected a finite number > 0, got {self.rho!r}")
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None: the captions of the pictures")
+        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)
+        text = np.asarray(y, dtype=np.float64).reshape(len(X), -1)
+        self.mean_image_, self.mean_text_ = X.mean(axis=0), text.mean(axis=0)
+        self.cross_cov_ = (X - self.mean_image_).T @ (text - self.mean_text_) / (len(X) - 1)
+        if not self.cross_cov_.any():
+            raise InputError("pictures and captions do not vary together: every one is alike on one side")
+        left, values, right = np.linalg.svd(self.cross_cov_, full_matrices=False)
+        kept = values[: self.rank]
+        root = np.sqrt(kept / self.rho)
+        self.image_encoder_, self.text_encoder_ = left[:, : len(kept)] * root, right[: len(kept)].T * root
+        self.loss_ = -float(np.sum(kept**2)) / (2 * self.rho)
+        return self
+
+    @property
+    def G_(self) -> Float[np.ndarray, "i t"]:  # noqa: N802 - the paper's letter
+        """The minimiser ``W_I^T W_T``."""
+        check_is_fitted(self, "image_encoder_")
+        return self.image_encoder_ @ self.text_encoder_.T
+
+    def transform(self, X: Float[np.ndarray, "n i"]) -> Float[np.ndarray, "n r"]:
+        """Embeddings of (n, d_image) pictures; inner products with ``embed_text`` are the similarities."""
+        check_is_fitted(self, "image_encoder_")
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return (X - self.mean_image_) @ self.image_encoder_
+
+    def embed_text(self, texts: Float[np.ndarray, "m t"]) -> Float[np.ndarray, "m r"]:
+        """Embeddings of (m, d_text) captions.
+
+        Raises:
+            InputError: another width, NaN or infinity.
+        """
+        check_is_fitted(self, "image_encoder_")
+        rows = np.asarray(texts, dtype=np.float64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.mean_text_) or not np.isfinite(rows).all():
+            raise InputError(f"texts: expected finite (m, {len(self.mean_text_)}), got {rows.shape}")
+        return (rows - self.mean_text_) @ self.text_encoder_
+
+    def similarity(self, X: Float[np.ndarray, "n i"], *, texts: Float[np.ndarray, "m t"]) -> Float[np.ndarray, "n m"]:
+        """``(x - mean)^T G (t - mean)`` of every picture with every caption."""
+        return self.transform(X) @ self.embed_text(texts).T
+
+    def predict_zero_shot(
+        self, X: Float[np.ndarray, "n i"], *, class_text: Float[np.ndarray, "c t"]
+    ) -> Int[np.ndarray, " n"]:
+        """Place of the most similar of at least two class prompts for each picture; ties go to the first.
+
+        Raises:
+            InputError: fewer than two classes, or what ``embed_text`` refuses.
+        """
+        if len(class_text) < 2:
+            raise InputError(f"class_text: expected at least two classes to tell apart, got {len(class_text)}")
+        return self.similarity(X, texts=class_text).argmax(axis=1)
+
+    def save(self, path: Path | str) -> None:
+        """Write settings and state to one safetensors file, atomically."""
+        check_is_fitted(self, "image_encoder_")
+        write_state(
+            path, format=_FORMAT, settings=self.get_params(), arrays={name: getattr(self, name) for name in _STATE}
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what ``save`` wrote; nothing is unpickled.
+
+        Raises:
+            InputError: no such file, or not one of this estimator.
+        """
+        settings, arrays = read_state(path, format=_FORMAT, arrays=_STATE)
+        one = cls(**settings)
+        for name in _STATE - {"loss_"}:
+            setattr(one, name, arrays[name])
+        one.loss_ = float(arrays["loss_"])
+        one.n_features_in_ = len(one.mean_image_)
+        return one
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.image_encoder_.shape[1]
+
+    def __sklearn_tags__(self) -> Tags:
+        """It cannot be fitted without captions, which may have several coordinates."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        return tags
