@@ -158,7 +158,8 @@ class GeometryLoss:
             geometry: what the model is expected to have, or None to take any.
             entailment_weight: >= 0; 0 leaves the entailment out (the paper also tries 0.2).
             min_radius: K >= 0 of the cones; 0 is no cone.
-            final_min_radius: K at the end of the run, reached on a straight line; None keeps it.
+            final_min_radius: K at the end of the run, reached on a straight line; None keeps it, and so does the step
+                ``skip_middle``, which knows no schedules.
             duplicates: pairs with equal captions are each other's ``negatives`` or ``positives``; what counts as equal
                 is ``batch.extra["labels"]`` (b,), or the tokens where there is none.
 
