@@ -71,3 +71,15 @@ def test_all_stop_together_when_one_is_asked_and_go_on_as_if_nothing_had_been(tm
     folder = run(TORCHRUN, tmp_path / "run", f"sharding={sharding}", stop_after=2)
     assert not (folder / "summary.json").exists()
     assert_same_path(run(TORCHRUN, folder, f"sharding={sharding}"), alone)
+
+
+def test_two_processes_with_hard_negatives_equal_one(tmp_path):
+    negatives = [
+        "data={name: scene_twins, quadruples: 48}",
+        "step={name: hard_negatives, keep_patches: 0.5, full_last: 0.4}",
+        "objective={name: triplet_clip, duplicates: left_out}",
+        "micro_batch=4",
+        "steps=3",
+    ]
+    alone = run([], tmp_path / "alone", *negatives)
+    assert_same_path(run(TORCHRUN, tmp_path / "two", "sharding=fsdp2", *negatives), alone)
