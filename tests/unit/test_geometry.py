@@ -328,6 +328,16 @@ def test_a_description_that_was_changed_by_hand_is_refused(tmp_path) -> None:
         tether.load(path.parent)
 
 
+def test_a_wrapper_passes_it_on() -> None:
+    from tether.space.clipped_encoder import ClippedDualEncoder
+
+    model = create("tiny", geometry="euclidean-squared")
+    clipped = ClippedDualEncoder(model)
+    assert geometry_of(clipped).name == "euclidean-squared"
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(clipped.encode_image(pixels).pooled, model.encode_image(pixels).pooled)
+
+
 def test_an_older_description_means_the_cosine(tmp_path) -> None:
     path = tether.save(create("tiny"), tmp_path / "model") / "model.json"
     values = json.loads(path.read_text())

@@ -134,9 +134,20 @@ class HasGeometry(Protocol):
         ...
 
 
+@runtime_checkable
+class Wraps(Protocol):
+    """An encoder around another one, such as one that changes its tokens."""
+
+    model: object
+
+
 def geometry_of(model: object) -> Geometry:
-    """A model's geometry; the cosine for one that says nothing."""
-    return model.geometry if isinstance(model, HasGeometry) else COSINE
+    """A model's geometry, or that of the model it wraps; the cosine for one that says nothing."""
+    while not isinstance(model, HasGeometry):
+        if not isinstance(model, Wraps):
+            return COSINE
+        model = model.model
+    return model.geometry
 
 
 def pairwise_similarity(

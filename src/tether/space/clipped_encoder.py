@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.core.geometry import Geometry, geometry_of
 from tether.core.protocols import DualEncoder, Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
 from tether.space.outlier_dims import check_dims, clip_dims
@@ -139,11 +138,6 @@ class ClippedDualEncoder(nn.Module):
         """0-d offset of the logits, or None."""
         return cast(DualEncoder, self.model).logit_bias
 
-    @property
-    def geometry(self) -> Geometry:
-        """What the embeddings are compared with."""
-        return geometry_of(self.model)
-
     def encode_image(self, image: Tensor, *, mask: Tensor | None = None) -> Features:
         """(b, 3, h, w) uint8 pixels or normalised floats; the tokens come out clipped too."""
         towers = cast(_Towers, self.model)
@@ -162,8 +156,7 @@ class ClippedDualEncoder(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor) -> Encoded:
         """Both sides of a batch of pairs, as an objective takes them."""
-        images, texts = self.encode_image(image), self.encode_text(text)
-        return Encoded(images, texts, self.logit_scale, self.logit_bias, geometry=self.geometry)
+        return Encoded(self.encode_image(image), self.encode_text(text), self.logit_scale, self.logit_bias)
 
     @torch.no_grad()
     def fold_(self) -> nn.Module:
