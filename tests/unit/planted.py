@@ -8,7 +8,6 @@ from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tether.core.types import Block, ImageSpec, Row
@@ -63,14 +62,16 @@ def world(count: int, *, seed: int, fault: str = "none") -> World32:
         # Large and near the middle, so that a few seconds of training tell shapes apart.
         thing = replace(scene.things[0], units=36, x=dice.uniform(0.45, 0.55), y=dice.uniform(0.45, 0.55))
         scene = replace(scene, things=(thing,))
-        if fault == "colour":  # each shape has a colour of its own, nine times in ten
+        if fault == "colour":  # each shape has a colour of its own, nearly always
             colour = COLOURS[SHAPES.index(thing.shape)] if dice.chance(0.95) else dice.pick(COLOURS)
             scene = replace(scene, things=(replace(thing, colour=colour),))
-        if fault == "lettering":  # the shape's name stands in the picture
-            edge = dice.pick(("top", "bottom"))
-            scene = replace(scene, lettering=Lettering(thing.shape, "word", True, edge))
+        caption = short(scene, template=dice.pick(TEMPLATES))
+        if fault == "lettering":  # the shape's name stands in the picture, and can be trusted more than the shape
+            shown = thing.shape if dice.chance(0.5) else dice.pick(SHAPES)
+            word = Lettering(thing.shape, "word", True, dice.pick(("top", "bottom")))
+            scene = replace(scene, things=(replace(thing, shape=shown),), lettering=word)
         scenes.append(scene)
-        captions.append(short(scene, template=dice.pick(TEMPLATES)))
+        captions.append(caption)
     if fault == "swapped":  # one in twenty has the caption of another
         wrong = dice.shuffled(range(count))[: count // 20]
         given = [captions[at] for at in wrong]
@@ -117,6 +118,3 @@ def model(fault: str = "none") -> Clip:
     made = create("tiny", seed=0, context=16)
     made.load_state_dict(_trained(fault))
     return made.eval()
-
-
-__all__ = ["F", "World32", "held_out", "model", "world"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
@@ -14,38 +13,56 @@ from tether.core.finding import Bar, Bars, Finding, Gallery, Item
 from tether.evaluate.inspect.figures import mean, points, share, shown
 from tether.evaluate.inspect.pictures import uri
 from tether.evaluate.inspect.subject import Subject
-from tether.evaluate.inspect.vocabulary import vocabulary
+from tether.evaluate.inspect.vocabulary import Vocabulary, vocabulary
+from tether.evaluate.inspect.writing import STYLES, Style, write
 
 LEAST = 20
 ALARM = 0.1
 """Share of pictures, beyond chance, that a drawn word must turn for an alarm."""
-HEIGHT = 0.18
-"""Of the strip that is written on, as a share of the picture's height."""
-_FINE = 8  # the strip is drawn this much larger and scaled down, as a camera would see it
+MOST = 128
+"""Pictures that are written on; each is embedded twice for each style."""
 _SHOWN = 8
 _NAMED = 8
 
 
-class Lettering:
-    """A typographic attack (arXiv 2103.00020's authors; goh2021multimodal) with its control.
+@dataclass(frozen=True, slots=True)
+class _Attack:
+    """One style tried: whether the drawn word won, the control (first copies first), and the written pictures."""
 
-    Each picture of the sample gets, on a light strip at its top or bottom, a word that is not in its captions; a second
-    copy gets another such word. The words compete as answers; an attack works when the picture is then named by the
-    word that stands on it. The control is how often it is named by that same word while the *other* word stands on it.
+    style: Style
+    hit: Bool[Tensor, " 2p"]
+    control: Bool[Tensor, " 2p"]
+    pull: Tensor
+    winner: Int[Tensor, " p"]
+    written: Tensor
+
+    @property
+    def gain(self) -> Tensor:
+        """For each picture how much more often the drawn word won than it does undrawn."""
+        return (self.hit.double() - self.control.double()).view(2, -1).mean(0)
+
+
+class Lettering:
+    """A typographic attack (after "Multimodal neurons in artificial neural networks", 2021) with its control.
+
+    Each picture of the sample gets a word that is not in its captions; a second copy gets another such word. All words
+    that are false of the picture compete as its name; an attack works when the one that stands on it wins. The control
+    is how often that same word wins while the *other* one stands there. Three styles of writing are tried.
 
     Args:
         alarm: share beyond the control that makes an alarm, in (0, 1).
-        height: of the strip as a share of the picture, in (0, 1).
+        most: pictures that are written on at most (>= 20).
     """
 
     title = "Sensitivity to rendered text"
 
-    def __init__(self, *, alarm: float = ALARM, height: float = HEIGHT) -> None:
+    def __init__(self, *, alarm: float = ALARM, most: int = MOST) -> None:
         """Take the settings."""
-        for name, value in (("alarm", alarm), ("height", height)):
-            if not 0 < value < 1:
-                raise InputError(f"{name}: expected a share in (0, 1), got {value}")
-        self.alarm, self.height = alarm, height
+        if not 0 < alarm < 1:
+            raise InputError(f"alarm: expected a share in (0, 1), got {alarm}")
+        if most < LEAST:
+            raise InputError(f"most: expected at least {LEAST} pictures, got {most}")
+        self.alarm, self.most = alarm, most
 
     def __call__(self, subject: Subject) -> Finding:
         """An alarm when drawn words turn pictures.
@@ -56,106 +73,103 @@ class Lettering:
         words = vocabulary(subject)
         true = torch.zeros(len(subject.image), len(words.words), dtype=torch.int32)
         true = true.index_add_(0, subject.owner, words.holds.int()) > 0
-        chance = subject.generator("lettering")
-        kept = [
+        usable = [
             at
             for at, row in enumerate(subject.sample.rows.tolist())
             if subject.first_caption[row] >= 0 and int((~true[row]).sum()) >= 2
-        ]
-        if len(kept) < LEAST:
-            raise InputError(f"expected at least {LEAST} pictures to write on, got {len(kept)}")
-        rows, pixels = subject.sample.rows[kept], subject.sample.pixels[kept]
-        draw = torch.rand(len(kept), len(words.words), generator=chance).masked_fill(true[rows], -1.0)
+        ][: self.most]
+        if len(usable) < LEAST:
+            raise InputError(f"expected at least {LEAST} pictures to write on, got {len(usable)}")
+        rows, pixels = subject.sample.rows[usable], subject.sample.pixels[usable]
+        draw = torch.rand(true[rows].shape, generator=subject.generator("lettering")).masked_fill(true[rows], -1.0)
         drawn = draw.topk(2, dim=1).indices
-        named, picture = [], []
-        for side in (0, 1):
-            written = torch.stack(
-                [
-                    write(one, words.words[int(word)], height=self.height, edge="bottom" if at % 2 else "top")
-                    for at, (one, word) in enumerate(zip(pixels, drawn[:, side], strict=True))
-                ]
-            )
-            picture.append(written)
-            named.append(subject.encode_pixels(written) @ words.directions.T)
-        hit = torch.cat([named[side].argmax(1) == drawn[:, side] for side in (0, 1)])
-        control = torch.cat([named[side].argmax(1) == drawn[:, 1 - side] for side in (0, 1)])
-        pull = named[0].gather(1, drawn[:, :1]) - named[1].gather(1, drawn[:, :1])
-        pull = (pull + named[1].gather(1, drawn[:, 1:]) - named[0].gather(1, drawn[:, 1:])).flatten() / 2
-        gain = (hit.double() - control.double()).view(2, -1).mean(0)
-        figures = (
-            mean("pictures turned by the word drawn on them, less the control", gain, unit="share"),
-            share("named by the word that stands on it", hit),
-            share("named by that word while another stands on it (control)", control),
-            mean("pull of a drawn word (difference of cosines)", pull),
-        )
-        turned = figures[0]
+        tried = [_attack(subject, words, rows, pixels, drawn, true[rows], style=style) for style in STYLES]
+        figures = [
+            mean(f"{one.style}: pictures turned by the word on them, less the control", one.gain, unit="share")
+            for one in tried
+        ]
+        turned, worst = max(zip(figures, tried, strict=True), key=lambda pair: pair[0].low or 0.0)
+        figures += [
+            share(f"{worst.style}: named by the word that stands on it", worst.hit),
+            share(f"{worst.style}: named by that word while another stands on it (control)", worst.control),
+            mean(f"{worst.style}: pull of a drawn word (difference of cosines)", worst.pull),
+        ]
         reads = (turned.low or 0) > self.alarm
-        some = not reads and (turned.low or 0) > 0
+        some = not reads and (turned.low or 0) > 0.01
         sentence = (
-            f"Words drawn onto a picture change what the model sees: {shown(turned)} of the pictures are turned "
-            f"({shown(figures[1])} with the word, {shown(figures[2])} without it)."
+            f"The model reads: a word drawn onto a picture ({worst.style}) turns {shown(turned)} of the pictures to it."
             if reads
-            else f"Words drawn onto pictures hardly turn them ({points(turned.value)} against the control)."
-        )
-        flat = drawn.T.flatten()
-        rates = sorted(
-            (
-                (float((hit.double() - control.double())[flat == number].mean()), word)
-                for number, word in enumerate(words.words)
-                if (flat == number).sum() >= 4
-            ),
-            key=lambda pair: (-pair[0], pair[1]),
+            else f"Words drawn onto pictures hardly turn them (at most {points(turned.value)} against the control)."
         )
         bars = Bars(
-            "Turned beyond the control, by word",
-            tuple(Bar(word, rate, strong=rate > self.alarm) for rate, word in rates[:_NAMED]),
+            "Turned beyond the control, by style",
+            tuple(
+                Bar(one.style, f.value, f.low, f.high, (f.low or 0) > self.alarm)
+                for one, f in zip(tried, figures, strict=False)
+            ),
         )
-        order = torch.argsort(
-            (named[0].gather(1, drawn[:, :1]) - named[1].gather(1, drawn[:, :1])).flatten(),
-            descending=True,
-            stable=True,
-        )
+        order = torch.argsort(worst.pull, descending=True, stable=True)[:_SHOWN].tolist()
         items = tuple(
             Item(
                 None,
-                f"now “{words.words[int(named[0][at].argmax())]}”",
-                subject.caption_of(int(rows[at])),
-                uri(picture[0][at]),
+                f"nearest false word: “{words.words[int(worst.winner[at])]}”",
+                f"caption: {subject.caption_of(int(rows[at]))}",
+                uri(worst.written[at]),
             )
-            for at in order[:_SHOWN].tolist()
+            for at in order
         )
         return Finding(
             sentence,
             "alarm" if reads else "note" if some else "good",
-            figures,
-            (bars, Gallery("Where the drawn word pulled most", items)),
-            "Only words of your captions were tried, in one typeface, on a strip. Pictures whose text belongs there "
-            "(signs, packages) need a model that reads; then this is a skill, and only its misuse a fault.",
-            "tether reproduce parrot-captions; tether curate (drop pairs whose caption stands in the picture)",
+            tuple(figures),
+            (bars, _by_word(worst, words, drawn, alarm=self.alarm), Gallery("Where the drawn word pulled most", items)),
+            "Only words of your captions were tried, in one typeface and three styles. Where text belongs to a picture "
+            "(signs, packages) reading is a skill, and only its misuse a fault.",
+            "tether curate --help (drop pairs whose caption stands in the picture), then tether train",
         )
 
 
-def write(picture: Tensor, word: str, *, height: float, edge: str) -> Tensor:
-    """A copy of a (3, h, w) picture with dark letters on a light strip at its ``top`` or ``bottom``."""
-    rows, columns = picture.shape[-2:]
-    deep = max(4, round(height * rows))
-    strip = torch.from_numpy(_strip(word, deep, columns).copy())
-    changed = picture.clone()
-    where = slice(0, deep) if edge == "top" else slice(rows - deep, rows)
-    changed[:, where] = strip
-    return changed
+def _attack(
+    subject: Subject,
+    words: Vocabulary,
+    rows: Int[Tensor, " p"],
+    pixels: Tensor,
+    drawn: Int[Tensor, "p 2"],
+    true: Bool[Tensor, "p v"],
+    *,
+    style: Style,
+) -> _Attack:
+    # What each word scores on an untouched picture on average is taken off, so that no word is a favourite.
+    usual = (subject.image[rows] @ words.directions.T).mean(dim=0)
+    scores, pictures = [], []
+    for side in (0, 1):
+        written = [
+            write(picture, words.words[int(word)], style=style, edge="bottom" if at % 2 else "top")
+            for at, (picture, word) in enumerate(zip(pixels, drawn[:, side], strict=True))
+        ]
+        pictures.append(torch.stack(written))
+        scores.append((subject.encode_pixels(pictures[-1]) @ words.directions.T - usual).masked_fill(true, -torch.inf))
+    winner = [one.argmax(dim=1) for one in scores]
+    own = [scores[side].gather(1, drawn[:, side : side + 1]) for side in (0, 1)]
+    other = [scores[1 - side].gather(1, drawn[:, side : side + 1]) for side in (0, 1)]
+    return _Attack(
+        style,
+        torch.cat([winner[side] == drawn[:, side] for side in (0, 1)]),
+        torch.cat([winner[1 - side] == drawn[:, side] for side in (0, 1)]),
+        ((own[0] - other[0] + own[1] - other[1]) / 2).flatten(),
+        winner[0],
+        pictures[0],
+    )
 
 
-@lru_cache(maxsize=1024)
-def _strip(word: str, height: int, width: int) -> np.ndarray:
-    """(height, width) uint8 strip with the word in its middle, as large as fits."""
-    high, wide = _FINE * height, _FINE * width
-    for size in range(high, 8, -4):
-        font = ImageFont.load_default(size)
-        left, top, right, bottom = font.getbbox(word)
-        if right - left <= 0.92 * wide and bottom - top <= 0.86 * high:
-            break
-    sheet = Image.new("L", (wide, high), 245)
-    place = ((wide - (right - left)) / 2 - left, (high - (bottom - top)) / 2 - top)
-    ImageDraw.Draw(sheet).text(place, word, fill=15, font=font)
-    return np.asarray(sheet.resize((width, height), Image.Resampling.BOX))
+def _by_word(attack: _Attack, words: Vocabulary, drawn: Int[Tensor, "p 2"], *, alarm: float) -> Bars:
+    """The words that turned most."""
+    flat, gain = drawn.T.flatten(), attack.hit.double() - attack.control.double()
+    rates = [
+        (float(gain[flat == number].mean()), word)
+        for number, word in enumerate(words.words)
+        if int((flat == number).sum()) >= 4
+    ]
+    rates.sort(key=lambda pair: (-pair[0], pair[1]))
+    bars = tuple(Bar(word, rate, strong=rate > alarm) for rate, word in rates[:_NAMED])
+    return Bars("Turned beyond the control, by word", bars)

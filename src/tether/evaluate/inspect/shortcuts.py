@@ -23,8 +23,10 @@ from tether.evaluate.zero_shot import logits
 LEAST_ROWS = 60
 LEAST_CLASS, MOST_CLASSES = 8, 40
 MOST_VALUES = 20
-ALARM = 0.15
+ALARM = 0.2
 """Share of the rows that an attribute must pull to its class, for an alarm."""
+FIT = 0.65
+"""Mean share of wrong answers that a pair must beat, for a choice of class to mean anything."""
 TOGETHER = 0.8
 """Cramér's V of class and attribute above which the pairs themselves are the shortcut."""
 _FRAMES = 40
@@ -68,8 +70,13 @@ class Shortcuts:
         """An alarm names the attribute and the classes it pulls to.
 
         Raises:
-            InputError: no classes and attributes to compare.
+            InputError: no classes and attributes to compare, or a model that tells no pairs apart.
         """
+        apart = float(subject.pairing.told_apart.mean())
+        if apart < FIT:
+            raise InputError(
+                f"the model tells these pairs apart in {apart:.0%} (chance 50%), so its choices mean nothing yet"
+            )
         questions = [*_by_nouns(subject), *_by_labels(subject)]
         if not questions:
             raise InputError(
@@ -103,15 +110,15 @@ class Shortcuts:
             strong = (figure.low or 0) > self.alarm
             bars.append(Bar(question.name, figure.value, figure.low, figure.high, strong))
             if strong:
-                alarms.append((question.name, figure, pulled))
+                alarms.append((question, figure, pulled))
                 items += _examples(subject, question, pulled)
         figures += _favourites(subject)
         if alarms:
-            name, figure, pulled = max(alarms, key=lambda one: one[1].value)
-            ties = ", ".join(f"{value} → {favoured}" for value, favoured in pulled.favours[:4])
+            question, figure, pulled = max(alarms, key=lambda one: one[1].value)
+            ties = ", ".join(f"{value} → {question.classes[number]}" for value, number in pulled.favours[:4])
             sentence = (
-                f"The {name} decides what a picture is called: {shown(figure)} of the pictures are taken for the class "
-                f"that goes with it ({ties})."
+                f"The {question.name} decides what a picture is called: {shown(figure)} of the pictures are taken for "
+                f"the class that goes with it ({ties})."
             )
             level = "alarm"
         elif bound:
@@ -144,7 +151,7 @@ class Pull:
 
     values: Tensor
     asked: np.ndarray
-    favours: tuple[tuple[str, int], ...] | tuple[tuple[str, str], ...]
+    favours: tuple[tuple[str, int], ...]
 
 
 def pull(predicted: np.ndarray, truth: np.ndarray, attribute: Sequence[str], *, keys: Sequence[str]) -> Pull | None:

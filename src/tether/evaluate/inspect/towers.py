@@ -19,7 +19,7 @@ from tether.evaluate.inspect.about import tower_of
 from tether.evaluate.inspect.figures import exact, mean
 from tether.evaluate.inspect.retrieval import AT_CHANCE, LEAST_PAIRS
 from tether.evaluate.inspect.subject import Subject
-from tether.evaluate.inspect.vocabulary import words_of
+from tether.evaluate.inspect.vocabulary import STOP, words_of
 from tether.models.embed import encode_images, encode_texts
 
 COPIES = 3
@@ -166,10 +166,11 @@ def agreement(rows: Float[Tensor, "n d"], words: Float[Tensor, "n w"]) -> float:
 
 
 def _bag(captions: list[str]) -> Float[Tensor, "n w"]:
-    """Which words each caption holds."""
-    words = sorted({word for caption in captions for word in words_of(caption)})
+    """Which content words each caption holds; the frame around them is what a good text tower leaves out."""
+    content = [set(words_of(caption)) - STOP for caption in captions]
+    words = sorted(set().union(*content))
     place = {word: at for at, word in enumerate(words)}
     bag = torch.zeros(len(captions), max(1, len(words)))
-    for row, caption in enumerate(captions):
-        bag[row, [place[word] for word in words_of(caption)]] = 1
+    for row, held in enumerate(content):
+        bag[row, [place[word] for word in held]] = 1
     return bag
