@@ -16,7 +16,6 @@ from tether.models.dual import Clip
 from tether.models.wrap import OpenClipEncoder, SiglipEncoder
 
 
-@torch.no_grad()
 def decompose(model: DualEncoder, images: Tensor, *, reduce: Reduce = "none") -> Decomposition:
     """Write the unit embedding of each picture as an exact sum over layers, heads and tokens, and feed-forward nets.
 
@@ -46,8 +45,8 @@ def decompose(model: DualEncoder, images: Tensor, *, reduce: Reduce = "none") ->
         raise InputError(f"images: expected (b, 3, h, w) with b >= 1, got {tuple(images.shape)}")
     if images.is_floating_point() and not images.isfinite().all():
         raise InputError("images: hold NaN or infinity")
-    device = model.logit_scale.device
-    return assemble(_dissect(model, images.to(device)), reduce=reduce)
+    with torch.no_grad():
+        return assemble(_dissect(model, images.to(model.logit_scale.device)), reduce=reduce)
 
 
 def mean_parts(
