@@ -44,8 +44,8 @@ CARD = Card(
     differences=(
         "A small under-trained CLIP and synthetic scenes stand in for OpenAI's models and COCO, with a learning rate a "
         "hundred times as high.",
-        "The temperature is set so that raw inner products are about cosines times the model's own scale, as they are at "
-        "temperature 1 for OpenAI's models.",
+        "The temperature is set so that raw inner products are about cosines times the model's own scale, as they are "
+        "at temperature 1 for OpenAI's models.",
         "One pair may come alone, and the two sides may have random vectors of their own; both fail in the release.",
         "The stage stops when the embeddings have lost half of their length (switched off in the check).",
         "Only matrices decay, the model is in eval mode, and one process draws what all need.",
@@ -66,18 +66,21 @@ def reproduce(lab: Lab) -> Trial:
     before = gappy.look(start, held_out)
     notes = {"gap_start": before.centroid_distance, "recall_start": before.recall}
     scale = float(start.logit_scale.detach())
+    draws = lab.generator("z")
     stages = {
-        "refine": {"temperature": temperature(start, pairs, scale=scale)},
-        "random_only": {"lambda_kd": 0.0},
-        "contrastive": {"lambda_rand": 0.0, "lambda_kd": 0.0, "lambda_cont": 1.0, "feature_scale": "normalised"},
+        "refine": ClipRefineLoss(temperature=temperature(start, pairs, scale=scale), generator=draws),
+        "random_only": ClipRefineLoss(lambda_kd=0.0, generator=draws),
+        "contrastive": ClipRefineLoss(
+            lambda_rand=0.0, lambda_kd=0.0, lambda_cont=1.0, feature_scale="normalised", generator=draws
+        ),
     }
-    for name, settings in stages.items():
+    for name, loss in stages.items():
         model = gappy.gappy_clip(lab)
         model.freeze_logit_scale_()
         done = refine_(
             model,
             batches(lab, model, pairs),
-            loss=ClipRefineLoss(generator=lab.generator("z"), **settings),
+            loss=loss,
             steps=lab.steps(STEPS),
             learning_rate=LEARNING_RATE,
             least_length=0.0,
