@@ -27,6 +27,13 @@ class Vectors:
     def __contains__(self, name: str) -> bool:
         return name in self.arrays
 
+    def need(self, *names: str) -> None:
+        """Skip the test where other vectors lack one of these arrays; our own have all that a test asks for."""
+        missing = [name for name in names if name not in self.arrays]
+        if missing and "TETHER_VECTORS" in os.environ:
+            pytest.skip(f"no {', '.join(missing)} in these vectors")
+        assert not missing
+
 
 def load(slug: str) -> Vectors:
     """Read one file; a folder of other vectors need not have every slug, our own must."""

@@ -51,6 +51,7 @@ def test_as_many_solves(fitted):
 @pytest.mark.parametrize(("number", "side"), STEPS)
 def test_solve(fitted, number, side):
     solve = fitted.solves_[number]
+    VECTORS.need(*(f"step{number}_{side}_{what}" for what in ("U", "Z", "ylab")))
     assert solve.side == {"img": "image", "txt": "text"}[side]
     np.testing.assert_array_equal(solve.labels, VECTORS[f"step{number}_{side}_ylab"])
     close(solve.found.directions, VECTORS[f"step{number}_{side}_U"])
@@ -58,13 +59,14 @@ def test_solve(fitted, number, side):
 
 
 def test_held_out_codes_and_predictions(fitted):
+    VECTORS.need("X_test", "z_image_test", "z_text", "pred_test")
     close(fitted.transform_image(VECTORS["X_test"]), VECTORS["z_image_test"])
     close(fitted.transform_text(VECTORS["text"]), VECTORS["z_text"])
     np.testing.assert_array_equal(fitted.predict(VECTORS["X_test"]), VECTORS["pred_test"])
 
 
-@pytest.mark.skipif("tri_U" not in VECTORS, reason="no single solve in this file")
 def test_rank_of_a_single_solve():
+    VECTORS.need("tri_X", "tri_y", "tri_s", "tri_tau", "tri_U", "tri_Z")
     expected = VECTORS["tri_U"]
     phi = features("img", "x")(VECTORS["tri_X"])
     classes, attributes = (int(VECTORS[name].max()) + 1 for name in ("tri_y", "tri_s"))

@@ -34,12 +34,14 @@ def test_bias():
 
 
 def test_most_similar_word():
+    VECTORS.need("top1_label")
     signs = np.repeat([0, 1], [len(NEGATIVE), len(POSITIVE)])
     nearest = signs[(X @ np.concatenate([NEGATIVE, POSITIVE]).T).argmax(1)]
     np.testing.assert_array_equal(nearest, VECTORS["top1_label"])
 
 
 def test_without_each_coordinate(selection):
+    VECTORS.need("psi_without_d", "mi", "candidates")
     _, found = selection
     close(found.bias_without, VECTORS["psi_without_d"])
     close(found.mi, VECTORS["mi"])
@@ -48,11 +50,13 @@ def test_without_each_coordinate(selection):
 
 @pytest.mark.parametrize("d", range(X.shape[1]))
 def test_mutual_information(d):
+    VECTORS.need("mi", "top1_label_without_d")
     labels = VECTORS["top1_label_without_d"][d]
     close(histogram_mi(X[:, d], labels, bins=HYPER["mi_bins"], sigma=HYPER["mi_sigma"]), VECTORS["mi"][d])
 
 
 def test_selection(selection):
+    VECTORS.need("official_removed", "intended_removed", "prefix_bias_true_removal", "prefix_bias_official_last_only")
     mode, found = selection
     np.testing.assert_array_equal(found.listed, VECTORS["official_removed"])
     if mode == "official":
@@ -74,12 +78,14 @@ def test_selection(selection):
 
 
 def test_weat_of_halves():
+    VECTORS.need("weat_effect_size")
     half = len(X) // 2
     found = weat(X[:half], y=X[half:], a=POSITIVE, b=NEGATIVE, test="none")
     close(found.effect, VECTORS["weat_effect_size"])
 
 
 def test_weat_exact():
+    VECTORS.need("weat_small_s", "weat_small_effect", "weat_small_p_exact")
     size = len(VECTORS["weat_small_s"]) // 2
     found = weat(X[:size], y=X[size : 2 * size], a=POSITIVE, b=NEGATIVE)
     close(found.associations, VECTORS["weat_small_s"])

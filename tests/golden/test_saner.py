@@ -37,6 +37,7 @@ def loss(z, **changes):
 
 
 def test_layer():
+    VECTORS.need("h", "W1", "b1", "W2", "b2", "z")
     hidden, dim = VECTORS["W1"].shape
     layer = SanerLayer(dim, hidden=hidden).double()
     names = {"first.weight": "W1", "first.bias": "b1", "last.weight": "W2", "last.bias": "b2"}
@@ -45,19 +46,28 @@ def test_layer():
 
 
 def test_cosines():
+    VECTORS.need("z", "attr_feats", "cos")
     close(group_cosines(tensor("z"), attributes=tensor("attr_feats")), VECTORS["cos"])
 
 
 def test_terms():
-    found = loss(tensor("z"))
-    close(found.debias, VECTORS["loss_deb"])
-    close(found.reconstruction, VECTORS["loss_recon"])
-    close(found.contrast, VECTORS["loss_cont"])
-    close(found.total, VECTORS["loss_total"])
-    close(loss(tensor("z"), spread="sample").debias, VECTORS["loss_deb_unbiased_std"])
+    VECTORS.need("h", "z", "attr_feats", "image_feats")
+    found, sample = loss(tensor("z")), loss(tensor("z"), spread="sample")
+    terms = {
+        "loss_deb": found.debias,
+        "loss_recon": found.reconstruction,
+        "loss_cont": found.contrast,
+        "loss_total": found.total,
+        "loss_deb_unbiased_std": sample.debias,
+    }
+    given = [name for name in terms if name in VECTORS]
+    assert given
+    for name in given:
+        close(terms[name], VECTORS[name])
 
 
 def test_gradient():
+    VECTORS.need("h", "z", "attr_feats", "image_feats")
     z = tensor("z").requires_grad_()
     loss(z).total.backward()
     step = 1e-6
@@ -71,9 +81,10 @@ def test_gradient():
 
 @pytest.mark.parametrize("k", SKEWS)
 def test_max_skew(k):
+    VECTORS.need("skew_scores", "skew_groups", "skew_ref")
     found = max_skew(tensor("skew_scores"), groups=tensor("skew_groups"), k=k, reference=tensor("skew_ref"))
     close(found.each, VECTORS[f"maxskew_at_{k}"])
-    if k == HYPER["k"]:
+    if k == HYPER["k"] and "skew_top_fraction" in VECTORS:
         close(found.top_shares[0], VECTORS["skew_top_fraction"])
 
 
