@@ -82,6 +82,12 @@ def world(count: int, *, seed: int, fault: str = "none") -> World32:
     return World32(tuple(scenes), tuple(captions), torch.stack([fit(one, spec) for one in drawn]))
 
 
+def caption_of(pairs: World32, row: int) -> str:
+    """A caption of the row's own scene, in the frame of the one it was given."""
+    thing, given = pairs.scenes[row].things[0], pairs.captions[row].split()
+    return " ".join([*given[:-2], thing.colour, thing.shape])
+
+
 @cache
 def held_out(fault: str = "none", count: int = 400) -> World32:
     """Pairs that no model was trained on."""

@@ -25,6 +25,11 @@ LEAST_CLASS, MOST_CLASSES = 8, 40
 MOST_VALUES = 20
 ALARM = 0.2
 """Share of the rows that an attribute must pull to its class, for an alarm."""
+STRENGTH = 0.25
+"""Least strength of such a pull, as a share of what a true caption adds to the cosine.
+
+A model that hardly knows a class is pulled by anything, but weakly.
+"""
 FIT = 0.65
 """Mean share of wrong answers that a pair must beat, for a choice of class to mean anything."""
 TOGETHER = 0.8
@@ -39,11 +44,17 @@ class _Question:
     """What is called what: a class and an attribute for each of some rows."""
 
     name: str
+    of: str
     rows: tuple[int, ...]
     classes: tuple[str, ...]
     truth: np.ndarray
     attribute: tuple[str, ...]
-    predicted: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(n,) the class that scores best."""
+        return self.scores.argmax(axis=1)
 
 
 class Shortcuts:
@@ -56,15 +67,17 @@ class Shortcuts:
 
     Args:
         alarm: pull that makes an alarm, in (0, 1).
+        strength: least strength of such a pull, as a share of what a true caption adds to the cosine, in (0, 1).
     """
 
     title = "Planted bias: attributes that decide the class"
 
-    def __init__(self, *, alarm: float = ALARM) -> None:
-        """Take the limit."""
-        if not 0 < alarm < 1:
-            raise InputError(f"alarm: expected a share in (0, 1), got {alarm}")
-        self.alarm = alarm
+    def __init__(self, *, alarm: float = ALARM, strength: float = STRENGTH) -> None:
+        """Take the limits."""
+        for name, value in (("alarm", alarm), ("strength", strength)):
+            if not 0 < value < 1:
+                raise InputError(f"{name}: expected a share in (0, 1), got {value}")
+        self.alarm, self.strength = alarm, strength
 
     def __call__(self, subject: Subject) -> Finding:
         """An alarm names the attribute and the classes it pulls to.
@@ -77,6 +90,7 @@ class Shortcuts:
             raise InputError(
                 f"the model tells these pairs apart in {apart:.0%} (chance 50%), so its choices mean nothing yet"
             )
+        usual = float(subject.pairing.cosine.mean() - subject.image.mean(dim=0) @ subject.text.mean(dim=0))
         questions = [*_by_nouns(subject), *_by_labels(subject)]
         if not questions:
             raise InputError(
@@ -85,6 +99,7 @@ class Shortcuts:
             )
         figures: list[Figure] = []
         bars, alarms, bound = [], [], []
+        weak: dict[str, None] = {}  # in order, each once
         items: list[Item] = []
         for question in questions:
             right = torch.from_numpy(question.predicted == question.truth)
@@ -107,7 +122,12 @@ class Shortcuts:
                 f"{question.name}: pulled to the class that the attribute favours", pulled.values, unit="share"
             )
             figures.append(figure)
-            strong = (figure.low or 0) > self.alarm
+            firm = strength(question.scores, question.truth, question.attribute, favours=pulled.favours) / usual
+            figures.append(exact(f"{question.name}: strength of the pull (share of what a true caption adds)", firm))
+            pulls = (figure.low or 0) > self.alarm
+            strong = pulls and firm > self.strength
+            if pulls and not strong:
+                weak[f"the {question.of}"] = None
             bars.append(Bar(question.name, figure.value, figure.low, figure.high, strong))
             if strong:
                 alarms.append((question, figure, pulled))
@@ -126,6 +146,9 @@ class Shortcuts:
                 f"In these pairs the class and its {' and '.join(bound)} go together nearly always, so it cannot be "
                 "told which of them the model looks at."
             )
+            level = "note"
+        elif weak:
+            sentence = f"The model hardly knows {' and '.join(weak)} here, so attributes pull at them, but weakly."
             level = "note"
         else:
             most = max((bar.value for bar in bars), default=0.0)
@@ -189,6 +212,26 @@ def pull(predicted: np.ndarray, truth: np.ndarray, attribute: Sequence[str], *, 
     )
 
 
+def strength(
+    scores: np.ndarray, truth: np.ndarray, attribute: Sequence[str], *, favours: Sequence[tuple[str, int]]
+) -> float:
+    """How much higher the favoured class scores where the value is, of rows of other classes; a mean of cosines.
+
+    Args:
+        scores: (n, c) cosines with the classes.
+        truth: (n,) class of each row.
+        attribute: (n,) value of its attribute.
+        favours: values with the class that each favours.
+    """
+    centred, values = scores - scores.mean(axis=1, keepdims=True), np.array(attribute)
+    found = []
+    for value, favoured in favours:
+        here, elsewhere = (values == value) & (truth != favoured), (values != value) & (truth != favoured)
+        if here.any() and elsewhere.any():
+            found.append(centred[here, favoured].mean() - centred[elsewhere, favoured].mean())
+    return float(np.mean(found)) if found else 0.0
+
+
 def _favoured(predicted: np.ndarray, truth: np.ndarray, has: np.ndarray, used: np.ndarray) -> int | None:
     """The class that rows with the value are wrongly taken for most beyond the others."""
     best, where = -np.inf, None
@@ -225,14 +268,14 @@ def _by_nouns(subject: Subject) -> list[_Question]:
             frames[noun].append(_without_colour(captions[place]))
     weights = torch.stack([F.normalize(subject.encode_texts(frames[noun]).mean(dim=0), dim=0) for noun in nouns])
     rows = tuple(subject.owner[places].tolist())
-    predicted = (subject.image[list(rows)] @ weights.T).argmax(dim=1).numpy()
+    scores = (subject.image[list(rows)] @ weights.T).double().numpy()
     truth = np.array([nouns.index(found[place][1]) for place in places])  # pyrefly: ignore
     colours = tuple(found[place][0] for place in places)  # pyrefly: ignore
-    questions = [_Question("colour word", rows, nouns, truth, colours, predicted)]
+    questions = [_Question("colour word", "nouns", rows, nouns, truth, colours, scores)]
     for name, values in _usable_columns(subject).items():
         here = tuple(values[row] for row in rows)
         if _cramer(truth, here) < 1:
-            questions.append(_Question(f"column {name} (over nouns)", rows, nouns, truth, here, predicted))
+            questions.append(_Question(f"column {name} (over nouns)", "nouns", rows, nouns, truth, here, scores))
     return questions
 
 
@@ -248,12 +291,12 @@ def _by_labels(subject: Subject) -> list[_Question]:
         return []
     truth = np.array([classes.index(name) for name in subject.seen.labels])
     weights = class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size)
-    predicted = logits(subject.image, weights=weights).argmax(dim=1).numpy()
+    scores = logits(subject.image, weights=weights, scale=1.0).double().numpy()
     everything = tuple(range(len(truth)))
     questions = []
     for name, values in _usable_columns(subject).items():
         if _cramer(truth, values) < 1:
-            questions.append(_Question(f"column {name}", everything, classes, truth, values, predicted))
+            questions.append(_Question(f"column {name}", "labels", everything, classes, truth, values, scores))
     return questions
 
 
