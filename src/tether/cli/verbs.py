@@ -7,7 +7,7 @@ from pathlib import Path
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Data": ("curate",),
-    "Train and measure": ("train", "eval", "report"),
+    "Train and measure": ("train", "eval", "report", "inspect"),
     "Use": ("embed", "index", "search", "classify", "export"),
     "Papers": ("papers", "where", "reproduce", "bench", "new-paper", "docs"),
 }

@@ -15,7 +15,9 @@ from tether.core.types import Block, Row
 PART_ROWS = 512
 """Rows of one part: the most that a kill costs."""
 STRETCH = 64
-"""Least rows that are read in one go where not all rows can be looked at."""
+"""Rows that are read in one go where not all rows can be looked at."""
+MOST_BLOCKS = 64
+"""Blocks that are opened where they do not tell their lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ class Part:
 def divide(source: Source, *, limit: int) -> list[Part]:
     """Parts of about 512 rows that hold ``limit`` rows, or all when there are fewer.
 
-    Where not all rows are wanted and the blocks know their lengths, stretches of at least 64 rows are taken evenly over
-    the whole source; where they do not, the first rows of blocks that lie evenly among all.
+    Where not all rows are wanted and the blocks know their lengths, stretches of 64 rows are taken evenly over the
+    whole source; where they do not, the first rows of blocks that lie evenly among all.
 
     Raises:
         InputError: a source without a block, or a limit below 1.
@@ -70,7 +72,7 @@ def divide(source: Source, *, limit: int) -> list[Part]:
     sizes = [block.rows for block in blocks]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):
-        chosen = [blocks[place] for place in _evenly(len(blocks), count=max(1, limit // STRETCH))]
+        chosen = [blocks[place] for place in _evenly(len(blocks), count=min(limit, MOST_BLOCKS))]
         share = -(-limit // len(chosen))
         pieces = [Piece(block, 0, share) for block in chosen]
     elif sum(known) <= limit:
@@ -85,19 +87,20 @@ def _cut(block: Block, rows: int) -> list[Piece]:
 
 
 def _stretches(blocks: Sequence[Block], sizes: Sequence[int], *, limit: int) -> list[Piece]:
-    """Evenly spaced stretches; one that would cross into the next block is cut at its end."""
+    """Evenly spaced stretches; one that crosses into the next block goes on there."""
     ends = np.cumsum(sizes)
-    count = max(1, limit // STRETCH)
-    length = -(-limit // count)
+    length = min(limit, STRETCH)
     pieces = []
     left = limit
-    for at in _evenly(int(ends[-1]), count=count, room=length):
-        block = int(np.searchsorted(ends, at, side="right"))
-        start = at - int(ends[block] - sizes[block])
-        rows = min(length, sizes[block] - start, left)
+    for at in _evenly(int(ends[-1]), count=-(-limit // length), room=length):
+        rows = min(length, left)
         left -= rows
-        if rows:
-            pieces.append(Piece(blocks[block], start, rows))
+        while rows:
+            block = int(np.searchsorted(ends, at, side="right"))
+            start = at - int(ends[block] - sizes[block])
+            here = min(rows, sizes[block] - start)
+            pieces.append(Piece(blocks[block], start, here))
+            at, rows = at + here, rows - here
     return pieces
 
 
