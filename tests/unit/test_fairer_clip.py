@@ -123,6 +123,18 @@ class TestShortcut:
         assert (image.codes * text.codes > 0).mean() > 0.9
         assert np.corrcoef(fitted.solves_[0].codes[:, 0], fitted.solves_[0].labels)[0, 1] > 0
 
+    def test_centred_codes_do_not_favour_a_class(self):
+        X, y, s = world(600, agree=0.9, seed=0)
+        unseen, _, _ = world(2000, agree=0.5, seed=1)
+        shares = {"none": [], "images": []}
+        for centre, found in shares.items():
+            for seed in range(5):
+                settings = {"n_features": 60, "n_code_features": 60, "random_state": seed, "centre": centre}
+                fair = FairerClip(**settings).fit(X, y, s=s, text_features=TEXT)
+                found.append(fair.predict(unseen).mean())
+        assert np.std(shares["images"]) < 0.5 * np.std(shares["none"])
+        assert np.abs(np.array(shares["images"]) - 0.5).max() < 0.1
+
     def test_a_subset(self):
         X, y, s = world(600, agree=0.9, seed=0)
         model = FairerClip(n_features=80, max_samples=100, random_state=0).fit(X, y, s=s, text_features=TEXT)
@@ -152,6 +164,7 @@ class TestDoors:
         back = FairerClip.load(tmp_path / "codes.safetensors")
         X, _, _ = world(50, agree=0.5, seed=5)
         np.testing.assert_array_equal(back.predict(X), fitted.predict(X))
+        np.testing.assert_array_equal(back.image_mean_, fitted.image_mean_)
         np.testing.assert_array_equal(back.transform_image(X), fitted.transform_image(X))
         assert back.get_params() == fitted.get_params()
         assert back.classes_.dtype == fitted.classes_.dtype
@@ -171,6 +184,7 @@ class TestDoors:
             ({"n_features": 0}, {}),
             ({"max_samples": 1}, {}),
             ({"sigma": 0.0}, {}),
+            ({"centre": "texts"}, {}),
             ({}, {"s": [1, 2]}),
             ({}, {"text_features": TEXT[:1]}),
             ({}, {"text_features": TEXT[:, :3]}),

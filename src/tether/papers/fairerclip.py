@@ -43,6 +43,8 @@ CARD = Card(
         "Synthetic scenes stand in for Waterbirds and CelebA: each of two classes has four shapes, and a background as "
         "the shortcut.",
         "Eigenproblems are solved symmetrically in float64, where the released code calls a general solver in float32.",
+        "Codes are compared after the mean image code is taken off (centre='images'): with 1000 random features instead "
+        "of 3000 their offset favours one class. The notes have the released rule too.",
         "Only columns that are kept decide whether a map is turned; in the released code a column of zeros hides that.",
     ),
     minutes=2.0,
@@ -77,7 +79,7 @@ def reproduce(lab: Lab) -> Trial:
     guessed = (F.normalize(seen, dim=1) @ grounds.T).argmax(dim=1).numpy()
 
     settings = WATERBIRDS | ({"n_features": 50, "n_code_features": 50} if lab.smoke else {})
-    ours = FairerClip(**settings, random_state=lab.seed)  # pyrefly: ignore - each setting has its argument's type
+    ours = FairerClip(**settings, centre="images", random_state=lab.seed)  # pyrefly: ignore - fitting types each
     ours.fit(X, y, s=guessed, text_features=text.numpy())
     linear = LogisticRegression(max_iter=2000).fit(X, y)
     attribute = LogisticRegression(max_iter=2000).fit(X, train.ground.numpy())
@@ -90,6 +92,7 @@ def reproduce(lab: Lab) -> Trial:
     }
     worst = {}
     said = {"fairer": ours.predict(X_test), "logistic": linear.predict(X_test), "zero_shot": zero_shot.numpy()}
+    said["fairer_as_released"] = ours.set_params(centre="none").predict(X_test)
     for name, predicted in said.items():
         found = worst_group_accuracy(np.asarray(predicted), labels=y_test, attribute=test.ground)
         worst[name] = notes[f"worst_{name}"] = found.worst

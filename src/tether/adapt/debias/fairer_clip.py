@@ -21,7 +21,16 @@ from tether.core.errors import InputError
 from tether.core.files import atomic_path
 
 _FORMAT = "tether-fairer-clip-1"
-_ARRAYS = ("image_weights", "image_offsets", "image_map", "text_weights", "text_offsets", "text_map", "text_features")
+_ARRAYS = (
+    "image_weights",
+    "image_offsets",
+    "image_map",
+    "image_mean",
+    "text_weights",
+    "text_offsets",
+    "text_map",
+    "text_features",
+)
 
 
 class FairerClip(ClassifierMixin, BaseEstimator):
@@ -44,6 +53,9 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         gamma: ridges of both sides, images first.
         n_iter: rounds of text and image solve after the first image solve.
         sigma: width of the kernels of embeddings and codes, or ``median`` of the distances.
+        centre: what prediction compares. ``none`` takes codes as they are, as released; they carry an offset that is
+            drawn with the random features, and with few of these it favours one class. ``images`` takes the mean code
+            of the training images off both sides.
         max_samples: fit on so many rows, drawn at random; None takes all.
         kernels: random features to use instead of drawing them.
         random_state: seed or generator of all draws.
@@ -52,6 +64,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         classes_: (c,) the classes.
         image_map_: (r, k) of the image side's features.
         text_map_: (r, k) of the text side's.
+        image_mean_: (k,) mean code of the training images.
         kernels_: the random features.
         text_features_: (c, d) text embedding of each class.
         solves_: every solve in order; empty after ``load``.
@@ -71,6 +84,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         gamma: tuple[float, float] = (3e-4, 2e-4),
         n_iter: int = 1,
         sigma: float | Literal["median"] = "median",
+        centre: Literal["none", "images"] = "none",
         max_samples: int | None = None,
         kernels: FairerKernels | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -84,6 +98,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         self.gamma = gamma
         self.n_iter = n_iter
         self.sigma: float | Literal["median"] = sigma
+        self.centre: Literal["none", "images"] = centre
         self.max_samples = max_samples
         self.kernels = kernels
         self.random_state = random_state
@@ -164,7 +179,8 @@ class FairerClip(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: Float[np.ndarray, "n d"]) -> np.ndarray:
         """Cosine of each image's code with each class text's, (n, c); for two classes their difference, (n,)."""
-        scores = cosines(self.transform_image(X), self.transform_text(self.text_features_))
+        offset = self.image_mean_ if self.centre == "images" else 0.0
+        scores = cosines(self.transform_image(X) - offset, self.transform_text(self.text_features_) - offset)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Float[np.ndarray, "n d"]) -> np.ndarray:
@@ -190,6 +206,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
             self.kernels_.image.weights,
             self.kernels_.image.offsets,
             self.image_map_,
+            self.image_mean_,
             self.kernels_.text.weights,
             self.kernels_.text.offsets,
             self.text_map_,
@@ -233,6 +250,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         none = RandomFeatures(np.empty((0, arrays["image_map"].shape[1])), np.empty(0))  # only fitting needs those
         fitted.kernels_ = FairerKernels(image, text, none, none)
         fitted.image_map_, fitted.text_map_ = arrays["image_map"], arrays["text_map"]
+        fitted.image_mean_ = arrays["image_mean"]
         fitted.text_features_ = arrays["text_features"]
         fitted.n_features_in_ = image.weights.shape[1]
         fitted.solves_ = ()
@@ -253,6 +271,8 @@ class FairerClip(ClassifierMixin, BaseEstimator):
             raise InputError(f"y: expected at least two classes, got {classes} class")
         if rounds < 1 or (self.max_samples is not None and self.max_samples < classes):
             raise InputError(f"expected n_iter >= 1 and max_samples >= {classes}, got {rounds}, {self.max_samples}")
+        if self.centre not in ("none", "images"):
+            raise InputError(f"centre: expected 'none' or 'images', got {self.centre!r}")
         rng = check_random_state(self.random_state)
         attribute = self._attribute(s, rows=len(X))
         if text_features is None:
@@ -286,6 +306,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
             solver.features["image"], solver.features["text"], solver.seen["image"], solver.seen["text"]
         )
         self.image_map_, self.text_map_ = solver.maps["image"], solver.maps["text"]
+        self.image_mean_ = solver.codes["image"].mean(axis=0)
         self.solves_ = tuple(solver.solves)
         return self
 
