@@ -43,8 +43,8 @@ CARD = Card(
         "Synthetic scenes stand in for Waterbirds and CelebA: each of two classes has four shapes, and a background as "
         "the shortcut.",
         "Eigenproblems are solved symmetrically in float64, where the released code calls a general solver in float32.",
-        "Codes are compared after the mean image code is taken off (centre='images'): with 1000 random features instead "
-        "of 3000 their offset favours one class. The notes have the released rule too.",
+        "Codes are compared after the mean image code is taken off (centre='images'): with 1000 random features, "
+        "not 3000, their offset favours one class. The notes have the released rule too.",
         "Only columns that are kept decide whether a map is turned; in the released code a column of zeros hides that.",
     ),
     minutes=2.0,
