@@ -36,6 +36,9 @@ class Common:
                 exact(f"deviation of the conformity of {name}s", float(found.std())),
             ]
             order = np.argsort(-found, kind="stable")
+            if name == "text":  # equal captions are shown once
+                once = {subject.seen.captions[at]: at for at in reversed(order.tolist())}
+                order = np.array([at for at in order.tolist() if once[subject.seen.captions[at]] == at])
             for title, places in (("Most common", order[:_SHOWN]), ("Most unusual", order[::-1][:_SHOWN])):
                 drawings.append(
                     Gallery(f"{title} {name}s", tuple(_item(subject, name, int(at), found[at]) for at in places))

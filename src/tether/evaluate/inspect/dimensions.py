@@ -79,7 +79,7 @@ class Dimensions:
         else:
             rank = ", ".join(f"{figure.value:.0f} for {name}s" for name, figure in zip(dead, figures[::3], strict=True))
             far = sum(map(len, out.values()))
-            extra = f"; {far} coordinates stand far out" if far else ""
+            extra = f"; {far} coordinate{'s stand' if far > 1 else ' stands'} far out" if far else ""
             sentence = f"No coordinate is dead; about {rank} of {rows.shape[1]} directions are really used{extra}."
             level = "good"
         return Finding(

@@ -125,7 +125,7 @@ class Lettering:
             (bars, _by_word(worst, words, drawn, alarm=self.alarm), Gallery("Where the drawn word pulled most", items)),
             "Only words of your captions were tried, in one typeface and three styles. Where text belongs to a picture "
             "(signs, packages) reading is a skill, and only its misuse a fault.",
-            "tether curate --help (drop pairs whose caption stands in the picture), then tether train",
+            "tether curate --help; drop pairs whose caption stands in the picture, then train",
         )
 
 

@@ -92,7 +92,7 @@ class Mismatched:
             ),
             "A low score is also what a caption gets that is vague, in another language, or about something the model "
             "never saw; look before you delete. A model that learnt the wrong pairs by heart no longer shows them.",
-            f"tether curate --help; then tether train on what is left of {subject.source_name}",
+            "tether curate --help; then train on what is left",
         )
 
 

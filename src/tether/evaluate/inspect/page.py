@@ -15,7 +15,9 @@ from tether.evaluate.report.templates import environment
 if TYPE_CHECKING:
     from tether.evaluate.inspect.runner import Report, Section
 
-LEVEL_WORDS = {"alarm": "alarm", "note": "worth knowing", "good": "nothing found", "unknown": "could not tell"}
+LEVEL_WORDS = {"alarm": "alarm", "note": "worth knowing", "good": "fine", "unknown": "could not tell"}
+
+_LEAST_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,8 @@ def draw_bars(bars: Bars) -> tuple[list[DrawnBar], float | None]:
     ends = [end for bar in bars.bars for end in (bar.value, bar.low, bar.high) if end is not None]
     ends += [0.0] if bars.mark is None else [0.0, bars.mark]
     low, high = min(ends), max(ends)
-    if bars.unit == "share" and low >= 0 and high > 0.5:
-        high = 1.0
+    if bars.unit == "share":  # a tenth of a per cent must not fill the track
+        high = 1.0 if low >= 0 and high > 0.5 else max(high, _LEAST_SHARE)
     span = (high - low) or 1.0
 
     def at(value: float) -> float:

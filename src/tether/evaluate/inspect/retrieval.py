@@ -51,15 +51,15 @@ class Retrieval:
             ("picture to text", pairing.image_ranks, pairing.image_chance, len(pairing.texts)),
         ):
             for depth in self.k:
-                figure = share(f"{way}, recall at {depth}", ranks <= depth)
                 expected = chance_of(chance, pool=pool, k=depth)
-                figures += [figure, Figure(f"{way}, recall at {depth} by chance", expected, unit="share")]
+                figure = share(f"{way}, recall at {depth} (chance {100 * expected:.1f} %)", ranks <= depth)
+                figures.append(figure)
                 bars.append(Bar(f"{way}, R@{depth}", figure.value, figure.low, figure.high))
         extra, said = _zero_shot(subject)
         figures += extra
         few = len(pairing.image) < LEAST_PAIRS
         lost = apart.value < AT_CHANCE and not few
-        first, second = figures[1], figures[1 + 2 * len(self.k)]
+        first, second = figures[1], figures[1 + len(self.k)]
         pool = f"among {len(subject.image):,} pictures and {len(pairing.texts):,} different captions"
         if few:
             sentence = (
@@ -96,11 +96,10 @@ def _zero_shot(subject: Subject) -> tuple[list[Figure], str]:
     labels = torch.tensor([classes.index(name) for name in subject.seen.labels])
     weights = class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size)
     found = zero_shot(logits(subject.image, weights=weights), labels=labels)
-    top = share("zero-shot, top-1", found.ranks <= 1)
+    top = share(f"zero-shot, top-1 (chance {100 / len(classes):.1f} %)", found.ranks <= 1)
     figures = [
         top,
         Figure("zero-shot, mean over classes", found.mean_per_class, unit="share"),
-        Figure("zero-shot, top-1 by chance", 1 / len(classes), unit="share"),
     ]
     _, name = min(
         (

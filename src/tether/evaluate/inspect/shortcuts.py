@@ -25,7 +25,7 @@ LEAST_CLASS, MOST_CLASSES = 8, 40
 MOST_VALUES = 20
 ALARM = 0.2
 """Share of the rows that an attribute must pull to its class, for an alarm."""
-STRENGTH = 0.25
+STRENGTH = 0.3
 """Least strength of such a pull, as a share of what a true caption adds to the cosine.
 
 A model that hardly knows a class is pulled by anything, but weakly.
@@ -164,7 +164,7 @@ class Shortcuts:
             tuple(drawings),
             "Only attributes that stand in a caption or a column can be found; what nobody wrote down stays unseen. "
             "Nothing here asks for, or guesses, attributes of people.",
-            "tether reproduce fairerclip; tether reproduce saner; tether curate (balance the attribute)",
+            "tether reproduce fairerclip; tether reproduce saner; balance the attribute, then train",
         )
 
 

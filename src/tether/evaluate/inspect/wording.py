@@ -155,7 +155,7 @@ class Wording:
             tuple(drawings),
             "The rules know English only and make stiff sentences; people paraphrase more freely. A caption loses its "
             "words to capitals only if the tokenizer keeps case.",
-            "tether reproduce laclip; see docs/guides/inspect.md",
+            "give each row several captions, of which training draws one each time; tether train --help",
         )
 
 
