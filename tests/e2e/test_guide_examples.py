@@ -24,6 +24,7 @@ NAMES = (
     "fairerclip",
     "fairpivara",
     "hybridnorm",
+    "inspect",
     "logitclip",
     "mmcl-robustness",
     "nalaformer",

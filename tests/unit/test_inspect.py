@@ -250,6 +250,21 @@ def test_a_section_that_breaks_costs_only_itself(tmp_path, monkeypatch):
     assert report.section("common").finding is not None
 
 
+class Counts:
+    """A section of the user's own."""
+
+    title = "How many"
+
+    def __call__(self, subject):
+        return Finding("Counted.", "good", (Figure("pictures", len(subject.seen.image), unit="count"),), (), "Much.")
+
+
+def test_a_probe_of_ones_own(tmp_path):
+    report = inspect_model(Stub(), Rows(rows(60)), out=tmp_path, probes=["about", Counts()])
+    assert report.section("counts").finding.figure("pictures").value == 60
+    assert "How many" in report.page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_limit_is_spread_over_the_source(known):
     source = Rows(rows(400), known=known)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import inspect
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ def inspect_model(
     out: Path | str,
     model_name: str = "MODEL",
     source_name: str | None = None,
-    probes: Sequence[str | Mapping[str, Any]] | None = None,
+    probes: Sequence[str | Mapping[str, Any] | Probe[Subject]] | None = None,
     limit: int = LIMIT,
     label: str | None = None,
     batch_size: int = 64,
@@ -118,7 +118,8 @@ def inspect_model(
         out: folder of the report.
         model_name: what the report and its commands call the model.
         source_name: what they call the pairs; the source's own name if None.
-        probes: which sections, as names in ``PROBES`` or mappings with ``name`` and settings; all if None.
+        probes: which sections: names in ``PROBES``, mappings with ``name`` and settings, or probes of your own, which
+            are named after their class; all of ``PROBES`` if None.
         limit: most rows looked at, spread over the source.
         label: column of the class; None takes ``label`` where rows have it.
         batch_size: rows in one forward.
@@ -209,9 +210,14 @@ def as_json(report: Report, *, source: Source) -> dict[str, Any]:
     }
 
 
-def _asked(probes: Sequence[str | Mapping[str, Any]] | None) -> list[tuple[str, Probe[Subject], dict[str, Any]]]:
+def _asked(
+    probes: Sequence[str | Mapping[str, Any] | Probe[Subject]] | None,
+) -> list[tuple[str, Probe[Subject], dict[str, Any]]]:
     found = []
     for spec in PROBES if probes is None else probes:
+        if isinstance(spec, Probe):
+            found.append((type(spec).__name__.lower(), spec, {"settings": repr(vars(spec))}))
+            continue
         part, chosen = settings(spec, PROBES, where="probes")
         name = spec if isinstance(spec, str) else str(spec["name"])
         found.append((name, part(**chosen), chosen))
@@ -244,7 +250,11 @@ def _section(name: str, probe: Probe[Subject], chosen: Mapping[str, Any], subjec
 
 def _fingerprint(probe: Probe[Subject], chosen: Mapping[str, Any]) -> str:
     """Of the probe's source text and settings."""
-    source = inspect.getsource(importlib.import_module(type(probe).__module__))
+    module = sys.modules.get(type(probe).__module__)
+    try:
+        source = inspect.getsource(module if module is not None else type(probe))
+    except (OSError, TypeError):  # typed in at a prompt
+        source = repr(type(probe))
     return hashlib.blake2b(
         json.dumps([__version__, source, dict(chosen)], default=repr).encode(), digest_size=8
     ).hexdigest()
