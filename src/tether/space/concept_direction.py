@@ -132,7 +132,8 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Raises:
             ValueError: NaN or infinity, or another width.
         """
-        return self.sign_ * self.coordinates(X)[:, 0] / self.scale_
+        first = self.coordinates(X)[:, 0]
+        return self.sign_ * first / self.scale_
 
     def transform(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 1"]:
         """The same as a column, for a ``Pipeline``."""

@@ -8,6 +8,7 @@ from typing import Literal, Self, final
 
 import numpy as np
 from jaxtyping import Float
+from sklearn.utils.validation import check_is_fitted
 
 from tether.core.errors import InputError
 from tether.space.concept_direction import COMPONENTS, STATE, ConceptDirection
@@ -71,6 +72,7 @@ class MoralDirection:
         self.n_components = n_components
         self.direction = ConceptDirection(n_components=n_components)
         self._encoder = encoder
+        self._words: tuple[str, ...] = ()
 
     @property
     def explained_variance_ratio_(self) -> Float[np.ndarray, " k"]:
@@ -148,6 +150,7 @@ class MoralDirection:
 
     def save(self, path: Path | str) -> None:
         """Write templates, words and state as one safetensors file, with embeddings by which the encoder is known."""
+        check_is_fitted(self.direction, "components_")
         arrays = {name: getattr(self.direction, name) for name in sorted(STATE)}
         settings = {"templates": self.templates, "n_components": self.n_components, "words": self._words}
         known = self.embed(self._words[:LEAST_WORDS], form="bare")

@@ -209,6 +209,18 @@ def test_state_is_kept_and_another_encoder_refused(tmp_path):
             MoralDirection.load(tmp_path / "moral.safetensors", encoder=other)
 
 
+def test_an_unfitted_direction_says_so(tmp_path):
+    from sklearn.exceptions import NotFittedError
+
+    for call in (
+        lambda: MoralDirection(toy_encoder).transform(["help"]),
+        lambda: MoralDirection(toy_encoder).save(tmp_path / "moral.safetensors"),
+        lambda: ConceptDirection().score_samples(np.ones((2, 3))),
+    ):
+        with pytest.raises(NotFittedError):
+            call()
+
+
 def test_bad_words_templates_and_encoders():
     def fit(good=GOOD, bad=BAD, anchor=None, encoder=toy_encoder, **settings):
         return MoralDirection(encoder, **{"n_components": 3, **settings}).fit(good=good, bad=bad, anchor=anchor)
