@@ -12,11 +12,13 @@ GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 # Guides whose every Python block needs nothing but an installed Tether.
 NAMES = (
     "adagc",
+    "alignclip",
     "autoclip",
     "clip-in",
     "clip-radagrad",
     "clipped-sgd-bias",
     "comco",
+    "contrastive-gap",
     "double-ellipsoid",
     "ent",
     "euclip",
@@ -26,6 +28,7 @@ NAMES = (
     "hybridnorm",
     "inspect",
     "logitclip",
+    "m2-mix",
     "mmcl-robustness",
     "nalaformer",
     "nfnet-agc",

