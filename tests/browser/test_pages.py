@@ -14,6 +14,8 @@ import torch
 
 from tether.core.types import Block, Features, ImageSpec, Row
 from tether.evaluate import report
+from tether.evaluate.inspect import PROBES
+from tether.evaluate.inspect.runner import inspect_model
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
 
@@ -151,3 +153,21 @@ def test_gallery_runs_in_a_browser(tmp_path):
     assert 'id="probe">true,0.8700,true,false,1 fits<' in dom
     assert dom.count('<button class="hit') == 40
     assert dom.count('src="data:image/jpeg;base64,') >= 40
+
+
+def test_health_report_runs_in_a_browser(tmp_path):
+    rows = [
+        Row(f"row {i}", pixels, (f"a {NAMES[i % 3]} thing number {i}",), {"label": NAMES[i % 3]})
+        for i, pixels in enumerate(pictures(60))
+    ]
+    found = inspect_model(Colours(), Source(rows), out=tmp_path / "out", model_name="colours")
+    actions = """
+    document.getElementById("theme").click();
+    const wide = [...document.querySelectorAll(".card, .sentence, .after")]
+      .filter(one => one.getBoundingClientRect().right > document.documentElement.clientWidth + 1).length;
+    const said = [document.documentElement.dataset.theme, document.querySelectorAll("section.probe").length,
+      document.querySelectorAll(".bar").length > 5, wide].join();
+    """
+    dom = opened(found.page, tmp_path / "profile", actions=actions)
+    assert re.search(rf'id="probe">(dark|light),{len(PROBES)},true,0 fits<', dom)
+    assert "could not be made" in dom  # a model that shows no tower has no heads

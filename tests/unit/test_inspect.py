@@ -27,6 +27,7 @@ from tether.evaluate.inspect.towers import agreement
 from tether.evaluate.inspect.vocabulary import heads
 from tether.evaluate.inspect.wording import CHANGES
 from tether.evaluate.inspect.writing import STYLES, write
+from tether.models import create
 
 from encoders import ENCODERS  # isort: skip - a neighbour
 
@@ -438,3 +439,13 @@ def test_figures_know_their_uncertainty():
     values = torch.arange(100.0)
     found = mean("x", values)
     assert found.low < 49.5 < found.high
+
+
+def test_another_geometry_is_said(tmp_path):
+    """Sections compare by cosine; a model that does not is a first look, and the report says so."""
+    model = create("tiny", seed=0, image_size=64, geometry="hyperbolic").eval()
+    pairs = open_source("scenes:split=test,rows=40", where="test")
+    report = inspect_model(model, pairs, out=tmp_path, probes=["about", "retrieval"])
+    assert report.section("about").level == "note"
+    assert "'hyperbolic'" in report.section("about").finding.unsaid
+    assert report.section("retrieval").finding is not None
