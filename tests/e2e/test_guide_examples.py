@@ -16,6 +16,8 @@ NAMES = (
     "autoclip",
     "clip-in",
     "clip-radagrad",
+    "clip-refine",
+    "clipood",
     "clipped-sgd-bias",
     "comco",
     "contrastive-gap",
