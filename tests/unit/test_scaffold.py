@@ -114,7 +114,7 @@ def test_a_dry_run_writes_nothing(copied):
         ("Gate_Norm", "optim", None, "slug: expected lower-case words"),
         ("4norm", "optim", None, "slug: expected lower-case words"),
         ("gate-", "optim", None, "slug: expected lower-case words"),
-        ("gate-norm", "garden", None, "room: 'garden' has no mapping of parts; known: compress, data, "),
+        ("gate-norm", "garden", None, "room: 'garden' has no mapping of parts; known: adapt, compress, data, "),
         ("gate-norm", "optim", "CLIPERS", "mapping: room 'optim' has no 'CLIPERS'; known: OPTIMIZERS, CLIPPERS"),
         ("whiten", "space", None, "exists already"),
         ("gate-norm", "train", "SCHEDULES", "stands in the file of its base class Schedule"),
