@@ -24,6 +24,7 @@ from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.schedules import Constant
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-6, 0.1  # released config/01_post-pre-training/clip-refine.yaml
+_ADAM: Mapping[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # torch's defaults, which the release uses
 LEAST_LENGTH = 0.5
 """Share of the first step's length of the embeddings below which the stage stops."""
 _CHECK_EVERY = 10  # steps between two looks at the length, so that an accelerator is not waited for in every step
@@ -199,6 +200,3 @@ def refine_(
             return Refined(0, "done", float("nan"), float("nan"))
         raise InputError("batches: expected at least one, got none")
     return Refined(len(lengths), ended, float(lengths[0]), float(lengths[-1]))
-
-
-_ADAM: Mapping[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # torch's defaults, which the release uses
