@@ -30,8 +30,8 @@ CARD = Card(
     needs=("a trained encoder", "pictures in groups that you know", "the list of classes you offer"),
     gives="Rates of harm by group with intervals, the effect of the list of classes, and labels that differ by group.",
     claim=Claim(
-        says="The harm rates find a bias that was planted in the captions of one group, and none where the captions "
-        "treat both groups alike.",
+        says="The harm rates find a bias that was planted in the captions of one group: its interval lies above the "
+        "other group's, by more than on a model taught with even captions.",
         metric="gap between the two groups' 95 % intervals of the harm rate; below 0 they overlap",
         better="higher",
         margin=0.05,
@@ -39,6 +39,9 @@ CARD = Card(
         scale=f"tiny CLIP of 64 dimensions taught on scenes of 32 px; {PICTURES} pictures, groups by background",
     ),
     differences=(
+        "That nothing is found without a planted bias was hoped for and did not hold: with even captions the intervals "
+        "of two seeds in three are apart the other way round. The metric has a sign and does not count that; after the "
+        "run the sentence of the claim was narrowed to what the metric measures.",
         "Planted attributes of synthetic scenes only; nothing about people is reproduced, shipped or inferred.",
         "Intervals are Wilson's; the paper does not say which it used.",
         "p values of label associations are also given adjusted for the number of labels.",
