@@ -122,7 +122,12 @@ def fit(
 
 
 def look(model: Clip, scenes: DetailScenes, *, name: str) -> dict[str, float]:
-    """Rates, rank correlation and recall of one model, under keys that end in its name."""
+    """Rates, rank correlation and recall of one model, under keys that end in its name.
+
+    ``other_picture`` are the same rates against a picture of other captions: what the texts give away alone.
+    """
+    from dataclasses import replace
+
     import torch
     from torch.nn.functional import normalize
 
@@ -135,12 +140,18 @@ def look(model: Clip, scenes: DetailScenes, *, name: str) -> dict[str, float]:
     _, false = growing_scores(model, scenes, wrong=scenes.false)
     mask = torch.ones_like(sim, dtype=torch.bool)
     rates = increment_rates(sim, neg_sim=foreign, mask=mask)
+    blind_sim, blind_foreign = growing_scores(
+        model, replace(scenes, pixels=scenes.pixels.roll(1, 0)), wrong=scenes.foreign
+    )
+    blind = increment_rates(blind_sim, neg_sim=blind_foreign, mask=mask)
     image, text = encode_images(model, scenes.pixels.split(256)), encode_texts(model, scenes.captions)
     recall = recall_at_k(normalize(image), normalize(text), k=(1,))
     return {
         f"both_rates_{name}": (rates.positive + rates.negative) / 2,
         f"positive_{name}": rates.positive,
         f"negative_{name}": rates.negative,
+        f"positive_other_picture_{name}": blind.positive,
+        f"negative_other_picture_{name}": blind.negative,
         f"negative_same_thing_{name}": increment_rates(sim, neg_sim=false, mask=mask).negative,
         f"rank_correlation_{name}": rank_correlation(model, scenes),
         f"recall_at_1_{name}": (recall["image_to_text_r1"] + recall["text_to_image_r1"]) / 2,
