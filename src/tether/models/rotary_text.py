@@ -15,9 +15,9 @@ from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
 def to_rotary(model: DualEncoder, *, context: int, base: float = 10000.0) -> Clip:
     """A copy of a model whose text tower has rotary positions and a longer context (arXiv 2508.02329).
 
-    Everything but the table of places is copied. The copy's text embeddings are useless until it has learnt to read
-    again: ``adapt.distill.distil_text`` teaches it by the original, then it trains on long captions. A text may have
-    any length up to ``context``; its end token, wherever it stands, gives the embedding.
+    Everything but the table of places is copied. The copy's text embeddings are no longer the original's until it has
+    learnt to read again: ``adapt.distill.distil_text`` teaches it by the original, then it trains on long captions. A
+    text may have any length up to ``context``; its end token, wherever it stands, gives the embedding.
 
     Args:
         model: a CLIP of ours, or one of open_clip's or transformers' that ``tether.load`` made ours.
