@@ -89,17 +89,26 @@ def gather(
     parts = divide(source, limit=limit)
     expected = sum(piece.rows for part in parts for piece in part.pieces)
     share = -(-SAMPLE // len(parts))
-    files, done, trouble = [], 0, ""
+    files, done = [], 0
     for number, part in enumerate(parts):
         path = folder / f"part-{number:05d}.safetensors"
         if not _whole(path):
             try:
-                _embed(model, part, path, share, label, batch_size, workers, strict, seed)
+                _embed(
+                    model,
+                    part,
+                    path=path,
+                    share=share,
+                    label=label,
+                    batch_size=batch_size,
+                    workers=workers,
+                    strict=strict,
+                    seed=seed,
+                )
             except InputError as error:
-                if strict or "no " + repr(label) in str(error):
-                    raise
-                trouble = str(error)
-                if "not finite" in trouble or (number == len(parts) - 1 and not files):
+                said = str(error)
+                lacks_label = label is not None and f"no {label!r}" in said
+                if strict or lacks_label or "not finite" in said or (number == len(parts) - 1 and not files):
                     raise
                 continue
         files.append(path)
@@ -112,6 +121,7 @@ def gather(
 def _embed(
     model: DualEncoder,
     part: Part,
+    *,
     path: Path,
     share: int,
     label: str | None,

@@ -46,9 +46,9 @@ class Heads:
             raise InputError(f"expected at least {LEAST} pictures in the sample, got {len(pixels)}")
         known = vocabulary(subject, most=60)
         parts = [decompose(subject.model, some, reduce="tokens") for some in pixels.split(_BATCH)]
-        heads = torch.cat([part.attention for part in parts]).double().cpu()
+        heads = torch.cat([part.attention.cpu() for part in parts])
         layers, count = heads.shape[1:3]
-        spread = heads.var(dim=0, unbiased=False).sum(-1)
+        spread = heads.var(dim=0, unbiased=False).double().sum(-1)
         shares = spread / spread.sum()
         late = torch.zeros_like(shares)
         late[max(0, layers - _LAYERS) :] = shares[max(0, layers - _LAYERS) :]
@@ -57,7 +57,7 @@ class Heads:
         found = []
         for place in order:
             layer, head = divmod(place, count)
-            added = heads[:, layer, head]
+            added = heads[:, layer, head].double()
             span = text_span(added.numpy(), texts=texts, count=min(self.words, len(texts)))
             said = [known.words[index] for index in span.indices]
             found.append((layer, head, float(shares[layer, head]), said, float(span.explained_variance[-1]), added))

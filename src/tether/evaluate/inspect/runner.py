@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from torch import nn
 from tether import __version__
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.files import read_json, write_json, write_text
-from tether.core.finding import Finding
+from tether.core.finding import Figure, Finding
 from tether.core.protocols import DualEncoder, Probe, Source
 from tether.core.spec import settings
 from tether.evaluate.inspect import PROBES
@@ -199,14 +200,20 @@ def as_json(report: Report, *, source: Source) -> dict[str, Any]:
                 "level": section.level,
                 "problem": section.problem,
                 "sentence": section.finding.sentence if section.finding else "",
-                "figures": [dataclasses.asdict(figure) for figure in section.finding.figures]
-                if section.finding
-                else [],
+                "figures": [_plain(figure) for figure in section.finding.figures] if section.finding else [],
                 "unsaid": section.finding.unsaid if section.finding else "",
                 "command": section.finding.command if section.finding else "",
             }
             for section in report.sections
         ],
+    }
+
+
+def _plain(figure: Figure) -> dict[str, Any]:
+    """A figure for JSON, which knows no NaN."""
+    values = dataclasses.asdict(figure)
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
 
 
@@ -228,7 +235,7 @@ def _asked(
 
 def _section(name: str, probe: Probe[Subject], chosen: Mapping[str, Any], subject: Subject, path: Path) -> Section:
     """The kept finding where it is still that of this code and these settings, else a new one."""
-    print_ = _fingerprint(probe, chosen)
+    print_ = _fingerprint(probe, chosen, model_name=subject.model_name)
     if path.is_file():
         try:
             values = read_json(path)
@@ -248,13 +255,13 @@ def _section(name: str, probe: Probe[Subject], chosen: Mapping[str, Any], subjec
     return Section(name, probe.title, finding, "", seconds)
 
 
-def _fingerprint(probe: Probe[Subject], chosen: Mapping[str, Any]) -> str:
-    """Of the probe's source text and settings."""
+def _fingerprint(probe: Probe[Subject], chosen: Mapping[str, Any], *, model_name: str) -> str:
+    """Of the probe's source text and settings, and of the name that its commands use."""
     module = sys.modules.get(type(probe).__module__)
     try:
         source = inspect.getsource(module if module is not None else type(probe))
     except (OSError, TypeError):  # typed in at a prompt
         source = repr(type(probe))
     return hashlib.blake2b(
-        json.dumps([__version__, source, dict(chosen)], default=repr).encode(), digest_size=8
+        json.dumps([__version__, source, model_name, dict(chosen)], default=repr).encode(), digest_size=8
     ).hexdigest()
