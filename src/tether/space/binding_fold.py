@@ -76,7 +76,6 @@ class MappedEncoder(nn.Module):
         return Encoded(self.encode_image(image), self.encode_text(text), self.logit_scale, self.logit_bias)
 
 
-@torch.no_grad()
 def fold_text_map_(model: nn.Module, *, matrix: Float[Tensor, "d d"]) -> nn.Module:
     """Multiply the text tower's projection by a matrix, so that every text embedding comes out mapped at no cost.
 
@@ -98,14 +97,16 @@ def fold_text_map_(model: nn.Module, *, matrix: Float[Tensor, "d d"]) -> nn.Modu
     picture = torch.zeros(1, 3, *encoder.image_spec.size, dtype=torch.uint8, device=device)
     training = model.training
     model.eval()
-    before, image = encoder.encode_text(text).pooled, encoder.encode_image(picture).pooled
-    changed = _multiply_(model, matrix)
-    after, image_after = encoder.encode_text(text).pooled, encoder.encode_image(picture).pooled
+    with torch.no_grad():
+        before, image = encoder.encode_text(text).pooled, encoder.encode_image(picture).pooled
+        changed = _multiply_(model, matrix)
+        after, image_after = encoder.encode_text(text).pooled, encoder.encode_image(picture).pooled
+        alike = _alike(after, before @ matrix.to(before).T) and _alike(image_after, image)
+        if not alike:
+            for weight, old in changed:
+                weight.copy_(old)
     model.train(training)
-    wanted = before @ matrix.to(before).T
-    if not (_alike(after, wanted) and _alike(image_after, image)):
-        for weight, old in changed:
-            weight.copy_(old)
+    if not alike:
         raise InputError(
             f"{type(model).__name__}: its text projection does not stand alone at the end of the text side, so the map "
             "cannot be folded in; the model is unchanged, use MappedEncoder"
