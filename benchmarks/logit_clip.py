@@ -1,6 +1,6 @@
 """LogitClip around the tiled InfoNCE: memory and time of forward plus backward, against the B x B form and no clip.
 
-Command: ``python benchmarks/logit_clip.py`` (about 6 CPU minutes; ``--quick`` stops at B = 4,096, under a minute).
+Command: ``python benchmarks/logit_clip.py`` (about 6 CPU minutes; ``--quick`` stops at B = 4,096, about one).
 Each run is a process of its own with one thread; variants rotate within each round. Memory is the growth of the
 resident high-water mark over the inputs, gradients included. Time is CPU time of one forward and backward.
 ``plain`` clips the rows and the columns of a stored matrix, ``clip`` is ClipLoss alone, ``p = 2`` and ``p = 3`` are

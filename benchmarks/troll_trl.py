@@ -1,8 +1,8 @@
 """TROLL against GRPO's clipped ratio in TRL, on a task whose answers can be checked: put three digits in order.
 
 Command: ``python benchmarks/troll_trl.py`` (about 4 CPU minutes; ``--quick`` for one seed and few steps).
-A Llama of 0.2 M random weights learns from scratch; both trainers see the same weights, questions and settings, and
-each batch of 64 completions is used for several steps. Reward is the share of places with the right digit.
+A Llama of 132 thousand random weights learns from scratch; both trainers see the same weights, questions and settings,
+and each batch of 64 completions is used for several steps. Reward is the share of places with the right digit.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ CARD = Card(
         "1, 5 and 20",
     ),
     differences=(
-        "The paper's gains on language models of billions of weights are out of reach here; a Llama of 0.2 M weights "
-        "learns to sort digits in the guide instead.",
+        "The paper's gains on language models of billions of weights are out of reach here; a Llama of 132 thousand "
+        "weights learns to sort digits in the guide instead.",
         "The multiplier is found in float64 by a safeguarded Newton iteration and differentiated in closed form; the "
         "paper uses an n-ary search and a differentiable convex program.",
         "The radius 0.05 and the tail mass 1e-12 come from an independent implementation; the paper's table was not "

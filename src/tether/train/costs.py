@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,24 +23,25 @@ class Cost:
 def timed(
     work: Mapping[str, Callable[[], object]], *, rounds: int, calls: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round; the order is turned by one from round to round.
+    """Seconds of each piece of work in each round; every round has an order of its own, the same in every call.
 
     On the CPU it is processor time of this process, on an accelerator elapsed time until it has finished.
 
     Args:
-        work: what to time, by name; each is called twice beforehand.
+        work: what to time, by name; each is called once before its calls of a round, so that none pays for the caches
+            that another one filled.
         rounds: how often.
         calls: of each piece in one round.
         device: where it runs.
     """
     for piece in work.values():
-        for _ in range(2):
-            piece()
+        piece()
     seconds: dict[str, list[float]] = {name: [] for name in work}
     names = list(work)
     for number in range(rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
+        random.Random(number).shuffle(names)  # a piece that always follows the same one meets what that left behind
+        for name in names:
+            work[name]()
             _wait(device)
             began = _clock(device)
             for _ in range(calls):

@@ -27,7 +27,7 @@ def costs(guards: Mapping[str, Guard], *, rounds: int = ROUNDS, calls: int = CAL
 
     Args:
         guards: by name.
-        rounds: interleaved, in a turning order.
+        rounds: interleaved, each in an order of its own.
         calls: in each round.
     """
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""A verifiable task for a language model of a few thousand weights: put three digits in order."""
+"""A verifiable task for a language model of 132 thousand weights: put three digits in order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def model(*, seed: int) -> PreTrainedModel:
-    """A two-layer Llama with random weights (about 100 thousand)."""
+    """A two-layer Llama with random weights (132 thousand)."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
