@@ -130,10 +130,10 @@ def hsic_solve(
     spread = centred.T @ centred
     spread[np.diag_indices(r)] += n * gamma
     try:
-        gains, vectors = linalg.eigh((wanted + wanted.T) / 2, spread, overwrite_a=True, overwrite_b=True)
+        found = linalg.eigh((wanted + wanted.T) / 2, spread, overwrite_a=True, overwrite_b=True)
     except linalg.LinAlgError:
         raise InputError(f"gamma={gamma}: the features' covariance is singular; give a larger gamma") from None
-    gains, vectors = gains[::-1], vectors[:, ::-1][:, :dim]
+    gains, vectors = np.asarray(found[0])[::-1], np.asarray(found[1])[:, ::-1][:, :dim]
     directions = vectors / np.linalg.norm(vectors, axis=0) * np.sqrt(n)
     rank = _rank(gains, dim=dim, tau_s=tau[0])
     directions[:, rank:] = 0
