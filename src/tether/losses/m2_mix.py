@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -240,16 +240,16 @@ class M2MixLoss:
         self.epochs, self.duplicates = epochs, duplicates
         self._share, self._draw = 1.0, 0
 
-    def at(self, share: float) -> Self:
+    def at(self, share: float) -> M2MixLoss:
         """See core.protocols.Scheduled: the mixed terms at the epoch that ``share`` of the run lies in."""
         epoch = 0 if self.epochs is None else min(int(share * self.epochs), self.epochs - 1)
         return self._with(share=1 / (epoch + 1), draw=self._draw)
 
-    def drawn(self, draw: int) -> Self:
+    def drawn(self, draw: int) -> M2MixLoss:
         """See core.protocols.Drawing: the same with shares of its own."""
         return self._with(share=self._share, draw=draw)
 
-    def _with(self, *, share: float, draw: int) -> Self:
+    def _with(self, *, share: float, draw: int) -> M2MixLoss:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._share, other._draw = share, draw
