@@ -197,7 +197,7 @@ def worst_group_accuracy(predicted: Labels, *, labels: Labels, attribute: Labels
 
 
 def max_skew(
-    scores: Float[Tensor, "q n"],
+    scores: Float[Tensor, "*q n"],
     *,
     groups: Labels,
     k: int,
