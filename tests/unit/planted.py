@@ -62,8 +62,8 @@ def world(count: int, *, seed: int, fault: str = "none") -> World32:
         # Large and near the middle, so that a few seconds of training tell shapes apart.
         thing = replace(scene.things[0], units=36, x=dice.uniform(0.45, 0.55), y=dice.uniform(0.45, 0.55))
         scene = replace(scene, things=(thing,))
-        if fault == "colour":  # each shape has a colour of its own, nearly always
-            colour = COLOURS[SHAPES.index(thing.shape)] if dice.chance(0.95) else dice.pick(COLOURS)
+        if fault == "colour":  # each shape has a colour of its own, so the colour word says it all
+            colour = COLOURS[SHAPES.index(thing.shape)]
             scene = replace(scene, things=(replace(thing, colour=colour),))
         caption = short(scene, template=dice.pick(TEMPLATES))
         if fault == "lettering":  # the shape's name stands in the picture, and can be trusted more than the shape

@@ -21,8 +21,8 @@ from tether.evaluate.inspect.figures import mean, share
 from tether.evaluate.inspect.page import draw_bars
 from tether.evaluate.inspect.pairing import beaten, chance_of, pair_up
 from tether.evaluate.inspect.parts import divide
+from tether.evaluate.inspect.pulls import aligned, cramers_v, pull, strength
 from tether.evaluate.inspect.runner import inspect_model
-from tether.evaluate.inspect.shortcuts import pull
 from tether.evaluate.inspect.towers import agreement
 from tether.evaluate.inspect.vocabulary import heads
 from tether.evaluate.inspect.wording import CHANGES
@@ -370,6 +370,25 @@ def test_pull_is_zero_without_a_shortcut_and_one_with_it():
     bound = pull(values, truth, names, keys=keys)
     assert float(bound.values.mean()) == pytest.approx(1.0, abs=0.01)
     assert set(bound.favours) == {(f"v{value}", value) for value in range(4)}
+
+
+def test_strength_of_a_pull_is_a_difference_of_cosines():
+    rng = np.random.default_rng(0)
+    truth, values = rng.integers(0, 3, 600), rng.integers(0, 3, 600)
+    names = [f"v{value}" for value in values]
+    scores = np.eye(3)[values] * 0.6 + np.eye(3)[truth]
+    favours = [(f"v{value}", value) for value in range(3)]
+    assert strength(scores, truth, names, favours=favours) == pytest.approx(0.6, abs=0.05)
+    assert strength(np.eye(3)[truth], truth, names, favours=favours) == pytest.approx(0.0, abs=0.05)
+    assert strength(scores, truth, names, favours=[]) == 0.0
+    assert aligned(truth, names, favours=[*favours, ("v0", 2)]).tolist() == (truth == values).tolist()
+
+
+def test_cramers_v_of_bound_and_free():
+    truth = np.arange(400) % 4
+    assert cramers_v(truth, [str(value) for value in truth]) == pytest.approx(1.0)
+    assert cramers_v(truth, [str(at // 4 % 5) for at in range(400)]) == pytest.approx(0.0, abs=1e-9)
+    assert cramers_v(truth, ["one"] * 400) == 0.0
 
 
 def test_agreement_ignores_rotation_and_scale():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tether.core.draw import hash_uniform
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
-from tether.evaluate.inspect.figures import exact, mean, share, shown
+from tether.evaluate.inspect.figures import difference, exact, mean, share, shown
+from tether.evaluate.inspect.pulls import Pull, aligned, cramers_v, pull, strength
 from tether.evaluate.inspect.subject import Subject
 from tether.evaluate.inspect.vocabulary import ATTRIBUTES, heads, kind_of, replaced, spans, words_of
 from tether.evaluate.suite import class_rows
@@ -22,16 +21,22 @@ from tether.evaluate.zero_shot import logits
 
 LEAST_ROWS = 60
 LEAST_CLASS, MOST_CLASSES = 8, 40
+LEAST_TOGETHER = 8
 MOST_VALUES = 20
 ALARM = 0.2
 """Share of the rows that an attribute must pull to its class, for an alarm."""
-STRENGTH = 0.3
-"""Least strength of such a pull, as a share of what a true caption adds to the cosine.
+STRENGTH = 0.5
+"""How strongly the attribute alone must call for its class, as a share of what a true caption adds to the cosine.
 
-A model that hardly knows a class is pulled by anything, but weakly.
+Models that learnt a full bias reach 0.9 and more, those that had one example in twenty to learn better from about 0.5,
+barely trained or overtrained clean ones at most 0.43.
 """
-FIT = 0.65
-"""Mean share of wrong answers that a pair must beat, for a choice of class to mean anything."""
+STRANGE = 0.15
+"""Share of that which true captions must lose where the attribute contradicts the class; clean models lose nothing."""
+KNOWN = 1.5
+"""Classes are known where they are told right this many times as often as by chance."""
+SURE = 0.75
+"""Mean share of wrong answers that pairs with attribute and class together must beat; below it nothing was learnt."""
 TOGETHER = 0.8
 """Cramér's V of class and attribute above which the pairs themselves are the shortcut."""
 _FRAMES = 40
@@ -63,34 +68,30 @@ class Shortcuts:
     Classes are the labels, where rows have them, and the nouns that a colour word stands before. Attributes are the
     colour words and every column with a few values. For each value of an attribute the class it favours is found on one
     half of the rows, and the pull is measured on the other half, against rows without that value: how much more often
-    is a picture of another class taken for the favoured one? Without a shortcut that is zero, however weak the model.
+    is a picture of another class taken for the favoured one?
+
+    A model that hardly knows the classes is pulled too, by whatever it does know. So an alarm asks for one thing more:
+    that the attribute alone calls for its class strongly, and either that true captions fit worse where it contradicts
+    the class, as they do in a model that only ever saw both together, or that the classes are known all the same.
 
     Args:
         alarm: pull that makes an alarm, in (0, 1).
-        strength: least strength of such a pull, as a share of what a true caption adds to the cosine, in (0, 1).
     """
 
     title = "Planted bias: attributes that decide the class"
 
-    def __init__(self, *, alarm: float = ALARM, strength: float = STRENGTH) -> None:
-        """Take the limits."""
-        for name, value in (("alarm", alarm), ("strength", strength)):
-            if not 0 < value < 1:
-                raise InputError(f"{name}: expected a share in (0, 1), got {value}")
-        self.alarm, self.strength = alarm, strength
+    def __init__(self, *, alarm: float = ALARM) -> None:
+        """Take the limit."""
+        if not 0 < alarm < 1:
+            raise InputError(f"alarm: expected a share in (0, 1), got {alarm}")
+        self.alarm = alarm
 
     def __call__(self, subject: Subject) -> Finding:
         """An alarm names the attribute and the classes it pulls to.
 
         Raises:
-            InputError: no classes and attributes to compare, or a model that tells no pairs apart.
+            InputError: no classes and attributes to compare.
         """
-        apart = float(subject.pairing.told_apart.mean())
-        if apart < FIT:
-            raise InputError(
-                f"the model tells these pairs apart in {apart:.0%} (chance 50%), so its choices mean nothing yet"
-            )
-        usual = float(subject.pairing.cosine.mean() - subject.image.mean(dim=0) @ subject.text.mean(dim=0))
         questions = [*_by_nouns(subject), *_by_labels(subject)]
         if not questions:
             raise InputError(
@@ -106,7 +107,7 @@ class Shortcuts:
             figures.append(
                 share(f"{question.name}: classes told right (chance {1 / len(question.classes):.0%})", right)
             )
-            together = _cramer(question.truth, question.attribute)
+            together = cramers_v(question.truth, question.attribute)
             figures.append(exact(f"{question.name}: how much both go together in these pairs (Cramér's V)", together))
             pulled = pull(
                 question.predicted,
@@ -122,10 +123,10 @@ class Shortcuts:
                 f"{question.name}: pulled to the class that the attribute favours", pulled.values, unit="share"
             )
             figures.append(figure)
-            firm = strength(question.scores, question.truth, question.attribute, favours=pulled.favours) / usual
-            figures.append(exact(f"{question.name}: strength of the pull (share of what a true caption adds)", firm))
             pulls = (figure.low or 0) > self.alarm
-            strong = pulls and firm > self.strength
+            bias, more = _biased(subject, question, pulled, right) if pulls else (False, [])
+            figures += more
+            strong = pulls and bias
             if pulls and not strong:
                 weak[f"the {question.of}"] = None
             bars.append(Bar(question.name, figure.value, figure.low, figure.high, strong))
@@ -148,7 +149,10 @@ class Shortcuts:
             )
             level = "note"
         elif weak:
-            sentence = f"The model hardly knows {' and '.join(weak)} here, so attributes pull at them, but weakly."
+            which = " and ".join(weak)
+            sentence = (
+                f"The model hardly knows {which} here: attributes pull at them, with no sign of a bias behind it."
+            )
             level = "note"
         else:
             most = max((bar.value for bar in bars), default=0.0)
@@ -168,81 +172,30 @@ class Shortcuts:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Pull:
-    """For each row asked its pull (1 when it was turned, less the base rate), which rows, and the favoured classes."""
-
-    values: Tensor
-    asked: np.ndarray
-    favours: tuple[tuple[str, int], ...]
-
-
-def pull(predicted: np.ndarray, truth: np.ndarray, attribute: Sequence[str], *, keys: Sequence[str]) -> Pull | None:
-    """How much more often rows with a value are taken for the class the value favours, of rows of other classes.
-
-    Args:
-        predicted: (n,) class each row is taken for.
-        truth: (n,) class it is of.
-        attribute: (n,) value of its attribute.
-        keys: (n,) names that decide which half a row is in.
-
-    Returns:
-        the pull of each row that a favoured class was found for, or None when there is none.
-    """
-    values = np.array(attribute)
-    half = hash_uniform(keys, salt="shortcuts") < 0.5
-    found, asked, favours = [], [], Counter()
-    for fitted in (half, ~half):
-        for value in dict.fromkeys(attribute):
-            favoured = _favoured(predicted, truth, values == value, fitted)
-            if favoured is None:
-                continue
-            judged = ~fitted & (truth != favoured)
-            here, elsewhere = judged & (values == value), judged & (values != value)
-            if here.sum() < 2 or elsewhere.sum() < 2:
-                continue
-            base = float((predicted[elsewhere] == favoured).mean())
-            found.append((predicted[here] == favoured) - base)
-            asked.append(np.flatnonzero(here))
-            favours[(value, int(favoured))] += int((predicted[here] == favoured).sum())
-    if not found:
-        return None
-    return Pull(
-        torch.from_numpy(np.concatenate(found)), np.concatenate(asked), tuple(pair for pair, _ in favours.most_common())
+def _biased(subject: Subject, question: _Question, pulled: Pull, right: Tensor) -> tuple[bool, list[Figure]]:
+    """Whether the pull comes from a bias that was learnt, and the figures that tell."""
+    places = torch.tensor([subject.first_caption[row] for row in question.rows])
+    rows = torch.tensor(question.rows)
+    together = torch.from_numpy(aligned(question.truth, question.attribute, favours=pulled.favours)) & (places >= 0)
+    apart = ~together & (places >= 0)
+    if together.sum() < LEAST_TOGETHER or apart.sum() < LEAST_TOGETHER:
+        return False, []
+    beats = torch.zeros(len(subject.image), dtype=torch.float64)
+    beats[subject.pairing.image] = subject.pairing.told_apart
+    cosine = (subject.image[rows] * subject.text[places]).sum(dim=1)
+    adds = cosine - subject.image.mean(dim=0) @ subject.text.mean(dim=0)
+    usual = float(adds[together].mean())
+    if usual <= 0 or float(beats[rows[together]].mean()) < SURE:
+        return False, []
+    strange = difference(
+        f"{question.name}: what true captions lose where it contradicts the class",
+        adds[together] / usual,
+        adds[apart] / usual,
     )
-
-
-def strength(
-    scores: np.ndarray, truth: np.ndarray, attribute: Sequence[str], *, favours: Sequence[tuple[str, int]]
-) -> float:
-    """How much higher the favoured class scores where the value is, of rows of other classes; a mean of cosines.
-
-    Args:
-        scores: (n, c) cosines with the classes.
-        truth: (n,) class of each row.
-        attribute: (n,) value of its attribute.
-        favours: values with the class that each favours.
-    """
-    centred, values = scores - scores.mean(axis=1, keepdims=True), np.array(attribute)
-    found = []
-    for value, favoured in favours:
-        here, elsewhere = (values == value) & (truth != favoured), (values != value) & (truth != favoured)
-        if here.any() and elsewhere.any():
-            found.append(centred[here, favoured].mean() - centred[elsewhere, favoured].mean())
-    return float(np.mean(found)) if found else 0.0
-
-
-def _favoured(predicted: np.ndarray, truth: np.ndarray, has: np.ndarray, used: np.ndarray) -> int | None:
-    """The class that rows with the value are wrongly taken for most beyond the others."""
-    best, where = -np.inf, None
-    for number in np.unique(predicted[used & has]):
-        here, elsewhere = used & has & (truth != number), used & ~has & (truth != number)
-        if here.sum() < 2 or elsewhere.sum() < 2:
-            continue
-        gain = (predicted[here] == number).mean() - (predicted[elsewhere] == number).mean()
-        if gain > best:
-            best, where = gain, int(number)
-    return where
+    firm = strength(question.scores, question.truth, question.attribute, favours=pulled.favours) / usual
+    figures = [strange, exact(f"{question.name}: strength of the pull (share of what a true caption adds)", firm)]
+    known = (share("", right).low or 0) > KNOWN / len(question.classes)
+    return firm > STRENGTH and (known or (strange.low or 0) > STRANGE), figures
 
 
 def _by_nouns(subject: Subject) -> list[_Question]:
@@ -274,7 +227,7 @@ def _by_nouns(subject: Subject) -> list[_Question]:
     questions = [_Question("colour word", "nouns", rows, nouns, truth, colours, scores)]
     for name, values in _usable_columns(subject).items():
         here = tuple(values[row] for row in rows)
-        if _cramer(truth, here) < 1:
+        if cramers_v(truth, here) < 1:
             questions.append(_Question(f"column {name} (over nouns)", "nouns", rows, nouns, truth, here, scores))
     return questions
 
@@ -295,7 +248,7 @@ def _by_labels(subject: Subject) -> list[_Question]:
     everything = tuple(range(len(truth)))
     questions = []
     for name, values in _usable_columns(subject).items():
-        if _cramer(truth, values) < 1:
+        if cramers_v(truth, values) < 1:
             questions.append(_Question(f"column {name}", "labels", everything, classes, truth, values, scores))
     return questions
 
@@ -306,17 +259,6 @@ def _usable_columns(subject: Subject) -> dict[str, tuple[str, ...]]:
         for name, values in subject.columns.items()
         if 2 <= len(set(values)) <= MOST_VALUES and values != subject.seen.labels
     }
-
-
-def _cramer(truth: np.ndarray, attribute: Sequence[str]) -> float:
-    """Cramér's V, 0 for independent and 1 for bound."""
-    _, rows = np.unique(truth, return_inverse=True)
-    _, columns = np.unique(np.array(attribute), return_inverse=True)
-    table = np.zeros((rows.max() + 1, columns.max() + 1))
-    np.add.at(table, (rows, columns), 1)
-    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
-    least = min(table.shape) - 1
-    return float(np.sqrt(((table - expected) ** 2 / expected).sum() / table.sum() / least)) if least else 0.0
 
 
 def _favourites(subject: Subject) -> list[Figure]:
