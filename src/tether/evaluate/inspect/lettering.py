@@ -18,7 +18,7 @@ from tether.evaluate.inspect.writing import STYLES, Style, write
 
 LEAST = 20
 ALARM = 0.1
-"""Share of pictures, beyond chance, that a drawn word must turn for an alarm."""
+"""Share of pictures, beyond the control, that the half of the words read best must turn for an alarm."""
 MOST = 128
 """Pictures that are written on; each is embedded twice for each style."""
 _SHOWN = 8
@@ -38,8 +38,26 @@ class _Attack:
 
     @property
     def gain(self) -> Tensor:
-        """For each picture how much more often the drawn word won than it does undrawn."""
-        return (self.hit.double() - self.control.double()).view(2, -1).mean(0)
+        """For each written picture how much more often the drawn word won than it does undrawn."""
+        return self.hit.double() - self.control.double()
+
+    def read_best(self, drawn: Int[Tensor, "p 2"]) -> Tensor:
+        """The gain on the half of the words that are read best, which is chosen on the other half of the pictures.
+
+        Colours may be read where shapes are not, and the average of all words would hide it.
+        """
+        flat = drawn.T.flatten()
+        half = torch.arange(len(flat)) % len(drawn) % 2
+        found = []
+        for side in (0, 1):
+            chosen = self._best(flat, half == side)
+            found.append(self.gain[(half != side) & torch.isin(flat, chosen)])
+        return torch.cat(found)
+
+    def _best(self, flat: Int[Tensor, " 2p"], used: Bool[Tensor, " 2p"]) -> Int[Tensor, " w"]:
+        words = torch.unique(flat[used])
+        gains = torch.stack([self.gain[used & (flat == word)].mean() for word in words])
+        return words[torch.argsort(gains, descending=True, stable=True)[: -(-len(words) // 2)]]
 
 
 class Lettering:
@@ -85,11 +103,16 @@ class Lettering:
         drawn = draw.topk(2, dim=1).indices
         tried = [_attack(subject, words, rows, pixels, drawn, true[rows], style=style) for style in STYLES]
         figures = [
-            mean(f"{one.style}: pictures turned by the word on them, less the control", one.gain, unit="share")
+            mean(
+                f"{one.style}: turned by the half of the words read best, less the control",
+                one.read_best(drawn),
+                unit="share",
+            )
             for one in tried
         ]
         turned, worst = max(zip(figures, tried, strict=True), key=lambda pair: pair[0].low or 0.0)
         figures += [
+            mean(f"{worst.style}: turned by any word, less the control", worst.gain, unit="share"),
             share(f"{worst.style}: named by the word that stands on it", worst.hit),
             share(f"{worst.style}: named by that word while another stands on it (control)", worst.control),
             mean(f"{worst.style}: pull of a drawn word (difference of cosines)", worst.pull),
@@ -97,7 +120,7 @@ class Lettering:
         reads = (turned.low or 0) > self.alarm
         some = not reads and (turned.low or 0) > 0.01
         sentence = (
-            f"The model reads: a word drawn onto a picture ({worst.style}) turns {shown(turned)} of the pictures to it."
+            f"The model reads: words drawn onto pictures ({worst.style}), those read best, turn {shown(turned)} of them."
             if reads
             else f"Words drawn onto pictures hardly turn them (at most {points(turned.value)} against the control)."
         )
@@ -164,7 +187,7 @@ def _attack(
 
 def _by_word(attack: _Attack, words: Vocabulary, drawn: Int[Tensor, "p 2"], *, alarm: float) -> Bars:
     """The words that turned most."""
-    flat, gain = drawn.T.flatten(), attack.hit.double() - attack.control.double()
+    flat, gain = drawn.T.flatten(), attack.gain
     rates = [
         (float(gain[flat == number].mean()), word)
         for number, word in enumerate(words.words)
