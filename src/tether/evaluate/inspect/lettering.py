@@ -120,7 +120,7 @@ class Lettering:
         reads = (turned.low or 0) > self.alarm
         some = not reads and (turned.low or 0) > 0.01
         sentence = (
-            f"The model reads: of the words drawn ({worst.style}), those read best turn {shown(turned)} of the pictures."
+            f"The model reads: drawn on pictures ({worst.style}), the words read best turn {shown(turned)} of them."
             if reads
             else f"Words drawn onto pictures hardly turn them (at most {points(turned.value)} against the control)."
         )
