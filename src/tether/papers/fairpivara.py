@@ -81,21 +81,24 @@ def reproduce(lab: Lab) -> Trial:
     pictures = leaning.draw(lab, "leaning", rows=lab.steps(2 * IMAGES, 64))
     image = F.normalize(leaning.images(model, pictures), dim=1)
     ours, other = (image[pictures.ground == ground].numpy().astype(np.float64) for ground in (0, 1))
-    words = {
-        side: leaning.sentences(model, [with_article(f"{mood} picture") for mood in moods]).numpy().astype(np.float64)
-        for side, moods in (("positive", leaning.SOFT), ("negative", leaning.LOUD))
-    }
+    soft, loud = (
+        leaning.sentences(model, [with_article(f"{mood} picture") for mood in moods]).numpy().astype(np.float64)
+        for moods in (leaning.SOFT, leaning.LOUD)
+    )
     half = len(ours) // 2
     chosen_on, held_out = ours[:half], ours[half:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the information of few pictures, and shorter rows
-        found = select_dimensions(chosen_on, **words, n=REMOVED, top_k=TOP_K)
-        official = select_dimensions(chosen_on, **words, n=REMOVED, top_k=TOP_K, theta=np.inf, mode="official")
-        before = association_bias(held_out, **words, top_k=TOP_K)
+        found = select_dimensions(chosen_on, positive=soft, negative=loud, n=REMOVED, top_k=TOP_K)
+        official = select_dimensions(
+            chosen_on, positive=soft, negative=loud, n=REMOVED, top_k=TOP_K, theta=np.inf, mode="official"
+        )
+        before = association_bias(held_out, positive=soft, negative=loud, top_k=TOP_K)
 
         def gone(mask: DimensionMask) -> float:
-            cut = {side: mask.zero(rows) for side, rows in words.items()}
-            return 1 - abs(association_bias(mask.zero(held_out), **cut, top_k=TOP_K)) / max(abs(before), 1e-9)
+            cut, cut_soft, cut_loud = (mask.zero(rows) for rows in (held_out, soft, loud))
+            left = association_bias(cut, positive=cut_soft, negative=cut_loud, top_k=TOP_K)
+            return 1 - abs(left) / max(abs(before), 1e-9)
 
         draw = np.random.default_rng(lab.seed)
         size = max(1, len(found.dims))
@@ -114,7 +117,7 @@ def reproduce(lab: Lab) -> Trial:
         "gone_where_chosen": 1 - abs(found.remaining) / max(abs(found.bias), 1e-9),
         "gone_released_list": all_listed,
         "gone_random_best": float(np.max(random)),
-        "weat_effect": weat(ours, y=other, a=words["positive"], b=words["negative"], test="none").effect,
+        "weat_effect": weat(ours, y=other, a=soft, b=loud, test="none").effect,
         "shape_accuracy": leaning.accuracy(image, weights=weights, labels=pictures.shape),
         "shape_accuracy_masked": leaning.accuracy(
             F.normalize(image * kept), weights=F.normalize(weights * kept), labels=pictures.shape

@@ -147,7 +147,7 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def __sklearn_tags__(self) -> Tags:
         """It cannot be fitted without captions, which may have several coordinates."""
-        tags = super().__sklearn_tags__()
+        tags = super().__sklearn_tags__()  # pyrefly: ignore - BaseEstimator, further on, has it
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
         return tags

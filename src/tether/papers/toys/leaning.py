@@ -39,6 +39,7 @@ from tether.train.schedules import Cosine
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tether.core.protocols import DualEncoder
     from tether.papers.lab import Lab
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
@@ -151,7 +152,7 @@ def images(model: Clip, pictures: Leaning) -> Tensor:
     return encode_images(model, pictures.pixels.split(512))
 
 
-def sentences(model: Clip, given: Sequence[str]) -> Tensor:
+def sentences(model: DualEncoder, given: Sequence[str]) -> Tensor:
     """(n, d) unit embeddings of sentences."""
     return F.normalize(encode_texts(model, given), dim=1)
 
