@@ -59,7 +59,7 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise typer.Exit(_say("interrupted", code=INTERRUPTED)) from None
+            raise typer.Exit(_interrupted()) from None
         except StoppedError as error:
             raise typer.Exit(_say(str(error), code=INTERRUPTED)) from None
         except TetherError as error:
@@ -103,7 +103,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         root()(args=None if argv is None else list(argv), prog_name="tether")
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted", code=INTERRUPTED))
+        sys.exit(_interrupted())
+
+
+def _interrupted() -> int:
+    """Say it last: what a library leaves half done is meant to be, so its warnings tell nobody anything."""
+    warnings.simplefilter("ignore")
+    return _say("interrupted", code=INTERRUPTED)
 
 
 def extra_of(module: str) -> str | None:
