@@ -99,6 +99,15 @@ class TestClassDesign:
         assert "new" in effect.after.categories
         assert "new" not in effect.before.categories
 
+    def test_numbers_from_numpy_will_do(self):
+        words = torch.arange(len(CLASSES)).remainder(3)
+        settings = {"group": GROUP, "add": rows(1, seed=10)}
+        given = [
+            class_design_effect(IMAGE, class_text=CLASSES, category=kinds, add_category=kinds[:1], **settings)
+            for kinds in (words.tolist(), words.numpy())
+        ]
+        assert given[0].difference == given[1].difference
+
     def test_relative_of_nothing_is_nan(self):
         effect = class_design_effect(
             CLASSES[:4],
@@ -139,6 +148,15 @@ class TestLabels:
         there, back = associations(), associations(pair=("b", "a"))
         assert [row.difference for row in there.rows] == [-row.difference for row in back.rows]
         assert [row.chi2 for row in there.rows] == [row.chi2 for row in back.rows]
+
+    def test_a_group_without_pictures_is_a_row_and_no_error(self):
+        found = associations(pair=("a", "c"), groups=("a", "b", "c"))
+        assert found.n == (120, 0)
+        for row in found.rows:
+            assert np.isnan(row.frequency_b)
+            assert (row.chi2, row.p) == (0.0, 1.0)
+        with pytest.raises(InputError, match="pair"):
+            associations(pair=("a", "c"))
 
     def test_a_higher_threshold_lets_fewer_through(self):
         assert associations(threshold=0.04).passed > associations(threshold=0.4).passed

@@ -196,9 +196,20 @@ def test_validation_keeps_the_best_matrix_and_stops():
     report = fit(binding, few, steps=2000, lr=0.03, validation=tuple(part.float() for part in noise))
     assert report.steps < 2000
     assert report.best_step < report.steps
-    with torch.no_grad():
-        found = binding.loss(*(part.float() for part in noise), logit_scale=10.0)
-    assert float(found) == pytest.approx(report.validation_loss, rel=1e-5)
+    with torch.no_grad():  # 128 rows at a time, the default batch
+        blocks = zip(*(part.float().split(128) for part in noise), strict=True)
+        found = sum(float(binding.loss(*block, logit_scale=10.0)) * len(block[0]) for block in blocks) / 200
+    assert found == pytest.approx(report.validation_loss, rel=1e-5)
+
+
+def test_the_first_matrix_is_kept_where_learning_only_harms():
+    few, other = triple(20), triple(200, seed=40)
+    against = tuple(part.float() for part in other)
+    binding = LinearBindingMap(16, init=torch.linalg.lstsq(other[1], other[0]).solution.T.float())
+    start = binding.matrix.detach().clone()
+    report = fit(binding, tuple(part.flip(0) for part in few[:1]) + few[1:], steps=300, lr=0.1, validation=against)
+    assert report.best_step == 0
+    torch.testing.assert_close(binding.matrix.detach(), start)
 
 
 def test_progress_is_told():

@@ -191,7 +191,8 @@ def log(losses: list[float | None], **changes) -> list[dict]:
 def test_look_reads_a_log():
     seen = look("zclip", "zclip", log([3.0] * 30 + [2.0] * 10), cost=0.5)
     assert (seen.loss, seen.clipped, seen.largest, seen.usual, seen.threshold) == (2.0, 1.0, 2.0, 2.0, 1.0)
-    assert look("zclip", "zclip", log([3.0] * 30 + [None] + [2.0] * 9), cost=0.5).loss is None
+    assert look("zclip", "zclip", log([3.0] * 30 + [None] + [2.0] * 9), cost=0.5).loss == 2.0
+    assert look("zclip", "zclip", log([3.0] * 30 + [None] * 6 + [2.0] * 4), cost=0.5).loss is None
     assert look("zclip", "zclip", log([2.0] * 30), cost=0.5, diverged="step 3").loss is None
 
 

@@ -34,6 +34,26 @@ def fitted():
     return FairerClip(n_features=150, n_code_features=60, random_state=0).fit(X, y, s=s, text_features=TEXT)
 
 
+def test_pseudo_labels_favour_no_class_where_the_offset_is_taken_off():
+    shares = []
+    for seed in range(5):
+        X, _, s = world(400, agree=0.7, seed=seed)
+        model = FairerClip(n_features=16, n_code_features=60, n_iter=4, centre="images", random_state=seed)
+        shares.append(model.fit_unlabelled(X, s=s, text_features=TEXT).solves_[-1].labels.mean())
+    assert max(abs(share - 0.5) for share in shares) < 0.1  # with the offset left in, up to 0.25
+
+
+def test_an_attribute_that_the_draw_missed_is_dropped_and_no_error():
+    X, y, s = world(300, agree=0.9, seed=0)
+    rare = np.zeros(300, dtype=int)
+    rare[0] = 1
+    model = FairerClip(n_features=64, n_code_features=60, max_samples=40, random_state=0)
+    with pytest.warns(UserWarning, match="s is the same for all rows"):
+        model.fit(X, y, s=rare, text_features=TEXT)
+    with pytest.raises(InputError, match=r"s: expected one value for each of 300 rows"):
+        model.fit(X, y, s=s[:10], text_features=TEXT)
+
+
 class TestSolver:
     def test_it_is_the_eigenproblem(self):
         rng = np.random.default_rng(0)

@@ -83,6 +83,7 @@ def test_a_wrapper_passes_it_on() -> None:
     assert geometry_of(clipped).name == "euclidean-squared"
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(clipped.encode_image(pixels).pooled, model.encode_image(pixels).pooled)
+    assert clipped(pixels, model.tokenizer(["red star", "moon"])).geometry.name == "euclidean-squared"
 
 
 def test_an_older_description_means_the_cosine(tmp_path) -> None:

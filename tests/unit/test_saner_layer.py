@@ -204,6 +204,10 @@ class TestGate:
         wrapped.save(tmp_path / "layer.safetensors")
         back = DebiasedTextEncoder.load(tmp_path / "layer.safetensors", model=model)
         assert torch.equal(encode_texts(back, TEXTS), encode_texts(wrapped, TEXTS))
+        half = DebiasedTextEncoder(model, layer=copy.deepcopy(wrapped.layer).bfloat16(), lexicons=[LEXICON])
+        half.save(tmp_path / "half.safetensors")
+        wide = DebiasedTextEncoder.load(tmp_path / "half.safetensors", model=model).layer
+        assert torch.equal(wide.first.weight, half.layer.first.weight.float())
         other = copy.deepcopy(model)
         with torch.no_grad():
             next(other.parameters()).add_(1e-3)

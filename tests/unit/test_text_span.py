@@ -1,5 +1,7 @@
 """Texts for a head, ablation and heat maps: exact identities, the pitfalls, bad input."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -218,6 +220,14 @@ def test_embeddings_told_in_words(parts, rng):
     torch.testing.assert_close(embeddings_from_texts(parts, texts=texts, count=8, layers=9), parts.total())
     with pytest.raises(InputError, match="layers"):
         embeddings_from_texts(parts, texts=texts, layers=-1)
+
+
+def test_a_head_that_says_the_same_of_every_picture_is_told_by_its_mean(parts, rng):
+    texts = unit(rng.standard_normal((60, 8)))
+    attention = parts.attention.clone()
+    attention[..., 0, :] = attention[:1, ..., 0, :]
+    same = dataclasses.replace(parts, attention=attention)
+    torch.testing.assert_close(embeddings_from_texts(same, texts=texts, count=8, layers=9), same.total())
 
 
 def test_scores_of_patches(parts):

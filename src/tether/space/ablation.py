@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.core.decomposition import Decomposition
 from tether.core.errors import InputError
-from tether.space.text_span import COUNT, RANK, TextSpan
+from tether.space.text_span import COUNT, RANK, TextSpan, varies
 
 LAST_LAYERS = 4
 """Layers that the paper's evaluation of its texts keeps (arXiv 2310.05916, section 4.2)."""
@@ -90,8 +90,8 @@ def embeddings_from_texts(
 ) -> Float[Tensor, "b d"]:
     """The embeddings as texts tell them: how well the words found for the last layers' heads do their work.
 
-    Heads of the last ``layers`` layers are replaced by what ``TextSpan`` makes of them, earlier heads by their mean;
-    the feed-forward nets stay. Source: arXiv 2310.05916, section 4.2.
+    Heads of the last ``layers`` layers are replaced by what ``TextSpan`` makes of them, earlier heads, and those that
+    say the same of every picture, by their mean; the feed-forward nets stay. Source: arXiv 2310.05916, section 4.2.
 
     Args:
         parts: of the pictures, on which the texts are chosen too.
@@ -112,10 +112,10 @@ def embeddings_from_texts(
     for layer in range(depth):
         for head in range(heads):
             rows = own[:, layer, head]
-            if layer < kept:
+            plain = (rows if rows.dtype == torch.float64 else rows.float()).cpu().numpy()
+            if layer < kept or not varies(plain):
                 told[layer, head] = rows.mean(0, keepdim=True).expand_as(rows)
                 continue
-            plain = (rows if rows.dtype == torch.float64 else rows.float()).cpu().numpy()
             span = TextSpan(texts=texts, count=count, rank=rank).fit(plain)
             told[layer, head] = torch.from_numpy(span.inverse_transform(span.transform(plain)))
     return replace_heads(parts, heads=told)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.space.binding_fold import MappedEncoder, fold_text_map_
-from tether.space.state import read_state, write_state
+from tether.space.state import read_state, wide_array, write_state
 
 if TYPE_CHECKING:
     from tether.core.protocols import DualEncoder
@@ -197,8 +197,9 @@ class LinearBindingMap(nn.Module):
             text_neg: of the captions with attributes exchanged, raw.
             logit_scale: of the model; it stays as it is.
             generator: draws the batches; on the CPU.
-            validation: the same three for rows of other combinations; the matrix that does best there is kept, and the
-                fit stops when it has not improved for a while.
+            validation: the same three for rows of other combinations, looked at ``batch_size`` rows at a time; the
+                matrix that does best there is kept, be it the first one, and the fit stops when it has not improved
+                for a while.
             lr: Adam's learning rate (> 0).
             batch_size: rows in a step (>= 1); at most n are taken.
             steps: most steps (>= 1).
@@ -226,10 +227,11 @@ class LinearBindingMap(nn.Module):
         optimizer = torch.optim.Adam([self.matrix], lr=lr)
         with torch.no_grad():
             identity = torch.eye(self.dim, device=self.matrix.device, dtype=self.matrix.dtype)
-        best, best_step, kept, losses = float("inf"), 0, self.matrix.detach().clone(), []
+        best = float("inf") if validation is None else self._score(validation, scale=scale, batch_size=batch_size)
+        best_step, kept, losses = 0, self.matrix.detach().clone(), []
         step = 0
         for step in range(1, steps + 1):
-            rows = torch.randperm(len(image), generator=generator)[:batch_size].to(image.device)
+            rows = torch.randperm(len(image), generator=generator)[:batch_size].to(image.device, non_blocking=True)
             optimizer.zero_grad()
             loss = self.loss(image[rows], text[rows], text_neg[rows], logit_scale=scale)
             loss.backward()
@@ -241,8 +243,7 @@ class LinearBindingMap(nn.Module):
             if on_progress is not None:
                 on_progress(step, steps)
             if validation is not None and (step % CHECK_EVERY == 0 or step == steps):
-                with torch.no_grad():
-                    score = float(self.loss(*validation, logit_scale=scale))
+                score = self._score(validation, scale=scale, batch_size=batch_size)
                 if score < best:
                     best, best_step, kept = score, step, self.matrix.detach().clone()
                 elif step - best_step >= PATIENCE * CHECK_EVERY:
@@ -252,8 +253,15 @@ class LinearBindingMap(nn.Module):
         else:
             with torch.no_grad():
                 self.matrix.copy_(kept)
-        seen = torch.stack(losses[max(0, best_step - CHECK_EVERY) : best_step])
+        seen = torch.stack(losses[max(0, best_step - CHECK_EVERY) : max(1, best_step)])
         return BindingFit(step, best_step, float(seen.mean()), None if validation is None else best)
+
+    @torch.no_grad()
+    def _score(self, rows: tuple[Tensor, Tensor, Tensor], *, scale: Tensor, batch_size: int) -> float:
+        """Mean loss over the rows, each among the others of its block, so that memory does not grow with them."""
+        blocks = zip(*(part.split(batch_size) for part in rows), strict=True)
+        sums = [self.loss(*block, logit_scale=scale) * len(block[0]) for block in blocks]
+        return float(torch.stack(sums).sum()) / len(rows[0])
 
     def wrap(self, model: DualEncoder) -> MappedEncoder:
         """The model with this map behind its text side: any encoder that ``tether.load`` gives; nothing is copied.
@@ -269,8 +277,7 @@ class LinearBindingMap(nn.Module):
 
     def save(self, path: Path | str, *, base: str) -> None:
         """Write the matrix and the name of the model it belongs to as one safetensors file, atomically."""
-        arrays = {"matrix": self.matrix.detach().cpu().numpy()}
-        write_state(path, format=_FORMAT, settings={"base": base}, arrays=arrays)
+        write_state(path, format=_FORMAT, settings={"base": base}, arrays={"matrix": wide_array(self.matrix)})
 
     @classmethod
     def load(cls, path: Path | str, *, base: str | None = None, dim: int | None = None) -> Self:
@@ -284,7 +291,7 @@ class LinearBindingMap(nn.Module):
         Raises:
             InputError: no such file, not one of a binding map, or one for another model or width.
         """
-        settings, arrays = read_state(path, format=_FORMAT, arrays=frozenset({"matrix"}))
+        settings, arrays = read_state(path, what="LinearBindingMap", format=_FORMAT, arrays=frozenset({"matrix"}))
         matrix = torch.from_numpy(np.array(arrays["matrix"]))
         if base is not None and settings["base"] != base:
             raise InputError(f"{path}: this map belongs to {settings['base']!r}, not to {base!r}")

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tether.core.around import EncoderAround
 from tether.core.errors import InputError
-from tether.core.protocols import DualEncoder, Tokenizer
-from tether.core.types import Encoded, Features, ImageSpec
+from tether.core.protocols import DualEncoder
+from tether.core.types import Features
 
 PLACES = (
     "text.projection",  # our own towers
@@ -26,15 +27,11 @@ _CLOSE = 1e-4  # of the largest entry; single precision gives about 1e-6
 
 
 @final
-class MappedEncoder(nn.Module):
-    """An encoder whose text embeddings go through a matrix; images are untouched. A ``DualEncoder`` itself.
+class MappedEncoder(EncoderAround):
+    """An encoder whose text embeddings go through a matrix; images are untouched.
 
     Attributes:
-        model: the encoder, not copied.
         matrix: (d, d), shared with whoever gave it.
-        dim: size of the shared space.
-        image_spec: how pictures must be prepared.
-        tokenizer: text to ids.
     """
 
     def __init__(self, model: DualEncoder, *, matrix: Float[Tensor, "d d"]) -> None:
@@ -43,37 +40,15 @@ class MappedEncoder(nn.Module):
         Raises:
             InputError: a matrix of another width.
         """
-        super().__init__()
+        super().__init__(model)
         _check_width(model, matrix)
-        self.model = cast(nn.Module, model)
         self.matrix = matrix
-        self.dim: int = model.dim
-        self.image_spec: ImageSpec = model.image_spec
-        self.tokenizer: Tokenizer = model.tokenizer
-
-    @property
-    def logit_scale(self) -> Float[Tensor, ""]:
-        """0-d multiplier of cosines, with gradient."""
-        return cast(DualEncoder, self.model).logit_scale
-
-    @property
-    def logit_bias(self) -> Float[Tensor, ""] | None:
-        """0-d offset of the logits, or None."""
-        return cast(DualEncoder, self.model).logit_bias
-
-    def encode_image(self, image: Tensor, *, mask: Tensor | None = None) -> Features:
-        """As the model does."""
-        return cast(DualEncoder, self.model).encode_image(image, mask=mask)
 
     def encode_text(self, text: Int[Tensor, "b l"], *, mask: Tensor | None = None) -> Features:
         """(b, l) token ids to mapped embeddings, not normalised; tokens are the model's own."""
-        seen = cast(DualEncoder, self.model).encode_text(text, mask=mask)
+        seen = self.inside.encode_text(text, mask=mask)
         mapped = seen.pooled @ self.matrix.to(seen.pooled).T
         return Features(mapped, seen.tokens, seen.mask, seen.extra)
-
-    def forward(self, image: Tensor, text: Tensor) -> Encoded:
-        """Both sides of a batch of pairs, as an objective takes them."""
-        return Encoded(self.encode_image(image), self.encode_text(text), self.logit_scale, self.logit_bias)
 
 
 def fold_text_map_(model: nn.Module, *, matrix: Float[Tensor, "d d"]) -> nn.Module:

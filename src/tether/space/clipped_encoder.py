@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from tether.core.around import EncoderAround
 from tether.core.errors import InputError
-from tether.core.protocols import DualEncoder, Tokenizer
-from tether.core.types import Encoded, Features, ImageSpec
+from tether.core.protocols import DualEncoder
+from tether.core.types import Features
 from tether.space.outlier_dims import check_dims, clip_dims
 
 CONFIG_KEY = "clipped_dims"
@@ -88,21 +89,17 @@ class _Towers(Protocol):
 
 
 @final
-class ClippedDualEncoder(nn.Module):
+class ClippedDualEncoder(EncoderAround):
     """A CLIP whose towers' states lose the given coordinates before the final projection, which would mix them.
 
-    The states are those that ``encode_image(..., want="tokens").tokens`` gives: normed, in the tower's own width. A
-    ``core.protocols.DualEncoder`` itself. For use, ``fold_`` writes the same into the projections' weights: exact, at
+    The states are those that ``encode_image(..., want="tokens").tokens`` gives: normed, in the tower's own width. For
+    use, ``fold_`` writes the same into the projections' weights: exact, at
     no cost, and every way of saving or exporting keeps it.
 
     Source: arXiv 2011.04393, section 4, carried over to two towers.
 
     Attributes:
-        model: the model, not copied.
         config: the coordinates of both towers, plain values.
-        dim: size of the shared space.
-        image_spec: how pictures must be prepared.
-        tokenizer: text to ids.
     """
 
     def __init__(self, model: DualEncoder, *, image_dims: Sequence[int] = (), text_dims: Sequence[int] = ()) -> None:
@@ -117,26 +114,12 @@ class ClippedDualEncoder(nn.Module):
         Raises:
             InputError: towers without a projection, or a coordinate that does not exist.
         """
-        super().__init__()
         weights = {side: _projection(model, side) for side in ("visual", "text")}
-        self.model = cast(nn.Module, model)
+        super().__init__(model)
         self.config: dict[str, list[int]] = {
             "image_dims": check_dims(list(image_dims), width=weights["visual"].shape[1]),
             "text_dims": check_dims(list(text_dims), width=weights["text"].shape[1]),
         }
-        self.dim: int = model.dim
-        self.image_spec: ImageSpec = model.image_spec
-        self.tokenizer: Tokenizer = model.tokenizer
-
-    @property
-    def logit_scale(self) -> Float[Tensor, ""]:
-        """0-d multiplier of cosines, with gradient."""
-        return cast(DualEncoder, self.model).logit_scale
-
-    @property
-    def logit_bias(self) -> Float[Tensor, ""] | None:
-        """0-d offset of the logits, or None."""
-        return cast(DualEncoder, self.model).logit_bias
 
     def encode_image(self, image: Tensor, *, mask: Tensor | None = None) -> Features:
         """(b, 3, h, w) uint8 pixels or normalised floats; the tokens come out clipped too."""
@@ -153,10 +136,6 @@ class ClippedDualEncoder(nn.Module):
         ends = cast(Any, towers.text).ends(text)
         rows = torch.arange(len(text), device=text.device)
         return Features(towers.text.project(tokens[rows, ends]), tokens, seen.mask)
-
-    def forward(self, image: Tensor, text: Tensor) -> Encoded:
-        """Both sides of a batch of pairs, as an objective takes them."""
-        return Encoded(self.encode_image(image), self.encode_text(text), self.logit_scale, self.logit_bias)
 
     @torch.no_grad()
     def fold_(self) -> nn.Module:

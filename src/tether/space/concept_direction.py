@@ -162,7 +162,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Raises:
             InputError: no such file, or not one of a ``ConceptDirection``.
         """
-        settings, arrays = read_state(path, format=_FORMAT, arrays=STATE)
+        settings, arrays = read_state(path, what="ConceptDirection", format=_FORMAT, arrays=STATE)
         return cls(**settings).restore(arrays)
 
     def restore(self, arrays: dict[str, np.ndarray]) -> Self:

@@ -150,7 +150,7 @@ class ConformityEstimator(BaseEstimator):
         Raises:
             InputError: no such file, or not one of a ``ConformityEstimator``.
         """
-        settings, arrays = read_state(path, format=_FORMAT, arrays=_STATE)
+        settings, arrays = read_state(path, what="ConformityEstimator", format=_FORMAT, arrays=_STATE)
         found = cls(**settings)
         found.mean_, found.a_, found.b_ = arrays["mean_"], float(arrays["a_"]), float(arrays["b_"])
         found.n_features_in_ = found.mean_.size

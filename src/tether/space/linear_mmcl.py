@@ -133,7 +133,7 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Raises:
             InputError: no such file, or not one of this estimator.
         """
-        settings, arrays = read_state(path, format=_FORMAT, arrays=_STATE)
+        settings, arrays = read_state(path, what="LinearMMCL", format=_FORMAT, arrays=_STATE)
         one = cls(**settings)
         for name in _STATE - {"loss_"}:
             setattr(one, name, arrays[name])

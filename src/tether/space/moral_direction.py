@@ -163,7 +163,7 @@ class MoralDirection:
         Raises:
             InputError: no such file, not one of a ``MoralDirection``, or an encoder that embeds its words otherwise.
         """
-        settings, arrays = read_state(path, format=_FORMAT, arrays=STATE | {"known"})
+        settings, arrays = read_state(path, what="MoralDirection", format=_FORMAT, arrays=STATE | {"known"})
         found = cls(encoder, templates=settings["templates"], n_components=settings["n_components"])
         found._words = tuple(settings["words"])
         known, again = arrays["known"], found.embed(found._words[:LEAST_WORDS], form="bare")

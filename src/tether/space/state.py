@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.files import atomic_path
+
+
+def wide_array(value: Tensor) -> np.ndarray:
+    """A tensor on the CPU as an array, at least float32: NumPy has no bfloat16."""
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32)).cpu().numpy()
 
 
 def write_state(path: Path | str, *, format: str, settings: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
@@ -31,12 +38,13 @@ def write_state(path: Path | str, *, format: str, settings: Mapping[str, Any], a
 
 
 def read_state(
-    path: Path | str, *, format: str, arrays: frozenset[str]
+    path: Path | str, *, what: str, format: str, arrays: frozenset[str]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what ``write_state`` wrote.
 
     Args:
         path: the file.
+        what: whose state it is, for the error.
         format: what it must be.
         arrays: the names it must hold.
 
@@ -57,5 +65,6 @@ def read_state(
     except SafetensorError as error:
         raise InputError(f"{path}: not a safetensors file: {error}") from error
     if metadata.get("format") != format or set(found) != arrays:
-        raise InputError(f"{path}: expected {format}, got {metadata.get('format')!r} with {sorted(found)}")
+        got = f"{metadata.get('format')!r} with {sorted(found)}"
+        raise InputError(f"{path}: expected the state of a {what} ({format}), got {got}")
     return json.loads(metadata["settings"]), found

@@ -65,13 +65,13 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        precision = np.finfo(X.dtype).eps
+        differ, precision = varies(X), np.finfo(X.dtype).eps
         X = X.astype(np.float64)
         texts = self._checked_texts(X.shape[1])
         mean = X.mean(axis=0)
         rest = X - mean
         total = np.sum(rest**2)
-        if total <= X.size * (precision * np.abs(X).max()) ** 2:
+        if not differ:
             raise InputError(f"all {len(X)} rows are equal (n_samples={len(X)}): there is no variance to explain")
         _, sizes, directions = np.linalg.svd(X, full_matrices=False)
         own = int((sizes > sizes[0] * max(X.shape) * precision).sum())  # beyond these there is only rounding
@@ -142,6 +142,12 @@ class SpannedRows:
     indices: Int[np.ndarray, " m"]
     reconstruction: Float[np.ndarray, "n d"]
     explained_variance: Float[np.ndarray, " m"]
+
+
+def varies(rows: Float[np.ndarray, "n d"]) -> bool:
+    """Whether the rows differ by more than the rounding of their type."""
+    spread = np.sum((rows.astype(np.float64) - rows.astype(np.float64).mean(axis=0)) ** 2)
+    return bool(spread > rows.size * (np.finfo(rows.dtype).eps * np.abs(rows).max()) ** 2)
 
 
 def text_span(

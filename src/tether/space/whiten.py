@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,9 +13,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
-from tether.core.files import atomic_path
 from tether.core.slerp import angle, slerp
 from tether.space.normality import NormalityReport, normality
+from tether.space.state import read_state, write_state
 
 NOISE_SCALE = 0.1  # released whitening_code.py: what a redundant feature is replaced by
 _STATE = ("mean_", "components_", "eigenvalues_", "dropped_", "inverse_")
@@ -164,15 +163,12 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def save(self, path: Path | str) -> None:
         """Write settings and state to one safetensors file, atomically; a generator's position is not kept."""
-        from safetensors.numpy import save_file
-
         check_is_fitted(self, "components_")
         settings = self.get_params()
         if not isinstance(settings["random_state"], int):
             settings["random_state"] = None
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _STATE}
-        with atomic_path(Path(path)) as temporary:
-            save_file(arrays, temporary, metadata={"format": _FORMAT, "settings": json.dumps(settings)})
+        arrays = {name: getattr(self, name) for name in _STATE}
+        write_state(path, format=_FORMAT, settings=settings, arrays=arrays)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -181,19 +177,8 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         Raises:
             InputError: no such file, not a safetensors file, or not one of a whitener.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise InputError(f"{path}: no such file")
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a safetensors file: {error}") from error
-        if metadata.get("format") != _FORMAT or set(arrays) != set(_STATE):
-            raise InputError(f"{path}: expected the state of a Whitener ({_FORMAT}), got {sorted(arrays)}")
-        whitener = cls(**json.loads(metadata["settings"]))
+        settings, arrays = read_state(path, what="Whitener", format=_FORMAT, arrays=frozenset(_STATE))
+        whitener = cls(**settings)
         for name in _STATE:
             setattr(whitener, name, arrays[name])
         whitener.n_features_in_ = arrays["mean_"].size

@@ -50,7 +50,7 @@ class Seen:
         name: in ``CLIPPERS``.
         spec: the part with its settings, as a recipe has it.
         steps: steps done; fewer than asked for only if it diverged.
-        loss: mean over the last steps; None when one of them was not finite.
+        loss: mean over the last steps; of those that are finite; None when over half are not.
         less: loss less that of the recipe's clipper on the same batches, over the last steps; None without one of them.
         error: standard error of that, from the single steps.
         spikes: how often the loss jumped, see ``spikes``.
@@ -196,7 +196,7 @@ def look(name: str, spec: Spec, log: Sequence[Mapping[str, Any]], *, cost: float
         name=name,
         spec=spec,
         steps=len(log),
-        loss=statistics.fmean(known) if known and len(known) == len(last) and not diverged else None,
+        loss=statistics.fmean(known) if _enough(known, of=len(last)) and not diverged else None,
         less=None,
         error=None,
         spikes=spikes(losses),
@@ -301,10 +301,15 @@ def _beside(one: Seen, log: Sequence[Mapping[str, Any]], own: Sequence[Mapping[s
     last = _last(len(own))
     pairs = list(zip([row["loss"] for row in log], [row["loss"] for row in own], strict=False))[-last:]
     differences = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
-    if len(log) != len(own) or len(differences) < last:
+    if len(log) != len(own) or not _enough(differences, of=last):
         return one
     error = statistics.stdev(differences) / math.sqrt(len(differences))
     return replace(one, less=statistics.fmean(differences), error=error)
+
+
+def _enough(known: Sequence[float], *, of: int) -> bool:
+    """One bad batch among the last steps is no divergence; when more than half of them are bad nothing can be said."""
+    return len(known) >= 2 and 2 * len(known) >= of
 
 
 def _last(steps: int) -> int:

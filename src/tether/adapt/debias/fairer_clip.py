@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,9 +17,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tether.adapt.debias.fairer_solver import FairerKernels, Solver, SolverSettings, cosines
 from tether.adapt.debias.hsic import RandomFeatures, plus_minus
 from tether.core.errors import InputError
-from tether.core.files import atomic_path
+from tether.space.state import read_state, write_state
 
-_FORMAT = "tether-fairer-clip-1"
+_FORMAT = "tether-fairer-clip-2"
 _ARRAYS = (
     "image_weights",
     "image_offsets",
@@ -194,8 +193,6 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: classes that are neither words nor numbers.
         """
-        from safetensors.numpy import save_file
-
         check_is_fitted(self, "image_map_")
         if self.classes_.dtype.kind not in "iufbU":
             raise InputError(f"save: expected classes that are words or numbers, got {self.classes_.dtype}")
@@ -212,14 +209,8 @@ class FairerClip(ClassifierMixin, BaseEstimator):
             self.text_map_,
             self.text_features_,
         )
-        arrays = {name: np.ascontiguousarray(value) for name, value in zip(_ARRAYS, values, strict=True)}
-        metadata = {
-            "format": _FORMAT,
-            "settings": json.dumps(settings),
-            "classes": json.dumps({"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()}),
-        }
-        with atomic_path(Path(path)) as temporary:
-            save_file(arrays, temporary, metadata=metadata)
+        settings["classes"] = {"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()}
+        write_state(path, format=_FORMAT, settings=settings, arrays=dict(zip(_ARRAYS, values, strict=True)))
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -228,22 +219,10 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: no such file, not a safetensors file, or not one of a ``FairerClip``.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise InputError(f"{path}: no such file")
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a safetensors file: {error}") from error
-        if metadata.get("format") != _FORMAT or set(arrays) != set(_ARRAYS):
-            raise InputError(f"{path}: expected the state of a FairerClip ({_FORMAT}), got {sorted(arrays)}")
-        settings: dict[str, Any] = json.loads(metadata["settings"])
+        settings, arrays = read_state(path, what="FairerClip", format=_FORMAT, arrays=frozenset(_ARRAYS))
+        classes = settings.pop("classes")
         settings |= {name: tuple(settings[name]) for name in ("tau_image", "tau_text", "gamma")}
         fitted = cls(**settings)
-        classes = json.loads(metadata["classes"])
         fitted.classes_ = np.array(classes["values"], dtype=classes["dtype"])
         image = RandomFeatures(arrays["image_weights"], arrays["image_offsets"])
         text = RandomFeatures(arrays["text_weights"], arrays["text_offsets"])
@@ -274,7 +253,9 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         if self.centre not in ("none", "images"):
             raise InputError(f"centre: expected 'none' or 'images', got {self.centre!r}")
         rng = check_random_state(self.random_state)
-        attribute = self._attribute(s, rows=len(X))
+        shortcut = None if s is None else np.asarray(s)
+        if shortcut is not None and shortcut.shape != (len(X),):
+            raise InputError(f"s: expected one value for each of {len(X)} rows, got shape {shortcut.shape}")
         if text_features is None:
             text = np.stack([X[codes == c].mean(axis=0) for c in range(classes)])
         else:
@@ -284,7 +265,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         if self.max_samples is not None and self.max_samples < len(X):
             some = np.sort(rng.choice(len(X), self.max_samples, replace=False))
             X, codes = X[some], codes[some]
-            attribute = None if attribute is None else attribute[some]
+            shortcut = None if shortcut is None else shortcut[some]
         self.text_features_ = text
         settings = SolverSettings(
             self.n_features,
@@ -295,11 +276,12 @@ class FairerClip(ClassifierMixin, BaseEstimator):
             self.sigma,
             self.kernels,
         )
-        solver = Solver(settings, X=X, text=text, attribute=attribute, rng=rng)
+        solver = Solver(settings, X=X, text=text, attribute=_attribute(shortcut), rng=rng)
         solver.solve("image", codes, other=None)
         for number in range(rounds):
             if number and labels == "pseudo":
-                codes = cosines(solver.codes["image"], solver.class_codes()).argmax(axis=1)
+                offset = solver.codes["image"].mean(axis=0) if self.centre == "images" else 0.0  # as predict does
+                codes = cosines(solver.codes["image"] - offset, solver.class_codes() - offset).argmax(axis=1)
             solver.solve("text", codes, other=solver.codes["image"])
             solver.solve("image", codes, other=solver.codes["text"])
         self.kernels_ = FairerKernels(
@@ -310,16 +292,15 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         self.solves_ = tuple(solver.solves)
         return self
 
-    def _attribute(self, s: Sequence[object] | np.ndarray | None, *, rows: int) -> np.ndarray | None:
-        if s is None:
-            return None
-        values, codes = np.unique(np.asarray(s), return_inverse=True)
-        if codes.shape != (rows,):
-            raise InputError(f"s: expected one value for each of {rows} rows, got shape {codes.shape}")
-        if len(values) < 2:
-            warnings.warn("s is the same for all rows, so its term is dropped", stacklevel=4)
-            return None
-        return plus_minus(codes, classes=len(values))
+
+def _attribute(s: np.ndarray | None) -> np.ndarray | None:
+    if s is None:
+        return None
+    values, codes = np.unique(s, return_inverse=True)
+    if len(values) < 2:
+        warnings.warn("s is the same for all rows, so its term is dropped", stacklevel=4)
+        return None
+    return plus_minus(codes, classes=len(values))
 
 
 def _rows(values: np.ndarray, *, width: int) -> Float[np.ndarray, "c d"]:

@@ -97,7 +97,7 @@ class Solver:
         """Solve for one side's map with the other side's codes held."""
         settings, classes = self.settings, len(self.text)
         if len(np.unique(labels)) < 2:
-            raise InputError("the pseudo-labels are all of one class: the codes cannot tell any two apart")
+            raise InputError("the labels, given or guessed, are all of one class: the codes cannot tell any two apart")
         x = self.X if side == "image" else self.text[labels]
         phi = self._draw(self.features, side, x, count=settings.n_features)(x)
         z = None if other is None else self._draw(self.seen, side, other, count=settings.n_code_features)(other)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,16 @@ from torch import Tensor, nn
 
 from tether.adapt.debias.lexicon import AttributeLexicon
 from tether.adapt.debias.saner import WEIGHTS, SanerLayer, Spread, saner_loss
+from tether.core.around import EncoderAround
 from tether.core.digest import model_digest
 from tether.core.draw import hash_int
 from tether.core.errors import InputError
-from tether.core.files import atomic_path
 from tether.core.protocols import DualEncoder, Tokenizer
-from tether.core.types import Encoded, Features, ImageSpec
+from tether.core.types import Features
 from tether.models.embed import encode_texts
+from tether.space.state import read_state, wide_array, write_state
 
-_FORMAT = "tether-saner-1"
+_FORMAT = "tether-saner-2"
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,8 @@ def _name(row: list[int]) -> int:
 
 
 @final
-class DebiasedTextEncoder(nn.Module):
-    """A CLIP whose texts go through SANER's layer unless they name the attribute; a ``core.protocols.DualEncoder``.
+class DebiasedTextEncoder(EncoderAround):
+    """A CLIP whose texts go through SANER's layer unless they name the attribute.
 
     A text that says *on brick* means it, so its embedding is the model's own, bit for bit; images are untouched. Texts
     must be tokenised with this model's ``tokenizer``, which sees the words.
@@ -195,12 +195,8 @@ class DebiasedTextEncoder(nn.Module):
     Source: arXiv 2408.10202.
 
     Attributes:
-        model: the model inside, not copied.
         layer: what neutral texts go through.
         lexicons: what counts as naming the attribute.
-        dim: size of the shared space.
-        image_spec: how pictures must be prepared.
-        tokenizer: text to ids.
     """
 
     def __init__(self, model: DualEncoder, *, layer: SanerLayer, lexicons: Sequence[AttributeLexicon]) -> None:
@@ -209,57 +205,32 @@ class DebiasedTextEncoder(nn.Module):
         Raises:
             InputError: a layer of another width, or no lexicon.
         """
-        super().__init__()
+        super().__init__(model)
         if layer.dim != model.dim:
             raise InputError(f"layer: expected one of width {model.dim}, got {layer.dim}")
         if not lexicons:
             raise InputError("lexicons: expected at least one, got none")
-        self.model = cast(nn.Module, model)
         self.layer = layer
         self.lexicons = tuple(lexicons)
-        self.dim: int = model.dim
-        self.image_spec: ImageSpec = model.image_spec
         self._gate = GatedTokenizer(model.tokenizer, lexicons=lexicons)
         self.tokenizer: Tokenizer = self._gate
 
-    @property
-    def logit_scale(self) -> Float[Tensor, ""]:
-        """0-d multiplier of cosines, with gradient."""
-        return self._encoder.logit_scale
-
-    @property
-    def logit_bias(self) -> Float[Tensor, ""] | None:
-        """0-d offset of the logits, or None."""
-        return self._encoder.logit_bias
-
-    def encode_image(self, image: Tensor, *, mask: Tensor | None = None) -> Features:
-        """As the model inside does."""
-        return self._encoder.encode_image(image, mask=mask)
-
     def encode_text(self, text: Int[Tensor, "b l"], *, mask: Tensor | None = None) -> Features:
         """(b, l) ids as this model's tokenizer gives them; neutral texts are debiased, the others stay."""
-        found = self._encoder.encode_text(text, mask=mask)
+        found = self.inside.encode_text(text, mask=mask)
         explicit = self._gate.explicit(text).to(found.pooled.device)
         debiased = self.layer(found.pooled.to(self.layer.first.weight.dtype)).to(found.pooled.dtype)
         pooled = torch.where(explicit[:, None], found.pooled, debiased)
         return Features(pooled, found.tokens, found.mask, found.extra)
 
-    def forward(self, image: Tensor, text: Tensor) -> Encoded:
-        """Both sides of a batch of pairs, as an objective takes them."""
-        return Encoded(self.encode_image(image), self.encode_text(text), self.logit_scale, self.logit_bias)
-
     def save(self, path: Path | str) -> None:
         """Write the layer, the word lists and the digest of the model inside to one safetensors file, atomically."""
-        from safetensors.torch import save_file
-
-        arrays = {name: value.detach().cpu().contiguous() for name, value in self.layer.state_dict().items()}
-        metadata = {
-            "format": _FORMAT,
-            "lexicons": json.dumps([lexicon.as_plain() for lexicon in self.lexicons]),
+        settings = {
+            "lexicons": [lexicon.as_plain() for lexicon in self.lexicons],
             "model": model_digest(self.model),
         }
-        with atomic_path(Path(path)) as temporary:
-            save_file(arrays, temporary, metadata=metadata)
+        arrays = {name: wide_array(value) for name, value in self.layer.state_dict().items()}
+        write_state(path, format=_FORMAT, settings=settings, arrays=arrays)
 
     @classmethod
     def load(cls, path: Path | str, *, model: DualEncoder) -> Self:
@@ -268,27 +239,14 @@ class DebiasedTextEncoder(nn.Module):
         Raises:
             InputError: no such file, not one of a ``DebiasedTextEncoder``, or another model than it was fitted on.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise InputError(f"{path}: no such file")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a safetensors file: {error}") from error
-        if metadata.get("format") != _FORMAT:
-            raise InputError(f"{path}: expected the layer of a DebiasedTextEncoder ({_FORMAT})")
-        if metadata["model"] != model_digest(cast(nn.Module, model)):
+        settings, arrays = read_state(
+            path, what="DebiasedTextEncoder", format=_FORMAT, arrays=frozenset(SanerLayer(1).state_dict())
+        )
+        if settings["model"] != model_digest(cast(nn.Module, model)):
             raise InputError(f"{path}: was fitted on a model of other weights; fit it again on this one")
         hidden, dim = arrays["first.weight"].shape
         layer = SanerLayer(dim, hidden=hidden)
-        layer.load_state_dict(arrays)
+        layer.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
         layer.to(model.logit_scale.device).eval().requires_grad_(False)
-        lexicons = [AttributeLexicon(**values) for values in json.loads(metadata["lexicons"])]
+        lexicons = [AttributeLexicon(**values) for values in settings["lexicons"]]
         return cls(model, layer=layer, lexicons=lexicons)
-
-    @property
-    def _encoder(self) -> DualEncoder:
-        return cast(DualEncoder, self.model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -73,7 +74,8 @@ class ClipRefineLoss:
             distiller: ``blend`` as above; ``logits`` and ``features`` are mean squared differences to the old ones.
             feature_scale: what the distillation and CLIP's loss see: ``raw`` embeddings, or ``normalised`` ones, whose
                 inner products are multiplied by 100 for the distillation.
-            generator: draws the random vectors; None uses torch's own.
+            generator: draws the random vectors, on its own device: one on the model's needs no copy each step; None
+                uses torch's own.
 
         Raises:
             InputError: a value outside its range.
@@ -95,7 +97,10 @@ class ClipRefineLoss:
                 raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
         self.lambda_rand, self.lambda_kd, self.lambda_cont = lambda_rand, lambda_kd, lambda_cont
         self.alpha, self.temperature = alpha, temperature
+        # The release multiplies alpha by whole numbers, which rounds it to float32 in any precision of the rest.
+        self._share = float(np.float32(alpha))
         self.mu, self.sigma = torch.as_tensor(mu), torch.as_tensor(sigma)
+        self._placed: tuple[Tensor, Tensor] | None = None
         least = self.mu if reference == "uniform" else torch.zeros(())
         if self.mu.ndim > 1 or self.sigma.ndim > 1 or not bool((self.sigma >= least).all()):
             expected = "at least mu" if reference == "uniform" else "a standard deviation >= 0"
@@ -183,8 +188,11 @@ class ClipRefineLoss:
                 raise InputError(f"{name}: expected one number or ({shape[-1]},), got {tuple(value.shape)}")
         device = like.device if self.generator is None else self.generator.device
         draw = torch.randn if self.reference == "normal" else torch.rand
-        drawn = draw(shape, generator=self.generator, dtype=like.dtype, device=device).to(like.device)
-        mu, sigma = self.mu.to(like), self.sigma.to(like)
+        drawn = draw(shape, generator=self.generator, dtype=like.dtype, device=device)
+        drawn = drawn.to(like.device, non_blocking=True)
+        if self._placed is None or (self._placed[0].device, self._placed[0].dtype) != (like.device, like.dtype):
+            self._placed = self.mu.to(like), self.sigma.to(like)  # once, not every step
+        mu, sigma = self._placed
         return mu + (sigma if self.reference == "normal" else sigma - mu) * drawn
 
     def _seen(self, rows: Tensor) -> Tensor:
@@ -218,8 +226,7 @@ class ClipRefineLoss:
     def _blend(self, logits: Tensor, old: Tensor, *, first: int) -> Tensor:
         """KL divergence from the softmax of the new logits to the blended target; row i belongs to column first + i."""
         target = (1 - self.alpha) * F.softmax(old / self.temperature, dim=1)
-        # The release multiplies alpha by whole numbers, which rounds it to float32 in any precision of the rest.
-        target.diagonal(first).add_(torch.tensor(self.alpha, dtype=torch.float32).to(target))
+        target.diagonal(first).add_(self._share)
         spoken = F.log_softmax(logits / self.temperature, dim=1)
         return self.temperature**2 * F.kl_div(spoken, target, reduction="batchmean")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -172,4 +173,4 @@ def class_design_effect(
 
 
 def _listed(labels: Labels) -> list[Hashable]:
-    return list(labels) if not isinstance(labels, Tensor) else labels.tolist()
+    return labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)

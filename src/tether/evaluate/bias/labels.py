@@ -80,6 +80,7 @@ def label_association(
     group: Labels,
     pair: tuple[Hashable, Hashable],
     threshold: float,
+    groups: Sequence[Hashable] | None = None,
     labels: Sequence[str] | None = None,
     test: Literal["chi2", "fisher", "auto"] = "chi2",
     adjust: Literal["holm", "benjamini_hochberg"] = "holm",
@@ -98,6 +99,8 @@ def label_association(
         group: (n,) of each picture.
         pair: the two groups to compare; pictures of others are left out.
         threshold: probability from which a label counts, in (0, 1).
+        groups: all there may be; one of the pair without a picture then has n = 0 and NaN as frequencies. None takes
+            those that occur.
         labels: (c,) names; None numbers them.
         test: ``chi2`` is the paper's, ``fisher`` exact, ``auto`` exact only where an expected count is below 5.
         adjust: of the p values, for there are as many tests as labels.
@@ -117,7 +120,7 @@ def label_association(
     names = tuple(map(str, range(len(class_text)))) if labels is None else tuple(labels)
     if len(names) != len(class_text):
         raise InputError(f"labels: expected {len(class_text)} names, got {len(names)}")
-    known, code = coded(group, name="group")
+    known, code = coded(group, name="group", known=groups)
     if len(code) != len(image):
         raise InputError(f"group: expected one for each of {len(image)} pictures, got {len(code)}")
     if pair[0] == pair[1] or any(one not in known for one in pair):
@@ -126,6 +129,7 @@ def label_association(
     sides = [passes[code == known.index(one)] for one in pair]
     n = (len(sides[0]), len(sides[1]))
     a, b = (side.sum(dim=0).numpy() for side in sides)
+    often = [hits / size if size else np.full(len(names), np.nan) for hits, size in zip((a, b), n, strict=True)]
     chi2, least = _chi2(a, b, n=n)
     p = stats.chi2.sf(chi2, df=1)
     for place in range(len(names)):
@@ -136,9 +140,9 @@ def label_association(
     rows = tuple(
         LabelAssociation(
             name,
-            float(a[at] / n[0]),
-            float(b[at] / n[1]),
-            float(a[at] / n[0] - b[at] / n[1]),
+            float(often[0][at]),
+            float(often[1][at]),
+            float(often[0][at] - often[1][at]),
             float(chi2[at]),
             float(p[at]),
             float(together[at]),
@@ -157,7 +161,7 @@ def _chi2(a: np.ndarray, b: np.ndarray, *, n: tuple[int, int]) -> tuple[np.ndarr
     cross = a * (n[1] - b) - b * (n[0] - a).astype(np.float64)
     below = yes * no * n[0] * n[1]
     chi2 = np.divide(total * cross**2, below, out=np.zeros_like(yes), where=below > 0)
-    return chi2, np.minimum(yes, no) * min(n) / total
+    return chi2, np.minimum(yes, no) * min(n) / max(total, 1)
 
 
 def _holm(p: np.ndarray) -> np.ndarray:
