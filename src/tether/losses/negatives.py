@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tether.core.errors import InputError
 from tether.core.types import Batch, Encoded
-from tether.losses.checks import caption_labels, check_unit_lengths, check_unit_pairs, unit_rows
+from tether.losses.checks import caption_labels, check_cosine, check_unit_lengths, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels
 from tether.losses.infonce import info_nce, tile_rows, widen
 
@@ -211,6 +211,21 @@ def negative_rows(out: Encoded, name: Literal["negative_image", "negative_text"]
             f"{name!r} in their meta, such as scene_twins"
         )
     return unit_rows(features)
+
+
+def quadruple_rows(out: Encoded, *, equal: EqualNegatives) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Unit rows of images, texts and the hard negatives of both, checked; negatives that equal their own are counted.
+
+    Raises:
+        InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
+    """
+    check_cosine(out)
+    image, text = unit_rows(out.image), unit_rows(out.text)
+    other_image, other_text = negative_rows(out, NEGATIVE_IMAGE), negative_rows(out, NEGATIVE_TEXT)
+    check_negatives(image, text, negative_image=other_image, negative_text=other_text)
+    equal(text, other_text, what="captions")
+    equal(image, other_image, what="pictures")
+    return image, text, other_image, other_text
 
 
 def pair_labels(batch: Batch, *, duplicates: Duplicates) -> tuple[Tensor | None, Tensor | None]:

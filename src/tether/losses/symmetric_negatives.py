@@ -13,7 +13,6 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.checks import check_cosine, unit_rows
 from tether.losses.infonce import info_nce_pairs
 from tether.losses.negatives import (
     Duplicates,
@@ -21,8 +20,8 @@ from tether.losses.negatives import (
     check_duplicates,
     check_negatives,
     hard_info_nce,
-    negative_rows,
     pair_labels,
+    quadruple_rows,
 )
 
 Scope = Literal["own", "batch", "pair"]
@@ -202,14 +201,8 @@ class SymmetricHardNegativeLoss:
         Raises:
             InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
         """
-        check_cosine(out)
-        image, text = unit_rows(out.image), unit_rows(out.text)
-        other_image, other_text = negative_rows(out, "negative_image"), negative_rows(out, "negative_text")
-        check_negatives(image, text, negative_image=other_image, negative_text=other_text)
-        self._equal(text, other_text, what="captions")
-        self._equal(image, other_image, what="pictures")
         found = _terms(
-            (image, text, other_image, other_text),
+            quadruple_rows(out, equal=self._equal),
             out.logit_scale,
             scope=self.scope,
             labels=pair_labels(batch, duplicates=self.duplicates),

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.checks import check_cosine, unit_rows
 from tether.losses.neg_clip import neg_clip_accuracy, neg_clip_rows
 from tether.losses.negatives import (
     Duplicates,
     EqualNegatives,
     check_duplicates,
     check_negatives,
-    negative_rows,
     pair_labels,
+    quadruple_rows,
 )
 
 
@@ -128,14 +127,8 @@ class TripletClipLoss:
         Raises:
             InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
         """
-        check_cosine(out)
-        image, text = unit_rows(out.image), unit_rows(out.text)
-        other_image, other_text = negative_rows(out, "negative_image"), negative_rows(out, "negative_text")
-        check_negatives(image, text, negative_image=other_image, negative_text=other_text)
-        self._equal(text, other_text, what="captions")
-        self._equal(image, other_image, what="pictures")
         found = _terms(
-            (image, text, other_image, other_text),
+            quadruple_rows(out, equal=self._equal),
             out.logit_scale,
             labels=pair_labels(batch, duplicates=self.duplicates),
             duplicates=self.duplicates,
