@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -264,6 +266,23 @@ def test_a_probe_of_ones_own(tmp_path):
     report = inspect_model(Stub(), Rows(rows(60)), out=tmp_path, probes=["about", Counts()])
     assert report.section("counts").finding.figure("pictures").value == 60
     assert "How many" in report.page.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    """A section without a ``__dict__``."""
+
+    most: int
+    title: ClassVar[str] = "At most"
+
+    def __call__(self, subject):
+        return Finding("Counted.", "good", (Figure("most", min(self.most, len(subject.image))),), (), "Much.")
+
+
+def test_a_probe_with_slots(tmp_path):
+    for most in (3, 5):
+        report = inspect_model(Stub(), Rows(rows(60)), out=tmp_path, probes=[Slotted(most)])
+        assert report.section("slotted").finding.figure("most").value == most
 
 
 @pytest.mark.parametrize("known", [True, False])

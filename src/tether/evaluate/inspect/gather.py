@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from tether.core.draw import hash_uniform
 from tether.core.errors import InputError
-from tether.core.files import atomic_path
+from tether.core.files import atomic_path, write_text
+from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
 from tether.data.loader import ordered
 from tether.evaluate.embeddings import LABEL, Embedded, shrink
-from tether.evaluate.inspect.parts import Part, divide
+from tether.evaluate.inspect.parts import Part, Reach, Step, divide
 from tether.evaluate.inspect.subject import Sample, Subject, Thumbnails
 from tether.models.embed import encode_images, encode_texts
 
@@ -29,7 +31,9 @@ THUMBNAIL = 56  # pixels
 SAMPLE = 256
 """Rows whose pictures are kept at the model's size, for the probes that change pixels."""
 COLUMN_LETTERS = 40  # a longer value is no category
-_FORMAT = "tether-inspect-1"
+_FORMAT = "tether-inspect-2"
+_WHOLE, _BAD = ".safetensors", ".bad.jsonl"
+_GATHERED = "gathered"  # an empty file: every part was made, or tried
 
 
 def source_digest(source: Source, *, spec: str) -> str:
@@ -67,12 +71,14 @@ def gather(
 ) -> Subject:
     """Embed up to ``limit`` rows, spread over the source, and read them back as one subject.
 
-    Memory holds one part while embedding; afterwards the embeddings, at most ``limit`` rows of them.
+    Memory holds, while embedding, the embeddings of one part and the pictures at the model's size that are kept of it;
+    afterwards the embeddings, at most ``limit`` rows of them, and the sample. What lies in the folder is not embedded
+    again, but for parts of a finished run in which a row could not be read: these are tried once more.
 
     Args:
         model: any model that ``tether.load`` gives.
         source: the pairs.
-        folder: where parts are kept; what lies there already is not embedded again.
+        folder: where parts are kept.
         limit: most rows.
         label: column of the class; None takes ``label`` where rows have it.
         batch_size: rows in one forward.
@@ -87,18 +93,25 @@ def gather(
             finite.
     """
     parts = divide(source, limit=limit)
-    expected = sum(piece.rows for part in parts for piece in part.pieces)
-    share = -(-SAMPLE // len(parts))
-    files, done = [], 0
+    expected = sum(part.rows for part in parts) if isinstance(parts, list) else None
+    _forget_bad(folder)
+    tried: list[Path] = []
+    files: list[Path] = []
+    done, failed = 0, InputError(f"{source.name}: the data set is empty")
     for number, part in enumerate(parts):
-        path = folder / f"part-{number:05d}.safetensors"
-        if not _whole(path):
+        path = folder / f"part-{number:05d}{_WHOLE}"
+        tried.append(path)
+        steps = _kept(path, part)
+        if steps is not None:
+            part.pass_over(steps)
+        else:
+            path.with_suffix(_BAD).unlink(missing_ok=True)
             try:
                 _embed(
                     model,
                     part,
                     path=path,
-                    share=share,
+                    share=-(-SAMPLE // (len(parts) if isinstance(parts, list) else number + 1)),
                     label=label,
                     batch_size=batch_size,
                     workers=workers,
@@ -106,21 +119,38 @@ def gather(
                     seed=seed,
                 )
             except InputError as error:
-                said = str(error)
-                lacks_label = label is not None and f"no {label!r}" in said
-                if strict or lacks_label or "not finite" in said or (number == len(parts) - 1 and not files):
+                if strict or (label is not None and f"no {label!r}" in str(error)):
                     raise
+                failed = error
                 continue
         files.append(path)
-        done += sum(piece.rows for piece in part.pieces)
+        done += part.rows
         if on_progress is not None:
             on_progress(done, expected)
-    return _subject(model, source, files=files, folder=folder, batch_size=batch_size, seed=seed, facts=facts)
+    if not files:
+        raise failed
+    write_text(folder / _GATHERED, "")
+    bad = [path.with_suffix(_BAD) for path in tried]
+    count = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in bad if path.is_file())
+    return _subject(model, source, files=files, bad=count, batch_size=batch_size, seed=seed, facts=facts)
+
+
+def _forget_bad(folder: Path) -> None:
+    """After a run that was not stopped, remove the parts in which rows could not be read, so that they are made again.
+
+    After one that was stopped they stay, or going on would begin at the first of them.
+    """
+    if not (folder / _GATHERED).is_file():
+        return
+    for bad in folder.glob(f"part-*{_BAD}"):
+        bad.with_suffix("").with_suffix(_WHOLE).unlink(missing_ok=True)
+        bad.unlink()
+    (folder / _GATHERED).unlink()
 
 
 def _embed(
     model: DualEncoder,
-    part: Part,
+    part: Part | Reach,
     *,
     path: Path,
     share: int,
@@ -132,28 +162,23 @@ def _embed(
 ) -> None:
     """One part to one file."""
     rows: list[Row] = []
-    image, small, pixels = [], [], []
-    bad = path.with_suffix(".bad.jsonl")
+    image, small = [], []
     spec = model.image_spec
+    sample = _Drawn(share, seed=seed, size=spec.size)
     for some, pictures in ordered(
-        part, image_spec=spec, batch_size=batch_size, workers=workers, strict=strict, on_bad=bad
+        part, image_spec=spec, batch_size=batch_size, workers=workers, strict=strict, on_bad=path.with_suffix(_BAD)
     ):
-        rows += some
+        rows += [replace(row, image=None) for row in some]  # their bytes are many
         image.append(_in_halves(pictures, lambda part: encode_images(model, [part]), width=model.dim))
         small.append(shrink(pictures, side=THUMBNAIL))
-        pixels.append(pictures)
+        sample.add([row.key for row in some], pictures, fine=torch.isfinite(image[-1]).all(dim=1))
     captions = [text for row in rows for text in row.texts]
     text = _in_halves(captions, lambda part: encode_texts(model, part, batch_size=batch_size), width=model.dim)
-    pooled = torch.cat(image)
-    fine = torch.isfinite(pooled).all(dim=1)
-    if not fine.any():
-        raise InputError(f"{part.name}: all {len(pooled)} picture embeddings are not finite; the weights are damaged")
-    drawn = np.argsort(hash_uniform([row.key for row in rows], seed=seed, salt="inspect"), kind="stable")[:share]
-    chosen = torch.from_numpy(np.sort(drawn))
-    chosen = chosen[fine[chosen]]
     owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.texts) for row in rows]))
     described = {
         "format": _FORMAT,
+        "identity": part.identity,
+        "steps": json.dumps(part.steps),
         "rows": json.dumps(
             {
                 "keys": [row.key for row in rows],
@@ -164,15 +189,44 @@ def _embed(
         ),
     }
     tensors = {
-        "image": pooled,
+        "image": torch.cat(image),
         "text": text,
         "owner": owner,
         "thumbnails": torch.cat(small),
-        "sampled": chosen,
-        "pixels": torch.cat(pixels)[chosen].contiguous(),
+        "sampled": sample.places,
+        "pixels": sample.pixels,
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=described)
+
+
+class _Drawn:
+    """The rows of a part that a hash of their keys draws, with their pictures; the others' are not held.
+
+    Attributes:
+        places: rows of the part, ascending.
+        pixels: their pictures.
+    """
+
+    def __init__(self, most: int, *, seed: int, size: tuple[int, int]) -> None:
+        self.places = torch.empty(0, dtype=torch.int64)
+        self.pixels = torch.empty(0, 3, *size, dtype=torch.uint8)
+        self._most, self._seed, self._seen = most, seed, 0
+        self._draws = np.empty(0)
+
+    def add(self, keys: Sequence[str], pictures: Tensor, *, fine: Tensor) -> None:
+        """The next rows; only fine ones can be drawn."""
+        places = torch.nonzero(fine).flatten()
+        draws = np.concatenate([self._draws, _draws([keys[at] for at in places.tolist()], seed=self._seed)])
+        best = torch.from_numpy(np.sort(np.argsort(draws, kind="stable")[: self._most]))
+        self.pixels = torch.cat([self.pixels, pictures[places]])[best]
+        self.places = torch.cat([self.places, places + self._seen])[best]
+        self._draws = draws[best.numpy()]
+        self._seen += len(keys)
+
+
+def _draws(keys: Sequence[str], *, seed: int) -> np.ndarray:
+    return hash_uniform(keys, seed=seed, salt="inspect")
 
 
 def _in_halves(items: Any, encode: Callable[[Any], Tensor], *, width: int) -> Tensor:
@@ -213,15 +267,18 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[str]]:
     }
 
 
-def _whole(path: Path) -> bool:
-    """Whether a part lies there that can be read; what another program or version left is made again."""
+def _kept(path: Path, part: Part | Reach) -> list[Step] | None:
+    """What reading this part took, where it lies there; None for other rows and for what another version left."""
     if not path.is_file():
-        return False
+        return None
     try:
         with safe_open(str(path), framework="pt") as file:
-            return (file.metadata() or {}).get("format") == _FORMAT
+            said = file.metadata() or {}
     except SafetensorError:
-        return False
+        return None
+    if said.get("format") != _FORMAT or said.get("identity") != part.identity:
+        return None
+    return [(block, rows, ended) for block, rows, ended in json.loads(said["steps"])]
 
 
 def _subject(
@@ -229,7 +286,7 @@ def _subject(
     source: Source,
     *,
     files: Sequence[Path],
-    folder: Path,
+    bad: int,
     batch_size: int,
     seed: int,
     facts: dict[str, str],
@@ -241,10 +298,18 @@ def _subject(
     columns: dict[str, list[str]] | None = None
     places: list[tuple[Path, int]] = []
     lost = 0
+    content = hashlib.blake2b(digest_size=8)
+    share = -(-SAMPLE // len(files))
     for path in files:
         with safe_open(str(path), framework="pt") as file:
-            rows = json.loads(file.metadata()["rows"])
+            said = file.metadata()["rows"]
             part = {name: file.get_tensor(name) for name in ("image", "text", "owner", "sampled", "pixels")}
+        content.update(f"{path.name} {said}".encode())
+        for name in ("image", "text"):
+            content.update(part[name].numpy().tobytes())
+        rows = json.loads(said)
+        drawn = _draws([rows["keys"][place] for place in part["sampled"].tolist()], seed=seed)
+        some = torch.from_numpy(np.sort(np.argsort(drawn, kind="stable")[:share]))
         fine = torch.isfinite(part["image"]).all(dim=1)
         new = torch.cumsum(fine, dim=0) - 1 + len(keys)  # where each row of the part comes to stand
         kept = torch.isfinite(part["text"]).all(dim=1) & fine[part["owner"]]
@@ -252,8 +317,8 @@ def _subject(
         image.append(part["image"][fine])
         text.append(part["text"][kept])
         owner.append(new[part["owner"][kept]])
-        sampled.append(new[part["sampled"]])
-        pixels.append(part["pixels"])
+        sampled.append(new[part["sampled"][some]])
+        pixels.append(part["pixels"][some])
         places += [(path, int(row)) for row in torch.nonzero(fine).flatten()]
         captions += [one for one, keep in zip(rows["captions"], kept.tolist(), strict=True) if keep]
         chosen = [place for place, keep in enumerate(fine.tolist()) if keep]
@@ -261,6 +326,8 @@ def _subject(
         labels += [rows["labels"][place] for place in chosen]
         mine = {name: [values[place] for place in chosen] for name, values in rows["columns"].items()}
         columns = mine if columns is None else {name: [*columns[name], *mine[name]] for name in columns if name in mine}
+    if not keys:
+        raise InputError(f"{source.name}: all {lost} picture embeddings are not finite; the weights are damaged")
     seen = Embedded(
         keys=tuple(keys),
         captions=tuple(captions),
@@ -268,8 +335,8 @@ def _subject(
         image=torch.cat(image),
         text=torch.cat(text),
         text_to_image=torch.cat(owner),
+        geometry=geometry_of(model).detached(),
     )
-    bad = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in folder.glob("part-*.bad.jsonl"))
     return Subject(
         model=model,
         source=source,
@@ -279,6 +346,7 @@ def _subject(
         thumbnails=Thumbnails(tuple(places)),
         lost=lost,
         bad=bad,
+        content=content.hexdigest(),
         batch_size=batch_size,
         seed=seed,
         **facts,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,9 +17,14 @@ from tether.core.types import Block, Row
 PART_ROWS = 512
 """Rows of one part: the most that a kill costs."""
 STRETCH = 64
-"""Rows that are read in one go where not all rows can be looked at."""
+"""Rows that are read in one go where not all rows can be looked at, at most."""
+LEAST_STRETCHES = 8
+"""Stretches that a small limit is spread over."""
 MOST_BLOCKS = 64
-"""Blocks that are opened where they do not tell their lengths."""
+"""Blocks of unknown length that the limit is shared among at a time."""
+
+Step = tuple[int, int, bool]
+"""What was read in one go of a block of unknown length: its place among the blocks, rows, whether it ended there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +43,23 @@ class Part:
         name: of the whole source.
         version: of the whole source.
         pieces: what it holds.
+        identity: a short name for which rows those are.
+        steps: what reading it took of blocks of unknown length: nothing, it knows its rows.
     """
+
+    steps: Sequence[Step] = ()
 
     def __init__(self, source: Source, pieces: Sequence[Piece]) -> None:
         """Take the pieces; nothing is read yet."""
         self.name, self.version = source.name, source.version
         self.pieces = tuple(pieces)
+        self.identity = _named([(piece.block.id, piece.start, piece.rows) for piece in self.pieces])
         self._source = source
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        return sum(piece.rows for piece in self.pieces)
 
     def blocks(self) -> Sequence[Block]:
         """One for each piece."""
@@ -54,12 +71,141 @@ class Part:
         rows = self._source.read(piece.block, start=piece.start + start)
         return islice(rows, piece.rows - start)
 
+    def pass_over(self, steps: Sequence[Step]) -> None:
+        """Leave it unread; no other part depends on it."""
 
-def divide(source: Source, *, limit: int) -> list[Part]:
-    """Parts of about 512 rows that hold ``limit`` rows, or all when there are fewer.
 
-    Where not all rows are wanted and the blocks know their lengths, stretches of 64 rows are taken evenly over the
-    whole source; where they do not, the first rows of blocks that lie evenly among all.
+class Reach:
+    """The next rows of a walk as a source of their own, read once and in order.
+
+    Attributes:
+        name: of the whole source.
+        version: of the whole source.
+        identity: a short name for what was read before it, on which its rows depend.
+    """
+
+    def __init__(self, walk: Walk, *, identity: str) -> None:
+        """Stand where the walk stands."""
+        self.name, self.version = walk.source.name, walk.source.version
+        self.identity = identity
+        self._walk = walk
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """What reading it took of the blocks so far."""
+        return tuple(self._walk.steps)
+
+    @property
+    def rows(self) -> int:
+        """How many rows were read."""
+        return sum(rows for _, rows, _ in self._walk.steps)
+
+    def blocks(self) -> Sequence[Block]:
+        """All its rows as one."""
+        return [Block("rows")]
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        """Its rows; a block that breaks ends them, and the next part goes on behind it."""
+        return islice(self._walk.take(PART_ROWS), start, None)
+
+    def pass_over(self, steps: Sequence[Step]) -> None:
+        """Go on behind what was read of it before."""
+        self._walk.pass_over(steps)
+
+
+class Walk:
+    """Parts of a source whose blocks do not tell their lengths; each must be read, or passed over, before the next.
+
+    The limit is shared among up to 64 blocks that lie evenly among all. What blocks that end early leave over goes to
+    those after them, then to blocks not opened so far, and at last to those that go on.
+
+    Attributes:
+        source: the whole.
+        steps: what was read since the last part began.
+    """
+
+    def __init__(self, source: Source, *, limit: int) -> None:
+        """Stand before the first row."""
+        self.source = source
+        self.steps: list[Step] = []
+        self._blocks = source.blocks()
+        self._left = limit
+        self._taken = [0] * len(self._blocks)
+        self._ended = [False] * len(self._blocks)
+        self._turns: list[int] = []  # blocks that the rest of the limit is shared among, the one in work first
+        self._quota = 0  # rows that the one in work may still give
+        self._rows: Iterator[Row] | None = None
+
+    def __iter__(self) -> Iterator[Reach]:
+        """The parts, until the limit is reached or all blocks have ended."""
+        identity = _named([PART_ROWS, MOST_BLOCKS, self._left, [block.id for block in self._blocks]])
+        while self._turn() is not None:
+            self.steps = []
+            yield Reach(self, identity=identity)
+            if not self.steps:
+                return
+            identity = _named([identity, self.steps])
+
+    def take(self, most: int) -> Iterator[Row]:
+        """Up to ``most`` rows from here on.
+
+        Raises:
+            InputError: a block breaks; it counts as ended.
+        """
+        while most and (block := self._turn()) is not None:
+            opened = self._rows is None
+            if self._rows is None:
+                self._rows = iter(self.source.read(self._blocks[block], start=self._taken[block]))
+            row = None
+            try:
+                row = next(self._rows, None)
+            finally:
+                self._note((block, int(row is not None), row is None), new=opened)
+            if row is not None:
+                most -= 1
+                yield row
+
+    def pass_over(self, steps: Sequence[Step]) -> None:
+        """Stand where reading these steps led to."""
+        self._rows = None
+        for step in steps:
+            self._turn()
+            self._note(step, new=True)
+
+    def _turn(self) -> int | None:
+        """The block in work, or None at the end."""
+        if not self._left:
+            return None
+        if not self._turns:
+            live = [block for block, ended in enumerate(self._ended) if not ended]
+            among = [block for block in live if not self._taken[block]] or live
+            if not among:
+                return None
+            self._turns = [among[at] for at in _evenly(len(among), count=min(self._left, MOST_BLOCKS))]
+            self._quota = -(-self._left // len(self._turns))
+        return self._turns[0]
+
+    def _note(self, step: Step, *, new: bool) -> None:
+        block, rows, ended = step
+        if new or not self.steps:
+            self.steps.append(step)
+        else:
+            self.steps[-1] = (block, self.steps[-1][1] + rows, ended)
+        self._taken[block] += rows
+        self._left -= rows
+        self._quota -= rows
+        self._ended[block] = ended
+        if ended or not self._quota:
+            self._rows = None
+            self._turns = self._turns[1:]
+            self._quota = -(-self._left // max(1, len(self._turns)))
+
+
+def divide(source: Source, *, limit: int) -> list[Part] | Walk:
+    """Parts of up to 512 rows that hold ``limit`` rows, or all when there are fewer.
+
+    Where not all rows are wanted and the blocks know their lengths, stretches of up to 64 rows are taken evenly over
+    the whole source; where they do not, the first rows of blocks that lie evenly among all.
 
     Raises:
         InputError: a source without a block, or a limit below 1.
@@ -69,13 +215,10 @@ def divide(source: Source, *, limit: int) -> list[Part]:
     blocks = source.blocks()
     if not blocks:
         raise InputError(f"{source.name}: the data set is empty")
-    sizes = [block.rows for block in blocks]
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes):
-        chosen = [blocks[place] for place in _evenly(len(blocks), count=min(limit, MOST_BLOCKS))]
-        share = -(-limit // len(chosen))
-        pieces = [Piece(block, 0, share) for block in chosen]
-    elif sum(known) <= limit:
+    known = [block.rows for block in blocks if block.rows is not None]
+    if len(known) < len(blocks):
+        return Walk(source, limit=limit)
+    if sum(known) <= limit:
         pieces = [piece for block in blocks for piece in _cut(block, block.rows or 0)]
     else:
         pieces = _stretches(blocks, known, limit=limit)
@@ -87,14 +230,14 @@ def _cut(block: Block, rows: int) -> list[Piece]:
 
 
 def _stretches(blocks: Sequence[Block], sizes: Sequence[int], *, limit: int) -> list[Piece]:
-    """Evenly spaced stretches; one that crosses into the next block goes on there."""
+    """Stretches with equal gaps, the first at the start and the last at the end; one that crosses a block is two."""
     ends = np.cumsum(sizes)
-    length = min(limit, STRETCH)
+    count = max(-(-limit // STRETCH), min(limit, LEAST_STRETCHES))
+    spare = int(ends[-1]) - limit
     pieces = []
-    left = limit
-    for at in _evenly(int(ends[-1]), count=-(-limit // length), room=length):
-        rows = min(length, left)
-        left -= rows
+    for number in range(count):
+        first, last = (limit * edge // count for edge in (number, number + 1))
+        at, rows = first + spare * number // max(1, count - 1), last - first
         while rows:
             block = int(np.searchsorted(ends, at, side="right"))
             start = at - int(ends[block] - sizes[block])
@@ -104,10 +247,14 @@ def _stretches(blocks: Sequence[Block], sizes: Sequence[int], *, limit: int) -> 
     return pieces
 
 
-def _evenly(total: int, *, count: int, room: int = 1) -> list[int]:
-    """``count`` places in 0 to ``total - room``, as even as whole numbers allow, none twice."""
-    last = max(0, total - room)
-    return np.unique(np.linspace(0, last, min(count, total)).astype(np.int64)).tolist()
+def _evenly(total: int, *, count: int) -> list[int]:
+    """``count`` places below ``total`` (all of them where there are fewer), as even as whole numbers allow."""
+    count = min(count, total)
+    return [(2 * number + 1) * total // (2 * count) for number in range(count)]
+
+
+def _named(value: object) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
 
 
 def _gathered(source: Source, pieces: Sequence[Piece]) -> list[Part]:

@@ -111,7 +111,8 @@ def inspect_model(
     """Inspect a model on its pairs and write ``inspect.html`` and ``inspect.json``.
 
     The pairs are embedded once, part by part on disk. Finished parts and sections are kept under ``out/kept``, by the
-    model's weights and the source, and are not made again; a section that fails says why and the others go on.
+    model's weights and the source, and are not made again, but for parts with rows that could not be read; a section
+    that fails says why and the others go on.
 
     Args:
         model: any model that ``tether.load`` gives.
@@ -137,7 +138,7 @@ def inspect_model(
     asked = _asked(probes)
     out, name = Path(out), source_name or source.name
     digest, pairs = digest_of(model), source_digest(source, spec=name)
-    key = hashlib.blake2b(repr((limit, label, seed)).encode(), digest_size=4).hexdigest()
+    key = hashlib.blake2b(repr((limit, label, seed, strict)).encode(), digest_size=4).hexdigest()
     kept = out / KEPT / f"{digest[:12]}-{pairs}-{key}"
     subject = gather(
         model,
@@ -223,7 +224,7 @@ def _asked(
     found = []
     for spec in PROBES if probes is None else probes:
         if isinstance(spec, Probe):
-            found.append((type(spec).__name__.lower(), spec, {"settings": repr(vars(spec))}))
+            found.append((type(spec).__name__.lower(), spec, {"settings": repr(spec.__getstate__())}))
             continue
         part, chosen = settings(spec, PROBES, where="probes")
         name = spec if isinstance(spec, str) else str(spec["name"])
@@ -235,7 +236,7 @@ def _asked(
 
 def _section(name: str, probe: Probe[Subject], chosen: Mapping[str, Any], subject: Subject, path: Path) -> Section:
     """The kept finding where it is still that of this code and these settings, else a new one."""
-    print_ = _fingerprint(probe, chosen, model_name=subject.model_name)
+    print_ = _fingerprint(probe, chosen, subject)
     if path.is_file():
         try:
             values = read_json(path)
@@ -255,13 +256,12 @@ def _section(name: str, probe: Probe[Subject], chosen: Mapping[str, Any], subjec
     return Section(name, probe.title, finding, "", seconds)
 
 
-def _fingerprint(probe: Probe[Subject], chosen: Mapping[str, Any], *, model_name: str) -> str:
-    """Of the probe's source text and settings, and of the name that its commands use."""
+def _fingerprint(probe: Probe[Subject], chosen: Mapping[str, Any], subject: Subject) -> str:
+    """Of the probe's source text and settings, of what it looks at, and of the name that its commands use."""
     module = sys.modules.get(type(probe).__module__)
     try:
         source = inspect.getsource(module if module is not None else type(probe))
     except (OSError, TypeError):  # typed in at a prompt
         source = repr(type(probe))
-    return hashlib.blake2b(
-        json.dumps([__version__, source, model_name, dict(chosen)], default=repr).encode(), digest_size=8
-    ).hexdigest()
+    told = [__version__, source, subject.content, subject.bad, subject.model_name, dict(chosen)]
+    return hashlib.blake2b(json.dumps(told, default=repr).encode(), digest_size=8).hexdigest()

@@ -71,6 +71,7 @@ class Subject:
         thumbnails: small pictures by row.
         lost: embeddings left out because they were not finite.
         bad: rows that could not be read.
+        content: a short name for the rows and embeddings of all parts.
         batch_size: rows in one forward.
         seed: of every draw a probe makes.
         model_name: what the report calls the model.
@@ -86,6 +87,7 @@ class Subject:
     thumbnails: Callable[[Sequence[int]], Tensor]
     lost: int
     bad: int
+    content: str
     batch_size: int
     seed: int
     model_name: str
