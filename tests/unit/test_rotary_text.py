@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -15,7 +16,7 @@ from tether.core.types import Batch, ImageSpec
 from tether.data.loader import Loader
 from tether.data.sets.scenes import ScenesSet, SceneTwins
 from tether.data.side_by_side import SideBySide
-from tether.losses import ClipLoss, SymmetricHardNegativeLoss, clip_loss
+from tether.losses import ClipLoss, M2MixLoss, SymmetricHardNegativeLoss, clip_loss
 from tether.models import create
 from tether.models.blocks.rope import half_rope
 from tether.models.blocks.rotary import RotaryEmbedding
@@ -219,6 +220,31 @@ class TestJointStep:
         ]
         torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-12)
 
+    def test_the_objective_is_that_of_the_step(self) -> None:
+        pair, batch = PairForward(create("tiny", context=48).double()), next(both())
+        objective = M2MixLoss(m2=1.0, epochs=5)
+        for step in (0, 7):
+            joint, alone = (
+                part(objective, steps=10, seed=0)(pair, batch, step=step, gather=LOCAL)
+                for part in (ClipInStep, HardNegativeStep)
+            )
+            torch.testing.assert_close(joint.terms["mix"], alone.terms["mix"], rtol=1e-9, atol=1e-11)
+            torch.testing.assert_close(
+                joint.total, alone.total + joint.terms["long"].to(alone.total), rtol=1e-9, atol=1e-11
+            )
+
+    def test_equal_long_captions_may_be_positives(self) -> None:
+        pair, batch = PairForward(create("tiny", context=48).double()), next(both())
+        texts = batch.extra["long_text"][[0, 1, 0]]
+        batch = replace(batch, extra={**batch.extra, "long_text": texts})
+        model = pair.model
+        image, text = model.encode_image(batch.extra["long_image"]), model.encode_text(texts)
+        for duplicates, labels in (("negatives", None), ("positives", torch.tensor([4, 9, 4]))):
+            step = ClipInStep(SymmetricHardNegativeLoss(), steps=10, seed=0, duplicates=duplicates)
+            wanted = clip_loss(image.unit, text.unit, model.logit_scale, labels=labels).detach()
+            got = step(pair, batch, step=0, gather=LOCAL).terms["long"]
+            torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-11)
+
     def test_says_what_is_missing(self) -> None:
         pair, batch = PairForward(create("tiny", context=48)), next(both())
         step = ClipInStep(ClipLoss(), steps=10, seed=0)
@@ -229,6 +255,8 @@ class TestJointStep:
             step(pair, Batch(batch.image, batch.text, odd), step=0, gather=LOCAL)
         with pytest.raises(InputError, match="weight"):
             ClipInStep(ClipLoss(), steps=10, seed=0, weight=-1.0)
+        with pytest.raises(InputError, match="duplicates: expected"):
+            ClipInStep(ClipLoss(), steps=10, seed=0, duplicates="left_out")
 
 
 class TestSideBySide:

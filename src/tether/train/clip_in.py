@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from tether.core.gather import Gather
 from tether.core.protocols import Objective
 from tether.core.types import Batch, Loss
 from tether.losses import clip_loss
-from tether.losses.checks import unit_rows
+from tether.losses.checks import caption_labels, unit_rows
 from tether.train.contrastive import ContrastiveStep
 from tether.train.hard_negatives import NEGATIVE_IMAGE, NEGATIVE_TEXT, encoded_together, split, twins_of
 
@@ -32,6 +33,7 @@ class ClipInStep:
         steps: int,
         seed: int,
         weight: float = 1.0,
+        duplicates: Literal["negatives", "positives"] = "negatives",
         keep_patches: float = 1.0,
         full_last: float = 0.0,
     ) -> None:
@@ -41,16 +43,21 @@ class ClipInStep:
         steps: length of the run.
         seed: see ``ContrastiveStep``.
         weight: of CLIP's loss on the long captions (>= 0); the paper's value is not known.
+        duplicates: long captions with the same tokens are each other's ``negatives``, as in CLIP, or ``positives``;
+            those of the quadruples are the objective's affair.
         keep_patches: see ``ContrastiveStep``.
         full_last: see ``ContrastiveStep``.
 
         Raises:
-            InputError: a value outside its range.
+            InputError: a value outside its range, or another word.
         """
+        if duplicates not in ("negatives", "positives"):
+            raise InputError(f"duplicates: expected 'negatives' or 'positives', got {duplicates!r}")
         if not weight >= 0:
             raise InputError(f"weight: expected a number of at least 0, got {weight!r}")
         self.inner = ContrastiveStep(objective, steps=steps, seed=seed, keep_patches=keep_patches, full_last=full_last)
         self.weight = weight
+        self.duplicates: Literal["negatives", "positives"] = duplicates
 
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
         """See core.protocols.Step; ``model`` is a (wrapped) PairForward. The term ``long`` is CLIP's loss, unweighted.
@@ -71,8 +78,9 @@ class ClipInStep:
         twin_text, far_text = split(rest_text, rows=rows)
         assert far_image is not None and far_text is not None  # noqa: PT018 - at least one long pair
         quadruples = replace(out, image=image, text=text, negative_image=twin_image, negative_text=twin_text)
-        loss = self.inner.objective(quadruples, batch, gather=gather)
-        long = clip_loss(unit_rows(far_image), unit_rows(far_text), out.logit_scale, gather=gather)
+        loss = self.inner.objective_at(step)(quadruples, batch, gather=gather)
+        labels = caption_labels(texts[-1]) if self.duplicates == "positives" else None
+        long = clip_loss(unit_rows(far_image), unit_rows(far_text), out.logit_scale, labels=labels, gather=gather)
         return Loss(loss.total + self.weight * long, {**loss.terms, "long": long.detach()})
 
 
