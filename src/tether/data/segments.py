@@ -62,7 +62,8 @@ def draw_triplet(
 ) -> DetailTriplet | None:
     """A random triplet of one caption of a batch (arXiv 2509.03897, section 3).
 
-    The false piece is one that the own caption does not hold anywhere, so that it is not true by repetition.
+    The false piece is one that the own caption does not hold anywhere, so that it is not true by repetition. Where a
+    caption has none, the next one of the batch is looked at.
 
     Args:
         segments: pieces of every caption of the batch.
@@ -85,8 +86,10 @@ def draw_triplet(
         return None
     count = 1 + int(rng.integers(len(own) - 1))
     base = " ".join(own[:count])
-    for other in rng.permutation(len(segments)):
-        foreign = [piece for piece in segments[other] if piece not in own]
+    start = int(rng.integers(len(segments)))
+    for place in range(len(segments)):
+        other = segments[(start + place) % len(segments)]
+        foreign = [piece for piece in other if piece not in own]
         if foreign:
             piece = foreign[int(rng.integers(len(foreign)))]
             if words == "shuffled":
