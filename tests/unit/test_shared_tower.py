@@ -105,6 +105,15 @@ def test_words_are_counted_without_marks_and_padding():
     assert cosine(counts[0], counts[1], dim=0) > 0.5 > cosine(counts[0], counts[2], dim=0)
 
 
+def test_a_token_of_id_0_inside_a_caption_counts_and_ends_nothing():
+    ids = torch.tensor(
+        [[49406, 0, 320, 7, 49407, 0, 0], [49406, 320, 7, 0, 49407, 0, 0], [49406, 320, 7, 49407, 0, 0, 0]]
+    )
+    counts = count_words(ids)
+    assert counts.sum(dim=1).tolist() == [3, 3, 2]
+    assert torch.equal(counts[0], counts[1])
+
+
 def test_a_frozen_encoder_reads_the_captions_and_is_named_not_saved(tmp_path):
     reader = create("tiny", seed=5).eval()
     tether.save(reader, tmp_path)

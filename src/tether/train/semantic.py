@@ -70,7 +70,7 @@ class SemanticStep:
             raise InputError("semantic: expected the captions in batch.extra['texts'], as tether's loader gives them")
         reader = cast(DualEncoder, self._reader)
         cast(nn.Module, reader).to(batch.text.device)
-        ids = reader.tokenizer([str(text) for text in texts]).to(batch.text.device)
+        ids = reader.tokenizer([str(text) for text in texts]).to(batch.text.device, non_blocking=True)
         return reader.encode_text(ids).pooled.float()
 
 
@@ -85,8 +85,8 @@ def count_words(text: Int[Tensor, "b l"]) -> Float[Tensor, "b 1024"]:
 
     The same on every process and for any padding. A caption without words counts in a bucket of its own.
     """
-    length = (text != 0).sum(dim=1)
     places = torch.arange(text.shape[1], device=text.device)
+    length = torch.where(text != 0, places, -1).amax(dim=1) + 1  # 0 is padding, and inside a caption CLIP's token "!"
     word = (places > 0) & (places < (length - 1)[:, None])
     mixed = text.to(torch.int64) * _MIX
     bucket = ((mixed ^ (mixed >> 29)) % (BUCKETS - 1)) + 1
