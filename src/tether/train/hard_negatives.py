@@ -102,7 +102,7 @@ def encoded_together(
         keep: for each batch of pictures the patches that are seen, or None for all.
     """
     pictures = torch.cat(images)
-    seen = None if keep is None else torch.cat(keep).to(pictures.device)
+    seen = None if keep is None else torch.cat(keep).to(pictures.device, non_blocking=True)
     return encoded(model(pictures, joined_texts(texts), seen))
 
 

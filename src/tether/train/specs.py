@@ -128,12 +128,13 @@ class SpecsStep:
             for name in ("base", "detail", "negative")
         )
         tokenizer = _tokenizer(model)
-        base, detail, negative = (tokenizer(column).to(batch.text.device) for column in columns)
-        joined = joined_texts([batch.text, base, detail, negative])
-        _, short, longer, wrong = joined.chunk(4)
+        cut = joined_texts([tokenizer(column) for column in columns])
+        short, longer, wrong = cut.chunk(3)
         differ = (short != longer).any(dim=1) & (short != wrong).any(dim=1)
-        there = torch.tensor([triplet is not None for triplet in found], device=differ.device)
-        return joined, differ & there
+        valid = differ & torch.tensor([triplet is not None for triplet in found])
+        # All is made on the CPU, so that the accelerator is never waited for.
+        texts, valid = (one.to(batch.text.device, non_blocking=True) for one in (cut, valid))
+        return joined_texts([batch.text, texts]), valid
 
     def state_dict(self) -> dict[str, Any]:
         """The margin."""
