@@ -113,6 +113,14 @@ def test_mixed_negatives_are_harder_where_there_is_a_gap():
     assert abs(m2_mix_loss(flat, flat, lam=HALF, m2=1.0).margin) < 1e-12
 
 
+def test_the_margin_is_the_mean_over_all_others():
+    image, text = rows(9), rows(9)
+    mixed = geodesic_mix(image, text, lam=0.5)
+    nearer = (image @ (mixed - text).T)[~torch.eye(9, dtype=torch.bool)].mean()
+    torch.testing.assert_close(m2_mix_loss(image, text, lam=HALF, m2=1.0).margin, nearer)
+    assert m2_mix_loss(image[:1], text[:1], lam=HALF, m2=1.0).margin == 0
+
+
 def test_equal_captions_are_no_negatives_where_they_are_positives():
     image = rows(3)
     text = image[[0, 0, 2]].clone()

@@ -118,15 +118,18 @@ def _multi_modal(
     """``CE(Z_I) + CE(Z_T)``, and by how much mixed points are nearer to others' images than their texts."""
     mixed = gather(geodesic_mix(img, txt, lam=lam))
     own, offset = scale * (img * txt).sum(dim=1), gather.rank * len(img)
-    mine = own_places(len(img), keys=len(mixed), offset=offset, device=img.device)
-    left_out = None if labels is None else (labels[:, None] == gather(labels)) & ~mine
+    left_out = None
+    if labels is not None:
+        mine = own_places(len(img), keys=len(mixed), offset=offset, device=img.device)
+        left_out = (labels[:, None] == gather(labels)) & ~mine
     total = img.new_zeros(())
     for rows in (img, txt):
         logits = scale * products(rows, mixed)
         total = total + replaced_cross_entropy(logits, own, offset=offset, left_out=left_out).mean()
     with torch.no_grad():
-        nearer = (products(img, mixed) - products(img, gather(txt))).masked_fill(mine, 0.0)
-        margin = nearer.sum() / (len(img) * max(len(mixed) - 1, 1))
+        nearer = mixed - gather(txt)
+        others = (img.sum(dim=0) * nearer.sum(dim=0)).sum() - (img * nearer[offset : offset + len(img)]).sum()
+        margin = others / (len(img) * max(len(mixed) - 1, 1))
     return total, margin
 
 
