@@ -24,6 +24,7 @@ from tether.losses import (
     info_nce_pairs,
     siglip_loss,
 )
+from tether.losses.infonce import label_classes
 from tether.losses.plain import plain_info_nce, plain_sigmoid
 
 objectives = pytest.mark.parametrize("name", OBJECTIVES)
@@ -272,6 +273,14 @@ def test_one_way_with_offset_equals_the_plain_form() -> None:
             strict=True,
         ):
             torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
+
+
+def test_classes_of_labels_are_those_of_unique_without_waiting_for_their_number() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for count, most in ((1, 1), (7, 3), (200, 40), (200, 2**62)):
+        labels = torch.randint(-most, most, (count,), generator=generator)
+        assert torch.equal(label_classes(labels), labels.unique(return_inverse=True)[1])
+    assert label_classes(torch.zeros(5, dtype=torch.int64, device="meta")).shape == (5,)  # unique has no shape there
 
 
 def test_columns_far_below_their_tile_survive_float32() -> None:

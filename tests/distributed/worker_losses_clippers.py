@@ -125,6 +125,15 @@ def check_losses(rank: int) -> None:
     losses["specs"] = lambda i, t, mi, mt, la, w, g: (
         SpecsLoss()(i, caption=t, base=mi, detail=mt, neg=mi.flip(1), logit_scale=scale.exp(), gather=g).total
     )
+    # Two rows of the first process count in the hinges, and none of the second.
+    losses["specs, unequal halves"] = lambda i, t, mi, mt, la, w, g: (
+        SpecsLoss()(
+            i, caption=t, base=mi, detail=mt, neg=mi.flip(1), logit_scale=scale.exp(), valid=la == 0, gather=g
+        ).total
+    )
+    losses["specs, nothing valid"] = lambda i, t, mi, mt, la, w, g: (
+        SpecsLoss()(i, caption=t, base=mi, detail=mt, neg=mi, logit_scale=scale.exp(), valid=la < 0, gather=g).total
+    )
     variables = [*leaves, scale, bias]
     for name, loss in losses.items():
         reference = through(loss, slice(None), LOCAL)

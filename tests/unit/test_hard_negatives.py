@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -25,10 +26,12 @@ from tether.losses import (
     caption_labels,
     clip_loss,
     hard_info_nce,
+    neg_clip_accuracy,
     neg_clip_loss,
     symmetric_negative_loss,
     triplet_clip_loss,
 )
+from tether.losses.neg_clip import neg_clip_terms
 from tether.losses.negatives import EqualNegatives
 from tether.models import create
 from tether.train.contrastive import PairForward
@@ -99,6 +102,40 @@ def test_equals_the_definition(duplicates: str, twinned: bool, tiles: str, monke
     )
     theirs = plainly(queries, keys, twins if twinned else None, scale, (LABELS, named, of_twins), duplicates)
     agree(mine, theirs, (queries, texts, more, scale, *([twins] if twinned else [])))
+
+
+def test_no_table_of_labels_waits_for_the_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infonce, "LEAST_TILE_ROWS", 3)
+    monkeypatch.setitem(infonce.TILE_BYTES, "cpu", 1)
+    queries, keys, _, twins = four()
+    common = {"query_labels": LABELS, "key_labels": LABELS, "twin_labels": LABELS}
+    losses = hard_info_nce(queries, keys, scale=20.0, twins=twins, duplicates="left_out", **common)
+    living = [one for one in gc.get_objects() if type(one) is Tensor and one.dtype == torch.bool and one.ndim == 2]
+    assert losses.requires_grad
+    assert not living
+
+
+@pytest.mark.parametrize("tiles", ["one", "many"])
+@pytest.mark.parametrize("duplicates", ["negatives", "left_out"])
+def test_accuracy_comes_from_the_pass_of_the_loss(duplicates: Any, tiles: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tiles == "many":
+        monkeypatch.setattr(infonce, "LEAST_TILE_ROWS", 3)
+        monkeypatch.setitem(infonce.TILE_BYTES, "cpu", 1)
+    img, txt, neg_img, neg_txt = (one.detach() for one in four(40))
+    txt, neg_txt = F.normalize(img + 0.4 * txt, dim=1), F.normalize(img + 0.5 * neg_txt, dim=1)
+    txt[7], img[9], neg_txt[30] = txt[3], img[2], txt[12]  # of equal candidates the first is found
+    wanted = [neg_clip_accuracy(img, txt, neg_txt), neg_clip_accuracy(neg_img, neg_txt, txt)]
+    monkeypatch.setattr("tether.losses.neg_clip.top_hits", None)
+    leaves = (img.requires_grad_(), txt.requires_grad_(), neg_txt.requires_grad_())
+    own, other = torch.arange(40), torch.arange(40, 80)
+    found = neg_clip_terms(*leaves, 9.0, labels=(own, other), duplicates=duplicates, gather=LOCAL)
+    assert 0.3 < found.accuracy < 0.9
+    assert torch.equal(found.accuracy, wanted[0])
+    agree(found.total, clip_loss(img, txt, 9.0, extra_txt=neg_txt), leaves)
+    both = triplet_clip_loss(
+        img, txt, neg_img, neg_txt, 9.0, labels=own, neg_labels=other, duplicates=duplicates
+    ).accuracy
+    assert torch.equal(both, (wanted[0] + wanted[1]) / 2)
 
 
 def test_neg_clip_is_clip_with_further_captions() -> None:

@@ -103,6 +103,13 @@ class TestLoss:
         assert none.detail == none.negative == 0
         assert none.margin == 0.9
 
+    def test_a_contrast_without_weight_is_not_computed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = SpecsLoss(margin=0.2)(rows(6), **sides(), logit_scale=5.0)
+        monkeypatch.setattr("tether.losses.specs.info_nce", None)
+        none = SpecsLoss(lambda_contrast=0.0, margin=0.2)(rows(6), **sides(), logit_scale=5.0)
+        assert none.contrast == 0
+        assert torch.equal(none.total, whole.detail + whole.negative)
+
     def test_gradcheck(self) -> None:
         leaves = [rows(4).requires_grad_(), *(side.requires_grad_() for side in sides(4).values())]
         scale = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
@@ -175,6 +182,16 @@ class TestPieces:
             assert words == "shuffled" or wrong in ("alone", "in the snow")
         assert draw_triplet(captions, 2, rng=rng) is None
         assert draw_triplet([("a", "b"), ("b", "a")], 0, rng=rng) is None
+
+    def test_a_draw_does_not_grow_with_the_batch_and_finds_every_other_caption(self) -> None:
+        class Places(np.random.Generator):
+            def permutation(self, *args, **kwargs):
+                raise AssertionError("a permutation of the batch for one row")
+
+        rng = Places(np.random.PCG64(0))
+        captions = [("a cat", "on sand"), ("a cat",), *[(f"thing {number}",) for number in range(6)]]
+        found = {draw_triplet(captions, 0, rng=rng).negative for _ in range(200)}
+        assert found == {f"a cat thing {number}" for number in range(6)}
 
     def test_bad_input(self) -> None:
         with pytest.raises(InputError, match="words: expected"):

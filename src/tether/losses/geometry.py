@@ -95,7 +95,7 @@ def _both(
     both = factors(img, txt, geometry=name, curvature=curvature)
     if gather.world == 1:
         if both is not None:
-            return info_nce_pairs(*both, scale=_scale(scale, like=both[0]), labels=labels)
+            return info_nce_pairs(*both, scale=scale, labels=labels)
         logits = scale * pairwise_similarity(img, txt, geometry=name, curvature=curvature)
         left, right = (cross_entropy_rows(z, query_labels=labels, key_labels=labels) for z in (logits, logits.T))
         return PairLosses(left, right)
@@ -105,16 +105,12 @@ def _both(
         rows = factors(queries, keys, geometry=name, curvature=curvature)
         where = {"offset": offset, "query_labels": labels, "key_labels": all_labels}
         if rows is not None:
-            return info_nce(*rows, scale=_scale(scale, like=rows[0]), **where)
+            return info_nce(*rows, scale=scale, **where)
         return cross_entropy_rows(
             scale * pairwise_similarity(queries, keys, geometry=name, curvature=curvature), **where
         )
 
     return PairLosses(one_way(img, gather(txt)), one_way(txt, gather(img)))
-
-
-def _scale(scale: Tensor | float, *, like: Tensor) -> Tensor:
-    return torch.as_tensor(scale, device=like.device, dtype=like.dtype)
 
 
 def _check_pairs(img: Tensor, txt: Tensor, *, geometry: Geometry) -> None:

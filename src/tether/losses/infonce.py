@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
@@ -35,6 +35,18 @@ class PairLosses(NamedTuple):
 
     left: Float[Tensor, " b"]
     right: Float[Tensor, " b"]
+
+
+class Searched(NamedTuple):
+    """What rows found among all candidates of the other side.
+
+    Attributes:
+        losses: (b,) cross-entropy, with gradient.
+        hits: (b,) whether the positive is the most similar; of equal ones the first is.
+    """
+
+    losses: Float[Tensor, " b"]
+    hits: Bool[Tensor, " b"]
 
 
 def info_nce(
@@ -69,9 +81,9 @@ def info_nce(
         raise InputError(f"expected at least {offset} + {queries.shape[0]} keys, got {keys.shape[0]}")
     if (query_labels is None) != (key_labels is None):
         raise InputError("query_labels and key_labels come together or not at all")
-    multiplier = torch.as_tensor(scale, device=queries.device).to(queries.dtype)
+    multiplier = scale_like(scale, rows=queries)
     count = queries.shape[0]
-    losses, _ = _TiledPairs.apply(queries, keys, multiplier, offset, count, False)
+    losses, *_ = _TiledPairs.apply(queries, keys, multiplier, offset, count, False, False)
     wanted = _target(keys[offset : offset + count], keys, query_labels, key_labels, label_smoothing)
     return losses if wanted is None else losses + multiplier * (queries * wanted).sum(dim=1)
 
@@ -104,10 +116,10 @@ def info_nce_pairs(
     count = left.shape[0]
     if right.shape[0] != count:
         raise InputError(f"expected as many left as right rows, got {tuple(left.shape)} and {tuple(right.shape)}")
-    multiplier = torch.as_tensor(scale, device=left.device).to(left.dtype)
+    multiplier = scale_like(scale, rows=left)
     lefts = left if extra_left is None else torch.cat([left, extra_left.to(left.dtype)])
     rights = right if extra_right is None else torch.cat([right, extra_right.to(left.dtype)])
-    left_loss, right_loss = _TiledPairs.apply(lefts, rights, multiplier, 0, count, True)
+    left_loss, right_loss, *_ = _TiledPairs.apply(lefts, rights, multiplier, 0, count, True, False)
     wanted = _target(right, rights, labels, labels, label_smoothing)
     if wanted is not None:
         left_loss = left_loss + multiplier * (left * wanted).sum(dim=1)
@@ -115,6 +127,51 @@ def info_nce_pairs(
     if wanted is not None:
         right_loss = right_loss + multiplier * (right * wanted).sum(dim=1)
     return PairLosses(left_loss, right_loss)
+
+
+def search(
+    queries: Float[Tensor, "b d"], keys: Float[Tensor, "n d"], *, scale: Float[Tensor, ""] | float, offset: int = 0
+) -> Searched:
+    """``info_nce`` without labels, and its hits, from one pass over the logits; ``scale`` is above 0.
+
+    Raises:
+        InputError: as ``info_nce``.
+    """
+    queries, keys = widen(queries, keys)
+    count = queries.shape[0]
+    if keys.shape[0] < offset + count:
+        raise InputError(f"expected at least {offset} + {count} keys, got {keys.shape[0]}")
+    losses, _, hits, _ = _TiledPairs.apply(queries, keys, scale_like(scale, rows=queries), offset, count, False, True)
+    return Searched(losses, hits)
+
+
+def search_pairs(
+    left: Float[Tensor, "b d"],
+    right: Float[Tensor, "b d"],
+    *,
+    scale: Float[Tensor, ""] | float,
+    extra_right: Float[Tensor, "k d"],
+) -> tuple[Searched, Searched]:
+    """``info_nce_pairs`` without labels, and the hits of both directions, from one pass; ``scale`` is above 0.
+
+    Raises:
+        InputError: as ``info_nce_pairs``.
+    """
+    left, right = widen(left, right)
+    count = left.shape[0]
+    if right.shape[0] != count:
+        raise InputError(f"expected as many left as right rows, got {tuple(left.shape)} and {tuple(right.shape)}")
+    rights = torch.cat([right, extra_right.to(left.dtype)])
+    found = _TiledPairs.apply(left, rights, scale_like(scale, rows=left), 0, count, True, True)
+    return Searched(found[0], found[2]), Searched(found[1], found[3])
+
+
+def label_classes(labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """The place of each label among the distinct ones in order; unlike ``unique``, without waiting for their number."""
+    ordered, order = labels.sort(stable=True)
+    fresh = torch.zeros_like(order)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    return torch.empty_like(order).scatter_(0, order, fresh.cumsum(0))
 
 
 def class_means(rows: Float[Tensor, "n d"], classes: Int[Tensor, " n"], count: int) -> Float[Tensor, "c d"]:
@@ -141,8 +198,8 @@ def _target(
         if own.shape != positives.shape[:1]:
             raise InputError(f"labels: expected shape ({len(positives)},), got {tuple(own.shape)}")
         labelled = candidates[: len(theirs)]
-        values, classes = torch.cat([own, theirs]).unique(return_inverse=True)
-        mean = class_means(labelled, classes[len(own) :], len(values))[classes[: len(own)]]
+        classes = label_classes(torch.cat([own, theirs]))
+        mean = class_means(labelled, classes[len(own) :], len(classes))[classes[: len(own)]]
     if smoothing > 0:
         mean = mean + smoothing * (candidates.mean(dim=0) - mean)
     return positives - mean
@@ -156,6 +213,11 @@ def widen(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         raise InputError(f"expected at least one pair, got {tuple(left.shape)} and {tuple(right.shape)}")
     dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
     return left.to(dtype), right.to(dtype)
+
+
+def scale_like(scale: Tensor | float, *, rows: Tensor) -> Float[Tensor, ""]:
+    """A multiplier as 0-d tensor of the rows' device and dtype; that of a number is made there, without a copy."""
+    return scale.to(rows.device, rows.dtype) if isinstance(scale, Tensor) else rows.new_full((), scale)
 
 
 def tile_rows(rows: int, columns: int, *, dtype: torch.dtype, device: torch.device) -> int:
@@ -177,12 +239,15 @@ def refuse_second_order() -> None:
 
 
 class _TiledPairs(torch.autograd.Function):
-    """Negative log-likelihood of the pairs (i, offset + i), i < count, among rows and, if asked, among columns."""
+    """Negative log-likelihood of the pairs (i, offset + i), i < count, among rows and, if asked, among columns.
+
+    With ``hits`` also whether each pair is the first maximum of its row, and of its column.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, left: Tensor, right: Tensor, scale: Tensor, offset: int, count: int, columns: bool
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, left: Tensor, right: Tensor, scale: Tensor, offset: int, count: int, columns: bool, hits: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         with torch.autocast(left.device.type, enabled=False):
             rows, width = left.shape[0], right.shape[0]
             height = tile_rows(rows, width, dtype=left.dtype, device=left.device)
@@ -190,12 +255,15 @@ class _TiledPairs(torch.autograd.Function):
             top, total = left.new_empty(rows), left.new_empty(rows)
             peak, mass = left.new_full((width,), -torch.inf), left.new_zeros(width)
             positive = left.new_empty(count)
+            found = _Hits(left, offset=offset, count=count) if hits else None
             kept = None
             for start in range(0, rows, height):
                 stop = min(start + height, rows)
                 logits = _logits(left, right, scale, start, stop, out=buffer)
                 paired = pair_entries(logits, start=start, count=count, offset=offset)
                 positive[start : start + len(paired)] = paired
+                if found is not None:
+                    found.look_(logits, start=start, columns=columns)
                 torch.amax(logits, dim=1, out=top[start:stop])
                 if columns and left.device.type != "cpu":
                     high = logits.amax(dim=0)
@@ -222,12 +290,16 @@ class _TiledPairs(torch.autograd.Function):
                 column_losses = left.new_zeros(0)
         ctx.save_for_backward(left, right, scale, top, total, peak, mass, kept)
         ctx.offset, ctx.count, ctx.columns = offset, count, columns
-        return losses, column_losses
+        if found is None:
+            return losses, column_losses, None, None
+        row_hits, column_hits = found.of_rows(), found.of_columns(positive)
+        ctx.mark_non_differentiable(row_hits, column_hits)
+        return losses, column_losses, row_hits, column_hits
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order()
-        grad_rows, grad_columns = grad_outputs
+        grad_rows, grad_columns = grad_outputs[:2]
         left, right, scale, top, total, peak, mass, kept = ctx.saved_tensors
         offset, count, columns = ctx.offset, ctx.count, ctx.columns
         needs_left, needs_right, needs_scale = ctx.needs_input_grad[:3]
@@ -273,7 +345,36 @@ class _TiledPairs(torch.autograd.Function):
             for grad in (grad_left, grad_right):
                 if grad is not None:
                     grad.mul_(scale)
-        return grad_left if needs_left else None, grad_right, grad_scale if needs_scale else None, None, None, None
+        return grad_left if needs_left else None, grad_right, grad_scale if needs_scale else None, *(None,) * 4
+
+
+class _Hits:
+    """Which pairs are the first maximum of their row and of their column; comparisons, for ``argmax`` is slow there."""
+
+    def __init__(self, rows: Tensor, *, offset: int, count: int) -> None:
+        self.offset, self.count = offset, count
+        self._best = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        self._peak, self._before = rows.new_full((2, count), -torch.inf)
+
+    def look_(self, logits: Tensor, *, start: int, columns: bool) -> None:
+        """Take in a tile that begins at row ``start``; with ``columns`` there are no rows but those of pairs."""
+        part = slice(start, start + len(logits))
+        torch.argmax(logits, dim=1, out=self._best[part])
+        if columns:
+            paired = logits[:, self.offset : self.offset + self.count]
+            square = paired[:, part]
+            own_or_later = torch.ones_like(square, dtype=torch.bool).tril_()
+            above = square.masked_fill(own_or_later, -torch.inf).amax(dim=0)
+            self._before[part] = torch.maximum(self._peak[part], above)
+            self._peak = torch.maximum(self._peak, paired.amax(dim=0))
+
+    def of_rows(self) -> Tensor:
+        """(count,) booleans."""
+        return self._best[: self.count] == self.offset + torch.arange(self.count, device=self._best.device)
+
+    def of_columns(self, positive: Tensor) -> Tensor:
+        """(count,) booleans; ``positive`` are the logits of the pairs."""
+        return (positive >= self._peak) & (positive > self._before)
 
 
 def _logits(left: Tensor, right: Tensor, scale: Tensor, start: int, stop: int, *, out: Tensor) -> Tensor:

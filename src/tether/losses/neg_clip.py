@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -11,13 +12,13 @@ from torch import Tensor
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, unit_rows
-from tether.losses.infonce import PairLosses, info_nce_pairs
+from tether.losses.infonce import Searched, search_pairs
 from tether.losses.negatives import (
     Duplicates,
     EqualNegatives,
     check_duplicates,
     check_negatives,
-    hard_info_nce,
+    hard_search,
     negative_rows,
     pair_labels,
     top_hits,
@@ -57,13 +58,29 @@ def neg_clip_loss(
     """
     check_negatives(img, txt, negative_text=neg_txt)
     EqualNegatives()(txt, neg_txt, what="captions")
-    losses = neg_clip_rows(
+    return neg_clip_terms(
         img, txt, neg_txt, logit_scale, labels=(labels, neg_labels), duplicates=duplicates, gather=gather or LOCAL
-    )
-    return (losses.left + losses.right).mean() / 2
+    ).total
 
 
-def neg_clip_rows(
+@dataclass(frozen=True, slots=True)
+class NegClipTerms:
+    """What ``neg_clip_terms`` gives; all 0-d, and without gradient but for ``total``.
+
+    Attributes:
+        total: mean of both directions.
+        image_to_text: pictures look for their captions.
+        text_to_image: captions look for their pictures.
+        accuracy: as of ``neg_clip_accuracy``.
+    """
+
+    total: Float[Tensor, ""]
+    image_to_text: Float[Tensor, ""]
+    text_to_image: Float[Tensor, ""]
+    accuracy: Float[Tensor, ""]
+
+
+def neg_clip_terms(
     img: Float[Tensor, "b d"],
     txt: Float[Tensor, "b d"],
     neg_txt: Float[Tensor, "b d"],
@@ -72,14 +89,14 @@ def neg_clip_rows(
     labels: tuple[Tensor | None, Tensor | None],
     duplicates: Duplicates,
     gather: Gather,
-) -> PairLosses:
-    """The losses of this process's pairs, both ways; arguments are those of ``neg_clip_loss``, unchecked."""
+) -> NegClipTerms:
+    """Loss and accuracy of this process's pairs, from one pass; arguments are those of ``neg_clip_loss``, unchecked."""
     if gather.world == 1 and duplicates == "negatives":
-        return info_nce_pairs(img, txt, scale=scale, extra_right=neg_txt)
+        return _terms(*search_pairs(img, txt, scale=scale, extra_right=neg_txt))
     offset = gather.rank * len(img)
     own, other = (None if one is None else gather(one) for one in labels)
     both = None if own is None or other is None else torch.cat([own, other])
-    left = hard_info_nce(
+    left = hard_search(
         img,
         torch.cat([gather(txt), gather(neg_txt)]),
         scale=scale,
@@ -88,7 +105,7 @@ def neg_clip_rows(
         key_labels=both,
         duplicates=duplicates,
     )
-    right = hard_info_nce(
+    right = hard_search(
         txt,
         gather(img),
         scale=scale,
@@ -97,7 +114,16 @@ def neg_clip_rows(
         key_labels=own,
         duplicates=duplicates,
     )
-    return PairLosses(left, right)
+    return _terms(left, right)
+
+
+def _terms(left: Searched, right: Searched) -> NegClipTerms:
+    return NegClipTerms(
+        (left.losses + right.losses).mean() / 2,
+        left.losses.detach().mean(),
+        right.losses.detach().mean(),
+        (left.hits.float().mean() + right.hits.float().mean()) / 2,
+    )
 
 
 @torch.no_grad()
@@ -149,7 +175,7 @@ class NegClipLoss:
         negative = negative_rows(out, "negative_text")
         check_negatives(image, text, negative_text=negative)
         self._equal(text, negative, what="captions")
-        losses = neg_clip_rows(
+        found = neg_clip_terms(
             image,
             text,
             negative,
@@ -160,8 +186,8 @@ class NegClipLoss:
         )
         terms = {
             "logit_scale": out.logit_scale.detach(),
-            "image_to_text": losses.left.detach().mean(),
-            "text_to_image": losses.right.detach().mean(),
-            "accuracy": neg_clip_accuracy(image, text, negative, gather=gather),
+            "image_to_text": found.image_to_text,
+            "text_to_image": found.text_to_image,
+            "accuracy": found.accuracy,
         }
-        return Loss((losses.left + losses.right).mean() / 2, terms)
+        return Loss(found.total, terms)

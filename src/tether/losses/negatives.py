@@ -7,7 +7,7 @@ its own row alone, and what becomes of candidates that are not wrong at all.
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +18,7 @@ from tether.core.errors import InputError
 from tether.core.types import Batch, Encoded
 from tether.losses.checks import caption_labels, check_cosine, check_unit_lengths, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels
-from tether.losses.infonce import info_nce, tile_rows, widen
+from tether.losses.infonce import Searched, info_nce, scale_like, search, tile_rows, widen
 
 Duplicates = Literal["negatives", "positives", "left_out"]
 """What a candidate of the same caption as a row's own pair counts as; ``left_out`` takes it out of the softmax."""
@@ -71,7 +71,7 @@ def hard_info_nce(
         raise InputError(f"expected at least {offset} + {queries.shape[0]} keys, got {keys.shape[0]}")
     if twins is not None and twins.shape != queries.shape:
         raise InputError(f"twins: expected {tuple(queries.shape)}, got {tuple(twins.shape)}")
-    scale = torch.as_tensor(scale, device=queries.device).to(queries.dtype)
+    scale = scale_like(scale, rows=queries)
     if duplicates == "negatives":
         losses = info_nce(queries, keys, scale=scale, offset=offset)
         if twins is None:
@@ -79,61 +79,111 @@ def hard_info_nce(
         # One more term in a log-sum-exp, both counted from the positive's logit.
         lead = (queries * (twins.to(queries.dtype) - keys[offset : offset + len(queries)])).sum(dim=1)
         return torch.logaddexp(losses, scale * lead)
-    same = _Same(query_labels, key_labels, twin_labels, twins=twins, rows=(len(queries), len(keys)))
+    labels = _labels(query_labels, key_labels, twin_labels, twins=twins, rows=(len(queries), len(keys)))
+    return _tiled(queries, keys, twins, scale=scale, labels=labels, offset=offset, duplicates=duplicates).losses
+
+
+def hard_search(
+    queries: Float[Tensor, "b d"],
+    keys: Float[Tensor, "n d"],
+    *,
+    scale: Float[Tensor, ""] | float,
+    offset: int = 0,
+    query_labels: Int[Tensor, " b"] | None = None,
+    key_labels: Int[Tensor, " n"] | None = None,
+    duplicates: Duplicates = "negatives",
+) -> Searched:
+    """``hard_info_nce`` without twins, and whether the positive is the most similar of all keys, in one pass.
+
+    Keys of a query's label are no hits, whatever ``duplicates`` says. ``scale`` is above 0.
+
+    Raises:
+        InputError: as ``hard_info_nce``.
+    """
+    if duplicates == "negatives":
+        return search(queries, keys, scale=scale, offset=offset)
+    check_duplicates(duplicates)
+    queries, keys = widen(queries, keys)
+    scale = scale_like(scale, rows=queries)
+    labels = _labels(query_labels, key_labels, None, twins=None, rows=(len(queries), len(keys)))
+    return _tiled(queries, keys, None, scale=scale, labels=labels, offset=offset, duplicates=duplicates)
+
+
+class _Labels(NamedTuple):
+    """Labels of some queries, of all keys, and of the queries' twins where there are any."""
+
+    queries: Tensor
+    keys: Tensor
+    twins: Tensor | None
+
+    def of(self, part: slice) -> _Labels:
+        """Those of some of the queries."""
+        return _Labels(self.queries[part], self.keys, None if self.twins is None else self.twins[part])
+
+    def same(self) -> Bool[Tensor, "r n"]:
+        """Which keys and, in a last column, twins have the label of a query."""
+        same = self.queries[:, None] == self.keys
+        if self.twins is None:
+            return same
+        return torch.cat([same, (self.queries == self.twins)[:, None]], dim=1)
+
+
+def _labels(
+    queries: Tensor | None,
+    keys: Tensor | None,
+    of_twins: Tensor | None,
+    *,
+    twins: Tensor | None,
+    rows: tuple[int, int],
+) -> _Labels:
+    if queries is None or keys is None or (twins is not None and of_twins is None):
+        raise InputError("duplicates: expected labels of queries, keys and twins, got fewer")
+    shapes = tuple(queries.shape), tuple(keys.shape)
+    if shapes != ((rows[0],), (rows[1],)):
+        raise InputError(f"labels: expected ({rows[0]},) and ({rows[1]},), got {shapes[0]} and {shapes[1]}")
+    if twins is not None and of_twins is not None and of_twins.shape != queries.shape:
+        raise InputError(f"labels of twins: expected ({rows[0]},), got {tuple(of_twins.shape)}")
+    return _Labels(queries, keys, of_twins if twins is not None else None)
+
+
+def _tiled(
+    queries: Tensor,
+    keys: Tensor,
+    twins: Tensor | None,
+    *,
+    scale: Tensor,
+    labels: _Labels,
+    offset: int,
+    duplicates: str,
+) -> Searched:
     height = tile_rows(len(queries), len(keys) + 1, dtype=queries.dtype, device=queries.device)
-    tiles = []
+    tiles: list[Searched] = []
     for start in range(0, len(queries), height):
         part = slice(start, start + height)
-        given = (queries[part], keys, None if twins is None else twins[part], scale, same.tile(part), offset + start)
+        # What is compared is handed on as labels: the arguments of a checkpoint live until the backward.
+        given = (queries[part], keys, None if twins is None else twins[part], scale, labels.of(part), offset + start)
         if height >= len(queries):
             return _labelled(*given, duplicates)
         tiles.append(checkpoint(_labelled, *given, duplicates, use_reentrant=False))
-    return torch.cat(tiles)
-
-
-class _Same:
-    """Which candidates have the label of a query."""
-
-    def __init__(
-        self,
-        queries: Tensor | None,
-        keys: Tensor | None,
-        twins_labels: Tensor | None,
-        *,
-        twins: Tensor | None,
-        rows: tuple[int, int],
-    ) -> None:
-        if queries is None or keys is None or (twins is not None and twins_labels is None):
-            raise InputError("duplicates: expected labels of queries, keys and twins, got fewer")
-        shapes = tuple(queries.shape), tuple(keys.shape)
-        if shapes != ((rows[0],), (rows[1],)):
-            raise InputError(f"labels: expected ({rows[0]},) and ({rows[1]},), got {shapes[0]} and {shapes[1]}")
-        if twins is not None and twins_labels is not None and twins_labels.shape != queries.shape:
-            raise InputError(f"labels of twins: expected ({rows[0]},), got {tuple(twins_labels.shape)}")
-        self.queries, self.keys, self.twins = queries, keys, twins_labels if twins is not None else None
-
-    def tile(self, part: slice) -> Bool[Tensor, "r n"]:
-        """For some queries, over all keys and, in a last column, their twins."""
-        same = self.queries[part, None] == self.keys
-        if self.twins is None:
-            return same
-        return torch.cat([same, (self.queries[part] == self.twins[part])[:, None]], dim=1)
+    return Searched(*(torch.cat(rows) for rows in zip(*tiles, strict=True)))
 
 
 def _labelled(
-    queries: Tensor, keys: Tensor, twins: Tensor | None, scale: Tensor, same: Tensor, offset: int, duplicates: str
-) -> Tensor:
+    queries: Tensor, keys: Tensor, twins: Tensor | None, scale: Tensor, labels: _Labels, offset: int, duplicates: str
+) -> Searched:
     with torch.autocast(queries.device.type, enabled=False):
         logits = (queries * scale) @ keys.T
         if twins is not None:
             logits = torch.cat([logits, scale * (queries * twins.to(queries.dtype)).sum(dim=1, keepdim=True)], dim=1)
         row = torch.arange(len(queries), device=queries.device)
+        same, hits = labels.same(), logits.argmax(dim=1) == offset + row
         if duplicates == "left_out":
             positive = logits[row, offset + row]
             same = same.index_put((row, offset + row), same.new_zeros(()))
-            return logits.masked_fill(same, -torch.inf).logsumexp(dim=1) - positive
+            return Searched(logits.masked_fill(same, -torch.inf).logsumexp(dim=1) - positive, hits)
         share = same.to(logits.dtype)
-        return logits.logsumexp(dim=1) - (logits * (share / share.sum(dim=1, keepdim=True))).sum(dim=1)
+        target = (logits * (share / share.sum(dim=1, keepdim=True))).sum(dim=1)
+        return Searched(logits.logsumexp(dim=1) - target, hits)
 
 
 @torch.no_grad()

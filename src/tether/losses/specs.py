@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
-from tether.losses.infonce import info_nce
+from tether.losses.infonce import info_nce, scale_like
 
 LARGEST_MARGIN = 1.5
 """Where an adaptive margin stops, in logits (released code)."""
@@ -49,8 +49,8 @@ class SpecsLoss(nn.Module):
     buffer: ``state_dict`` holds it, and evaluation mode leaves it as it is.
 
     Source: arXiv 2509.03897, section 3, and its released code, which has text to image alone and looks at one process
-    at a time; here the contrast and the adaptive margin see all processes. Its ``beta``, which it never uses, is left
-    out, and a margin given as 0 stays 0.
+    at a time; here contrast, hinges and adaptive margin are those of the whole batch. Its ``beta``, which it never
+    uses, is left out, and a margin given as 0 stays 0.
     """
 
     margin: Tensor
@@ -114,20 +114,26 @@ class SpecsLoss(nn.Module):
         image, whole, short, longer, wrong = _unit(img, caption=caption, base=base, detail=detail, neg=neg)
         rows = torch.ones_like(image[:, 0]) if valid is None else _mask(valid, like=image)
         self.margin = self.margin.to(image.device)
-        scale = torch.as_tensor(logit_scale, device=image.device, dtype=image.dtype)
-        contrast = info_nce(whole, gather(image), scale=scale, offset=gather.rank * len(image)).mean()
+        scale = scale_like(logit_scale, rows=image)
+        contrast = image.new_zeros(())
+        if self.lambda_contrast:
+            contrast = info_nce(whole, gather(image), scale=scale, offset=gather.rank * len(image)).mean()
+        share = gather(rows.sum()[None]).sum().clamp_min(1) / gather.world
         of_base, of_detail, of_wrong = (scale * (text * image).sum(dim=1) for text in (short, longer, wrong))
-        grows = self._hinge(of_base, of_detail, rows)
+        grows = self._hinge(of_base, of_detail, rows, share=share)
         self._follow(of_detail - of_base, rows, gather=gather)
-        falls = self._hinge(of_wrong, of_base, rows)
+        falls = self._hinge(of_wrong, of_base, rows, share=share)
         self._follow(of_base - of_wrong, rows, gather=gather)
         parts = (self.lambda_contrast * contrast, self.lambda_detail * grows, self.lambda_neg * falls)
         return SpecsTerms(sum(parts[1:], parts[0]), *parts, self.margin.clone())
 
-    def _hinge(self, lower: Tensor, higher: Tensor, rows: Tensor) -> Tensor:
-        """Mean over the valid rows of what ``higher`` lacks to be a margin above ``lower``."""
+    def _hinge(self, lower: Tensor, higher: Tensor, rows: Tensor, *, share: Tensor) -> Tensor:
+        """What ``higher`` lacks to be a margin above ``lower``: over processes the mean of this is that of valid rows.
+
+        ``share`` is how many rows of the whole batch are valid, for each process.
+        """
         lacking = (self.margin.to(lower.dtype) + lower - higher).clamp_min(0)
-        return (torch.where(rows > 0, lacking, 0.0)).sum() / rows.sum().clamp_min(1)
+        return torch.where(rows > 0, lacking, 0.0).sum() / share
 
     @torch.no_grad()
     def _follow(self, difference: Tensor, rows: Tensor, *, gather: Gather) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.neg_clip import neg_clip_accuracy, neg_clip_rows
+from tether.losses.neg_clip import neg_clip_terms
 from tether.losses.negatives import (
     Duplicates,
     EqualNegatives,
@@ -93,12 +93,12 @@ def _terms(
 ) -> TripletTerms:
     img, txt, neg_img, neg_txt = rows
     roles = ((img, txt, neg_txt, labels), (neg_img, neg_txt, txt, labels[::-1]))
-    losses, hits = [], []
-    for picture, caption, other, named in roles:
-        found = neg_clip_rows(picture, caption, other, scale, labels=named, duplicates=duplicates, gather=gather)
-        losses.append((found.left + found.right).mean() / 2)
-        hits.append(neg_clip_accuracy(picture, caption, other, gather=gather))
-    return TripletTerms(losses[0] + losses[1], losses[0], losses[1], (hits[0] + hits[1]) / 2)
+    real, negative = (
+        neg_clip_terms(picture, caption, other, scale, labels=named, duplicates=duplicates, gather=gather)
+        for picture, caption, other, named in roles
+    )
+    accuracy = (real.accuracy + negative.accuracy) / 2
+    return TripletTerms(real.total + negative.total, real.total, negative.total, accuracy)
 
 
 @final
