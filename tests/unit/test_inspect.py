@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,12 +17,13 @@ from safetensors.torch import load_file
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Cloud, Curve, Figure, Finding, Gallery, Item
+from tether.core.geometry import COSINE, GEOMETRIES, Geometry
 from tether.core.types import Block, Features, ImageSpec, Row
 from tether.data import open_source
 from tether.evaluate.inspect import PROBES
 from tether.evaluate.inspect.binding import swapped
 from tether.evaluate.inspect.figures import mean, share
-from tether.evaluate.inspect.page import draw_bars
+from tether.evaluate.inspect.page import draw_bars, steps
 from tether.evaluate.inspect.pairing import beaten, chance_of, pair_up
 from tether.evaluate.inspect.parts import divide
 from tether.evaluate.inspect.pulls import aligned, cramers_v, pull, strength
@@ -479,8 +482,154 @@ def test_figures_know_their_uncertainty():
     assert found.low < 49.5 < found.high
 
 
+class OnALine(Stub):
+    """Puts everything on one ray, so that only lengths tell colours apart; made for the squared distance."""
+
+    geometry = Geometry("euclidean-squared")
+
+    def _far(self, colours: torch.Tensor) -> torch.Tensor:
+        names = torch.tensor(list(COLOURS.values())) / 255
+        place = torch.cdist(colours, names).argmin(dim=1)
+        return (1 + place[:, None]) * torch.ones(WIDTH)
+
+    def encode_image(self, image: torch.Tensor, *, mask=None) -> Features:
+        return Features(self._far(image.float().mean(dim=(2, 3)) / 255))
+
+    def encode_text(self, text: torch.Tensor, *, mask=None) -> Features:
+        return Features(self._far(torch.tensor(list(COLOURS.values())) / 255)[text[:, 0] - 1])
+
+
+def test_pairs_are_compared_as_the_model_does(tmp_path):
+    """By cosine this model tells nothing apart; by its own distance it tells every colour."""
+    probes = ["about", "towers", "retrieval", "mismatched", "gap"]
+    four = [Row(row.key, row.image, (" ".join(row.texts[0].split()[:2]),), {"label": row.key}) for row in rows(120)]
+    report = inspect_model(OnALine(), Rows(four), out=tmp_path, probes=probes)
+    assert report.alarms == ()
+    apart = report.section("retrieval").finding.figure("share of wrong answers that a pair beats (chance 50 %)")
+    assert apart.value == 1
+    assert "similarity (euclidean-squared)" in report.section("retrieval").finding.drawings[1].title
+    assert report.section("about").level == "note"
+    assert "'euclidean-squared'" in report.section("about").finding.unsaid
+    assert report.section("gap").finding is not None
+    plain = OnALine()
+    plain.geometry = COSINE
+    assert "retrieval" in inspect_model(plain, Rows(four), out=tmp_path / "cosine", probes=["retrieval"]).alarms
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_pairing_in_every_geometry(name):
+    geometry = Geometry(name, 0.5 if name.startswith("hyperbolic") else None)
+    chance = torch.Generator().manual_seed(0)
+    text = geometry.points(torch.randn(40, 8, generator=chance)).double()
+    captions = [f"text {at}" for at in range(40)]
+    own = pair_up(text, text, owner=torch.arange(40), captions=captions, geometry=geometry)
+    if not name.endswith("inner"):  # where nothing is nearer than itself
+        assert own.told_apart.tolist() == [1.0] * 40
+    scores = geometry.similarity(text, text)
+    assert torch.allclose(own.similarity, scores.diagonal(), atol=1e-5)
+    better = scores > scores.diagonal()[:, None] + 1e-6
+    assert own.image_ranks.tolist() == (1 + better.sum(dim=1)).tolist()
+    assert torch.allclose(own.unit.norm(dim=1), torch.ones(40, dtype=torch.float64))
+    beats = beaten(own, text, rows=torch.arange(5), groups=torch.arange(5))[0]
+    assert torch.allclose(beats, (scores < scores.diagonal()[:, None] - 1e-6)[:5].double().mean(dim=1))
+
+
+def test_the_geometry_of_a_wrapped_model_is_found(tmp_path):
+    class Wrapping(Stub):
+        model = OnALine()
+
+    report = inspect_model(Wrapping(), Rows(rows(40)), out=tmp_path, probes=["about"])
+    assert "'euclidean-squared'" in report.section("about").finding.unsaid
+
+
+def test_a_word_that_grows_in_small_letters():
+    """``'İ'.lower()`` has two letters."""
+    for caption in ("İİİ", "İi dog", "İİİİ", "aİİİ", "İSTANBUL"):
+        for seed in range(40):
+            assert isinstance(CHANGES["with typing errors"](caption, seed=seed), str)
+    assert CHANGES["with typing errors"]("İİ a", seed=0) == "İİ a"  # two letters get no error
+
+
+def test_commands_can_be_pasted(tmp_path):
+    """Paths with blanks, quotes and semicolons come back whole, and what was asked stays asked."""
+    out, model, pairs = tmp_path / "o", "my runs/it's; mine", "photos of 2024/{0..3}.tar"
+    report = inspect_model(
+        Stub(),
+        Rows(rows(60)),
+        out=out,
+        model_name=model,
+        source_name=pairs,
+        probes=["about", "retrieval"],
+        limit=50,
+        label="side",
+        seed=3,
+        strict=True,
+    )
+    told = ["--label", "side", "--limit", "50", "--strict"]
+    for name in ("about", "retrieval"):
+        assert shlex.split(report.section(name).finding.command) == ["tether", "eval", model, pairs, *told]
+    page = report.page.read_text(encoding="utf-8")
+    typed = ["--probe", "about", "--probe", "retrieval", *told, "--seed", "3"]
+    written = html.unescape(re.findall(r"<footer>Written by <code>(.*?)</code>", page)[0])
+    assert shlex.split(written) == ["tether", "inspect", model, "--pairs", pairs, *typed]
+    other = inspect_model(Stub(), Rows(rows(60)), out=out, model_name="m", source_name="p", probes=["about"])
+    assert other.section("about").finding.command == "tether eval m p"
+    assert other.command == "tether inspect m --pairs p --probe about"
+    assert steps("tether eval 'a; b' c; look at it; tether curate --help") == [
+        "tether eval 'a; b' c",
+        "look at it",
+        "tether curate --help",
+    ]
+
+
+def test_equal_pictures_are_counted_however_near_all_embeddings_are(tmp_path, monkeypatch):
+    """With embeddings that are all equal the nearest pairs are any pairs; copies are found all the same."""
+    monkeypatch.setattr("tether.evaluate.inspect.duplicates._MOST_COMPARED", 5)
+    some = rows(60)
+    some += [Row(f"again {at}", some[at].image, some[at].texts, some[at].meta) for at in (3, 17, 17, 40)]
+    some = [Row(f"{at}", row.image, row.texts, row.meta) for at, row in enumerate(some)]
+    finding = inspect_model(Stub(spoilt="equal"), Rows(some), out=tmp_path, probes=["duplicates"]).sections[0].finding
+    assert finding.sentence.startswith("At least 7 of 64 pictures have a near-duplicate here (4 could go)")
+    assert finding.figure("pairs of equal pictures (at least)").value == 5
+    assert "there may be more" in finding.unsaid
+    monkeypatch.setattr("tether.evaluate.inspect.duplicates._MOST_COMPARED", 4000)
+    finding = (
+        inspect_model(Stub(spoilt="equal"), Rows(some), out=tmp_path / "all", probes=["duplicates"]).sections[0].finding
+    )
+    assert finding.sentence.startswith("7 of 64 pictures")
+    assert finding.figure("pairs of equal pictures").value == 5
+    assert "there may be more" not in finding.unsaid
+
+
+def test_near_copies_of_copies_are_counted_with_them(tmp_path):
+    some = rows(40)
+    near = [row.image.copy() for row in some[:2]]
+    near[0][0, 0] += 3
+    some += [Row("copy", some[0].image, (), some[0].meta), Row("near", near[0], (), some[0].meta)]
+    finding = inspect_model(Stub(), Rows(some), out=tmp_path, probes=["duplicates"]).sections[0].finding
+    assert finding.figure("pairs of equal pictures").value == 3
+    assert finding.figure("pictures in groups of nearly equal ones").value == 3
+    assert finding.figure("of these, to spare").value == 2
+
+
+def test_words_are_chosen_and_judged_at_both_edges(tmp_path, monkeypatch):
+    """The half of the pictures by which words are chosen has as many words at the top as the half that judges them."""
+    edges = []
+
+    def noted(picture, word, *, style, edge):
+        edges.append(edge)
+        return write(picture, word, style=style, edge=edge)
+
+    monkeypatch.setattr("tether.evaluate.inspect.lettering.write", noted)
+    report = inspect_model(Stub(), Rows(rows(120)), out=tmp_path, probes=["lettering"])
+    assert report.section("lettering").finding is not None
+    count = len(edges) // 2 // len(STYLES)
+    for half in (edges[:count:2], edges[1:count:2]):
+        assert abs(half.count("top") - half.count("bottom")) <= 1
+
+
 def test_another_geometry_is_said(tmp_path):
-    """Sections compare by cosine; a model that does not is a first look, and the report says so."""
+    """Most sections compare by cosine; of a model that does not they are a first look, and the report says so."""
     model = create("tiny", seed=0, image_size=64, geometry="hyperbolic").eval()
     pairs = open_source("scenes:split=test,rows=40", where="test")
     report = inspect_model(model, pairs, out=tmp_path, probes=["about", "retrieval"])

@@ -143,7 +143,7 @@ def test_parts_of_any_source_are_bounded_and_resumable(tmp_path, monkeypatch, kn
 
 
 def subject(source, folder, **settings):
-    facts = {"model_name": "m", "source_name": "s", "digest": "d"}
+    facts = {"model_name": "m", "source_name": "s", "digest": "d", "eval_command": "tether eval m s"}
     return gather(Stub(**settings), source, folder=folder, limit=10_000, facts=facts)
 
 
@@ -212,7 +212,7 @@ def test_rows_that_were_bad_are_tried_again(tmp_path, monkeypatch, known):
 def test_a_part_that_failed_and_comes_back_moves_no_finding(tmp_path, monkeypatch, known):
     """Kept sections know rows by number; when a part before them comes back, they are made anew."""
     monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
-    source = Lossy(rows(120), lost=range(40), known=known)
+    source = Lossy(rows(120), lost=range(40, 80), known=known)
     report = inspect_model(Stub(), source, out=tmp_path, probes=["common", Counts()])
     assert report.rows == 80
     source.lost.clear()

@@ -7,11 +7,12 @@ from collections import Counter
 from torch import nn
 
 from tether.core.finding import Figure, Finding
+from tether.core.geometry import COSINE
 from tether.evaluate.inspect.figures import exact
 from tether.evaluate.inspect.subject import Subject
 from tether.models.dual import Clip
 
-_PLAIN = "clip"  # the geometry whose similarity is the cosine, which every section uses
+_PLAIN = COSINE.name
 
 
 class About:
@@ -33,7 +34,7 @@ class About:
             exact("picture height", height, unit="count"),
             exact("picture width", width, unit="count"),
             exact("longest text in tokens", model.tokenizer.context_length, unit="count"),
-            exact("scale of the cosines", float(model.logit_scale.detach())),
+            exact("scale of the similarities", float(model.logit_scale.detach())),
             exact("pictures looked at", len(subject.seen.image), unit="count"),
             exact("captions looked at", len(subject.seen.captions), unit="count"),
             exact("rows that could not be read", subject.bad, unit="count"),
@@ -41,12 +42,12 @@ class About:
         ]
         kind = _kind(model)
         said = f"{kind} of {count / 1e6:.1f} million parameters, seen on {pairs:,} pictures with captions"
-        geometry = _geometry(model)
+        geometry = subject.seen.geometry.name
         unsaid = "Sizes say nothing about what was learnt."
         if geometry != _PLAIN:
             unsaid += (
-                f" This model compares embeddings by its geometry {geometry!r}; all sections below compare them by "
-                "cosine, so take their numbers as a first look only, and use tether eval for its own."
+                f" This model compares embeddings by its geometry {geometry!r}, and so do towers, retrieval and "
+                "mismatched; all other sections compare them by cosine, so take those as a first look only."
             )
         if subject.lost:
             return Finding(
@@ -54,7 +55,7 @@ class About:
                 "alarm",
                 tuple(figures),
                 unsaid=unsaid,
-                command=f"tether eval {subject.model_name} {subject.source_name}",
+                command=subject.eval_command,
             )
         level = "note" if geometry != _PLAIN or subject.bad else "good"
         spoilt = f"; {subject.bad} rows could not be read" if subject.bad else ""
@@ -63,7 +64,7 @@ class About:
             level,
             tuple(figures),
             unsaid=unsaid,
-            command=f"tether eval {subject.model_name} {subject.source_name}",
+            command=subject.eval_command,
         )
 
 
@@ -91,8 +92,3 @@ def _kind(model: object) -> str:
     if isinstance(model, nn.Module) and (inner := dict(model.named_children()).get("model")) is not None:
         return f"{type(inner).__name__} of {type(inner).__module__.partition('.')[0]}"
     return type(model).__name__
-
-
-def _geometry(model: object) -> str:
-    """What its configuration says it compares embeddings with; the cosine where it says nothing."""
-    return str(model.config.to_dict().get("geometry", _PLAIN)) if isinstance(model, Clip) else _PLAIN

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +26,9 @@ _SHOWN = 4
 
 
 class Duplicates:
-    """Finds pairs of pictures with nearly one embedding and compares their pixels, so the model alone never decides.
+    """Finds equal pictures by a hash of their pixels, then pairs of others with nearly one embedding.
+
+    Of these pairs the pixels are compared as well, so the model alone never decides.
 
     Args:
         near: cosine from which two pictures are compared, in (0, 1).
@@ -47,29 +51,37 @@ class Duplicates:
         """
         if len(subject.image) < 2:
             raise InputError(f"expected at least two pictures, got {len(subject.image)}")
-        pairs, cut = _near(subject.image, least=self.near)
-        difference = _difference(subject, pairs)
-        same, alike = pairs[difference <= SAME], pairs[difference <= self.alike]
-        groups = _groups(len(subject.image), alike)
+        copies = _copies(subject)
+        times = torch.tensor([len(rows) for rows in copies])
+        first = torch.tensor([rows[0] for rows in copies])
+        near, cut = _near(subject.image[first], least=self.near)
+        difference = _difference(subject, first[near])
+        found = [near[difference <= limit] for limit in (SAME, self.alike)]
+        twins = int((times * (times - 1) // 2).sum())
+        same, alike = (twins + int(times[pairs].prod(dim=1).sum()) for pairs in found)
+        groups = [sorted(row for at in group for row in copies[at]) for group in _groups(len(copies), found[1])]
+        groups = [group for group in groups if len(group) > 1]
         twice = sum(len(group) for group in groups)
         spare = twice - len(groups)
         captions = Counter(subject.seen.captions)
         repeated = sum(count for count in captions.values() if count > 1)
+        least = " (at least)" if cut else ""
         figures = (
-            exact("pairs of equal pictures", len(same), unit="count"),
-            exact("pairs of nearly equal pictures", len(alike), unit="count"),
-            exact("pictures in groups of nearly equal ones", twice, unit="count"),
-            exact("of these, to spare", spare, unit="count"),
+            exact(f"pairs of equal pictures{least}", same, unit="count"),
+            exact(f"pairs of nearly equal pictures{least}", alike, unit="count"),
+            exact(f"pictures in groups of nearly equal ones{least}", twice, unit="count"),
+            exact(f"of these, to spare{least}", spare, unit="count"),
             exact("different captions", len(captions), unit="count"),
             exact("captions that are there more than once", repeated, unit="count"),
         )
         level = "note" if twice > MUCH * len(subject.image) and twice > 1 else "good"
-        found = (
-            f"{twice} of {len(subject.image):,} pictures have a near-duplicate here ({spare} could go)"
+        said = (
+            f"{'At least ' if cut else ''}{twice} of {len(subject.image):,} pictures have a near-duplicate here "
+            f"({spare} could go)"
             if twice
-            else "No picture is there twice"
+            else f"No picture is there twice{' among the nearest pairs' if cut else ''}"
         )
-        said = f"; {repeated} of {len(subject.seen.captions):,} captions are used more than once" if repeated else ""
+        used = f"; {repeated} of {len(subject.seen.captions):,} captions are used more than once" if repeated else ""
         galleries = [
             Gallery(
                 f"Group of {len(group)}",
@@ -84,9 +96,9 @@ class Duplicates:
         drawings: list[Bars | Gallery] = [*galleries]
         if common:
             drawings.append(Bars("Captions used most", tuple(common), "count"))
-        limits = " Only the nearest pairs were compared; there may be more." if cut else ""
+        limits = " Only equal pictures and the nearest pairs of others were compared; there may be more." if cut else ""
         return Finding(
-            f"{found}{said}.",
+            f"{said}{used}.",
             level,
             figures,
             tuple(drawings),
@@ -97,22 +109,33 @@ class Duplicates:
         )
 
 
+def _copies(subject: Subject) -> list[list[int]]:
+    """Rows by small picture, those with equal ones together, in the order of their first."""
+    found: dict[bytes, list[int]] = {}
+    for rows in torch.arange(len(subject.image)).split(_BLOCK):
+        for row, picture in zip(rows.tolist(), subject.thumbnails(rows.tolist()), strict=True):
+            found.setdefault(hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).digest(), []).append(row)
+    return list(found.values())
+
+
 def _near(image: Tensor, *, least: float) -> tuple[Tensor, bool]:
     """(p, 2) rows with a cosine of at least ``least``, nearest first, and whether some were left out."""
     pairs, values = [], []
+    cut = False
     for start in range(0, len(image), _BLOCK):
         scores = image[start : start + _BLOCK] @ image[start:].T
         later = torch.ones_like(scores, dtype=torch.bool).triu(diagonal=1)
         found = torch.nonzero((scores >= least) & later)
         value = scores[found[:, 0], found[:, 1]]
         if len(value) > _MOST_COMPARED:
+            cut = True
             value, order = value.topk(_MOST_COMPARED)
             found = found[order]
         pairs.append(found + start)
         values.append(value)
     every, value = torch.cat(pairs), torch.cat(values)
     order = torch.argsort(value, descending=True, stable=True)
-    return every[order[:_MOST_COMPARED]], len(order) >= _MOST_COMPARED
+    return every[order[:_MOST_COMPARED]], cut or len(order) > _MOST_COMPARED
 
 
 def _difference(subject: Subject, pairs: Tensor) -> Tensor:
@@ -130,17 +153,15 @@ def _difference(subject: Subject, pairs: Tensor) -> Tensor:
 
 
 def _groups(count: int, pairs: Tensor) -> list[list[int]]:
-    """Rows that hang together through pairs."""
+    """All ``count`` places in groups that hang together through pairs; many are alone."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    if not len(pairs):
-        return []
     left, right = pairs.T.numpy()
     _, names = connected_components(
-        coo_matrix(([True] * len(pairs), (left, right)), shape=(count, count)), directed=False
+        coo_matrix((np.ones(len(pairs), dtype=bool), (left, right)), shape=(count, count)), directed=False
     )
     groups: dict[int, list[int]] = {}
-    for row in torch.unique(pairs).tolist():
-        groups.setdefault(int(names[row]), []).append(row)
+    for place, name in enumerate(names.tolist()):
+        groups.setdefault(name, []).append(place)
     return list(groups.values())

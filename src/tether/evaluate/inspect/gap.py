@@ -37,7 +37,7 @@ class Gap:
         cosine = (image[owner] * text).sum(dim=1)
         moved_image, moved_text = (F.normalize(side - side.mean(dim=0), dim=-1) for side in (image, text))
         moved = pair_up(moved_image, moved_text, owner=owner, captions=subject.seen.captions)
-        before = subject.pairing
+        before = subject.by_cosine
         changes = {
             "caption to picture": (moved.text_ranks <= 1).double() - (before.text_ranks <= 1).double(),
             "picture to caption": (moved.image_ranks <= 1).double() - (before.image_ranks <= 1).double(),

@@ -85,7 +85,7 @@ def gather(
         workers: threads that decode.
         strict: stop at the first bad row.
         seed: of the draw of the sample.
-        facts: what the report calls model and source, and the model's digest.
+        facts: what the report calls model and source, the model's digest, and the command that evaluates it.
         on_progress: called with (rows done, rows in all or None).
 
     Raises:

@@ -47,7 +47,7 @@ class _Attack:
         Colours may be read where shapes are not, and the average of all words would hide it.
         """
         flat = drawn.T.flatten()
-        half = torch.arange(len(flat)) % len(drawn) % 2
+        half = torch.arange(len(flat)) % len(drawn) % 2  # each half has as many words at the top as at the bottom
         found = []
         for side in (0, 1):
             chosen = self._best(flat, half == side)
@@ -167,7 +167,7 @@ def _attack(
     scores, pictures = [], []
     for side in (0, 1):
         written = [
-            write(picture, words.words[int(word)], style=style, edge="bottom" if at % 2 else "top")
+            write(picture, words.words[int(word)], style=style, edge="bottom" if at // 2 % 2 else "top")
             for at, (picture, word) in enumerate(zip(pixels, drawn[:, side], strict=True))
         ]
         pictures.append(torch.stack(written))

@@ -100,14 +100,11 @@ def _random(subject: Subject, pairing: Pairing) -> Tensor:
     """Scores of random combinations that are no pairs."""
     chance = subject.generator("mismatched")
     rows = torch.randint(len(subject.image), (_DRAWN,), generator=chance)
-    groups = torch.randint(len(pairing.texts), (_DRAWN,), generator=chance)
     # Captions as often as they stand in the pairs, so that a frequent one is drawn as often as an exchange would.
-    groups = (
-        pairing.group[torch.randint(len(pairing.group), (_DRAWN,), generator=chance)] if len(pairing.group) else groups
-    )
+    groups = pairing.group[torch.randint(len(pairing.group), (_DRAWN,), generator=chance)]
     true = set(zip(pairing.image.tolist(), pairing.group.tolist(), strict=True))
     wrong = torch.tensor([pair not in true for pair in zip(rows.tolist(), groups.tolist(), strict=True)])
-    return torch.maximum(*beaten(pairing, subject.image, rows=rows[wrong], groups=groups[wrong]))
+    return torch.maximum(*beaten(pairing, subject.points, rows=rows[wrong], groups=groups[wrong]))
 
 
 def _estimate(own: Tensor, random: Tensor, *, at: float) -> Figure:
@@ -122,6 +119,6 @@ def _estimate(own: Tensor, random: Tensor, *, at: float) -> Figure:
 
 def _suspect(subject: Subject, pairing: Pairing, at: int, score: float) -> Item:
     row, group = int(pairing.image[at]), int(pairing.group[at])
-    best = int((subject.image[row] @ pairing.unit.T).argmax())
+    best = int(pairing.geometry.similarity(subject.points[row : row + 1], pairing.points).argmax())
     note = f"beats {100 * score:.0f} %; the model would say “{pairing.texts[best]}”"
     return Item(row, pairing.texts[group], note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ def render(report: Report, subject: Subject) -> str:
             marks=marks,
             kind=lambda drawing: type(drawing).__name__,
             spent=duration(sum(section.seconds for section in report.sections)),
-            command=f"tether inspect {report.model} --pairs {report.source}",
+            steps=steps,
             pictured=pictured,
         )
     )
@@ -63,6 +64,11 @@ def render(report: Report, subject: Subject) -> str:
 def pictured(gallery: Gallery) -> bool:
     """Whether any of its items has a picture."""
     return any(item.uri or item.row is not None for item in gallery.items)
+
+
+def steps(command: str) -> list[str]:
+    """What a command's semicolons part; one within quotes parts nothing."""
+    return [step.strip() for step in re.findall(r"(?:(?<= )'[^']*'|(?!; ).)+", command)]
 
 
 def _rows(section: Section) -> list[int]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.geometry import COSINE, Geometry
 
 CELLS = 1 << 23
 """Most similarities held at once."""
@@ -23,30 +25,37 @@ class Pairing:
     Attributes:
         texts: the g distinct captions.
         of_caption: (m,) which distinct caption each caption is.
-        unit: (g, d) unit embeddings of the distinct captions.
+        points: (g, d) the distinct captions as the geometry compares them.
         image: (p,) row of the picture of each distinct pair.
         group: (p,) its caption.
-        cosine: (p,) of each pair.
+        similarity: (p,) of each pair; the cosine where the geometry says nothing else.
         beats_texts: (p,) share of the captions that are not the picture's which the pair's caption beats.
         beats_images: (p,) share of the pictures without that caption which the pair's picture beats.
         image_ranks: (q,) for each picture with a caption the rank of its best one among the others'.
         text_ranks: (g,) for each caption the rank of its best picture among those without it.
         image_chance: (q,) rank 1 by chance alone, for a picture.
         text_chance: (g,) the same for a caption.
+        geometry: what is compared with.
     """
 
     texts: tuple[str, ...]
     of_caption: Int[Tensor, " m"]
-    unit: Float[Tensor, "g d"]
+    points: Float[Tensor, "g d"]
     image: Int[Tensor, " p"]
     group: Int[Tensor, " p"]
-    cosine: Float[Tensor, " p"]
+    similarity: Float[Tensor, " p"]
     beats_texts: Float[Tensor, " p"]
     beats_images: Float[Tensor, " p"]
     image_ranks: Int[Tensor, " q"]
     text_ranks: Int[Tensor, " g"]
     image_chance: Float[Tensor, " q"]
     text_chance: Float[Tensor, " g"]
+    geometry: Geometry
+
+    @property
+    def unit(self) -> Float[Tensor, "g d"]:
+        """Unit embeddings of the distinct captions."""
+        return self.points if self.geometry.unit else F.normalize(self.points, dim=-1)
 
     @property
     def told_apart(self) -> Float[Tensor, " p"]:
@@ -55,9 +64,14 @@ class Pairing:
 
 
 def pair_up(
-    image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *, owner: Int[Tensor, " m"], captions: Sequence[str]
+    image: Float[Tensor, "n d"],
+    text: Float[Tensor, "m d"],
+    *,
+    owner: Int[Tensor, " m"],
+    captions: Sequence[str],
+    geometry: Geometry = COSINE,
 ) -> Pairing:
-    """Compare every picture with every distinct caption, in blocks.
+    """Compare every picture with every distinct caption, in blocks; both sides as points of the geometry.
 
     Raises:
         InputError: fewer than two distinct captions, or fewer than two pictures.
@@ -70,28 +84,29 @@ def pair_up(
     place = {caption: number for number, caption in enumerate(texts)}
     of_caption = torch.tensor([place[caption] for caption in captions])
     first = torch.full((len(texts),), len(captions)).scatter_reduce(0, of_caption, torch.arange(len(captions)), "amin")
-    unit = text[first]
+    points = text[first]
     pairs = torch.unique(torch.stack([owner, of_caption], dim=1), dim=0)
     rows, groups = pairs[:, 0], pairs[:, 1]
-    own = (image[rows] * unit[groups]).sum(dim=1)
-    beats_texts, image_ranks = _against(image, unit, rows, groups)
-    beats_images, text_ranks = _against(unit, image, groups, rows)
+    own = geometry.paired(image[rows], points[groups])
+    beats_texts, image_ranks = _against(image, points, rows, groups, geometry=geometry)
+    beats_images, text_ranks = _against(points, image, groups, rows, geometry=geometry)
     asked = torch.unique(rows)
     per_image = torch.bincount(rows, minlength=len(image))[asked].double()
     per_text = torch.bincount(groups, minlength=len(texts)).double()
     return Pairing(
         texts=texts,
         of_caption=of_caption,
-        unit=unit,
+        points=points,
         image=rows,
         group=groups,
-        cosine=own,
+        similarity=own,
         beats_texts=beats_texts,
         beats_images=beats_images,
         image_ranks=image_ranks[asked],
         text_ranks=text_ranks,
         image_chance=per_image / len(texts),
         text_chance=per_text / len(image),
+        geometry=geometry,
     )
 
 
@@ -105,20 +120,23 @@ def beaten(
     """
     by_image = torch.empty(len(rows), dtype=torch.float64)
     by_text = torch.empty(len(rows), dtype=torch.float64)
-    step = max(1, CELLS // max(len(image), len(pairing.unit)))
+    step = max(1, CELLS // max(len(image), len(pairing.points)))
+    alike = pairing.geometry.similarity
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        here, there = image[rows[part]], pairing.unit[groups[part]]
-        own = (here * there).sum(dim=1, keepdim=True)
-        for found, scores in ((by_image, here @ pairing.unit.T), (by_text, there @ image.T)):
+        here, there = image[rows[part]], pairing.points[groups[part]]
+        own = pairing.geometry.paired(here, there)[:, None]
+        for found, scores in ((by_image, alike(here, pairing.points)), (by_text, alike(there, image))):
             found[part] = (scores < own - _EPS).double().mean(dim=1)
     return by_image, by_text
 
 
-_EPS = 1e-6  # cosines nearer than this are equal: a product in blocks rounds otherwise than one row by one
+_EPS = 1e-6  # similarities nearer than this are equal: a product in blocks rounds otherwise than one row by one
 
 
-def _against(asked: Tensor, pool: Tensor, rows: Int[Tensor, " p"], answers: Int[Tensor, " p"]) -> tuple[Tensor, Tensor]:
+def _against(
+    asked: Tensor, pool: Tensor, rows: Int[Tensor, " p"], answers: Int[Tensor, " p"], *, geometry: Geometry
+) -> tuple[Tensor, Tensor]:
     """For each pair the share of wrong answers it beats, and for each row the rank of its best answer (0: none)."""
     beats = torch.full((len(rows),), 0.5, dtype=torch.float64)
     ranks = torch.zeros(len(asked), dtype=torch.int64)
@@ -126,7 +144,7 @@ def _against(asked: Tensor, pool: Tensor, rows: Int[Tensor, " p"], answers: Int[
     rows, answers = rows[order], answers[order]
     step = max(1, CELLS // len(pool))
     for start in range(0, len(asked), step):
-        scores = asked[start : start + step] @ pool.T
+        scores = geometry.similarity(asked[start : start + step], pool)
         low, high = (int(torch.searchsorted(rows, edge)) for edge in (start, start + len(scores)))
         at, to = rows[low:high] - start, answers[low:high]
         own = scores[at, to]
@@ -139,7 +157,7 @@ def _against(asked: Tensor, pool: Tensor, rows: Int[Tensor, " p"], answers: Int[
             below = (table < value - _EPS).sum(dim=1) + 0.5 * ((table - value).abs() <= _EPS).sum(dim=1)
             share = below.double() / count.clamp_min(1)
             beats[order[low:high][some]] = torch.where(count > 0, share, 0.5)
-        best = torch.full((len(scores),), -math.inf).scatter_reduce(0, at, own.float(), "amax")
+        best = torch.full((len(scores),), -math.inf, dtype=own.dtype).scatter_reduce(0, at, own, "amax")
         rank = 1 + ((scores >= best[:, None] - _EPS) & wrong).sum(dim=1)
         has = torch.zeros(len(scores), dtype=torch.bool).index_fill(0, at, True)
         ranks[start : start + step] = torch.where(has, rank, 0)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.core.geometry import COSINE
 from tether.evaluate.groups import wilson
 from tether.evaluate.inspect.figures import mean, share, shown
 from tether.evaluate.inspect.pairing import Pairing, chance_of
@@ -82,7 +83,7 @@ class Retrieval:
             "A recall depends on how many pairs there are and how alike; compare models on the same pairs only. "
             "Equal captions count as one answer here, while tether eval counts each tie against the model. "
             "The intervals tell what other rows could change, not what another training would.",
-            f"tether eval {subject.model_name} {subject.source_name}",
+            subject.eval_command,
         )
 
 
@@ -95,7 +96,8 @@ def _zero_shot(subject: Subject) -> tuple[list[Figure], str]:
         return [], f"; all rows are of the one class {classes[0]!r}, so there is nothing to classify"
     labels = torch.tensor([classes.index(name) for name in subject.seen.labels])
     weights = class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size)
-    found = zero_shot(logits(subject.image, weights=weights), labels=labels)
+    scores = logits(subject.points.float(), weights=weights, geometry=subject.seen.geometry)
+    found = zero_shot(scores, labels=labels)
     top = share(f"zero-shot, top-1 (chance {100 / len(classes):.1f} %)", found.ranks <= 1)
     figures = [
         top,
@@ -116,24 +118,25 @@ def _zero_shot(subject: Subject) -> tuple[list[Figure], str]:
 def _galleries(subject: Subject, pairing: Pairing) -> tuple[Gallery, ...]:
     """The surest pairs, and those in which a wrong caption was preferred most."""
     shown_pairs = []
-    order = torch.argsort(pairing.cosine, descending=True, stable=True)
+    measure = "cosine" if pairing.geometry == COSINE else f"similarity ({pairing.geometry.name})"
+    order = torch.argsort(pairing.similarity, descending=True, stable=True)
     best = [
-        Item(int(pairing.image[at]), pairing.texts[int(pairing.group[at])], f"{pairing.cosine[at]:.2f}")
+        Item(int(pairing.image[at]), pairing.texts[int(pairing.group[at])], f"{pairing.similarity[at]:.2f}")
         for at in order[:_SHOWN]
     ]
-    shown_pairs.append(Gallery("Surest pairs, with their cosine", tuple(best)))
-    misses = _misses(subject.image, pairing)
+    shown_pairs.append(Gallery(f"Surest pairs, with their {measure}", tuple(best)))
+    misses = _misses(subject.points, pairing)
     if misses:
         shown_pairs.append(Gallery("Pictures for which another caption was preferred most", tuple(misses)))
     return tuple(shown_pairs)
 
 
-def _misses(image: Tensor, pairing: Pairing) -> list[Item]:
+def _misses(points: Tensor, pairing: Pairing) -> list[Item]:
     worst = torch.argsort(pairing.beats_texts, stable=True)[: 4 * _SHOWN]
     items = []
     for at in worst.tolist():
         row, group = int(pairing.image[at]), int(pairing.group[at])
-        scores = image[row] @ pairing.unit.T
+        scores = pairing.geometry.similarity(points[row : row + 1], pairing.points)[0]
         place = int(scores.argmax())
         own = pairing.group[pairing.image == row].tolist()
         if place not in own and len(items) < _SHOWN:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import itertools
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +65,7 @@ class Report:
         model: what the model is called.
         source: what the pairs are called.
         digest: of the model's weights.
+        command: what is typed for it.
         rows: pictures looked at.
         sections: in the order of the page.
         seconds: of everything that was not kept from before.
@@ -73,6 +76,7 @@ class Report:
     model: str
     source: str
     digest: str
+    command: str
     rows: int
     sections: tuple[Section, ...]
     seconds: float
@@ -140,6 +144,10 @@ def inspect_model(
     digest, pairs = digest_of(model), source_digest(source, spec=name)
     key = hashlib.blake2b(repr((limit, label, seed, strict)).encode(), digest_size=4).hexdigest()
     kept = out / KEPT / f"{digest[:12]}-{pairs}-{key}"
+    options = _options(limit=limit, label=label, strict=strict)
+    sections_asked = [] if probes is None else [("--probe", probe) for probe, _, _ in asked if probe in PROBES]
+    seeded = ["--seed", str(seed)] if seed else []
+    command = ["tether", "inspect", model_name, "--pairs", name, *itertools.chain(*sections_asked), *options, *seeded]
     subject = gather(
         model,
         source,
@@ -150,7 +158,12 @@ def inspect_model(
         workers=workers,
         strict=strict,
         seed=seed,
-        facts={"model_name": model_name, "source_name": name, "digest": digest},
+        facts={
+            "model_name": model_name,
+            "source_name": name,
+            "digest": digest,
+            "eval_command": shlex.join(["tether", "eval", model_name, name, *options]),
+        },
         on_progress=lambda done, total: tell("embedding the pairs", done, total),
     )
     sections = []
@@ -162,6 +175,7 @@ def inspect_model(
         model_name,
         name,
         digest,
+        shlex.join(command),
         len(subject.image),
         tuple(sections),
         time.perf_counter() - start,
@@ -173,6 +187,13 @@ def inspect_model(
     write_text(report.page, render(report, subject))
     write_json(report.numbers, as_json(report, source=source))
     return report
+
+
+def _options(*, limit: int, label: str | None, strict: bool) -> list[str]:
+    """Those that both ``tether inspect`` and ``tether eval`` know, where they are not the usual ones."""
+    found = [] if label is None else ["--label", label]
+    found += [] if limit == LIMIT else ["--limit", str(limit)]
+    return [*found, "--strict"] if strict else found
 
 
 def digest_of(model: DualEncoder) -> str:
@@ -257,11 +278,11 @@ def _section(name: str, probe: Probe[Subject], chosen: Mapping[str, Any], subjec
 
 
 def _fingerprint(probe: Probe[Subject], chosen: Mapping[str, Any], subject: Subject) -> str:
-    """Of the probe's source text and settings, of what it looks at, and of the name that its commands use."""
+    """Of the probe's source text and settings, of what it looks at, and of what its commands name."""
     module = sys.modules.get(type(probe).__module__)
     try:
         source = inspect.getsource(module if module is not None else type(probe))
     except (OSError, TypeError):  # typed in at a prompt
         source = repr(type(probe))
-    told = [__version__, source, subject.content, subject.bad, subject.model_name, dict(chosen)]
+    told = [__version__, source, subject.content, subject.bad, subject.eval_command, dict(chosen)]
     return hashlib.blake2b(json.dumps(told, default=repr).encode(), digest_size=8).hexdigest()

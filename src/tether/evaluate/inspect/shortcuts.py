@@ -65,10 +65,10 @@ class _Question:
 class Shortcuts:
     """For every attribute it can find, how often the attribute pulls a picture to a class that it is not.
 
-    Classes are the labels, where rows have them, and the nouns that a colour word stands before. Attributes are the
-    colour words and every column with a few values. For each value of an attribute the class it favours is found on one
-    half of the rows, and the pull is measured on the other half, against rows without that value: how much more often
-    is a picture of another class taken for the favoured one?
+    Classes are the labels, where rows have them, and the nouns that a colour word stands before. Attributes are every
+    column with a few values and, for the nouns, the colour words. For each value of an attribute the class it favours
+    is found on one half of the rows, and the pull is measured on the other half, against rows without that value: how
+    much more often is a picture of another class taken for the favoured one?
 
     A model that hardly knows the classes is pulled too, by whatever it does know. So an alarm asks for one thing more:
     that the attribute alone calls for its class strongly, and either that true captions fit worse where it contradicts
@@ -238,12 +238,12 @@ def _without_colour(caption: str) -> str:
 
 
 def _by_labels(subject: Subject) -> list[_Question]:
-    """Labels against colour words and columns."""
+    """Labels against columns; against colour words the nouns are asked."""
     classes = subject.seen.classes
     if not 2 <= len(classes) <= MOST_CLASSES or len(subject.image) < LEAST_ROWS:
         return []
     truth = np.array([classes.index(name) for name in subject.seen.labels])
-    weights = class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size)
+    weights = F.normalize(class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size), dim=1)
     scores = logits(subject.image, weights=weights, scale=1.0).double().numpy()
     everything = tuple(range(len(truth)))
     questions = []

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.geometry import COSINE
 from tether.core.protocols import DualEncoder, Source
 from tether.evaluate.embeddings import Embedded
 from tether.evaluate.inspect.pairing import Pairing, pair_up
@@ -77,6 +78,7 @@ class Subject:
         model_name: what the report calls the model.
         source_name: what the report calls the pairs.
         digest: of the model's weights.
+        eval_command: what is typed to evaluate the model on these pairs.
     """
 
     model: DualEncoder
@@ -93,6 +95,7 @@ class Subject:
     model_name: str
     source_name: str
     digest: str
+    eval_command: str
 
     @cached_property
     def image(self) -> Float[Tensor, "n d"]:
@@ -104,6 +107,11 @@ class Subject:
         """Unit embeddings of the captions."""
         return F.normalize(self.seen.text, dim=-1)
 
+    @cached_property
+    def points(self) -> Float[Tensor, "n d"]:
+        """The pictures as the model's own geometry compares them: in CLIP their unit embeddings."""
+        return self._placed(self.seen.image)
+
     @property
     def owner(self) -> Int[Tensor, " m"]:
         """Row of the picture that each caption belongs to."""
@@ -111,8 +119,26 @@ class Subject:
 
     @cached_property
     def pairing(self) -> Pairing:
-        """Every pair against every other, equal captions counted as one."""
+        """Every pair against every other as the model compares them, equal captions counted as one."""
+        return pair_up(
+            self.points,
+            self._placed(self.seen.text),
+            owner=self.owner,
+            captions=self.seen.captions,
+            geometry=self.seen.geometry,
+        )
+
+    @cached_property
+    def by_cosine(self) -> Pairing:
+        """The same by cosine, whatever the model compares with."""
+        if self.seen.geometry == COSINE:
+            return self.pairing
         return pair_up(self.image, self.text, owner=self.owner, captions=self.seen.captions)
+
+    def _placed(self, pooled: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
+        """Points of the geometry; distances in double precision, which cancel where cosines do not."""
+        points = self.seen.geometry.points(pooled)
+        return points if self.seen.geometry.unit else points.double()
 
     @cached_property
     def first_caption(self) -> tuple[int, ...]:

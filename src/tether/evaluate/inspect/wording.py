@@ -46,12 +46,12 @@ def capitals(caption: str, *, seed: int) -> str:
 
 def typing(caption: str, *, seed: int) -> str:
     """One typing error in one of the longer words, each of them with probability one half, at least one."""
-    long = [one for one in spans(caption) if len(one[2]) >= _LONG]
+    long = [one for one in spans(caption) if one[1] - one[0] >= _LONG]
     hit = [one for one in long if hash_int(f"{caption} {one[0]}", seed=seed, salt="hit") % 2] or long[:1]
     changes = []
     for start, end, word in hit:
         draw = hash_int(f"{caption} {start}", seed=seed, salt="typo")
-        at = 1 + draw // 4 % (len(word) - 2)
+        at = 1 + draw // 4 % (end - start - 2)  # in small letters a word may be longer
         kind = draw % 3
         letters = caption[start:end]
         if kind == 0:
