@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.losses.hits import Hits
 
 TILE_BYTES = {"cpu": 16 << 20}
 """Size of one tile of logits by device: on the CPU about the last-level cache."""
@@ -255,7 +256,7 @@ class _TiledPairs(torch.autograd.Function):
             top, total = left.new_empty(rows), left.new_empty(rows)
             peak, mass = left.new_full((width,), -torch.inf), left.new_zeros(width)
             positive = left.new_empty(count)
-            found = _Hits(left, offset=offset, count=count) if hits else None
+            found = Hits(left, offset=offset, count=count) if hits else None
             kept = None
             for start in range(0, rows, height):
                 stop = min(start + height, rows)
@@ -346,35 +347,6 @@ class _TiledPairs(torch.autograd.Function):
                 if grad is not None:
                     grad.mul_(scale)
         return grad_left if needs_left else None, grad_right, grad_scale if needs_scale else None, *(None,) * 4
-
-
-class _Hits:
-    """Which pairs are the first maximum of their row and of their column; comparisons, for ``argmax`` is slow there."""
-
-    def __init__(self, rows: Tensor, *, offset: int, count: int) -> None:
-        self.offset, self.count = offset, count
-        self._best = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        self._peak, self._before = rows.new_full((2, count), -torch.inf)
-
-    def look_(self, logits: Tensor, *, start: int, columns: bool) -> None:
-        """Take in a tile that begins at row ``start``; with ``columns`` there are no rows but those of pairs."""
-        part = slice(start, start + len(logits))
-        torch.argmax(logits, dim=1, out=self._best[part])
-        if columns:
-            paired = logits[:, self.offset : self.offset + self.count]
-            square = paired[:, part]
-            own_or_later = torch.ones_like(square, dtype=torch.bool).tril_()
-            above = square.masked_fill(own_or_later, -torch.inf).amax(dim=0)
-            self._before[part] = torch.maximum(self._peak[part], above)
-            self._peak = torch.maximum(self._peak, paired.amax(dim=0))
-
-    def of_rows(self) -> Tensor:
-        """(count,) booleans."""
-        return self._best[: self.count] == self.offset + torch.arange(self.count, device=self._best.device)
-
-    def of_columns(self, positive: Tensor) -> Tensor:
-        """(count,) booleans; ``positive`` are the logits of the pairs."""
-        return (positive >= self._peak) & (positive > self._before)
 
 
 def _logits(left: Tensor, right: Tensor, scale: Tensor, start: int, stop: int, *, out: Tensor) -> Tensor:

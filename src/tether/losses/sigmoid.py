@@ -10,7 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.losses.infonce import class_means, pair_entries, refuse_second_order, tile_rows, widen
+from tether.losses.infonce import (
+    class_means,
+    label_classes,
+    pair_entries,
+    refuse_second_order,
+    scale_like,
+    tile_rows,
+    widen,
+)
 
 
 def sigmoid_pairs(
@@ -36,16 +44,15 @@ def sigmoid_pairs(
         raise InputError(f"expected at least {offset} + {left.shape[0]} right rows, got {right.shape[0]}")
     if (left_labels is None) != (right_labels is None):
         raise InputError("left_labels and right_labels come together or not at all")
-    scale = torch.as_tensor(scale, device=left.device).to(left.dtype)
-    bias = torch.as_tensor(bias, device=left.device).to(left.dtype)
+    scale, bias = scale_like(scale, rows=left), scale_like(bias, rows=left)
     losses = _TiledSigmoid.apply(left, right, scale, bias, offset)
     if left_labels is None or right_labels is None:
         return losses
     # A pair that turns from negative to positive changes its term by exactly -z, so sums over a label suffice.
-    values, classes = torch.cat([left_labels, right_labels]).unique(return_inverse=True)
+    classes = label_classes(torch.cat([left_labels, right_labels]))
     own, theirs = classes[: len(left)], classes[len(left) :]
-    sizes = torch.bincount(theirs, minlength=len(values)).to(left.dtype)[own]
-    others = class_means(right, theirs, len(values))[own] * sizes[:, None] - right[offset : offset + len(left)]
+    sizes = left.new_zeros(len(classes)).index_add(0, theirs, left.new_ones(len(theirs)))[own]
+    others = class_means(right, theirs, len(classes))[own] * sizes[:, None] - right[offset : offset + len(left)]
     return losses - scale * (left * others).sum(dim=1) - bias * (sizes - 1)
 
 

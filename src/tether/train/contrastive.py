@@ -142,7 +142,9 @@ class ContrastiveStep:
     def encode(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Encoded:
         """The batch as the objective will see it, for steps that add something of their own."""
         keep = self.patches(model, rows=len(batch.image), step=step, gather=gather)
-        return encoded(model(batch.image, batch.text, None if keep is None else keep.to(batch.image.device)))
+        return encoded(
+            model(batch.image, batch.text, None if keep is None else keep.to(batch.image.device, non_blocking=True))
+        )
 
     def patches(self, model: nn.Module, *, rows: int, step: int, gather: Gather) -> Tensor | None:
         """(rows, k) indices of the patches that pictures of this process show at this step, or None for all."""
