@@ -1,0 +1,12 @@
+"""Steps of curation that look at pairs with a model, on top of those in ``data.curate`` that need none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.data.curate import CURATORS, CurateStep
+
+CURATE_STEPS: Mapping[str, type[CurateStep]] = {**CURATORS}
+"""Every step a recipe can name, with a model or without."""
+
+__all__ = ["CURATE_STEPS"]
