@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tether.data.curate import CURATORS, CurateStep
+from tether.data.curate import CURATORS, RecipeStep
 
-CURATE_STEPS: Mapping[str, type[CurateStep]] = {**CURATORS}
+CURATE_STEPS: Mapping[str, type[RecipeStep]] = {**CURATORS}
 """Every step a recipe can name, with a model or without."""
 
 __all__ = ["CURATE_STEPS"]
