@@ -8,16 +8,19 @@ from tether.data.curate.balance import Balancer, entry_counts, tail_share, thres
 from tether.data.curate.matcher import SubstringMatcher
 from tether.data.curate.metaclip import MetaClipCurator
 from tether.data.curate.metadata import build_metadata
-from tether.data.curate.step import CurateStep
+from tether.data.curate.step import CurateStep, FlagStep, RecipeStep, RewriteStep
 
-CURATORS: Mapping[str, type[CurateStep]] = {"metaclip": MetaClipCurator}
-"""Every step a recipe can name."""
+CURATORS: Mapping[str, type[RecipeStep]] = {"metaclip": MetaClipCurator}
+"""Every step that needs no model: curators, rewriters and flags."""
 
 __all__ = [
     "CURATORS",
     "Balancer",
     "CurateStep",
+    "FlagStep",
     "MetaClipCurator",
+    "RecipeStep",
+    "RewriteStep",
     "SubstringMatcher",
     "build_metadata",
     "entry_counts",

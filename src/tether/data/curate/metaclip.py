@@ -14,7 +14,7 @@ from tether.core.errors import InputError
 from tether.data.curate.balance import Balancer, entries_digest, entry_counts, tail_share
 from tether.data.curate.matcher import Backend, SubstringMatcher
 from tether.data.curate.metadata import read_entries, unreachable
-from tether.data.curate.step import State
+from tether.data.curate.step import Counts, State
 
 _REPORTED = 20  # most frequent entries named in the report
 
@@ -30,6 +30,8 @@ class MetaClipCurator:
     """
 
     refusal = "no entry of the metadata stands in the caption"
+    columns: tuple[str, ...] = ()
+    counts: Counts = "pool"
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class MetaClipCurator:
         self._clear()
 
     def _clear(self) -> None:
-        self.counts = np.zeros(len(self.matcher.entries), np.uint64)
+        self.hits = np.zeros(len(self.matcher.entries), np.uint64)
         self.rows = 0
         self.unmatched = 0
         self._fitted = False
@@ -83,7 +85,7 @@ class MetaClipCurator:
     def partial_fit(self, rows: pa.RecordBatch) -> Self:
         """Add the matches of one batch with a ``text`` column."""
         indptr, ids = self.matcher.match_many(_texts(rows))
-        self.counts += entry_counts(indptr, ids, n=len(self.counts))
+        self.hits += entry_counts(indptr, ids, n=len(self.hits))
         self.rows += rows.num_rows
         self.unmatched += int((np.diff(indptr) == 0).sum())
         self._fitted = False
@@ -97,7 +99,7 @@ class MetaClipCurator:
         """
         if other.digest != self.digest:
             raise InputError(f"cannot add counts of entries {other.digest[:12]} to counts of {self.digest[:12]}")
-        self.counts += other.counts
+        self.hits += other.hits
         self.rows += other.rows
         self.unmatched += other.unmatched
         self._fitted = False
@@ -115,22 +117,22 @@ class MetaClipCurator:
 
     def _balanced(self) -> Balancer:
         if not self._fitted:
-            if not self.counts.any():
+            if not self.hits.any():
                 raise InputError(
-                    f"none of the {self.rows} captions holds any of the {len(self.counts)} entries; case and marks "
+                    f"none of the {self.rows} captions holds any of the {len(self.hits)} entries; case and marks "
                     "are compared as they are"
                 )
-            self.balancer.fit(self.counts)
+            self.balancer.fit(self.hits)
             self._fitted = True
         return self.balancer
 
     def state_dict(self) -> dict[str, np.ndarray | int | float | str]:
         """Entries' digest, the counts of the entries that were hit, rows and unmatched rows."""
-        hit = np.flatnonzero(self.counts)
+        hit = np.flatnonzero(self.hits)
         return {
             "entries_sha256": self.digest,
             "hit": hit,
-            "counts": self.counts[hit],
+            "counts": self.hits[hit],
             "rows": self.rows,
             "unmatched": self.unmatched,
         }
@@ -144,23 +146,23 @@ class MetaClipCurator:
         if str(state["entries_sha256"]) != self.digest:
             raise InputError(f"counts of entries {str(state['entries_sha256'])[:12]} do not fit {self.digest[:12]}")
         self._clear()
-        self.counts[np.asarray(state["hit"], np.int64)] = state["counts"]
+        self.hits[np.asarray(state["hit"], np.int64)] = state["counts"]
         self.rows, self.unmatched = int(state["rows"]), int(state["unmatched"])
 
     def report(self) -> dict[str, Any]:
         """Rows, matches, the threshold and the most frequent entries."""
-        most = np.argsort(-self.counts.astype(np.int64), kind="stable")[:_REPORTED]
+        most = np.argsort(-self.hits.astype(np.int64), kind="stable")[:_REPORTED]
         entries = self.matcher.entries
         found = self._balanced()
         return {
             "rows": self.rows,
             "unmatched": self.unmatched,
-            "matches": int(self.counts.sum()),
-            "entries_hit": int(np.count_nonzero(self.counts)),
+            "matches": int(self.hits.sum()),
+            "entries_hit": int(np.count_nonzero(self.hits)),
             "entries_never_possible": len(unreachable(entries)),
             "t": found.t_,
-            "tail_share": tail_share(self.counts, t=found.t_),
-            "most_frequent": {entries[index]: int(self.counts[index]) for index in most if self.counts[index]},
+            "tail_share": tail_share(self.hits, t=found.t_),
+            "most_frequent": {entries[index]: int(self.hits[index]) for index in most if self.hits[index]},
         }
 
 

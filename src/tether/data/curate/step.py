@@ -1,9 +1,9 @@
-"""What a step of curation promises on top of ``core.protocols.Curator``: a state that can be saved, and a report."""
+"""What the three kinds of step of a recipe promise: one drops pairs, one rewrites captions, one flags pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -11,23 +11,64 @@ import pyarrow as pa
 PAIR_SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("text", pa.string())])
 """What every step sees: one row for each (picture, caption) pair; a picture without captions has one null text."""
 
+FLAG_SCHEMA = pa.schema([pa.field("label", pa.string()), pa.field("score", pa.float64())])
+"""What a flag step says of each pair: null, or a label and how sure it is; a score may stand without a label."""
+
+IMAGE = "image"
+"""Name, among a step's columns, of the picture's encoded bytes (binary, null where the row has no picture)."""
+
+Counts = Literal["pool", "nothing"]
+Gives = Literal["one", "several"]
 State = Mapping[str, np.ndarray | int | float | str]
 
 
-@runtime_checkable
-class CurateStep(Protocol):
-    """A curator that can take its place in a recipe.
+class RecipeStep(Protocol):
+    """What all steps of a recipe have.
+
+    A step is pickled to worker processes, so it holds settings and arrays; models and detectors are loaded at first
+    use, once a process. Steps see batches of any size that end anywhere: what a step says of a pair depends on that
+    pair alone (and on what was counted of the whole pool), with chance by a hash of the key. Key and text, like all
+    columns, may hold anything: 1 MB of text, no letter, an empty string, null text, bytes that are no picture.
 
     Attributes:
-        refusal: why a row gets probability 0, for the list of what was dropped.
-        settings: constructor keywords as plain values, for the manifest and its digest.
+        settings: constructor keywords as plain JSON values, for the manifest and its digest; of a file or a model the
+            name and the SHA-256 of what it holds.
+        columns: what the batches have besides ``key`` and ``text``: ``image``, or any column of the pool, as it is
+            typed there (of a source's rows: what ``meta`` holds; a column of nulls may have Arrow's null type). The
+            engine refuses a pool that lacks one. Values are a row's own, the same for each of its captions.
+    """
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Constructor keywords as plain values."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns it reads besides key and text; a class attribute will do."""
+        ...
+
+
+@runtime_checkable
+class CurateStep(RecipeStep, Protocol):
+    """A curator that can take its place in a recipe: it says with which probability each pair is kept.
+
+    A step that counts nothing leaves ``partial_fit`` and ``merge`` without effect, has ``{}`` as its state, and is
+    asked to ``keep`` in the same pass as its neighbours, exactly once for each pair that reaches it. A step that
+    counts the pool first sees, in any order and split, all the pairs that the steps before left, and is asked to
+    ``keep`` in the next pass, once; what is costly to compute is computed in ``partial_fit`` and kept in the state by
+    a hash of the key.
+
+    Attributes:
+        refusal: why a pair gets probability 0, for the list of what was dropped.
+        counts: ``pool`` when ``keep`` needs counts of all that earlier steps left, ``nothing`` when it does not.
     """
 
     refusal: str
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords as plain values."""
+    def counts(self) -> Counts:
+        """What it counts before it may be asked; a class attribute will do."""
         ...
 
     def empty(self) -> Self:
@@ -35,7 +76,7 @@ class CurateStep(Protocol):
         ...
 
     def partial_fit(self, rows: pa.RecordBatch) -> Self:
-        """Count one batch of pairs (``PAIR_SCHEMA``)."""
+        """Count one batch of pairs (``PAIR_SCHEMA`` and the step's columns)."""
         ...
 
     def merge(self, other: Self) -> Self:
@@ -56,4 +97,39 @@ class CurateStep(Protocol):
 
     def report(self) -> dict[str, Any]:
         """What was counted, as plain values for the manifest."""
+        ...
+
+
+@runtime_checkable
+class RewriteStep(RecipeStep, Protocol):
+    """Gives captions other words; later steps see them.
+
+    Attributes:
+        gives: ``one`` text for each caption, or ``several``, which only steps that follow all curators may.
+    """
+
+    @property
+    def gives(self) -> Gives:
+        """How many texts a caption may become; a class attribute will do."""
+        ...
+
+    def map(self, rows: pa.RecordBatch) -> pa.ListArray:
+        """(n,) lists of strings, none null or empty: the texts that stand for each caption; [null] for a null text.
+
+        Asked exactly once for each pair that reaches it. A list of several replaces the caption by all its texts, so
+        it holds the caption itself where that shall stay.
+        """
+        ...
+
+
+@runtime_checkable
+class FlagStep(RecipeStep, Protocol):
+    """Names pairs that a person should know of; none is dropped.
+
+    Labels of kept pairs are counted in the manifest and listed in ``flagged/part-*.csv`` (key, text, step, label,
+    score).
+    """
+
+    def flag(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """(n,) labels, null for a pair without one, and scores: ``FLAG_SCHEMA``. Asked exactly once for each pair."""
         ...
