@@ -1,4 +1,4 @@
-"""Every member of ``data.curate.CURATORS`` keeps what ``Curator`` and ``CurateStep`` promise."""
+"""Every step a recipe can name keeps what ``CurateStep``, ``RewriteStep`` or ``FlagStep`` promise."""
 
 from __future__ import annotations
 
@@ -12,33 +12,84 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from tether.core.errors import InputError
 from tether.core.protocols import Curator
 from tether.core.spec import build
-from tether.data.curate import CURATORS, CurateStep
-from tether.data.curate.step import PAIR_SCHEMA
+from tether.data.curate import CURATORS, CurateStep, FlagStep, RewriteStep
+from tether.data.curate.step import FLAG_SCHEMA, PAIR_SCHEMA
+from tether.models import create, save
+from tether.tasks.curate import CURATE_STEPS
 
-# How a recipe would write each member, on words of the pool below. A new member adds its line.
+MODEL = "MODEL"
+"""Stands for the folder of a tiny model with random weights."""
+
+# How a recipe would write each member, on the pool below; a curator's must keep some of it and drop some. A new member
+# adds its line.
 SPECS = {"metaclip": {"name": "metaclip", "entries": ["red", "blue", "fox", "dog", "blue dog", "owl"], "t": 8}}
 
 # (member, check) -> why it may fail. Nothing does today.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 
+def picture(rng: random.Random) -> bytes | None:
+    """A small PNG of one of few colours and sizes, no picture, or bytes that are none."""
+    kind = rng.random()
+    if kind < 0.05:
+        return None
+    if kind < 0.1:
+        return b"no picture"
+    file = io.BytesIO()
+    size = rng.choice([(8, 8), (16, 8), (32, 32), (64, 8)])
+    pixels = np.random.default_rng(rng.randrange(12)).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def pool(rows: int = 300, *, seed: int = 0) -> pa.RecordBatch:
     rng = random.Random(seed)
-    words = ["red"] * 20 + ["blue"] * 8 + ["dog"] * 4 + ["fox", "owl", "???", "", "a photo"]
+    words = ["red"] * 20 + ["blue"] * 8 + ["dog"] * 4 + ["fox", "owl", "???", "", "a photo", "IMG_20240131.jpg"]
     texts = [None if rng.random() < 0.05 else " ".join(rng.choices(words, k=rng.randint(0, 3))) for _ in range(rows)]
-    return pa.record_batch([[f"row {i}" for i in range(rows)], texts], schema=PAIR_SCHEMA)
+    pairs = pa.record_batch([[f"row {i}" for i in range(rows)], texts], schema=PAIR_SCHEMA)
+    pairs = pairs.append_column("image", pa.array([picture(rng) for _ in range(rows)], pa.binary()))
+    spoken = pa.array([rng.choice(["en", "de", "zh", None]) for _ in range(rows)], pa.string())
+    return pairs.append_column("language", spoken)
 
 
-def fresh(name: str) -> CurateStep:
-    return build(SPECS[name], CURATORS, where="test")
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    save(create(size="tiny"), folder / "model")
+    return str(folder / "model")
 
 
-@pytest.fixture(params=sorted(CURATORS))
+@pytest.fixture
+def fresh(model_folder):
+    def make(name: str):
+        spec = {key: model_folder if value == MODEL else value for key, value in SPECS[name].items()}
+        return build(spec, CURATE_STEPS, where="test")
+
+    return make
+
+
+def members(method: str) -> list[str]:
+    """Steps that have a method, which tells the three kinds apart."""
+    return sorted(name for name, part in CURATE_STEPS.items() if hasattr(part, method))
+
+
+@pytest.fixture(params=members("keep"))
 def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=members("map"))
+def rewriter(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=members("flag"))
+def flagger(request) -> str:
     return request.param
 
 
@@ -48,16 +99,23 @@ def checked(name: str, check: str) -> None:
         pytest.xfail(reason)
 
 
-def test_every_member_has_a_spec_and_is_a_step(name):
+def test_every_step_is_of_one_kind():
+    kinds = [members("keep"), members("map"), members("flag")]
+    assert sorted(itertools.chain(*kinds)) == sorted(CURATE_STEPS)
+    assert CURATORS.items() <= CURATE_STEPS.items()
+
+
+def test_every_member_has_a_spec_and_is_a_step(name, fresh):
     step = fresh(name)
     assert isinstance(step, Curator)
     assert isinstance(step, CurateStep)
-    assert isinstance(step, CURATORS[name])
+    assert isinstance(step, CURATE_STEPS[name])
     assert step.refusal
+    assert step.counts in ("pool", "nothing")
     json.dumps(step.settings)
 
 
-def test_merge_is_free_of_order_and_split(name):
+def test_merge_is_free_of_order_and_split(name, fresh):
     checked(name, "merge")
     rows = pool()
     whole = fresh(name).partial_fit(rows)
@@ -78,7 +136,7 @@ def test_merge_is_free_of_order_and_split(name):
         assert total.report() == whole.report()
 
 
-def test_probability_of_a_row_is_its_own(name):
+def test_probability_of_a_row_is_its_own(name, fresh):
     rows = pool()
     step = fresh(name).partial_fit(rows)
     chance = step.keep(rows)
@@ -91,7 +149,7 @@ def test_probability_of_a_row_is_its_own(name):
     assert len(step.keep(rows.slice(0, 0))) == 0
 
 
-def test_keep_changes_nothing(name):
+def test_keep_changes_nothing(name, fresh):
     rows = pool()
     step = fresh(name).partial_fit(rows)
     before = step.report()
@@ -100,7 +158,7 @@ def test_keep_changes_nothing(name):
     assert step.report() == before
 
 
-def test_counting_goes_on_after_keep(name):
+def test_counting_goes_on_after_keep(name, fresh):
     rows, more = pool(), pool(seed=5)
     step = fresh(name).partial_fit(rows)
     step.keep(rows)
@@ -109,7 +167,7 @@ def test_counting_goes_on_after_keep(name):
     np.testing.assert_array_equal(step.keep(rows), both.keep(rows))
 
 
-def test_state_survives_a_file(name):
+def test_state_survives_a_file(name, fresh):
     rows = pool()
     step = fresh(name).partial_fit(rows)
     file = io.BytesIO()
@@ -125,7 +183,7 @@ def test_state_survives_a_file(name):
     assert other.report() == fresh(name).partial_fit(rows).partial_fit(rows).report()
 
 
-def test_empty_shares_nothing_that_counts(name):
+def test_empty_shares_nothing_that_counts(name, fresh):
     rows = pool()
     step = fresh(name).partial_fit(rows)
     before = step.report()
@@ -134,27 +192,79 @@ def test_empty_shares_nothing_that_counts(name):
     assert step.empty().settings == step.settings
 
 
-def test_travels_to_workers(name):
+def test_travels_to_workers(name, fresh):
     rows = pool()
     step = fresh(name).partial_fit(rows)
     for other in (pickle.loads(pickle.dumps(step)), copy.deepcopy(step)):
         np.testing.assert_array_equal(other.keep(rows), step.keep(rows))
 
 
-def test_keep_before_counting_is_refused(name):
+def test_keep_before_counting_is_refused_or_counting_is_nothing(name, fresh):
     checked(name, "keep before counting")
-    with pytest.raises(InputError):
-        fresh(name).keep(pool())
+    step, rows = fresh(name), pool()
+    if step.counts == "pool":
+        with pytest.raises(InputError):
+            step.keep(rows)
+        return
+    chance = step.keep(rows)
+    assert step.partial_fit(rows) is step
+    assert step.state_dict() == {}
+    np.testing.assert_array_equal(step.merge(fresh(name)).keep(rows), chance)
 
 
-def test_missing_column_is_refused(name):
-    with pytest.raises(InputError, match="text"):
-        fresh(name).partial_fit(pa.record_batch({"key": ["a"], "words": ["dog"]}))
+def test_missing_column_is_refused(name, fresh):
+    step = fresh(name)
+    rows = pa.record_batch({"key": ["a"], "words": ["dog"]})
+    with pytest.raises(InputError, match="|".join(["text", *step.columns])):
+        step.partial_fit(rows) if step.counts == "pool" else step.keep(rows)
 
 
-def test_unknown_setting_is_refused(name):
-    with pytest.raises(InputError, match="unknown key 'threshold'"):
-        build({**SPECS[name], "threshold": 3}, CURATORS, where="recipe.yaml: steps[0]")
+def test_unknown_setting_is_refused():
+    for name, spec in SPECS.items():
+        with pytest.raises(InputError, match="unknown key 'no such'"):
+            build({**spec, "no such": 3}, CURATE_STEPS, where=f"recipe.yaml: {name}")
+
+
+def test_a_rewriter_is_a_function_of_the_pair(rewriter, fresh):
+    step, rows = fresh(rewriter), pool()
+    assert isinstance(step, RewriteStep)
+    assert step.gives in ("one", "several")
+    json.dumps(step.settings)
+    lists = step.map(rows)
+    assert lists.null_count == 0
+    assert lists.type.value_type == pa.string()
+    given = lists.to_pylist()
+    assert len(given) == rows.num_rows
+    for texts, before in zip(given, rows.column("text").to_pylist(), strict=True):
+        assert len(texts) == 1 if before is None or step.gives == "one" else len(texts) >= 1
+        assert (texts == [None]) == (before is None)
+        assert before is None or None not in texts
+    assert any(texts != [before] for texts, before in zip(given, rows.column("text").to_pylist(), strict=True))
+    for other in (step, pickle.loads(pickle.dumps(step))):
+        assert other.map(rows.slice(40, 11)).to_pylist() == given[40:51]
+    assert len(step.map(rows.slice(0, 0))) == 0
+    with pytest.raises(InputError, match="|".join(["text", *step.columns])):
+        step.map(pa.record_batch({"key": ["a"], "words": ["dog"]}))
+
+
+def test_a_flag_is_a_function_of_the_pair(flagger, fresh):
+    step, rows = fresh(flagger), pool()
+    assert isinstance(step, FlagStep)
+    json.dumps(step.settings)
+    flags = step.flag(rows)
+    assert flags.schema == FLAG_SCHEMA
+    assert flags.num_rows == rows.num_rows
+    for other in (step, pickle.loads(pickle.dumps(step))):
+        some = other.flag(rows.slice(40, 11))
+        assert some.column("label").to_pylist() == flags.column("label").to_pylist()[40:51]
+        np.testing.assert_allclose(
+            np.array(some.column("score").to_pylist(), float),
+            np.array(flags.column("score").to_pylist()[40:51], float),
+            rtol=1e-5,
+        )
+    assert step.flag(rows.slice(0, 0)).num_rows == 0
+    with pytest.raises(InputError, match="|".join(["text", *step.columns])):
+        step.flag(pa.record_batch({"key": ["a"], "words": ["dog"]}))
 
 
 def test_other_settings_do_not_merge():

@@ -14,7 +14,7 @@ from tether.core.errors import InputError
 from tether.data.curate.balance import Balancer, entries_digest, entry_counts, tail_share
 from tether.data.curate.matcher import Backend, SubstringMatcher
 from tether.data.curate.metadata import read_entries, unreachable
-from tether.data.curate.step import Counts, State
+from tether.data.curate.step import Counts, State, column_of
 
 _REPORTED = 20  # most frequent entries named in the report
 
@@ -84,7 +84,7 @@ class MetaClipCurator:
 
     def partial_fit(self, rows: pa.RecordBatch) -> Self:
         """Add the matches of one batch with a ``text`` column."""
-        indptr, ids = self.matcher.match_many(_texts(rows))
+        indptr, ids = self.matcher.match_many(column_of(rows, "text"))
         self.hits += entry_counts(indptr, ids, n=len(self.hits))
         self.rows += rows.num_rows
         self.unmatched += int((np.diff(indptr) == 0).sum())
@@ -113,7 +113,7 @@ class MetaClipCurator:
         """
         if not self.rows:
             raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
-        return self._balanced().pair_prob(*self.matcher.match_many(_texts(rows)))
+        return self._balanced().pair_prob(*self.matcher.match_many(column_of(rows, "text")))
 
     def _balanced(self) -> Balancer:
         if not self._fitted:
@@ -164,9 +164,3 @@ class MetaClipCurator:
             "tail_share": tail_share(self.hits, t=found.t_),
             "most_frequent": {entries[index]: int(self.hits[index]) for index in most if self.hits[index]},
         }
-
-
-def _texts(rows: pa.RecordBatch) -> pa.Array:
-    if "text" not in rows.schema.names:
-        raise InputError(f"rows: expected a column 'text', got {', '.join(rows.schema.names)}")
-    return rows.column("text")

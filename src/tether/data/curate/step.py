@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 import pyarrow as pa
 
+from tether.core.errors import InputError
+
 PAIR_SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("text", pa.string())])
 """What every step sees: one row for each (picture, caption) pair; a picture without captions has one null text."""
 
@@ -133,3 +135,14 @@ class FlagStep(RecipeStep, Protocol):
     def flag(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """(n,) labels, null for a pair without one, and scores: ``FLAG_SCHEMA``. Asked exactly once for each pair."""
         ...
+
+
+def column_of(rows: pa.RecordBatch, name: str) -> pa.Array:
+    """One column of a batch.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in rows.schema.names:
+        raise InputError(f"rows: expected a column {name!r}, got {', '.join(rows.schema.names)}")
+    return rows.column(name)
