@@ -8,9 +8,11 @@ from tether.data.curate.balance import Balancer, entry_counts, tail_share, thres
 from tether.data.curate.matcher import SubstringMatcher
 from tether.data.curate.metaclip import MetaClipCurator
 from tether.data.curate.metadata import build_metadata
+from tether.data.curate.numbers import NumberMask, mask_numbers, number_effect, number_ratio
+from tether.data.curate.selection import select_unparroted, subsets_by, top_rows
 from tether.data.curate.step import CurateStep, FlagStep, RecipeStep, RewriteStep
 
-CURATORS: Mapping[str, type[RecipeStep]] = {"metaclip": MetaClipCurator}
+CURATORS: Mapping[str, type[RecipeStep]] = {"metaclip": MetaClipCurator, "number_mask": NumberMask}
 """Every step that needs no model: curators, rewriters and flags."""
 
 __all__ = [
@@ -19,11 +21,18 @@ __all__ = [
     "CurateStep",
     "FlagStep",
     "MetaClipCurator",
+    "NumberMask",
     "RecipeStep",
     "RewriteStep",
     "SubstringMatcher",
     "build_metadata",
     "entry_counts",
+    "mask_numbers",
+    "number_effect",
+    "number_ratio",
+    "select_unparroted",
+    "subsets_by",
     "tail_share",
     "threshold_for_share",
+    "top_rows",
 ]
