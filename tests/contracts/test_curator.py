@@ -19,7 +19,8 @@ from tether.core.protocols import Curator
 from tether.core.spec import build
 from tether.data.curate import CURATORS, CurateStep, FlagStep, RewriteStep
 from tether.data.curate.step import FLAG_SCHEMA, PAIR_SCHEMA
-from tether.models import create, save
+from tether.models import create
+from tether.models.save import save
 from tether.tasks.curate import CURATE_STEPS
 
 MODEL = "MODEL"
@@ -60,7 +61,7 @@ def pool(rows: int = 300, *, seed: int = 0) -> pa.RecordBatch:
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("model")
-    save(create(size="tiny"), folder / "model")
+    save(create("tiny"), folder / "model")
     return str(folder / "model")
 
 
