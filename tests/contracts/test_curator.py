@@ -28,7 +28,10 @@ MODEL = "MODEL"
 
 # How a recipe would write each member, on the pool below; a curator's must keep some of it and drop some. A new member
 # adds its line.
-SPECS = {"metaclip": {"name": "metaclip", "entries": ["red", "blue", "fox", "dog", "blue dog", "owl"], "t": 8}}
+SPECS = {
+    "metaclip": {"name": "metaclip", "entries": ["red", "blue", "fox", "dog", "blue dog", "owl"], "t": 8},
+    "number_mask": {"name": "number_mask"},
+}
 
 # (member, check) -> why it may fail. Nothing does today.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
