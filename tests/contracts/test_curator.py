@@ -29,6 +29,7 @@ MODEL = "MODEL"
 # How a recipe would write each member, on the pool below; a curator's must keep some of it and drop some. A new member
 # adds its line.
 SPECS = {
+    "language": {"name": "language", "languages": ["en", "de"], "column": "language"},
     "metaclip": {"name": "metaclip", "entries": ["red", "blue", "fox", "dog", "blue dog", "owl"], "t": 8},
     "number_mask": {"name": "number_mask"},
 }

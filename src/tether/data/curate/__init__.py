@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.data.curate.balance import Balancer, entry_counts, tail_share, threshold_for_share
+from tether.data.curate.language import LanguageDetector, Languages
+from tether.data.curate.language_rule import LanguageRule
 from tether.data.curate.matcher import SubstringMatcher
 from tether.data.curate.metaclip import MetaClipCurator
 from tether.data.curate.metadata import build_metadata
@@ -12,7 +14,11 @@ from tether.data.curate.numbers import NumberMask, mask_numbers, number_effect, 
 from tether.data.curate.selection import select_unparroted, subsets_by, top_rows
 from tether.data.curate.step import CurateStep, FlagStep, RecipeStep, RewriteStep
 
-CURATORS: Mapping[str, type[RecipeStep]] = {"metaclip": MetaClipCurator, "number_mask": NumberMask}
+CURATORS: Mapping[str, type[RecipeStep]] = {
+    "language": LanguageRule,
+    "metaclip": MetaClipCurator,
+    "number_mask": NumberMask,
+}
 """Every step that needs no model: curators, rewriters and flags."""
 
 __all__ = [
@@ -20,6 +26,9 @@ __all__ = [
     "Balancer",
     "CurateStep",
     "FlagStep",
+    "LanguageDetector",
+    "LanguageRule",
+    "Languages",
     "MetaClipCurator",
     "NumberMask",
     "RecipeStep",
