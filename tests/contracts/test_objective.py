@@ -60,6 +60,9 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"m2": 1.0, "v": 0.5, "l": 0.5, "vl": 0.3, "tau1": None, "duplicates": "positives"},
         {"m2": 0.0, "v": 0.5, "l": 0.0, "vl": 0.3, "tau1": None, "tau2": None, "negatives": "original"},
     ),
+    "local_alignment": ({}, {"attention": "dot", "temp3": 2.0, "weight": 0.3, "inner": "siglip", "block": 2}),
+    "multi_positive": ({}, {"credit": "any", "same_patient": "negatives"}),
+    "soft_targets": ({}, {"tau": None, "form": "shares"}, {"temperature": 0.2}),
 }
 WITHOUT_BIAS = {
     "geometry",
@@ -70,6 +73,8 @@ WITHOUT_BIAS = {
     "contrastive_gap",
     "align_clip",
     "m2_mix",
+    "multi_positive",
+    "soft_targets",
 }
 """Objectives that never look at the logit bias."""
 
@@ -79,10 +84,22 @@ def rows(count: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return F.normalize(torch.randn(count, WIDTH, generator=generator, dtype=torch.float64), dim=1).to(dtype)
 
 
+def parts_of(rows: Tensor) -> Tensor:
+    """Tokens that follow from the embeddings."""
+    return torch.stack([rows, rows.roll(1, 1), rows.flip(1)], dim=1)
+
+
+def words_of(rows: Tensor) -> Tensor:
+    """Which of three tokens are real: two, or all, by turns."""
+    real = torch.ones(len(rows), 3, dtype=torch.bool)
+    real[::2, 2] = False
+    return real
+
+
 def encoded(image: Tensor, text: Tensor, *, scale: float = 10.0, bias: float = -5.0) -> Encoded:
     return Encoded(
-        Features(image),
-        Features(text),
+        Features(image, parts_of(image)),
+        Features(text, parts_of(text), words_of(text)),
         torch.tensor(scale, dtype=image.dtype, requires_grad=True),
         torch.tensor(bias, dtype=image.dtype, requires_grad=True),
         negative_image=Features(image.flip(1)),
@@ -92,7 +109,14 @@ def encoded(image: Tensor, text: Tensor, *, scale: float = 10.0, bias: float = -
 
 def batch_of(count: int, *, words: Tensor | None = None) -> Batch:
     text = torch.arange(1, count + 1)[:, None] if words is None else words
-    extra = {"negative_text": text.roll(1, 0), "semantic": rows(count, seed=9)}
+    findings = (torch.arange(count)[:, None] >> torch.arange(3)) & 1
+    patient = torch.arange(count) // 2
+    extra = {
+        "negative_text": text.roll(1, 0),
+        "semantic": rows(count, seed=9),
+        "findings": findings,
+        "patient": patient,
+    }
     return Batch(torch.zeros(count, 3, 1, 1), text, extra)
 
 
@@ -152,11 +176,12 @@ def test_gradcheck(name: str) -> None:
 
         def total(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, part: Objective = objective) -> Tensor:
             negative = {"negative_image": Features(image.flip(1)), "negative_text": Features(text.flip(1))}
-            return part(Encoded(Features(image), Features(text), scale, bias, **negative), batch, gather=LOCAL).total
+            sides = Features(image, parts_of(image)), Features(text, parts_of(text), words_of(text))
+            return part(Encoded(*sides, scale, bias, **negative), batch, gather=LOCAL).total
 
         leaves = [rows(7).requires_grad_(), rows(7, seed=1).requires_grad_()]
         scalars = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (5.0, -1.0)]
-        if name in WITHOUT_BIAS or (name == "logit_clip" and "siglip" not in str(variant)):
+        if name in WITHOUT_BIAS or (name in ("logit_clip", "local_alignment") and "siglip" not in str(variant)):
             scalars[1].requires_grad_(False)
         torch.autograd.gradcheck(total, (*leaves, *scalars))
 

@@ -44,6 +44,9 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "contrastive_gap": ({}, {"cross_uniform": 1.0, "duplicates": "positives"}),
     "align_clip": (*DUPLICATES, {"weighting": "none", "duplicates": "positives"}),
+    "local_alignment": ({}, {"inner": "siglip", "attention": "dot", "block": 3}),
+    "multi_positive": ({}, {"credit": "any", "same_patient": "negatives"}),
+    "soft_targets": ({}, {"tau": None, "form": "shares"}),
     "m2_mix": (
         {"m2": 1.0, "v": 0.5, "l": 0.5, "vl": 0.3, "duplicates": "positives", "tau1": None},
         {"m2": 0.5, "vl": 0.3, "negatives": "original", "tau1": None, "tau2": None},
@@ -82,10 +85,17 @@ def check_losses(rank: int) -> None:
         part = OBJECTIVES[name](**settings)
 
         def loss(i: Tensor, t: Tensor, mi: Tensor, mt: Tensor, la: Tensor, w: Tensor, g: Gather) -> Tensor:
-            extra = {"negative_text": w % 7 + 1, "semantic": mt.detach()}
+            findings = (la[:, None] >> torch.arange(2)) & 1
+            extra = {"negative_text": w % 7 + 1, "semantic": mt.detach(), "findings": findings, "patient": la}
             batch = Batch(torch.zeros(len(i), 3, 1, 1), w, extra)
             negative = {"negative_image": Features(mi), "negative_text": Features(mt)}
-            return part(Encoded(Features(i), Features(t), scale.exp(), bias, **negative), batch, gather=g).total
+            width = 2 + (g.rank if g.world > 1 else 1)  # reports of one process may be longer than another's
+            real = torch.arange(width)[None] < (1 + la % 2)[:, None]
+            sides = (
+                Features(i, torch.stack([i, i.flip(1)], 1)),
+                Features(t, torch.stack([t.roll(k, 1) for k in range(width)], 1), real),
+            )
+            return part(Encoded(*sides, scale.exp(), bias, **negative), batch, gather=g).total
 
         return loss
 

@@ -16,13 +16,16 @@ from tether.losses.geometry import GeometryLoss, GeometryTerms, geometry_loss
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.kl_projection import KLProjection, kl_divergence, project_kl
 from tether.losses.linear_mmcl import linear_mmcl_loss
+from tether.losses.local_alignment import LocalAlignmentLoss, local_alignment_loss, local_similarity
 from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_bounds
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
 from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
+from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.negatives import EqualNegativesWarning, hard_info_nce
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
+from tether.losses.soft_targets import SoftTargetContrastive, finding_similarity, soft_target_loss, soft_targets
 from tether.losses.sparse_policy import SparseDist
 from tether.losses.specs import SpecsLoss, SpecsTerms
 from tether.losses.symmetric_negatives import SymmetricHardNegativeLoss, SymmetricTerms, symmetric_negative_loss
@@ -48,6 +51,9 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "contrastive_gap": ContrastiveGapLoss,
     "align_clip": AlignClipLoss,
     "m2_mix": M2MixLoss,
+    "local_alignment": LocalAlignmentLoss,
+    "multi_positive": MultiPositive,
+    "soft_targets": SoftTargetContrastive,
 }
 """Every objective by the name a recipe uses."""
 
@@ -64,14 +70,17 @@ __all__ = [
     "GeometryLoss",
     "GeometryTerms",
     "KLProjection",
+    "LocalAlignmentLoss",
     "LogitClip",
     "LogitClipLoss",
     "M2MixLoss",
     "MixTerms",
+    "MultiPositive",
     "NegClipLoss",
     "PairLosses",
     "SigLipLoss",
     "SlopePenalty",
+    "SoftTargetContrastive",
     "SparseDist",
     "SpecsLoss",
     "SpecsTerms",
@@ -91,6 +100,7 @@ __all__ = [
     "cross_entropy_bounds",
     "entailment",
     "error_norm",
+    "finding_similarity",
     "geometry_loss",
     "gradient_penalty",
     "hard_info_nce",
@@ -98,12 +108,17 @@ __all__ = [
     "info_nce_pairs",
     "kl_divergence",
     "linear_mmcl_loss",
+    "local_alignment_loss",
+    "local_similarity",
     "m2_mix_loss",
+    "multi_positive_loss",
     "neg_clip_accuracy",
     "neg_clip_loss",
     "project_kl",
     "siglip_loss",
     "sigmoid_pairs",
+    "soft_target_loss",
+    "soft_targets",
     "symmetric_negative_loss",
     "triplet_clip_loss",
     "wgan_critic_loss",

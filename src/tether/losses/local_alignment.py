@@ -1,0 +1,259 @@
+"""Words and the parts of a picture they name: a local loss beside the global one (the GLoRIA family)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tether.core.errors import InputError
+from tether.core.gather import LOCAL, Gather
+from tether.core.protocols import Objective
+from tether.core.spec import build
+from tether.core.types import Batch, Encoded, Features, Loss
+from tether.losses.clip import ClipLoss, Directions
+from tether.losses.siglip import SigLipLoss
+
+BLOCK_BYTES = 64 << 20
+"""Size of one table of a block of reports against all pictures, words and regions."""
+
+_INNER: Mapping[str, type[Objective]] = {"clip": ClipLoss, "siglip": SigLipLoss}
+
+
+def local_similarity(
+    regions: Float[Tensor, "b p d"],
+    *,
+    words: Float[Tensor, "n w d"],
+    real: Bool[Tensor, "n w"],
+    temp1: float = 4.0,
+    temp2: float = 5.0,
+    attention: Literal["cosine", "dot"] = "cosine",
+    block: int | None = None,
+) -> Float[Tensor, "b n"]:
+    """How well each picture's parts answer the words of each report: ``log sum_w exp(temp2 cos(c_w, w))``.
+
+    For picture i and report j: ``a_wr`` is the softmax over the report's words of ``w . r``, then the softmax over the
+    regions of ``temp1 a_wr``; the context ``c_w = sum_r a_wr r`` is what the word sees of the picture. The table of
+    b x n x words x regions is made for a block of reports at a time, and made again in the backward.
+
+    Source: arXiv 2312.07353, multi-scale alignment, with the constants of the GLoRIA family; the weighted regions are
+    the raw ones, and words that are not real take no part in either softmax.
+
+    Args:
+        regions: parts of each picture, of any length but 0.
+        words: of each report, of any length but 0 where they are real.
+        real: True where a word is one and not padding; at least one in each row.
+        temp1: sharpness of the attention over regions (> 0).
+        temp2: sharpness of the maximum over words (> 0).
+        attention: the first softmax is over ``cosine`` similarities, or over ``dot`` products as in GLoRIA's release.
+        block: reports at once; None takes as many as fit into 64 MB.
+
+    Raises:
+        InputError: shapes that do not fit, a report without a word, or a setting outside its range.
+    """
+    _check_temperatures(temp1=temp1, temp2=temp2)
+    if attention not in ("cosine", "dot"):
+        raise InputError(f"attention: expected 'cosine' or 'dot', got {attention!r}")
+    regions, words = _wide(regions, words)
+    if regions.ndim != 3 or words.ndim != 3 or regions.shape[2] != words.shape[2] or 0 in regions.shape:
+        raise InputError(
+            f"expected regions (b, p, d) and words (n, w, d), got {tuple(regions.shape)} and {tuple(words.shape)}"
+        )
+    if tuple(real.shape) != tuple(words.shape[:2]) or real.dtype != torch.bool:
+        raise InputError(f"real: expected bool {tuple(words.shape[:2])}, got {real.dtype} {tuple(real.shape)}")
+    if real.device.type == "cpu" and bool((~real.any(dim=1)).any()):
+        raise InputError(f"report {int((~real.any(dim=1)).nonzero()[0])}: expected at least one real word, got none")
+    size = _block_rows(regions, words) if block is None else block
+    if size < 1:
+        raise InputError(f"block: expected at least 1, got {size}")
+
+    def part(some: Tensor, which: Tensor) -> Tensor:
+        return _block(regions, some, which, temp1=temp1, temp2=temp2, attention=attention)
+
+    if size >= len(words):
+        return part(words, real)
+    again = torch.is_grad_enabled() and (regions.requires_grad or words.requires_grad)
+    pieces = zip(words.split(size), real.split(size), strict=True)
+    found = [checkpoint(part, *piece, use_reentrant=False) if again else part(*piece) for piece in pieces]
+    return torch.cat(found, dim=1)  # pyrefly: ignore[bad-argument-type] - checkpoint is untyped
+
+
+def _block(
+    regions: Tensor, words: Tensor, real: Tensor, *, temp1: float, temp2: float, attention: str
+) -> Float[Tensor, "b n"]:
+    with torch.autocast(regions.device.type, enabled=False):
+        unit_words = F.normalize(words, dim=-1)
+        keys, queries = (F.normalize(regions, dim=-1), unit_words) if attention == "cosine" else (regions, words)
+        found = torch.einsum("nwd,bpd->bnwp", queries, keys)
+        padding = ~real[None, :, :, None]
+        shares = found.masked_fill(padding, -math.inf).softmax(dim=2)
+        weights = (temp1 * shares).softmax(dim=3)
+        context = F.normalize(torch.einsum("bnwp,bpd->bnwd", weights, regions), dim=-1)
+        answers = torch.einsum("bnwd,nwd->bnw", context, unit_words)
+        return (temp2 * answers).masked_fill(~real, -math.inf).logsumexp(dim=2)
+
+
+def local_alignment_loss(
+    regions: Float[Tensor, "b p d"],
+    *,
+    words: Float[Tensor, "b w d"],
+    real: Bool[Tensor, "b w"],
+    temp1: float = 4.0,
+    temp2: float = 5.0,
+    temp3: float = 10.0,
+    attention: Literal["cosine", "dot"] = "cosine",
+    directions: Directions = "mean",
+    block: int | None = None,
+    gather: Gather | None = None,
+) -> Float[Tensor, ""]:
+    """Symmetric cross-entropy of ``temp3`` times ``local_similarity``; report i belongs to picture i.
+
+    With ``gather`` each process compares its pictures with all reports and its reports with all pictures, so the mean
+    over processes is the loss of the whole batch.
+
+    Args:
+        regions: parts of each picture.
+        words: of each report.
+        real: True where a word is one.
+        temp1: see ``local_similarity``.
+        temp2: see ``local_similarity``.
+        temp3: multiplier of the similarities (> 0).
+        attention: see ``local_similarity``.
+        directions: ``mean`` or ``sum`` of both, or one of them.
+        block: see ``local_similarity``.
+        gather: rows of all processes; None for this process alone. Regions must be as many on every process.
+
+    Raises:
+        InputError: as ``local_similarity``, or not one report for each picture.
+    """
+    if directions not in ("mean", "sum", "image_to_text", "text_to_image"):
+        raise InputError(f"directions: expected mean, sum, image_to_text or text_to_image, got {directions!r}")
+    if not 0 < temp3 < math.inf:
+        raise InputError(f"temp3: expected a finite number above 0, got {temp3!r}")
+    if len(regions) != len(words):
+        raise InputError(f"expected one report for each picture, got {len(regions)} pictures and {len(words)} reports")
+    gather = gather or LOCAL
+    settings: dict[str, Any] = {"temp1": temp1, "temp2": temp2, "attention": attention, "block": block}
+    target = torch.arange(len(regions), device=regions.device) + gather.rank * len(regions)
+    if gather.world == 1:
+        rows = local_similarity(regions, words=words, real=real, **settings)
+        columns = rows.T
+    else:
+        words, real = _gathered_width(words, real, gather=gather)
+        rows = local_similarity(regions, words=gather(words), real=gather(real.byte()).bool(), **settings)
+        columns = local_similarity(gather(regions), words=words, real=real, **settings).T
+    if directions == "image_to_text":
+        return F.cross_entropy(temp3 * rows, target)
+    if directions == "text_to_image":
+        return F.cross_entropy(temp3 * columns, target)
+    total = F.cross_entropy(temp3 * rows, target) + F.cross_entropy(temp3 * columns, target)
+    return total / 2 if directions == "mean" else total
+
+
+@final
+class LocalAlignmentLoss:
+    """A global objective, and words beside the parts of the picture that they name.
+
+    ``out.image.tokens`` (b, p, d) and ``out.text.tokens`` (b, w, d) are parts and words in the joint space, where
+    ``out.text.mask`` says which words are real; the step ``local_tokens`` brings them.
+
+    Source: arXiv 2312.07353; its values of the GLoRIA family.
+    """
+
+    def __init__(
+        self,
+        *,
+        temp1: float = 4.0,
+        temp2: float = 5.0,
+        temp3: float = 10.0,
+        weight: float = 1.0,
+        attention: Literal["cosine", "dot"] = "cosine",
+        inner: Objective | str | Mapping[str, Any] = "clip",
+        block: int | None = None,
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            temp1: sharpness of the attention over regions (> 0).
+            temp2: sharpness of the maximum over words (> 0).
+            temp3: multiplier of the similarities (> 0).
+            weight: of the local loss beside the global one (>= 0).
+            attention: the first softmax is over ``cosine`` similarities or ``dot`` products.
+            inner: the global objective, or its name or settings as in a recipe.
+            block: reports at once; None takes as many as fit into 64 MB.
+
+        Raises:
+            InputError: a value outside its range.
+        """
+        _check_temperatures(temp1=temp1, temp2=temp2, temp3=temp3)
+        if not 0 <= weight < math.inf:
+            raise InputError(f"weight: expected a finite weight of at least 0, got {weight!r}")
+        if attention not in ("cosine", "dot"):
+            raise InputError(f"attention: expected 'cosine' or 'dot', got {attention!r}")
+        if block is not None and block < 1:
+            raise InputError(f"block: expected at least 1, got {block!r}")
+        self.inner: Objective = (
+            build(inner, _INNER, where="local_alignment: inner") if isinstance(inner, (str, Mapping)) else inner
+        )
+        self.temp1, self.temp2, self.temp3, self.weight = temp1, temp2, temp3, weight
+        self.attention: Literal["cosine", "dot"] = attention
+        self.block = block
+
+    def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
+        """The sum of both; terms are the global objective's and ``local``, unweighted.
+
+        Raises:
+            InputError: an encoder's outputs without tokens, or as the inner objective.
+        """
+        loss = self.inner(out, batch, gather=gather)
+        regions, words = _tokens(out.image, side="image"), _tokens(out.text, side="text")
+        real = torch.ones(words.shape[:2], dtype=torch.bool, device=words.device)
+        if out.text.mask is not None:
+            real = out.text.mask
+        local = local_alignment_loss(
+            regions,
+            words=words,
+            real=real,
+            temp1=self.temp1,
+            temp2=self.temp2,
+            temp3=self.temp3,
+            attention=self.attention,
+            block=self.block,
+            gather=gather,
+        )
+        return Loss(loss.total + self.weight * local, {**loss.terms, "local": local.detach()})
+
+
+def _tokens(features: Features, *, side: str) -> Tensor:
+    if features.tokens is None:
+        raise InputError(f"local_alignment: the {side} side has no tokens; use the step 'local_tokens'")
+    return features.tokens
+
+
+def _wide(regions: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(torch.promote_types(regions.dtype, words.dtype), torch.float32)
+    return regions.to(dtype), words.to(dtype)
+
+
+def _block_rows(regions: Tensor, words: Tensor) -> int:
+    one = len(regions) * words.shape[1] * max(regions.shape[1], regions.shape[2]) * regions.element_size()
+    return max(1, BLOCK_BYTES // max(1, one))
+
+
+def _gathered_width(words: Tensor, real: Tensor, *, gather: Gather) -> tuple[Tensor, Tensor]:
+    """The same with padding up to the longest report of any process, as only equal shapes can be gathered."""
+    widest = int(gather(torch.tensor([words.shape[1]], device=words.device)).max())
+    more = widest - words.shape[1]
+    return F.pad(words, (0, 0, 0, more)), F.pad(real, (0, more))
+
+
+def _check_temperatures(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"{name}: expected a finite number above 0, got {value!r}")
