@@ -31,6 +31,12 @@ MODEL = "MODEL"
 SPECS = {
     "language": {"name": "language", "languages": ["en", "de"], "column": "language"},
     "metaclip": {"name": "metaclip", "entries": ["red", "blue", "fox", "dog", "blue dog", "owl"], "t": 8},
+    "metaclip2": {
+        "name": "metaclip2",
+        "entries": {"en": ["red", "blue", "fox", "dog"], "de": ["red", "owl", "blue dog"], "other": ["owl", "dog"]},
+        "t": 8,
+        "language": "language",
+    },
     "number_mask": {"name": "number_mask"},
 }
 

@@ -116,7 +116,7 @@ def test_refused_captions(texts, message):
 def test_refused_settings():
     with pytest.raises(InputError, match="backend: expected auto, ngram"):
         SubstringMatcher(ENTRIES, backend="regex")  # pyrefly: ignore
-    with pytest.raises(InputError, match="wrap: expected 'metaclip'"):
+    with pytest.raises(InputError, match="wrap: expected 'metaclip' or 'script'"):
         SubstringMatcher(ENTRIES, wrap="none")  # pyrefly: ignore
 
 

@@ -9,14 +9,19 @@ from tether.data.curate.language import LanguageDetector, Languages
 from tether.data.curate.language_rule import LanguageRule
 from tether.data.curate.matcher import SubstringMatcher
 from tether.data.curate.metaclip import MetaClipCurator
+from tether.data.curate.metaclip2 import WorldCurator
 from tether.data.curate.metadata import build_metadata
 from tether.data.curate.numbers import NumberMask, mask_numbers, number_effect, number_ratio
 from tether.data.curate.selection import select_unparroted, subsets_by, top_rows
 from tether.data.curate.step import CurateStep, FlagStep, RecipeStep, RewriteStep
+from tether.data.curate.world import WorldMatcher, WorldMatches
+from tether.data.curate.world_balance import WorldBalancer, choose_text
+from tether.data.curate.world_metadata import LanguageNgrams, build_language_metadata
 
 CURATORS: Mapping[str, type[RecipeStep]] = {
     "language": LanguageRule,
     "metaclip": MetaClipCurator,
+    "metaclip2": WorldCurator,
     "number_mask": NumberMask,
 }
 """Every step that needs no model: curators, rewriters and flags."""
@@ -27,6 +32,7 @@ __all__ = [
     "CurateStep",
     "FlagStep",
     "LanguageDetector",
+    "LanguageNgrams",
     "LanguageRule",
     "Languages",
     "MetaClipCurator",
@@ -34,7 +40,13 @@ __all__ = [
     "RecipeStep",
     "RewriteStep",
     "SubstringMatcher",
+    "WorldBalancer",
+    "WorldCurator",
+    "WorldMatcher",
+    "WorldMatches",
+    "build_language_metadata",
     "build_metadata",
+    "choose_text",
     "entry_counts",
     "mask_numbers",
     "number_effect",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
 from tether.core.errors import InputError
+from tether.data.curate.joined import Automaton, JoinedFinder
 from tether.data.curate.ngrams import NgramTree
+from tether.data.curate.scripts import wrapped
 from tether.data.curate.spacing import spaced
 
 Texts = Sequence[str | None] | pa.Array | pa.ChunkedArray
 Backend = Literal["auto", "ngram", "ahocorasick", "naive"]
+Wrap = Literal["metaclip", "script"]
+OnDuplicate = Literal["raise", "first", "last"]
 _CHUNK = 16_384  # captions handled at once: large enough for arrays to pay, small enough to stay in the cache
 
 
@@ -25,30 +29,15 @@ class _Matches(Protocol):
 class _Naive:
     """The rule as it is written: one sub-string test for each entry. It is what the others are checked against."""
 
-    def __init__(self, entries: Sequence[str]) -> None:
-        self._entries = [f" {entry} " for entry in entries]
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
 
     def match(self, text: str) -> list[int]:
         text = spaced(text)
-        return [index for index, entry in enumerate(self._entries) if entry in text]
+        return [index for index, entry in enumerate(self._texts) if entry in text]
 
 
-class _Automaton:
-    """An Aho-Corasick automaton over characters; it needs no blanks around entries, only the library."""
-
-    def __init__(self, entries: Sequence[str]) -> None:
-        import ahocorasick
-
-        self._automaton = ahocorasick.Automaton()
-        for index, entry in enumerate(entries):
-            self._automaton.add_word(f" {entry} ", index)
-        self._automaton.make_automaton()
-
-    def match(self, text: str) -> list[int]:
-        return sorted({index for _, index in self._automaton.iter(spaced(text))})
-
-
-def checked_entries(entries: Sequence[str], *, on_duplicate: Literal["raise", "first"] = "raise") -> list[str]:
+def checked_entries(entries: Sequence[str], *, on_duplicate: OnDuplicate = "raise") -> list[str]:
     """The entries as a list, refused when there is none, one is empty or not a text, or one stands twice.
 
     Raises:
@@ -79,47 +68,61 @@ class SubstringMatcher:
     ``hot  dog`` or ``hot-dog``, and an entry that holds one of ``,.;:?!``` next to a letter (``St. Louis``) is never
     found. Normalise entries and captions alike (Unicode NFC) or not at all.
 
-    Source: arXiv 2309.16671 section 3.2 and its released code. All backends give the same matches.
+    With ``wrap="script"`` the blank on a side is left out where the entry's outer character is a mark or belongs to
+    a script that sets none (``scripts.is_joined``): Chinese and Thai words are found inside running text. Kana and
+    Hangul keep their blanks, so a katakana word inside running text is not found, and full-width marks of a caption
+    are not set apart.
+
+    Source: arXiv 2309.16671 section 3.2 and arXiv 2507.22062 (``script``), each with its released code. All backends
+    give the same matches.
     """
 
     def __init__(
         self,
         entries: Sequence[str],
         *,
-        wrap: Literal["metaclip"] = "metaclip",
+        wrap: Wrap = "metaclip",
         backend: Backend = "auto",
-        on_duplicate: Literal["raise", "first"] = "raise",
+        on_duplicate: OnDuplicate = "raise",
     ) -> None:
         """Build the matcher.
 
         Args:
             entries: n distinct, non-empty texts; matches are positions in it.
-            wrap: what is put around an entry; ``metaclip`` is one blank on both sides.
+            wrap: what is put around an entry: ``metaclip`` is one blank on both sides, ``script`` goes by its script.
             backend: ``ngram`` looks words up (whole columns at once), ``ahocorasick`` runs pyahocorasick over
                 characters, ``naive`` tests every entry; ``auto`` is ``ngram``, the fastest at every size measured.
-            on_duplicate: ``first`` lets a repeated entry stand; its later positions then never match.
+            on_duplicate: ``first`` or ``last`` lets a repeated entry stand; then only that one of its positions ever
+                matches. MetaCLIP 2's code has ``last``.
 
         Raises:
             InputError: no entries, or an empty or repeated one.
             TypeError: an entry that is not a str.
         """
-        if wrap != "metaclip":
-            raise InputError(f"wrap: expected 'metaclip', got {wrap!r}")
+        if wrap not in get_args(Wrap):
+            raise InputError(f"wrap: expected 'metaclip' or 'script', got {wrap!r}")
+        if on_duplicate not in get_args(OnDuplicate):
+            raise InputError(f"on_duplicate: expected 'raise', 'first' or 'last', got {on_duplicate!r}")
         self.entries = checked_entries(entries, on_duplicate=on_duplicate)
-        self.wrap = wrap
+        self.wrap: Wrap = wrap
         self.backend: Backend = "ngram" if backend == "auto" else backend
-        first: dict[str, int] = {}
+        place: dict[str, int] = {}
         for index, entry in enumerate(self.entries):
-            first.setdefault(entry, index)
-        self._ids = np.fromiter(first.values(), np.int64, len(first))
-        backends: dict[str, type[_Naive] | type[_Automaton] | type[NgramTree]] = {
-            "ngram": NgramTree,
-            "ahocorasick": _Automaton,
-            "naive": _Naive,
-        }
-        if self.backend not in backends:
-            raise InputError(f"backend: expected auto, {', '.join(backends)}, got {backend!r}")
-        self._finder: _Matches = backends[self.backend](list(first))
+            if on_duplicate == "last" or entry not in place:
+                place[entry] = index
+        distinct = sorted(place, key=place.__getitem__)
+        self._ids = np.array([place[entry] for entry in distinct], np.int64)
+        self._finder: _Matches = self._build(distinct)
+
+    def _build(self, entries: list[str]) -> _Matches:
+        if self.backend == "ngram":
+            return NgramTree(entries) if self.wrap == "metaclip" else JoinedFinder(entries)
+        plain: dict[str, type[_Naive] | type[Automaton]] = {"ahocorasick": Automaton, "naive": _Naive}
+        if self.backend not in plain:
+            raise InputError(f"backend: expected auto, ngram, {', '.join(plain)}, got {self.backend!r}")
+        return plain[self.backend](
+            [f" {entry} " for entry in entries] if self.wrap == "metaclip" else list(map(wrapped, entries))
+        )
 
     def match(self, text: str | None) -> list[int]:
         """Positions of the entries in one caption, ascending; None has none.
@@ -153,7 +156,7 @@ class SubstringMatcher:
         return np.cumsum(np.concatenate(counts)), np.concatenate(ids)
 
     def _match_chunk(self, chunk: pa.StringArray | list[str | None]) -> tuple[np.ndarray, np.ndarray]:
-        if isinstance(self._finder, NgramTree) and isinstance(chunk, pa.Array):
+        if isinstance(self._finder, NgramTree | JoinedFinder) and isinstance(chunk, pa.Array):
             return self._finder.match_column(chunk)
         listed = chunk.to_pylist() if isinstance(chunk, pa.Array) else chunk
         found = [[] if text is None else self._finder.match(text) for text in listed]
