@@ -1,0 +1,76 @@
+"""What a picture is called: which of its captions a batch uses, and other words for them, written beforehand or drawn.
+
+Texts are rewritten once, before training, by a ``Rewriter``, a ``Fuser`` or a ``Paraphraser``; no model is in the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.data.captions.augment import Augmented, TextAugment
+from tether.data.captions.chance import Chance
+from tether.data.captions.dataset import read_rewrites, rewrite_dataset
+from tether.data.captions.fuse import TemplateFuser, fuse_captions
+from tether.data.captions.language_model import LMFuser, LMParaphraser, LMRewriter
+from tether.data.captions.lexicon import Lexicon, lexicon
+from tether.data.captions.paraphrase import Paraphrased, ParaphrasePairs, RuleParaphraser, keep_caption
+from tether.data.captions.picks import (
+    PICKS,
+    CaptionPick,
+    FirstCaption,
+    FirstOften,
+    MixedCaption,
+    RandomCaption,
+    Rewritten,
+)
+from tether.data.captions.pool import CaptionPool, CaptionSampler, CaptionTexts, MixedCaptions
+from tether.data.captions.rewriter import Fuser, Paraphraser, Rewriter
+from tether.data.captions.stats import CaptionStats, caption_stats
+from tether.data.captions.template import TemplateRewriter
+
+CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {**PICKS, "augmented": Augmented}
+"""Every way to choose the caption that a batch uses."""
+
+REWRITERS: Mapping[str, type[Rewriter]] = {
+    "template": TemplateRewriter,
+    "augment": TextAugment,
+    "language_model": LMRewriter,
+}
+"""Every way to say a caption in other words."""
+
+__all__ = [
+    "CAPTION_PICKS",
+    "REWRITERS",
+    "Augmented",
+    "CaptionPick",
+    "CaptionPool",
+    "CaptionSampler",
+    "CaptionStats",
+    "CaptionTexts",
+    "Chance",
+    "FirstCaption",
+    "FirstOften",
+    "Fuser",
+    "LMFuser",
+    "LMParaphraser",
+    "LMRewriter",
+    "Lexicon",
+    "MixedCaption",
+    "MixedCaptions",
+    "ParaphrasePairs",
+    "Paraphrased",
+    "Paraphraser",
+    "RandomCaption",
+    "Rewriter",
+    "Rewritten",
+    "RuleParaphraser",
+    "TemplateFuser",
+    "TemplateRewriter",
+    "TextAugment",
+    "caption_stats",
+    "fuse_captions",
+    "keep_caption",
+    "lexicon",
+    "read_rewrites",
+    "rewrite_dataset",
+]

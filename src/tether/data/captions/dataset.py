@@ -1,0 +1,143 @@
+"""Rewrites of a whole list of captions on disk: one text a line, one file a rewrite, gone on with where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tether.core.errors import InputError
+from tether.core.files import atomic_path, read_json, write_json, write_text
+from tether.data.captions.chance import of_key
+from tether.data.captions.rewriter import Rewriter
+
+CHUNK = 1024
+"""Captions of one piece: what is done again after a stop, at most."""
+MANIFEST = "rewrites.json"
+_BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks of any kind, and without halves of characters, as a line of a UTF-8 file."""
+    return _BREAKS.sub(" ", text).encode("utf-8", "replace").decode("utf-8").strip()
+
+
+def rewrite_dataset(
+    texts: Sequence[str],
+    *,
+    rewriter: Rewriter,
+    path: Path,
+    count: int = 4,
+    seed: int = 0,
+    on_progress: Callable[[int, int | None], None] | None = None,
+) -> list[Path]:
+    """Write ``count`` rewrites of every caption, before any training; ``read_rewrites`` reads them.
+
+    Rewrite j of all captions is the file ``rewrites-j.txt`` in the folder, one line for each caption, line breaks
+    made blanks; a line may be empty, and the caption itself is then used. What was done is kept: the same call goes
+    on where it stopped, at most 1,024 captions are done again, and the files are the same.
+
+    Source: arXiv 2305.20088, the files of the released code. Its draws come from one stream; ours from a hash of the
+    caption and its place.
+
+    Args:
+        texts: the captions.
+        rewriter: any.
+        path: a folder, made if it is not there.
+        count: rewrites of each caption (>= 1).
+        seed: of the draws.
+        on_progress: called with the captions that are done and their number.
+
+    Returns:
+        The files, in order.
+
+    Raises:
+        InputError: no caption, a count below 1, a folder with rewrites of other captions or settings, or a rewriter
+            that gives another number of texts.
+    """
+    if count < 1:
+        raise InputError(f"count: expected at least 1, got {count}")
+    if not texts:
+        raise InputError("texts: expected at least one caption, got none")
+    facts = {
+        "captions": len(texts),
+        "sha256": _digest(texts),
+        "count": count,
+        "seed": seed,
+        "rewriter": type(rewriter).__name__,
+        "settings": rewriter.settings,
+    }
+    files = [path / f"rewrites-{number}.txt" for number in range(1, count + 1)]
+    if (path / MANIFEST).exists():
+        found = read_json(path / MANIFEST)
+        if found != facts:
+            other = [key for key in facts if not isinstance(found, dict) or found.get(key) != facts[key]]
+            raise InputError(f"{path}: holds rewrites with other {', '.join(other)}; choose another folder")
+        if all(file.exists() for file in files):
+            return files
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / MANIFEST, facts)
+    pieces = []
+    for start in range(0, len(texts), CHUNK):
+        piece = path / f".piece-{start // CHUNK:06d}.txt"
+        pieces.append(piece)
+        if not piece.exists():
+            write_text(piece, _piece(texts[start : start + CHUNK], start, rewriter, count=count, seed=seed))
+        if on_progress is not None:
+            on_progress(min(start + CHUNK, len(texts)), len(texts))
+    for number, file in enumerate(files):
+        with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+            for piece in pieces:
+                lines = piece.read_text(encoding="utf-8").split("\n")[:-1]
+                out.writelines(f"{line}\n" for line in lines[number::count])
+    for piece in pieces:
+        piece.unlink()
+    return files
+
+
+def _piece(texts: Sequence[str], start: int, rewriter: Rewriter, *, count: int, seed: int) -> str:
+    """``count`` lines for each caption."""
+    lines: list[str] = []
+    for place, text in enumerate(texts, start):
+        made = rewriter.rewrite(text, count=count, generator=of_key(f"{place} {text}", seed=seed, salt="rewrite"))
+        if len(made) != count:
+            raise InputError(
+                f"{type(rewriter).__name__}: expected {count} rewrites of caption {place}, got {len(made)}"
+            )
+        lines += [f"{one_line(one)}\n" for one in made]
+    return "".join(lines)
+
+
+def read_rewrites(files: Sequence[Path], *, captions: int) -> list[list[str]]:
+    """The rewrites of each caption, from one file for each rewrite.
+
+    Args:
+        files: text files of one line for each caption.
+        captions: how many there must be.
+
+    Raises:
+        InputError: no file, one that cannot be read, or one with another number of lines; it names the file.
+    """
+    if not files:
+        raise InputError("files: expected at least one, got none")
+    columns = []
+    for file in files:
+        try:
+            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        except FileNotFoundError:
+            raise InputError(f"{file}: no such file") from None
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}: not UTF-8: {error}") from error
+        if len(lines) != captions:
+            raise InputError(f"{file}: expected {captions} lines, one for each caption, got {len(lines)}")
+        columns.append(lines)
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _digest(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""Words for rewriting captions by rule: what may stand for what, what says nothing, and how a caption is framed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tether.core.errors import InputError
+
+ENGLISH = "english"
+_KEYS = ("synonyms", "stopwords", "openings", "frames")
+
+
+@dataclass(frozen=True, slots=True)
+class Lexicon:
+    """The words of one language, all in small letters.
+
+    Attributes:
+        name: ``english`` or the file it came from.
+        synonyms: for each known word the others of its group.
+        stopwords: words that name nothing.
+        openings: beginnings that say only that there is a picture.
+        frames: sentences with one ``{}`` that a bare caption goes into.
+    """
+
+    name: str
+    synonyms: Mapping[str, tuple[str, ...]]
+    stopwords: frozenset[str]
+    openings: tuple[str, ...]
+    frames: tuple[str, ...]
+
+
+def lexicon(name: str = ENGLISH) -> Lexicon:
+    """The lexicon that comes with Tether (``english``), or one from a YAML file of the same keys.
+
+    Raises:
+        InputError: no such file, or one that is not of this form; it names the file and the key.
+    """
+    return _shipped(name) if name == ENGLISH else read_lexicon(Path(name))
+
+
+@functools.lru_cache(maxsize=4)
+def _shipped(name: str) -> Lexicon:
+    text = (resources.files("tether.data.captions") / "lexicons" / f"{name}.yaml").read_text(encoding="utf-8")
+    return _parsed(text, where=name)
+
+
+def read_lexicon(path: Path) -> Lexicon:
+    """Read a YAML file with ``synonyms`` (groups of words), ``stopwords``, ``openings`` and ``frames``, each optional.
+
+    Raises:
+        InputError: as ``lexicon``.
+    """
+    try:
+        return _parsed(path.read_text(encoding="utf-8"), where=str(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the lexicon that comes with Tether is {ENGLISH!r}") from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(f"{path}: not a text file: {error}") from error
+
+
+def _parsed(text: str, *, where: str) -> Lexicon:
+    import yaml
+
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not valid YAML: {error}") from error
+    if not isinstance(given, dict) or set(given) - set(_KEYS):
+        raise InputError(f"{where}: expected some of the keys {', '.join(_KEYS)}, got {given!r:.100}")
+    stopwords = given.get("stopwords") or []
+    frames = _words(given.get("frames"), where=f"{where}: frames")
+    for frame in frames:
+        if frame.count("{}") != 1:
+            raise InputError(f"{where}: frames: expected exactly one {{}}, got {frame!r}")
+    return Lexicon(
+        where,
+        _groups(given.get("synonyms"), where=f"{where}: synonyms"),
+        frozenset(stopwords.split() if isinstance(stopwords, str) else _words(stopwords, where=f"{where}: stopwords")),
+        _words(given.get("openings"), where=f"{where}: openings"),
+        frames or ("{}",),
+    )
+
+
+def _words(given: Any, *, where: str) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if not isinstance(given, list) or not all(isinstance(word, str) and word.strip() for word in given):
+        raise InputError(f"{where}: expected a list of words, got {given!r:.100}")
+    return tuple(given)
+
+
+def _groups(given: Any, *, where: str) -> dict[str, tuple[str, ...]]:
+    if given is None:
+        return {}
+    if not isinstance(given, list):
+        raise InputError(f"{where}: expected a list of groups, got {given!r:.100}")
+    found: dict[str, tuple[str, ...]] = {}
+    for number, group in enumerate(given):
+        words = _words(group, where=f"{where}[{number}]")
+        if len(set(words)) < 2 or len(set(words)) < len(words):
+            raise InputError(f"{where}[{number}]: expected two or more words, none of them twice, got {group!r}")
+        for word in words:
+            if word in found:
+                raise InputError(f"{where}[{number}]: {word!r} is in two groups")
+            found[word] = tuple(other for other in words if other != word)
+    return found
