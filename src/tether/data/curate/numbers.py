@@ -12,8 +12,8 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tether.core.errors import InputError
-from tether.data.curate.rows import column
 from tether.data.curate.selection import checked_scores, top_rows
+from tether.data.curate.stateless import texts_of
 from tether.data.curate.step import Gives
 
 MaskMode = Literal["number", "token"]
@@ -155,6 +155,6 @@ class NumberMask:
 
     def map(self, rows: pa.RecordBatch) -> pa.ListArray:
         """(n,) lists of one text each."""
-        texts = column(rows, "text").to_pylist()
+        texts = texts_of(rows).to_pylist()
         masked = [None if text is None else mask_numbers(text, mode=self.mode, pattern=self.pattern) for text in texts]
         return pa.array([[text] for text in masked], pa.list_(pa.string()))

@@ -1,0 +1,171 @@
+"""What stands written in a picture: any callable may read, RapidOCR does where nobody brings another."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from tether.core.errors import InputError, MissingExtraError
+from tether.core.types import ImageLike
+from tether.data.images import decode
+from tether.data.inpaint import Fill, fill_boxes
+
+if TYPE_CHECKING:
+    from rapidocr import RapidOCR
+
+SIDE = 320
+"""Pixels that the shorter side has at least when text is looked for; RapidOCR's own 736 takes four times as long."""
+LEAST_SCORE, LEAST_LETTERS = 0.8, 2
+"""Below these a reading is as often a ring taken for an O as it is text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Text found in one picture.
+
+    Attributes:
+        lines: what was read, a word or a line each.
+        boxes: (n, 4) x0, y0, x1, y1 in pixels around each, the last two exclusive.
+    """
+
+    lines: tuple[str, ...]
+    boxes: Int[np.ndarray, "n 4"]
+
+
+@runtime_checkable
+class TextReader(Protocol):
+    """Reads pictures."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its answers, as plain values: options, and digests of weights."""
+        ...
+
+    def __call__(self, image: ImageLike | UInt8[Tensor, "3 h w"]) -> Reading:
+        """What stands in a picture."""
+        ...
+
+
+class RapidReader:
+    """PP-OCR by RapidOCR on one thread, with the weights that come with its package; nothing is downloaded.
+
+    Args:
+        side: pixels to which a smaller shorter side is brought; larger finds smaller letters and takes longer.
+        least_score: confidence below which a line is left out, in [0, 1].
+        least_letters: lines with fewer letters and digits are left out (>= 1).
+    """
+
+    def __init__(
+        self, *, side: int = SIDE, least_score: float = LEAST_SCORE, least_letters: int = LEAST_LETTERS
+    ) -> None:
+        """Take the settings; weights are loaded at the first picture, once in each process.
+
+        Raises:
+            InputError: a setting out of range.
+        """
+        if not 32 <= side <= 4096 or not 0 <= least_score <= 1 or least_letters < 1:
+            raise InputError(
+                "expected side from 32 to 4096, least_score from 0 to 1 and least_letters from 1, got "
+                f"{side}, {least_score} and {least_letters}"
+            )
+        self.side, self.least_score, self.least_letters = side, least_score, least_letters
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Options, and the SHA-256 of all weights."""
+        return {
+            "name": "rapidocr",
+            "side": self.side,
+            "least_score": self.least_score,
+            "least_letters": self.least_letters,
+            "weights_sha256": _weights_digest(),
+        }
+
+    def __call__(self, image: ImageLike | UInt8[Tensor, "3 h w"]) -> Reading:
+        """Read one picture.
+
+        Raises:
+            InputError: it cannot be decoded.
+            MissingExtraError: RapidOCR is not installed.
+        """
+        pixels = image if isinstance(image, Tensor) else decode(image)
+        if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3:
+            raise InputError(f"expected uint8 pixels (3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
+        found = _engine(self.side)(pixels.flip(0).permute(1, 2, 0).contiguous().numpy())  # it expects BGR
+        lines: list[str] = []
+        boxes: list[list[int]] = []
+        for line, corners, score in zip(found.txts or (), _corners(found.boxes), found.scores or (), strict=True):
+            if score >= self.least_score and sum(map(str.isalnum, line)) >= self.least_letters:
+                low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
+                lines.append(line)
+                boxes.append([*map(int, low), *map(int, high)])
+        return Reading(tuple(lines), np.array(boxes, np.int64).reshape(-1, 4))
+
+
+class FillText:
+    """Paints over the text that a reader finds, so that a score speaks of the rest of the picture.
+
+    After T-MARS (locuslab/T-MARS), which fills each box of text with the mean colour around it.
+
+    Args:
+        reader: finds the text; None for ``RapidReader()``.
+        fill: as ``data.inpaint.fill_boxes``.
+    """
+
+    def __init__(self, reader: TextReader | None = None, *, fill: Fill = "border") -> None:
+        """Take the reader."""
+        self.reader = RapidReader() if reader is None else reader
+        self.fill: Fill = fill
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The reader's, and the fill."""
+        return {"name": "fill_text", "fill": self.fill, "reader": self.reader.settings}
+
+    def __call__(self, image: ImageLike | UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
+        """The picture without its text."""
+        pixels = image if isinstance(image, Tensor) else decode(image)
+        return fill_boxes(pixels, self.reader(pixels).boxes, fill=self.fill)
+
+
+def _corners(boxes: np.ndarray | None) -> np.ndarray:
+    return np.zeros((0, 4, 2)) if boxes is None else np.asarray(boxes)
+
+
+@functools.lru_cache(maxsize=2)
+def _engine(side: int) -> RapidOCR:
+    try:
+        from rapidocr import RapidOCR
+    except ImportError as error:
+        raise MissingExtraError("rapidocr", extra="ocr") from error
+    threads = "EngineConfig.onnxruntime"
+    return RapidOCR(
+        params={
+            "Global.log_level": "error",
+            "Det.limit_side_len": side,
+            f"{threads}.intra_op_num_threads": 1,
+            f"{threads}.inter_op_num_threads": 1,
+        }
+    )
+
+
+@functools.cache
+def _weights_digest() -> str:
+    """SHA-256 over the names and bytes of the weights in RapidOCR's package."""
+    try:
+        import rapidocr
+    except ImportError as error:
+        raise MissingExtraError("rapidocr", extra="ocr") from error
+    found = hashlib.sha256()
+    for path in sorted((Path(rapidocr.__file__).parent / "models").glob("*.onnx")):
+        found.update(f"{path.name}\x00{path.stat().st_size}\x00".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()
