@@ -38,6 +38,7 @@ SPECS = {
         "language": "language",
     },
     "number_mask": {"name": "number_mask"},
+    "rewrite_captions": {"name": "rewrite_captions", "count": 2},
 }
 
 # (member, check) -> why it may fail. Nothing does today.

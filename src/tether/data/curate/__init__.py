@@ -12,6 +12,7 @@ from tether.data.curate.metaclip import MetaClipCurator
 from tether.data.curate.metaclip2 import WorldCurator
 from tether.data.curate.metadata import build_metadata
 from tether.data.curate.numbers import NumberMask, mask_numbers, number_effect, number_ratio
+from tether.data.curate.rewrite_captions import RewriteCaptions
 from tether.data.curate.selection import select_unparroted, subsets_by, top_rows
 from tether.data.curate.step import CurateStep, FlagStep, RecipeStep, RewriteStep
 from tether.data.curate.world import WorldMatcher, WorldMatches
@@ -23,6 +24,7 @@ CURATORS: Mapping[str, type[RecipeStep]] = {
     "metaclip": MetaClipCurator,
     "metaclip2": WorldCurator,
     "number_mask": NumberMask,
+    "rewrite_captions": RewriteCaptions,
 }
 """Every step that needs no model: curators, rewriters and flags."""
 
@@ -38,6 +40,7 @@ __all__ = [
     "MetaClipCurator",
     "NumberMask",
     "RecipeStep",
+    "RewriteCaptions",
     "RewriteStep",
     "SubstringMatcher",
     "WorldBalancer",
