@@ -161,7 +161,7 @@ class LocalAlignmentLoss:
     """A global objective, and words beside the parts of the picture that they name.
 
     ``out.image.tokens`` (b, p, d) and ``out.text.tokens`` (b, w, d) are parts and words in the joint space, where
-    ``out.text.mask`` says which words are real; the step ``local_tokens`` brings them.
+    ``out.text.mask`` says which words are real; the step ``{name: contrastive, want: tokens}`` brings them.
 
     Source: arXiv 2312.07353; its values of the GLoRIA family.
     """
@@ -232,7 +232,9 @@ class LocalAlignmentLoss:
 
 def _tokens(features: Features, *, side: str) -> Tensor:
     if features.tokens is None:
-        raise InputError(f"local_alignment: the {side} side has no tokens; use the step 'local_tokens'")
+        raise InputError(
+            f"local_alignment: the {side} side has no tokens; use the step {{name: contrastive, want: tokens}}"
+        )
     return features.tokens
 
 

@@ -88,11 +88,18 @@ class WrappedEncoder(nn.Module, abc.ABC):
         """
         if mask is not None:
             raise InputError(f"mask: a wrapped {type(self.model).__name__} takes none; expected None")
+        return Features(self.image_features(self.pixels(image)))
+
+    def pixels(self, image: Tensor) -> Float[Tensor, "b 3 h w"]:
+        """Pictures as the other library's tower takes them, normalised.
+
+        Raises:
+            InputError: a picture of the wrong size.
+        """
         expected = (3, *self.image_spec.size)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
             raise InputError(f"image: expected (b, {', '.join(map(str, expected))}), got {tuple(image.shape)}")
-        pixels = self.image_spec.normalise(image, dtype=self.log_scale.dtype)
-        return Features(self.image_features(pixels))
+        return self.image_spec.normalise(image, dtype=self.log_scale.dtype)
 
     def encode_text(self, text: Int[Tensor, "b l"], *, mask: Bool[Tensor, "b l"] | None = None) -> Features:
         """(b, l) token ids, as the tokenizer gives them, to pooled features.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,15 @@ from tether.core.gather import Gather
 from tether.core.geometry import Geometry, GeometryName, geometry_of
 from tether.core.protocols import Drawing, Objective, Scheduled
 from tether.core.types import Batch, Encoded, Features, Loss
+from tether.models.dense import dense_image, dense_text
 from tether.models.dual import Clip
 from tether.models.wrap import WrappedEncoder
 
 Side = tuple[Tensor, dict[str, Tensor]]
-"""Pooled embeddings (b, d) of one tower, and its extras."""
+"""Pooled embeddings (b, d) of one tower, and its extras; with ``want="tokens"`` also tokens in the joint space."""
+Want = Literal["pooled", "tokens"]
+TOKENS, REAL = "tokens", "real tokens"
+"""Where a side's extras hold the tokens (b, n, d), and which of them are real; rows, where all others are sums."""
 Outputs = tuple[Side, Side, Tensor, Tensor | None, tuple[GeometryName, Tensor | float | None]]
 """Images, texts, logit scale, logit bias, and the geometry's name and curvature: tuples and dictionaries only, which
 DDP and FSDP2 can look into."""
@@ -43,11 +48,11 @@ class PairForward(nn.Module):
         self.model = model
         self.micro_batch = micro_batch
 
-    def forward(self, image: Tensor, text: Tensor, keep: Tensor | None = None) -> Outputs:
+    def forward(self, image: Tensor, text: Tensor, keep: Tensor | None = None, want: Want = "pooled") -> Outputs:
         """Both sides' embeddings and extras, scale, bias and geometry; ``encoded`` makes an ``Encoded`` of them."""
         size = self.micro_batch
         if size is None or size >= len(image):
-            sides = self._encode(image, text, keep)
+            sides = self._encode(image, text, keep, want)
         else:
             ratio, rest = divmod(len(text), len(image))
             if rest:
@@ -59,6 +64,7 @@ class PairForward(nn.Module):
                     image[s],
                     text[ratio * s.start : ratio * s.stop],
                     None if keep is None else keep[s],
+                    want,
                     use_reentrant=False,
                 )
                 for s in slices
@@ -68,7 +74,9 @@ class PairForward(nn.Module):
         geometry = geometry_of(self.model)
         return (*sides, self.model.logit_scale, self.model.logit_bias, (geometry.name, geometry.curvature))
 
-    def _encode(self, image: Tensor, text: Tensor, keep: Tensor | None) -> tuple[Side, Side]:
+    def _encode(self, image: Tensor, text: Tensor, keep: Tensor | None, want: Want) -> tuple[Side, Side]:
+        if want == "tokens":
+            return _with_tokens(dense_image(self.model, image, keep=keep)), _with_tokens(dense_text(self.model, text))
         if keep is None:
             images = self.model.encode_image(image)
         else:
@@ -81,15 +89,31 @@ class PairForward(nn.Module):
 def encoded(outputs: Outputs) -> Encoded:
     """What a ``PairForward`` gave, as an objective takes it."""
     (image, image_extra), (text, text_extra), scale, bias, (name, curvature) = outputs
-    images, texts = Features(image, extra=image_extra), Features(text, extra=text_extra)
+    images, texts = _features(image, image_extra), _features(text, text_extra)
     return Encoded(images, texts, scale, bias, geometry=Geometry(name, curvature))
 
 
 def _joined(parts: Sequence[Side]) -> Side:
     """Slices of one side: embeddings follow each other, extras add up."""
-    names = parts[0][1]
-    extra = {name: torch.stack([part[1][name] for part in parts]).sum(0) for name in names}
+    found = {name: [part[1][name] for part in parts] for name in parts[0][1]}
+    extra = {
+        name: torch.cat(each) if name in (TOKENS, REAL) else torch.stack(each).sum(0) for name, each in found.items()
+    }
     return torch.cat([part[0] for part in parts]), extra
+
+
+def _with_tokens(features: Features) -> Side:
+    extra = dict(features.extra)
+    if features.tokens is not None:
+        extra[TOKENS] = features.tokens
+    if features.mask is not None:
+        extra[REAL] = features.mask
+    return features.pooled, extra
+
+
+def _features(pooled: Tensor, extra: dict[str, Tensor]) -> Features:
+    sums = {name: value for name, value in extra.items() if name not in (TOKENS, REAL)}
+    return Features(pooled, extra.get(TOKENS), extra.get(REAL), sums)
 
 
 class ContrastiveStep:
@@ -107,6 +131,7 @@ class ContrastiveStep:
         seed: int,
         keep_patches: float = 1.0,
         full_last: float = 0.0,
+        want: Want = "pooled",
     ) -> None:
         """Args: the loss and how much of a picture is seen.
 
@@ -115,7 +140,11 @@ class ContrastiveStep:
         seed: of the patch choice, which depends on (seed, step) alone and not on the number of processes.
         keep_patches: share of the patches that is kept, in (0, 1].
         full_last: last share of the run that sees every patch, in [0, 1].
+        want: ``tokens`` also gives the objective parts and words in the joint space, see ``models.dense``.
         """
+        if want not in ("pooled", "tokens"):
+            raise InputError(f"want: expected 'pooled' or 'tokens', got {want!r}")
+        self.want: Want = want
         if not 0 < keep_patches <= 1 or not 0 <= full_last <= 1:
             raise InputError(
                 f"expected keep_patches in (0, 1] and full_last in [0, 1], got {keep_patches}, {full_last}"
@@ -142,9 +171,9 @@ class ContrastiveStep:
     def encode(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Encoded:
         """The batch as the objective will see it, for steps that add something of their own."""
         keep = self.patches(model, rows=len(batch.image), step=step, gather=gather)
-        return encoded(
-            model(batch.image, batch.text, None if keep is None else keep.to(batch.image.device, non_blocking=True))
-        )
+        seen = None if keep is None else keep.to(batch.image.device, non_blocking=True)
+        more = () if self.want == "pooled" else (self.want,)
+        return encoded(model(batch.image, batch.text, seen, *more))
 
     def patches(self, model: nn.Module, *, rows: int, step: int, gather: Gather) -> Tensor | None:
         """(rows, k) indices of the patches that pictures of this process show at this step, or None for all."""
