@@ -30,6 +30,28 @@ def test_backends_agree(entries, captions):
         assert [ids[a:b].tolist() for a, b in itertools.pairwise(indptr)] == expected
 
 
+MIXED = "ab (.，犬猫タหༀ\u0301\n"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.text(alphabet=MIXED, min_size=1, max_size=4), min_size=1, max_size=30, unique=True),
+    st.lists(st.one_of(st.none(), st.text(alphabet=MIXED, max_size=24), st.text(max_size=30)), max_size=12),
+)
+def test_backends_agree_on_words_without_blanks(entries, captions):
+    joined = set("(.，犬猫หༀ")
+    texts = [f"{'' if entry[0] in joined else ' '}{entry}{'' if entry[-1] in joined else ' '}" for entry in entries]
+    expected = [
+        [index for index, text in enumerate(texts) if caption is not None and text in spaced(caption)]
+        for caption in captions
+    ]
+    for backend in ("ngram", "ahocorasick", "naive"):
+        matcher = SubstringMatcher(entries, wrap="script", backend=backend)
+        assert [matcher.match(caption) for caption in captions] == expected
+        indptr, ids = matcher.match_many(captions)
+        assert [ids[a:b].tolist() for a, b in itertools.pairwise(indptr)] == expected
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(alphabet=LETTERS, max_size=40), max_size=8))
 def test_columns_are_read_as_texts_are(texts):
