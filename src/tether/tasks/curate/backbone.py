@@ -12,12 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.digest import model_digest
-from tether.core.errors import InputError, UnsupportedModelError
-from tether.core.geometry import geometry_of
+from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.data.images import load as load_picture
+from tether.data.images import decode, fit
 from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load
+from tether.tasks.curate.score_filter import ImageTransform, transformed
+from tether.tasks.curate.scorer import check_cosine
 
 BATCH = 64
 _HELD = 2  # models of one process; a recipe rarely asks two
@@ -84,12 +85,13 @@ class Backbone:
             )
 
     def pictures(
-        self, column: pa.Array | Sequence[bytes | None]
+        self, column: pa.Array | Sequence[bytes | None], *, transforms: Sequence[ImageTransform] = ()
     ) -> tuple[Float[np.ndarray, "n d"], Bool[np.ndarray, " n"]]:
         """Embed encoded pictures, each distinct one once.
 
         Args:
             column: the files' bytes, null where there is no picture.
+            transforms: done to each decoded picture, in order.
 
         Returns:
             (n, d) float32 rows of length 1, and (n,) True where the picture could be decoded and embedded; other rows
@@ -101,7 +103,7 @@ class Backbone:
         found = {None: -1} | dict.fromkeys(distinct, -1)
         parts: list[Tensor] = []
         count = 0
-        for pictures, pixels in _decoded(distinct, model):
+        for pictures, pixels in _decoded(distinct, model, transforms):
             vectors = _finite_images(model, pixels)
             for picture, vector in zip(pictures, vectors, strict=True):
                 if vector is not None:
@@ -130,23 +132,22 @@ class Backbone:
 @functools.lru_cache(maxsize=_HELD)
 def _loaded(name: str, device: str) -> tuple[DualEncoder, str]:
     model = load(name, device=device)
-    geometry = geometry_of(model)
-    if not geometry.unit:
-        raise UnsupportedModelError(
-            f"model {name}: curation compares by the cosine, this model by {geometry.name}; name a model of CLIP's kind"
-        )
+    check_cosine(model, name=f"model {name}")
     return model, model_digest(model)
 
 
-def _decoded(pictures: Sequence[bytes], model: DualEncoder) -> Iterator[tuple[list[bytes], Tensor]]:
+def _decoded(
+    pictures: Sequence[bytes], model: DualEncoder, transforms: Sequence[ImageTransform]
+) -> Iterator[tuple[list[bytes], Tensor]]:
     """Pictures that can be decoded, with their pixels, a batch at a time."""
     held: list[bytes] = []
     pixels: list[Tensor] = []
     for picture in pictures:
         try:
-            pixels.append(load_picture(picture, model.image_spec))
+            shown = transformed(decode(picture), transforms)
         except InputError:
             continue
+        pixels.append(fit(shown, model.image_spec))
         held.append(picture)
         if len(held) == BATCH:
             yield held, torch.stack(pixels)

@@ -1,0 +1,185 @@
+"""Pairs kept by how well picture and caption fit, with what misleads the score taken out of either before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.data.curate.numbers import FRACTION
+from tether.data.curate.selection import check_fraction, check_threshold, checked_scores, rows_from, top_rows
+from tether.tasks.curate.scorer import Picture
+
+EMPTY = -1.0
+"""Score of a caption of which a transform left nothing: it is kept before no other."""
+T = TypeVar("T")
+TextTransform = Callable[[str], str]
+ImageTransform = Callable[[Picture], Picture]
+
+
+class PairScorer(Protocol):
+    """Scores pairs; ``ClipScorer`` is one, and so is any function."""
+
+    def __call__(
+        self, images: Sequence[Picture] | UInt8[Tensor, "n 3 h w"], texts: Sequence[str]
+    ) -> Float[np.ndarray, " n"]:
+        """(n,) one finite score for each pair, higher where they fit better."""
+        ...
+
+
+@runtime_checkable
+class Digested(Protocol):
+    """A scorer that names its model's weights."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilterReport:
+    """What a filter did last.
+
+    Attributes:
+        scored: pairs that were scored.
+        emptied: of these, captions of which the transforms left nothing.
+        kept: pairs selected, or -1 before ``select``.
+        lowest: lowest score that was selected, NaN where none was.
+        mean: of all scores, NaN without any.
+        text_transform: names of the transforms, in order.
+        image_transform: names of the transforms, in order.
+        digest: of the scorer's model, empty where it names none.
+    """
+
+    scored: int
+    emptied: int
+    kept: int
+    lowest: float
+    mean: float
+    text_transform: tuple[str, ...]
+    image_transform: tuple[str, ...]
+    digest: str
+
+
+class ScoreFilter:
+    """Keeps the pairs that a scorer finds to fit best, after transforms of caption and picture.
+
+    The transforms serve the decision only: what is kept is the pair as it was. Source: arXiv 2309.13770, where the
+    transform takes numbers out of the caption (``data.curate.mask_numbers``); with ``FillText`` on the pictures it is
+    a filter after T-MARS. What the paper masks exactly could not be read; the rule is ours.
+
+    Args:
+        scorer: a ``ClipScorer`` or any function of pictures and texts.
+        fraction: of the pairs scored that are kept, in (0, 1]; 0.4 where neither this nor a threshold is given.
+        threshold: instead, the least score that is kept.
+        text_transform: functions from caption to caption, applied in order.
+        image_transform: functions from picture to picture, applied in order.
+    """
+
+    def __init__(
+        self,
+        scorer: PairScorer,
+        *,
+        fraction: float | None = None,
+        threshold: float | None = None,
+        text_transform: Sequence[TextTransform] | TextTransform | None = None,
+        image_transform: Sequence[ImageTransform] | ImageTransform | None = None,
+    ) -> None:
+        """Take the settings.
+
+        Raises:
+            InputError: fraction and threshold both given, or out of range.
+        """
+        if fraction is not None and threshold is not None:
+            raise InputError(f"expected fraction or threshold, got both ({fraction} and {threshold})")
+        if threshold is not None:
+            check_threshold(threshold)
+        self.fraction = FRACTION if fraction is None and threshold is None else fraction
+        if self.fraction is not None:
+            check_fraction(self.fraction)
+        self.scorer, self.threshold = scorer, threshold
+        self.text_transform = _listed(text_transform)
+        self.image_transform = _listed(image_transform)
+        self._scores = np.zeros(0)
+        self._emptied = 0
+        self._kept: np.ndarray | None = None
+
+    def score(
+        self, images: Sequence[Picture] | UInt8[Tensor, "n 3 h w"], texts: Sequence[str]
+    ) -> Float[np.ndarray, " n"]:
+        """(n,) float64 score of each transformed pair; -1 where the transforms left no caption.
+
+        Raises:
+            TypeError: a caption that is no string.
+            InputError: lengths that differ, or a score that is not finite.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts: expected a list of captions, got one str")
+        if len(images) != len(texts):
+            raise InputError(f"expected one text for each picture, got {len(images)} pictures and {len(texts)} texts")
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{place}]: expected str, got {type(text).__name__}")
+        told = [transformed(text, self.text_transform) for text in texts]
+        shown = [transformed(image, self.image_transform) for image in images] if self.image_transform else images
+        scores = checked_scores(self.scorer(shown, told)).copy()
+        if len(scores) != len(texts):
+            raise InputError(f"scorer: expected {len(texts)} scores, got {len(scores)}")
+        empty = (
+            np.array([not text for text in told], np.bool_) if self.text_transform else np.zeros(len(told), np.bool_)
+        )
+        scores[empty] = EMPTY
+        self._scores, self._emptied, self._kept = scores, int(empty.sum()), None
+        return scores
+
+    def select(self, scores: Float[np.ndarray, " n"] | Sequence[float]) -> Int[np.ndarray, " k"]:
+        """Rows that are kept, in rising order.
+
+        With a fraction the floor(fraction * n) best, ties to the smaller row; with a threshold all from there on.
+
+        Raises:
+            InputError: a score that is not finite.
+        """
+        found = checked_scores(scores)
+        if self.threshold is not None:
+            kept = rows_from(found, threshold=self.threshold)
+        else:
+            assert self.fraction is not None
+            kept = top_rows(found, fraction=self.fraction)
+        self._scores, self._kept = found, kept
+        return kept
+
+    def report(self) -> FilterReport:
+        """What was scored and selected last."""
+        kept, scores = self._kept, self._scores
+        return FilterReport(
+            scored=len(scores),
+            emptied=self._emptied,
+            kept=-1 if kept is None else len(kept),
+            lowest=float(scores[kept].min()) if kept is not None and len(kept) else float("nan"),
+            mean=float(scores.mean()) if len(scores) else float("nan"),
+            text_transform=tuple(map(name_of, self.text_transform)),
+            image_transform=tuple(map(name_of, self.image_transform)),
+            digest=self.scorer.digest if isinstance(self.scorer, Digested) else "",
+        )
+
+
+def transformed(value: T, transforms: Sequence[Callable[[T], T]]) -> T:
+    """The value after each transform in order."""
+    for transform in transforms:
+        value = transform(value)
+    return value
+
+
+def name_of(transform: Callable[..., object]) -> str:
+    """A transform's name for reports: of the function, or of its class."""
+    return getattr(transform, "__name__", type(transform).__name__)
+
+
+def _listed(given: Sequence[Callable[[T], T]] | Callable[[T], T] | None) -> tuple[Callable[[T], T], ...]:
+    if given is None:
+        return ()
+    return (given,) if callable(given) else tuple(given)
