@@ -5,24 +5,34 @@ from sklearn.utils.estimator_checks import check_estimator, estimator_checks_gen
 
 from tether.adapt.debias import DEBIASERS
 from tether.space import ESTIMATORS
+from tether.tasks.safety import CLASSIFIERS
 
-EVERY = {**ESTIMATORS, **DEBIASERS}
+EVERY = {**ESTIMATORS, **DEBIASERS, **CLASSIFIERS}
 SETTINGS: dict[str, dict[str, object]] = {"fairer_clip": {"n_features": 100, "n_code_features": 100, "random_state": 0}}
 """Settings that keep a fit quick; the others have their defaults."""
 
-# (estimator, check) -> why it may fail. Nothing does today.
-EXCEPTIONS: dict[tuple[str, str], str] = {}
+# (estimator, check) -> why it may fail.
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("prompt_classifier", "check_estimators_dtypes"): "one of its rows becomes zero, and a zero row has no cosine",
+    ("prompt_classifier", "check_class_weight_classifiers"): "weights are a mean within each batch, as in the release, "
+    "so a batch without the heavy class counts in full",
+}
 
 
 def made(name):
     return EVERY[name](**SETTINGS.get(name, {}))
 
 
+def excused(name):
+    return {check: reason for (owner, check), reason in EXCEPTIONS.items() if owner == name}
+
+
 def _cases():
     for name in EVERY:
-        excused = {check: reason for (owner, check), reason in EXCEPTIONS.items() if owner == name}
-        for instance, check in estimator_checks_generator(made(name), expected_failed_checks=excused, mark="xfail"):
-            yield pytest.param(instance, check, id=f"{name}-{getattr(check, 'func', check).__name__}")
+        for instance, check in estimator_checks_generator(made(name)):
+            of = getattr(check, "func", check).__name__
+            marks = [pytest.mark.xfail(reason=reason)] if (reason := EXCEPTIONS.get((name, of))) else []
+            yield pytest.param(instance, check, id=f"{name}-{of}", marks=marks)
 
 
 @pytest.mark.parametrize(("estimator", "check"), _cases())
@@ -33,7 +43,7 @@ def test_sklearn_check(estimator, check):
 @pytest.mark.parametrize("name", EVERY)
 def test_suite_is_whole(name):
     """The generator above yields as many checks as check_estimator itself runs."""
-    results = check_estimator(made(name), on_fail=None, on_skip=None)
+    results = check_estimator(made(name), expected_failed_checks=excused(name), on_fail=None, on_skip=None)
     generated = sum(1 for _ in estimator_checks_generator(made(name)))
     assert len(results) == generated
     assert {r["status"] for r in results} <= {"passed", "skipped", "xfail"}, [
