@@ -21,8 +21,10 @@ from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_b
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
 from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
+from tether.losses.multi_text import multi_text_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.negatives import EqualNegativesWarning, hard_info_nce
+from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
 from tether.losses.soft_targets import SoftTargetContrastive, finding_similarity, soft_target_loss, soft_targets
@@ -78,6 +80,7 @@ __all__ = [
     "MultiPositive",
     "NegClipLoss",
     "PairLosses",
+    "ParaclipTerms",
     "SigLipLoss",
     "SlopePenalty",
     "SoftTargetContrastive",
@@ -112,8 +115,10 @@ __all__ = [
     "local_similarity",
     "m2_mix_loss",
     "multi_positive_loss",
+    "multi_text_loss",
     "neg_clip_accuracy",
     "neg_clip_loss",
+    "paraclip_loss",
     "project_kl",
     "siglip_loss",
     "sigmoid_pairs",

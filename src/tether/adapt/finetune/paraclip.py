@@ -1,0 +1,253 @@
+"""ParaCLIP's fine-tuning: the text tower alone learns that paraphrases mean the same (arXiv 2402.15120)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from tether.adapt.finetune.text_tower import freeze_image_tower, tower_parameters
+from tether.core.errors import InputError
+from tether.core.gather import LOCAL, Gather
+from tether.core.geometry import geometry_of
+from tether.core.types import Batch, Loss
+from tether.data.captions import ParaphrasePairs
+from tether.losses.paraclip import LEAST_ROWS, paraclip_loss
+from tether.models.dual import Clip
+from tether.models.wrap import WrappedEncoder
+from tether.optim import AdamW, parameter_groups
+from tether.optim.clip import NoClip
+from tether.train.loop import Player, Precision, StepReport, fit
+from tether.train.schedules import Cosine
+
+LEARNING_RATE, WEIGHT_DECAY = 1e-5, 0.1  # not published; the sheet's suggestion for a small model
+TEXTS = 3
+"""Texts of each picture in a batch: the caption and both paraphrases."""
+
+
+class ParaclipStep:
+    """One batch of pictures with three texts each; a ``core.protocols.Step`` for any loop.
+
+    ``batch.image`` are pictures (b, 3, h, w) or their embeddings (b, d), which never change; ``batch.text`` (3b, l)
+    are the captions, then the first, then the second paraphrases, encoded in one forward. ``batch.extra["labels"]``
+    (b,), if there, are equal where rows mean the same.
+    """
+
+    def __init__(self, *, weights: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+        """Args: weights: see ``paraclip_loss``."""
+        self.weights = tuple(weights)
+
+    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """The loss of a batch; terms are its three parts before their weights.
+
+        Raises:
+            InputError: texts that are not three for each picture.
+        """
+        assert isinstance(model, Clip | WrappedEncoder)
+        if len(batch.text) != TEXTS * len(batch.image):
+            raise InputError(f"expected {TEXTS} texts for each of {len(batch.image)} pictures, got {len(batch.text)}")
+        image = batch.image
+        if image.ndim != 2:
+            with torch.no_grad():
+                image = model.encode_image(image).pooled
+        caption, first, second = model.encode_text(batch.text).pooled.chunk(TEXTS)
+        labels = batch.extra.get("labels")
+        found = paraclip_loss(
+            image.to(caption.dtype),
+            caption,
+            first,
+            second,
+            model.logit_scale,
+            weights=self.weights,
+            labels=labels if isinstance(labels, Tensor) else None,
+            gather=gather,
+        )
+        terms = {"l1": found.l1, "l2": found.l2, "l3": found.l3, "logit_scale": model.logit_scale}
+        return Loss(found.total, {name: value.detach() for name, value in terms.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class TextTuned:
+    """How a fine-tuning went.
+
+    Attributes:
+        steps: that were taken.
+        first: terms of the first step.
+        last: terms of the last step.
+    """
+
+    steps: int
+    first: Mapping[str, float]
+    last: Mapping[str, float]
+
+
+def tune_texts_(
+    model: Clip | WrappedEncoder,
+    batches: Iterable[Batch],
+    *,
+    steps: int,
+    weights: Sequence[float] = (1.0, 1.0, 1.0),
+    learning_rate: float = LEARNING_RATE,
+    weight_decay: float = WEIGHT_DECAY,
+    temperature: Literal["frozen", "trained"] = "frozen",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    on_step: Callable[[StepReport], None] | None = None,
+) -> TextTuned:
+    """Fine-tune the text tower in place on captions and their paraphrases; the image tower stays bit for bit.
+
+    Embeddings of pictures that were made before stay valid. It runs in eval mode: norm layers keep their statistics,
+    dropout is off. The learning rate falls to 0 as a cosine. Some tasks may get worse, which the paper saw too; keep a
+    copy and compare.
+
+    Source: arXiv 2402.15120, section 3.2. Rates, steps and whether the temperature learns are not published.
+
+    Args:
+        model: any encoder of ``tether.load`` with towers of their own; its frozen parameters stay frozen.
+        batches: see ``ParaclipStep``; ``paraphrase_batches`` makes them; at least ``steps``.
+        steps: of the run.
+        weights: of the three parts; ``(1, 0, 0)`` pairs pictures with second paraphrases and nothing else.
+        learning_rate: at the start.
+        weight_decay: on matrices only.
+        temperature: ``frozen`` keeps the logit scale, ``trained`` moves it too, below its cap.
+        precision: ``bf16`` runs the tower under autocast; logits stay float32.
+        on_step: called after each step.
+
+    Raises:
+        InputError: a value outside its range, fewer batches than steps, no trainable text tower, or a model that does
+            not compare by cosine.
+        UnsupportedModelError: towers that share parameters.
+    """
+    if steps < 1:
+        raise InputError(f"steps: expected at least 1, got {steps!r}")
+    if not learning_rate > 0:
+        raise InputError(f"learning_rate: expected a number > 0, got {learning_rate!r}")
+    if temperature not in ("frozen", "trained"):
+        raise InputError(f"temperature: expected 'frozen' or 'trained', got {temperature!r}")
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
+    if geometry_of(model).name != "clip":
+        raise InputError(f"expected a model that compares by cosine, its geometry is {geometry_of(model).name!r}")
+    moving = {name: one for name, one in tower_parameters(model, side="text").items() if one.requires_grad}
+    if not moving:
+        raise InputError("the text tower has no trainable parameter")
+    if temperature == "trained":
+        moving |= {name: one for name, one in tower_parameters(model, side="scale").items() if one.requires_grad}
+    still = [one for name, one in model.named_parameters() if one.requires_grad and name not in moving]
+    modes = [(part, part.training) for part in model.modules()]
+    seen: list[Mapping[str, Tensor]] = []
+
+    def look(report: StepReport) -> None:
+        if temperature == "trained":
+            model.clamp_logit_scale_()
+        seen[1:] = [report.terms]
+        if on_step is not None:
+            on_step(report)
+
+    with freeze_image_tower(model):
+        model.eval()
+        for parameter in still:
+            parameter.requires_grad_(False)
+        try:
+            optimizer = AdamW(
+                parameter_groups(model, weight_decay=weight_decay), lr=learning_rate, betas=(0.9, 0.999), eps=1e-8
+            )
+            for group in optimizer.param_groups:
+                group["initial_lr"] = learning_rate
+            fit(
+                model,
+                [Player(ParaclipStep(weights=weights), optimizer, list(moving.items()), Cosine(), NoClip())],
+                _exactly(batches, steps),
+                start=0,
+                steps=steps,
+                accumulate=1,
+                precision=Precision(model.logit_scale.device, torch.float32 if precision == "fp32" else torch.bfloat16),
+                gather=LOCAL,
+                on_step=look,
+            )
+        finally:
+            for parameter in still:
+                parameter.requires_grad_(True)
+            for part, mode in modes:
+                part.training = mode
+    first, last = ({name: float(value) for name, value in terms.items()} for terms in (seen[0], seen[-1]))
+    return TextTuned(steps, first, last)
+
+
+def paraphrase_batches(
+    model: Clip | WrappedEncoder,
+    pairs: ParaphrasePairs,
+    *,
+    image: Float[Tensor, "n d"] | UInt8[Tensor, "n 3 h w"],
+    batch_size: int,
+    generator: torch.Generator,
+    duplicates: Literal["positives", "negatives"] = "positives",
+) -> Iterator[Batch]:
+    """Batches for ``tune_texts_`` without end, each pass in a new order; the rest of a pass is left out.
+
+    Args:
+        model: whose tokenizer reads the texts.
+        pairs: captions with their paraphrases; ``row`` of each says which picture is its own.
+        image: embeddings of the pictures, made once with this model, or their pixels, encoded again in every step.
+        batch_size: rows of a batch, 2 to as many as there are pairs.
+        generator: of the order.
+        duplicates: rows of which any two texts are equal are ``positives`` of each other, or ``negatives``.
+
+    Raises:
+        InputError: sizes that do not fit, or another word.
+    """
+    if duplicates not in ("positives", "negatives"):
+        raise InputError(f"duplicates: expected 'positives' or 'negatives', got {duplicates!r}")
+    if not LEAST_ROWS <= batch_size <= len(pairs):
+        raise InputError(f"batch_size: expected {LEAST_ROWS} to {len(pairs)}, the number of pairs, got {batch_size}")
+    places = torch.tensor([one.row for one in pairs.rows])
+    if int(places.max()) >= len(image):
+        raise InputError(
+            f"image: expected at least {int(places.max()) + 1} rows, one for each caption, got {len(image)}"
+        )
+    columns = [[getattr(one, name) for one in pairs.rows] for name in ("caption", "first", "second")]
+    tokens = model.tokenizer([text for column in columns for text in column]).unflatten(0, (TEXTS, len(pairs)))
+    labels = _labels(columns) if duplicates == "positives" else None
+    return _batches(image, places, tokens, labels, batch_size=batch_size, generator=generator)
+
+
+def _batches(
+    image: Tensor, places: Tensor, tokens: Tensor, labels: Tensor | None, *, batch_size: int, generator: torch.Generator
+) -> Iterator[Batch]:
+    while True:
+        order = torch.randperm(len(places), generator=generator)
+        for rows in order.split(batch_size):
+            if len(rows) == batch_size:
+                extra: dict[str, object] = {} if labels is None else {"labels": labels[rows]}
+                yield Batch(image[places[rows]], tokens[:, rows].flatten(0, 1), extra)
+
+
+def _labels(columns: Sequence[Sequence[str]]) -> Tensor:
+    """Equal for rows that share a text, directly or through others."""
+    parent = list(range(len(columns[0])))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    holder: dict[str, int] = {}
+    for column in columns:
+        for row, text in enumerate(column):
+            first = holder.setdefault(" ".join(text.lower().split()), row)
+            parent[root(row)] = root(first)
+    return torch.tensor([root(row) for row in range(len(parent))])
+
+
+def _exactly(batches: Iterable[Batch], steps: int) -> Iterator[Batch]:
+    count = 0
+    for batch in itertools.islice(batches, steps):
+        yield batch
+        count += 1
+    if count < steps:
+        raise InputError(f"batches: expected at least steps={steps}, got {count}")
