@@ -150,7 +150,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_files(tmp_path, monkeypatch, st
         if len(done) == stop:
             raise KeyboardInterrupt
         done.append((number, piece))
-        work(self, number, piece)
+        return work(self, number, piece)
 
     monkeypatch.setattr(Plan, "work", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -163,7 +163,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_files(tmp_path, monkeypatch, st
 
     def watched(self, number, piece):
         again.append((number, piece))
-        work(self, number, piece)
+        return work(self, number, piece)
 
     monkeypatch.setattr(Plan, "work", watched)
     curate(pool, steps=[step()], out=tmp_path / "out")
@@ -304,7 +304,7 @@ def test_pool_that_changes_underneath_is_noticed(tmp_path, monkeypatch):
     def changing(self, number, piece):
         if number == 1:
             self.pool._source.rows = rows[:-2]
-        work(self, number, piece)
+        return work(self, number, piece)
 
     monkeypatch.setattr(Plan, "work", changing)
     with pytest.raises(InputError, match="must not change while it is curated"):

@@ -1,4 +1,4 @@
-"""Who does the pieces of a pass: this process, or Ray's workers. The work and so the result are the same."""
+"""Who does the pieces of a pass: this machine, or Ray's workers. The work and so the result are the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from tether.core.errors import InputError, MissingExtraError
-from tether.data.curate.plan import Plan
+from tether.data.curate.plan import Plan, Tally
+from tether.data.curate.workers import by_workers
 
 EngineName = Literal["local", "ray"]
 
@@ -15,16 +16,18 @@ EngineName = Literal["local", "ray"]
 class Engine(Protocol):
     """Runs ``plan.work`` over pieces."""
 
-    def __call__(self, plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[int]:
-        """Do the pieces of pass ``number``; yields each when its files are there."""
+    def __call__(self, plan: Plan, *, number: int, pieces: Sequence[int], workers: int) -> Iterator[tuple[int, Tally]]:
+        """Do the pieces of pass ``number``; yields each with its counts when its files are there."""
         ...
 
 
-def local(plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[int]:
-    """One piece after the other in this process."""
+def local(plan: Plan, *, number: int, pieces: Sequence[int], workers: int) -> Iterator[tuple[int, Tally]]:
+    """One piece after the other in this process, or several at once in worker processes."""
+    if min(workers, len(pieces)) > 1:
+        yield from by_workers(plan, number=number, pieces=pieces, workers=workers)
+        return
     for piece in pieces:
-        plan.work(number, piece)
-        yield piece
+        yield piece, plan.work(number, piece)
 
 
 class _Worker:
@@ -38,17 +41,18 @@ class _Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         # Bad input is handed back as a value: raised here, Ray would try the piece again and wrap the message.
         try:
-            self._plan.work(self._number, int(row["item"]))
+            tally = self._plan.work(self._number, int(row["item"]))
         except InputError as error:
-            return {"item": row["item"], "error": str(error)}
-        return {"item": row["item"], "error": ""}
+            return {"item": row["item"], "tally": [], "error": str(error)}
+        return {"item": row["item"], "tally": [list(each) for each in tally], "error": ""}
 
 
-def ray_data(plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[int]:
+def ray_data(plan: Plan, *, number: int, pieces: Sequence[int], workers: int) -> Iterator[tuple[int, Tally]]:
     """Pieces as a Ray data set, mapped by actors, one for each CPU of the cluster at most.
 
     A cluster that is already connected is used, else one is started on this machine. Workers elsewhere must see the
     pool and the output folder under the same paths. A worker that dies loses its piece, which another one then does.
+    How many there are is the cluster's to say, not ``workers``'.
 
     Raises:
         MissingExtraError: Ray Data is not installed.
@@ -63,16 +67,16 @@ def ray_data(plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[int]
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    workers = max(1, min(len(pieces), int(ray.cluster_resources().get("CPU", 1))))
+    actors = max(1, min(len(pieces), int(ray.cluster_resources().get("CPU", 1))))
     given = [ray.put(plan)]  # in a list, so that Ray hands on the reference and not the plan itself
     worker: Any = _Worker  # Ray takes a class for an actor, which its annotation does not say
     found = ray.data.from_items(list(pieces), override_num_blocks=len(pieces)).map(
-        worker, fn_constructor_args=(given, number), compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers)
+        worker, fn_constructor_args=(given, number), compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
     )
     for row in found.iter_rows():
         if row["error"]:
             raise InputError(row["error"])
-        yield int(row["item"])
+        yield int(row["item"]), tuple(tuple(map(int, each)) for each in row["tally"])  # pyrefly: ignore[invalid-yield]
 
 
 ENGINES: Mapping[EngineName, Engine] = {"local": local, "ray": ray_data}

@@ -1,204 +1,202 @@
-"""One curation, as its workers see it: read a piece, apply the step before, count for the next one or write."""
+"""One curation, as its workers see it: read a piece, let steps say what becomes of its pairs, then count or write."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as csv
-import pyarrow.parquet as pq
 
-from tether.core.draw import hash_uniform
 from tether.core.errors import InputError
-from tether.core.files import atomic_path
-from tether.data.curate.pool import Pool, Rows, explode
-from tether.data.curate.step import CurateStep
+from tether.data.curate.batch import ALIVE, DUPLICATE, Batch, Example
+from tether.data.curate.piece_state import Left, PieceState, collected, left_of, load_state, save_state
+from tether.data.curate.pool import Pool, explode
+from tether.data.curate.shard import STATE, Format, Shard
+from tether.data.curate.step import IMAGE, CurateStep, FlagStep, RecipeStep, RewriteStep
 
-ALIVE = -1
-DUPLICATE = -2
-STATE = ".curate"
-DROPPED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "text", "step", "reason")])
+Tally = tuple[tuple[int, int, int, int], ...]
+"""For each step asked in a pass: its number, pairs asked, and two counts as ``Batch.ask`` gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One reading of the pool.
+
+    Attributes:
+        asks: numbers of the steps that say what becomes of each pair, in order.
+        counts: number of the step that then counts what is left, or None.
+    """
+
+    asks: tuple[int, ...]
+    counts: int | None
+
+
+def passes_of(steps: Sequence[tuple[str, RecipeStep]], *, keys_unique: bool) -> tuple[Pass, ...]:
+    """As few passes as there can be: a step that counts the pool ends one, all others join their neighbours.
+
+    The last one writes. Where keys may repeat, there is one before it, so that repeated rows are known by then.
+    """
+    found: list[Pass] = []
+    asks: list[int] = []
+    for number, (_, step) in enumerate(steps):
+        if isinstance(step, CurateStep) and step.counts == "pool":
+            found.append(Pass(tuple(asks), number))
+            asks = []
+        asks.append(number)
+    if not found and not keys_unique:
+        found.append(Pass((), None))
+    return (*found, Pass(tuple(asks), None))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is done with a pool.
 
-    Pass p of n + 1 applies step p - 1 (counted in the pass before) and counts step p over what is left, the last one
-    writes. A pass leaves one file for each piece, so that a run which was killed repeats one piece at most.
+    A pass leaves one file for each piece, so that a run which was killed repeats one piece at most.
 
     Attributes:
         pool: what is read.
-        steps: the steps by name, in order; those before the running pass hold the counts of the whole pool.
+        steps: the steps by name, in order; those that a pass asks hold the counts of the whole pool by then.
         seed: of every draw.
         out: the folder that is written.
         strict: a bad row is an error.
+        written_as: form of the shards.
+        licence: column of licences, or None.
         duplicates: for each piece the (row,) places of rows whose key stood earlier in the pool.
     """
 
     pool: Pool
-    steps: tuple[tuple[str, CurateStep], ...]
+    steps: tuple[tuple[str, RecipeStep], ...]
     seed: int
     out: Path
     strict: bool
+    written_as: Format = "parquet"
+    licence: str | None = None
     duplicates: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The readings of the pool."""
+        return passes_of(self.steps, keys_unique=self.pool.keys_unique)
 
     def state_path(self, number: int, piece: int) -> Path:
         """Where pass ``number`` leaves what it found in a piece."""
         return self.out / STATE / f"pass-{number}" / f"{piece:06d}.npz"
 
-    def work(self, number: int, piece: int) -> None:
+    def work(self, number: int, piece: int) -> Tally:
         """Do one piece of one pass; every file it leaves is whole or absent."""
-        last = number == len(self.steps)
-        earlier = load_state(self.state_path(number - 1, piece)) if number else None
-        counting = None if last else self.steps[number][1].empty()
-        writer = _Shard(self, piece) if last else None
-        fates: list[np.ndarray] = []
+        passes = self.passes
+        doing, last = passes[number], number == len(passes) - 1
+        before = PieceState(load_state(self.state_path(number - 1, piece))) if number else None
+        counting = self._counter(doing.counts)
+        shard = self._shard(piece) if last else None
+        examples: list[Example] = [] if before is None else [*before.examples]
+        tally = np.zeros((len(self.steps), 3), np.int64)
+        batches: list[Left] = []
+        duplicates = kept = 0
         hashes: list[np.ndarray] = []
         bad: list[tuple[str, str]] = []
-        done, row_place, duplicate_rows = 0, 0, self.duplicates.get(piece)
-        for rows in self.pool.read(piece, columns="all" if last else "captions"):
-            for key, reason in rows.bad:
-                if self.strict:
-                    raise InputError(f"{self.pool.name}: bad row {key!r}: {reason}")
-                bad.append((key, reason))
-            pairs, row = explode(rows)
-            if earlier is None:
-                fate = np.full(len(row), ALIVE, np.int16)
-                if not self.pool.keys_unique:
-                    hashes.append(_hashes(rows.keys))
-                if duplicate_rows is not None:
-                    fate[np.isin(row + row_place, duplicate_rows)] = DUPLICATE
-            else:
-                fate = earlier["fate"][done : done + len(row)].copy()
-                if len(fate) < len(row):
+        done, rows_done, duplicate_rows = 0, 0, self.duplicates.get(piece)
+        try:
+            for rows in self.pool.read(piece, columns="all" if last else "captions", extra=self._extra(doing, last)):
+                for key, reason in rows.bad:
+                    if self.strict:
+                        raise InputError(f"{self.pool.name}: bad row {key!r}: {reason}")
+                    bad.append((key, reason))
+                pairs, row = explode(rows)
+                if before is None:
+                    batch = Batch(pairs, row, np.full(len(row), ALIVE, np.int16), np.zeros(len(row), np.bool_), {})
+                    if not self.pool.keys_unique:
+                        hashes.append(_hashes(rows.keys.to_pylist()))
+                    if duplicate_rows is not None:
+                        batch.fate[np.isin(row + rows_done, duplicate_rows)] = DUPLICATE
+                elif done + len(row) > len(before.fate):
                     break  # refused below
-                self._apply(number - 1, pairs, fate)
-            alive = np.flatnonzero(fate == ALIVE)
-            if counting is not None and len(alive):
-                counting.partial_fit(pairs if len(alive) == len(fate) else pairs.take(pa.array(alive)))
-            if writer is not None:
-                writer.add(rows, pairs, row, fate)
-            fates.append(fate)
-            done, row_place = done + len(row), row_place + len(rows.keys)
-        if earlier is not None and (done, row_place) != (len(earlier["fate"]), int(earlier["rows"])):
-            raise InputError(
-                f"{self.pool.name}: piece {piece} had {int(earlier['rows'])} good rows when it was counted and has "
-                "others now; the pool must not change while it is curated. Start again in a new folder"
-            )
-        found: dict[str, Any] = {
-            "fate": np.concatenate(fates) if fates else np.zeros(0, np.int16),
-            "bad": json.dumps(bad, ensure_ascii=False),
-            "rows": row_place,
-        }
+                else:
+                    batch = before.batch(pairs, row, done)
+                done, rows_done = done + len(row), rows_done + len(rows.keys)
+                for step in doing.asks:
+                    name, part = self.steps[step]
+                    tally[step] += batch.ask(step, name, part, seed=self.seed, examples=examples)
+                if counting is not None:
+                    left = batch.left(counting.columns)
+                    if left.num_rows:
+                        counting.partial_fit(left)
+                if shard is not None:
+                    shard.add(rows, batch)
+                    kept += int((batch.fate == ALIVE).sum())
+                else:
+                    batches.append(left_of(batch))
+                duplicates += int((batch.fate == DUPLICATE).sum())
+            if before is not None and (done, rows_done) != (len(before.fate), before.rows):
+                raise InputError(
+                    f"{self.pool.name}: piece {piece} had {before.rows} good rows when it was counted and has others "
+                    "now; the pool must not change while it is curated. Start again in a new folder"
+                )
+            found: dict[str, Any] = {} if last else collected(batches)
+            if shard is not None:
+                found |= {"shard": json.dumps(shard.close()), "notes": json.dumps(shard.notes(), ensure_ascii=False)}
+        except BaseException:
+            if shard is not None:
+                shard.abandon()
+            raise
+        found |= {"bad": json.dumps(bad, ensure_ascii=False), "rows": rows_done}
+        found |= {"pairs": done - duplicates, "kept": kept, "duplicates": duplicates}
+        found |= {"tally": tally if before is None else tally + before.tally}
+        found |= {"examples": json.dumps(examples, ensure_ascii=False)}
         if hashes:
             found["hashes"] = np.concatenate(hashes)
         if counting is not None:
             found |= {f"state.{key}": value for key, value in counting.state_dict().items()}
-        if writer is not None:
-            found["shard"] = json.dumps(writer.close())
-        with atomic_path(self.state_path(number, piece)) as temporary, temporary.open("wb") as file:
-            np.savez(file, **found)
+        save_state(self.state_path(number, piece), found)
+        return self.tally(number, tally)
 
-    def _apply(self, number: int, pairs: pa.RecordBatch, fate: np.ndarray) -> None:
-        """Draw for one step: its refusals are marked 2s, what it thins out 2s + 1."""
-        name, step = self.steps[number]
-        alive = np.flatnonzero(fate == ALIVE)
-        if not len(alive):
-            return
-        left = pairs.take(pa.array(alive))
-        chance = step.keep(left)
-        fate[alive[chance <= 0]] = 2 * number
-        drawn = np.flatnonzero((chance > 0) & (chance < 1))
-        keys = left.column("key").take(pa.array(drawn)).to_pylist()
-        lost = hash_uniform(keys, seed=self.seed, salt=f"{number} {name}") >= chance[drawn]
-        fate[alive[drawn[lost]]] = 2 * number + 1
+    def tally(self, number: int, counts: np.ndarray) -> Tally:
+        """The rows of a piece's counts that belong to one pass."""
+        asks = self.passes[number].asks
+        return tuple((step, *map(int, counts[step])) for step in asks)  # pyrefly: ignore[bad-return]
+
+    def _counter(self, number: int | None) -> CurateStep | None:
+        if number is None:
+            return None
+        step = self.steps[number][1]
+        assert isinstance(step, CurateStep)
+        return step.empty()
+
+    def _extra(self, doing: Pass, last: bool) -> list[str]:
+        """Columns beside the captions that a pass reads."""
+        numbers = [*doing.asks, *([] if doing.counts is None else [doing.counts])]
+        names = list(itertools.chain.from_iterable(self.steps[number][1].columns for number in numbers))
+        if last:
+            names += [self.licence] if self.licence else []
+            names += [IMAGE] if self.written_as == "webdataset" and IMAGE in self.pool.column_names() else []
+        return [name for name in dict.fromkeys(names) if name not in ("key", "text")]
+
+    def _shard(self, piece: int) -> Shard:
+        return Shard(
+            out=self.out,
+            piece=piece,
+            pool=self.pool,
+            written_as=self.written_as,
+            several=any(isinstance(step, RewriteStep) and step.gives == "several" for _, step in self.steps),
+            names={number: name for number, (name, step) in enumerate(self.steps) if isinstance(step, FlagStep)},
+            reason=self.reason,
+            licence=self.licence,
+        )
 
     def reason(self, fate: int) -> tuple[str, str]:
         """Step and reason of a mark."""
         name, step = self.steps[fate // 2]
+        assert isinstance(step, CurateStep)
         return name, "thinned out" if fate % 2 else step.refusal
 
 
-def load_state(path: Path) -> dict[str, np.ndarray]:
-    """What a pass left for one piece; never unpickles."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-class _Shard:
-    """One written piece: kept rows with their kept captions, and the list of what was dropped."""
-
-    def __init__(self, plan: Plan, piece: int) -> None:
-        self._plan = plan
-        self._name = f"part-{piece:06d}.parquet"
-        self._kept: pq.ParquetWriter | None = None
-        self._buffer = plan.out / STATE / f"writing-{piece:06d}.parquet"
-        self._dropped: list[pa.RecordBatch] = []
-        self._digest = hashlib.sha256()
-        self._rows = self._pairs = 0
-
-    def add(self, rows: Rows, pairs: pa.RecordBatch, row: np.ndarray, fate: np.ndarray) -> None:
-        table = rows.table
-        assert table is not None
-        alive = fate == ALIVE
-        kept = np.unique(row[alive])
-        if len(kept):
-            self._write(rows, table, kept, row, alive)
-        lost = np.flatnonzero(fate >= 0)
-        if len(lost):
-            taken = pairs.take(pa.array(lost))
-            marks = {mark: self._plan.reason(int(mark)) for mark in np.unique(fate[lost])}
-            named = [marks[mark] for mark in fate[lost]]
-            columns = [taken.column("key"), taken.column("text"), *map(pa.array, zip(*named, strict=True))]
-            self._dropped.append(pa.record_batch(columns, schema=DROPPED_SCHEMA))
-
-    def _write(self, rows: Rows, table: pa.Table, kept: np.ndarray, row: np.ndarray, alive: np.ndarray) -> None:
-        counts = np.asarray(rows.texts.value_lengths().fill_null(0))
-        chosen = table.take(pa.array(kept))
-        real = alive & (counts[row] > 0)
-        texts = rows.texts.flatten().filter(pa.array(alive[counts[row] > 0]))
-        sizes = np.bincount(row[real], minlength=len(counts))[kept]
-        name = self._plan.pool.captions_column
-        index = table.schema.get_field_index(name)
-        wanted = table.schema.field(index)
-        if pa.types.is_list(wanted.type) or pa.types.is_large_list(wanted.type):
-            offsets = pa.array(np.concatenate(([0], np.cumsum(sizes))), pa.int32())
-            lists = pa.ListArray.from_arrays(offsets, texts).cast(wanted.type)
-            chosen = chosen.set_column(index, wanted, lists)
-        if self._kept is None:
-            self._buffer.parent.mkdir(parents=True, exist_ok=True)
-            self._kept = pq.ParquetWriter(self._buffer, chosen.schema, compression="zstd")
-        self._kept.write_table(chosen)
-        # Row by row, so that the digest does not depend on how many rows are read at once.
-        starts = (np.cumsum(sizes) - sizes).tolist()
-        words = texts.to_pylist()
-        for key, start, size in zip(rows.keys.take(pa.array(kept)).to_pylist(), starts, sizes.tolist(), strict=True):
-            self._digest.update("\x00".join([key, *words[start : start + size], "\x01"]).encode())
-        self._rows += len(kept)
-        self._pairs += int(real.sum())
-
-    def close(self) -> dict[str, Any]:
-        if self._dropped:
-            # Not Parquet: whoever opens the folder as a data set shall not find these rows again.
-            with atomic_path(self._plan.out / "dropped" / Path(self._name).with_suffix(".csv")) as temporary:
-                csv.write_csv(pa.Table.from_batches(self._dropped), temporary)
-        if self._kept is None:
-            return {"file": None, "rows": 0, "pairs": 0, "sha256": self._digest.hexdigest()}
-        self._kept.close()
-        with self._buffer.open("rb") as file:
-            os.fsync(file.fileno())
-        self._buffer.replace(self._plan.out / self._name)
-        return {"file": self._name, "rows": self._rows, "pairs": self._pairs, "sha256": self._digest.hexdigest()}
-
-
-def _hashes(keys: pa.StringArray) -> np.ndarray:
+def _hashes(keys: Sequence[str]) -> np.ndarray:
     """(n,) uint64 of BLAKE2b: equal keys are found by them."""
-    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys.to_pylist())
+    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys)
     return np.frombuffer(digests, np.uint64)

@@ -1,20 +1,26 @@
-"""A pool of rows that is read in pieces: captions only for counting, everything for writing."""
+"""A pool of rows that is read in pieces: captions and the columns that steps ask for, or everything for writing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from tether.data.curate.step import PAIR_SCHEMA
+from tether.core.errors import InputError
+from tether.core.spec import closest
+from tether.data.curate.step import IMAGE, PAIR_SCHEMA
 
 PIECE_ROWS = 16_384
 """Rows that a piece, and so a written shard, holds at most, where the source's blocks allow it."""
 BATCH_ROWS = 4_096
-"""Rows in memory at once."""
+"""Rows in memory at once, at most."""
+BATCH_BYTES = 1 << 26
+"""Bytes of pictures and other columns in memory at once, about; one row may be larger."""
+LICENCES = ("license", "licence", "rights", "usage_rights", "license_url", "licence_url")
+"""Names of columns that say under which terms a row may be used; their values are counted in the manifest."""
 
 Columns = Literal["captions", "all"]
 
@@ -28,12 +34,20 @@ class Rows:
         texts: (n,) lists of strings; null for a row without captions.
         table: the n rows as they shall be written, or None when only captions were asked for.
         bad: key and reason of rows that could not be used and are not among the n.
+        extra: (n,) columns that were asked for by name; ``image`` holds encoded bytes.
     """
 
     keys: pa.StringArray
     texts: pa.ListArray
     table: pa.Table | None = None
     bad: tuple[tuple[str, str], ...] = ()
+    extra: Mapping[str, pa.Array] = field(default_factory=dict)
+
+    def slice(self, rows: int) -> Rows:
+        """The first ``rows`` of them, and all that are bad."""
+        columns = {name: column.slice(0, rows) for name, column in self.extra.items()}
+        table = None if self.table is None else self.table.slice(0, rows)
+        return Rows(self.keys.slice(0, rows), self.texts.slice(0, rows), table, self.bad, columns)
 
 
 class Pool(Protocol):
@@ -44,20 +58,49 @@ class Pool(Protocol):
         version: changes when the data do.
         keys_unique: whether keys are unique by construction.
         captions_column: name of the written column that holds the kept captions.
+        image_column: name of the written column that holds the picture, or None.
+        key_column: name of the written column that holds the key, or None.
+        meta_column: name of the written column that holds further columns as JSON, or None.
     """
 
     name: str
     version: str
     keys_unique: bool
     captions_column: str
+    image_column: str | None
+    key_column: str | None
+    meta_column: str | None
+
+    def column_names(self) -> Sequence[str]:
+        """Columns that a step may ask for; of a source's rows, those of the first few."""
+        ...
 
     def pieces(self) -> int:
         """How many pieces there are."""
         ...
 
-    def read(self, piece: int, *, columns: Columns) -> Iterator[Rows]:
+    def read(self, piece: int, *, columns: Columns, extra: Sequence[str] = ()) -> Iterator[Rows]:
         """The rows of one piece, the same ones in the same order whichever columns are asked for."""
         ...
+
+
+def check_columns(pool: Pool, columns: Iterable[str], *, where: str) -> None:
+    """Refuse a pool that lacks a column which a step reads.
+
+    Raises:
+        InputError: it names the column and lists those that are there.
+    """
+    for name in columns:
+        known = pool.column_names()
+        if name not in known:
+            what = "pictures" if name == IMAGE else f"a column {name!r}"
+            raise InputError(f"{where}: needs {what}, which {pool.name} does not have; {closest(name, known)}")
+
+
+def licence_column(pool: Pool) -> str | None:
+    """The column that says under which terms a row may be used, if there is one."""
+    lower = {name.lower(): name for name in reversed(pool.column_names())}
+    return next((lower[name] for name in LICENCES if name in lower), None)
 
 
 def open_pool(spec: str | Mapping[str, Any], *, where: str = "SOURCE") -> Pool:
@@ -79,7 +122,7 @@ def open_pool(spec: str | Mapping[str, Any], *, where: str = "SOURCE") -> Pool:
             given = {"name": name, **keywords(rest, where=where)}
         elif name != "hf" and name not in SOURCES and kind_of(spec, where=where) == "parquet":
             given = {"name": "parquet", "path": spec}
-    if given.get("name") == "parquet" and set(given) <= {"name", "path", "caption", "key"}:
+    if given.get("name") == "parquet" and set(given) <= {"name", "path", "image", "caption", "key"}:
         return ParquetPool(**{key: str(value) for key, value in given.items() if key != "name"})
     return SourcePool(open_source(spec, where=where))
 
@@ -106,7 +149,7 @@ def explode(rows: Rows) -> tuple[pa.RecordBatch, np.ndarray]:
     The key of a pair is the row's, followed by ``#`` and the caption's position when the row has several.
 
     Returns:
-        the pairs (``PAIR_SCHEMA``) and (m,) the row of each.
+        the pairs (``PAIR_SCHEMA`` and what the rows have beside it) and (m,) the row of each.
     """
     counts = np.asarray(rows.texts.value_lengths().fill_null(0))
     slots = np.maximum(counts, 1)
@@ -114,14 +157,18 @@ def explode(rows: Rows) -> tuple[pa.RecordBatch, np.ndarray]:
     first = np.cumsum(slots) - slots
     place = np.arange(len(row)) - first[row]
     if (counts == 1).all():
-        return pa.record_batch([rows.keys, rows.texts.flatten()], schema=PAIR_SCHEMA), row
-    starts = np.cumsum(counts) - counts
-    index = starts[row] + place
-    texts = rows.texts.flatten().take(pa.array(index, pa.int64(), mask=counts[row] == 0))
-    keys = rows.keys.to_pylist()
-    several = (counts > 1)[row]
-    named = [f"{keys[r]}#{p}" if many else keys[r] for r, p, many in zip(row, place, several, strict=True)]
-    return pa.record_batch([pa.array(named, pa.string()), texts], schema=PAIR_SCHEMA), row
+        pairs = pa.record_batch([rows.keys, rows.texts.flatten()], schema=PAIR_SCHEMA)
+    else:
+        starts = np.cumsum(counts) - counts
+        index = starts[row] + place
+        texts = rows.texts.flatten().take(pa.array(index, pa.int64(), mask=counts[row] == 0))
+        keys = rows.keys.to_pylist()
+        several = (counts > 1)[row]
+        named = [f"{keys[r]}#{p}" if many else keys[r] for r, p, many in zip(row, place, several, strict=True)]
+        pairs = pa.record_batch([pa.array(named, pa.string()), texts], schema=PAIR_SCHEMA)
+    for name, column in rows.extra.items():
+        pairs = pairs.append_column(name, column if len(row) == len(counts) else column.take(pa.array(row)))
+    return pairs, row
 
 
 def valid_text(column: pa.Array) -> tuple[pa.StringArray, np.ndarray]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tether.core.errors import InputError
-from tether.data.curate.pool import BATCH_ROWS, Columns, Rows, group, valid_text
+from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group, valid_text
+from tether.data.curate.step import IMAGE
 from tether.data.paths import files, filesystem, fingerprint, is_url, labels
-from tether.data.sources.columns import KEY, choose, choose_captions
+from tether.data.sources.columns import IMAGE as IMAGE_GUESSES
+from tether.data.sources.columns import KEY, choose, choose_captions, picture_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,17 @@ class ParquetPool:
     strings; kept captions are written back to it.
     """
 
-    def __init__(self, path: str, *, caption: str | None = None, key: str | None = None) -> None:
+    meta_column: str | None = None
+
+    def __init__(
+        self, path: str, *, image: str | None = None, caption: str | None = None, key: str | None = None
+    ) -> None:
         """Read the files' footers.
 
         Args:
             path: a file, a folder, a pattern, or a URL.
+            image: column of pictures: bytes, ``{bytes, path}``, or paths beside the file; default: the first usual
+                name that is there.
             caption: column of captions; default: the first usual name that is there.
             key: column of unique keys; default: the first usual name that is there, else file and row number.
 
@@ -42,7 +52,7 @@ class ParquetPool:
             InputError: no such files, not Parquet, no such column, or files of different columns.
         """
         names = files(path, ending=(".parquet", ".pq"))
-        self.name, self.version = path, fingerprint(names, settings=(caption, key))
+        self.name, self.version = path, fingerprint(names, settings=(image, caption, key))
         self._groups: list[_Group] = []
         schema: pa.Schema | None = None
         for file in names:
@@ -66,35 +76,44 @@ class ParquetPool:
         if not found_captions:
             raise InputError(f"{path}: no column of captions found; there are: {', '.join(schema.names)}")
         self.captions_column = found_captions[0]
-        self._key = choose(key, guesses=KEY, known=schema.names, what="key", where=path)
-        self.keys_unique = self._key is None
+        self.key_column = choose(key, guesses=KEY, known=schema.names, what="key", where=path)
+        self.image_column = choose(image, guesses=IMAGE_GUESSES, known=schema.names, what="picture", where=path)
+        self.keys_unique = self.key_column is None
         self._short = dict(zip(names, labels(names), strict=True))
         self._lists = _list_of_strings(schema.field(self.captions_column), where=path)
         self._ranges = group([each.rows for each in self._groups])
+
+    def column_names(self) -> Sequence[str]:
+        """All columns, and ``image`` where one holds pictures."""
+        return [*self._schema.names, *([IMAGE] if self.image_column and IMAGE not in self._schema.names else [])]
 
     def pieces(self) -> int:
         """Number of ranges of row groups."""
         return len(self._ranges)
 
-    def read(self, piece: int, *, columns: Columns) -> Iterator[Rows]:
+    def read(self, piece: int, *, columns: Columns, extra: Sequence[str] = ()) -> Iterator[Rows]:
         """Rows of the piece's row groups."""
-        captions = [name for name in (self._key, self.captions_column) if name]
+        captions = [name for name in (self.key_column, self.captions_column) if name]
+        asked = [self.image_column if name == IMAGE and self.image_column else name for name in extra]
         for each in self._groups[slice(*self._ranges[piece])]:
-            place, prefix = each.first, f"{self._short[each.file]}:"
             with _open(each.file) as opened:
                 # The captions of a row group are read whole first, so that a damaged one is left out in every pass.
                 try:
                     light = opened.read_row_group(each.index, columns=captions, use_threads=False)
                 except (pa.ArrowException, OSError) as error:
-                    yield self._damaged(f"{prefix}#{each.index}", f"{each.rows} rows cannot be read: {error}", columns)
+                    key, reason = f"{self._short[each.file]}:#{each.index}", f"{each.rows} rows cannot be read: {error}"
+                    yield self._damaged(key, reason, columns)
                     continue
-                if columns == "captions":
+                if columns == "captions" and not extra:
                     batches = light.to_batches(BATCH_ROWS)
                 else:
-                    batches = opened.iter_batches(BATCH_ROWS, row_groups=[each.index], use_threads=False)
+                    names = None if columns == "all" else list(dict.fromkeys([*captions, *asked]))
+                    size = _batch_rows(opened.metadata.row_group(each.index), names)
+                    batches = opened.iter_batches(size, row_groups=[each.index], columns=names, use_threads=False)
+                place = each.first
                 try:
                     for batch in batches:
-                        yield self._rows(batch, prefix, place, whole=columns == "all")
+                        yield self._rows(batch, each.file, place, whole=columns == "all", extra=extra)
                         place += batch.num_rows
                 except (pa.ArrowException, OSError) as error:
                     raise InputError(f"{each.file}, row group {each.index}: cannot read it: {error}") from error
@@ -103,12 +122,12 @@ class ParquetPool:
         table = None if columns == "captions" else self._schema.empty_table()
         return Rows(pa.array([], pa.string()), pa.array([], pa.list_(pa.string())), table, ((key, reason),))
 
-    def _rows(self, batch: pa.RecordBatch, prefix: str, first: int, *, whole: bool) -> Rows:
-        names = [f"{prefix}{first + index}" for index in range(batch.num_rows)]
+    def _rows(self, batch: pa.RecordBatch, file: str, first: int, *, whole: bool, extra: Sequence[str]) -> Rows:
+        names = [f"{self._short[file]}:{first + index}" for index in range(batch.num_rows)]
         reasons: dict[int, str] = {}
         keys = pa.array(names, pa.string())
-        if self._key:
-            given = batch.column(self._key)
+        if self.key_column:
+            given = batch.column(self.key_column)
             binary = pa.types.is_string(given.type) or pa.types.is_large_string(given.type)
             keys, broken = valid_text(given) if binary else (given.cast(pa.string()), np.zeros(len(given), np.bool_))
             reasons |= {int(index): "the key is not UTF-8" for index in np.flatnonzero(broken)}
@@ -117,12 +136,19 @@ class ParquetPool:
             }
         texts, broken = self._texts(batch.column(self.captions_column))
         reasons |= {int(index): "a caption is not UTF-8" for index in np.flatnonzero(broken)}
+        columns = {name: self._extra(batch, name, file) for name in extra}
         table = pa.Table.from_batches([batch]) if whole else None
         if not reasons:
-            return Rows(keys, texts, table)
+            return Rows(keys, texts, table, (), columns)
         good = pa.array(np.setdiff1d(np.arange(batch.num_rows), list(reasons)))
         bad = tuple((keys[index].as_py() or names[index], reason) for index, reason in sorted(reasons.items()))
-        return Rows(keys.take(good), texts.take(good), table.take(good) if table else None, bad)
+        columns = {name: column.take(good) for name, column in columns.items()}
+        return Rows(keys.take(good), texts.take(good), table.take(good) if table else None, bad, columns)
+
+    def _extra(self, batch: pa.RecordBatch, name: str, file: str) -> pa.Array:
+        if name != IMAGE or self.image_column is None:
+            return batch.column(name)
+        return _pictures(batch.column(self.image_column), folder=file.rpartition("/")[0])
 
     def _texts(self, column: pa.Array) -> tuple[pa.ListArray, np.ndarray]:
         if not self._lists:
@@ -136,6 +162,37 @@ class ParquetPool:
         broken[np.repeat(np.arange(len(column)), counts)[broken_text]] = True
         offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int32)))
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts), broken
+
+
+def _batch_rows(group: pq.RowGroupMetaData, names: Sequence[str] | None) -> int:
+    """How many rows of the named columns (None: all) fill ``BATCH_BYTES``."""
+    chunks = map(group.column, range(group.num_columns))
+    size = sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if names is None or chunk.path_in_schema.partition(".")[0] in names
+    )
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(size, 1)))
+
+
+def _pictures(column: pa.Array, *, folder: str) -> pa.BinaryArray:
+    """Encoded bytes of a column of bytes, of ``{bytes, path}`` or of paths; null where there is nothing to read."""
+    kind = column.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind):
+        return column.cast(pa.binary())
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        inner = pc.call_function("struct_field", [column], pc.StructFieldOptions([kind.get_field_index("bytes")]))
+        if pa.types.is_binary(inner.type) and inner.null_count == column.null_count:
+            return inner
+    return pa.array([_read(cell, folder=folder) for cell in column.to_pylist()], pa.binary())
+
+
+def _read(cell: object, *, folder: str) -> bytes | None:
+    try:
+        picture = picture_of(cell, folder=folder)
+        return picture.read_bytes() if isinstance(picture, Path) else picture if isinstance(picture, bytes) else None
+    except (InputError, OSError):
+        return None
 
 
 def _open(file: str) -> pq.ParquetFile:

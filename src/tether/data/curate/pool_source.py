@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +15,11 @@ import pyarrow as pa
 from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.core.types import ImageLike, Row
-from tether.data.curate.pool import BATCH_ROWS, Columns, Rows, group
+from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group
+from tether.data.curate.step import IMAGE
 
+_LOOKED_AT = 16
+"""Rows whose ``meta`` tells which columns there are."""
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _SCHEMA = pa.schema([("key", pa.string()), ("image", _IMAGE), ("texts", pa.list_(pa.string())), ("meta", pa.string())])
 
@@ -28,6 +33,9 @@ class SourcePool:
 
     keys_unique = False
     captions_column = "texts"
+    image_column: str | None = "image"
+    key_column: str | None = "key"
+    meta_column: str | None = "meta"
 
     def __init__(self, source: Source) -> None:
         """Group the source's blocks into pieces."""
@@ -35,29 +43,58 @@ class SourcePool:
         self._blocks = list(source.blocks())
         self._ranges = group([block.rows for block in self._blocks])
         self.name, self.version = source.name, source.version
+        self._names: list[str] | None = None
+
+    def column_names(self) -> Sequence[str]:
+        """``image``, and what the first rows have in ``meta``."""
+        if self._names is None:
+            names: dict[str, None] = {IMAGE: None}
+            looked_at = 0
+            for block in self._blocks:
+                try:
+                    for row in islice(self._source.read(block), _LOOKED_AT - looked_at):
+                        names |= dict.fromkeys(row.meta)
+                        looked_at += 1
+                except InputError:
+                    continue  # counted as bad when the block is read for good
+                if looked_at >= _LOOKED_AT:
+                    break
+            self._names = [name for name in names if name != "bad"]
+        return self._names
 
     def pieces(self) -> int:
         """Number of groups of blocks."""
         return len(self._ranges)
 
-    def read(self, piece: int, *, columns: Columns) -> Iterator[Rows]:
+    def read(self, piece: int, *, columns: Columns, extra: Sequence[str] = ()) -> Iterator[Rows]:
         """Rows of the piece's blocks; a block that breaks is named under its id and the next one goes on."""
         held: list[Row] = []
         bad: list[tuple[str, str]] = []
+        pictures, size = columns == "all" or IMAGE in extra, 0
         for block in self._blocks[slice(*self._ranges[piece])]:
             try:
                 for row in self._source.read(block):
                     held.append(row)
-                    if len(held) == BATCH_ROWS:
-                        yield _rows(held, bad, columns)
-                        held, bad = [], []
+                    size += _bytes(row.image) if pictures else 0
+                    if len(held) == BATCH_ROWS or size >= BATCH_BYTES:
+                        yield _rows(held, bad, columns, extra)
+                        held, bad, size = [], [], 0
             except InputError as error:
                 bad.append((block.id, str(error)))
         if held or bad:
-            yield _rows(held, bad, columns)
+            yield _rows(held, bad, columns, extra)
 
 
-def _rows(held: list[Row], bad: list[tuple[str, str]], columns: Columns) -> Rows:
+def _bytes(image: ImageLike | None) -> int:
+    if isinstance(image, Path):
+        try:
+            return image.stat().st_size
+        except OSError:
+            return 0
+    return 0 if image is None else image.nbytes if isinstance(image, np.ndarray) else len(image)
+
+
+def _rows(held: list[Row], bad: list[tuple[str, str]], columns: Columns, extra: Sequence[str]) -> Rows:
     good: list[Row] = []
     for row in held:
         problem = _problem(row)
@@ -67,12 +104,23 @@ def _rows(held: list[Row], bad: list[tuple[str, str]], columns: Columns) -> Rows
             good.append(row)
     keys = pa.array([row.key for row in good], pa.string())
     texts = pa.array([list(row.texts) for row in good], pa.list_(pa.string()))
+    images = [_encoded(row.image) for row in good] if columns == "all" or IMAGE in extra else []
+    asked = {name: _column([row.meta.get(name) for row in good]) for name in extra if name != IMAGE}
+    if IMAGE in extra:
+        asked[IMAGE] = pa.array([image and image["bytes"] for image in images], pa.binary())
     if columns == "captions":
-        return Rows(keys, texts, None, tuple(bad))
-    images = [_encoded(row.image) for row in good]
+        return Rows(keys, texts, None, tuple(bad), asked)
     meta = [json.dumps(dict(row.meta), ensure_ascii=False, sort_keys=True, default=_plain) for row in good]
     table = pa.table([keys, pa.array(images, _IMAGE), texts, pa.array(meta, pa.string())], schema=_SCHEMA)
-    return Rows(keys, texts, table, tuple(bad))
+    return Rows(keys, texts, table, tuple(bad), asked)
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """One type for all values: Arrow's own choice, or their texts where they differ."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError):
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
 def _problem(row: Row) -> str | None:

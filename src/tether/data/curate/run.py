@@ -1,11 +1,10 @@
-"""Curate a pool: a list of steps, each counted over what the ones before left, then shards and a manifest."""
+"""Curate a pool: steps of a recipe over every pair, in as few readings as there can be, then shards and a manifest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,34 @@ import numpy as np
 
 from tether import __version__
 from tether.core.errors import InputError
-from tether.core.files import read_json, write_json, write_text
+from tether.core.files import read_json, write_json
 from tether.data.curate.engines import ENGINES, EngineName
-from tether.data.curate.plan import ALIVE, STATE, Plan, load_state
-from tether.data.curate.pool import Pool
-from tether.data.curate.step import CurateStep
+from tether.data.curate.manifest import summary
+from tether.data.curate.piece_state import load_state
+from tether.data.curate.plan import Plan, Tally
+from tether.data.curate.pool import Pool, check_columns, licence_column
+from tether.data.curate.shard import STATE, Format
+from tether.data.curate.step import CurateStep, FlagStep, RecipeStep, RewriteStep
 
 MANIFEST = "manifest.json"
-BAD_ROWS = "bad_rows.jsonl"
+BESIDE = ("entries.txt", "recipe.yaml")
+"""What the command line puts into the folder on its own account."""
 Progress = Callable[[int, int | None], None]
+Counts = Callable[[str, int, int], None]
 
 
 def curate(
     pool: Pool,
     *,
-    steps: Sequence[tuple[str, CurateStep]],
+    steps: Sequence[tuple[str, RecipeStep]],
     out: Path,
     seed: int = 0,
     engine: EngineName = "local",
+    workers: int = 1,
+    written_as: Format = "parquet",
     strict: bool = False,
     on_progress: Progress | None = None,
+    on_counts: Counts | None = None,
 ) -> dict[str, Any]:
     """Keep the rows of a pool that every step keeps.
 
@@ -41,71 +48,141 @@ def curate(
     result depends on the pool, the steps and the seed alone: not on the engine, on interruptions or on the order in
     which pieces are done. Called again after an interruption it goes on; called again afterwards it changes nothing.
 
-    Written into ``out``, each file whole or absent: ``part-*.parquet``, ``dropped/part-*.csv`` (key, caption, step,
-    reason), ``bad_rows.jsonl`` and, last, ``manifest.json``.
+    Written into ``out``, each file whole or absent: ``part-*.parquet`` (or ``.tar``), ``dropped/part-*.csv`` (key,
+    caption, step, reason), ``flagged/part-*.csv`` (key, caption, step, label, score of kept pairs),
+    ``bad_rows.jsonl`` and, last, ``manifest.json``.
 
     Args:
         pool: from ``open_pool``.
-        steps: names and curators without counts, in order.
+        steps: names and steps, in order; counts that they hold are left aside.
         out: a new folder, or one that an interrupted run of the same settings left.
         seed: of the draws.
         engine: ``local`` or ``ray``.
+        workers: processes of the local engine; with more than one, a script needs its ``if __name__ == "__main__"``.
+        written_as: ``parquet`` with all columns of the pool, or ``webdataset`` (tars).
         strict: stop at the first bad row.
         on_progress: told the pieces done and their number, all passes together.
+        on_counts: told the name of a step, how many pairs it was asked about so far and how many it left as they are.
 
     Returns:
         the manifest.
 
     Raises:
-        InputError: no steps, an empty pool, a folder that holds something else, or a bad row under ``strict``.
+        InputError: no steps, steps in an order that cannot be, a column that the pool does not have, an empty pool, a
+            folder that holds something else, or a bad row under ``strict``.
     """
     if not steps:
         raise InputError("steps: expected at least one")
     if engine not in ENGINES:
         raise InputError(f"engine: expected {' or '.join(ENGINES)}, got {engine!r}")
+    if workers < 1:
+        raise InputError(f"workers: expected at least 1, got {workers}")
+    if written_as not in ("parquet", "webdataset"):
+        raise InputError(f"written_as: expected 'parquet' or 'webdataset', got {written_as!r}")
+    steps = [(name, step.empty() if isinstance(step, CurateStep) else step) for name, step in steps]
+    check(pool, steps)
+    listed = [{"name": name, **step.settings} for name, step in steps]
     identity = {
-        "format": 1,
+        "format": 2,
         "pool": {"name": pool.name, "version": pool.version},
-        "steps": [{"name": name, **step.settings} for name, step in steps],
+        "steps": listed,
         "seed": seed,
         "strict": strict,
+        "written_as": written_as,
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    digest = _digest(identity)
     finished = _enter(out, digest)
     if finished is not None:
         return finished
-    plan = Plan(pool, tuple(steps), seed, out.absolute(), strict)
-    pieces, passes = pool.pieces(), len(steps) + 1
+    pieces = pool.pieces()
     if not pieces:
         raise InputError(f"{pool.name}: the pool is empty")
+    plan = Plan(pool, tuple(steps), seed, out.absolute(), strict, written_as, licence_column(pool))
+    passes = plan.passes
+    seen: dict[int, list[int]] = {}
+
+    def told(tally: Tally) -> None:
+        for step, asked, first, second in tally:
+            counts = seen.setdefault(step, [0, 0])
+            counts[0] += asked
+            counts[1] += asked - first - (second if isinstance(steps[step][1], CurateStep) else 0)
+            if on_counts:
+                on_counts(steps[step][0], *counts)
 
     def run(number: int) -> None:
         left = [piece for piece in range(pieces) if not plan.state_path(number, piece).exists()]
         done = number * pieces + pieces - len(left)
+        for step in passes[number].asks:
+            seen.pop(step, None)
+        if on_counts:
+            before = number and plan.state_path(number - 1, 0).parent
+            for piece in sorted(set(range(pieces)) - set(left)):
+                counts = load_state(plan.state_path(number, piece))["tally"]
+                if before:
+                    counts = counts - load_state(plan.state_path(number - 1, piece))["tally"]
+                told(plan.tally(number, counts))
         if on_progress:
-            on_progress(done, pieces * passes)
+            on_progress(done, pieces * len(passes))
         if left:
-            for count, _ in enumerate(ENGINES[engine](plan, number=number, pieces=left), start=1):
+            found = ENGINES[engine](plan, number=number, pieces=left, workers=workers)
+            for count, (_, tally) in enumerate(found, start=1):
+                told(tally)
                 if on_progress:
-                    on_progress(done + count, pieces * passes)
+                    on_progress(done + count, pieces * len(passes))
 
     repeated: list[tuple[str, str]] = []
-    for number, (_, step) in enumerate(plan.steps):
+    for number, each in enumerate(passes):
         run(number)
         if number == 0 and not pool.keys_unique:
             repeated = _without_duplicates(plan, pieces)
             run(number)
-        for piece in range(pieces):
-            counted = step.empty()
-            saved = load_state(plan.state_path(number, piece))
-            state = {key.removeprefix("state."): value for key, value in saved.items() if key.startswith("state.")}
-            counted.load_state_dict({key: value.item() if value.ndim == 0 else value for key, value in state.items()})
-            step.merge(counted)
-    run(len(steps))
-    manifest = {**identity, "digest": digest, "tether": __version__, **_summary(plan, pieces, repeated)}
+        if each.counts is not None:
+            _merge(plan, number, pieces)
+    manifest = {
+        **identity,
+        "digest": digest,
+        "recipe_sha256": _digest(listed),
+        "tether": __version__,
+        **summary(plan, pieces, repeated),
+    }
     write_json(out / MANIFEST, manifest)
     shutil.rmtree(out / STATE)
     return manifest
+
+
+def check(pool: Pool, steps: Sequence[tuple[str, RecipeStep]]) -> None:
+    """Refuse steps that this pool cannot serve, and a curator after a rewriter that gives several texts.
+
+    Raises:
+        InputError: it names the step.
+    """
+    several = ""
+    for name, step in steps:
+        if not isinstance(step, (CurateStep, RewriteStep, FlagStep)):
+            raise InputError(f"{name}: expected a step that keeps, maps or flags, got {type(step).__name__}")
+        if isinstance(step, CurateStep) and several:
+            raise InputError(f"{name}: cannot follow {several}, which gives several captions; put it before")
+        if isinstance(step, RewriteStep) and step.gives == "several":
+            several = name
+        check_columns(pool, [column for column in step.columns if column not in ("key", "text")], where=name)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _merge(plan: Plan, number: int, pieces: int) -> None:
+    """Add up what the pieces counted for the step that pass ``number`` counts."""
+    counts = plan.passes[number].counts
+    assert counts is not None
+    step = plan.steps[counts][1]
+    assert isinstance(step, CurateStep)
+    for piece in range(pieces):
+        counted = step.empty()
+        saved = load_state(plan.state_path(number, piece))
+        state = {key.removeprefix("state."): value for key, value in saved.items() if key.startswith("state.")}
+        counted.load_state_dict({key: value.item() if value.ndim == 0 else value for key, value in state.items()})
+        step.merge(counted)
 
 
 def _enter(out: Path, digest: str) -> dict[str, Any] | None:
@@ -115,7 +192,7 @@ def _enter(out: Path, digest: str) -> dict[str, Any] | None:
         held = {"digest": read_json(out / STATE / "plan.json")["digest"], "unfinished": True}
     if held is None:
         strange = sorted(path.name for path in out.iterdir() if path.name != STATE) if out.is_dir() else []
-        strange = [name for name in strange if name != "entries.txt"]
+        strange = [name for name in strange if name not in BESIDE]
         if strange or (out.exists() and not out.is_dir()):
             raise InputError(f"{out}: expected a new or empty folder, found {', '.join(strange[:3]) or 'a file'}")
         write_json(out / STATE / "plan.json", {"digest": digest})
@@ -150,40 +227,6 @@ def _without_duplicates(plan: Plan, pieces: int) -> list[tuple[str, str]]:
             raise InputError(f"{plan.pool.name}: bad row {names[0][0]!r}: {names[0][1]}")
         repeated += names
         plan.duplicates[piece] = places
-        fates = load_state(plan.state_path(0, piece))["fate"]
-        if not (fates != ALIVE).any():  # not yet counted without them
+        if not int(load_state(plan.state_path(0, piece))["duplicates"]):  # not yet counted without them
             plan.state_path(0, piece).unlink()
     return repeated
-
-
-def _summary(plan: Plan, pieces: int, repeated: list[tuple[str, str]]) -> dict[str, Any]:
-    bad: dict[str, str] = {}
-    fates: Counter[int] = Counter()
-    rows, shards, whole = 0, [], hashlib.sha256()
-    for piece in range(pieces):
-        state = load_state(plan.state_path(len(plan.steps), piece))
-        bad |= dict(json.loads(str(state["bad"])))
-        rows += int(state["rows"])
-        marks, counts = np.unique(state["fate"], return_counts=True)
-        fates.update(dict(zip(marks.tolist(), counts.tolist(), strict=True)))
-        shard = json.loads(str(state["shard"]))
-        whole.update(bytes.fromhex(shard["sha256"]))
-        if shard["file"]:
-            shards.append(shard)
-    lines = [{"source": plan.pool.name, "key": key, "error": reason} for key, reason in [*bad.items(), *repeated]]
-    if lines:
-        write_text(plan.out / BAD_ROWS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    left = sum(count for mark, count in fates.items() if mark >= ALIVE)
-    reports = []
-    for number, (name, step) in enumerate(plan.steps):
-        refused, thinned = fates[2 * number], fates[2 * number + 1]
-        counts = {"name": name, "in": left, "refused": refused, "thinned_out": thinned}
-        left -= refused + thinned
-        reports.append({**counts, "kept": left, "refusal": step.refusal, "report": step.report()})
-    return {
-        "rows": {"good": rows - len(repeated), "bad": len(lines), "kept": sum(shard["rows"] for shard in shards)},
-        "pairs": {"good": sum(count for mark, count in fates.items() if mark >= ALIVE), "kept": left},
-        "by_step": reports,
-        "rows_sha256": whole.hexdigest(),
-        "shards": shards,
-    }
