@@ -32,6 +32,7 @@ NAMES = (
     "labclip",
     "logitclip",
     "m2-mix",
+    "metaclip2",
     "mmcl-robustness",
     "moral-direction",
     "nalaformer",
