@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tether.data.curate.pool import Pool
+    from tether.data.curate.step import RecipeStep
+
+_SAMPLE = 10_000
+"""Rows that ``--plan`` looks at unless told otherwise."""
 
 
 def command(
     source: Annotated[str, typer.Argument(help="Parquet, tar, CSV, folder, pattern, hf:owner/name or a set's name.")],
-    out: Annotated[Path, typer.Option(help="New folder; a run that was interrupted in it goes on.")],
+    out: Annotated[
+        Path | None, typer.Option(help="New folder; a run that was interrupted in it goes on. Not with --plan.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A YAML file with a list of steps, as recipes/curate.yaml.")
+    ] = None,
     entries: Annotated[
-        str | None, typer.Option(help="Metadata: a file with one entry a line, or 'auto' for the pool's own words.")
+        str | None,
+        typer.Option(
+            help="Instead of a recipe, to balance only: a file with one entry a line, or 'auto' for the pool's words."
+        ),
     ] = None,
     t: Annotated[
         float | None, typer.Option("--t", help="Matches up to which an entry is kept whole; near the median count.")
@@ -20,26 +37,35 @@ def command(
     tail_share: Annotated[
         float | None, typer.Option(help="Instead of --t: share of matches, 0 to 1, that shall belong to rare entries.")
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Instead of the above: a YAML file with a list of steps.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what would happen to a sample; nothing is written.")
+    ] = False,
+    sample: Annotated[int, typer.Option(help="Rows that --plan looks at.")] = _SAMPLE,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run, and refuse when there is none.")
+    ] = False,
+    written_as: Annotated[str, typer.Option("--format", help="parquet or webdataset.")] = "parquet",
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="Processes of the local engine; default: one a core.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     limit: Annotated[int, typer.Option(help="Most entries that 'auto' takes.")] = 500_000,
     minimum: Annotated[int, typer.Option(help="Least count of a word or pair of words for 'auto'.")] = 5,
     minimum_pmi: Annotated[float, typer.Option(help="Least mutual information of a pair for 'auto', bits.")] = 5.0,
 ) -> None:
-    """Balance a pool of pairs: keep the rare, thin out the frequent, drop what matches nothing."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Make a training set of a pool of pairs: clean, without copies, balanced, and say what was dropped and why."""
+    import shutil
+    import tempfile
 
     from tether.core.errors import InputError
     from tether.core.files import write_text
     from tether.data.curate.engines import ENGINES
-    from tether.data.curate.metaclip import MetaClipCurator
     from tether.data.curate.metadata import read_entries
     from tether.data.curate.pool import open_pool
-    from tether.data.curate.recipe import entries_of, read_recipe
+    from tether.data.curate.pool_sample import SamplePool
     from tether.data.curate.run import curate
+    from tether.data.curate.shard import FORMATS
+    from tether.data.curate.workers import cores
 
     if (recipe is None) == (entries is None):
         raise InputError("give either --entries (with --t or --tail-share) or --recipe")
@@ -48,58 +74,156 @@ def command(
     chosen = next((name for name in ENGINES if name == engine), None)
     if chosen is None:
         raise InputError(f"--engine: expected {' or '.join(ENGINES)}, got {engine!r}")
+    form = next((name for name in FORMATS if name == written_as), None)
+    if form is None:
+        raise InputError(f"--format: expected {' or '.join(FORMATS)}, got {written_as!r}")
+    if plan and (out is not None or resume):
+        raise InputError("--plan writes nothing, so it takes neither --out nor --resume")
+    if not plan and out is None:
+        raise InputError("give --out, a new folder for the result, or --plan to see what would happen")
+    if resume and not (out and ((out / ".curate" / "plan.json").exists() or (out / "manifest.json").exists())):
+        raise InputError(f"--resume: {out} holds no run that could go on")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    kept = out / "entries.txt"
-    listed: list[str] = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        pool = open_pool(source)
-        if recipe is not None:
-            steps = read_recipe(recipe)
-        else:
-            if entries == "auto" and not kept.exists():
-                if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                    raise InputError(f"{out}: expected a new or empty folder")
-                MetaClipCurator(entries=["a"], t=t, tail_share=tail_share)  # refuse wrong settings before the work
-                task = progress.add_task("reading words")
-                found = entries_of(
-                    pool,
-                    limit=limit,
-                    minimum=minimum,
-                    minimum_pmi=minimum_pmi,
-                    on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-                )
-                write_text(kept, "".join(f"{entry}\n" for entry in found))
-            listed = read_entries(kept if entries == "auto" else Path(str(entries)))
-            steps = [("metaclip", MetaClipCurator(entries=listed, t=t, tail_share=tail_share))]
-        curating = progress.add_task("curating")
-        manifest = curate(
-            pool,
-            steps=steps,
-            out=out,
-            seed=seed,
-            engine=chosen,
-            strict=strict,
-            on_progress=lambda done, total: progress.update(curating, completed=done, total=total),
+    pool = open_pool(source)
+    passing = Path(tempfile.mkdtemp(prefix="tether-plan-")) if out is None else None
+    folder = passing or out
+    assert folder is not None
+    try:
+        with _Display() as display:
+            if plan:
+                pool = SamplePool(pool, rows=sample)
+            auto = {"limit": limit, "minimum": minimum, "minimum_pmi": minimum_pmi}
+            steps = _steps(pool, folder, recipe, entries, t=t, tail_share=tail_share, auto=auto, display=display)
+            manifest = curate(
+                pool,
+                steps=steps,
+                out=folder / "sample" if plan else folder,
+                seed=seed,
+                engine=chosen,
+                workers=workers or cores(),
+                written_as=form,
+                strict=strict,
+                on_progress=display.pieces,
+                on_counts=display.counts,
+            )
+        if not plan and recipe is not None and not (folder / "recipe.yaml").exists():
+            write_text(folder / "recipe.yaml", recipe.read_text(encoding="utf-8"))
+        if not plan and entries is not None and not (folder / "entries.txt").exists():
+            write_text(folder / "entries.txt", "".join(f"{entry}\n" for entry in read_entries(Path(entries))))
+    finally:
+        if passing is not None:
+            shutil.rmtree(passing, ignore_errors=True)
+    if plan:
+        typer.echo(
+            f"plan: what would happen to {manifest['rows']['good']:,} rows spread over the pool; nothing was written"
         )
-        if recipe is None and not kept.exists():
-            write_text(kept, "".join(f"{entry}\n" for entry in listed))
-    for line in summary(manifest):
+    for line in summary(manifest, examples=plan):
         typer.echo(line)
-    typer.echo(f"{out / 'manifest.json'}")
+    if plan:
+        typer.echo("counts that a step sets for the whole pool (such as t) thin out more there than in a sample")
+        return
+    typer.echo(f"{folder / 'manifest.json'}")
 
 
-def summary(manifest: dict) -> list[str]:
+def _steps(
+    pool: Pool,
+    folder: Path,
+    recipe: Path | None,
+    entries: str | None,
+    *,
+    t: float | None,
+    tail_share: float | None,
+    auto: dict[str, Any],
+    display: _Display,
+) -> list[tuple[str, RecipeStep]]:
+    """The steps that were asked for; entries that are made of the pool, or given, lie beside the result."""
+    from tether.core.errors import InputError
+    from tether.core.files import write_text
+    from tether.data.curate.metaclip import MetaClipCurator
+    from tether.data.curate.metadata import read_entries
+    from tether.data.curate.recipe import AUTO, entries_of, read_recipe
+    from tether.tasks.curate import CURATE_STEPS
+
+    kept = folder / "entries.txt"
+
+    def made() -> Path:
+        if not kept.exists():
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise InputError(f"{folder}: expected a new or empty folder")
+            found = entries_of(pool, **auto, on_progress=display.task("reading words"))
+            write_text(kept, "".join(f"{entry}\n" for entry in found))
+        return kept
+
+    if recipe is not None:
+        return read_recipe(recipe, parts=CURATE_STEPS, entries=made)
+    if entries == AUTO:
+        MetaClipCurator(entries=["a"], t=t, tail_share=tail_share)  # refuse wrong settings before the work
+        made()
+    listed = read_entries(kept if entries == AUTO else Path(str(entries)))
+    return [("metaclip", MetaClipCurator(entries=listed, t=t, tail_share=tail_share))]
+
+
+class _Display:
+    """A bar for the pieces, and beneath it a line for each step with its counts so far."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._console = Console(stderr=True)
+        self._progress = Progress(*columns, TextColumn("{task.fields[state]}"), console=self._console, transient=True)
+        self._tasks: dict[str, Any] = {}
+        self._state: dict[str, str] = {}
+
+    def __enter__(self) -> _Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def task(self, name: str) -> Callable[[int, int | None], None]:
+        """A bar of its own."""
+        task = self._progress.add_task(name, state="")
+        return lambda done, total: self._progress.update(task, completed=done, total=total)
+
+    def pieces(self, done: int, total: int | None) -> None:
+        """Pieces done of all passes; says so once when a run goes on."""
+        if "curating" not in self._tasks:
+            if done:
+                typer.echo(f"going on where an interrupted run stopped: {done} of {total} pieces are done", err=True)
+            self._tasks["curating"] = self.task("curating")
+        self._tasks["curating"](done, total)
+
+    def counts(self, name: str, asked: int, left: int) -> None:
+        """Pairs that a step was asked about, and those it left alone."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=None, state="")
+        self._progress.update(self._tasks[name], total=asked, completed=left)
+
+
+def summary(manifest: dict[str, Any], *, examples: bool = False) -> list[str]:
     """What a person wants to know of a manifest, a line each."""
     rows, pairs = manifest["rows"], manifest["pairs"]
     lines = [f"pool: {rows['good']:,} rows with {pairs['good']:,} captions; {rows['bad']:,} bad rows skipped"]
     for step in manifest["by_step"]:
         report = step["report"]
-        lines.append(
-            f"{step['name']}: {step['in']:,} in, {step['refused']:,} refused ({step['refusal']}), "
-            f"{step['thinned_out']:,} thinned out, {step['kept']:,} kept"
-        )
+        said = {
+            "curator": "{refused:,} refused ({refusal}), {thinned_out:,} thinned out, {kept:,} kept",
+            "rewriter": "{rewritten:,} rewritten, {kept:,} captions",
+            "flag": "{flagged:,} flagged",
+        }[step["kind"]]
+        lines.append(f"{step['name']}: {step['in']:,} in, {said.format(**step)}")
         lines += [f"  {key}: {report[key]:,.6g}" for key in ("t", "tail_share", "entries_hit") if key in report]
+        for what, shown in step["examples"].items() if examples else ():
+            for each in shown[:3]:
+                new = f" -> {each['new']!r}" if "new" in each else ""
+                lines.append(f"  {what.replace('_', ' ')}: {each['key']}: {_short(each['text'])}{new}")
     share = pairs["kept"] / pairs["good"] if pairs["good"] else 0.0
     lines.append(f"kept: {rows['kept']:,} rows with {pairs['kept']:,} captions ({share:.1%} of the captions)")
     return lines
+
+
+def _short(text: str | None) -> str:
+    return "(no caption)" if text is None else repr(text if len(text) <= 80 else f"{text[:77]}...")

@@ -1,25 +1,28 @@
-"""Recipes: a YAML list of steps, each a name in ``CURATORS`` with its settings."""
+"""Recipes: a YAML list of steps, each a name with its settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tether.core.errors import InputError
 from tether.core.spec import build
 from tether.data.curate import CURATORS
 from tether.data.curate.metadata import NgramCounts
 from tether.data.curate.pool import Pool, explode
-from tether.data.curate.step import CurateStep
+from tether.data.curate.step import RecipeStep
+
+AUTO = "auto"
+"""Said instead of a list of entries: the pool's own words."""
+Spec = str | dict[str, Any]
 
 
-def read_recipe(path: Path) -> list[tuple[str, CurateStep]]:
-    """The steps of a file such as ``steps: [{name: metaclip, entries: words.txt, t: 20}]``.
-
-    Paths in it are taken from where the command runs, as in every other place.
+def read_specs(path: Path) -> list[Spec]:
+    """The steps of a file such as ``steps: [{name: metaclip, entries: words.txt, t: 20}]``, as they are written.
 
     Raises:
-        InputError: not YAML, no ``steps``, an unknown step, key or value; it names the file and the step.
+        InputError: not YAML, or no ``steps``; it names the file.
     """
     import yaml
 
@@ -31,10 +34,36 @@ def read_recipe(path: Path) -> list[tuple[str, CurateStep]]:
         raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(given, dict) or set(given) != {"steps"} or not isinstance(given["steps"], list):
         raise InputError(f"{path}: expected one key, 'steps', with a list")
+    return given["steps"]
+
+
+def read_recipe(
+    path: Path,
+    *,
+    parts: Mapping[str, type[RecipeStep]] = CURATORS,
+    entries: Callable[[], Path] | None = None,
+) -> list[tuple[str, RecipeStep]]:
+    """The steps of a recipe, built.
+
+    Paths in it are taken from where the command runs, as in every other place.
+
+    Args:
+        path: a YAML file.
+        parts: steps by name.
+        entries: makes the file that stands for ``entries: auto``; without it, that word is refused.
+
+    Raises:
+        InputError: as ``read_specs``, or an unknown step, key or value; it names the file and the step.
+    """
     steps = []
-    for number, spec in enumerate(given["steps"]):
+    for number, spec in enumerate(read_specs(path)):
+        where = f"{path}: steps[{number}]"
         name = spec if isinstance(spec, str) else spec.get("name") if isinstance(spec, dict) else None
-        steps.append((str(name), build(spec, CURATORS, where=f"{path}: steps[{number}]")))
+        if isinstance(spec, dict) and spec.get("entries") == AUTO:
+            if entries is None:
+                raise InputError(f"{where}: 'entries: auto' needs a pool, which is not given here")
+            spec = {**spec, "entries": str(entries())}
+        steps.append((str(name), build(spec, parts, where=where)))
     return steps
 
 

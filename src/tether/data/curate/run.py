@@ -19,7 +19,7 @@ from tether.data.curate.manifest import summary
 from tether.data.curate.piece_state import load_state
 from tether.data.curate.plan import Plan, Tally
 from tether.data.curate.pool import Pool, check_columns, licence_column
-from tether.data.curate.shard import STATE, Format
+from tether.data.curate.shard import FORMATS, STATE, Format
 from tether.data.curate.step import CurateStep, FlagStep, RecipeStep, RewriteStep
 
 MANIFEST = "manifest.json"
@@ -77,8 +77,8 @@ def curate(
         raise InputError(f"engine: expected {' or '.join(ENGINES)}, got {engine!r}")
     if workers < 1:
         raise InputError(f"workers: expected at least 1, got {workers}")
-    if written_as not in ("parquet", "webdataset"):
-        raise InputError(f"written_as: expected 'parquet' or 'webdataset', got {written_as!r}")
+    if written_as not in FORMATS:
+        raise InputError(f"written_as: expected {' or '.join(FORMATS)}, got {written_as!r}")
     steps = [(name, step.empty() if isinstance(step, CurateStep) else step) for name, step in steps]
     check(pool, steps)
     listed = [{"name": name, **step.settings} for name, step in steps]

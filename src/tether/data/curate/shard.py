@@ -24,6 +24,7 @@ from tether.data.curate.pool import Pool, Rows
 from tether.data.curate.step import IMAGE
 
 Format = Literal["parquet", "webdataset"]
+FORMATS: tuple[Format, ...] = ("parquet", "webdataset")
 STATE = ".curate"
 DROPPED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "text", "step", "reason")])
 FLAGGED_SCHEMA = pa.schema(
