@@ -7,7 +7,7 @@ from typing import Any, Literal, final
 
 from tether.core.errors import InputError
 from tether.core.types import Row
-from tether.data.captions.chance import Chance, below, of_key, one_of, shuffled
+from tether.data.captions.chance import Chance, below, of_key, one_of
 from tether.data.captions.lexicon import ENGLISH, lexicon
 from tether.data.captions.picks import PICKS, CaptionPick
 from tether.data.captions.pool import bounds, place_of
@@ -137,7 +137,8 @@ class TextAugment:
         words = text.split()
         if len(words) < 2:
             return text
-        first, second = shuffled(range(len(words)), generator=generator)[:2]
+        first, other = below(len(words), generator=generator), below(len(words) - 1, generator=generator)
+        second = other + (other >= first)
         words[first], words[second] = words[second], words[first]
         return " ".join(words)
 
