@@ -30,6 +30,7 @@ from tether.losses.sigmoid import sigmoid_pairs
 from tether.losses.soft_targets import SoftTargetContrastive, finding_similarity, soft_target_loss, soft_targets
 from tether.losses.sparse_policy import SparseDist
 from tether.losses.specs import SpecsLoss, SpecsTerms
+from tether.losses.sub_vocabulary import SubVocabulary, VocabSampler
 from tether.losses.symmetric_negatives import SymmetricHardNegativeLoss, SymmetricTerms, symmetric_negative_loss
 from tether.losses.triplet_clip import TripletClipLoss, TripletTerms, triplet_clip_loss
 from tether.losses.troll import TokenTerms, TROLLLoss
@@ -87,6 +88,7 @@ __all__ = [
     "SparseDist",
     "SpecsLoss",
     "SpecsTerms",
+    "SubVocabulary",
     "SymmetricHardNegativeLoss",
     "SymmetricTerms",
     "TROLLLoss",
@@ -94,6 +96,7 @@ __all__ = [
     "TripletClipLoss",
     "TripletTerms",
     "TruncatedLoss",
+    "VocabSampler",
     "align_clip_loss",
     "caption_labels",
     "clip_logits",

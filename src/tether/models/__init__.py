@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tether.models.blocks.trace import Trace as Trace
     from tether.models.config import ModelConfig as ModelConfig
+    from tether.models.cosine_head import CosineHead as CosineHead
     from tether.models.dual import Clip as Clip
     from tether.models.families import MODELS as MODELS
     from tether.models.presets import configure as configure
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 _LAZY = {
     "MODELS": "tether.models.families",
     "Clip": "tether.models.dual",
+    "CosineHead": "tether.models.cosine_head",
     "ModelConfig": "tether.models.config",
     "Trace": "tether.models.blocks.trace",
     "configure": "tether.models.presets",
     "create": "tether.models.presets",
 }
 
-__all__ = ["MODELS", "Clip", "ModelConfig", "Trace", "configure", "create"]
+__all__ = ["MODELS", "Clip", "CosineHead", "ModelConfig", "Trace", "configure", "create"]
 
 
 def __getattr__(name: str) -> object:

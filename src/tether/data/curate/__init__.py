@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.data.curate.balance import Balancer, entry_counts, tail_share, threshold_for_share
+from tether.data.curate.concepts import concept_frequency, trim_tail
 from tether.data.curate.language import LanguageDetector, Languages
 from tether.data.curate.language_rule import LanguageRule
 from tether.data.curate.matcher import SubstringMatcher
@@ -50,6 +51,7 @@ __all__ = [
     "build_language_metadata",
     "build_metadata",
     "choose_text",
+    "concept_frequency",
     "entry_counts",
     "mask_numbers",
     "number_effect",
@@ -59,4 +61,5 @@ __all__ = [
     "tail_share",
     "threshold_for_share",
     "top_rows",
+    "trim_tail",
 ]
