@@ -80,7 +80,18 @@ def _hf(folder):
     return {"path": str(folder / "saved")}
 
 
-SMALL = {"parquet": _parquet, "images": _images, "csv": _csv, "webdataset": _webdataset, "hf": _hf}
+def _windowed(folder):
+    return {"source": _images(folder)["path"], "center": 100.0, "width": 200.0}
+
+
+SMALL = {
+    "parquet": _parquet,
+    "images": _images,
+    "csv": _csv,
+    "webdataset": _webdataset,
+    "hf": _hf,
+    "windowed": _windowed,
+}
 """How to make a small instance of the sources that read files."""
 SETTINGS = {"scenes": {"rows": 40}, "scene_twins": {"quadruples": 40}}
 

@@ -16,6 +16,7 @@ from tether.core.protocols import Tokenizer
 from tether.core.types import Batch, ImageSpec, Row
 from tether.data.bad_rows import BadRows
 from tether.data.captions import CAPTION_PICKS, CaptionPick
+from tether.data.facts import facts_of
 from tether.data.images import load
 from tether.data.shuffle import Draft
 
@@ -81,7 +82,7 @@ class Assembler:
             negatives = None if negatives is None else self._augment(negatives, draws=bits)
         numbers: dict[str, int] = {}
         ids = torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
-        extra: dict[str, object] = {"keys": [row.key for row in rows], "texts": texts, "ids": ids}
+        extra: dict[str, object] = {"keys": [row.key for row in rows], "texts": texts, "ids": ids, **facts_of(rows)}
         if negatives is not None:
             extra[NEGATIVE_IMAGE] = negatives
         others = [row.meta.get(NEGATIVE_TEXT) for row in rows]

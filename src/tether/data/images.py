@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.types import ImageLike, ImageSpec
+from tether.data.dicom import is_dicom
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -36,7 +37,8 @@ def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) ->
 
     The content decides the format, never the file's name. EXIF rotation is applied, transparency is laid over white,
     16-bit values are scaled to 8 bits, CMYK, palette and grey pictures become RGB, and of an animation the first
-    frame is taken. JPEG goes through torchvision's decoder, everything else through Pillow.
+    frame is taken. JPEG goes through torchvision's decoder, DICOM through pydicom with the file's own window (the
+    source ``windowed`` shows others), everything else through Pillow.
 
     Args:
         image: an encoded file's bytes, the path of one, or uint8 pixels (h, w), (h, w, 1), (h, w, 3) or (h, w, 4).
@@ -48,6 +50,7 @@ def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) ->
 
     Raises:
         InputError: the file is missing, empty, truncated, corrupt, too large or not a picture; it says which.
+        MissingExtraError: DICOM without pydicom.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image, name=name)
@@ -62,6 +65,8 @@ def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) ->
     data = bytes(image)
     if not data:
         raise InputError(f"{_named(name)}: the picture is empty (0 bytes)")
+    if is_dicom(data):
+        return _by_pydicom(data, name=name, max_pixels=max_pixels)
     frame = jpeg_frame(data) if data.startswith(_JPEG) else None
     if frame is None or frame[2] not in (1, 3):
         return _by_pillow(data, name=name, max_pixels=max_pixels)
@@ -199,6 +204,16 @@ def _over_white(pixels: np.ndarray) -> np.ndarray:
     alpha = pixels[..., 3:].astype(np.uint16)
     mixed = pixels[..., :3] * alpha + 255 * (255 - alpha)
     return ((mixed + 127) // 255).astype(np.uint8)
+
+
+def _by_pydicom(data: bytes, *, name: str, max_pixels: int) -> Tensor:
+    from tether.data.dicom import read_dicom
+
+    found = read_dicom(data, name=_named(name))
+    _check_size(found.values.shape[2], found.values.shape[1], name=name, max_pixels=max_pixels)
+    if found.colour is not None:
+        return _from_array(found.colour[0], name=name)
+    return _from_array(found.grey()[0], name=name)
 
 
 def _by_pillow(data: bytes, *, name: str, max_pixels: int) -> Tensor:

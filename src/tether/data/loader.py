@@ -45,7 +45,8 @@ class Loader:
     ``Batch.extra`` holds ``keys`` (list of str), ``texts`` (the captions used) and ``ids`` ((b,) int64, equal for
     rows of one batch with equal captions). Where every row of a batch has ``negative_text`` in its meta, a caption that
     is nearly right, or ``negative_image``, a picture that is, extra holds their tokens (b, l) and pixels under these
-    names. A row whose negative picture cannot be opened is a bad row.
+    names. A row whose negative picture cannot be opened is a bad row. Columns ``findings``, ``text_findings``,
+    ``study`` and ``patient`` travel along likewise, see ``data.facts``.
 
     Attributes:
         bad: the account of skipped rows.

@@ -21,6 +21,7 @@ _WHERE = {
     "scenes": "tether.data.sets.scenes.set:ScenesSet",
     "textile": "tether.data.sets.textile:TextileSet",
     "webdataset": "tether.data.sources.webdataset:WebDatasetSource",
+    "windowed": "tether.data.sources.windowed:WindowedSource",
 }
 
 _BY_ENDING = {

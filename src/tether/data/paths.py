@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm")
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm", ".dcm")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 

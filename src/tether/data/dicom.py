@@ -1,0 +1,153 @@
+"""DICOM files to grey values, with what a data set needs of their header and no more; read by pydicom."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tether.core.draw import hash_int
+from tether.core.errors import InputError, MissingExtraError
+from tether.data.window import Curve, DeepImage, WindowLevel
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+MARK, MARK_AT = b"DICM", 128
+"""What a DICOM file says after its preamble."""
+MAX_VALUES = 1 << 28
+"""Most grey values (rows x columns x frames x channels) that are decoded; 1 GB as float32."""
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to grey
+_CURVES: dict[str, Curve] = {"": "linear", "LINEAR": "linear", "LINEAR_EXACT": "linear_exact", "SIGMOID": "sigmoid"}
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether a file's bytes are DICOM, by their mark."""
+    return data[MARK_AT : MARK_AT + len(MARK)] == MARK
+
+
+def read_dicom(data: bytes | Path, *, name: str = "", secret: str = "", max_values: int = MAX_VALUES) -> DeepImage:
+    """Decode a DICOM file, with its rescale slope and intercept applied.
+
+    Args:
+        data: the file's bytes, or its path.
+        name: what errors call it; a path names itself.
+        secret: makes the pseudonyms of patient and study: equal within a data set, and of no use without it. Empty
+            gives none.
+        max_values: larger pictures are refused before they are decoded.
+
+    Raises:
+        MissingExtraError: without pydicom.
+        InputError: no such file, not DICOM, no pixels in it, too many, or pixels that cannot be decoded here.
+    """
+    try:
+        import pydicom
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("pydicom", extra="medical") from error
+
+    if isinstance(data, Path):
+        name = name or str(data)
+        try:
+            data = data.read_bytes()
+        except OSError as error:
+            raise InputError(f"{name}: cannot read it: {error.strerror or error}") from error
+    name = name or "picture"
+    if not is_dicom(data):
+        raise InputError(f"{name}: not a DICOM file ({len(data)} bytes without the mark {MARK.decode()})")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of every oddity that it has dealt with
+        try:
+            header = pydicom.dcmread(BytesIO(data))
+        except Exception as error:  # pydicom raises many kinds for a broken file
+            raise InputError(f"{name}: broken DICOM file of {len(data)} bytes: {_first_line(error)}") from error
+        return _decoded(header, name=name, secret=secret, max_values=max_values)
+
+
+def pseudonym(identity: str, *, secret: str, what: str) -> int | None:
+    """A 63-bit number in place of an identity: equal for equal ones, and not to be guessed without the secret.
+
+    Args:
+        identity: such as a patient's number; an empty one has no pseudonym.
+        secret: keep it apart from the data; an empty one gives None.
+        what: ``patient`` or ``study``, so that one cannot be matched with the other.
+    """
+    if not identity.strip() or not secret:
+        return None
+    return hash_int(identity.strip(), salt=f"{what}\x00{secret}") >> 1
+
+
+def _decoded(header: Dataset, *, name: str, secret: str, max_values: int) -> DeepImage:
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+    shape = [_number(header, key) for key in ("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel")]
+    if not any(key in header for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise InputError(f"{name}: a DICOM file without a picture ({_word(header, 'Modality') or 'no modality'})")
+    if min(shape) < 1 or math.prod(shape) > max_values:
+        raise InputError(f"{name}: {' x '.join(map(str, shape))} values; expected 1 to {max_values}")
+    kind, colour = _word(header, "PhotometricInterpretation"), None
+    try:
+        pixels = pixel_array(header)  # as RGB where the file has other colours
+        if kind == "PALETTE COLOR":
+            pixels = apply_color_lut(pixels, header)
+        if shape[3] == 3 or kind == "PALETTE COLOR":
+            colour = _eight_bits(pixels).reshape(*shape[:3], 3)
+            values = colour.astype(np.float32) @ np.array(_LUMA, np.float32)
+        else:
+            values = np.asarray(apply_modality_lut(pixels, header), dtype=np.float32).reshape(shape[:3])
+    except Exception as error:  # pydicom and its decoders raise many kinds
+        raise InputError(f"{name}: cannot decode the picture: {_first_line(error)}") from error
+    polarity = "inverted" if kind == "MONOCHROME1" else "normal"
+    modality = _word(header, "Modality")
+    return DeepImage(
+        values=values,
+        colour=colour,
+        window=None if colour is not None else _window(header, polarity=polarity),
+        polarity=polarity,
+        unit=_word(header, "RescaleType") or ("HU" if modality == "CT" else ""),
+        modality=modality,
+        view=_word(header, "ViewPosition"),
+        patient=pseudonym(_word(header, "PatientID"), secret=secret, what="patient"),
+        study=pseudonym(_word(header, "StudyInstanceUID"), secret=secret, what="study"),
+    )
+
+
+def _window(header: Dataset, *, polarity: Literal["normal", "inverted"]) -> WindowLevel | None:
+    """The first window of the file, where it has one that makes sense."""
+    try:
+        center, width = (float(_first(header.get(key))) for key in ("WindowCenter", "WindowWidth"))
+        curve = _CURVES[_word(header, "VOILUTFunction").upper()]
+        return WindowLevel(center, width, curve, polarity)
+    except (TypeError, ValueError, KeyError):  # InputError is a ValueError
+        return None
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    top = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1.0
+    return np.round(pixels.astype(np.float64) * (255 / top)).clip(0, 255).astype(np.uint8)
+
+
+def _first(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float)) or value is None else value[0]
+
+
+def _number(header: Dataset, key: str) -> int:
+    """A whole number of the header; 1 where the file does not say, as for the frames of most files."""
+    try:
+        return int(header.get(key, 1) or 1)
+    except (TypeError, ValueError):
+        return 0
+
+
+def _word(header: Dataset, key: str) -> str:
+    value = header.get(key)
+    return "" if value is None else str(value).strip()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
