@@ -38,6 +38,7 @@ SPECS = {
         "language": "language",
     },
     "number_mask": {"name": "number_mask"},
+    "safety": {"name": "safety", "model": MODEL, "threshold": 0.5},
     "rewrite_captions": {"name": "rewrite_captions", "count": 2},
 }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.data.curate import CURATORS, RecipeStep
+from tether.tasks.curate.safety import SafetyFlag
 
-CURATE_STEPS: Mapping[str, type[RecipeStep]] = {**CURATORS}
+CURATE_STEPS: Mapping[str, type[RecipeStep]] = {**CURATORS, "safety": SafetyFlag}
 """Every step a recipe can name, with a model or without."""
 
 __all__ = ["CURATE_STEPS"]

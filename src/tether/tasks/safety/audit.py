@@ -178,8 +178,7 @@ class DatasetAudit:
         missing: Missing = "min",
     ) -> None:
         """Take the classifier and how to decide."""
-        if not 0.5 <= threshold <= 1:
-            raise InputError(f"threshold: expected a probability from 0.5 to 1, got {threshold!r}")
+        checked_threshold(threshold)
         if rule not in ("cosine", "official_dot"):
             raise InputError(f"rule: expected 'cosine' or 'official_dot', got {rule!r}")
         if not 0 <= flagged_class < len(classifier.labels_):
@@ -260,6 +259,17 @@ class DatasetAudit:
         if not expected:
             return ()  # every caption is flagged, or the others are empty: nothing to hold them against
         return chi_squared_weights(observed, expected=expected, missing=self.missing).top(WORDS)
+
+
+def checked_threshold(threshold: float) -> float:
+    """The same threshold, a probability from 0.5 to 1.
+
+    Raises:
+        InputError: it is not, NaN included.
+    """
+    if not 0.5 <= threshold <= 1:
+        raise InputError(f"threshold: expected a probability from 0.5 to 1, got {threshold!r}")
+    return threshold
 
 
 def _shares(classes: Sequence[str], chosen: np.ndarray) -> tuple[ClassShare, ...]:

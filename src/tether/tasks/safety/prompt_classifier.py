@@ -386,3 +386,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"class_weight: expected finite numbers above 0, got {list(self.class_weight)}")
         if self.encoder is not None and self.digest not in (None, model_digest(cast(nn.Module, self.encoder))):
             raise InputError(f"digest: {str(self.digest)[:_SHOWN]} is not that of the encoder given")
+
+
+def recorded_digest(path: Path | str) -> str:
+    """Digest of the encoder that a saved classifier was tuned on.
+
+    Raises:
+        InputError: no such file, or not one of a ``PromptClassifier``.
+    """
+    settings, _ = read_state(path, what="PromptClassifier", format=_FORMAT, arrays=_STATE)
+    return settings["own"]["digest"]
