@@ -298,7 +298,7 @@ class _TiledPairs(torch.autograd.Function):
         return losses, column_losses, row_hits, column_hits
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         refuse_second_order()
         grad_rows, grad_columns = grad_outputs[:2]
         left, right, scale, top, total, peak, mass, kept = ctx.saved_tensors

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from tether.papers.places import PACKAGE, digest
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -176,15 +178,26 @@ def _pairs(spec: str, size: int, limit: int | None) -> Pairs:
     return Pairs(tuple(keys), torch.cat(pixels), tuple(texts), tuple(meta))
 
 
+@functools.cache
+def _training_source() -> str:
+    """Digest of the rooms whose code decides what a run becomes: a changed loss finds no model of the old one."""
+    return digest(path for room in ("losses", "models", "optim", "train") for path in (PACKAGE / room).rglob("*.py"))
+
+
 def _trained(wanted: Mapping[str, Any]) -> Path:
-    """The folder of a run with these settings; trains it when the cache has none."""
+    """The folder of a run with these settings and this source; trains it when the cache has none."""
     from tether import __version__
     from tether.core.files import cache_dir
     from tether.data import open_source
     from tether.train import RunConfig, train
 
     config = RunConfig.model_validate(wanted)
-    facts = [__version__, open_source(config.data, where="lab").version, config.model_dump(mode="json")]
+    facts = [
+        __version__,
+        _training_source(),
+        open_source(config.data, where="lab").version,
+        config.model_dump(mode="json"),
+    ]
     name = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = cache_dir() / "lab" / name
     if folder.is_dir():
