@@ -80,6 +80,26 @@ def _hf(folder):
     return {"path": str(folder / "saved")}
 
 
+def _figures(folder):
+    for paper in range(2):
+        with tarfile.open(folder / f"{paper:04d}.tar.gz", "w:gz") as archive:
+            files = {f"{i:03d}.png": picture(i) for i in range(paper, COUNT, 2)}
+            latex = "".join(
+                rf"\begin{{figure}}\includegraphics{{{name}}}\caption{{text {int(name[:3])}}}\end{{figure}}"
+                for name in files
+            )
+            for name, data in {**files, "main.tex": latex.encode()}.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return {"path": str(folder)}
+
+
+def _mixture(folder):
+    path = _images(folder)["path"]
+    return {"sources": (path, {"name": "images", "path": path}), "weights": (0.5, 1.0), "rows": 75}
+
+
 def _windowed(folder):
     return {"source": _images(folder)["path"], "center": 100.0, "width": 200.0}
 
@@ -91,6 +111,8 @@ SMALL = {
     "webdataset": _webdataset,
     "hf": _hf,
     "windowed": _windowed,
+    "figures": _figures,
+    "mixture": _mixture,
 }
 """How to make a small instance of the sources that read files."""
 SETTINGS = {"scenes": {"rows": 40}, "scene_twins": {"quadruples": 40}}

@@ -25,10 +25,11 @@ from tether.data.captions.picks import (
 )
 from tether.data.captions.pool import CaptionPool, CaptionSampler, CaptionTexts, MixedCaptions
 from tether.data.captions.rewriter import Fuser, Paraphraser, Rewriter
+from tether.data.captions.sentences import SomeSentences, sentences
 from tether.data.captions.stats import CaptionStats, caption_stats
 from tether.data.captions.template import TemplateRewriter
 
-CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {**PICKS, "augmented": Augmented}
+CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {**PICKS, "augmented": Augmented, "sentences": SomeSentences}
 """Every way to choose the caption that a batch uses."""
 
 REWRITERS: Mapping[str, type[Rewriter]] = {
@@ -64,6 +65,7 @@ __all__ = [
     "Rewriter",
     "Rewritten",
     "RuleParaphraser",
+    "SomeSentences",
     "TemplateFuser",
     "TemplateRewriter",
     "TextAugment",
@@ -73,4 +75,5 @@ __all__ = [
     "lexicon",
     "read_rewrites",
     "rewrite_dataset",
+    "sentences",
 ]

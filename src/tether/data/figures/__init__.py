@@ -1,0 +1,26 @@
+"""Figures of scientific papers with their captions: out of LaTeX sources and JATS articles, safely."""
+
+from tether.data.figures.archive import Figure, FigureArchive, Problem
+from tether.data.figures.decontaminate import Decontaminated, decontaminate
+from tether.data.figures.jats import extract_jats_figures
+from tether.data.figures.lengths import CaptionLengths, caption_lengths
+from tether.data.figures.members import Limits
+from tether.data.figures.pictures import as_jpeg, resize_for_clip
+from tether.data.figures.tex import extract_tex_figures
+from tether.data.figures.tex_text import latex_to_text
+
+__all__ = [
+    "CaptionLengths",
+    "Decontaminated",
+    "Figure",
+    "FigureArchive",
+    "Limits",
+    "Problem",
+    "as_jpeg",
+    "caption_lengths",
+    "decontaminate",
+    "extract_jats_figures",
+    "extract_tex_figures",
+    "latex_to_text",
+    "resize_for_clip",
+]

@@ -1,0 +1,131 @@
+"""Figures and their captions in LaTeX sources, by the rules of arXiv 2311.04711."""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import re
+from collections.abc import Callable, Iterable
+
+from tether.core.errors import InputError
+from tether.data.figures.tex_text import latex_to_text
+from tether.data.figures.tex_tree import Node, read_tex
+
+_log = logging.getLogger("tether.data")
+
+PICTURES = (".jpg", ".jpeg", ".gif", ".png", ".pdf", ".eps", ".ps")
+"""Endings of files that count as figures; compared as they are written."""
+REFUSED = ("\\href", "\\url", "\\email")
+"""A caption that holds one of these is left out."""
+_CAPTION = re.compile(r"\\caption\s+(?={)")
+
+
+def extract_tex_figures(
+    source: str | bytes,
+    *,
+    image_names: Iterable[str],
+    encoding: str = "iso-8859-1",
+    to_text: Callable[[str], str] = latex_to_text,
+    strict: bool = False,
+) -> dict[str, str]:
+    r"""Captions of the pictures that a LaTeX file includes, by the pictures' names.
+
+    A picture counts when its name is among ``image_names`` (written without ending: the first with that stem), when
+    its direct container holds no other ``\includegraphics``, and when a ``\caption`` stands in that container, before
+    or after it. So sub-figures have their own captions and never the outer one, and a picture inside ``center`` whose
+    caption stands outside has none. Lines with ``\newcommand`` are left out before, comments do not count, ``\input``
+    is not followed. A picture used twice has its last caption. A caption may come out empty.
+
+    Source: arXiv 2311.04711, section 3, and ``src/process/arxiv.py`` of its code.
+
+    Args:
+        source: the file; bytes are decoded.
+        image_names: names of the picture files beside it, in their order.
+        encoding: of bytes; ``auto`` is UTF-8 where it can be, else Windows-1252. The paper's is ISO-8859-1.
+        to_text: turns a caption's LaTeX into plain text; blanks are collapsed after it.
+        strict: raise on LaTeX that cannot be read, instead of giving nothing and saying so in the log.
+
+    Raises:
+        InputError: under ``strict``, LaTeX that cannot be read; always, an unknown encoding.
+        MissingExtraError: pylatexenc is not installed and ``to_text`` was not given.
+    """
+    text = decode_tex(source, encoding=encoding) if isinstance(source, bytes) else source
+    try:
+        root = read_tex(_prepared(text))
+    except InputError as error:
+        if strict:
+            raise InputError(f"LaTeX that cannot be read: {error}") from error
+        _log.warning("LaTeX that cannot be read: %s", error)
+        return {}
+    names = list(image_names)
+    known, by_stem = set(names), {_stem(name): name for name in reversed(names)}
+    many = _graphics(root)
+    captions: dict[str, str] = {}
+    for container, graphic in root.descendants():
+        if graphic.name != "includegraphics" or many[id(container)] > 1:
+            continue
+        name = _meant(graphic, known=known, by_stem=by_stem)
+        caption = next((node for _, node in container.descendants() if node.name == "caption"), None)
+        if name is None or caption is None or not caption.args:
+            continue
+        latex = caption.args[-1].inner()
+        if any(word in latex for word in REFUSED):
+            continue
+        try:
+            captions[name] = " ".join(to_text(latex).split())
+        except InputError as error:
+            if strict:
+                raise InputError(f"caption of {name!r}: {error}") from error
+            _log.warning("caption of %r: %s", name, error)
+    return captions
+
+
+def decode_tex(source: bytes, *, encoding: str = "auto") -> str:
+    """Bytes of a LaTeX file as text; ``auto`` is UTF-8 (or UTF-16 with a mark), else Windows-1252, which never fails.
+
+    Raises:
+        InputError: an encoding that Python does not know, or that these bytes are not in.
+    """
+    if encoding != "auto":
+        try:
+            return source.decode(encoding)
+        except LookupError:
+            raise InputError(f"encoding: expected 'auto' or one that Python knows, got {encoding!r}") from None
+        except UnicodeDecodeError as error:
+            raise InputError(f"not {encoding}: {error}") from None
+    marked = source.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for guess in ("utf-16" if marked else "utf-8-sig", "cp1252"):
+        try:
+            return source.decode(guess)
+        except UnicodeDecodeError:
+            continue
+    return source.decode("iso-8859-1")  # five bytes have no letter in Windows-1252
+
+
+def _prepared(text: str) -> str:
+    r"""Without the lines that define commands, and with no blank between ``\caption`` and its brace."""
+    *lines, last = text.split("\n")
+    kept = [line for line in lines if "\\newcommand" not in line]
+    return _CAPTION.sub(r"\\caption", "\n".join([*kept, last]))
+
+
+def _stem(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    stem, dot, _ = base.lstrip(".").rpartition(".")
+    return f"{folder}{slash}{base[: len(base) - len(base.lstrip('.'))]}{stem}" if dot else name
+
+
+def _meant(graphic: Node, *, known: set[str], by_stem: dict[str, str]) -> str | None:
+    path = next(reversed(list(graphic.texts())), None)
+    if path is None or path.endswith(PICTURES):
+        return path if path in known else None
+    return by_stem.get(path)
+
+
+def _graphics(root: Node) -> dict[int, int]:
+    r"""How many ``\includegraphics`` stand below each node."""
+    count: dict[int, int] = {}
+    for parent, node in reversed(list(root.descendants())):  # children come after their parents
+        own = (node.name == "includegraphics") + count.get(id(node), 0)
+        count[id(parent)] = count.get(id(parent), 0) + own
+    return count

@@ -1,0 +1,129 @@
+"""Figures of scientific papers: archives of LaTeX sources or JATS articles as rows of pictures and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from tether.core.draw import hash_uniform
+from tether.core.errors import InputError, MissingExtraError
+from tether.core.types import Block, Row
+from tether.data.figures.archive import FigureArchive, paper_of
+from tether.data.figures.members import ENDINGS
+from tether.data.figures.pictures import SIZE, Postscript, as_jpeg, resize_for_clip
+from tether.data.paths import files, fingerprint, labels
+from tether.data.sources.columns import bad_row
+
+Split = Literal["all", "train", "validation", "test"]
+_TEST, _VALIDATION = 0.1, 0.05
+
+
+class FiguresSource:
+    """Every captioned figure of every paper; a paper is a block.
+
+    A row's key is the paper's and the picture's name. ``meta`` holds ``paper`` (what arXiv or PubMed Central call it,
+    which is where its licence can be looked up), ``figure``, ``document``, and ``doi``, ``pmcid`` and ``licence`` as
+    far as a JATS article says them, else the empty string. What an archive holds that cannot be used is a bad row.
+    Splits are by paper, since one figure often stands in several files of a paper.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        papers: Literal["archives", "folders"] = "archives",
+        split: Split = "all",
+        size: int = SIZE,
+        pictures: Literal["jpeg", "original"] = "jpeg",
+        postscript: Postscript = "refuse",
+        encoding: str = "auto",
+        languages: tuple[str, ...] = ("en",),
+        join: str = " ",
+    ) -> None:
+        """List the papers; none is opened yet.
+
+        Args:
+            path: an archive, a folder of archives (``.tar.gz``, ``.tar``, ``.zip``...) at any depth, or a pattern.
+            papers: ``folders`` says that each folder in ``path`` is an unpacked paper.
+            split: ``train`` (85 % of the papers), ``validation``, ``test`` (10 %) or ``all``.
+            size: most pixels of a picture's longer side.
+            pictures: ``jpeg`` prepares them as the paper does; ``original`` leaves the bytes as they are, PDF too.
+            postscript: ``refuse``, or ``ghostscript`` to have the program ``gs`` render EPS.
+            encoding: of LaTeX files, see ``extract_tex_figures``; the paper's is ``iso-8859-1``.
+            languages: of JATS figures; empty takes every language.
+            join: put between the pieces of a JATS caption.
+
+        Raises:
+            InputError: no such file, no paper there, or an unknown word.
+        """
+        if split not in get_args(Split):
+            raise InputError(f"figures: split: expected one of {', '.join(get_args(Split))}, got {split!r}")
+        if postscript not in get_args(Postscript):
+            raise InputError(f"figures: postscript: expected refuse or ghostscript, got {postscript!r}")
+        if size < 1:
+            raise InputError(f"figures: size: expected at least 1 pixel, got {size}")
+        self.name = str(path)
+        found = _folders(path) if papers == "folders" else files(path, ending=ENDINGS)
+        names = labels(found)
+        draws = hash_uniform(map(paper_of, names), salt="figures split")
+        self._paths = {
+            name: Path(each)
+            for name, each, draw in zip(names, found, draws, strict=True)
+            if split in ("all", _split_of(draw))
+        }
+        if not self._paths:
+            raise InputError(f"{path}: none of the {len(found)} papers falls into the split {split!r}")
+        self._size, self._pictures, self._postscript = size, pictures, postscript
+        self._encoding, self._languages, self._join = encoding, tuple(languages), join
+        settings = (split, size, pictures, postscript, encoding, self._languages, join)
+        self.version = fingerprint(found, settings=settings)
+
+    def blocks(self) -> Sequence[Block]:
+        """One for each paper; how many figures it has, only reading tells."""
+        return [Block(name) for name in self._paths]
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        """The figures of one paper from row ``start`` on, then what could not be used.
+
+        Raises:
+            InputError: no such paper, or no archive at all.
+            MissingExtraError: a library of the extra ``figures`` is needed and missing.
+        """
+        if block.id not in self._paths:
+            raise InputError(f"{self.name}: no paper {block.id!r}")
+        for number, row in enumerate(self._rows(block.id)):
+            if number >= start:
+                yield row
+
+    def _rows(self, name: str) -> Iterator[Row]:
+        paper = paper_of(name)
+        archive = FigureArchive(self._paths[name], encoding=self._encoding, languages=self._languages, join=self._join)
+        by_name = {figure.name: figure for figure in archive.figures()}
+        about = {key: archive.about.get(key, "") for key in ("doi", "pmcid", "licence")}
+        for picture, data in archive.pictures():
+            figure, key = by_name[picture], f"{paper}/{picture}"
+            try:
+                image = data if self._pictures == "original" else self._prepared(data, key)
+            except (InputError, MissingExtraError) as error:
+                yield bad_row(key, str(error))
+                continue
+            meta = {"paper": paper, "figure": picture, "document": figure.document, **about}
+            yield Row(key.encode(errors="backslashreplace").decode(), image, (figure.caption,), meta)
+        for number, problem in enumerate(archive.problems):
+            yield bad_row(f"{paper}/{problem.name or 'archive'}#{number}", problem.reason)
+
+    def _prepared(self, data: bytes, key: str) -> bytes:
+        return as_jpeg(resize_for_clip(data, size=self._size, postscript=self._postscript, name=key))
+
+
+def _folders(path: str) -> list[str]:
+    folder = Path(path).expanduser()
+    found = sorted(str(each) for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+    if not found:
+        raise InputError(f"{path}: expected a folder with one folder for each paper")
+    return found
+
+
+def _split_of(draw: float) -> Split:
+    return "test" if draw < _TEST else "validation" if draw < _TEST + _VALIDATION else "train"
