@@ -27,7 +27,7 @@ _LICENCES = 50
 def summary(plan: Plan, pieces: int, repeated: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The counts of a plan whose last pass is done; also writes ``bad_rows.jsonl``."""
     bad: dict[str, str] = {}
-    labels: dict[str, Counter[str]] = {}
+    labels: dict[int, Counter[str]] = {}
     licences: Counter[tuple[str, int]] = Counter()
     examples: list[Example] = []
     rows = pairs = kept = 0
@@ -40,8 +40,8 @@ def summary(plan: Plan, pieces: int, repeated: Sequence[tuple[str, str]]) -> dic
         tally += state["tally"]
         examples += json.loads(str(state["examples"]))
         notes = json.loads(str(state["notes"]))
-        for name, counts in notes["labels"].items():
-            labels.setdefault(name, Counter()).update(counts)
+        for step, counts in notes["labels"].items():
+            labels.setdefault(int(step), Counter()).update(counts)
         for name, both in notes["licences"].items():
             licences.update({(name, place): count for place, count in enumerate(both)})
         shard = json.loads(str(state["shard"]))
@@ -52,7 +52,7 @@ def summary(plan: Plan, pieces: int, repeated: Sequence[tuple[str, str]]) -> dic
     if lines:
         write_text(plan.out / BAD_ROWS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     reports = [
-        _of_step(number, name, step, tally[number].tolist(), labels.get(name, Counter()))
+        _of_step(number, name, step, tally[number].tolist(), labels.get(number, Counter()))
         | {"examples": _chosen(examples, number)}
         for number, (name, step) in enumerate(plan.steps)
     ]

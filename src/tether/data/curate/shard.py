@@ -72,7 +72,7 @@ class Shard:
         self._dropped: list[pa.RecordBatch] = []
         self._flagged: list[pa.RecordBatch] = []
         self._digest = hashlib.sha256()
-        self._labels: dict[str, Counter[str]] = {}
+        self._labels: dict[int, Counter[str]] = {}
         self._licences: dict[str, list[int]] = {}
         self._rows = self._pairs = 0
 
@@ -97,7 +97,7 @@ class Shard:
             places = np.flatnonzero(alive & np.asarray(flags.labels.is_valid()))
             at, name = pa.array(places), self._names[number]
             labels = flags.labels.take(at)
-            self._labels.setdefault(name, Counter()).update(labels.to_pylist())
+            self._labels.setdefault(number, Counter()).update(labels.to_pylist())
             scores = flags.scores[places]
             seen = batch.pairs.take(at)
             columns = [seen.column("key"), seen.column("text"), pa.array([name] * len(places), pa.string()), labels,
@@ -160,7 +160,7 @@ class Shard:
         return found
 
     def notes(self) -> dict[str, Any]:
-        """Labels of kept pairs by flag step, and rows by licence in the pool and in what is kept."""
+        """Labels of kept pairs by number of the flag step, and rows by licence in the pool and in what is kept."""
         return {"labels": self._labels, "licences": self._licences}
 
     def abandon(self) -> None:
