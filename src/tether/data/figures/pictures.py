@@ -94,5 +94,7 @@ def _by_ghostscript(data: bytes, *, name: str) -> np.ndarray:
             if opened.width * opened.height > MAX_PIXELS:
                 raise InputError(f"{name or 'picture'}: {opened.width} x {opened.height} pixels are refused")
             return np.asarray(opened.convert("RGB"))
-    except OSError as error:
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for a broken file
         raise InputError(f"{name or 'picture'}: PostScript that cannot be rendered: {error}") from error

@@ -1,0 +1,362 @@
+"""Archives of papers from outside: what is found in them, and what they must not be able to do."""
+
+import gzip
+import importlib.util
+import io
+import os
+import stat
+import sys
+import tarfile
+import warnings
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tether.core.errors import InputError, MissingExtraError
+from tether.core.types import Row
+from tether.data import open_source
+from tether.data.captions import CAPTION_PICKS, SomeSentences, sentences
+from tether.data.figures import FigureArchive, Limits, as_jpeg, resize_for_clip
+from tether.data.images import decode
+
+TEX = r"\begin{figure}\includegraphics{a.png}\caption{A red square.}\end{figure}"
+JATS = (
+    '<article xmlns:xlink="http://www.w3.org/1999/xlink"><front><article-meta>'
+    '<article-id pub-id-type="pmc">PMC7</article-id><article-id pub-id-type="doi"> 10.1/x </article-id>'
+    '<permissions><license xlink:href="https://creativecommons.org/licenses/by/4.0/"/></permissions>'
+    "</article-meta></front><body><fig><caption><title>Growth.</title><p>Over\n time.</p></caption>"
+    '<graphic xlink:href="f1"/></fig></body></article>'
+)
+
+
+def picture(width: int = 20, height: int = 10, *, kind: str = "PNG", colour=(200, 10, 10), mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height), colour).save(buffer, kind)
+    return buffer.getvalue()
+
+
+PAPER = {"main.tex": TEX.encode(), "a.png": picture()}
+
+
+def tar(path, files: dict[str, bytes | tarfile.TarInfo], *, mode: str = "w:gz"):
+    with tarfile.open(path, mode) as archive:
+        for name, data in files.items():
+            if isinstance(data, tarfile.TarInfo):
+                archive.addfile(data)
+                continue
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def zipped(path, files: dict[str, bytes]):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def unpacked(path, files: dict[str, bytes]):
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tgz", "tar", "tar.bz2", "tar.xz", "zip", "folder"])
+def test_every_kind_of_archive(tmp_path, kind):
+    modes = {"tar.gz": "w:gz", "tgz": "w:gz", "tar": "w", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}
+    if kind in modes:
+        path = tar(tmp_path / f"2311.04711v1.{kind}", PAPER, mode=modes[kind])
+    elif kind == "zip":
+        path = zipped(tmp_path / "2311.04711v1.zip", PAPER)
+    else:
+        path = unpacked(tmp_path / "2311.04711v1", PAPER)
+    archive = FigureArchive(path, strict=True)
+    assert archive.paper == "2311.04711v1"
+    assert [(figure.name, figure.caption, figure.document) for figure in archive.figures()] == [
+        ("a.png", "A red square.", "main.tex")
+    ]
+    assert dict(archive.pictures()) == {"a.png": PAPER["a.png"]}
+    assert dict(archive.pictures()) == dict(archive.pictures())
+    assert archive.problems == []
+
+
+def test_documents_of_an_archive_are_joined_and_the_last_wins(tmp_path):
+    other = TEX.replace("red", "blue") + TEX.replace("a.png", "sub/b.png")
+    files = {"1.tex": TEX.encode(), "2.tex": other.encode(), "a.png": picture(), "sub/b.png": picture()}
+    files["notes.txt"] = b"\\includegraphics{a.png}"
+    found = {
+        figure.name: figure.caption for figure in FigureArchive(tar(tmp_path / "x.tar", files, mode="w")).figures()
+    }
+    assert found == {"a.png": "A blue square.", "sub/b.png": "A red square."}
+    other_way = {"2.tex": files["2.tex"], **files}
+    archive = FigureArchive(tar(tmp_path / "y.tar", other_way, mode="w"))
+    assert archive.figures()[0].caption == "A red square."
+
+
+def test_an_article_with_its_licence(tmp_path):
+    files = {"PMC7/p.nxml": JATS.encode(), "PMC7/f1.jpg": picture(kind="JPEG"), "PMC7/f1.gif": picture(kind="GIF")}
+    archive = FigureArchive(tar(tmp_path / "PMC7.tar.gz", files), strict=True)
+    assert [(figure.name, figure.caption) for figure in archive.figures()] == [("PMC7/f1.jpg", "Growth. Over time.")]
+    assert archive.about == {
+        "doi": "10.1/x",
+        "pmcid": "PMC7",
+        "licence": "https://creativecommons.org/licenses/by/4.0/",
+    }
+    assert FigureArchive(tmp_path / "PMC7.tar.gz", join="").figures()[0].caption == "Growth.Over time."
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "x/../../a.png", "C:/a.png", "..\\a.png"])
+def test_names_that_point_outside(tmp_path, name):
+    for path in (
+        tar(tmp_path / "x.tar", {**PAPER, name: b"x"}, mode="w"),
+        zipped(tmp_path / "x.zip", {**PAPER, name: b"x"}),
+    ):
+        archive = FigureArchive(path)
+        assert archive.names == ["a.png"]
+        assert "points outside" in archive.problems[0].reason
+        with pytest.raises(InputError, match="points outside"):
+            FigureArchive(path, strict=True)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["x.tar", "x.zip"]
+
+
+def test_links_and_devices_are_not_followed(tmp_path):
+    (tmp_path / "secret.png").write_bytes(picture())
+    link, hard, device = (tarfile.TarInfo(f"{kind}.png") for kind in ("link", "hard", "device"))
+    link.type, link.linkname = tarfile.SYMTYPE, "../secret.png"
+    hard.type, hard.linkname = tarfile.LNKTYPE, "a.png"
+    device.type = tarfile.CHRTYPE
+    archive = FigureArchive(tar(tmp_path / "x.tar", {**PAPER, "1": link, "2": hard, "3": device}, mode="w"))
+    assert archive.names == ["a.png"]
+    assert [problem.name for problem in archive.problems] == ["link.png", "hard.png", "device.png"]
+
+    folder = unpacked(tmp_path / "folder", PAPER)
+    (folder / "out.png").symlink_to(tmp_path / "secret.png")
+    (folder / "in.png").symlink_to(folder / "a.png")
+    os.mkfifo(folder / "pipe.png")
+    archive = FigureArchive(folder)
+    assert archive.names == ["a.png", "in.png"]
+    assert [problem.name for problem in archive.problems] == ["out.png", "pipe.png"]
+
+    info = zipfile.ZipInfo("link.png")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(zipped(tmp_path / "x.zip", PAPER), "a") as file:
+        file.writestr(info, "/etc/hostname")
+    assert FigureArchive(tmp_path / "x.zip").problems[0].reason == "'link.png' is a link"
+
+
+def test_a_small_file_that_unpacks_without_end(tmp_path):
+    limits = Limits(total_bytes=1 << 20, member_bytes=1 << 19)
+    bomb = tmp_path / "bomb.tar.gz"
+    with gzip.open(bomb, "wb") as file:
+        info = tarfile.TarInfo("big.dat")
+        info.size = 1 << 26
+        with tarfile.open(fileobj=file, mode="w|") as archive:
+            for name, data in PAPER.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+            archive.addfile(info, io.BytesIO(bytes(1 << 26)))
+    assert bomb.stat().st_size < 1 << 17
+    archive = FigureArchive(bomb, limits=limits)
+    assert "unpacks to more than" in archive.problems[-1].reason
+    assert [figure.name for figure in archive.figures()] == ["a.png"]
+
+    archive = FigureArchive(zipped(tmp_path / "bomb.zip", {**PAPER, "big.png": bytes(1 << 26)}), limits=limits)
+    assert "more than 524288 are refused" in archive.problems[0].reason
+    files = {f"{number}.png": bytes(1 << 18) for number in range(8)}
+    archive = FigureArchive(zipped(tmp_path / "many.zip", {**PAPER, **files}), limits=limits)
+    assert "unpacks to more than" in archive.problems[0].reason
+    with pytest.raises(InputError, match="more than 3 files"):
+        FigureArchive(zipped(tmp_path / "count.zip", {**PAPER, **files}), limits=Limits(members=3), strict=True)
+    with pytest.raises(InputError, match="more than 1000 bytes"):
+        FigureArchive(
+            unpacked(tmp_path / "folder", {**PAPER, "b.png": bytes(1000)}), limits=Limits(total_bytes=1000), strict=True
+        )
+    with pytest.raises(InputError, match="members: expected at least 1"):
+        Limits(members=0)
+
+
+def test_archives_that_are_none(tmp_path):
+    for name, data in {
+        "text.tar.gz": b"\\documentclass",
+        "empty.tar": b"",
+        "one.tar.gz": gzip.compress(TEX.encode()),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=f"{name}.*cannot be read"):
+            FigureArchive(tmp_path / name)
+    with pytest.raises(InputError, match="no such file"):
+        FigureArchive(tmp_path / "missing.tar")
+    whole = tar(tmp_path / "x.tar.gz", {**PAPER, "noise.dat": os.urandom(1 << 16)}).read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    archive = FigureArchive(tmp_path / "cut.tar.gz")
+    assert [figure.name for figure in archive.figures()] == ["a.png"]
+    assert "cannot be read after" in archive.problems[-1].reason
+
+
+def test_a_paper_that_cannot_be_read_costs_only_its_documents(tmp_path):
+    bomb = '<!DOCTYPE a [<!ENTITY a "x">]>' + JATS
+    files = {
+        **PAPER,
+        "bad.tex": b"$",
+        "bomb.xml": bomb.encode(),
+        "self.tex": rb"\input{self}",
+        "f1.jpg": picture(kind="JPEG"),
+    }
+    archive = FigureArchive(tar(tmp_path / "x.tar.gz", files))
+    assert [figure.name for figure in archive.figures()] == ["a.png"]
+    assert [problem.name for problem in archive.problems] == ["bad.tex", "bomb.xml"]
+
+
+def test_rows_of_a_source(tmp_path):
+    (tmp_path / "in").mkdir()
+    tar(tmp_path / "in" / "2.tar.gz", PAPER)
+    files = {"p.nxml": JATS.encode(), "f1.jpg": picture(600, 1200, kind="JPEG"), "bad.tex": b"$"}
+    tar(tmp_path / "in" / "1.tar.gz", files)
+    source = open_source(f"figures:path={tmp_path / 'in'}")
+    assert [block.id for block in source.blocks()] == ["1.tar.gz", "2.tar.gz"]
+    one, bad, two = (row for block in source.blocks() for row in source.read(block))
+    assert (one.key, one.texts) == ("1/f1.jpg", ("Growth. Over time.",))
+    assert one.meta == {
+        "paper": "1",
+        "figure": "f1.jpg",
+        "document": "p.nxml",
+        "doi": "10.1/x",
+        "pmcid": "PMC7",
+        "licence": "https://creativecommons.org/licenses/by/4.0/",
+    }
+    assert decode(one.image).shape == (3, 512, 256)
+    assert bad.key == "1/bad.tex#0"
+    assert "LaTeX that cannot be read" in bad.meta["bad"]
+    assert two.meta["licence"] == ""
+    assert decode(two.image).shape == (3, 10, 20)
+    original = open_source({"name": "figures", "path": str(tmp_path / "in"), "pictures": "original"})
+    assert next(original.read(original.blocks()[0])).image == files["f1.jpg"]
+    assert original.version != source.version
+
+
+def test_unpacked_papers_and_splits(tmp_path):
+    for number in range(60):
+        unpacked(tmp_path / f"{number:04d}", PAPER)
+    parts = {}
+    for split in ("train", "validation", "test", "all"):
+        source = open_source({"name": "figures", "path": str(tmp_path), "papers": "folders", "split": split})
+        parts[split] = {block.id for block in source.blocks()}
+    assert len(parts["all"]) == 60
+    assert parts["train"] | parts["validation"] | parts["test"] == parts["all"]
+    assert len(parts["train"]) + len(parts["validation"]) + len(parts["test"]) == 60
+    assert 0.7 < len(parts["train"]) / 60 < 0.95
+    for settings, match in (({"split": "dev"}, "split"), ({"size": 0}, "size"), ({"postscript": "run"}, "postscript")):
+        with pytest.raises(InputError, match=match):
+            open_source({"name": "figures", "path": str(tmp_path), "papers": "folders", **settings})
+    with pytest.raises(InputError, match="one folder for each paper"):
+        open_source({"name": "figures", "path": str(tmp_path / "0000"), "papers": "folders"})
+
+
+def test_pictures_as_a_model_wants_them():
+    tall = resize_for_clip(picture(100, 2000))
+    assert (tall.shape, tall.dtype) == ((512, 26, 3), np.uint8)
+    assert resize_for_clip(picture(30, 20)).shape == (20, 30, 3)
+    assert resize_for_clip(picture(30, 20), size=15).shape == (10, 15, 3)
+    clear = resize_for_clip(picture(4, 4, colour=(0, 0, 0, 0), mode="RGBA"))
+    assert clear.min() == 255
+    assert decode(as_jpeg(tall)).shape == (3, 512, 26)
+    for broken in (b"", b"%PDX", picture()[:40]):
+        with pytest.raises(InputError):
+            resize_for_clip(broken, name="fig")
+    with pytest.raises(InputError, match="at least 1 pixel"):
+        resize_for_clip(picture(), size=0)
+
+
+def test_the_first_page_of_a_pdf(monkeypatch):
+    data = picture(300, 100, kind="PDF")
+    if importlib.util.find_spec("pypdfium2"):
+        pixels = resize_for_clip(data, size=200)
+        assert pixels.shape == (67, 200, 3)
+        assert np.abs(pixels.mean((0, 1)) - (200, 10, 10)).max() < 8
+        with pytest.raises(InputError, match="fig: broken PDF"):
+            resize_for_clip(b"%PDF-1.4 and nothing else", name="fig")
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    with pytest.raises(MissingExtraError, match=r"pypdfium2.*tether\[figures\]"):
+        resize_for_clip(data)
+
+
+def test_pages_are_rendered_to_fit(monkeypatch):
+    """With a stand-in for the library: how large a page is asked for, and that the document is closed."""
+    asked, closed = [], []
+
+    class Page:
+        def get_size(self):
+            return 1000.0, 250.0
+
+        def render(self, *, scale, rev_byteorder):
+            asked.append((scale, rev_byteorder))
+            return SimpleNamespace(to_numpy=lambda: np.full((int(250 * scale), int(1000 * scale), 4), 7, np.uint8))
+
+    class Document(list):
+        def __init__(self, data):
+            super().__init__([Page()])
+
+        def close(self):
+            closed.append(True)
+
+    fake = SimpleNamespace(PdfDocument=Document, PdfiumError=RuntimeError)
+    monkeypatch.setitem(sys.modules, "pypdfium2", fake)
+    assert resize_for_clip(b"%PDF-1.4", size=500).shape == (125, 500, 3)
+    assert (asked, closed) == ([(0.5, True)], [True])
+    monkeypatch.setattr(Page, "get_size", lambda self: (1.0, 1.0))
+    resize_for_clip(b"\n%PDF-1.4", size=500)
+    assert asked[-1] == (8.0, True)
+
+
+def test_postscript_is_not_run_unasked(monkeypatch):
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n"
+    with pytest.raises(InputError, match="PostScript, which is a program and is not run"):
+        resize_for_clip(data, name="fig")
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", False)  # as on a machine without Ghostscript
+    with pytest.raises(InputError, match="fig: PostScript that cannot be rendered"):
+        resize_for_clip(data, postscript="ghostscript", name="fig")
+    large = data.replace(b"10 10", b"10000 10000")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(InputError, match="10000 x 10000 pixels are refused"):
+            resize_for_clip(large, postscript="ghostscript")
+    vast = data.replace(b"10 10", b"90000 90000")
+    with pytest.raises(InputError, match="8100000000 pixels"):
+        resize_for_clip(vast, postscript="ghostscript")
+
+
+def test_sentences_of_long_captions():
+    text = "Growth over time. (A) Control, see Fig. 2. Bars are s.e.m. of e.g. three runs!  What is B? It is 3.5 cm."
+    assert sentences(text) == [
+        "Growth over time.",
+        "(A) Control, see Fig. 2.",
+        "Bars are s.e.m. of e.g. three runs!",
+        "What is B?",
+        "It is 3.5 cm.",
+    ]
+    assert sentences("  ") == []
+    assert sentences("no end") == ["no end"]
+
+
+def test_some_sentences_at_every_visit():
+    text = " ".join(f"Sentence number {number} is here." for number in range(30))
+    pick = CAPTION_PICKS["sentences"](most_words=12)
+    assert isinstance(pick, SomeSentences)
+    row = Row("k", None, (text, " "), {})
+    seen = {pick(row, draw=(start << 32) | start) for start in range(60)}
+    assert len(seen) == 30
+    assert all(len(part.split()) <= 12 and part in text and part.startswith("Sentence") for part in seen)
+    assert pick(row, draw=5 << 32) == pick(row, draw=5 << 32)
+    long = Row("k", None, ("word " * 40,), {})
+    assert len(pick(long, draw=0).split()) == 12
+    with pytest.raises(InputError, match="most_words"):
+        SomeSentences(most_words=0)
