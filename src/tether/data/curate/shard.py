@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from tether.core.files import atomic_path
 from tether.data.curate.batch import ALIVE, Batch
 from tether.data.curate.pool import Pool, Rows
 from tether.data.curate.step import IMAGE
@@ -141,10 +140,10 @@ class Shard:
         """Move everything to its place; returns what the manifest says of it."""
         if self._dropped:
             # Not Parquet: whoever opens the folder as a data set shall not find these rows again.
-            _write_csv(self._out / "dropped" / f"{self._stem}.csv", self._dropped)
+            self._write_csv("dropped", self._dropped)
         flagged = [each for each in self._flagged if each.num_rows]
         if flagged:
-            _write_csv(self._out / "flagged" / f"{self._stem}.csv", flagged)
+            self._write_csv("flagged", flagged)
         self._writer.close()
         found: dict[str, Any] = {
             "file": None,
@@ -153,11 +152,17 @@ class Shard:
             "sha256": self._digest.hexdigest(),
         }
         if self._rows:
-            with self._buffer.open("rb") as file:
-                os.fsync(file.fileno())
-            self._buffer.replace(self._out / self._name)
+            _move(self._buffer, self._out / self._name)
             found["file"] = self._name
         return found
+
+    def _write_csv(self, folder: str, batches: list[pa.RecordBatch]) -> None:
+        buffer = self._buffer.with_suffix(f".{folder}")
+        try:
+            csv.write_csv(pa.Table.from_batches(batches), buffer)
+            _move(buffer, self._out / folder / f"{self._stem}.csv")
+        finally:
+            buffer.unlink(missing_ok=True)
 
     def notes(self) -> dict[str, Any]:
         """Labels of kept pairs by number of the flag step, and rows by licence in the pool and in what is kept."""
@@ -169,9 +174,11 @@ class Shard:
         self._buffer.unlink(missing_ok=True)
 
 
-def _write_csv(path: Path, batches: list[pa.RecordBatch]) -> None:
-    with atomic_path(path) as temporary:
-        csv.write_csv(pa.Table.from_batches(batches), temporary)
+def _move(buffer: Path, path: Path) -> None:
+    with buffer.open("rb") as file:
+        os.fsync(file.fileno())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer.replace(path)
 
 
 class _Writer(Protocol):
