@@ -1,7 +1,7 @@
 """Figures of scientific papers with their captions: out of LaTeX sources and JATS articles, safely."""
 
 from tether.data.figures.archive import Figure, FigureArchive, Problem
-from tether.data.figures.decontaminate import Decontaminated, decontaminate
+from tether.data.figures.contamination import Decontaminated, decontaminate
 from tether.data.figures.jats import extract_jats_figures
 from tether.data.figures.lengths import CaptionLengths, caption_lengths
 from tether.data.figures.members import Limits
