@@ -19,6 +19,7 @@ HEADS = {**CLASSIFIERS, **SEGMENTERS}
 
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("parts", "test_preparing_again_forgets"): "it refuses support pictures, as it learns nothing from them",
+    ("prompt_pairs", "test_preparing_again_forgets"): "it refuses support pictures, as it learns nothing from them",
 }
 """(head, test) -> reason."""
 

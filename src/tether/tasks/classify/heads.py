@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tether.core.protocols import TaskHead
+from tether.tasks.classify.prompt_pairs import PromptPairZeroShot
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 
-HEADS: dict[str, type[TaskHead]] = {"zero_shot": ZeroShotClassifier}
+HEADS: dict[str, type[TaskHead]] = {"prompt_pairs": PromptPairZeroShot, "zero_shot": ZeroShotClassifier}
 """Every classifier head by name."""
