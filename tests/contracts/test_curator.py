@@ -29,6 +29,11 @@ MODEL = "MODEL"
 # How a recipe would write each member, on the pool below; a curator's must keep some of it and drop some. A new member
 # adds its line.
 SPECS = {
+    "exact_duplicates": {"name": "exact_duplicates", "of": ["text", "image"]},
+    "near_duplicates": {"name": "near_duplicates", "distance": 2},
+    "picture_size": {"name": "picture_size", "least_side": 16},
+    "text_rules": {"name": "text_rules", "characters": [3, 12]},
+    "tidy_text": {"name": "tidy_text"},
     "language": {"name": "language", "languages": ["en", "de"], "column": "language"},
     "metaclip": {"name": "metaclip", "entries": ["red", "blue", "fox", "dog", "blue dog", "owl"], "t": 8},
     "metaclip2": {
@@ -38,6 +43,9 @@ SPECS = {
         "language": "language",
     },
     "number_mask": {"name": "number_mask"},
+    "embedding_duplicates": {"name": "embedding_duplicates", "model": MODEL, "threshold": 0.99},
+    "parrot": {"name": "parrot", "drop": "text", "words": "language"},
+    "clip_score": {"name": "clip_score", "model": MODEL, "text_transform": ["mask_numbers"]},
     "safety": {"name": "safety", "model": MODEL, "threshold": 0.5},
     "rewrite_captions": {"name": "rewrite_captions", "count": 2},
 }

@@ -1,0 +1,40 @@
+"""64-bit names of keys and contents, equal on every machine: what duplicates are found by in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import UInt64
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64: Steele, Lea and Flood, 2014
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def hashed(column: pa.Array) -> UInt64[np.ndarray, " n"]:
+    """BLAKE2b, 64 bits, of every string or every row of bytes; a null counts as empty.
+
+    Two different values are taken for equal with a chance of 2^-64: among a billion there is one such couple in 37
+    pools.
+    """
+    hasher = hashlib.blake2b
+    values = column.cast(pa.large_binary()).fill_null(b"").to_pylist()
+    return np.frombuffer(b"".join([hasher(value, digest_size=8).digest() for value in values]), np.uint64)
+
+
+def combined(first: UInt64[np.ndarray, " n"], second: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """One name for two, in this order."""
+    mixed = first * _GOLDEN + second  # wraps around
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def row_keys(keys: pa.StringArray) -> pa.StringArray:
+    """The keys of the rows that pairs belong to: what stands before ``#`` and the caption's number (``pool.explode``).
+
+    Rows whose own keys end in ``#`` and a number are taken for captions of one row.
+    """
+    return pc.replace_substring_regex(keys, "#[0-9]+$", "")

@@ -1,0 +1,109 @@
+"""Short names of what a picture shows, equal or close for copies of other size, quality or format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8, UInt32, UInt64
+from PIL import Image, ImageOps
+
+from tether.core.errors import InputError
+from tether.data.images import MAX_PIXELS, decode
+
+_SIDE = 32  # of the grey picture that is transformed, four times the side of what is kept of it
+_KEPT = 8
+_DRAFT = 4 * _SIDE  # JPEG is decoded at the smallest of its own scales that is at least this wide
+_DIGITS = 3  # coefficients of grey 0..255; below it lies only the arithmetic's noise, which machines do not share
+_GRID = 6
+COLOURS = 3 * _GRID * _GRID
+"""Numbers in a signature of colours: mean red, green and blue of 6 x 6 fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prints:
+    """What is known of n pictures.
+
+    Attributes:
+        readable: (n,) whether the picture could be decoded; the rest of an unreadable one is 0.
+        shape: (n,) 64 bits of its outline in grey.
+        colours: (n, 108) mean red, green and blue of 6 x 6 fields, row by row, 0..255.
+        pixels: (n,) width times height.
+    """
+
+    readable: Bool[np.ndarray, " n"]
+    shape: UInt64[np.ndarray, " n"]
+    colours: UInt8[np.ndarray, "n 108"]
+    pixels: UInt32[np.ndarray, " n"]
+
+
+def fingerprints(pictures: Sequence[bytes | None]) -> Prints:
+    """The perceptual hash (pHash) and the coarse colours of pictures.
+
+    The shape's bits say which of the 64 lowest frequencies of the cosine transform of the 32 x 32 grey picture lie
+    above their median, as the library ImageHash has it; unlike there the picture is laid over white where it is
+    transparent, turned upright, and coefficients are rounded, so that plain and symmetric pictures give the same bits
+    on every machine. A red and a green heart, or two faces that differ by a smile, are one shape that
+    ``colours`` tells apart.
+
+    Args:
+        pictures: encoded files; None or what is no picture is unreadable.
+    """
+    count = len(pictures)
+    readable = np.zeros(count, np.bool_)
+    grey = np.zeros((count, _SIDE, _SIDE), np.float64)
+    colours = np.zeros((count, COLOURS), np.uint8)
+    pixels = np.zeros(count, np.uint32)
+    for index, data in enumerate(pictures):
+        if not data:
+            continue
+        try:
+            picture, pixels[index] = _small(data)
+        except InputError:
+            continue
+        readable[index] = True
+        grey[index] = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        colours[index] = np.asarray(picture.resize((_GRID, _GRID), Image.Resampling.BOX)).reshape(COLOURS)
+    return Prints(readable, _bits(grey), colours, pixels)
+
+
+def _bits(grey: Float[np.ndarray, "n 32 32"]) -> UInt64[np.ndarray, " n"]:
+    low = np.round(_cosines() @ grey @ _cosines().T, _DIGITS).reshape(len(grey), _KEPT * _KEPT)
+    above = low > np.median(low, axis=1, keepdims=True)
+    return np.packbits(above, axis=1).view(">u8").astype(np.uint64).reshape(len(grey))
+
+
+@cache
+def _cosines() -> Float[np.ndarray, "8 32"]:
+    """The lowest rows of the cosine transform (DCT-II, as scipy scales it)."""
+    frequency, place = np.arange(_KEPT)[:, None], np.arange(_SIDE)[None]
+    return 2 * np.cos(np.pi * frequency * (2 * place + 1) / (2 * _SIDE))
+
+
+def _small(data: bytes) -> tuple[Image.Image, int]:
+    """An upright RGB picture, reduced where its format allows that for nothing, and its true number of pixels.
+
+    Raises:
+        InputError: not a picture, broken, or larger than is decoded anywhere else.
+    """
+    try:
+        with Image.open(BytesIO(data)) as opened:
+            pixels = opened.width * opened.height
+            if not 0 < pixels <= MAX_PIXELS:
+                raise InputError(f"{opened.width} x {opened.height} pixels")
+            opened.draft("RGB", (_DRAFT, _DRAFT))
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I") or picture.mode == "F":
+                return Image.fromarray(decode(data).permute(1, 2, 0).contiguous().numpy()), pixels
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture)
+            return picture.convert("RGB"), pixels
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's plugins raise many kinds for a broken file
+        raise InputError(f"broken picture of {len(data)} bytes: {error}") from error
