@@ -148,6 +148,16 @@ def test_all_copies_are_refused_even_when_any_similarity_is_allowed():
     assert not made & {(0, 1), (1, 0)}
 
 
+def test_pictures_of_one_event_are_not_swapped():
+    texts, images = vectors(60)
+    events = np.arange(60) // 20
+    pairs = make_mismatched_pairs(images, texts=texts, events=events.tolist(), duplicate=1.0)
+    false = pairs.label == 1
+    assert (events[pairs.text[false]] != events[pairs.image[false]]).all()
+    with pytest.raises(InputError, match="events"):
+        make_mismatched_pairs(images, texts=texts, events=[1])
+
+
 @pytest.mark.parametrize(("ratio", "count"), [(1.0, 40), (2.5, 100), (0.5, 20)])
 def test_ratio_and_seed(ratio, count):
     texts, images = vectors(40)

@@ -41,6 +41,7 @@ def make_mismatched_pairs(
     *,
     texts: Float[np.ndarray, "n d"],
     groups: Sequence[Hashable] | None = None,
+    events: Sequence[Hashable] | None = None,
     strategy: Strategy = "random",
     ratio: float = 1.0,
     band: tuple[float, float] = BAND,
@@ -60,6 +61,7 @@ def make_mismatched_pairs(
         images: (n, d) embeddings of the pictures, of any length above zero.
         texts: (n, d) embeddings of their titles.
         groups: outlet or category of each pair; needed by ``same_group``.
+        events: what each article tells of; pictures of one event represent each other, so they are not swapped.
         strategy: ``random`` takes any other picture; ``band`` one whose similarity to the title is below that of the
             own picture by an amount within ``band``; ``same_group`` any of the same group, which takes the shortcut
             away that a group's look offers.
@@ -83,10 +85,10 @@ def make_mismatched_pairs(
         got = "none" if groups is None else f"{len(groups)}"
         raise InputError(f"groups: expected one for each of {len(title)} pairs, got {got}")
     rng = np.random.default_rng(seed)
-    codes = None
-    if groups is not None and strategy == "same_group":
-        place = {name: number for number, name in enumerate(dict.fromkeys(groups))}
-        codes = np.array([place[name] for name in groups])
+    codes = _coded(groups) if groups is not None and strategy == "same_group" else None
+    told = None if events is None else _coded(events)
+    if told is not None and len(told) != len(title):
+        raise InputError(f"events: expected one for each of {len(title)} pairs, got {len(told)}")
     # Which titles get one more than the whole part of the ratio is chance, the same number for every seed.
     wanted = np.full(len(title), int(ratio))
     wanted[rng.permutation(len(title))[: round((ratio - int(ratio)) * len(title))]] += 1
@@ -94,7 +96,7 @@ def make_mismatched_pairs(
     for start in range(0, len(title), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(title)))
         allowed = _allowed(
-            picture, title, rows, codes=codes, band=band if strategy == "band" else None, duplicate=duplicate
+            picture, title, rows, codes=codes, told=told, band=band if strategy == "band" else None, duplicate=duplicate
         )
         for row, mask in zip(rows.tolist(), allowed, strict=True):
             candidates = np.flatnonzero(mask)
@@ -116,12 +118,18 @@ def make_mismatched_pairs(
     return MismatchedPairs(text[order], image[order], label[order], np.array(without, np.int64))
 
 
+def _coded(names: Sequence[Hashable]) -> np.ndarray:
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([place[name] for name in names])
+
+
 def _allowed(
     picture: np.ndarray,
     title: np.ndarray,
     rows: np.ndarray,
     *,
     codes: np.ndarray | None,
+    told: np.ndarray | None,
     band: tuple[float, float] | None,
     duplicate: float,
 ) -> np.ndarray:
@@ -131,6 +139,8 @@ def _allowed(
     allowed[np.arange(len(rows)), rows] = False
     if codes is not None:
         allowed &= codes[rows][:, None] == codes[None]
+    if told is not None:
+        allowed &= told[rows][:, None] != told[None]
     if band is not None:
         similarity = title[rows] @ picture.T
         below = similarity[np.arange(len(rows)), rows][:, None] - similarity
