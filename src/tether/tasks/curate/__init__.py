@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.data.curate import CURATORS, RecipeStep
+from tether.tasks.curate.clip_score import ClipScore
+from tether.tasks.curate.embedding_duplicates import EmbeddingDuplicates
+from tether.tasks.curate.parrot import Parrot
 from tether.tasks.curate.safety import SafetyFlag
 
-CURATE_STEPS: Mapping[str, type[RecipeStep]] = {**CURATORS, "safety": SafetyFlag}
+CURATE_STEPS: Mapping[str, type[RecipeStep]] = {
+    **CURATORS,
+    "clip_score": ClipScore,
+    "embedding_duplicates": EmbeddingDuplicates,
+    "parrot": Parrot,
+    "safety": SafetyFlag,
+}
 """Every step a recipe can name, with a model or without."""
 
 __all__ = ["CURATE_STEPS"]
