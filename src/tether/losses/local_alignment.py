@@ -23,6 +23,9 @@ from tether.losses.siglip import SigLipLoss
 BLOCK_BYTES = 64 << 20
 """Size of one table of a block of reports against all pictures, words and regions."""
 
+_PLAIN_EXP = 40.0
+"""Up to this sharpness the exponential of a share is far from overflow in float32."""
+
 _INNER: Mapping[str, type[Objective]] = {"clip": ClipLoss, "siglip": SigLipLoss}
 
 
@@ -93,7 +96,8 @@ def _block(
         found = torch.einsum("nwd,bpd->bnwp", queries, keys)
         padding = ~real[None, :, :, None]
         shares = found.masked_fill(padding, -math.inf).softmax(dim=2)
-        weights = (temp1 * shares).softmax(dim=3)
+        # Only the direction of a context counts, so its weights need not add up to 1 where they stay in range.
+        weights = (temp1 * shares).exp() if temp1 <= _PLAIN_EXP else (temp1 * shares).softmax(dim=3)
         context = F.normalize(torch.einsum("bnwp,bpd->bnwd", weights, regions), dim=-1)
         answers = torch.einsum("bnwd,nwd->bnw", context, unit_words)
         return (temp2 * answers).masked_fill(~real, -math.inf).logsumexp(dim=2)
