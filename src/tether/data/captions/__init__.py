@@ -26,10 +26,16 @@ from tether.data.captions.picks import (
 from tether.data.captions.pool import CaptionPool, CaptionSampler, CaptionTexts, MixedCaptions
 from tether.data.captions.rewriter import Fuser, Paraphraser, Rewriter
 from tether.data.captions.sentences import SomeSentences, sentences
+from tether.data.captions.sides import CarefullyAugmented, mirrored, names_side, protected
 from tether.data.captions.stats import CaptionStats, caption_stats
 from tether.data.captions.template import TemplateRewriter
 
-CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {**PICKS, "augmented": Augmented, "sentences": SomeSentences}
+CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {
+    **PICKS,
+    "augmented": Augmented,
+    "carefully_augmented": CarefullyAugmented,
+    "sentences": SomeSentences,
+}
 """Every way to choose the caption that a batch uses."""
 
 REWRITERS: Mapping[str, type[Rewriter]] = {
@@ -48,6 +54,7 @@ __all__ = [
     "CaptionSampler",
     "CaptionStats",
     "CaptionTexts",
+    "CarefullyAugmented",
     "Chance",
     "FirstCaption",
     "FirstOften",
@@ -73,6 +80,9 @@ __all__ = [
     "fuse_captions",
     "keep_caption",
     "lexicon",
+    "mirrored",
+    "names_side",
+    "protected",
     "read_rewrites",
     "rewrite_dataset",
     "sentences",
