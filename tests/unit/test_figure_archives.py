@@ -220,8 +220,13 @@ def test_rows_of_a_source(tmp_path):
     files = {"p.nxml": JATS.encode(), "f1.jpg": picture(600, 1200, kind="JPEG"), "bad.tex": b"$"}
     tar(tmp_path / "in" / "1.tar.gz", files)
     source = open_source(f"figures:path={tmp_path / 'in'}")
-    assert [block.id for block in source.blocks()] == ["1.tar.gz", "2.tar.gz"]
-    one, bad, two = (row for block in source.blocks() for row in source.read(block))
+    (tmp_path / "in" / "0.tar.gz").write_bytes(b"junk")
+    source = open_source(f"figures:path={tmp_path / 'in'}")
+    (block,) = source.blocks()
+    broken, one, bad, two = source.read(block)
+    assert broken.key == "0"
+    assert "cannot be read" in broken.meta["bad"]
+    assert [row.key for row in source.read(block, start=2)] == [bad.key, two.key]
     assert (one.key, one.texts) == ("1/f1.jpg", ("Growth. Over time.",))
     assert one.meta == {
         "paper": "1",
@@ -237,17 +242,18 @@ def test_rows_of_a_source(tmp_path):
     assert two.meta["licence"] == ""
     assert decode(two.image).shape == (3, 10, 20)
     original = open_source({"name": "figures", "path": str(tmp_path / "in"), "pictures": "original"})
-    assert next(original.read(original.blocks()[0])).image == files["f1.jpg"]
+    assert list(original.read(block))[1].image == files["f1.jpg"]
     assert original.version != source.version
 
 
-def test_unpacked_papers_and_splits(tmp_path):
+def test_unpacked_papers_and_splits(tmp_path, monkeypatch):
+    monkeypatch.setattr("tether.data.sources.figures._BLOCK_PAPERS", 16)
     for number in range(60):
         unpacked(tmp_path / f"{number:04d}", PAPER)
     parts = {}
     for split in ("train", "validation", "test", "all"):
         source = open_source({"name": "figures", "path": str(tmp_path), "papers": "folders", "split": split})
-        parts[split] = {block.id for block in source.blocks()}
+        parts[split] = {row.meta["paper"] for block in source.blocks() for row in source.read(block)}
     assert len(parts["all"]) == 60
     assert parts["train"] | parts["validation"] | parts["test"] == parts["all"]
     assert len(parts["train"]) + len(parts["validation"]) + len(parts["test"]) == 60

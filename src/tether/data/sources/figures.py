@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,10 +18,11 @@ from tether.data.sources.columns import bad_row
 
 Split = Literal["all", "train", "validation", "test"]
 _TEST, _VALIDATION = 0.1, 0.05
+_BLOCK_PAPERS = 64
 
 
 class FiguresSource:
-    """Every captioned figure of every paper; a paper is a block.
+    """Every captioned figure of every paper; a block is a stretch of papers.
 
     A row's key is the paper's and the picture's name. ``meta`` holds ``paper`` (what arXiv or PubMed Central call it,
     which is where its licence can be looked up), ``figure``, ``document``, and ``doi``, ``pmcid`` and ``licence`` as
@@ -80,25 +82,29 @@ class FiguresSource:
         self.version = fingerprint(found, settings=settings)
 
     def blocks(self) -> Sequence[Block]:
-        """One for each paper; how many figures it has, only reading tells."""
-        return [Block(name) for name in self._paths]
+        """Stretches of 64 papers; how many figures they have, only reading tells."""
+        return [Block(f"{at:09d}") for at in range(0, len(self._paths), _BLOCK_PAPERS)]
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        """The figures of one paper from row ``start`` on, then what could not be used.
+        """The figures of some papers from row ``start`` on; after each paper's, what could not be used of it.
 
         Raises:
-            InputError: no such paper, or no archive at all.
             MissingExtraError: a library of the extra ``figures`` is needed and missing.
         """
-        if block.id not in self._paths:
-            raise InputError(f"{self.name}: no paper {block.id!r}")
-        for number, row in enumerate(self._rows(block.id)):
-            if number >= start:
-                yield row
+        if not block.id.isdecimal() or int(block.id) % _BLOCK_PAPERS or int(block.id) >= len(self._paths):
+            raise InputError(f"{self.name}: no block {block.id!r}")
+        names = list(self._paths)[int(block.id) : int(block.id) + _BLOCK_PAPERS]
+        yield from islice((row for name in names for row in self._rows(name)), start, None)
 
     def _rows(self, name: str) -> Iterator[Row]:
         paper = paper_of(name)
-        archive = FigureArchive(self._paths[name], encoding=self._encoding, languages=self._languages, join=self._join)
+        try:
+            archive = FigureArchive(
+                self._paths[name], encoding=self._encoding, languages=self._languages, join=self._join
+            )
+        except InputError as error:
+            yield bad_row(paper, str(error))
+            return
         by_name = {figure.name: figure for figure in archive.figures()}
         about = {key: archive.about.get(key, "") for key in ("doi", "pmcid", "licence")}
         for picture, data in archive.pictures():
