@@ -109,7 +109,7 @@ def text_removal_effect(
         raise InputError(
             f"none of {len(texts)} pairs has text and room for a control: {no_text} without, {no_room} full"
         )
-    scorer = ClipScorer(model, remembered=0)
+    scorer = ClipScorer(model)  # a picture that painting did not change keeps its score to the last digit
     told = [texts[row] for row in rows]
     whole, without, other = (scorer(held, told) for held in versions)
     return RemovalEffect(np.array(rows), whole, without, other, no_text, no_room)
