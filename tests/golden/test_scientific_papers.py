@@ -7,7 +7,7 @@ import pytest
 from loading import load
 
 from tether.data.figures import FigureArchive, extract_jats_figures, extract_tex_figures
-from tether.data.figures.members import outside
+from tether.data.paths import points_outside
 
 VECTORS = load("scientific-papers")
 TEX = VECTORS.meta.get("tex", {})
@@ -51,7 +51,7 @@ def test_archives_say_the_same(name, tmp_path):
     """The same file in a paper's folder, which leaves out captions that came out empty."""
     case = TEX[name]
     stems = [graphic.rpartition(".")[0] for graphic in case["graphics"]]
-    if len(set(stems)) < len(stems) or any(map(outside, case["graphics"])):
+    if len(set(stems)) < len(stems) or any(map(points_outside, case["graphics"])):
         return  # of two with one stem the first counts, and a folder has an order of its own
     for file in ("main.tex", *case["graphics"]):
         path = tmp_path / "paper" / file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from glob import has_magic
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
 
 from tether.core.errors import InputError
@@ -173,6 +173,12 @@ def join(folder: str, name: str) -> str:
     if is_url(name) or name.startswith("/") or not folder:
         return name
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder) / name)
+
+
+def points_outside(name: str) -> bool:
+    """Whether the name of an archive's member would leave the folder that the archive is unpacked into."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0][1:2] or "\x00" in name
 
 
 def is_picture(name: str) -> bool:

@@ -17,10 +17,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from tether.core.errors import InputError
+from tether.data.paths import points_outside
 
 ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")
 """Endings of archives."""
@@ -83,14 +84,8 @@ def members(path: Path, *, limits: Limits) -> Iterator[Member]:
         raise InputError(f"{path}: cannot be read after {count} files: {reason}") from error
 
 
-def outside(name: str) -> bool:
-    """Whether a name would leave the folder that an archive is unpacked into."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0][1:2] or "\x00" in name
-
-
 def _refusal(name: str, size: int, limits: Limits) -> str:
-    if outside(name):
+    if points_outside(name):
         return f"{name!r} points outside"
     if size > limits.member_bytes:
         return f"{name!r} has {size} bytes; more than {limits.member_bytes} are refused"

@@ -7,13 +7,12 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from tarfile import HeaderError
 from typing import Literal, Self
 
 from tether.core.errors import InputError
 from tether.core.types import Block, Row
-from tether.data.paths import files, fingerprint, is_picture, labels, open_binary
+from tether.data.paths import files, fingerprint, is_picture, labels, open_binary, points_outside
 from tether.data.sources.columns import CAPTION, bad_row, texts_of
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -179,8 +178,7 @@ def _split(name: str) -> tuple[str, str]:
 
 def _against(member: tarfile.TarInfo) -> str:
     """Why a member is refused, or the empty string."""
-    path = PurePosixPath(member.name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0][1:2]:
+    if points_outside(member.name):
         return f"the tar holds {member.name!r}, which points outside of it"
     if not member.isfile():
         return f"the tar holds {member.name!r}, which is a link or device and no file"
