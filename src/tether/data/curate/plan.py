@@ -53,6 +53,11 @@ def passes_of(steps: Sequence[tuple[str, RecipeStep]], *, keys_unique: bool) -> 
     return (*found, Pass(tuple(asks), None))
 
 
+def asked(doing: Pass, counts: np.ndarray) -> Tally:
+    """The rows of (steps, 3) counts that belong to a pass."""
+    return tuple((step, int(counts[step, 0]), int(counts[step, 1]), int(counts[step, 2])) for step in doing.asks)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is done with a pool.
@@ -154,12 +159,7 @@ class Plan:
         if counting is not None:
             found |= {f"state.{key}": value for key, value in counting.state_dict().items()}
         save_state(self.state_path(number, piece), found)
-        return self.tally(number, tally)
-
-    def tally(self, number: int, counts: np.ndarray) -> Tally:
-        """The rows of a piece's counts that belong to one pass."""
-        asks = self.passes[number].asks
-        return tuple((step, *map(int, counts[step])) for step in asks)  # pyrefly: ignore[bad-return]
+        return asked(doing, tally)
 
     def _counter(self, number: int | None) -> CurateStep | None:
         if number is None:

@@ -14,10 +14,10 @@ import numpy as np
 from tether import __version__
 from tether.core.errors import InputError
 from tether.core.files import read_json, write_json
-from tether.data.curate.engines import ENGINES, EngineName
+from tether.data.curate.engines import ENGINES, Engine, EngineName
 from tether.data.curate.manifest import summary
 from tether.data.curate.piece_state import load_state
-from tether.data.curate.plan import Plan, Tally
+from tether.data.curate.plan import Plan, Tally, asked
 from tether.data.curate.pool import Pool, check_columns, licence_column
 from tether.data.curate.shard import FORMATS, STATE, Format
 from tether.data.curate.step import CurateStep, FlagStep, RecipeStep, RewriteStep
@@ -98,46 +98,8 @@ def curate(
     if not pieces:
         raise InputError(f"{pool.name}: the pool is empty")
     plan = Plan(pool, tuple(steps), seed, out.absolute(), strict, written_as, licence_column(pool))
-    passes = plan.passes
-    seen: dict[int, list[int]] = {}
-
-    def told(tally: Tally) -> None:
-        for step, asked, first, second in tally:
-            counts = seen.setdefault(step, [0, 0])
-            counts[0] += asked
-            counts[1] += asked - first - (second if isinstance(steps[step][1], CurateStep) else 0)
-            if on_counts:
-                on_counts(steps[step][0], *counts)
-
-    def run(number: int) -> None:
-        left = [piece for piece in range(pieces) if not plan.state_path(number, piece).exists()]
-        done = number * pieces + pieces - len(left)
-        for step in passes[number].asks:
-            seen.pop(step, None)
-        if on_counts:
-            before = number and plan.state_path(number - 1, 0).parent
-            for piece in sorted(set(range(pieces)) - set(left)):
-                counts = load_state(plan.state_path(number, piece))["tally"]
-                if before:
-                    counts = counts - load_state(plan.state_path(number - 1, piece))["tally"]
-                told(plan.tally(number, counts))
-        if on_progress:
-            on_progress(done, pieces * len(passes))
-        if left:
-            found = ENGINES[engine](plan, number=number, pieces=left, workers=workers)
-            for count, (_, tally) in enumerate(found, start=1):
-                told(tally)
-                if on_progress:
-                    on_progress(done + count, pieces * len(passes))
-
-    repeated: list[tuple[str, str]] = []
-    for number, each in enumerate(passes):
-        run(number)
-        if number == 0 and not pool.keys_unique:
-            repeated = _without_duplicates(plan, pieces)
-            run(number)
-        if each.counts is not None:
-            _merge(plan, number, pieces)
+    with ENGINES[engine](workers) as running:
+        repeated = _Passes(plan, running, on_progress, on_counts).run()
     manifest = {
         **identity,
         "digest": digest,
@@ -148,6 +110,55 @@ def curate(
     write_json(out / MANIFEST, manifest)
     shutil.rmtree(out / STATE)
     return manifest
+
+
+class _Passes:
+    """The readings of one curation, one after the other, with what is told meanwhile."""
+
+    def __init__(self, plan: Plan, engine: Engine, on_progress: Progress | None, on_counts: Counts | None) -> None:
+        self._plan, self._engine, self._pieces = plan, engine, plan.pool.pieces()
+        self._on_progress, self._on_counts = on_progress, on_counts
+        self._seen: dict[int, list[int]] = {}
+
+    def run(self) -> list[tuple[str, str]]:
+        """Do what is left to do; returns keys of rows that stood earlier, and why they count as bad."""
+        repeated: list[tuple[str, str]] = []
+        for number, each in enumerate(self._plan.passes):
+            self._run(number)
+            if number == 0 and not self._plan.pool.keys_unique:
+                repeated = _without_duplicates(self._plan, self._pieces)
+                self._run(number)
+            if each.counts is not None:
+                _merge(self._plan, number, self._pieces)
+        return repeated
+
+    def _run(self, number: int) -> None:
+        plan, pieces, passes = self._plan, self._pieces, self._plan.passes
+        left = [piece for piece in range(pieces) if not plan.state_path(number, piece).exists()]
+        done = number * pieces + pieces - len(left)
+        for step in passes[number].asks:
+            self._seen.pop(step, None)
+        if self._on_counts:
+            for piece in sorted(set(range(pieces)) - set(left)):
+                counts = load_state(plan.state_path(number, piece))["tally"]
+                self._told(asked(passes[number], counts))
+        if self._on_progress:
+            self._on_progress(done, pieces * len(passes))
+        if left:
+            found = self._engine.run(plan, number=number, pieces=left)
+            for count, (_, tally) in enumerate(found, start=1):
+                self._told(tally)
+                if self._on_progress:
+                    self._on_progress(done + count, pieces * len(passes))
+
+    def _told(self, tally: Tally) -> None:
+        for number, pairs, first, second in tally:
+            name, step = self._plan.steps[number]
+            counts = self._seen.setdefault(number, [0, 0])
+            counts[0] += pairs
+            counts[1] += pairs - first - (second if isinstance(step, CurateStep) else 0)
+            if self._on_counts:
+                self._on_counts(name, *counts)
 
 
 def check(pool: Pool, steps: Sequence[tuple[str, RecipeStep]]) -> None:

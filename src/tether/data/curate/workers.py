@@ -1,4 +1,4 @@
-"""Pieces of a pass done by worker processes of this machine; one that dies loses its piece, which another one does."""
+"""Worker processes of this machine that do pieces; one that dies loses its piece, which another one does."""
 
 from __future__ import annotations
 
@@ -30,49 +30,45 @@ def cores() -> int:
 @dataclass(slots=True)
 class _Worker:
     process: BaseProcess
-    piece: int
+    told: int  # which run's plan it has, 0 for none
+    piece: int  # what it does, -1 for nothing
 
 
-def by_workers(plan: Plan, *, number: int, pieces: Sequence[int], workers: int) -> Iterator[tuple[int, Tally]]:
-    """Do the pieces on ``workers`` processes; yields each with its counts when its files are there.
+class Crew:
+    """Some processes that stay for all passes, so that what they have loaded serves them all."""
 
-    Raises:
-        InputError: what ``plan.work`` refuses, or a piece over which three workers died.
-        OSError: a worker could not write.
-    """
-    context = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
-    if sys.platform != "win32":
-        context.set_forkserver_preload(["tether.data.curate.plan"])  # pyrefly: ignore[missing-attribute]
-    waiting, deaths = deque(pieces), Counter[int]()
-    crew: dict[Connection, _Worker] = {}
-    threads = max(1, cores() // workers)
+    def __init__(self, workers: int) -> None:
+        """Nobody is started before there is work.
 
-    def start() -> None:
-        here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, threads), daemon=True)
-        process.start()
-        there.close()
-        with contextlib.suppress(OSError):  # if it is dead already, the pipe's end says so below
-            here.send((plan, number))
-        crew[here] = _Worker(process, -1)
-        give(here)
+        Args:
+            workers: how many, at most.
+        """
+        self._workers = workers
+        self._threads = max(1, cores() // workers)
+        self._crew: dict[Connection, _Worker] = {}
+        self._run = 0
 
-    def give(connection: Connection) -> None:
-        crew[connection].piece = waiting.popleft()
-        with contextlib.suppress(OSError):
-            connection.send(crew[connection].piece)
+    def run(self, plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[tuple[int, Tally]]:
+        """Do the pieces of a pass; yields each with its counts when its files are there.
 
-    try:
-        for _ in range(min(workers, len(pieces))):
-            start()
-        while crew:
-            for connection in wait(list(crew)):
+        Raises:
+            InputError: what ``plan.work`` refuses, or a piece over which three workers died.
+            OSError: a worker could not write.
+        """
+        waiting, deaths = deque(pieces), Counter[int]()
+        self._run += 1
+        while len(self._crew) < min(self._workers, len(pieces)):
+            self._hire(plan)
+        for connection in self._crew:
+            self._give(connection, plan, number, waiting)
+        while busy := [connection for connection, worker in self._crew.items() if worker.piece >= 0]:
+            for connection in wait(busy):
                 assert isinstance(connection, Connection)
-                piece = crew[connection].piece
+                piece = self._crew[connection].piece
                 try:
                     tally, error = connection.recv()
                 except (EOFError, OSError):
-                    _dismiss(connection, crew.pop(connection))
+                    _dismiss(connection, self._crew.pop(connection))
                     deaths[piece] += 1
                     if deaths[piece] == _TRIES:
                         raise InputError(
@@ -80,19 +76,43 @@ def by_workers(plan: Plan, *, number: int, pieces: Sequence[int], workers: int) 
                             "Fewer workers need less"
                         ) from None
                     waiting.appendleft(piece)
-                    start()
+                    connection = self._hire(plan)
+                    self._give(connection, plan, number, waiting)
                     continue
                 if error is not None:
                     raise error
-                if waiting:
-                    give(connection)
-                else:
-                    _dismiss(connection, crew.pop(connection))
+                self._give(connection, plan, number, waiting)
                 yield piece, tally
-    finally:
-        for connection, worker in crew.items():
-            worker.process.terminate()
+
+    def close(self) -> None:
+        """Send everybody home; who is at work is stopped."""
+        for connection, worker in self._crew.items():
+            if worker.piece >= 0:
+                worker.process.terminate()
             _dismiss(connection, worker)
+        self._crew.clear()
+
+    def _hire(self, plan: Plan) -> Connection:
+        context = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
+        if sys.platform != "win32":
+            # Imported once, for all workers; it counts only for the first that is hired in this process.
+            needed = {"tether.data.curate.plan", *(type(step).__module__ for _, step in plan.steps)} - {"__main__"}
+            context.set_forkserver_preload(sorted(needed))  # pyrefly: ignore[missing-attribute]
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, self._threads), daemon=True)
+        process.start()
+        there.close()
+        self._crew[here] = _Worker(process, 0, -1)
+        return here
+
+    def _give(self, connection: Connection, plan: Plan, number: int, waiting: deque[int]) -> None:
+        worker = self._crew[connection]
+        worker.piece = waiting.popleft() if waiting else -1
+        if worker.piece < 0:
+            return
+        with contextlib.suppress(OSError):  # if it has died, the end of its pipe will say so
+            connection.send((plan if worker.told != self._run else None, number, worker.piece))
+            worker.told = self._run
 
 
 def _dismiss(connection: Connection, worker: _Worker) -> None:
@@ -103,13 +123,15 @@ def _dismiss(connection: Connection, worker: _Worker) -> None:
 
 
 def _serve(connection: Connection, threads: int) -> None:
-    """A worker's life: it is given the plan once and then numbers of pieces, until the pipe ends."""
+    """A worker's life: it is given a plan once a pass, and numbers of pieces until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
     _limit_threads(threads)
     try:
-        plan, number = connection.recv()
+        plan, number, piece = connection.recv()
         while True:
-            connection.send(_done(plan, number, connection.recv()))
+            connection.send(_done(plan, number, piece))
+            given, number, piece = connection.recv()
+            plan = given or plan
     except (EOFError, OSError):
         return
 
@@ -120,9 +142,7 @@ def _done(plan: Plan, number: int, piece: int) -> tuple[Tally, Exception | None]
     except TetherError as error:
         return (), InputError(str(error))
     except OSError as error:
-        return (), OSError(*error.args) if error.filename is None else OSError(
-            error.errno, error.strerror, error.filename
-        )
+        return (), OSError(error.errno, error.strerror or str(error), error.filename)
     except Exception:
         return (), RuntimeError(f"a worker failed at piece {piece}:\n{traceback.format_exc()}")
 
