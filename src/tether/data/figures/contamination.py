@@ -31,7 +31,6 @@ class Decontaminated:
     nearest: Int[Tensor, " n"]
 
 
-@torch.no_grad()
 def decontaminate(
     features: Float[Tensor, "n d"], *, eval_features: Float[Tensor, "m d"], threshold: float = THRESHOLD
 ) -> Decontaminated:
@@ -55,11 +54,12 @@ def decontaminate(
         raise InputError("eval_features: expected at least one row, got none")
     if not -1 <= threshold <= 1:
         raise InputError(f"threshold: expected a cosine in [-1, 1], got {threshold!r}")
-    own, other = _unit(features, "features"), _unit(eval_features, "eval_features")
-    rows = max(1, _CELLS // len(other))
-    found = [(part @ other.T).max(dim=1) for part in own.split(rows)]
-    score = torch.cat([each.values for each in found]) if found else own.new_empty(0)
-    nearest = torch.cat([each.indices for each in found]) if found else own.new_empty(0, dtype=torch.int64)
+    with torch.no_grad():
+        own, other = _unit(features, "features"), _unit(eval_features, "eval_features")
+        rows = max(1, _CELLS // len(other))
+        found = [(part @ other.T).max(dim=1) for part in own.split(rows)]
+        score = torch.cat([each.values for each in found]) if found else own.new_empty(0)
+        nearest = torch.cat([each.indices for each in found]) if found else own.new_empty(0, dtype=torch.int64)
     return Decontaminated(score <= threshold, score, nearest)
 
 
