@@ -41,6 +41,7 @@ NAMES = (
     "normformer",
     "positional-artefacts",
     "saner",
+    "scientific-papers",
     "skip-middle",
     "specs",
     "stable-spam",
