@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tether.papers.lab import Lab
+    from tether.papers.toys.named_things import Things
 
 CARD = Card(
     slug="metaclip",
@@ -58,7 +59,6 @@ T_IN_MEDIANS = 2.0  # the threshold, in units of the median class's pairs
 STEPS = 400
 BATCH = 128
 LEARNING_RATE = 1e-3
-PROMPT = "a picture of a {}"
 
 
 def reproduce(lab: Lab) -> Trial:
@@ -69,27 +69,25 @@ def reproduce(lab: Lab) -> Trial:
     from tether.core.draw import hash_uniform
     from tether.data.curate import MetaClipCurator
     from tether.data.curate.step import PAIR_SCHEMA
+    from tether.papers.toys.named_things import CLASSES, NAMES, scenes, zipf_counts
 
-    classes = _classes()
-    order = np.random.default_rng([lab.seed, 0]).permutation(len(classes))
-    share = 1.0 / np.arange(1, len(classes) + 1) ** ZIPF
-    counts = np.maximum(np.round(lab.steps(POOL, 200) * share / share.sum()), 1).astype(int)
-    labels = np.repeat(order, counts)
-    pixels, texts = _scenes(classes, labels, rng=np.random.default_rng([lab.seed, 1]))
-    test_labels = np.repeat(np.arange(len(classes)), lab.steps(TEST_PER_CLASS, 1))
-    test_pixels, _ = _scenes(classes, test_labels, rng=np.random.default_rng([lab.seed, 2]))
+    order = np.random.default_rng([lab.seed, 0]).permutation(len(CLASSES))
+    counts = zipf_counts(lab.steps(POOL, 200), exponent=ZIPF)
+    pool = scenes(np.repeat(order, counts), rng=np.random.default_rng([lab.seed, 1]))
+    test_labels = np.repeat(np.arange(len(CLASSES)), lab.steps(TEST_PER_CLASS, 1))
+    test = scenes(test_labels, rng=np.random.default_rng([lab.seed, 2]))
 
-    rows = pa.record_batch([[f"row {index}" for index in range(len(texts))], texts], schema=PAIR_SCHEMA)
+    rows = pa.record_batch([[f"row {index}" for index in range(len(pool.texts))], pool.texts], schema=PAIR_SCHEMA)
     t = T_IN_MEDIANS * max(float(np.median(counts)), 1.0)
-    curator = MetaClipCurator(entries=_names(), t=t).partial_fit(rows)
+    curator = MetaClipCurator(entries=NAMES, t=t).partial_fit(rows)
     chance = curator.keep(rows)
     kept = np.flatnonzero(hash_uniform(rows.column("key").to_pylist(), seed=lab.seed, salt="metaclip") < chance)
     spread = float(np.sqrt((chance * (1 - chance)).sum()))
 
     rare = order[len(order) // 2 :]
     accuracy = []
-    for chosen in (np.arange(len(texts)), kept):
-        right = _train(lab, pixels[chosen], [texts[index] for index in chosen], test_pixels, test_labels)
+    for chosen in (np.arange(len(pool.texts)), kept):
+        right = _train(lab, pool.pixels[chosen], [pool.texts[index] for index in chosen.tolist()], test)
         accuracy.append([100 * float(right[np.isin(test_labels, part)].mean()) for part in (order, rare)])
     (raw, raw_rare), (balanced, balanced_rare) = accuracy
     return Trial(
@@ -99,67 +97,20 @@ def reproduce(lab: Lab) -> Trial:
             "rarer_half_raw": raw_rare,
             "rarer_half_balanced": balanced_rare,
             "rarer_half_gain": balanced_rare - raw_rare,
-            "kept_percent": 100 * len(kept) / len(texts),
+            "kept_percent": 100 * len(kept) / len(pool.texts),
             "kept_off_expectation_sigmas": (len(kept) - float(chance.sum())) / max(spread, 1e-9),
             "t": t,
         },
     )
 
 
-def _classes() -> list[tuple[str, str]]:
-    """90 pairs of colour and shape; without grey, white and black, which few backgrounds show well."""
-    from tether.data.sets.scenes.world import COLOURS, SHAPES
-
-    return [(colour, shape) for colour in COLOURS if colour not in ("grey", "white", "black") for shape in SHAPES]
-
-
-def _names() -> list[str]:
-    """One invented word for each class: nothing but its own pairs teaches what it means."""
-    heads, tails = ("bo", "da", "fi", "gu", "ke", "lo", "mi", "na", "po"), ("bra", "cle", "dro", "fli", "gru", "ska")
-    tails += ("sto", "tre", "vli", "zwo")
-    return [head + tail for head in heads for tail in tails]
-
-
-def _scenes(
-    classes: list[tuple[str, str]], labels: np.ndarray, *, rng: np.random.Generator
-) -> tuple[Tensor, list[str]]:
-    """One scene with one large thing for each label, cut out around it: (n, 3, 32, 32) uint8, and captions."""
-    import numpy as np
-    import torch
-
-    from tether.data.sets.scenes import TEMPLATES, Dice, World, render
-    from tether.data.sets.scenes.world import BACKGROUNDS
-
-    worlds = {}
-    for colour, shape in classes:
-        seen = tuple(name for name, hides in BACKGROUNDS.items() if colour not in hides)
-        worlds[colour, shape] = World(
-            things=(1, 1),
-            shapes=(shape,),
-            colours=(colour,),
-            backgrounds=seen,
-            sizes=("large",),
-            textures=("plain",),
-            broken=0.0,
-            pairs="all",
-        )
-    dice, texts, names = Dice(rng), [], _names()
-    pictures = np.empty((len(labels), 32, 32, 3), np.uint8)
-    for index, label in enumerate(labels):
-        scene = worlds[classes[label]].draw(dice)
-        thing = scene.things[0]
-        left, top = (min(max(round(64 * place) - 16, 0), 32) for place in (thing.x, thing.y))
-        pictures[index] = render(scene, size=64).pixels[top : top + 32, left : left + 32]
-        texts.append(TEMPLATES[dice.pick(tuple(TEMPLATES))].format(things=f"a {names[label]}"))
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), texts
-
-
-def _train(lab: Lab, pixels: Tensor, texts: list[str], test: Tensor, labels: np.ndarray) -> np.ndarray:
+def _train(lab: Lab, pixels: Tensor, texts: list[str], test: Things) -> np.ndarray:
     """Train a tiny CLIP; for each test picture, whether its nearest class prompt is its own."""
     import torch
 
     from tether.losses import clip_loss
     from tether.models import create
+    from tether.papers.toys.named_things import NAMES, PROMPT
 
     model = create("tiny", seed=lab.seed)
     tokens = model.tokenizer(texts)
@@ -179,7 +130,7 @@ def _train(lab: Lab, pixels: Tensor, texts: list[str], test: Tensor, labels: np.
         schedule.step()
     model.eval()
     with torch.inference_mode():
-        prompts = model.tokenizer([PROMPT.format(name) for name in _names()])
+        prompts = model.tokenizer([PROMPT.format(name) for name in NAMES])
         heads = model.encode_text(prompts).unit
-        scores = torch.cat([model.encode_image(part).unit @ heads.T for part in test.split(256)])
-    return (scores.argmax(1) == torch.from_numpy(labels)).numpy()
+        scores = torch.cat([model.encode_image(part).unit @ heads.T for part in test.pixels.split(256)])
+    return (scores.argmax(1) == torch.from_numpy(test.labels)).numpy()
