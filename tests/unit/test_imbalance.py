@@ -108,6 +108,9 @@ def test_scatter_against_the_definition():
         away = features[labels == k] - means[k]
         assert found.within_between[k] == pytest.approx(float(torch.trace(away.T @ away / 60 @ inverse)), rel=1e-9)
     assert found.head_all is found.head_nearest is None
+    assert not neural_collapse(
+        features.requires_grad_(), labels=labels, head=CosineHead(4, dim=9).weight
+    ).head_all.requires_grad
     assert neural_collapse(features.float(), labels=labels).within_between.dtype == torch.float64
 
 

@@ -49,7 +49,6 @@ class NeuralCollapse:
         return found
 
 
-@torch.no_grad()
 def neural_collapse(
     features: Float[Tensor, "n d"],
     *,
@@ -75,7 +74,7 @@ def neural_collapse(
     Raises:
         InputError: shapes that do not fit, labels out of range, or fewer than two classes with rows.
     """
-    rows = checked(features, name="features").double()
+    rows = checked(features.detach(), name="features").double()
     if labels.shape != rows.shape[:1] or labels.is_floating_point():
         raise InputError(f"labels: expected {len(rows)} whole numbers, got {labels.dtype} {tuple(labels.shape)}")
     labels = labels.to(rows.device).long()
@@ -99,8 +98,8 @@ def neural_collapse(
     all_, nearest = (_spread_out(part, places=present, classes=classes) for part in _coherence(centred))
     if head is None:
         return NeuralCollapse(within, all_, nearest, None, None)
-    checked(head, name="head")
-    return NeuralCollapse(within, all_, nearest, *_coherence(head.to(rows.device).double()))
+    vectors = checked(head.detach(), name="head").to(rows.device).double()
+    return NeuralCollapse(within, all_, nearest, *_coherence(vectors))
 
 
 def _coherence(vectors: Float[Tensor, "c d"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
