@@ -77,6 +77,10 @@ def command(
     form = next((name for name in FORMATS if name == written_as), None)
     if form is None:
         raise InputError(f"--format: expected {' or '.join(FORMATS)}, got {written_as!r}")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers: expected at least 1, got {workers}")
+    if sample < 1:
+        raise InputError(f"--sample: expected at least 1 row, got {sample}")
     if plan and (out is not None or resume):
         raise InputError("--plan writes nothing, so it takes neither --out nor --resume")
     if not plan and out is None:
@@ -100,7 +104,7 @@ def command(
                 out=folder / "sample" if plan else folder,
                 seed=seed,
                 engine=chosen,
-                workers=workers or cores(),
+                workers=cores() if workers is None else workers,
                 written_as=form,
                 strict=strict,
                 on_progress=display.pieces,
