@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 from tether.core.errors import InputError
 from tether.data.captions.augment import bare
@@ -107,7 +107,7 @@ class ParaphrasePairs:
         *,
         paraphraser: Paraphraser,
         seed: int = 0,
-        unchanged: str = "drop",
+        unchanged: Literal["drop", "keep"] = "drop",
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> None:
         """Paraphrase all captions.
