@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tether.core.errors import InputError
 from tether.core.spec import build
-from tether.core.types import Row
+from tether.core.types import ImageSpec, Row
+from tether.data import open_source
 from tether.data.captions import CAPTION_PICKS, CaptionPool, CaptionSampler, MixedCaption, MixedCaptions, Rewritten
+from tether.data.loader import Loader
+from tether.models.tokenizer import ClipTokenizer
 
 POOL = CaptionPool(["cat on mat", "solo"], rewrites=[["", "cat", " x", "a cat, resting"], ["one two"]])
 SOURCES = {"alt": ["IMG_1", "", " "], "vecap": ["a cat", "a dog", "a fox"], "none": ["", "", ""]}
@@ -186,3 +193,34 @@ def test_recipes_name_them():
         {"name": "augmented", "inner": {"name": "first_often"}, "strength": "weak"}, CAPTION_PICKS, where=""
     )
     assert augmented(Row("key", None, ("the cat is in the house",)), draw=5) in ("cat house", "the cat is in the house")
+
+
+def test_columns_of_a_file_are_mixed_in_batches(tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, "PNG")
+    columns = {
+        "image": [file.getvalue()] * 64,
+        "text": [f"alt {number}" for number in range(64)],
+        "vecap": [f"a red lamp {number}" if number else None for number in range(64)],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "pool.parquet")
+
+    def batches():
+        source = open_source(str(tmp_path / "pool.parquet"), where="test")
+        pick = MixedCaption(probs={"text": 0.5, "vecap": 0.5})
+        return Loader(
+            source,
+            batch_size=64,
+            image_spec=ImageSpec((32, 32)),
+            tokenizer=ClipTokenizer(),
+            seed=0,
+            caption=pick,
+        )
+
+    loader = batches()
+    first, second = (sorted(next(loader).extra["texts"]) for _ in range(2))
+    assert first != second  # drawn at every visit
+    assert sorted(int(text.split()[-1]) for text in first) == list(range(64))
+    assert 16 < sum(text.startswith("alt") for text in first) < 48
+    assert "alt 0" in first
+    assert sorted(next(batches()).extra["texts"]) == first
