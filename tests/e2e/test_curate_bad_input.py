@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from tether.cli import main
+from tether.models import create
+from tether.models.save import save
 
 MANY = {
     "arabic": "قطة حمراء صغيرة على العشب",
@@ -279,6 +281,54 @@ def test_copies_are_found_where_pictures_are_broken(run):
     keys = set(run.kept()["key"].to_pylist())
     assert len({"0", "1"} & keys) == 1
     assert str(len(pictures) - 1) in keys
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "model"
+    save(create("tiny", seed=0), folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+@pytest.mark.parametrize(
+    "step",
+    [
+        "{name: clip_score, threshold: 0, model: MODEL}",
+        "{name: clip_score, threshold: -1, model: MODEL}",
+        "{name: clip_score, fraction: 1, model: MODEL}",
+        "{name: embedding_duplicates, threshold: 0, model: MODEL}",
+        "{name: safety, threshold: 0.5, model: MODEL}",
+    ],
+)
+def test_steps_with_a_model_take_broken_pictures_and_strange_captions(run, strange, broken, model, step):
+    recipe = f"steps:\n- {step.replace('MODEL', str(model))}\n"
+    for source, texts in ((strange, MANY), (broken, [*[f"sound {n}" for n in range(12)], *BROKEN])):
+        manifest = run(source, recipe=recipe)
+        left = set(run.kept()["key"].to_pylist()) if manifest["rows"]["kept"] else set()
+        gone = {line["key"] for line in run.dropped()}
+        assert left | gone | set(run.bad()) == set(texts)
+        assert not left & gone
+        if "threshold: -1" in step or "fraction: 1" in step:
+            assert set(texts) - left <= {*BROKEN, "blank"}
+            assert not left & {"text", "html", "svg"}
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("{name: clip_score, fraction: 0, model: MODEL}", "fraction"),
+        ("{name: clip_score, threshold: .nan, model: MODEL}", "threshold"),
+        ("{name: clip_score, model: none/such}", "none/such"),
+        ("{name: embedding_duplicates, threshold: -1, model: MODEL}", "threshold: expected a cosine"),
+        ("{name: safety, threshold: 0, model: MODEL}", "threshold"),
+        ("{name: parrot, coverage: 1}", "coverage: expected a share in [0, 1)"),
+        ("{name: parrot, words: weather}", "weather"),
+    ],
+)
+def test_steps_with_a_model_that_cannot_be(run, strange, model, step, said):
+    error = run.refused(strange, recipe=f"steps:\n- {step.replace('MODEL', str(model))}\n")
+    assert said in " ".join(error.split())
 
 
 @pytest.mark.parametrize(
