@@ -48,6 +48,9 @@ def command(
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Processes of the local engine; default: one a core.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    pictures: Annotated[
+        str | None, typer.Option(help="Thumbnails of the datasheet: blurred (default), clear or none.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     limit: Annotated[int, typer.Option(help="Most entries that 'auto' takes.")] = 500_000,
     minimum: Annotated[int, typer.Option(help="Least count of a word or pair of words for 'auto'.")] = 5,
@@ -66,6 +69,9 @@ def command(
     from tether.data.curate.run import curate
     from tether.data.curate.shard import FORMATS
     from tether.data.curate.workers import cores
+    from tether.evaluate.datasheet import write_datasheet
+    from tether.evaluate.datasheet.thumbnails import PICTURES
+    from tether.evaluate.datasheet.write import PAGE
 
     if (recipe is None) == (entries is None):
         raise InputError("give either --entries (with --t or --tail-share) or --recipe")
@@ -77,6 +83,9 @@ def command(
     form = next((name for name in FORMATS if name == written_as), None)
     if form is None:
         raise InputError(f"--format: expected {' or '.join(FORMATS)}, got {written_as!r}")
+    shown = next((name for name in PICTURES if name == (pictures or PICTURES[0])), None)
+    if shown is None:
+        raise InputError(f"--pictures: expected {', '.join(PICTURES)}, got {pictures!r}")
     if workers is not None and workers < 1:
         raise InputError(f"--workers: expected at least 1, got {workers}")
     if sample < 1:
@@ -114,6 +123,8 @@ def command(
             write_text(folder / "recipe.yaml", recipe.read_text(encoding="utf-8"))
         if not plan and entries is not None and not (folder / "entries.txt").exists():
             write_text(folder / "entries.txt", "".join(f"{entry}\n" for entry in read_entries(Path(entries))))
+        if not plan and (pictures or not (folder / PAGE).exists()):
+            write_datasheet(folder, pool=pool, pictures=shown)
     finally:
         if passing is not None:
             shutil.rmtree(passing, ignore_errors=True)
@@ -127,6 +138,7 @@ def command(
         typer.echo("counts that a step sets for the whole pool (such as t) thin out more there than in a sample")
         return
     typer.echo(f"{folder / 'manifest.json'}")
+    typer.echo(f"{folder / PAGE}")
 
 
 def _steps(

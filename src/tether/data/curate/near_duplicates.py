@@ -9,6 +9,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int, UInt8, UInt32, UInt64
 
 from tether.core.errors import InputError
+from tether.data.curate.alike import staying
 from tether.data.curate.hamming import near_pairs
 from tether.data.curate.hashing import combined, hashed, row_keys
 from tether.data.curate.perceptual import COLOURS, fingerprints
@@ -164,17 +165,7 @@ class NearDuplicates:
                 better.append(some.min(axis=0))
                 worse.append(some.max(axis=0))
         first, second = np.concatenate(better), np.concatenate(worse)
-        stays = np.zeros(len(order), np.bool_)
-        open_ = np.ones(len(order), np.bool_)
-        while open_.any():
-            waits = np.zeros(len(order), np.bool_)
-            waits[second] = True  # something better is not decided yet
-            stays |= open_ & ~waits
-            open_ &= waits
-            open_[second[stays[first]]] = False
-            left = open_[first] & open_[second]
-            first, second = first[left], second[left]
-        return stays
+        return staying(len(order), better=first, worse=second)
 
     def state_dict(self) -> dict[str, np.ndarray | int | float | str]:
         """Key, shape, colours and size of each picture, and how many pairs and unreadable pictures were seen."""

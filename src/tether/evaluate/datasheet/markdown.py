@@ -1,0 +1,147 @@
+"""The datasheet as Markdown: the same figures, without pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tether.evaluate.datasheet.write import Datasheet
+
+_SHOWN = 120
+_WORDS = 30
+
+
+def markdown(sheet: Datasheet) -> str:
+    """The whole text; captions are quoted so that nothing in them is taken for Markdown or HTML."""
+    manifest = sheet.manifest
+    rows, pairs = manifest["rows"], manifest["pairs"]
+    lines = [
+        f"# Datasheet of {_plain(sheet.name)}",
+        "",
+        f"Made from {_plain(manifest['pool']['name'])} by `tether curate`, version {manifest['tether']}.",
+        "",
+        *_table(("", "rows", "pairs"), [
+            ("pool", f"{rows['good']:,}", f"{pairs['good']:,}"),
+            ("kept", f"{rows['kept']:,}", f"{pairs['kept']:,}"),
+            ("bad rows, skipped", f"{rows['bad']:,}", ""),
+        ]),
+        "## What each step did",
+        "",
+        *_table(("step", "pairs in", "dropped", "thinned out", "changed or flagged", "pairs left", "reason"), [
+            (
+                step["name"],
+                f"{step['in']:,}",
+                f"{step.get('refused', 0):,}",
+                f"{step.get('thinned_out', 0):,}",
+                f"{step.get('rewritten', step.get('flagged', 0)):,}",
+                f"{step['kept']:,}",
+                step.get("refusal", ""),
+            )
+            for step in manifest["by_step"]
+        ]),
+        *_languages(sheet),
+        *_concepts(sheet),
+        *_dropped(sheet),
+        *_flagged(sheet),
+        *_licences(sheet),
+        "## Making it again",
+        "",
+        "The same pool, recipe and seed give the same rows, on any engine and in any order.",
+        "",
+        *_table(("what", "value"), [
+            ("pool", manifest["pool"]["name"]),
+            ("version of the pool", manifest["pool"]["version"]),
+            ("seed", str(manifest["seed"])),
+            ("SHA-256 of the recipe", manifest["recipe_sha256"]),
+            ("SHA-256 of the run's settings", manifest["digest"]),
+            ("SHA-256 of the kept rows", manifest["rows_sha256"]),
+            *((f"{step}: {name}", value) for step, name, value in sheet.digests),
+        ]),
+        "```yaml",
+        sheet.recipe.replace("```", "` ` `"),
+        "```",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _languages(sheet: Datasheet) -> list[str]:
+    if sheet.languages is None:
+        return ["## Languages", "", "Not counted: the detector is not installed (`pip install 'tether[curate]'`).", ""]
+    rows = [(each.code, f"{100 * each.before:.1f} %", f"{100 * each.after:.1f} %") for each in sheet.languages]
+    return ["## Languages", "", sheet.sampled, "", *_table(("language", "pool", "kept"), rows)]
+
+
+def _concepts(sheet: Datasheet) -> list[str]:
+    found = sheet.concepts
+    return [
+        "## Concepts",
+        "",
+        f"Captions in 10,000 that hold each. {sheet.sampled} As varied as {found.even_before:,.0f} equally frequent "
+        f"concepts before, and {found.even_after:,.0f} after.",
+        "",
+        *_table(("concept", "pool", "kept"), [(each.name, f"{each.before:,.1f}", f"{each.after:,.1f}")
+                                              for each in found.frequent]),
+        "Those whose share grew most:",
+        "",
+        *_table(("concept", "pool", "kept"), [(each.name, f"{each.before:,.1f}", f"{each.after:,.1f}")
+                                              for each in found.gained]),
+    ]  # fmt: skip
+
+
+def _dropped(sheet: Datasheet) -> list[str]:
+    lines = ["## What was dropped", ""]
+    for step in sheet.manifest["by_step"]:
+        shown = sheet.examples.get(step["name"], [])
+        if step["kind"] == "curator" and shown:
+            lines += [f"**{step['name']}**: {_plain(step['refusal'])}", ""]
+            lines += [f"- {_plain(_short(each.text))}" for each in shown]
+            lines += [""]
+    return lines
+
+
+def _flagged(sheet: Datasheet) -> list[str]:
+    if not sheet.flagged:
+        return []
+    lines = ["## Flagged, and kept", ""]
+    for each in sheet.flagged:
+        lines += [f"**{each.step}**: {each.pairs:,} pairs", ""]
+        lines += _table(("label", "pairs"), [(label, f"{count:,}") for label, count in each.labels.items()])
+        if each.words:
+            lines += ["Words of their captions: " + ", ".join(_plain(word) for word, _ in each.words[:_WORDS]), ""]
+    return lines
+
+
+def _licences(sheet: Datasheet) -> list[str]:
+    found = sheet.manifest["licences"]
+    if found is None:
+        return ["## Licences", "", "The pool has no column that names a licence; terms of use are unknown.", ""]
+    rows = [(name or "none given", f"{both['pool']:,}", f"{both['kept']:,}") for name, both in found["values"].items()]
+    if found["others"]["values"]:
+        others = found["others"]
+        rows.append((f"{others['values']:,} others", f"{others['pool']:,}", f"{others['kept']:,}"))
+    return [
+        "## Licences",
+        "",
+        f"Rows by their column {_plain(found['column'])}.",
+        "",
+        *_table(("licence", "pool", "kept"), rows),
+    ]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
+    lines += [f"| {' | '.join(_plain(cell) for cell in row)} |" for row in rows]
+    return [*lines, ""]
+
+
+def _plain(text: str) -> str:
+    """One line in which no character means anything to Markdown or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>#|&~!])", r"\\\1", " ".join(text.split()))
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "(no caption)"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

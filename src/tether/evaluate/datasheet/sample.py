@@ -1,0 +1,52 @@
+"""Captions of a pool and of what was kept of it, all of them where there are few, else a sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from tether.data.curate.pool import Pool, open_pool
+from tether.data.curate.pool_sample import SamplePool
+
+MOST = 10_000
+"""Rows that are read of each side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captions:
+    """Captions of one side.
+
+    Attributes:
+        texts: (n,) strings.
+        total: how many pairs the side has.
+        complete: whether these are all.
+    """
+
+    texts: pa.StringArray
+    total: int
+    complete: bool
+
+
+def captions_of(pool: Pool | None, *, rows: int, total: int, most: int = MOST) -> Captions:
+    """The captions of a pool of ``rows`` rows; ``None`` has none."""
+    if pool is None:
+        return Captions(pa.array([], pa.string()), total, True)
+    complete = rows <= most
+    read = pool if complete else SamplePool(pool, rows=most)
+    found = [
+        rows.texts.flatten().drop_null()
+        for piece in range(read.pieces())
+        for rows in read.read(piece, columns="captions")
+    ]
+    return Captions(pa.concat_arrays(found) if found else pa.array([], pa.string()), total, complete)
+
+
+def kept_pool(out: Path, *, written_as: str, caption: str) -> Pool | None:
+    """What a curation wrote, or None when nothing was kept."""
+    ending = "parquet" if written_as == "parquet" else "tar"
+    if not any(out.glob(f"part-*.{ending}")):
+        return None
+    pattern = str(out / f"part-*.{ending}")
+    return open_pool({"name": "parquet", "path": pattern, "caption": caption} if ending == "parquet" else pattern)

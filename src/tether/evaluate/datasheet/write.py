@@ -1,0 +1,252 @@
+"""Gather what a datasheet shows, and write the page and its Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tether.core.errors import InputError
+from tether.core.files import read_json, write_text
+from tether.data.curate.metadata import read_entries
+from tether.data.curate.pool import LICENCES, Pool
+from tether.data.curate.run import MANIFEST
+from tether.data.curate.step import IMAGE
+from tether.evaluate.datasheet import thumbnails
+from tether.evaluate.datasheet.cloud import HEIGHT, WIDTH, cloud
+from tether.evaluate.datasheet.concepts import Concepts, concepts
+from tether.evaluate.datasheet.dropped import Example, Flagged, examples, flags
+from tether.evaluate.datasheet.languages import Spoken, languages
+from tether.evaluate.datasheet.markdown import markdown
+from tether.evaluate.datasheet.sample import MOST, Captions, captions_of, kept_pool
+from tether.evaluate.datasheet.thumbnails import PICTURES, Pictures
+from tether.evaluate.report.sprite import Sprite, sprite
+from tether.evaluate.report.templates import environment
+
+PAGE, TEXT = "datasheet.html", "datasheet.md"
+_KEPT = 24
+_DIGESTS = ("sha256", "digest")
+
+
+@dataclass(frozen=True, slots=True)
+class Datasheet:
+    """Everything that a datasheet says.
+
+    Attributes:
+        name: of the folder.
+        manifest: what the curation says of itself.
+        recipe: the steps as they were given, or as the manifest lists them.
+        entries: number of metadata entries that concepts are counted by; 0 for words.
+        before: captions of the pool.
+        after: captions of what was kept.
+        languages: None where the detector is missing.
+        concepts: frequent and gained ones, and both curves.
+        examples: dropped pairs by step.
+        flagged: what was flagged, by step.
+        pictures: how thumbnails are shown.
+        most: rows of each side whose captions were looked at, at most.
+        digests: (step, setting, value) of every model and list that a step was built on.
+    """
+
+    name: str
+    manifest: dict[str, Any]
+    recipe: str
+    entries: int
+    before: Captions
+    after: Captions
+    languages: list[Spoken] | None
+    concepts: Concepts
+    examples: dict[str, list[Example]]
+    flagged: list[Flagged]
+    pictures: Pictures
+    most: int
+    digests: list[tuple[str, str, str]]
+
+    @property
+    def sampled(self) -> str:
+        """How the shares of captions were found, as a sentence."""
+        if self.before.complete and self.after.complete:
+            return "Counted over all captions."
+        return f"Estimated on the captions of {self.most:,} rows of each side, spread over the files."
+
+
+def write_datasheet(out: Path, *, pool: Pool, pictures: Pictures = "blurred", most: int = MOST) -> tuple[Path, Path]:
+    """Write ``datasheet.html`` and ``datasheet.md`` into the folder of a finished curation.
+
+    Counts of steps, flags and licences are those of the manifest; languages and concepts are counted over at most
+    ``most`` rows of each side. The same curation gives the same page: it holds no time. Flagged pairs are shown as
+    counts and words, never as pictures.
+
+    Args:
+        out: a folder that ``curate`` has finished.
+        pool: what was curated.
+        pictures: ``blurred`` (in the page's own pixels, so that nobody can undo it), ``clear`` or ``none``.
+        most: rows read of the pool and of what was kept.
+
+    Returns:
+        both paths.
+
+    Raises:
+        InputError: no manifest in the folder, or another word for pictures.
+    """
+    if pictures not in PICTURES:
+        raise InputError(f"pictures: expected {', '.join(PICTURES)}, got {pictures!r}")
+    manifest = read_json(out / MANIFEST)
+    kept = kept_pool(out, written_as=manifest["written_as"], caption=pool.captions_column)
+    before = captions_of(pool, rows=manifest["rows"]["good"], total=manifest["pairs"]["good"], most=most)
+    after = captions_of(kept, rows=manifest["rows"]["kept"], total=manifest["pairs"]["kept"], most=most)
+    listed = read_entries(out / "entries.txt") if (out / "entries.txt").exists() else []
+    sheet = Datasheet(
+        name=out.absolute().name,
+        manifest=manifest,
+        recipe=_recipe(out, manifest),
+        entries=len(listed),
+        before=before,
+        after=after,
+        languages=languages(before, after),
+        concepts=concepts(before, after, entries=listed),
+        examples=examples(out, manifest),
+        flagged=flags(out, manifest),
+        pictures=pictures,
+        most=most,
+        digests=_digests(manifest),
+    )
+    write_text(out / TEXT, markdown(sheet))
+    write_text(out / PAGE, _render(sheet, pool=pool, kept=kept))
+    return out / PAGE, out / TEXT
+
+
+def _recipe(out: Path, manifest: dict[str, Any]) -> str:
+    path = out / "recipe.yaml"
+    if path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    import yaml
+
+    return yaml.safe_dump({"steps": manifest["steps"]}, sort_keys=False, allow_unicode=True).strip()
+
+
+def _digests(manifest: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (step["name"], name, str(value))
+        for step in manifest["steps"]
+        for name, value in step.items()
+        if value is not None and (name == "model" or name.endswith(_DIGESTS))
+    ]
+
+
+def _render(sheet: Datasheet, *, pool: Pool, kept: Pool | None) -> str:
+    shown, places, samples = _pictures(sheet, pool=pool, kept=kept)
+    return (
+        environment("tether.evaluate.datasheet", "tether.evaluate.inspect")
+        .get_template("datasheet.html.j2")
+        .render(
+            sheet=sheet,
+            manifest=sheet.manifest,
+            sprite=shown,
+            places=places,
+            samples=samples,
+            clouds={each.step: cloud(each.words) for each in sheet.flagged},
+            cloud_box=f"0 0 {WIDTH:g} {HEIGHT:g}",
+            curves=_curves(sheet.concepts),
+            licence_names=", ".join(LICENCES),
+            settings=json.dumps(sheet.manifest["steps"], indent=1, ensure_ascii=False),
+            bar=_bar,
+            percent=percent,
+            amount=amount,
+            words_of=_text_of,
+        )
+    )
+
+
+def _pictures(
+    sheet: Datasheet, *, pool: Pool, kept: Pool | None
+) -> tuple[Sprite | None, dict[tuple[str, str], int | None], list[int]]:
+    """The sprite, the place in it of each example's picture (None: cannot be opened), and places of kept ones."""
+    if sheet.pictures == "none" or IMAGE not in pool.column_names():
+        return None, {}, []
+    pieces: dict[int, set[str]] = {}
+    for shown in sheet.examples.values():
+        for each in shown:
+            if each.piece is not None:
+                pieces.setdefault(each.piece, set()).add(each.key)
+    encoded = {
+        key: data
+        for piece, keys in sorted(pieces.items())
+        for key, data in thumbnails.find(pool, piece=piece, keys=keys).items()
+    }
+    small: list[np.ndarray] = []
+
+    def place(data: bytes) -> int | None:
+        picture = thumbnails.thumbnail(data, pictures=sheet.pictures)
+        if picture is None:
+            return None
+        small.append(picture)
+        return len(small) - 1
+
+    found = {key: place(data) for key, data in encoded.items()}
+    places = {(name, each.key): found[each.key] for name, shown in sheet.examples.items() for each in shown
+              if each.key in found}  # fmt: skip
+    samples = [place(data) for data in thumbnails.some(kept, count=_KEPT)] if kept is not None else []
+    return (
+        sprite(np.stack(small)) if small else None,
+        places,
+        [at for at in samples if at is not None],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Both curves as SVG paths in a box of 100 by 100 with logarithmic axes, and the marks on the axes."""
+
+    before: str
+    after: str
+    across: list[tuple[float, str]]
+    up: list[tuple[float, str]]
+
+
+def _curves(found: Concepts) -> Curves | None:
+    both = np.concatenate([found.before, found.after])
+    if len(found.before) < 2 or not len(found.after):
+        return None
+    low, high = math.log10(both.min()), math.log10(both.max())
+    ranks = math.log10(max(len(found.before), len(found.after)))
+
+    def across(rank: float) -> float:
+        return round(100 * math.log10(rank) / ranks, 2)
+
+    def up(count: float) -> float:
+        return round(100 - 100 * (math.log10(count) - low) / ((high - low) or 1.0), 2)
+
+    def path(curve: np.ndarray) -> str:
+        places = np.unique(np.geomspace(1, len(curve), 160).astype(int))
+        return "M" + "L".join(f"{across(rank)} {up(curve[rank - 1])}" for rank in places.tolist())
+
+    powers = range(math.ceil(low), math.floor(high) + 1)
+    marks = [(up(10.0**power), f"{10.0**power:g}") for power in powers]
+    steps = [(across(10.0**power), f"{10**power:,}") for power in range(math.floor(ranks) + 1)]
+    return Curves(path(found.before), path(found.after), steps, marks)
+
+
+def percent(value: float) -> str:
+    """A share in per cent, small ones with more digits."""
+    return f"{100 * value:.1f} %" if value >= 0.001 or not value else f"{100 * value:.2g} %"
+
+
+def amount(value: float) -> str:
+    """A number of captions, with a digit after the point where it is small."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _bar(value: float, most: float) -> float:
+    """Width in per cent of the track."""
+    return round(100 * value / most, 2) if most else 0.0
+
+
+def _text_of(text: str | None, most: int = 160) -> str:
+    if text is None:
+        return "(no caption)"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
