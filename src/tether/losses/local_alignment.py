@@ -91,16 +91,26 @@ def _block(
     regions: Tensor, words: Tensor, real: Tensor, *, temp1: float, temp2: float, attention: str
 ) -> Float[Tensor, "b n"]:
     with torch.autocast(regions.device.type, enabled=False):
-        unit_words = F.normalize(words, dim=-1)
-        keys, queries = (F.normalize(regions, dim=-1), unit_words) if attention == "cosine" else (regions, words)
-        found = torch.einsum("nwd,bpd->bnwp", queries, keys)
-        padding = ~real[None, :, :, None]
-        shares = found.masked_fill(padding, -math.inf).softmax(dim=2)
+        queries, keys = (
+            (F.normalize(words, dim=-1), F.normalize(regions, dim=-1)) if attention == "cosine" else (words, regions)
+        )
+        found = (queries.flatten(0, 1) @ keys.mT).unflatten(1, words.shape[:2])
+        shares = found.masked_fill(~real[:, :, None], -math.inf).softmax(dim=2)
         # Only the direction of a context counts, so its weights need not add up to 1 where they stay in range.
         weights = (temp1 * shares).exp() if temp1 <= _PLAIN_EXP else (temp1 * shares).softmax(dim=3)
-        context = F.normalize(torch.einsum("bnwp,bpd->bnwd", weights, regions), dim=-1)
-        answers = torch.einsum("bnwd,nwd->bnw", context, unit_words)
+        # The context itself is never made: its product with the word is a sum of products with regions, its length a
+        # quadratic form of the regions' own products.
+        lengths = torch.linalg.vector_norm(regions, dim=-1)[:, None, None]
+        products = found * lengths if attention == "cosine" else found / _lengths(words)[:, :, None]
+        squares = (weights * (weights.flatten(1, 2) @ (regions @ regions.mT)).view_as(weights)).sum(dim=-1)
+        answers = (weights * products).sum(dim=-1) / squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
         return (temp2 * answers).masked_fill(~real, -math.inf).logsumexp(dim=2)
+
+
+def _lengths(words: Tensor) -> Tensor:
+    """Of each word, 1 for padding of zeros."""
+    length = torch.linalg.vector_norm(words, dim=-1)
+    return torch.where(length > 0, length, 1.0)
 
 
 def local_alignment_loss(
@@ -248,7 +258,7 @@ def _wide(regions: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _block_rows(regions: Tensor, words: Tensor) -> int:
-    one = len(regions) * words.shape[1] * max(regions.shape[1], regions.shape[2]) * regions.element_size()
+    one = len(regions) * words.shape[1] * regions.shape[1] * regions.element_size()
     return max(1, BLOCK_BYTES // max(1, one))
 
 
