@@ -133,6 +133,8 @@ def test_groups_have_reports_of_their_own_and_a_gap():
     assert south.auroc.value == pytest.approx(roc_auc_score(truth[worse], score[worse]))
     assert report.gap("site") == pytest.approx(report.groups["site"]["north"].auroc.value - south.auroc.value)
     assert set(report.groups["age"]) == {0, 1}
+    listed = multilabel_report(score, truth=truth, groups={"age": list(np.arange(400) // 300)})
+    assert listed.groups["age"] == report.groups["age"]
     with pytest.raises(InputError, match="no groups by 'sex'; known: site, age"):
         report.gap("sex")
     few = multilabel_report(score, truth=truth, groups={"rare": (np.arange(400) == 0).astype(int)})
