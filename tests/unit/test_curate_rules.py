@@ -196,9 +196,9 @@ def test_tidy_words_are_checked():
 # pictures
 
 
-def encoded(size, kind="PNG", mode="RGB") -> bytes:
+def encoded(size, kind="PNG", **options) -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size).save(file, kind)
+    Image.new("RGB", size).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -231,6 +231,11 @@ def test_pictures_are_measured():
     assert sized([None, b"no"], missing="drop", unreadable="keep") == [False, True]
     assert sized([]) == []
     assert PictureSize().keep(rows(["x"], image=pa.nulls(1))).tolist() == [1]
+    large = rows(["x"] * 6, image=pa.array(pictures, pa.large_binary()))
+    assert PictureSize().keep(large).astype(bool).tolist() == sized(pictures)
+    marked = Image.Exif()
+    marked[0x010E] = "x" * 5000  # a header longer than what is looked at first
+    assert sized([encoded((32, 32), "JPEG", exif=marked), encoded((31, 32), "JPEG", exif=marked)]) == [True, False]
 
 
 def test_wrong_sizes_are_refused():
