@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tether.cli import main
+from tether.core.errors import InputError
+from tether.data.curate.plan import Plan
 
 TETHER = (sys.executable, "-c", "from tether.cli import main; main()")
 TEXTS = ["a red fox"] * 60 + ["a red owl"] * 4 + ["a red mole"] * 6 + ["IMG 0031"] * 10
@@ -64,6 +66,12 @@ def test_makes_entries_of_the_pool_itself_and_goes_on(pool, tmp_path):
         (["--entries", "{words}", "--t", "5", "--engine", "spark"], "--engine: expected local or ray, got 'spark'"),
         (["--recipe", "{words}", "--t", "5"], "--t and --tail-share belong to --entries"),
         (["--recipe", "{words}"], "expected one key, 'steps'"),
+        (["--entries", "{words}", "--t", "5", "--plan"], "--plan writes nothing"),
+        (
+            ["--entries", "{words}", "--t", "5", "--format", "csv"],
+            "--format: expected parquet or webdataset, got 'csv'",
+        ),
+        (["--entries", "{words}", "--t", "5", "--workers", "0"], "workers: expected at least 1, got 0"),
     ],
 )
 def test_says_what_is_wrong(pool, tmp_path, capsys, arguments, message):
@@ -75,6 +83,70 @@ def test_says_what_is_wrong(pool, tmp_path, capsys, arguments, message):
     assert message in error
     assert "Traceback" not in error
     assert not list((tmp_path / "out").glob("part-*"))
+
+
+RECIPE = """steps:
+- {name: text_rules, characters: [3, 40]}
+- number_mask
+- {name: exact_duplicates, of: text}
+- {name: metaclip, entries: auto, t: 10}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    texts = [f"a {colour} fox on day {day}" for colour in ("red", "blue") for day in range(60)] + ["IMG_001.jpg"] * 5
+    pq.write_table(pa.table({"image": [b"x"] * len(texts), "caption": texts}), tmp_path / "pool.parquet")
+    return tmp_path / "recipe.yaml"
+
+
+def test_plan_shows_and_writes_nothing(recipe, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as left:
+        main(["curate", str(tmp_path / "pool.parquet"), "--recipe", str(recipe), "--plan", "--sample", "125"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert "what would happen to 125 rows" in said
+    assert "text_rules: 125 in, 5 refused" in said
+    assert "refused: pool.parquet:120: 'IMG_001.jpg'" in said
+    assert "number_mask: 120 in, 120 rewritten" in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_recipe_goes_from_pool_to_tars_and_can_be_resumed(recipe, tmp_path, capsys, monkeypatch):
+    arguments = ["curate", str(tmp_path / "pool.parquet"), "--recipe", str(recipe), "--format", "webdataset", "--out"]
+
+    def main_with(*more: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as left:
+            main([*arguments, *more])
+        said = capsys.readouterr()
+        return left.value.code, said.out + said.err
+
+    out = tmp_path / "out"
+    assert main_with(str(out), "--resume") == (2, f"tether: --resume: {out} holds no run that could go on\n")
+    work = Plan.work
+
+    def stopped(self, number, piece):
+        if number == len(self.passes) - 1:
+            raise InputError("the pool went away")
+        return work(self, number, piece)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "work", stopped)
+        assert main_with(str(out))[0] == 2
+    code, said = main_with(str(out), "--resume")
+    assert code == 0
+    assert "going on where an interrupted run stopped: 2 of 3 pieces are done" in said
+    assert main_with(str(tmp_path / "whole"))[0] == 0
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (out, tmp_path / "whole")]
+    assert manifests[0] == manifests[1]
+    assert [step["name"] for step in manifests[0]["by_step"]] == [
+        "text_rules", "number_mask", "exact_duplicates", "metaclip"
+    ]  # fmt: skip
+    assert manifests[0]["by_step"][2]["kept"] == 2
+    assert (out / "recipe.yaml").read_text() == RECIPE
+    assert (out / "part-000000.tar").read_bytes() == (tmp_path / "whole" / "part-000000.tar").read_bytes()
 
 
 def test_strict_stops_at_a_bad_row(tmp_path, capsys):

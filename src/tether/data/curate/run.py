@@ -119,10 +119,13 @@ class _Passes:
         self._plan, self._engine, self._pieces = plan, engine, plan.pool.pieces()
         self._on_progress, self._on_counts = on_progress, on_counts
         self._seen: dict[int, list[int]] = {}
+        self._done = 0
 
     def run(self) -> list[tuple[str, str]]:
         """Do what is left to do; returns keys of rows that stood earlier, and why they count as bad."""
         repeated: list[tuple[str, str]] = []
+        self._done = sum(len(self._there(number)) for number in range(len(self._plan.passes)))
+        self._tell(0)
         for number, each in enumerate(self._plan.passes):
             self._run(number)
             if number == 0 and not self._plan.pool.keys_unique:
@@ -132,24 +135,26 @@ class _Passes:
                 _merge(self._plan, number, self._pieces)
         return repeated
 
-    def _run(self, number: int) -> None:
-        plan, pieces, passes = self._plan, self._pieces, self._plan.passes
-        left = [piece for piece in range(pieces) if not plan.state_path(number, piece).exists()]
-        done = number * pieces + pieces - len(left)
-        for step in passes[number].asks:
-            self._seen.pop(step, None)
-        if self._on_counts:
-            for piece in sorted(set(range(pieces)) - set(left)):
-                counts = load_state(plan.state_path(number, piece))["tally"]
-                self._told(asked(passes[number], counts))
+    def _there(self, number: int) -> list[int]:
+        return [piece for piece in range(self._pieces) if self._plan.state_path(number, piece).exists()]
+
+    def _tell(self, more: int) -> None:
+        total = self._pieces * len(self._plan.passes)
+        self._done = min(self._done + more, total)  # pieces with repeated keys are done twice
         if self._on_progress:
-            self._on_progress(done, pieces * len(passes))
+            self._on_progress(self._done, total)
+
+    def _run(self, number: int) -> None:
+        doing, there = self._plan.passes[number], self._there(number)
+        for step in doing.asks:
+            self._seen.pop(step, None)
+        for piece in there if self._on_counts else ():
+            self._told(asked(doing, load_state(self._plan.state_path(number, piece))["tally"]))
+        left = sorted({*range(self._pieces)} - {*there})
         if left:
-            found = self._engine.run(plan, number=number, pieces=left)
-            for count, (_, tally) in enumerate(found, start=1):
+            for _, tally in self._engine.run(self._plan, number=number, pieces=left):
                 self._told(tally)
-                if self._on_progress:
-                    self._on_progress(done + count, pieces * len(passes))
+                self._tell(1)
 
     def _told(self, tally: Tally) -> None:
         for number, pairs, first, second in tally:
