@@ -209,3 +209,14 @@ def test_half_a_window_or_another_word_is_refused(tmp_path):
     for settings, message in (({"center": 40.0}, "come together"), ({"frames": "last"}, "frames")):
         with pytest.raises(InputError, match=message):
             open_source({"name": "windowed", "source": str(tmp_path), **settings})
+
+
+def test_threads_read_at_once_and_leave_the_warnings_as_they_were():
+    import warnings
+    from concurrent.futures import ThreadPoolExecutor
+
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read_dicom, [FILES / "MR_small_padded.dcm"] * 24))
+    assert warnings.filters == before
+    assert all(np.array_equal(one.values, found[0].values) for one in found)

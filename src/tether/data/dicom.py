@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,7 @@ MARK, MARK_AT = b"DICM", 128
 """What a DICOM file says after its preamble."""
 MAX_VALUES = 1 << 28
 """Most grey values (rows x columns x frames x channels) that are decoded; 1 GB as float32."""
+_ONE_AT_A_TIME = threading.Lock()  # filters of warnings belong to the process, not to a thread
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to grey
 _CURVES: dict[str, Curve] = {"": "linear", "LINEAR": "linear", "LINEAR_EXACT": "linear_exact", "SIGMOID": "sigmoid"}
 
@@ -58,7 +60,7 @@ def read_dicom(data: bytes | Path, *, name: str = "", secret: str = "", max_valu
     name = name or "picture"
     if not is_dicom(data):
         raise InputError(f"{name}: not a DICOM file ({len(data)} bytes without the mark {MARK.decode()})")
-    with warnings.catch_warnings():
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of every oddity that it has dealt with
         try:
             header = pydicom.dcmread(BytesIO(data))
