@@ -15,7 +15,7 @@ import numpy as np
 from tether.core.errors import InputError
 from tether.data.curate.batch import ALIVE, DUPLICATE, Batch, Example
 from tether.data.curate.piece_state import Left, PieceState, collected, left_of, load_state, save_state
-from tether.data.curate.pool import Pool, explode
+from tether.data.curate.pool import Pool, Rows, explode
 from tether.data.curate.shard import STATE, Format, Shard
 from tether.data.curate.step import IMAGE, CurateStep, FlagStep, RecipeStep, RewriteStep
 
@@ -95,80 +95,27 @@ class Plan:
 
     def work(self, number: int, piece: int) -> Tally:
         """Do one piece of one pass; every file it leaves is whole or absent."""
-        passes = self.passes
-        doing, last = passes[number], number == len(passes) - 1
-        before = PieceState(load_state(self.state_path(number - 1, piece))) if number else None
-        counting = self._counter(doing.counts)
-        shard = self._shard(piece) if last else None
-        examples: list[Example] = [] if before is None else [*before.examples]
-        tally = np.zeros((len(self.steps), 3), np.int64)
-        batches: list[Left] = []
-        duplicates = kept = 0
-        hashes: list[np.ndarray] = []
-        bad: list[tuple[str, str]] = []
-        done, rows_done, duplicate_rows = 0, 0, self.duplicates.get(piece)
+        doing, last = self.passes[number], number == len(self.passes) - 1
+        task = _Piece(self, doing, number=number, piece=piece, last=last)
         try:
-            for rows in self.pool.read(piece, columns="all" if last else "captions", extra=self._extra(doing, last)):
-                for key, reason in rows.bad:
-                    if self.strict:
-                        raise InputError(f"{self.pool.name}: bad row {key!r}: {reason}")
-                    bad.append((key, reason))
-                pairs, row = explode(rows)
-                if before is None:
-                    batch = Batch(pairs, row, np.full(len(row), ALIVE, np.int16), np.zeros(len(row), np.bool_), {})
-                    if not self.pool.keys_unique:
-                        hashes.append(_hashes(rows.keys.to_pylist()))
-                    if duplicate_rows is not None:
-                        batch.fate[np.isin(row + rows_done, duplicate_rows)] = DUPLICATE
-                elif done + len(row) > len(before.fate):
-                    break  # refused below
-                else:
-                    batch = before.batch(pairs, row, done)
-                done, rows_done = done + len(row), rows_done + len(rows.keys)
-                for step in doing.asks:
-                    name, part = self.steps[step]
-                    tally[step] += batch.ask(step, name, part, seed=self.seed, examples=examples)
-                if counting is not None:
-                    left = batch.left(counting.columns)
-                    if left.num_rows:
-                        counting.partial_fit(left)
-                if shard is not None:
-                    shard.add(rows, batch)
-                    kept += int((batch.fate == ALIVE).sum())
-                else:
-                    batches.append(left_of(batch))
-                duplicates += int((batch.fate == DUPLICATE).sum())
-            if before is not None and (done, rows_done) != (len(before.fate), before.rows):
-                raise InputError(
-                    f"{self.pool.name}: piece {piece} had {before.rows} good rows when it was counted and has others "
-                    "now; the pool must not change while it is curated. Start again in a new folder"
-                )
-            found: dict[str, Any] = {} if last else collected(batches)
-            if shard is not None:
-                found |= {"shard": json.dumps(shard.close()), "notes": json.dumps(shard.notes(), ensure_ascii=False)}
+            for rows in self.pool.read(piece, columns="all" if last else "captions", extra=self.extra(doing, last)):
+                task.take(rows)
+            found = task.found()
         except BaseException:
-            if shard is not None:
-                shard.abandon()
+            task.abandon()
             raise
-        found |= {"bad": json.dumps(bad, ensure_ascii=False), "rows": rows_done}
-        found |= {"pairs": done - duplicates, "kept": kept, "duplicates": duplicates}
-        found |= {"tally": tally if before is None else tally + before.tally}
-        found |= {"examples": json.dumps(examples, ensure_ascii=False)}
-        if hashes:
-            found["hashes"] = np.concatenate(hashes)
-        if counting is not None:
-            found |= {f"state.{key}": value for key, value in counting.state_dict().items()}
         save_state(self.state_path(number, piece), found)
-        return asked(doing, tally)
+        return asked(doing, task.tally)
 
-    def _counter(self, number: int | None) -> CurateStep | None:
-        if number is None:
+    def counter(self, doing: Pass) -> CurateStep | None:
+        """An empty instance of the step that a pass counts for."""
+        if doing.counts is None:
             return None
-        step = self.steps[number][1]
+        step = self.steps[doing.counts][1]
         assert isinstance(step, CurateStep)
         return step.empty()
 
-    def _extra(self, doing: Pass, last: bool) -> list[str]:
+    def extra(self, doing: Pass, last: bool) -> list[str]:
         """Columns beside the captions that a pass reads."""
         numbers = [*doing.asks, *([] if doing.counts is None else [doing.counts])]
         names = list(itertools.chain.from_iterable(self.steps[number][1].columns for number in numbers))
@@ -177,7 +124,8 @@ class Plan:
             names += [IMAGE] if self.written_as == "webdataset" and IMAGE in self.pool.column_names() else []
         return [name for name in dict.fromkeys(names) if name not in ("key", "text")]
 
-    def _shard(self, piece: int) -> Shard:
+    def shard(self, piece: int) -> Shard:
+        """What the last pass writes a piece with."""
         return Shard(
             out=self.out,
             piece=piece,
@@ -194,6 +142,95 @@ class Plan:
         name, step = self.steps[fate // 2]
         assert isinstance(step, CurateStep)
         return name, "thinned out" if fate % 2 else step.refusal
+
+
+class _Piece:
+    """A piece on its way through a pass: batches come in, what is remembered of them goes out."""
+
+    def __init__(self, plan: Plan, doing: Pass, *, number: int, piece: int, last: bool) -> None:
+        self._plan, self._doing, self._piece = plan, doing, piece
+        self._before = PieceState(load_state(plan.state_path(number - 1, piece))) if number else None
+        self._counting = plan.counter(doing)
+        self._shard = plan.shard(piece) if last else None
+        self._duplicate_rows = plan.duplicates.get(piece)
+        self._examples: list[Example] = [] if self._before is None else [*self._before.examples]
+        self._left: list[Left] = []
+        self._hashes: list[np.ndarray] = []
+        self._bad: list[tuple[str, str]] = []
+        self._pairs = self._rows = self._duplicates = self._kept = 0
+        self.tally = np.zeros((len(plan.steps), 3), np.int64)
+
+    def take(self, rows: Rows) -> None:
+        """Let the pass's steps say what becomes of a few rows."""
+        plan = self._plan
+        for key, reason in rows.bad:
+            if plan.strict:
+                raise InputError(f"{plan.pool.name}: bad row {key!r}: {reason}")
+            self._bad.append((key, reason))
+        batch = self._batch(rows)
+        for step in self._doing.asks:
+            name, part = plan.steps[step]
+            self.tally[step] += batch.ask(step, name, part, seed=plan.seed, examples=self._examples)
+        if self._counting is not None:
+            left = batch.left(self._counting.columns)
+            if left.num_rows:
+                self._counting.partial_fit(left)
+        if self._shard is not None:
+            self._shard.add(rows, batch)
+            self._kept += int((batch.fate == ALIVE).sum())
+        else:
+            self._left.append(left_of(batch))
+        self._duplicates += int((batch.fate == DUPLICATE).sum())
+
+    def _batch(self, rows: Rows) -> Batch:
+        pairs, row = explode(rows)
+        start, first = self._pairs, self._rows
+        self._pairs, self._rows = start + len(row), first + len(rows.keys)
+        if self._before is not None:
+            self._check(self._pairs <= len(self._before.fate))
+            return self._before.batch(pairs, row, start)
+        fate = np.full(len(row), ALIVE, np.int16)
+        if not self._plan.pool.keys_unique:
+            self._hashes.append(_hashes(rows.keys.to_pylist()))
+        if self._duplicate_rows is not None:
+            fate[np.isin(row + first, self._duplicate_rows)] = DUPLICATE
+        return Batch(pairs, row, fate, np.zeros(len(row), np.bool_), {})
+
+    def _check(self, same: bool) -> None:
+        if not same:
+            assert self._before is not None
+            raise InputError(
+                f"{self._plan.pool.name}: piece {self._piece} had {self._before.rows} good rows when it was counted "
+                "and has others now; the pool must not change while it is curated. Start again in a new folder"
+            )
+
+    def found(self) -> dict[str, Any]:
+        """What the next pass and the manifest need to know."""
+        before = self._before
+        if before is not None:
+            self._check((self._pairs, self._rows) == (len(before.fate), before.rows))
+        found: dict[str, Any] = {} if self._shard else collected(self._left)
+        if self._shard is not None:
+            found["shard"] = json.dumps(self._shard.close())
+            found["notes"] = json.dumps(self._shard.notes(), ensure_ascii=False)
+        if self._hashes:
+            found["hashes"] = np.concatenate(self._hashes)
+        if self._counting is not None:
+            found |= {f"state.{key}": value for key, value in self._counting.state_dict().items()}
+        return found | {
+            "bad": json.dumps(self._bad, ensure_ascii=False),
+            "examples": json.dumps(self._examples, ensure_ascii=False),
+            "rows": self._rows,
+            "pairs": self._pairs - self._duplicates,
+            "duplicates": self._duplicates,
+            "kept": self._kept,
+            "tally": self.tally if before is None else self.tally + before.tally,
+        }
+
+    def abandon(self) -> None:
+        """Remove what is half written."""
+        if self._shard is not None:
+            self._shard.abandon()
 
 
 def _hashes(keys: Sequence[str]) -> np.ndarray:
