@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from tether.cli import main
+from tether.data import open_source
+from tether.data.images import decode
 from tether.models import create
 from tether.models.save import save
 
@@ -141,6 +143,20 @@ def test_strange_letters_come_through_as_they_went_in(run, strange):
     assert manifest["rows"]["bad"] == len(MANY) - len(found)
     assert set(MANY) - set(found) <= {"blank"}
     assert found.items() <= MANY.items()
+
+
+def test_tars_hold_the_same(run, strange):
+    run(strange, recipe=ALL)
+    wanted = dict(zip(run.kept()["key"].to_pylist(), run.kept()["caption"].to_pylist(), strict=True))
+    run(strange, "--format", "webdataset", recipe=ALL)
+    source = open_source(str(run.out))
+    rows = [row for block in source.blocks() for row in source.read(block)]
+    assert not [row.meta["bad"] for row in rows if "bad" in row.meta]
+    assert len(rows) == len(wanted)
+    assert all(len(row.texts) <= 1 for row in rows)  # a caption of several lines is one caption
+    found = {" ".join(text.split()) for row in rows for text in row.texts}
+    assert found == {" ".join(text.split()) for text in wanted.values() if text.strip()}
+    assert all(decode(row.image).shape == (3, 40, 40) for row in rows)
 
 
 def test_every_step_without_a_model_takes_them(run, strange):
