@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tether.core.errors import InputError
-from tether.data.curate.step import Counts, State
+from tether.data.curate.step import Counts, State, column_of
 
 
 class Stateless(ABC):
@@ -56,17 +56,6 @@ class Stateless(ABC):
     def report(self) -> dict[str, Any]:
         """Nothing."""
         return {}
-
-
-def column_of(rows: pa.RecordBatch, name: str) -> pa.Array:
-    """A column of the batch.
-
-    Raises:
-        InputError: it is not there; the message lists those that are.
-    """
-    if name not in rows.schema.names:
-        raise InputError(f"rows: expected a column {name!r}, got {', '.join(rows.schema.names)}")
-    return rows.column(name)
 
 
 def texts_of(rows: pa.RecordBatch) -> pa.StringArray:
