@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
-from curate_steps import Broken, Deadly, Marks, Once, Shorter, Twice, Upper, Without
+from engine_steps import Broken, Deadly, Marks, Once, Shorter, Twice, Upper, Without
 
 from tether.core.errors import InputError
 from tether.core.types import Row
@@ -241,6 +241,19 @@ def test_a_large_picture_is_read_by_itself(tmp_path, monkeypatch):
     assert len(heavy) > len(light)
 
 
+def test_a_large_row_group_is_not_held_at_once(tmp_path):
+    noise = np.random.default_rng(0)
+    table = pa.table({"caption": ["red"] * 40_000, "image": [noise.bytes(1_000) for _ in range(40_000)]})
+    pq.write_table(table, tmp_path / "pool.parquet", row_group_size=40_000)
+    del table
+    pool = open_pool(str(tmp_path / "pool.parquet"))
+    before, most = pa.total_allocated_bytes(), 0
+    for rows in pool.read(0, columns="all", extra=("image",)):
+        most = max(most, pa.total_allocated_bytes() - before)
+        del rows
+    assert most < 20_000_000
+
+
 def test_tars_hold_the_same_rows(pool, tmp_path):
     steps = recipe(Without("owl"), Upper("red"))
     first = curate(pool, steps=steps, out=tmp_path / "a")
@@ -399,7 +412,7 @@ _LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from curate_steps import Once, Upper, Without
+from engine_steps import Once, Upper, Without
 from tether.data.curate.pool import group, open_pool
 from tether.data.curate.run import curate
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def test_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
 def test_killed_after_the_manifest_it_tidies_up(tmp_path, monkeypatch):
     pool = open_pool(write(tmp_path / "pool.parquet", captions(100)))
     with monkeypatch.context() as patch:
-        patch.setattr("tether.data.curate.run.shutil.rmtree", lambda *_: None)
+        patch.setattr("tether.data.curate.run.shutil.rmtree", lambda *_, **__: None)
         first = curate(pool, steps=[step()], out=tmp_path / "out")
     assert (tmp_path / "out" / STATE).is_dir()
     assert curate(pool, steps=[step()], out=tmp_path / "out") == first

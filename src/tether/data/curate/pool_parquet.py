@@ -18,6 +18,9 @@ from tether.data.paths import files, filesystem, fingerprint, is_url, labels
 from tether.data.sources.columns import IMAGE as IMAGE_GUESSES
 from tether.data.sources.columns import KEY, choose, choose_captions, picture_of
 
+# Bytes of a column in memory at once; Arrow's own choice is the whole column of a row group, pictures and all.
+_NEAR, _FAR = 1 << 20, 1 << 23
+
 
 @dataclass(frozen=True, slots=True)
 class _Group:
@@ -199,8 +202,8 @@ def _open(file: str) -> pq.ParquetFile:
     try:
         if is_url(file):
             system, inner = filesystem(file)
-            return pq.ParquetFile(system.open(inner, "rb"))
-        return pq.ParquetFile(file)
+            return pq.ParquetFile(system.open(inner, "rb"), pre_buffer=False, buffer_size=_FAR)
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=_NEAR)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file}: not a Parquet file: {error}") from error
 

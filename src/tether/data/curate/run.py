@@ -108,7 +108,7 @@ def curate(
         **summary(plan, pieces, repeated),
     }
     write_json(out / MANIFEST, manifest)
-    shutil.rmtree(out / STATE)
+    shutil.rmtree(out / STATE, ignore_errors=True)
     return manifest
 
 
