@@ -25,8 +25,8 @@ class Parrot(Stateless):
     """Drops pairs that teach a model to read instead of to see.
 
     What stands in a picture is read once for all its captions, or taken from a column that was made before; reading
-    takes about a tenth of a second a picture. Pairs without a picture, and pictures that cannot be decoded, stay.
-    A reader misses some text: what stays is poorer in it, not free of it.
+    takes a tenth of a second for a small picture and one for a large one. Pairs without a picture, and pictures that
+    cannot be decoded, stay. A reader misses some text: what stays is poorer in it, not free of it.
 
     Source: arXiv 2312.14232. Its own curation is ``drop: text``, then ``clip_score`` and near-duplicates
     (``data.curate.select_unparroted`` has the whole rule).
