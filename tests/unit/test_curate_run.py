@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -375,6 +376,20 @@ def test_recipes(tmp_path):
             read_recipe(recipe)
     with pytest.raises(InputError, match="no such file"):
         read_recipe(tmp_path / "none.yaml")
+    recipe.write_text("steps: [{name: metaclip, entries: auto, t: 20}]")
+    with pytest.raises(InputError, match="'entries: auto' needs a pool"):
+        read_recipe(recipe)
+    ((_, made),) = read_recipe(recipe, entries=lambda: tmp_path / "words.txt")
+    assert made.settings["entries"] == 2
+
+
+def test_the_recipe_that_comes_along_can_be_read(tmp_path):
+    (tmp_path / "words.txt").write_text("red\nfox\n")
+    shipped = Path(__file__).parents[2] / "recipes" / "curate.yaml"
+    steps = read_recipe(shipped, entries=lambda: tmp_path / "words.txt")
+    assert [name for name, _ in steps] == [
+        "tidy_text", "text_rules", "picture_size", "language", "exact_duplicates", "metaclip"
+    ]  # fmt: skip
 
 
 def test_progress_is_whole(tmp_path):
