@@ -20,10 +20,10 @@ CARD = Card(
     arxiv="2309.13770",
     room="tasks",
     parts=(
+        "tether.tasks.curate.score_filter.ScoreFilter",
         "tether.data.curate.numbers.mask_numbers",
         "tether.data.curate.numbers.NumberMask",
         "tether.data.curate.numbers.number_effect",
-        "tether.tasks.curate.score_filter.ScoreFilter",
         "tether.tasks.curate.scorer.ClipScorer",
         "tether.tasks.curate.clip_score.ClipScore",
     ),
