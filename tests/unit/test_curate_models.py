@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +17,8 @@ from PIL import Image
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.spec import build
 from tether.data.curate.alike import staying
+from tether.data.curate.pool import open_pool
+from tether.data.curate.run import curate
 from tether.data.curate.step import PAIR_SCHEMA
 from tether.evaluate.parrot import render_text
 from tether.models import create
@@ -355,3 +359,32 @@ def test_rapid_reads_in_a_recipe():
     drawn = render_text("Sale", size=96, points=28)
     rows = batch(["big sale", "a dog"], [png(np.array(drawn))] * 2)
     assert Parrot().keep(rows).tolist() == [0, 1]
+
+
+def test_a_recipe_with_models_gives_the_same_rows_whatever_the_pieces(folder, tmp_path):
+    texts = ["a red dog 2019", "an owl", "12", "a fox sale", "a cat", "a red dog", "no picture", "a hen"]
+    pictures: list[bytes | None] = [noise(number // 2) for number in range(8)]
+    pictures[6] = b"no picture"
+    seen = [None, None, None, "SALE", "tree", None, None, None]
+    table = pa.table({"key": [f"k{row}" for row in range(8)], "image": pictures, "text": texts, "seen": seen})
+    found = []
+    for name, cuts in (("whole", [0, 8]), ("parts", [0, 3, 4, 8])):
+        for start, end in itertools.pairwise(cuts):
+            pq.write_table(table.slice(start, end - start), tmp_path / f"{name}-{start}.parquet")
+        specs: list[dict] = [
+            {"name": "parrot", "words": "seen"},
+            {"name": "embedding_duplicates", "model": folder, "threshold": 0.9999},
+            {"name": "clip_score", "model": folder, "fraction": 0.7, "text_transform": ["mask_numbers"]},
+            {"name": "number_mask"},
+        ]
+        steps = [(str(spec["name"]), build(spec, CURATE_STEPS, where="test")) for spec in specs]
+        out = tmp_path / f"out {name}"
+        found.append(curate(open_pool(str(tmp_path / f"{name}-*.parquet")), steps=steps, out=out))
+        kept = [row for path in sorted(out.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    first, second = found
+    assert first["rows_sha256"] == second["rows_sha256"]
+    assert [step["refused"] for step in first["by_step"][:3]] == [1, 2, 3]
+    assert first["by_step"][1]["report"] == {"pairs": 7, "pictures": 6, "stay": 4, "unreadable": 1}
+    assert first["by_step"][2]["report"]["not_scored"] == 1
+    assert len(kept) == first["pairs"]["kept"] == 2
+    assert not any(character.isdigit() for row in kept for character in row["text"])
