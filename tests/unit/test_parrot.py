@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import encoders
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, MissingExtraError
+from tether.data.curate import mask_numbers
 from tether.data.curate.overlap import caption_overlap, overlap_report, words_of
 from tether.data.images import decode, load
 from tether.data.inpaint import mask_of
@@ -23,6 +26,7 @@ from tether.evaluate.parrot import (
     text_removal_effect,
 )
 from tether.models import create
+from tether.tasks.curate import text_reader
 from tether.tasks.curate.text_reader import FillText, RapidReader, Reading, TextReader
 
 
@@ -52,6 +56,28 @@ def test_wrong_overlaps_are_refused():
             caption_overlap("a", ocr=[], fuzzy=fuzzy)
     with pytest.raises(InputError, match="one list for each of 2 captions, got 1"):
         overlap_report(["a", "b"], ocr=[[]])
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rapidfuzz.distance.Levenshtein", None)
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    text_reader._engine.cache_clear()
+    text_reader._weights_digest.cache_clear()
+    for call in (
+        lambda: caption_overlap("sail", ocr=["sale"], fuzzy=0.5),
+        lambda: RapidReader()(np.zeros((32, 32, 3), np.uint8)),
+        lambda: RapidReader().settings,
+    ):
+        with pytest.raises(MissingExtraError, match=r"tether\[ocr\]"):
+            call()
+    assert caption_overlap("sale", ocr=["sale"]).coverage == 1
+
+
+def test_a_caption_of_a_megabyte_is_read_as_any_other():
+    long = "word 12 " * 125_000
+    found = caption_overlap(long, ocr=["WORD", "wrd"], fuzzy=0.7)
+    assert found.coverage == 0.5
+    assert mask_numbers("1," * 500_000 + "x") == ",x"
 
 
 def test_an_empty_set_has_rates_of_zero():
