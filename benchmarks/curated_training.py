@@ -16,6 +16,10 @@ Each arm runs the engine of ``tether curate`` over the pool as Parquet and train
 on what it wrote: the same settings, seed and number of steps. ``clip_score`` asks the model that the raw pool trained,
 so nothing knows more than the pool. Fixed before the run: the last arm beats the first if the lower 95 % bound of the
 mean difference over the seeds (one-sided, Student's t) is above zero.
+
+Measured last, seeds 0, 1 and 2: all steps against raw +8.9 points (bound +4.7; 11.3, 9.3 and 6.2); every figure is in
+results/curated-training.json, the table in docs/guides/curate.md. A pilot on seed 100 set the pool's size (with 6,000
+pairs balancing left too few) and the language step's ``minimum`` (without one a fifth of the English captions went).
 """
 
 from __future__ import annotations
