@@ -43,7 +43,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
     """Tells classes apart by the cosine of a picture with one vector for each, tuned on rated pictures.
 
     The vectors start as the embeddings of two sentences, so it works without any label (``start``), and a few dozen
-    labels bring it where a probe needs hundreds. The encoder stays frozen; only k x d numbers are learnt, by SGD with
+    labels mend what the sentences miss. The encoder stays frozen; only k x d numbers are learnt, by SGD with
     momentum. At scale 100 the softmax saturates: a probability of 0.90 is a difference of 0.022 in cosine between two
     classes, so look at ``cosines`` too. It mirrors its raters and its encoder.
 
