@@ -14,12 +14,10 @@ import pyarrow.parquet as pq
 from tether.core.errors import InputError
 from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group, valid_text
 from tether.data.curate.step import IMAGE
-from tether.data.paths import files, filesystem, fingerprint, is_url, labels
+from tether.data.paths import files, fingerprint, labels
 from tether.data.sources.columns import IMAGE as IMAGE_GUESSES
 from tether.data.sources.columns import KEY, choose, choose_captions, picture_of
-
-# Bytes of a column in memory at once; Arrow's own choice is the whole column of a row group, pictures and all.
-_NEAR, _FAR = 1 << 20, 1 << 23
+from tether.data.sources.parquet_file import open_parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class ParquetPool:
         self._groups: list[_Group] = []
         schema: pa.Schema | None = None
         for file in names:
-            with _open(file) as opened:
+            with open_parquet(file) as opened:
                 meta, found = opened.metadata, opened.schema_arrow.remove_metadata()
                 if schema is None:
                     schema = found
@@ -99,7 +97,7 @@ class ParquetPool:
         captions = [name for name in (self.key_column, self.captions_column) if name]
         asked = [self.image_column if name == IMAGE and self.image_column else name for name in extra]
         for each in self._groups[slice(*self._ranges[piece])]:
-            with _open(each.file) as opened:
+            with open_parquet(each.file) as opened:
                 # The captions of a row group are read whole first, so that a damaged one is left out in every pass.
                 try:
                     light = opened.read_row_group(each.index, columns=captions, use_threads=False)
@@ -196,16 +194,6 @@ def _read(cell: object, *, folder: str) -> bytes | None:
         return picture.read_bytes() if isinstance(picture, Path) else picture if isinstance(picture, bytes) else None
     except (InputError, OSError):
         return None
-
-
-def _open(file: str) -> pq.ParquetFile:
-    try:
-        if is_url(file):
-            system, inner = filesystem(file)
-            return pq.ParquetFile(system.open(inner, "rb"), pre_buffer=False, buffer_size=_FAR)
-        return pq.ParquetFile(file, pre_buffer=False, buffer_size=_NEAR)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file}: not a Parquet file: {error}") from error
 
 
 def _list_of_strings(field: pa.Field, *, where: str) -> bool:

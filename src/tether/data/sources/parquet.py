@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tether.core.errors import InputError
 from tether.core.types import Block, Row
-from tether.data.paths import files, filesystem, fingerprint, is_url, labels
+from tether.data.paths import files, fingerprint, labels
 from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
+from tether.data.sources.parquet_file import open_parquet
 
 _READ_ROWS = 256
 
@@ -49,7 +49,7 @@ class ParquetSource:
         self._places: dict[str, tuple[int, int, int]] = {}
         schema: pa.Schema | None = None
         for number, each in enumerate(self._paths):
-            with self._open(each) as file:
+            with open_parquet(each) as file:
                 metadata = file.metadata
                 schema = schema or file.schema_arrow
                 missing = set(schema.names) - set(file.schema_arrow.names)
@@ -89,7 +89,7 @@ class ParquetSource:
             raise InputError(f"{self.name}: no block {block.id!r}")
         number, group, first = self._places[block.id]
         row = 0
-        with self._open(self._paths[number]) as file:
+        with open_parquet(self._paths[number]) as file:
             try:
                 for batch in file.iter_batches(
                     _READ_ROWS, row_groups=[group], columns=self._columns, use_threads=False
@@ -119,12 +119,3 @@ class ParquetSource:
             return bad_row(key, f"a text is not UTF-8: {error}")
         folder = self._paths[number].rpartition("/")[0]
         return make_row(key, picture=picture, captions=captions, meta=meta, folder=folder)
-
-    def _open(self, path: str) -> pq.ParquetFile:
-        try:
-            if is_url(path):
-                system, inner = filesystem(path)
-                return pq.ParquetFile(system.open(inner, "rb"))
-            return pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: not a Parquet file that can be read: {error}") from error
