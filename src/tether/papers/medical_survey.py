@@ -62,8 +62,8 @@ CARD = Card(
         "Our studies have an entry 'normal' in their finding vectors. Without one they have a vector of zeros, whose "
         "target is even.",
         "In pilots on other seeds, where a third of all pairs shared their findings, the gain was 1 to 6 points after "
-        "300 steps and 0 to 14 after 600; where half do, 9 to 19 after 400. Then the claim was fixed there. An earlier pilot "
-        "on 600 studies at 64 px, after 300 steps, lost 1 point.",
+        "300 steps and 0 to 14 after 600; where half do, 9 to 19 after 400. Then the claim was fixed there. An earlier "
+        "pilot on 600 studies at 64 px, after 300 steps, lost 1 point.",
         "Words are tokens of the text tower, not words of its pieces.",
         "The survey's items on graphs of knowledge and on VQA are not here; the guide says so.",
     ),
