@@ -112,7 +112,7 @@ def reproduce(lab: Lab) -> Trial:
             "auroc_gain": auroc[1] - auroc[0],
             "kept_changed_percent": 100 * effect.changed,
             "spearman_ratio_delta": effect.spearman,
-            "same_without_numbers": float(np.array_equal(*same)),
+            "same_without_numbers": float(np.array_equal(same[0], same[1])),
             "zero_shot_on_raw": learnt[0],
             "zero_shot_on_masked": learnt[1],
             "zero_shot_gain": learnt[1] - learnt[0],

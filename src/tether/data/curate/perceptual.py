@@ -65,7 +65,7 @@ def fingerprints(pictures: Sequence[bytes | None]) -> Prints:
         except InputError:
             continue
         readable[index] = True
-        grey[index] = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        grey[index] = np.asarray(picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
         colours[index] = np.asarray(picture.resize((_GRID, _GRID), Image.Resampling.BOX)).reshape(COLOURS)
     return Prints(readable, _bits(grey), colours, pixels)
 

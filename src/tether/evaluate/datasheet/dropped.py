@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from tether.core.draw import hash_int
@@ -68,7 +69,7 @@ def flags(out: Path, manifest: dict[str, Any]) -> list[Flagged]:
     for path in _spread(sorted((out / "flagged").glob("part-*.csv"))):
         table = _head(path)
         for step in table.column("step").unique().to_pylist():
-            mine = table.filter(pa.compute.equal(table.column("step"), step)).column("text").combine_chunks()
+            mine = table.filter(pc.equal(table.column("step"), step)).column("text").combine_chunks()
             words.setdefault(step, Counter()).update(word_counts(mine.drop_null()))
     return [
         Flagged(step["name"], step["flagged"], step["labels"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -81,5 +82,6 @@ def _face(font: str | None, points: int) -> ImageFont.FreeTypeFont:
 @lru_cache(maxsize=4096)
 def _lacks(font: str | None, character: str) -> bool:
     face = _face(font, POINTS)
-    missing, drawn = face.getmask(_NO_CHARACTER), face.getmask(character)
+    missing: Any = face.getmask(_NO_CHARACTER)  # Pillow's own buffers, which its types do not call so
+    drawn: Any = face.getmask(character)
     return drawn.size[0] * drawn.size[1] == 0 or (drawn.size == missing.size and bytes(drawn) == bytes(missing))

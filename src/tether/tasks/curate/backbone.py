@@ -14,11 +14,11 @@ from torch import Tensor
 from tether.core.digest import model_digest
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.data.images import decode, fit
+from tether.data.images import decode
 from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load
 from tether.tasks.curate.score_filter import ImageTransform, transformed
-from tether.tasks.curate.scorer import check_cosine
+from tether.tasks.curate.scorer import check_cosine, fitted
 
 BATCH = 64
 _HELD = 2  # models of one process; a recipe rarely asks two
@@ -144,10 +144,10 @@ def _decoded(
     pixels: list[Tensor] = []
     for picture in pictures:
         try:
-            shown = transformed(decode(picture), transforms)
+            shown = fitted(transformed(decode(picture), transforms), model)
         except InputError:
             continue
-        pixels.append(fit(shown, model.image_spec))
+        pixels.append(shown)
         held.append(picture)
         if len(held) == BATCH:
             yield held, torch.stack(pixels)

@@ -74,7 +74,7 @@ class ClipScorer:
 
     def _encode_pictures(self, pictures: list[Picture]) -> Tensor:
         pixels = (
-            torch.stack([_fitted(picture, self.model) for picture in pictures[start : start + _BATCH]])
+            torch.stack([fitted(picture, self.model) for picture in pictures[start : start + _BATCH]])
             for start in range(0, len(pictures), _BATCH)
         )
         return encode_images(self.model, pixels)
@@ -142,5 +142,6 @@ def _bytes_of(path: Path) -> bytes:
         raise InputError(f"{path}: cannot read the picture: {error.strerror or error}") from error
 
 
-def _fitted(picture: Picture, model: DualEncoder) -> UInt8[Tensor, "3 H W"]:
+def fitted(picture: Picture, model: DualEncoder) -> UInt8[Tensor, "3 H W"]:
+    """A picture as the model wants it, decoded where it is not yet."""
     return fit(picture if isinstance(picture, Tensor) else decode(picture), model.image_spec)

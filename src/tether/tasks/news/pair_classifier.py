@@ -288,7 +288,7 @@ class PairClassifier:
         picture, title = paired_units(_array(image), texts=_array(text))
         if title.shape[1] != self.settings["dim"]:
             raise InputError(f"expected embeddings of width {self.settings['dim']}, got {title.shape[1]}")
-        dtype = self.network.linear2.weight.dtype
+        dtype = next(self.network.parameters()).dtype
         return torch.from_numpy(title).to(dtype), torch.from_numpy(picture).to(dtype)
 
 
