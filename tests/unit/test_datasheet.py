@@ -285,3 +285,28 @@ def test_the_command_writes_it_and_leaves_it(tmp_path, capsys):
     assert "--pictures: expected blurred, clear, none, got 'yes'" in capsys.readouterr().err
     assert command(*arguments, "--plan") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pool.parquet", "recipe.yaml"]
+
+
+def test_columns_named_by_hand_and_odd_folders(tmp_path, capsys):
+    table = pa.table({"bild": [encoded(i) for i in range(4)], "satz": ["a fox", "an owl", "1.jpg", "a fox"]})
+    pq.write_table(table, tmp_path / "pool.parquet")
+    (tmp_path / "recipe.yaml").write_text("steps: [text_rules]")
+    source = f"parquet:path={tmp_path / 'pool.parquet'},image=bild,caption=satz"
+    pages = []
+    for out, written_as in (("out", "parquet"), ("a[b]*? {0..3}{c}", "parquet"), ("t[b]*? {0..3}{c}", "webdataset")):
+        arguments = ["--recipe", tmp_path / "recipe.yaml", "--workers", 1, "--format", written_as]
+        assert command("curate", source, *arguments, "--out", tmp_path / out) == 0, capsys.readouterr().err
+        pages.append((tmp_path / out / "datasheet.html").read_text())
+    for page in pages:
+        assert sprite_of(page).shape == sprite_of(pages[0]).shape
+    assert sprite_of(pages[0]).shape[0] * sprite_of(pages[0]).shape[1] >= 4 * 64 * 64
+
+
+def test_a_flag_on_what_is_dropped_later_is_not_among_the_kept(tmp_path):
+    pq.write_table(pa.table({"caption": ["a fox", "a fox on a hill in the snow"]}), tmp_path / "pool.parquet")
+    pool = open_pool(str(tmp_path / "pool.parquet"))
+    steps = [("foxes", FlagFoxes()), ("rules", TextRules(characters=(10, 99)))]
+    manifest = curate(pool, steps=steps, out=tmp_path / "out")
+    assert manifest["by_step"][0]["flagged"] == 2
+    text = write_datasheet(tmp_path / "out", pool=pool)[1].read_text()
+    assert "**foxes**: 1 pairs" in text

@@ -72,7 +72,7 @@ def flags(out: Path, manifest: dict[str, Any]) -> list[Flagged]:
             mine = table.filter(pc.equal(table.column("step"), step)).column("text").combine_chunks()
             words.setdefault(step, Counter()).update(word_counts(mine.drop_null()))
     return [
-        Flagged(step["name"], step["flagged"], step["labels"],
+        Flagged(step["name"], sum(step["labels"].values()), step["labels"],
                 sorted(words.get(step["name"], Counter()).items(), key=lambda one: (-one[1], one[0]))[:_WORDS])
         for step in manifest["by_step"]
         if step["kind"] == "flag"

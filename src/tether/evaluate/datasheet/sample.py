@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +44,14 @@ def captions_of(pool: Pool | None, *, rows: int, total: int, most: int = MOST) -
     return Captions(pa.concat_arrays(found) if found else pa.array([], pa.string()), total, complete)
 
 
-def kept_pool(out: Path, *, written_as: str, caption: str) -> Pool | None:
-    """What a curation wrote, or None when nothing was kept."""
+def kept_pool(out: Path, *, written_as: str, of: Pool) -> Pool | None:
+    """What a curation of a pool wrote, or None when nothing was kept."""
     ending = "parquet" if written_as == "parquet" else "tar"
     if not any(out.glob(f"part-*.{ending}")):
         return None
-    pattern = str(out / f"part-*.{ending}")
-    return open_pool({"name": "parquet", "path": pattern, "caption": caption} if ending == "parquet" else pattern)
+    # Signs of a pattern in the folder's own name stand for themselves.
+    pattern = f"{glob.escape(str(out)).replace('{', '[{]')}/part-*.{ending}"
+    if ending == "tar":
+        return open_pool({"name": "webdataset", "path": pattern})
+    columns = {"image": of.image_column, "caption": of.captions_column, "key": of.key_column}
+    return open_pool({"name": "parquet", "path": pattern, **{name: at for name, at in columns.items() if at}})

@@ -96,7 +96,7 @@ def write_datasheet(out: Path, *, pool: Pool, pictures: Pictures = "blurred", mo
     if pictures not in PICTURES:
         raise InputError(f"pictures: expected {', '.join(PICTURES)}, got {pictures!r}")
     manifest = read_json(out / MANIFEST)
-    kept = kept_pool(out, written_as=manifest["written_as"], caption=pool.captions_column)
+    kept = kept_pool(out, written_as=manifest["written_as"], of=pool)
     before = captions_of(pool, rows=manifest["rows"]["good"], total=manifest["pairs"]["good"], most=most)
     after = captions_of(kept, rows=manifest["rows"]["kept"], total=manifest["pairs"]["kept"], most=most)
     listed = read_entries(out / "entries.txt") if (out / "entries.txt").exists() else []
@@ -190,7 +190,9 @@ def _pictures(
     found = {key: place(data) for key, data in encoded.items()}
     places = {(name, each.key): found[each.key] for name, shown in sheet.examples.items() for each in shown
               if each.key in found}  # fmt: skip
-    samples = [place(data) for data in thumbnails.some(kept, count=_KEPT)] if kept is not None else []
+    samples = (
+        [place(data) for data in thumbnails.some(kept, count=_KEPT)] if kept and IMAGE in kept.column_names() else []
+    )
     return (
         sprite(np.stack(small)) if small else None,
         places,
