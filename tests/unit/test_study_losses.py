@@ -329,3 +329,17 @@ def test_bad_local_input_is_refused(change, message):
     for settings in ({"weight": -1.0}, {"temp2": 0.0}, {"attention": "x"}, {"block": 0}, {"inner": "none"}):
         with pytest.raises(InputError):
             LocalAlignmentLoss(**settings)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_regions_that_cancel_under_even_attention_stay_bounded(count):
+    torch.manual_seed(0)
+    half = torch.randn(2, 8, 16)
+    regions = torch.cat([half, -half * (1 + 1e-7)], dim=1).requires_grad_()
+    words = torch.randn(2, 1, 16).expand(2, count, 16).clone().requires_grad_()
+    found = local_similarity(regions, words=words, real=torch.ones(2, count, dtype=torch.bool))
+    assert (found.abs() <= 5 + math.log(count) + 1e-5).all()
+    found.sum().backward()
+    for grad in (regions.grad, words.grad):
+        assert grad.isfinite().all()
+        assert grad.abs().max() < 1e6

@@ -103,7 +103,11 @@ def _block(
         lengths = torch.linalg.vector_norm(regions, dim=-1)[:, None, None]
         products = found * lengths if attention == "cosine" else found / _lengths(words)[:, :, None]
         squares = (weights * (weights.flatten(1, 2) @ (regions @ regions.mT)).view_as(weights)).sum(dim=-1)
-        answers = (weights * products).sum(dim=-1) / squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
+        # Where regions cancel the form is rounding alone: below what rounding leaves, no length is known.
+        exact = torch.finfo(squares.dtype)
+        reach = (weights.flatten(1, 2).detach() @ lengths.detach().flatten(1)[:, :, None]).view_as(squares)
+        least = (exact.eps**0.5 * reach).square().clamp(min=exact.tiny)
+        answers = ((weights * products).sum(dim=-1) / squares.maximum(least).sqrt()).clamp(-1, 1)
         return (temp2 * answers).masked_fill(~real, -math.inf).logsumexp(dim=2)
 
 
