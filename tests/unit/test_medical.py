@@ -420,3 +420,47 @@ def test_bad_retrieval_is_refused(change, message):
         shared_precision(torch.zeros(2, 4), **given)
     with pytest.raises(InputError, match="NaN"):
         shared_precision(torch.full((1, 1), torch.nan), queries=torch.ones(1, 1), candidates=torch.ones(1, 1))
+
+
+def test_even_sides_have_no_noise_of_rounding():
+    mask = torch.zeros(3, 7, 7, dtype=torch.bool)
+    mask[:, :3, :3] = True
+    heat = torch.full((3, 7, 7), 0.1, dtype=torch.float64)
+    heat[1][mask[1]] = 0.7
+    heat[2][mask[2]] = 0.7
+    heat[2, 6, 6] = 0.4
+    found = localisation(heat, masks=mask)
+    assert found.each_contrast[:2].isnan().all()
+    outside = heat[2][~mask[2]]
+    expected = float((0.7 - outside.mean()) / outside.std(correction=0))
+    assert found.each_contrast[2].item() == found.contrast == pytest.approx(expected)
+
+
+def test_a_number_is_one_patient_whatever_its_type():
+    with pytest.raises(InputError, match="1 groups stand in both"):
+        check_apart({"train": np.array([1, 2]), "test": np.array([1.0, 3.5])})
+    with pytest.raises(InputError, match="1 groups stand in both"):
+        check_apart({"train": [np.float32(2)], "test": torch.tensor([2])})
+    numbers = np.arange(60)
+    assert np.array_equal(group_split(numbers).part, group_split(numbers.astype(float)).part)
+
+
+def test_resamples_in_pieces_are_those_at_once(monkeypatch):
+    from tether.evaluate.medical import report
+
+    probability, truth = draw()
+    patients = np.arange(200) // 3
+    settings = {"resamples": 25, "patients": patients}
+    whole = multilabel_report(probability, truth=truth, **settings)
+    largest, drawn = 0, report._draws
+
+    def watched(owner, **given):
+        nonlocal largest
+        for piece in drawn(owner, **given):
+            largest = max(largest, len(piece))
+            yield piece
+
+    monkeypatch.setattr(report, "AT_ONCE", 200 * 7)
+    monkeypatch.setattr(report, "_draws", watched)
+    assert multilabel_report(probability, truth=truth, **settings) == whole
+    assert largest == 7

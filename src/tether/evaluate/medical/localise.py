@@ -124,6 +124,9 @@ def _contrast(values: Tensor, inside: Tensor) -> Tensor:
         count = which.sum(dim=1)
         mean = torch.where(which, values, 0.0).sum(dim=1) / count
         spread = torch.where(which, (values - mean[:, None]).square(), 0.0).sum(dim=1) / count
+        # The mean of equal numbers is rounded, so what is even is asked of the numbers themselves.
+        most, least = values.where(which, -torch.inf).amax(dim=1), values.where(which, torch.inf).amin(dim=1)
+        spread = torch.where(most == least, 0.0, spread)
         sides.append((mean, spread))
     (warm, one), (cold, two) = sides
     noise = (one + two).sqrt()

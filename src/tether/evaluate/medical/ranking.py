@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-_AT_ONCE = 1 << 23  # weights that are held at a time
+AT_ONCE = 1 << 23
+"""Weights that are held at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def curves(rows: Ranked, *, weights: Float[np.ndarray, "r n"]) -> tuple[np.ndarr
     precisions at each threshold, weighted by the gain in recall, without interpolation.
     """
     areas, precisions = [], []
-    step = max(1, _AT_ONCE // max(1, weights.shape[1]))
+    step = max(1, AT_ONCE // max(1, weights.shape[1]))
     for start in range(0, len(weights), step):
         found = weights[start : start + step, rows.order]
         positive = np.add.reduceat(found * rows.positive, rows.starts, axis=1)

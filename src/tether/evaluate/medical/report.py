@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.evaluate.groups import Labels, Share, coded, wilson
-from tether.evaluate.medical.ranking import curves, ranked
+from tether.evaluate.medical.ranking import AT_ONCE, curves, ranked
 
 BINS = 15
 """Of the calibration error (arXiv 1706.04599, section 5)."""
@@ -206,7 +206,7 @@ def _report(
     level: float,
     seed: int,
 ) -> MultilabelReport:
-    weights = _draws(owner, resamples=resamples, seed=seed)
+    resampled = _resampled(score, label, owner=owner, resamples=resamples, seed=seed)
     reports, notes, areas, precisions = [], [], [], []
     for column, name in enumerate(names):
         known = ~np.isnan(label[:, column])
@@ -214,9 +214,8 @@ def _report(
         positives = int(truth.sum())
         figures: list[Estimate | None] = [None, None]
         if 0 < positives < len(truth):
-            rows = ranked(values, truth=truth)
-            area, precision = curves(rows, weights=np.ones((1, len(truth))))
-            many = curves(rows, weights=weights[:, known]) if resamples else (np.empty(0), np.empty(0))
+            area, precision = curves(ranked(values, truth=truth), weights=np.ones((1, len(truth))))
+            many = resampled[column]
             areas.append((area[0], many[0]))
             precisions.append((precision[0], many[1]))
             figures = [_estimate(*areas[-1], level=level), _estimate(*precisions[-1], level=level)]
@@ -273,13 +272,35 @@ def _plain(label: Hashable) -> Hashable:
     return label.item() if isinstance(label, np.generic) else label
 
 
-def _draws(owner: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, n) how often each row is drawn, the rows of one patient together."""
+def _resampled(
+    score: np.ndarray, label: np.ndarray, *, owner: np.ndarray, resamples: int, seed: int
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """For each column with both classes its AUROC and average precision in every resample."""
+    known = ~np.isnan(label)
+    both = [column for column in range(label.shape[1]) if {0, 1} <= set(label[known[:, column], column].tolist())]
+    rows = {
+        column: ranked(score[known[:, column], column], truth=label[known[:, column], column] > 0) for column in both
+    }
+    found = {column: [(np.empty(0), np.empty(0))] for column in both}
+    for weights in _draws(owner, resamples=resamples, seed=seed) if both else ():
+        for column in both:
+            found[column].append(curves(rows[column], weights=weights[:, known[:, column]]))
+    return {
+        column: (np.concatenate([area for area, _ in parts]), np.concatenate([precision for _, precision in parts]))
+        for column, parts in found.items()
+    }
+
+
+def _draws(owner: np.ndarray, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """(some resamples, n) how often each row is drawn, the rows of one patient together; a bounded piece at a time."""
     _, place = np.unique(owner, return_inverse=True)
-    count = int(place.max()) + 1 if len(place) else 0
+    count = int(place.max()) + 1
     rng = np.random.default_rng(seed)
-    counts = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(resamples if count else 0)]
-    return np.array(counts, dtype=np.float64).reshape(-1, count)[:, place] if count else np.empty((resamples, 0))
+    step = max(1, AT_ONCE // len(place))
+    for start in range(0, resamples, step):
+        some = range(start, min(start + step, resamples))
+        counts = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in some]
+        yield np.array(counts, dtype=np.float64)[:, place]
 
 
 def _estimate(value: float, many: np.ndarray, *, level: float) -> Estimate:

@@ -44,6 +44,7 @@ def group_split(groups: Labels, *, shares: Mapping[str, float] = SHARES, seed: i
     """Put every group, such as a patient, into one part by a hash of its name.
 
     A group's part depends on its name and the seed alone: it stays there when other rows come or go, on any machine.
+    The numbers 1 and 1.0 are one name.
     So the shares are met on average, as far as the number of groups allows.
 
     Args:
@@ -93,8 +94,10 @@ def check_apart(splits: Mapping[str, Labels]) -> None:
 
 
 def _names(groups: Labels, *, what: str) -> list[str]:
-    values: Sequence[Hashable] = groups.tolist() if isinstance(groups, (Tensor, np.ndarray)) else list(groups)
+    given: Sequence[Hashable] = groups.tolist() if isinstance(groups, (Tensor, np.ndarray)) else list(groups)
+    values = [value.item() if isinstance(value, np.generic) else value for value in given]
     for place, value in enumerate(values):
         if value is None or (isinstance(value, float) and math.isnan(value)) or str(value).strip() == "":
             raise InputError(f"{what}: row {place} has no group, so it cannot be kept on one side")
-    return [str(value) for value in values]
+    # A column with a gap is read as floats: 1.0 there is the patient 1 of another table.
+    return [str(int(value) if isinstance(value, float) and value.is_integer() else value) for value in values]
