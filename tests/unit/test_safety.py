@@ -460,3 +460,21 @@ def test_wrong_words_are_refused():
         chi_squared_weights({"a": 1.0}, expected={"a": 0.0})
     with pytest.raises(InputError, match="collocation"):
         word_frequencies(["cup"], collocation=-1.0)
+
+
+def test_a_refused_pass_changes_nothing():
+    X, y = rows(10)
+    fresh = PromptClassifier(prompts=prompts())
+    with pytest.raises(InputError, match="rows of each class"):
+        fresh.partial_fit(X[::2], y[::2], classes=[0, 1])
+    assert not hasattr(fresh, "prompts_")
+    fresh.partial_fit(X[:6], y[:6], classes=[0, 1])
+    assert fresh.class_count_.tolist() == [3, 3]
+    before = fresh.prompts_.copy()
+    fresh.class_weight = [1.0, 1.0, 1.0]
+    with pytest.raises(InputError, match="class_weight"):
+        fresh.partial_fit(X[:6], y[:6])
+    assert fresh.class_count_.tolist() == [3, 3]
+    assert np.array_equal(fresh.prompts_, before)
+    plain = PromptClassifier(prompts=prompts(), class_weight="none").partial_fit(X[::2], y[::2], classes=[0, 1])
+    assert plain.class_count_.tolist() == [5, 0]

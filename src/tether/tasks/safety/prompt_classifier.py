@@ -151,7 +151,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         self._begin(classes, self._start_prompts(len(classes), width=X.shape[1]))
         self.class_count_ = np.bincount(codes, minlength=len(classes))
         for _ in range(self.epochs):
-            self._pass(features, codes)
+            self._pass(features, codes, self._weights(classes, self.class_count_))
         return self
 
     def partial_fit(
@@ -162,25 +162,27 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: as for ``fit``.
             y: (n,) classes.
-            classes: all there will be; needed at the first call where ``y`` lacks some.
+            classes: all there will be; needed at the first call where ``y`` lacks some, with unbalanced weights.
 
         Raises:
             ValueError: as ``fit``.
-            InputError: as ``fit``, or a class that was not announced.
+            InputError: as ``fit``, a class not announced, or a balanced one without a row; nothing is changed then.
         """
         self._check_settings()
         fresh = not hasattr(self, "prompts_")
         X, y = validate_data(self, self._features(X), y, dtype=np.float64, reset=fresh)
         check_classification_targets(y)
         features = unit(X, name="X")
+        known = np.unique(y if classes is None else np.asarray(classes)) if fresh else self.classes_
+        if len(known) < 2:
+            raise InputError(f"classes: expected at least two classes, got {known.tolist()}")
+        codes = self._codes(y, known)
+        counts = np.bincount(codes, minlength=len(known)) + (0 if fresh else self.class_count_)
+        weight = self._weights(known, counts)
         if fresh:
-            known = np.unique(y if classes is None else np.asarray(classes))
-            if len(known) < 2:
-                raise InputError(f"classes: expected at least two classes, got {known.tolist()}")
             self._begin(known, self._start_prompts(len(known), width=X.shape[1]))
-        codes = self._codes(y)
-        self.class_count_ = self.class_count_ + np.bincount(codes, minlength=len(self.classes_))
-        self._pass(features, codes)
+        self.class_count_ = counts
+        self._pass(features, codes, weight)
         return self
 
     def cosines(self, X: Float[np.ndarray, "n d"] | Tensor) -> Float[np.ndarray, "n k"]:
@@ -225,7 +227,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: as ``predict``, lengths that differ, or a class that is not known.
         """
-        logits, codes = self.logits(X), self._codes(np.asarray(y))
+        logits, codes = self.logits(X), self._codes(np.asarray(y), self.classes_)
         if len(codes) != len(logits) or not len(codes):
             raise InputError(f"expected one class for each row, got {len(codes)} for {len(logits)}")
         return report(logits, y=codes, batch_size=batch_size or self.batch_size)
@@ -314,8 +316,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"X: expected rows of {given.shape[1]} features as the prompts have, got {width}")
         return given
 
-    def _pass(self, features: np.ndarray, codes: np.ndarray) -> None:
-        weight = self._weights()
+    def _pass(self, features: np.ndarray, codes: np.ndarray, weight: np.ndarray) -> None:
         order = np.arange(len(codes))
         if self.order == "shuffled":
             order = np.random.default_rng([self.random_state, self.epoch_]).permutation(order)
@@ -332,23 +333,23 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         self.epoch_ += 1
         self.history_ = (*self.history_, TuningEpoch(float(np.mean(losses)), float(np.mean(right))))
 
-    def _weights(self) -> np.ndarray:
+    def _weights(self, classes: np.ndarray, seen: np.ndarray) -> np.ndarray:
         if isinstance(self.class_weight, str):
             if self.class_weight == "none":
-                return np.ones(len(self.classes_))
-            if not self.class_count_.all():
-                counts = dict(zip(self.classes_.tolist(), self.class_count_.tolist(), strict=True))
+                return np.ones(len(classes))
+            if not seen.all():
+                counts = dict(zip(classes.tolist(), seen.tolist(), strict=True))
                 raise InputError(f"y: expected rows of each class before weights can be balanced, got {counts}")
-            return other_share(self.class_count_)
-        if len(self.class_weight) != len(self.classes_):
-            raise InputError(f"class_weight: expected {len(self.classes_)} numbers, got {list(self.class_weight)}")
+            return other_share(seen)
+        if len(self.class_weight) != len(classes):
+            raise InputError(f"class_weight: expected {len(classes)} numbers, got {list(self.class_weight)}")
         return np.asarray(self.class_weight, dtype=np.float64)
 
-    def _codes(self, y: np.ndarray) -> np.ndarray:
-        places = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
-        strange = np.flatnonzero(self.classes_[places] != y)
+    def _codes(self, y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        places = np.searchsorted(classes, y).clip(max=len(classes) - 1)
+        strange = np.flatnonzero(classes[places] != y)
         if len(strange):
-            raise InputError(f"y: expected one of the classes {self.classes_.tolist()}, got {y[strange[0]]!r}")
+            raise InputError(f"y: expected one of the classes {classes.tolist()}, got {y[strange[0]]!r}")
         return places
 
     def _checked(self, X: np.ndarray | Tensor) -> np.ndarray:
