@@ -287,3 +287,18 @@ def test_rapid_reader_reads_and_places_words():
     for wrong in ({"side": 8}, {"least_score": 1.5}, {"least_letters": 0}):
         with pytest.raises(InputError, match="expected side"):
             RapidReader(**wrong)
+
+
+def test_a_line_of_more_letters_than_pixels_is_refused_unmeasured(monkeypatch):
+    from tether.evaluate.parrot import rendering
+
+    monkeypatch.setattr(rendering, "_face", lambda *_: pytest.fail("measured"))
+    with pytest.raises(InputError, match="does not fit 224 pixels, with 99000 characters"):
+        render_text("i" * 99_000)
+
+
+@pytest.mark.parametrize(("features", "chunk"), [(np.ones((1, 4)), 10), (np.eye(4)[:, :1], 1), (np.ones((3, 4)), 10)])
+def test_one_cluster_of_few_or_equal_pictures(features, chunk):
+    count = len(features)
+    found = cluster_overlap(features, captions=["a dog"] * count, ocr=[["dog"]] * count, clusters=1, chunk=chunk)
+    assert found.labels.tolist() == [0] * count

@@ -95,13 +95,16 @@ def cluster_overlap(
 def _shortened(rows: Float[np.ndarray, "n d"], *, dimensions: int, chunk: int) -> Float[np.ndarray, "n e"]:
     from sklearn.decomposition import IncrementalPCA
 
+    if len(rows) == 1:  # no variance to keep
+        return rows
     wanted = min(dimensions, *rows.shape)
-    chunk = max(chunk, wanted)
+    chunk = max(chunk, wanted, 2)
     pca = IncrementalPCA(wanted)
     edges = [*range(0, len(rows), chunk), len(rows)]
     if len(edges) > 2 and edges[-1] - edges[-2] < wanted:  # a step needs at least as many rows as dimensions
         del edges[-2]
     parts = [rows[start:end] for start, end in itertools.pairwise(edges)]
-    for part in parts:
-        pca.partial_fit(part)
+    with np.errstate(invalid="ignore"):  # shares of the variance, which are not used, of equal rows
+        for part in parts:
+            pca.partial_fit(part)
     return np.concatenate([pca.transform(part) for part in parts])

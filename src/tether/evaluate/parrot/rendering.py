@@ -50,6 +50,8 @@ def render_text(
         raise InputError(
             f"expected a size of at least 8 and points of at least {LEAST_POINTS}, got {size} and {points}"
         )
+    if len(line) > size:  # no letter is narrower than a pixel; measuring a long line takes seconds
+        raise InputError(f"text {text[:40]!r}: does not fit {size} pixels, with {len(line)} characters")
     name = None if font is None else str(font)
     lacking = sorted({character for character in line if character != " " and _lacks(name, character)})
     if lacking:
