@@ -360,3 +360,13 @@ def test_frozen_towers_have_no_part_in_the_limit():
     own = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
     both = torch.nn.utils.clip_grad_norm_([*network.parameters(), *model.parameters()], 1.0)
     torch.testing.assert_close(both, own)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7])
+def test_rounding_of_a_constant_group_is_no_spread(value):
+    groups = ["a"] * 7 + ["b"] * 10
+    same = group_profile([value] * 17, groups=groups)
+    assert (same.tests[0].difference, same.tests[0].cohens_d) == (0.0, 0.0)
+    assert [one.deviation for one in same.table] == [0.0, 0.0]
+    apart = group_profile([value] * 7 + [value + 0.1] * 10, groups=groups)
+    assert apart.tests[0].cohens_d == -math.inf

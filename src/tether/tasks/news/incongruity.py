@@ -146,16 +146,24 @@ def group_profile(scores: Float[np.ndarray, " n"] | Sequence[float], *, groups: 
 
 def _described(name: Hashable, part: np.ndarray) -> GroupScores:
     low, middle, high = (float(value) for value in np.quantile(part, (0.25, 0.5, 0.75)))
-    deviation = float(part.std(ddof=1)) if len(part) > 1 else math.nan
-    return GroupScores(name, len(part), float(part.mean()), deviation, (low, middle, high))
+    mean, variance = _moments(part)
+    return GroupScores(name, len(part), mean, math.sqrt(variance), (low, middle, high))
+
+
+def _moments(part: np.ndarray) -> tuple[float, float]:
+    """Mean and variance, exact where all numbers are equal, whose computed mean is rounded; NaN variance of one."""
+    if part.min() == part.max():
+        return float(part[0]), 0.0 if len(part) > 1 else math.nan
+    return float(part.mean()), float(part.var(ddof=1))
 
 
 def _compared(first: Hashable, one: np.ndarray, second: Hashable, other: np.ndarray) -> GroupTest:
     from scipy.stats import mannwhitneyu
 
-    difference = float(one.mean() - other.mean())
+    (mean, variance), (other_mean, other_variance) = _moments(one), _moments(other)
+    difference = mean - other_mean
     freedom = len(one) + len(other) - 2
-    pooled = math.sqrt(((len(one) - 1) * one.var(ddof=1) + (len(other) - 1) * other.var(ddof=1)) / freedom)
+    pooled = math.sqrt(((len(one) - 1) * variance + (len(other) - 1) * other_variance) / freedom)
     effect = difference / pooled if pooled > 0 else math.copysign(math.inf, difference) if difference else 0.0
     found = mannwhitneyu(one, other, alternative="two-sided")
     u = float(found.statistic)
