@@ -11,6 +11,7 @@ from jaxtyping import UInt64
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64: Steele, Lea and Flood, 2014
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_NUMBER = "#[0-9]+$"
 
 
 def hashed(column: pa.Array) -> UInt64[np.ndarray, " n"]:
@@ -32,9 +33,14 @@ def combined(first: UInt64[np.ndarray, " n"], second: UInt64[np.ndarray, " n"]) 
     return mixed ^ (mixed >> np.uint64(31))
 
 
+def numbered(keys: pa.StringArray) -> np.ndarray:
+    """(n,) bool: whether a key ends in ``#`` and a number."""
+    return np.asarray(pc.match_substring_regex(keys, _NUMBER))
+
+
 def row_keys(keys: pa.StringArray) -> pa.StringArray:
     """The keys of the rows that pairs belong to: what stands before ``#`` and the caption's number (``pool.explode``).
 
-    Rows whose own keys end in ``#`` and a number are taken for captions of one row.
+    Exact for the keys of pairs: a row whose own key ends in ``#`` and a number has the caption's number behind it.
     """
-    return pc.replace_substring_regex(keys, "#[0-9]+$", "")
+    return pc.replace_substring_regex(keys, _NUMBER, "")

@@ -26,7 +26,7 @@ _LICENCES = 50
 
 def summary(plan: Plan, pieces: int, repeated: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The counts of a plan whose last pass is done; also writes ``bad_rows.jsonl``."""
-    bad: dict[str, str] = {}
+    bad: list[tuple[str, str]] = []
     labels: dict[int, Counter[str]] = {}
     licences: Counter[tuple[str, int]] = Counter()
     examples: list[Example] = []
@@ -35,7 +35,7 @@ def summary(plan: Plan, pieces: int, repeated: Sequence[tuple[str, str]]) -> dic
     shards, whole = [], hashlib.sha256()
     for piece in range(pieces):
         state = load_state(plan.state_path(len(plan.passes) - 1, piece))
-        bad |= dict(json.loads(str(state["bad"])))
+        bad += [(key, reason) for key, reason in json.loads(str(state["bad"]))]
         rows, pairs, kept = rows + int(state["rows"]), pairs + int(state["pairs"]), kept + int(state["kept"])
         tally += state["tally"]
         examples += json.loads(str(state["examples"]))
@@ -48,7 +48,7 @@ def summary(plan: Plan, pieces: int, repeated: Sequence[tuple[str, str]]) -> dic
         whole.update(bytes.fromhex(shard["sha256"]))
         if shard["file"]:
             shards.append(shard)
-    lines = [{"source": plan.pool.name, "key": key, "error": reason} for key, reason in [*bad.items(), *repeated]]
+    lines = [{"source": plan.pool.name, "key": key, "error": reason} for key, reason in [*bad, *repeated]]
     if lines:
         write_text(plan.out / BAD_ROWS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     reports = [
@@ -72,7 +72,9 @@ def _of_step(
     asked, first, second = counts
     if isinstance(step, CurateStep):
         found = {"kind": "curator", "in": asked, "refused": first, "thinned_out": second}
-        found |= {"kept": asked - first - second, "refusal": step.refusal, "report": step.report()}
+        # A step that nothing has reached has counted nothing, and may have nothing to say.
+        said = step.report() if asked else {}
+        found |= {"kept": asked - first - second, "refusal": step.refusal, "report": said}
     elif isinstance(step, FlagStep):
         found = {"kind": "flag", "in": asked, "flagged": first, "kept": asked}
         found |= {"labels": dict(sorted(labels.items(), key=lambda each: (-each[1], each[0]))), "report": {}}

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tether.core.errors import InputError
 from tether.core.spec import closest
+from tether.data.curate.hashing import numbered
 from tether.data.curate.step import IMAGE, PAIR_SCHEMA
 
 PIECE_ROWS = 16_384
@@ -146,7 +147,8 @@ def group(sizes: Sequence[int | None], *, rows: int = PIECE_ROWS) -> list[tuple[
 def explode(rows: Rows) -> tuple[pa.RecordBatch, np.ndarray]:
     """One row for each (picture, caption) pair.
 
-    The key of a pair is the row's, followed by ``#`` and the caption's position when the row has several.
+    The key of a pair is the row's, followed by ``#`` and the caption's position when the row has several, or when
+    its own key ends in ``#`` and a number: what stands before the last ``#`` is then the row's key, always.
 
     Returns:
         the pairs (``PAIR_SCHEMA`` and what the rows have beside it) and (m,) the row of each.
@@ -156,15 +158,15 @@ def explode(rows: Rows) -> tuple[pa.RecordBatch, np.ndarray]:
     row = np.repeat(np.arange(len(counts)), slots)
     first = np.cumsum(slots) - slots
     place = np.arange(len(row)) - first[row]
-    if (counts == 1).all():
+    marked = (counts > 1) | numbered(rows.keys)
+    if (counts == 1).all() and not marked.any():
         pairs = pa.record_batch([rows.keys, rows.texts.flatten()], schema=PAIR_SCHEMA)
     else:
         starts = np.cumsum(counts) - counts
         index = starts[row] + place
         texts = rows.texts.flatten().take(pa.array(index, pa.int64(), mask=counts[row] == 0))
         keys = rows.keys.to_pylist()
-        several = (counts > 1)[row]
-        named = [f"{keys[r]}#{p}" if many else keys[r] for r, p, many in zip(row, place, several, strict=True)]
+        named = [f"{keys[r]}#{p}" if mark else keys[r] for r, p, mark in zip(row, place, marked[row], strict=True)]
         pairs = pa.record_batch([pa.array(named, pa.string()), texts], schema=PAIR_SCHEMA)
     for name, column in rows.extra.items():
         pairs = pairs.append_column(name, column if len(row) == len(counts) else column.take(pa.array(row)))

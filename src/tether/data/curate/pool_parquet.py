@@ -103,7 +103,7 @@ class ParquetPool:
                     light = opened.read_row_group(each.index, columns=captions, use_threads=False)
                 except (pa.ArrowException, OSError) as error:
                     key, reason = f"{self._short[each.file]}:#{each.index}", f"{each.rows} rows cannot be read: {error}"
-                    yield self._damaged(key, reason, columns)
+                    yield self._damaged(key, reason, columns, extra)
                     continue
                 if columns == "captions" and not extra:
                     batches = light.to_batches(BATCH_ROWS)
@@ -119,9 +119,12 @@ class ParquetPool:
                 except (pa.ArrowException, OSError) as error:
                     raise InputError(f"{each.file}, row group {each.index}: cannot read it: {error}") from error
 
-    def _damaged(self, key: str, reason: str, columns: Columns) -> Rows:
+    def _damaged(self, key: str, reason: str, columns: Columns, extra: Sequence[str]) -> Rows:
         table = None if columns == "captions" else self._schema.empty_table()
-        return Rows(pa.array([], pa.string()), pa.array([], pa.list_(pa.string())), table, ((key, reason),))
+        pictures = self.image_column is not None
+        kinds = {name: pa.binary() if name == IMAGE and pictures else self._schema.field(name).type for name in extra}
+        nothing = {name: pa.nulls(0, kind) for name, kind in kinds.items()}
+        return Rows(pa.array([], pa.string()), pa.array([], pa.list_(pa.string())), table, ((key, reason),), nothing)
 
     def _rows(self, batch: pa.RecordBatch, file: str, first: int, *, whole: bool, extra: Sequence[str]) -> Rows:
         names = [f"{self._short[file]}:{first + index}" for index in range(batch.num_rows)]
@@ -129,8 +132,8 @@ class ParquetPool:
         keys = pa.array(names, pa.string())
         if self.key_column:
             given = batch.column(self.key_column)
-            binary = pa.types.is_string(given.type) or pa.types.is_large_string(given.type)
-            keys, broken = valid_text(given) if binary else (given.cast(pa.string()), np.zeros(len(given), np.bool_))
+            of_bytes = given.type in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+            keys, broken = valid_text(given) if of_bytes else (given.cast(pa.string()), np.zeros(len(given), np.bool_))
             reasons |= {int(index): "the key is not UTF-8" for index in np.flatnonzero(broken)}
             reasons |= {
                 int(i): "the key is null" for i in np.flatnonzero(np.asarray(keys.is_null())) if i not in reasons
@@ -158,11 +161,12 @@ class ParquetPool:
             return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts.drop_null()), broken
         column = column.cast(pa.list_(column.type.value_type))
         texts, broken_text = valid_text(column.flatten())
-        counts = np.asarray(column.value_lengths().fill_null(0))
+        row = np.repeat(np.arange(len(column)), np.asarray(column.value_lengths().fill_null(0)))
         broken = np.zeros(len(column), np.bool_)
-        broken[np.repeat(np.arange(len(column)), counts)[broken_text]] = True
+        broken[row[broken_text]] = True
+        counts = np.bincount(row[np.asarray(texts.is_valid())], minlength=len(column))  # a null is no caption
         offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int32)))
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts), broken
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts.drop_null()), broken
 
 
 def _batch_rows(group: pq.RowGroupMetaData, names: Sequence[str] | None) -> int:

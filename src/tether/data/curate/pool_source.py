@@ -75,12 +75,13 @@ class SourcePool:
             try:
                 for row in self._source.read(block):
                     held.append(row)
+                    size += sum(len(text) for text in row.texts if isinstance(text, str))
                     size += _bytes(row.image) if pictures else 0
                     if len(held) == BATCH_ROWS or size >= BATCH_BYTES:
                         yield _rows(held, bad, columns, extra)
                         held, bad, size = [], [], 0
             except InputError as error:
-                bad.append((block.id, str(error)))
+                bad.append((_escaped(block.id), _escaped(str(error))))
         if held or bad:
             yield _rows(held, bad, columns, extra)
 
@@ -99,7 +100,7 @@ def _rows(held: list[Row], bad: list[tuple[str, str]], columns: Columns, extra: 
     for row in held:
         problem = _problem(row)
         if problem:
-            bad.append((row.key, problem))
+            bad.append((_escaped(row.key), _escaped(problem)))
         else:
             good.append(row)
     keys = pa.array([row.key for row in good], pa.string())
@@ -110,7 +111,7 @@ def _rows(held: list[Row], bad: list[tuple[str, str]], columns: Columns, extra: 
         asked[IMAGE] = pa.array([image and image["bytes"] for image in images], pa.binary())
     if columns == "captions":
         return Rows(keys, texts, None, tuple(bad), asked)
-    meta = [json.dumps(dict(row.meta), ensure_ascii=False, sort_keys=True, default=_plain) for row in good]
+    meta = [_dumped(row) for row in good]
     table = pa.table([keys, pa.array(images, _IMAGE), texts, pa.array(meta, pa.string())], schema=_SCHEMA)
     return Rows(keys, texts, table, tuple(bad), asked)
 
@@ -129,16 +130,35 @@ def _problem(row: Row) -> str | None:
     for place, text in enumerate(row.texts):
         if not isinstance(text, str):
             return f"caption {place}: expected a text, got {type(text).__name__}"
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                return f"caption {place}: not UTF-8: {error.reason}"
+        if problem := _not_utf8(text):
+            return f"caption {place}: {problem}"
+    path = row.image.name if isinstance(row.image, Path) else ""
+    for what, text in (("key", row.key), ("file name", path), ("meta", _dumped(row) if row.meta else "")):
+        if problem := _not_utf8(text):
+            return f"{what}: {problem}"
     if isinstance(row.image, Path) and not row.image.is_file():
         return f"{row.image}: no such file"
     if isinstance(row.image, bytes) and not row.image:
         return "the picture has zero bytes"
     return None
+
+
+def _not_utf8(text: str) -> str | None:
+    """What is wrong with a text that holds half a surrogate pair, or a byte of a file name that is not UTF-8."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return f"not UTF-8: {error.reason}"
+    return None
+
+
+def _escaped(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _dumped(row: Row) -> str:
+    return json.dumps(dict(row.meta), ensure_ascii=False, sort_keys=True, default=_plain)
 
 
 def _plain(value: object) -> object:

@@ -23,7 +23,7 @@ from tether.data.curate.shard import FORMATS, STATE, Format
 from tether.data.curate.step import CurateStep, FlagStep, RecipeStep, RewriteStep
 
 MANIFEST = "manifest.json"
-BESIDE = ("entries.txt", "recipe.yaml")
+BESIDE = ("entries.json", "entries.txt", "recipe.yaml")
 """What the command line puts into the folder on its own account."""
 Progress = Callable[[int, int | None], None]
 Counts = Callable[[str, int, int], None]
@@ -203,7 +203,7 @@ def _merge(plan: Plan, number: int, pieces: int) -> None:
 
 def _enter(out: Path, digest: str) -> dict[str, Any] | None:
     """The manifest of a finished run of the same settings; refuses a folder of anything else."""
-    held = read_json(out / MANIFEST) if (out / MANIFEST).exists() else None
+    held: dict[str, Any] | None = read_json(out / MANIFEST) if (out / MANIFEST).exists() else None
     if held is None and (out / STATE / "plan.json").exists():
         held = {"digest": read_json(out / STATE / "plan.json")["digest"], "unfinished": True}
     if held is None:
@@ -219,7 +219,12 @@ def _enter(out: Path, digest: str) -> dict[str, Any] | None:
             "remove this one"
         )
     if held.get("unfinished"):
+        for buffer in (out / STATE).glob("writing-*"):  # of a run that was killed
+            buffer.unlink()
         return None
+    for shard in held["shards"]:
+        if not (out / shard["file"]).is_file():
+            raise InputError(f"{out / shard['file']}: no such file, though {MANIFEST} names it; start in a new folder")
     shutil.rmtree(out / STATE, ignore_errors=True)  # left when the run was killed after its manifest was written
     return held
 

@@ -68,8 +68,9 @@ class Shard:
         self._buffer = out / STATE / f"writing-{self._stem}-{uuid4().hex}"
         self._name = f"{self._stem}.{'parquet' if written_as == 'parquet' else 'tar'}"
         self._writer: _Writer = kind(self._buffer, pool=pool, stem=f"{piece:06d}")
-        self._dropped: list[pa.RecordBatch] = []
-        self._flagged: list[pa.RecordBatch] = []
+        # Not Parquet: whoever opens the folder as a data set shall not find these rows again.
+        self._dropped = _Csv(self._buffer.with_suffix(".dropped"), DROPPED_SCHEMA)
+        self._flagged = _Csv(self._buffer.with_suffix(".flagged"), FLAGGED_SCHEMA)
         self._digest = hashlib.sha256()
         self._labels: dict[int, Counter[str]] = {}
         self._licences: dict[str, list[int]] = {}
@@ -91,7 +92,7 @@ class Shard:
             marks = {mark: self._reason(int(mark)) for mark in np.unique(batch.fate[lost])}
             named = [marks[mark] for mark in batch.fate[lost]]
             columns = [taken.column("key"), taken.column("text"), *map(pa.array, zip(*named, strict=True))]
-            self._dropped.append(pa.record_batch(columns, schema=DROPPED_SCHEMA))
+            self._dropped.add(pa.record_batch(columns, schema=DROPPED_SCHEMA))
         for number, flags in batch.flags.items():
             places = np.flatnonzero(alive & np.asarray(flags.labels.is_valid()))
             at, name = pa.array(places), self._names[number]
@@ -101,12 +102,13 @@ class Shard:
             seen = batch.pairs.take(at)
             columns = [seen.column("key"), seen.column("text"), pa.array([name] * len(places), pa.string()), labels,
                        pa.array(scores, mask=np.isnan(scores))]  # fmt: skip
-            self._flagged.append(pa.record_batch(columns, schema=FLAGGED_SCHEMA))
+            self._flagged.add(pa.record_batch(columns, schema=FLAGGED_SCHEMA))
 
     def _count_licences(self, column: pa.Array, good: np.ndarray, kept: np.ndarray) -> None:
         for place, rows in enumerate((good, kept)):
-            for value, count in Counter(column.take(pa.array(rows)).to_pylist()).items():
-                self._licences.setdefault("" if value is None else str(value), [0, 0])[place] += count
+            names = Counter(map(_licence, column.take(pa.array(rows)).to_pylist()))
+            for name, count in names.items():
+                self._licences.setdefault(name, [0, 0])[place] += count
 
     def _write(self, rows: Rows, table: pa.Table, kept: np.ndarray, batch: Batch, alive: np.ndarray) -> None:
         real = alive & np.asarray(batch.pairs.column("text").is_valid())
@@ -138,12 +140,8 @@ class Shard:
 
     def close(self) -> dict[str, Any]:
         """Move everything to its place; returns what the manifest says of it."""
-        if self._dropped:
-            # Not Parquet: whoever opens the folder as a data set shall not find these rows again.
-            self._write_csv("dropped", self._dropped)
-        flagged = [each for each in self._flagged if each.num_rows]
-        if flagged:
-            self._write_csv("flagged", flagged)
+        self._dropped.close(self._out / "dropped" / f"{self._stem}.csv")
+        self._flagged.close(self._out / "flagged" / f"{self._stem}.csv")
         self._writer.close()
         found: dict[str, Any] = {
             "file": None,
@@ -156,22 +154,52 @@ class Shard:
             found["file"] = self._name
         return found
 
-    def _write_csv(self, folder: str, batches: list[pa.RecordBatch]) -> None:
-        buffer = self._buffer.with_suffix(f".{folder}")
-        try:
-            csv.write_csv(pa.Table.from_batches(batches), buffer)
-            _move(buffer, self._out / folder / f"{self._stem}.csv")
-        finally:
-            buffer.unlink(missing_ok=True)
-
     def notes(self) -> dict[str, Any]:
         """Labels of kept pairs by number of the flag step, and rows by licence in the pool and in what is kept."""
         return {"labels": self._labels, "licences": self._licences}
 
     def abandon(self) -> None:
         """Remove what was half written."""
-        self._writer.close()
-        self._buffer.unlink(missing_ok=True)
+        self._dropped.abandon()
+        self._flagged.abandon()
+        _remove(self._writer.close, self._buffer)
+
+
+def _licence(value: object) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else str(value)
+
+
+class _Csv:
+    """A list beside the shard, written as it comes and only if something does."""
+
+    def __init__(self, buffer: Path, schema: pa.Schema) -> None:
+        self._buffer, self._schema = buffer, schema
+        self._file: csv.CSVWriter | None = None
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        if batch.num_rows:
+            self._file = self._file or csv.CSVWriter(self._buffer, self._schema)
+            self._file.write_batch(batch)
+
+    def close(self, path: Path) -> None:
+        if self._file is not None:
+            self._file.close()
+            _move(self._buffer, path)
+
+    def abandon(self) -> None:
+        if self._file is not None:
+            _remove(self._file.close, self._buffer)
+
+
+def _remove(close: Callable[[], None], buffer: Path) -> None:
+    try:
+        close()
+    except OSError:
+        pass  # a full disk, which has been told already
+    finally:
+        buffer.unlink(missing_ok=True)
 
 
 def _move(buffer: Path, path: Path) -> None:
@@ -210,7 +238,7 @@ class _Tar:
     """A row as ``000012-00034.jpg``, ``.txt`` (a caption a line) and ``.json`` (key, captions, the other columns).
 
     A line break inside a caption is a blank in ``.txt``; ``.json`` holds the caption as it is. A further column of
-    bytes is a member of its own, named ``.COLUMN.bin``.
+    bytes, or of ``{bytes, path}``, is a member of its own, named ``.COLUMN.bin``.
     """
 
     def __init__(self, path: Path, *, pool: Pool, stem: str) -> None:
@@ -232,8 +260,13 @@ class _Tar:
                 self._member(f"{name}.{_ending(data)}", data)
             lines = [" ".join(text.splitlines()) for text in captions]
             self._member(f"{name}.txt", "\n".join(lines).encode())
-            for column in [column for column, cell in row.items() if isinstance(cell, bytes)]:
-                self._member(f"{name}.{column.replace('.', '_').replace('/', '_')}.bin", row.pop(column))
+            for column, cell in list(row.items()):
+                data = cell.get("bytes") if isinstance(cell, dict) else cell
+                if isinstance(data, bytes):
+                    self._member(f"{name}.{column.replace('.', '_').replace('/', '_')}.bin", data)
+                    del row[column]
+                    if isinstance(cell, dict):
+                        row[column] = {part: value for part, value in cell.items() if part != "bytes"}
             if self._pool.meta_column:
                 row |= json.loads(row.pop(self._pool.meta_column))
             record = {**row, "key": key, "captions": captions}

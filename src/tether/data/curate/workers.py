@@ -73,7 +73,8 @@ class Crew:
                     if deaths[piece] == _TRIES:
                         raise InputError(
                             f"{plan.pool.name}: {_TRIES} workers died over piece {piece}; is there enough memory? "
-                            "Fewer workers need less"
+                            "Fewer workers need less. In a script, what starts them must stand under "
+                            'if __name__ == "__main__"'
                         ) from None
                     waiting.appendleft(piece)
                     connection = self._hire(plan)
