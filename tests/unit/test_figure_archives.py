@@ -200,6 +200,70 @@ def test_archives_that_are_none(tmp_path):
     assert "cannot be read after" in archive.problems[-1].reason
 
 
+def broken_inside(folder):
+    """Archives whose second file cannot be read, each in its own way."""
+    files = {"a.png": PAPER["a.png"], "m.tex": TEX.encode() + os.urandom(1 << 16)}
+    whole = tar(folder / "cut.tar.gz", files).read_bytes()
+    (folder / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    whole = tar(folder / "cut.tar", files, mode="w").read_bytes()
+    (folder / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    with zipfile.ZipFile(folder / "crc.zip", "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    whole = (folder / "crc.zip").read_bytes()
+    (folder / "crc.zip").write_bytes(whole.replace(b"A red square.", b"A red squere.", 1))
+    return ["cut.tar.gz", "cut.tar", "crc.zip"]
+
+
+def test_a_file_cut_in_its_middle_is_a_problem_and_a_bad_row(tmp_path):
+    for name in broken_inside(tmp_path):
+        archive = FigureArchive(tmp_path / name)
+        assert archive.names == ["a.png"]
+        (problem,) = archive.problems
+        assert f"{name}: m.tex: cannot be read: " in problem.reason
+        with pytest.raises(InputError, match=r"m\.tex"):
+            FigureArchive(tmp_path / name, strict=True)
+    tar(tmp_path / "whole.tar.gz", PAPER)
+    source = open_source({"name": "figures", "path": str(tmp_path)})
+    rows = [row for block in source.blocks() for row in source.read(block)]
+    assert [row.key for row in rows if row.image] == ["whole/a.png"]
+    assert len(rows) == 4
+
+
+def test_headers_that_are_made_to_break_the_reader(tmp_path):
+    zipped(tmp_path / "name.zip", {"a.png": b"", "\u00e9\u00e9.png": b""})
+    data = (tmp_path / "name.zip").read_bytes()
+    (tmp_path / "name.zip").write_bytes(data.replace("\u00e9\u00e9".encode(), b"\xff\xfe\xff\xfe"))
+    sparse = tarfile.TarInfo("b.png")
+    sparse.pax_headers = {"GNU.sparse.map": "abc", "GNU.sparse.size": "3"}
+    with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+        archive.addfile(sparse)
+    long = tarfile.TarInfo("././@LongLink")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 2
+    with tarfile.open(tmp_path / "chain.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+        for _ in range(3000):
+            archive.addfile(long, io.BytesIO(b"x\0"))
+    for name, whole in (("name.zip", True), ("sparse.tar", False), ("chain.tar", False)):
+        if whole:
+            with pytest.raises(InputError, match=f"{name}: cannot be read after 0 files"):
+                FigureArchive(tmp_path / name)
+        else:
+            archive = FigureArchive(tmp_path / name)
+            assert archive.names == ["a.png"]
+            assert f"{name}: cannot be read after 1 files" in archive.problems[-1].reason
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_names_that_begin_with_this_folder(tmp_path, kind):
+    make = tar if kind == "tar.gz" else zipped
+    archive = FigureArchive(make(tmp_path / f"x.{kind}", {f"./{name}": data for name, data in PAPER.items()}))
+    assert [(figure.name, figure.document) for figure in archive.figures()] == [("a.png", "main.tex")]
+    assert dict(archive.pictures()) == {"a.png": PAPER["a.png"]}
+    assert archive.problems == []
+
+
 def test_a_paper_that_cannot_be_read_costs_only_its_documents(tmp_path):
     bomb = '<!DOCTYPE a [<!ENTITY a "x">]>' + JATS
     files = {

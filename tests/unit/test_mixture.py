@@ -147,6 +147,13 @@ def test_a_source_that_has_shrunk_is_said():
         rows_of(mixture)
 
 
+def test_identical_pictures_are_kept_at_a_threshold_of_one():
+    rows = torch.randn(500, 37, generator=torch.Generator().manual_seed(0))
+    found = decontaminate(rows, eval_features=rows, threshold=1.0)
+    assert found.keep.all()
+    assert found.score.max() == 1.0
+
+
 def test_pictures_too_like_the_evaluation_set():
     draws = torch.Generator().manual_seed(0)
     pool, held = torch.randn(200, 16, generator=draws), torch.randn(9, 16, generator=draws)

@@ -221,6 +221,25 @@ def test_figures_of_an_article(text, wanted):
     assert extract_jats_figures(article(text), image_names=["dir/x.jpg"]) == wanted
 
 
+@pytest.mark.parametrize(
+    ("languages", "wanted"),
+    [
+        (["en"], {"en", "en-GB", "EN_us"}),
+        ("en", {"en", "en-GB", "EN_us"}),
+        (("EN-gb", "de"), {"en-GB"}),
+        ([], {"en", "en-GB", "EN_us", "enm"}),
+    ],
+)
+def test_languages_are_whole_codes(languages, wanted):
+    text = article(
+        *(
+            fig(attributes=f'xml:lang="{code}"', graphic=f'<graphic xlink:href="{code}"/>')
+            for code in ("en", "en-GB", "EN_us", "enm")
+        )
+    )
+    assert extract_jats_figures(text, languages=languages).keys() == wanted
+
+
 def test_pictures_beside_an_article():
     text = article(fig())
     assert extract_jats_figures(text, image_names=["x.gif", "y.jpg"]) == {}

@@ -58,7 +58,8 @@ def decontaminate(
         own, other = _unit(features, "features"), _unit(eval_features, "eval_features")
         rows = max(1, _CELLS // len(other))
         found = [(part @ other.T).max(dim=1) for part in own.split(rows)]
-        score = torch.cat([each.values for each in found]) if found else own.new_empty(0)
+        # A row's cosine with itself may round to a little above 1.
+        score = torch.cat([each.values for each in found]).clamp(-1, 1) if found else own.new_empty(0)
         nearest = torch.cat([each.indices for each in found]) if found else own.new_empty(0, dtype=torch.int64)
     return Decontaminated(score <= threshold, score, nearest)
 

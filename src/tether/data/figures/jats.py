@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +22,7 @@ def extract_jats_figures(
     xml: str | bytes,
     *,
     image_names: Iterable[str] | None = None,
-    languages: tuple[str, ...] = ("en",),
+    languages: Sequence[str] = ("en",),
     join: str = "",
     blanks: Literal["kept", "collapsed"] = "kept",
     strict: bool = False,
@@ -43,7 +43,7 @@ def extract_jats_figures(
         xml: the article.
         image_names: names of the picture files beside it, of which those ending in ``.jpg`` count; None takes every
             link.
-        languages: beginnings of wanted language codes, in small letters; empty takes every language.
+        languages: wanted language codes, such as ``en``, which stands for ``en-GB`` too; empty takes every language.
         join: put between a title and a paragraph, and between all other pieces of text; the code's is nothing.
         blanks: ``collapsed`` makes one blank of every run of them.
         strict: raise on a document that cannot be read, instead of giving nothing and saying so in the log.
@@ -62,9 +62,10 @@ def extract_jats_figures(
     there = None
     if image_names is not None:
         there = {PurePosixPath(name).stem for name in image_names if name.endswith(JATS_PICTURES)}
+    wanted = _codes((languages,) if isinstance(languages, str) else languages)
     captions: dict[str, str] = {}
     for figure in root.iter("fig"):
-        found = None if figure is root else _caption(figure, languages=languages, join=join)
+        found = None if figure is root else _caption(figure, languages=wanted, join=join)
         if found is not None and (there is None or found[0] in there):
             captions[found[0]] = " ".join(found[1].split()) if blanks == "collapsed" else found[1]
     return captions
@@ -113,13 +114,19 @@ def _caption(figure: Element, *, languages: tuple[str, ...], join: str) -> tuple
     if figure.get("fig-type", "Figure") != "Figure":
         return None
     language = _ending(figure, "lang")
-    if language is not None and languages and not language.lower().startswith(languages):
-        return None
+    if language is not None and languages:
+        (code,) = _codes((language,))
+        if not any(code == wanted or code.startswith(f"{wanted}-") for wanted in languages):
+            return None
     caption, graphic = figure.find("caption"), figure.find("graphic")
     if caption is None or graphic is None:
         return None
     text, link = join.join(caption.itertext()), _ending(graphic, "href")
     return None if link is None or text.isspace() else (link, text)
+
+
+def _codes(languages: Iterable[str]) -> tuple[str, ...]:
+    return tuple(language.strip().lower().replace("_", "-") for language in languages)
 
 
 def _ending(element: Element, name: str) -> str | None:

@@ -11,12 +11,14 @@ import gzip
 import io
 import lzma
 import os
+import re
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +28,11 @@ from tether.data.paths import points_outside
 ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")
 """Endings of archives."""
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
+_BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError),
+    *(ValueError, RecursionError),  # of names that are not UTF-8, of numbers that are none, of headers without end
+)
+_HERE = re.compile(r"^(?:\./+)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,10 @@ class Member:
     """One file of an archive.
 
     Attributes:
-        name: with ``/`` between folders.
+        name: with ``/`` between folders, and without the ``./`` that some archives begin all names with.
         refused: why it is not read, or the empty string.
-        read: its bytes; to be called before the next member is asked for.
+        read: its bytes, or an InputError that names the archive and the file; to be called before the next member is
+            asked for.
     """
 
     name: str
@@ -78,10 +85,25 @@ def members(path: Path, *, limits: Limits) -> Iterator[Member]:
             count += 1
             if count > limits.members:
                 raise InputError(f"{path}: more than {limits.members} files")
-            yield member
+            name = _HERE.sub("", member.name)
+            yield replace(member, name=name, read=partial(_read, member.read, where=f"{path}: {name}"))
+    except InputError:
+        raise
     except _BROKEN as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(f"{path}: cannot be read after {count} files: {reason}") from error
+        raise InputError(f"{path}: cannot be read after {count} files: {_reason(error)}") from error
+
+
+def _read(read: Callable[[], bytes], *, where: str) -> bytes:
+    try:
+        return read()
+    except InputError:
+        raise
+    except _BROKEN as error:
+        raise InputError(f"{where}: cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _refusal(name: str, size: int, limits: Limits) -> str:
