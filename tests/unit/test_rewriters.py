@@ -154,6 +154,23 @@ def test_a_lexicon_of_another_language(tmp_path):
         lexicon(str(tmp_path))
 
 
+def test_an_edited_lexicon_is_another(tmp_path):
+    path = tmp_path / "words.yaml"
+    path.write_text("synonyms: [[cat, puss]]\n")
+    old = TemplateRewriter(words=str(path))
+    rewrite_dataset(["a cat"], rewriter=old, path=tmp_path / "out", count=1)
+    assert TemplateRewriter(**old.settings).settings == old.settings
+    assert TemplateRewriter(**TemplateRewriter().settings).settings == TemplateRewriter().settings
+    path.write_text("synonyms: [[cat, tom]]\n")
+    new = TemplateRewriter(words=str(path))
+    for made in (TemplateRewriter, RuleParaphraser, TemplateFuser):
+        assert str(path) in made(words=str(path)).settings["words"]
+    with pytest.raises(InputError, match="other settings"):
+        rewrite_dataset(["a cat"], rewriter=new, path=tmp_path / "out", count=1)
+    with pytest.raises(InputError, match=r"words\.yaml: is not what it was"):
+        TemplateRewriter(**old.settings)
+
+
 def test_paraphrases_change_structure_then_words():
     pairs = ParaphrasePairs(
         ["a picture of a large circle", "red", "word " * 16, "קטן מאוד", "there is a red star"],
@@ -228,6 +245,18 @@ def test_files_go_on_where_they_stopped(tmp_path):
     rows = read_rewrites(whole, captions=len(captions))
     assert len(rows) == len(captions)
     assert all("cat" in text and f"number {number}" in text for number, row in enumerate(rows[:50]) for text in row)
+
+
+class InTuples:
+    settings: ClassVar = {"kinds": ("a", "b"), "nested": {"sizes": (1, 2)}}
+
+    def rewrite(self, text, *, count, generator):
+        return [text] * count
+
+
+def test_settings_with_a_tuple_go_on(tmp_path):
+    first = rewrite_dataset(["a cat"], rewriter=InTuples(), path=tmp_path, count=1)
+    assert rewrite_dataset(["a cat"], rewriter=InTuples(), path=tmp_path, count=1) == first
 
 
 def test_one_line_each_whatever_the_caption(tmp_path):

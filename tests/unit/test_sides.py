@@ -25,6 +25,23 @@ def test_mirroring_twice_is_nothing_and_marks_stay():
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("left\nlung", "right\nlung"),
+        ("left\t lung", "right\t lung"),
+        ("left/right base", "right/left base"),
+        ("the left-most, left-handed one", "the right-most, right-handed one"),
+        ("LEFT Left left's", "RIGHT Right right's"),
+        ("upright copyright lefty right2", "upright copyright lefty right2"),
+    ],
+)
+def test_sides_between_any_marks(text, expected):
+    assert mirrored(text) == expected
+    assert mirrored(expected) == text
+    assert names_side(text) is (text != expected)
+
+
+@pytest.mark.parametrize(
     ("before", "after", "same"),
     [
         (REPORT, REPORT.replace("small", "tiny"), True),

@@ -96,6 +96,13 @@ def test_the_shipped_words_are_used_where_none_are_given():
     assert TextAugment().pick("synonym")("a bicycle", Fixed(0.0, 0.0)) == "a bike"
 
 
+def test_settings_tell_word_lists_of_one_size_apart():
+    one = TextAugment(synonyms={"cat": ["puss"]}, stopwords={"a", "the"})
+    assert one.settings == TextAugment(synonyms={"cat": ["puss"]}, stopwords=["the", "a"]).settings
+    assert one.settings != TextAugment(synonyms={"cat": ["tom"]}, stopwords={"a", "the"}).settings
+    assert one.settings != TextAugment(synonyms={"cat": ["puss"]}, stopwords={"a", "an"}).settings
+
+
 def test_other_scripts_and_long_texts():
     text = "قطة على السجادة é🙂"
     assert set(made().strong(text, generator=random.Random(0)).split()) <= set(text.split())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, final
 
@@ -80,13 +82,15 @@ class TextAugment:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Constructor keywords as plain values; the word lists by their sizes."""
+        """Constructor keywords as plain values; the word lists by their sizes and a digest."""
+        lists = json.dumps([sorted(self._synonyms.items()), sorted(self._stopwords)])
         return {
             "remove": self.remove,
             "weights": self._weights,
             "delete_chance": self.delete_chance,
             "synonyms": len(self._synonyms),
             "stopwords": len(self._stopwords),
+            "lists": hashlib.sha256(lists.encode()).hexdigest()[:12],
         }
 
     def weak(self, text: str, *, generator: Chance) -> str:

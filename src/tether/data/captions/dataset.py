@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ def rewrite_dataset(
     files = [path / f"rewrites-{number}.txt" for number in range(1, count + 1)]
     if (path / MANIFEST).exists():
         found = read_json(path / MANIFEST)
+        facts = json.loads(json.dumps(facts))  # as they are read back: a tuple is a list
         if found != facts:
             other = [key for key in facts if not isinstance(found, dict) or found.get(key) != facts[key]]
             raise InputError(f"{path}: holds rewrites with other {', '.join(other)}; choose another folder")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +14,7 @@ from typing import Any
 from tether.core.errors import InputError
 
 ENGLISH = "english"
+_NAMED = re.compile(r"(.+)#([0-9a-f]{12})", re.DOTALL)
 _KEYS = ("synonyms", "stopwords", "openings", "frames")
 
 
@@ -20,7 +23,8 @@ class Lexicon:
     """The words of one language, all in small letters.
 
     Attributes:
-        name: ``english`` or the file it came from.
+        name: ``english`` or the file it came from, ``#``, and the first 12 digits of its content's SHA-256, so that
+            what is kept under a name is not taken for that of another content.
         synonyms: for each known word the others of its group.
         stopwords: words that name nothing.
         openings: beginnings that say only that there is a picture.
@@ -37,10 +41,18 @@ class Lexicon:
 def lexicon(name: str = ENGLISH) -> Lexicon:
     """The lexicon that comes with Tether (``english``), or one from a YAML file of the same keys.
 
+    A lexicon's own name, with its digest, gives that lexicon again.
+
     Raises:
-        InputError: no such file, or one that is not of this form; it names the file and the key.
+        InputError: no such file, one that is not of this form, or of another content than its name says; it names the
+            file and the key.
     """
-    return _shipped(name) if name == ENGLISH else read_lexicon(Path(name))
+    named = None if Path(name).exists() else _NAMED.fullmatch(name)
+    source = named[1] if named else name
+    found = _shipped(source) if source == ENGLISH else read_lexicon(Path(source))
+    if named and found.name != name:
+        raise InputError(f"{source}: is not what it was: expected {name!r}, got {found.name!r}")
+    return found
 
 
 @functools.lru_cache(maxsize=4)
@@ -78,7 +90,7 @@ def _parsed(text: str, *, where: str) -> Lexicon:
         if frame.count("{}") != 1:
             raise InputError(f"{where}: frames: expected exactly one {{}}, got {frame!r}")
     return Lexicon(
-        where,
+        f"{where}#{hashlib.sha256(text.encode()).hexdigest()[:12]}",
         _groups(given.get("synonyms"), where=f"{where}: synonyms"),
         frozenset(stopwords.split() if isinstance(stopwords, str) else _words(stopwords, where=f"{where}: stopwords")),
         _words(given.get("openings"), where=f"{where}: openings"),

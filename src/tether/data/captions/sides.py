@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, final
 
 from tether.core.types import Row
@@ -22,18 +23,25 @@ OPPOSITES = {
 """Words of one side, with that of the other."""
 BILATERAL = frozenset({"bilateral", "bilaterally", "unilateral", "both"})
 NEGATIONS = frozenset({"no", "not", "without", "neither", "nor", "none", "absent", "never", "negative", "denies"})
+# Between letters and digits a side is part of another word; at "-", "/" or "_" it is a word of its own.
+_SIDE = re.compile(rf"(?<![^\W_])(?:{'|'.join(sorted(OPPOSITES, key=len, reverse=True))})(?![^\W_])", re.IGNORECASE)
 _REACH = 2  # words after a side or a negation that it is said of
 
 
 def names_side(text: str) -> bool:
     """Whether a text says left or right of something, so that a mirrored picture would belie it."""
-    return any(bare(word) in OPPOSITES for word in text.split())
+    return _SIDE.search(text) is not None
 
 
 def mirrored(text: str) -> str:
     """The text with left and right exchanged, for a picture that is mirrored; marks and capitals stay."""
-    words = text.split(" ")
-    return " ".join(instead(word, OPPOSITES[bare(word)]) if bare(word) in OPPOSITES else word for word in words)
+    return _SIDE.sub(_opposite, text)
+
+
+def _opposite(found: re.Match[str]) -> str:
+    word = found.group()
+    other = OPPOSITES[word.lower()]
+    return other.upper() if word.isupper() else instead(word, other)
 
 
 def keeps_meaning(before: str, *, after: str) -> bool:
