@@ -26,15 +26,28 @@ def write_state(path: Path | str, *, format: str, settings: Mapping[str, Any], a
     Args:
         path: the file.
         format: what it is, with a version; ``read_state`` asks for the same.
-        settings: plain values.
+        settings: plain values; arrays and their numbers are written as lists and numbers.
         arrays: arrays or numbers by name.
+
+    Raises:
+        InputError: a setting that is no plain value.
     """
     from safetensors.numpy import save_file
 
     # ascontiguousarray makes a number a vector of one, so 0-d arrays are copied instead.
     plain = {name: np.array(value, order="C") for name, value in arrays.items()}
+    try:
+        written = json.dumps(dict(settings), default=_plain)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"settings: expected plain values: {error}") from error
     with atomic_path(Path(path)) as temporary:
-        save_file(plain, temporary, metadata={"format": format, "settings": json.dumps(dict(settings))})
+        save_file(plain, temporary, metadata={"format": format, "settings": written})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return value.tolist()
+    raise TypeError(f"got {value!r:.100}")
 
 
 def read_state(
@@ -52,7 +65,7 @@ def read_state(
         Settings and arrays.
 
     Raises:
-        InputError: no such file, not a safetensors file, or another format.
+        InputError: no such file, not a safetensors file, another format, or settings that cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -67,4 +80,10 @@ def read_state(
     if metadata.get("format") != format or set(found) != arrays:
         got = f"{metadata.get('format')!r} with {sorted(found)}"
         raise InputError(f"{path}: expected the state of a {what} ({format}), got {got}")
-    return json.loads(metadata["settings"]), found
+    try:
+        settings = json.loads(metadata.get("settings", ""))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: settings: not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: settings: expected values by name, got {settings!r:.100}")
+    return settings, found
