@@ -77,7 +77,11 @@ class FiguresSource:
         if not self._paths:
             raise InputError(f"{path}: none of the {len(found)} papers falls into the split {split!r}")
         self._size, self._pictures, self._postscript = size, pictures, postscript
-        self._encoding, self._languages, self._join = encoding, tuple(languages), join
+        self._encoding, self._languages, self._join = (
+            encoding,
+            (languages,) if isinstance(languages, str) else tuple(languages),
+            join,
+        )
         settings = (split, size, pictures, postscript, encoding, self._languages, join)
         self.version = fingerprint(found, settings=settings)
 
