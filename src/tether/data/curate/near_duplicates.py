@@ -33,6 +33,7 @@ class NearDuplicates:
 
     Rows are compared: a row that stays keeps all its captions. Rows without a picture, and pictures that cannot be
     decoded, stay. Memory: 128 bytes for each picture while counting, twice as much when pieces are put together.
+    Once it was sent to another process it holds the decision alone and counts no more.
 
     Source: the hash is pHash as the library ImageHash computes it (``perceptual.fingerprints``).
     """
@@ -65,7 +66,8 @@ class NearDuplicates:
     def _clear(self) -> None:
         self.pairs = self.unreadable = 0
         self._held: list[tuple[np.ndarray, ...]] = []
-        self._stays: np.ndarray | None = None
+        self._leaving: np.ndarray | None = None
+        self._pictures: int | None = None  # of a decision that came without its fingerprints
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -78,6 +80,7 @@ class NearDuplicates:
 
     def partial_fit(self, rows: pa.RecordBatch) -> Self:
         """Look at the pictures of one batch; the captions of one row are taken to share its picture."""
+        self._counting()
         pictures = pictures_of(rows)
         keys = hashed(row_keys(column_of(rows, "key")))
         self.pairs += rows.num_rows
@@ -94,8 +97,10 @@ class NearDuplicates:
         """Add the pictures of another shard.
 
         Raises:
-            InputError: it was counted with other settings.
+            InputError: it was counted with other settings, or either holds its decision alone.
         """
+        self._counting()
+        other._counting()
         if other.settings != self.settings:
             raise InputError(f"cannot add what was counted with {other.settings} to {self.settings}")
         self.pairs += other.pairs
@@ -105,7 +110,11 @@ class NearDuplicates:
 
     def _add(self, *held: tuple[np.ndarray, ...]) -> None:
         self._held += held
-        self._stays = None
+        self._leaving = None
+
+    def _counting(self) -> None:
+        if self._pictures is not None:
+            raise InputError("this step was sent from another process with its decision alone; it counts no more")
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
         """1 for pairs whose picture stays, 0 for those whose picture is like one that does.
@@ -115,12 +124,12 @@ class NearDuplicates:
         """
         if not self.pairs:
             raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
-        keys, stays = self._table()[0], self._staying()
+        leaving = self._decide()
         wanted = hashed(row_keys(column_of(rows, "key")))
-        if not len(keys):
+        if not len(leaving):
             return np.ones(rows.num_rows)
-        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        return (stays[place] | (keys[place] != wanted)).astype(np.float64)
+        place = np.minimum(np.searchsorted(leaving, wanted), len(leaving) - 1)
+        return (leaving[place] != wanted).astype(np.float64)
 
     def _table(
         self,
@@ -141,16 +150,17 @@ class NearDuplicates:
             self._held = [(key, shape, colours, pixels)]
         return key, shape, colours, pixels
 
-    def _staying(self) -> Bool[np.ndarray, " n"]:
-        if self._stays is None:
+    def _decide(self) -> UInt64[np.ndarray, " n"]:
+        """Hashes of the rows that leave, ascending."""
+        if self._leaving is None:
             key, shape, colours, pixels = self._table()
             rank = key if self.prefer == "any" else _ranks(key, pixels)
             best = _best_of_each(_cells(shape, colours, step=self.colour + 1), rank)
             best = best[np.argsort(rank[best], kind="stable")]
             stays = np.zeros(len(key), np.bool_)
             stays[best] = self._apart(shape, colours, best)
-            self._stays = stays
-        return self._stays
+            self._leaving = key[~stays]
+        return self._leaving
 
     def _apart(
         self, shape: UInt64[np.ndarray, " n"], colours: UInt8[np.ndarray, "n 108"], order: Int[np.ndarray, " m"]
@@ -167,8 +177,15 @@ class NearDuplicates:
         first, second = np.concatenate(better), np.concatenate(worse)
         return staying(len(order), better=first, worse=second)
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if self.pairs and self._pictures is None:  # other processes ask it, and need no fingerprints for that
+            state |= {"_leaving": self._decide(), "_pictures": len(self._table()[0]), "_held": []}
+        return state
+
     def state_dict(self) -> dict[str, np.ndarray | int | float | str]:
         """Key, shape, colours and size of each picture, and how many pairs and unreadable pictures were seen."""
+        self._counting()
         return {**dict(zip(_STATE, self._table(), strict=True)), "pairs": self.pairs, "unreadable": self.unreadable}
 
     def load_state_dict(self, state: State) -> None:
@@ -179,12 +196,9 @@ class NearDuplicates:
 
     def report(self) -> dict[str, Any]:
         """Pairs seen, pictures compared, those that stay, and how many could not be decoded."""
-        return {
-            "pairs": self.pairs,
-            "pictures": len(self._table()[0]),
-            "stay": int(self._staying().sum()),
-            "unreadable": self.unreadable,
-        }
+        pictures = len(self._table()[0]) if self._pictures is None else self._pictures
+        stay = pictures - len(self._decide())
+        return {"pairs": self.pairs, "pictures": pictures, "stay": stay, "unreadable": self.unreadable}
 
 
 def _ranks(key: UInt64[np.ndarray, " n"], pixels: UInt32[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
