@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import pickle
 import random
 
 import imagehash
@@ -89,6 +90,11 @@ def test_any_column_can_be_compared():
     step = ExactDuplicates(of=["link", "place"])
     assert step.columns == ("link", "place")
     assert kept(step, batch).count(True) == 2
+    values = [b"\xff", b"\xff", None, b"\xfe"]
+    codes = pa.array(values, pa.binary()).dictionary_encode()
+    fixed = pa.array(values, pa.binary(1))
+    for column in (*(pa.array(values, kind) for kind in (pa.binary(), pa.large_binary())), fixed, codes):
+        assert kept(ExactDuplicates(of="code"), rows(["a"] * 4, code=column)).count(True) == 3
     with pytest.raises(InputError, match="column 'place': expected plain values, got list"):
         ExactDuplicates(of="place").partial_fit(rows(["a"], place=[[1]]))
 
@@ -296,6 +302,23 @@ def test_it_is_the_plain_rule(distance, colour, prefer):
     batch = rows(["x"] * 300, [None] * 300, keys=[str(i) for i in range(300)])
     assert step.keep(batch).astype(bool).tolist() == expected
     assert 0 < len(staying) < (300 if colour else 301)
+
+
+def test_another_process_gets_the_decision_alone():
+    rng = np.random.default_rng(0)
+    shape = np.repeat(rng.integers(0, 2**64, 500, dtype=np.uint64), 2)
+    step = counted(shape, np.zeros((1000, 108), np.uint8), np.ones(1000, np.uint32))
+    sent = pickle.dumps(step)
+    assert len(sent) < 16 * 1000
+    there = pickle.loads(sent)
+    batch = rows(["x"] * 1001, [None] * 1001, keys=[str(i) for i in range(1001)])
+    assert there.keep(batch).tolist() == step.keep(batch).tolist()
+    assert there.keep(batch).sum() == 501
+    assert there.report() == step.report()
+    for count in (there.state_dict, lambda: step.merge(there), lambda: there.partial_fit(batch)):
+        with pytest.raises(InputError, match="decision alone"):
+            count()
+    assert step.merge(NearDuplicates()).report()["pictures"] == 1000
 
 
 def test_near_words_are_all_found():

@@ -95,6 +95,8 @@ def test_a_column_of_languages_is_taken_at_its_word():
     rule = LanguageRule(languages=["en"], column="spoken", unknown="keep")
     assert rule.keep(rows(["42"] * 9, spoken=spoken)).tolist() == [1, 1, 1, 1, 0, 0, 1, 1, 0]
     assert rule.keep(rows(["42"] * 2, spoken=pa.nulls(2))).tolist() == [1, 1]
+    coded = pa.array(spoken).dictionary_encode()
+    assert rule.keep(rows(["42"] * 9, spoken=coded)).tolist() == [1, 1, 1, 1, 0, 0, 1, 1, 0]
     with pytest.raises(InputError, match="'spoken': expected texts such as en, got int64"):
         rule.keep(rows(["42"], spoken=[3]))
     with pytest.raises(InputError, match="expected a column 'spoken', got key, text"):

@@ -170,8 +170,11 @@ def test_captions_are_tidied():
         None,
         "",
         "\t",
+        "&lt;b&gt;a cat&lt;/b&gt; sits",
+        "a \x1b b",
+        "e\u200b\u0301",
     ]
-    assert tidied(texts) == ["café", "a b", "ab", "R&D team", "1 < 2", None, "", ""]
+    assert tidied(texts) == ["café", "a b", "ab", "R&D team", "1 < 2", None, "", "", "a cat sits", "a b", "é"]
     assert tidied(["<b>x</b> &amp;"], markup="keep") == ["<b>x</b> &amp;"]
     assert tidied(["ﬁne ｆｏｘ"]) == ["ﬁne ｆｏｘ"]
     assert tidied(["ﬁne ｆｏｘ"], form="NFKC") == ["fine fox"]

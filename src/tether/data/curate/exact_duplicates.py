@@ -126,7 +126,10 @@ class ExactDuplicates:
         column = column_of(rows, name)
         if pa.types.is_nested(column.type):
             raise InputError(f"column {name!r}: expected plain values, got {column.type}")
-        return column if pa.types.is_binary(column.type) else column.cast(pa.string())
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        bytes_ = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+        return column if any(is_kind(column.type) for is_kind in bytes_) else column.cast(pa.string())
 
     def _add(self, content: np.ndarray, claim: np.ndarray) -> None:
         self._waiting.append((content, claim))

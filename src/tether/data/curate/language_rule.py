@@ -86,6 +86,8 @@ class LanguageRule(Stateless):
     def _codes(self, rows: pa.RecordBatch) -> pa.StringArray:
         if self.column is not None:
             given = column_of(rows, self.column)
+            if pa.types.is_dictionary(given.type):
+                given = given.cast(given.type.value_type)
             if pa.types.is_null(given.type):
                 given = given.cast(pa.string())
             if not (pa.types.is_string(given.type) or pa.types.is_large_string(given.type)):

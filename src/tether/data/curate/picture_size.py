@@ -38,12 +38,12 @@ class PictureSize(Stateless):
         unreadable: Literal["drop", "keep"] = "drop",
         missing: Literal["drop", "keep"] = "keep",
     ) -> None:
-        """Set the rules; ``None`` switches one off.
+        """Set the rules.
 
         Args:
-            least_side: of the shorter side, pixels.
-            most_side: of the longer side, pixels.
-            most_aspect: longer by shorter side, at least 1.
+            least_side: of the shorter side, pixels, at least 1 (which lets all pass).
+            most_side: of the longer side, pixels, or None for any.
+            most_aspect: longer by shorter side, at least 1, or None for any.
             unreadable: what happens to bytes that are no picture.
             missing: what happens to pairs without a picture.
 

@@ -45,14 +45,14 @@ class TextRules(Stateless):
         markup: Choice = "drop",
         broken: Choice = "drop",
     ) -> None:
-        """Set the rules; ``None`` and ``keep`` switch one off.
+        """Set the rules; ``keep``, and for ``run`` None, switch one off, and so do limits that let all pass.
 
         Args:
             characters: least and most code points.
             words: least and most words.
             letters: least share, 0 to 1, of letters (with their marks) among what is not white space; above 0 it
                 needs at least one letter.
-            run: most repetitions of one character in a row, at least 1.
+            run: most repetitions of one character in a row, at least 1, or None for any number.
             addresses: captions with a web or mail address or a picture's file name in them.
             markup: captions with HTML tags or entities in them.
             broken: captions with control characters, with the mark that stands for undecodable bytes, or with UTF-8

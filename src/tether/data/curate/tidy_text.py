@@ -36,7 +36,7 @@ class TidyText:
 
         Args:
             form: ``NFKC`` also unfolds ligatures, wide letters and raised digits.
-            markup: HTML entities become their characters and tags go, or both stay.
+            markup: HTML entities become their characters and tags go, also those spelt with entities, or all stay.
 
         Raises:
             InputError: another word.
@@ -56,11 +56,11 @@ class TidyText:
         """The one text of each caption; it may be empty."""
         texts = texts_of(rows).cast(pa.string())
         if self.markup == "strip":
-            texts = _changed(texts, "<", lambda some: pc.replace_substring_regex(some, _TAG, " "))
-            texts = _changed(texts, "&", _unescaped)
+            texts = _changed(texts, "<", _untagged)
+            texts = _changed(texts, "&", _opened)
+        texts = pc.replace_substring_regex(texts, _INVISIBLE, "")  # first: what stood around it may join
         texts = pc.utf8_normalize(texts, self.form)
         texts = pc.replace_substring_regex(texts, _WHITE, " ")
-        texts = pc.replace_substring_regex(texts, _INVISIBLE, "")
         texts = pc.utf8_trim(texts, " ")
         return pa.ListArray.from_arrays(pa.array(np.arange(len(texts) + 1), pa.int32()), texts)
 
@@ -73,5 +73,10 @@ def _changed(texts: pa.StringArray, sign: str, change: Any) -> pa.StringArray:
     return pc.replace_with_mask(texts, held, change(texts.filter(held)))
 
 
-def _unescaped(texts: pa.StringArray) -> pa.StringArray:
-    return pa.array([html.unescape(text) for text in texts.to_pylist()], pa.string())
+def _untagged(texts: pa.StringArray) -> pa.StringArray:
+    return pc.replace_substring_regex(texts, _TAG, " ")
+
+
+def _opened(texts: pa.StringArray) -> pa.StringArray:
+    """Entities as characters, without the tags that were spelt with them."""
+    return _changed(pa.array([html.unescape(text) for text in texts.to_pylist()], pa.string()), "<", _untagged)
