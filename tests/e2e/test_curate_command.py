@@ -55,6 +55,29 @@ def test_makes_entries_of_the_pool_itself_and_goes_on(pool, tmp_path):
     assert run(*arguments).stdout == done.stdout
 
 
+def test_entries_of_another_pool_or_other_settings_are_not_taken(pool, tmp_path, capsys):
+    def main_with(source: object, *more: object, out: str = "out") -> tuple[int, str]:
+        arguments = ["--entries", "auto", "--t", 10, "--workers", 1, "--out", tmp_path / out, *more]
+        with pytest.raises(SystemExit) as left:
+            main(["curate", *map(str, (source, *arguments))])
+        return left.value.code, capsys.readouterr().err
+
+    assert main_with(pool, "--minimum", 4)[0] == 0
+    assert main_with(pool, "--minimum", 4)[0] == 0
+    for more in (("--minimum", 20), ("--minimum", 4, "--limit", 2), ("--minimum", 4, "--minimum-pmi", 1)):
+        code, said = main_with(pool, *more)
+        assert code == 2
+        assert "entries.txt: made of another pool, by hand, or with another --limit" in said
+    pq.write_table(pa.table({"caption": ["a grey cat"] * 30}), tmp_path / "other.parquet")
+    (tmp_path / "left").mkdir()
+    for name in ("entries.txt", "entries.json"):
+        (tmp_path / "left" / name).write_text((tmp_path / "out" / name).read_text())
+    assert main_with(tmp_path / "other.parquet", "--minimum", 4, out="left")[0] == 2
+    (tmp_path / "left" / "entries.txt").unlink()
+    assert main_with(tmp_path / "other.parquet", "--minimum", 4, out="left")[0] == 0
+    assert "cat" in (tmp_path / "left" / "entries.txt").read_text().split()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

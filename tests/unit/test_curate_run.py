@@ -381,6 +381,13 @@ def test_recipes(tmp_path):
         read_recipe(recipe)
     ((_, made),) = read_recipe(recipe, entries=lambda: tmp_path / "words.txt")
     assert made.settings["entries"] == 2
+    recipe.write_text("steps: [{name: metaclip, entries: auto, t: 20}, text_rules, {name: text_rules, run: 1}]")
+    steps = read_recipe(recipe, entries=lambda: tmp_path / "words.txt")
+    assert [name for name, _ in steps] == ["metaclip", "text_rules", "text_rules (2)"]
+    for late in ("{name: metaclip, entries: auto, t: 0}]", "{name: metaclip, entries: auto, t: 5}, {name: text_rule}]"):
+        recipe.write_text(f"steps: [{late}")
+        with pytest.raises(InputError, match=r"t: expected at least 1|unknown part"):
+            read_recipe(recipe, entries=lambda: pytest.fail("counted words before it looked at the steps"))
 
 
 def test_the_recipe_that_comes_along_can_be_read(tmp_path):

@@ -154,20 +154,28 @@ def _steps(
 ) -> list[tuple[str, RecipeStep]]:
     """The steps that were asked for; entries that are made of the pool, or given, lie beside the result."""
     from tether.core.errors import InputError
-    from tether.core.files import write_text
+    from tether.core.files import read_json, write_json, write_text
     from tether.data.curate.metaclip import MetaClipCurator
     from tether.data.curate.metadata import read_entries
     from tether.data.curate.recipe import AUTO, entries_of, read_recipe
     from tether.tasks.curate import CURATE_STEPS
 
-    kept = folder / "entries.txt"
+    kept, record = folder / "entries.txt", folder / "entries.json"
+    asked = {"pool": pool.version, **auto}
 
     def made() -> Path:
-        if not kept.exists():
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise InputError(f"{folder}: expected a new or empty folder")
-            found = entries_of(pool, **auto, on_progress=display.task("reading words"))
-            write_text(kept, "".join(f"{entry}\n" for entry in found))
+        if kept.exists():
+            if not record.exists() or read_json(record) != asked:
+                raise InputError(
+                    f"{kept}: made of another pool, by hand, or with another --limit, --minimum or --minimum-pmi; give "
+                    "a new folder or remove this one"
+                )
+            return kept
+        if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {record.name}):
+            raise InputError(f"{folder}: expected a new or empty folder")
+        found = entries_of(pool, **auto, on_progress=display.task("reading words"))
+        write_json(record, asked)  # first, so that no list is without it
+        write_text(kept, "".join(f"{entry}\n" for entry in found))
         return kept
 
     if recipe is not None:

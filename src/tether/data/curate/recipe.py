@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,27 +44,36 @@ def read_recipe(
     parts: Mapping[str, type[RecipeStep]] = CURATORS,
     entries: Callable[[], Path] | None = None,
 ) -> list[tuple[str, RecipeStep]]:
-    """The steps of a recipe, built.
+    """The steps of a recipe, built; of steps with one name the second is called ``name (2)``, and so on.
 
     Paths in it are taken from where the command runs, as in every other place.
 
     Args:
         path: a YAML file.
         parts: steps by name.
-        entries: makes the file that stands for ``entries: auto``; without it, that word is refused.
+        entries: makes the file that stands for ``entries: auto``, once every other setting was found to be good;
+            without it, that word is refused.
 
     Raises:
         InputError: as ``read_specs``, or an unknown step, key or value; it names the file and the step.
     """
-    steps = []
+    steps: list[tuple[str, RecipeStep]] = []
+    automatic: list[tuple[int, dict[str, Any], str]] = []
+    seen: Counter[str] = Counter()
     for number, spec in enumerate(read_specs(path)):
         where = f"{path}: steps[{number}]"
-        name = spec if isinstance(spec, str) else spec.get("name") if isinstance(spec, dict) else None
+        name = str(spec if isinstance(spec, str) else spec.get("name") if isinstance(spec, dict) else None)
         if isinstance(spec, dict) and spec.get("entries") == AUTO:
             if entries is None:
                 raise InputError(f"{where}: 'entries: auto' needs a pool, which is not given here")
-            spec = {**spec, "entries": str(entries())}
-        steps.append((str(name), build(spec, parts, where=where)))
+            automatic.append((number, spec, where))
+            spec = {**spec, "entries": ["a"]}
+        seen[name] += 1
+        named = name if seen[name] == 1 else f"{name} ({seen[name]})"
+        steps.append((named, build(spec, parts, where=where)))
+    for number, spec, where in automatic:
+        assert entries is not None
+        steps[number] = steps[number][0], build({**spec, "entries": str(entries())}, parts, where=where)
     return steps
 
 
