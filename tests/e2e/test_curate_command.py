@@ -172,6 +172,21 @@ def test_a_recipe_goes_from_pool_to_tars_and_can_be_resumed(recipe, tmp_path, ca
     assert (out / "part-000000.tar").read_bytes() == (tmp_path / "whole" / "part-000000.tar").read_bytes()
 
 
+def test_it_tells_of_row_groups_that_are_too_large(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tether.cli.curate._LARGE", 50)
+    (tmp_path / "recipe.yaml").write_text("steps: [text_rules]")
+    for rows, told in ((51, 1), (50, 0)):
+        pq.write_table(pa.table({"caption": ["a red fox"] * 100}), tmp_path / "pool.parquet", row_group_size=rows)
+        monkeypatch.setattr(
+            "tether.data.curate.pool_parquet.group", lambda sizes: [(i, i + 1) for i in range(len(sizes))]
+        )
+        arguments = ["--recipe", tmp_path / "recipe.yaml", "--workers", 1, "--out", tmp_path / f"out {rows}"]
+        with pytest.raises(SystemExit) as left:
+            main(["curate", *map(str, (tmp_path / "pool.parquet", *arguments))])
+        assert left.value.code == 0
+        assert capsys.readouterr().err.count("holds 51 rows and is one piece") == told
+
+
 def test_strict_stops_at_a_bad_row(tmp_path, capsys):
     pq.write_table(pa.table({"caption": pa.array([b"fox", b"\xff"])}), tmp_path / "pool.parquet")
     (tmp_path / "words.txt").write_text("fox\n")

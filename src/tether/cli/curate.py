@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tether.data.curate.pool import Pool
     from tether.data.curate.step import RecipeStep
 
+_LARGE = 100_000  # rows of a piece, from which on a person is told
 _SAMPLE = 10_000
 """Rows that ``--plan`` looks at unless told otherwise."""
 
@@ -65,6 +66,7 @@ def command(
     from tether.data.curate.engines import ENGINES
     from tether.data.curate.metadata import read_entries
     from tether.data.curate.pool import open_pool
+    from tether.data.curate.pool_parquet import ParquetPool
     from tether.data.curate.pool_sample import SamplePool
     from tether.data.curate.run import curate
     from tether.data.curate.shard import FORMATS
@@ -98,6 +100,13 @@ def command(
         raise InputError(f"--resume: {out} holds no run that could go on")
 
     pool = open_pool(source)
+    if not plan and isinstance(pool, ParquetPool) and pool.most_rows() > _LARGE:
+        typer.echo(
+            f"note: a row group of {source} holds {pool.most_rows():,} rows and is one piece: one worker has it alone, "
+            "an interrupted run does all of it again, and memory grows with it; write the file with "
+            "row_group_size=10_000",
+            err=True,
+        )
     passing = Path(tempfile.mkdtemp(prefix="tether-plan-")) if out is None else None
     folder = passing or out
     assert folder is not None

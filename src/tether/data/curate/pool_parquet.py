@@ -92,6 +92,10 @@ class ParquetPool:
         """Number of ranges of row groups."""
         return len(self._ranges)
 
+    def most_rows(self) -> int:
+        """Rows of the largest piece."""
+        return max(sum(each.rows for each in self._groups[slice(*piece)]) for piece in self._ranges)
+
     def read(self, piece: int, *, columns: Columns, extra: Sequence[str] = ()) -> Iterator[Rows]:
         """Rows of the piece's row groups."""
         captions = [name for name in (self.key_column, self.captions_column) if name]
