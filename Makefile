@@ -48,7 +48,7 @@ docs: $(VENV)/.stamp-dev
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
 bench: $(VENV)/.stamp-dev
-	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
+	for file in $$(grep -l -- --quick benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
 
 clean:
 	rm -rf $(VENV) docs/_build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,6 @@
 """What curation is for: train on a raw pool and on what each further step of a recipe leaves, samples seen alike.
 
-Command:  python benchmarks/curated_training.py [--seeds 3] [--json FILE]
+Command:  python benchmarks/curated_training.py [--seeds 3] [--json FILE]    (--quick: does it run? No figures.)
 Cost:     about 9 CPU minutes a seed on one core; a run that was cut off goes on from FILE.
 
 The pool: 24,000 pairs of 100 classes, frequencies after Zipf with exponent 1.1 in an order that the seed draws. 60
@@ -50,7 +50,7 @@ from tether.data.sets.scenes.lettering import letter
 from tether.data.sets.scenes.world import BACKGROUNDS, Lettering
 from tether.tasks.curate import CURATE_STEPS
 
-PAIRS, ZIPF, SIDE = 24_000, 1.1, 96
+PAIRS, ZIPF, SIDE, STEPS = 24_000, 1.1, 96, 800
 EMOJI_CLASSES, TEST_PER_CLASS = 60, 12
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "pink", "turquoise")
 SHAPES = ("circle", "square", "star", "heart", "cross")
@@ -64,7 +64,6 @@ KEPT_BY_SCORE = 0.8
 T_IN_MEDIANS = 2.0  # of the pool's count per class
 TRAINING: Mapping[str, Any] = {
     "size": "tiny",
-    "steps": 800,
     "batch_size": 128,
     "precision": "fp32",
     "model": {"image_size": 64, "patch": 16, "context": 32},
@@ -123,12 +122,12 @@ class Classes:
         return (255 * whole + 0.5).astype(np.uint8)
 
 
-def make_pool(classes: Classes, path: Path, *, seed: int) -> np.ndarray:
+def make_pool(classes: Classes, path: Path, *, seed: int, pairs: int = PAIRS) -> np.ndarray:
     """Write the pool; (n,) int: the class that a picture shows where its caption names it, -1 where it does not."""
     rng = np.random.default_rng([seed, 0])
     count = len(classes.names)
     share = 1.0 / np.arange(1, count + 1) ** ZIPF
-    sizes = np.maximum(np.round(PAIRS * (1 - COPIED) * share / share.sum()), 2).astype(int)
+    sizes = np.maximum(np.round(pairs * (1 - COPIED) * share / share.sum()), 2).astype(int)
     labels = rng.permutation(np.repeat(rng.permutation(count), sizes))
     rows: list[tuple[bytes, str, str | None]] = []
     right = []
@@ -151,7 +150,7 @@ def make_pool(classes: Classes, path: Path, *, seed: int) -> np.ndarray:
         text = rng.choice(JUNK).format(**digits) if junk else text
         rows.append((_encoded(pixels, "PNG"), str(text), classes.names[label] if lettered else None))
         right.append(-1 if junk or named != label else named)
-    for _ in range(PAIRS - len(rows)):
+    for _ in range(pairs - len(rows)):
         first = int(rng.integers(len(labels)))
         data, text, words = rows[first]
         if rng.random() < 0.5:
@@ -194,7 +193,7 @@ def recipe(names: list[str], median: float, scorer: Path) -> list[dict[str, Any]
     ]
 
 
-def arms(seed: int, folder: Path) -> Iterator[dict[str, Any]]:
+def arms(seed: int, folder: Path, *, pairs: int = PAIRS, steps: int = STEPS) -> Iterator[dict[str, Any]]:
     """Curate and train arm after arm."""
     from tether.core.spec import build
     from tether.models.load import load
@@ -203,7 +202,7 @@ def arms(seed: int, folder: Path) -> Iterator[dict[str, Any]]:
 
     classes = Classes.make()
     pool_path = folder / "pool.parquet"
-    right = make_pool(classes, pool_path, seed=seed)
+    right = make_pool(classes, pool_path, seed=seed, pairs=pairs)
     rng = np.random.default_rng([seed, 1])
     truth = np.repeat(np.arange(len(classes.names)), TEST_PER_CLASS)
     test = torch.from_numpy(np.stack([classes.picture(label, rng=rng) for label in truth])).permute(0, 3, 1, 2)
@@ -211,23 +210,23 @@ def arms(seed: int, folder: Path) -> Iterator[dict[str, Any]]:
     counts = np.bincount(right[right >= 0], minlength=len(classes.names))
     rare = np.argsort(counts, kind="stable")[: len(counts) // 2]
     scorer = folder / "run-0"
-    steps = recipe(classes.names, float(np.median(counts)), scorer)
-    for number in range(len(steps) + 1):
+    listed = recipe(classes.names, float(np.median(counts)), scorer)
+    for number in range(len(listed) + 1):
         place, kept = pool_path, np.arange(len(right))
         if number:
             place = folder / f"curated-{number}"
-            named = [(str(step["name"]), build(step, CURATE_STEPS, where="recipe")) for step in steps[:number]]
+            named = [(str(step["name"]), build(step, CURATE_STEPS, where="recipe")) for step in listed[:number]]
             curate(open_pool(str(pool_path)), steps=named, out=place, seed=seed)
             parts = [pq.read_table(part, columns=["key"]) for part in sorted(place.glob("part-*.parquet"))]
             kept = np.asarray([int(key) for key in pa.concat_tables(parts)["key"].to_pylist()])
         run = folder / f"run-{number}"
         data = {"name": "parquet", "path": str(place)}
-        train(RunConfig.model_validate({**TRAINING, "data": data, "seed": seed}), folder=run)
+        train(RunConfig.model_validate({**TRAINING, "steps": steps, "data": data, "seed": seed}), folder=run)
         head = ZeroShotClassifier(templates=("a picture of a {}",))
         head.prepare(load(str(run)), classes.names)
         correct = np.concatenate([_correct(head, part) for part in test.split(256)]) == truth
         yield {
-            "arm": "raw" if not number else f"+ {steps[number - 1]['name']}",
+            "arm": "raw" if not number else f"+ {listed[number - 1]['name']}",
             "kept": len(kept),
             "right_captions": float((right[kept] >= 0).mean()),
             "accuracy": 100 * float(correct.mean()),
@@ -252,8 +251,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="first seed; pilots use 100 and more")
     parser.add_argument("--json", type=Path, default=Path("curated_training.json"))
+    parser.add_argument("--quick", action="store_true", help="one seed, 2,000 pairs, 4 steps; nothing is stored")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            for row in arms(given.first, Path(folder), pairs=2_000, steps=4):
+                print(json.dumps(row), flush=True)
+        return
     found: dict[str, list[dict[str, Any]]] = json.loads(given.json.read_text()) if given.json.exists() else {}
     for seed in range(given.first, given.first + given.seeds):
         if str(seed) in found:
