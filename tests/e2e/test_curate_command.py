@@ -33,6 +33,8 @@ def pool(tmp_path):
 
 
 def test_curates_with_a_list_of_entries(pool, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "entries.txt").write_text("of an earlier try\n")
     done = run(pool, "--entries", tmp_path / "words.txt", "--t", 10, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "80 rows with 80 captions; 0 bad rows" in done.stdout

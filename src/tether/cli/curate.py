@@ -68,6 +68,7 @@ def command(
     from tether.data.curate.pool import open_pool
     from tether.data.curate.pool_parquet import ParquetPool
     from tether.data.curate.pool_sample import SamplePool
+    from tether.data.curate.recipe import AUTO
     from tether.data.curate.run import curate
     from tether.data.curate.shard import FORMATS
     from tether.data.curate.workers import cores
@@ -130,7 +131,7 @@ def command(
             )
         if not plan and recipe is not None and not (folder / "recipe.yaml").exists():
             write_text(folder / "recipe.yaml", recipe.read_text(encoding="utf-8"))
-        if not plan and entries is not None and not (folder / "entries.txt").exists():
+        if not plan and entries is not None and entries != AUTO:  # those of an earlier try may lie there
             write_text(folder / "entries.txt", "".join(f"{entry}\n" for entry in read_entries(Path(entries))))
         if not plan and (pictures or not (folder / PAGE).exists()):
             write_datasheet(folder, pool=pool, pictures=shown)
