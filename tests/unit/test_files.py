@@ -58,7 +58,7 @@ def test_text_is_utf_8_and_json_ends_with_a_newline(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "match"), [(b"{", "not valid JSON"), (b"\xff\xfe{", "not valid JSON"), (b"", "not valid JSON")]
+    ("content", "match"), [(b"{", "not valid JSON"), (b"\xff\xfe{", "not UTF-8 text"), (b"", "not valid JSON")]
 )
 def test_a_broken_json_file_is_named(tmp_path, content, match):
     path = tmp_path / "broken.json"

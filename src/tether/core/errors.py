@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class TetherError(Exception):
     """Base of every error that Tether raises on purpose; the command line prints it without a traceback."""
@@ -13,6 +15,19 @@ class InputError(TetherError, ValueError):
 
 class UnsupportedModelError(InputError, NotImplementedError):
     """A model from outside is sound, but not of a kind that this method is defined for; the message says which are."""
+
+
+class WriteError(TetherError, OSError):
+    """A file could not be written: a full disk, no permission. What stood there before is unchanged."""
+
+    def __init__(self, path: Path, error: BaseException, *, safe: str = "what stood there before is unchanged") -> None:
+        """Name the file, the reason, and what is safe."""
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        super().__init__(f"{path}: could not be written: {reason}; {safe}")
+
+
+class LockedError(TetherError):
+    """Another process is writing there; the message gives its host and process id."""
 
 
 class StoppedError(TetherError):

@@ -1,33 +1,98 @@
-"""Files that are whole or absent: write to a temporary name, flush to disk, rename."""
+"""Files written atomically and read with limits: a temporary name, a flush to disk, a rename."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, WriteError
+
+MAX_CONFIG_BYTES = 64 * 2**20
+"""Largest JSON or text file that is read whole; a model's description has kilobytes, a tokenizer 20 MB."""
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.IGNORECASE)
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed.
+
+    What a killed process left of an earlier write to the same path is removed first.
+
+    Raises:
+        WriteError: the file could not be written, as on a full disk; what stood there before is unchanged.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, of=path.name)
+        handle, temporary = _new_temporary(path)
+    except OSError as error:
+        raise WriteError(path, error) from error
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except WriteError:
+        raise
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            raise WriteError(path, error) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+        handle.close()
+
+
+def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
+    """Remove the temporary files of writes that were killed; those of a living process stay.
+
+    Args:
+        folder: where to look, not in folders below it.
+        of: only those of the file with this name; None means all.
+    """
+    for path in folder.glob(".*.tmp"):
+        if is_temporary(path) and (of is None or path.name.startswith(f".{of}.")):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                if _lock(file):
+                    path.unlink()
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is the unfinished output of ``atomic_path``, by its name."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _new_temporary(path: Path) -> tuple[IO[bytes], Path]:
+    """A new file, locked as long as its handle is open, so that another process can tell that it is in use."""
+    while True:
+        number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        file, temporary = os.fdopen(number, "wb"), Path(name)
+        _lock(file)
+        if temporary.exists():  # another process may have removed it before it was locked
+            return file, temporary
+        file.close()
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Try to lock an open file against other processes; always False where the system cannot."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _umask() -> int:
@@ -39,7 +104,7 @@ def _umask() -> int:
 def write_text(path: Path, text: str) -> None:
     """Write text atomically as UTF-8."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -47,14 +112,67 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 
+def read_bytes(path: str | Path, *, limit: int) -> bytes:
+    """The contents of a regular file.
+
+    Raises:
+        InputError: no such file, a folder, a device or a pipe, a name that no file can have, or more than ``limit``
+            bytes.
+    """
+    try:
+        # a pipe would block and a device may never end, so neither is opened for good
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(number, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{path}: not a regular file")
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:  # a NUL in the name, or half a surrogate pair
+        raise InputError(f"{path!r}: not the name of a file: {error}") from error
+    if len(data) > limit:
+        raise InputError(f"{path}: {status.st_size:,} bytes; at most {limit:,} are read")
+    return data
+
+
+def read_text(path: str | Path, *, limit: int = MAX_CONFIG_BYTES) -> str:
+    """A whole UTF-8 file, without a byte-order mark.
+
+    Raises:
+        InputError: as for ``read_bytes``, or not UTF-8.
+    """
+    data = read_bytes(path, limit=limit)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: not UTF-8 text: byte {data[error.start]:#04x} in line {line}") from None
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; a missing or malformed file is an InputError that names it."""
+    return parse_json(read_text(path), where=str(path))
+
+
+def parse_json(text: str | bytes, *, where: str) -> Any:
+    """JSON from outside to plain values.
+
+    Raises:
+        InputError: malformed, nested too deeply, a number of thousands of digits, or text that is not Unicode.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(text)
+        if "\\u" in text:  # an escape may be half of a surrogate pair
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise InputError(f"{where}: not readable JSON: nested too deeply") from None
+    except UnicodeError:
+        raise InputError(f"{where}: not valid JSON: text that is not Unicode") from None
+    except ValueError as error:
+        raise InputError(f"{where}: not valid JSON: {error}") from None
+    return value
 
 
 def cache_dir() -> Path:

@@ -1,0 +1,89 @@
+"""One writer an output: the second is refused with the first one's host and process id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tether.core.errors import InputError, LockedError, WriteError
+from tether.core.files import read_json, write_json
+
+LOCK, OWNER = ".lock", ".lock.json"
+"""The two files that a lock keeps in the folder; they mean nothing when no process holds it."""
+_ORPHANS = 10.0  # seconds that workers of a killed process may take to notice
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, purpose: str) -> Iterator[None]:
+    """Hold a folder for writing while the block runs; it is made where it is missing.
+
+    The operating system frees the lock when its process ends, however it ends: a stale lock cannot be.
+
+    Args:
+        folder: the output.
+        purpose: what the process does there, such as ``tether train``; the refused one is told.
+
+    Raises:
+        LockedError: another process holds it.
+        WriteError: the folder cannot be made or written to.
+    """
+    import filelock
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK, timeout=0)
+        _acquire(lock, folder)
+    except OSError as error:
+        raise WriteError(folder, error) from error
+    try:
+        write_json(folder / OWNER, {"host": socket.gethostname(), "pid": os.getpid(), "purpose": purpose})
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file belongs to a lock, by its name."""
+    return path.name in (LOCK, OWNER)
+
+
+def _acquire(lock: object, folder: Path) -> None:
+    import filelock
+
+    assert isinstance(lock, filelock.BaseFileLock)
+    give_up = time.monotonic() + _ORPHANS
+    while True:
+        try:
+            lock.acquire()
+            return
+        except filelock.Timeout:
+            host, pid, purpose = _owner(folder)
+            if host != socket.gethostname() or pid is None or _alive(pid) or time.monotonic() > give_up:
+                who = f"process {pid} on {host} ({purpose})" if pid is not None else "another process"
+                raise LockedError(f"{folder}: {who} is writing there; wait for it or choose another folder") from None
+            time.sleep(0.1)  # the owner is dead, and workers that it started still hold the lock
+
+
+def _owner(folder: Path) -> tuple[str, int | None, str]:
+    """Host, process id and purpose of who holds the lock, as far as they are written yet."""
+    try:
+        said = read_json(folder / OWNER)
+        return str(said["host"]), int(said["pid"]), str(said["purpose"])
+    except (InputError, KeyError, TypeError, ValueError):
+        return "", None, ""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

@@ -1,0 +1,39 @@
+"""Text from outside as it may be shown: no terminal commands, no spreadsheet formulas."""
+
+from __future__ import annotations
+
+import re
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]")
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Text for a terminal or a log: control characters, bidirectional overrides and half characters are escaped.
+
+    Args:
+        text: anything.
+        keep: control characters that stay, such as ``"\n"``.
+
+    Examples:
+        >>> printable("a cat\x1b[2J")
+        'a cat\\x1b[2J'
+    """
+    return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
+
+
+def csv_cell(text: str) -> str:
+    """Text for a CSV cell: what a spreadsheet would run as a formula gets an apostrophe before it.
+
+    Numbers stay as they are.
+
+    Examples:
+        >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell("a cat")
+        ("'=1+1", '-0.5', 'a cat')
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", errors="backslashreplace").decode("ascii")
