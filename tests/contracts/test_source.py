@@ -169,7 +169,7 @@ def test_rows_are_whole(source):
             assert row.key not in keys
             keys.add(row.key)
             assert all(isinstance(text, str) and text.strip() for text in row.texts)
-            assert "bad" not in row.meta
+            assert not row.bad
             if number < 5:
                 assert decode(row.image, name=row.key).shape[0] == 3
 

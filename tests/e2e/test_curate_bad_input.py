@@ -151,7 +151,7 @@ def test_tars_hold_the_same(run, strange):
     run(strange, "--format", "webdataset", recipe=ALL)
     source = open_source(str(run.out))
     rows = [row for block in source.blocks() for row in source.read(block)]
-    assert not [row.meta["bad"] for row in rows if "bad" in row.meta]
+    assert not [row.bad for row in rows if row.bad]
     assert len(rows) == len(wanted)
     assert all(len(row.texts) <= 1 for row in rows)  # a caption of several lines is one caption
     found = {" ".join(text.split()) for row in rows for text in row.texts}

@@ -271,7 +271,7 @@ def test_any_source_and_its_bad_rows(tmp_path):
         Row("silent", b"jpeg", ()),
         Row("missing", tmp_path / "none.png", ("red",)),
         Row("zero", b"", ("red",)),
-        Row("unread", None, (), {"bad": "the caption is not UTF-8 text"}),
+        Row("unread", None, bad="the caption is not UTF-8 text"),
         Row("surrogate", b"x", ("\udcff",)),
         *(Row(f"lost {index}", b"x", ("red",)) for index in range(9)),
     ]

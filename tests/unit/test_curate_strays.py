@@ -100,7 +100,7 @@ def test_half_characters_make_a_row_bad_and_not_the_run(tmp_path):
         Row("meta", b"x", ("red",), {"deep": ["\ud83d"]}),
         Row("file", odd, ("red",)),
         Row("gone", tmp_path / "gone\udcff.png", ("red",)),
-        Row("unread\ud83d", None, (), {"bad": "\udcff: cannot be read"}),
+        Row("unread\ud83d", None, bad="\udcff: cannot be read"),
     ]
     manifest = curate(SourcePool(Listed(rows)), steps=[("without", Without("owl"))], out=tmp_path / "out")
     assert manifest["rows"] == {"good": 1, "bad": 5, "kept": 1}

@@ -289,7 +289,7 @@ def test_rows_of_a_source(tmp_path):
     (block,) = source.blocks()
     broken, one, bad, two = source.read(block)
     assert broken.key == "0"
-    assert "cannot be read" in broken.meta["bad"]
+    assert "cannot be read" in broken.bad
     assert [row.key for row in source.read(block, start=2)] == [bad.key, two.key]
     assert (one.key, one.texts) == ("1/f1.jpg", ("Growth. Over time.",))
     assert one.meta == {
@@ -302,7 +302,7 @@ def test_rows_of_a_source(tmp_path):
     }
     assert decode(one.image).shape == (3, 512, 256)
     assert bad.key == "1/bad.tex#0"
-    assert "LaTeX that cannot be read" in bad.meta["bad"]
+    assert "LaTeX that cannot be read" in bad.bad
     assert two.meta["licence"] == ""
     assert decode(two.image).shape == (3, 10, 20)
     original = open_source({"name": "figures", "path": str(tmp_path / "in"), "pictures": "original"})

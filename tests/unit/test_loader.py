@@ -231,8 +231,8 @@ class Listed:
         yield from self.rows[start:]
 
 
-def row(key, *texts, image=True, **meta):
-    return Row(key, np.zeros((8, 8, 3), np.uint8) if image else None, texts, meta)
+def row(key, *texts, image=True, bad=""):
+    return Row(key, np.zeros((8, 8, 3), np.uint8) if image else None, texts, bad=bad)
 
 
 def test_rows_without_caption_picture_or_their_own_key_are_bad(tmp_path):

@@ -106,7 +106,7 @@ def test_parquet_texts_that_are_not_utf8_are_bad_rows(tmp_path):
         path = write(tmp_path / f"{name}.parquet", **{"image": [picture()] * 2, name: column})
         good, bad = rows_of(ParquetSource(path))
         assert good.texts == ("fine",)
-        assert "not UTF-8" in bad.meta["bad"]
+        assert "not UTF-8" in bad.bad
         assert bad.key.endswith(":1")
 
 
@@ -173,16 +173,16 @@ def test_csv_lines_that_do_not_fit_are_bad_rows(tmp_path):
     data = b"filepath,title\na.png,fine\nb.png\nc.png,x,y\nd.png,caf\xe9\n\ne.png,\n\xff.png,z\n"
     (tmp_path / "a.csv").write_bytes(data)
     rows = rows_of(CsvSource(str(tmp_path / "a.csv")))
-    assert [row.meta.get("bad", row.texts) for row in rows[:3]] == [
+    assert [row.bad or row.texts for row in rows[:3]] == [
         ("fine",),
         "line 3 has 1 columns, the header has 2",
         "line 4 has 3 columns, the header has 2",
     ]
-    assert "not UTF-8" in rows[3].meta["bad"]
+    assert "not UTF-8" in rows[3].bad
     assert rows[4].texts == ("",)
-    assert "not UTF-8" in rows[5].meta["bad"]
+    assert "not UTF-8" in rows[5].bad
     account = BadRows("csv", path=tmp_path / "bad.jsonl")
-    account.add(rows[5].key, rows[5].meta["bad"])
+    account.add(rows[5].key, rows[5].bad)
     assert json.loads((tmp_path / "bad.jsonl").read_text())["key"] == "a.csv:8"
 
 
@@ -214,7 +214,7 @@ def test_a_folder_with_sidecars_classes_and_hidden_files(tmp_path):
     assert list(rows) == ["cat/a.png", "cat/b.JPG", "dog/c.png", "top.webp"]
     assert rows["cat/a.png"].texts == ("first", "second")
     assert rows["cat/b.JPG"].meta["label"] == "cat"
-    assert "not UTF-8" in rows["dog/c.png"].meta["bad"]
+    assert "not UTF-8" in rows["dog/c.png"].bad
     assert "label" not in rows["top.webp"].meta
     named = ImageFolderSource(str(tmp_path / "*" / "*.JPG"), template="a photo of a {label}")
     assert [(row.key, row.texts) for row in rows_of(named)] == [("cat/b.JPG", ("a photo of a cat",))]
@@ -236,8 +236,8 @@ def test_metadata_as_hugging_face_lays_it(tmp_path, kind):
     a, b, gone, broken = rows_of(ImageFolderSource(str(tmp_path)))
     assert a.texts == ("one", "two")
     assert b.texts == ()
-    assert "'gone.png', which is not there" in gone.meta["bad"]
-    assert broken.meta["bad"]
+    assert "'gone.png', which is not there" in gone.bad
+    assert broken.bad
     with pytest.raises(InputError, match="did you mean 'text'"):
         ImageFolderSource(str(tmp_path), caption="txet")
 
@@ -274,10 +274,10 @@ def test_a_tar_is_grouped_by_name(tmp_path):
     assert (one.key, one.texts, one.meta["n"]) == ("d/0000", ("text 0", "other"), 0)
     assert two.meta["caption"] == "json 1"
     assert (three.key, three.texts, dict(three.meta)) == ("e", (), {"label": 7})
-    assert "the .json cannot be read" in broken.meta["bad"]
+    assert "the .json cannot be read" in broken.bad
     assert rows_of(WebDatasetSource(path, text="whole"))[0].texts == ("text 0\nother",)
     assert rows_of(WebDatasetSource(path, caption="caption"))[1].texts == ("json 1",)
-    assert "no 'captoin' in the .json" in rows_of(WebDatasetSource(path, caption="captoin"))[1].meta["bad"]
+    assert "no 'captoin' in the .json" in rows_of(WebDatasetSource(path, caption="captoin"))[1].bad
 
 
 @pytest.mark.parametrize("name", ["/etc/evil.jpg", "../evil.jpg", "a/../../evil.jpg", "..\\evil.jpg", "C:/evil.jpg"])
@@ -287,7 +287,7 @@ def test_members_that_point_outside_are_refused(tmp_path, name, monkeypatch):
     good, bad, after = rows_of(WebDatasetSource(path))
     assert good.texts
     assert after.texts
-    assert "points outside" in bad.meta["bad"]
+    assert "points outside" in bad.bad
     assert bad.image is None
     assert [each.name for each in tmp_path.iterdir()] == ["a.tar"]
 
@@ -298,7 +298,7 @@ def test_links_and_giants_are_refused(tmp_path):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
-    assert all("link or device" in row.meta["bad"] for row in rows_of(WebDatasetSource(str(tmp_path / "a.tar"))))
+    assert all("link or device" in row.bad for row in rows_of(WebDatasetSource(str(tmp_path / "a.tar"))))
     info = tarfile.TarInfo("big.jpg")
     for size, what in ((1 << 29, "broken after 0 rows"), (1 << 50, "claims to have")):
         info.size = size
@@ -311,7 +311,7 @@ def test_a_large_member_makes_its_row_bad(tmp_path, monkeypatch):
     monkeypatch.setattr("tether.data.sources.webdataset._LARGEST", 2000)
     more = [("x.jpg", bytes(2001)), ("y.jpg", picture(0, "JPEG")), ("y.txt", b"after")]
     one, big, after = rows_of(WebDatasetSource(tar(tmp_path / "a.tar", [*members(1), *more])))
-    assert "2001 bytes; more than 2000 are refused" in big.meta["bad"]
+    assert "2001 bytes; more than 2000 are refused" in big.bad
     assert one.texts[0] == "text 0"
     assert after.texts == ("after",)
 
@@ -379,7 +379,7 @@ def test_everything_reads_from_urls(tmp_path):
         assert decode(rows_of(open_source("memory://all/a.parquet"))[1].image)[0, 0, 0] == 20
         one, two, gone = rows_of(open_source("memory://all/a.csv"))
         assert one.image == two.image == picture(4)
-        assert "none.png" in gone.meta["bad"]
+        assert "none.png" in gone.bad
         (row,) = rows_of(open_source("memory://all/p"))
         assert (row.key, row.texts, row.image) == ("x.png", ("named",), picture(4))
         for name in ("none.tar", "none.parquet", "none.csv", "no*.tar"):

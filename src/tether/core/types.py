@@ -119,12 +119,14 @@ class Row:
         image: encoded bytes, a path, or uint8 pixels (h, w, 3); None for text-only rows.
         texts: zero or more captions.
         meta: the row's other columns.
+        bad: why the row cannot be used, or the empty string.
     """
 
     key: str
     image: ImageLike | None
     texts: tuple[str, ...] = ()
     meta: Mapping[str, object] = field(default_factory=dict)
+    bad: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,8 +172,8 @@ def acceptor(bad: BadRows, *, need_text: bool) -> Callable[[Row], bool]:
 
 def reason_against(row: Row, *, need_text: bool) -> str | None:
     """Why a row cannot be used, before its picture is opened."""
-    if row.meta.get("bad"):
-        return str(row.meta["bad"])
+    if row.bad:
+        return row.bad
     if row.image is None:
         return "no picture"
     if need_text and not any(text.strip() for text in row.texts):

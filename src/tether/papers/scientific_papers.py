@@ -125,7 +125,7 @@ def reproduce(lab: Lab) -> Trial:
 def _extraction(figures: Source, wanted: dict[tuple[str, str], str]) -> dict[str, float]:
     """Precision and recall of (paper, picture, caption) against what the papers were written to hold."""
     rows: list[Row] = [row for block in figures.blocks() for row in figures.read(block)]
-    found = {(row.meta["paper"], row.meta["figure"], row.texts[0]) for row in rows if "bad" not in row.meta}
+    found = {(row.meta["paper"], row.meta["figure"], row.texts[0]) for row in rows if not row.bad}
     right = len(found & {(paper, figure, caption) for (paper, figure), caption in wanted.items()})
     return {"extraction_precision": right / max(len(found), 1), "extraction_recall": right / len(wanted)}
 

@@ -59,7 +59,7 @@ class SourcePool:
                     continue  # counted as bad when the block is read for good
                 if looked_at >= _LOOKED_AT:
                     break
-            self._names = [name for name in names if name != "bad"]
+            self._names = list(names)
         return self._names
 
     def pieces(self) -> int:
@@ -125,8 +125,8 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def _problem(row: Row) -> str | None:
-    if "bad" in row.meta:  # how a source hands on a row that it could not read
-        return str(row.meta["bad"])
+    if row.bad:
+        return row.bad
     for place, text in enumerate(row.texts):
         if not isinstance(text, str):
             return f"caption {place}: expected a text, got {type(text).__name__}"

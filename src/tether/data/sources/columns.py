@@ -108,7 +108,7 @@ def opened(path: str) -> ImageLike:
 
 
 def make_row(key: str, *, picture: Any, captions: Sequence[Any], meta: Mapping[str, object], folder: str) -> Row:
-    """One row; what cannot be read becomes a row whose ``meta["bad"]`` says why, for the reader to count."""
+    """One row; what cannot be read becomes a row whose ``bad`` says why, for the reader to count."""
     try:
         texts = tuple(text for cell in captions for text in texts_of(cell))
         return Row(key, picture_of(picture, folder=folder), texts, meta)
@@ -118,4 +118,4 @@ def make_row(key: str, *, picture: Any, captions: Sequence[Any], meta: Mapping[s
 
 def bad_row(key: str, reason: str) -> Row:
     """A row that only says what is wrong with it."""
-    return Row(key.encode(errors="backslashreplace").decode(), None, (), {"bad": reason})
+    return Row(key.encode(errors="backslashreplace").decode(), None, bad=reason)

@@ -87,7 +87,7 @@ class WindowedSource:
             deep = read_deep(image, name=row.key, secret=self._secret)
             pixels = _pixels(deep, window=self._window)
         except InputError as error:
-            yield Row(row.key, None, (), {"bad": str(error)})
+            yield Row(row.key, None, bad=str(error))
             return
         facts = {"modality": deep.modality, "view": deep.view, "patient": deep.patient, "study": deep.study}
         meta = {**{name: value for name, value in facts.items() if value not in ("", None)}, **row.meta}

@@ -169,7 +169,7 @@ class _Remaining:
                 self.passed += 1
                 yield row
             elif row.key in self._met:  # an earlier run embedded the first of that key; this one must still be named
-                yield replace(row, meta={**row.meta, "bad": "duplicate key; the first row of that key is kept"})
+                yield replace(row, bad="duplicate key; the first row of that key is kept")
             else:
                 self._met.add(row.key)
         self._unread -= 1
