@@ -23,6 +23,11 @@ def printable(text: str, *, keep: str = "") -> str:
     return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
 
 
+def encodable(text: str) -> str:
+    """Text that UTF-8 can hold: half characters, as names of files that are not UTF-8 have, are escaped."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def csv_cell(text: str) -> str:
     """Text for a CSV cell: what a spreadsheet would run as a formula gets an apostrophe before it.
 

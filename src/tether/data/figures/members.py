@@ -6,32 +6,21 @@ to more than it may stops being read.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
 import os
 import re
 import stat
-import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from tether.core.errors import InputError
+from tether.data.archives import BROKEN, TarStream, reason_of
 from tether.data.paths import points_outside
 
 ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")
 """Endings of archives."""
-_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-_BROKEN = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError),
-    *(ValueError, RecursionError),  # of names that are not UTF-8, of numbers that are none, of headers without end
-)
 _HERE = re.compile(r"^(?:\./+)+")
 
 
@@ -89,8 +78,8 @@ def members(path: Path, *, limits: Limits) -> Iterator[Member]:
             yield replace(member, name=name, read=partial(_read, member.read, where=f"{path}: {name}"))
     except InputError:
         raise
-    except _BROKEN as error:
-        raise InputError(f"{path}: cannot be read after {count} files: {_reason(error)}") from error
+    except BROKEN as error:
+        raise InputError(f"{path}: cannot be read after {count} files: {reason_of(error)}") from error
 
 
 def _read(read: Callable[[], bytes], *, where: str) -> bytes:
@@ -98,12 +87,8 @@ def _read(read: Callable[[], bytes], *, where: str) -> bytes:
         return read()
     except InputError:
         raise
-    except _BROKEN as error:
-        raise InputError(f"{where}: cannot be read: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    except BROKEN as error:
+        raise InputError(f"{where}: cannot be read: {reason_of(error)}") from error
 
 
 def _refusal(name: str, size: int, limits: Limits) -> str:
@@ -164,46 +149,14 @@ def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 def _tar(path: Path, limits: Limits) -> Iterator[Member]:
     with path.open("rb") as file:
-        start = file.read(6)
-        file.seek(0)
-        unpack = next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), None)
-        stream = _Counted(unpack(file, "rb") if unpack else file, path=path, most=limits.total_bytes)
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        archive = TarStream(file, most=limits.total_bytes)
+        try:
             while (info := archive.next()) is not None:
-                archive.members.clear()  # pyrefly: ignore[missing-attribute] - else every header is kept
                 if info.isdir():
                     continue
                 refused = _refusal(info.name, info.size, limits)
                 if not info.isfile() or info.issparse():
                     refused = f"{info.name!r} is a link or device and no file"
-                yield Member(info.name, refused, lambda info=info: _untarred(archive, info))
-
-
-def _untarred(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    reader = archive.extractfile(info)
-    data = reader.read() if reader is not None else b""
-    if len(data) != info.size:
-        raise tarfile.ReadError(f"{info.name!r} ends after {len(data)} of {info.size} bytes")
-    return data
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
-class _Counted(io.RawIOBase):
-    """A stream that ends in an error after so many bytes, so that a small file cannot unpack without end."""
-
-    def __init__(self, stream: _Readable, *, path: Path, most: int) -> None:
-        super().__init__()
-        self._stream, self._path, self._most, self._left = stream, path, most, most
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
-        self._left -= len(data)
-        if self._left < 0:
-            raise InputError(f"{self._path}: unpacks to more than {self._most} bytes")
-        return data
+                yield Member(info.name, refused, partial(archive.read, info))
+        finally:
+            archive.close()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from tarfile import HeaderError
-from typing import Literal, Self
+from typing import Literal
 
 from tether.core.errors import InputError
+from tether.core.files import parse_json
+from tether.core.printable import encodable
 from tether.core.types import Block, Row
+from tether.data.archives import BROKEN, TarStream, reason_of
 from tether.data.paths import files, fingerprint, is_picture, labels, open_binary, points_outside
 from tether.data.sources.columns import CAPTION, bad_row, texts_of
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz")
+_READ = ("txt", "json", "cls")
 _LARGEST = 1 << 28
-"""Bytes of one member that are read, at most; a larger one makes its row bad."""
+"""Bytes of one picture that are read, at most; a larger one makes its row bad."""
+_LONGEST = 1 << 22
+"""Bytes of one text, JSON or label, likewise."""
 _ABSURD = 1 << 32
 """Bytes that a member may claim, at most; skipping what is not there would take for ever, so the tar is broken."""
+_DIGITS = 19
+"""A label of as many digits or more stays text."""
 
 
 class WebDatasetSource:
@@ -27,8 +32,8 @@ class WebDatasetSource:
 
     The picture is the member with a picture's ending. Captions stand in ``.txt``, or in the ``.json`` under a usual
     name. ``.json`` fills ``meta``, ``.cls`` becomes ``meta["label"]``, other members are passed over. A member with
-    an absolute path or ``..``, and one that is no plain file, is refused as a bad row. A broken tar gives the rows
-    before the break and then an error that names it.
+    an absolute path or ``..``, one that is no plain file, and one that is too large is refused as a bad row. A broken
+    tar, or one that unpacks to far more than its size, gives the rows before the break and then an error that names it.
     """
 
     def __init__(
@@ -70,14 +75,15 @@ class WebDatasetSource:
     def _row(self, group: _Group) -> Row:
         if group.refused:
             return bad_row(group.key, group.refused)
+        key = encodable(group.key)
         meta: dict[str, object] = {}
         try:
             if "json" in group.members:
                 meta.update(_object(group.members["json"]))
             if "cls" in group.members:
                 label = texts_of(group.members["cls"])[0].strip()
-                meta["label"] = int(label) if label.isdecimal() else label
-            return Row(group.key, group.picture, self._texts(group, meta), meta)
+                meta["label"] = int(label) if label.isdecimal() and len(label) < _DIGITS else label
+            return Row(key, group.picture, self._texts(group, meta), meta)
         except InputError as error:
             return bad_row(group.key, str(error))
 
@@ -85,7 +91,7 @@ class WebDatasetSource:
         if self._captions:
             missing = [name for name in self._captions if name not in meta]
             if missing:
-                raise InputError(f"no {missing[0]!r} in the .json; it has: {', '.join(sorted(meta)) or 'nothing'}")
+                raise InputError(f"no {missing[0]!r} in the .json")
             return tuple(text for name in self._captions for text in texts_of(meta[name]))
         if "txt" in group.members:
             text = texts_of(group.members["txt"])[0].strip()
@@ -101,31 +107,15 @@ class _Group:
     refused: str = ""
 
 
-class _EndTold(tarfile.TarInfo):
-    """Remembers why the headers ended, which tarfile keeps to itself: a broken header looks like the end to it."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile)
-        except HeaderError as error:
-            _ENDED[id(tarfile)] = error
-            raise
-
-
-_ENDED: dict[int, HeaderError] = {}
-
-
 def _groups(path: str, *, start: int) -> Iterator[_Group]:
     """Groups of members in order; before ``start`` their bytes are passed over."""
     group: _Group | None = None
     count = 0
     with open_binary(path) as file:
         try:
-            archive = tarfile.open(fileobj=file, mode="r|*", tarinfo=_EndTold)  # noqa: SIM115 - closed below
+            archive = TarStream(file)
             try:
                 while (member := archive.next()) is not None:
-                    archive.members.clear()  # pyrefly: ignore[missing-attribute] - else every header is kept
                     if member.isdir():
                         continue
                     if member.size > _ABSURD:
@@ -136,37 +126,25 @@ def _groups(path: str, *, start: int) -> Iterator[_Group]:
                             yield group
                             count += 1
                         group = _Group(key)
-                    if reason := _against(member):
+                    is_image = is_picture(f".{ending}")
+                    most = _LARGEST if is_image else _LONGEST if ending in _READ else _ABSURD
+                    if reason := _against(member, most=most):
                         group.refused = reason
-                    elif count >= start:
-                        _add(group, archive, member, ending)
-                ended = _ENDED.get(id(archive))
+                    elif count >= start and is_image:
+                        data = archive.read(member)
+                        group.picture = group.picture if group.picture is not None else data
+                    elif count >= start and ending in _READ:
+                        group.members.setdefault(ending, archive.read(member))
+                archive.check_end()
             finally:
-                _ENDED.pop(id(archive), None)
                 archive.close()
-            if type(ended).__name__ != "EOFHeaderError":  # tarfile does not publish the kinds of header error
-                raise tarfile.ReadError(str(ended) if ended and str(ended) else "the end mark is missing")
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        except BROKEN as error:
             if group is not None and group.picture and group.members:
                 yield group  # its members so far are whole
                 count += 1
-            raise InputError(f"{path}: the tar is broken after {count} rows: {error}") from error
+            raise InputError(f"{path}: the tar is broken after {count} rows: {reason_of(error)}") from error
     if group is not None:
         yield group
-
-
-def _add(group: _Group, archive: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> None:
-    is_image = is_picture(f".{ending}")
-    if not is_image and ending not in ("txt", "json", "cls"):
-        return
-    reader = archive.extractfile(member)
-    data = reader.read() if reader is not None else b""
-    if len(data) != member.size:
-        raise tarfile.ReadError(f"{member.name} ends after {len(data)} of {member.size} bytes")
-    if is_image:
-        group.picture = group.picture if group.picture is not None else data
-    else:
-        group.members.setdefault(ending, data)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -176,22 +154,19 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}".removeprefix("./"), endings.rpartition(".")[2].lower()
 
 
-def _against(member: tarfile.TarInfo) -> str:
+def _against(member: tarfile.TarInfo, *, most: int) -> str:
     """Why a member is refused, or the empty string."""
     if points_outside(member.name):
         return f"the tar holds {member.name!r}, which points outside of it"
-    if not member.isfile():
+    if not member.isfile() or member.issparse():
         return f"the tar holds {member.name!r}, which is a link or device and no file"
-    if member.size > _LARGEST:
-        return f"the tar holds {member.name!r} of {member.size} bytes; more than {_LARGEST} are refused"
+    if member.size > most:
+        return f"the tar holds {member.name!r} of {member.size} bytes; more than {most} are refused"
     return ""
 
 
 def _object(data: bytes) -> dict[str, object]:
-    try:
-        value = json.loads(data)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"the .json cannot be read: {error}") from None
+    value = parse_json(data, where="the .json cannot be read")
     if not isinstance(value, dict):
         raise InputError(f"the .json holds a {type(value).__name__}, expected an object")
     return value
