@@ -3,7 +3,9 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
+import os
 import tarfile
 
 import numpy as np
@@ -15,10 +17,14 @@ from PIL import Image
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.data import open_source
+from tether.data.bad_rows import BadRows
 from tether.data.curate.pool import open_pool
-from tether.data.loader import ordered
+from tether.data.loader import Loader, ordered
 from tether.data.shuffle import reason_against
 from tether.data.sources.webdataset import WebDatasetSource
+from tether.models import create
+from tether.tasks.classify.classify import classify
+from tether.tasks.retrieve.embed import embed
 
 
 def picture(value=0):
@@ -100,3 +106,86 @@ def test_a_member_that_cannot_be_used_makes_its_row_bad(tmp_path, name, data, wh
     assert (good.texts, good.bad) == (("a cat",), "")
     assert why in bad.bad
     assert number.meta["label"] == "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"\xff\xfei\x00m\x00a\x00g\x00e\x00,\x00t\x00\n\x00", "not a table in UTF-8"),
+        (bytes(range(256)) * 8, "not a table in UTF-8"),
+        (b"image,caption\na.png," + b"x" * (17 << 20), "a row of more than"),
+        (b"image," * 20_000, "20001 columns"),
+    ],
+    ids=["utf-16", "binary", "long", "wide"],
+)
+def test_what_is_no_csv_is_refused_by_name(tmp_path, data, why):
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(InputError, match=rf"t\.csv.*{why}"):
+        rows_of(open_source(str(tmp_path / "t.csv")))
+
+
+@pytest.mark.parametrize("line", [b"b.png,a\xff", b"\xff.png,a", b"b.png,a,b", b"a\x00.png", b'b.png,"never closed\nb'])
+def test_one_bad_line_of_a_csv_is_one_bad_row(tmp_path, line):
+    (tmp_path / "t.csv").write_bytes(b"image,caption\na.png,a cat\n" + line)
+    good, bad = rows_of(open_source(str(tmp_path / "t.csv")))
+    assert (good.texts, good.bad) == (("a cat",), "")
+    assert bad.bad or bad.texts == ("never closed\nb",)
+
+
+JSONL = (
+    b'{"file_name": "a.png", "text": "a cat"}\n',
+    b'{"file_name": "a.png", "n": ' + b"9" * 5000 + b"}\n",
+    b"[" * 100_000 + b"\n",
+    b'{"file_name": "\\ud83d"}\n',
+    b'{"file_name": "a.png", "text": "\\ud83d"}\n',
+    b'{"file_name": "\xff"}\n',
+    b'{"file_name": "a.png", "text": {"deep": 1}}\n',
+)
+
+
+def test_one_bad_line_of_metadata_is_one_bad_row(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    (tmp_path / "metadata.jsonl").write_bytes(b"".join(JSONL))
+    good, *bad = rows_of(open_source(str(tmp_path)))
+    assert (good.texts, good.bad) == (("a cat",), "")
+    assert [row.key for row in bad] == [f"metadata.jsonl:{number}" for number in range(2, 8)]
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "metadata.csv").write_bytes(b"file_name,text,more\na.png,a cat,x\na.png,\xff,x\na.png,x,\xff\n,\x00,\n")
+    good, *bad = rows_of(open_source(str(tmp_path)))
+    assert (good.texts, len(bad)) == (("a cat",), 3)
+    (tmp_path / "metadata.csv").write_bytes(b'file_name,text\n"' + b"x" * (17 << 20))
+    with pytest.raises(InputError, match=r"metadata\.csv: after line 0: field larger"):
+        open_source(str(tmp_path))
+
+
+def test_a_file_whose_name_is_not_utf8_is_used_under_a_name_that_is(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xfe")
+    try:
+        (folder / os.fsdecode(b"caf\xe9")).mkdir(parents=True)
+        for name in (b"a.png", b"caf\xe9/\xff.png"):
+            (folder / os.fsdecode(name)).write_bytes(picture(9))
+    except OSError:  # a file system that knows no such names
+        return
+    (folder / os.fsdecode(b"caf\xe9/\xff.txt")).write_text("a cat")
+    source, escaped = open_source(str(folder)), "caf\\udce9/\\udcff.png"
+    rows = {row.key: row for row in rows_of(source)}
+    assert (rows[escaped].texts, rows[escaped].meta["label"]) == (("a cat",), "caf\\udce9")
+    (((row, _), pixels),) = ordered(source, image_spec=ImageSpec((8, 8)), batch_size=2)
+    assert (row.key, int(pixels[1].max())) == ("a.png", 9)
+    model = create("tiny", seed=0)
+    batch = next(Loader(source, tokenizer=model.tokenizer, image_spec=model.image_spec, batch_size=1, seed=0))
+    assert batch.extra["keys"] == [escaped]
+    table = next(iter(open_pool(str(folder)).read(0, columns="all"))).table
+    assert table.column("image").to_pylist()[1] == {"bytes": picture(9), "path": "\\udcff.png"}
+    found = embed(source, model=model, model_name="tiny", out=tmp_path / "e.parquet")
+    assert pq.read_table(found.path)["key"].to_pylist() == ["a.png", escaped]
+    classify(source, model=model, classes=["cat", "dog"], out=tmp_path / "l.csv", top=1)
+    assert escaped in (tmp_path / "l.csv").read_text(encoding="utf-8")
+
+
+def test_bad_rows_are_named_in_valid_json(tmp_path):
+    account = BadRows("caf\udce9", path=tmp_path / "bad.jsonl")
+    account.add("k\udcff\n\x1b", "why \ud83d")
+    (line,) = (tmp_path / "bad.jsonl").read_bytes().decode().splitlines()
+    assert json.loads(line) == {"source": "caf\\udce9", "key": "k\\udcff\n\x1b", "error": "why \\ud83d"}
+    assert BadRows("x", path=tmp_path / "bad.jsonl").count == 1

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 from tether.core.errors import InputError
+from tether.core.printable import encodable
 
 _log = logging.getLogger("tether.data")
 
@@ -57,6 +58,7 @@ class BadRows:
         Raises:
             InputError: under ``strict``, or when more than half of the first rows are bad.
         """
+        key, reason = encodable(key), encodable(reason)
         if self.strict:
             raise InputError(f"{self.source}: bad row {key!r}: {reason}")
         with self._lock:
@@ -67,8 +69,10 @@ class BadRows:
                 self._keys.add(key)
                 if self.path:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
-                    line = json.dumps({"source": self.source, "key": key, "error": reason}, ensure_ascii=False)
-                    with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    line = json.dumps(
+                        {"source": encodable(self.source), "key": key, "error": reason}, ensure_ascii=False
+                    )
+                    with self.path.open("a", encoding="utf-8") as file:
                         file.write(line + "\n")
             count = len(self._keys)
         if new and (count & (count - 1)) == 0:  # the 1st, 2nd, 4th, ... so that a log stays readable
@@ -96,6 +100,6 @@ def _named_in(path: Path) -> list[str]:
     for line in text.splitlines():
         try:
             keys.append(json.loads(line)["key"])
-        except (json.JSONDecodeError, KeyError, TypeError):  # a line cut off by a crash
+        except (ValueError, KeyError, TypeError, RecursionError):  # a line cut off by a crash
             continue
     return keys

@@ -58,5 +58,5 @@ def _vector(row: Row, name: str) -> list[float]:
         raise InputError(f"{row.key}: {name}: expected numbers, such as [1, 0, -1] or '1 0 -1', got {value!r}")
     try:
         return [math.nan if part is None else float(part) for part in parts]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{row.key}: {name}: expected numbers, got {value!r}") from None

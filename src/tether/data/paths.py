@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
 
 from tether.core.errors import InputError
+from tether.core.printable import encodable
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -104,14 +105,16 @@ def open_binary(path: str | Path) -> IO[bytes]:
         raise InputError(f"{path}: cannot open it: {getattr(error, 'strerror', None) or error}") from error
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, *, limit: int) -> str:
     """A whole UTF-8 file, without a byte-order mark.
 
     Raises:
-        InputError: it cannot be read, or it is not UTF-8.
+        InputError: it cannot be read, is not UTF-8, or has more than ``limit`` bytes.
     """
     with open_binary(path) as file:
-        data = file.read()
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise InputError(f"{path}: more than {limit:,} bytes")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -120,14 +123,17 @@ def read_text(path: str | Path) -> str:
 
 
 def labels(paths: list[str], *, folder: str | None = None) -> list[str]:
-    """Short distinct names of files: what follows ``folder``, or else the deepest folder that they share."""
+    """Short distinct names of files: what follows ``folder``, or else the deepest folder that they share.
+
+    They are valid text: of a name that is not UTF-8 the odd bytes are escaped.
+    """
     if folder is not None:
-        return [path.removeprefix(folder.rstrip("/") + "/") for path in paths]
+        return [encodable(path.removeprefix(folder.rstrip("/") + "/")) for path in paths]
     parts = [path.split("/") for path in paths]
     shared = 0
     while all(shared < len(each) - 1 and each[shared] == parts[0][shared] for each in parts):
         shared += 1
-    return ["/".join(each[shared:]) for each in parts]
+    return [encodable("/".join(each[shared:])) for each in parts]
 
 
 def anchor(path: str) -> str:
@@ -164,7 +170,7 @@ def fingerprint(paths: list[str], *, settings: object = "") -> str:
             except OSError as error:
                 raise InputError(f"{path}: {error.strerror or error}") from error
             stamp = f"{status.st_size} {status.st_mtime_ns}"
-        digest.update(f"{label}\x00{stamp}\x00".encode(errors="surrogateescape"))
+        digest.update(f"{label}\x00{stamp}\x00".encode())
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tether.core.errors import InputError
+from tether.core.printable import encodable
 from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group, valid_text
 from tether.data.curate.step import IMAGE
 from tether.data.paths import files, fingerprint, labels
@@ -53,7 +54,7 @@ class ParquetPool:
             InputError: no such files, not Parquet, no such column, or files of different columns.
         """
         names = files(path, ending=(".parquet", ".pq"))
-        self.name, self.version = path, fingerprint(names, settings=(image, caption, key))
+        self.name, self.version = encodable(path), fingerprint(names, settings=(image, caption, key))
         self._groups: list[_Group] = []
         schema: pa.Schema | None = None
         for file in names:

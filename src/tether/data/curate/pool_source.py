@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tether.core.errors import InputError
+from tether.core.printable import encodable
 from tether.core.protocols import Source
 from tether.core.types import ImageLike, Row
 from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group
@@ -81,7 +82,7 @@ class SourcePool:
                         yield _rows(held, bad, columns, extra)
                         held, bad, size = [], [], 0
             except InputError as error:
-                bad.append((_escaped(block.id), _escaped(str(error))))
+                bad.append((encodable(block.id), encodable(str(error))))
         if held or bad:
             yield _rows(held, bad, columns, extra)
 
@@ -100,7 +101,7 @@ def _rows(held: list[Row], bad: list[tuple[str, str]], columns: Columns, extra: 
     for row in held:
         problem = _problem(row)
         if problem:
-            bad.append((_escaped(row.key), _escaped(problem)))
+            bad.append((encodable(row.key), encodable(problem)))
         else:
             good.append(row)
     keys = pa.array([row.key for row in good], pa.string())
@@ -120,8 +121,8 @@ def _column(values: list[Any]) -> pa.Array:
     """One type for all values: Arrow's own choice, or their texts where they differ."""
     try:
         return pa.array(values)
-    except (pa.ArrowException, TypeError):
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
+    except (pa.ArrowException, TypeError, OverflowError):
+        return pa.array([None if value is None else encodable(str(value)) for value in values], pa.string())
 
 
 def _problem(row: Row) -> str | None:
@@ -132,8 +133,7 @@ def _problem(row: Row) -> str | None:
             return f"caption {place}: expected a text, got {type(text).__name__}"
         if problem := _not_utf8(text):
             return f"caption {place}: {problem}"
-    path = row.image.name if isinstance(row.image, Path) else ""
-    for what, text in (("key", row.key), ("file name", path), ("meta", _dumped(row) if row.meta else "")):
+    for what, text in (("key", row.key), ("meta", _dumped(row) if row.meta else "")):
         if problem := _not_utf8(text):
             return f"{what}: {problem}"
     if isinstance(row.image, Path) and not row.image.is_file():
@@ -151,10 +151,6 @@ def _not_utf8(text: str) -> str | None:
         except UnicodeEncodeError as error:
             return f"not UTF-8: {error.reason}"
     return None
-
-
-def _escaped(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _dumped(row: Row) -> str:
@@ -176,5 +172,5 @@ def _encoded(image: ImageLike | None) -> dict[str, bytes | str | None] | None:
         Image.fromarray(image).save(file, "PNG")
         return {"bytes": file.getvalue(), "path": None}
     if isinstance(image, Path):
-        return {"bytes": image.read_bytes(), "path": image.name}
+        return {"bytes": image.read_bytes(), "path": encodable(image.name)}
     return {"bytes": bytes(image), "path": None}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.core.errors import InputError
+from tether.core.printable import encodable
 from tether.core.spec import closest
 from tether.core.types import ImageLike, Row
 from tether.data.paths import is_url, join, open_binary
@@ -66,19 +67,28 @@ def texts_of(cell: Any) -> tuple[str, ...]:
     if cell is None or (isinstance(cell, float) and cell != cell):
         return ()
     if isinstance(cell, str):
-        if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
-            raise InputError(f"the caption is not UTF-8 text: {cell[:40]!r}")
+        if not is_text(cell):
+            raise InputError("the caption is not UTF-8 text")
         return (cell,)
     if isinstance(cell, bytes):
         try:
             return (cell.decode(),)
         except UnicodeDecodeError as error:
-            raise InputError(f"the caption is not UTF-8 text: {error}") from None
+            raise InputError(f"the caption is not UTF-8 text: byte {error.start}") from None
     if isinstance(cell, (list, tuple)):
         return tuple(text for item in cell for text in texts_of(item))
     if isinstance(cell, (int, float)):
         return (str(cell),)
     raise InputError(f"expected a caption, got {type(cell).__name__}")
+
+
+def is_text(value: object) -> bool:
+    """Whether UTF-8 can hold all text in a cell, lists and mappings looked through."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if isinstance(value, Mapping):
+        return all(is_text(name) and is_text(each) for name, each in value.items())
+    return not isinstance(value, (list, tuple)) or all(map(is_text, value))
 
 
 def picture_of(cell: Any, *, folder: str) -> ImageLike | None:
@@ -110,6 +120,8 @@ def opened(path: str) -> ImageLike:
 def make_row(key: str, *, picture: Any, captions: Sequence[Any], meta: Mapping[str, object], folder: str) -> Row:
     """One row; what cannot be read becomes a row whose ``bad`` says why, for the reader to count."""
     try:
+        if not is_text(key) or not is_text(meta):
+            raise InputError("its key or one of its columns is not UTF-8 text")
         texts = tuple(text for cell in captions for text in texts_of(cell))
         return Row(key, picture_of(picture, folder=folder), texts, meta)
     except InputError as error:
@@ -118,4 +130,4 @@ def make_row(key: str, *, picture: Any, captions: Sequence[Any], meta: Mapping[s
 
 def bad_row(key: str, reason: str) -> Row:
     """A row that only says what is wrong with it."""
-    return Row(key.encode(errors="backslashreplace").decode(), None, bad=reason)
+    return Row(encodable(key), None, bad=encodable(reason))

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 from tether.core.errors import InputError
+from tether.core.printable import encodable
 from tether.core.types import Block, Row
 from tether.data.paths import files, fingerprint, is_url, join, labels, open_binary
-from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
+from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, is_text, make_row
 
 _BLOCK_ROWS = 1024
-_LONGEST_FIELD = 1 << 24
+_LONGEST = 1 << 24
+"""Characters of a row, at most."""
+_MOST_COLUMNS = 10_000
 _SEPARATORS = ("\t", ",", ";")
 _Line = tuple[str, str, list[str], dict[str, object]]  # key, picture, captions, meta
 _Bad = tuple[str, str]  # key, reason
@@ -50,7 +53,7 @@ class CsvSource:
         Raises:
             InputError: no such file, no header, no rows, or a column that is not there.
         """
-        self.name = str(path)
+        self.name = encodable(str(path))
         self._paths = files(path, ending=(".csv", ".tsv"))
         self._separator, self._root, self._group = separator, root, group
         self.version = fingerprint(self._paths, settings=(image, caption, key, separator, root, group))
@@ -60,6 +63,8 @@ class CsvSource:
             header = next(self._lines(each), (0, []))[1]
             if not header:
                 raise InputError(f"{each}: the file is empty; expected a header line with the columns' names")
+            if len(header) > _MOST_COLUMNS:
+                raise InputError(f"{each}: {len(header)} columns; at most {_MOST_COLUMNS} are read")
             self._headers.append(header)
             self._image = choose_image(image, known=header, where=each)
             self._captions = choose_captions(names, known=header, where=each)
@@ -109,7 +114,7 @@ class CsvSource:
             picture = line[by_name[self._image]] if self._image else ""
             if root is None:
                 root = _root_of(path, first=picture)
-            if not _is_text(picture):
+            if not is_text(picture):
                 yield place, "the picture's path is not UTF-8"
                 continue
             key = line[by_name[self._key]] if self._key else picture if self._group == "image" else place
@@ -119,29 +124,34 @@ class CsvSource:
 
     def _lines(self, path: str) -> Iterator[tuple[int, list[str]]]:
         """Line numbers and columns; bytes that are not UTF-8 stay marked in the text."""
-        csv.field_size_limit(_LONGEST_FIELD)
+        csv.field_size_limit(_LONGEST)
         with open_binary(path) as binary:
             text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            first = text.readline()
+            first = text.readline(_LONGEST + 1)
+            if "\0" in first:
+                raise InputError(f"{path}: not a table in UTF-8: NUL bytes in its header, as in UTF-16 or binary files")
             separator = self._separator
             if separator == "auto":
                 separator = next((mark for mark in _SEPARATORS if mark in first), ",")
-            reader = csv.reader(_chain(first, text), delimiter=separator)
+            left = [_LONGEST]
+            reader = csv.reader(_bounded(first, text, left), delimiter=separator)
             try:
                 for line in reader:
+                    left[0] = _LONGEST
                     yield reader.line_num, line
-            except csv.Error as error:
+            except (csv.Error, OSError) as error:
                 raise InputError(f"{path}: line {reader.line_num}: {error}") from error
 
 
-def _chain(first: str, rest: io.TextIOWrapper) -> Iterator[str]:
-    if first:
-        yield first
-    yield from rest
-
-
-def _is_text(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+def _bounded(first: str, rest: io.TextIOWrapper, left: list[int]) -> Iterator[str]:
+    """The lines, as long as one row of them has no more characters than ``left`` says."""
+    line = first
+    while line:
+        left[0] -= len(line)
+        if left[0] < 0:
+            raise csv.Error(f"a row of more than {_LONGEST} characters")
+        yield line
+        line = rest.readline(_LONGEST + 1)
 
 
 def _root_of(path: str, *, first: str) -> str:

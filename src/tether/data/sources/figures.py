@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from tether.core.draw import hash_uniform
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.printable import encodable
 from tether.core.types import Block, Row
 from tether.data.figures.archive import FigureArchive, paper_of
 from tether.data.figures.members import ENDINGS
@@ -65,7 +66,7 @@ class FiguresSource:
             raise InputError(f"figures: postscript: expected refuse or ghostscript, got {postscript!r}")
         if size < 1:
             raise InputError(f"figures: size: expected at least 1 pixel, got {size}")
-        self.name = str(path)
+        self.name = encodable(str(path))
         found = _folders(path) if papers == "folders" else files(path, ending=ENDINGS)
         names = labels(found)
         draws = hash_uniform(map(paper_of, names), salt="figures split")
@@ -119,7 +120,7 @@ class FiguresSource:
                 yield bad_row(key, str(error))
                 continue
             meta = {"paper": paper, "figure": picture, "document": figure.document, **about}
-            yield Row(key.encode(errors="backslashreplace").decode(), image, (figure.caption,), meta)
+            yield Row(encodable(key), image, (figure.caption,), meta)
         for number, problem in enumerate(archive.problems):
             yield bad_row(f"{paper}/{problem.name or 'archive'}#{number}", problem.reason)
 

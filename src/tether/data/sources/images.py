@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from tether.core.errors import InputError
+from tether.core.files import parse_json
+from tether.core.printable import encodable
 from tether.core.types import Block, Row
 from tether.data.paths import anchor, files, fingerprint, is_picture, labels, open_binary, read_text
-from tether.data.sources.columns import bad_row, choose, choose_captions, opened
+from tether.data.sources.columns import bad_row, choose, choose_captions, is_text, opened
 from tether.data.sources.columns import texts_of as captions_in
 
 _BLOCK_ROWS = 1024
 _METADATA = ("metadata.jsonl", "metadata.csv")
+_LONGEST = 1 << 22
+"""Bytes of a text file beside a picture, or of a line of metadata, at most."""
 _FILE_COLUMNS = ("file_name", "filename", "file", "image", "filepath", "path")
 
 
@@ -42,7 +47,7 @@ class ImageFolderSource:
         Raises:
             InputError: no such folder, no picture in it, or a metadata file that does not fit.
         """
-        self.name = str(path)
+        self.name = encodable(str(path))
         if template and "{label}" not in template:
             raise InputError(f"{path}: template: expected {{label}} in it, got {template!r}")
         self._template = template
@@ -53,7 +58,7 @@ class ImageFolderSource:
         self._keys = {each: inside[each] for each in self._pictures}
         self._sidecars = {each.rpartition(".")[0]: each for each in visible if each.lower().endswith(".txt")}
         names = (caption,) if isinstance(caption, str) else caption
-        self._metadata: dict[str, tuple[tuple[str, ...], Mapping[str, object]]] = {}
+        self._metadata: dict[str, tuple[list[str], Mapping[str, object]]] = {}
         self._problems: list[Row] = []
         tables = [each for each in visible if each.rpartition("/")[2] in _METADATA]
         for table in tables:
@@ -88,9 +93,10 @@ class ImageFolderSource:
         try:
             if path in self._metadata:
                 texts, columns = self._metadata[path]
+                texts = tuple(texts)
                 meta.update(columns)
             elif (sidecar := self._sidecars.get(path.rpartition(".")[0])) is not None:
-                texts = tuple(line.strip() for line in read_text(sidecar).splitlines() if line.strip())
+                texts = tuple(line.strip() for line in read_text(sidecar, limit=_LONGEST).splitlines() if line.strip())
             elif self._template and "label" in meta:
                 texts = (self._template.format(label=str(meta["label"]).replace("_", " ")),)
             else:
@@ -118,36 +124,48 @@ class ImageFolderSource:
                 self._problems.append(bad_row(place, f"{table}: line {number} names {name!r}, which is not there"))
                 continue
             try:
-                texts = tuple(text for column in caption_columns for text in captions_in(line.get(column)))
+                texts = [text for column in caption_columns for text in captions_in(line.get(column))]
             except InputError as error:
                 self._problems.append(bad_row(place, f"{table}: line {number}: {error}"))
                 continue
             rest = {k: v for k, v in line.items() if k != file_column and k not in caption_columns}
-            before = self._metadata.get(path, ((), {}))[0]
-            self._metadata[path] = (before + texts, rest)
+            if not is_text(rest):
+                self._problems.append(bad_row(place, f"{table}: line {number}: a column is not UTF-8 text"))
+                continue
+            before = self._metadata.get(path, ([], {}))[0]
+            before.extend(texts)
+            self._metadata[path] = (before, rest)
 
 
 def _lines(table: str) -> Iterator[tuple[int, dict[str, object] | str]]:
     """Line numbers with a line's columns, or with what is wrong with it."""
-    if table.endswith(".csv"):
-        import csv
-        import io
+    number = 0
+    with open_binary(table) as binary:
+        try:
+            if table.endswith(".csv"):
+                text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
+                reader = csv.DictReader(iter(lambda: text.readline(_LONGEST), ""), restkey="", restval=None)
+                for line in reader:
+                    number = reader.line_num
+                    wrong = "" in line or None in line.values()
+                    yield number, "another number of columns than the header" if wrong else dict(line)
+                return
+            while data := binary.readline(_LONGEST + 1):
+                number += 1
+                if len(data) > _LONGEST:
+                    raise InputError(f"{table}: line {number}: more than {_LONGEST} bytes")
+                if data.strip():
+                    yield number, _object(data)
+        except (csv.Error, OSError) as error:
+            raise InputError(f"{table}: after line {number}: {error}") from error
 
-        with open_binary(table) as binary:
-            text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            reader = csv.DictReader(text, restkey="", restval=None)
-            for line in reader:
-                wrong = "" in line or None in line.values()
-                yield reader.line_num, "another number of columns than the header" if wrong else dict(line)
-        return
-    for number, line in enumerate(read_text(table).splitlines(), start=1):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                yield number, f"not JSON: {error}"
-                continue
-            yield number, value if isinstance(value, dict) else f"expected an object, got {type(value).__name__}"
+
+def _object(line: bytes) -> dict[str, object] | str:
+    try:
+        value = parse_json(line, where="not JSON")
+    except InputError as error:
+        return str(error)
+    return value if isinstance(value, dict) else f"expected an object, got {type(value).__name__}"
 
 
 def _parts(key: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tether.core.errors import InputError
+from tether.core.printable import encodable
 from tether.core.types import Block, Row
 from tether.data.paths import files, fingerprint, labels
 from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
@@ -41,7 +42,7 @@ class ParquetSource:
         Raises:
             InputError: no such file, not Parquet, no rows, or a column that is not there.
         """
-        self.name = str(path)
+        self.name = encodable(str(path))
         self._paths = files(path, ending=(".parquet", ".pq"))
         self._labels = labels(self._paths)
         self.version = fingerprint(self._paths, settings=(image, caption, key, columns))
@@ -116,6 +117,8 @@ class ParquetSource:
             meta = {name: cell(name) for name in self._meta}
             picture = cell(self._image)
         except UnicodeDecodeError as error:
-            return bad_row(key, f"a text is not UTF-8: {error}")
+            return bad_row(key, f"a text is not UTF-8: byte {error.start}")
+        except Exception as error:  # of a date that does not exist, an unknown time zone...
+            return bad_row(key, f"a cell cannot be read: {type(error).__name__}")
         folder = self._paths[number].rpartition("/")[0]
         return make_row(key, picture=picture, captions=captions, meta=meta, folder=folder)

@@ -49,7 +49,7 @@ class WebDatasetSource:
         Raises:
             InputError: no such file.
         """
-        self.name = str(path)
+        self.name = encodable(str(path))
         self._paths = files(path, ending=_ENDINGS)
         self._by_id = dict(zip(labels(self._paths), self._paths, strict=True))
         self._captions = (caption,) if isinstance(caption, str) else tuple(caption)

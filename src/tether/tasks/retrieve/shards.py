@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.files import atomic_path
+from tether.core.printable import encodable
 from tether.core.types import Row
 from tether.tasks.retrieve.rows import conform
 
@@ -64,7 +65,9 @@ def to_table(
         "key": pa.array([row.key for row in rows], pa.string()),
         "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
         "texts": pa.array([list(row.texts) for row in rows], pa.list_(pa.string())),
-        "path": pa.array([str(row.image) if isinstance(row.image, Path) else None for row in rows], pa.string()),
+        "path": pa.array(
+            [encodable(str(row.image)) if isinstance(row.image, Path) else None for row in rows], pa.string()
+        ),
     }
     if thumbnails is not None:
         columns["thumbnail"] = pa.array(thumbnails, pa.binary())
