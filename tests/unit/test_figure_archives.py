@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tether.core import guarded_worker
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.types import Row
 from tether.data import open_source
@@ -376,12 +377,12 @@ def test_pages_are_rendered_to_fit(monkeypatch):
         def close(self):
             closed.append(True)
 
-    fake = SimpleNamespace(PdfDocument=Document, PdfiumError=RuntimeError)
-    monkeypatch.setitem(sys.modules, "pypdfium2", fake)
-    assert resize_for_clip(b"%PDF-1.4", size=500).shape == (125, 500, 3)
+    monkeypatch.setitem(sys.modules, "pypdfium2", SimpleNamespace(PdfDocument=Document))
+    monkeypatch.setattr(guarded_worker, "_limit", lambda memory: None)
+    assert guarded_worker._first_page(b"", memory=0, size=500)[0] == {"shape": (125, 500, 3)}
     assert (asked, closed) == ([(0.5, True)], [True])
     monkeypatch.setattr(Page, "get_size", lambda self: (1.0, 1.0))
-    resize_for_clip(b"\n%PDF-1.4", size=500)
+    guarded_worker._first_page(b"", memory=0, size=500)
     assert asked[-1] == (8.0, True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from typing import Literal
 
@@ -9,13 +10,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.guarded import guarded
 from tether.core.types import ImageLike
 from tether.data.images import MAX_PIXELS, decode
 
 SIZE = 512  # arXiv 2311.04711, section 3
 _PDF = b"%PDF"
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
-_LARGEST_SCALE = 8.0  # 576 dots an inch: a page of one point is not blown up without end
 
 Postscript = Literal["refuse", "ghostscript"]
 
@@ -25,7 +26,8 @@ def resize_for_clip(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A picture as RGB with no side above ``size`` pixels, its shape kept; small ones stay as they are.
 
-    The content decides the format. Of a PDF the first page is rendered, at ``size`` pixels (extra ``figures``).
+    The content decides the format. Of a PDF the first page is rendered, at ``size`` pixels, in a
+    process of its own that may take 10 s and 1 GB (extra ``figures``).
     PostScript is a program, so it is refused unless asked for; then Ghostscript runs it in its safe mode.
 
     Source: arXiv 2311.04711, section 3. Transparency is laid over white; the paper's code lets it become black.
@@ -70,20 +72,13 @@ def as_jpeg(pixels: UInt8[np.ndarray, "h w 3"], *, quality: int = 75) -> bytes:
 
 
 def _first_page(data: bytes, *, size: int, name: str) -> np.ndarray:
+    if importlib.util.find_spec("pypdfium2") is None:
+        raise MissingExtraError("pypdfium2", extra="figures")
     try:
-        import pypdfium2
-    except ImportError:
-        raise MissingExtraError("pypdfium2", extra="figures") from None
-    try:
-        document = pypdfium2.PdfDocument(data)
-        try:
-            page = document[0]
-            scale = min(size / max(*page.get_size(), 1e-3), _LARGEST_SCALE)
-            return np.ascontiguousarray(page.render(scale=scale, rev_byteorder=True).to_numpy()[..., :3])
-        finally:
-            document.close()
-    except (pypdfium2.PdfiumError, IndexError, ValueError) as error:
-        raise InputError(f"{name or 'picture'}: broken PDF of {len(data)} bytes: {error}") from error
+        found, pixels = guarded("first_page", data=data, size=size)
+    except InputError as error:
+        raise InputError(f"{name or 'picture'}: broken PDF of {len(data)} bytes: {error}") from None
+    return np.frombuffer(pixels, np.uint8).reshape(found["shape"])
 
 
 def _by_ghostscript(data: bytes, *, name: str) -> np.ndarray:

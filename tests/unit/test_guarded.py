@@ -1,0 +1,44 @@
+"""Hostile files are opened in a process that may die: of time, of memory, of itself."""
+
+import os
+
+import pytest
+
+from tether.core import guarded as room
+from tether.core.errors import InputError
+from tether.core.guarded import guarded
+
+
+def pdf(depth, times):
+    """A page whose form draws a form so many times, which draws another so many times, and so on."""
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 99 99]/Contents 4 0 R/Resources<</XObject<</F 5 0 R>>>>>>",
+        b"<</Length 5>>stream\n/F Do\nendstream",
+    ]
+    for level in range(depth):
+        body = b"/F Do " * times if level < depth - 1 else b"0 0 10 10 re f"
+        inner = b"/Resources<</XObject<</F %d 0 R>>>>" % (level + 6)
+        head = b"/Type/XObject/Subtype/Form/BBox[0 0 99 99]" + (inner if level < depth - 1 else b"")
+        objects.append(b"<<%b/Length %d>>stream\n%b\nendstream" % (head, len(body), body))
+    data = b"%PDF-1.4\n" + b"".join(b"%d 0 obj\n%b\nendobj\n" % (n, o) for n, o in enumerate(objects, start=1))
+    return data + b"trailer<</Size %d/Root 1 0 R>>\n%%%%EOF" % (len(objects) + 1)
+
+
+def test_a_pdf_that_takes_too_long_is_refused_and_the_next_is_read():
+    assert guarded("first_page", data=pdf(3, 2), size=50)[0] == {"shape": [50, 50, 3]}
+    with pytest.raises(InputError, match=r"takes more than 0\.5 s"):
+        guarded("first_page", data=pdf(12, 4), size=50, seconds=0.5)
+    assert len(guarded("first_page", data=pdf(3, 2), size=50)[1]) == 7500
+
+
+def test_a_process_that_dies_is_replaced():
+    guarded("begin")
+    process = room._WORKERS[0]._process
+    process.terminate()
+    process.wait()
+    with pytest.raises(InputError, match="crashes the program that reads it"):
+        guarded("begin")
+    assert guarded("begin") == ({}, b"")
+    assert room._WORKERS[0].owner == os.getpid()
