@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tether.core.errors import InputError, LockedError, WriteError
-from tether.core.files import read_json, write_json
+from tether.core.files import read_json
 
 LOCK, OWNER = ".lock", ".lock.json"
 """The two files that a lock keeps in the folder; they mean nothing when no process holds it."""
@@ -41,7 +42,9 @@ def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
     except OSError as error:
         raise WriteError(folder, error) from error
     try:
-        write_json(folder / OWNER, {"host": socket.gethostname(), "pid": os.getpid(), "purpose": purpose})
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "purpose": purpose}
+        with contextlib.suppress(OSError):  # on a full disk the work itself says so
+            (folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")  # half of it is read as unknown
         yield
     finally:
         with contextlib.suppress(OSError):

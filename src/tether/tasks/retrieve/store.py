@@ -395,12 +395,13 @@ class Store:
         self._tidy()
 
     def _tidy(self) -> None:
-        if self._table.version % COMPACT_EVERY == 0:
+        self._version = self._table.version
+        if self._version % COMPACT_EVERY == 0:
             try:
                 self.compact()
             except TetherError as error:  # what was written stands; the next hundredth version tries again
                 warnings.warn(f"not compacted: {error}", stacklevel=3)
-        self._version = self._table.version
+            self._version = self._table.version
 
 
 def _unfinished(table: Any) -> bool:
