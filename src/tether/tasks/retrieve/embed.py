@@ -24,6 +24,7 @@ from tether.data.loader import ordered
 from tether.data.paths import anchor, is_url
 from tether.models.embed import Precision, encode_images
 from tether.tasks.retrieve import shards
+from tether.tasks.retrieve.rows import check_schema
 from tether.tasks.retrieve.shards import Origin
 
 Progress = Callable[[int, int | None], None]
@@ -270,6 +271,7 @@ def _claim(folder: Path, *, origin: Origin, thumbnail: int | None, bad_rows: Pat
         bad_rows.unlink(missing_ok=True)
         write_json(folder / STATE, mine)
         return parts
+    check_schema(shards.shared_schema(parts), where=str(folder))
     theirs = read_json(folder / STATE)
     for key, value in mine.items():
         found = theirs.get(key) if isinstance(theirs, dict) else None

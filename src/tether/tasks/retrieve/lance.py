@@ -14,6 +14,8 @@ from tether.core.errors import InputError, TetherError, WriteError
 from tether.core.locks import locked
 
 TABLE = "embeddings"
+MOST_INFLATED, ALWAYS_FINE = 100, 2**28
+"""Files may claim this many times their size in values, or this many bytes, whichever is more."""
 WAIT = 10.0
 """Seconds that a write waits for another process to finish its own."""
 
@@ -28,7 +30,7 @@ class WriteLock:
         self._depth = 0
 
     @contextlib.contextmanager
-    def held(self, *, purpose: str = "a change of a store", wait: float = WAIT) -> Iterator[None]:
+    def held(self, *, purpose: str = "a change of a store", wait: float | None = None) -> Iterator[None]:
         """Keep every other writer out while the block runs; uses inside of it are free.
 
         Raises:
@@ -36,7 +38,7 @@ class WriteLock:
         """
         with self._threads, contextlib.ExitStack() as stack:
             if self._folder is not None and not self._depth:
-                stack.enter_context(locked(self._folder, purpose=purpose, wait=wait))
+                stack.enter_context(locked(self._folder, purpose=purpose, wait=WAIT if wait is None else wait))
             self._depth += 1
             try:
                 yield
@@ -65,6 +67,20 @@ def table_of(database: Any) -> Any | None:
         if "not found" in str(error):
             return None
         raise
+
+
+def check_claim(uri: str | Path, *, rows: int, dim: int) -> None:
+    """See that a local store is large enough for the vectors it says it has; a compressor finds little in vectors.
+
+    Raises:
+        InputError: it is far too small; reading it would take far more memory than its files.
+    """
+    folder, claimed = folder_of(uri), 4 * rows * dim
+    if folder is None or claimed <= ALWAYS_FINE:
+        return
+    size = sum(path.stat().st_size for path in folder.rglob("*.lance") if path.is_file())
+    if claimed > MOST_INFLATED * size:
+        raise InputError(f"{uri}: claims {claimed:,} bytes of vectors in files of {size:,}; damaged, or made to harm")
 
 
 def remove_leftovers(uri: str | Path) -> None:

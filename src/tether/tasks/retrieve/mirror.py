@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
-from tether.tasks.retrieve import inverted
+from tether.tasks.retrieve import inverted, lance
 from tether.tasks.retrieve.index_cache import IndexCache
 from tether.tasks.retrieve.inverted import InvertedIndex
 from tether.tasks.retrieve.ranking import How, Ranking, best
@@ -41,6 +41,7 @@ class Mirror:
         self.version = table.version
         self.keys: list[str] = []
         count = table.count_rows()
+        lance.check_claim(where, rows=count, dim=dim)
         self.vectors = UnitVectors(dim=dim, capacity=count)
         addresses = []
         for batch in _scan(table, columns=["key", "embedding"], limit=max(count, 1)):

@@ -53,10 +53,12 @@ def conform(rows: pa.Table, *, schema: pa.Schema, where: str) -> pa.Table:
             continue
         column = rows.column(field.name)
         try:
+            if field.name != EMBEDDING:
+                column.validate(full=True)  # text that is not UTF-8
             columns.append(column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
             vectors = field.name == EMBEDDING
-            expected = f"vectors of {field.type.list_size} float32" if vectors else str(field.type)
+            expected = f"vectors of {field.type.list_size} float32" if vectors else f"sound {field.type}"
             raise InputError(f"{where}: column {field.name!r}: expected {expected}, got {column.type}") from None
     return pa.table(columns, schema=schema)
 

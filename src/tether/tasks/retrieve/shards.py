@@ -17,14 +17,13 @@ from jaxtyping import Float
 from tether.core.errors import InputError, TetherError
 from tether.core.files import atomic_path
 from tether.core.types import Row
+from tether.tasks.retrieve.lance import ALWAYS_FINE, MOST_INFLATED
 from tether.tasks.retrieve.rows import conform
 
 FIXED = ("key", "embedding", "texts", "path", "thumbnail")
 """Columns with a meaning of their own; a source's column of the same name is stored as ``meta_<name>``."""
 FORMAT = b"tether.format"
 VERSION = b"1"
-MOST_INFLATED, ALWAYS_FINE = 100, 2**28
-"""A file may claim this many times its size in values, or this many bytes, whichever is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +207,8 @@ def shared_schema(parts: Sequence[Path]) -> pa.Schema:
         for field in schema:
             kinds[field.name] = _wider(kinds.get(field.name, field.type), field.type)
     kinds = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in kinds.items()}
-    return pa.schema(kinds, metadata=first)
+    text = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in first.items()}
+    return pa.schema(kinds, metadata=text)
 
 
 def _wider(left: pa.DataType, right: pa.DataType) -> pa.DataType:
