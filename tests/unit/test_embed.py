@@ -266,10 +266,10 @@ class TestIndexing:
             pq.write_table(pa.table(columns), path)
             with pytest.raises(InputError, match=message):
                 build_index(path, out=tmp_path / f"db{number}")
-            with pytest.raises(InputError, match=r"no such store|no table|no rows|of shape"):
+            with pytest.raises(InputError, match=r"no such store|not finished|no rows|of shape"):
                 Store.open(tmp_path / f"db{number}").search(np.ones(2))
         (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
-        with pytest.raises(InputError, match="truncated or not a Parquet file"):
+        with pytest.raises(InputError, match="damaged or not a Parquet file"):
             build_index(tmp_path / "t.parquet", out=tmp_path / "dbt")
         with pytest.raises(InputError, match="no such file or folder"):
             build_index(tmp_path / "absent", out=tmp_path / "dba")
@@ -304,9 +304,10 @@ def test_an_index_is_built_for_many_rows(tmp_path: Path, monkeypatch: pytest.Mon
     from tether.tasks.retrieve import mirror
 
     monkeypatch.setattr(mirror, "INDEX_ABOVE", 100)
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
     x = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
     columns = {"key": [str(i) for i in range(300)], "embedding": list(x)}
     pq.write_table(pa.table(columns), tmp_path / "e.parquet")
     build_index(tmp_path / "e.parquet", out=tmp_path / "db")
-    assert list((tmp_path / "db").rglob("*.faiss"))
+    assert list((tmp_path / "cache").rglob("*.faiss"))
     assert Store.open(tmp_path / "db").search(x[5], top=1).keys == ("5",)

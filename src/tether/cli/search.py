@@ -17,6 +17,9 @@ def command(
     where: Annotated[str | None, typer.Option(help="Condition on the columns, such as \"label = 'cat'\".")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many for each query.")] = 10,
     html: Annotated[Path | None, typer.Option(help="Also write a page with the pictures.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder that was embedded, for pictures without a thumbnail.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="The model that made the vectors; the store knows its name.")
     ] = None,
@@ -40,7 +43,7 @@ def command(
     searcher = Searcher(opened, model=cast(DualEncoder, tether.load(name)))
     found = {text: searcher.text(text, top=top, where=where) for text in queries or ()}
     found |= {f"like {path}": searcher.image(path, top=top, where=where) for path in image or ()}
-    hits = {query: searcher.hits(ranking) for query, ranking in found.items()}
+    hits = {query: searcher.hits(ranking, images=images) for query, ranking in found.items()}
 
     for query, some in hits.items():
         if as_json:

@@ -20,7 +20,9 @@ class UnsupportedModelError(InputError, NotImplementedError):
 class WriteError(TetherError, OSError):
     """A file could not be written: a full disk, no permission. What stood there before is unchanged."""
 
-    def __init__(self, path: Path, error: BaseException, *, safe: str = "what stood there before is unchanged") -> None:
+    def __init__(
+        self, path: Path | str, error: BaseException, *, safe: str = "what stood there before is unchanged"
+    ) -> None:
         """Name the file, the reason, and what is safe."""
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         super().__init__(f"{path}: could not be written: {reason}; {safe}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tether.core.errors import InputError, LockedError, WriteError
-from tether.core.files import read_json, write_json
+from tether.core.files import read_json
 
 LOCK, OWNER = ".lock", ".lock.json"
 """The two files that a lock keeps in the folder; they mean nothing when no process holds it."""
@@ -18,7 +19,7 @@ _ORPHANS = 10.0  # seconds that workers of a killed process may take to notice
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, purpose: str) -> Iterator[None]:
+def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
     """Hold a folder for writing while the block runs; it is made where it is missing.
 
     The operating system frees the lock when its process ends, however it ends: a stale lock cannot be.
@@ -26,9 +27,10 @@ def locked(folder: Path, *, purpose: str) -> Iterator[None]:
     Args:
         folder: the output.
         purpose: what the process does there, such as ``tether train``; the refused one is told.
+        wait: seconds to wait for another process to finish.
 
     Raises:
-        LockedError: another process holds it.
+        LockedError: another process holds it, and still does after the wait.
         WriteError: the folder cannot be made or written to.
     """
     import filelock
@@ -36,11 +38,13 @@ def locked(folder: Path, *, purpose: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / LOCK, timeout=0)
-        _acquire(lock, folder)
+        _acquire(lock, folder, wait=wait)
     except OSError as error:
         raise WriteError(folder, error) from error
     try:
-        write_json(folder / OWNER, {"host": socket.gethostname(), "pid": os.getpid(), "purpose": purpose})
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "purpose": purpose}
+        with contextlib.suppress(OSError):  # on a full disk the work itself says so
+            (folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")  # half of it is read as unknown
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -53,21 +57,22 @@ def is_lock(path: Path) -> bool:
     return path.name in (LOCK, OWNER)
 
 
-def _acquire(lock: object, folder: Path) -> None:
+def _acquire(lock: object, folder: Path, *, wait: float) -> None:
     import filelock
 
     assert isinstance(lock, filelock.BaseFileLock)
-    give_up = time.monotonic() + _ORPHANS
+    start = time.monotonic()
     while True:
         try:
             lock.acquire()
             return
         except filelock.Timeout:
             host, pid, purpose = _owner(folder)
-            if host != socket.gethostname() or pid is None or _alive(pid) or time.monotonic() > give_up:
+            dead = host == socket.gethostname() and pid is not None and not _alive(pid)
+            if time.monotonic() - start > (max(wait, _ORPHANS) if dead else wait):
                 who = f"process {pid} on {host} ({purpose})" if pid is not None else "another process"
                 raise LockedError(f"{folder}: {who} is writing there; wait for it or choose another folder") from None
-            time.sleep(0.1)  # the owner is dead, and workers that it started still hold the lock
+            time.sleep(0.02)  # a dead owner: workers that it started still hold the lock
 
 
 def _owner(folder: Path) -> tuple[str, int | None, str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tether.core.draw import hash_uniform
 from tether.core.errors import InputError
-from tether.core.files import atomic_path, write_text
+from tether.core.files import atomic_path, parse_json, remove_leftovers, write_text
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
@@ -31,7 +31,7 @@ THUMBNAIL = 56  # pixels
 SAMPLE = 256
 """Rows whose pictures are kept at the model's size, for the probes that change pixels."""
 COLUMN_LETTERS = 40  # a longer value is no category
-_FORMAT = "tether-inspect-2"
+_FORMAT = "tether-inspect-3"
 _WHOLE, _BAD = ".safetensors", ".bad.jsonl"
 _GATHERED = "gathered"  # an empty file: every part was made, or tried
 
@@ -94,6 +94,7 @@ def gather(
     """
     parts = divide(source, limit=limit)
     expected = sum(part.rows for part in parts) if isinstance(parts, list) else None
+    remove_leftovers(folder)
     _forget_bad(folder)
     tried: list[Path] = []
     files: list[Path] = []
@@ -196,8 +197,18 @@ def _embed(
         "sampled": sample.places,
         "pixels": sample.pixels,
     }
+    described["content"] = _content(tensors, described["rows"])
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=described)
+
+
+def _content(tensors: dict[str, Tensor], rows: str) -> str:
+    """A digest of a part, by which a damaged one is told."""
+    found = hashlib.blake2b(rows.encode(), digest_size=8)
+    for name, values in sorted(tensors.items()):
+        found.update(f"{name} {tuple(values.shape)}".encode())
+        found.update(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 class _Drawn:
@@ -268,17 +279,19 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 
 def _kept(path: Path, part: Part | Reach) -> list[Step] | None:
-    """What reading this part took, where it lies there; None for other rows and for what another version left."""
+    """What reading this part took, where it lies there whole; None for other rows, another version, a damaged file."""
     if not path.is_file():
         return None
     try:
         with safe_open(str(path), framework="pt") as file:
             said = file.metadata() or {}
-    except SafetensorError:
+            if said.get("format") != _FORMAT or said.get("identity") != part.identity:
+                return None
+            whole = _content({name: file.get_tensor(name) for name in file.keys()}, said["rows"]) == said["content"]  # noqa: SIM118
+        steps = parse_json(said["steps"], where=str(path))
+        return [(int(block), int(rows), bool(ended)) for block, rows, ended in steps] if whole else None
+    except (SafetensorError, InputError, OSError, KeyError, TypeError, ValueError):
         return None
-    if said.get("format") != _FORMAT or said.get("identity") != part.identity:
-        return None
-    return [(block, rows, ended) for block, rows, ended in json.loads(said["steps"])]
 
 
 def _subject(

@@ -22,6 +22,7 @@ from tether import __version__
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.files import read_json, write_json, write_text
 from tether.core.finding import Figure, Finding
+from tether.core.locks import locked
 from tether.core.protocols import DualEncoder, Probe, Source
 from tether.core.spec import settings
 from tether.evaluate.inspect import PROBES
@@ -136,6 +137,7 @@ def inspect_model(
 
     Raises:
         InputError: an unknown section or setting, or a source or model of which nothing can be seen.
+        LockedError: another process writes to ``out``.
     """
     start = time.perf_counter()
     tell = on_progress or (lambda what, done, total: None)
@@ -148,44 +150,45 @@ def inspect_model(
     sections_asked = [] if probes is None else [("--probe", probe) for probe, _, _ in asked if probe in PROBES]
     seeded = ["--seed", str(seed)] if seed else []
     command = ["tether", "inspect", model_name, "--pairs", name, *itertools.chain(*sections_asked), *options, *seeded]
-    subject = gather(
-        model,
-        source,
-        folder=kept,
-        limit=limit,
-        label=label,
-        batch_size=batch_size,
-        workers=workers,
-        strict=strict,
-        seed=seed,
-        facts={
-            "model_name": model_name,
-            "source_name": name,
-            "digest": digest,
-            "eval_command": shlex.join(["tether", "eval", model_name, name, *options]),
-        },
-        on_progress=lambda done, total: tell("embedding the pairs", done, total),
-    )
-    sections = []
-    for number, (probe_name, probe, chosen) in enumerate(asked):
-        tell(probe.title, number, len(asked))
-        sections.append(_section(probe_name, probe, chosen, subject, kept / f"{probe_name}.json"))
-    tell("writing the page", len(asked), len(asked))
-    report = Report(
-        model_name,
-        name,
-        digest,
-        shlex.join(command),
-        len(subject.image),
-        tuple(sections),
-        time.perf_counter() - start,
-        out / PAGE,
-        out / NUMBERS,
-    )
     from tether.evaluate.inspect.page import render
 
-    write_text(report.page, render(report, subject))
-    write_json(report.numbers, as_json(report, source=source))
+    with locked(out, purpose="tether inspect"):
+        subject = gather(
+            model,
+            source,
+            folder=kept,
+            limit=limit,
+            label=label,
+            batch_size=batch_size,
+            workers=workers,
+            strict=strict,
+            seed=seed,
+            facts={
+                "model_name": model_name,
+                "source_name": name,
+                "digest": digest,
+                "eval_command": shlex.join(["tether", "eval", model_name, name, *options]),
+            },
+            on_progress=lambda done, total: tell("embedding the pairs", done, total),
+        )
+        sections = []
+        for number, (probe_name, probe, chosen) in enumerate(asked):
+            tell(probe.title, number, len(asked))
+            sections.append(_section(probe_name, probe, chosen, subject, kept / f"{probe_name}.json"))
+        tell("writing the page", len(asked), len(asked))
+        report = Report(
+            model_name,
+            name,
+            digest,
+            shlex.join(command),
+            len(subject.image),
+            tuple(sections),
+            time.perf_counter() - start,
+            out / PAGE,
+            out / NUMBERS,
+        )
+        write_text(report.page, render(report, subject))
+        write_json(report.numbers, as_json(report, source=source))
     return report
 
 

@@ -9,20 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from tether.core.digest import model_digest
 from tether.core.errors import InputError
-from tether.core.files import read_json, write_json
+from tether.core.files import read_json, remove_leftovers, write_json
+from tether.core.locks import locked
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Block, Row
 from tether.data.bad_rows import BadRows
 from tether.data.images import decode
 from tether.data.loader import ordered
+from tether.data.paths import anchor, is_url
 from tether.models.embed import Precision, encode_images
 from tether.tasks.retrieve import shards
+from tether.tasks.retrieve.rows import check_schema
 from tether.tasks.retrieve.shards import Origin
 
 Progress = Callable[[int, int | None], None]
@@ -69,9 +71,10 @@ def embed(
     """Embed every good picture of a source once.
 
     The rows go to ``out``: one file when it ends in ``.parquet``, else a folder of parts. Columns: ``key``,
-    ``embedding`` (fixed-size list of float32, not normalised), ``texts``, ``path``, ``thumbnail`` if asked for, and
-    the rows' other columns. Each part is written whole; a run that was killed at any moment goes on after the last
-    part, and the result holds every row once. The model's digest stands in the schema's metadata.
+    ``embedding`` (fixed-size list of float32, not normalised), ``texts``, ``path`` (relative to the source's folder),
+    ``thumbnail`` if asked for, and the rows' other columns. Each part is written atomically; a run that was killed at
+    any moment goes on after the last part, and the result holds every row once. Where no part was finished, ``out`` is
+    free for other settings. The model's digest stands in the schema's metadata.
 
     Args:
         source: where rows come from.
@@ -87,31 +90,76 @@ def embed(
         on_progress: called with rows done and, where the source knows, rows in all.
 
     Raises:
-        InputError: ``out`` holds other embeddings, there is no good row, or a bad row under ``strict``.
+        InputError: ``out`` holds other or damaged embeddings, there is no good row, or a bad row under ``strict``.
+        LockedError: another process writes to ``out``.
+        WriteError: a full disk, no permission; the parts that were finished are kept.
     """
     origin = Origin(model_name, model_digest(_module(model)), source.name, source.version)
     single = out.suffix == ".parquet"
     folder = out.with_name(out.name + ".parts") if single else out
     bad_rows = out.with_name(f"{out.stem}.{BAD_ROWS}") if single else out / BAD_ROWS
-    if single and out.exists():
-        report = _finished(out, origin=origin, bad_rows=bad_rows)
-        shutil.rmtree(folder, ignore_errors=True)  # what a kill after the last step left
-        return report
-    _claim(folder, origin=origin, thumbnail=thumbnail)
-    parts = sorted(folder.glob("part-*.parquet"))
-    left = _Remaining(source, done=_keys(parts))
-    before = rows = len(left.done)
-    total = _total(source)
+    with locked(folder, purpose="tether embed"):
+        if single and out.exists():
+            report = _finished(out, origin=origin, bad_rows=bad_rows)
+            shutil.rmtree(folder, ignore_errors=True)  # what a kill after the last step left
+            return report
+        parts = _claim(folder, origin=origin, thumbnail=thumbnail, bad_rows=bad_rows)
+        before = sum(map(shards.rows_in, parts))
+        _embed_parts(
+            source,
+            model=model,
+            origin=origin,
+            folder=folder,
+            parts=parts,
+            bad_rows=bad_rows,
+            batch_size=batch_size,
+            part_rows=part_rows,
+            thumbnail=thumbnail,
+            precision=precision,
+            workers=workers,
+            strict=strict,
+            tell=on_progress or (lambda done, total: None),
+        )
+        rows = sum(map(shards.rows_in, parts))
+        if single:
+            shards.join(parts, out)
+            shutil.rmtree(folder, ignore_errors=True)
+        bad = BadRows(source.name, path=bad_rows).count
+    return Embedded(path=out, rows=rows, new=rows - before, bad=bad, bad_rows=bad_rows, digest=origin.digest)
+
+
+def _embed_parts(
+    source: Source,
+    *,
+    model: DualEncoder,
+    origin: Origin,
+    folder: Path,
+    parts: list[Path],
+    bad_rows: Path,
+    batch_size: int,
+    part_rows: int,
+    thumbnail: int | None,
+    precision: Precision,
+    workers: int,
+    strict: bool,
+    tell: Progress,
+) -> None:
+    """Embed what the parts lack and append new ones to them."""
+    left = _Remaining(source, done={key for part in parts for key in shards.keys_in(part)})
+    before, total = len(left.done), _total(source)
     waiting: list[tuple[Row, np.ndarray]] = []
+    images = _folder_of(source)
 
     def write_part(count: int) -> None:
         some = waiting[:count]
         del waiting[:count]
         kept = [row for row, _ in some]
         small = None if thumbnail is None else [make_thumbnail(row, side=thumbnail) for row in kept]
-        table = shards.to_table(kept, vectors=np.stack([v for _, v in some]), thumbnails=small, origin=origin)
-        parts.append(folder / f"part-{len(parts):05d}.parquet")
-        shards.write(table, parts[-1])
+        vectors = np.stack([vector for _, vector in some])
+        table = shards.to_table(kept, vectors=vectors, thumbnails=small, origin=origin, folder=images)
+        number = 1 + int(parts[-1].stem.removeprefix("part-")) if parts else 0
+        shards.write(table, folder / f"part-{number:05d}.parquet")
+        parts.append(folder / f"part-{number:05d}.parquet")
 
     stream = ordered(
         left,
@@ -130,19 +178,11 @@ def embed(
                 waiting.append((row, vector))
         while len(waiting) >= part_rows:
             write_part(part_rows)
-        rows = before + left.passed
-        if on_progress is not None:
-            on_progress(rows, total)
+        tell(before + left.passed, total)
     if waiting:
         write_part(len(waiting))
     if not parts:
         raise InputError(f"{source.name}: no picture could be embedded; see {bad_rows}")
-    rows = sum(pq.read_metadata(part).num_rows for part in parts)
-    if single:
-        shards.join(parts, out)
-        shutil.rmtree(folder)
-    bad = BadRows(source.name, path=bad_rows).count
-    return Embedded(path=out, rows=rows, new=rows - before, bad=bad, bad_rows=bad_rows, digest=origin.digest)
 
 
 class _Remaining:
@@ -165,6 +205,7 @@ class _Remaining:
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         for row in self._source.read(block, start=start):
+            row = replace(row, key=shards.utf8(row.key))  # as it is kept
             if row.key not in self.done:
                 self.passed += 1
                 yield row
@@ -213,8 +254,8 @@ def make_thumbnail(row: Row, *, side: int) -> bytes | None:
     return buffer.getvalue()
 
 
-def _claim(folder: Path, *, origin: Origin, thumbnail: int | None) -> None:
-    """Make the folder this run's, or find that it is; half-written parts of a killed run are removed."""
+def _claim(folder: Path, *, origin: Origin, thumbnail: int | None, bad_rows: Path) -> list[Path]:
+    """Make the folder this run's, or find that it is; its finished parts, none of them damaged."""
     mine = {
         "model": origin.model,
         "digest": origin.digest,
@@ -222,20 +263,24 @@ def _claim(folder: Path, *, origin: Origin, thumbnail: int | None) -> None:
         "source_version": origin.source_version,
         "thumbnail": thumbnail,
     }
-    state = folder / STATE
-    if not state.exists():
-        if folder.is_dir() and any(folder.glob("*.parquet")):
+    remove_leftovers(folder)
+    parts = sorted(folder.glob("part-*.parquet"))
+    if not parts:
+        if any(folder.glob("*.parquet")):
             raise InputError(f"{folder}: holds Parquet files of something else; choose another --out")
-        write_json(state, mine)
-    theirs = read_json(state)
+        bad_rows.unlink(missing_ok=True)
+        write_json(folder / STATE, mine)
+        return parts
+    check_schema(shards.shared_schema(parts), where=str(folder))
+    theirs = read_json(folder / STATE)
     for key, value in mine.items():
-        if key != "model" and theirs.get(key) != value:
+        found = theirs.get(key) if isinstance(theirs, dict) else None
+        if key != "model" and found != value:
             raise InputError(
-                f"{folder}: holds embeddings with {key} {theirs.get(key)!r}, this run has {value!r}; "
+                f"{folder}: holds embeddings with {key} {found!r}, this run has {value!r}; "
                 "choose another --out, or remove it"
             )
-    for stale in folder.glob(".part-*.tmp"):
-        stale.unlink()
+    return parts
 
 
 def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> Embedded:
@@ -243,17 +288,19 @@ def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> Embedded:
     metadata = shards.schema_of(out).metadata or {}
     for key, value in origin.metadata().items():
         if key != b"tether.model" and metadata.get(key) != value:
+            theirs = metadata.get(key, b"").decode(errors="replace")
             raise InputError(
-                f"{out}: already there, with {key.decode()} {metadata.get(key, b'').decode()!r} instead of "
-                f"{value.decode()!r}; choose another --out, or remove it"
+                f"{out}: already there, with {key.decode()} {theirs!r} instead of {value.decode()!r}; "
+                "choose another --out, or remove it"
             )
-    rows = pq.read_metadata(out).num_rows
     bad = BadRows(origin.source, path=bad_rows).count
-    return Embedded(path=out, rows=rows, new=0, bad=bad, bad_rows=bad_rows, digest=origin.digest)
+    return Embedded(path=out, rows=shards.rows_in(out), new=0, bad=bad, bad_rows=bad_rows, digest=origin.digest)
 
 
-def _keys(parts: Sequence[Path]) -> set[str]:
-    return {key for part in parts for key in pq.read_table(part, columns=["key"]).column("key").to_pylist()}
+def _folder_of(source: Source) -> Path:
+    """The folder that paths of images are relative to."""
+    place = Path("." if is_url(source.name) else anchor(source.name))
+    return place.parent if place.is_file() else place
 
 
 def _total(source: Source) -> int | None:

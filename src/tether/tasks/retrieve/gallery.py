@@ -69,7 +69,10 @@ def _note(hits: Sequence[Hit]) -> str:
 
 
 def _shown(hit: Hit, *, low: float, high: float) -> dict[str, Any]:
-    picture = make_thumbnail(Row(hit.key, hit.image), side=SIDE)
+    try:
+        picture = make_thumbnail(Row(hit.key, hit.image), side=SIDE)
+    except InputError:  # a store may hold anything; the other hits are shown all the same
+        picture = None
     more = [("score", f"{hit.score:.4f}"), ("key", hit.key), *(("text", text) for text in hit.texts[:MOST_FIELDS])]
     fields = [(name, value) for name, value in hit.meta.items() if value not in (None, "", [])]
     more += [(name, str(value)[:MOST_LETTERS]) for name, value in fields[:MOST_FIELDS]]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, TetherError, WriteError
 from tether.tasks.retrieve import inverted, mirror, shards
-from tether.tasks.retrieve.store import Store
+from tether.tasks.retrieve.lance import WriteLock
+from tether.tasks.retrieve.rows import checked_batches, conform
+from tether.tasks.retrieve.store import FINISHED_BY_INDEX, Store
 
 Progress = Callable[[int, int | None], None]
 Existing = Literal["refuse", "merge", "replace"]
@@ -37,57 +38,76 @@ def build_index(
         on_progress: called with rows written and rows in all.
 
     Returns:
-        The store, compacted, its metadata indexed and, above ``mirror.INDEX_ABOVE`` rows, its vectors too. If it
-        cannot be finished, the store is as it was before.
+        The store, compacted, its metadata indexed and, above ``mirror.INDEX_ABOVE`` rows, its vectors too. All rows
+        of a new store appear at once: before that moment what was there before is unchanged, whatever happens. A merge
+        is written in pieces of ``ROWS_PER_COMMIT``, after all rows were checked; what is there of one that was stopped
+        stays, and the same call finishes it.
 
     Raises:
         InputError: no such file, columns are missing, keys come twice, vectors are not finite or of unequal length,
             or the store holds vectors of another model.
+        LockedError: another process writes to the store.
+        WriteError: a full disk, no permission.
     """
     parts = shards.files_of(embeddings)
     schema = _storable(shards.shared_schema(parts), parts=parts)
-    total = sum(pq.read_metadata(part).num_rows for part in parts)
+    total = sum(shards.rows_in(part) for part in parts)
     if total == 0:
         raise InputError(f"{embeddings}: holds no rows")
-    store, before = _opened(out, schema=schema, existing=existing, storage_options=storage_options)
+    tell = on_progress or (lambda done, total: None)
+    if existing == "merge":
+        store = Store.open(out, storage_options=storage_options)
+        with store.lock.held(purpose="tether index", wait=0):
+            _merge(parts, schema=schema, store=store, total=total, tell=tell)
+            _finish(store)
+        return store
+    schema = schema.with_metadata({**(schema.metadata or {}), FINISHED_BY_INDEX: b"1"})
+    lock = WriteLock(out)
+    with lock.held(purpose="tether index", wait=0):
+        store = Store.create(
+            out,
+            schema=schema,
+            rows=_counted(parts, schema=schema, total=total, tell=tell),
+            overwrite=existing == "replace",
+            storage_options=storage_options,
+            lock=lock,
+        )
+        _finish(store)
+    return store
+
+
+def _merge(parts: list[Path], *, schema: pa.Schema, store: Store, total: int, tell: Progress) -> None:
+    digest = (schema.metadata or {}).get(b"tether.digest", b"").decode(errors="replace")
+    if digest != store.digest:
+        raise InputError(f"{store.uri}: holds vectors of model {store.digest!r}, these are of {digest!r}")
+    conform(schema.empty_table(), schema=store.schema, where=store.uri)
+    rows = shards.batches(parts, schema=schema, rows=ROWS_PER_COMMIT)
+    for _ in checked_batches(rows, schema=schema, where=store.uri):
+        pass  # what is wrong with them is found before anything is written
     done = 0
     try:
-        for rows in shards.batches(parts, schema=schema, rows=ROWS_PER_COMMIT):
-            if existing == "merge":
-                store.put(rows)
-            else:
-                store.add(rows)
-            done += rows.num_rows
-            if on_progress is not None:
-                on_progress(done, total)
-    except BaseException:
-        store.restore(before)
-        raise
+        for batch in _counted(parts, schema=schema, total=total, tell=tell):
+            store.put(batch)
+            done += batch.num_rows
+    except WriteError as error:
+        how = f"{done:,} of {total:,} rows were merged; the same command merges the others"
+        raise TetherError(f"{error}; {how}") from error
+
+
+def _finish(store: Store) -> None:
     store.compact()
     store.index_columns()
     if len(store) > mirror.INDEX_ABOVE and inverted.available():
         store.warm().index()
-    return store
 
 
-def _opened(
-    out: str | Path, *, schema: pa.Schema, existing: Existing, storage_options: Mapping[str, str] | None
-) -> tuple[Store, int]:
-    """The store to write to, and the version to go back to when that fails."""
-    if existing == "merge":
-        store = Store.open(out, storage_options=storage_options)
-        digest = (schema.metadata or {}).get(b"tether.digest", b"").decode()
-        if digest != store.digest:
-            raise InputError(f"{out}: holds vectors of model {store.digest!r}, these are of {digest!r}")
-        return store, store.version
-    before = None
-    if existing == "replace":
-        try:
-            before = Store.open(out, storage_options=storage_options).version
-        except InputError:  # nothing to replace
-            before = None
-    store = Store.create(out, schema=schema, overwrite=existing == "replace", storage_options=storage_options)
-    return store, store.version if before is None else before
+def _counted(parts: list[Path], *, schema: pa.Schema, total: int, tell: Progress) -> Iterator[pa.Table]:
+    """The rows of all parts, a commit of them at a time; what was taken is told."""
+    done = 0
+    for rows in shards.batches(parts, schema=schema, rows=ROWS_PER_COMMIT):
+        yield rows
+        done += rows.num_rows
+        tell(done, total)
 
 
 def _storable(schema: pa.Schema, *, parts: list[Path]) -> pa.Schema:
@@ -99,8 +119,8 @@ def _storable(schema: pa.Schema, *, parts: list[Path]) -> pa.Schema:
     if pa.types.is_fixed_size_list(kind):
         size = kind.list_size
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        first = next(pq.ParquetFile(parts[0]).iter_batches(batch_size=1, columns=["embedding"]), None)
-        size = 0 if first is None or first.column(0)[0].as_py() is None else len(first.column(0)[0])
+        first = next((rows["embedding"][0] for rows in shards.groups(parts[0], rows=1)), None)
+        size = 0 if first is None or not first.is_valid else len(first)
     else:
         raise InputError(f"{parts[0]}: column 'embedding': expected lists of float32, got {kind}")
     if size == 0:

@@ -6,7 +6,6 @@ by one; a table that another process changed is read anew.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
-from tether.core.files import atomic_path
-from tether.tasks.retrieve import inverted
+from tether.tasks.retrieve import inverted, lance
+from tether.tasks.retrieve.index_cache import IndexCache
 from tether.tasks.retrieve.inverted import InvertedIndex
 from tether.tasks.retrieve.ranking import How, Ranking, best
 from tether.tasks.retrieve.vectors import UnitVectors, unit
@@ -29,24 +28,25 @@ PROBED_ROWS = 32  # rows that a loaded index must find again before it is believ
 class Mirror:
     """Keys and unit vectors of one table, in the table's order."""
 
-    def __init__(self, table: Any, *, dim: int, folder: Path | None, where: str) -> None:
+    def __init__(self, table: Any, *, dim: int, where: str) -> None:
         """Read the table.
 
         Args:
             table: a LanceDB table with the columns ``key`` and ``embedding``.
             dim: length of the vectors.
-            folder: where the index is kept, or None to keep it in memory only.
-            where: name of the store, for messages.
+            where: the store's uri.
         """
-        self._table, self._folder, self._where = table, folder, where
+        self._table = table
+        self._cache = IndexCache(where, identity=(table.schema.metadata or {}).get(b"tether.store", b""))
         self.version = table.version
         self.keys: list[str] = []
         count = table.count_rows()
+        lance.check_claim(where, rows=count, dim=dim)
         self.vectors = UnitVectors(dim=dim, capacity=count)
         addresses = []
         for batch in _scan(table, columns=["key", "embedding"], limit=max(count, 1)):
             self.keys.extend(batch.column("key").to_pylist())
-            rows = batch.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+            rows = batch.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, dim)
             self.vectors.append(unit(rows, where=where))
             addresses.append(batch.column("_rowid").to_numpy())
         self._addresses: Int[np.ndarray, " n"] | None = _joined(addresses)
@@ -132,7 +132,7 @@ class Mirror:
             alive = np.flatnonzero(self.vectors.alive)
             rows = self.vectors.rows if len(alive) == len(self.vectors) else self.vectors.rows[alive]
             found = InvertedIndex.build(rows, positions=alive)
-            self._save_index(found, addresses=self.addresses()[alive])
+            self._cache.save(found, rows=self.addresses()[alive])
             self._covered = len(self.vectors)
         if self._covered < len(self.vectors):
             new = np.arange(self._covered, len(self.vectors))
@@ -141,21 +141,12 @@ class Mirror:
         self._index = found
         return found
 
-    def _save_index(self, index: InvertedIndex, *, addresses: Int[np.ndarray, " n"]) -> None:
-        if self._folder is None:
-            return
-        for old in self._folder.glob("index-*"):
-            old.unlink(missing_ok=True)
-        with atomic_path(self._folder / f"index-{self.version}.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, addresses)
-        index.save(self._folder / f"index-{self.version}.faiss")
-
     def _load_index(self) -> InvertedIndex | None:
         """The saved index with its rows found again by address, or None when it does not fit this table."""
-        files = [] if self._folder is None else sorted(self._folder.glob("index-*.faiss"))
-        if not files or not files[-1].with_suffix(".npy").is_file():
+        cached = self._cache.load()
+        if cached is None:
             return None
-        saved = np.load(files[-1].with_suffix(".npy"), allow_pickle=False)
+        path, saved = cached
         addresses = self.addresses()
         order = np.argsort(addresses, kind="stable")
         place = np.searchsorted(addresses, saved, sorter=order)
@@ -164,7 +155,7 @@ class Mirror:
         kept = positions[positions >= 0]
         if len(kept) < (1 - REMOVED_SHARE) * max(len(saved), int(self.vectors.alive.sum())):
             return None
-        index = InvertedIndex.load(files[-1], positions=positions)
+        index = InvertedIndex.load(path, positions=positions)
         if index is None:
             return None
         loose = self.vectors.alive.copy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
@@ -51,10 +53,12 @@ def conform(rows: pa.Table, *, schema: pa.Schema, where: str) -> pa.Table:
             continue
         column = rows.column(field.name)
         try:
+            if field.name != EMBEDDING:
+                column.validate(full=True)  # text that is not UTF-8
             columns.append(column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
             vectors = field.name == EMBEDDING
-            expected = f"vectors of {field.type.list_size} float32" if vectors else str(field.type)
+            expected = f"vectors of {field.type.list_size} float32" if vectors else f"sound {field.type}"
             raise InputError(f"{where}: column {field.name!r}: expected {expected}, got {column.type}") from None
     return pa.table(columns, schema=schema)
 
@@ -77,3 +81,53 @@ def checked(rows: pa.Table, *, where: str) -> tuple[list[str], Float[np.ndarray,
         raise InputError(f"{where}: an embedding is null")
     vectors = embedding.flatten().to_numpy(zero_copy_only=False).reshape(len(keys), embedding.type.list_size)
     return keys, unit(vectors, where=f"{where}: rows from key {keys[0]!r} on" if keys else where)
+
+
+def checked_batches(tables: Iterable[pa.Table], *, schema: pa.Schema, where: str) -> Iterator[pa.RecordBatch]:
+    """The tables piece by piece, each conformed and checked.
+
+    Raises:
+        InputError: as for ``conform`` and ``checked``, or a key comes twice in all of them.
+    """
+    known: set[str] = set()
+    for table in tables:
+        rows = conform(table, schema=schema, where=where)
+        keys, _ = checked(rows, where=where)
+        twice = next((key for key in keys if key in known), None)
+        if twice is not None:
+            raise InputError(f"{where}: key {twice!r} comes twice")
+        known.update(keys)
+        yield from rows.to_batches()
+
+
+class Stream:
+    """Batches for LanceDB, which reads them in another thread; leaving the block ends what is still read.
+
+    An error of the batches is raised in place of the one that LanceDB makes of it.
+    """
+
+    def __init__(self, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema) -> None:
+        """Take the batches; nothing is read yet."""
+        self._batches, self._schema = batches, schema
+        self._failure: BaseException | None = None
+        self._stopped = False
+
+    def __enter__(self) -> pa.RecordBatchReader:
+        """The stream."""
+        return pa.RecordBatchReader.from_batches(self._schema, self._watched())
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """End it."""
+        self._stopped = True
+        if isinstance(error, Exception) and self._failure is not None:
+            raise self._failure from None
+
+    def _watched(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in self._batches:
+                if self._stopped:
+                    raise InputError("interrupted")
+                yield batch
+        except BaseException as error:
+            self._failure = error
+            raise

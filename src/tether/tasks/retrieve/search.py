@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.types import ImageLike
 from tether.data.images import load
+from tether.data.paths import points_outside
 from tether.models.embed import encode_images, encode_texts
 from tether.tasks.retrieve.ranking import How, Ranking
 from tether.tasks.retrieve.store import Store
@@ -88,23 +90,30 @@ class Searcher:
         pixels = load(picture, self.model.image_spec, name=str(picture) if isinstance(picture, Path) else "query")
         return encode_images(self.model, [pixels[None]]).numpy()[0]
 
-    def hits(self, found: Ranking) -> list[Hit]:
-        """The rows of a ranking with captions, picture and metadata."""
+    def hits(self, found: Ranking, *, images: Path | None = None) -> list[Hit]:
+        """The rows of a ranking with captions, image and metadata.
+
+        Args:
+            found: a ranking of this store.
+            images: the folder that was embedded, to take the images from that have no thumbnail; a store cannot name
+                files elsewhere.
+        """
         names = [name for name in self.store.schema.names if name != "embedding"]
         return [
-            _hit(row, score=float(score))
+            _hit(row, score=float(score), images=images)
             for row, score in zip(self.store.records(found.keys, columns=names).to_pylist(), found.scores, strict=True)
         ]
 
 
-def _hit(row: dict[str, object], *, score: float) -> Hit:
+def _hit(row: dict[str, object], *, score: float, images: Path | None) -> Hit:
     row = dict(row)
     key, texts = row.pop("key"), row.pop("texts", None)
     thumbnail, path = row.pop("thumbnail", None), row.get("path")
     image: ImageLike | None = None
     if isinstance(thumbnail, bytes):
         image = thumbnail
-    elif isinstance(path, str) and Path(path).is_file():
-        image = Path(path)
+    elif images is not None and isinstance(path, str) and not points_outside(path):
+        with contextlib.suppress(OSError):  # a name that no file can have
+            image = images / path if (images / path).is_file() else None
     captions = tuple(str(text) for text in texts) if isinstance(texts, list) else ()
     return Hit(key=str(key), score=score, texts=captions, image=image, meta=row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, TetherError
 from tether.core.files import atomic_path
 from tether.core.printable import encodable
 from tether.core.types import Row
+from tether.tasks.retrieve.lance import ALWAYS_FINE, MOST_INFLATED
 from tether.tasks.retrieve.rows import conform
 
 FIXED = ("key", "embedding", "texts", "path", "thumbnail")
@@ -58,16 +60,15 @@ def to_table(
     vectors: Float[np.ndarray, "n d"],
     thumbnails: Sequence[bytes | None] | None,
     origin: Origin,
+    folder: Path,
 ) -> pa.Table:
-    """Rows and their vectors as one Arrow table."""
+    """Rows and their vectors as one Arrow table; paths are relative to the source's folder."""
     flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
     columns: dict[str, Any] = {
         "key": pa.array([row.key for row in rows], pa.string()),
         "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
         "texts": pa.array([list(row.texts) for row in rows], pa.list_(pa.string())),
-        "path": pa.array(
-            [encodable(str(row.image)) if isinstance(row.image, Path) else None for row in rows], pa.string()
-        ),
+        "path": pa.array([_inside(folder, row.image) for row in rows], pa.string()),
     }
     if thumbnails is not None:
         columns["thumbnail"] = pa.array(thumbnails, pa.binary())
@@ -77,26 +78,42 @@ def to_table(
     return pa.table(columns).replace_schema_metadata(origin.metadata())
 
 
+def _inside(folder: Path, image: object) -> str | None:
+    """Where an image file lies in the source's folder or in the current one; of one that lies elsewhere, its name."""
+    if not isinstance(image, Path):
+        return None
+    full = image.absolute()
+    for root in (folder.absolute(), Path.cwd()):
+        if full.is_relative_to(root):
+            return encodable(full.relative_to(root).as_posix())
+    return encodable(full.name)
+
+
 def _column(values: list[object]) -> pa.Array:
     """Plain values as Arrow finds fit; whatever it has no type for becomes JSON text."""
+    values = [encodable(value) if isinstance(value, str) else value for value in values]
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeError, OverflowError):
         return pa.array([None if value is None else json.dumps(value, default=str) for value in values], pa.string())
 
 
 def write(table: pa.Table, path: Path) -> None:
     """One Parquet file, whole or absent; vectors are noise to a compressor, so only the rest is compressed."""
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression=_compression(table.schema))
+        pq.write_table(table, temporary, compression=_compression(table.schema), write_page_checksum=True)
 
 
 def join(parts: Sequence[Path], path: Path) -> None:
     """All parts, in order, as one Parquet file, whole or absent."""
     schema = shared_schema(parts)
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression=_compression(schema)) as file:
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression=_compression(schema), write_page_checksum=True) as file,
+    ):
         for part in parts:
-            file.write_table(conform(pq.read_table(part), schema=schema, where=str(part)))
+            for group in groups(part):
+                file.write_table(conform(group, schema=schema, where=str(part)))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -120,10 +137,53 @@ def schema_of(path: Path) -> pa.Schema:
     Raises:
         InputError: it is not Parquet, or is truncated.
     """
+    with _sound(path):
+        return _opened(path).schema_arrow
+
+
+def rows_in(path: Path) -> int:
+    """Rows of a Parquet file; errors as for ``schema_of``."""
+    with _sound(path):
+        return _opened(path).metadata.num_rows
+
+
+def keys_in(path: Path) -> list[str]:
+    """Keys of a part; errors as for ``schema_of``."""
+    with _sound(path):
+        return _opened(path).read(columns=["key"]).column("key").to_pylist()
+
+
+def groups(path: Path, *, rows: int | None = None) -> Iterator[pa.Table]:
+    """The rows of a file, one row group or ``rows`` of them at a time; errors as for ``schema_of``."""
+    with _sound(path):
+        file = _opened(path)
+        if rows is None:
+            yield from (file.read_row_group(number) for number in range(file.num_row_groups))
+        else:
+            yield from (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_size=rows))
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    claimed = sum(max(column.total_uncompressed_size, 4 * column.num_values) for column in columns)
+    size = path.stat().st_size
+    if claimed > max(ALWAYS_FINE, MOST_INFLATED * size):
+        raise InputError(f"{path}: claims {claimed:,} bytes of values in a file of {size:,}; damaged, or made to harm")
+    return file
+
+
+@contextlib.contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Name the file in whatever Arrow raises about it."""
     try:
-        return pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: truncated or not a Parquet file ({error})") from None
+        yield
+    except TetherError:
+        raise
+    except Exception as error:  # of many kinds, by what is damaged
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: damaged or not a Parquet file ({text})") from None
 
 
 def shared_schema(parts: Sequence[Path]) -> pa.Schema:
@@ -143,7 +203,8 @@ def shared_schema(parts: Sequence[Path]) -> pa.Schema:
         for field in schema:
             kinds[field.name] = _wider(kinds.get(field.name, field.type), field.type)
     kinds = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in kinds.items()}
-    return pa.schema(kinds, metadata=first)
+    text = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in first.items()}
+    return pa.schema(kinds, metadata=text)
 
 
 def _wider(left: pa.DataType, right: pa.DataType) -> pa.DataType:
@@ -157,8 +218,8 @@ def _wider(left: pa.DataType, right: pa.DataType) -> pa.DataType:
 def batches(parts: Sequence[Path], *, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
     """The rows of all parts, a bounded number at a time, fitted to a schema."""
     for part in parts:
-        for batch in pq.ParquetFile(part).iter_batches(batch_size=rows):
-            yield conform(pa.Table.from_batches([batch]), schema=schema, where=str(part))
+        for some in groups(part, rows=rows):
+            yield conform(some, schema=schema, where=str(part))
 
 
 def _compression(schema: pa.Schema) -> Mapping[str, str]:

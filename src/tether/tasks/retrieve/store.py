@@ -1,15 +1,16 @@
 """A LanceDB table of embeddings with their metadata: add, update, delete and search without a rebuild.
 
-The table is the only truth: versioned, each write is one commit that a kill leaves whole or absent. A copy of the unit
-vectors in memory (``mirror.py``) answers the queries.
+The table is the only truth: versioned, each write is one commit that a kill leaves whole or absent; in a local folder
+one process writes at a time. A copy of the unit vectors in memory (``mirror.py``) answers the queries.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,26 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tether.core.errors import InputError, TetherError
+from tether.core.locks import is_lock
+from tether.tasks.retrieve import lance
+from tether.tasks.retrieve.lance import TABLE, WriteLock
 from tether.tasks.retrieve.mirror import Mirror
 from tether.tasks.retrieve.ranking import How, Ranking
-from tether.tasks.retrieve.rows import EMBEDDING, KEY, check_schema, checked, conform, refuse_unknown
+from tether.tasks.retrieve.rows import (
+    EMBEDDING,
+    KEY,
+    Stream,
+    check_schema,
+    checked,
+    checked_batches,
+    conform,
+    refuse_unknown,
+)
 from tether.tasks.retrieve.vectors import unit
 
-TABLE = "embeddings"
-DIGEST, MODEL = b"tether.digest", b"tether.model"
+DIGEST, MODEL, STORE = b"tether.digest", b"tether.model", b"tether.store"
+FINISHED_BY_INDEX = b"tether.finished_by_index"
+"""In the schema of a store that is finished only when its keys have an index."""
 COMPACT_EVERY = 100  # versions; each write makes one and a few small files
 KEEP_VERSIONS = timedelta(minutes=30)  # so that a reader in another process can finish what it began
 KEYS_PER_DELETE = 5_000  # keys named in one SQL expression
@@ -35,15 +49,18 @@ BITMAP_BELOW = 1_000  # distinct values up to which a bitmap is the better scala
 class Store:
     """Embeddings, texts, metadata and thumbnails under unique keys, searched by cosine similarity.
 
-    Several processes may read while one writes; a reader sees each finished write at its next call.
+    Several processes may read while one writes; a reader sees each finished write at its next call. In a local folder
+    a second writer waits for a few seconds and is then refused; on an object store let one process write at a time.
     """
 
-    def __init__(self, table: Any, *, uri: str) -> None:
+    def __init__(self, table: Any, *, uri: str, lock: WriteLock | None = None) -> None:
         """Wrap an open LanceDB table; ``Store.create`` and ``Store.open`` are the usual ways."""
         self._table = table
         self.uri = uri
+        self.lock = lock or WriteLock(uri)
         field = table.schema.field(EMBEDDING)
         self.dim: int = field.type.list_size
+        self._digest = self.digest
         self._mirror: Mirror | None = None
         self._position: dict[str, int] | None = None
         self._version = -1  # the version whose keys are known, when there is no mirror
@@ -54,53 +71,67 @@ class Store:
         uri: str | Path,
         *,
         schema: pa.Schema,
+        rows: Iterable[pa.Table] = (),
         overwrite: bool = False,
         storage_options: Mapping[str, str] | None = None,
+        lock: WriteLock | None = None,
     ) -> Store:
-        """Make an empty store.
+        """Make a store; it is there with all its rows, or, when this fails or is killed, what was there before is.
 
         Args:
             uri: a folder, or whatever LanceDB accepts (``s3://``, ``gs://``, ``az://``, ``db://``).
             schema: Arrow schema with ``key`` (string) and ``embedding`` (fixed-size list of float32); further columns
                 are metadata. Its metadata carries the model's name and digest.
-            overwrite: replace a store that is already there; an empty one is replaced anyway.
+            rows: what it holds from the start, as for ``add``; read once, in another thread.
+            overwrite: replace a store that is already there; an empty or unfinished one is replaced anyway.
             storage_options: credentials and settings of an object store, as LanceDB takes them.
+            lock: of this store, where the caller holds one.
 
         Raises:
-            InputError: the schema lacks a column, or a store is already there.
+            InputError: the schema lacks a column, rows are refused as by ``add``, or a store is already there.
+            LockedError: another process writes there.
+            WriteError: a full disk, no permission.
         """
         check_schema(schema, where=str(uri))
-        database = _connect(uri, storage_options)
-        there = _table(database)
-        if not overwrite and there is not None and there.count_rows():
-            raise InputError(
-                f"{uri}: already holds a store; add to it (--existing merge) or replace it (--existing replace)"
-            )
-        folder = _folder(uri)
-        for stale in () if folder is None else folder.glob("index-*"):
-            stale.unlink()
-        table = database.create_table(TABLE, schema=schema, mode="create" if there is None else "overwrite")
-        return cls(table, uri=str(uri))
+        schema = schema.with_metadata({**(schema.metadata or {}), STORE: uuid.uuid4().hex.encode()})
+        lock = lock or WriteLock(uri)
+        with lock.held(), lance.writing(uri):
+            lance.remove_leftovers(uri)
+            database = lance.connect(uri, storage_options)
+            there = lance.table_of(database)
+            if not overwrite and there is not None and there.count_rows() and not _unfinished(there):
+                raise InputError(
+                    f"{uri}: already holds a store; add to it (--existing merge) or replace it (--existing replace)"
+                )
+            with Stream(checked_batches(rows, schema=schema, where=str(uri)), schema=schema) as reader:
+                mode = "create" if there is None else "overwrite"
+                table = database.create_table(TABLE, data=reader, schema=schema, mode=mode)
+        return cls(table, uri=str(uri), lock=lock)
 
     @classmethod
     def open(cls, uri: str | Path, *, storage_options: Mapping[str, str] | None = None) -> Store:
         """Open a store that is there.
 
         Raises:
-            InputError: there is none at ``uri``.
+            InputError: there is none at ``uri``, it was not finished, or it cannot be read.
         """
-        if "://" not in str(uri) and not Path(uri).is_dir():
-            raise InputError(f"{uri}: no such store; make one with: tether index EMBEDDINGS --out {uri}")
-        table = _table(_connect(uri, storage_options))
-        if table is None:
-            raise InputError(f"{uri}: holds no table {TABLE!r}; make one with: tether index EMBEDDINGS --out {uri}")
-        check_schema(table.schema, where=str(uri))
-        return cls(table, uri=str(uri))
+        folder, how = lance.folder_of(uri), f"tether index EMBEDDINGS --out {uri}"
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{uri}: no such store; make one with: {how}")
+        with lance.reading(uri):
+            table = lance.table_of(lance.connect(uri, storage_options))
+            if table is None and folder is not None and any(map(is_lock, folder.iterdir())):
+                raise InputError(f"{uri}: the store was not finished; make it with: {how}")
+            if table is None:
+                raise InputError(f"{uri}: holds no table {TABLE!r}; make one with: {how}")
+            check_schema(table.schema, where=str(uri))
+            return cls(table, uri=str(uri))
 
     def __len__(self) -> int:
         """Rows in the newest version."""
-        self._table.checkout_latest()
-        return self._table.count_rows()
+        with lance.reading(self.uri):
+            self._table.checkout_latest()
+            return self._table.count_rows()
 
     @property
     def schema(self) -> pa.Schema:
@@ -110,12 +141,12 @@ class Store:
     @property
     def digest(self) -> str:
         """Digest of the model that made the vectors, or the empty string."""
-        return (self.schema.metadata or {}).get(DIGEST, b"").decode()
+        return (self.schema.metadata or {}).get(DIGEST, b"").decode(errors="replace")
 
     @property
     def model(self) -> str:
         """Name under which that model was loaded, or the empty string."""
-        return (self.schema.metadata or {}).get(MODEL, b"").decode()
+        return (self.schema.metadata or {}).get(MODEL, b"").decode(errors="replace")
 
     @property
     def version(self) -> int:
@@ -132,21 +163,21 @@ class Store:
         Raises:
             InputError: a key is already there or comes twice, a vector is not finite or zero, a column is unknown or
                 of the wrong type.
+            LockedError: another process writes, and still does after ten seconds.
+            WriteError: a full disk, no permission; the store is unchanged.
         """
         rows = conform(rows, schema=self.schema, where=self.uri)
         if rows.num_rows == 0:
             return
         keys, vectors = checked(rows, where=self.uri)
-        known = self._positions()
-        present = [key for key in keys if key in known]
-        if present:
-            raise InputError(f"{self.uri}: key {present[0]!r} is already there ({len(present)} such); use update")
-        with self._writing():
-            self._table.add(rows)
-        if self._mirror is not None:
-            self._mirror.append(keys, vectors, version=self._table.version)
-        self._remember(keys)
-        self._tidy()
+        with self.lock.held():
+            known = self._positions()
+            present = [key for key in keys if key in known]
+            if present:
+                raise InputError(f"{self.uri}: key {present[0]!r} is already there ({len(present)} such); use update")
+            with lance.writing(self.uri):
+                self._table.add(rows)
+            self._mirrored(keys, vectors)
 
     def update(self, rows: pa.Table) -> None:
         """Replace columns of rows that are there.
@@ -156,61 +187,58 @@ class Store:
 
         Raises:
             InputError: a key is not there or comes twice, or as for ``add``.
+            LockedError: as for ``add``.
+            WriteError: as for ``add``.
         """
+        self._merge(rows, insert=False)
+
+    def put(self, rows: pa.Table) -> None:
+        """Update the rows whose keys are there and add the others, in one commit; errors as for both."""
+        self._merge(rows, insert=True)
+
+    def _merge(self, rows: pa.Table, *, insert: bool) -> None:
         if rows.num_rows == 0:
             return
         if KEY not in rows.column_names:
             raise InputError(f"{self.uri}: column {KEY!r} is missing")
-        keys = rows.column(KEY).to_pylist()
-        old = self.records(keys)
         refuse_unknown(rows, schema=self.schema, where=self.uri)
-        merged = {name: rows[name] if name in rows.column_names else old[name] for name in old.column_names}
-        rows = conform(pa.table(merged), schema=self.schema, where=self.uri)
-        keys, vectors = checked(rows, where=self.uri)
-        known = self._positions()
-        gone = np.array([known[key] for key in keys], dtype=np.int64)
-        with self._writing():
-            self._table.merge_insert(KEY).when_matched_update_all().execute(rows)
-        if self._mirror is not None:
-            self._mirror.remove(gone, version=self._table.version)
-            self._mirror.append(keys, vectors, version=self._table.version)
-        self._remember(keys)
-        self._tidy()
-
-    def put(self, rows: pa.Table) -> None:
-        """Update the rows whose keys are there and add the others; errors as for both.
-
-        Two commits: a kill between them leaves the updates without the additions, and the same call finishes them.
-        """
-        known = self._positions()
-        if KEY not in rows.column_names:
-            raise InputError(f"{self.uri}: column {KEY!r} is missing")
-        there = [key in known for key in rows.column(KEY).to_pylist()]
-        self.update(rows.filter(pa.array(there, pa.bool_())))
-        self.add(rows.filter(pa.array([not one for one in there], pa.bool_())))
+        with self.lock.held():
+            known, keys = self._positions(), rows.column(KEY).to_pylist()
+            there = [key for key in keys if key in known]
+            if not insert:
+                self._require(keys, known)
+            absent = [name for name in self.schema.names if name not in rows.column_names]
+            if absent and there:
+                old = self.records(list(dict.fromkeys(there)), columns=absent)
+                place = {key: i for i, key in enumerate(old.column(KEY).to_pylist())}
+                old = old.take(pa.array([place.get(key) for key in keys], pa.int64()))
+                if len(there) < len(keys) and EMBEDDING in absent:
+                    raise InputError(f"{self.uri}: column {EMBEDDING!r} is missing")
+                for name in absent:
+                    rows = rows.append_column(name, old.column(name))
+            rows = conform(rows, schema=self.schema, where=self.uri)
+            keys, vectors = checked(rows, where=self.uri)
+            merge = self._table.merge_insert(KEY).when_matched_update_all()
+            with lance.writing(self.uri):
+                (merge.when_not_matched_insert_all() if insert else merge).execute(rows)
+            self._mirrored(keys, vectors, gone=there)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove rows by key.
 
         Raises:
             InputError: a key is not there; nothing is removed then.
+            LockedError: as for ``add``.
+            WriteError: as for ``add``; of more than 5,000 keys, those before may be removed.
         """
-        known = self._positions()
-        missing = [key for key in keys if key not in known]
-        if missing:
-            raise InputError(f"{self.uri}: no row with key {missing[0]!r} ({len(missing)} such)")
-        keys = list(dict.fromkeys(keys))
-        for start in range(0, len(keys), KEYS_PER_DELETE):
-            with self._writing():
-                self._table.delete(_one_of(keys[start : start + KEYS_PER_DELETE]))
-        if not keys:
-            return
-        if self._mirror is not None:
-            gone = np.array([known[key] for key in keys], dtype=np.int64)
-            self._mirror.remove(gone, version=self._table.version)
-        for key in keys:
-            del known[key]
-        self._tidy()
+        with self.lock.held():
+            self._require(keys, self._positions())
+            keys = list(dict.fromkeys(keys))
+            for start in range(0, len(keys), KEYS_PER_DELETE):
+                some = keys[start : start + KEYS_PER_DELETE]
+                with lance.writing(self.uri):
+                    self._table.delete(_one_of(some))
+                self._mirrored([], None, gone=some)
 
     def search(
         self,
@@ -244,19 +272,22 @@ class Store:
         mirror = self.warm()
         if not mirror.vectors.alive.any():
             raise InputError(f"{self.uri}: the store holds no rows; add some first")
-        try:
+        with lance.reading(self.uri) if where is None else _filtering(where, columns=self.schema.names):
             return mirror.search(query, top=top, where=where, how=how)
-        except (ValueError, RuntimeError, OSError) as error:
-            if where is None or isinstance(error, InputError):
-                raise
-            raise InputError(f"filter {where!r}: {_plain(error)}; columns: {', '.join(self.schema.names)}") from error
 
     def warm(self) -> Mirror:
-        """Bring the vectors into memory, as they stand in the newest version."""
-        self._table.checkout_latest()
-        if self._mirror is None or self._mirror.worn or self._mirror.version != self._table.version:
-            self._mirror = Mirror(self._table, dim=self.dim, folder=_folder(self.uri), where=self.uri)
-            self._position = None
+        """Bring the vectors into memory, as they stand in the newest version.
+
+        Raises:
+            InputError: the store is damaged, or was replaced by one of other vectors since it was opened.
+        """
+        with lance.reading(self.uri):
+            self._table.checkout_latest()
+            if self._mirror is None or self._mirror.worn or self._mirror.version != self._table.version:
+                if (self._table.schema.field(EMBEDDING).type.list_size, self.digest) != (self.dim, self._digest):
+                    raise InputError(f"{self.uri}: was replaced by vectors of another model; open it again")
+                self._mirror = Mirror(self._table, dim=self.dim, where=self.uri)
+                self._position = None
         return self._mirror
 
     def records(self, keys: Sequence[str], *, columns: Sequence[str] | None = None) -> pa.Table:
@@ -269,19 +300,23 @@ class Store:
         Raises:
             InputError: a key is not there.
         """
-        self._table.checkout_latest()
-        names = self.schema.names if columns is None else list(dict.fromkeys([KEY, *columns]))
-        parts = [self._table.schema.empty_table().select(names)]
-        for start in range(0, len(keys), KEYS_PER_DELETE):
-            some = keys[start : start + KEYS_PER_DELETE]
-            query = self._table.search().where(_one_of(some)).select(names).limit(len(some))
-            parts.append(query.to_arrow().select(names))
-        found = pa.concat_tables(parts)
-        place = {key: i for i, key in enumerate(found.column(KEY).to_pylist())}
-        missing = [key for key in keys if key not in place]
+        with lance.reading(self.uri):
+            self._table.checkout_latest()
+            names = self.schema.names if columns is None else list(dict.fromkeys([KEY, *columns]))
+            parts = [self._table.schema.empty_table().select(names)]
+            for start in range(0, len(keys), KEYS_PER_DELETE):
+                some = keys[start : start + KEYS_PER_DELETE]
+                query = self._table.search().where(_one_of(some)).select(names).limit(len(some))
+                parts.append(query.to_arrow().select(names))
+            found = pa.concat_tables(parts)
+            place = {key: i for i, key in enumerate(found.column(KEY).to_pylist())}
+            self._require(keys, place)
+            return found.take(pa.array([place[key] for key in keys], type=pa.int64()))
+
+    def _require(self, keys: Sequence[str], known: Mapping[str, int]) -> None:
+        missing = [key for key in keys if key not in known]
         if missing:
             raise InputError(f"{self.uri}: no row with key {missing[0]!r} ({len(missing)} such)")
-        return found.take(pa.array([place[key] for key in keys], type=pa.int64()))
 
     def restore(self, version: int) -> None:
         """Make an earlier version the newest one again.
@@ -289,103 +324,105 @@ class Store:
         Raises:
             InputError: that version never was, or was dropped when the store was compacted.
         """
-        try:
-            self._table.checkout(version)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise InputError(f"{self.uri}: there is no version {version} (any more): {_plain(error)}") from error
-        self._table.restore()
-        self._table.checkout_latest()
-        self._mirror = self._position = None
+        with self.lock.held():
+            try:
+                self._table.checkout(version)
+            except (ValueError, RuntimeError, OSError) as error:
+                self._table.checkout_latest()
+                raise InputError(
+                    f"{self.uri}: there is no version {version} (any more): {lance.plain(error)}"
+                ) from error
+            with lance.writing(self.uri):
+                self._table.restore()
+            self._table.checkout_latest()
+            self._mirror = self._position = None
 
     def compact(self, *, keep: timedelta = KEEP_VERSIONS) -> None:
-        """Join small files, bring scalar indices up to date, and drop versions older than ``keep``."""
-        with self._writing():
-            self._table.optimize(cleanup_older_than=keep)
-        if self._mirror is not None:
-            self._mirror.forget(version=self._table.version)
+        """Join small files, bring scalar indices up to date, and drop versions and strays older than ``keep``."""
+        with self.lock.held(), lance.writing(self.uri):
+            lance.remove_leftovers(self.uri)
+            alone = lance.folder_of(self.uri) is not None
+            self._table.optimize(cleanup_older_than=keep, delete_unverified=alone)
+            if self._mirror is not None:
+                self._mirror.forget(version=self._table.version)
 
     def index_columns(self) -> None:
         """Give each metadata column that a filter may name a scalar index, so that filters need not read it whole."""
         from lancedb.index import Bitmap, BTree
 
-        for field in self.schema:
-            if pa.types.is_string(field.type) and field.name != KEY:
-                values = self._table.search().select([field.name]).limit(max(len(self), 1)).to_arrow()[field.name]
-                kind = Bitmap() if len(values.unique()) <= BITMAP_BELOW else BTree()
-            elif field.name == KEY or pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
-                kind = BTree()
-            elif pa.types.is_boolean(field.type):
-                kind = Bitmap()
-            else:
-                continue
-            self._table.create_index(field.name, config=kind, replace=True)
-        if self._mirror is not None:
-            self._mirror.forget(version=self._table.version)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Say in one line that a write failed: a full disk, lost rights, a conflict with another writer."""
-        try:
-            yield
-        except (ValueError, RuntimeError, OSError) as error:
-            raise TetherError(f"{self.uri}: the write failed and changed nothing: {_plain(error)}") from error
+        with self.lock.held(), lance.writing(self.uri):
+            for field in sorted(self.schema, key=lambda field: field.name == KEY):  # that of the keys says: finished
+                if pa.types.is_string(field.type) and field.name != KEY:
+                    values = self._table.search().select([field.name]).limit(max(len(self), 1)).to_arrow()[field.name]
+                    kind = Bitmap() if len(values.unique()) <= BITMAP_BELOW else BTree()
+                elif field.name == KEY or pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
+                    kind = BTree()
+                elif pa.types.is_boolean(field.type):
+                    kind = Bitmap()
+                else:
+                    continue
+                self._table.create_index(field.name, config=kind, replace=True)
+            if self._mirror is not None:
+                self._mirror.forget(version=self._table.version)
 
     def _positions(self) -> dict[str, int]:
         """Key to position in the mirror (or any number, without one), for the newest version."""
-        self._table.checkout_latest()
+        with lance.reading(self.uri):
+            self._table.checkout_latest()
         if self._mirror is not None:
             mirror = self.warm()
             if self._position is None:
                 alive = mirror.vectors.alive
                 self._position = {key: i for i, key in enumerate(mirror.keys) if alive[i]}
         elif self._position is None or self._version != self._table.version:
-            found = self._table.search().select([KEY]).limit(max(self._table.count_rows(), 1)).to_arrow()
-            self._position = {key: i for i, key in enumerate(found.column(KEY).to_pylist())}
+            with lance.reading(self.uri):
+                found = self._table.search().select([KEY]).limit(max(self._table.count_rows(), 1)).to_arrow()
+                self._position = {key: i for i, key in enumerate(found.column(KEY).to_pylist())}
         return self._position
 
-    def _remember(self, keys: Sequence[str]) -> None:
-        """Note the positions that rows just written have."""
-        known = self._position
+    def _mirrored(self, keys: Sequence[str], vectors: Any, *, gone: Sequence[str] = ()) -> None:
+        """Take over what was just written: rows removed or replaced, rows added at the end."""
+        known, mirror, start = self._position, self._mirror, 0
         assert known is not None
-        start = 0 if self._mirror is None else len(self._mirror.keys) - len(keys)
+        if mirror is not None:
+            start = len(mirror.keys)
+            mirror.remove(np.array([known[key] for key in gone], dtype=np.int64), version=self._table.version)
+            if keys:
+                mirror.append(list(keys), vectors, version=self._table.version)
+        for key in gone:
+            known.pop(key, None)
         known.update((key, start + i) for i, key in enumerate(keys))
+        self._tidy()
 
     def _tidy(self) -> None:
-        if self._table.version % COMPACT_EVERY == 0:
+        self._version = self._table.version
+        if self._version % COMPACT_EVERY == 0:
             try:
                 self.compact()
             except TetherError as error:  # what was written stands; the next hundredth version tries again
                 warnings.warn(f"not compacted: {error}", stacklevel=3)
-        self._version = self._table.version
+            self._version = self._table.version
 
 
-def _connect(uri: str | Path, storage_options: Mapping[str, str] | None) -> Any:
-    import lancedb
+def _unfinished(table: Any) -> bool:
+    """Whether a store shows that ``build_index`` was killed before its last step."""
+    return FINISHED_BY_INDEX in (table.schema.metadata or {}) and not any(
+        KEY in index.columns for index in table.list_indices()
+    )
 
-    return lancedb.connect(str(uri), storage_options=dict(storage_options) if storage_options else None)
 
-
-def _table(database: Any) -> Any | None:
-    """The store's table, or None where there is none; asking for it beats paging through a cluster's list."""
+@contextlib.contextmanager
+def _filtering(where: str, *, columns: Sequence[str]) -> Iterator[None]:
+    """Say what is wrong with a filter."""
     try:
-        return database.open_table(TABLE)
-    except (ValueError, FileNotFoundError) as error:
-        if "not found" in str(error):
-            return None
-        raise
-
-
-def _folder(uri: str | Path) -> Path | None:
-    """Where a local store keeps what can be rebuilt; None for a store on an object store or a cluster."""
-    return None if "://" in str(uri) else Path(uri) / "rebuildable"
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, TetherError):
+            raise
+        raise InputError(f"filter {where!r}: {lance.plain(error)}; columns: {', '.join(columns)}") from error
 
 
 def _one_of(keys: Sequence[str]) -> str:
     """SQL condition: the key is one of these."""
     quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys)
     return f"{KEY} IN ({quoted})"
-
-
-def _plain(error: Exception) -> str:
-    """LanceDB's message without the place in its own source."""
-    return re.sub(r",?\s*/\S+\.rs:\d+:\d+", "", str(error)).strip().removeprefix("Invalid input, ")

@@ -1,0 +1,127 @@
+"""What a store asks of LanceDB: places, one writer at a time, errors in one line, what killed writes left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tether.core.errors import InputError, TetherError, WriteError
+from tether.core.locks import locked
+
+TABLE = "embeddings"
+MOST_INFLATED, ALWAYS_FINE = 100, 2**28
+"""Files may claim this many times their size in values, or this many bytes, whichever is more."""
+WAIT = 10.0
+"""Seconds that a write waits for another process to finish its own."""
+
+
+class WriteLock:
+    """The right to write to a store that lies in a local folder; elsewhere there is none, and nothing is waited for."""
+
+    def __init__(self, uri: str | Path) -> None:
+        """Name the store; nothing is locked yet."""
+        self._folder = folder_of(uri)
+        self._threads = threading.RLock()
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def held(self, *, purpose: str = "a change of a store", wait: float | None = None) -> Iterator[None]:
+        """Keep every other writer out while the block runs; uses inside of it are free.
+
+        Raises:
+            LockedError: another process holds it after the wait.
+        """
+        with self._threads, contextlib.ExitStack() as stack:
+            if self._folder is not None and not self._depth:
+                stack.enter_context(locked(self._folder, purpose=purpose, wait=WAIT if wait is None else wait))
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+
+def folder_of(uri: str | Path) -> Path | None:
+    """The folder of a local store; None for one on an object store or a cluster."""
+    path = str(uri).removeprefix("file://")
+    return None if "://" in path else Path(path)
+
+
+def connect(uri: str | Path, storage_options: Mapping[str, str] | None) -> Any:
+    """A LanceDB connection."""
+    import lancedb
+
+    return lancedb.connect(str(uri), storage_options=dict(storage_options) if storage_options else None)
+
+
+def table_of(database: Any) -> Any | None:
+    """The store's table, or None where there is none; asking for it beats paging through a cluster's list."""
+    try:
+        return database.open_table(TABLE)
+    except (ValueError, FileNotFoundError) as error:
+        if "not found" in str(error):
+            return None
+        raise
+
+
+def check_claim(uri: str | Path, *, rows: int, dim: int) -> None:
+    """See that a local store is large enough for the vectors it says it has; a compressor finds little in vectors.
+
+    Raises:
+        InputError: it is far too small; reading it would take far more memory than its files.
+    """
+    folder, claimed = folder_of(uri), 4 * rows * dim
+    if folder is None or claimed <= ALWAYS_FINE:
+        return
+    size = sum(path.stat().st_size for path in folder.rglob("*.lance") if path.is_file())
+    if claimed > MOST_INFLATED * size:
+        raise InputError(f"{uri}: claims {claimed:,} bytes of vectors in files of {size:,}; damaged, or made to harm")
+
+
+def remove_leftovers(uri: str | Path) -> None:
+    """Remove what killed writes left in a local store; only who holds the write lock may call this."""
+    folder = folder_of(uri)
+    table = None if folder is None else folder / f"{TABLE}.lance"
+    if table is None or not table.is_dir():
+        return
+    if not any(table.glob("_versions/*.manifest")):  # killed before its first version was there
+        shutil.rmtree(table, ignore_errors=True)
+    for path in table.rglob(".tmp*"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def reading(uri: str | Path) -> Iterator[None]:
+    """Say in one line that a store cannot be read, whatever its damaged files make LanceDB and Arrow raise."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, TetherError) or not _is_fault(error):
+            raise
+        raise InputError(f"{uri}: cannot be read; damaged or out of reach: {plain(error)}") from error
+
+
+@contextlib.contextmanager
+def writing(uri: str | Path, *, safe: str = "what was in the store is unchanged") -> Iterator[None]:
+    """Say in one line that a write failed: a full disk, lost rights, a conflict with another writer."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, TetherError) or not _is_fault(error):
+            raise
+        raise WriteError(str(uri), RuntimeError(plain(error)), safe=safe) from error
+
+
+def plain(error: BaseException) -> str:
+    """LanceDB's message in one line, without places in its own source."""
+    text = re.sub(r",?\s*/\S+\.rs:\d+:\d+", "", str(error)).strip().removeprefix("Invalid input, ")
+    return " ".join(text.split())[:500]
+
+
+def _is_fault(error: BaseException) -> bool:
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"  # Rust's, no Exception
