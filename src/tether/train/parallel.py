@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, TetherError
+
+_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
 
 
 def choose_sharding(sharding: Literal["auto", "ddp", "fsdp2"]) -> Literal["none", "ddp", "fsdp2"]:
@@ -30,6 +33,33 @@ def choose_sharding(sharding: Literal["auto", "ddp", "fsdp2"]) -> Literal["none"
     if sharding != "auto":
         return sharding
     return "fsdp2" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else "ddp"
+
+
+def agree(refused: TetherError | None) -> None:
+    """Raise the first process's error, if it has one, in every process."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        said = [str(refused or "")]
+        dist.broadcast_object_list(said, src=0)
+        if said[0] and refused is None:
+            raise InputError(said[0])
+    if refused is not None:
+        raise refused
+
+
+@contextlib.contextmanager
+def together(*, again: str) -> Iterator[None]:
+    """Of a process that lost another one in the block, one message is left.
+
+    Args:
+        again: how to go on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        several = dist.is_initialized() and dist.get_world_size() > 1
+        if several and (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+            raise TetherError(f"another process of the run ended; {again}") from error
+        raise
 
 
 def parallelise(module: nn.Module, *, sharding: Literal["none", "ddp", "fsdp2"], device: torch.device) -> nn.Module:
