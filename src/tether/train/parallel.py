@@ -132,15 +132,25 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: dict[str, Tensor]
 ) -> None:
-    """Put back what ``optimizer_tensors`` gave, sharded as the parameters are."""
+    """Put back what ``optimizer_tensors`` gave, sharded as the parameters are.
+
+    Raises:
+        InputError: state that no step of this optimiser on these parameters leaves.
+    """
     parameters = {name: parameter for parameter, name in names.items()}
     state: dict[Tensor, dict[str, Any]] = {}
+    kinds: dict[str, torch.dtype] = {}
     for full_name, value in tensors.items():
         name, _, key = full_name.rpartition(".")
         if name not in parameters:
             raise InputError(f"optimiser state for {name!r}, which the model does not have")
         parameter = parameters[name]
         like = value.shape == parameter.shape  # moments follow their parameter; a step count is a scalar
+        sound = value.dtype == parameter.dtype if like and value.ndim else value.ndim == 0
+        if not sound or value.dtype != kinds.setdefault(key, value.dtype):
+            raise InputError(f"optimiser state {full_name}: {value.dtype} of shape {tuple(value.shape)} does not fit")
         state.setdefault(parameter, {})[key] = placed_like(parameter, value) if like else value
+    if len({frozenset(entries) for entries in state.values()}) > 1:
+        raise InputError("optimiser state: some parameters have other entries than the rest")
     optimizer.state.clear()
     optimizer.state.update(state)
