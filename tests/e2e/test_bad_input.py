@@ -82,7 +82,7 @@ def call(capsys) -> Callable[..., tuple[int, str]]:
         (["export", "nosuch", "out"], "tether: nosuch: no such model"),
         (["report", "pictures"], "tether: pictures: not a run"),
         (["curate", "pictures", "--out", "u"], "tether: give either --entries"),
-        (["train", "no.yaml"], "tether: no.yaml: no such recipe"),
+        (["train", "no.yaml"], "tether: no.yaml: no such file"),
         (["train", "--resume"], "tether: command line: key 'data' is required"),
         ([*TRAIN, "clippper=none"], "unknown key 'clippper'; did you mean 'clipper'?"),
         ([*TRAIN, "clipper=zcilp"], "tether: settings: clipper: unknown part 'zcilp'; did you mean 'zclip'?"),

@@ -74,8 +74,8 @@ def test_entries_of_another_pool_or_other_settings_are_not_taken(pool, tmp_path,
     (tmp_path / "left").mkdir()
     for name in ("entries.txt", "entries.json"):
         (tmp_path / "left" / name).write_text((tmp_path / "out" / name).read_text())
-    assert main_with(tmp_path / "other.parquet", "--minimum", 4, out="left")[0] == 2
-    (tmp_path / "left" / "entries.txt").unlink()
+    (tmp_path / "left" / ".entries.txt.abcdefgh.tmp").write_text("of a killed process")
+    (tmp_path / "left" / ".entries.json.abcdefgh.tmp").touch()
     assert main_with(tmp_path / "other.parquet", "--minimum", 4, out="left")[0] == 0
     assert "cat" in (tmp_path / "left" / "entries.txt").read_text().split()
 
@@ -96,7 +96,7 @@ def test_entries_of_another_pool_or_other_settings_are_not_taken(pool, tmp_path,
             ["--entries", "{words}", "--t", "5", "--format", "csv"],
             "--format: expected parquet or webdataset, got 'csv'",
         ),
-        (["--entries", "{words}", "--t", "5", "--workers", "0"], "workers: expected at least 1, got 0"),
+        (["--entries", "{words}", "--t", "5", "--workers", "0"], "--workers: expected 1 to 1024, got 0"),
     ],
 )
 def test_says_what_is_wrong(pool, tmp_path, capsys, arguments, message):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tether.core.draw import hash_uniform
-from tether.core.errors import InputError
+from tether.core.errors import InputError, TetherError
 from tether.core.types import Block, Row
 from tether.data import open_source
 from tether.data.curate import MetaClipCurator
@@ -186,7 +186,7 @@ def test_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(pq.ParquetWriter, "write_table", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(TetherError, match=r"could not be written: No space left .* same command goes on"):
             curate(pool, steps=[step()], out=tmp_path / "out")
     whole = contents(tmp_path / "whole")
     for path in (tmp_path / "out").glob("part-*"):

@@ -115,6 +115,13 @@ class TestYaml:
             "a: b: c",
             "? [1, 2]\n: 3",
             "\x00",
+            "!!binary aGVsbG8=",
+            "!!set {a, b}",
+            "!!timestamp 2020-01-01",
+            '"\\ud800"',
+            '"\\0"',
+            "0x" + "f" * 9000,
+            "[" * 65 + "]" * 65,
         ],
     )
     def test_is_refused(self, text):

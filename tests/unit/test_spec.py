@@ -27,7 +27,12 @@ class Bare:
     pass
 
 
-PARTS = {"plain": Plain, "inner": Inner, "bare": Bare}
+class Library:
+    def __init__(self, *, lr: float) -> None:
+        raise ValueError("Invalid learning rate")
+
+
+PARTS = {"plain": Plain, "inner": Inner, "bare": Bare, "library": Library}
 
 
 def test_a_name_alone_takes_the_defaults():
@@ -73,8 +78,11 @@ def test_the_mapping_given_is_not_changed():
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
-        ("plane", r"run.yaml: clipper: unknown part 'plane'; did you mean 'plain'\? known: bare, inner, plain"),
-        ("zzz", "unknown part 'zzz'; known: bare, inner, plain"),
+        (
+            "plane",
+            r"run.yaml: clipper: unknown part 'plane'; did you mean 'plain'\? known: bare, inner, library, plain",
+        ),
+        ("zzz", "unknown part 'zzz'; known: bare, inner, library, plain"),
         ({"alpha": 1.0}, "expected a part's name or a mapping with 'name'"),
         ({"name": 3}, "expected a part's name or a mapping with 'name'"),
         (
@@ -84,6 +92,12 @@ def test_the_mapping_given_is_not_changed():
         ({"name": "plain", "alpha": "much"}, r"clipper \(plain\): alpha: .*number.*got 'much'"),
         ({"name": "plain", "mode": "median"}, r"mode: .*'mean' or 'limit', got 'median'"),
         ({"name": "inner"}, "key 'weight' is required"),
+        ({"name": "plain", "alpha": "nan"}, r"clipper \(plain\): alpha: expected a finite number, got nan"),
+        ({"name": "plain", "steps": 2**63}, "steps: expected an integer of at most 63 bits"),
+        ({"name": "plain", 1: 2}, r"clipper \(plain\): 1"),
+        (["plain"], "expected a part's name or a mapping with 'name'"),
+        (3, "expected a part's name or a mapping with 'name'"),
+        ({"name": "library", "lr": -1.0}, r"clipper \(library\): Invalid learning rate"),
     ],
 )
 def test_mistakes_name_the_file_the_key_and_what_came(spec, match):
@@ -113,3 +127,10 @@ def test_of_a_union_a_configuration_gives_what_can_be_checked():
     assert build({"name": "wrapper", "inner": "bare"}, parts, where="x").inner == "bare"
     with pytest.raises(InputError, match="inner"):
         build({"name": "wrapper", "inner": 3}, parts, where="x")
+
+
+def test_an_infinity_is_for_the_part_to_judge_unless_all_must_be_finite():
+    spec = {"name": "plain", "alpha": "inf"}
+    assert build(spec, PARTS, where="x").alpha == float("inf")
+    with pytest.raises(InputError, match="alpha: expected a finite number, got inf"):
+        build(spec, PARTS, where="x", finite=True)

@@ -44,6 +44,22 @@ def test_the_dumped_configuration_reads_back_equal(tmp_path):
         ("data: emoji\n", ["steps"], "expected key=value"),
         ("data: emoji\n", ["schedul=3"], "unknown key 'schedul'; did you mean 'schedule'?"),
         ("data: emoji\n", ["batch_size=0"], "batch_size"),
+        ("data: emoji\nseed: 100000000000000000000000\n", [], "seed: Input should be less than"),
+        ("data: emoji\n", ["seed=-1"], "seed: Input should be greater than or equal to 0"),
+        ("data: emoji\n", ["weight_decay=.nan"], "weight_decay: Input should be a finite number"),
+        ("data: emoji\n", ["weight_decay=inf"], "weight_decay: Input should be a finite number"),
+        ("data: emoji\n", ["ema=nan"], "ema: Input should be a finite number"),
+        ("data: emoji\n", ["steps=100000000"], "steps: Input should be less than"),
+        ("data: emoji\n", ["accumulate=1e23"], "accumulate"),
+        ("data: emoji\n", ["workers=100000"], "workers: Input should be less than or equal to 1024"),
+        ("data: emoji\n", ["threads=100000"], "threads: Input should be less than or equal to 1024"),
+        ("data: emoji\nclipper: {1: 2}\n", [], "clipper"),
+        ("data: emoji\nclipper: [zclip]\n", ["clipper.alpha=1"], "clipper is ['zclip'], which has no keys"),
+        ("data: emoji\nclipper: [zclip]\n", [], "clipper"),
+        ("1: 2\nnull: emoji\n", [], "data"),
+        ("data: {name: emoji, size: !!binary aGVsbG8=}\n", [], "line 1: unknown tag"),
+        ("data: emoji\n", ["data." + "a." * 1000 + "b=1"], "nested deeper than"),
+        ("data: emoji\n", ['data="a\\0b"'], "text with a NUL"),
         ("data: emoji\nevaluate: {sorce: emoji}\n", [], "evaluate.sorce"),
     ],
 )
@@ -54,5 +70,5 @@ def test_a_wrong_recipe_names_the_file_or_the_key(tmp_path, text, overrides, exp
 
 
 def test_a_missing_recipe_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.yaml: no such recipe"):
+    with pytest.raises(InputError, match=r"none\.yaml: no such file"):
         load_config(tmp_path / "none.yaml")

@@ -63,14 +63,15 @@ def command(
 
     from tether.core.errors import InputError
     from tether.core.files import write_text
+    from tether.core.locks import is_lock, locked
     from tether.data.curate.engines import ENGINES
     from tether.data.curate.metadata import read_entries
     from tether.data.curate.pool import open_pool
     from tether.data.curate.pool_parquet import ParquetPool
     from tether.data.curate.pool_sample import SamplePool
     from tether.data.curate.recipe import AUTO
-    from tether.data.curate.run import curate
-    from tether.data.curate.shard import FORMATS
+    from tether.data.curate.run import MANIFEST, curate
+    from tether.data.curate.shard import FORMATS, STATE
     from tether.data.curate.workers import cores
     from tether.evaluate.datasheet import write_datasheet
     from tether.evaluate.datasheet.thumbnails import PICTURES
@@ -89,15 +90,15 @@ def command(
     shown = next((name for name in PICTURES if name == (pictures or PICTURES[0])), None)
     if shown is None:
         raise InputError(f"--pictures: expected {', '.join(PICTURES)}, got {pictures!r}")
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers: expected at least 1, got {workers}")
+    if workers is not None and not 1 <= workers <= 1024:
+        raise InputError(f"--workers: expected 1 to 1024, got {workers}")
     if sample < 1:
         raise InputError(f"--sample: expected at least 1 row, got {sample}")
     if plan and (out is not None or resume):
         raise InputError("--plan writes nothing, so it takes neither --out nor --resume")
     if not plan and out is None:
         raise InputError("give --out, a new folder for the result, or --plan to see what would happen")
-    if resume and not (out and ((out / ".curate" / "plan.json").exists() or (out / "manifest.json").exists())):
+    if resume and not (out and any(is_lock(path) or path.name in (STATE, MANIFEST) for path in out.glob("*"))):
         raise InputError(f"--resume: {out} holds no run that could go on")
 
     pool = open_pool(source)
@@ -112,7 +113,7 @@ def command(
     folder = passing or out
     assert folder is not None
     try:
-        with _Display() as display:
+        with locked(folder, purpose="tether curate"), _Display() as display:
             if plan:
                 pool = SamplePool(pool, rows=sample)
             auto = {"limit": limit, "minimum": minimum, "minimum_pmi": minimum_pmi}
@@ -128,6 +129,7 @@ def command(
                 strict=strict,
                 on_progress=display.pieces,
                 on_counts=display.counts,
+                held=not plan,
             )
         if not plan and recipe is not None and not (folder / "recipe.yaml").exists():
             write_text(folder / "recipe.yaml", recipe.read_text(encoding="utf-8"))
@@ -168,21 +170,24 @@ def _steps(
     from tether.data.curate.metaclip import MetaClipCurator
     from tether.data.curate.metadata import read_entries
     from tether.data.curate.recipe import AUTO, entries_of, read_recipe
+    from tether.data.curate.run import nothing_finished, strange
+    from tether.data.curate.shard import STATE
     from tether.tasks.curate import CURATE_STEPS
 
     kept, record = folder / "entries.txt", folder / "entries.json"
     asked = {"pool": pool.version, **auto}
 
     def made() -> Path:
-        if kept.exists():
-            if not record.exists() or read_json(record) != asked:
-                raise InputError(
-                    f"{kept}: made of another pool, by hand, or with another --limit, --minimum or --minimum-pmi; give "
-                    "a new folder or remove this one"
-                )
+        if kept.exists() and record.exists() and read_json(record) == asked:
             return kept
-        if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {record.name}):
-            raise InputError(f"{folder}: expected a new or empty folder")
+        if kept.exists() and not (record.exists() and nothing_finished(folder)):
+            raise InputError(
+                f"{kept}: made of another pool, by hand, or with another --limit, --minimum or --minimum-pmi; give "
+                "a new folder or remove this one"
+            )
+        kept.unlink(missing_ok=True)
+        if nothing_finished(folder) and not (folder / STATE).exists() and (other := strange(folder)):
+            raise InputError(f"{folder}: expected a new or empty folder, found {', '.join(other[:3])}")
         found = entries_of(pool, **auto, on_progress=display.task("reading words"))
         write_json(record, asked)  # first, so that no list is without it
         write_text(kept, "".join(f"{entry}\n" for entry in found))

@@ -20,7 +20,7 @@ _ORPHANS = 10.0  # seconds that workers of a killed process may take to notice
 
 @contextlib.contextmanager
 def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold a folder for writing while the block runs; it is made where it is missing.
+    """Hold a folder for writing while the block runs; it is made where it is missing, and goes if nothing is put there.
 
     The operating system frees the lock when its process ends, however it ends: a stale lock cannot be.
 
@@ -35,6 +35,7 @@ def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
     """
     import filelock
 
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / LOCK, timeout=0)
@@ -49,6 +50,10 @@ def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             (folder / OWNER).unlink(missing_ok=True)
+            if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                for path in made:
+                    path.rmdir()
         lock.release()
 
 

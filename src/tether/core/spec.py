@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import math
 import operator
 import types
 import typing
@@ -61,7 +62,12 @@ def _checkable(annotation: Any) -> Any:
 
 
 def settings(
-    spec: str | Mapping[str, Any], parts: Mapping[str, type], *, where: str, given: typing.Collection[str] = ()
+    spec: str | Mapping[str, Any],
+    parts: Mapping[str, type],
+    *,
+    where: str,
+    given: typing.Collection[str] = (),
+    finite: bool = False,
 ) -> tuple[type, dict[str, Any]]:
     """The class that a spec names and its checked keyword arguments.
 
@@ -70,13 +76,15 @@ def settings(
         parts: a room's mapping of names to classes.
         where: file and key, for the error message.
         given: keywords that code passes, which a configuration may not set.
+        finite: refuse infinities; otherwise the part itself says which of its settings may be infinite.
 
     Raises:
-        InputError: unknown name or key, or a value of the wrong type; it says where and lists what is known.
+        InputError: unknown name or key, a value of the wrong type, or one that is not a number; it says where and
+            lists what is known.
     """
     from pydantic import ValidationError
 
-    values = {"name": spec} if isinstance(spec, str) else dict(spec)
+    values = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
     name = values.pop("name", None)
     if not isinstance(name, str):
         raise InputError(f"{where}: expected a part's name or a mapping with 'name', got {spec!r}")
@@ -87,13 +95,38 @@ def settings(
         checked = model.model_validate(values)
     except ValidationError as error:
         raise InputError(explain(error, where=f"{where} ({name})", known=model.model_fields)) from None
-    return parts[name], {key: getattr(checked, key) for key in model.model_fields if key in values}
+    keywords = {key: getattr(checked, key) for key in model.model_fields if key in values}
+    for key, value in keywords.items():
+        if found := _unsound(value, finite=finite):
+            raise InputError(f"{where} ({name}): {key}: {found}")
+    return parts[name], keywords
 
 
-def build(spec: str | Mapping[str, Any], parts: Mapping[str, type], *, where: str, **given: Any) -> Any:
-    """Make the part that ``spec`` names; ``given`` are arguments that only code can pass."""
-    part, keywords = settings(spec, parts, where=where, given=given)
-    return part(**keywords, **given)
+def _unsound(value: Any, *, finite: bool) -> str:
+    """What is wrong with a value of the right type, or the empty string."""
+    if isinstance(value, float) and (math.isnan(value) or (finite and math.isinf(value))):
+        return f"expected a finite number, got {value!r}"
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "expected an integer of at most 63 bits"
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple, set)) else ()
+    return next((found for item in inner if (found := _unsound(item, finite=finite))), "")
+
+
+def build(
+    spec: str | Mapping[str, Any], parts: Mapping[str, type], *, where: str, finite: bool = False, **given: Any
+) -> Any:
+    """Make the part that ``spec`` names; ``given`` are arguments that only code can pass.
+
+    Raises:
+        InputError: as for ``settings``, or the part refuses a value.
+    """
+    part, keywords = settings(spec, parts, where=where, given=given, finite=finite)
+    try:
+        return part(**keywords, **given)
+    except InputError:
+        raise
+    except (ValueError, OverflowError) as error:  # a library's own part
+        raise InputError(f"{where} ({spec if isinstance(spec, str) else spec['name']}): {error}") from error
 
 
 def explain(error: ValidationError, *, where: str, known: typing.Iterable[str]) -> str:

@@ -13,6 +13,9 @@ from tether.core.files import read_text
 MAX_BYTES = 2**20
 MAX_VALUES = 100_000
 """Values in one file, counted with every alias written out."""
+MAX_DEPTH = 64
+_DIGITS = 80  # 64 bits in binary, and then some
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -39,7 +42,8 @@ def parse_yaml(text: str, *, where: str) -> Any:
 
     Raises:
         InputError: malformed, another tag than plain values have, nested too deeply, an alias inside what it stands
-            for, or more than ``MAX_VALUES`` values with every alias written out.
+            for, an integer of thousands of digits, text with a NUL or half a character, or more than ``MAX_VALUES``
+            values with every alias written out.
     """
     try:
         loader = _PlainLoader(text)
@@ -47,7 +51,10 @@ def parse_yaml(text: str, *, where: str) -> Any:
             node = loader.get_single_node()
             if node is None:
                 return None
-            if _count(node, {}) > MAX_VALUES:
+            count, depth = _size(node, {})
+            if depth > MAX_DEPTH:
+                raise RecursionError
+            if count > MAX_VALUES:
                 raise InputError(f"{where}: more than {MAX_VALUES:,} values with every alias written out")
             return loader.construct_document(node)
         finally:
@@ -60,13 +67,28 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise InputError(f"{where}: not valid YAML: {error}") from None
 
 
-def _count(node: yaml.Node, known: dict[int, int]) -> int:
-    """Values in a tree with every alias written out; each node is looked at once."""
-    if isinstance(node, yaml.ScalarNode):
-        return 1
+def _size(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Values in a tree with every alias written out, and its depth; each node is looked at once."""
     if id(node) not in known:
-        children = (
-            [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
-        )
-        known[id(node)] = 1 + sum(_count(child, known) for child in children)
+        _check(node)
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        sizes = [_size(child, known) for child in children]
+        known[id(node)] = 1 + sum(count for count, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
     return known[id(node)]
+
+
+def _check(node: yaml.Node) -> None:
+    """Refuse what is no plain value, or no text or number that another file could hold."""
+    line = node.start_mark.line + 1
+    if node.tag not in _TAGS:
+        raise ValueError(f"line {line}: unknown tag {node.tag!r}")
+    if isinstance(node, yaml.ScalarNode):
+        node.value.encode()  # half a character is a ValueError
+        if "\0" in node.value:
+            raise ValueError(f"line {line}: text with a NUL")
+        if node.tag.endswith(":int") and len(node.value) > _DIGITS:
+            raise ValueError(f"line {line}: an integer of {len(node.value):,} digits")

@@ -7,7 +7,8 @@ import logging
 import threading
 from pathlib import Path
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, WriteError
+from tether.core.files import parse_json
 from tether.core.printable import encodable
 
 _log = logging.getLogger("tether.data")
@@ -57,6 +58,7 @@ class BadRows:
 
         Raises:
             InputError: under ``strict``, or when more than half of the first rows are bad.
+            WriteError: the side file could not be written.
         """
         key, reason = encodable(key), encodable(reason)
         if self.strict:
@@ -68,17 +70,21 @@ class BadRows:
             if new:
                 self._keys.add(key)
                 if self.path:
-                    self.path.parent.mkdir(parents=True, exist_ok=True)
-                    line = json.dumps(
-                        {"source": encodable(self.source), "key": key, "error": reason}, ensure_ascii=False
-                    )
-                    with self.path.open("a", encoding="utf-8") as file:
-                        file.write(line + "\n")
+                    self._write(self.path, {"source": encodable(self.source), "key": key, "error": reason})
             count = len(self._keys)
         if new and (count & (count - 1)) == 0:  # the 1st, 2nd, 4th, ... so that a log stays readable
             where = f"; all are named in {self.path}" if self.path else ""
             _log.warning("%s: %d bad rows skipped so far, the latest %r: %s%s", self.source, count, key, reason, where)
         self.check(reason)
+
+    @staticmethod
+    def _write(path: Path, record: dict[str, str]) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise WriteError(path, error, safe="the rows that it named before stay named") from error
 
     def check(self, reason: str = "") -> None:
         """Stop when most of the first rows are bad."""
@@ -99,7 +105,7 @@ def _named_in(path: Path) -> list[str]:
             file.write("\n")
     for line in text.splitlines():
         try:
-            keys.append(json.loads(line)["key"])
-        except (ValueError, KeyError, TypeError, RecursionError):  # a line cut off by a crash
+            keys.append(str(parse_json(line, where=str(path))["key"]))
+        except (InputError, KeyError, TypeError, IndexError):  # a line cut off by a crash
             continue
     return keys

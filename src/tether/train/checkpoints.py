@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, WriteError
+from tether.core.seal import read_sealed, sealed
 from tether.models.save import separate
 
 _NAME = re.compile(r"step-(\d{8})")
+_SAVING = ".saving-"
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -45,15 +55,19 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write ``folder/step-N`` through a temporary folder and a rename, then drop all but the newest ``keep``.
 
     Raises:
-        OSError: for instance a full disk; the temporary folder is removed and earlier checkpoints stand.
+        WriteError: for instance a full disk; the temporary folder is removed and earlier checkpoints stand.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{checkpoint.step:08d}"
-    temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    temporary = folder / f"{_SAVING}{target.name}"
+    remove_unfinished(folder)
     try:
+        temporary.mkdir(parents=True)
+        files = {}
         for name, tensors in checkpoint.tensors.items():
-            save_file(separate(tensors), temporary / f"{name}.safetensors", metadata=dict(checkpoint.about) or None)
-        state = {"step": checkpoint.step, "files": sorted(checkpoint.tensors), "state": _encode(checkpoint.state)}
+            file = temporary / f"{name}.safetensors"
+            save_file(separate(tensors), file, metadata=dict(checkpoint.about) or None)
+            files[name] = _sha256(file)
+        state = sealed({"step": checkpoint.step, "files": files, "state": _encode(checkpoint.state)})
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         for path in [*temporary.iterdir(), temporary]:
             _flush(path)
@@ -61,15 +75,19 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             shutil.rmtree(target)
         temporary.rename(target)
         _flush(folder)
-    except SafetensorError as error:
-        raise OSError(f"{target}: could not write the checkpoint: {error}") from error
+        for old in list_checkpoints(folder)[:-keep]:
+            old.rename(folder / f"{_SAVING}{old.name}")  # no longer listed, should the process be killed meanwhile
+    except (OSError, SafetensorError) as error:
+        raise WriteError(target, error, safe="earlier checkpoints stand") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
-    for leftover in folder.glob(".saving-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove_unfinished(folder)
     return target
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half written or half removed; only for who holds the run's folder."""
+    for leftover in folder.glob(f"{_SAVING}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -81,22 +99,31 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint folder.
 
     Raises:
-        InputError: a file is missing, truncated or malformed; it names the file.
+        InputError: a file is missing, truncated or damaged; it names the file.
     """
     state_path = path / "state.json"
+    record = read_sealed(state_path)
     try:
-        record = json.loads(state_path.read_text(encoding="utf-8"))
-        step, names, state = int(record["step"]), record["files"], _decode(record["state"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        step, files, state = int(record["step"]), dict(record["files"]), _decode(record["state"])
+        if not all(str(name).isidentifier() for name in files):
+            raise ValueError(f"files: {files}")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, RuntimeError) as error:
         raise InputError(f"{state_path}: not a readable checkpoint: {error}") from error
     tensors = {}
-    for name in names:
+    for name, digest in files.items():
         file = path / f"{name}.safetensors"
         try:
+            if _sha256(file) != digest:
+                raise InputError(f"{file}: truncated or damaged: not the file that {state_path.name} names")
             tensors[name] = load_file(file)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{file}: missing, truncated or not safetensors: {error}") from error
     return Checkpoint(step, tensors, state)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:
@@ -123,13 +150,16 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
+    """What ``_encode`` was given; a ValueError, TypeError or KeyError for anything else."""
     if isinstance(value, list):
         return [_decode(item) for item in value]
     if isinstance(value, dict) and "__map__" in value:
         return {_decode(key): _decode(item) for key, item in value["__map__"]}
     if isinstance(value, dict):
         name, shape, raw = value["__tensor__"]
-        dtype, data = getattr(torch, name), bytearray(base64.b64decode(raw))
+        dtype, data = _DTYPES[name], bytearray(base64.b64decode(raw, validate=True))
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+            raise ValueError(f"{len(data)} bytes for a tensor of shape {shape}")
         flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         return flat.reshape(shape).clone()
     return value

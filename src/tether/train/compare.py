@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from tether.core.errors import InputError, StoppedError
-from tether.core.files import read_json, write_json
+from tether.core.files import read_json, remove_leftovers, write_json
 from tether.core.gather import process_gather
+from tether.core.locks import locked
 from tether.core.protocols import ModelEdit
 from tether.core.spec import build, closest
 from tether.data.loader import Loader
@@ -25,8 +26,10 @@ from tether.train.config import RunConfig, Spec
 from tether.train.costs import relative, timed
 from tether.train.folder import CHECKPOINTS, COMPARE, COMPARE_JSON, CONFIG, METRICS
 from tether.train.logbook import read_metrics
-from tether.train.run import DivergedError, new_encoder, train
+from tether.train.parts import new_encoder
+from tether.train.run import DivergedError, train
 
+ENDED = "ended.json"
 STEPS = 100
 """Of each clipper, unless told otherwise."""
 LAST = 0.2
@@ -127,6 +130,7 @@ def compare(
 
     Raises:
         InputError: too few steps, several processes, or a folder with another comparison.
+        LockedError: another process is writing there.
         StoppedError: asked to stop.
     """
     from tether.optim.clip import CLIPPERS
@@ -140,20 +144,21 @@ def compare(
     for name, spec in specs.items():
         build(spec, CLIPPERS, where=f"clipper ({name})")
     quiet = config.model_copy(update={"evaluate": None, "trackers": [], "log_every": 1, "save_every": 10**9, "keep": 1})
-    _claim(folder, quiet, steps=steps, resume=resume)
     loaders = _OneLoader()
     failures: dict[str, str] = {}
-    for number, (name, spec) in enumerate(specs.items()):
-        on_start(name, number, len(specs))
-        failures[name] = _first_steps(
-            quiet.model_copy(update={"clipper": spec}),
-            folder / COMPARE / name,
-            steps=steps,
-            on_record=on_record,
-            should_stop=should_stop,
-            edits=edits,
-            make_loader=loaders,
-        )
+    with locked(folder, purpose="tether train --clipper compare"):
+        _claim(folder, quiet, steps=steps, resume=resume)
+        for number, (name, spec) in enumerate(specs.items()):
+            on_start(name, number, len(specs))
+            failures[name] = _first_steps(
+                quiet.model_copy(update={"clipper": spec}),
+                folder / COMPARE / name,
+                steps=steps,
+                on_record=on_record,
+                should_stop=should_stop,
+                edits=edits,
+                make_loader=loaders,
+            )
     costs = _costs(config, specs)
     logs = {name: read_metrics(folder / COMPARE / name / METRICS) for name in specs}
     own = _own(config.clipper)
@@ -321,19 +326,26 @@ def _own(spec: Spec) -> str:
 
 
 def _claim(folder: Path, config: RunConfig, *, steps: int, resume: bool) -> None:
-    """Make the comparison this one's, or refuse."""
+    """Make the comparison this one's, or refuse; one in which no clipper did anything is begun again."""
+    remove_leftovers(folder)
     path = folder / COMPARE / "plan.json"
     plan = {"steps": steps, "config": config.model_dump(mode="json")}
-    if path.exists():
-        if not resume:
-            raise InputError(f"{folder}: holds a comparison already; go on with --resume or choose another folder")
-        held = read_json(path)
-        if held != plan:
-            keys = [key for key, value in plan["config"].items() if held["config"].get(key) != value]
-            keys += ["--compare-steps"] if held["steps"] != steps else []
-            raise InputError(f"{path}: is a comparison with other settings: {', '.join(keys)}; choose another folder")
+    runs = [one for one in (folder / COMPARE).glob("*") if (one / ENDED).exists() or _saved(one)]
+    if not path.exists() or not runs:
+        write_json(path, plan)
+        for one in (folder / COMPARE).glob(f"*/{CONFIG}"):
+            shutil.rmtree(one.parent)
         return
-    write_json(path, plan)
+    if not resume:
+        raise InputError(f"{folder}: holds a comparison already; go on with --resume or choose another folder")
+    held = read_json(path)
+    if held != plan:
+        theirs = held.get("config") if isinstance(held, dict) else None
+        if not isinstance(theirs, dict):
+            raise InputError(f"{path}: expected the steps and the settings of a comparison")
+        keys = [key for key, value in plan["config"].items() if theirs.get(key) != value]
+        keys += ["--compare-steps"] if held.get("steps") != steps else []
+        raise InputError(f"{path}: is a comparison with other settings: {', '.join(keys)}; choose another folder")
 
 
 def _first_steps(
@@ -347,9 +359,12 @@ def _first_steps(
     make_loader: Callable[..., Loader],
 ) -> str:
     """The first steps with one clipper, or what is left of them; gives the reason if it diverged."""
-    ended = folder / "ended.json"
+    ended = folder / ENDED
     if ended.exists():
-        return read_json(ended)["diverged"]
+        held = read_json(ended)
+        if not isinstance(held, dict) or not isinstance(held.get("diverged"), str):
+            raise InputError(f"{ended}: expected why the clipper stopped, or an empty text, got {held!r:.100}")
+        return held["diverged"]
     done, diverged = _saved(folder), ""
     if done < steps:
         at = count(done + 1)
@@ -357,7 +372,7 @@ def _first_steps(
             train(
                 config,
                 folder=folder,
-                resume=(folder / CONFIG).exists(),
+                resume=True,
                 on_record=on_record,
                 should_stop=lambda: next(at) >= steps or should_stop(),
                 edits=edits,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tether.core.errors import InputError
 from tether.core.spec import closest, explain
+from tether.core.yaml_files import MAX_DEPTH, parse_yaml, read_yaml
 
 Spec = str | dict[str, Any]
 """A part's name, or a mapping with ``name`` and its constructor's keywords."""
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Threads = Annotated[int, Field(le=1024)]
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"batch_size": 64, "steps": 200},
@@ -28,17 +31,17 @@ Writing a record reads it from the device, so the size that is meant for an acce
 class Evaluation(BaseModel):
     """Held-out measurements during and after the run."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     source: Spec
-    every: int = Field(default=0, ge=0, description="steps between evaluations; 0 = only at the end")
-    limit: int | None = Field(default=None, ge=2, description="rows looked at, from the first")
+    every: int = Field(default=0, ge=0, lt=2**31, description="steps between evaluations; 0 = only at the end")
+    limit: int | None = Field(default=None, ge=2, lt=2**31, description="rows looked at, from the first")
 
 
 class RunConfig(BaseModel):
     """Everything that decides a run's trajectory, plus what it leaves behind."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     size: Literal["tiny", "small", "base"] = Field(default="small", description="one dial: model, batch and steps")
     data: Spec = Field(description="training source: a name, a path, or a mapping with a name")
@@ -53,10 +56,10 @@ class RunConfig(BaseModel):
     weight_decay: float = Field(default=0.2, ge=0, description="on matrices only; vectors and scalars get none")
     schedule: Spec = Field(default="cosine", description="learning rate over the run")
     clipper: Spec = Field(default="global_norm", description="bound on the gradients")
-    batch_size: int = Field(default=256, ge=1, description="pairs that see each other in the loss, over all processes")
-    micro_batch: int | None = Field(default=None, ge=1, description="pairs encoded at once: same loss, less memory")
-    accumulate: int = Field(default=1, ge=1, description="batches per optimiser step, each with its own negatives")
-    steps: int = Field(default=1000, ge=1, description="optimiser steps")
+    batch_size: Count = Field(default=256, description="pairs that see each other in the loss, over all processes")
+    micro_batch: Count | None = Field(default=None, description="pairs encoded at once: same loss, less memory")
+    accumulate: Count = Field(default=1, description="batches per optimiser step, each with its own negatives")
+    steps: int = Field(default=1000, ge=1, lt=10**8, description="optimiser steps")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="bf16", description="autocast; weights stay float32")
     sharding: Literal["auto", "ddp", "fsdp2"] = Field(default="auto", description="with several processes")
     vocabulary: Literal["whole", "used"] = Field(
@@ -67,16 +70,16 @@ class RunConfig(BaseModel):
     )
     caption: Spec = Field(default="random", description="which of a row's captions a batch uses")
     augment: Spec | None = Field(default=None, description="change of the pictures, by row and epoch")
-    workers: int = Field(default=0, ge=0, description="decoding workers per process")
+    workers: Threads = Field(default=0, ge=0, description="decoding workers per process")
     strict: bool = Field(default=False, description="stop at the first bad row instead of skipping it")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of an average of the weights")
-    max_skips: int = Field(default=10, ge=1, description="non-finite steps in a row before the run stops")
-    log_every: int = Field(default=1, ge=1)
-    save_every: int = Field(default=200, ge=1, description="steps between checkpoints")
-    keep: int = Field(default=2, ge=1, description="checkpoints kept")
+    max_skips: Count = Field(default=10, description="non-finite steps in a row before the run stops")
+    log_every: Count = 1
+    save_every: Count = Field(default=200, description="steps between checkpoints")
+    keep: Count = Field(default=2, description="checkpoints kept")
     evaluate: Evaluation | None = None
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves it to torch")
+    threads: Threads | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves it to torch")
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 
@@ -107,12 +110,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
     return values
@@ -122,11 +120,10 @@ def _set(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise InputError(f"override {override!r}: expected key=value, for example clipper.alpha=0.9")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {override!r}: not valid YAML: {error}") from None
+    value = parse_yaml(text, where=f"override {override!r}")
     *parents, last = key.split(".")
+    if len(parents) > MAX_DEPTH:
+        raise InputError(f"override {override[:60]!r}...: nested deeper than {MAX_DEPTH} keys")
     if (root := (parents or [last])[0]) not in RunConfig.model_fields:
         raise InputError(f"override {override!r}: unknown key {root!r}; {closest(root, RunConfig.model_fields)}")
     inner = values
@@ -136,6 +133,8 @@ def _set(values: dict[str, Any], override: str) -> None:
             found = RunConfig.model_fields[parent].get_default(call_default_factory=True)
         if isinstance(found, BaseModel):
             found = found.model_dump()
+        if found is not None and not isinstance(found, (str, dict)):
+            raise InputError(f"override {override!r}: {parent} is {found!r}, which has no keys")
         inner[parent] = {"name": found} if isinstance(found, str) else dict(found or {})
         inner = inner[parent]
     inner[last] = value

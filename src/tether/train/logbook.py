@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tether.core.files import write_text
+from tether.core.errors import InputError, WriteError
+from tether.core.files import parse_json, read_text, write_text
+
+_LARGEST = 2**31
 
 
 class Logbook:
@@ -22,24 +26,42 @@ class Logbook:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record; numbers that JSON cannot hold become null."""
+        """Append one record; numbers that JSON cannot hold become null.
+
+        Raises:
+            WriteError: for instance a full disk; the records before stand.
+        """
         clean = {key: _finite(value) for key, value in record.items()}
-        self._file.write(json.dumps(clean, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(clean, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise WriteError(Path(self._file.name), error, safe="the records before stand") from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what could not be written was told by ``write``."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file; a last line cut off by a kill is left out."""
+    """All records of a metrics file; a last line cut off by a kill is left out.
+
+    Raises:
+        InputError: another line that is no record; it names the file and the line.
+    """
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    *lines, rest = read_text(path, limit=_LARGEST).split("\n")
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = parse_json(line, where=f"{path}: line {number}")
+        except InputError:
+            if number > len(lines):
+                break
+            raise
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise InputError(f"{path}: line {number}: expected a record with a step, got {line[:100]!r}")
+        records.append(record)
     return records
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, TetherError
+
+_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
 
 
 def choose_sharding(sharding: Literal["auto", "ddp", "fsdp2"]) -> Literal["none", "ddp", "fsdp2"]:
@@ -30,6 +33,33 @@ def choose_sharding(sharding: Literal["auto", "ddp", "fsdp2"]) -> Literal["none"
     if sharding != "auto":
         return sharding
     return "fsdp2" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else "ddp"
+
+
+def agree(refused: TetherError | None) -> None:
+    """Raise the first process's error, if it has one, in every process."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        said = [str(refused or "")]
+        dist.broadcast_object_list(said, src=0)
+        if said[0] and refused is None:
+            raise InputError(said[0])
+    if refused is not None:
+        raise refused
+
+
+@contextlib.contextmanager
+def together(*, again: str) -> Iterator[None]:
+    """Of a process that lost another one in the block, one message is left.
+
+    Args:
+        again: how to go on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        several = dist.is_initialized() and dist.get_world_size() > 1
+        if several and (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+            raise TetherError(f"another process of the run ended; {again}") from error
+        raise
 
 
 def parallelise(module: nn.Module, *, sharding: Literal["none", "ddp", "fsdp2"], device: torch.device) -> nn.Module:
@@ -102,15 +132,25 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: dict[str, Tensor]
 ) -> None:
-    """Put back what ``optimizer_tensors`` gave, sharded as the parameters are."""
+    """Put back what ``optimizer_tensors`` gave, sharded as the parameters are.
+
+    Raises:
+        InputError: state that no step of this optimiser on these parameters leaves.
+    """
     parameters = {name: parameter for parameter, name in names.items()}
     state: dict[Tensor, dict[str, Any]] = {}
+    kinds: dict[str, torch.dtype] = {}
     for full_name, value in tensors.items():
         name, _, key = full_name.rpartition(".")
         if name not in parameters:
             raise InputError(f"optimiser state for {name!r}, which the model does not have")
         parameter = parameters[name]
         like = value.shape == parameter.shape  # moments follow their parameter; a step count is a scalar
+        sound = value.dtype == parameter.dtype if like and value.ndim else value.ndim == 0
+        if not sound or value.dtype != kinds.setdefault(key, value.dtype):
+            raise InputError(f"optimiser state {full_name}: {value.dtype} of shape {tuple(value.shape)} does not fit")
         state.setdefault(parameter, {})[key] = placed_like(parameter, value) if like else value
+    if len({frozenset(entries) for entries in state.values()}) > 1:
+        raise InputError("optimiser state: some parameters have other entries than the rest")
     optimizer.state.clear()
     optimizer.state.update(state)

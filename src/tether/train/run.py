@@ -6,41 +6,29 @@ import importlib.util
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from tether.core.errors import InputError, MissingExtraError, StoppedError, TetherError
-from tether.core.files import read_json, write_json, write_text
+from tether.core.errors import InputError, MissingExtraError, StoppedError, TetherError, WriteError
+from tether.core.files import read_json, write_json
 from tether.core.gather import process_gather
-from tether.core.protocols import ModelEdit, Source, Stateful
+from tether.core.protocols import ModelEdit, Stateful
 from tether.core.spec import build
 from tether.data.loader import Loader
-from tether.models.dual import Clip
-from tether.models.load import fill, load
-from tether.models.presets import create
+from tether.models.load import fill
 from tether.models.save import describe_weights, save, write_config
-from tether.models.wrap import WrappedEncoder
 from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from tether.train.config import RunConfig, dump_config, load_config
+from tether.train.claim import claimed
+from tether.train.config import RunConfig
 from tether.train.ema import WeightAverage
 from tether.train.environment import describe_environment
-from tether.train.folder import (
-    BAD_ROWS,
-    CHECKPOINTS,
-    COMPARE,
-    COMPARE_JSON,
-    COMPARE_PAGE,
-    CONFIG,
-    ENVIRONMENT,
-    METRICS,
-    SUMMARY,
-)
+from tether.train.folder import BAD_ROWS, CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
 from tether.train.logbook import Logbook
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.parallel import (
@@ -48,17 +36,18 @@ from tether.train.parallel import (
     load_optimizer_tensors,
     optimizer_tensors,
     parallelise,
+    together,
     whole,
 )
+from tether.train.parts import Encoder, build_edits, check_parts, new_encoder, prune_vocabulary_
 from tether.train.schedules import SCHEDULES
 from tether.train.steps import STEPS, PairForward
 
-_MAY_CHANGE = {"log_every", "save_every", "keep", "evaluate", "trackers", "workers", "max_skips", "threads", "sharding"}
-"""Settings that leave the trajectory alone, so a resumed run may have others."""
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Encoder = Clip | WrappedEncoder
 Evaluate = Callable[[Encoder], dict[str, float]]
 OnRecord = Callable[[dict[str, Any]], None]
 
@@ -115,41 +104,44 @@ def train(
 
     Raises:
         InputError: the folder holds a run and ``resume`` is false, or that run has other settings.
+        LockedError: another run is writing there.
         DivergedError: too many non-finite steps in a row; the newest checkpoint is from before.
+        TetherError: the disk is full, or another process of the run ended; it says what to go on from.
     """
+    from accelerate import Accelerator
+
     for tracker in config.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise MissingExtraError(tracker, extra="track")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    _claim(folder, config, resume=resume)
-    if (folder / SUMMARY).exists():
-        return read_result(folder)
-    run = _Run(
-        config,
-        folder,
-        evaluate=evaluate,
-        on_record=on_record,
-        should_stop=should_stop,
-        edits=edits,
-        make_loader=make_loader,
-    )
-    return run.go()
-
-
-def _claim(folder: Path, config: RunConfig, *, resume: bool) -> None:
-    """Make the folder this run's, or refuse: nothing is ever overwritten without a word."""
-    path = folder / CONFIG
-    if path.exists():
-        if not resume:
-            raise InputError(f"{folder}: holds a run already; go on with --resume or choose another folder")
-        theirs, ours = load_config(path).model_dump(), config.model_dump()
-        if other := [key for key in ours if theirs[key] != ours[key] and key not in _MAY_CHANGE]:
-            lines = [f"  {key}: the run has {theirs[key]!r}, asked for {ours[key]!r}" for key in other]
-            raise InputError(f"{path}: cannot resume with other settings:\n" + "\n".join(lines))
-        return
-    if folder.exists() and {path.name for path in folder.iterdir()} - {COMPARE, COMPARE_JSON, COMPARE_PAGE}:
-        raise InputError(f"{folder}: exists, is not empty and is not a run; choose another folder")
+    check_parts(config, edits, where="settings")
+    again = f"go on with: tether train --resume --out {folder}"
+    with together(again=again):
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # else it overlooks a CPU's process group
+            log_with=list(config.trackers) or None,
+            project_dir=folder,
+        )
+        with claimed(folder, config, resume=resume):
+            if (folder / SUMMARY).exists():
+                return read_result(folder)
+            try:
+                run = _Run(
+                    config,
+                    folder,
+                    accelerator,
+                    evaluate=evaluate,
+                    on_record=on_record,
+                    should_stop=should_stop,
+                    edits=edits,
+                    make_loader=make_loader,
+                )
+                return run.go()
+            except WriteError as error:
+                saved = list_checkpoints(folder / CHECKPOINTS)
+                safe = f"the newest checkpoint is {saved[-1].name}" if saved else "there is no checkpoint yet"
+                raise TetherError(f"{error}\n{safe}; when there is room, {again}") from error
 
 
 class _Run:
@@ -157,6 +149,7 @@ class _Run:
         self,
         config: RunConfig,
         folder: Path,
+        accelerator: Accelerator,
         *,
         evaluate: Evaluate | None,
         on_record: OnRecord | None,
@@ -164,8 +157,6 @@ class _Run:
         edits: Mapping[str, type[ModelEdit]],
         make_loader: Callable[..., Loader],
     ) -> None:
-        from accelerate import Accelerator
-
         from tether import data
         from tether.data.augment import AUGMENTATIONS
         from tether.data.captions import CAPTION_PICKS
@@ -175,24 +166,19 @@ class _Run:
 
         self.config, self.folder, self.evaluate = config, folder, evaluate
         self.on_record, self.should_stop = on_record, should_stop
-        self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # else it overlooks a CPU's process group
-            log_with=list(config.trackers) or None,
-            project_dir=folder,
-        )
-        self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        self.accelerator, self.main, self.device = accelerator, accelerator.is_main_process, accelerator.device
         self.gather = process_gather()
-        where = str(folder / CONFIG) if (folder / CONFIG).exists() else "settings"
+        saved = list_checkpoints(folder / CHECKPOINTS)
+        where = str(folder / CONFIG) if saved else "settings"
 
         random.seed(config.seed)
         np.random.seed(config.seed % 2**32)  # noqa: NPY002 - libraries below may draw from the global one
         torch.manual_seed(config.seed)
-        saved = list_checkpoints(folder / CHECKPOINTS)
         checkpoint = load_checkpoint(saved[-1]) if saved else None
         self.edits = build_edits(config, edits, where=where)
         self.encoder = self._new_encoder()
         if checkpoint is not None:
-            fill(self.encoder, checkpoint.tensors["model"], where=saved[-1])
+            fill(self.encoder, checkpoint.tensors.get("model", {}), where=saved[-1])
         source = data.open_source(config.data, where=f"{where}: data")
         if config.vocabulary == "used":
             prune_vocabulary_(self.encoder, source)
@@ -206,7 +192,7 @@ class _Run:
         self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named}
 
         groups = parameter_groups(self.encoder, weight_decay=config.weight_decay)
-        optimizer = build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", params=groups)
+        optimizer = build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", finite=True, params=groups)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"] * group.get("lr_scale", 1.0)
         objective = build(config.objective, OBJECTIVES, where=f"{where}: objective")
@@ -217,7 +203,7 @@ class _Run:
             step=step,
             optimizer=optimizer,
             named_parameters=named,
-            schedule=build(config.schedule, SCHEDULES, where=f"{where}: schedule"),
+            schedule=build(config.schedule, SCHEDULES, where=f"{where}: schedule", finite=True),
             clipper=build(config.clipper, CLIPPERS, where=f"{where}: clipper"),
         )
         self.loader = make_loader(
@@ -239,12 +225,14 @@ class _Run:
         self.done, self.skipped, self.in_row, self.seconds, self.metrics = 0, 0, 0, 0.0, {}
         self.last_loss = float("nan")
         if checkpoint is not None:
-            self._restore(checkpoint)
+            try:
+                self._restore(checkpoint)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+                raise InputError(f"{saved[-1]}: does not fit this run: {error}") from error
 
     def go(self) -> Result:
         config = self.config
         if self.main:
-            write_text(self.folder / CONFIG, dump_config(config))
             write_config(self.encoder, self.folder)
             write_json(self.folder / ENVIRONMENT, describe_environment() | {"processes": self.gather.world})
             self.logbook = Logbook(self.folder / METRICS, steps_done=self.done)
@@ -301,18 +289,17 @@ class _Run:
         return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), reduction="sum"))
 
     def _log(self) -> None:
-        """Write the pending records: the loss is averaged over processes, everything else is equal in all of them."""
+        """Write the pending records: loss and terms are means over processes, all else is equal in all of them."""
         elapsed = time.perf_counter() - self.clock
         self.seconds += elapsed
         pairs = len(self.pending) * self.config.batch_size * self.config.accumulate
-        for report in self.pending:
+        for report, means in zip(self.pending, self._means(), strict=True):
             skipped = bool(report.clip.skip)
             self.skipped += skipped
-            self.last_loss = float(self.accelerator.reduce(report.loss, reduction="mean"))
+            self.last_loss = means["loss"]
             record = {
                 "step": report.step,
-                "loss": self.last_loss,
-                **{name: float(value) for name, value in report.terms.items()},
+                **means,
                 "grad_norm": float(report.clip.norm),
                 "grad_threshold": float(report.clip.threshold),
                 "grad_scale": float(report.clip.scale),
@@ -331,6 +318,15 @@ class _Run:
                 )
         self.pending.clear()
         self.clock = time.perf_counter()
+
+    def _means(self) -> list[dict[str, float]]:
+        """Loss and terms of the pending steps, averaged over processes in one go."""
+        named = [{"loss": report.loss, **report.terms} for report in self.pending]
+        if self.gather.world > 1:
+            values = [value.to(self.device, torch.float64) for each in named for value in each.values()]
+            means = iter(self.accelerator.reduce(torch.stack(values), reduction="mean").tolist())
+            return [{name: next(means) for name in each} for each in named]
+        return [{name: float(value) for name, value in each.items()} for each in named]
 
     def _record(self, record: dict[str, Any]) -> None:
         if not self.main:
@@ -436,38 +432,15 @@ class _Run:
 
 
 def read_result(folder: Path) -> Result:
-    """The result of a finished run, from its ``summary.json``."""
-    values = read_json(folder / SUMMARY)
-    own = {field.name for field in fields(Result)} - {"metrics"}
-    metrics = {key: value for key, value in values.items() if key not in own}
-    return Result(**{key: values[key] for key in own}, metrics=metrics)
-
-
-def new_encoder(config: RunConfig) -> Encoder:
-    """The encoder a run starts from: ``model: {load: NAME}``, or a new one of the run's size and seed."""
-    settings = dict(config.model)
-    if "load" in settings:
-        name = settings.pop("load")
-        if settings:
-            raise InputError(f"model: 'load' goes alone, got also {', '.join(sorted(settings))}")
-        return load(name)
-    return create(settings.pop("size", config.size), **({"seed": config.seed} | settings))
-
-
-def build_edits(config: RunConfig, known: Mapping[str, type[ModelEdit]], *, where: str) -> Sequence[ModelEdit]:
-    """The edits that a run's settings name.
+    """The result of a finished run, from its ``summary.json``.
 
     Raises:
-        InputError: one that is not known here, or with other settings than it has.
+        InputError: no such file, or not what a run writes.
     """
-    if config.edits and not known:
-        raise InputError(f"{where}: edits: none are known here; give train() those it may use, edits=QUANTISERS")
-    return [build(spec, known, where=f"{where}: edits, entry {place}") for place, spec in enumerate(config.edits)]
-
-
-def prune_vocabulary_(encoder: Encoder, source: Source) -> None:
-    """Train only the token rows that the texts of a source use."""
-    if not isinstance(encoder, Clip):
-        raise InputError(f"vocabulary: {type(encoder).__name__} cannot set rows aside; use vocabulary=whole")
-    texts = {text for block in source.blocks() for row in source.read(block) for text in row.texts}
-    encoder.prune_vocabulary_(encoder.tokenizer(sorted(texts)))
+    values = read_json(folder / SUMMARY)
+    own = {field.name for field in fields(Result)} - {"metrics"}
+    numbers = isinstance(values, dict) and all(isinstance(value, (int, float)) for value in values.values())
+    if not numbers or not own <= values.keys():
+        raise InputError(f"{folder / SUMMARY}: expected numbers named {', '.join(sorted(own))} and those of a test")
+    metrics = {key: value for key, value in values.items() if key not in own}
+    return Result(**{key: values[key] for key in own}, metrics=metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tether.core.errors import InputError
+from tether.core.files import read_text
+from tether.core.yaml_files import MAX_BYTES, parse_yaml
 
 ENGLISH = "english"
 _NAMED = re.compile(r"(.+)#([0-9a-f]{12})", re.DOTALL)
@@ -47,7 +50,7 @@ def lexicon(name: str = ENGLISH) -> Lexicon:
         InputError: no such file, one that is not of this form, or of another content than its name says; it names the
             file and the key.
     """
-    named = None if Path(name).exists() else _NAMED.fullmatch(name)
+    named = None if os.path.exists(name) else _NAMED.fullmatch(name)  # noqa: PTH110 - Path raises for a long name
     source = named[1] if named else name
     found = _shipped(source) if source == ENGLISH else read_lexicon(Path(source))
     if named and found.name != name:
@@ -68,20 +71,14 @@ def read_lexicon(path: Path) -> Lexicon:
         InputError: as ``lexicon``.
     """
     try:
-        return _parsed(path.read_text(encoding="utf-8"), where=str(path))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the lexicon that comes with Tether is {ENGLISH!r}") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise InputError(f"{path}: not a text file: {error}") from error
+        text = read_text(path, limit=MAX_BYTES)
+    except InputError as error:
+        raise InputError(f"{error}; the lexicon that comes with Tether is {ENGLISH!r}") from error
+    return _parsed(text, where=str(path))
 
 
 def _parsed(text: str, *, where: str) -> Lexicon:
-    import yaml
-
-    try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: not valid YAML: {error}") from error
+    given = parse_yaml(text, where=where)
     if not isinstance(given, dict) or set(given) - set(_KEYS):
         raise InputError(f"{where}: expected some of the keys {', '.join(_KEYS)}, got {given!r:.100}")
     stopwords = given.get("stopwords") or []

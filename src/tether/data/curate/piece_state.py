@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
 import json
+import struct
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +17,53 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tether.core.errors import InputError
 from tether.core.files import atomic_path
 from tether.data.curate.batch import Batch, Example, Flags
 
+_DIGEST = "sha256"
+_DAMAGE = (OSError, EOFError, LookupError, MemoryError, OverflowError, RuntimeError, TypeError, ValueError)
+_DAMAGE += (struct.error, zipfile.BadZipFile)
+
 
 def load_state(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file; never unpickles."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    """The arrays of a file that ``save_state`` wrote; never unpickles.
+
+    Raises:
+        InputError: missing, damaged, or not written by ``save_state``; it names the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            size = path.stat().st_size
+            if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in file.infolist()):
+                raise ValueError("compressed arrays")  # of which a few bytes could become many
+            arrays = {
+                entry.filename.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(file.read(entry)))
+                for entry in file.infolist()
+            }
+        if str(arrays.pop(_DIGEST)) != _digest(arrays):
+            raise ValueError("its arrays do not have the digest that it names")
+    except _DAMAGE as error:
+        raise InputError(
+            f"{path}: damaged, not what a run of tether curate left there: {error}; without this file its piece is "
+            "done again"
+        ) from error
+    return arrays
 
 
 def save_state(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays so that the file is whole or absent."""
+    """Write arrays and their digest, so that the file is whole or absent."""
+    given = {name: np.asarray(array) for name, array in arrays.items()}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **given, **{_DIGEST: np.asarray(_digest(given))})  # pyrefly: ignore
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"\x00{name}\x00{array.dtype.str}\x00{array.shape}\x00".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 class PieceState:

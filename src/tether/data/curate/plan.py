@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, TetherError, WriteError
 from tether.data.curate.batch import ALIVE, DUPLICATE, Batch, Example
 from tether.data.curate.piece_state import Left, PieceState, collected, left_of, load_state, save_state
 from tether.data.curate.pool import Pool, Rows, explode
@@ -100,11 +100,15 @@ class Plan:
         try:
             for rows in self.pool.read(piece, columns="all" if last else "captions", extra=self.extra(doing, last)):
                 task.take(rows)
-            found = task.found()
+            save_state(self.state_path(number, piece), task.found())
+        except WriteError as error:
+            task.abandon()
+            raise TetherError(
+                f"{error}; the pieces that are done are kept: when there is room, the same command goes on"
+            ) from error
         except BaseException:
             task.abandon()
             raise
-        save_state(self.state_path(number, piece), found)
         return asked(doing, task.tally)
 
     def counter(self, doing: Pass) -> CurateStep | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tether.core.errors import InputError
 from tether.core.spec import build
+from tether.core.yaml_files import read_yaml
 from tether.data.curate import CURATORS
 from tether.data.curate.metadata import NgramCounts
 from tether.data.curate.pool import Pool, explode
@@ -25,14 +26,7 @@ def read_specs(path: Path) -> list[Spec]:
     Raises:
         InputError: not YAML, or no ``steps``; it names the file.
     """
-    import yaml
-
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
+    given = read_yaml(path)
     if not isinstance(given, dict) or set(given) != {"steps"} or not isinstance(given["steps"], list):
         raise InputError(f"{path}: expected one key, 'steps', with a list")
     return given["steps"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -13,7 +14,9 @@ import numpy as np
 
 from tether import __version__
 from tether.core.errors import InputError
-from tether.core.files import read_json, write_json
+from tether.core.files import read_json, remove_leftovers, write_json
+from tether.core.locks import is_lock, locked
+from tether.core.seal import read_sealed, sealed
 from tether.data.curate.engines import ENGINES, Engine, EngineName
 from tether.data.curate.manifest import summary
 from tether.data.curate.piece_state import load_state
@@ -41,6 +44,7 @@ def curate(
     strict: bool = False,
     on_progress: Progress | None = None,
     on_counts: Counts | None = None,
+    held: bool = False,
 ) -> dict[str, Any]:
     """Keep the rows of a pool that every step keeps.
 
@@ -63,6 +67,7 @@ def curate(
         strict: stop at the first bad row.
         on_progress: told the pieces done and their number, all passes together.
         on_counts: told the name of a step, how many pairs it was asked about so far and how many it left as they are.
+        held: whether the caller holds ``out`` with ``core.locks.locked``; otherwise it is held here.
 
     Returns:
         the manifest.
@@ -70,6 +75,8 @@ def curate(
     Raises:
         InputError: no steps, steps in an order that cannot be, a column that the pool does not have, an empty pool, a
             folder that holds something else, or a bad row under ``strict``.
+        LockedError: another curation is writing there.
+        TetherError: the disk is full; it says what is kept.
     """
     if not steps:
         raise InputError("steps: expected at least one")
@@ -91,25 +98,39 @@ def curate(
         "written_as": written_as,
     }
     digest = _digest(identity)
-    finished = _enter(out, digest)
-    if finished is not None:
-        return finished
-    pieces = pool.pieces()
-    if not pieces:
-        raise InputError(f"{pool.name}: the pool is empty")
-    plan = Plan(pool, tuple(steps), seed, out.absolute(), strict, written_as, licence_column(pool))
-    with ENGINES[engine](workers) as running:
-        repeated = _Passes(plan, running, on_progress, on_counts).run()
-    manifest = {
-        **identity,
-        "digest": digest,
-        "recipe_sha256": _digest(listed),
-        "tether": __version__,
-        **summary(plan, pieces, repeated),
-    }
-    write_json(out / MANIFEST, manifest)
-    shutil.rmtree(out / STATE, ignore_errors=True)
-    return manifest
+    with contextlib.nullcontext() if held else locked(out, purpose="tether curate"):
+        finished = _enter(out, digest)
+        if finished is not None:
+            return finished
+        pieces = pool.pieces()
+        if not pieces:
+            raise InputError(f"{pool.name}: the pool is empty")
+        plan = Plan(pool, tuple(steps), seed, out.absolute(), strict, written_as, licence_column(pool))
+        with ENGINES[engine](workers) as running:
+            repeated = _Passes(plan, running, on_progress, on_counts).run()
+        manifest = sealed(
+            {
+                **identity,
+                "digest": digest,
+                "recipe_sha256": _digest(listed),
+                "tether": __version__,
+                **summary(plan, pieces, repeated),
+            }
+        )
+        write_json(out / MANIFEST, manifest)
+        shutil.rmtree(out / STATE, ignore_errors=True)
+        return manifest
+
+
+def nothing_finished(out: Path) -> bool:
+    """Whether a folder holds neither a finished curation nor a finished piece of one, so that another may begin."""
+    return not (out / MANIFEST).exists() and not any((out / STATE).glob("pass-*/*.npz"))
+
+
+def strange(out: Path) -> list[str]:
+    """Names in a folder that no curation and no command line left there, once their unfinished files are removed."""
+    remove_leftovers(out)
+    return sorted(path.name for path in out.glob("*") if path.name not in (STATE, *BESIDE) and not is_lock(path))
 
 
 class _Passes:
@@ -203,22 +224,30 @@ def _merge(plan: Plan, number: int, pieces: int) -> None:
 
 def _enter(out: Path, digest: str) -> dict[str, Any] | None:
     """The manifest of a finished run of the same settings; refuses a folder of anything else."""
-    held: dict[str, Any] | None = read_json(out / MANIFEST) if (out / MANIFEST).exists() else None
-    if held is None and (out / STATE / "plan.json").exists():
-        held = {"digest": read_json(out / STATE / "plan.json")["digest"], "unfinished": True}
-    if held is None:
-        strange = sorted(path.name for path in out.iterdir() if path.name != STATE) if out.is_dir() else []
-        strange = [name for name in strange if name not in BESIDE]
-        if strange or (out.exists() and not out.is_dir()):
-            raise InputError(f"{out}: expected a new or empty folder, found {', '.join(strange[:3]) or 'a file'}")
-        write_json(out / STATE / "plan.json", {"digest": digest})
+    plan = out / STATE / "plan.json"
+    if nothing_finished(out):
+        if plan.exists():  # a run of any settings, and killed while it wrote its first piece
+            for path in out.glob("part-*"):
+                path.unlink()
+            for name in ("dropped", "flagged"):
+                shutil.rmtree(out / name, ignore_errors=True)
+        elif other := strange(out):
+            raise InputError(f"{out}: expected a new or empty folder, found {', '.join(other[:3])}")
+        remove_leftovers(out)
+        shutil.rmtree(out / STATE, ignore_errors=True)
+        write_json(plan, {"digest": digest})
         return None
-    if held.get("digest") != digest:
+    finished = (out / MANIFEST).exists()
+    held = read_sealed(out / MANIFEST) if finished else read_json(plan)
+    if not isinstance(held, dict) or held.get("digest") != digest:
         raise InputError(
             f"{out}: holds the curation of another pool, of other steps or of another seed; give a new folder or "
             "remove this one"
         )
-    if held.get("unfinished"):
+    remove_leftovers(out)
+    if not finished:
+        for path in (out / STATE).glob("pass-*"):
+            remove_leftovers(path)
         for buffer in (out / STATE).glob("writing-*"):  # of a run that was killed
             buffer.unlink()
         return None

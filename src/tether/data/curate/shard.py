@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from uuid import uuid4
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
+from tether.core.errors import WriteError
 from tether.data.curate.batch import ALIVE, Batch
 from tether.data.curate.pool import Pool, Rows
 from tether.data.curate.step import IMAGE
@@ -76,8 +78,23 @@ class Shard:
         self._licences: dict[str, list[int]] = {}
         self._rows = self._pairs = 0
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(self._out / self._name, error, safe="nothing of it was left there") from error
+
     def add(self, rows: Rows, batch: Batch) -> None:
-        """Take the rows of a batch, read with all their columns."""
+        """Take the rows of a batch, read with all their columns.
+
+        Raises:
+            WriteError: for instance a full disk.
+        """
+        with self._writing():
+            self._add(rows, batch)
+
+    def _add(self, rows: Rows, batch: Batch) -> None:
         table = rows.table
         assert table is not None
         alive = batch.fate == ALIVE
@@ -139,10 +156,17 @@ class Shard:
         return table.set_column(index, wanted, texts.cast(wanted.type))
 
     def close(self) -> dict[str, Any]:
-        """Move everything to its place; returns what the manifest says of it."""
-        self._dropped.close(self._out / "dropped" / f"{self._stem}.csv")
-        self._flagged.close(self._out / "flagged" / f"{self._stem}.csv")
-        self._writer.close()
+        """Move everything to its place; returns what the manifest says of it.
+
+        Raises:
+            WriteError: for instance a full disk.
+        """
+        with self._writing():
+            self._dropped.close(self._out / "dropped" / f"{self._stem}.csv")
+            self._flagged.close(self._out / "flagged" / f"{self._stem}.csv")
+            self._writer.close()
+            if self._rows:
+                _move(self._buffer, self._out / self._name)
         found: dict[str, Any] = {
             "file": None,
             "rows": self._rows,
@@ -150,7 +174,6 @@ class Shard:
             "sha256": self._digest.hexdigest(),
         }
         if self._rows:
-            _move(self._buffer, self._out / self._name)
             found["file"] = self._name
         return found
 

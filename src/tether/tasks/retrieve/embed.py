@@ -16,6 +16,7 @@ from tether.core.digest import model_digest
 from tether.core.errors import InputError
 from tether.core.files import read_json, remove_leftovers, write_json
 from tether.core.locks import locked
+from tether.core.printable import encodable
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Block, Row
 from tether.data.bad_rows import BadRows
@@ -205,7 +206,7 @@ class _Remaining:
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         for row in self._source.read(block, start=start):
-            row = replace(row, key=shards.utf8(row.key))  # as it is kept
+            row = replace(row, key=encodable(row.key))  # as it is kept
             if row.key not in self.done:
                 self.passed += 1
                 yield row

@@ -1,0 +1,79 @@
+"""Whose a run's folder is: one process's at a time, that of a run which goes on, or free where nothing was finished."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tether.core.errors import InputError, TetherError
+from tether.core.files import remove_leftovers, write_text
+from tether.core.gather import process_gather
+from tether.core.locks import is_lock, locked
+from tether.train.checkpoints import list_checkpoints, remove_unfinished
+from tether.train.config import RunConfig, dump_config, load_config
+from tether.train.folder import BAD_ROWS, CHECKPOINTS, COMPARE, COMPARE_JSON, COMPARE_PAGE, CONFIG, METRICS, SUMMARY
+from tether.train.parallel import agree
+
+_MAY_CHANGE = {"log_every", "save_every", "keep", "evaluate", "trackers", "workers", "max_skips", "threads", "sharding"}
+"""Settings that leave the trajectory alone, so a resumed run may have others."""
+_BESIDE = {COMPARE, COMPARE_JSON, COMPARE_PAGE, BAD_ROWS}
+"""What may lie in a folder that no run has been in."""
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, config: RunConfig, *, resume: bool) -> Iterator[None]:
+    """Hold a run's folder while the block runs, its ``config.yaml`` written first; all processes of a run call it.
+
+    A folder in which nothing was finished, neither a checkpoint nor the run, is begun again, with any settings. One
+    that is refused before anything was read into it is not left behind.
+
+    Raises:
+        InputError: the folder holds something else, a run and ``resume`` is false, or a run of other settings.
+        LockedError: another run is writing there.
+        WriteError: it cannot be written to.
+    """
+    new = not folder.exists()
+    with contextlib.ExitStack() as held:
+        refused: TetherError | None = None
+        if process_gather().rank == 0:
+            try:
+                held.enter_context(locked(folder, purpose="tether train"))
+                _take(folder, config, resume=resume)
+            except TetherError as error:
+                refused = error
+        agree(refused)
+        try:
+            yield
+        except InputError:
+            if new and all(is_lock(path) or path.name == CONFIG for path in folder.glob("*")):
+                (folder / CONFIG).unlink(missing_ok=True)
+            raise
+
+
+def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
+    """Make the folder this run's, or refuse: nothing is ever overwritten without a word."""
+    remove_leftovers(folder)
+    remove_unfinished(folder / CHECKPOINTS)
+    path = folder / CONFIG
+    theirs = load_config(path) if path.exists() else None
+    strange = [one.name for one in folder.iterdir() if not (is_lock(one) or one.name in _BESIDE)]
+    if theirs is None and strange:
+        raise InputError(f"{folder}: exists, is not empty and is not a run; choose another folder")
+    if theirs is None or not _begun(folder):
+        for name in (METRICS, BAD_ROWS):
+            (folder / name).unlink(missing_ok=True)
+    elif not resume:
+        raise InputError(f"{folder}: holds a run already; go on with --resume or choose another folder")
+    else:
+        held, ours = theirs.model_dump(), config.model_dump()
+        if other := [key for key in ours if held[key] != ours[key] and key not in _MAY_CHANGE]:
+            lines = [f"  {key}: the run has {held[key]!r}, asked for {ours[key]!r}" for key in other]
+            raise InputError(f"{path}: cannot resume with other settings:\n" + "\n".join(lines))
+    if not (folder / SUMMARY).exists():
+        write_text(path, dump_config(config))
+
+
+def _begun(folder: Path) -> bool:
+    """Whether anything of a run is there that is worth going on from."""
+    return (folder / SUMMARY).exists() or bool(list_checkpoints(folder / CHECKPOINTS))
