@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tether.cli.say import say
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -102,7 +104,7 @@ def command(
 
     pool = open_pool(source)
     if not plan and isinstance(pool, ParquetPool) and pool.most_rows() > _LARGE:
-        typer.echo(
+        say(
             f"note: a row group of {source} holds {pool.most_rows():,} rows and is one piece: one worker has it alone, "
             "an interrupted run does all of it again, and memory grows with it; write the file with "
             "row_group_size=10_000",
@@ -139,16 +141,14 @@ def command(
         if passing is not None:
             shutil.rmtree(passing, ignore_errors=True)
     if plan:
-        typer.echo(
-            f"plan: what would happen to {manifest['rows']['good']:,} rows spread over the pool; nothing was written"
-        )
+        say(f"plan: what would happen to {manifest['rows']['good']:,} rows spread over the pool; nothing was written")
     for line in summary(manifest, examples=plan):
-        typer.echo(line)
+        say(line)
     if plan:
-        typer.echo("counts that a step sets for the whole pool (such as t) thin out more there than in a sample")
+        say("counts that a step sets for the whole pool (such as t) thin out more there than in a sample")
         return
-    typer.echo(f"{folder / 'manifest.json'}")
-    typer.echo(f"{folder / PAGE}")
+    say(f"{folder / 'manifest.json'}")
+    say(f"{folder / PAGE}")
 
 
 def _steps(
@@ -201,12 +201,9 @@ class _Display:
     """A bar for the pieces, and beneath it a line for each step with its counts so far."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from tether.cli.screen import bars
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._console = Console(stderr=True)
-        self._progress = Progress(*columns, TextColumn("{task.fields[state]}"), console=self._console, transient=True)
+        self._progress = bars()
         self._tasks: dict[str, Any] = {}
         self._state: dict[str, str] = {}
 
@@ -219,21 +216,21 @@ class _Display:
 
     def task(self, name: str) -> Callable[[int, int | None], None]:
         """A bar of its own."""
-        task = self._progress.add_task(name, state="")
+        task = self._progress.add_task(name)
         return lambda done, total: self._progress.update(task, completed=done, total=total)
 
     def pieces(self, done: int, total: int | None) -> None:
         """Pieces done of all passes; says so once when a run goes on."""
         if "curating" not in self._tasks:
             if done:
-                typer.echo(f"going on where an interrupted run stopped: {done} of {total} pieces are done", err=True)
+                say(f"going on where an interrupted run stopped: {done} of {total} pieces are done", err=True)
             self._tasks["curating"] = self.task("curating")
         self._tasks["curating"](done, total)
 
     def counts(self, name: str, asked: int, left: int) -> None:
         """Pairs that a step was asked about, and those it left alone."""
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=None, state="")
+            self._tasks[name] = self._progress.add_task(name, total=None)
         self._progress.update(self._tasks[name], total=asked, completed=left)
 
 
