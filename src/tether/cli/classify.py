@@ -27,6 +27,9 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    raw_csv: Annotated[
+        bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
+    ] = False,
 ) -> None:
     """Name pictures from a list of classes, with prompts and calibrated confidence: CSV."""
     from typing import cast
@@ -59,6 +62,7 @@ def command(
             batch_size=batch_size,
             workers=workers,
             strict=strict,
+            raw_csv=raw_csv,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     say(f"{report.path}: {report.rows} pictures, {report.abstained} without a label")

@@ -55,6 +55,9 @@ def command(
         str | None, typer.Option(help="Thumbnails of the datasheet: blurred (default), clear or none.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    raw_csv: Annotated[
+        bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="Most entries that 'auto' takes.")] = 500_000,
     minimum: Annotated[int, typer.Option(help="Least count of a word or pair of words for 'auto'.")] = 5,
     minimum_pmi: Annotated[float, typer.Option(help="Least mutual information of a pair for 'auto', bits.")] = 5.0,
@@ -128,6 +131,7 @@ def command(
                 workers=cores() if workers is None else workers,
                 written_as=form,
                 strict=strict,
+                raw_csv=raw_csv,
                 on_progress=display.pieces,
                 on_counts=display.counts,
             )

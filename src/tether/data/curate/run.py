@@ -39,6 +39,7 @@ def curate(
     workers: int = 1,
     written_as: Format = "parquet",
     strict: bool = False,
+    raw_csv: bool = False,
     on_progress: Progress | None = None,
     on_counts: Counts | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def curate(
         workers: processes of the local engine; with more than one, a script needs its ``if __name__ == "__main__"``.
         written_as: ``parquet`` with all columns of the pool, or ``webdataset`` (tars).
         strict: stop at the first bad row.
+        raw_csv: write texts that a spreadsheet would run as formulas as they are, not with an apostrophe.
         on_progress: told the pieces done and their number, all passes together.
         on_counts: told the name of a step, how many pairs it was asked about so far and how many it left as they are.
 
@@ -89,6 +91,7 @@ def curate(
         "seed": seed,
         "strict": strict,
         "written_as": written_as,
+        **({"raw_csv": True} if raw_csv else {}),
     }
     digest = _digest(identity)
     finished = _enter(out, digest)
@@ -97,7 +100,7 @@ def curate(
     pieces = pool.pieces()
     if not pieces:
         raise InputError(f"{pool.name}: the pool is empty")
-    plan = Plan(pool, tuple(steps), seed, out.absolute(), strict, written_as, licence_column(pool))
+    plan = Plan(pool, tuple(steps), seed, out.absolute(), strict, written_as, licence_column(pool), raw_csv)
     with ENGINES[engine](workers) as running:
         repeated = _Passes(plan, running, on_progress, on_counts).run()
     manifest = {

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 
+from tether.core.csv_rows import unguarded
 from tether.core.draw import hash_int
 from tether.evaluate.datasheet.concepts import word_counts
 
@@ -51,7 +52,7 @@ def examples(out: Path, manifest: dict[str, Any]) -> dict[str, list[Example]]:
     """A few dropped pairs for each step that dropped some."""
     found: dict[str, list[Example]] = {}
     for path in _spread(sorted((out / "dropped").glob("part-*.csv"))):
-        table = _head(path)
+        table = _head(path, raw="raw_csv" in manifest)
         piece = int(path.stem.removeprefix("part-"))
         for key, text, step in zip(*(table.column(name).to_pylist() for name in ("key", "text", "step")), strict=True):
             found.setdefault(step, []).append(Example(key, text, piece))
@@ -67,7 +68,7 @@ def flags(out: Path, manifest: dict[str, Any]) -> list[Flagged]:
     """Counts and words of what was flagged, step by step."""
     words: dict[str, Counter[str]] = {}
     for path in _spread(sorted((out / "flagged").glob("part-*.csv"))):
-        table = _head(path)
+        table = _head(path, raw="raw_csv" in manifest)
         for step in table.column("step").unique().to_pylist():
             mine = table.filter(pc.equal(table.column("step"), step)).column("text").combine_chunks()
             words.setdefault(step, Counter()).update(word_counts(mine.drop_null()))
@@ -84,8 +85,16 @@ def _spread(paths: list[Path]) -> list[Path]:
     return [paths[index * len(paths) // count] for index in range(count)]
 
 
-def _head(path: Path) -> pa.Table:
+def _head(path: Path, *, raw: bool) -> pa.Table:
     """The first lines of a list: their pictures lie at the beginning of their piece."""
+    table = _read(path)
+    if raw:
+        return table
+    return pa.table({name: pa.array([cell and unguarded(cell) for cell in table.column(name).to_pylist()], pa.string())
+                     for name in ("key", "text", "step")})  # fmt: skip
+
+
+def _read(path: Path) -> pa.Table:
     with csv.open_csv(
         path,
         read_options=csv.ReadOptions(block_size=_BLOCK),
