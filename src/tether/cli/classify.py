@@ -35,6 +35,7 @@ def command(
     from typing import cast
 
     from tether.cli.screen import bars
+    from tether.core.finite import check_finite
     from tether.core.protocols import DualEncoder
     from tether.tasks.classify.prompts import classes_of, templates_of
 
@@ -47,6 +48,7 @@ def command(
     opened = open_source(source, where="SOURCE")
     labelled = None if calibrate is None else open_source(calibrate, where="--calibrate")
     loaded = cast(DualEncoder, tether.load(model, device=device, random_weights=random_weights))
+    check_finite(loaded, where=model)
     with bars() as progress:
         task = progress.add_task("classify", total=None)
         report = classify(

@@ -41,6 +41,7 @@ def command(
     from tether import load
     from tether.cli.screen import bars
     from tether.core.files import write_json
+    from tether.core.finite import check_finite
     from tether.data import open_source
     from tether.evaluate import evaluate
     from tether.evaluate.suite import MEASURES
@@ -49,6 +50,7 @@ def command(
     bad.unlink(missing_ok=True)
     rows = open_source(source, where="SOURCE")
     encoder = load(model, device=device, random_weights=random_weights)
+    check_finite(encoder, where=model)
     sizes = [block.rows for block in rows.blocks()]
     total = None if any(size is None for size in sizes) else sum(size for size in sizes if size is not None)
     total = limit if total is None else min(total, limit or total)
