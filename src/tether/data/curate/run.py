@@ -15,7 +15,7 @@ from tether import __version__
 from tether.core.errors import InputError
 from tether.core.files import read_json, write_json
 from tether.data.curate.engines import ENGINES, Engine, EngineName
-from tether.data.curate.manifest import summary
+from tether.data.curate.manifest import read_manifest, summary
 from tether.data.curate.piece_state import load_state
 from tether.data.curate.plan import Plan, Tally, asked
 from tether.data.curate.pool import Pool, check_columns, licence_column
@@ -206,7 +206,7 @@ def _merge(plan: Plan, number: int, pieces: int) -> None:
 
 def _enter(out: Path, digest: str) -> dict[str, Any] | None:
     """The manifest of a finished run of the same settings; refuses a folder of anything else."""
-    held: dict[str, Any] | None = read_json(out / MANIFEST) if (out / MANIFEST).exists() else None
+    held: dict[str, Any] | None = read_manifest(out / MANIFEST) if (out / MANIFEST).exists() else None
     if held is None and (out / STATE / "plan.json").exists():
         held = {"digest": read_json(out / STATE / "plan.json")["digest"], "unfinished": True}
     if held is None:

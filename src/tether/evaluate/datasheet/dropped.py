@@ -13,6 +13,7 @@ import pyarrow.csv as csv
 
 from tether.core.csv_rows import unguarded
 from tether.core.draw import hash_int
+from tether.core.errors import InputError
 from tether.evaluate.datasheet.concepts import word_counts
 
 _FILES = 12
@@ -53,7 +54,8 @@ def examples(out: Path, manifest: dict[str, Any]) -> dict[str, list[Example]]:
     found: dict[str, list[Example]] = {}
     for path in _spread(sorted((out / "dropped").glob("part-*.csv"))):
         table = _head(path, raw="raw_csv" in manifest)
-        piece = int(path.stem.removeprefix("part-"))
+        number = path.stem.removeprefix("part-")
+        piece = int(number) if number.isdecimal() and len(number) < 10 else None
         for key, text, step in zip(*(table.column(name).to_pylist() for name in ("key", "text", "step")), strict=True):
             found.setdefault(step, []).append(Example(key, text, piece))
     for step in manifest["by_step"]:
@@ -86,15 +88,18 @@ def _spread(paths: list[Path]) -> list[Path]:
 
 
 def _head(path: Path, *, raw: bool) -> pa.Table:
-    """The first lines of a list: their pictures lie at the beginning of their piece."""
-    table = _read(path)
-    if raw:
-        return table
-    return pa.table({name: pa.array([cell and unguarded(cell) for cell in table.column(name).to_pylist()], pa.string())
-                     for name in ("key", "text", "step")})  # fmt: skip
+    """Key, text and step in the first lines of a list: their pictures lie at the beginning of their piece."""
+    try:
+        table = _first_lines(path)
+        cells = {name: table.column(name).to_pylist() for name in ("key", "text", "step")}
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a list of pairs: {str(error).partition(chr(10))[0]:.200}") from None
+    texts = {name: [cell and (cell if raw else unguarded(cell)) for cell in column] for name, column in cells.items()}
+    texts |= {name: [cell or "" for cell in texts[name]] for name in ("key", "step")}
+    return pa.table({name: pa.array(column, pa.string()) for name, column in texts.items()})
 
 
-def _read(path: Path) -> pa.Table:
+def _first_lines(path: Path) -> pa.Table:
     with csv.open_csv(
         path,
         read_options=csv.ReadOptions(block_size=_BLOCK),
