@@ -117,7 +117,7 @@ def test_what_is_no_run_is_refused(tmp_path, run):
     with pytest.raises(InputError, match=r"metrics.jsonl, line 1: not valid JSON"):
         report.write(run)
     (run / "metrics.jsonl").write_text('{"loss": 1}\n' + text)
-    with pytest.raises(InputError, match="expected an object with 'step'"):
+    with pytest.raises(InputError, match="line 1: key 'step' is missing"):
         report.write(run)
     (run / "metrics.jsonl").write_text(text)
     (run / "config.yaml").write_text("a: [")

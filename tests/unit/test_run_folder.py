@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tether.core.errors import InputError, LockedError, StoppedError, TetherError
-from tether.core.seal import KEY, sealed
 from tether.train import load_config, train
 from tether.train.checkpoints import _sha256, list_checkpoints
 from tether.train.logbook import read_metrics
 from tether.train.run import read_result
+from tether.train.seal import KEY, sealed
 
 HOLDS = """
 import sys, time

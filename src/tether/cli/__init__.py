@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import importlib
+import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -17,11 +19,14 @@ from typer.main import get_command
 
 from tether import __version__
 from tether.cli import verbs
+from tether.cli.say import say
 from tether.core.errors import MissingExtraError, StoppedError, TetherError
+from tether.core.printable import printable
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 TRACEBACK = "TETHER_TRACEBACK"
+_Usage: Any = typer.BadParameter.__base__  # of every mistake in what was typed; typer does not export it
 
 
 class Verbs(TyperGroup):
@@ -54,26 +59,73 @@ class Verbs(TyperGroup):
             with formatter.section(title):
                 formatter.write_dl(list(rows.items()))
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read what is in front of the verb, and show the help where it is asked for."""
+        with _one_message():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; what went wrong on purpose becomes one message on stderr and an exit code."""
-        try:
+        _quote_log()
+        with _one_message():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise typer.Exit(_interrupted()) from None
-        except StoppedError as error:
-            raise typer.Exit(_say(str(error), code=INTERRUPTED)) from None
-        except TetherError as error:
-            raise typer.Exit(_fail(error, str(error))) from error
-        except ModuleNotFoundError as error:
-            extra = extra_of(error.name or "")
-            if extra is None:
-                raise
-            raise typer.Exit(_fail(error, str(MissingExtraError(error.name or "", extra=extra)))) from error
-        except OSError as error:
-            if error.errno is None or error.errno == errno.EPIPE:
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            raise typer.Exit(_fail(error, f"{where}{error.strerror}")) from error
+
+
+@contextlib.contextmanager
+def _one_message() -> Iterator[None]:
+    """What a user can cause ends in one message and an exit code; a bug keeps its traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(_interrupted()) from None
+    except StoppedError as error:
+        raise typer.Exit(_say(str(error), code=INTERRUPTED)) from None
+    except TetherError as error:
+        raise typer.Exit(_fail(error, str(error))) from error
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if extra is None:
+            raise
+        raise typer.Exit(_fail(error, str(MissingExtraError(error.name or "", extra=extra)))) from error
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        where = error.filename or ("standard output" if _refused() else "")
+        raise typer.Exit(_fail(error, f"{where}: {_reason(error)}" if where else _reason(error))) from error
+    except Exception as error:
+        if isinstance(error, _Usage):
+            error.message = printable(error.message, keep="\n")
+        elif isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "CPUAllocator" in str(error):
+            raise typer.Exit(_fail(error, f"out of memory: {_reason(error)}")) from error
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error says."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(said).partition("\n")[0]
+
+
+def _refused() -> bool:
+    """Whether standard output takes no more; then what is left is thrown away, so that the end is a quiet one."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _quote_log() -> None:
+    """Show what is logged as one line that a terminal does not obey."""
+    import logging
+
+    class Line(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return f"tether: {record.levelname.lower()}: {printable(super().format(record))}"
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Line())
 
 
 def as_command(verb: str) -> Any:
@@ -100,6 +152,9 @@ def root() -> Any:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with 0, 1 (a check failed), 2 (bad input) or 130 (Ctrl-C)."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not know every letter
+            stream.reconfigure(errors="backslashreplace")
     try:
         root()(args=None if argv is None else list(argv), prog_name="tether")
     except KeyboardInterrupt:
@@ -135,7 +190,7 @@ def extra_of(module: str) -> str | None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tether {__version__}")
+        say(f"tether {__version__}")
         raise typer.Exit
 
 
@@ -151,7 +206,7 @@ def _root(
 
 
 def _say(message: str, *, code: int) -> int:
-    typer.echo(f"tether: {message}", err=True)
+    say(f"tether: {message}", err=True, lines=True)
     return code
 
 
@@ -159,7 +214,7 @@ def _fail(error: BaseException, message: str) -> int:
     if os.environ.get(TRACEBACK):
         import traceback
 
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)).rstrip("\n"), err=True, lines=True)
     return _say(message, code=BAD_INPUT)
 
 
@@ -171,4 +226,4 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    typer.echo(f"tether: warning: {message}", err=True)
+    say(f"tether: warning: {message}", err=True, lines=True)

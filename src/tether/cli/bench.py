@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     name: Annotated[Literal["stability"], typer.Argument(help="Which bench.")],
@@ -44,15 +46,13 @@ def command(
         root = places.need_checkout("writing the guide")
         found = results.read(root / guides.RESULT)
         guides.write(root, found)
-        typer.echo(str(places.shown(root / guides.GUIDE)))
+        say(str(places.shown(root / guides.GUIDE)))
         return
     if publish and (quick or only or models or seeds is not None):
         raise typer.BadParameter("only the whole bench is published: no --quick, --only, --models or --seeds")
     root = places.need_checkout("--publish") if publish else None
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from tether.cli.screen import Screen, bars
     from tether.papers.stability import bench, cost, page, words
 
     wanted = bench.plan(
@@ -61,15 +61,14 @@ def command(
         seeds=seeds or (bench.QUICK_SEEDS if quick else 3),
         steps=bench.QUICK_STEPS if quick else bench.STEPS,
     )
-    console = Console(stderr=True)
-    columns = (TextColumn("[bold]runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    console = Screen(stderr=True)
+    with bars(screen=console, transient=False, disable=not console.is_terminal) as progress:
         task = progress.add_task("runs", total=len(wanted))
 
         def show(done: int, total: int | None) -> None:
             progress.update(task, completed=done)
             if not console.is_terminal and total and done % max(1, total // 20) == 0:
-                console.print(f"{done} of {total} runs", highlight=False)
+                say(f"{done} of {total} runs", err=True)
 
         outcomes = bench.outcomes(wanted, jobs=jobs, fresh=fresh, on_progress=show)
     costs = cost.costs(wanted.guards, rounds=3 if quick else cost.ROUNDS)
@@ -78,10 +77,10 @@ def command(
     write_text(out / "stability.html", page.page(found, outcomes))
     write_text(out / "stability.md", words.document(found))
     for line in words.lines(found):
-        typer.echo(f"- {line}")
-    typer.echo(f"page: {out / 'stability.html'}")
+        say(f"- {line}")
+    say(f"page: {out / 'stability.html'}")
     if root is not None:
         results.write(root / guides.RESULT, found)
         guides.write(root, found)
         guides.draw(root, found, outcomes)
-        typer.echo(f"published: {guides.RESULT}, {guides.GUIDE}")
+        say(f"published: {guides.RESULT}, {guides.GUIDE}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     source: Annotated[str, typer.Argument(help="A folder, .parquet, .csv or .tar file, a pattern, or a data set.")],
@@ -25,13 +27,15 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    raw_csv: Annotated[
+        bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
+    ] = False,
 ) -> None:
     """Name pictures from a list of classes, with prompts and calibrated confidence: CSV."""
     from typing import cast
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from tether.cli.screen import bars
+    from tether.core.finite import check_finite
     from tether.core.protocols import DualEncoder
     from tether.tasks.classify.prompts import classes_of, templates_of
 
@@ -44,8 +48,8 @@ def command(
     opened = open_source(source, where="SOURCE")
     labelled = None if calibrate is None else open_source(calibrate, where="--calibrate")
     loaded = cast(DualEncoder, tether.load(model, device=device, random_weights=random_weights))
-    columns = TextColumn("classify"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    check_finite(loaded, where=model)
+    with bars() as progress:
         task = progress.add_task("classify", total=None)
         report = classify(
             opened,
@@ -60,19 +64,18 @@ def command(
             batch_size=batch_size,
             workers=workers,
             strict=strict,
+            raw_csv=raw_csv,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    typer.echo(f"{report.path}: {report.rows} pictures, {report.abstained} without a label")
+    say(f"{report.path}: {report.rows} pictures, {report.abstained} without a label")
     if report.calibration is None:
-        typer.echo(
-            "confidence: the model's own scale, not calibrated; it orders classes, it is no probability", err=True
-        )
+        say("confidence: the model's own scale, not calibrated; it orders classes, it is no probability", err=True)
     else:
         fitted = report.calibration
-        typer.echo(
+        say(
             f"confidence: calibrated on {fitted.rows} pictures ({fitted.accuracy:.1%} right); "
             f"calibration error {fitted.error_before:.3f} -> {fitted.error:.3f}",
             err=True,
         )
     if report.bad:
-        typer.echo(f"{report.bad} bad rows were skipped; {report.bad_rows} names them", err=True)
+        say(f"{report.bad} bad rows were skipped; {report.bad_rows} names them", err=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tether.cli.say import say
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,6 +55,9 @@ def command(
         str | None, typer.Option(help="Thumbnails of the datasheet: blurred (default), clear or none.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    raw_csv: Annotated[
+        bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="Most entries that 'auto' takes.")] = 500_000,
     minimum: Annotated[int, typer.Option(help="Least count of a word or pair of words for 'auto'.")] = 5,
     minimum_pmi: Annotated[float, typer.Option(help="Least mutual information of a pair for 'auto', bits.")] = 5.0,
@@ -103,7 +108,7 @@ def command(
 
     pool = open_pool(source)
     if not plan and isinstance(pool, ParquetPool) and pool.most_rows() > _LARGE:
-        typer.echo(
+        say(
             f"note: a row group of {source} holds {pool.most_rows():,} rows and is one piece: one worker has it alone, "
             "an interrupted run does all of it again, and memory grows with it; write the file with "
             "row_group_size=10_000",
@@ -127,6 +132,7 @@ def command(
                 workers=cores() if workers is None else workers,
                 written_as=form,
                 strict=strict,
+                raw_csv=raw_csv,
                 on_progress=display.pieces,
                 on_counts=display.counts,
                 held=not plan,
@@ -141,16 +147,14 @@ def command(
         if passing is not None:
             shutil.rmtree(passing, ignore_errors=True)
     if plan:
-        typer.echo(
-            f"plan: what would happen to {manifest['rows']['good']:,} rows spread over the pool; nothing was written"
-        )
+        say(f"plan: what would happen to {manifest['rows']['good']:,} rows spread over the pool; nothing was written")
     for line in summary(manifest, examples=plan):
-        typer.echo(line)
+        say(line)
     if plan:
-        typer.echo("counts that a step sets for the whole pool (such as t) thin out more there than in a sample")
+        say("counts that a step sets for the whole pool (such as t) thin out more there than in a sample")
         return
-    typer.echo(f"{folder / 'manifest.json'}")
-    typer.echo(f"{folder / PAGE}")
+    say(f"{folder / 'manifest.json'}")
+    say(f"{folder / PAGE}")
 
 
 def _steps(
@@ -206,12 +210,9 @@ class _Display:
     """A bar for the pieces, and beneath it a line for each step with its counts so far."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from tether.cli.screen import bars
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._console = Console(stderr=True)
-        self._progress = Progress(*columns, TextColumn("{task.fields[state]}"), console=self._console, transient=True)
+        self._progress = bars()
         self._tasks: dict[str, Any] = {}
         self._state: dict[str, str] = {}
 
@@ -224,21 +225,21 @@ class _Display:
 
     def task(self, name: str) -> Callable[[int, int | None], None]:
         """A bar of its own."""
-        task = self._progress.add_task(name, state="")
+        task = self._progress.add_task(name)
         return lambda done, total: self._progress.update(task, completed=done, total=total)
 
     def pieces(self, done: int, total: int | None) -> None:
         """Pieces done of all passes; says so once when a run goes on."""
         if "curating" not in self._tasks:
             if done:
-                typer.echo(f"going on where an interrupted run stopped: {done} of {total} pieces are done", err=True)
+                say(f"going on where an interrupted run stopped: {done} of {total} pieces are done", err=True)
             self._tasks["curating"] = self.task("curating")
         self._tasks["curating"](done, total)
 
     def counts(self, name: str, asked: int, left: int) -> None:
         """Pairs that a step was asked about, and those it left alone."""
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=None, state="")
+            self._tasks[name] = self._progress.add_task(name, total=None)
         self._progress.update(self._tasks[name], total=asked, completed=left)
 
 

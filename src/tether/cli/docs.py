@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     write: Annotated[bool, typer.Option("--write", help="Write what has changed.")] = False,
@@ -21,11 +23,11 @@ def command(
     wanted = docs.generate(root, more={"cli.md": reference()})
     if write:
         for name in docs.write(root, wanted):
-            typer.echo(f"wrote {name}" if name in wanted else f"removed {name}")
+            say(f"wrote {name}" if name in wanted else f"removed {name}")
         return
     found = docs.stale(root, wanted)
     for name in found:
-        typer.echo(f"stale: {name}")
+        say(f"stale: {name}")
     if found:
-        typer.echo("tether docs --write brings them up to date", err=True)
+        say("tether docs --write brings them up to date", err=True)
         raise typer.Exit(1)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     source: Annotated[str, typer.Argument(help="A folder, .parquet, .csv or .tar file, a pattern, or a data set.")],
@@ -24,18 +26,15 @@ def command(
     """Turn pictures into vectors, resumable: Parquet with keys, captions and columns."""
     from typing import cast
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     import tether
+    from tether.cli.screen import bars
     from tether.core.protocols import DualEncoder
     from tether.data import open_source
     from tether.tasks.retrieve.embed import embed
 
     opened = open_source(source, where="SOURCE")
     loaded = cast(DualEncoder, tether.load(model, device=device, random_weights=random_weights))
-    columns = TextColumn("embed"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with bars() as progress:
         task = progress.add_task("embed", total=None)
         report = embed(
             opened,
@@ -50,6 +49,6 @@ def command(
             strict=strict,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    typer.echo(f"{report.path}: {report.rows} pictures, {report.new} of them new; model digest {report.digest}")
+    say(f"{report.path}: {report.rows} pictures, {report.new} of them new; model digest {report.digest}")
     if report.bad:
-        typer.echo(f"{report.bad} bad rows were skipped; {report.bad_rows} names them", err=True)
+        say(f"{report.bad} bad rows were skipped; {report.bad_rows} names them", err=True)

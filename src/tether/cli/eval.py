@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     model: Annotated[
@@ -36,11 +38,10 @@ def command(
     ] = False,
 ) -> None:
     """Measure a model on a source: retrieval, zero-shot, geometry, CLIPScore."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from tether import load
+    from tether.cli.screen import bars
     from tether.core.files import write_json
+    from tether.core.finite import check_finite
     from tether.data import open_source
     from tether.evaluate import evaluate
     from tether.evaluate.suite import MEASURES
@@ -49,11 +50,11 @@ def command(
     bad.unlink(missing_ok=True)
     rows = open_source(source, where="SOURCE")
     encoder = load(model, device=device, random_weights=random_weights)
+    check_finite(encoder, where=model)
     sizes = [block.rows for block in rows.blocks()]
     total = None if any(size is None for size in sizes) else sum(size for size in sizes if size is not None)
     total = limit if total is None else min(total, limit or total)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars() as bar:
         task = bar.add_task("embedding", total=total)
         result = evaluate(
             encoder,
@@ -73,17 +74,17 @@ def command(
     _show(result, title=f"{model} on {source}")
     if bad.exists():
         count = len(bad.read_text(encoding="utf-8").splitlines())
-        typer.echo(f"{count} bad rows were skipped; {bad} names them", err=True)
+        say(f"{count} bad rows were skipped; {bad} names them", err=True)
     if json is not None:
         write_json(json, {"model": model, "source": source, "version": rows.version, "limit": limit} | result)
-        typer.echo(f"wrote {json}")
+        say(f"wrote {json}")
 
 
 def _show(result: dict[str, float], *, title: str) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    from tether.cli.screen import Screen
     from tether.evaluate.words import SECTIONS, describe, interval_of, shown
 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
@@ -97,7 +98,5 @@ def _show(result: dict[str, float], *, title: str) -> None:
             table.add_row(*[describe(key), shown(key, result[key]), interval_of(key, result)][: len(table.columns)])
         if keys:
             table.add_section()
-    Console().print(table)
-    Console().print(
-        f"{result['images']:,.0f} pictures, {result['texts']:,.0f} texts, {result['seconds']:.1f} s", style="dim"
-    )
+    Screen().print(table)
+    say(f"{result['images']:,.0f} pictures, {result['texts']:,.0f} texts, {result['seconds']:.1f} s")

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     model: Annotated[
@@ -32,4 +34,4 @@ def command(
         "transformers": f'AutoModel.from_pretrained("{folder}")',
         "tether": f'tether.load("{folder}")',
     }
-    typer.echo(f"wrote {folder}; open it with {opened[form]}")
+    say(f"wrote {folder}; open it with {opened[form]}")

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     embeddings: Annotated[Path, typer.Argument(help="What tether embed wrote: a .parquet file or a folder of them.")],
@@ -17,12 +19,10 @@ def command(
     ] = "refuse",
 ) -> None:
     """Put vectors into a store that can be searched, changed and filtered."""
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from tether.cli.screen import bars
     from tether.tasks.retrieve.index import build_index
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with bars() as progress:
         task = progress.add_task("index", total=None)
         store = build_index(
             embeddings,
@@ -31,4 +31,4 @@ def command(
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     columns = ", ".join(name for name in store.schema.names if name != "embedding")
-    typer.echo(f"{out}: {len(store)} rows of {store.dim} numbers; columns: {columns}")
+    say(f"{out}: {len(store)} rows of {store.dim} numbers; columns: {columns}")

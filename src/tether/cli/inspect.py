@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tether.cli.say import say
+
 if TYPE_CHECKING:
     from tether.evaluate.inspect.runner import Report
 
@@ -40,18 +42,15 @@ def command(
     """Inspect a model on pairs: a health report as one HTML page and JSON, resumable; a finding for each section."""
     from typing import cast
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from tether import load
+    from tether.cli.screen import bars
     from tether.core.protocols import DualEncoder
     from tether.data import open_source
     from tether.evaluate.inspect.runner import inspect_model
 
     rows = open_source(pairs, where="--pairs")
     encoder = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars() as bar:
         task = bar.add_task("embedding the pairs", total=None)
         report = inspect_model(
             encoder,
@@ -70,7 +69,7 @@ def command(
         )
     _show(report)
     if check and report.alarms:
-        typer.echo(f"tether: alarms: {', '.join(report.alarms)}", err=True)
+        say(f"tether: alarms: {', '.join(report.alarms)}", err=True)
         raise typer.Exit(ALARMED)
 
 
@@ -82,8 +81,10 @@ def _plain(model: str) -> str:
 
 def _show(report: Report) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from tether.cli.screen import Screen
 
     styles = {"alarm": "bold red", "note": "yellow", "good": "green", "unknown": "dim"}
     table = Table(box=box.SIMPLE_HEAD, show_lines=False)
@@ -92,6 +93,7 @@ def _show(report: Report) -> None:
     table.add_column("finding", overflow="fold")
     for section in report.sections:
         said = section.finding.sentence if section.finding else f"not told: {section.problem}"
-        table.add_row(section.name, f"[{styles[section.level]}]{section.level}[/]", said.replace("[", "\\["))
-    Console().print(table)
-    typer.echo(f"{report.page}\n{report.numbers}")
+        table.add_row(section.name, Text(section.level, style=styles[section.level]), said)
+    Screen().print(table)
+    say(report.page)
+    say(report.numbers)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     slug: Annotated[str, typer.Argument(help="Lower-case words with hyphens, such as gate-norm.")],
@@ -23,5 +25,5 @@ def command(
     if not dry_run:
         scaffold.write(files)
     for path in files:
-        typer.echo(f"{'would write' if dry_run else 'wrote'} {path.relative_to(root).as_posix()}")
-    typer.echo("its tests fail until it is filled in; tether where " + slug + " shows the places")
+        say(f"{'would write' if dry_run else 'wrote'} {path.relative_to(root).as_posix()}")
+    say("its tests fail until it is filled in; tether where " + slug + " shows the places")

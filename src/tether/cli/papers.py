@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.say import as_json, say
+
 PIPED = 250
 """Columns where no terminal says how wide it is."""
 
@@ -16,11 +18,9 @@ def command(
         str | None, typer.Option(help="Only papers that need this, such as pairs; part of a word will do.")
     ] = None,
     verdict: Annotated[str | None, typer.Option(help="Only papers with this verdict, such as reproduced.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the papers: what each gives and whether its claim holds here."""
-    import json
-
     from tether.papers.listing import rows
 
     every = rows()
@@ -33,13 +33,14 @@ def command(
         and verdict in (None, row.verdict)
         and (needs is None or any(needs.lower() in need.lower() for need in row.card.needs))
     ]
-    if as_json:
-        typer.echo(json.dumps([row.as_json() for row in chosen], indent=2, ensure_ascii=False))
+    if json:
+        say(as_json([row.as_json() for row in chosen], indent=2), lines=True)
         return
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from tether.cli.screen import Screen
 
     colours = {"reproduced": "green", "contrary": "red", "stale": "yellow", "direction only": "cyan"}
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -48,10 +49,10 @@ def command(
     for row in sorted(chosen, key=lambda row: (row.card.room, row.card.slug)):
         card, colour = row.card, colours.get(row.verdict, "dim")
         shown = (Text(text, no_wrap=True, overflow="ellipsis") for text in (card.title, ", ".join(card.needs)))
-        table.add_row(card.slug, card.room, f"[{colour}]{row.verdict}[/]", *shown)  # one line a paper, for grep
-    console = Console()
-    (console if console.is_terminal else Console(width=PIPED)).print(table)
-    typer.echo(f"{len(chosen)} of {len(every)} papers; tether where SLUG shows the files of one")
+        table.add_row(card.slug, card.room, Text(row.verdict, style=colour), *shown)  # one line a paper, for grep
+    screen = Screen()
+    (screen if screen.is_terminal else Screen(width=PIPED)).print(table)
+    say(f"{len(chosen)} of {len(every)} papers; tether where SLUG shows the files of one")
 
 
 def _known(option: str, value: str | None, known: set[str]) -> None:

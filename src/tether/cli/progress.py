@@ -9,9 +9,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from tether.cli.say import say
+from tether.cli.screen import Screen, Words, bars
 from tether.train.folder import BAD_ROWS
 
 if TYPE_CHECKING:
@@ -29,17 +28,11 @@ class TrainingProgress:
     def __init__(self, *, steps: int) -> None:
         """Args: steps: length of the run."""
         self.steps = steps
-        self.console = Console()
+        self.console = Screen()
         self._asked = False
         self._before: dict[int, Any] = {}
-        self._progress = Progress(
-            TextColumn("[bold]training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
+        self._progress = bars(
+            Words("state"), screen=self.console, transient=False, disable=not self.console.is_terminal
         )
 
     def __enter__(self) -> Self:
@@ -71,7 +64,7 @@ class TrainingProgress:
             self.console.print(f"step {record['step'] + 1}: {shown}")
             return
         if record["skipped"]:
-            self.console.print(f"[yellow]step {record['step'] + 1}: gradients were not finite; step skipped")
+            self.console.print(f"step {record['step'] + 1}: gradients were not finite; step skipped", style="yellow")
         threshold = "" if record["grad_threshold"] == float("inf") else f"/{record['grad_threshold']:.2f}"
         state = (
             f"{record['images_per_second']:.0f} img/s  loss {record['loss']:.3f}  "
@@ -81,23 +74,20 @@ class TrainingProgress:
         self._progress.update(self._task, completed=done, state=state)
         if not self.console.is_terminal and (done % max(1, self.steps // _LINES) == 0 or done == 1):
             left = (self.steps - done) * record["seconds"] / done
-            self.console.print(f"step {done}/{self.steps}  {state}  {left:.0f} s left", highlight=False)
+            self.console.print(f"step {done}/{self.steps}  {state}  {left:.0f} s left")
 
     def summarise(self, result: Result, *, folder: Path) -> None:
         """The last words of a finished run."""
         skipped = f", {result.skipped} skipped" if result.skipped else ""
-        self.console.print(
-            f"{result.steps} steps{skipped} in {result.seconds:.0f} s ({result.images_per_second:.0f} images a second)",
-            highlight=False,
-        )
+        say(f"{result.steps} steps{skipped} in {result.seconds:.0f} s ({result.images_per_second:.0f} images a second)")
         for name, value in result.metrics.items():
             if _RECALL.fullmatch(name):
-                self.console.print(f"  {name:<24}{value:7.1%}", highlight=False)
+                say(f"  {name:<24}{value:7.1%}")
         bad = folder / BAD_ROWS
         if bad.exists():
             count = len(bad.read_text(encoding="utf-8").splitlines())
-            self.console.print(f"bad rows skipped: {count}, named in {bad}", highlight=False)
-        self.console.print(f"model and log: {folder}", highlight=False)
+            say(f"bad rows skipped: {count}, named in {bad}")
+        say(f"model and log: {folder}")
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked and number == signal.SIGINT:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     run: Annotated[Path, typer.Argument(help="A run's folder, as tether train leaves it.")],
@@ -34,4 +36,4 @@ def command(
 
         rows = open_source(source, where="--source")
     path = report.write(run, model=encoder, source=rows, label=label, limit=limit, bootstrap=bootstrap, seed=seed)
-    typer.echo(str(path))
+    say(str(path))

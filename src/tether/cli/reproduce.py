@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     slugs: Annotated[list[str] | None, typer.Argument(help="Papers, such as zclip w-clip.")] = None,
@@ -25,9 +27,7 @@ def command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was already measured.")] = False,
 ) -> None:
     """Check papers' claims over paired seeds and store the measured verdicts."""
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from tether.cli.screen import bars
     from tether.core.files import write_json
     from tether.papers import card, cards, places
     from tether.papers.reproduce import reproduce
@@ -42,7 +42,7 @@ def command(
         folder = places.need_checkout("storing a result (or give --out)") / "results"
     count = seeds or (1 if smoke else 3)
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with bars() as progress:
         for slug in chosen:
             task = progress.add_task(slug, total=count)
             result = reproduce(
@@ -56,7 +56,7 @@ def command(
             )
             if folder is not None:
                 write_json(folder / f"{slug}.json", result)
-            typer.echo(_line(result))
+            say(_line(result))
 
 
 def _line(result: dict) -> str:

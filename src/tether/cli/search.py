@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.say import as_json, say
+
 
 def command(
     store: Annotated[str, typer.Argument(help="What tether index made: a folder or a URI.")],
@@ -23,10 +25,9 @@ def command(
     model: Annotated[
         str | None, typer.Option(help="The model that made the vectors; the store knows its name.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit.")] = False,
 ) -> None:
     """Find pictures by words or by a picture, filtered by their columns."""
-    import json
     from typing import cast
 
     import tether
@@ -46,17 +47,16 @@ def command(
     hits = {query: searcher.hits(ranking, images=images) for query, ranking in found.items()}
 
     for query, some in hits.items():
-        if as_json:
+        if json:
             for hit in some:
-                line = {"query": query, "key": hit.key, "score": hit.score, "texts": hit.texts, **hit.meta}
-                typer.echo(json.dumps(line, ensure_ascii=False, default=str))
+                say(as_json({**hit.meta, "query": query, "key": hit.key, "score": hit.score, "texts": hit.texts}))
             continue
-        typer.echo(query if some else f"{query}: no row passes the filter")
+        say(query if some else f"{query}: no row passes the filter")
         for hit in some:
-            typer.echo(f"  {hit.score:.4f}  {hit.key}  {hit.texts[0] if hit.texts else ''}".rstrip())
+            say(f"  {hit.score:.4f}  {hit.key}  {hit.texts[0] if hit.texts else ''}".rstrip())
     if html is not None:
         from tether.tasks.retrieve.gallery import gallery
 
         note = f"{len(opened):,} pictures, model {name}" + (f", where {where}" if where else "")
         gallery(hits, html, title="Search results", note=note)
-        typer.echo(f"{html}: the pictures", err=True)
+        say(f"{html}: the pictures", err=True)

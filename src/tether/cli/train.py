@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tether.cli.say import say
+
 if TYPE_CHECKING:
     from tether.train.compare import Comparison
     from tether.train.config import RunConfig
@@ -48,7 +50,7 @@ def command(
         raise typer.BadParameter("goes with --clipper compare only", param_hint="--compare-steps")
     config = load_config(recipe, overrides=given)
     if dry_run:
-        typer.echo(dump_config(config), nl=False)
+        say(dump_config(config).removesuffix("\n"), lines=True)
         return
 
     if clipper == COMPARE:
@@ -96,8 +98,6 @@ def _known(name: str) -> str:
 
 
 def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -> None:
-    from rich.console import Console
-
     from tether.cli.progress import TrainingProgress
     from tether.compress.quantise import QUANTISERS
     from tether.evaluate.report import compare as page
@@ -107,7 +107,7 @@ def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -
     with TrainingProgress(steps=max(1, wanted)) as progress:
 
         def start(name: str, number: int, of: int) -> None:
-            progress.console.print(f"{name}, {number + 1} of {of}", highlight=False)
+            progress.console.print(f"{name}, {number + 1} of {of}")
 
         found = compare(
             config,
@@ -120,14 +120,14 @@ def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -
             edits=QUANTISERS,
         )
     path = page.write(out, found)
-    Console().print(_table(found))
-    typer.echo(
+    progress.console.print(_table(found))
+    say(
         f"{found.steps} steps each. * the recipe's own. max, usual, limit: of the gradient norm. "
         "cost: of a calm call, torch's clip_grad_norm_ = 1."
     )
     for line in found.advice:
-        typer.echo(f"- {line}")
-    typer.echo(f"page: {path}")
+        say(f"- {line}")
+    say(f"page: {path}")
 
 
 def _table(found: Comparison):

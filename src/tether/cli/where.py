@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.say import say
+
 
 def command(
     slug: Annotated[str, typer.Argument(help="A paper, such as zclip; tether papers lists them.")],
@@ -30,4 +32,4 @@ def command(
     if card.code:
         lines.append(("code", f"https://github.com/{card.code}"))
     for name, value in lines:
-        typer.echo(f"{name:<8}{value}")
+        say(f"{name:<8}{value}")

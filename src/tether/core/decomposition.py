@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tether.core.arrays import read_arrays
 from tether.core.errors import InputError
 from tether.core.files import atomic_path
 
@@ -19,6 +20,7 @@ Reduce = Literal["none", "tokens", "heads"]
 AXES: dict[str, int] = {"none": 5, "tokens": 4, "heads": 4}
 """Axes of ``attention`` for each way to reduce it."""
 _FORMAT = "tether-decomposition-1"
+_ARRAYS = ("attention", "mlp", "representation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +119,14 @@ class Decomposition:
         Raises:
             InputError: no such file, another kind of file, or one of another model.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{path}: not a decomposition: {error}") from None
-        facts = found.get("facts", np.array([])).tolist()
-        if len(facts) != 4 or facts[0] != _FORMAT:
+        found = read_arrays(path, what="decomposition")
+        facts = found.get("facts", np.array([]))
+        if facts.shape != (4,) or facts[0] != _FORMAT or not {*_ARRAYS} <= {*found} or facts[2] not in ("0", "1"):
             raise InputError(f"{path}: expected a file of Decomposition.save ({_FORMAT}), got arrays {sorted(found)}")
-        if digest and facts[3] != digest:
-            raise InputError(f"{path}: made with a model of digest {facts[3] or 'unknown'}, this one is {digest}")
-        arrays = (torch.from_numpy(found[name]) for name in ("attention", "mlp", "representation"))
-        return cls(*arrays, reduce=facts[1], class_tokens=int(facts[2]))
+        if strange := [name for name in _ARRAYS if found[name].dtype not in (np.float16, np.float32, np.float64)]:
+            raise InputError(f"{path}: {strange[0]}: expected floating-point numbers, got {found[strange[0]].dtype}")
+        _, reduce, class_tokens, made_with = facts.tolist()
+        if digest and made_with != digest:
+            raise InputError(f"{path}: made with a model of digest {made_with or 'unknown'}, this one is {digest}")
+        arrays = (torch.from_numpy(found[name]) for name in _ARRAYS)
+        return cls(*arrays, reduce=reduce, class_tokens=int(class_tokens))

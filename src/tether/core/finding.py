@@ -7,11 +7,25 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from tether.core.errors import InputError
+from tether.core.shape import MAYBE_NUMBER, NUMBER, check
 
 Level = Literal["good", "note", "alarm", "unknown"]
 """``good``: nothing found; ``note``: worth knowing; ``alarm``: mend before shipping; ``unknown``: it could not tell."""
 LEVELS: tuple[Level, ...] = get_args(Level)
 Unit = Literal["share", "number", "count"]
+
+_VALUE = {"name": str, "value": NUMBER, "low": MAYBE_NUMBER, "high": MAYBE_NUMBER}
+_FINDING = {
+    **dict.fromkeys(("sentence", "level", "unsaid", "command"), str),
+    "figures": [_VALUE | {"unit": str}],
+    "drawings": [{"kind": str, "title": str}],
+}
+_DRAWINGS: dict[str, dict[str, Any]] = {
+    "gallery": {"items": [{"row": (int, None), "text": str, "note": str, "uri": str}]},
+    "bars": {"bars": [_VALUE | {"strong": bool}], "unit": str, "mark": MAYBE_NUMBER, "mark_name": str},
+    "curve": {"values": [NUMBER], "across": str, "marked": [int]},
+    "cloud": {"first": [[NUMBER]], "second": [[NUMBER]], "names": [str]},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,20 +181,25 @@ class Finding:
         """What ``to_dict`` gave.
 
         Raises:
-            InputError: a key is missing or unknown.
+            InputError: a key is missing or unknown, or a value is of another kind.
         """
+        check(values, _FINDING, where="not a finding")
         try:
             rest = {key: values[key] for key in ("sentence", "level", "unsaid", "command")}
             figures = tuple(Figure(**one) for one in values["figures"])
             return cls(figures=figures, drawings=tuple(map(_drawing, values["drawings"])), **rest)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             raise InputError(f"not a finding: {error!r}") from None
 
 
 def _drawing(values: Mapping[str, Any]) -> Drawing:
     title = values["title"]
+    check(values, _DRAWINGS[values["kind"]], where=f"not a finding: {title}")
     if values["kind"] == "gallery":
-        return Gallery(title, tuple(Item(**one) for one in values["items"]))
+        items = tuple(Item(**one) for one in values["items"])
+        if outside := [item.uri for item in items if item.uri and not item.uri.startswith("data:")]:
+            raise InputError(f"not a finding: {title}: expected pictures within the page, got {outside[0]!r:.80}")
+        return Gallery(title, items)
     if values["kind"] == "bars":
         bars = tuple(Bar(**one) for one in values["bars"])
         return Bars(title, bars, values["unit"], values["mark"], values["mark_name"])

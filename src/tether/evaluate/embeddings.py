@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.finite import check_finite
 from tether.core.geometry import COSINE, Geometry, geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
@@ -85,8 +86,9 @@ def embed_source(
         on_progress: called with (pictures done, None).
 
     Raises:
-        InputError: no good row, an embedding that is not finite, or a named label column that a row lacks.
+        InputError: no good row, a scale or an embedding that is not finite, or a named label column that a row lacks.
     """
+    check_finite(model)
     rows: list[Row] = []
     small: list[Tensor] = []
 

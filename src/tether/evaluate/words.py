@@ -53,7 +53,7 @@ def shown(key: str, value: float) -> str:
 
 def interval_of(key: str, result: Mapping[str, float]) -> str:
     """``low to high`` when the result holds both, else nothing."""
-    if f"{key}_low" not in result:
+    if f"{key}_low" not in result or f"{key}_high" not in result:
         return ""
     low, high = (shown(key, result[f"{key}_{side}"]).removesuffix(" %") for side in ("low", "high"))
     return f"{low} to {high}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.files import atomic_path
+from tether.core.files import atomic_path, parse_json
 
 
 def wide_array(value: Tensor) -> np.ndarray:
@@ -75,15 +75,12 @@ def read_state(
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not a safetensors file: {error}") from error
     if metadata.get("format") != format or set(found) != arrays:
         got = f"{metadata.get('format')!r} with {sorted(found)}"
         raise InputError(f"{path}: expected the state of a {what} ({format}), got {got}")
-    try:
-        settings = json.loads(metadata.get("settings", ""))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: settings: not valid JSON: {error}") from error
+    settings = parse_json(metadata.get("settings", ""), where=f"{path}: settings")
     if not isinstance(settings, dict):
         raise InputError(f"{path}: settings: expected values by name, got {settings!r:.100}")
     return settings, found

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tether.core.errors import InputError, WriteError
-from tether.core.seal import read_sealed, sealed
 from tether.models.save import separate
+from tether.train.seal import read_sealed, sealed
 
 _NAME = re.compile(r"step-(\d{8})")
 _SAVING = ".saving-"

@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tether.core.draw import hash_int
-from tether.core.files import write_text
+from tether.core.errors import InputError
+from tether.core.files import read_json, write_text
+from tether.core.shape import MAYBE_NUMBER, check
 from tether.data.curate.batch import Example
 from tether.data.curate.piece_state import load_state
 from tether.data.curate.plan import Plan
@@ -22,6 +25,47 @@ _EXAMPLES = 8
 """Examples of each kind in the manifest."""
 _LICENCES = 50
 """Licences counted by name; the others are counted together."""
+_BOTH = {"pool": int, "kept": int}
+_MANIFEST = {
+    **dict.fromkeys(("written_as", "digest", "recipe_sha256", "tether", "rows_sha256"), str),
+    "seed": int,
+    "pool": {"name": str, "version": str},
+    "steps": [{"name": str}],
+    "rows": {"good": int, "bad": int, "kept": int},
+    "pairs": {"good": int, "kept": int},
+    "by_step": [
+        {
+            "name": str,
+            "kind": str,
+            "in": int,
+            "kept": int,
+            "examples": {"*": [{"key": str, "text": (str, None), "new?": (str, None)}]},
+            "report": dict.fromkeys(("t?", "tail_share?", "entries_hit?"), MAYBE_NUMBER),
+        }
+    ],
+    "licences": (None, {"column": str, "values": {"*": _BOTH}, "others": {"values": int, **_BOTH}}),
+    "shards": [{"file": str, "rows": int, "pairs": int}],
+}
+_KINDS = {
+    "curator": {"refused": int, "thinned_out": int, "refusal": str},
+    "flag": {"flagged": int, "labels": {"*": int}},
+    "rewriter": {"rewritten": int},
+}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a finished curation.
+
+    Raises:
+        InputError: no such file, or one that lacks what a manifest has; it names the key.
+    """
+    values = read_json(path)
+    check(values, _MANIFEST, where=str(path))
+    for step in values["by_step"]:
+        if step["kind"] not in _KINDS:
+            raise InputError(f"{path}: by_step: kind: expected one of {', '.join(_KINDS)}, got {step['kind']!r:.80}")
+        check(step, _KINDS[step["kind"]], where=f"{path}: by_step: {step['name']}")
+    return values
 
 
 def summary(plan: Plan, pieces: int, repeated: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class Plan:
         strict: a bad row is an error.
         written_as: form of the shards.
         licence: column of licences, or None.
+        raw_csv: lists hold texts as they are, formulas included.
         duplicates: for each piece the (row,) places of rows whose key stood earlier in the pool.
     """
 
@@ -82,6 +83,7 @@ class Plan:
     strict: bool
     written_as: Format = "parquet"
     licence: str | None = None
+    raw_csv: bool = False
     duplicates: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -139,6 +141,7 @@ class Plan:
             names={number: name for number, (name, step) in enumerate(self.steps) if isinstance(step, FlagStep)},
             reason=self.reason,
             licence=self.licence,
+            raw_csv=self.raw_csv,
         )
 
     def reason(self, fate: int) -> tuple[str, str]:

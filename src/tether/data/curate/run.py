@@ -16,9 +16,8 @@ from tether import __version__
 from tether.core.errors import InputError
 from tether.core.files import read_json, remove_leftovers, write_json
 from tether.core.locks import is_lock, locked
-from tether.core.seal import read_sealed, sealed
 from tether.data.curate.engines import ENGINES, Engine, EngineName
-from tether.data.curate.manifest import summary
+from tether.data.curate.manifest import read_manifest, summary
 from tether.data.curate.piece_state import load_state
 from tether.data.curate.plan import Plan, Tally, asked
 from tether.data.curate.pool import Pool, check_columns, licence_column
@@ -42,6 +41,7 @@ def curate(
     workers: int = 1,
     written_as: Format = "parquet",
     strict: bool = False,
+    raw_csv: bool = False,
     on_progress: Progress | None = None,
     on_counts: Counts | None = None,
     held: bool = False,
@@ -65,6 +65,7 @@ def curate(
         workers: processes of the local engine; with more than one, a script needs its ``if __name__ == "__main__"``.
         written_as: ``parquet`` with all columns of the pool, or ``webdataset`` (tars).
         strict: stop at the first bad row.
+        raw_csv: write texts that a spreadsheet would run as formulas as they are, not with an apostrophe.
         on_progress: told the pieces done and their number, all passes together.
         on_counts: told the name of a step, how many pairs it was asked about so far and how many it left as they are.
         held: whether the caller holds ``out`` with ``core.locks.locked``; otherwise it is held here.
@@ -96,6 +97,7 @@ def curate(
         "seed": seed,
         "strict": strict,
         "written_as": written_as,
+        **({"raw_csv": True} if raw_csv else {}),
     }
     digest = _digest(identity)
     with contextlib.nullcontext() if held else locked(out, purpose="tether curate"):
@@ -105,18 +107,16 @@ def curate(
         pieces = pool.pieces()
         if not pieces:
             raise InputError(f"{pool.name}: the pool is empty")
-        plan = Plan(pool, tuple(steps), seed, out.absolute(), strict, written_as, licence_column(pool))
+        plan = Plan(pool, tuple(steps), seed, out.absolute(), strict, written_as, licence_column(pool), raw_csv)
         with ENGINES[engine](workers) as running:
             repeated = _Passes(plan, running, on_progress, on_counts).run()
-        manifest = sealed(
-            {
-                **identity,
-                "digest": digest,
-                "recipe_sha256": _digest(listed),
-                "tether": __version__,
-                **summary(plan, pieces, repeated),
-            }
-        )
+        manifest = {
+            **identity,
+            "digest": digest,
+            "recipe_sha256": _digest(listed),
+            "tether": __version__,
+            **summary(plan, pieces, repeated),
+        }
         write_json(out / MANIFEST, manifest)
         shutil.rmtree(out / STATE, ignore_errors=True)
         return manifest
@@ -238,7 +238,7 @@ def _enter(out: Path, digest: str) -> dict[str, Any] | None:
         write_json(plan, {"digest": digest})
         return None
     finished = (out / MANIFEST).exists()
-    held = read_sealed(out / MANIFEST) if finished else read_json(plan)
+    held = read_manifest(out / MANIFEST) if finished else read_json(plan)
     if not isinstance(held, dict) or held.get("digest") != digest:
         raise InputError(
             f"{out}: holds the curation of another pool, of other steps or of another seed; give a new folder or "

@@ -20,6 +20,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from tether.core.errors import WriteError
+from tether.core.printable import csv_cell
 from tether.data.curate.batch import ALIVE, Batch
 from tether.data.curate.pool import Pool, Rows
 from tether.data.curate.step import IMAGE
@@ -50,6 +51,7 @@ class Shard:
         names: Mapping[int, str],
         reason: Callable[[int], tuple[str, str]],
         licence: str | None,
+        raw_csv: bool,
     ) -> None:
         """Start a piece.
 
@@ -62,6 +64,7 @@ class Shard:
             names: of the flag steps by number.
             reason: step and reason of a fate.
             licence: column whose values are counted.
+            raw_csv: lists hold texts as they are, formulas included.
         """
         self._out, self._stem, self._pool = out, f"part-{piece:06d}", pool
         self._several, self._names, self._reason, self._licence = several, names, reason, licence
@@ -71,8 +74,8 @@ class Shard:
         self._name = f"{self._stem}.{'parquet' if written_as == 'parquet' else 'tar'}"
         self._writer: _Writer = kind(self._buffer, pool=pool, stem=f"{piece:06d}")
         # Not Parquet: whoever opens the folder as a data set shall not find these rows again.
-        self._dropped = _Csv(self._buffer.with_suffix(".dropped"), DROPPED_SCHEMA)
-        self._flagged = _Csv(self._buffer.with_suffix(".flagged"), FLAGGED_SCHEMA)
+        self._dropped = _Csv(self._buffer.with_suffix(".dropped"), DROPPED_SCHEMA, raw=raw_csv)
+        self._flagged = _Csv(self._buffer.with_suffix(".flagged"), FLAGGED_SCHEMA, raw=raw_csv)
         self._digest = hashlib.sha256()
         self._labels: dict[int, Counter[str]] = {}
         self._licences: dict[str, list[int]] = {}
@@ -197,14 +200,14 @@ def _licence(value: object) -> str:
 class _Csv:
     """A list beside the shard, written as it comes and only if something does."""
 
-    def __init__(self, buffer: Path, schema: pa.Schema) -> None:
-        self._buffer, self._schema = buffer, schema
+    def __init__(self, buffer: Path, schema: pa.Schema, *, raw: bool) -> None:
+        self._buffer, self._schema, self._raw = buffer, schema, raw
         self._file: csv.CSVWriter | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
         if batch.num_rows:
             self._file = self._file or csv.CSVWriter(self._buffer, self._schema)
-            self._file.write_batch(batch)
+            self._file.write_batch(batch if self._raw else _guarded(batch))
 
     def close(self, path: Path) -> None:
         if self._file is not None:
@@ -214,6 +217,17 @@ class _Csv:
     def abandon(self) -> None:
         if self._file is not None:
             _remove(self._file.close, self._buffer)
+
+
+def _guarded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Texts that a spreadsheet would run as formulas get an apostrophe before them."""
+    columns = [
+        pa.array([cell and csv_cell(cell) for cell in column.to_pylist()], column.type)
+        if pa.types.is_string(column.type)
+        else column
+        for column in batch.columns
+    ]
+    return pa.record_batch(columns, schema=batch.schema)
 
 
 def _remove(close: Callable[[], None], buffer: Path) -> None:

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 
+from tether.core.csv_rows import unguarded
 from tether.core.draw import hash_int
+from tether.core.errors import InputError
 from tether.evaluate.datasheet.concepts import word_counts
 
 _FILES = 12
@@ -51,8 +53,9 @@ def examples(out: Path, manifest: dict[str, Any]) -> dict[str, list[Example]]:
     """A few dropped pairs for each step that dropped some."""
     found: dict[str, list[Example]] = {}
     for path in _spread(sorted((out / "dropped").glob("part-*.csv"))):
-        table = _head(path)
-        piece = int(path.stem.removeprefix("part-"))
+        table = _head(path, raw="raw_csv" in manifest)
+        number = path.stem.removeprefix("part-")
+        piece = int(number) if number.isdecimal() and len(number) < 10 else None
         for key, text, step in zip(*(table.column(name).to_pylist() for name in ("key", "text", "step")), strict=True):
             found.setdefault(step, []).append(Example(key, text, piece))
     for step in manifest["by_step"]:
@@ -67,7 +70,7 @@ def flags(out: Path, manifest: dict[str, Any]) -> list[Flagged]:
     """Counts and words of what was flagged, step by step."""
     words: dict[str, Counter[str]] = {}
     for path in _spread(sorted((out / "flagged").glob("part-*.csv"))):
-        table = _head(path)
+        table = _head(path, raw="raw_csv" in manifest)
         for step in table.column("step").unique().to_pylist():
             mine = table.filter(pc.equal(table.column("step"), step)).column("text").combine_chunks()
             words.setdefault(step, Counter()).update(word_counts(mine.drop_null()))
@@ -84,8 +87,19 @@ def _spread(paths: list[Path]) -> list[Path]:
     return [paths[index * len(paths) // count] for index in range(count)]
 
 
-def _head(path: Path) -> pa.Table:
-    """The first lines of a list: their pictures lie at the beginning of their piece."""
+def _head(path: Path, *, raw: bool) -> pa.Table:
+    """Key, text and step in the first lines of a list: their pictures lie at the beginning of their piece."""
+    try:
+        table = _first_lines(path)
+        cells = {name: table.column(name).to_pylist() for name in ("key", "text", "step")}
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a list of pairs: {str(error).partition(chr(10))[0]:.200}") from None
+    texts = {name: [cell and (cell if raw else unguarded(cell)) for cell in column] for name, column in cells.items()}
+    texts |= {name: [cell or "" for cell in texts[name]] for name in ("key", "step")}
+    return pa.table({name: pa.array(column, pa.string()) for name, column in texts.items()})
+
+
+def _first_lines(path: Path) -> pa.Table:
     with csv.open_csv(
         path,
         read_options=csv.ReadOptions(block_size=_BLOCK),

@@ -12,7 +12,7 @@ import numpy as np
 
 from tether.core.errors import InputError
 from tether.core.files import read_text, write_text
-from tether.core.seal import read_sealed
+from tether.data.curate.manifest import read_manifest
 from tether.data.curate.metadata import read_entries
 from tether.data.curate.pool import LICENCES, Pool
 from tether.data.curate.run import MANIFEST
@@ -92,11 +92,11 @@ def write_datasheet(out: Path, *, pool: Pool, pictures: Pictures = "blurred", mo
         both paths.
 
     Raises:
-        InputError: no manifest in the folder, or another word for pictures.
+        InputError: no manifest in the folder, a list or manifest that is damaged, or another word for pictures.
     """
     if pictures not in PICTURES:
         raise InputError(f"pictures: expected {', '.join(PICTURES)}, got {pictures!r}")
-    manifest = read_sealed(out / MANIFEST)
+    manifest = read_manifest(out / MANIFEST)
     kept = kept_pool(out, written_as=manifest["written_as"], of=pool)
     before = captions_of(pool, rows=manifest["rows"]["good"], total=manifest["pairs"]["good"], most=most)
     after = captions_of(kept, rows=manifest["rows"]["kept"], total=manifest["pairs"]["kept"], most=most)
@@ -172,7 +172,7 @@ def _pictures(
     pieces: dict[int, set[str]] = {}
     for shown in sheet.examples.values():
         for each in shown:
-            if each.piece is not None:
+            if each.piece is not None and each.piece < pool.pieces():
                 pieces.setdefault(each.piece, set()).add(each.key)
     encoded = {
         key: data

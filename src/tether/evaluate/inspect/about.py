@@ -7,6 +7,7 @@ from collections import Counter
 from torch import nn
 
 from tether.core.finding import Figure, Finding
+from tether.core.finite import not_finite
 from tether.core.geometry import COSINE
 from tether.evaluate.inspect.figures import exact
 from tether.evaluate.inspect.subject import Subject
@@ -16,7 +17,7 @@ _PLAIN = COSINE.name
 
 
 class About:
-    """Says what was inspected; an alarm when embeddings were not finite."""
+    """Says what was inspected; an alarm when its scale or embeddings are not finite."""
 
     title = "What the model is"
 
@@ -49,9 +50,12 @@ class About:
                 f" This model compares embeddings by its geometry {geometry!r}, and so do towers, retrieval and "
                 "mismatched; all other sections compare them by cosine, so take those as a first look only."
             )
+        damage = [f"its {number}"] if (number := not_finite(model)) else []
         if subject.lost:
+            damage.append(f"{subject.lost} of its embeddings are not finite (NaN or infinity) and were left out")
+        if damage:
             return Finding(
-                f"{said}: {subject.lost} of its embeddings are not finite (NaN or infinity) and were left out.",
+                f"{said}: {', and '.join(damage)}.",
                 "alarm",
                 tuple(figures),
                 unsaid=unsaid,

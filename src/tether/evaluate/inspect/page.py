@@ -35,7 +35,7 @@ class DrawnBar:
 
 def render(report: Report, subject: Subject) -> str:
     """The page as one string that loads nothing from elsewhere."""
-    rows = sorted({row for section in report.sections for row in _rows(section)})
+    rows = sorted({row for one in report.sections for row in _rows(one) if 0 <= row < len(subject.image)})
     pictures: Sprite | None = sprite(subject.thumbnails(rows).numpy()) if rows else None
     counts = {level: sum(section.level == level for section in report.sections) for level in LEVEL_WORDS}
     return (

@@ -8,10 +8,10 @@ from typing import Any
 
 from tether.core.files import write_text
 from tether.evaluate.report.curves import Chart, Line, Marks, chart, running_mean
+from tether.evaluate.report.run_folder import read_records
 from tether.evaluate.report.templates import environment
 from tether.train.compare import BEFORE, DEVIATIONS, RISE, Comparison
 from tether.train.folder import COMPARE, COMPARE_PAGE, METRICS
-from tether.train.logbook import read_metrics
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -23,7 +23,7 @@ def write(folder: Path, found: Comparison) -> Path:
         folder: of the run, with the logs that ``compare`` left.
         found: what it gave.
     """
-    logs: dict[str, Records] = {one.name: read_metrics(folder / COMPARE / one.name / METRICS) for one in found.seen}
+    logs: dict[str, Records] = {one.name: read_records(folder / COMPARE / one.name / METRICS) for one in found.seen}
     pairs = [(one.name, charts(one.name, logs[one.name], own=found.own, others=logs[found.own])) for one in found.seen]
     page = (
         environment()
@@ -55,11 +55,11 @@ def charts(name: str, log: Records, *, own: str, others: Records) -> list[Chart]
     if name != own:
         loss.insert(0, Line(f"{own} (yours)", "second", running_mean(_column(others, "loss"))))
     clipped = [
-        (record["step"], record["grad_norm"])
+        (record["step"], record.get("grad_norm"))
         for record in log
-        if not record["skipped"] and (record["grad_scale"] or 1.0) < 1
+        if not record.get("skipped") and (record.get("grad_scale") or 1.0) < 1
     ]
-    skipped = [(record["step"], None) for record in log if record["skipped"]]
+    skipped = [(record["step"], None) for record in log if record.get("skipped")]
     drawn = [
         chart("Loss, running mean", lines=loss, marks=[Marks("skipped step", "skipped", skipped)]),
         chart(

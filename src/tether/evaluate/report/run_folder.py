@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tether.core.errors import InputError
-from tether.core.files import read_json
+from tether.core.files import parse_json, read_json, read_text
+from tether.core.shape import MAYBE_NUMBER, check, finite
+from tether.core.yaml_files import read_yaml
+
+_CONFIG = {"batch_size?": int, "accumulate?": int}
+_ENVIRONMENT = {"threads?": MAYBE_NUMBER, "libraries?": {}}
+_SUMMARY = {"steps?": int, "skipped?": int, "seconds?": MAYBE_NUMBER}
+_CURVES = ("loss", "grad_norm", "grad_threshold", "grad_scale", "lr", "logit_scale", "images_per_second", "seconds")
+_RECORD = {
+    "step": int,
+    "skipped?": (bool, int, None),
+    "eval?": (None, {"*": MAYBE_NUMBER}),
+    **{f"{name}?": MAYBE_NUMBER for name in _CURVES},
+}
+MAX_METRICS = 2**28
+"""Bytes of metrics.jsonl that are read: half a million steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,38 +59,45 @@ def read_run(path: Path) -> RunFolder:
     config_file, metrics = path / "config.yaml", path / "metrics.jsonl"
     if not config_file.is_file() and not metrics.is_file():
         raise InputError(f"{path}: not a run: expected config.yaml or metrics.jsonl in it")
-    text = config_file.read_text(encoding="utf-8") if config_file.is_file() else ""
-    try:
-        config = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{config_file}: not valid YAML: {error}") from None
+    config = (read_yaml(config_file) if config_file.is_file() else None) or {}
+    check(config, _CONFIG, where=str(config_file))
     return RunFolder(
         path=path,
         config=config,
-        config_text=text,
-        records=_records(metrics) if metrics.is_file() else [],
-        environment=_json(path / "environment.json"),
-        summary=_json(path / "summary.json"),
+        config_text=read_text(config_file) if config_file.is_file() else "",
+        records=read_records(metrics) if metrics.is_file() else [],
+        environment=_json(path / "environment.json", _ENVIRONMENT),
+        summary=_json(path / "summary.json", _SUMMARY),
         has_model=(path / "model.json").is_file(),
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+def _json(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file that need not be there; a number that is not finite is None."""
+    values = read_json(path) if path.is_file() else {}
+    check(values, shape if values else {}, where=str(path))
+    return finite(values)
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    """Every whole line; a kill may have cut the last one off, any other broken line is an error."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a metrics file; a kill may have cut the last one off, any other broken line is an error.
+
+    Raises:
+        InputError: it names the line.
+    """
+    lines = read_text(path, limit=MAX_METRICS).split("\n")
     records = []
     for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            record = parse_json(line, where=where)
+        except InputError:
             if number == len(lines):
                 break
-            raise InputError(f"{path}, line {number}: not valid JSON: {error}") from None
-        if not isinstance(record, dict) or "step" not in record:
-            raise InputError(f"{path}, line {number}: expected an object with 'step', got {line[:60]!r}")
+            raise
+        check(record, _RECORD, where=where)
+        record = finite(record)
+        if record.get("eval") is not None:
+            record["eval"] = {key: value for key, value in record["eval"].items() if value is not None}
         records.append(record)
     return records

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
+@cache
 def environment(*packages: str) -> Environment:
     """Templates of ``page/`` in these packages, then of the report itself, which brings the style and the charts.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tether.core.csv_rows import CsvRows
 from tether.core.errors import InputError
 from tether.core.files import atomic_path
 from tether.core.protocols import DualEncoder, Source
@@ -60,6 +60,7 @@ def classify(
     batch_size: int = 64,
     workers: int = 0,
     strict: bool = False,
+    raw_csv: bool = False,
     on_progress: Progress | None = None,
 ) -> Classified:
     """Name every good picture of a source.
@@ -81,6 +82,7 @@ def classify(
         batch_size: pictures in one forward.
         workers: threads that decode ahead.
         strict: stop at the first bad row.
+        raw_csv: write keys and names that a spreadsheet would run as formulas as they are, not with an apostrophe.
         on_progress: called with rows done and, where the source knows, rows in all.
 
     Raises:
@@ -108,13 +110,16 @@ def classify(
     stream = ordered(
         source, image_spec=model.image_spec, batch_size=batch_size, workers=workers, strict=strict, on_bad=bad_rows
     )
-    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_header(min(top, len(classes))))
+    with (
+        atomic_path(out) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        table = CsvRows(file, raw_csv=raw_csv)
+        table.write(_header(min(top, len(classes))))
         for rows, pixels in stream:
             for line in _lines(rows, head.predict(pixels), top=top, abstain=abstain):
                 abstained += line[1] == ""
-                writer.writerow(line)
+                table.write(line)
             done += len(rows)
             if on_progress is not None:
                 on_progress(done, total)

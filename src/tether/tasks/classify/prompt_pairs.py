@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.finite import check_finite
 from tether.core.geometry import COSINE, Geometry, geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.types import Batch
@@ -159,6 +160,7 @@ class PromptPairZeroShot:
         if support is not None:
             raise InputError("support: this head learns nothing from pictures; expected None")
         self.findings = classes_of(list(prompts))
+        check_finite(model)
         if strange := [name for name in self._own if name not in self.findings]:
             raise InputError(f"own: sentences for {strange[0]!r}, which is not among {', '.join(self.findings)}")
         self.geometry = geometry_of(model).detached()

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.finite import check_finite
 from tether.core.geometry import COSINE, Geometry, geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.types import Batch
@@ -114,9 +115,10 @@ class ZeroShotClassifier:
             This head.
 
         Raises:
-            InputError: as ``class_weights`` and ``calibrate.fit_scale``.
+            InputError: as ``class_weights``, ``check_finite`` and ``calibrate.fit_scale``.
         """
         self.classes = classes_of(list(prompts))
+        check_finite(model)
         self.weights = class_weights(model, self.classes, templates=self.templates, batch_size=self.batch_size)
         self.geometry = geometry_of(model).detached()
         self.scale, self.calibration, self._model = float(model.logit_scale.detach()), None, model

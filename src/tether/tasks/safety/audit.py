@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tether.core.csv_rows import CsvRows
 from tether.core.errors import InputError
 from tether.tasks.safety.contrast import Missing, chi_squared_weights, word_frequencies
 from tether.tasks.safety.prompt_classifier import PromptClassifier
@@ -136,12 +136,17 @@ class AuditReport:
             ]
         return "\n".join(lines) + "\n"
 
-    def to_csv(self) -> str:
-        """The flagged pictures as a table: id, score, cosine, margin."""
+    def to_csv(self, *, raw_csv: bool = False) -> str:
+        """The flagged pictures as a table: id, score, cosine, margin.
+
+        Args:
+            raw_csv: write ids that a spreadsheet would run as formulas as they are, not with an apostrophe.
+        """
         out = io.StringIO()
-        table = csv.writer(out, lineterminator="\n")
-        table.writerow(("id", "score", "cosine", "margin"))
-        table.writerows((one.id, one.score, one.cosine, one.margin) for one in self.flagged)
+        table = CsvRows(out, raw_csv=raw_csv)
+        table.write(("id", "score", "cosine", "margin"))
+        for one in self.flagged:
+            table.write((one.id, one.score, one.cosine, one.margin))
         return out.getvalue()
 
 

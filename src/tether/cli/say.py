@@ -1,0 +1,34 @@
+"""Words on the terminal: whatever comes from a table, a model or a file name is shown, never obeyed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import Any
+
+import typer
+
+from tether.core.printable import printable
+
+
+def say(text: object, *, err: bool = False, lines: bool = False) -> None:
+    """Print one line; control characters are shown escaped.
+
+    Args:
+        text: what to print.
+        err: on standard error, where a failure to print is no error.
+        lines: the text is several lines.
+    """
+    with contextlib.suppress(OSError) if err else contextlib.nullcontext():
+        typer.echo(printable(str(text), keep="\n" if lines else ""), err=err)
+
+
+def as_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON in which letters of every script stay readable and what a terminal may obey is escaped as JSON does."""
+    text = json.dumps(value, ensure_ascii=False, default=str, indent=indent)
+    return re.sub(r"[^\n -~]", lambda found: found[0] if printable(found[0]) == found[0] else _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}"  # none of them is beyond the first plane

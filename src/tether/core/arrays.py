@@ -1,0 +1,38 @@
+"""NumPy archives from outside: nothing is unpickled, and no small file becomes a large one."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from tether.core.errors import InputError
+
+RATIO, LEAST = 32, 64 * 2**20
+"""An archive may unpack to so many times its size, or to so many bytes where that is more."""
+
+
+def read_arrays(path: Path | str, *, what: str) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file.
+
+    Args:
+        path: of the file.
+        what: it should be, for the error.
+
+    Raises:
+        InputError: no such file, damaged, objects that need unpickling, or far larger unpacked.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size, packed = sum(one.file_size for one in archive.infolist()), Path(path).stat().st_size
+        if size > max(LEAST, RATIO * packed):
+            raise InputError(f"{path}: {packed:,} bytes that unpack to {size:,}; that is no {what}")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except InputError:
+        raise
+    except Exception as error:  # zip, zlib and the header of an array each fail in ways of their own
+        raise InputError(f"{path}: not a {what}: {error or type(error).__name__}") from None

@@ -1,0 +1,122 @@
+"""Captions, columns, class names and file names that a terminal, a page or a spreadsheet might obey."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import tether
+from tether import cli
+from tether.models import create
+
+CAPTIONS = (
+    "[/b] [red]x[/red]",
+    "\x1b]0;title\x07",
+    "\x1b[2J",
+    "\x9b31m",
+    "\u202egnp",
+    "two\nlines",
+    "=1+1",
+    "a 😀 cat",
+)
+ODD = "x[/b]\x1b[7m"
+UNSAFE = ("\x1b", "\x07", "\x9b", "\u202e")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    tether.save(create("tiny"), folder / "model")
+    with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "caption", "label", ODD])
+        for number, caption in enumerate(CAPTIONS):
+            Image.new("RGB", (40, 40), (number, 0, 0)).save(folder / f"{number}.png")
+            table.writerow([f"{number}.png", caption, CAPTIONS[number % 3], caption])
+    return folder
+
+
+@pytest.fixture
+def call(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it
+
+    def run(*arguments: str, code: int = 0) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(arguments))
+        said = capfd.readouterr()
+        assert (ended.value.code or 0) == code, said
+        assert not [sign for sign in UNSAFE if sign in said.out + said.err], ascii(said)
+        return said.out if code == 0 else said.err
+
+    return run
+
+
+TRAIN = ("data=pairs.csv", "size=tiny", "steps=1", "batch_size=2", "precision=fp32", "threads=1")
+
+
+def test_every_verb_shows_text_from_outside_as_it_is(place: Path, call: Callable[..., str]) -> None:
+    call("embed", "pairs.csv", "--model", "model", "--out", f"{ODD}/e.parquet")
+    assert "columns: key, texts" in call("index", f"{ODD}/e.parquet", "--out", "[/b]")
+    found = call("search", "[/b]", ODD, "--top", "8")
+    assert all(shown in found for shown in (*CAPTIONS[:1], "\\x1b]0;title\\x07", "\\x9b31m", "two\\nlines", "a 😀 cat"))
+    hits = [json.loads(line) for line in call("search", "[/b]", "cat", "--json", "--top", "8").splitlines()]
+    assert {hit[ODD] for hit in hits} == set(CAPTIONS)
+    call("eval", "model", "pairs.csv", "--bootstrap", "0", "--json", f"{ODD}/n.json")
+    call("classify", "pairs.csv", "--model", "model", "--classes", f"cat,{ODD}", "--out", f"{ODD}/c.csv")
+    assert "inspect.html" in call("inspect", "model", "--pairs", "pairs.csv", "--probe", "gap", "--out", f"{ODD}/i")
+    assert "model and log: x[/b]" in call("train", *TRAIN, "--out", f"{ODD}/run")
+    call("report", f"{ODD}/run", "--source", "pairs.csv", "--bootstrap", "0")
+    (place / "entries.txt").write_text("x\n[/b]\n")
+    call("curate", "pairs.csv", "--entries", "entries.txt", "--t", "1", "--workers", "1", "--out", f"{ODD}/kept")
+    call("curate", "pairs.csv", "--entries", "entries.txt", "--t", "1", "--workers", "1", "--plan")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (f"{ODD}",),
+        (f"--{ODD}",),
+        ("eval", f"--{ODD}"),
+        ("eval", f"model{ODD}", "pairs.csv"),
+        ("embed", "pairs.csv", "--model", "model", "--out", "e.parquet", "--precision", ODD),
+        ("train", *TRAIN, f"{ODD}=1"),
+    ],
+)
+def test_messages_show_what_was_typed_escaped(call: Callable[..., str], arguments: tuple[str, ...]) -> None:
+    assert "\\x1b" in call(*arguments, code=2)
+
+
+def test_warnings_and_the_log_are_shown_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._show_warning(UserWarning(CAPTIONS[1]), UserWarning, "", 1)
+    cli._quote_log()
+    assert logging.lastResort is not None
+    logging.lastResort.handle(logging.LogRecord("tether", logging.WARNING, "", 1, "%s", (CAPTIONS[1],), None))
+    title = CAPTIONS[1].encode("unicode_escape").decode()
+    assert capsys.readouterr().err == f"tether: warning: {title}\ntether: warning: {title}\n"
+
+
+def test_bars_and_tables_take_brackets_for_brackets() -> None:
+    from rich.table import Table
+
+    from tether.cli.screen import Screen, Words, bars
+
+    screen = Screen(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    with bars(Words("state"), screen=screen, transient=False) as shown:
+        shown.add_task(CAPTIONS[0] + CAPTIONS[2], total=1, state=CAPTIONS[0] + CAPTIONS[3])
+    table = Table(CAPTIONS[0], title=CAPTIONS[1])
+    table.add_row(CAPTIONS[2] + ":smile:")
+    screen.print(table)
+    text = screen.file.getvalue()
+    assert text.count(CAPTIONS[0]) >= 3
+    assert "\\x1b[2J:smile:" in text
+    assert not {CAPTIONS[1], CAPTIONS[2], CAPTIONS[3]} & {one for one in CAPTIONS if one in text}
