@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, WriteError
 from tether.core.files import atomic_path, write_json
 from tether.core.geometry import geometry_of
 from tether.models.dual import Clip
@@ -39,7 +39,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
     Raises:
         InputError: another module, or a model whose tokenizer was exchanged for one that cannot be written.
-        OSError: the disk is full or the folder cannot be written; nothing half-written stays.
+        WriteError: the disk is full or the folder cannot be written; nothing half-written stays.
     """
     folder = Path(folder)
     if not isinstance(model, (Clip, WrappedEncoder)):
@@ -68,10 +68,14 @@ def describe_weights(model: nn.Module) -> dict[str, str]:
 
 def write_weights(path: Path, state: dict[str, Tensor], *, metadata: dict[str, str]) -> None:
     """Write tensors as safetensors, atomically; tensors that share memory are each written whole."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
-        save_file(separate(state), temporary, metadata=metadata)
+        try:
+            save_file(separate(state), temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise WriteError(path, error) from error
 
 
 def separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
