@@ -18,7 +18,8 @@ def command(
     top: Annotated[int, typer.Option(min=1, help="How many for each query.")] = 10,
     html: Annotated[Path | None, typer.Option(help="Also write a page with the pictures.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="The model that made the vectors; the store knows its name.")
+        str | None,
+        typer.Option(help="The model that made the vectors; a store that was made beside it knows its name."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit.")] = False,
 ) -> None:
@@ -28,15 +29,18 @@ def command(
 
     import tether
     from tether.core.protocols import DualEncoder
+    from tether.models.named import near
     from tether.tasks.retrieve.search import Searcher
     from tether.tasks.retrieve.store import Store
 
     if not queries and not image:
         raise typer.BadParameter("say what to look for: words, or --image FILE")
     opened = Store.open(store)
-    name = model or opened.model
+    name = model
     if not name:
-        raise typer.BadParameter("the store does not say which model made its vectors; give --model")
+        if not opened.model:
+            raise typer.BadParameter("the store does not say which model made its vectors; give --model")
+        name = near(opened.model, written_in=store, again=f"tether search {store} --model NAME ...")
     searcher = Searcher(opened, model=cast(DualEncoder, tether.load(name)))
     found = {text: searcher.text(text, top=top, where=where) for text in queries or ()}
     found |= {f"like {path}": searcher.image(path, top=top, where=where) for path in image or ()}
