@@ -286,11 +286,11 @@ def test_truncated_and_foreign_weights(convnext, siglip, tmp_path):
         ("siglip", {"library": "timm"}, "library: unknown 'timm'; known: open_clip, transformers"),
         ("siglip", {"tokenizer": "file"}, "tokenizer: unknown 'file'; did you mean 'files'"),
         ("siglip", {"config": {"model_type": "bert"}}, "model_type 'bert' is not known here; known: siglip"),
-        ("siglip", {"config": {"model_type": "siglip"}}, "config: transformers cannot build this model: KeyError"),
+        ("siglip", {"config": {"model_type": "siglip"}}, "no model can be built from it: KeyError"),
         ("siglip", {"image": {"mean": [0, 0, 0]}}, r"model\.json\.image\.size: expected two positive whole numbers"),
         ("siglip", {"image": {"side": 3}}, r"model\.json\.image: unknown key 'side'"),
         ("siglip", {"class": "CLIPModel"}, "class: expected SiglipModel, got 'CLIPModel'"),
-        ("convnext", {"config": {"embed_dim": 24}}, "config: open_clip cannot build this model: KeyError"),
+        ("convnext", {"config": {"embed_dim": 24}}, "no model can be built from it: KeyError"),
     ],
 )
 def test_a_broken_description(kind, change, message, tmp_path, request):
@@ -317,7 +317,7 @@ def test_parts_of_a_description_that_code_or_a_network_would_fill(tmp_path):
 def test_a_missing_or_malformed_tokenizer(siglip, tmp_path):
     folder = tether.save(siglip, tmp_path)
     (folder / "tokenizer" / "tokenizer.json").write_text("{")
-    with pytest.raises(InputError, match="tokenizer: its tokenizer could not be loaded"):
+    with pytest.raises(InputError, match=r"tokenizer\.json: not valid JSON"):
         tether.load(folder)
     shutil.rmtree(folder / "tokenizer")
     with pytest.raises(InputError, match="tokenizer: no such folder; expected the model's tokenizer"):

@@ -72,6 +72,12 @@ class TestKilledWriters:
         assert (tmp_path / "a").read_text() == "before"
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
+    def test_a_device_is_never_replaced(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(InputError, match="a device or a pipe"):
+            write_text(tmp_path / "pipe", "x")
+        assert (tmp_path / "pipe").is_fifo()
+
 
 class TestReading:
     @pytest.mark.parametrize("name", ["nul\0", "x" * 5000, "missing", ".", "\ud800"])

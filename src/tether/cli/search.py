@@ -23,7 +23,8 @@ def command(
         Path | None, typer.Option(help="The folder that was embedded, for pictures without a thumbnail.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The model that made the vectors; the store knows its name.")
+        str | None,
+        typer.Option(help="The model that made the vectors; a store that was made beside it knows its name."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit.")] = False,
 ) -> None:
@@ -32,15 +33,18 @@ def command(
 
     import tether
     from tether.core.protocols import DualEncoder
+    from tether.models.named import near
     from tether.tasks.retrieve.search import Searcher
     from tether.tasks.retrieve.store import Store
 
     if not queries and not image:
         raise typer.BadParameter("say what to look for: words, or --image FILE")
     opened = Store.open(store)
-    name = model or opened.model
+    name = model
     if not name:
-        raise typer.BadParameter("the store does not say which model made its vectors; give --model")
+        if not opened.model:
+            raise typer.BadParameter("the store does not say which model made its vectors; give --model")
+        name = near(opened.model, written_in=store, again=f"tether search {store} --model NAME ...")
     searcher = Searcher(opened, model=cast(DualEncoder, tether.load(name)))
     found = {text: searcher.text(text, top=top, where=where) for text in queries or ()}
     found |= {f"like {path}": searcher.image(path, top=top, where=where) for path in image or ()}

@@ -42,13 +42,16 @@ def command(
     given = list(overrides or [])
     if recipe is not None and "=" in str(recipe) and not recipe.exists():
         given, recipe = [str(recipe), *given], None
-    if recipe is None and resume and (out / CONFIG).is_file():
+    recorded = recipe is None and resume and (out / CONFIG).is_file()
+    if recorded:
         recipe = out / CONFIG
     if clipper is not None and clipper != COMPARE:
         given.append(f"clipper={_known(clipper)}")
     if compare_steps is not None and clipper != COMPARE:
         raise typer.BadParameter("goes with --clipper compare only", param_hint="--compare-steps")
     config = load_config(recipe, overrides=given)
+    if recorded and not dry_run:
+        _only_near(config, given=given, folder=out)
     if dry_run:
         say(dump_config(config).removesuffix("\n"), lines=True)
         return
@@ -83,6 +86,16 @@ def command(
             edits=QUANTISERS,
         )
     progress.summarise(result, folder=out)
+
+
+def _only_near(config: RunConfig, *, given: list[str], folder: Path) -> None:
+    """Follow a model that only the run's own record names to folders beside it alone; see ``models.named.near``."""
+    from tether.models.named import near
+
+    step = config.step if isinstance(config.step, dict) else {}
+    for key, name in (("model.load", config.model.get("load")), ("step.encoder", step.get("encoder"))):
+        if isinstance(name, str) and name != "words" and not any(one.startswith(key.split(".")[0]) for one in given):
+            near(name, written_in=folder, again=f"tether train --out {folder} --resume {key}=NAME")
 
 
 def _known(name: str) -> str:

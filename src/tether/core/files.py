@@ -27,8 +27,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     What a killed process left of an earlier write to the same path is removed first.
 
     Raises:
+        InputError: what stands there is a device or a pipe.
         WriteError: the file could not be written, as on a full disk; what stood there before is unchanged.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: a device or a pipe; expected the name of a file")  # which would take its place
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, of=path.name)

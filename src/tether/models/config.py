@@ -18,6 +18,8 @@ from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack
 CLIP_VOCABULARY = 49_408
 CLIP_END = 49_407
 LARGEST_SCALE = 100.0  # arXiv 2103.00020, section 2.5
+MAX_LAYERS, MAX_SIZE, MAX_SIDE = 256, 2**24, 8_192
+"""Most layers of a tower, largest width, vocabulary or context, and longest side of an image that a model may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class VisionConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
         _positive(self, "patch", "width", "layers", "heads", "hidden")
+        check_image(self.image)
         if any(side % self.patch or side < self.patch for side in self.image.size):
             raise InputError(f"patch: expected a divisor of the image size {self.image.size}, got {self.patch}")
         _check_blocks(self)
@@ -147,6 +150,8 @@ class ModelConfig:
         _positive(self, "dim")
         if not (isinstance(self.logit_scale, (int, float)) and 0 < self.logit_scale < math.inf):
             raise InputError(f"logit_scale: expected a positive number, got {self.logit_scale!r}")
+        if self.logit_bias is not None and not _finite(self.logit_bias):
+            raise InputError(f"logit_bias: expected a number or nothing, got {self.logit_bias!r}")
         check_geometry(self.geometry)
         if self.towers not in ("two", "shared"):
             raise InputError(f"towers: expected two or shared, got {self.towers!r}")
@@ -185,6 +190,37 @@ def _positive(config: object, *names: str) -> None:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{name}: expected a positive whole number, got {value!r}")
+        most = MAX_LAYERS if name == "layers" else MAX_SIZE
+        if value > most:
+            raise InputError(f"{name}: expected at most {most:,}, got {value}")
+
+
+def _finite(value: object) -> bool:
+    """Whether a value is a number that float32 holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 3e38
+
+
+def check_image(image: ImageSpec) -> None:
+    """Refuse a preparation of images that cannot be done: the values may come from a file.
+
+    Raises:
+        InputError: sides that are not whole numbers up to ``MAX_SIDE``, a mean, deviation or filling that is no
+            number, or an unknown word.
+    """
+    sides = all(isinstance(side, int) and not isinstance(side, bool) and 0 < side <= MAX_SIDE for side in image.size)
+    if len(image.size) != 2 or not sides:
+        raise InputError(f"size: expected two positive whole numbers up to {MAX_SIDE:,}, got {list(image.size)}")
+    for name, values in (("mean", image.mean), ("std", image.std)):
+        if len(values) != 3 or not all(_finite(value) and (name == "mean" or value > 0) for value in values):
+            raise InputError(f"{name}: expected three finite numbers{' above 0' * (name == 'std')}, got {list(values)}")
+    for name, value, known in (
+        ("resize", image.resize, ("shortest", "squash", "longest")),
+        ("interpolation", image.interpolation, ("bicubic", "bilinear")),
+    ):
+        if value not in known:
+            raise InputError(f"{name}: expected {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
+    if not 0 <= image.fill <= 255:
+        raise InputError(f"fill: expected 0 to 255, got {image.fill}")
 
 
 def _check_blocks(tower: VisionConfig | TextConfig) -> None:
@@ -241,8 +277,10 @@ def read_config(values: Mapping[str, Any], *, where: str, base: ModelConfig | No
 def read_image(values: Mapping[str, Any], *, where: str) -> ImageSpec:
     """An ``ImageSpec`` from plain values, checked like ``read_config``; ``size`` must be given."""
     spec: ImageSpec = _merge(ImageSpec(size=(0, 0)), values, where=where)
-    if len(spec.size) != 2 or not all(isinstance(side, int) and side > 0 for side in spec.size):
-        raise InputError(f"{where}.size: expected two positive whole numbers, got {list(spec.size)}")
+    try:
+        check_image(spec)
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from None
     return spec
 
 
@@ -307,4 +345,6 @@ def _plain(value: Any, *, like: Any, where: str) -> Any:
     kinds: tuple[type, ...] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}.get(type(like), (object,))
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and like is not None):
         raise InputError(f"{where}: expected {kinds[-1].__name__}, got {value!r}")
+    if isinstance(like, float) and not _finite(value):
+        raise InputError(f"{where}: expected a finite number, got {value!r}")
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, WriteError
 from tether.core.files import write_json
 from tether.core.types import ImageSpec
 from tether.models.convert import hugging_face, open_clip
@@ -28,7 +28,10 @@ def export_wrapped(encoder: WrappedEncoder, folder: Path, *, format: Literal["op
     weights = open_clip.WEIGHTS_FILES[0] if own == "open_clip" else "model.safetensors"
     write_weights(folder / weights, encoder.model.state_dict(), metadata={"format": "pt"})
     if isinstance(encoder.tokenizer, FunctionTokenizer) and encoder.tokenizer.write is not None:
-        encoder.tokenizer.write(folder)
+        try:
+            encoder.tokenizer.write(folder)
+        except Exception as error:  # the libraries that write these files raise of many kinds
+            raise WriteError(folder, error) from error
     if own == "open_clip":
         config = {"model_cfg": encoder.config, "preprocess_cfg": open_clip.preprocess_config(encoder.image_spec)}
         write_json(folder / open_clip.CONFIG_FILE, config)

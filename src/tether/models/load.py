@@ -13,9 +13,12 @@ from tether.core.files import read_json
 from tether.core.geometry import geometry_of
 from tether.core.protocols import Tokenizer
 from tether.models.config import ModelConfig, read_config
+from tether.models.convert.described import blamed_on
+from tether.models.convert.tokenizer_folder import COPIED
+from tether.models.convert.weights import assemble, read_metadata
 from tether.models.convert.weights import fill as fill
-from tether.models.convert.weights import read_metadata, read_weights
 from tether.models.dual import Clip
+from tether.models.named import HUB, OPEN_CLIP, path_of
 from tether.models.presets import PRESETS, create
 from tether.models.save import CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE
 from tether.models.save_wrapped import FORMAT as WRAPPED_FORMAT
@@ -23,7 +26,6 @@ from tether.models.save_wrapped import FORMAT as WRAPPED_FORMAT
 if TYPE_CHECKING:
     from tether.models.wrap import WrappedEncoder
 
-OPEN_CLIP, HUB = "open_clip:", "hf:"
 _HINT = (
     "expected a folder that tether, open_clip or transformers wrote, open_clip:ARCHITECTURE/WEIGHTS, or hf:OWNER/NAME"
 )
@@ -40,6 +42,9 @@ def load(
 
     CLIP's vision transformers from open_clip and transformers become our own towers with the same embeddings; every
     other architecture (ConvNeXt, EVA, SigLIP, Hugging Face text towers) stays as it is behind the same protocol.
+
+    A folder may be anyone's: no code in it is run, no pickle is read, what it names is not fetched, and nothing is
+    built that does not fit its file of weights. Only a name with ``open_clip:`` or ``hf:`` reaches the network.
 
     Args:
         name: one of
@@ -73,7 +78,7 @@ def load(
             )
         model = create(text)
     else:
-        model = _from_path(Path(text).expanduser(), random_weights=random_weights)
+        model = _from_path(path_of(text), random_weights=random_weights)
     return model.to(device=device, dtype=dtype).eval()
 
 
@@ -124,29 +129,34 @@ def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     """A model that ``save`` wrote, or the newest checkpoint of a run that describes its model."""
     described = (folder if (folder / CONFIG_FILE).is_file() else folder.parent.parent) / CONFIG_FILE
     values = read_json(described)
+    weights = _own_weights(folder, random_weights=random_weights)
     if isinstance(values, dict) and values.get("format") == WRAPPED_FORMAT:
         from tether.models.load_wrapped import rebuild
 
-        model = rebuild(values, path=described)
+        model: Clip | WrappedEncoder = rebuild(values, weights, path=described)
     else:
-        config = _own_config(values, path=described)
-        model = Clip(config, tokenizer=_own_tokenizer(values, config, path=described))
-    weights = folder / WEIGHTS_FILE
-    if not weights.is_file():
-        steps = sorted(folder.glob(f"checkpoints/step-*/{WEIGHTS_FILE}"))
-        if steps:
-            weights = steps[-1]
-        elif random_weights:
-            if isinstance(model, Clip):  # another library has drawn its own already
-                model.initialise_(torch.Generator().manual_seed(0))
-            return model
-        else:
-            raise InputError(f"{weights}: no such file; the model has no weights (random ones must be asked for)")
-    fill(model, read_weights(weights), where=weights)
-    recorded, geometry = read_metadata(weights).get("geometry", "clip"), geometry_of(model).name
-    if recorded != geometry:
-        raise InputError(f"{weights}: weights for the geometry {recorded!r}, but {described} says {geometry!r}")
+        with blamed_on(described):
+            config = _own_config(values, path=described)
+        tokenizer = _own_tokenizer(values, config, path=described)
+        model = assemble(lambda: Clip(config, tokenizer=tokenizer), weights, described=described)
+        if weights is None:
+            model.initialise_(torch.Generator().manual_seed(0))
+    if weights is not None:
+        recorded, geometry = read_metadata(weights).get("geometry", "clip"), geometry_of(model).name
+        if recorded != geometry:
+            raise InputError(f"{weights}: weights for the geometry {recorded!r}, but {described} says {geometry!r}")
     return model
+
+
+def _own_weights(folder: Path, *, random_weights: bool) -> Path | None:
+    """The folder's weights, or those of its newest checkpoint; None where random ones were asked for."""
+    steps = sorted(folder.glob(f"checkpoints/step-*/{WEIGHTS_FILE}"))
+    found = next((path for path in (folder / WEIGHTS_FILE, *reversed(steps)) if path.is_file()), None)
+    if found is None and not random_weights:
+        raise InputError(
+            f"{folder / WEIGHTS_FILE}: no such file; the model has no weights (random ones must be asked for)"
+        )
+    return found
 
 
 def _own_config(values: Any, *, path: Path) -> ModelConfig:
@@ -177,13 +187,31 @@ def _from_hub(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
     from tether.core.errors import MissingExtraError
 
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import hf_hub_download, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise MissingExtraError("huggingface_hub", extra="hf") from None
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
-        folder = snapshot_download(name, allow_patterns=wanted)
+        folder = Path(snapshot_download(name, allow_patterns=list(_WANTED)))
+        described = folder / "open_clip_config.json"
+        values = read_json(described) if described.is_file() else {}
+        tower = _text_tower(values)
+        if tower is not None:
+            hf_hub_download(tower, "config.json")  # into the cache, where ``build_open_clip`` finds it
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(f"{HUB}{name}: could not be fetched from the Hugging Face hub: {error}") from error
-    return _from_path(Path(folder), random_weights=random_weights)
+    return _from_path(folder, random_weights=random_weights)
+
+
+def _text_tower(values: Any) -> str | None:
+    """The text tower of the hub that an ``open_clip_config.json`` names."""
+    for key in ("model_cfg", "text_cfg", "hf_model_name"):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values if isinstance(values, str) and values else None
+
+
+_WANTED = (
+    "config.json", "model.json", "open_clip_config.json", "preprocessor_config.json", "*.safetensors",
+    "*.safetensors.index.json", *COPIED, *(f"tokenizer/{name}" for name in COPIED),
+)  # fmt: skip
+"""Files of a repository on the hub that a model is made of; no other is fetched."""

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.files import read_json
+from tether.core.protocols import Tokenizer
 from tether.core.spec import closest
+from tether.models.build_open_clip import SEED, open_clip_model, read_text_config, seeded
 from tether.models.config import ModelConfig
 from tether.models.convert import open_clip as names
+from tether.models.convert.described import blamed_on, check_values
 from tether.models.convert.rules import take
-from tether.models.convert.tokenizers import open_clip_tokenizer
-from tether.models.convert.weights import fill, read_weights, refuse_pickle
+from tether.models.convert.tokenizers import local_open_clip_tokenizer, named_open_clip_tokenizer
+from tether.models.convert.weights import assemble, fill, read_weights, refuse_pickle
 from tether.models.dual import Clip
-from tether.models.wrap import OpenClipEncoder, WrappedEncoder
-
-SEED = 0
+from tether.models.named import path_of
+from tether.models.wrap import OpenClipEncoder, WrappedEncoder, check_forward
 
 
 def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
@@ -42,10 +43,12 @@ def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
                 f"open_clip:{architecture}/FILE.safetensors, or ask for random weights (--random-weights)"
             )
         return _random(config) if config is not None else _wrapped(architecture, cfg, weights=None)
-    file = Path(weights).expanduser()
+    file = path_of(weights)
     if file.is_file() or Path("/" + weights).is_file():
         file = file if file.is_file() else Path("/" + weights)
-        return _native(config, file) if config is not None else _wrapped(architecture, cfg, weights=file)
+        return (
+            _native(config, file, described=file) if config is not None else _wrapped(architecture, cfg, weights=file)
+        )
     if file.suffix:
         raise InputError(f"{file}: no such file of weights for open_clip:{architecture}")
     return _tagged(architecture, weights)
@@ -53,6 +56,8 @@ def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
 
 def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     """A folder with an ``open_clip_config.json`` and safetensors, as open_clip pushes to the hub.
+
+    Nothing in it is run, and nothing that it names is fetched.
 
     Raises:
         InputError: a malformed configuration, no weights, or weights that do not fit.
@@ -62,19 +67,30 @@ def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     if not isinstance(values, dict) or not isinstance(values.get("model_cfg"), dict):
         raise InputError(f"{path}: expected the keys 'model_cfg' and 'preprocess_cfg'")
     cfg, preprocess = values["model_cfg"], values.get("preprocess_cfg") or {}
-    try:
+    with blamed_on(path):
+        check_values(values)
         config = names.native_config(cfg, preprocess=preprocess)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not an open_clip configuration: {error!r}") from None
     weights = next((folder / name for name in names.WEIGHTS_FILES if (folder / name).is_file()), None)
     if weights is None:
         for pickle in sorted(folder.glob("open_clip_pytorch_model.bin")):
             refuse_pickle(pickle)
         if not random_weights:
             raise InputError(f"{folder}: holds no {' or '.join(names.WEIGHTS_FILES)}; random weights must be asked for")
-    if config is None:
-        return _wrapped(f"local-dir:{folder}", cfg, weights=weights)
-    return _random(config) if weights is None else _native(config, weights)
+    if config is not None:
+        model = _native(config, weights, described=path)
+        if weights is None:
+            model.initialise_(torch.Generator().manual_seed(SEED))
+        return model
+    with blamed_on(path):
+        text_config = read_text_config(cfg["text_cfg"], folder=folder)
+        tokenizer = local_open_clip_tokenizer(folder if cfg["text_cfg"].get("hf_tokenizer_name") else None, cfg)
+    model = assemble(
+        lambda: open_clip_model(cfg, text_config, preprocess=preprocess),
+        weights,
+        described=path,
+        check=lambda outline: check_forward(_around(outline, cfg, tokenizer)),
+    )
+    return _around(model, cfg, tokenizer)
 
 
 def _random(config: ModelConfig) -> Clip:
@@ -83,11 +99,11 @@ def _random(config: ModelConfig) -> Clip:
     return model
 
 
-def _native(config: ModelConfig, weights: Path) -> Clip:
-    model = Clip(config)
-    state = names.plain_names(read_weights(weights))
-    fill(model, take(state, names.rules(config), where=str(weights)), where=weights)
-    return model
+def _native(config: ModelConfig, weights: Path | None, *, described: Path) -> Clip:
+    def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return take(names.plain_names(state), names.rules(config), where=str(weights))
+
+    return assemble(lambda: Clip(config), weights, described=described, convert=convert)
 
 
 def _known_config(architecture: str) -> dict[str, Any]:
@@ -121,7 +137,7 @@ def _tagged(architecture: str, tag: str) -> Clip | WrappedEncoder:
         cfg = {**cfg, "quick_gelu": True}
     config = names.native_config(cfg, preprocess=preprocess)
     if config is None:
-        return _around(architecture, cfg, model)
+        return _around(model, cfg, named_open_clip_tokenizer(architecture, cfg))
     ours = Clip(config)
     state = names.plain_names(model.state_dict())
     fill(ours, take(state, names.rules(config), where=f"open_clip:{architecture}/{tag}"), where=tag)
@@ -135,26 +151,16 @@ def _wrapped(name: str, cfg: Mapping[str, Any], *, weights: Path | None) -> Open
     with seeded():
         model = open_clip.create_model(name, load_weights=False, pretrained_image=False, pretrained_text=False)
     if weights is not None:
-        refuse_pickle(weights)
         fill(model, read_weights(weights), where=weights)
-    return _around(name, cfg, model)
+    return _around(model, cfg, named_open_clip_tokenizer(name, cfg))
 
 
-def _around(name: str, cfg: Mapping[str, Any], model: nn.Module) -> OpenClipEncoder:
+def _around(model: nn.Module, cfg: Mapping[str, Any], tokenizer: tuple[Tokenizer, int]) -> OpenClipEncoder:
     preprocess = _preprocess(model)
-    tokenizer, pad = open_clip_tokenizer(name, cfg)
     spec = names.image_spec(preprocess["size"], preprocess)
-    dim = int(cfg["embed_dim"])
-    return OpenClipEncoder(model, dim=dim, image_spec=spec, tokenizer=tokenizer, pad=pad, config=cfg)
+    words, pad = tokenizer
+    return OpenClipEncoder(model, dim=cfg["embed_dim"], image_spec=spec, tokenizer=words, pad=pad, config=cfg)
 
 
 def _preprocess(model: nn.Module) -> dict[str, Any]:
     return dict(cast(Any, model).visual.preprocess_cfg)
-
-
-@contextlib.contextmanager
-def seeded() -> Iterator[None]:
-    """Other libraries draw weights from the global generator: give them a fixed one and put it back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        yield

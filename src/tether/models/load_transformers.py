@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.files import read_json
 from tether.core.types import ImageSpec
+from tether.models.build_open_clip import seeded
 from tether.models.config import CLIP_VOCABULARY
 from tether.models.convert import hugging_face as names
+from tether.models.convert.described import alike, blamed_on, check_values
 from tether.models.convert.rules import take
 from tether.models.convert.tokenizers import transformers_tokenizer
-from tether.models.convert.weights import fill, read_weights, refuse_pickle
+from tether.models.convert.weights import assemble, refuse_pickle
 from tether.models.dual import Clip
-from tether.models.wrap import SiglipEncoder, WrappedEncoder
+from tether.models.wrap import SiglipEncoder, WrappedEncoder, check_forward
 
 WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json")
 SIGLIP_PAD = 1  # SiglipTextConfig's default
@@ -37,6 +39,8 @@ def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     kind = cfg.get("model_type") if isinstance(cfg, dict) else None
     preprocess_path = folder / names.PREPROCESS_FILE
     preprocess = read_json(preprocess_path) if preprocess_path.is_file() else None
+    if not isinstance(preprocess, dict | None):
+        raise InputError(f"{preprocess_path}: expected a mapping, got {preprocess!r:.100}")
     weights = _weights(folder, random_weights=random_weights)
     if kind == "clip":
         return _clip(folder, cfg, preprocess=preprocess, weights=weights)
@@ -56,47 +60,70 @@ def _weights(folder: Path, *, random_weights: bool) -> Path | None:
 
 
 def _clip(folder: Path, cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | None, weights: Path | None) -> Clip:
-    try:
+    path, tokenizer = folder / names.CONFIG_FILE, None
+    with blamed_on(path):
+        check_values(cfg)
         config = names.native_config(cfg, preprocess=preprocess)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / names.CONFIG_FILE}: not a CLIPModel's configuration: {error}") from None
     if config is None:
-        raise InputError(f"{folder / names.CONFIG_FILE}: known are gelu and quick_gelu, RGB, one end token")
-    tokenizer = None
+        raise InputError(f"{path}: known are gelu and quick_gelu, RGB, one end token")
     if config.text.vocabulary != CLIP_VOCABULARY:
         context, size = config.text.context, config.text.vocabulary
         tokenizer = transformers_tokenizer(folder, context=context, vocabulary=size)
-    model = Clip(config, tokenizer=tokenizer)
+
+    def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return take(names.plain_names(state), names.rules(config), where=str(weights))
+
+    model = assemble(lambda: Clip(config, tokenizer=tokenizer), weights, described=path, convert=convert)
     if weights is None:
         model.initialise_(torch.Generator().manual_seed(0))
-    else:
-        state = names.plain_names(read_weights(weights))
-        fill(model, take(state, names.rules(config), where=str(weights)), where=weights)
     return model
 
 
 def _siglip(
     folder: Path, cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | None, weights: Path | None
 ) -> SiglipEncoder:
+    path = folder / names.CONFIG_FILE
+    with blamed_on(path), torch.device("meta"):
+        outline = siglip_model(cfg)
+        text, vision = cast(Any, outline.config.text_config), cast(Any, outline.config.vision_config)
+        default = ImageSpec(size=(vision.image_size, vision.image_size), mean=HALF, std=HALF, resize="squash")
+        spec = names.image_spec(vision.image_size, preprocess, default=default)
+    tokenizer = transformers_tokenizer(folder, context=text.max_position_embeddings, vocabulary=text.vocab_size)
+
+    def wrap(model: nn.Module) -> SiglipEncoder:
+        return SiglipEncoder(
+            model,
+            dim=vision.hidden_size,
+            image_spec=spec,
+            tokenizer=tokenizer,
+            pad=text.pad_token_id or SIGLIP_PAD,
+            config=json.loads(outline.config.to_json_string(use_diff=False)) | {"architectures": ["SiglipModel"]},
+        )
+
+    model = assemble(
+        lambda: siglip_model(cfg),
+        weights,
+        described=path,
+        convert=names.plain_names,
+        check=lambda outline: check_forward(wrap(outline)),
+    )
+    return wrap(model)
+
+
+def siglip_model(cfg: Mapping[str, Any]) -> nn.Module:
+    """A SiglipModel with weights from a fixed seed, from what a configuration says of its two towers.
+
+    Raises:
+        InputError: a value of another kind than the library's own.
+        MissingExtraError: transformers is not installed.
+    """
     try:
-        from transformers import SiglipConfig, SiglipModel
+        from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
     except ImportError:
         raise MissingExtraError("transformers", extra="hf") from None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = SiglipModel(SiglipConfig.from_dict(copy.deepcopy(dict(cfg))))
-    if weights is not None:
-        state = names.plain_names(read_weights(weights))
-        fill(model, state, where=weights)
-    text, vision = cast(Any, model.config.text_config), cast(Any, model.config.vision_config)
-    tokenizer = transformers_tokenizer(folder, context=text.max_position_embeddings, vocabulary=text.vocab_size)
-    default = ImageSpec(size=(vision.image_size, vision.image_size), mean=HALF, std=HALF, resize="squash")
-    spec = names.image_spec(vision.image_size, preprocess, default=default)
-    return SiglipEncoder(
-        model,
-        dim=vision.hidden_size,
-        image_spec=spec,
-        tokenizer=tokenizer,
-        pad=text.pad_token_id or SIGLIP_PAD,
-        config=json.loads(model.config.to_json_string(use_diff=False)) | {"architectures": ["SiglipModel"]},
-    )
+    text = alike(cfg.get("text_config"), SiglipTextConfig().to_dict(), key="text_config")
+    vision = alike(cfg.get("vision_config"), SiglipVisionConfig().to_dict(), key="vision_config")
+    if "projection_size" not in text and "hidden_size" in text:
+        text["projection_size"] = text["hidden_size"]
+    with seeded():
+        return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))

@@ -39,7 +39,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
     Raises:
         InputError: another module, or a model whose tokenizer was exchanged for one that cannot be written.
-        OSError: the disk is full or the folder cannot be written; nothing half-written stays.
+        WriteError: the disk is full or the folder cannot be written; nothing half-written stays.
     """
     folder = Path(folder)
     if not isinstance(model, (Clip, WrappedEncoder)):

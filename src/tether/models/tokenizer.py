@@ -152,5 +152,11 @@ class FunctionTokenizer:
         return self._counter.cut
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(b, l) int64 ids, zero after the end token; texts past the context are cut, counted and warned of once."""
-        return self._counter.batch(self.encode(check_texts(texts)))
+        """As ``ClipTokenizer``; ids that the model has no row for are an InputError."""
+        ids = self._counter.batch(self.encode(check_texts(texts)))
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
+            raise InputError(
+                f"texts: the tokenizer gave ids {int(ids.min())} to {int(ids.max())}, the model has {self.vocab_size}; "
+                "it belongs to another model"
+            )
+        return ids

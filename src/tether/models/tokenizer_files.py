@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, WriteError
 from tether.core.protocols import Tokenizer
 from tether.core.spec import closest
 from tether.models.convert.tokenizers import MissingTokenizer
@@ -33,16 +34,29 @@ def tokenizer_kind(tokenizer: Tokenizer) -> Kind:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write its files into ``folder/tokenizer``, all or none; a tokenizer without files leaves no such folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write its files into ``folder/tokenizer``, all or none; a tokenizer without files leaves no such folder.
+
+    Raises:
+        WriteError: they cannot be written, as on a full disk; those of an earlier save are unchanged.
+    """
     target = folder / TOKENIZER_FOLDER
-    if not isinstance(tokenizer, FunctionTokenizer) or tokenizer.write is None:
-        shutil.rmtree(target, ignore_errors=True)  # of an earlier save
-        return
-    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as name:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".tokenizer-*"):  # of a save that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        if isinstance(tokenizer, FunctionTokenizer) and tokenizer.write is not None:
+            _swap(tokenizer.write, target)
+        else:
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier save
+    except Exception as error:  # the libraries that write these files raise of many kinds
+        raise WriteError(target, error) from error
+
+
+def _swap(write: Callable[[Path], object], target: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=target.parent) as name:
         new, old = Path(name) / "new", Path(name) / "old"  # elsewhere first: the source may lie in the folder itself
         new.mkdir()
-        tokenizer.write(new)
+        write(new)
         if target.exists():
             target.rename(old)
         new.rename(target)

@@ -181,3 +181,30 @@ class SiglipEncoder(WrappedEncoder):
         """Token ids to embeddings, not normalised."""
         ids = _widen(text, self.tokenizer.context_length, pad=self.pad)
         return self.model.get_submodule("text_model")(input_ids=ids).pooler_output
+
+
+def check_forward(encoder: WrappedEncoder) -> None:
+    """Run a model of the meta device once, which computes shapes alone.
+
+    Raises:
+        InputError: what comes out is not one embedding a side, or it pads with no id of its own.
+    """
+    context, vocabulary = encoder.tokenizer.context_length, encoder.tokenizer.vocab_size
+    if not 0 <= encoder.pad < vocabulary:
+        raise InputError(f"pad: expected an id below the vocabulary of {vocabulary}, got {encoder.pad}")
+    sides = {
+        "image": lambda: encoder.image_features(torch.empty(1, 3, *encoder.image_spec.size)),
+        "text": lambda: encoder.text_features(torch.zeros(1, context, dtype=torch.int64)),
+    }
+    encoder.eval()
+    for side, run in sides.items():
+        try:
+            with torch.no_grad(), torch.device("meta"):
+                got = run()
+        except RuntimeError as error:
+            if "item() cannot be called on meta tensors" in str(error):
+                continue  # a text tower of transformers that looks at its mask; its shapes are known by its names
+            raise
+        if not isinstance(got, Tensor) or tuple(got.shape) != (1, encoder.dim):
+            shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+            raise InputError(f"its {side} tower gives {shape}, expected (1, {encoder.dim})")

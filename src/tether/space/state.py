@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, WriteError
 from tether.core.files import atomic_path, parse_json
 
 
@@ -31,7 +31,9 @@ def write_state(path: Path | str, *, format: str, settings: Mapping[str, Any], a
 
     Raises:
         InputError: a setting that is no plain value.
+        WriteError: the file cannot be written, as on a full disk.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     # ascontiguousarray makes a number a vector of one, so 0-d arrays are copied instead.
@@ -41,7 +43,10 @@ def write_state(path: Path | str, *, format: str, settings: Mapping[str, Any], a
     except (TypeError, ValueError) as error:
         raise InputError(f"settings: expected plain values: {error}") from error
     with atomic_path(Path(path)) as temporary:
-        save_file(plain, temporary, metadata={"format": format, "settings": written})
+        try:
+            save_file(plain, temporary, metadata={"format": format, "settings": written})
+        except SafetensorError as error:
+            raise WriteError(Path(path), error) from error
 
 
 def _plain(value: Any) -> Any:
@@ -67,7 +72,7 @@ def read_state(
     Raises:
         InputError: no such file, not a safetensors file, another format, or settings that cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
@@ -75,7 +80,7 @@ def read_state(
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # SafetensorError, or a type of number that NumPy has not
         raise InputError(f"{path}: not a safetensors file: {error}") from error
     if metadata.get("format") != format or set(found) != arrays:
         got = f"{metadata.get('format')!r} with {sorted(found)}"

@@ -53,15 +53,23 @@ def take(state: Mapping[str, Tensor], rules: Iterable[Rule], *, where: str) -> d
         raise InputError(f"{where}: weights of another architecture: {'; '.join(said[:5])}{more}")
     for rule in rules:
         parts = [state[name] for name in rule.theirs]
-        value = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if rule.shape == "transposed":
-            value = value.T
-        elif rule.shape == "patch":
-            value = value.flatten(1)
-        elif rule.shape == "scalar":
-            value = value.reshape(())
-        ours[rule.ours] = value.contiguous()
+        try:
+            ours[rule.ours] = _shaped(parts, rule.shape)
+        except (RuntimeError, IndexError) as error:
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+            raise InputError(f"{where}: weights of another architecture: {rule.theirs[0]} is {shapes}") from error
     return ours
+
+
+def _shaped(parts: list[Tensor], shape: Shape) -> Tensor:
+    value = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if shape == "transposed":
+        value = value.T if value.ndim == 2 else value
+    elif shape == "patch":
+        value = value.flatten(1)
+    elif shape == "scalar":
+        value = value.reshape(())
+    return value.contiguous()
 
 
 def give(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
+from tether.models.config import CLIP_VOCABULARY
+from tether.models.convert.tokenizer_folder import TOKENIZER_FILES, guarded, plain_copy
 from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
 
-_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")
-
-
-class _Callable(Protocol):
-    def __call__(self, texts: list[str]) -> Mapping[str, list[list[int]]]: ...
-
-    def save_pretrained(self, save_directory: Path) -> object: ...
+_SETTINGS: Mapping[str, type] = {"clean": str, "strip_sep_token": bool, "language": str}
+"""What a configuration may say of open_clip's tokenizers; the rest names files, code or chance."""
 
 
 class MissingTokenizer:
@@ -35,75 +32,97 @@ class MissingTokenizer:
         raise InputError(f"this model has no tokenizer: {self.reason}")
 
 
-def open_clip_tokenizer(name: str, cfg: Mapping[str, Any]) -> tuple[Tokenizer, int]:
-    """The tokenizer of an open_clip architecture or ``local-dir:`` folder, and the id it pads with."""
+def named_open_clip_tokenizer(name: str, cfg: Mapping[str, Any]) -> tuple[Tokenizer, int]:
+    """The tokenizer of an architecture that open_clip knows, which may come from the hub, and the id it pads with."""
     text = cfg["text_cfg"]
-    context, size = int(text.get("context_length", 77)), int(text.get("vocab_size", 49_408))
-    siglip = "siglip" in name.lower()
-    if not text.get("hf_tokenizer_name") and not text.get("tokenizer_kwargs") and not siglip:
-        return ClipTokenizer(context), 0
+    siglip, hub = "siglip" in name.lower(), bool(text.get("hf_tokenizer_name"))
+    if not hub and not siglip:
+        return local_open_clip_tokenizer(None, cfg)
     import open_clip
-    from open_clip.tokenizer import HFTokenizer
 
+    context, size = _sizes(text)
     try:
-        theirs: Any = open_clip.get_tokenizer(name)
+        theirs: Any = open_clip.get_tokenizer(name, **({"trust_remote_code": False} if hub else {}))
     except Exception as error:  # a missing file or a failed download shows in many ways
         return MissingTokenizer(f"{name}: {error}", context_length=context, vocab_size=size), 1 if siglip else 0
-    pad = 0 if isinstance(theirs, open_clip.SimpleTokenizer) else int(theirs.tokenizer.pad_token_id or 0)
-    if isinstance(theirs, HFTokenizer) and not theirs.tokenizer_mode:
-        return _hugging_face(theirs, context=context, size=size), pad
-    return _function(theirs, context=context, size=size, pad=pad), pad
+    return _wrapped(theirs, context=context, size=size, where=name)
 
 
-def saved_open_clip_tokenizer(folder: Path | None, cfg: Mapping[str, Any], *, pad: int) -> Tokenizer:
-    """The tokenizer of an open_clip configuration, offline: from the files in a folder, or the one in the package.
+def local_open_clip_tokenizer(folder: Path | None, cfg: Mapping[str, Any]) -> tuple[Tokenizer, int]:
+    """The tokenizer of an open_clip configuration without a network or code: from plain files, or open_clip's own.
+
+    Args:
+        folder: with the tokenizer's files; None for the one in the package.
+        cfg: open_clip's ``model_cfg``.
+
+    Returns:
+        The tokenizer, and the id that it pads with.
 
     Raises:
-        InputError: the files are not a tokenizer.
+        InputError: a setting that is not allowed, or files that are not a tokenizer.
     """
     text = cfg["text_cfg"]
-    context, size = int(text.get("context_length", 77)), int(text.get("vocab_size", 49_408))
-    settings = dict(text.get("tokenizer_kwargs") or {})
-    if "trust_remote_code" in settings:
-        raise InputError("tokenizer_kwargs: trust_remote_code runs code from a file, so it is refused here")
+    context, size = _sizes(text)
+    settings = text.get("tokenizer_kwargs") or {}
+    for key, value in settings.items():
+        if key not in _SETTINGS:
+            why = "runs code from a file, so it is" if key == "trust_remote_code" else "is"
+            raise InputError(f"tokenizer_kwargs: {key} {why} refused here; known: {', '.join(_SETTINGS)}")
+        if not isinstance(value, _SETTINGS[key]):
+            raise InputError(f"tokenizer_kwargs.{key}: expected {_SETTINGS[key].__name__}, got {value!r:.100}")
+    if folder is None and size < CLIP_VOCABULARY:
+        reason = f"its vocabulary has {size} ids, open_clip's own tokenizer gives {CLIP_VOCABULARY}"
+        return MissingTokenizer(reason, context_length=context, vocab_size=size), 0
     if folder is None and not settings:
-        return ClipTokenizer(context)
+        return ClipTokenizer(context), 0
+    if folder is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        reason = f"{folder} holds none of {', '.join(TOKENIZER_FILES)}"
+        return MissingTokenizer(reason, context_length=context, vocab_size=size), 0
     import open_clip
     from open_clip.tokenizer import HFTokenizer
 
     if folder is None:
         theirs: Any = open_clip.SimpleTokenizer(context_length=context, **settings)
-        return _function(theirs, context=context, size=size, pad=pad)
+        return _wrapped(theirs, context=context, size=size, where="tokenizer_kwargs")
     mode = text.get("tokenizer_mode")
-    try:
-        theirs = HFTokenizer(str(folder), context_length=context, tokenizer_mode=mode, **settings)
-    except Exception as error:  # malformed files show in many ways
-        raise InputError(f"{folder}: its tokenizer could not be loaded: {error}") from error
-    if mode:
-        return _function(theirs, context=context, size=size, pad=pad)
-    return _hugging_face(theirs, context=context, size=size)
+    if mode not in (None, "", "clips"):
+        raise InputError(f"tokenizer_mode: expected clips or nothing, got {mode!r:.100}")
+    more = {**settings, "context_length": context, "tokenizer_mode": mode, "local_files_only": True}
+    with plain_copy(folder) as copy:
+        theirs = guarded(
+            lambda: HFTokenizer(str(copy), trust_remote_code=False, **more),
+            where=f"{folder}: its tokenizer could not be loaded",
+        )
+    return _wrapped(theirs, context=context, size=size, where=str(folder))
 
 
-def _function(theirs: Any, *, context: int, size: int, pad: int) -> FunctionTokenizer:
+def _sizes(text: Mapping[str, Any]) -> tuple[int, int]:
+    """Context and vocabulary."""
+    return int(text.get("context_length", 77)), int(text.get("vocab_size", 49_408))
+
+
+def _wrapped(theirs: Any, *, context: int, size: int, where: str) -> tuple[Tokenizer, int]:
+    """open_clip's tokenizer behind our protocol, and the id that it pads with."""
     import open_clip
 
-    return FunctionTokenizer(
-        lambda texts: _trimmed(theirs(texts), pad),
-        context_length=context,
-        vocab_size=size,
-        write=None if isinstance(theirs, open_clip.SimpleTokenizer) else theirs.tokenizer.save_pretrained,
-    )
+    where = f"{where}: its tokenizer failed"
+    if isinstance(theirs, open_clip.SimpleTokenizer):
+        pad, write = 0, None
+    else:
+        pad, write = int(theirs.tokenizer.pad_token_id or 0), theirs.tokenizer.save_pretrained
 
+    def padded(texts: list[str]) -> list[list[int]]:
+        return _trimmed(guarded(lambda: theirs(texts), where=where), pad)
 
-def _hugging_face(theirs: Any, *, context: int, size: int) -> FunctionTokenizer:
-    drop = theirs.tokenizer.sep_token_id if theirs.strip_sep_token else None
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        rows = theirs.tokenizer([theirs.clean_fn(text) for text in texts])["input_ids"]
+    def plain(texts: list[str]) -> list[list[int]]:
+        cleaned = [theirs.clean_fn(text) for text in texts]
+        rows = guarded(lambda: theirs.tokenizer(cleaned)["input_ids"], where=where)
+        drop = theirs.tokenizer.sep_token_id if theirs.strip_sep_token else None
         return [[0 if token == drop else token for token in row] for row in rows]
 
-    write = theirs.tokenizer.save_pretrained
-    return FunctionTokenizer(encode, context_length=context, vocab_size=size, write=write)
+    whole = isinstance(theirs, open_clip.tokenizer.HFTokenizer) and not theirs.tokenizer_mode
+    encode = plain if whole else padded
+    return FunctionTokenizer(encode, context_length=context, vocab_size=size, write=write), pad
 
 
 def _trimmed(padded: Tensor, pad: int) -> list[list[int]]:
@@ -117,18 +136,23 @@ def _trimmed(padded: Tensor, pad: int) -> list[list[int]]:
 
 
 def transformers_tokenizer(folder: Path, *, context: int, vocabulary: int) -> Tokenizer:
-    """The tokenizer whose files lie in a folder of transformers."""
-    if not any((folder / name).is_file() for name in _FILES):
-        reason = f"{folder} holds none of {', '.join(_FILES)}"
+    """The tokenizer whose plain files lie in a folder of transformers, without a network or code.
+
+    Raises:
+        InputError: a class that is not known here, or files that are not a tokenizer.
+    """
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        reason = f"{folder} holds none of {', '.join(TOKENIZER_FILES)}"
         return MissingTokenizer(reason, context_length=context, vocab_size=vocabulary)
     from transformers import AutoTokenizer
 
-    try:
-        theirs = cast(_Callable, AutoTokenizer.from_pretrained(folder))
-    except Exception as error:  # malformed files show in many ways
-        raise InputError(f"{folder}: its tokenizer could not be loaded: {error}") from error
+    with plain_copy(folder) as copy:
+        theirs: Any = guarded(
+            lambda: AutoTokenizer.from_pretrained(copy, trust_remote_code=False, local_files_only=True),
+            where=f"{folder}: its tokenizer could not be loaded",
+        )
 
     def encode(texts: list[str]) -> list[list[int]]:
-        return theirs(texts)["input_ids"]
+        return guarded(lambda: theirs(texts)["input_ids"], where=f"{folder}: its tokenizer failed")
 
     return FunctionTokenizer(encode, context_length=context, vocab_size=vocabulary, write=theirs.save_pretrained)

@@ -145,7 +145,7 @@ class Store:
 
     @property
     def model(self) -> str:
-        """Name under which that model was loaded, or the empty string."""
+        """Name under which that model was loaded, or the empty string; before loading it, see ``models.named.near``."""
         return (self.schema.metadata or {}).get(MODEL, b"").decode(errors="replace")
 
     @property

@@ -1,0 +1,87 @@
+"""A model's configuration from outside: bounded before anything is built, and named when it is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tether.core.errors import InputError, TetherError
+from tether.models.config import MAX_LAYERS, MAX_SIDE, MAX_SIZE
+
+MAX_BYTES = 2**30
+"""What a configuration may ask for beyond its file of weights: all of it where there is none."""
+
+
+@contextlib.contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Every error of the block becomes an InputError that names the file: another library raises of many kinds."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith((str(path), f"{path.parent}{os.sep}")):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except TetherError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: no model can be built from it: {type(error).__name__}: {error}") from error
+
+
+def check_values(values: Any, *, key: str = "") -> None:
+    """Refuse what no model has, at any depth of a library's configuration.
+
+    Raises:
+        InputError: a number that is not finite, a size beyond ``MAX_SIZE``, or more layers than ``MAX_LAYERS``; it
+            names the key.
+    """
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            check_values(value, key=f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list):
+        for value in values:
+            check_values(value, key=key)
+    elif isinstance(values, float) and not math.isfinite(values):
+        raise InputError(f"{key}: expected a finite number, got {values}")
+    elif isinstance(values, int):
+        last = key.rpartition(".")[2]
+        most = MAX_LAYERS if "layers" in last else MAX_SIDE if last == "image_size" else MAX_SIZE
+        if abs(values) > most:
+            raise InputError(f"{key}: expected at most {most:,}, got {values}")
+
+
+def alike(values: Any, like: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+    """What a library's configuration of any age says of the plain values in ``like``; all else is left out.
+
+    Args:
+        values: read from a file.
+        like: the library's own defaults, whose kinds decide what is accepted.
+        key: where ``values`` stand, for the error message.
+
+    Raises:
+        InputError: no mapping, or a value of another kind than the default.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{key}: expected a mapping, got {values!r:.100}")
+    kept: dict[str, Any] = {}
+    for name, default in like.items():
+        value = values.get(name)
+        if value is None or isinstance(default, Mapping) or name.startswith("_") or name in _NEVER:
+            continue
+        same = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+        if not (same or (default is None and isinstance(value, (int, float, str)))):
+            raise InputError(f"{key}.{name}: expected {type(default).__name__}, got {value!r:.100}")
+        kept[name] = value
+    check_values(kept, key=key)
+    return kept
+
+
+_NEVER = (
+    "add_cross_attention", "architectures", "attn_implementation", "auto_map", "chunk_size_feed_forward", "dtype",
+    "is_decoder", "output_attentions", "output_hidden_states", "quantization_config", "return_dict", "torch_dtype",
+    "torchscript", "transformers_version",
+)  # fmt: skip
+"""What a configuration must not decide: code, some of it on the hub, the type of the weights, and what comes out."""

@@ -1,0 +1,97 @@
+"""transformers' tokenizers from a folder of anyone's: plain files and known classes only; no code, no network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tether.core.errors import InputError
+from tether.core.files import MAX_CONFIG_BYTES, parse_json, read_bytes, read_json
+from tether.models.convert.described import check_values
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")
+"""One of these makes a folder one of a tokenizer."""
+COPIED = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+)  # fmt: skip
+"""The plain files of tokenizers, all that is read."""
+CONFIG = "tokenizer_config.json"
+_CLASSES = (
+    "Albert", "Bart", "Bert", "Camembert", "CLIP", "Deberta", "DebertaV2", "DistilBert", "Gemma", "GPT2", "Llama",
+    "M2M100", "MBart", "MPNet", "MT5", "Nllb", "Qwen2", "RemBert", "Roberta", "Siglip", "Siglip2", "T5", "XLMRoberta",
+    "XLNet", "PreTrained",
+)  # fmt: skip
+"""Of transformers' classes, those that read nothing but the files above."""
+_SETTINGS = (
+    "add_bos_token", "add_eos_token", "add_prefix_space", "added_tokens_decoder", "additional_special_tokens",
+    "clean_up_tokenization_spaces", "do_lower_case", "errors", "extra_ids", "extra_special_tokens",
+    "keep_accents", "language_codes", "legacy", "legacy_behaviour", "lowercase", "model_max_length", "padding_side",
+    "remove_space", "spaces_between_special_tokens", "split_special_tokens", "src_lang", "strip_accents", "tgt_lang",
+    "tokenize_chinese_chars", "tokenizer_class", "trim_offsets", "truncation_side",
+)  # fmt: skip
+_Result = TypeVar("_Result")
+
+
+@contextlib.contextmanager
+def plain_copy(folder: Path) -> Iterator[Path]:
+    """A temporary folder with a tokenizer's plain files and the settings of it that are known.
+
+    Raises:
+        InputError: a file that cannot be read, or a class of tokenizer that is not known here; it names the file.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name)
+        for file in COPIED:
+            if (folder / file).is_file():
+                data = read_bytes(folder / file, limit=MAX_CONFIG_BYTES)
+                if file.endswith(".json"):
+                    parse_json(data, where=str(folder / file))
+                (copy / file).write_bytes(data)
+        if (folder / CONFIG).is_file():
+            (copy / CONFIG).write_text(json.dumps(_settings(folder / CONFIG)), encoding="utf-8")
+        described = folder / "config.json"
+        values = read_json(described) if described.is_file() else None
+        if isinstance(values, Mapping) and values.get("model_type") in ("clip", "siglip"):
+            (copy / "config.json").write_text(json.dumps({"model_type": values["model_type"]}), encoding="utf-8")
+        yield copy
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a ``tokenizer_config.json`` may decide; its templates and its names of code, files and people are left."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping, got {values!r:.100}")
+    kind = values.get("tokenizer_class")
+    if kind is not None:
+        plain = str(kind).removesuffix("Fast").removesuffix("Tokenizer")
+        if not isinstance(kind, str) or (plain not in _CLASSES and kind != "TokenizersBackend"):
+            known = ", ".join(_CLASSES[:-1])
+            raise InputError(
+                f"{path}: tokenizer_class: {kind!r:.100} is not known here, and no code of a folder is run; known: "
+                f"PreTrainedTokenizerFast, and with Tokenizer after each {known}"
+            )
+    elif values.get("auto_map") is not None:
+        raise InputError(f"{path}: auto_map names code, which is never run; expected a tokenizer_class of transformers")
+    kept = {key: value for key, value in values.items() if key in _SETTINGS or key.endswith("_token")}
+    if isinstance(kept.get("model_max_length"), int | float):
+        kept["model_max_length"] = min(kept["model_max_length"], 2**24)  # transformers writes 1e30 for no limit
+    try:
+        check_values(kept)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return kept
+
+
+def guarded(do: Callable[[], _Result], *, where: str) -> _Result:
+    """What another library's tokenizer gives; all that it raises, a panic of its Rust code too, is an InputError."""
+    try:
+        return do()
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise InputError(f"{where}: {type(error).__name__}: {error!s:.300}") from error
+        raise

@@ -1,0 +1,61 @@
+"""Names of models: what the user gives, and what a file only says."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from tether.core.errors import InputError
+from tether.core.printable import printable
+
+OPEN_CLIP, HUB = "open_clip:", "hf:"
+
+
+def path_of(name: str) -> Path:
+    """A name as a path that the system can ask about.
+
+    Raises:
+        InputError: no path can have this name: too long, of an unknown user, with a NUL in it.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{name!r:.200}: no such model: {error!s:.200}") from error
+    return path
+
+
+def _spelled_out(name: str | Path) -> Path:
+    """Without ``..``, from the root, and without a look at any disk, which could be another machine's."""
+    try:
+        return Path(os.path.normpath(Path.cwd() / Path(name).expanduser()))
+    except RuntimeError as error:
+        raise InputError(f"{name!r:.200}: {error}") from error
+
+
+def near(name: str, *, written_in: str | Path, again: str) -> str:
+    """A model's name that a store or a run holds; it is followed to folders beside it alone.
+
+    The user gave the store or the run, not what is written there. So the name is followed to a folder below the
+    working directory, or below the folder in which the store or run lies. A name on a hub, or any other place, would
+    reach what the user may not mean, and must be given by the user.
+
+    Args:
+        name: as it is written.
+        written_in: the store or run; may be a URI, which has no folders beside it.
+        again: what the user can type to give the name, with ``NAME`` where it stands, for the error message.
+
+    Raises:
+        InputError: a name on a hub, or a folder elsewhere; it says what to type.
+    """
+    places = [Path.cwd(), *([] if "://" in str(written_in) else [_spelled_out(written_in).parent])]
+    path = _spelled_out(name)
+    local = not name.startswith((OPEN_CLIP, HUB))
+    if not local or not any(path.is_relative_to(place) for place in places if len(place.parts) > 1):
+        said = again.replace("NAME", shlex.quote(printable(name)))
+        raise InputError(
+            f"{written_in}: names the model {name!r}, which lies neither below the working directory nor beside it, so "
+            f"it is not loaded unasked; if you trust it: {said}"
+        )
+    return name
