@@ -70,6 +70,24 @@ def test_same_arguments_same_loss_and_nothing_is_changed(step, model, batch):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+class Recorded(ClipLoss):
+    """A scheduled loss that notes at which share of the run it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[float] = []
+
+    def at(self, share: float) -> ClipLoss:
+        self.asked.append(share)
+        return ClipLoss()
+
+
+def test_a_scheduled_objective_is_asked_for_the_share_of_the_run(name, model, batch):
+    objective = Recorded()
+    STEPS[name](objective, steps=STEPS_TOTAL, seed=1)(model, batch, step=3, gather=LOCAL)
+    assert set(objective.asked) == {3 / (STEPS_TOTAL - 1)}
+
+
 def test_finite_in_bfloat16(step, model, batch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert step(model, batch, step=0, gather=LOCAL).total.isfinite()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.optim.clipping_bias import clipped_sgd, two_point_floor
+from tether.optim.clipping_bias import clipped_sgd, two_point_stationary_point
 
 V = load("clipped-sgd-bias")
 CLOSE = {"rtol": V.meta["rtol"], "atol": V.meta["atol"]}
@@ -22,8 +22,8 @@ def skew(p: float) -> float:
 @pytest.mark.parametrize("column", range(len(V["floor_c"])))
 def test_where_single_samples_settle(row: int, column: int) -> None:
     sigma, c = float(V["floor_sigma"][row]), float(V["floor_c"][column])
-    got = two_point_floor(sigma, c=c, u=skew(float(V["floor_p"][row, column])))
-    np.testing.assert_allclose(-got, V["floor_x"][row, column], **CLOSE)
+    got = two_point_stationary_point(sigma, c=c, u=skew(float(V["floor_p"][row, column])))
+    np.testing.assert_allclose(got, V["floor_x"][row, column], **CLOSE)
 
 
 @pytest.mark.parametrize("place", range(len(V["mb_B"])))
@@ -32,10 +32,10 @@ def test_where_mini_batches_settle(place: int) -> None:
     row, column = (int(re.search(rf"{name}_(\d+)", words)[1]) for name in ("sigma", "c"))
     skewed = re.search(r"p_(\d)(\d)", words)
     p = float(V["floor_p"][int(skewed[1]), int(skewed[2])])
-    got = two_point_floor(
+    got = two_point_stationary_point(
         float(V["floor_sigma"][row]), c=float(V["floor_c"][column]), u=skew(p), batch_size=int(V["mb_B"][place])
     )
-    np.testing.assert_allclose(-got, V["mb_x"][place], **CLOSE)
+    np.testing.assert_allclose(got, V["mb_x"][place], **CLOSE)
 
 
 @pytest.mark.parametrize("case", [name.removeprefix("traj_") for name in V.arrays if name.startswith("traj_")])

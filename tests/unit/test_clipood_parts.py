@@ -208,8 +208,8 @@ class TestTuning:
         assert changed
         assert changed <= set(moving)
         assert not any("logit" in name or ".text" in f".{name}" for name in changed)
-        assert torch.equal(class_texts(model, CLASSES), wanted)
-        assert torch.equal(class_texts(tuned.model, CLASSES), wanted)
+        for each in (model, tuned.model):  # the weights are the same; a frozen tower may take another kernel
+            torch.testing.assert_close(class_texts(each, CLASSES), wanted)
         weights = tuned.average.weights
         for name, value in tuned.model.named_parameters():
             if name in changed:  # between its start and its end, of which each weighs something

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -17,6 +18,7 @@ from tether.optim.clipping_bias import (
     clipped_sgd_floor,
     sample_gradients,
     two_point_floor,
+    two_point_stationary_point,
 )
 
 
@@ -135,6 +137,23 @@ def test_floors() -> None:
     ):
         with pytest.raises(InputError, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    ("p", "batch_size", "side"), [(0.45, 2, 1), (0.45, 3, -1), (0.3, 1, -1), (0.55, 2, -1), (0.8, 1, 1)]
+)
+def test_the_stationary_point_may_lie_on_either_side(p, batch_size, side):
+    u, sigma, c = math.sqrt(p / (1 - p)), 4.0, 0.5
+    point = two_point_stationary_point(sigma, c=c, u=u, batch_size=batch_size)
+    outcomes = itertools.product([(p, -sigma / u), (1 - p, sigma * u)], repeat=batch_size)
+    drift = sum(
+        math.prod(chance for chance, _ in drawn)
+        * max(-c, min(c, point + sum(noise for _, noise in drawn) / batch_size))
+        for drawn in outcomes
+    )
+    assert drift == pytest.approx(0, abs=1e-12)
+    assert math.copysign(1, point) == side
+    assert two_point_floor(sigma, c=c, u=u, batch_size=batch_size) == abs(point)
 
 
 @pytest.mark.parametrize("c", [0.5, 1.0, 4.0])

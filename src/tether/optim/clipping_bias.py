@@ -239,17 +239,28 @@ def clipped_sgd_floor(sigma: float, *, c: float) -> float:
 
 
 def two_point_floor(sigma: float, *, c: float, u: float, batch_size: int = 1) -> float:
-    """Where clipped descent settles on ``x^2 / 2`` under skewed noise of two values: the exact distance from zero.
+    """Distance from zero at which clipped descent settles on ``x^2 / 2``; see ``two_point_stationary_point``.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+    return abs(two_point_stationary_point(sigma, c=c, u=u, batch_size=batch_size))
+
+
+def two_point_stationary_point(sigma: float, *, c: float, u: float, batch_size: int = 1) -> float:
+    """Where clipped descent settles on ``x^2 / 2`` under skewed noise of two values, exactly.
 
     The noise is ``-sigma / u`` with probability ``u^2 / (1 + u^2)`` and else ``sigma * u``; its mean is 0 and its
-    deviation sigma. For single samples the distance is ``sigma * u - c * u^2`` where the large value is clipped
-    (``sigma / u >= c``) and 0 where it is not. ``u = min(0.9, sigma / (2 c))`` is the worst skew below 0.9, and gives
-    ``sigma^2 / (4 c)`` for ``c >= sigma / 1.8``. For a clipped mean of several samples the point is found by bisection.
+    deviation sigma. For single samples and ``u < 1`` the point is ``c * u^2 - sigma * u`` where the large value is
+    clipped (``sigma / u >= c``) and 0 where it is not; ``u > 1`` is the mirrored noise, and mirrors the point.
+    ``u = min(0.9, sigma / (2 c))`` is the worst skew below 0.9: the distance is ``sigma^2 / (4 c)`` for
+    ``c >= sigma / 1.8``. For a clipped mean of several samples the point is found by bisection; it may lie on either
+    side of 0, since a mean of several skewed values can be clipped more often on the side of the small one.
 
     Args:
         sigma: deviation of the noise (>= 0).
         c: largest norm that is left alone (> 0).
-        u: skew of the noise, in (0, 1).
+        u: skew of the noise (> 0, not 1, which is symmetric).
         batch_size: samples that are averaged before the clipping (>= 1).
 
     Raises:
@@ -259,12 +270,14 @@ def two_point_floor(sigma: float, *, c: float, u: float, batch_size: int = 1) ->
     """
     _check_noise(sigma)
     _check_limit(c)
-    if not 0 < u < 1:
-        raise InputError(f"u: expected a number between 0 and 1, got {u!r}")
+    if not (0 < u < math.inf and u != 1):
+        raise InputError(f"u: expected a number above 0 other than 1, got {u!r}")
     if not (isinstance(batch_size, int) and batch_size >= 1):
         raise InputError(f"batch_size: expected a whole number of at least 1, got {batch_size!r}")
+    if u > 1:
+        return -two_point_stationary_point(sigma, c=c, u=1 / u, batch_size=batch_size)
     if batch_size == 1:
-        return max(0.0, u * (sigma - c * u))
+        return min(0.0, u * (c * u - sigma))
     rare = u * u / (1 + u * u)
     cases = [
         (
@@ -281,7 +294,7 @@ def two_point_floor(sigma: float, *, c: float, u: float, batch_size: int = 1) ->
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if drift(middle) < 0 else (low, middle)
-    return abs((low + high) / 2)
+    return (low + high) / 2
 
 
 def clipped_sgd(

@@ -34,6 +34,7 @@ CARD = Card(
         "tether.optim.clipping_bias.sample_gradients",
         "tether.optim.clipping_bias.clipped_sgd_floor",
         "tether.optim.clipping_bias.two_point_floor",
+        "tether.optim.clipping_bias.two_point_stationary_point",
         "tether.optim.clipping_bias.clipped_sgd",
     ),
     needs=("gradients of single samples",),

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
-
-from tether.papers.places import PACKAGE, digest
 
 if TYPE_CHECKING:
     import torch
@@ -178,38 +173,17 @@ def _pairs(spec: str, size: int, limit: int | None) -> Pairs:
     return Pairs(tuple(keys), torch.cat(pixels), tuple(texts), tuple(meta))
 
 
-@functools.cache
-def _training_source() -> str:
-    """Digest of the rooms whose code decides what a run becomes: a changed loss finds no model of the old one."""
-    return digest(path for room in ("losses", "models", "optim", "train") for path in (PACKAGE / room).rglob("*.py"))
-
-
 def _trained(wanted: Mapping[str, Any]) -> Path:
     """The folder of a run with these settings and this source; trains it when the cache has none."""
-    from tether import __version__
-    from tether.core.files import cache_dir
     from tether.data import open_source
+    from tether.papers.model_cache import cached_model
     from tether.train import RunConfig, train
 
     config = RunConfig.model_validate(wanted)
-    facts = [
-        __version__,
-        _training_source(),
-        open_source(config.data, where="lab").version,
-        config.model_dump(mode="json"),
-    ]
-    name = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
-    folder = cache_dir() / "lab" / name
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent) as place:
-        made = Path(place) / "run"
-        train(config, folder=made)
-        try:
-            made.rename(folder)
-        except OSError:  # another process finished the same run first
-            if not folder.is_dir():
-                raise
+
+    def make(folder: Path) -> None:
+        train(config, folder=folder)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return folder
+
+    facts = [open_source(config.data, where="lab").version, config.model_dump(mode="json")]
+    return cached_model("small-clip", made_by=Path(__file__), facts=facts, make=make)

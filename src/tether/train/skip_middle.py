@@ -68,7 +68,7 @@ class SkipMiddleStep:
                 self.controllers[side].update(*moments(measured))
             self._measured, self._measured_at = {}, step
         out = self.inner.encode(model, batch, step=step, gather=gather)
-        loss = self.inner.objective(out, batch, gather=gather)
+        loss = self.inner.objective_at(step)(out, batch, gather=gather)
         total, terms = loss.total, dict(loss.terms)
         tallies = {
             side: gather(features.extra["gates"][None]).sum(0)

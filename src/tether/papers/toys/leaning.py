@@ -6,8 +6,6 @@ one list of moods; and they call a thing faulty more often, whatever the picture
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +16,6 @@ import torch
 import torch.nn.functional as F
 
 from tether.core.draw import hash_int
-from tether.core.files import cache_dir
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.data.sets.scenes import TEMPLATES, Dice, Thing, World, render
@@ -32,6 +29,7 @@ from tether.models.presets import create
 from tether.models.save import save
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
+from tether.papers.model_cache import cached_model
 from tether.train.contrastive import ContrastiveStep, PairForward
 from tether.train.loop import Player, Precision, fit
 from tether.train.schedules import Cosine
@@ -139,11 +137,12 @@ def taught(lab: Lab, *, faulty: tuple[float, float] = UNEVEN) -> Clip:
     """
     if lab.smoke:
         return _teach(lab, draw(lab, "train", rows=64, lean=LEAN, faulty=faulty), steps=2)
-    source = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=8).hexdigest()
-    facts = json.dumps([source, torch.__version__, lab.seed, faulty])
-    folder = cache_dir() / "lab" / f"leaning-{hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()}"
-    if not (folder / "model.json").exists():
-        save(_teach(lab, draw(lab, "train", rows=PAIRS, lean=LEAN, faulty=faulty), steps=STEPS), folder)
+    folder = cached_model(
+        "leaning",
+        made_by=Path(__file__),
+        facts=[lab.seed, faulty],
+        make=lambda to: save(_teach(lab, draw(lab, "train", rows=PAIRS, lean=LEAN, faulty=faulty), steps=STEPS), to),
+    )
     return cast(Clip, load(str(folder), device=lab.device))
 
 

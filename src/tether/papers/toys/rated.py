@@ -6,8 +6,6 @@ whether its thing is intact or damaged, so the start prompts carry some signal a
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -18,7 +16,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.draw import hash_int
-from tether.core.files import cache_dir
 from tether.core.types import Batch
 from tether.data.sets.scenes import TEMPLATES, Defect, Dice, Scene, World, render
 from tether.data.sets.scenes.captions import with_article
@@ -29,6 +26,7 @@ from tether.models.embed import encode_images
 from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
+from tether.papers.model_cache import cached_model
 from tether.papers.toys.in_memory import fit_rows
 from tether.tasks.safety.prompt_classifier import INIT_TEXTS
 from tether.train.contrastive import ContrastiveStep
@@ -126,11 +124,12 @@ def taught(lab: Lab) -> Clip:
     """A tiny CLIP that has learnt from half damaged pairs, in eval mode; taught once a seed, then from the cache."""
     if lab.smoke:
         return _teach(lab, draw(lab, "train", rows=128, share=0.5), steps=2)
-    source = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=8).hexdigest()
-    facts = json.dumps([source, torch.__version__, lab.seed])
-    folder = cache_dir() / "lab" / f"rated-{hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()}"
-    if not (folder / "model.json").exists():
-        save(_teach(lab, draw(lab, "train", rows=PAIRS, share=0.5), steps=STEPS), folder)
+    folder = cached_model(
+        "rated",
+        made_by=Path(__file__),
+        facts=[lab.seed],
+        make=lambda to: save(_teach(lab, draw(lab, "train", rows=PAIRS, share=0.5), steps=STEPS), to),
+    )
     return cast(Clip, load(str(folder), device=lab.device))
 
 
