@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -42,28 +43,21 @@ class Trial:
     mib: float
 
 
+WARM = (
+    "PIL.Image", "datasets", "lancedb", "open_clip", "pandas", "pyarrow.dataset", "pyarrow.parquet", "pydicom.pixels",
+    "pylatexenc.latex2text", "pypdfium2", "sklearn.covariance", "torch", "transformers", "accelerate", "rich.progress",
+    "tether.cli", "tether.data.curate.run", "tether.data.deep", "tether.data.sources.figures", "tether.evaluate.report",
+    "tether.evaluate.datasheet", "tether.tasks.curate", "tether.tasks.retrieve.index", "tether.train.run",
+)  # fmt: skip
+
+
 def warm() -> None:
-    """Import what calls need before forking; not lancedb, whose threads would not live in the children."""
-    import datasets
-    import open_clip
-    import PIL.Image
-    import pyarrow.parquet
-    import pydicom.pixels
-    import pylatexenc
-    import torch
-    import transformers
-
-    import tether.cli
-    import tether.data.curate.run
-    import tether.data.deep
-    import tether.data.sources.figures
-    import tether.evaluate.report
-    import tether.train.run
-
-    modules = (datasets, open_clip, PIL.Image, pyarrow.parquet, pydicom.pixels, pylatexenc, transformers)
-    assert all((*modules, tether.cli, tether.data, tether.evaluate, tether.train))
-    PIL.Image.init()
-    torch.set_num_threads(1)
+    """Import before forking what calls need; lancedb, the one with threads, starts them anew in a fork."""
+    warnings.simplefilter("ignore")
+    for name in WARM:
+        with contextlib.suppress(ImportError):  # an extra that is not installed
+            importlib.import_module(name)
+    sys.modules["torch"].set_num_threads(1)
 
 
 def judge(call: Callable[[], object]) -> tuple[str, str]:

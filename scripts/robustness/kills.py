@@ -61,14 +61,23 @@ class Seen:
         self.examples.setdefault(kind, example)
 
 
-def forked(call: Callable[[], object], place: Path, *, kill: Kill | None = None, usual: float = 1.0) -> tuple[int, str]:
+def forked(
+    call: Callable[[], object], place: Path, *, kill: Kill | None = None, usual: float = 1.0, said: Path | None = None
+) -> tuple[int, str]:
     """Run a call in a process of its own, with this folder as the one it works in.
+
+    Args:
+        call: what runs.
+        place: the folder.
+        kill: when to kill it.
+        usual: seconds that it takes undisturbed.
+        said: the file for what it prints; None takes one beside the folder.
 
     Returns:
         Exit code (negative for a signal; 124 for one that had to be ended), and what it printed.
     """
     place.mkdir(parents=True, exist_ok=True)
-    said = place.with_name(f"{place.name}.said")
+    said = said or place.with_name(f"{place.name}.said")
     pid = os.fork()
     if not pid:
         _in_child(call, place, said, kill)
@@ -82,10 +91,9 @@ def forked(call: Callable[[], object], place: Path, *, kill: Kill | None = None,
         if kill is not None and kill.kind == "change":
             now = _listing(place)
             changes, before = changes + (now != before), now
-            if changes >= kill.at:
-                _end(pid, kill.number)
-                kill = None
-            continue
+        if kill is not None and kill.kind == "change" and changes >= kill.at:
+            _end(pid, kill.number)
+            kill = None
         if kill is not None and kill.kind == "moment" and passed > kill.at * usual:
             _end(pid, kill.number)
             kill = None
@@ -93,7 +101,7 @@ def forked(call: Callable[[], object], place: Path, *, kill: Kill | None = None,
             _end(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             return 124, said.read_text(encoding="utf-8", errors="replace")
-        time.sleep(0.0005 if kill is not None else 0.005)
+        time.sleep(0.005 if kill is None else 0.0002 if kill.kind == "change" else 0.001)
     return os.waitstatus_to_exitcode(status), said.read_text(encoding="utf-8", errors="replace")
 
 
@@ -199,11 +207,11 @@ def disturb(verb: Verb, *, inputs: Path, scratch: Path, kills: int, seed: int) -
     usual = time.monotonic() - began
     if code:
         raise SystemExit(f"{verb.name}: the undisturbed run ended with {code}: {said[-2000:]}")
-    wanted = _facts(verb, whole)
+    wanted = facts_of(verb, whole)
     counted = scratch / "counted"
     shutil.copytree(verb.start(inputs), counted)
     _, calls = forked(lambda: verb.run(inputs), counted, kill=Kill("count", 0))
-    if difference := verb.compare(wanted, _facts(verb, counted)):
+    if difference := verb.compare(wanted, facts_of(verb, counted)):
         raise SystemExit(f"{verb.name}: two undisturbed runs differ: {difference}")
     for kill in plan(verb, kills=kills, calls=int(calls.strip().splitlines()[-1]), rng=rng):
         place = scratch / f"k{seen.kills}"
@@ -241,10 +249,10 @@ def _trial(
     code, said = forked(lambda: verb.run(inputs, again=True), place)
     if code == 124:
         fault("blocked", said)
-    elif code and not (code == 2 and verb.may_refuse and not verb.compare(wanted, _facts(verb, place))):
+    elif code and not (code == 2 and verb.may_refuse and not verb.compare(wanted, facts_of(verb, place))):
         fault("refused", said)
     if code in (0, 2):
-        for kind, what in verb.compare(wanted, _facts(verb, place)).items():
+        for kind, what in verb.compare(wanted, facts_of(verb, place)).items():
             if not (code and said_so):
                 fault(kind, what)
         left = [path for path, _ in _listing(place) if verb.is_leftover(Path(path))]
@@ -252,7 +260,7 @@ def _trial(
             fault("left behind", ", ".join(left))
 
 
-def _facts(verb: Verb, place: Path) -> dict:
+def facts_of(verb: Verb, place: Path) -> dict:
     """What a run left, read in another process, since the libraries that read it have threads."""
     answer = place.with_name("facts.json")
     answer.unlink(missing_ok=True)
