@@ -86,10 +86,16 @@ def judge(call: Callable[[], object]) -> tuple[str, str]:
 
 
 def usage() -> tuple[float, float]:
-    """CPU seconds of this process and of its ended children, and the larger of their peaks in MiB."""
+    """CPU seconds of this process and of its ended children, and the largest of all their peaks in MiB."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = sum(each.ru_utime + each.ru_stime for each in (own, children))
-    return seconds, max(own.ru_maxrss, children.ru_maxrss) * RSS_UNIT / MIB
+    peaks = [own.ru_maxrss * RSS_UNIT / MIB, children.ru_maxrss * RSS_UNIT / MIB]
+    with contextlib.suppress(OSError):  # children that live, where the system tells of them
+        for task in Path("/proc/self/task").iterdir():
+            for child in (task / "children").read_text(encoding="ascii").split():
+                status = Path(f"/proc/{child}/status").read_text(encoding="utf-8", errors="replace")
+                peaks.append(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
+    return seconds, max(peaks)
 
 
 def run(
