@@ -48,29 +48,15 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-@bomb("PNG, 16 bits of grey", ".png", "windowed", "deep", "decode")
-def _(path: Path) -> None:
-    _png(path, width=SIDE, height=SIDE, bits=16, kind=0)
-
-
-@bomb("PNG, 268 million values of grey", ".png", "deep")
-def _(path: Path) -> None:
-    _png(path, width=1 << 14, height=1 << 14, bits=16, kind=0)
-
-
-@bomb("PNG, with transparency", ".png", "decode")
-def _(path: Path) -> None:
-    _png(path, width=SIDE, height=SIDE, kind=6)
-
-
-@bomb("PNG, 16 bits of colour", ".png", "decode")
-def _(path: Path) -> None:
-    _png(path, width=SIDE, height=SIDE, kind=2, bits=16)
-
-
-@bomb("PNG, one row 30 million wide", ".png", "decode")
-def _(path: Path) -> None:
-    _png(path, width=30_000_000, height=2, kind=6)
+bomb("PNG, 16 bits of grey", ".png", "windowed", "deep", "decode")(
+    lambda path: _png(path, width=SIDE, height=SIDE, bits=16, kind=0)
+)
+bomb("PNG, 268 million values of grey", ".png", "deep")(
+    lambda path: _png(path, width=1 << 14, height=1 << 14, bits=16, kind=0)
+)
+bomb("PNG, with transparency", ".png", "decode")(lambda path: _png(path, width=SIDE, height=SIDE, kind=6))
+bomb("PNG, 16 bits of colour", ".png", "decode")(lambda path: _png(path, width=SIDE, height=SIDE, kind=2, bits=16))
+bomb("PNG, one row 30 million wide", ".png", "decode")(lambda path: _png(path, width=30_000_000, height=2, kind=6))
 
 
 @bomb("PNG, text that unpacks to 1 GiB", ".png", "decode")
@@ -86,34 +72,18 @@ def _gif(path: Path, *, side: int, frames: int) -> None:
     path.write_bytes(b"GIF89a" + screen + frame * frames + b";")
 
 
-@bomb("GIF, 12,000 frames of 149 x 149", ".gif", "deep", "windowed", "decode")
-def _(path: Path) -> None:
-    _gif(path, side=149, frames=12_000)
-
-
-@bomb("GIF, 3 frames of 9,450 x 9,450", ".gif", "deep", "decode")
-def _(path: Path) -> None:
-    _gif(path, side=SIDE, frames=3)
-
-
-@bomb("WebP, 9,450 x 9,450 with transparency", ".webp", "decode")
-def _(path: Path) -> None:
-    _save(path, "WEBP", "RGBA", lossless=True, method=0)
-
-
-@bomb("TIFF, deflated floats", ".tif", "decode", "deep")
-def _(path: Path) -> None:
-    _save(path, "TIFF", "F", compression="tiff_adobe_deflate")
-
-
-@bomb("TIFF, CMYK", ".tif", "decode")
-def _(path: Path) -> None:
-    _save(path, "TIFF", "CMYK", compression="tiff_adobe_deflate")
-
-
-@bomb("JPEG 2000", ".jp2", "decode")
-def _(path: Path) -> None:
-    _save(path, "JPEG2000", "L", side=SIDE // 2)
+bomb("GIF, 12,000 frames of 149 x 149", ".gif", "deep", "windowed", "decode")(
+    lambda path: _gif(path, side=149, frames=12_000)
+)
+bomb("GIF, 3 frames of 9,450 x 9,450", ".gif", "deep", "decode")(lambda path: _gif(path, side=SIDE, frames=3))
+bomb("WebP, 9,450 x 9,450 with transparency", ".webp", "decode")(
+    lambda path: _save(path, "WEBP", "RGBA", lossless=True, method=0)
+)
+bomb("TIFF, deflated floats", ".tif", "decode", "deep")(
+    lambda path: _save(path, "TIFF", "F", compression="tiff_adobe_deflate")
+)
+bomb("TIFF, CMYK", ".tif", "decode")(lambda path: _save(path, "TIFF", "CMYK", compression="tiff_adobe_deflate"))
+bomb("JPEG 2000", ".jp2", "decode")(lambda path: _save(path, "JPEG2000", "L", side=SIDE // 2))
 
 
 def _save(path: Path, kind: str, mode: str, *, side: int = SIDE, **settings: object) -> None:
@@ -212,9 +182,9 @@ def _stream(data: bytes, about: bytes) -> bytes:
     return b"<< /Length %d " % len(data) + about + b" >>\nstream\n" + data + b"\nendstream"
 
 
-@bomb("EPS named as a picture", ".jpg", "decode", "deep")
-def _(path: Path) -> None:
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n%%EOF\n")
+bomb("EPS named as a picture", ".jpg", "decode", "deep")(
+    lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n%%EOF\n")
+)
 
 
 # Tables and archives
@@ -254,34 +224,24 @@ def _tgz(path: Path, members: list[tuple[str, bytes, bytes, int, bytes]], *, kin
         file.write(bytes(1024))
 
 
-@bomb("tgz, text of 125 million lines", ".tgz", "source", "pool")
-def _(path: Path) -> None:
-    _tgz(path, [("a.png", b"x", b"", 0, b""), ("a.txt", b"", b"a\n" * 500_000, 250, b"")])
-
-
-@bomb("tgz, JSON of 60 million numbers", ".tgz", "source", "pool")
-def _(path: Path) -> None:
-    _tgz(path, [("a.json", b'{"a":[', b"1.5,2," * 200_000, 150, b"0]}")])
-
-
-@bomb("tgz, a GNU name of 1.5 GiB", ".tgz", "source", "figures")
-def _(path: Path) -> None:
-    _tgz(path, [("././@LongLink", b"", b"a" * MIB, 1536, b"")], kind=tarfile.GNUTYPE_LONGNAME)
-
-
-@bomb("tgz, a PAX header of 1.5 GiB", ".tgz", "source", "figures")
-def _(path: Path) -> None:
-    _tgz(path, [("pax", b"1610612745 path=", b"a" * MIB, 1536, b"\n")], kind=tarfile.XHDTYPE)
-
-
-@bomb("tgz, LaTeX of 100 MB", ".tar.gz", "figures")
-def _(path: Path) -> None:
-    _tgz(path, [("f.png", b"x", b"", 0, b""), ("a.tex", b"", b"{\\a[" * 250_000, 100, b"")])
-
-
-@bomb("tgz, LaTeX nested 100,000 deep", ".tar.gz", "figures")
-def _(path: Path) -> None:
-    _tgz(path, [("f.png", b"x", b"", 0, b""), ("a.tex", b"", b"{\\begin{a}", 100_000, b"")])
+bomb("tgz, text of 125 million lines", ".tgz", "source", "pool")(
+    lambda path: _tgz(path, [("a.png", b"x", b"", 0, b""), ("a.txt", b"", b"a\n" * 500_000, 250, b"")])
+)
+bomb("tgz, JSON of 60 million numbers", ".tgz", "source", "pool")(
+    lambda path: _tgz(path, [("a.json", b'{"a":[', b"1.5,2," * 200_000, 150, b"0]}")])
+)
+bomb("tgz, a GNU name of 1.5 GiB", ".tgz", "source", "figures")(
+    lambda path: _tgz(path, [("././@LongLink", b"", b"a" * MIB, 1536, b"")], kind=tarfile.GNUTYPE_LONGNAME)
+)
+bomb("tgz, a PAX header of 1.5 GiB", ".tgz", "source", "figures")(
+    lambda path: _tgz(path, [("pax", b"1610612745 path=", b"a" * MIB, 1536, b"\n")], kind=tarfile.XHDTYPE)
+)
+bomb("tgz, LaTeX of 100 MB", ".tar.gz", "figures")(
+    lambda path: _tgz(path, [("f.png", b"x", b"", 0, b""), ("a.tex", b"", b"{\\a[" * 250_000, 100, b"")])
+)
+bomb("tgz, LaTeX nested 100,000 deep", ".tar.gz", "figures")(
+    lambda path: _tgz(path, [("f.png", b"x", b"", 0, b""), ("a.tex", b"", b"{\\begin{a}", 100_000, b"")])
+)
 
 
 @bomb("zip, JATS with entities", ".zip", "figures")
@@ -359,19 +319,9 @@ def _model(path: Path, **changes: object) -> Path:
     return path / "model.safetensors"
 
 
-@bomb("model, a billion layers", "", "model")
-def _(path: Path) -> None:
-    _model(path, vision__layers=10**9)
-
-
-@bomb("model, a million wide", "", "model")
-def _(path: Path) -> None:
-    _model(path, vision__width=10**6, vision__hidden=4 * 10**6)
-
-
-@bomb("model, a vocabulary of a billion", "", "model")
-def _(path: Path) -> None:
-    _model(path, text__vocabulary=10**9)
+bomb("model, a billion layers", "", "model")(lambda path: _model(path, vision__layers=10**9))
+bomb("model, a million wide", "", "model")(lambda path: _model(path, vision__width=10**6, vision__hidden=4 * 10**6))
+bomb("model, a vocabulary of a billion", "", "model")(lambda path: _model(path, text__vocabulary=10**9))
 
 
 @bomb("safetensors, a header of 100 GB", "", "model")
@@ -432,9 +382,9 @@ def _(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n" + keys, encoding="utf-8")
 
 
-@bomb("YAML, nested 100,000 deep", ".yaml", "recipe", "curate_recipe", "lexicon")
-def _(path: Path) -> None:
-    path.write_text("data: " + "[" * 100_000, encoding="utf-8")
+bomb("YAML, nested 100,000 deep", ".yaml", "recipe", "curate_recipe", "lexicon")(
+    lambda path: path.write_text("data: " + "[" * 100_000, encoding="utf-8")
+)
 
 
 @bomb("npz, 4 GiB of zeros", ".npz", "decomposition")

@@ -184,17 +184,15 @@ def _listing(folder: Path) -> list[tuple[str, int]]:
     return found
 
 
-def plan(verb: Verb, *, kills: int, calls: int, rng: random.Random) -> Iterator[Kill]:
-    """Half at calls, spread evenly, a quarter at changes, the rest at moments, of which a third by gentler signals."""
+def plan(*, kills: int, calls: int, rng: random.Random) -> Iterator[Kill]:
+    """Half at calls, spread evenly; then changes and moments in turn, two fifths of the moments by gentler signals."""
     first = min(calls, kills // 2)
     for n in range(first):
         yield Kill("call", 1 + n * calls // first)
-    changes = kills // 4
-    for n in range(changes):
-        yield Kill("change", 1 + n if n < 20 else rng.randint(1, 60))
-    for n in range(kills - first - changes):
-        number = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[n % 5]
-        yield Kill("moment", rng.uniform(0.02, 1.02), number)
+    for n in range(2 * (kills - first)):  # some come too late
+        yield Kill("change", 1 + n // 2 if n < 40 else rng.randint(1, 40))
+        number = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL)[n % 5]
+        yield Kill("moment", rng.uniform(0.02, 0.98), number)
 
 
 def disturb(verb: Verb, *, inputs: Path, scratch: Path, kills: int, seed: int) -> Seen:
@@ -213,8 +211,10 @@ def disturb(verb: Verb, *, inputs: Path, scratch: Path, kills: int, seed: int) -
     _, calls = forked(lambda: verb.run(inputs), counted, kill=Kill("count", 0))
     if difference := verb.compare(wanted, facts_of(verb, counted)):
         raise SystemExit(f"{verb.name}: two undisturbed runs differ: {difference}")
-    for kill in plan(verb, kills=kills, calls=int(calls.strip().splitlines()[-1]), rng=rng):
-        place = scratch / f"k{seen.kills}"
+    for number, kill in enumerate(plan(kills=kills, calls=int(calls), rng=rng)):
+        if seen.kills == kills:
+            break
+        place = scratch / f"k{number}"
         shutil.copytree(verb.start(inputs), place)
         _trial(verb, kill, place, inputs=inputs, wanted=wanted, usual=usual, rng=rng, seen=seen)
         shutil.rmtree(place, ignore_errors=True)
@@ -231,12 +231,12 @@ def _trial(
         seen.add(kind, f"{verb.name}, {kill}: {what.strip()[-400:]}")
 
     code, said = forked(lambda: verb.run(inputs), place, kill=kill, usual=usual)
-    if code == 0 and kill.kind != "moment":
+    if code == 0:
         return  # it was over before
     seen.kills += 1
     if "Traceback" in said:
         fault("traceback", said)
-    if code not in (0, 130, -kill.number):
+    if code not in (130, -kill.number):
         fault("other exit", f"{code}: {said}")
     if rng.random() < 0.2:
         forked(lambda: verb.run(inputs, again=True), place, kill=Kill("moment", rng.random()), usual=usual)

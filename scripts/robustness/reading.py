@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,20 @@ import numpy as np
 Read = Callable[[Path], object]
 READS: dict[str, Read] = {}
 """Readers by name; imports are inside, since other checkouts' source is read with them too."""
+
+
+PLAIN = {
+    "decode": "tether.data.images:decode",
+    "recipe": "tether.train.config:load_config",
+    "curate_recipe": "tether.data.curate.recipe:read_recipe",
+    "lexicon": "tether.data.captions.lexicon:read_lexicon",
+    "attribute_lexicon": "tether.adapt.debias.lexicon:AttributeLexicon.load",
+    "decomposition": "tether.core.decomposition:Decomposition.load",
+    "space_state": "tether.space.whiten:Whitener.load",
+    "checkpoint": "tether.train.checkpoints:load_checkpoint",
+    "report": "tether.evaluate.report:write",
+}
+"""Readers that are one function of the package."""
 
 
 def read(function: Read) -> Read:
@@ -27,14 +43,6 @@ def model(path: Path) -> object:
 
     loaded = tether.load(path)
     return loaded.tokenizer(["a small red cat"])
-
-
-@read
-def decode(path: Path) -> object:
-    """An image."""
-    from tether.data import images
-
-    return images.decode(path)
 
 
 @read
@@ -107,44 +115,12 @@ def pool(path: Path) -> object:
 
 
 @read
-def recipe(path: Path) -> object:
-    """A training recipe, and what it says as overrides."""
-    from tether.train.config import load_config
-
-    return load_config(path)
-
-
-@read
 def overrides(path: Path) -> object:
     """Settings of the command line, one a line."""
     from tether.train.config import load_config
 
     lines = path.read_bytes().decode(errors="surrogateescape").split("\n")
     return load_config(overrides=["data=emoji", *filter(None, lines)])
-
-
-@read
-def curate_recipe(path: Path) -> object:
-    """A curation recipe."""
-    from tether.data.curate.recipe import read_recipe
-
-    return read_recipe(path)
-
-
-@read
-def lexicon(path: Path) -> object:
-    """A lexicon of captions."""
-    from tether.data.captions.lexicon import read_lexicon
-
-    return read_lexicon(path)
-
-
-@read
-def attribute_lexicon(path: Path) -> object:
-    """A lexicon of an attribute."""
-    from tether.adapt.debias.lexicon import AttributeLexicon
-
-    return AttributeLexicon.load(path)
 
 
 @read
@@ -157,35 +133,11 @@ def classes(path: Path) -> object:
 
 
 @read
-def decomposition(path: Path) -> object:
-    """A saved decomposition."""
-    from tether.core.decomposition import Decomposition
-
-    return Decomposition.load(path)
-
-
-@read
-def space_state(path: Path) -> object:
-    """What a fitted part of a space has learnt."""
-    from tether.space.whiten import Whitener
-
-    return Whitener.load(path)
-
-
-@read
 def bad_rows(path: Path) -> object:
     """The side file of an earlier run."""
     from tether.data.bad_rows import BadRows
 
     return BadRows("source", path=path).count
-
-
-@read
-def checkpoint(path: Path) -> object:
-    """A checkpoint."""
-    from tether.train.checkpoints import load_checkpoint
-
-    return load_checkpoint(path)
 
 
 @read
@@ -238,9 +190,10 @@ def store(path: Path) -> object:
     return len(opened), found, opened.records(["k1"])
 
 
-@read
-def report(path: Path) -> object:
-    """A run's report."""
-    from tether.evaluate import report
+def _named(place: str) -> Read:
+    """The function of a module, imported when it is called."""
+    module, _, names = place.partition(":")
+    return lambda path: attrgetter(names)(import_module(module))(path)
 
-    return report.write(path)
+
+READS |= {name: _named(place) for name, place in PLAIN.items()}

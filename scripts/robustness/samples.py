@@ -213,9 +213,7 @@ def _(folder: Path) -> None:
     (folder / "pairs.tsv").write_text(_pairs("\t"), encoding="utf-8")
 
 
-@sample("CSV, windowed", "windowed", "pairs.csv")
-def _(folder: Path) -> None:
-    _csv(folder)
+sample("CSV, windowed", "windowed", "pairs.csv")(lambda folder: _csv(folder))
 
 
 @sample("folder of images", "source", "images")
@@ -247,14 +245,10 @@ def _parquet(folder: Path, **settings: object) -> None:
     pq.write_table(found, folder / "pool.parquet", row_group_size=4, **settings)
 
 
-@sample("Parquet", "source", "pool.parquet", 2)
-def _(folder: Path) -> None:
-    _parquet(folder, compression="none")
-
-
-@sample("Parquet, a pool", "pool", "pool.parquet")
-def _(folder: Path) -> None:
-    _parquet(folder, compression="none", use_dictionary=False)
+sample("Parquet", "source", "pool.parquet", 2)(lambda folder: _parquet(folder, compression="none"))
+sample("Parquet, a pool", "pool", "pool.parquet")(
+    lambda folder: _parquet(folder, compression="none", use_dictionary=False)
+)
 
 
 def members(count: int = 3) -> dict[str, bytes]:
@@ -280,19 +274,9 @@ def tar(path: Path, files: dict[str, bytes], mode: str = "w") -> None:
             archive.addfile(info, io.BytesIO(data))
 
 
-@sample("tar", "source", "a.tar", 2)
-def _(folder: Path) -> None:
-    tar(folder / "a.tar", members())
-
-
-@sample("tgz", "source", "a.tgz")
-def _(folder: Path) -> None:
-    tar(folder / "a.tgz", members(), "w:gz")
-
-
-@sample("tar, a pool", "pool", "a.tar")
-def _(folder: Path) -> None:
-    tar(folder / "a.tar", members())
+sample("tar", "source", "a.tar", 2)(lambda folder: tar(folder / "a.tar", members()))
+sample("tgz", "source", "a.tgz")(lambda folder: tar(folder / "a.tgz", members(), "w:gz"))
+sample("tar, a pool", "pool", "a.tar")(lambda folder: tar(folder / "a.tar", members()))
 
 
 @sample("hf data set", "hf", "saved", 0.5)
@@ -308,9 +292,9 @@ def _(folder: Path) -> None:
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).save_to_disk(folder / "saved")
 
 
-@sample("paper, LaTeX", "figures", "p.tar.gz")
-def _(folder: Path) -> None:
-    tar(folder / "p.tar.gz", {"main.tex": TEX.encode(), "a.png": image()}, "w:gz")
+sample("paper, LaTeX", "figures", "p.tar.gz")(
+    lambda folder: tar(folder / "p.tar.gz", {"main.tex": TEX.encode(), "a.png": image()}, "w:gz")
+)
 
 
 @sample("paper, JATS", "figures", "p.zip")
@@ -408,9 +392,7 @@ def _(folder: Path) -> None:
         (folder / name).unlink()
 
 
-@sample("run that goes on", "resumed", "", 0.25)
-def _(folder: Path) -> None:
-    _run(folder)
+sample("run that goes on", "resumed", "", 0.25)(lambda folder: _run(folder))
 
 
 @sample("run, reported", "report", "run", 0.5)
@@ -458,9 +440,7 @@ def _vectors(folder: Path) -> None:
     pq.write_table(pa.table(columns, metadata=metadata), folder / "e.parquet", compression="none")
 
 
-@sample("embeddings, indexed", "index", "e.parquet", 0.25)
-def _(folder: Path) -> None:
-    _vectors(folder)
+sample("embeddings, indexed", "index", "e.parquet", 0.25)(lambda folder: _vectors(folder))
 
 
 @sample("store", "store", "store", 0.25)
