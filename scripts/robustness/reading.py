@@ -1,0 +1,199 @@
+"""Every public reader as one function of a path: what the drivers give bombs and mutations to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+
+Read = Callable[[Path], object]
+READS: dict[str, Read] = {}
+"""Readers by name; imports are inside, since other checkouts' source is read with them too."""
+
+
+PLAIN = {
+    "decode": "tether.data.images:decode",
+    "recipe": "tether.train.config:load_config",
+    "curate_recipe": "tether.data.curate.recipe:read_recipe",
+    "lexicon": "tether.data.captions.lexicon:read_lexicon",
+    "attribute_lexicon": "tether.adapt.debias.lexicon:AttributeLexicon.load",
+    "decomposition": "tether.core.decomposition:Decomposition.load",
+    "space_state": "tether.space.whiten:Whitener.load",
+    "checkpoint": "tether.train.checkpoints:load_checkpoint",
+    "report": "tether.evaluate.report:write",
+}
+"""Readers that are one function of the package."""
+
+
+def read(function: Read) -> Read:
+    """Register a reader under its name."""
+    READS[function.__name__] = function
+    return function
+
+
+@read
+def model(path: Path) -> object:
+    """A model's folder, and its tokenizer on a text."""
+    import tether
+
+    loaded = tether.load(path)
+    return loaded.tokenizer(["a small red cat"])
+
+
+@read
+def deep(path: Path) -> object:
+    """An image of more than 8 bits."""
+    from tether.data.deep import read_deep
+
+    return read_deep(path).grey()
+
+
+@read
+def figure(path: Path) -> object:
+    """An image of a paper, PDF too."""
+    from tether.data.figures.pictures import resize_for_clip
+
+    return resize_for_clip(path.read_bytes())
+
+
+def _rows(spec: object) -> int:
+    """Every row of a source with its image decoded; a bad row is no error, as in a run."""
+    from tether.core.errors import InputError
+    from tether.data import open_source
+    from tether.data.images import decode
+
+    count, source = 0, open_source(spec)
+    for block in source.blocks():
+        for row in source.read(block):
+            count += 1
+            json.dumps([row.key, row.texts]).encode()
+            try:
+                if row.image is not None:
+                    decode(row.image, name=row.key)
+            except InputError as error:
+                if isinstance(error.__cause__ or error.__context__, MemoryError):
+                    raise
+    return count
+
+
+@read
+def source(path: Path) -> object:
+    """A table, an archive or a folder of images."""
+    return _rows(str(path))
+
+
+@read
+def windowed(path: Path) -> object:
+    """A source whose images are shown through a window."""
+    return _rows({"name": "windowed", "source": str(path)})
+
+
+@read
+def figures(path: Path) -> object:
+    """An archive of a paper."""
+    return _rows({"name": "figures", "path": str(path)})
+
+
+@read
+def hf(path: Path) -> object:
+    """A data set that ``datasets`` saved."""
+    return _rows({"name": "hf", "path": str(path)})
+
+
+@read
+def pool(path: Path) -> object:
+    """A pool for curation: keys, captions and images."""
+    from tether.data.curate.pool import open_pool
+
+    opened = open_pool(str(path))
+    return sum(len(rows.keys) for piece in range(opened.pieces()) for rows in opened.read(piece, columns="captions"))
+
+
+@read
+def overrides(path: Path) -> object:
+    """Settings of the command line, one a line."""
+    from tether.train.config import load_config
+
+    lines = path.read_bytes().decode(errors="surrogateescape").split("\n")
+    return load_config(overrides=["data=emoji", *filter(None, lines)])
+
+
+@read
+def classes(path: Path) -> object:
+    """A list of classes, of templates and of entries."""
+    from tether.data.curate.metadata import read_entries
+    from tether.tasks.classify.prompts import classes_of
+
+    return classes_of(path), read_entries(path)
+
+
+@read
+def bad_rows(path: Path) -> object:
+    """The side file of an earlier run."""
+    from tether.data.bad_rows import BadRows
+
+    return BadRows("source", path=path).count
+
+
+@read
+def resumed(path: Path) -> object:
+    """A run that goes on."""
+    from tether.train import load_config, train
+
+    os.chdir(path)  # a run is known by what it was started with, relative names too
+    return train(load_config(Path("run/config.yaml")), folder=Path("run"), resume=True)
+
+
+@read
+def curated(path: Path) -> object:
+    """A curation that goes on; the pool and the recipe lie beside."""
+    from tether.data.curate.pool import open_pool
+    from tether.data.curate.recipe import read_recipe
+    from tether.data.curate.run import curate
+
+    os.chdir(path)
+    return curate(open_pool("pool.parquet"), steps=read_recipe(Path("recipe.yaml")), out=Path("out"))
+
+
+@read
+def embedded(path: Path) -> object:
+    """An embedding that goes on."""
+    from tether.data import open_source
+    from tether.models import create
+    from tether.tasks.retrieve.embed import embed
+
+    os.chdir(path)
+    rows = open_source("pairs.csv")
+    return embed(rows, model=create("tiny").eval(), model_name="tiny", out=Path("out"), part_rows=2)
+
+
+@read
+def index(path: Path) -> object:
+    """Embeddings that become a store."""
+    from tether.tasks.retrieve.index import build_index
+
+    return build_index(path, out=path.with_name("store"))
+
+
+@read
+def store(path: Path) -> object:
+    """A store: opened, searched and read."""
+    from tether.tasks.retrieve.store import Store
+
+    opened = Store.open(path)
+    found = opened.search(np.ones(opened.dim, np.float32), top=3)
+    return len(opened), found, opened.records(["k1"])
+
+
+def _named(place: str) -> Read:
+    """The function of a module, imported when it is called."""
+    module, _, names = place.partition(":")
+    return lambda path: attrgetter(names)(import_module(module))(path)
+
+
+READS |= {name: _named(place) for name, place in PLAIN.items()}
