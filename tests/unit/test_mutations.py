@@ -1,4 +1,4 @@
-"""Changed files for every public reader, and two small drivers end to end: what ``scripts/robustness`` does, in small."""
+"""Mutated files for every public reader, and two small drivers end to end: ``scripts/robustness`` in small."""
 
 import os
 import subprocess

@@ -130,10 +130,12 @@ def read_bytes(path: str | Path, *, limit: int) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{path}: not a regular file")
             data = file.read(limit + 1)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     except ValueError as error:  # a NUL in the name, or half a surrogate pair
-        raise InputError(f"{path!r}: not the name of a file: {error}") from error
+        raise InputError(f"{str(path)!r}: not the name of a file: {error}") from error
     if len(data) > limit:
         raise InputError(f"{path}: {status.st_size:,} bytes; at most {limit:,} are read")
     return data

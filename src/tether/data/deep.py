@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tether.core.errors import InputError
 from tether.data.dicom import MAX_VALUES, is_dicom, read_dicom
+from tether.data.image_file import MAX_FRAMES, image_bytes, open_image
+from tether.data.image_headers import gif_frames, tiff_pages
+from tether.data.images import bands
 from tether.data.window import DeepImage
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -33,11 +39,7 @@ def read_deep(
     if isinstance(image, np.ndarray):
         return _from_array(image, name=name or "picture")
     if isinstance(image, Path):
-        name = name or str(image)
-        try:
-            image = image.read_bytes()
-        except OSError as error:
-            raise InputError(f"{name}: cannot read it: {error.strerror or error}") from error
+        name, image = name or str(image), image_bytes(image, name=name)
     name = name or "picture"
     if is_dicom(image):
         return read_dicom(image, name=name, secret=secret, max_values=max_values)
@@ -45,29 +47,38 @@ def read_deep(
 
 
 def _by_pillow(data: bytes, *, name: str, max_values: int) -> DeepImage:
-    from PIL import Image, ImageSequence, UnidentifiedImageError
+    with open_image(data, name=name, max_pixels=max_values) as opened:
+        frames, (width, height) = _extent(opened, data)
+        if not 1 <= frames * height * width <= max_values or frames > MAX_FRAMES:
+            raise InputError(f"{frames} x {height} x {width} values; at most {max_values} in {MAX_FRAMES} frames")
+        grey = opened.mode.startswith("I") or opened.mode in ("F", "L", "1")
+        if grey and (opened.format != "GIF" or frames == 1):
+            colour = None
+        else:
+            colour = np.empty((frames, height, width, 3), np.uint8)
+        values = np.empty((frames, height, width), np.float32)
+        for number in range(frames):
+            opened.seek(number)
+            opened.load()
+            if opened.size != (width, height):
+                raise InputError("its frames differ in size")
+            for rows, band in bands(opened):
+                if colour is None:
+                    values[number, rows] = np.asarray(band)
+                else:
+                    colour[number, rows] = np.asarray(band.convert("RGB"))
+                    values[number, rows] = colour[number, rows].astype(np.float32) @ np.array(_LUMA, np.float32)
+    return DeepImage(values, colour, None, "normal")
 
-    try:
-        with Image.open(BytesIO(data)) as opened:
-            frames = int(getattr(opened, "n_frames", 1))
-            count = frames * opened.width * opened.height
-            if not 1 <= count <= max_values:
-                raise InputError(f"{name}: {frames} x {opened.height} x {opened.width} values; at most {max_values}")
-            deep = opened.mode.startswith("I") or opened.mode in ("F", "L", "1")
-            mode = None if deep else "RGB"
-            found = [
-                np.asarray(frame if mode is None else frame.convert(mode)) for frame in ImageSequence.Iterator(opened)
-            ]
-    except InputError:
-        raise
-    except UnidentifiedImageError:
-        raise InputError(f"{name}: not a picture ({len(data)} bytes that start with {data[:12]!r})") from None
-    except Exception as error:  # Pillow's plugins raise many kinds for a broken file
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{name}: broken picture of {len(data)} bytes: {text}") from error
-    if len({frame.shape for frame in found}) > 1:
-        raise InputError(f"{name}: its frames differ in size")
-    return _from_frames(np.stack(found))
+
+def _extent(opened: PillowImage.Image, data: bytes) -> tuple[int, tuple[int, int]]:
+    """Number of frames, and the size that holds all of them; of a phone's several images the first."""
+    if opened.format == "GIF":
+        frames, width, height = gif_frames(data, most=MAX_FRAMES)
+        return frames, (width, height)
+    if opened.format == "TIFF":
+        return tiff_pages(data, most=MAX_FRAMES), opened.size
+    return 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1)), opened.size
 
 
 def _from_array(values: np.ndarray, *, name: str) -> DeepImage:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +12,8 @@ import numpy as np
 
 from tether.core.draw import hash_int
 from tether.core.errors import InputError, MissingExtraError
+from tether.data.dicom_limits import Counted, check_frames, inflated
+from tether.data.image_file import first_line, image_bytes
 from tether.data.window import Curve, DeepImage, WindowLevel
 
 if TYPE_CHECKING:
@@ -20,9 +21,24 @@ if TYPE_CHECKING:
 
 MARK, MARK_AT = b"DICM", 128
 """What a DICOM file says after its preamble."""
-MAX_VALUES = 1 << 28
-"""Most grey values (rows x columns x frames x channels) that are decoded; 1 GB as float32."""
+MAX_VALUES = 1 << 26
+"""Most grey values (rows x columns x frames x channels) that are decoded; a quarter of a gigabyte as float32."""
 _ONE_AT_A_TIME = threading.Lock()  # filters of warnings belong to the process, not to a thread
+_BAND = 1 << 20
+"""Values that are rescaled at once, in 64 bits."""
+_TAGS = (
+    *("Modality", "ViewPosition", "PatientID", "StudyInstanceUID", "RescaleType", "RescaleSlope", "RescaleIntercept"),
+    *("ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "NumberOfFrames", "Rows", "Columns"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "PixelRepresentation", "BitsAllocated"),
+    *("BitsStored", "HighBit", "PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable"),
+    "ExtendedOffsetTableLengths",
+    *(
+        f"{kind}{colour}PaletteColorLookupTable{part}"
+        for colour in ("Red", "Green", "Blue")
+        for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+    ),
+)
+"""All that is read of a header."""
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to grey
 _CURVES: dict[str, Curve] = {"": "linear", "LINEAR": "linear", "LINEAR_EXACT": "linear_exact", "SIGMOID": "sigmoid"}
 
@@ -52,21 +68,21 @@ def read_dicom(data: bytes | Path, *, name: str = "", secret: str = "", max_valu
         raise MissingExtraError("pydicom", extra="medical") from error
 
     if isinstance(data, Path):
-        name = name or str(data)
-        try:
-            data = data.read_bytes()
-        except OSError as error:
-            raise InputError(f"{name}: cannot read it: {error.strerror or error}") from error
+        name, data = name or str(data), image_bytes(data, name=name)
     name = name or "picture"
     if not is_dicom(data):
         raise InputError(f"{name}: not a DICOM file ({len(data)} bytes without the mark {MARK.decode()})")
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of every oddity that it has dealt with
+        header = None
         try:
-            header = pydicom.dcmread(BytesIO(data))
-        except Exception as error:  # pydicom raises many kinds for a broken file
-            raise InputError(f"{name}: broken DICOM file of {len(data)} bytes: {_first_line(error)}") from error
-        return _decoded(header, name=name, secret=secret, max_values=max_values)
+            header = pydicom.dcmread(Counted(inflated(data)), specific_tags=list(_TAGS))
+            return _decoded(header, secret=secret, max_values=max_values)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        except Exception as error:  # pydicom and its decoders raise many kinds for a broken file
+            what = f"broken DICOM file of {len(data)} bytes" if header is None else "cannot decode the picture"
+            raise InputError(f"{name}: {what}: {first_line(error)}") from error
 
 
 def pseudonym(identity: str, *, secret: str, what: str) -> int | None:
@@ -82,31 +98,34 @@ def pseudonym(identity: str, *, secret: str, what: str) -> int | None:
     return hash_int(identity.strip(), salt=f"{what}\x00{secret}") >> 1
 
 
-def _decoded(header: Dataset, *, name: str, secret: str, max_values: int) -> DeepImage:
+def _decoded(header: Dataset, *, secret: str, max_values: int) -> DeepImage:
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
     shape = [_number(header, key) for key in ("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel")]
     if not any(key in header for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise InputError(f"{name}: a DICOM file without a picture ({_word(header, 'Modality') or 'no modality'})")
+        raise InputError(f"a DICOM file without a picture ({_word(header, 'Modality')[:16] or 'no modality'})")
     if min(shape) < 1 or math.prod(shape) > max_values:
-        raise InputError(f"{name}: {' x '.join(map(str, shape))} values; expected 1 to {max_values}")
-    kind, colour = _word(header, "PhotometricInterpretation"), None
-    try:
-        pixels = pixel_array(header)  # as RGB where the file has other colours
-        if kind == "PALETTE COLOR":
-            pixels = apply_color_lut(pixels, header)
-        if shape[3] == 3 or kind == "PALETTE COLOR":
-            colour = _eight_bits(pixels).reshape(*shape[:3], 3)
-            values = colour.astype(np.float32) @ np.array(_LUMA, np.float32)
-        else:
-            values = np.asarray(apply_modality_lut(pixels, header), dtype=np.float32).reshape(shape[:3])
-    except Exception as error:  # pydicom and its decoders raise many kinds
-        raise InputError(f"{name}: cannot decode the picture: {_first_line(error)}") from error
+        raise InputError(f"{' x '.join(map(str, shape))} values; expected 1 to {max_values}")
+    check_frames(header, frames=shape[0], rows=shape[1], columns=shape[2])
+    kind = _word(header, "PhotometricInterpretation")
+    lines = pixel_array(header).reshape(shape[0] * shape[1], shape[2], -1)  # as RGB where the file has other colours
+    values = np.empty(lines.shape[:2], np.float32)
+    is_colour = shape[3] == 3 or kind == "PALETTE COLOR"
+    colour = np.empty((*lines.shape[:2], 3), np.uint8) if is_colour else None
+    step = max(1, _BAND // lines[0].size)
+    for top in range(0, len(lines), step):  # in bands: between, values have 64 bits
+        band = lines[top : top + step]
+        if colour is None:
+            values[top : top + step] = apply_modality_lut(band[..., 0], header)
+            continue
+        shown = apply_color_lut(band[..., 0], header) if kind == "PALETTE COLOR" else band
+        colour[top : top + step] = _eight_bits(shown)
+        values[top : top + step] = colour[top : top + step].astype(np.float32) @ np.array(_LUMA, np.float32)
     polarity = "inverted" if kind == "MONOCHROME1" else "normal"
     modality = _word(header, "Modality")
     return DeepImage(
-        values=values,
-        colour=colour,
+        values=values.reshape(shape[:3]),
+        colour=None if colour is None else colour.reshape(*shape[:3], 3),
         window=None if colour is not None else _window(header, polarity=polarity),
         polarity=polarity,
         unit=_word(header, "RescaleType") or ("HU" if modality == "CT" else ""),
@@ -149,7 +168,3 @@ def _number(header: Dataset, key: str) -> int:
 def _word(header: Dataset, key: str) -> str:
     value = header.get(key)
     return "" if value is None else str(value).strip()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,17 +18,14 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.types import ImageLike, ImageSpec
 from tether.data.dicom import is_dicom
+from tether.data.image_file import MAX_PIXELS, check_size, first_line, image_bytes, open_image, orientation
+from tether.data.image_headers import JPEG, check_headers, jpeg_frame
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
-MAX_PIXELS = 89_478_485
-"""Largest width x height that is decoded (Pillow's own limit, a quarter of a gigabyte as RGB); more is refused."""
-
-_JPEG = b"\xff\xd8\xff"
-_START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
+_BAND = 1 << 22  # pixels that are converted at once
 _WIDEST = 64  # aspect ratio beyond which only the middle of a picture is resized
 
 
@@ -55,44 +52,25 @@ def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) ->
     if isinstance(image, np.ndarray):
         return _from_array(image, name=name)
     if isinstance(image, (str, Path)):
-        name = name or str(image)
-        try:
-            image = Path(image).read_bytes()
-        except OSError as error:
-            raise InputError(f"{name}: cannot read the picture {image}: {error.strerror or error}") from error
+        name, image = name or str(image), image_bytes(image, name=name)
     if not isinstance(image, (bytes, bytearray, memoryview)):
         raise InputError(f"{_named(name)}: expected bytes, a path or uint8 pixels, got {type(image).__name__}")
     data = bytes(image)
     if not data:
         raise InputError(f"{_named(name)}: the picture is empty (0 bytes)")
     if is_dicom(data):
-        return _by_pydicom(data, name=name, max_pixels=max_pixels)
-    frame = jpeg_frame(data) if data.startswith(_JPEG) else None
+        return _by_pydicom(data, name=_named(name), max_pixels=max_pixels)
+    frame = jpeg_frame(data) if data.startswith(JPEG) else None
     if frame is None or frame[2] not in (1, 3):
-        return _by_pillow(data, name=name, max_pixels=max_pixels)
-    _check_size(frame[1], frame[0], name=name, max_pixels=max_pixels)
+        return _by_pillow(data, name=_named(name), max_pixels=max_pixels)
     try:
+        check_headers(data)
+        check_size(frame[1], frame[0], max_pixels=max_pixels)
         return _jpeg_decoder()(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB_MODE, True)
+    except InputError as error:
+        raise InputError(f"{_named(name)}: {error}") from error
     except RuntimeError as error:
-        raise InputError(f"{_named(name)}: broken JPEG of {len(data)} bytes: {_first_line(error)}") from error
-
-
-def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
-    """Height, width and number of channels of a JPEG from its frame header alone, or None when there is none."""
-    at, end = 2, len(data)
-    while at + 9 < end:
-        if data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-        elif marker in _START_OF_FRAME:
-            return int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9]), data[at + 9]
-        elif marker in _WITHOUT_LENGTH:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return None
+        raise InputError(f"{_named(name)}: broken JPEG of {len(data)} bytes: {first_line(error)}") from error
 
 
 def fit(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W"]:
@@ -209,62 +187,60 @@ def _over_white(pixels: np.ndarray) -> np.ndarray:
 def _by_pydicom(data: bytes, *, name: str, max_pixels: int) -> Tensor:
     from tether.data.dicom import read_dicom
 
-    found = read_dicom(data, name=_named(name))
-    _check_size(found.values.shape[2], found.values.shape[1], name=name, max_pixels=max_pixels)
-    if found.colour is not None:
-        return _from_array(found.colour[0], name=name)
-    return _from_array(found.grey()[0], name=name)
+    found = read_dicom(data, name=name)
+    try:
+        check_size(found.values.shape[2], found.values.shape[1], max_pixels=max_pixels)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return _from_array(found.grey()[0] if found.colour is None else found.colour[0], name=name)
 
 
 def _by_pillow(data: bytes, *, name: str, max_pixels: int) -> Tensor:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(BytesIO(data)) as opened:
-            _check_size(*opened.size, name=name, max_pixels=max_pixels)
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-            pixels = _rgb(upright, name=name)
-    except InputError:
-        raise
-    except UnidentifiedImageError:
-        raise InputError(f"{_named(name)}: not a picture ({len(data)} bytes that start with {data[:12]!r})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{_named(name)}: {_first_line(error)}") from error
-    except Exception as error:  # Pillow's plugins raise many kinds for a broken file
-        raise InputError(f"{_named(name)}: broken picture of {len(data)} bytes: {_first_line(error)}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    with open_image(data, name=name, max_pixels=max_pixels) as opened:
+        opened.load()
+        lies = orientation(opened)
+        pixels = np.empty((opened.height, opened.width, 3), np.uint8)
+        for rows, band in bands(opened):
+            pixels[rows] = _rgb(band)
+    return _upright(torch.from_numpy(pixels).permute(2, 0, 1), lies)
 
 
-def _rgb(image: PillowImage.Image, *, name: str) -> np.ndarray:
-    """(h, w, 3) uint8 of a loaded Pillow image."""
+def bands(image: PillowImage.Image) -> Iterator[tuple[slice, PillowImage.Image]]:
+    """A loaded image in stretches of rows, so that no copy of the whole is made while it is converted."""
+    step = max(1, _BAND // image.width)
+    if step >= image.height:
+        yield slice(None), image
+        return
+    for top in range(0, image.height, step):
+        rows = slice(top, min(top + step, image.height))
+        yield rows, image.crop((0, rows.start, image.width, rows.stop))
+
+
+def _upright(pixels: Tensor, lies: int) -> Tensor:
+    """Turned as the EXIF value 1 to 8 says."""
+    if lies >= 5:
+        pixels = pixels.transpose(1, 2)
+    flips = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(lies)
+    return pixels if flips is None else pixels.flip(flips)
+
+
+def _rgb(image: PillowImage.Image) -> np.ndarray:
+    """(h, w, 3) or (h, w, 1) uint8 of a loaded Pillow image."""
     if image.mode.startswith("I") or image.mode == "F":
-        grey = _grey(np.asarray(image), name=name)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return _grey(np.asarray(image))[:, :, None]
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _over_white(np.asarray(image.convert("RGBA")))
-    return np.array(image.convert("RGB"))
+    return np.asarray(image.convert("RGB"))
 
 
-def _grey(values: np.ndarray, *, name: str) -> np.ndarray:
+def _grey(values: np.ndarray) -> np.ndarray:
     """Grey values of more than 8 bits to uint8: integers are on the scale 0 to 65,535, floats on 0 to 1."""
     top = 1 if values.dtype.kind == "f" else 65535
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= top):  # also refuses NaN
-        raise InputError(f"{_named(name)}: grey values from {low} to {high}; expected 0 to {top}")
+        raise InputError(f"grey values from {low} to {high}; expected 0 to {top}")
     return np.round(values * (255 / top)).astype(np.uint8)
-
-
-def _check_size(width: int, height: int, *, name: str, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise InputError(f"{_named(name)}: {width} x {height} pixels; more than {max_pixels} are refused")
-    if width * height == 0:
-        raise InputError(f"{_named(name)}: a picture without pixels ({width} x {height})")
 
 
 def _named(name: str) -> str:
     return name or "picture"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

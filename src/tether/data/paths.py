@@ -23,6 +23,20 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def local(path: str | Path) -> Path:
+    """A path of this machine, with ``~`` for the user's folder.
+
+    Raises:
+        InputError: ``~name`` of a user who is not there, or a name that no file can have.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(f"{path!r}: {getattr(error, 'strerror', None) or error}") from None
+    return found
+
+
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL and the path inside it.
 
@@ -65,7 +79,7 @@ def files(pattern: str | Path, *, ending: tuple[str, ...] = ()) -> list[str]:
 
 
 def _local(pattern: str, ending: tuple[str, ...]) -> list[str]:
-    path = Path(pattern).expanduser()
+    path = local(pattern)
     if path.is_file():
         return [str(path)]
     if path.is_dir():
@@ -100,7 +114,7 @@ def open_binary(path: str | Path) -> IO[bytes]:
         if is_url(path):
             system, inner = filesystem(path)
             return cast("IO[bytes]", system.open(inner, "rb"))
-        return Path(path).expanduser().open("rb")
+        return local(path).open("rb")
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"{path}: cannot open it: {getattr(error, 'strerror', None) or error}") from error
 
@@ -144,7 +158,7 @@ def anchor(path: str) -> str:
     if before != path or is_picture(path):
         before = before.rpartition("/")[0]
     if not is_url(path):
-        return str(Path(before or ".").expanduser())
+        return str(local(before or "."))
     system, inner = filesystem(before)
     return system.unstrip_protocol(inner)
 
@@ -166,19 +180,12 @@ def fingerprint(paths: list[str], *, settings: object = "") -> str:
             stamp = f"{info.get('size')} {info.get('ETag') or info.get('mtime') or ''}"
         else:
             try:
-                status = Path(path).expanduser().stat()
+                status = local(path).stat()
             except OSError as error:
                 raise InputError(f"{path}: {error.strerror or error}") from error
             stamp = f"{status.st_size} {status.st_mtime_ns}"
         digest.update(f"{label}\x00{stamp}\x00".encode())
     return digest.hexdigest()
-
-
-def join(folder: str, name: str) -> str:
-    """A name inside a folder or URL; absolute names and URLs stay as they are."""
-    if is_url(name) or name.startswith("/") or not folder:
-        return name
-    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder) / name)
 
 
 def points_outside(name: str) -> bool:
@@ -200,7 +207,7 @@ def is_folder(path: str) -> str | None:
             return None
         names = [Path(str(each)).name for each in system.find(inner)]
     else:
-        folder = Path(path).expanduser()
+        folder = local(path)
         if not folder.is_dir():
             return "images" if is_picture(path) and (has_magic(path) or folder.is_file()) else None
         names = [each.name for each in folder.iterdir()]

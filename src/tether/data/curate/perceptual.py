@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from io import BytesIO
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8, UInt32, UInt64
 from PIL import Image, ImageOps
 
 from tether.core.errors import InputError
-from tether.data.images import MAX_PIXELS, decode
+from tether.data.image_file import open_image, orientation
+from tether.data.images import decode
 
 _SIDE = 32  # of the grey picture that is transformed, four times the side of what is kept of it
 _KEPT = 8
 _DRAFT = 4 * _SIDE  # JPEG is decoded at the smallest of its own scales that is at least this wide
+_LARGE = 1 << 24  # pixels above which the copies of the way below would cost too much
 _DIGITS = 3  # coefficients of grey 0..255; below it lies only the arithmetic's noise, which machines do not share
 _GRID = 6
 COLOURS = 3 * _GRID * _GRID
@@ -89,21 +90,15 @@ def _small(data: bytes) -> tuple[Image.Image, int]:
     Raises:
         InputError: not a picture, broken, or larger than is decoded anywhere else.
     """
-    try:
-        with Image.open(BytesIO(data)) as opened:
-            pixels = opened.width * opened.height
-            if not 0 < pixels <= MAX_PIXELS:
-                raise InputError(f"{opened.width} x {opened.height} pixels")
-            opened.draft("RGB", (_DRAFT, _DRAFT))
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I") or picture.mode == "F":
-                return Image.fromarray(decode(data).permute(1, 2, 0).contiguous().numpy()), pixels
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture)
-            return picture.convert("RGB"), pixels
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's plugins raise many kinds for a broken file
-        raise InputError(f"broken picture of {len(data)} bytes: {error}") from error
+    with open_image(data, name="picture") as opened:
+        pixels = opened.width * opened.height
+        opened.draft("RGB", (_DRAFT, _DRAFT))
+        if opened.mode.startswith("I") or opened.mode == "F" or opened.width * opened.height > _LARGE:
+            return Image.fromarray(decode(data).permute(1, 2, 0).contiguous().numpy()), pixels
+        opened.load()
+        picture = opened if orientation(opened) == 1 else ImageOps.exif_transpose(opened)
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture)
+        return picture.convert("RGB"), pixels

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
-from PIL import Image
 
 from tether.core.errors import InputError
 from tether.data.curate.stateless import Stateless, pictures_of
 from tether.data.curate.step import IMAGE
-from tether.data.images import jpeg_frame
+from tether.data.image_file import open_image
+from tether.data.image_headers import jpeg_frame
 
 _BEGINNING = 2_048  # bytes of a file that mostly hold its header
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -110,7 +109,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
     if frame is not None:
         return frame[1], frame[0]
     try:
-        with Image.open(BytesIO(data)) as opened:
+        with open_image(data, name="picture", max_pixels=None) as opened:
             return opened.size
-    except Exception:  # Pillow's plugins raise many kinds for a broken header
+    except InputError:
         return 0, 0

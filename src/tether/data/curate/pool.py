@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from tether.core.errors import InputError
-from tether.core.spec import closest
+from tether.core.spec import build, closest, schema
 from tether.data.curate.hashing import numbered
 from tether.data.curate.step import IMAGE, PAIR_SCHEMA
 
@@ -123,8 +123,8 @@ def open_pool(spec: str | Mapping[str, Any], *, where: str = "SOURCE") -> Pool:
             given = {"name": name, **keywords(rest, where=where)}
         elif name != "hf" and name not in SOURCES and kind_of(spec, where=where) == "parquet":
             given = {"name": "parquet", "path": spec}
-    if given.get("name") == "parquet" and set(given) <= {"name", "path", "image", "caption", "key"}:
-        return ParquetPool(**{key: str(value) for key, value in given.items() if key != "name"})
+    if given.get("name") == "parquet" and set(given) <= {"name", *schema(ParquetPool).model_fields}:
+        return build(given, {"parquet": ParquetPool}, where=where)
     return SourcePool(open_source(spec, where=where))
 
 

@@ -12,10 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tether.core.errors import InputError
+from tether.core.files import read_bytes
 from tether.core.printable import encodable
 from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group, valid_text
 from tether.data.curate.step import IMAGE
+from tether.data.image_file import MAX_BYTES
 from tether.data.paths import files, fingerprint, labels
+from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import IMAGE as IMAGE_GUESSES
 from tether.data.sources.columns import KEY, choose, choose_captions, picture_of
 from tether.data.sources.parquet_file import open_parquet
@@ -39,7 +42,14 @@ class ParquetPool:
     meta_column: str | None = None
 
     def __init__(
-        self, path: str, *, image: str | None = None, caption: str | None = None, key: str | None = None
+        self,
+        path: str,
+        *,
+        image: str | None = None,
+        caption: str | None = None,
+        key: str | None = None,
+        root: str | None = None,
+        remote_images: bool = False,
     ) -> None:
         """Read the files' footers.
 
@@ -49,12 +59,16 @@ class ParquetPool:
                 name that is there.
             caption: column of captions; default: the first usual name that is there.
             key: column of unique keys; default: the first usual name that is there, else file and row number.
+            root: folder that paths are relative to and may not leave; default: the file's own folder.
+            remote_images: whether the table may name URLs of public hosts.
 
         Raises:
             InputError: no such files, not Parquet, no such column, or files of different columns.
         """
         names = files(path, ending=(".parquet", ".pq"))
-        self.name, self.version = encodable(path), fingerprint(names, settings=(image, caption, key))
+        self._root, self._remote = root, remote_images
+        given = (image, caption, key, *filter(None, (root, remote_images)))
+        self.name, self.version = encodable(path), fingerprint(names, settings=given)
         self._groups: list[_Group] = []
         schema: pa.Schema | None = None
         for file in names:
@@ -157,7 +171,8 @@ class ParquetPool:
     def _extra(self, batch: pa.RecordBatch, name: str, file: str) -> pa.Array:
         if name != IMAGE or self.image_column is None:
             return batch.column(name)
-        return _pictures(batch.column(self.image_column), folder=file.rpartition("/")[0])
+        reach = Reach((folder_of(file, root=self._root),), remote=self._remote)
+        return _pictures(batch.column(self.image_column), reach=reach)
 
     def _texts(self, column: pa.Array) -> tuple[pa.ListArray, np.ndarray]:
         if not self._lists:
@@ -185,7 +200,7 @@ def _batch_rows(group: pq.RowGroupMetaData, names: Sequence[str] | None) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(size, 1)))
 
 
-def _pictures(column: pa.Array, *, folder: str) -> pa.BinaryArray:
+def _pictures(column: pa.Array, *, reach: Reach) -> pa.BinaryArray:
     """Encoded bytes of a column of bytes, of ``{bytes, path}`` or of paths; null where there is nothing to read."""
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind):
@@ -194,14 +209,16 @@ def _pictures(column: pa.Array, *, folder: str) -> pa.BinaryArray:
         inner = pc.call_function("struct_field", [column], pc.StructFieldOptions([kind.get_field_index("bytes")]))
         if pa.types.is_binary(inner.type) and inner.null_count == column.null_count:
             return inner
-    return pa.array([_read(cell, folder=folder) for cell in column.to_pylist()], pa.binary())
+    return pa.array([_read(cell, reach=reach) for cell in column.to_pylist()], pa.binary())
 
 
-def _read(cell: object, *, folder: str) -> bytes | None:
+def _read(cell: object, *, reach: Reach) -> bytes | None:
     try:
-        picture = picture_of(cell, folder=folder)
-        return picture.read_bytes() if isinstance(picture, Path) else picture if isinstance(picture, bytes) else None
-    except (InputError, OSError):
+        picture = picture_of(cell, reach=reach)
+        if isinstance(picture, Path):
+            return read_bytes(picture, limit=MAX_BYTES)
+        return picture if isinstance(picture, bytes) else None
+    except InputError:
         return None
 
 

@@ -18,6 +18,7 @@ from tether.core.protocols import Source
 from tether.core.types import ImageLike, Row
 from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group
 from tether.data.curate.step import IMAGE
+from tether.data.image_file import image_bytes, image_problem
 
 _LOOKED_AT = 16
 """Rows whose ``meta`` tells which columns there are."""
@@ -91,7 +92,7 @@ def _bytes(image: ImageLike | None) -> int:
     if isinstance(image, Path):
         try:
             return image.stat().st_size
-        except OSError:
+        except (OSError, ValueError):
             return 0
     return 0 if image is None else image.nbytes if isinstance(image, np.ndarray) else len(image)
 
@@ -136,8 +137,8 @@ def _problem(row: Row) -> str | None:
     for what, text in (("key", row.key), ("meta", _dumped(row) if row.meta else "")):
         if problem := _not_utf8(text):
             return f"{what}: {problem}"
-    if isinstance(row.image, Path) and not row.image.is_file():
-        return f"{row.image}: no such file"
+    if isinstance(row.image, Path) and (problem := image_problem(row.image)):
+        return problem
     if isinstance(row.image, bytes) and not row.image:
         return "the picture has zero bytes"
     return None
@@ -172,5 +173,5 @@ def _encoded(image: ImageLike | None) -> dict[str, bytes | str | None] | None:
         Image.fromarray(image).save(file, "PNG")
         return {"bytes": file.getvalue(), "path": None}
     if isinstance(image, Path):
-        return {"bytes": image.read_bytes(), "path": encodable(image.name)}
+        return {"bytes": image_bytes(image), "path": encodable(image.name)}
     return {"bytes": bytes(image), "path": None}

@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.guarded import guarded
 from tether.core.types import ImageLike
-from tether.data.images import MAX_PIXELS, decode
+from tether.data.image_file import MAX_PIXELS
+from tether.data.images import decode
 
 SIZE = 512  # arXiv 2311.04711, section 3
 _PDF = b"%PDF"
@@ -85,7 +86,7 @@ def _by_ghostscript(data: bytes, *, name: str) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=["EPS"]) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise InputError(f"{name or 'picture'}: {opened.width} x {opened.height} pixels are refused")
             return np.asarray(opened.convert("RGB"))

@@ -159,7 +159,7 @@ def render(path: Path, *, size: int, background: str = "#ffffff") -> np.ndarray:
     encoded = resvg_py.svg_to_bytes(
         svg_path=str(path), width=size, height=size, background=background, skip_system_fonts=True
     )
-    with Image.open(io.BytesIO(encoded)) as image:
+    with Image.open(io.BytesIO(encoded), formats=["PNG"]) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tether.core.errors import InputError
 from tether.core.printable import encodable
 from tether.core.spec import closest
 from tether.core.types import ImageLike, Row
-from tether.data.paths import is_url, join, open_binary
+from tether.data.sources.cells import Reach
 
 IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "image_bytes", "bytes", "filepath", "file_path")
 IMAGE += ("image_path", "img_path", "path", "file_name", "filename", "image_file", "image_url", "url")
@@ -91,39 +90,28 @@ def is_text(value: object) -> bool:
     return not isinstance(value, (list, tuple)) or all(map(is_text, value))
 
 
-def picture_of(cell: Any, *, folder: str) -> ImageLike | None:
-    """The picture in a cell: Hugging Face's struct of bytes and path, bytes, or a path beside the table.
+def picture_of(cell: Any, *, reach: Reach) -> ImageLike | None:
+    """The image in a cell: Hugging Face's struct of bytes and path, bytes, or the name of a file.
 
     Raises:
-        InputError: something else, or a remote file that cannot be read.
+        InputError: something else, a name that leads out of ``reach``, or a remote file that cannot be read.
     """
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     if cell is None or isinstance(cell, bytes):
         return cell
     if isinstance(cell, str):
-        return opened(join(folder, cell)) if cell.strip() else None
+        return reach.open(cell) if cell.strip() else None
     raise InputError(f"expected a picture's bytes or path, got {type(cell).__name__}")
 
 
-def opened(path: str) -> ImageLike:
-    """A local path as it is, since it is read when the picture is decoded; the bytes behind a URL."""
-    if not is_url(path):
-        return Path(path).expanduser()
-    with open_binary(path) as file:
-        try:
-            return file.read()
-        except OSError as error:
-            raise InputError(f"{path}: cannot read it: {error}") from error
-
-
-def make_row(key: str, *, picture: Any, captions: Sequence[Any], meta: Mapping[str, object], folder: str) -> Row:
+def make_row(key: str, *, picture: Any, captions: Sequence[Any], meta: Mapping[str, object], reach: Reach) -> Row:
     """One row; what cannot be read becomes a row whose ``bad`` says why, for the reader to count."""
     try:
         if not is_text(key) or not is_text(meta):
             raise InputError("its key or one of its columns is not UTF-8 text")
         texts = tuple(text for cell in captions for text in texts_of(cell))
-        return Row(key, picture_of(picture, folder=folder), texts, meta)
+        return Row(key, picture_of(picture, reach=reach), texts, meta)
     except InputError as error:
         return bad_row(key, str(error))
 

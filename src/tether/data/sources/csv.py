@@ -12,7 +12,9 @@ from typing import Literal
 from tether.core.errors import InputError
 from tether.core.printable import encodable
 from tether.core.types import Block, Row
-from tether.data.paths import files, fingerprint, is_url, join, labels, open_binary
+from tether.data.image_file import image_problem
+from tether.data.paths import files, fingerprint, is_url, labels, open_binary
+from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, is_text, make_row
 
 _BLOCK_ROWS = 1024
@@ -20,7 +22,7 @@ _LONGEST = 1 << 24
 """Characters of a row, at most."""
 _MOST_COLUMNS = 10_000
 _SEPARATORS = ("\t", ",", ";")
-_Line = tuple[str, str, list[str], dict[str, object]]  # key, picture, captions, meta
+_Line = tuple[str, str, list[str], dict[str, object], str]  # key, image, captions, meta, root
 _Bad = tuple[str, str]  # key, reason
 
 
@@ -37,6 +39,7 @@ class CsvSource:
         separator: str = "auto",
         root: str | None = None,
         group: Literal["image", "none"] = "image",
+        remote_images: bool = False,
     ) -> None:
         """Read the headers; the lines are read when they are first asked for, and then kept.
 
@@ -46,17 +49,18 @@ class CsvSource:
             caption: columns of captions (``--csv-caption-key``); empty guesses one (``title``, ``caption``, ...).
             key: column of unique keys; None takes one called ``key``, else the picture's path.
             separator: between columns; ``auto`` takes the tab, comma or semicolon of the header.
-            root: folder that paths are relative to; None takes the file's own folder, or the working directory if
-                the first picture only exists there.
+            root: folder that paths are relative to and may not leave; None takes the file's own folder.
             group: ``image`` joins the lines of one picture; ``none`` keeps each line as a row, keyed by its number.
+            remote_images: whether the table may name URLs of public hosts.
 
         Raises:
             InputError: no such file, no header, no rows, or a column that is not there.
         """
         self.name = encodable(str(path))
         self._paths = files(path, ending=(".csv", ".tsv"))
-        self._separator, self._root, self._group = separator, root, group
-        self.version = fingerprint(self._paths, settings=(image, caption, key, separator, root, group))
+        self._separator, self._root, self._group, self._remote = separator, root, group, remote_images
+        settings = (image, caption, key, separator, root, group, *([True] if remote_images else []))
+        self.version = fingerprint(self._paths, settings=settings)
         names = (caption,) if isinstance(caption, str) else caption
         self._headers: list[list[str]] = []
         for each in self._paths:
@@ -84,8 +88,9 @@ class CsvSource:
             if len(row) == 2:
                 yield bad_row(*row)
             else:
-                key, picture, captions, meta = row
-                yield make_row(key, picture=picture, captions=captions, meta=meta, folder="")
+                key, picture, captions, meta, root = row
+                reach = Reach((root,), remote=self._remote)
+                yield make_row(key, picture=picture, captions=captions, meta=meta, reach=reach)
 
     @cached_property
     def _rows(self) -> list[_Line | _Bad]:
@@ -101,7 +106,7 @@ class CsvSource:
     def _rows_of(self, path: str, header: list[str], label: str) -> Iterator[_Line | _Bad]:
         lines = self._lines(path)
         next(lines)
-        root = self._root
+        root = None if self._root is None else folder_of(path, root=self._root)
         by_name = {name: at for at, name in enumerate(header)}
         used = {self._image, self._key, *self._captions}
         for number, line in lines:
@@ -119,8 +124,8 @@ class CsvSource:
                 continue
             key = line[by_name[self._key]] if self._key else picture if self._group == "image" else place
             meta: dict[str, object] = {name: line[at] for name, at in by_name.items() if name not in used}
-            full = join(root, picture) if picture.strip() else ""
-            yield key or place, full, [line[by_name[name]] for name in self._captions], meta
+            captions = [line[by_name[name]] for name in self._captions]
+            yield key or place, picture.strip() and picture, captions, meta, root
 
     def _lines(self, path: str) -> Iterator[tuple[int, list[str]]]:
         """Line numbers and columns; bytes that are not UTF-8 stay marked in the text."""
@@ -155,23 +160,27 @@ def _bounded(first: str, rest: io.TextIOWrapper, left: list[int]) -> Iterator[st
 
 
 def _root_of(path: str, *, first: str) -> str:
-    """The folder that relative paths start from, found with the first picture."""
-    own = path.rpartition("/")[0]
-    if is_url(path) or is_url(first) or Path(own, first).exists() or not Path(first).exists():
-        return own
-    return "."
+    """The folder that relative paths start from: the table's own.
+
+    Raises:
+        InputError: the first image is only in the working directory, as in tables made for open_clip.
+    """
+    own = folder_of(path, root=None)
+    if first and not is_url(own) and image_problem(Path(own) / first) and image_problem(Path(first)) is None:
+        raise InputError(f"{path}: {first!r} is not beside the table but in the working directory; say root=. for that")
+    return own
 
 
 def _joined(rows: list[_Line | _Bad]) -> list[_Line | _Bad]:
     """Rows of the same picture as one, where the first of them stood."""
-    found: dict[tuple[str, str], _Line] = {}
+    found: dict[tuple[str, str, str], _Line] = {}
     out: list[_Line | _Bad] = []
     for row in rows:
-        if len(row) == 4 and row[1]:
-            first = found.get((row[0], row[1]))
+        if len(row) == 5 and row[1]:
+            first = found.get((row[0], row[1], row[4]))
             if first is not None:
                 first[2].extend(row[2])
                 continue
-            found[row[0], row[1]] = row
+            found[row[0], row[1], row[4]] = row
         out.append(row)
     return out

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tether.core.errors import InputError
 from tether.core.spec import closest
 from tether.core.types import Block, Row
+from tether.data.paths import anchor
+from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import KEY, choose, choose_captions, choose_image, make_row
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class HuggingFaceSource:
         image: str | None = None,
         caption: tuple[str, ...] | str = (),
         key: str | None = None,
+        root: str | None = None,
+        remote_images: bool = False,
     ) -> None:
         """Open the data set and settle the columns.
 
@@ -46,6 +50,8 @@ class HuggingFaceSource:
             image: column of pictures; None takes the first of type ``Image``, else a usual name.
             caption: columns of captions; empty guesses one.
             key: column of unique keys; None takes ``key``, ``__key__`` or ``uid``, else the row's number.
+            root: folder that the paths of images may not leave; None takes the data set's own folders.
+            remote_images: whether rows may name URLs of public hosts.
 
         Raises:
             InputError: it cannot be opened, has no such split or column, or no rows.
@@ -81,6 +87,9 @@ class HuggingFaceSource:
         self._stream: IterableDataset | None = None if isinstance(opened, datasets.Dataset) else opened
         if (self._table is not None and len(self._table) == 0) or not known:
             raise InputError(f"{self.name}: the data set is empty (no rows)")
+        self._reach = Reach(
+            _folders(path, data_files) if root is None else (folder_of(path, root=root),), remote=remote_images
+        )
         identity = (_state(data), split, self._image, self._captions, self._key)
         self.version = hashlib.blake2b(repr(identity).encode(), digest_size=8).hexdigest()
 
@@ -129,8 +138,21 @@ class HuggingFaceSource:
             picture=named[self._image] if self._image else None,
             captions=[named[name] for name in self._captions],
             meta={name: value for name, value in named.items() if name not in used},
-            folder="",
+            reach=self._reach,
         )
+
+
+def _folders(path: str, data_files: tuple[str, ...] | str) -> tuple[str, ...]:
+    """Where the library may have put a data set's images: beside its files, in its repository, in the caches."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    caches = (str(config.HF_DATASETS_CACHE), str(constants.HF_HUB_CACHE))
+    if "/" in path and not Path(path).is_dir():
+        return (f"hf://datasets/{path}", *caches)
+    named = [data_files] if isinstance(data_files, str) else data_files
+    folders = [anchor(name).rpartition("/")[0] for name in named if name]
+    return (*([path] if Path(path).is_dir() else []), *folders, *caches)
 
 
 def _is_saved(folder: Path) -> bool:

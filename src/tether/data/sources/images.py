@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from tether.core.errors import InputError
 from tether.core.files import parse_json
 from tether.core.printable import encodable
 from tether.core.types import Block, Row
-from tether.data.paths import anchor, files, fingerprint, is_picture, labels, open_binary, read_text
-from tether.data.sources.columns import bad_row, choose, choose_captions, is_text, opened
+from tether.data.paths import anchor, files, fingerprint, is_picture, is_url, labels, open_binary, read_text
+from tether.data.sources.cells import Reach
+from tether.data.sources.columns import bad_row, choose, choose_captions, is_text
 from tether.data.sources.columns import texts_of as captions_in
 
 _BLOCK_ROWS = 1024
@@ -52,6 +53,7 @@ class ImageFolderSource:
             raise InputError(f"{path}: template: expected {{label}} in it, got {template!r}")
         self._template = template
         found = files(path, ending=("",))
+        self._reach = Reach((anchor(path),))
         inside = dict(zip(found, labels(found, folder=anchor(path)), strict=True))
         visible = [each for each in found if not _is_hidden(inside[each])]
         self._pictures = [each for each in visible if is_picture(each)]
@@ -101,7 +103,7 @@ class ImageFolderSource:
                 texts = (self._template.format(label=str(meta["label"]).replace("_", " ")),)
             else:
                 texts = ()
-            return Row(key, opened(path), texts, meta)
+            return Row(key, self._reach.open(path) if is_url(path) else Path(path), texts, meta)
         except InputError as error:
             return bad_row(key, str(error))
 

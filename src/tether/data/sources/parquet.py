@@ -11,6 +11,7 @@ from tether.core.errors import InputError
 from tether.core.printable import encodable
 from tether.core.types import Block, Row
 from tether.data.paths import files, fingerprint, labels
+from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
 from tether.data.sources.parquet_file import open_parquet
 
@@ -28,6 +29,8 @@ class ParquetSource:
         caption: tuple[str, ...] | str = (),
         key: str | None = None,
         columns: tuple[str, ...] | None = None,
+        root: str | None = None,
+        remote_images: bool = False,
     ) -> None:
         """Read the files' footers and settle the columns.
 
@@ -38,6 +41,8 @@ class ParquetSource:
             caption: one or several columns of a text or a list of texts; empty guesses one.
             key: column of unique keys; None takes ``key``, ``__key__`` or ``uid``, else file and row number.
             columns: further columns that go into ``meta``; None takes all.
+            root: folder that paths are relative to and may not leave; None takes the file's own folder.
+            remote_images: whether the table may name URLs of public hosts.
 
         Raises:
             InputError: no such file, not Parquet, no rows, or a column that is not there.
@@ -45,7 +50,10 @@ class ParquetSource:
         self.name = encodable(str(path))
         self._paths = files(path, ending=(".parquet", ".pq"))
         self._labels = labels(self._paths)
-        self.version = fingerprint(self._paths, settings=(image, caption, key, columns))
+        self.version = fingerprint(
+            self._paths, settings=(image, caption, key, columns, *filter(None, (root, remote_images)))
+        )
+        self._root, self._remote = root, remote_images
         self._blocks: list[Block] = []
         self._places: dict[str, tuple[int, int, int]] = {}
         schema: pa.Schema | None = None
@@ -120,5 +128,5 @@ class ParquetSource:
             return bad_row(key, f"a text is not UTF-8: byte {error.start}")
         except Exception as error:  # of a date that does not exist, an unknown time zone...
             return bad_row(key, f"a cell cannot be read: {type(error).__name__}")
-        folder = self._paths[number].rpartition("/")[0]
-        return make_row(key, picture=picture, captions=captions, meta=meta, folder=folder)
+        reach = Reach((folder_of(self._paths[number], root=self._root),), remote=self._remote)
+        return make_row(key, picture=picture, captions=captions, meta=meta, reach=reach)

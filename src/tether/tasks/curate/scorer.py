@@ -16,6 +16,7 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.types import ImageLike
+from tether.data.image_file import image_bytes
 from tether.data.images import decode, fit
 from tether.models.embed import encode_images, encode_texts
 
@@ -125,7 +126,7 @@ def _name(picture: Picture) -> bytes:
     found = hashlib.blake2b(digest_size=16)
     if isinstance(picture, Path):
         found.update(b"path")
-        found.update(_bytes_of(picture))
+        found.update(image_bytes(picture))
     elif isinstance(picture, (np.ndarray, Tensor)):
         pixels = np.ascontiguousarray(picture.cpu().numpy() if isinstance(picture, Tensor) else picture)
         found.update(f"{type(picture).__name__}{pixels.dtype}{pixels.shape}".encode())
@@ -133,13 +134,6 @@ def _name(picture: Picture) -> bytes:
     else:
         found.update(bytes(picture))
     return found.digest()
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the picture: {error.strerror or error}") from error
 
 
 def fitted(picture: Picture, model: DualEncoder) -> UInt8[Tensor, "3 H W"]:
