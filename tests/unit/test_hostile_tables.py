@@ -1,6 +1,7 @@
 """Tables and archives from anyone: a bad row is skipped and named, a bad file is refused by name, nothing else."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -21,6 +22,7 @@ from tether.data.bad_rows import BadRows
 from tether.data.curate.pool import open_pool
 from tether.data.loader import Loader, ordered
 from tether.data.shuffle import reason_against
+from tether.data.sources.parquet_pages import Pages
 from tether.data.sources.webdataset import WebDatasetSource
 from tether.models import create
 from tether.tasks.classify.classify import classify
@@ -189,3 +191,60 @@ def test_bad_rows_are_named_in_valid_json(tmp_path):
     (line,) = (tmp_path / "bad.jsonl").read_bytes().decode().splitlines()
     assert json.loads(line) == {"source": "caf\\udce9", "key": "k\\udcff\n\x1b", "error": "why \\ud83d"}
     assert BadRows("x", path=tmp_path / "bad.jsonl").count == 1
+
+
+def parquet(path, rows=3, **columns):
+    table = {"image": pa.array([picture()] * rows), "caption": ["a cat"] * rows, **columns}
+    pq.write_table(pa.table(table), path, compression="zstd", write_statistics=False)
+    return str(path)
+
+
+def repeated(text, times):
+    """A column of one text, which costs next to nothing in a file."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), pa.array([text]))
+
+
+@pytest.mark.parametrize("kind", ["cells", "list"])
+@pytest.mark.parametrize("stored", ["dictionary", "text"])
+def test_a_small_parquet_file_does_not_unpack_without_end(tmp_path, kind, stored):
+    """300 texts of a mebibyte in a kilobyte, one in each row or all in the first."""
+    texts = repeated("a" * (1 << 20), 300)
+    column = texts if kind == "cells" else pa.ListArray.from_arrays(pa.array([0] + [300] * 300, pa.int32()), texts)
+    path = parquet(tmp_path / "t.parquet", rows=300, caption=column)
+    if stored == "text":  # as other programs write it, without Arrow's own schema
+        table = pq.read_table(path)
+        pq.write_table(table, path, compression="zstd", write_statistics=False, store_schema=False)
+    source = open_source(path)
+    with pytest.raises(InputError, match=r"t\.parquet: row group 0 breaks after \d+ of 300 rows: "):
+        rows_of(source)
+
+
+def test_a_page_too_large_for_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    path = parquet(tmp_path / "t.parquet", caption=["a" * (1 << 22)] * 3)
+    assert len(rows_of(open_source(path))) == 3
+    monkeypatch.setattr("tether.data.sources.parquet_file._MOST_PAGES", 1 << 20)
+    with pytest.raises(InputError, match=r"t\.parquet: row group 0 .*pages that unpack to 4,"):
+        rows_of(open_source(path))
+
+
+def test_what_the_pages_say_bounds_what_neighbouring_rows_hold():
+    pages = Pages(10, 0, ((5, 10), (1, 7), (5, 10), (0, 3)))
+    assert [pages.most_bytes(count) for count in (1, 2, 3, 11)] == [10, 17, 27, 30]
+    assert Pages(10, 4, ((5, 10),)).most_bytes(3, width=8) == 34
+
+
+def test_any_damage_to_a_parquet_file_is_told_by_its_name(tmp_path):
+    """A small part of a longer search; errors of any other kind than ours end it."""
+    whole = tmp_path / "t.parquet"
+    parquet(
+        whole, rows=20, n=list(range(20)), tags=[["a", "b"]] * 20, when=pa.array([0] * 20, pa.timestamp("ms", "UTC"))
+    )
+    data, rng = whole.read_bytes(), np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(data)
+        for place in rng.integers(len(data) - 700 if rng.random() < 0.5 else 0, len(data), rng.integers(1, 4)):
+            damaged[place] ^= 1 << rng.integers(8)
+        whole.write_bytes(damaged[: rng.integers(len(data))] if rng.random() < 0.1 else damaged)
+        for read in (lambda: rows_of(open_source(str(whole))), lambda: [*open_pool(str(whole)).read(0, columns="all")]):
+            with contextlib.suppress(InputError):
+                read()

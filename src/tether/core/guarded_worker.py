@@ -6,11 +6,16 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tether.core.guarded import read_message, write_message
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _LARGEST_SCALE = 8.0  # 576 dots an inch: a page of one point is not blown up without end
+_FREE_ROWS, _MOST_TIMES = 1 << 26, 100
+"""Rows that any Parquet file may claim, and that one may claim for each byte."""
 _Answer = tuple[dict[str, Any], bytes]
 
 
@@ -49,14 +54,53 @@ def _first_page(data: bytes, *, memory: int, size: int) -> _Answer:
     return {"shape": pixels.shape}, pixels.tobytes()
 
 
+def decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same with every value of a dictionary, or of lists of them, in its own place."""
+    import pyarrow as pa
+
+    columns = list(batch.columns)
+    for index, column in enumerate(columns):
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            columns[index] = column.dictionary_decode()
+        elif pa.types.is_list(kind) and pa.types.is_dictionary(kind.value_type):
+            columns[index] = column.cast(pa.list_(kind.value_type.value_type))
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
 def _parquet(data: bytes, *, memory: int, path: str, group: int, columns: list[str], rows: int) -> _Answer:
-    """Read columns of one row group to their end; the bytes of all batches."""
+    """Read columns of one row group to their end; half of the memory is left for who reads them afterwards."""
+    import pyarrow.parquet as pq
+
+    _limit(memory // 2)
+    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+    for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+        decoded(batch)
+    return {}, b""
+
+
+def _parquet_footer(data: bytes, *, memory: int, path: str, size: int) -> _Answer:
+    """Whether a Parquet file's footer makes sense; ``data`` is the footer where the file is elsewhere."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     _limit(memory)
-    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-    batches = file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
-    return {"size": sum(batch.nbytes for batch in batches)}, b""
+    file = pq.ParquetFile(pa.BufferReader(data) if data else path, pre_buffer=False)
+    meta, names = file.metadata, file.schema_arrow.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"columns that stand twice: {', '.join(twice)}")
+    packed = rows = 0
+    for group in map(meta.row_group, range(meta.num_row_groups)):
+        rows += group.num_rows
+        for index in range(group.num_columns):
+            chunk, leaf = group.column(index), file.schema.column(index)
+            packed += chunk.total_compressed_size
+            if min(group.num_rows, chunk.total_compressed_size) < 0 or chunk.path_in_schema != leaf.path:
+                raise ValueError("sizes below 0, or columns in disorder")
+            _ = chunk.compression, chunk.dictionary_page_offset, chunk.data_page_offset, leaf.physical_type
+    if packed > size or rows != meta.num_rows or rows > max(_FREE_ROWS, _MOST_TIMES * size):
+        raise ValueError(f"it claims {rows:,} rows and {packed:,} bytes of values in {size:,} bytes")
+    return {}, b""
 
 
 def _limit(memory: int) -> None:
@@ -70,4 +114,9 @@ def _limit(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (wanted if most < 0 else min(wanted, most), most))
 
 
-_TASKS = {"begin": lambda data, *, memory: ({}, b""), "first_page": _first_page, "parquet": _parquet}
+_TASKS = {
+    "begin": lambda data, *, memory: ({}, b""),
+    "first_page": _first_page,
+    "parquet": _parquet,
+    "parquet_footer": _parquet_footer,
+}

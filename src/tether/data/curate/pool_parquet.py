@@ -21,7 +21,7 @@ from tether.data.paths import files, fingerprint, labels
 from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import IMAGE as IMAGE_GUESSES
 from tether.data.sources.columns import KEY, choose, choose_captions, picture_of
-from tether.data.sources.parquet_file import open_parquet
+from tether.data.sources.parquet_file import open_parquet, read_batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,24 +119,25 @@ class ParquetPool:
             with open_parquet(each.file) as opened:
                 # The captions of a row group are read whole first, so that a damaged one is left out in every pass.
                 try:
-                    light = opened.read_row_group(each.index, columns=captions, use_threads=False)
-                except (pa.ArrowException, OSError) as error:
+                    light = list(self._batches(opened, each, captions))
+                except InputError as error:
                     key, reason = f"{self._short[each.file]}:#{each.index}", f"{each.rows} rows cannot be read: {error}"
                     yield self._damaged(key, reason, columns, extra)
                     continue
                 if columns == "captions" and not extra:
-                    batches = light.to_batches(BATCH_ROWS)
+                    batches = iter(light)
                 else:
-                    names = None if columns == "all" else list(dict.fromkeys([*captions, *asked]))
-                    size = _batch_rows(opened.metadata.row_group(each.index), names)
-                    batches = opened.iter_batches(size, row_groups=[each.index], columns=names, use_threads=False)
+                    names = self._schema.names if columns == "all" else list(dict.fromkeys([*captions, *asked]))
+                    batches = self._batches(opened, each, names)
+                del light
                 place = each.first
-                try:
-                    for batch in batches:
-                        yield self._rows(batch, each.file, place, whole=columns == "all", extra=extra)
-                        place += batch.num_rows
-                except (pa.ArrowException, OSError) as error:
-                    raise InputError(f"{each.file}, row group {each.index}: cannot read it: {error}") from error
+                for batch in batches:
+                    yield self._rows(batch, each.file, place, whole=columns == "all", extra=extra)
+                    place += batch.num_rows
+
+    def _batches(self, opened: pq.ParquetFile, group: _Group, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        rows = _batch_rows(opened.metadata.row_group(group.index), names)
+        return read_batches(opened, path=group.file, group=group.index, columns=names, rows=rows, dictionaries="kept")
 
     def _damaged(self, key: str, reason: str, columns: Columns, extra: Sequence[str]) -> Rows:
         table = None if columns == "captions" else self._schema.empty_table()
@@ -189,14 +190,10 @@ class ParquetPool:
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts.drop_null()), broken
 
 
-def _batch_rows(group: pq.RowGroupMetaData, names: Sequence[str] | None) -> int:
-    """How many rows of the named columns (None: all) fill ``BATCH_BYTES``."""
+def _batch_rows(group: pq.RowGroupMetaData, names: Sequence[str]) -> int:
+    """How many rows of the named columns fill ``BATCH_BYTES``."""
     chunks = map(group.column, range(group.num_columns))
-    size = sum(
-        chunk.total_uncompressed_size
-        for chunk in chunks
-        if names is None or chunk.path_in_schema.partition(".")[0] in names
-    )
+    size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.partition(".")[0] in names)
     return max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(size, 1)))
 
 

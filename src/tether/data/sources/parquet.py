@@ -13,7 +13,7 @@ from tether.core.types import Block, Row
 from tether.data.paths import files, fingerprint, labels
 from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
-from tether.data.sources.parquet_file import open_parquet
+from tether.data.sources.parquet_file import open_parquet, read_batches
 
 _READ_ROWS = 256
 
@@ -99,18 +99,17 @@ class ParquetSource:
         number, group, first = self._places[block.id]
         row = 0
         with open_parquet(self._paths[number]) as file:
-            try:
-                for batch in file.iter_batches(
-                    _READ_ROWS, row_groups=[group], columns=self._columns, use_threads=False
-                ):
-                    if row + len(batch) > start:
-                        for index in range(max(0, start - row), len(batch)):
-                            yield self._row(batch, index, number=number, place=first + row + index)
-                    row += len(batch)
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(
-                    f"{self._paths[number]}: row group {group} breaks after {row} of {block.rows} rows: {error}"
-                ) from error
+            for batch in read_batches(
+                file,
+                path=self._paths[number],
+                group=group,
+                columns=self._columns,
+                rows=_READ_ROWS,
+                dictionaries="decoded",
+            ):
+                for index in range(max(0, start - row), len(batch)):
+                    yield self._row(batch, index, number=number, place=first + row + index)
+                row += len(batch)
 
     def _row(self, batch: pa.RecordBatch, index: int, *, number: int, place: int) -> Row:
         key = f"{self._labels[number]}:{place}"
