@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from tether.core.errors import InputError
+from tether.train import train
 from tether.train.config import dump_config, load_config
 
 
@@ -72,3 +73,29 @@ def test_a_wrong_recipe_names_the_file_or_the_key(tmp_path, text, overrides, exp
 def test_a_missing_recipe_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.yaml: no such file"):
         load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.lr=nan", "optimizer (adamw): lr: expected a finite number"),
+        ("optimizer.lr=inf", "optimizer (adamw): lr: expected a finite number"),
+        ("optimizer.lr=-1", "optimizer (adamw): Invalid learning rate"),
+        ("optimizer.betas=[.nan, 0.9]", "betas: expected a finite number"),
+        ("schedule.floor=inf", "schedule (cosine): floor: expected a finite number"),
+        ("schedule.warmup=10000000000000000000", "warmup: "),
+        ("clipper={name: zclip, alpha: nan}", "clipper (zclip): alpha: expected a finite number"),
+        ("objective=[clip]", "objective"),
+        ("caption={name: first_often, chance: nan}", "caption (first_often): chance: expected a finite number"),
+        ("model.image_size=[x, 32]", "image_size"),
+        ("model.vision=3", "vision: expected a mapping"),
+        ("model.seed=x", "a seed of 0 to 2**63 - 1"),
+        ("model.load=3", "load: expected a name or a folder"),
+    ],
+)
+def test_a_wrong_setting_of_a_part_is_named_before_any_data_are_read(tmp_path, monkeypatch, override, said):
+    monkeypatch.setattr("tether.data.open_source", lambda *_, **__: pytest.fail("the data were read"))
+    with pytest.raises(InputError) as caught:
+        train(load_config(overrides=["data=emoji", "size=tiny", override]), folder=tmp_path / "run")
+    assert said in str(caught.value)
+    assert not (tmp_path / "run").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,11 +47,16 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
     if size not in PRESETS:
         raise InputError(f"size: unknown size {size!r}; {closest(size, PRESETS)}")
     settings = dict(settings)
+    for tower in ("vision", "text"):
+        if not isinstance(settings.get(tower, {}), Mapping):
+            raise InputError(f"model: {tower}: expected a mapping of keys to values, got {settings[tower]!r}")
     vision, text = dict(settings.pop("vision", {})), dict(settings.pop("text", {}))
     if "image_size" in settings:
         side = settings.pop("image_size")
-        square = (side, side) if isinstance(side, int) else tuple(side)
-        vision["image"] = {**vision.get("image", {}), "size": square}
+        image, square = vision.get("image", {}), (side, side) if isinstance(side, int) else side
+        if not isinstance(image, Mapping) or not isinstance(square, Sequence) or {*map(type, square)} != {int}:
+            raise InputError(f"model: expected image_size in pixels and a mapping 'image', got {side!r} and {image!r}")
+        vision["image"] = {**image, "size": tuple(square)}
     if "patch" in settings:
         vision["patch"] = settings.pop("patch")
     if "context" in settings:

@@ -54,7 +54,10 @@ def new_encoder(config: RunConfig) -> Encoder:
         if not isinstance(name, str):
             raise InputError(f"model: load: expected a name or a folder, got {name!r}")
         return load(name)
-    return create(given.pop("size", config.size), **({"seed": config.seed} | given))
+    size, seed = given.pop("size", config.size), given.pop("seed", config.seed)
+    if not isinstance(size, str) or type(seed) is not int or not 0 <= seed < 2**63:
+        raise InputError(f"model: expected the name of a size and a seed of 0 to 2**63 - 1, got {size!r} and {seed!r}")
+    return create(size, seed=seed, **given)
 
 
 def build_edits(config: RunConfig, known: Mapping[str, type[ModelEdit]], *, where: str) -> Sequence[ModelEdit]:
