@@ -28,12 +28,15 @@ def command(
     from typing import cast
 
     import tether
+    from tether.core.outputs import check_file
     from tether.core.protocols import DualEncoder
     from tether.tasks.retrieve.search import Searcher
     from tether.tasks.retrieve.store import Store
 
     if not queries and not image:
         raise typer.BadParameter("say what to look for: words, or --image FILE")
+    if html is not None:
+        check_file(html, where="--html")
     opened = Store.open(store)
     name = model or opened.model
     if not name:
