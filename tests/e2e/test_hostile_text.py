@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -18,16 +20,14 @@ from tether import cli
 from tether.models import create
 
 CAPTIONS = (
-    "[/b] [red]x[/red]",
-    "\x1b]0;title\x07",
-    "\x1b[2J",
-    "\x9b31m",
-    "\u202egnp",
-    "two\nlines",
-    "=1+1",
-    "a 😀 cat",
-)
-ODD = "x[/b]\x1b[7m"
+    "[/b] [red]x[/red]", "\x1b]0;title\x07", "\x1b[2J", "\x9b31m", "\u202egnp", "two\nlines", "=1+1", "a 😀 cat",
+    "</script></style><script>alert(1)</script>", "'\"><img src=x onerror=alert(1)>", "{{ 7 * 7 }}\u2028x",
+    "| [a](javascript:alert(1)) <b onclick=alert(1)> `", "javascript:alert(1)",
+)  # fmt: skip
+PROBES = ("--probe", "retrieval", "--probe", "duplicates")
+PAGES = ("g.html", "i/inspect.html", "run/report.html", "kept/datasheet.html")
+LABELS = (CAPTIONS[0], *CAPTIONS[8:10])
+ODD = "x[/b]\x1b[7m<img src=x onerror=alert(1)>"
 UNSAFE = ("\x1b", "\x07", "\x9b", "\u202e")
 
 
@@ -40,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table.writerow(["image", "caption", "label", ODD])
         for number, caption in enumerate(CAPTIONS):
             Image.new("RGB", (40, 40), (number, 0, 0)).save(folder / f"{number}.png")
-            table.writerow([f"{number}.png", caption, CAPTIONS[number % 3], caption])
+            table.writerow([f"{number}.png", caption, LABELS[number % 3], caption])
     return folder
 
 
@@ -64,21 +64,58 @@ def call(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
 TRAIN = ("data=pairs.csv", "size=tiny", "steps=1", "batch_size=2", "precision=fp32", "threads=1")
 
 
+@pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 def test_every_verb_shows_text_from_outside_as_it_is(place: Path, call: Callable[..., str]) -> None:
-    call("embed", "pairs.csv", "--model", "model", "--out", f"{ODD}/e.parquet")
+    call("embed", "pairs.csv", "--model", "model", "--out", f"{ODD}/e.parquet", "--thumbnail", "16")
     assert "columns: key, texts" in call("index", f"{ODD}/e.parquet", "--out", "[/b]")
-    found = call("search", "[/b]", ODD, "--top", "8")
+    found = call("search", "[/b]", ODD, "--top", "13", "--html", f"{ODD}/g.html")
     assert all(shown in found for shown in (*CAPTIONS[:1], "\\x1b]0;title\\x07", "\\x9b31m", "two\\nlines", "a 😀 cat"))
-    hits = [json.loads(line) for line in call("search", "[/b]", "cat", "--json", "--top", "8").splitlines()]
+    hits = [json.loads(line) for line in call("search", "[/b]", "cat", "--json", "--top", "13").splitlines()]
     assert {hit[ODD] for hit in hits} == set(CAPTIONS)
     call("eval", "model", "pairs.csv", "--bootstrap", "0", "--json", f"{ODD}/n.json")
     call("classify", "pairs.csv", "--model", "model", "--classes", f"cat,{ODD}", "--out", f"{ODD}/c.csv")
-    assert "inspect.html" in call("inspect", "model", "--pairs", "pairs.csv", "--probe", "gap", "--out", f"{ODD}/i")
+    assert "inspect.html" in call("inspect", "model", "--pairs", "pairs.csv", *PROBES, "--out", f"{ODD}/i")
     assert "model and log: x[/b]" in call("train", *TRAIN, "--out", f"{ODD}/run")
     call("report", f"{ODD}/run", "--source", "pairs.csv", "--bootstrap", "0")
     (place / "entries.txt").write_text("x\n[/b]\n")
     call("curate", "pairs.csv", "--entries", "entries.txt", "--t", "1", "--workers", "1", "--out", f"{ODD}/kept")
     call("curate", "pairs.csv", "--entries", "entries.txt", "--t", "1", "--workers", "1", "--plan")
+    for name in PAGES:
+        nothing_runs((place / ODD / name).read_text(encoding="utf-8"))
+    text = (place / ODD / "kept" / "datasheet.md").read_text(encoding="utf-8").partition("```yaml")[0]
+    assert not re.findall(r"(?<!\\)[<\[]", text)
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripts: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self._in_script = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag == "script":
+            self.scripts.append("")
+        self._in_script = tag == "script"
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script:
+            self.scripts[-1] += data
+
+
+def nothing_runs(text: str) -> None:
+    page = Page()
+    page.feed(text)
+    assert "alert(1)" in text  # the words are there, to be read
+    assert "49\u2028" not in text
+    assert len(page.scripts) <= 2
+    assert not [script for script in page.scripts if "alert(1)" in script]
+    assert not [each for each in page.attributes if each[1].startswith("on")]
+    links = [value for _, name, value in page.attributes if name in ("src", "href", "action", "data", "srcdoc")]
+    assert all(link.startswith(("#", "data:image/", "data:,")) for link in links), links
 
 
 @pytest.mark.parametrize(

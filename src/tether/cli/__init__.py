@@ -90,8 +90,8 @@ def _one_message() -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-        where = error.filename or ("standard output" if _refused() else "")
-        raise typer.Exit(_fail(error, f"{where}: {_reason(error)}" if where else _reason(error))) from error
+        where = f"{error.filename}: " if error.filename else ""
+        raise typer.Exit(_fail(error, f"{where}{_reason(error)}")) from error
     except Exception as error:
         if isinstance(error, _Usage):
             error.message = printable(error.message, keep="\n")
@@ -104,16 +104,6 @@ def _reason(error: BaseException) -> str:
     """The first line of what an error says."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(said).partition("\n")[0]
-
-
-def _refused() -> bool:
-    """Whether standard output takes no more; then what is left is thrown away, so that the end is a quiet one."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def _quote_log() -> None:

@@ -36,9 +36,11 @@ def command(
 
     from tether.cli.screen import bars
     from tether.core.finite import check_finite
+    from tether.core.outputs import check_file
     from tether.core.protocols import DualEncoder
     from tether.tasks.classify.prompts import classes_of, templates_of
 
+    check_file(out, where="--out")
     names, sentences = classes_of(classes), templates_of(templates)  # before the model: mistakes show at once
 
     import tether

@@ -42,10 +42,13 @@ def command(
     from tether.cli.screen import bars
     from tether.core.files import write_json
     from tether.core.finite import check_finite
+    from tether.core.outputs import check_file
     from tether.data import open_source
     from tether.evaluate import evaluate
     from tether.evaluate.suite import MEASURES
 
+    if json is not None:
+        check_file(json, where="--json")
     bad = json.with_name(f"{json.stem}.bad_rows.jsonl") if json is not None else Path("eval.bad_rows.jsonl")
     bad.unlink(missing_ok=True)
     rows = open_source(source, where="SOURCE")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from typing import Any
@@ -20,8 +19,12 @@ def say(text: object, *, err: bool = False, lines: bool = False) -> None:
         err: on standard error, where a failure to print is no error.
         lines: the text is several lines.
     """
-    with contextlib.suppress(OSError) if err else contextlib.nullcontext():
+    try:
         typer.echo(printable(str(text), keep="\n" if lines else ""), err=err)
+    except OSError as error:
+        if not err:
+            error.filename = "standard output"
+            raise
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:

@@ -32,6 +32,7 @@ def command(
     from typing import cast
 
     import tether
+    from tether.core.outputs import check_file
     from tether.core.protocols import DualEncoder
     from tether.models.named import near
     from tether.tasks.retrieve.search import Searcher
@@ -39,6 +40,8 @@ def command(
 
     if not queries and not image:
         raise typer.BadParameter("say what to look for: words, or --image FILE")
+    if html is not None:
+        check_file(html, where="--html")
     opened = Store.open(store)
     name = model
     if not name:

@@ -27,12 +27,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     What a killed process left of an earlier write to the same path is removed first.
 
     Raises:
-        InputError: what stands there is a device or a pipe.
+        InputError: a device or a pipe stands there, which must not be replaced.
         WriteError: the file could not be written, as on a full disk; what stood there before is unchanged.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise InputError(f"{path}: a device or a pipe; expected the name of a file")  # which would take its place
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{path}: not a regular file, so nothing is written there")
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, of=path.name)
         handle, temporary = _new_temporary(path)

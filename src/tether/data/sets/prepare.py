@@ -6,10 +6,10 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 from tether.core.files import cache_dir
 
@@ -36,13 +36,13 @@ def prepared(name: str, *, key: str, build: Callable[[Path], None]) -> Path:
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final.parent)
-    working = Path(tempfile.mkdtemp(prefix=".building-", dir=final.parent))
+    working = final.parent / f".building-{uuid4().hex}"
+    working.mkdir()
     try:
         build(working)
         for file in working.rglob("*"):
             _flush(file)
         _flush(working)
-        working.chmod(0o755)
         try:
             working.rename(final)
         except OSError:

@@ -20,7 +20,7 @@ def markdown(sheet: Datasheet) -> str:
     lines = [
         f"# Datasheet of {_plain(sheet.name)}",
         "",
-        f"Made from {_plain(manifest['pool']['name'])} by `tether curate`, version {manifest['tether']}.",
+        f"Made from {_plain(manifest['pool']['name'])} by `tether curate`, version {_plain(manifest['tether'])}.",
         "",
         *_table(("", "rows", "pairs"), [
             ("pool", f"{rows['good']:,}", f"{pairs['good']:,}"),
@@ -95,7 +95,7 @@ def _dropped(sheet: Datasheet) -> list[str]:
     for step in sheet.manifest["by_step"]:
         shown = sheet.examples.get(step["name"], [])
         if step["kind"] == "curator" and shown:
-            lines += [f"**{step['name']}**: {_plain(step['refusal'])}", ""]
+            lines += [f"**{_plain(step['name'])}**: {_plain(step['refusal'])}", ""]
             lines += [f"- {_plain(_short(each.text))}" for each in shown]
             lines += [""]
     return lines
@@ -106,7 +106,7 @@ def _flagged(sheet: Datasheet) -> list[str]:
         return []
     lines = ["## Flagged, and kept", ""]
     for each in sheet.flagged:
-        lines += [f"**{each.step}**: {each.pairs:,} pairs", ""]
+        lines += [f"**{_plain(each.step)}**: {each.pairs:,} pairs", ""]
         lines += _table(("label", "pairs"), [(label, f"{count:,}") for label, count in each.labels.items()])
         if each.words:
             lines += ["Words of their captions: " + ", ".join(_plain(word) for word, _ in each.words[:_WORDS]), ""]

@@ -12,6 +12,7 @@ import torch
 from tether.core.csv_rows import CsvRows
 from tether.core.errors import InputError
 from tether.core.files import atomic_path
+from tether.core.outputs import check_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Batch, Row
 from tether.data.bad_rows import BadRows
@@ -89,6 +90,7 @@ def classify(
         InputError: no class, a class twice, a label that is no class, no good row, or a bad row under ``strict``.
     """
     classes = classes_of(list(classes))
+    check_file(out, where="out")
     if not 0 <= abstain <= 1:
         raise InputError(f"abstain: expected a probability from 0 to 1, got {abstain}")
     if top < 1:
