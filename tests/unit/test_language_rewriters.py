@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import json
 import pickle
 import random
+import shutil
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -48,6 +51,17 @@ def test_the_prompt_shows_three_pairs_and_ends_with_the_caption():
     assert set(shown) <= set(examples())
     others = {rewriter.prompt("a cat", generator=random.Random(seed)) for seed in range(5)}
     assert len(others) > 1
+
+
+def test_no_code_of_a_model_is_run_or_asked_about(folder, tmp_path, monkeypatch):
+    copy = Path(shutil.copytree(folder, tmp_path / "lm"))
+    (copy / "evil.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    code = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+    (copy / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": code}))
+    monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("a terminal was asked"))
+    with pytest.raises(InputError, match="cannot load this folder"):
+        LMRewriter(model=str(copy)).rewrite("a cat", count=1, generator=random.Random(0))
+    assert not list(copy.rglob("ran"))
 
 
 def test_rewrites_are_drawn_by_the_generator_alone(folder):

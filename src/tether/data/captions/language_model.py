@@ -39,7 +39,7 @@ class TextModel(Protocol):
 
 @final
 class LanguageModel:
-    """A causal language model of transformers, loaded at first use; weights are read from safetensors alone.
+    """A causal language model of transformers, loaded at first use, from safetensors alone and without anyone's code.
 
     Prompts that are longer than the model takes lose their beginning.
     """
@@ -154,9 +154,10 @@ def _loaded(name: str, device: str) -> tuple[Any, Any, str]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
         raise MissingExtraError("transformers", extra="hf") from None
+    plain = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", truncation_side="left")
-        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", truncation_side="left", **plain)
+        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **plain)
     except (OSError, ValueError, KeyError) as error:
         what = "folder" if Path(name).exists() else "model"
         raise InputError(f"{name}: cannot load this {what} as a causal language model: {error}") from error
