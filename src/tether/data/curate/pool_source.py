@@ -87,12 +87,16 @@ class SourcePool:
             yield _rows(held, bad, columns, extra)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def _bytes(image: ImageLike | None) -> int:
     if isinstance(image, Path):
-        try:
-            return image.stat().st_size
-        except OSError:
-            return 0
+        return image.stat().st_size if _is_file(image) else 0
     return 0 if image is None else image.nbytes if isinstance(image, np.ndarray) else len(image)
 
 
@@ -136,7 +140,7 @@ def _problem(row: Row) -> str | None:
     for what, text in (("key", row.key), ("meta", _dumped(row) if row.meta else "")):
         if problem := _not_utf8(text):
             return f"{what}: {problem}"
-    if isinstance(row.image, Path) and not row.image.is_file():
+    if isinstance(row.image, Path) and not _is_file(row.image):
         return f"{row.image}: no such file"
     if isinstance(row.image, bytes) and not row.image:
         return "the picture has zero bytes"

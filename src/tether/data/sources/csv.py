@@ -157,9 +157,16 @@ def _bounded(first: str, rest: io.TextIOWrapper, left: list[int]) -> Iterator[st
 def _root_of(path: str, *, first: str) -> str:
     """The folder that relative paths start from, found with the first picture."""
     own = path.rpartition("/")[0]
-    if is_url(path) or is_url(first) or Path(own, first).exists() or not Path(first).exists():
+    if is_url(path) or is_url(first) or _is_there(own, first) or not _is_there(first):
         return own
     return "."
+
+
+def _is_there(*names: str) -> bool:
+    try:
+        return Path(*names).exists()
+    except OSError:  # too long
+        return False
 
 
 def _joined(rows: list[_Line | _Bad]) -> list[_Line | _Bad]:
