@@ -71,7 +71,7 @@ def packed(path, *parts, mode="gz"):
     return str(path)
 
 
-MANY = bytes(70 << 20)
+MANY = bytes(5 << 20)
 
 
 @pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
@@ -83,7 +83,8 @@ MANY = bytes(70 << 20)
         (("b.bin", b"0", MANY), "unpacks to more than 100 times its size"),
     ],
 )
-def test_a_small_tar_does_not_unpack_without_end(tmp_path, part, why, mode):
+def test_a_small_tar_does_not_unpack_without_end(tmp_path, part, why, mode, monkeypatch):
+    monkeypatch.setattr("tether.data.archives.FREE_BYTES", 4 << 20)
     source = WebDatasetSource(packed(tmp_path / "a.tgz", part, mode=mode))
     rows = source.read(source.blocks()[0])
     assert next(rows).texts == ("a cat",)
@@ -240,7 +241,7 @@ def test_any_damage_to_a_parquet_file_is_told_by_its_name(tmp_path):
         whole, rows=20, n=list(range(20)), tags=[["a", "b"]] * 20, when=pa.array([0] * 20, pa.timestamp("ms", "UTC"))
     )
     data, rng = whole.read_bytes(), np.random.default_rng(0)
-    for _ in range(150):
+    for _ in range(60):
         damaged = bytearray(data)
         for place in rng.integers(len(data) - 700 if rng.random() < 0.5 else 0, len(data), rng.integers(1, 4)):
             damaged[place] ^= 1 << rng.integers(8)
@@ -248,3 +249,28 @@ def test_any_damage_to_a_parquet_file_is_told_by_its_name(tmp_path):
         for read in (lambda: rows_of(open_source(str(whole))), lambda: [*open_pool(str(whole)).read(0, columns="all")]):
             with contextlib.suppress(InputError):
                 read()
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0.png"])
+def test_a_name_that_no_file_can_have_is_a_bad_row(tmp_path, name):
+    (tmp_path / "t.csv").write_text(f"image,caption\n{name},a cat\n")
+    (rows,) = open_pool(str(tmp_path / "t.csv")).read(0, columns="all")
+    assert (len(rows.keys), len(rows.bad)) == (0, 1)
+
+
+def test_a_paper_of_more_latex_than_anyone_writes_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("tether.data.figures.tex.CAPTIONS", 2000)
+    figure = rb"\begin{figure}\includegraphics{a.png}\caption{A cat}\end{figure}"
+    long = figure.replace(b"A cat", b"words " * 200) * 3
+    for name, text in (("one.tar", figure), ("two.tar", figure + b" " * (1 << 21)), ("three.tar", long)):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            for member, data in (("a.png", picture()), ("a.tex", text)):
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    rows = rows_of(open_source({"name": "figures", "path": str(tmp_path)}))
+    assert [(row.texts, row.bad.partition(" (")[0]) for row in rows] == [
+        (("A cat",), ""),
+        ((), "caption of 'a.png': more than 2000 characters in all captions of the file"),
+        ((), "more than 2,097,152 bytes of LaTeX, or four times that of XML"),
+    ]

@@ -130,7 +130,7 @@ class FigureArchive:
         """List the pictures; the documents by name."""
         documents: dict[str, bytes] = {}
         seen: set[str] = set()
-        count = 0
+        count, left = 0, float(self._limits.document_bytes)
         try:
             for member in members(self.path, limits=self._limits):
                 count += 1
@@ -145,7 +145,12 @@ class FigureArchive:
                     if member.name.endswith(PICTURES):
                         self.names.append(member.name)
                     else:
-                        documents[member.name] = member.read()
+                        left -= member.size * (1 if member.name.endswith(_TEX) else 0.25)
+                        if left >= 0:
+                            documents[member.name] = member.read()
+                        else:
+                            most = self._limits.document_bytes
+                            self._problem(member.name, f"more than {most:,} bytes of LaTeX, or four times that of XML")
         except InputError as error:
             if not count:
                 raise

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from tether.core.errors import InputError
-from tether.data.figures.tex_text import latex_to_text
+from tether.data.figures.tex_text import LONGEST, latex_to_text
 from tether.data.figures.tex_tree import Node, read_tex
 
 _log = logging.getLogger("tether.data")
@@ -17,6 +17,8 @@ PICTURES = (".jpg", ".jpeg", ".gif", ".png", ".pdf", ".eps", ".ps")
 """Endings of files that count as figures; compared as they are written."""
 REFUSED = ("\\href", "\\url", "\\email")
 """A caption that holds one of these is left out."""
+CAPTIONS = 200_000
+"""Characters of a file's captions that become text; whole papers stay below 100,000."""
 _CAPTION = re.compile(r"\\caption\s+(?={)")
 
 
@@ -61,6 +63,7 @@ def extract_tex_figures(
     known, by_stem = set(names), {_stem(name): name for name in reversed(names)}
     many = _graphics(root)
     captions: dict[str, str] = {}
+    left = CAPTIONS
     for container, graphic in root.descendants():
         if graphic.name != "includegraphics" or many[id(container)] > 1:
             continue
@@ -71,7 +74,10 @@ def extract_tex_figures(
         latex = caption.args[-1].inner()
         if any(word in latex for word in REFUSED):
             continue
+        left -= len(latex) if len(latex) <= LONGEST else 0
         try:
+            if left < 0:
+                raise InputError(f"more than {CAPTIONS} characters in all captions of the file")
             captions[name] = " ".join(to_text(latex).split())
         except InputError as error:
             if strict:

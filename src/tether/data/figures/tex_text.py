@@ -11,7 +11,7 @@ from tether.core.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from pylatexenc.latex2text import LatexNodes2Text
 
-LONGEST = 100_000
+LONGEST = 20_000
 """Characters of LaTeX; pylatexenc's time grows with the square of them. Captions of papers stay below 10,000."""
 
 
