@@ -47,6 +47,10 @@ def test_classes() -> None:
         classes_of([])
     with pytest.raises(InputError, match="no such file"):
         classes_of("absent.txt")
+    assert len(classes_of(",".join(f"class {number}" for number in range(500)))) == 500  # too long for a file's name
+    for name in ("half \udcff", "nul\0"):
+        with pytest.raises(InputError, match=r"class 2 of 2 is not text: (half \\udcff|nul\\x00)"):
+            classes_of(["cat", name])
 
 
 def test_classes_from_a_file(tmp_path: Path) -> None:

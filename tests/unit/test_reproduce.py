@@ -142,6 +142,9 @@ def test_what_is_not_a_trial_is_refused(paper, monkeypatch):
         ({"mean": 0.75}, "mean is 0.75, its seeds give 0.5"),
         ({"lower": 0.1}, "lower is 0.1, its seeds give 0.5"),
         ({"margin": 0.75}, "its seeds give 'direction only'"),
+        ({"mean": float("nan")}, "mean is nan, its seeds give 0.5"),
+        ({"margin": None}, "margin: expected int or float, got None"),
+        ({"seeds": [{"baseline": "1"}]}, "seeds: 0: baseline: expected int or float, got '1'"),
     ],
 )
 def test_a_typed_verdict_is_caught(paper, tmp_path, change, match):

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from tether.core.card import Card, Trial
 from tether.core.errors import InputError
 from tether.core.files import cache_dir, read_json, write_json
+from tether.core.shape import NUMBER
+from tether.core.shape import check as fits
 from tether.papers import card as find_card
 from tether.papers import module, places
 from tether.papers.lab import Lab
@@ -22,6 +24,12 @@ from tether.papers.verdict import LEAST_SEEDS, summarise
 Status = Literal["reproduced", "direction only", "not shown", "contrary", "stale", "not run"]
 LIBRARIES = ("tether", "torch", "numpy", "scikit-learn", "open_clip_torch", "pyarrow")
 Progress = Callable[[int, int | None], None]
+_RESULT = {
+    **dict.fromkeys(("slug", "metric", "better", "verdict", "fingerprint"), str),
+    **dict.fromkeys(("margin", "mean", "lower"), NUMBER),
+    "smoke": bool,
+    "seeds": [{"baseline": NUMBER, "ours": NUMBER}],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +129,7 @@ def check(result: Any, *, where: str) -> None:
         raise InputError(f"{where}: not a result, these keys are missing: {', '.join(missing)}")
     if result["smoke"]:
         raise InputError(f"{where}: this is a smoke run, which has no verdict; run it in full")
+    fits(result, _RESULT, where=where)
     summary = summarise(
         [run["baseline"] for run in result["seeds"]],
         [run["ours"] for run in result["seeds"]],
@@ -128,7 +137,7 @@ def check(result: Any, *, where: str) -> None:
         margin=result["margin"],
     )
     for name, value in (("mean", summary.mean), ("lower", summary.lower)):
-        if abs(result[name] - value) > 1e-9 * max(1.0, abs(value)):
+        if not abs(result[name] - value) <= 1e-9 * max(1.0, abs(value)):  # NaN is not equal
             raise InputError(f"{where}: {name} is {result[name]}, its seeds give {value}")
     if result["verdict"] != summary.verdict:
         raise InputError(f"{where}: verdict is {result['verdict']!r}, its seeds give {summary.verdict!r}")

@@ -97,7 +97,10 @@ def read(path: Path) -> dict[str, Any]:
     needed = {"bench", "rules", "models", "faults", "guards", "rows", "seeds", "steps"}
     if not isinstance(found, dict) or not needed <= found.keys() or found["bench"] != "stability":
         raise InputError(f"{path}: not a result of tether bench stability")
-    table = table_of(found)
+    try:
+        table = table_of(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: rows: not those of tether bench stability: {error!r}") from None
     finals = {(row.model, row.fault, row.guard): row.final for row in table}
     for row in table:
         for baseline, said in ((NONE, row.against_none), (USUAL, row.against_usual)):

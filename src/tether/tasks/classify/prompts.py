@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tether.core.errors import InputError
+from tether.core.files import read_text
+from tether.core.printable import printable
 from tether.core.spec import closest
 
 SLOT = "{}"
@@ -47,7 +49,7 @@ def templates_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     if isinstance(given, str) and SLOT in given:
         return checked([given], where="template")
     if isinstance(given, (str, Path)):
-        if not Path(given).is_file():
+        if not _is_file(given):
             known = closest(str(given), TEMPLATES)
             raise InputError(f"templates: {str(given)!r} is neither a file nor a template with {SLOT}; {known}")
         return checked(lines_of(Path(given)), where=str(given))
@@ -79,7 +81,7 @@ def classes_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     """
     where = "classes"
     if isinstance(given, (str, Path)):
-        if Path(given).is_file():
+        if _is_file(given):
             where, names = str(given), lines_of(Path(given))
         elif isinstance(given, Path) or given.endswith(".txt"):
             raise InputError(f"classes: {str(given)!r}: no such file")
@@ -92,6 +94,8 @@ def classes_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
         raise InputError(f"{where}: expected at least one class, got none")
     seen: dict[str, int] = {}
     for number, name in enumerate(names):
+        if any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in name):
+            raise InputError(f"{where}: class {number + 1} of {len(names)} is not text: {printable(name)}")
         if not name:
             raise InputError(f"{where}: class {number + 1} of {len(names)} has an empty name")
         if name in seen:
@@ -104,10 +108,14 @@ def lines_of(path: Path) -> list[str]:
     """The lines of a text file that are not empty, without spaces around them.
 
     Raises:
-        InputError: it is not UTF-8.
+        InputError: it cannot be read, or is not UTF-8.
     """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def _is_file(given: str | Path) -> bool:
+    """Whether it names a file; a long list of names is too long for one."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error})") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        return Path(given).is_file()
+    except OSError:
+        return False
