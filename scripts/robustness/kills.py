@@ -78,6 +78,7 @@ def forked(
     """
     place.mkdir(parents=True, exist_ok=True)
     said = said or place.with_name(f"{place.name}.said")
+    said.write_bytes(b"")
     pid = os.fork()
     if not pid:
         _in_child(call, place, said, kill)

@@ -56,14 +56,10 @@ def image(kind: str = "PNG", *, mode: str = "RGB", side: int = 24, **settings: o
     """Bytes of a small image of noise."""
     from PIL import Image
 
-    noise = np.random.default_rng(0).integers(0, 256, (side, side, 4), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    deep = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
     buffer = io.BytesIO()
-    whole = Image.fromarray(noise[..., 0]) if mode in ("L", "I;16", "F") else Image.fromarray(noise)
-    if mode == "I;16":
-        whole = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
-    elif whole.mode != mode:
-        whole = whole.convert(mode)
-    whole.save(buffer, kind, **settings)
+    (deep if mode == "I;16" else Image.fromarray(noise).convert(mode)).save(buffer, kind, **settings)
     return buffer.getvalue()
 
 
@@ -255,13 +251,8 @@ def members(count: int = 3) -> dict[str, bytes]:
     """Of a WebDataset tar."""
     found: dict[str, bytes] = {}
     for n in range(count):
-        about = {"caption": "a cat", "n": n, "x": {"y": [1, 2.5, None]}}
-        found |= {
-            f"{n}.png": image(),
-            f"{n}.txt": b"a cat\nred",
-            f"{n}.json": json.dumps(about).encode(),
-            f"{n}.cls": b"7",
-        }
+        about = json.dumps({"caption": "a cat", "n": n, "x": {"y": [1, 2.5, None]}}).encode()
+        found |= {f"{n}.png": image(), f"{n}.txt": b"a cat\nred", f"{n}.json": about, f"{n}.cls": b"7"}
     return found
 
 

@@ -91,8 +91,8 @@ class Verb:
         return wrong
 
     def is_leftover(self, path: Path) -> bool:
-        """Whether a file is something unfinished; files of locks stay, and mean nothing without a process."""
-        if path.name in (".lock", ".lock.json"):
+        """Whether a file is something unfinished; files of locks stay, and those in a table are LanceDB's own."""
+        if path.name in (".lock", ".lock.json") or any(part.endswith(".lance") for part in path.parts[:-1]):
             return False
         hidden = path.name.startswith(".") and path.name != ".curate"
         return hidden or path.name.endswith((".tmp", ".parts", ".lock")) or path.name.startswith("writing-")
@@ -216,7 +216,9 @@ def store_facts() -> Facts:
     labels = dict(zip(keys, store.records(keys, columns=["label"])["label"].to_pylist(), strict=True)) if keys else {}
     found = store.search(np.ones(DIM, np.float32), top=9)
     answer = [found.keys, [round(float(score), 5) for score in found.scores]]
-    return {"rows": sorted([key, labels[key]] for key in keys), "other": {"rows": len(store), "search": str(answer)}}
+    tables = sorted(path.name for path in Path("store").iterdir() if path.is_dir())
+    other = {"rows": len(store), "search": str(answer), "tables": tables}
+    return {"rows": sorted([key, labels[key]] for key in keys), "other": other}
 
 
 _TRAIN = (
