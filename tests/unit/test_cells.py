@@ -63,7 +63,7 @@ def table(tmp_path):
 def host():
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
     server.over = threading.Event()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.over.set()
     server.shutdown()
@@ -180,6 +180,6 @@ def test_a_path_of_nobody_is_an_input_error(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     for path in (tmp_path / "a.png", "a\0.png", "x" * 5000, "\ud800.png", tmp_path):
         with pytest.raises(
-            InputError, match="(?i)not a regular file|not the name|too long|is a directory|no such file"
+            InputError, match=r"(?i)not a regular file|not the name|too long|is a directory|no such file"
         ):
             decode(path)
