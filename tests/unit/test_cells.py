@@ -63,7 +63,7 @@ def table(tmp_path):
 def host():
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
     server.over = threading.Event()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.over.set()
     server.shutdown()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
 _RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
-_BAND = 1 << 22  # pixels that are converted at once
+_BAND = 1 << 20  # pixels that are converted at once
 _WIDEST = 64  # aspect ratio beyond which only the middle of a picture is resized
 
 

@@ -92,8 +92,9 @@ class WindowLevel:
             raise InputError(f"expected grey values, got {values.dtype} {values.shape}")
         shown = np.empty(values.shape, np.uint8)
         flat, out = values.reshape(-1), shown.reshape(-1)
-        for start in range(0, flat.size, _BAND):
-            out[start : start + _BAND] = self._shown(flat[start : start + _BAND].astype(np.float64))
+        with np.errstate(invalid="ignore"):  # a NaN that signals
+            for start in range(0, flat.size, _BAND):
+                out[start : start + _BAND] = self._shown(flat[start : start + _BAND].astype(np.float64))
         return shown
 
     def _shown(self, wide: np.ndarray) -> np.ndarray:
