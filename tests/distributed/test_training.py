@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,9 @@ SETTINGS = [
 pytestmark = pytest.mark.distributed
 
 
-def run(launcher: list[str], folder: Path, *more: str, stop_after: int = 0) -> Path:
+def run(launcher: list[str], folder: Path, *more: str, stop_after: int = 0, script: Path = SCRIPT) -> Path:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "STOP_AFTER": str(stop_after)}
-    command = [sys.executable, *launcher, str(SCRIPT), str(folder), *SETTINGS, *more]
+    command = [sys.executable, *launcher, str(script), str(folder), *SETTINGS, *more]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -83,3 +85,62 @@ def test_two_processes_with_hard_negatives_equal_one(tmp_path):
     ]
     alone = run([], tmp_path / "alone", *negatives)
     assert_same_path(run(TORCHRUN, tmp_path / "two", "sharding=fsdp2", *negatives), alone)
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
+def test_terms_are_means_over_processes_and_all_skip_what_one_cannot_use(tmp_path, sharding):
+    script = SCRIPT.with_name("worker_terms.py")
+    folder = run(TORCHRUN, tmp_path / "run", f"sharding={sharding}", "accumulate=1", "step=ranked", script=script)
+    records = read_metrics(folder / "metrics.jsonl")
+    assert [record["rank"] for record in records] == [0.5] * 5
+    assert [record["skipped"] for record in records] == [False, False, True, False, False]
+    assert [record["loss"] is None for record in records] == [False, False, True, False, False]
+
+
+def processes(folder: Path) -> list[subprocess.Popen[str]]:
+    """Two processes of ``tether train``, as a launcher starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "tether", "train", *SETTINGS, "steps=100000", "--out", str(folder)]
+    return [
+        subprocess.Popen(
+            command,
+            env=common | {"MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def test_a_killed_process_ends_the_other_with_one_message_and_a_second_run_beside_them_is_refused(tmp_path):
+    first, second = processes(tmp_path / "run")
+    others: list[subprocess.Popen[str]] = []
+    try:
+        while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.05)
+        others = processes(tmp_path / "run")
+        for process in others:
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 2, said
+            assert f"process {first.pid} on " in said
+            assert "Traceback" not in said
+        second.kill()
+        _, said = first.communicate(timeout=120)
+        assert first.returncode == 2, said
+        assert said == (
+            f"tether: another process of the run ended; go on with: tether train --resume --out {tmp_path / 'run'}\n"
+        )
+    finally:
+        for process in (first, second, *others):
+            process.kill()
+            process.communicate()
