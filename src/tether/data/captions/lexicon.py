@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tether.core.errors import InputError
+from tether.core.files import read_text
+from tether.core.yaml_files import parse_yaml
 
 ENGLISH = "english"
 _NAMED = re.compile(r"(.+)#([0-9a-f]{12})", re.DOTALL)
@@ -67,21 +69,13 @@ def read_lexicon(path: Path) -> Lexicon:
     Raises:
         InputError: as ``lexicon``.
     """
-    try:
-        return _parsed(path.read_text(encoding="utf-8"), where=str(path))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the lexicon that comes with Tether is {ENGLISH!r}") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise InputError(f"{path}: not a text file: {error}") from error
+    if not path.exists():
+        raise InputError(f"{path}: no such file; the lexicon that comes with Tether is {ENGLISH!r}")
+    return _parsed(read_text(path), where=str(path))
 
 
 def _parsed(text: str, *, where: str) -> Lexicon:
-    import yaml
-
-    try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: not valid YAML: {error}") from error
+    given = parse_yaml(text, where=where)
     if not isinstance(given, dict) or set(given) - set(_KEYS):
         raise InputError(f"{where}: expected some of the keys {', '.join(_KEYS)}, got {given!r:.100}")
     stopwords = given.get("stopwords") or []

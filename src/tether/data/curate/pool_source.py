@@ -19,6 +19,8 @@ from tether.core.types import ImageLike, Row
 from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group
 from tether.data.curate.step import IMAGE
 
+_LARGEST = 1 << 28
+"""Bytes of a picture, at most."""
 _LOOKED_AT = 16
 """Rows whose ``meta`` tells which columns there are."""
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -142,6 +144,8 @@ def _problem(row: Row) -> str | None:
             return f"{what}: {problem}"
     if isinstance(row.image, Path) and not _is_file(row.image):
         return f"{row.image}: no such file"
+    if _bytes(row.image) > _LARGEST:
+        return f"a picture of more than {_LARGEST:,} bytes"
     if isinstance(row.image, bytes) and not row.image:
         return "the picture has zero bytes"
     return None
