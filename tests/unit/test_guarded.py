@@ -1,6 +1,7 @@
 """Hostile files are opened in a process that may die: of time, of memory, of itself."""
 
 import os
+import threading
 
 import pytest
 
@@ -38,7 +39,10 @@ def test_a_process_that_dies_is_replaced():
     process = room._WORKERS[0]._process
     process.terminate()
     process.wait()
+    assert guarded("begin") == ({}, b"")
+    stop = threading.Timer(0.5, room._WORKERS[0]._process.terminate)
+    stop.start()
     with pytest.raises(InputError, match="crashes the program that reads it"):
-        guarded("begin")
+        guarded("first_page", data=pdf(12, 4), size=50)
     assert guarded("begin") == ({}, b"")
     assert room._WORKERS[0].owner == os.getpid()

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tether.core.errors import InputError
-from tether.core.types import ImageSpec
+from tether.core.types import Block, ImageSpec, Row
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.curate.pool import open_pool
@@ -33,6 +33,21 @@ def picture(value=0):
     buffer = io.BytesIO()
     Image.fromarray(np.full((6, 6, 3), value, np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+class Listed:
+    """A source of given rows."""
+
+    name, version = "listed", "1"
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def blocks(self):
+        return [Block("all")]
+
+    def read(self, block, *, start=0):
+        yield from self.rows[start:]
 
 
 def rows_of(source):
@@ -274,3 +289,20 @@ def test_a_paper_of_more_latex_than_anyone_writes_is_not_read(tmp_path, monkeypa
         ((), "caption of 'a.png': more than 2000 characters in all captions of the file"),
         ((), "more than 2,097,152 bytes of LaTeX, or four times that of XML"),
     ]
+
+
+def test_the_name_of_a_negative_picture_is_not_followed(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    (tmp_path / "t.csv").write_text(f"image,caption,negative_image\na.png,a cat,{tmp_path / 'a.png'}\n")
+    model, source = create("tiny", seed=0), open_source(str(tmp_path / "t.csv"))
+    batches = Loader(source, tokenizer=model.tokenizer, image_spec=model.image_spec, batch_size=1, seed=0)
+    with pytest.raises(InputError, match="no good row"):
+        next(batches)
+    assert "got a text" in batches.bad.latest
+
+
+def test_what_a_row_holds_beside_its_picture_counts_as_memory():
+    source = Listed([Row(f"k{n}", b"x", ("a cat",), {"n": [[]] * 1000}) for n in range(100)])
+    settings = {"tokenizer": create("tiny", seed=0).tokenizer, "image_spec": ImageSpec((8, 8)), "seed": 0}
+    assert Loader(source, batch_size=1, **settings).rows == 100
+    assert Loader(source, batch_size=1, memory=100_000, **settings).rows is None

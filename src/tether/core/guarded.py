@@ -58,6 +58,10 @@ class _Worker:
         finally:
             timer.cancel()
 
+    def is_gone(self) -> bool:
+        """Whether it ended while it had nothing to do."""
+        return self._process.poll() is not None
+
     def close(self) -> int | None:
         """End the process; its exit code."""
         self._process.kill()
@@ -89,6 +93,8 @@ def guarded(task: str, *, data: bytes = b"", seconds: float = SECONDS, **setting
     with _LOCK:
         if _WORKERS and _WORKERS[0].owner != os.getpid():
             _WORKERS.clear()  # the parent's, inherited by a fork
+        if _WORKERS and _WORKERS[0].is_gone():
+            _close()
         if not _WORKERS:
             _WORKERS.append(_Worker())
         worker = _WORKERS[0]

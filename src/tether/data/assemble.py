@@ -123,6 +123,8 @@ class Assembler:
         self._bad.tried(1)
         wanted = [row.image] if row.meta.get(NEGATIVE_IMAGE) is None else [row.image, row.meta[NEGATIVE_IMAGE]]
         try:
+            if isinstance(wanted[-1], str):  # a path may lead anywhere
+                raise InputError(f"{NEGATIVE_IMAGE}: expected an encoded picture or pixels, got a text")
             pictures = [load(image, self._spec, name=row.key) for image in wanted]  # pyrefly: ignore - load checks
         except InputError as error:
             self._bad.add(row.key, str(error))

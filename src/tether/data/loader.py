@@ -16,7 +16,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import Source, Tokenizer
 from tether.core.types import Batch, ImageSpec, Row
-from tether.data.assemble import NEGATIVE_IMAGE, Assembler, Augment
+from tether.data.assemble import Assembler, Augment
 from tether.data.bad_rows import BadRows
 from tether.data.captions import CaptionPick
 from tether.data.images import load
@@ -25,8 +25,9 @@ from tether.data.shuffle import Draft, Position, acceptor, full_order, until_bro
 MEMORY = 1 << 30
 """Bytes of rows held to shuffle them as a whole; a larger source is shuffled in windows."""
 WINDOW_ROWS = 16_384
-_ROW_OVERHEAD = 500
-"""Bytes of a row's Python objects, roughly."""
+_ROW_OVERHEAD = 250
+"""Bytes of a row's Python objects, roughly, without what its values need."""
+_OBJECT = 50
 
 
 class Loader:
@@ -291,17 +292,18 @@ def _hold(source: Source, *, memory: int, bad: BadRows) -> list[Row] | None:
             if not accept(row):
                 continue
             rows.append(row)
-            size += _ROW_OVERHEAD + sum(map(len, row.texts)) + _bytes_of(row)
+            size += _ROW_OVERHEAD + sum(map(_size, (row.image, row.texts, row.meta)))
             if size > memory:
                 return None
     return rows
 
 
-def _bytes_of(row: Row) -> int:
-    return sum(map(_size, (row.image, row.meta.get(NEGATIVE_IMAGE))))
-
-
-def _size(image: object) -> int:
-    if isinstance(image, bytes):
-        return len(image)
-    return image.nbytes if isinstance(image, np.ndarray) else 0
+def _size(value: object) -> int:
+    """Bytes in memory, roughly."""
+    if isinstance(value, (bytes, str)):
+        return len(value) + _OBJECT
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return _OBJECT + sum(_OBJECT + _size(each) for each in value.values())
+    return _OBJECT + sum(map(_size, value)) if isinstance(value, (list, tuple)) else _OBJECT

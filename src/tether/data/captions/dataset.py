@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tether.core.errors import InputError
-from tether.core.files import atomic_path, read_json, write_json, write_text
+from tether.core.files import atomic_path, read_json, read_text, write_json, write_text
 from tether.data.captions.chance import of_key
 from tether.data.captions.rewriter import Rewriter
 
+_LARGEST = 1 << 34
+"""Bytes of a file of rewrites, at most."""
 CHUNK = 1024
 """Captions of one piece: what is done again after a stop, at most."""
 MANIFEST = "rewrites.json"
@@ -125,12 +127,7 @@ def read_rewrites(files: Sequence[Path], *, captions: int) -> list[list[str]]:
         raise InputError("files: expected at least one, got none")
     columns = []
     for file in files:
-        try:
-            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        except FileNotFoundError:
-            raise InputError(f"{file}: no such file") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file}: not UTF-8: {error}") from error
+        lines = read_text(file, limit=_LARGEST).removesuffix("\n").split("\n")
         if len(lines) != captions:
             raise InputError(f"{file}: expected {captions} lines, one for each caption, got {len(lines)}")
         columns.append(lines)

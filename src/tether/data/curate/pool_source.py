@@ -18,7 +18,7 @@ from tether.core.protocols import Source
 from tether.core.types import ImageLike, Row
 from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group
 from tether.data.curate.step import IMAGE
-from tether.data.image_file import image_bytes, image_problem
+from tether.data.image_file import MAX_BYTES, image_bytes, image_problem
 
 _LOOKED_AT = 16
 """Rows whose ``meta`` tells which columns there are."""
@@ -139,6 +139,8 @@ def _problem(row: Row) -> str | None:
             return f"{what}: {problem}"
     if isinstance(row.image, Path) and (problem := image_problem(row.image)):
         return problem
+    if _bytes(row.image) > MAX_BYTES:
+        return f"an image of more than {MAX_BYTES:,} bytes"
     if isinstance(row.image, bytes) and not row.image:
         return "the picture has zero bytes"
     return None
