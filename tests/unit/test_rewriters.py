@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import pytest
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, LockedError
+from tether.core.locks import locked
 from tether.data.captions import (
     REWRITERS,
     ParaphrasePairs,
@@ -231,11 +232,13 @@ def test_files_go_on_where_they_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         rewrite_dataset(captions, rewriter=Stops(CHUNK + 10), path=tmp_path / "parts", count=2, seed=5)
     assert texts(tmp_path / "parts") == []  # nothing half done is there
+    (tmp_path / "parts" / "..piece-000001.txt.abcdefgh.tmp").write_text("of a killed process")
     second = Stops(10**9)
     rewrite_dataset(captions, rewriter=second, path=tmp_path / "parts", count=2, seed=5)
     assert second.asked == 300
     assert texts(tmp_path / "parts") == texts(tmp_path / "whole")
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == [
+        ".lock",
         "rewrites-1.txt",
         "rewrites-2.txt",
         "rewrites.json",
@@ -245,6 +248,17 @@ def test_files_go_on_where_they_stopped(tmp_path):
     rows = read_rewrites(whole, captions=len(captions))
     assert len(rows) == len(captions)
     assert all("cat" in text and f"number {number}" in text for number, row in enumerate(rows[:50]) for text in row)
+
+
+def test_where_no_piece_was_finished_other_rewrites_may_begin(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        rewrite_dataset(["a cat"], rewriter=Stops(0), path=tmp_path, count=2)
+    assert len(rewrite_dataset(["a dog"], rewriter=TemplateRewriter(), path=tmp_path, count=1)) == 1
+    with (
+        locked(tmp_path, purpose="another"),
+        pytest.raises(LockedError, match=r"\(another\) is writing there"),
+    ):
+        rewrite_dataset(["a dog"], rewriter=TemplateRewriter(), path=tmp_path, count=1)
 
 
 class InTuples:
@@ -293,7 +307,7 @@ def test_refused_files(tmp_path):
     with pytest.raises(InputError, match="at least one"):
         read_rewrites([], captions=3)
     (tmp_path / "latin.txt").write_bytes("é\n".encode("latin-1"))
-    with pytest.raises(InputError, match="is a directory"):
+    with pytest.raises(InputError, match="not UTF-8"):
         read_rewrites([tmp_path / "latin.txt"], captions=1)
     for keywords in ({"count": 0, "texts": captions}, {"texts": []}):
         given = keywords.pop("texts")

@@ -97,6 +97,8 @@ def command(
         raise InputError(f"--pictures: expected {', '.join(PICTURES)}, got {pictures!r}")
     if workers is not None and not 1 <= workers <= 1024:
         raise InputError(f"--workers: expected 1 to 1024, got {workers}")
+    if minimum_pmi != minimum_pmi:
+        raise InputError(f"--minimum-pmi: expected a number of bits, got {minimum_pmi}")
     if sample < 1:
         raise InputError(f"--sample: expected at least 1 row, got {sample}")
     if plan and (out is not None or resume):

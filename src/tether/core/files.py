@@ -129,7 +129,7 @@ def read_bytes(path: str | Path, *, limit: int) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{path}: not a regular file")
-            data = file.read(limit + 1)
+            data = file.read(min(limit, status.st_size) + 1)  # so much memory is set aside before a byte is read
     except InputError:
         raise
     except OSError as error:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tether.core.errors import InputError
-from tether.core.files import atomic_path, read_json, read_text, write_json, write_text
+from tether.core.files import atomic_path, read_json, read_text, remove_leftovers, write_json, write_text
+from tether.core.locks import locked
 from tether.data.captions.chance import of_key
 from tether.data.captions.rewriter import Rewriter
 
@@ -18,6 +19,7 @@ _LARGEST = 1 << 34
 CHUNK = 1024
 """Captions of one piece: what is done again after a stop, at most."""
 MANIFEST = "rewrites.json"
+_LARGEST = 2**36
 _BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 
@@ -58,6 +60,7 @@ def rewrite_dataset(
     Raises:
         InputError: no caption, a count below 1, a folder with rewrites of other captions or settings, or a rewriter
             that gives another number of texts.
+        LockedError: another process is writing there.
     """
     if count < 1:
         raise InputError(f"count: expected at least 1, got {count}")
@@ -72,32 +75,32 @@ def rewrite_dataset(
         "settings": rewriter.settings,
     }
     files = [path / f"rewrites-{number}.txt" for number in range(1, count + 1)]
-    if (path / MANIFEST).exists():
-        found = read_json(path / MANIFEST)
-        facts = json.loads(json.dumps(facts))  # as they are read back: a tuple is a list
-        if found != facts:
-            other = [key for key in facts if not isinstance(found, dict) or found.get(key) != facts[key]]
-            raise InputError(f"{path}: holds rewrites with other {', '.join(other)}; choose another folder")
-        if all(file.exists() for file in files):
-            return files
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / MANIFEST, facts)
-    pieces = []
-    for start in range(0, len(texts), CHUNK):
-        piece = path / f".piece-{start // CHUNK:06d}.txt"
-        pieces.append(piece)
-        if not piece.exists():
-            write_text(piece, _piece(texts[start : start + CHUNK], start, rewriter, count=count, seed=seed))
-        if on_progress is not None:
-            on_progress(min(start + CHUNK, len(texts)), len(texts))
-    for number, file in enumerate(files):
-        with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
-            for piece in pieces:
-                lines = piece.read_text(encoding="utf-8").split("\n")[:-1]
-                out.writelines(f"{line}\n" for line in lines[number::count])
-    for piece in pieces:
-        piece.unlink()
-    return files
+    with locked(path, purpose="rewrite_dataset"):
+        remove_leftovers(path)
+        if (path / MANIFEST).exists() and any([*path.glob(".piece-*.txt"), *path.glob("rewrites-*.txt")]):
+            found = read_json(path / MANIFEST)
+            facts = json.loads(json.dumps(facts))  # as they are read back: a tuple is a list
+            if found != facts:
+                other = [key for key in facts if not isinstance(found, dict) or found.get(key) != facts[key]]
+                raise InputError(f"{path}: holds rewrites with other {', '.join(other)}; choose another folder")
+        else:
+            write_json(path / MANIFEST, facts)
+        pieces = [path / f".piece-{number:06d}.txt" for number in range(-(-len(texts) // CHUNK))]
+        if not all(file.exists() for file in files):
+            for number, piece in enumerate(pieces):
+                start = number * CHUNK
+                if not piece.exists():
+                    write_text(piece, _piece(texts[start : start + CHUNK], start, rewriter, count=count, seed=seed))
+                if on_progress is not None:
+                    on_progress(min(start + CHUNK, len(texts)), len(texts))
+            for number, file in enumerate(files):
+                with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+                    for piece in pieces:
+                        lines = piece.read_text(encoding="utf-8").split("\n")[:-1]
+                        out.writelines(f"{line}\n" for line in lines[number::count])
+        for piece in pieces:
+            piece.unlink(missing_ok=True)
+        return files
 
 
 def _piece(texts: Sequence[str], start: int, rewriter: Rewriter, *, count: int, seed: int) -> str:
