@@ -132,8 +132,9 @@ def state(path: Path) -> None:
     write_state(path, format="f", settings={"a": [1, {"b": None}]}, arrays={"a": np.ones((2, 3), np.float32)})
 
 
-def read_a_state(path: Path) -> object:
-    return read_state(path, what="Part", format="f", arrays=frozenset({"a"}))
+def read_a_state(path: Path) -> None:
+    settings, arrays = read_state(path, what="Part", format="f", arrays=frozenset({"a"}))
+    assert (settings, arrays["a"].tolist()) == ({"a": [1, {"b": None}]}, np.ones((2, 3)).tolist())
 
 
 @pytest.mark.parametrize(("save", "load"), [(decomposition, Decomposition.load), (state, read_a_state)])

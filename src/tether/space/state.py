@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,9 +45,17 @@ def write_state(path: Path | str, *, format: str, settings: Mapping[str, Any], a
         raise InputError(f"settings: expected plain values: {error}") from error
     with atomic_path(Path(path)) as temporary:
         try:
-            save_file(plain, temporary, metadata={"format": format, "settings": written})
+            digest = _digest(written, plain)
+            save_file(plain, temporary, metadata={"format": format, "settings": written, "digest": digest})
         except SafetensorError as error:
             raise WriteError(Path(path), error) from error
+
+
+def _digest(settings: str, arrays: Mapping[str, np.ndarray]) -> str:
+    total = hashlib.blake2b(settings.encode(), digest_size=16)
+    for name, value in sorted(arrays.items()):
+        total.update(f"{name}\0{value.dtype.str}\0{value.shape}\0".encode() + value.tobytes())
+    return total.hexdigest()
 
 
 def _plain(value: Any) -> Any:
@@ -70,7 +79,8 @@ def read_state(
         Settings and arrays.
 
     Raises:
-        InputError: no such file, not a safetensors file, another format, or settings that cannot be read.
+        InputError: no such file, not a safetensors file, another format, settings that cannot be read, or arrays or
+            settings that are not those that were written.
     """
     from safetensors import safe_open
 
@@ -85,7 +95,10 @@ def read_state(
     if metadata.get("format") != format or set(found) != arrays:
         got = f"{metadata.get('format')!r} with {sorted(found)}"
         raise InputError(f"{path}: expected the state of a {what} ({format}), got {got}")
-    settings = parse_json(metadata.get("settings", ""), where=f"{path}: settings")
+    written = metadata.get("settings", "")
+    settings = parse_json(written, where=f"{path}: settings")
     if not isinstance(settings, dict):
         raise InputError(f"{path}: settings: expected values by name, got {settings!r:.100}")
+    if metadata.get("digest", digest := _digest(written, found)) != digest:
+        raise InputError(f"{path}: damaged: it does not hold what was written; fit and save it again")
     return settings, found
