@@ -161,6 +161,16 @@ def curated(path: Path) -> object:
 
 
 @read
+def datasheet(path: Path) -> object:
+    """The page of a curation that is finished."""
+    from tether.data.curate.pool import open_pool
+    from tether.evaluate.datasheet import write_datasheet
+
+    os.chdir(path)
+    return write_datasheet(Path("out"), pool=open_pool("pool.parquet"))
+
+
+@read
 def embedded(path: Path) -> object:
     """An embedding that goes on."""
     from tether.data import open_source

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import random
 import shutil
 import tarfile
 import zipfile
@@ -395,14 +394,13 @@ def _(folder: Path) -> None:
     (folder / "run" / "summary.json").write_text('{"steps": 3, "loss": 1.5, "images": 3}', encoding="utf-8")
 
 
-@sample("curation that goes on", "curated", "", 0.5)
-def _(folder: Path) -> None:
+def _curation(folder: Path, *, passes: int) -> None:
     from tether.data.curate.pool import open_pool
     from tether.data.curate.recipe import read_recipe
     from tether.data.curate.run import curate
 
     def stop(done: int, _: int | None) -> None:
-        if done == 4:
+        if done == passes:
             raise KeyboardInterrupt
 
     with contextlib.chdir(folder), contextlib.suppress(KeyboardInterrupt):
@@ -410,6 +408,10 @@ def _(folder: Path) -> None:
         Path("recipe.yaml").write_text(_STEPS, encoding="utf-8")
         steps = read_recipe(Path("recipe.yaml"))
         curate(open_pool("pool.parquet"), steps=steps, out=Path("out"), on_progress=stop)
+
+
+sample("curation that goes on", "curated", "", 0.5)(lambda folder: _curation(folder, passes=4))
+sample("curation, its datasheet", "datasheet", "", 0.5)(lambda folder: _curation(folder, passes=99))
 
 
 @sample("embedding that goes on", "embedded", "", 0.25)
@@ -439,10 +441,3 @@ def _(folder: Path) -> None:
     _vectors(folder)
     READS["index"](folder / "e.parquet")
     (folder / "e.parquet").unlink()
-
-
-def shuffled(seed: int) -> list[str]:
-    """The names in an order of their own, so that slow ones do not come together."""
-    names = list(SAMPLES)
-    random.Random(seed).shuffle(names)
-    return names

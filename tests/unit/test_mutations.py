@@ -1,4 +1,4 @@
-"""Mutated files for every public reader, and two small drivers end to end: ``scripts/robustness`` in small."""
+"""What ``scripts/robustness`` does, in small: mutations, kills, two writers and bombs find nothing."""
 
 import os
 import subprocess
