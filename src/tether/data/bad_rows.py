@@ -36,7 +36,7 @@ class BadRows:
             path: JSON-lines side file; it is appended to, and keys it already names are not named again.
             strict: raise at the first bad row instead.
         """
-        self.source, self.path, self.strict = source, path, strict
+        self.source, self.path, self.strict = encodable(source), path, strict
         self.seen = 0
         self.latest = ""
         self._refused = 0  # bad among the rows seen, repeats included
@@ -70,7 +70,7 @@ class BadRows:
             if new:
                 self._keys.add(key)
                 if self.path:
-                    self._write(self.path, {"source": encodable(self.source), "key": key, "error": reason})
+                    self._write(self.path, {"source": self.source, "key": key, "error": reason})
             count = len(self._keys)
         if new and (count & (count - 1)) == 0:  # the 1st, 2nd, 4th, ... so that a log stays readable
             where = f"; all are named in {self.path}" if self.path else ""
