@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
@@ -24,9 +23,26 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 TRAIN = ["size=tiny", "batch_size=2", "precision=fp32", "threads=1", "save_every=100000"]
 
 
-def start(place: Path, *arguments: object) -> subprocess.Popen[str]:
+SLOW = """
+import sys, time
+from pathlib import Path
+from tether.cli import main
+from tether.data import image_file
+read = image_file.read_bytes
+def slowly(path, *, limit):
+    if Path(path).name == "slow.png":
+        Path("reached").touch()
+        while not Path("go").exists():
+            time.sleep(0.01)
+    return read(path, limit=limit)
+image_file.read_bytes = slowly
+main(sys.argv[1:])
+"""
+
+
+def start(place: Path, *arguments: object, how: tuple[str, ...] = ("-m", "tether")) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tether", *map(str, arguments)],
+        [sys.executable, *how, *map(str, arguments)],
         cwd=place,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -34,20 +50,6 @@ def start(place: Path, *arguments: object) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,  # a terminal's Ctrl-C goes to the whole group
     )
-
-
-def opened_by_reader(pipe: Path, process: subprocess.Popen[str]) -> int:
-    """The writing end of a named pipe, as soon as the process reads from it."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # nobody reads yet
-                raise
-            time.sleep(0.01)
-    process.kill()
-    raise AssertionError(f"the picture was never read: {process.communicate()}")
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +61,9 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Three pictures, the last of which never ends: whoever reads it hangs until the test lets go."""
-    for name in ("a.png", "b.png"):
+    """Three images, the last of which is read as slowly as the test wants."""
+    for name in ("a.png", "b.png", "slow.png"):
         Image.new("RGB", (32, 32), "red").save(tmp_path / name)
-    os.mkfifo(tmp_path / "slow.png")
     (tmp_path / "pairs.csv").write_text("filepath,title\na.png,one\nb.png,two\nslow.png,three\n")
     return tmp_path
 
@@ -78,13 +79,13 @@ def place(tmp_path: Path) -> Path:
 )
 def test_ctrl_c_in_the_middle(place: Path, model: Path, verb: list[str]) -> None:
     before = {path.name for path in place.iterdir()}
-    process = start(place, *(word.format(model=model) for word in verb))
-    writer = opened_by_reader(place / "slow.png", process)
-    try:
-        os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.3)
-    finally:
-        os.close(writer)
+    process = start(place, *(word.format(model=model) for word in verb), how=("-c", SLOW))
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and not (place / "reached").exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    (place / "go").touch()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert stderr.rstrip().endswith("tether: interrupted")

@@ -110,8 +110,8 @@ class AttributeLexicon:
             raise InputError(f"{path}: expected an attribute lexicon ({_FORMAT})")
         try:
             return cls(**values)
-        except TypeError as error:
-            raise InputError(f"{path}: not whole: {error}") from None
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{path}: not the lists of a lexicon: {error}") from None
 
     def as_plain(self) -> dict[str, object]:
         """The lists as plain values, from which ``AttributeLexicon(**values)`` makes the same one."""
