@@ -11,10 +11,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tether.core.errors import InputError, LockedError, StoppedError, TetherError
-from tether.train import load_config, train
+from tether.core.errors import InputError, LockedError, StoppedError, TetherError, WriteError
+from tether.data.bad_rows import BadRows
+from tether.models.save import write_weights
+from tether.train import compare, load_config, train
 from tether.train.checkpoints import _sha256, list_checkpoints
-from tether.train.logbook import read_metrics
+from tether.train.logbook import Logbook, read_metrics
 from tether.train.run import read_result
 from tether.train.seal import KEY, sealed
 
@@ -26,6 +28,10 @@ with locked(Path(sys.argv[1]), purpose="tether train"):
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+def full(*_: object, **__: object) -> None:
+    raise SafetensorError("I/O error: No space left on device (os error 28)")
 
 
 @pytest.fixture
@@ -87,9 +93,6 @@ def test_the_second_process_is_refused(config, tmp_path):
 
 
 def test_a_full_disk_is_one_message_that_says_what_is_safe(config, stopped, monkeypatch):
-    def full(*_: object, **__: object) -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
     with monkeypatch.context() as patch:
         patch.setattr("tether.train.checkpoints.save_file", full)
         with pytest.raises(TetherError) as told:
@@ -179,3 +182,45 @@ def test_a_damaged_summary_is_named(tmp_path, text):
     (tmp_path / "summary.json").write_text(text)
     with pytest.raises(InputError, match=r"summary\.json"):
         read_result(tmp_path)
+
+
+class Full:
+    name = "run/metrics.jsonl"
+
+    def write(self, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    close = flush = lambda self: self.write("")
+
+
+def test_a_full_disk_is_told_of_logs_and_weights_as_well(tmp_path, monkeypatch):
+    book = Logbook(tmp_path / "metrics.jsonl", steps_done=0)
+    book.close()
+    book._file = Full()
+    with pytest.raises(WriteError, match=r"^run/metrics\.jsonl: could not be written: No space left on device"):
+        book.write({"step": 0})
+    book.close()
+    rows = BadRows("pool", path=tmp_path / "bad_rows.jsonl")
+    (tmp_path / "bad_rows.jsonl").mkdir()
+    with pytest.raises(WriteError, match=r"bad_rows\.jsonl: could not be written"):
+        rows.add("key", "no image")
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(WriteError, match=r"a\.safetensors: could not be written"):
+        write_weights(tmp_path / "a.safetensors", {}, metadata={})
+
+
+def test_a_comparison_in_which_nothing_was_finished_is_begun_again(config, tmp_path):
+    started = tmp_path / "compare" / "zclip"
+    for settings in (config(), config("seed=1")):
+        compare._claim(tmp_path, settings, steps=20, resume=False)
+        assert not started.exists()
+        started.mkdir()
+        (started / "config.yaml").write_text("data: emoji")
+    (started / compare.ENDED).write_text('{"diverged": ""}')
+    with pytest.raises(InputError, match="holds a comparison already"):
+        compare._claim(tmp_path, config(), steps=20, resume=False)
+    with pytest.raises(InputError, match="other settings: seed"):
+        compare._claim(tmp_path, config(), steps=20, resume=True)
+    (tmp_path / "compare" / "plan.json").write_text('{"config": 3}')
+    with pytest.raises(InputError, match=r"plan\.json: expected the steps"):
+        compare._claim(tmp_path, config(), steps=20, resume=True)
