@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from importlib import import_module
 from operator import attrgetter
@@ -187,6 +188,7 @@ def index(path: Path) -> object:
     """Embeddings that become a store."""
     from tether.tasks.retrieve.index import build_index
 
+    shutil.rmtree(path.with_name("store"), ignore_errors=True)
     return build_index(path, out=path.with_name("store"))
 
 
