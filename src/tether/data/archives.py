@@ -31,11 +31,6 @@ BROKEN = (
 _XZ_MEMORY = 1 << 28
 
 
-def reason_of(error: BaseException) -> str:
-    """What went wrong, without the name of a file."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
 class TarStream:
     """A tar, compressed or not, member by member."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.files import read_json
+from tether.core.files import local, read_json
 from tether.core.protocols import Tokenizer
 from tether.core.spec import closest
 from tether.models.build_open_clip import SEED, open_clip_model, read_text_config, seeded
@@ -23,7 +23,6 @@ from tether.models.convert.rules import take
 from tether.models.convert.tokenizers import local_open_clip_tokenizer, named_open_clip_tokenizer
 from tether.models.convert.weights import assemble, fill, read_weights, refuse_pickle
 from tether.models.dual import Clip
-from tether.models.named import path_of
 from tether.models.wrap import OpenClipEncoder, WrappedEncoder, check_forward
 
 
@@ -43,7 +42,7 @@ def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
                 f"open_clip:{architecture}/FILE.safetensors, or ask for random weights (--random-weights)"
             )
         return _random(config) if config is not None else _wrapped(architecture, cfg, weights=None)
-    file = path_of(weights)
+    file = local(weights)
     if file.is_file() or Path("/" + weights).is_file():
         file = file if file.is_file() else Path("/" + weights)
         return (

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.files import parse_json
 from tether.core.printable import encodable
 from tether.core.types import Block, Row
-from tether.data.archives import BROKEN, TarStream, reason_of
+from tether.data.archives import BROKEN, TarStream
 from tether.data.paths import files, fingerprint, is_picture, labels, open_binary, points_outside
 from tether.data.sources.columns import CAPTION, bad_row, texts_of
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.files import read_json
 from tether.models.convert.described import MAX_BYTES, blamed_on
 
@@ -38,7 +38,7 @@ def _start(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(9)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+        raise InputError(f"{path}: {reason_of(error)}") from error
 
 
 def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:

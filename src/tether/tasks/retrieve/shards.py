@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from tether.core.errors import InputError, TetherError
+from tether.core.errors import InputError, refusing
 from tether.core.files import atomic_path
 from tether.core.printable import encodable
 from tether.core.types import Row
@@ -174,16 +174,8 @@ def _opened(path: Path) -> pq.ParquetFile:
     return file
 
 
-@contextlib.contextmanager
-def _sound(path: Path) -> Iterator[None]:
-    """Name the file in whatever Arrow raises about it."""
-    try:
-        yield
-    except TetherError:
-        raise
-    except Exception as error:  # of many kinds, by what is damaged
-        text = " ".join(str(error).split())[:300]
-        raise InputError(f"{path}: damaged or not a Parquet file ({text})") from None
+def _sound(path: Path) -> contextlib.AbstractContextManager[None]:
+    return refusing(f"{path}: damaged or not a Parquet file")
 
 
 def shared_schema(parts: Sequence[Path]) -> pa.Schema:
