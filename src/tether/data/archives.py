@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 HEADER_BYTES = 1 << 20
 """Bytes of headers between two members, at most: tarfile reads long names and extended headers whole."""
 FREE_BYTES = 1 << 26
-"""Bytes that any compressed file may unpack to."""
+"""Bytes that any compressed file may unpack to, or the rows of any Parquet file."""
 MOST_TIMES = 100
 """How many times its size a compressed file may unpack to, beyond that."""
 

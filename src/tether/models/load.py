@@ -14,9 +14,10 @@ from tether.core.geometry import geometry_of
 from tether.core.protocols import Tokenizer
 from tether.models.config import ModelConfig, read_config
 from tether.models.convert.described import blamed_on
+from tether.models.convert.native import native
 from tether.models.convert.tokenizer_folder import COPIED
-from tether.models.convert.weights import assemble, read_metadata
 from tether.models.convert.weights import fill as fill
+from tether.models.convert.weights import read_metadata
 from tether.models.dual import Clip
 from tether.models.named import HUB, OPEN_CLIP
 from tether.models.presets import PRESETS, create
@@ -139,9 +140,7 @@ def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
         with blamed_on(described):
             config = _own_config(values, path=described)
         tokenizer = _own_tokenizer(values, config, path=described)
-        model = assemble(lambda: Clip(config, tokenizer=tokenizer), weights, described=described)
-        if weights is None:
-            model.initialise_(torch.Generator().manual_seed(0))
+        model = native(config, weights, described=described, tokenizer=tokenizer)
     if weights is not None:
         recorded, geometry = read_metadata(weights).get("geometry", "clip"), geometry_of(model).name
         if recorded != geometry:

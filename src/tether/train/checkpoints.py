@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 import os
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tether.core.digest import file_digest
 from tether.core.errors import InputError, WriteError
 from tether.models.save import separate
 from tether.train.seal import read_sealed, sealed
@@ -66,7 +66,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         for name, tensors in checkpoint.tensors.items():
             file = temporary / f"{name}.safetensors"
             save_file(separate(tensors), file, metadata=dict(checkpoint.about) or None)
-            files[name] = _sha256(file)
+            files[name] = file_digest(file)
         state = sealed({"step": checkpoint.step, "files": files, "state": _encode(checkpoint.state)})
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         for path in [*temporary.iterdir(), temporary]:
@@ -113,17 +113,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for name, digest in files.items():
         file = path / f"{name}.safetensors"
         try:
-            if _sha256(file) != digest:
+            if file_digest(file) != digest:
                 raise InputError(f"{file}: truncated or damaged: not the file that {state_path.name} names")
             tensors[name] = load_file(file)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{file}: missing, truncated or not safetensors: {error}") from error
     return Checkpoint(step, tensors, state)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from tether.core.errors import InputError, reason_of
 from tether.core.guarded import SECONDS, guarded
 from tether.core.guarded_worker import decoded
+from tether.data.archives import FREE_BYTES, MOST_TIMES
 from tether.data.paths import filesystem, is_url, open_binary
 from tether.data.sources.parquet_pages import Pages, pages_of
 
@@ -21,10 +22,6 @@ Dictionaries = Literal["kept", "decoded"]
 _NEAR, _FAR = 1 << 20, 1 << 23
 BATCH_BYTES = 1 << 28
 """Bytes that a batch may have."""
-FREE_BYTES = 1 << 26
-"""Bytes that the rows of any file may have."""
-MOST_TIMES = 100
-"""How many times its size a file's rows may have, beyond that."""
 _MOST_PAGES = 3 << 27
 """Bytes of the largest pages of all columns, which are in memory twice, unless the file is about as large itself."""
 _SLOWEST = 10_000_000  # packed bytes a second

@@ -40,7 +40,7 @@ def named_open_clip_tokenizer(name: str, cfg: Mapping[str, Any]) -> tuple[Tokeni
         return local_open_clip_tokenizer(None, cfg)
     import open_clip
 
-    context, size = _sizes(text)
+    context, size = text_sizes(text)
     try:
         theirs: Any = open_clip.get_tokenizer(name, **({"trust_remote_code": False} if hub else {}))
     except Exception as error:  # a missing file or a failed download shows in many ways
@@ -62,7 +62,7 @@ def local_open_clip_tokenizer(folder: Path | None, cfg: Mapping[str, Any]) -> tu
         InputError: a setting that is not allowed, or files that are not a tokenizer.
     """
     text = cfg["text_cfg"]
-    context, size = _sizes(text)
+    context, size = text_sizes(text)
     settings = text.get("tokenizer_kwargs") or {}
     for key, value in settings.items():
         if key not in _SETTINGS:
@@ -93,8 +93,8 @@ def local_open_clip_tokenizer(folder: Path | None, cfg: Mapping[str, Any]) -> tu
     return _wrapped(theirs, context=context, size=size, where=str(folder))
 
 
-def _sizes(text: Mapping[str, Any]) -> tuple[int, int]:
-    """Context and vocabulary."""
+def text_sizes(text: Mapping[str, Any]) -> tuple[int, int]:
+    """Context and vocabulary of open_clip's ``text_cfg``."""
     return int(text.get("context_length", 77)), int(text.get("vocab_size", 49_408))
 
 

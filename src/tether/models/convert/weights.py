@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,6 +90,21 @@ def _shards(path: Path) -> list[Path]:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise InputError(f"{path}: weight_map: expected a .safetensors file beside it, got {name!r:.100}")
     return [path.with_name(name) for name in sorted(set(names.values()))]
+
+
+def find_weights(folder: Path, names: Sequence[str], *, pickles: str, random_weights: bool) -> Path | None:
+    """The first of the named files that a folder has; None where there is none and random weights were asked for.
+
+    Raises:
+        InputError: there is none, or only pickles.
+    """
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        for pickle in sorted(folder.glob(pickles)):
+            refuse_pickle(pickle)
+        if not random_weights:
+            raise InputError(f"{folder}: holds no {' or '.join(names)}; random weights must be asked for")
+    return found
 
 
 def read_metadata(path: Path) -> dict[str, str]:
