@@ -293,7 +293,7 @@ def test_refused_files(tmp_path):
     with pytest.raises(InputError, match="at least one"):
         read_rewrites([], captions=3)
     (tmp_path / "latin.txt").write_bytes("é\n".encode("latin-1"))
-    with pytest.raises(InputError, match="is a directory"):
+    with pytest.raises(InputError, match="not UTF-8"):
         read_rewrites([tmp_path / "latin.txt"], captions=1)
     for keywords in ({"count": 0, "texts": captions}, {"texts": []}):
         given = keywords.pop("texts")

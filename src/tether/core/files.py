@@ -55,6 +55,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle.close()
 
 
+def flush(path: Path) -> None:
+    """Push one file or folder to disk; folders cannot be opened on every system, and there nothing is needed."""
+    with contextlib.suppress(PermissionError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
     """Remove the temporary files of writes that were killed; those of a living process stay.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from tether.core.digest import file_digest
 from tether.core.errors import InputError, WriteError
+from tether.core.files import flush
 from tether.models.save import separate
 from tether.train.seal import read_sealed, sealed
 
@@ -70,11 +70,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         state = sealed({"step": checkpoint.step, "files": files, "state": _encode(checkpoint.state)})
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         for path in [*temporary.iterdir(), temporary]:
-            _flush(path)
+            flush(path)
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
-        _flush(folder)
+        flush(folder)
         for old in list_checkpoints(folder)[:-keep]:
             old.rename(folder / f"{_SAVING}{old.name}")  # no longer listed, should the process be killed meanwhile
     except (OSError, SafetensorError) as error:
@@ -119,14 +119,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{file}: missing, truncated or not safetensors: {error}") from error
     return Checkpoint(step, tensors, state)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _encode(value: Any) -> Any:

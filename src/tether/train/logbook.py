@@ -10,7 +10,7 @@ from typing import Any
 
 from tether.core.errors import InputError, WriteError
 from tether.core.files import parse_json, read_text, write_text
-from tether.core.shape import check
+from tether.core.shape import check, finite
 
 
 class Logbook:
@@ -30,9 +30,8 @@ class Logbook:
         Raises:
             WriteError: for instance a full disk; the records before stand.
         """
-        clean = {key: _finite(value) for key, value in record.items()}
         try:
-            self._file.write(json.dumps(clean, allow_nan=False) + "\n")
+            self._file.write(json.dumps(finite(record), allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
             raise WriteError(Path(self._file.name), error, safe="the records before stand") from error
@@ -66,11 +65,3 @@ def read_metrics(path: Path, *, limit: int = 2**31) -> list[dict[str, Any]]:
         check(record, {"step": int}, where=where)
         records.append(record)
     return records
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return value

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from tether.core.digest import texts_digest
 from tether.core.errors import InputError
-from tether.core.files import atomic_path, read_json, write_json, write_text
+from tether.core.files import atomic_path, read_json, read_text, write_json, write_text
 from tether.data.captions.chance import of_key
 from tether.data.captions.rewriter import Rewriter
 
 CHUNK = 1024
 """Captions of one piece: what is done again after a stop, at most."""
 MANIFEST = "rewrites.json"
+_LARGEST = 2**32  # bytes of a file of rewrites, which is read whole
 _BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 
@@ -125,12 +126,7 @@ def read_rewrites(files: Sequence[Path], *, captions: int) -> list[list[str]]:
         raise InputError("files: expected at least one, got none")
     columns = []
     for file in files:
-        try:
-            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        except FileNotFoundError:
-            raise InputError(f"{file}: no such file") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file}: not UTF-8: {error}") from error
+        lines = read_text(file, limit=_LARGEST).removesuffix("\n").split("\n")
         if len(lines) != captions:
             raise InputError(f"{file}: expected {captions} lines, one for each caption, got {len(lines)}")
         columns.append(lines)

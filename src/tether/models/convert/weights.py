@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError, reason_of
 from tether.core.files import read_json
-from tether.models.convert.described import MAX_BYTES, blamed_on
+from tether.models.convert.described import MAX_BYTES, blamed_on, other_architecture
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
-SHOWN = 5
 MAX_HEADER = 16 * 2**20
 """Longest header that is read; a model of 10,000 tensors has 1 MB."""
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -176,6 +175,5 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, where: Path | str) ->
         if key in state and state[key].is_floating_point() != own[key].is_floating_point()
     ]
     if problems:
-        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise InputError(f"{where}: weights of another architecture: {'; '.join(problems[:SHOWN])}{more}")
+        raise other_architecture(problems, where=where)
     model.load_state_dict(state)
