@@ -2,7 +2,7 @@
 
     python scripts/robustness/mutations.py [--inputs 20000] [--seed 0] [--reader WORD ...] [--jobs 2] [--keep FOLDER]
 
-A small sound input is made for each reader, changed by a seeded hand (``mutate.py``) and read in a process of its own.
+A small sound input is made for each reader, changed by a seeded hand (``change.py``) and read in a process of its own.
 Input 0 of each is the sound one, which must be read. A failure is another exception than a TetherError, an end of the
 process, over 10 s or 1 GiB above the idle process, a program that was started, or the network asked for. Each is
 printed with its reader and number; the same ``--seed`` with ``--only NUMBER`` repeats it. About 25 inputs a second on
@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from change import change
 from common import Task, Trial, run, table, warm
-from mutate import change
 from reading import READS
 from samples import SAMPLES
 

@@ -57,9 +57,10 @@ def deep(path: Path) -> object:
 @read
 def figure(path: Path) -> object:
     """An image of a paper, PDF too."""
+    from tether.core.files import read_bytes
     from tether.data.figures.pictures import resize_for_clip
 
-    return resize_for_clip(path.read_bytes())
+    return resize_for_clip(read_bytes(path, limit=1 << 28))
 
 
 def _rows(spec: object) -> int:

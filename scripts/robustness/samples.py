@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mutate import EVIL
+from change import EVIL
 from reading import READS
 
 WORDS = ["a", "small", "red", "cat", "sits", "the", "dog", "in", "sun"]

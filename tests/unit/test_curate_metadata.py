@@ -75,5 +75,5 @@ def test_refused_files(tmp_path, name, content, message):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_entries(tmp_path / "none.txt")
-    with pytest.raises(InputError, match="expected a file of entries, got a folder"):
+    with pytest.raises(InputError, match="is a directory"):
         read_entries(tmp_path)

@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -17,15 +15,6 @@ from tether.data.curate.piece_state import load_state, save_state
 from tether.data.curate.plan import Plan
 from tether.data.curate.pool import open_pool
 from tether.data.curate.run import curate
-
-HOLDS = """
-import sys, time
-from pathlib import Path
-from tether.core.locks import locked
-with locked(Path(sys.argv[1]), purpose="tether curate"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -54,13 +43,12 @@ def test_where_no_piece_was_finished_other_settings_may_begin(pool, tmp_path, mo
     assert names[0] == names[1]
 
 
-def test_the_second_process_is_refused(pool, tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path / "out"], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(LockedError, match=rf"process {holder.pid} on .*tether curate"):
-            curate(pool, steps=steps(), out=tmp_path / "out")
-        holder.kill()
+def test_the_second_process_is_refused(pool, tmp_path, holder):
+    with (
+        holder(tmp_path / "out", "tether curate") as pid,
+        pytest.raises(LockedError, match=rf"process {pid} on .*tether curate"),
+    ):
+        curate(pool, steps=steps(), out=tmp_path / "out")
     curate(pool, steps=steps(), out=tmp_path / "out")
 
 
@@ -107,7 +95,7 @@ def test_damaged_state_of_a_piece_is_named(pool, tmp_path, monkeypatch, change):
     (path,) = (tmp_path / "out" / ".curate" / "pass-0").iterdir()
     whole = path.read_bytes()
     path.write_bytes(change(whole, load_state(path)))
-    with pytest.raises(InputError, match=r"000000\.npz: damaged"):
+    with pytest.raises(InputError, match=r"000000\.npz: .*done again"):
         curate(pool, steps=steps(), out=tmp_path / "out")
     path.unlink()
     assert curate(pool, steps=steps(), out=tmp_path / "out")["rows"]["good"] == 60

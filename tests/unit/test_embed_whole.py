@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,15 +23,6 @@ from tether.tasks.retrieve.search import Searcher
 
 from test_embed import row, run  # isort: skip - a neighbour
 
-HOLDS = """
-import sys, time
-from pathlib import Path
-from tether.core.locks import locked
-with locked(Path(sys.argv[1]), purpose="tether embed"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
 
 @pytest.fixture(scope="module")
 def model() -> Clip:
@@ -42,15 +30,12 @@ def model() -> Clip:
 
 
 @pytest.mark.parametrize(("out", "folder"), [("e.parquet", "e.parquet.parts"), ("parts", "parts")])
-def test_the_second_writer_is_refused(tmp_path, model, out, folder):
-    command = [sys.executable, "-c", HOLDS, str(tmp_path / folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        with pytest.raises(LockedError, match=rf"process {process.pid} on .* \(tether embed\)"):
-            run([row(0)], tmp_path / out, model)
-        process.kill()
-        process.wait()
+def test_the_second_writer_is_refused(tmp_path, model, out, folder, holder):
+    with (
+        holder(tmp_path / folder, "tether embed") as pid,
+        pytest.raises(LockedError, match=rf"process {pid} on .* \(tether embed\)"),
+    ):
+        run([row(0)], tmp_path / out, model)
     assert run([row(0)], tmp_path / out, model).rows == 1
 
 
@@ -190,14 +175,3 @@ def test_names_that_are_not_unicode_are_escaped_and_known_again(tmp_path, model)
     table = pq.read_table(tmp_path / "out" / "part-00000.parquet")
     assert table["key"].to_pylist() == ["caf\\udce90", "caf\\udce91"]
     assert table["label"].to_pylist() == ["caf\\udce9"] * 2
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs a umask")
-def test_files_follow_the_umask(tmp_path, model):
-    before = os.umask(0o027)
-    try:
-        run([row(i) for i in range(9)], tmp_path / "out", model)
-        run([row(0)], tmp_path / "e.parquet", model)
-    finally:
-        os.umask(before)
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.parquet")} == {0o640}

@@ -206,7 +206,8 @@ def test_bad_rows_are_named_in_valid_json(tmp_path):
     account.add("k\udcff\n\x1b", "why \ud83d")
     (line,) = (tmp_path / "bad.jsonl").read_bytes().decode().splitlines()
     assert json.loads(line) == {"source": "caf\\udce9", "key": "k\\udcff\n\x1b", "error": "why \\ud83d"}
-    assert BadRows("x", path=tmp_path / "bad.jsonl").count == 1
+    account.add("a\u2028b", "a line break that JSON leaves as it is")
+    assert BadRows("x", path=tmp_path / "bad.jsonl").count == 2
 
 
 def parquet(path, rows=3, **columns):

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tether.core.errors import InputError
+from tether.core.fingerprint import code_of
 from tether.papers.places import need_checkout
 from tether.papers.stability import bench, guide, page, words
 from tether.papers.stability import result as results
@@ -16,7 +17,7 @@ from tether.papers.stability.advice import advice, answers, standings
 from tether.papers.stability.charts import pairs
 from tether.papers.stability.faults import FAULTS, PLANTED
 from tether.papers.stability.figure import figure
-from tether.papers.stability.guards import Guard, code_of, guards
+from tether.papers.stability.guards import Guard, guards
 from tether.papers.stability.models import subject
 from tether.papers.stability.runs import Outcome, spikes
 from tether.papers.stability.table import TIE, compare, judge, lost, rows

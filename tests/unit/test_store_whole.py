@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,14 +55,6 @@ for i in range(12):
 print(taken)
 """
 
-HOLDS = """
-import sys, time
-from tether.tasks.retrieve.lance import WriteLock
-with WriteLock(sys.argv[1]).held(purpose="tether index"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
 
 def child(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -78,12 +69,10 @@ def embeddings(tmp_path: Path) -> Path:
 
 
 class TestTwoWriters:
-    def test_the_second_is_refused_and_follows_when_the_first_is_dead(self, tmp_path, embeddings, monkeypatch):
+    def test_the_second_is_refused_and_follows_when_the_first_is_dead(self, tmp_path, embeddings, monkeypatch, holder):
         made = filled(tmp_path / "db", vectors(20))
         monkeypatch.setattr(lance, "WAIT", 0.1)
-        with child(HOLDS, tmp_path / "db") as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "held\n"
+        with holder(tmp_path / "db", "tether index") as pid:
             changes = [
                 lambda: build_index(embeddings, out=tmp_path / "db", existing="merge"),
                 lambda: build_index(embeddings, out=tmp_path / "db", existing="replace"),
@@ -92,11 +81,9 @@ class TestTwoWriters:
                 made.compact,
             ]
             for change in changes:
-                with pytest.raises(LockedError, match=rf"process {process.pid} on .* \(tether index\)"):
+                with pytest.raises(LockedError, match=rf"process {pid} on .* \(tether index\)"):
                     change()
             assert len(made.search(vectors(1)[0], top=100)) == 20  # reading needs no lock
-            process.kill()
-            process.wait()
         assert len(build_index(embeddings, out=tmp_path / "db", existing="merge")) == 400
 
     def test_every_key_is_added_once(self, tmp_path):
@@ -254,14 +241,3 @@ class TestIndexCache:
         (tmp_path / "file").touch()
         monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "file"))
         assert len(build_index(embeddings, out=tmp_path / "db")) == 400
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs a umask")
-def test_files_follow_the_umask(tmp_path, embeddings):
-    before = os.umask(0o027)
-    try:
-        build_index(embeddings, out=tmp_path / "db")
-    finally:
-        os.umask(before)
-    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "db").rglob("*") if path.is_file()}
-    assert modes <= {0o640}

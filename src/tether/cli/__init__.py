@@ -20,7 +20,7 @@ from typer.main import get_command
 from tether import __version__
 from tether.cli import verbs
 from tether.cli.say import say
-from tether.core.errors import MissingExtraError, StoppedError, TetherError
+from tether.core.errors import MissingExtraError, StoppedError, TetherError, reason_of
 from tether.core.printable import printable
 
 BAD_INPUT = 2
@@ -91,19 +91,13 @@ def _one_message() -> Iterator[None]:
         if error.errno == errno.EPIPE:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        raise typer.Exit(_fail(error, f"{where}{_reason(error)}")) from error
+        raise typer.Exit(_fail(error, f"{where}{reason_of(error)}")) from error
     except Exception as error:
         if isinstance(error, _Usage):
             error.message = printable(error.message, keep="\n")
         elif isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "CPUAllocator" in str(error):
-            raise typer.Exit(_fail(error, f"out of memory: {_reason(error)}")) from error
+            raise typer.Exit(_fail(error, f"out of memory: {reason_of(error)}")) from error
         raise
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what an error says."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(said).partition("\n")[0]
 
 
 def _quote_log() -> None:

@@ -76,7 +76,9 @@ def command(
         )
     _show(result, title=f"{model} on {source}")
     if bad.exists():
-        count = len(bad.read_text(encoding="utf-8").splitlines())
+        from tether.data.bad_rows import named_in
+
+        count = len(named_in(bad))
         say(f"{count} bad rows were skipped; {bad} names them", err=True)
     if json is not None:
         write_json(json, {"model": model, "source": source, "version": rows.version, "limit": limit} | result)

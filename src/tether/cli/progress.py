@@ -85,7 +85,9 @@ class TrainingProgress:
                 say(f"  {name:<24}{value:7.1%}")
         bad = folder / BAD_ROWS
         if bad.exists():
-            count = len(bad.read_text(encoding="utf-8").splitlines())
+            from tether.data.bad_rows import named_in
+
+            count = len(named_in(bad))
             say(f"bad rows skipped: {count}, named in {bad}")
         say(f"model and log: {folder}")
 

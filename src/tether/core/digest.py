@@ -1,11 +1,14 @@
-"""A short name for a model's exact weights, so that vectors of one model are never compared with another's."""
+"""Digests: of a model's exact weights, so that vectors of two models are never compared; of files; of texts."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 BYTES = 16
 
@@ -15,10 +18,27 @@ def model_digest(model: nn.Module) -> str:
 
     Equal for every copy of the same weights on any device; about one second for a gigabyte of weights.
     """
+    import torch
+
     found = hashlib.blake2b(digest_size=BYTES)
     found.update(repr(getattr(model, "image_spec", None)).encode())
     for name, value in sorted(model.state_dict().items()):
         plain = value.detach().cpu().contiguous()
         found.update(f"\x00{name}\x00{plain.dtype}\x00{tuple(plain.shape)}\x00".encode())
         found.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def texts_digest(texts: Iterable[str]) -> str:
+    """SHA-256 of texts in order, each with its length before it."""
+    found = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        found.update(len(encoded).to_bytes(8, "little") + encoded)
     return found.hexdigest()

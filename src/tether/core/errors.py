@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong in one line, without the name of a file."""
+    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(said).splitlines()[0]
 
 
 class TetherError(Exception):
@@ -24,8 +32,7 @@ class WriteError(TetherError, OSError):
         self, path: Path | str, error: BaseException, *, safe: str = "what stood there before is unchanged"
     ) -> None:
         """Name the file, the reason, and what is safe."""
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        super().__init__(f"{path}: could not be written: {reason}; {safe}")
+        super().__init__(f"{path}: could not be written: {reason_of(error)}; {safe}")
 
 
 class LockedError(TetherError):
@@ -34,6 +41,22 @@ class LockedError(TetherError):
 
 class StoppedError(TetherError):
     """Asked to stop, the work saved its state first; the message says how to go on (exit code 130)."""
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Whatever another library raises in the block is an InputError that begins so, a panic of Rust code too."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, TetherError) or not is_fault(error):
+            raise
+        raise InputError(f"{what}: {type(error).__name__}: {' '.join(str(error).split()):.300}") from error
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether something went wrong: not Ctrl-C or the end of the process, but a panic of Rust code, no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 class MissingExtraError(TetherError, ImportError):

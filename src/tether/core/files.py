@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from tether.core.errors import InputError, WriteError
+from tether.core.errors import InputError, WriteError, reason_of
 
 MAX_CONFIG_BYTES = 64 * 2**20
 """Largest JSON or text file that is read whole; a model's description has kilobytes, a tokenizer 20 MB."""
@@ -53,6 +53,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         handle.close()
+
+
+def flush(path: Path) -> None:
+    """Push one file or folder to disk; folders cannot be opened on every system, and there nothing is needed."""
+    with contextlib.suppress(PermissionError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
@@ -115,6 +125,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 
+def local(path: str | Path) -> Path:
+    """A path of this machine that the system can be asked about, with ``~`` for the user's folder.
+
+    Raises:
+        InputError: ``~name`` of a user who is not there, or a name that no file can have.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r:.200}: no such file or folder: {reason_of(error)}") from None
+    return found
+
+
 def read_bytes(path: str | Path, *, limit: int) -> bytes:
     """The contents of a regular file.
 
@@ -133,7 +157,7 @@ def read_bytes(path: str | Path, *, limit: int) -> bytes:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"{path}: {reason_of(error).lower()}") from error
     except ValueError as error:  # a NUL in the name, or half a surrogate pair
         raise InputError(f"{str(path)!r}: not the name of a file: {error}") from error
     if len(data) > limit:
@@ -147,12 +171,20 @@ def read_text(path: str | Path, *, limit: int = MAX_CONFIG_BYTES) -> str:
     Raises:
         InputError: as for ``read_bytes``, or not UTF-8.
     """
-    data = read_bytes(path, limit=limit)
+    return decode_text(read_bytes(path, limit=limit), where=str(path))
+
+
+def decode_text(data: bytes, *, where: str) -> str:
+    """UTF-8 to text, without a byte-order mark.
+
+    Raises:
+        InputError: not UTF-8; it names the line.
+    """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}: not UTF-8 text: byte {data[error.start]:#04x} in line {line}") from None
+        raise InputError(f"{where}: not UTF-8 text: byte {data[error.start]:#04x} in line {line}") from None
 
 
 def read_json(path: Path) -> Any:

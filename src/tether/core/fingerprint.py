@@ -49,16 +49,24 @@ def _stamp(path: Path) -> tuple[int, int]:
 @functools.lru_cache(maxsize=4096)
 def _read(path: Path, stamp: tuple[int, int], package: Path) -> tuple[str, tuple[Path, ...]]:
     """Digest of a file's syntax tree, and the files of the package that it imports; read again when it changed."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [each for each in node.body if not _is_text(each)] or [ast.Pass()]
+    tree = _bare(path)
     return hashlib.blake2b(ast.dump(tree).encode(), digest_size=12).hexdigest(), tuple(_imported(tree, path, package))
 
 
-def _is_text(node: ast.stmt) -> bool:
-    """Whether a statement is only a string: a docstring, of whatever it stands under."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+def code_of(path: Path) -> str:
+    """The code of a file without comments, docstrings and layout."""
+    return ast.dump(_bare(path))
+
+
+def _bare(path: Path) -> ast.Module:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # pyrefly: ignore - every node with a list called body takes one
+                line for line in body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            ]
+    return tree
 
 
 def _imported(tree: ast.Module, path: Path, package: Path) -> set[Path]:

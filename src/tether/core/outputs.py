@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 
 
 def check_file(path: Path, *, where: str) -> None:
@@ -24,7 +24,7 @@ def check_file(path: Path, *, where: str) -> None:
             raise InputError(f"{where}: expected the name of a file, got {str(path)!r}")
         near = next(parent for parent in path.absolute().parents if parent.exists())
     except OSError as error:  # such as a name that is too long
-        raise InputError(f"{where}: {path}: {(error.strerror or str(error)).lower()}") from None
+        raise InputError(f"{where}: {path}: {reason_of(error).lower()}") from None
     except ValueError as error:
         raise InputError(f"{where}: {str(path)!r}: {error}") from None
     if not near.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]")
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
@@ -26,6 +27,15 @@ def printable(text: str, *, keep: str = "") -> str:
 def encodable(text: str) -> str:
     """Text that UTF-8 can hold: half characters, as names of files that are not UTF-8 have, are escaped."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def is_text(value: object) -> bool:
+    """Whether UTF-8 can hold all text in a value, lists and mappings looked through."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if isinstance(value, Mapping):
+        return all(is_text(name) and is_text(each) for name, each in value.items())
+    return not isinstance(value, (list, tuple)) or all(map(is_text, value))
 
 
 def csv_cell(text: str) -> str:

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 HEADER_BYTES = 1 << 20
 """Bytes of headers between two members, at most: tarfile reads long names and extended headers whole."""
 FREE_BYTES = 1 << 26
-"""Bytes that any compressed file may unpack to."""
+"""Bytes that any compressed file may unpack to, or the rows of any Parquet file."""
 MOST_TIMES = 100
 """How many times its size a compressed file may unpack to, beyond that."""
 
@@ -29,11 +29,6 @@ BROKEN = (
 """What reading a damaged archive may raise."""
 
 _XZ_MEMORY = 1 << 28
-
-
-def reason_of(error: BaseException) -> str:
-    """What went wrong, without the name of a file."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 class TarStream:

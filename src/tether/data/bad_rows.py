@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from tether.core.errors import InputError, WriteError
-from tether.core.files import parse_json
+from tether.core.files import parse_json, read_bytes
 from tether.core.printable import encodable
 
 _log = logging.getLogger("tether.data")
@@ -18,6 +18,7 @@ FIRST = 1000
 MOST_BAD = 0.5
 """Share of the first rows that may be bad; above it something is wrong with the source, not with its rows."""
 _LEAST = 32
+_LARGEST = 2**30  # bytes of a side file
 
 
 class BadRows:
@@ -40,7 +41,7 @@ class BadRows:
         self.seen = 0
         self.latest = ""
         self._refused = 0  # bad among the rows seen, repeats included
-        self._keys: set[str] = set(_named_in(path)) if path else set()
+        self._keys: set[str] = set(named_in(path)) if path else set()
         self._lock = threading.Lock()
 
     @property
@@ -95,15 +96,16 @@ class BadRows:
             )
 
 
-def _named_in(path: Path) -> list[str]:
+def named_in(path: Path) -> list[str]:
+    """The keys that a side file names; a last line that a crash cut off names none, and is ended."""
     if not path.exists():
         return []
     keys = []
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_bytes(path, limit=_LARGEST).decode(errors="replace")
     if text and not text.endswith("\n"):  # a crash cut the last line; what follows must begin on its own
         with path.open("a", encoding="utf-8") as file:
             file.write("\n")
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines: a key may hold one of the rarer breaks
         try:
             keys.append(str(parse_json(line, where=str(path))["key"]))
         except (InputError, KeyError, TypeError, IndexError):  # a line cut off by a crash

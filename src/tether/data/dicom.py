@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tether.core.draw import hash_int
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError, MissingExtraError, reason_of
 from tether.data.dicom_limits import Counted, check_frames, inflated
-from tether.data.image_file import first_line, image_bytes
+from tether.data.image_file import image_bytes
 from tether.data.window import Curve, DeepImage, WindowLevel
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def read_dicom(data: bytes | Path, *, name: str = "", secret: str = "", max_valu
             raise InputError(f"{name}: {error}") from error
         except Exception as error:  # pydicom and its decoders raise many kinds for a broken file
             what = f"broken DICOM file of {len(data)} bytes" if header is None else "cannot decode the picture"
-            raise InputError(f"{name}: {what}: {first_line(error)}") from error
+            raise InputError(f"{name}: {what}: {reason_of(error)}") from error
 
 
 def pseudonym(identity: str, *, secret: str, what: str) -> int | None:

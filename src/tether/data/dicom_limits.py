@@ -9,13 +9,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tether.core.errors import InputError
+from tether.data.image_file import MAX_FRAMES
 from tether.data.image_headers import check_headers, jpeg_frame
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 MAX_INFLATED = 192 * 2**20
-MAX_FRAMES = 10_000
 _MOST_READS = 300_000
 _MOST_RUNS = 8_000_000
 _MOST_CODESTREAM_PIXELS = 1 << 25  # JPEG 2000 is decoded in 32 bits, several times over

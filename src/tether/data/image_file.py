@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.files import read_bytes
 from tether.data.image_headers import check_headers, jpeg_frame
 
@@ -52,7 +52,7 @@ def image_problem(path: Path) -> str | None:
     except FileNotFoundError:
         return f"{path}: no such file"
     except (OSError, ValueError) as error:
-        return f"{path}: {getattr(error, 'strerror', None) or error}"
+        return f"{path}: {reason_of(error)}"
     if not stat.S_ISREG(status.st_mode):
         return f"{path}: no such file, but a folder, a device or a pipe"
     if status.st_size > MAX_BYTES:
@@ -91,9 +91,9 @@ def open_image(data: bytes, *, name: str, max_pixels: int | None = MAX_PIXELS) -
     except UnidentifiedImageError:
         raise InputError(f"{name}: not a picture ({len(data)} bytes)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name}: {first_line(error)}") from error
+        raise InputError(f"{name}: {reason_of(error)}") from error
     except Exception as error:  # Pillow's plugins raise many kinds for a broken file
-        raise InputError(f"{name}: broken picture of {len(data)} bytes: {first_line(error)}") from error
+        raise InputError(f"{name}: broken picture of {len(data)} bytes: {reason_of(error)}") from error
 
 
 @cache
@@ -118,8 +118,3 @@ def check_size(width: int, height: int, *, max_pixels: int) -> None:
         raise InputError(f"{width} x {height} pixels; more than {max_pixels} are refused")
     if width * height == 0:
         raise InputError(f"a picture without pixels ({width} x {height})")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.types import ImageLike, ImageSpec
 from tether.data.dicom import is_dicom
-from tether.data.image_file import MAX_PIXELS, check_size, first_line, image_bytes, open_image, orientation
+from tether.data.image_file import MAX_PIXELS, check_size, image_bytes, open_image, orientation
 from tether.data.image_headers import JPEG, check_headers, jpeg_frame
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) ->
     except InputError as error:
         raise InputError(f"{_named(name)}: {error}") from error
     except RuntimeError as error:
-        raise InputError(f"{_named(name)}: broken JPEG of {len(data)} bytes: {first_line(error)}") from error
+        raise InputError(f"{_named(name)}: broken JPEG of {len(data)} bytes: {reason_of(error)}") from error
 
 
 def fit(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W"]:

@@ -8,7 +8,8 @@ from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
+from tether.core.files import decode_text, local
 from tether.core.printable import encodable
 
 if TYPE_CHECKING:
@@ -21,20 +22,6 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 def is_url(path: str) -> bool:
     """Whether a path names a protocol that fsspec must open (``s3://``, ``https://``, ``memory://``)."""
     return "://" in path
-
-
-def local(path: str | Path) -> Path:
-    """A path of this machine, with ``~`` for the user's folder.
-
-    Raises:
-        InputError: ``~name`` of a user who is not there, or a name that no file can have.
-    """
-    try:
-        found = Path(path).expanduser()
-        found.exists()
-    except (RuntimeError, OSError, ValueError) as error:
-        raise InputError(f"{path!r}: {getattr(error, 'strerror', None) or error}") from None
-    return found
 
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
@@ -116,7 +103,7 @@ def open_binary(path: str | Path) -> IO[bytes]:
             return cast("IO[bytes]", system.open(inner, "rb"))
         return local(path).open("rb")
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"{path}: cannot open it: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(f"{path}: cannot open it: {reason_of(error)}") from error
 
 
 def read_text(path: str | Path, *, limit: int) -> str:
@@ -129,11 +116,7 @@ def read_text(path: str | Path, *, limit: int) -> str:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise InputError(f"{path}: more than {limit:,} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}: not UTF-8 text: byte {data[error.start]:#04x} in line {line}") from None
+    return decode_text(data, where=str(path))
 
 
 def labels(paths: list[str], *, folder: str | None = None) -> list[str]:
@@ -182,7 +165,7 @@ def fingerprint(paths: list[str], *, settings: object = "") -> str:
             try:
                 status = local(path).stat()
             except OSError as error:
-                raise InputError(f"{path}: {error.strerror or error}") from error
+                raise InputError(f"{path}: {reason_of(error)}") from error
             stamp = f"{status.st_size} {status.st_mtime_ns}"
         digest.update(f"{label}\x00{stamp}\x00".encode())
     return digest.hexdigest()

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tether.core.errors import InputError
-from tether.core.files import read_json
+from tether.core.errors import InputError, reason_of
+from tether.core.files import local, read_json
 from tether.core.geometry import geometry_of
 from tether.core.protocols import Tokenizer
 from tether.models.config import ModelConfig, read_config
 from tether.models.convert.described import blamed_on
+from tether.models.convert.native import native
 from tether.models.convert.tokenizer_folder import COPIED
-from tether.models.convert.weights import assemble, read_metadata
 from tether.models.convert.weights import fill as fill
+from tether.models.convert.weights import read_metadata
 from tether.models.dual import Clip
-from tether.models.named import HUB, OPEN_CLIP, path_of
+from tether.models.named import HUB, OPEN_CLIP
 from tether.models.presets import PRESETS, create
 from tether.models.save import CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE
 from tether.models.save_wrapped import FORMAT as WRAPPED_FORMAT
@@ -78,7 +79,7 @@ def load(
             )
         model = create(text)
     else:
-        model = _from_path(path_of(text), random_weights=random_weights)
+        model = _from_path(local(text), random_weights=random_weights)
     return model.to(device=device, dtype=dtype).eval()
 
 
@@ -87,8 +88,9 @@ def _check_device(device: str | torch.device) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r}: not here; expected cpu, cuda or cuda:N ({reason})") from None
+        raise InputError(
+            f"device {str(device)!r}: not here; expected cpu, cuda or cuda:N ({reason_of(error)})"
+        ) from None
 
 
 def _from_path(path: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
@@ -138,9 +140,7 @@ def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
         with blamed_on(described):
             config = _own_config(values, path=described)
         tokenizer = _own_tokenizer(values, config, path=described)
-        model = assemble(lambda: Clip(config, tokenizer=tokenizer), weights, described=described)
-        if weights is None:
-            model.initialise_(torch.Generator().manual_seed(0))
+        model = native(config, weights, described=described, tokenizer=tokenizer)
     if weights is not None:
         recorded, geometry = read_metadata(weights).get("geometry", "clip"), geometry_of(model).name
         if recorded != geometry:

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.files import read_json
+from tether.core.files import local, read_json
 from tether.core.protocols import Tokenizer
 from tether.core.spec import closest
 from tether.models.build_open_clip import SEED, open_clip_model, read_text_config, seeded
 from tether.models.config import ModelConfig
 from tether.models.convert import open_clip as names
 from tether.models.convert.described import blamed_on, check_values
+from tether.models.convert.native import native
 from tether.models.convert.rules import take
 from tether.models.convert.tokenizers import local_open_clip_tokenizer, named_open_clip_tokenizer
-from tether.models.convert.weights import assemble, fill, read_weights, refuse_pickle
+from tether.models.convert.weights import assemble, fill, find_weights, read_weights
 from tether.models.dual import Clip
-from tether.models.named import path_of
 from tether.models.wrap import OpenClipEncoder, WrappedEncoder, check_forward
 
 
@@ -43,7 +43,7 @@ def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
                 f"open_clip:{architecture}/FILE.safetensors, or ask for random weights (--random-weights)"
             )
         return _random(config) if config is not None else _wrapped(architecture, cfg, weights=None)
-    file = path_of(weights)
+    file = local(weights)
     if file.is_file() or Path("/" + weights).is_file():
         file = file if file.is_file() else Path("/" + weights)
         return (
@@ -70,17 +70,11 @@ def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     with blamed_on(path):
         check_values(values)
         config = names.native_config(cfg, preprocess=preprocess)
-    weights = next((folder / name for name in names.WEIGHTS_FILES if (folder / name).is_file()), None)
-    if weights is None:
-        for pickle in sorted(folder.glob("open_clip_pytorch_model.bin")):
-            refuse_pickle(pickle)
-        if not random_weights:
-            raise InputError(f"{folder}: holds no {' or '.join(names.WEIGHTS_FILES)}; random weights must be asked for")
+    weights = find_weights(
+        folder, names.WEIGHTS_FILES, pickles="open_clip_pytorch_model.bin", random_weights=random_weights
+    )
     if config is not None:
-        model = _native(config, weights, described=path)
-        if weights is None:
-            model.initialise_(torch.Generator().manual_seed(SEED))
-        return model
+        return _native(config, weights, described=path)
     with blamed_on(path):
         text_config = read_text_config(cfg["text_cfg"], folder=folder)
         tokenizer = local_open_clip_tokenizer(folder if cfg["text_cfg"].get("hf_tokenizer_name") else None, cfg)
@@ -103,7 +97,7 @@ def _native(config: ModelConfig, weights: Path | None, *, described: Path) -> Cl
     def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return take(names.plain_names(state), names.rules(config), where=str(weights))
 
-    return assemble(lambda: Clip(config), weights, described=described, convert=convert)
+    return native(config, weights, described=described, convert=convert)
 
 
 def _known_config(architecture: str) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from tether.models.build_open_clip import seeded
 from tether.models.config import CLIP_VOCABULARY
 from tether.models.convert import hugging_face as names
 from tether.models.convert.described import alike, blamed_on, check_values
+from tether.models.convert.native import native
 from tether.models.convert.rules import take
 from tether.models.convert.tokenizers import transformers_tokenizer
-from tether.models.convert.weights import assemble, refuse_pickle
+from tether.models.convert.weights import assemble, find_weights
 from tether.models.dual import Clip
 from tether.models.wrap import SiglipEncoder, WrappedEncoder, check_forward
 
@@ -41,22 +42,12 @@ def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     preprocess = read_json(preprocess_path) if preprocess_path.is_file() else None
     if not isinstance(preprocess, dict | None):
         raise InputError(f"{preprocess_path}: expected a mapping, got {preprocess!r:.100}")
-    weights = _weights(folder, random_weights=random_weights)
+    weights = find_weights(folder, WEIGHTS_FILES, pickles="pytorch_model*.bin", random_weights=random_weights)
     if kind == "clip":
         return _clip(folder, cfg, preprocess=preprocess, weights=weights)
     if kind == "siglip":
         return _siglip(folder, cfg, preprocess=preprocess, weights=weights)
     raise InputError(f"{path}: model_type {kind!r} is not known here; known: clip, siglip")
-
-
-def _weights(folder: Path, *, random_weights: bool) -> Path | None:
-    found = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
-    if found is None:
-        for pickle in sorted(folder.glob("pytorch_model*.bin")):
-            refuse_pickle(pickle)
-        if not random_weights:
-            raise InputError(f"{folder}: holds no {' or '.join(WEIGHTS_FILES)}; random weights must be asked for")
-    return found
 
 
 def _clip(folder: Path, cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | None, weights: Path | None) -> Clip:
@@ -73,10 +64,7 @@ def _clip(folder: Path, cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any]
     def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return take(names.plain_names(state), names.rules(config), where=str(weights))
 
-    model = assemble(lambda: Clip(config, tokenizer=tokenizer), weights, described=path, convert=convert)
-    if weights is None:
-        model.initialise_(torch.Generator().manual_seed(0))
-    return model
+    return native(config, weights, described=path, tokenizer=tokenizer, convert=convert)
 
 
 def _siglip(

@@ -12,7 +12,7 @@ from tether.core.spec import closest
 from tether.models.build_open_clip import open_clip_model
 from tether.models.config import read_image
 from tether.models.convert.described import blamed_on
-from tether.models.convert.tokenizers import local_open_clip_tokenizer, transformers_tokenizer
+from tether.models.convert.tokenizers import local_open_clip_tokenizer, text_sizes, transformers_tokenizer
 from tether.models.convert.weights import assemble
 from tether.models.load_transformers import siglip_model
 from tether.models.save_wrapped import VERSION
@@ -62,8 +62,7 @@ def _open_clip(values: Mapping[str, Any], path: Path) -> Callable[[], OpenClipEn
     cfg, kind = values["config"], values["tokenizer"]
     image = read_image(values["image"], where=f"{path}.image")
     if kind == "none":
-        text = cfg["text_cfg"]
-        context, vocabulary = text.get("context_length", 77), text.get("vocab_size", 49_408)
+        context, vocabulary = text_sizes(cfg["text_cfg"])
         tokenizer: Tokenizer = no_tokenizer(path, context=context, vocabulary=vocabulary)
     else:
         tokenizer, _ = local_open_clip_tokenizer(path.parent / TOKENIZER_FOLDER if kind == "files" else None, cfg)

@@ -12,20 +12,6 @@ from tether.core.printable import printable
 OPEN_CLIP, HUB = "open_clip:", "hf:"
 
 
-def path_of(name: str) -> Path:
-    """A name as a path that the system can ask about.
-
-    Raises:
-        InputError: no path can have this name: too long, of an unknown user, with a NUL in it.
-    """
-    try:
-        path = Path(name).expanduser()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{name!r:.200}: no such model: {error!s:.200}") from error
-    return path
-
-
 def _spelled_out(name: str | Path) -> Path:
     """Without ``..``, from the root, and without a look at any disk, which could be another machine's."""
     try:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -19,7 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tether.core.digest import file_digest
 from tether.core.errors import InputError, WriteError
+from tether.core.files import flush
 from tether.models.save import separate
 from tether.train.seal import read_sealed, sealed
 
@@ -66,15 +66,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         for name, tensors in checkpoint.tensors.items():
             file = temporary / f"{name}.safetensors"
             save_file(separate(tensors), file, metadata=dict(checkpoint.about) or None)
-            files[name] = _sha256(file)
+            files[name] = file_digest(file)
         state = sealed({"step": checkpoint.step, "files": files, "state": _encode(checkpoint.state)})
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         for path in [*temporary.iterdir(), temporary]:
-            _flush(path)
+            flush(path)
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
-        _flush(folder)
+        flush(folder)
         for old in list_checkpoints(folder)[:-keep]:
             old.rename(folder / f"{_SAVING}{old.name}")  # no longer listed, should the process be killed meanwhile
     except (OSError, SafetensorError) as error:
@@ -113,25 +113,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for name, digest in files.items():
         file = path / f"{name}.safetensors"
         try:
-            if _sha256(file) != digest:
+            if file_digest(file) != digest:
                 raise InputError(f"{file}: truncated or damaged: not the file that {state_path.name} names")
             tensors[name] = load_file(file)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{file}: missing, truncated or not safetensors: {error}") from error
     return Checkpoint(step, tensors, state)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _encode(value: Any) -> Any:

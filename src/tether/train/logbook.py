@@ -10,8 +10,7 @@ from typing import Any
 
 from tether.core.errors import InputError, WriteError
 from tether.core.files import parse_json, read_text, write_text
-
-_LARGEST = 2**31
+from tether.core.shape import check, finite
 
 
 class Logbook:
@@ -31,9 +30,8 @@ class Logbook:
         Raises:
             WriteError: for instance a full disk; the records before stand.
         """
-        clean = {key: _finite(value) for key, value in record.items()}
         try:
-            self._file.write(json.dumps(clean, allow_nan=False) + "\n")
+            self._file.write(json.dumps(finite(record), allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
             raise WriteError(Path(self._file.name), error, safe="the records before stand") from error
@@ -44,30 +42,26 @@ class Logbook:
             self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, *, limit: int = 2**31) -> list[dict[str, Any]]:
     """All records of a metrics file; a last line cut off by a kill is left out.
+
+    Args:
+        path: of the file.
+        limit: most bytes that are read.
 
     Raises:
         InputError: another line that is no record; it names the file and the line.
     """
     records = []
-    *lines, rest = read_text(path, limit=_LARGEST).split("\n")
-    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+    lines = read_text(path, limit=limit).split("\n")
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
         try:
-            record = parse_json(line, where=f"{path}: line {number}")
+            record = parse_json(line, where=where)
         except InputError:
-            if number > len(lines):
+            if number == len(lines):
                 break
             raise
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise InputError(f"{path}: line {number}: expected a record with a step, got {line[:100]!r}")
+        check(record, {"step": int}, where=where)
         records.append(record)
     return records
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return value

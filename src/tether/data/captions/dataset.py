@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tether.core.digest import texts_digest
 from tether.core.errors import InputError
 from tether.core.files import atomic_path, read_json, read_text, remove_leftovers, write_json, write_text
 from tether.core.locks import locked
@@ -19,7 +19,6 @@ _LARGEST = 1 << 34
 CHUNK = 1024
 """Captions of one piece: what is done again after a stop, at most."""
 MANIFEST = "rewrites.json"
-_LARGEST = 2**36
 _BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 
@@ -68,7 +67,7 @@ def rewrite_dataset(
         raise InputError("texts: expected at least one caption, got none")
     facts = {
         "captions": len(texts),
-        "sha256": _digest(texts),
+        "sha256": texts_digest(texts),
         "count": count,
         "seed": seed,
         "rewriter": type(rewriter).__name__,
@@ -135,11 +134,3 @@ def read_rewrites(files: Sequence[Path], *, captions: int) -> list[list[str]]:
             raise InputError(f"{file}: expected {captions} lines, one for each caption, got {len(lines)}")
         columns.append(lines)
     return [list(row) for row in zip(*columns, strict=True)]
-
-
-def _digest(texts: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        encoded = text.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import random
@@ -185,15 +184,6 @@ class Balancer:
             )
         if state["counts"] is not None:
             self.fit(np.array(state["counts"], np.uint64))
-
-
-def entries_digest(entries: Iterable[str]) -> str:
-    """SHA-256 of the entries in order: what an artefact of a metadata list is checked by."""
-    digest = hashlib.sha256()
-    for entry in entries:
-        encoded = entry.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    return digest.hexdigest()
 
 
 def _check_rows(indptr: np.ndarray, ids: np.ndarray, *, n: int) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from tether.core.digest import texts_digest
 from tether.core.errors import InputError
-from tether.data.curate.balance import Balancer, entries_digest, entry_counts, tail_share
+from tether.data.curate.balance import Balancer, entry_counts, tail_share
 from tether.data.curate.matcher import Backend, SubstringMatcher
 from tether.data.curate.metadata import read_entries, unreachable
 from tether.data.curate.step import Counts, State, column_of
@@ -55,7 +56,7 @@ class MetaClipCurator:
         listed = read_entries(Path(entries)) if isinstance(entries, str) else entries
         self.balancer = Balancer(t=t, tail_share=tail_share)
         self.matcher = SubstringMatcher(listed, backend=backend)
-        self.digest = entries_digest(self.matcher.entries)
+        self.digest = texts_digest(self.matcher.entries)
         self._clear()
 
     def _clear(self) -> None:

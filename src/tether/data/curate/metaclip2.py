@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
+from tether.core.digest import texts_digest
 from tether.core.errors import InputError
-from tether.data.curate.balance import entries_digest, tail_share
+from tether.data.curate.balance import tail_share
 from tether.data.curate.language import LanguageDetector
 from tether.data.curate.matcher import Backend
 from tether.data.curate.metadata import read_entries
@@ -82,7 +83,7 @@ class WorldCurator:
             raise InputError(f"reference: expected a language with a list ({known}), got {reference!r}")
         self.language = language
         self.columns: tuple[str, ...] = () if language is None else (language,)
-        self.digest = entries_digest(f"{code} {digest}" for code, digest in self.matcher.digests.items())
+        self.digest = texts_digest(f"{code} {digest}" for code, digest in self.matcher.digests.items())
         self._detector = LanguageDetector()
         self._clear()
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tether.core.errors import InputError
+from tether.core.files import read_json, read_text
 from tether.data.curate.spacing import MARKS, token_lists
 
 LIMIT = 500_000  # arXiv 2309.16671 section 3.1
@@ -147,22 +148,13 @@ def read_entries(path: Path) -> list[str]:
         InputError: missing, not UTF-8, not a list of texts, empty, or an entry twice; it names the line.
     """
     if path.suffix == ".json":
-        from tether.core.files import read_json
-
         listed = read_json(path)
         if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
             raise InputError(f"{path}: expected a JSON list of texts")
     else:
-        try:
-            # Not splitlines: an entry may hold one of the rarer characters that it also breaks lines at.
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
-            listed = [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except IsADirectoryError:
-            raise InputError(f"{path}: expected a file of entries, got a folder") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8: {error}") from error
+        # Not splitlines: an entry may hold one of the rarer characters that it also breaks lines at.
+        lines = read_text(path).split("\n")
+        listed = [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
     if not listed:
         raise InputError(f"{path}: no entries")
     first: dict[str, int] = {}

@@ -13,10 +13,9 @@ from tether.core.errors import InputError
 from tether.data.curate.stateless import Stateless, pictures_of
 from tether.data.curate.step import IMAGE
 from tether.data.image_file import open_image
-from tether.data.image_headers import jpeg_frame
+from tether.data.image_headers import JPEG, PNG, jpeg_frame
 
 _BEGINNING = 2_048  # bytes of a file that mostly hold its header
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class PictureSize(Stateless):
@@ -103,9 +102,9 @@ def _sizes(pictures: pa.BinaryArray) -> Int[np.ndarray, "n 2"]:
 
 def picture_size(data: bytes) -> tuple[int, int]:
     """Width and height of an encoded picture from its header; (0, 0) for what is no picture."""
-    if data[:8] == _PNG and data[12:16] == b"IHDR":
+    if data.startswith(PNG) and data[12:16] == b"IHDR":
         return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    frame = jpeg_frame(data) if data[:3] == b"\xff\xd8\xff" else None
+    frame = jpeg_frame(data) if data.startswith(JPEG) else None
     if frame is not None:
         return frame[1], frame[0]
     try:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
-import struct
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tether.core.arrays import read_arrays
 from tether.core.errors import InputError
 from tether.core.files import atomic_path
 from tether.data.curate.batch import Batch, Example, Flags
 
 _DIGEST = "sha256"
-_DAMAGE = (OSError, EOFError, LookupError, MemoryError, OverflowError, RuntimeError, TypeError, ValueError)
-_DAMAGE += (struct.error, zipfile.BadZipFile)
 
 
 def load_state(path: Path) -> dict[str, np.ndarray]:
@@ -33,21 +29,11 @@ def load_state(path: Path) -> dict[str, np.ndarray]:
         InputError: missing, damaged, or not written by ``save_state``; it names the file.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            size = path.stat().st_size
-            if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in file.infolist()):
-                raise ValueError("compressed arrays")  # of which a few bytes could become many
-            arrays = {
-                entry.filename.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(file.read(entry)))
-                for entry in file.infolist()
-            }
-        if str(arrays.pop(_DIGEST)) != _digest(arrays):
-            raise ValueError("its arrays do not have the digest that it names")
-    except _DAMAGE as error:
-        raise InputError(
-            f"{path}: damaged, not what a run of tether curate left there: {error}; without this file its piece is "
-            "done again"
-        ) from error
+        arrays = read_arrays(path, what="state of a piece")
+        if str(arrays.pop(_DIGEST, "")) != _digest(arrays):
+            raise InputError(f"{path}: damaged: its arrays do not have the digest that it names")
+    except InputError as error:
+        raise InputError(f"{error}; without this file its piece is done again") from error
     return arrays
 
 

@@ -12,11 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tether.core.errors import InputError
-from tether.core.files import read_bytes
 from tether.core.printable import encodable
 from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group, valid_text
 from tether.data.curate.step import IMAGE
-from tether.data.image_file import MAX_BYTES
+from tether.data.image_file import image_bytes
 from tether.data.paths import files, fingerprint, labels
 from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import IMAGE as IMAGE_GUESSES
@@ -213,7 +212,7 @@ def _read(cell: object, *, reach: Reach) -> bytes | None:
     try:
         picture = picture_of(cell, reach=reach)
         if isinstance(picture, Path):
-            return read_bytes(picture, limit=MAX_BYTES)
+            return image_bytes(picture)
         return picture if isinstance(picture, bytes) else None
     except InputError:
         return None

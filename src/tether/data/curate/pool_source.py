@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tether.core.errors import InputError
-from tether.core.printable import encodable
+from tether.core.printable import encodable, is_text
 from tether.core.protocols import Source
 from tether.core.types import ImageLike, Row
 from tether.data.curate.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group
@@ -132,27 +132,17 @@ def _problem(row: Row) -> str | None:
     for place, text in enumerate(row.texts):
         if not isinstance(text, str):
             return f"caption {place}: expected a text, got {type(text).__name__}"
-        if problem := _not_utf8(text):
-            return f"caption {place}: {problem}"
+        if not is_text(text):
+            return f"caption {place}: not UTF-8"
     for what, text in (("key", row.key), ("meta", _dumped(row) if row.meta else "")):
-        if problem := _not_utf8(text):
-            return f"{what}: {problem}"
+        if not is_text(text):
+            return f"{what}: not UTF-8"
     if isinstance(row.image, Path) and (problem := image_problem(row.image)):
         return problem
     if _bytes(row.image) > MAX_BYTES:
         return f"an image of more than {MAX_BYTES:,} bytes"
     if isinstance(row.image, bytes) and not row.image:
         return "the picture has zero bytes"
-    return None
-
-
-def _not_utf8(text: str) -> str | None:
-    """What is wrong with a text that holds half a surrogate pair, or a byte of a file name that is not UTF-8."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            return f"not UTF-8: {error.reason}"
     return None
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
+from tether.core.digest import texts_digest
 from tether.core.errors import InputError
-from tether.data.curate.balance import entries_digest, entry_counts
+from tether.data.curate.balance import entry_counts
 from tether.data.curate.matcher import Backend, OnDuplicate, SubstringMatcher, Texts
 
 FALLBACK = "other"
@@ -106,7 +107,7 @@ class WorldMatcher:
         self.fallback = fallback
         self.codes = tuple(self.matchers)
         self.sizes = tuple(len(matcher.entries) for matcher in self.matchers.values())
-        self.digests = {code: entries_digest(matcher.entries) for code, matcher in self.matchers.items()}
+        self.digests = {code: texts_digest(matcher.entries) for code, matcher in self.matchers.items()}
         self.fell_back: Counter[str] = Counter()
 
     def code_of(self, language: str | None) -> str | None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.files import read_bytes
-from tether.data.archives import BROKEN, TarStream, reason_of
+from tether.data.archives import BROKEN, TarStream
 from tether.data.paths import points_outside
 
 ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")

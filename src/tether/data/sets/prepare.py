@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
-from tether.core.files import cache_dir
+from tether.core.files import cache_dir, flush
 
 _ABANDONED = 24 * 3600.0  # seconds after which a half-built folder has no owner any more
 
@@ -41,27 +40,17 @@ def prepared(name: str, *, key: str, build: Callable[[Path], None]) -> Path:
     try:
         build(working)
         for file in working.rglob("*"):
-            _flush(file)
-        _flush(working)
+            flush(file)
+        flush(working)
         try:
             working.rename(final)
         except OSError:
             if not final.is_dir():
                 raise
-        _flush(final.parent)
+        flush(final.parent)
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return final
-
-
-def _flush(path: Path) -> None:
-    """Push one file or folder to disk; folders cannot be opened on every system, and there nothing is needed."""
-    with contextlib.suppress(PermissionError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _sweep(folder: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from tether.core.errors import InputError
+from tether.core.files import local
 from tether.core.types import ImageLike
-from tether.data.paths import is_url, local
+from tether.data.paths import is_url
 from tether.data.remote import fetch, is_public, read_url
 
 REMOTE = ("http", "https", "s3", "gs", "az", "hf")

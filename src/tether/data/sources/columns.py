@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tether.core.errors import InputError
-from tether.core.printable import encodable
+from tether.core.printable import encodable, is_text
 from tether.core.spec import closest
 from tether.core.types import ImageLike, Row
 from tether.data.sources.cells import Reach
@@ -79,15 +79,6 @@ def texts_of(cell: Any) -> tuple[str, ...]:
     if isinstance(cell, (int, float)):
         return (str(cell),)
     raise InputError(f"expected a caption, got {type(cell).__name__}")
-
-
-def is_text(value: object) -> bool:
-    """Whether UTF-8 can hold all text in a cell, lists and mappings looked through."""
-    if isinstance(value, str):
-        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
-    if isinstance(value, Mapping):
-        return all(is_text(name) and is_text(each) for name, each in value.items())
-    return not isinstance(value, (list, tuple)) or all(map(is_text, value))
 
 
 def picture_of(cell: Any, *, reach: Reach) -> ImageLike | None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from tether.core.errors import InputError
-from tether.core.printable import encodable
+from tether.core.printable import encodable, is_text
 from tether.core.types import Block, Row
 from tether.data.image_file import image_problem
 from tether.data.paths import files, fingerprint, is_url, labels, open_binary
 from tether.data.sources.cells import Reach, folder_of
-from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, is_text, make_row
+from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
 
 _BLOCK_ROWS = 1024
 _LONGEST = 1 << 24

@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from tether.core.errors import InputError
 from tether.core.files import parse_json
-from tether.core.printable import encodable
+from tether.core.printable import encodable, is_text
 from tether.core.types import Block, Row
 from tether.data.paths import anchor, files, fingerprint, is_picture, is_url, labels, open_binary, read_text
 from tether.data.sources.cells import Reach
-from tether.data.sources.columns import bad_row, choose, choose_captions, is_text
+from tether.data.sources.columns import bad_row, choose, choose_captions
 from tether.data.sources.columns import texts_of as captions_in
 
 _BLOCK_ROWS = 1024

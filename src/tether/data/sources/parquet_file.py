@@ -10,9 +10,10 @@ from typing import IO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.guarded import SECONDS, guarded
 from tether.core.guarded_worker import decoded
+from tether.data.archives import FREE_BYTES, MOST_TIMES
 from tether.data.paths import filesystem, is_url, open_binary
 from tether.data.sources.parquet_pages import Pages, pages_of
 
@@ -21,10 +22,6 @@ Dictionaries = Literal["kept", "decoded"]
 _NEAR, _FAR = 1 << 20, 1 << 23
 BATCH_BYTES = 1 << 28
 """Bytes that a batch may have."""
-FREE_BYTES = 1 << 26
-"""Bytes that the rows of any file may have."""
-MOST_TIMES = 100
-"""How many times its size a file's rows may have, beyond that."""
 _MOST_PAGES = 3 << 27
 """Bytes of the largest pages of all columns, which are in memory twice, unless the file is about as large itself."""
 _SLOWEST = 10_000_000  # packed bytes a second
@@ -47,7 +44,7 @@ def open_parquet(file: str) -> pq.ParquetFile:
         _check_footer(file, status.st_size, status.st_mtime_ns)
         return pq.ParquetFile(file, pre_buffer=False, buffer_size=_NEAR)
     except Exception as error:  # Arrow raises many kinds for a damaged file, Python's own among them
-        raise InputError(f"{file}: not a Parquet file that can be read: {_first_line(error)}") from error
+        raise InputError(f"{file}: not a Parquet file that can be read: {reason_of(error)[:200]}") from error
 
 
 @lru_cache(maxsize=4096)
@@ -105,7 +102,7 @@ def read_batches(
         if done != about.num_rows:
             raise InputError("no more rows")
     except Exception as error:  # Arrow raises many kinds for a damaged file, Python's own among them
-        reason = _first_line(error)
+        reason = reason_of(error)[:200]
         raise InputError(f"{path}: row group {group} breaks after {done} of {about.num_rows} rows: {reason}") from error
 
 
@@ -113,10 +110,6 @@ def _one(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     if len(batches) < 2:
         return iter(batches)
     return iter(pa.Table.from_batches(batches).combine_chunks().to_batches())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _safe_rows(file: pq.ParquetFile, *, path: str, group: int, columns: Sequence[str], rows: int) -> int:

@@ -7,20 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.files import parse_json
 from tether.core.printable import encodable
 from tether.core.types import Block, Row
-from tether.data.archives import BROKEN, TarStream, reason_of
+from tether.data.archives import BROKEN, TarStream
+from tether.data.image_file import MAX_BYTES
 from tether.data.paths import files, fingerprint, is_picture, labels, open_binary, points_outside
 from tether.data.sources.columns import CAPTION, bad_row, texts_of
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz")
 _READ = ("txt", "json", "cls")
-_LARGEST = 1 << 28
-"""Bytes of one picture that are read, at most; a larger one makes its row bad."""
 _LONGEST = 1 << 22
-"""Bytes of one text, JSON or label, likewise."""
+"""Bytes of one text, JSON or label that are read, at most, as ``MAX_BYTES`` of an image; a larger one is a bad row."""
 _ABSURD = 1 << 32
 """Bytes that a member may claim, at most; skipping what is not there would take for ever, so the tar is broken."""
 _DIGITS = 19
@@ -127,7 +126,7 @@ def _groups(path: str, *, start: int) -> Iterator[_Group]:
                             count += 1
                         group = _Group(key)
                     is_image = is_picture(f".{ending}")
-                    most = _LARGEST if is_image else _LONGEST if ending in _READ else _ABSURD
+                    most = MAX_BYTES if is_image else _LONGEST if ending in _READ else _ABSURD
                     if reason := _against(member, most=most):
                         group.refused = reason
                     elif count >= start and is_image:

@@ -13,7 +13,7 @@ import pyarrow.csv as csv
 
 from tether.core.csv_rows import unguarded
 from tether.core.draw import hash_int
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.evaluate.datasheet.concepts import word_counts
 
 _FILES = 12
@@ -93,7 +93,7 @@ def _head(path: Path, *, raw: bool) -> pa.Table:
         table = _first_lines(path)
         cells = {name: table.column(name).to_pylist() for name in ("key", "text", "step")}
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a list of pairs: {str(error).partition(chr(10))[0]:.200}") from None
+        raise InputError(f"{path}: not a list of pairs: {reason_of(error):.200}") from None
     texts = {name: [cell and (cell if raw else unguarded(cell)) for cell in column] for name, column in cells.items()}
     texts |= {name: [cell or "" for cell in texts[name]] for name in ("key", "step")}
     return pa.table({name: pa.array(column, pa.string()) for name, column in texts.items()})

@@ -21,6 +21,7 @@ from tether.core.files import atomic_path, parse_json, remove_leftovers, write_t
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
+from tether.data.bad_rows import named_in
 from tether.data.loader import ordered
 from tether.evaluate.embeddings import LABEL, Embedded, shrink
 from tether.evaluate.inspect.parts import Part, Reach, Step, divide
@@ -132,7 +133,7 @@ def gather(
         raise failed
     write_text(folder / _GATHERED, "")
     bad = [path.with_suffix(_BAD) for path in tried]
-    count = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in bad if path.is_file())
+    count = sum(len(named_in(path)) for path in bad)
     return _subject(model, source, files=files, bad=count, batch_size=batch_size, seed=seed, facts=facts)
 
 

@@ -7,7 +7,6 @@ import hashlib
 import inspect
 import itertools
 import json
-import math
 import shlex
 import sys
 import time
@@ -21,9 +20,10 @@ from torch import nn
 from tether import __version__
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.files import read_json, write_json, write_text
-from tether.core.finding import Figure, Finding
+from tether.core.finding import Finding
 from tether.core.locks import locked
 from tether.core.protocols import DualEncoder, Probe, Source
+from tether.core.shape import finite
 from tether.core.spec import settings
 from tether.evaluate.inspect import PROBES
 from tether.evaluate.inspect.gather import gather, source_digest
@@ -225,20 +225,14 @@ def as_json(report: Report, *, source: Source) -> dict[str, Any]:
                 "level": section.level,
                 "problem": section.problem,
                 "sentence": section.finding.sentence if section.finding else "",
-                "figures": [_plain(figure) for figure in section.finding.figures] if section.finding else [],
+                "figures": [finite(dataclasses.asdict(figure)) for figure in section.finding.figures]
+                if section.finding
+                else [],
                 "unsaid": section.finding.unsaid if section.finding else "",
                 "command": section.finding.command if section.finding else "",
             }
             for section in report.sections
         ],
-    }
-
-
-def _plain(figure: Figure) -> dict[str, Any]:
-    """A figure for JSON, which knows no NaN."""
-    values = dataclasses.asdict(figure)
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
 
 

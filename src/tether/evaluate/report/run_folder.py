@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from tether.core.errors import InputError
-from tether.core.files import parse_json, read_json, read_text
+from tether.core.files import read_json, read_text
 from tether.core.shape import MAYBE_NUMBER, check, finite
 from tether.core.yaml_files import read_yaml
+from tether.train.logbook import read_metrics
 
 _CONFIG = {"batch_size?": int, "accumulate?": int}
 _ENVIRONMENT = {"threads?": MAYBE_NUMBER, "libraries?": {}}
 _SUMMARY = {"steps?": int, "skipped?": int, "seconds?": MAYBE_NUMBER}
 _CURVES = ("loss", "grad_norm", "grad_threshold", "grad_scale", "lr", "logit_scale", "images_per_second", "seconds")
 _RECORD = {
-    "step": int,
     "skipped?": (bool, int, None),
     "eval?": (None, {"*": MAYBE_NUMBER}),
     **{f"{name}?": MAYBE_NUMBER for name in _CURVES},
@@ -80,22 +80,14 @@ def _json(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a metrics file; a kill may have cut the last one off, any other broken line is an error.
+    """The records of a metrics file, each with values of the right kind; what is not finite is None.
 
     Raises:
         InputError: it names the line.
     """
-    lines = read_text(path, limit=MAX_METRICS).split("\n")
     records = []
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}"
-        try:
-            record = parse_json(line, where=where)
-        except InputError:
-            if number == len(lines):
-                break
-            raise
-        check(record, _RECORD, where=where)
+    for number, record in enumerate(read_metrics(path, limit=MAX_METRICS), start=1):
+        check(record, _RECORD, where=f"{path}, line {number}")
         record = finite(record)
         if record.get("eval") is not None:
             record["eval"] = {key: value for key, value in record["eval"].items() if value is not None}

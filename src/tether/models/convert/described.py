@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tether.core.errors import InputError, TetherError
 from tether.models.config import MAX_LAYERS, MAX_SIDE, MAX_SIZE
 
+SHOWN = 5
 MAX_BYTES = 2**30
 """What a configuration may ask for beyond its file of weights: all of it where there is none."""
 
@@ -29,6 +30,12 @@ def blamed_on(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(f"{path}: no model can be built from it: {type(error).__name__}: {error}") from error
+
+
+def other_architecture(problems: Sequence[str], *, where: Path | str) -> InputError:
+    """The error for weights that do not fit; it names the first problems."""
+    more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return InputError(f"{where}: weights of another architecture: {'; '.join(problems[:SHOWN])}{more}")
 
 
 def check_values(values: Any, *, key: str = "") -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.models.convert.described import other_architecture
 
 Shape = Literal["same", "transposed", "patch", "scalar"]
 
@@ -49,15 +49,14 @@ def take(state: Mapping[str, Tensor], rules: Iterable[Rule], *, where: str) -> d
     extra = sorted(set(state) - wanted)
     if missing or extra:
         said = [f"missing {name}" for name in missing] + [f"unexpected {name}" for name in extra]
-        more = f" and {len(said) - 5} more" if len(said) > 5 else ""
-        raise InputError(f"{where}: weights of another architecture: {'; '.join(said[:5])}{more}")
+        raise other_architecture(said, where=where)
     for rule in rules:
         parts = [state[name] for name in rule.theirs]
         try:
             ours[rule.ours] = _shaped(parts, rule.shape)
         except (RuntimeError, IndexError) as error:
             shapes = ", ".join(str(tuple(part.shape)) for part in parts)
-            raise InputError(f"{where}: weights of another architecture: {rule.theirs[0]} is {shapes}") from error
+            raise other_architecture([f"{rule.theirs[0]} is {shapes}"], where=where) from error
     return ours
 
 

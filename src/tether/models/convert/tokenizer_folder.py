@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tether.core.errors import InputError
 from tether.core.files import MAX_CONFIG_BYTES, parse_json, read_bytes, read_json
@@ -34,7 +34,6 @@ _SETTINGS = (
     "remove_space", "spaces_between_special_tokens", "split_special_tokens", "src_lang", "strip_accents", "tgt_lang",
     "tokenize_chinese_chars", "tokenizer_class", "trim_offsets", "truncation_side",
 )  # fmt: skip
-_Result = TypeVar("_Result")
 
 
 @contextlib.contextmanager
@@ -85,13 +84,3 @@ def _settings(path: Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return kept
-
-
-def guarded(do: Callable[[], _Result], *, where: str) -> _Result:
-    """What another library's tokenizer gives; all that it raises, a panic of its Rust code too, is an InputError."""
-    try:
-        return do()
-    except BaseException as error:
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise InputError(f"{where}: {type(error).__name__}: {error!s:.300}") from error
-        raise

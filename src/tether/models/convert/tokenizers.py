@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, refusing
 from tether.core.protocols import Tokenizer
 from tether.models.config import CLIP_VOCABULARY
-from tether.models.convert.tokenizer_folder import TOKENIZER_FILES, guarded, plain_copy
+from tether.models.convert.tokenizer_folder import TOKENIZER_FILES, plain_copy
 from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
 
 _SETTINGS: Mapping[str, type] = {"clean": str, "strip_sep_token": bool, "language": str}
@@ -40,7 +40,7 @@ def named_open_clip_tokenizer(name: str, cfg: Mapping[str, Any]) -> tuple[Tokeni
         return local_open_clip_tokenizer(None, cfg)
     import open_clip
 
-    context, size = _sizes(text)
+    context, size = text_sizes(text)
     try:
         theirs: Any = open_clip.get_tokenizer(name, **({"trust_remote_code": False} if hub else {}))
     except Exception as error:  # a missing file or a failed download shows in many ways
@@ -62,7 +62,7 @@ def local_open_clip_tokenizer(folder: Path | None, cfg: Mapping[str, Any]) -> tu
         InputError: a setting that is not allowed, or files that are not a tokenizer.
     """
     text = cfg["text_cfg"]
-    context, size = _sizes(text)
+    context, size = text_sizes(text)
     settings = text.get("tokenizer_kwargs") or {}
     for key, value in settings.items():
         if key not in _SETTINGS:
@@ -88,16 +88,13 @@ def local_open_clip_tokenizer(folder: Path | None, cfg: Mapping[str, Any]) -> tu
     if mode not in (None, "", "clips"):
         raise InputError(f"tokenizer_mode: expected clips or nothing, got {mode!r:.100}")
     more = {**settings, "context_length": context, "tokenizer_mode": mode, "local_files_only": True}
-    with plain_copy(folder) as copy:
-        theirs = guarded(
-            lambda: HFTokenizer(str(copy), trust_remote_code=False, **more),
-            where=f"{folder}: its tokenizer could not be loaded",
-        )
+    with plain_copy(folder) as copy, refusing(f"{folder}: its tokenizer could not be loaded"):
+        theirs = HFTokenizer(str(copy), trust_remote_code=False, **more)
     return _wrapped(theirs, context=context, size=size, where=str(folder))
 
 
-def _sizes(text: Mapping[str, Any]) -> tuple[int, int]:
-    """Context and vocabulary."""
+def text_sizes(text: Mapping[str, Any]) -> tuple[int, int]:
+    """Context and vocabulary of open_clip's ``text_cfg``."""
     return int(text.get("context_length", 77)), int(text.get("vocab_size", 49_408))
 
 
@@ -112,11 +109,13 @@ def _wrapped(theirs: Any, *, context: int, size: int, where: str) -> tuple[Token
         pad, write = int(theirs.tokenizer.pad_token_id or 0), theirs.tokenizer.save_pretrained
 
     def padded(texts: list[str]) -> list[list[int]]:
-        return _trimmed(guarded(lambda: theirs(texts), where=where), pad)
+        with refusing(where):
+            return _trimmed(theirs(texts), pad)
 
     def plain(texts: list[str]) -> list[list[int]]:
         cleaned = [theirs.clean_fn(text) for text in texts]
-        rows = guarded(lambda: theirs.tokenizer(cleaned)["input_ids"], where=where)
+        with refusing(where):
+            rows = theirs.tokenizer(cleaned)["input_ids"]
         drop = theirs.tokenizer.sep_token_id if theirs.strip_sep_token else None
         return [[0 if token == drop else token for token in row] for row in rows]
 
@@ -146,13 +145,11 @@ def transformers_tokenizer(folder: Path, *, context: int, vocabulary: int) -> To
         return MissingTokenizer(reason, context_length=context, vocab_size=vocabulary)
     from transformers import AutoTokenizer
 
-    with plain_copy(folder) as copy:
-        theirs: Any = guarded(
-            lambda: AutoTokenizer.from_pretrained(copy, trust_remote_code=False, local_files_only=True),
-            where=f"{folder}: its tokenizer could not be loaded",
-        )
+    with plain_copy(folder) as copy, refusing(f"{folder}: its tokenizer could not be loaded"):
+        theirs: Any = AutoTokenizer.from_pretrained(copy, trust_remote_code=False, local_files_only=True)
 
     def encode(texts: list[str]) -> list[list[int]]:
-        return guarded(lambda: theirs(texts)["input_ids"], where=f"{folder}: its tokenizer failed")
+        with refusing(f"{folder}: its tokenizer failed"):
+            return theirs(texts)["input_ids"]
 
     return FunctionTokenizer(encode, context_length=context, vocab_size=vocabulary, write=theirs.save_pretrained)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.files import read_json
-from tether.models.convert.described import MAX_BYTES, blamed_on
+from tether.models.convert.described import MAX_BYTES, blamed_on, other_architecture
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
-SHOWN = 5
 MAX_HEADER = 16 * 2**20
 """Longest header that is read; a model of 10,000 tensors has 1 MB."""
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -38,7 +37,7 @@ def _start(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(9)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+        raise InputError(f"{path}: {reason_of(error)}") from error
 
 
 def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
@@ -90,6 +89,21 @@ def _shards(path: Path) -> list[Path]:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise InputError(f"{path}: weight_map: expected a .safetensors file beside it, got {name!r:.100}")
     return [path.with_name(name) for name in sorted(set(names.values()))]
+
+
+def find_weights(folder: Path, names: Sequence[str], *, pickles: str, random_weights: bool) -> Path | None:
+    """The first of the named files that a folder has; None where there is none and random weights were asked for.
+
+    Raises:
+        InputError: there is none, or only pickles.
+    """
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        for pickle in sorted(folder.glob(pickles)):
+            refuse_pickle(pickle)
+        if not random_weights:
+            raise InputError(f"{folder}: holds no {' or '.join(names)}; random weights must be asked for")
+    return found
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -161,6 +175,5 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, where: Path | str) ->
         if key in state and state[key].is_floating_point() != own[key].is_floating_point()
     ]
     if problems:
-        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise InputError(f"{where}: weights of another architecture: {'; '.join(problems[:SHOWN])}{more}")
+        raise other_architecture(problems, where=where)
     model.load_state_dict(state)

@@ -10,9 +10,10 @@ from typing import Any
 
 from tether.core.errors import InputError
 from tether.core.files import cache_dir, read_json, write_json
+from tether.core.fingerprint import code_of
 from tether.core.spec import closest
 from tether.papers.stability.faults import FAULTS
-from tether.papers.stability.guards import NONE, USUAL, Guard, code_of, digest, guards
+from tether.papers.stability.guards import NONE, USUAL, Guard, digest, guards
 from tether.papers.stability.models import MODELS
 from tether.papers.stability.runs import STEPS, Outcome, run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import inspect
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch.optim import Optimizer
 
+from tether.core.fingerprint import code_of
 from tether.core.protocols import GradClipper
 
 NONE, USUAL = "none", "global_norm"
@@ -110,18 +110,6 @@ def guards() -> Mapping[str, Guard]:
         if name != "adamw":
             found[name] = Guard(name, name, "optimizer", SETTINGS.get(name, {}))
     return found
-
-
-def code_of(path: Path) -> str:
-    """The code of a file without comments, docstrings and layout."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [  # pyrefly: ignore - every node with a list called body takes one
-                line for line in body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
-            ]
-    return ast.dump(tree)
 
 
 def digest(facts: list[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tether.core.errors import InputError
 from tether.core.files import read_text
-from tether.core.printable import printable
+from tether.core.printable import is_text, printable
 from tether.core.spec import closest
 
 SLOT = "{}"
@@ -94,7 +94,7 @@ def classes_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
         raise InputError(f"{where}: expected at least one class, got none")
     seen: dict[str, int] = {}
     for number, name in enumerate(names):
-        if any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in name):
+        if not is_text(name) or "\0" in name:
             raise InputError(f"{where}: class {number + 1} of {len(names)} is not text: {printable(name)}")
         if not name:
             raise InputError(f"{where}: class {number + 1} of {len(names)} has an empty name")

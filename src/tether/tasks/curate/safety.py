@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tether.core.digest import file_digest
 from tether.core.errors import InputError
 from tether.data.curate.stateless import pictures_of
 from tether.data.curate.step import FLAG_SCHEMA, IMAGE
@@ -63,7 +63,9 @@ class SafetyFlag:
         self.classifier = classifier
         self.texts, self.label = tuple(texts), label
         self.backbone = Backbone(model, device=device)
-        self._sha256 = None if classifier is None else _sha256(classifier)
+        if classifier is not None and not Path(classifier).is_file():
+            raise InputError(f"classifier: {classifier}: no such file")
+        self._sha256 = None if classifier is None else file_digest(classifier)
         # The file is read here, so that it need not lie on every machine of a cluster.
         self._tuned: PromptClassifier | None = None
         if classifier is not None:
@@ -108,9 +110,3 @@ class SafetyFlag:
                 self.backbone.check_digest(str(self._tuned.digest), what=f"the prompts of {self.classifier}")
                 self._ready = self._tuned
         return self._ready
-
-
-def _sha256(path: str) -> str:
-    if not Path(path).is_file():
-        raise InputError(f"classifier: {path}: no such file")
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -25,7 +25,7 @@ from tether.data.loader import ordered
 from tether.data.paths import anchor, is_url
 from tether.models.embed import Precision, encode_images
 from tether.tasks.retrieve import shards
-from tether.tasks.retrieve.rows import check_schema
+from tether.tasks.retrieve.rows import MODEL, check_schema
 from tether.tasks.retrieve.shards import Origin
 
 Progress = Callable[[int, int | None], None]
@@ -288,7 +288,7 @@ def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> Embedded:
     """The report of a file that is already there, if it is this run's."""
     metadata = shards.schema_of(out).metadata or {}
     for key, value in origin.metadata().items():
-        if key != b"tether.model" and metadata.get(key) != value:
+        if key != MODEL and metadata.get(key) != value:
             theirs = metadata.get(key, b"").decode(errors="replace")
             raise InputError(
                 f"{out}: already there, with {key.decode()} {theirs!r} instead of {value.decode()!r}; "

@@ -11,7 +11,7 @@ import pyarrow as pa
 from tether.core.errors import InputError, TetherError, WriteError
 from tether.tasks.retrieve import inverted, mirror, shards
 from tether.tasks.retrieve.lance import WriteLock
-from tether.tasks.retrieve.rows import checked_batches, conform
+from tether.tasks.retrieve.rows import DIGEST, checked_batches, conform, require, said
 from tether.tasks.retrieve.store import FINISHED_BY_INDEX, Store
 
 Progress = Callable[[int, int | None], None]
@@ -77,7 +77,7 @@ def build_index(
 
 
 def _merge(parts: list[Path], *, schema: pa.Schema, store: Store, total: int, tell: Progress) -> None:
-    digest = (schema.metadata or {}).get(b"tether.digest", b"").decode(errors="replace")
+    digest = said(schema, DIGEST)
     if digest != store.digest:
         raise InputError(f"{store.uri}: holds vectors of model {store.digest!r}, these are of {digest!r}")
     conform(schema.empty_table(), schema=store.schema, where=store.uri)
@@ -112,9 +112,7 @@ def _counted(parts: list[Path], *, schema: pa.Schema, total: int, tell: Progress
 
 def _storable(schema: pa.Schema, *, parts: list[Path]) -> pa.Schema:
     """The schema with vectors as fixed-size lists of float32, whatever kind of list of floats they came as."""
-    for name in ("key", "embedding"):
-        if name not in schema.names:
-            raise InputError(f"{parts[0]}: column {name!r} is missing; it has: {', '.join(schema.names)}")
+    require(schema, where=str(parts[0]))
     kind = schema.field("embedding").type
     if pa.types.is_fixed_size_list(kind):
         size = kind.list_size

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from tether.core.digest import file_digest
 from tether.core.errors import InputError, WriteError
 from tether.core.files import atomic_path, cache_dir, read_json, write_json
 from tether.tasks.retrieve.inverted import InvertedIndex
@@ -40,7 +41,7 @@ class IndexCache:
             index.save(self._folder / INDEX)
             with atomic_path(self._folder / ROWS) as temporary, temporary.open("wb") as file:
                 np.save(file, rows)
-            digests = {name: _digest(self._folder / name) for name in (INDEX, ROWS)}
+            digests = {name: file_digest(self._folder / name) for name in (INDEX, ROWS)}
             write_json(self._folder / STATE, {"store": self._place, "digests": digests})
             self._forget_gone()
         except (WriteError, OSError) as error:
@@ -50,7 +51,7 @@ class IndexCache:
         """The file of the index and the address of each row; None where there is none, or one of its files changed."""
         try:
             digests = read_json(self._folder / STATE)["digests"]
-            if any(digests[name] != _digest(self._folder / name) for name in (INDEX, ROWS)):
+            if any(digests[name] != file_digest(self._folder / name) for name in (INDEX, ROWS)):
                 return None
         except (InputError, OSError, KeyError, TypeError):
             return None
@@ -67,8 +68,3 @@ class IndexCache:
             gone = place == self._place or (local is not None and not local.exists())
             if gone and state.parent != self._folder:
                 shutil.rmtree(state.parent, ignore_errors=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

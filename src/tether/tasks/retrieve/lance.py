@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tether.core.errors import InputError, TetherError, WriteError
+from tether.core.errors import InputError, TetherError, WriteError, is_fault
 from tether.core.locks import locked
 
 TABLE = "embeddings"
@@ -101,7 +101,7 @@ def reading(uri: str | Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, TetherError) or not _is_fault(error):
+        if isinstance(error, TetherError) or not is_fault(error):
             raise
         raise InputError(f"{uri}: cannot be read; damaged or out of reach: {plain(error)}") from error
 
@@ -112,7 +112,7 @@ def writing(uri: str | Path, *, safe: str = "what was in the store is unchanged"
     try:
         yield
     except BaseException as error:
-        if isinstance(error, TetherError) or not _is_fault(error):
+        if isinstance(error, TetherError) or not is_fault(error):
             raise
         raise WriteError(str(uri), RuntimeError(plain(error)), safe=safe) from error
 
@@ -121,7 +121,3 @@ def plain(error: BaseException) -> str:
     """LanceDB's message in one line, without places in its own source."""
     text = re.sub(r",?\s*/\S+\.rs:\d+:\d+", "", str(error)).strip().removeprefix("Invalid input, ")
     return " ".join(text.split())[:500]
-
-
-def _is_fault(error: BaseException) -> bool:
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"  # Rust's, no Exception

@@ -17,6 +17,7 @@ from tether.tasks.retrieve import inverted, lance
 from tether.tasks.retrieve.index_cache import IndexCache
 from tether.tasks.retrieve.inverted import InvertedIndex
 from tether.tasks.retrieve.ranking import How, Ranking, best
+from tether.tasks.retrieve.rows import STORE
 from tether.tasks.retrieve.vectors import UnitVectors, unit
 
 INDEX_ABOVE = 200_000  # rows; below, an exact scan takes about as long as drawing the answer
@@ -37,7 +38,7 @@ class Mirror:
             where: the store's uri.
         """
         self._table = table
-        self._cache = IndexCache(where, identity=(table.schema.metadata or {}).get(b"tether.store", b""))
+        self._cache = IndexCache(where, identity=(table.schema.metadata or {}).get(STORE, b""))
         self.version = table.version
         self.keys: list[str] = []
         count = table.count_rows()

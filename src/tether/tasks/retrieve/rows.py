@@ -12,6 +12,20 @@ from tether.core.errors import InputError
 from tether.tasks.retrieve.vectors import unit
 
 KEY, EMBEDDING = "key", "embedding"
+DIGEST, MODEL, STORE = b"tether.digest", b"tether.model", b"tether.store"
+"""In a schema's metadata: the digest of the model that made the vectors, its name, and what only this store has."""
+
+
+def said(schema: pa.Schema, name: bytes) -> str:
+    """What a schema's metadata say under a name, or the empty string."""
+    return (schema.metadata or {}).get(name, b"").decode(errors="replace")
+
+
+def require(schema: pa.Schema, *, where: str) -> None:
+    """Raise an InputError when a schema lacks keys or vectors."""
+    for name in (KEY, EMBEDDING):
+        if name not in schema.names:
+            raise InputError(f"{where}: column {name!r} is missing; it has: {', '.join(schema.names)}")
 
 
 def check_schema(schema: pa.Schema, *, where: str) -> None:
@@ -20,9 +34,7 @@ def check_schema(schema: pa.Schema, *, where: str) -> None:
     Raises:
         InputError: it lacks a column or has it in another type.
     """
-    for name in (KEY, EMBEDDING):
-        if name not in schema.names:
-            raise InputError(f"{where}: column {name!r} is missing; it has: {', '.join(schema.names)}")
+    require(schema, where=where)
     kind = schema.field(EMBEDDING).type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
         raise InputError(f"{where}: column {EMBEDDING!r}: expected fixed-size lists of float32, got {kind}")

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from tether.core.errors import InputError, TetherError
+from tether.core.errors import InputError, refusing
 from tether.core.files import atomic_path
 from tether.core.printable import encodable
 from tether.core.types import Row
 from tether.tasks.retrieve.lance import ALWAYS_FINE, MOST_INFLATED
-from tether.tasks.retrieve.rows import conform
+from tether.tasks.retrieve.rows import DIGEST, MODEL, conform
 
 FIXED = ("key", "embedding", "texts", "path", "thumbnail")
 """Columns with a meaning of their own; a source's column of the same name is stored as ``meta_<name>``."""
@@ -47,8 +47,8 @@ class Origin:
         """As the metadata of an Arrow schema."""
         return {
             FORMAT: VERSION,
-            b"tether.model": self.model.encode(),
-            b"tether.digest": self.digest.encode(),
+            MODEL: self.model.encode(),
+            DIGEST: self.digest.encode(),
             b"tether.source": self.source.encode(),
             b"tether.source_version": self.source_version.encode(),
         }
@@ -174,16 +174,8 @@ def _opened(path: Path) -> pq.ParquetFile:
     return file
 
 
-@contextlib.contextmanager
-def _sound(path: Path) -> Iterator[None]:
-    """Name the file in whatever Arrow raises about it."""
-    try:
-        yield
-    except TetherError:
-        raise
-    except Exception as error:  # of many kinds, by what is damaged
-        text = " ".join(str(error).split())[:300]
-        raise InputError(f"{path}: damaged or not a Parquet file ({text})") from None
+def _sound(path: Path) -> contextlib.AbstractContextManager[None]:
+    return refusing(f"{path}: damaged or not a Parquet file")
 
 
 def shared_schema(parts: Sequence[Path]) -> pa.Schema:
@@ -195,8 +187,8 @@ def shared_schema(parts: Sequence[Path]) -> pa.Schema:
     schemas = [schema_of(part) for part in parts]
     first = schemas[0].metadata or {}
     for part, schema in zip(parts, schemas, strict=True):
-        mine = (schema.metadata or {}).get(b"tether.digest")
-        if mine != first.get(b"tether.digest"):
+        mine = (schema.metadata or {}).get(DIGEST)
+        if mine != first.get(DIGEST):
             raise InputError(f"{part}: made by model {mine!r}, but {parts[0]} by {first.get(b'tether.digest')!r}")
     kinds: dict[str, pa.DataType] = {}
     for schema in schemas:

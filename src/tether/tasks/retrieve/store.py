@@ -26,18 +26,21 @@ from tether.tasks.retrieve.lance import TABLE, WriteLock
 from tether.tasks.retrieve.mirror import Mirror
 from tether.tasks.retrieve.ranking import How, Ranking
 from tether.tasks.retrieve.rows import (
+    DIGEST,
     EMBEDDING,
     KEY,
+    MODEL,
+    STORE,
     Stream,
     check_schema,
     checked,
     checked_batches,
     conform,
     refuse_unknown,
+    said,
 )
 from tether.tasks.retrieve.vectors import unit
 
-DIGEST, MODEL, STORE = b"tether.digest", b"tether.model", b"tether.store"
 FINISHED_BY_INDEX = b"tether.finished_by_index"
 """In the schema of a store that is finished only when its keys have an index."""
 COMPACT_EVERY = 100  # versions; each write makes one and a few small files
@@ -141,12 +144,12 @@ class Store:
     @property
     def digest(self) -> str:
         """Digest of the model that made the vectors, or the empty string."""
-        return (self.schema.metadata or {}).get(DIGEST, b"").decode(errors="replace")
+        return said(self.schema, DIGEST)
 
     @property
     def model(self) -> str:
         """Name under which that model was loaded, or the empty string; before loading it, see ``models.named.near``."""
-        return (self.schema.metadata or {}).get(MODEL, b"").decode(errors="replace")
+        return said(self.schema, MODEL)
 
     @property
     def version(self) -> int:

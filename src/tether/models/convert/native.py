@@ -1,0 +1,29 @@
+"""Our own towers from a configuration, and the weights of a file where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tether.core.protocols import Tokenizer
+from tether.models.config import ModelConfig
+from tether.models.convert.weights import assemble
+from tether.models.dual import Clip
+
+
+def native(
+    config: ModelConfig,
+    weights: Path | None,
+    *,
+    described: Path,
+    tokenizer: Tokenizer | None = None,
+    convert: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
+) -> Clip:
+    """A ``Clip`` with a file's weights, or drawn from a fixed seed; arguments and errors as ``weights.assemble``."""
+    model = assemble(lambda: Clip(config, tokenizer=tokenizer), weights, described=described, convert=convert)
+    if weights is None:
+        model.initialise_(torch.Generator().manual_seed(0))
+    return model
