@@ -308,7 +308,7 @@ def test_links_and_giants_are_refused(tmp_path):
 
 
 def test_a_large_member_makes_its_row_bad(tmp_path, monkeypatch):
-    monkeypatch.setattr("tether.data.sources.webdataset._LARGEST", 2000)
+    monkeypatch.setattr("tether.data.sources.webdataset.MAX_BYTES", 2000)
     more = [("x.jpg", bytes(2001)), ("y.jpg", picture(0, "JPEG")), ("y.txt", b"after")]
     one, big, after = rows_of(WebDatasetSource(tar(tmp_path / "a.tar", [*members(1), *more])))
     assert "2001 bytes; more than 2000 are refused" in big.bad
