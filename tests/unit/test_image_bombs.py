@@ -126,6 +126,7 @@ BOMBS = {
     "frames of GIF": (lambda: gif(1, 1, 20_000), "frames"),
     "pixels of GIF": (lambda: gif(4000, 4000, 16), "16 x 4000 x 4000"),
     "chunks of PNG": (lambda: encoded(Image.new("L", (8, 8)), "PNG")[:33] + chunk(b"prVt") * 110_000, "chunks"),
+    "row of PNG": (lambda: encoded(Image.new("L", (1_000_001, 1)), "PNG"), "a side of more than 1000000"),
     "scans of JPEG": (many_scans, "scans"),
     "EXIF of JPEG": (much_exif, "EXIF"),
     "tiles of TIFF": (large_tiles, "tiles of 30000 x 30000"),

@@ -46,4 +46,5 @@ def bars(*more: ProgressColumn, screen: Screen | None = None, **options: Any) ->
         options: of ``rich.progress.Progress``.
     """
     columns = (Words(), BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn())
-    return Progress(*columns, console=screen or Screen(stderr=True), **{"transient": True} | options)
+    settings: dict[str, Any] = {"transient": True, **options}
+    return Progress(*columns, console=screen or Screen(stderr=True), **settings)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 89_478_485
 """Largest width x height that is decoded (Pillow's own limit, a quarter of a gigabyte as RGB); more is refused."""
+MAX_SIDE = 1_000_000
+"""Longest side: images are converted in bands of rows, so that a row must be small."""
 MAX_BYTES = 256 * 2**20
 """Largest image file that is read."""
 MAX_FRAMES = 10_000
@@ -113,7 +115,9 @@ def orientation(opened: PillowImage.Image) -> int:
 
 
 def check_size(width: int, height: int, *, max_pixels: int) -> None:
-    """Refuse an image that has too many pixels, or none."""
+    """Refuse an image that has too many pixels, in all or in a row, or none."""
+    if max(width, height) > MAX_SIDE:
+        raise InputError(f"{width} x {height} pixels; a side of more than {MAX_SIDE} is refused")
     if width * height > max_pixels:
         raise InputError(f"{width} x {height} pixels; more than {max_pixels} are refused")
     if width * height == 0:

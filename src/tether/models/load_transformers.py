@@ -72,8 +72,8 @@ def _siglip(
 ) -> SiglipEncoder:
     path = folder / names.CONFIG_FILE
     with blamed_on(path), torch.device("meta"):
-        outline = siglip_model(cfg)
-        text, vision = cast(Any, outline.config.text_config), cast(Any, outline.config.vision_config)
+        described = cast(Any, siglip_model(cfg)).config
+        text, vision = described.text_config, described.vision_config
         default = ImageSpec(size=(vision.image_size, vision.image_size), mean=HALF, std=HALF, resize="squash")
         spec = names.image_spec(vision.image_size, preprocess, default=default)
     tokenizer = transformers_tokenizer(folder, context=text.max_position_embeddings, vocabulary=text.vocab_size)
@@ -85,7 +85,7 @@ def _siglip(
             image_spec=spec,
             tokenizer=tokenizer,
             pad=text.pad_token_id or SIGLIP_PAD,
-            config=json.loads(outline.config.to_json_string(use_diff=False)) | {"architectures": ["SiglipModel"]},
+            config=json.loads(described.to_json_string(use_diff=False)) | {"architectures": ["SiglipModel"]},
         )
 
     model = assemble(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,7 +37,7 @@ def open_parquet(file: str) -> pq.ParquetFile:
     try:
         if is_url(file):
             system, inner = filesystem(file)
-            size, opened = system.info(inner)["size"], system.open(inner, "rb")
+            size, opened = int(cast(Any, system.info(inner))["size"]), cast(IO[bytes], system.open(inner, "rb"))
             guarded("parquet_footer", data=_footer(opened, size), path="", size=size)
             return pq.ParquetFile(opened, pre_buffer=False, buffer_size=_FAR)
         status = Path(file).stat()

@@ -208,7 +208,7 @@ def _content(tensors: dict[str, Tensor], rows: str) -> str:
     found = hashlib.blake2b(rows.encode(), digest_size=8)
     for name, values in sorted(tensors.items()):
         found.update(f"{name} {tuple(values.shape)}".encode())
-        found.update(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

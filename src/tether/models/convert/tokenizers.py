@@ -41,8 +41,9 @@ def named_open_clip_tokenizer(name: str, cfg: Mapping[str, Any]) -> tuple[Tokeni
     import open_clip
 
     context, size = text_sizes(text)
+    guard: dict[str, Any] = {"trust_remote_code": False} if hub else {}
     try:
-        theirs: Any = open_clip.get_tokenizer(name, **({"trust_remote_code": False} if hub else {}))
+        theirs: Any = open_clip.get_tokenizer(name, **guard)
     except Exception as error:  # a missing file or a failed download shows in many ways
         return MissingTokenizer(f"{name}: {error}", context_length=context, vocab_size=size), 1 if siglip else 0
     return _wrapped(theirs, context=context, size=size, where=name)
@@ -87,7 +88,7 @@ def local_open_clip_tokenizer(folder: Path | None, cfg: Mapping[str, Any]) -> tu
     mode = text.get("tokenizer_mode")
     if mode not in (None, "", "clips"):
         raise InputError(f"tokenizer_mode: expected clips or nothing, got {mode!r:.100}")
-    more = {**settings, "context_length": context, "tokenizer_mode": mode, "local_files_only": True}
+    more: dict[str, Any] = {**settings, "context_length": context, "tokenizer_mode": mode, "local_files_only": True}
     with plain_copy(folder) as copy, refusing(f"{folder}: its tokenizer could not be loaded"):
         theirs = HFTokenizer(str(copy), trust_remote_code=False, **more)
     return _wrapped(theirs, context=context, size=size, where=str(folder))
