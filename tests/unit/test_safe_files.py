@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tether.core.digest import file_digest
 from tether.core.errors import InputError, LockedError, WriteError
 from tether.core.files import atomic_path, is_temporary, parse_json, read_bytes, read_json, remove_leftovers, write_text
 from tether.core.locks import locked
@@ -90,6 +91,8 @@ class TestReading:
         for path in (tmp_path / "pipe", Path("/dev/zero")):
             with pytest.raises(InputError, match="not a regular file"):
                 read_bytes(path, limit=10)
+            with pytest.raises(InputError, match="not a regular one"):
+                file_digest(path)
 
     def test_a_file_over_the_limit_is_refused(self, tmp_path):
         (tmp_path / "a").write_bytes(b"12345")

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tether.core.errors import InputError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -30,7 +32,13 @@ def model_digest(model: nn.Module) -> str:
 
 
 def file_digest(path: Path | str) -> str:
-    """SHA-256 of a file, 64 hex digits."""
+    """SHA-256 of a file, 64 hex digits.
+
+    Raises:
+        InputError: no such file, or a device or a pipe, which may never end.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file, or not a regular one")
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
