@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tether.core.geometry import GEOMETRIES, Geometry, place
@@ -43,6 +43,8 @@ def test_loss_is_finite_and_not_negative_with_finite_gradients(name, rows, curva
 @pytest.mark.parametrize("name", ["euclidean-squared", "hyperbolic"])
 @settings(max_examples=25, deadline=None)
 @given(sides(), st.sampled_from([0.0, 0.1, 2.0]))
+@example([torch.tensor([[0.0, 1.4e-44]]), torch.tensor([[0.0, 1.0]])], 0.0)
+@example([torch.tensor([[0.0, 2e-38]]), torch.tensor([[0.0, 1.0]])], 0.0)
 def test_cones_cost_an_angle_and_have_finite_gradients(name, rows, radius) -> None:
     leaves = [side.requires_grad_() for side in rows]
     c = 1.0 if name == "hyperbolic" else None

@@ -18,6 +18,7 @@ from tether.core.geometry import (
     lorentz,
 )
 
+_ORIGIN = 16  # smallest normal numbers of the apex's type: nearer to the origin the slope overflows
 SAME_POINT = 1e-12
 """Share of a squared Lorentz product below which two points are one: rounding is all that parts them in float64."""
 
@@ -68,7 +69,8 @@ def entailment(
         top = (apart * x).sum(dim=1)
         square = apart.square().sum(dim=1) * x.square().sum(dim=1)
         bottom, ratio = _root(square), _over(min_radius, _root(x.square().sum(dim=1)))
-    proper = bottom > 0
+    at_origin = general.abs().amax(dim=1) < _ORIGIN * torch.finfo(general.dtype).tiny  # where the slope overflows
+    proper = (bottom > 0) & ~at_origin
     cosine = top / torch.where(proper, bottom, 1.0)
     angle = torch.where(proper, cosine.clamp(-COSINE_LIMIT, COSINE_LIMIT), COSINE_LIMIT).arccos()
     angle = torch.where(proper, angle, 0.0)
