@@ -307,3 +307,23 @@ def test_what_a_row_holds_beside_its_picture_counts_as_memory():
     settings = {"tokenizer": create("tiny", seed=0).tokenizer, "image_spec": ImageSpec((8, 8)), "seed": 0}
     assert Loader(source, batch_size=1, **settings).rows == 100
     assert Loader(source, batch_size=1, memory=100_000, **settings).rows is None
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+def test_a_saved_data_set_with_compressed_batches_is_refused(tmp_path, compression, dictionary):
+    datasets = pytest.importorskip("datasets")
+    pixels, texts = picture(), pa.array(["a cat"] * 3)
+    datasets.Dataset.from_dict({"image": [pixels] * 3, "caption": ["a cat"] * 3}).save_to_disk(str(tmp_path / "d"))
+    (file,) = (tmp_path / "d").glob("*.arrow")
+    table = pa.table({"image": [pixels] * 3, "caption": texts.dictionary_encode() if dictionary else texts})
+    with pa.ipc.new_stream(file, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as out:
+        out.write_table(table)
+    if compression is None:
+        assert len(rows_of(open_source(f"hf:{tmp_path}/d"))) == 3
+    else:
+        with pytest.raises(InputError, match=r"arrow: its batches are compressed"):
+            open_source(f"hf:{tmp_path}/d")
+    file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2])
+    with pytest.raises(InputError, match=r"arrow"):
+        open_source(f"hf:{tmp_path}/d")

@@ -11,6 +11,7 @@ from tether.core.errors import InputError
 from tether.core.spec import closest
 from tether.core.types import Block, Row
 from tether.data.paths import anchor
+from tether.data.sources.arrow_file import check_arrow
 from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import KEY, choose, choose_captions, choose_image, make_row
 
@@ -61,11 +62,15 @@ class HuggingFaceSource:
         self.name = f"hf:{path}"
         try:
             if Path(path).is_dir() and not data_files and _is_saved(Path(path)):
+                for file in sorted(Path(path).rglob("*.arrow")):
+                    check_arrow(file)
                 data = datasets.load_from_disk(path)
             else:
                 data = datasets.load_dataset(
                     path, config, split=split, revision=revision, streaming=streaming, data_files=data_files or None
                 )
+        except InputError:
+            raise
         except Exception as error:  # the library and its network stack raise many kinds
             raise InputError(f"{self.name}: cannot open it: {error}") from error
         if isinstance(data, Mapping):
