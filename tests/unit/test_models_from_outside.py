@@ -337,6 +337,8 @@ def test_only_the_files_of_a_model_are_fetched(copy, monkeypatch):
     ("name", "followed"),
     [
         ("runs/demo", True),
+        ("runs/own", "{beside}/runs/own"),
+        ("runs/gone", False),
         ("{place}/runs/demo", True),
         ("{beside}/model", True),
         ("{beside}", True),
@@ -349,13 +351,17 @@ def test_only_the_files_of_a_model_are_fetched(copy, monkeypatch):
     ],
 )
 def test_a_name_in_a_store_is_followed_to_folders_beside_it(name, followed, tmp_path, monkeypatch):
-    (tmp_path / "here").mkdir()
+    (tmp_path / "here").mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", "/somebody")
-    name = name.format(place=tmp_path / "here", beside=tmp_path / "stores")
+    places = {"place": tmp_path / "here", "beside": tmp_path / "stores"}
+    for folder in ("here/runs/demo", "stores/model", "stores/runs/own", "x", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+    name = name.format(**places)
     store, again = tmp_path / "stores" / "db", "tether search db --model NAME"
     if followed:
-        assert near(name, written_in=store, again=again) == name
+        expected = name if followed is True else followed.format(**places)
+        assert near(name, written_in=store, again=again) == expected
         return
     with pytest.raises(InputError, match="not loaded unasked") as caught:
         near(name, written_in=store, again=again)

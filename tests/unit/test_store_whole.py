@@ -241,3 +241,16 @@ class TestIndexCache:
         (tmp_path / "file").touch()
         monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "file"))
         assert len(build_index(embeddings, out=tmp_path / "db")) == 400
+
+
+def test_a_store_is_not_made_among_other_files(tmp_path):
+    vector = pa.array([[1.0, 0.0]], pa.list_(pa.float32(), 2))
+    pq.write_table(pa.table({"key": ["a"], "embedding": vector}), tmp_path / "e.parquet")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+    for existing in ("refuse", "replace"):
+        with pytest.raises(InputError, match=r"photos: holds other files \(a\.jpg\)"):
+            build_index(tmp_path / "e.parquet", out=tmp_path / "photos", existing=existing)
+    with pytest.raises(InputError, match=r"e\.parquet: a file; expected"):
+        build_index(tmp_path / "e.parquet", out=tmp_path / "e.parquet")
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"]

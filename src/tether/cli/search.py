@@ -20,7 +20,8 @@ def command(
     top: Annotated[int, typer.Option(min=1, help="How many for each query.")] = 10,
     html: Annotated[Path | None, typer.Option(help="Also write a page with the pictures.")] = None,
     images: Annotated[
-        Path | None, typer.Option(help="The folder that was embedded, for pictures without a thumbnail.")
+        Path | None,
+        typer.Option(help="The embedded folder, for images without a thumbnail.", exists=True, file_okay=False),
     ] = None,
     model: Annotated[
         str | None,
@@ -66,4 +67,7 @@ def command(
 
         note = f"{len(opened):,} pictures, model {name}" + (f", where {where}" if where else "")
         gallery(hits, html, title="Search results", note=note)
-        say(f"{html}: the pictures", err=True)
+        every = [hit for some in hits.values() for hit in some]
+        shown = sum(hit.image is not None for hit in every)
+        hint = "" if shown == len(every) else "; --images FOLDER shows those below the folder that was embedded"
+        say(f"{html}: {shown} of {len(every)} images{hint}", err=True)

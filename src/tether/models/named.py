@@ -36,12 +36,13 @@ def near(name: str, *, written_in: str | Path, again: str) -> str:
         InputError: a name on a hub, or a folder elsewhere; it says what to type.
     """
     places = [Path.cwd(), *([] if "://" in str(written_in) else [_spelled_out(written_in).parent])]
-    path = _spelled_out(name)
-    local = not name.startswith((OPEN_CLIP, HUB))
-    if not local or not any(path.is_relative_to(place) for place in places if len(place.parts) > 1):
-        said = again.replace("NAME", shlex.quote(printable(name)))
-        raise InputError(
-            f"{written_in}: names the model {name!r}, which lies neither below the working directory nor beside it, so "
-            f"it is not loaded unasked; if you trust it: {said}"
-        )
-    return name
+    if not name.startswith((OPEN_CLIP, HUB)):
+        for place in places:
+            path = _spelled_out(name if name.startswith(("/", "~")) else place / name)
+            if len(place.parts) > 1 and path.is_relative_to(place) and path.exists():
+                return name if place == places[0] else str(path)
+    said = again.replace("NAME", shlex.quote(printable(name)))
+    raise InputError(
+        f"{written_in}: names the model {name!r}; there is none below the working directory or beside {written_in}, "
+        f"and another is not loaded unasked; if you trust it: {said}"
+    )

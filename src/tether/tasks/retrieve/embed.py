@@ -16,7 +16,7 @@ from tether.core.digest import model_digest
 from tether.core.errors import InputError
 from tether.core.files import read_json, remove_leftovers, write_json
 from tether.core.locks import locked
-from tether.core.printable import encodable
+from tether.core.printable import encodable, is_text
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Block, Row
 from tether.data.bad_rows import BadRows
@@ -95,6 +95,8 @@ def embed(
         LockedError: another process writes to ``out``.
         WriteError: a full disk, no permission; the parts that were finished are kept.
     """
+    if not is_text(str(out)):
+        raise InputError(f"{encodable(str(out))}: expected a name that is UTF-8 text")
     origin = Origin(model_name, model_digest(_module(model)), source.name, source.version)
     single = out.suffix == ".parquet"
     folder = out.with_name(out.name + ".parts") if single else out

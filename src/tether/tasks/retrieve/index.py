@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tether.core.errors import InputError, TetherError, WriteError
 from tether.tasks.retrieve import inverted, mirror, shards
-from tether.tasks.retrieve.lance import WriteLock
+from tether.tasks.retrieve.lance import TABLE, WriteLock
 from tether.tasks.retrieve.rows import DIGEST, checked_batches, conform, require, said
 from tether.tasks.retrieve.store import FINISHED_BY_INDEX, Store
 
@@ -54,6 +54,7 @@ def build_index(
     total = sum(shards.rows_in(part) for part in parts)
     if total == 0:
         raise InputError(f"{embeddings}: holds no rows")
+    _check_place(out)
     tell = on_progress or (lambda done, total: None)
     if existing == "merge":
         store = Store.open(out, storage_options=storage_options)
@@ -74,6 +75,17 @@ def build_index(
         )
         _finish(store)
     return store
+
+
+def _check_place(out: str | Path) -> None:
+    """Refuse a folder of something else: a store would lie among a user's images, or in a run."""
+    if "://" in str(out) or not Path(out).exists():
+        return
+    if not Path(out).is_dir():
+        raise InputError(f"{out}: a file; expected a new folder or a store")
+    own = (f"{TABLE}.lance", "rebuildable")
+    if other := sorted(path.name for path in Path(out).iterdir() if path.name not in own and path.name[0] != "."):
+        raise InputError(f"{out}: holds other files ({', '.join(other[:3])}); expected a new folder or a store")
 
 
 def _merge(parts: list[Path], *, schema: pa.Schema, store: Store, total: int, tell: Progress) -> None:

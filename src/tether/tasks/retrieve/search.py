@@ -114,6 +114,7 @@ def _hit(row: dict[str, object], *, score: float, images: Path | None) -> Hit:
         image = thumbnail
     elif images is not None and isinstance(path, str) and not points_outside(path):
         with contextlib.suppress(OSError):  # a name that no file can have
-            image = images / path if (images / path).is_file() else None
+            places = [images / path, *([images.parent / path] if path.split("/")[0] == images.name else [])]
+            image = next((place for place in places if place.is_file()), None)
     captions = tuple(str(text) for text in texts) if isinstance(texts, list) else ()
     return Hit(key=str(key), score=score, texts=captions, image=image, meta=row)
