@@ -119,9 +119,10 @@ def pool(path: Path) -> object:
 @read
 def overrides(path: Path) -> object:
     """Settings of the command line, one a line."""
+    from tether.core.files import read_bytes
     from tether.train.config import load_config
 
-    lines = path.read_bytes().decode(errors="surrogateescape").split("\n")
+    lines = read_bytes(path, limit=2**20).decode(errors="surrogateescape").split("\n")
     return load_config(overrides=["data=emoji", *filter(None, lines)])
 
 
@@ -146,9 +147,12 @@ def bad_rows(path: Path) -> object:
 def resumed(path: Path) -> object:
     """A run that goes on."""
     from tether.train import load_config, train
+    from tether.train.claim import check_recorded
 
     os.chdir(path)  # a run is known by what it was started with, relative names too
-    return train(load_config(Path("run/config.yaml")), folder=Path("run"), resume=True)
+    config = load_config(Path("run/config.yaml"))
+    check_recorded(config, given=[], folder=Path("run"))
+    return train(config, folder=Path("run"), resume=True)
 
 
 @read

@@ -15,6 +15,7 @@ from tether.data.bad_rows import BadRows
 from tether.models.save import write_weights
 from tether.train import compare, load_config, train
 from tether.train.checkpoints import list_checkpoints
+from tether.train.claim import check_recorded
 from tether.train.logbook import Logbook, read_metrics
 from tether.train.run import read_result
 from tether.train.seal import KEY, sealed
@@ -213,3 +214,23 @@ def test_a_comparison_in_which_nothing_was_finished_is_begun_again(config, tmp_p
     (tmp_path / "compare" / "plan.json").write_text('{"config": 3}')
     with pytest.raises(InputError, match=r"plan\.json: expected the steps"):
         compare._claim(tmp_path, config(), steps=20, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "given", "refused"),
+    [
+        ("data=hf:someone/thing", [], "data from 'hf:someone/thing'"),
+        ("data={name: mixture, of: [{path: 'http://host/a.csv'}]}", [], "data from 'http://host/a.csv'"),
+        ("evaluate.source=s3://bucket/a", [], "evaluate.source from"),
+        ("model.load=hf:someone/thing", [], "not loaded unasked"),
+        ("data=hf:someone/thing", ["data=hf:someone/thing"], None),
+        ("data=photos.csv", [], None),
+    ],
+)
+def test_a_record_alone_reaches_no_network(tmp_path, override, given, refused):
+    config = load_config(overrides=["data=emoji", override])
+    if refused is None:
+        check_recorded(config, given=given, folder=tmp_path)
+    else:
+        with pytest.raises(InputError, match=refused):
+            check_recorded(config, given=given, folder=tmp_path)

@@ -51,7 +51,9 @@ def command(
         raise typer.BadParameter("goes with --clipper compare only", param_hint="--compare-steps")
     config = load_config(recipe, overrides=given)
     if recorded and not dry_run:
-        _only_near(config, given=given, folder=out)
+        from tether.train.claim import check_recorded
+
+        check_recorded(config, given=given, folder=out)
     if dry_run:
         say(dump_config(config).removesuffix("\n"), lines=True)
         return
@@ -86,16 +88,6 @@ def command(
             edits=QUANTISERS,
         )
     progress.summarise(result, folder=out)
-
-
-def _only_near(config: RunConfig, *, given: list[str], folder: Path) -> None:
-    """Follow a model that only the run's own record names to folders beside it alone; see ``models.named.near``."""
-    from tether.models.named import near
-
-    step = config.step if isinstance(config.step, dict) else {}
-    for key, name in (("model.load", config.model.get("load")), ("step.encoder", step.get("encoder"))):
-        if isinstance(name, str) and name != "words" and not any(one.startswith(key.split(".")[0]) for one in given):
-            near(name, written_in=folder, again=f"tether train --out {folder} --resume {key}=NAME")
 
 
 def _known(name: str) -> str:

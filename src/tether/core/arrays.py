@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -28,6 +30,10 @@ def read_arrays(path: Path | str, *, what: str) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             size, packed = sum(one.file_size for one in archive.infolist()), Path(path).stat().st_size
+            for one in archive.infolist():
+                with archive.open(one) as member:
+                    if _claimed(member) > one.file_size:
+                        raise InputError(f"{path}: {one.filename}: shorter than its header says; that is no {what}")
         if size > max(LEAST, RATIO * packed):
             raise InputError(f"{path}: {packed:,} bytes that unpack to {size:,}; that is no {what}")
         with np.load(path, allow_pickle=False) as file:
@@ -36,3 +42,11 @@ def read_arrays(path: Path | str, *, what: str) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # zip, zlib and the header of an array each fail in ways of their own
         raise InputError(f"{path}: not a {what}: {error or type(error).__name__}") from None
+
+
+def _claimed(member: IO[bytes]) -> int:
+    """Bytes that the header of an array says follow it."""
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read(member)
+    return math.prod(shape) * kind.itemsize

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tether.core.errors import InputError, TetherError
 from tether.core.files import remove_leftovers, write_text
 from tether.core.gather import process_gather
 from tether.core.locks import is_lock, locked
+from tether.models.named import near
 from tether.train.checkpoints import list_checkpoints, remove_unfinished
 from tether.train.config import RunConfig, dump_config, load_config
 from tether.train.folder import BAD_ROWS, CHECKPOINTS, COMPARE, COMPARE_JSON, COMPARE_PAGE, CONFIG, METRICS, SUMMARY
@@ -77,3 +78,44 @@ def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
 def _begun(folder: Path) -> bool:
     """Whether anything of a run is there that is worth going on from."""
     return (folder / SUMMARY).exists() or bool(list_checkpoints(folder / CHECKPOINTS))
+
+
+def check_recorded(config: RunConfig, *, given: Sequence[str], folder: Path) -> None:
+    """Follow what only a run's own record names to places beside it: nobody else's run loads a model or goes out.
+
+    Args:
+        config: as the run's folder has it, with what was given.
+        given: the overrides that the user typed.
+        folder: of the run.
+
+    Raises:
+        InputError: a model elsewhere (see ``models.named.near``), data on a hub or behind a URL; it says what to type.
+    """
+    step = config.step if isinstance(config.step, dict) else {}
+    for key, name in (("model.load", config.model.get("load")), ("step.encoder", step.get("encoder"))):
+        if isinstance(name, str) and name != "words" and not _typed(key, given):
+            near(name, written_in=folder, again=f"tether train --out {folder} --resume {key}=NAME")
+    held = config.evaluate.source if config.evaluate else ""
+    for key, spec in (("data", config.data), ("evaluate.source", held)):
+        far = next((word for word in _words(spec) if "://" in word or word == "hf" or word.startswith("hf:")), None)
+        if far is not None and not _typed(key, given):
+            raise InputError(
+                f"{folder}: its record takes {key} from {far!r}, which is not read unasked; if you trust "
+                f"it: tether train --out {folder} --resume {key}=..."
+            )
+
+
+def _typed(key: str, given: Sequence[str]) -> bool:
+    return any(one.startswith(key.split(".")[0]) for one in given)
+
+
+def _words(spec: object) -> Iterator[str]:
+    """All texts in a setting."""
+    if isinstance(spec, str):
+        yield spec
+    elif isinstance(spec, Mapping):
+        for value in spec.values():
+            yield from _words(value)
+    elif isinstance(spec, (list, tuple)):
+        for value in spec:
+            yield from _words(value)

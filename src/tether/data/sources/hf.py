@@ -132,11 +132,13 @@ class HuggingFaceSource:
     def _shards(self) -> int:
         return 1 if self._stream is None else max(1, self._stream.num_shards)
 
+    def _labelled(self, name: str, value: Any) -> Any:
+        """A class label's name; anything else as it is."""
+        names = self._names.get(name, ())
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
     def _row(self, values: Any, *, fallback: str) -> Row:
-        named = {
-            name: self._names[name][value] if name in self._names and isinstance(value, int) and value >= 0 else value
-            for name, value in values.items()
-        }
+        named = {name: self._labelled(name, value) for name, value in values.items()}
         used = {self._image, self._key, *self._captions}
         return make_row(
             fallback if self._key is None else str(named[self._key]),
