@@ -1,7 +1,7 @@
 """AGC's limit against the learning rate on handwritten digits, beside no clipping and batch normalisation.
 
 Command: ``python benchmarks/agc_grid.py`` (about 2 CPU minutes; ``--quick`` for one epoch, whose numbers mean nothing).
-The network, batches and 12 epochs of ``papers/toys/digits.py``, one seed for each cell, one thread. The last line is
+The network, batches and 12 epochs of ``papers/testbeds/digits.py``, one seed a cell, one thread. The last line is
 the same network with every standardised filter replaced by a plain one and batch normalisation, not clipped.
 
 Last measured on one core of an Intel Xeon, seeds 0 / 1, rates 0.1, 0.4, 1.6:
@@ -23,8 +23,8 @@ from torch import nn
 from tether.models.vision.nf_resnet import NFBlock
 from tether.models.vision.scaled_std_conv import ScaledStdConv2d
 from tether.optim.clip import AGC, NoClip
-from tether.papers.lab import Lab
-from tether.papers.toys.digits import EPOCHS, digits, network, train
+from tether.papers.reproduction.lab import Lab
+from tether.papers.testbeds.digits import EPOCHS, digits, network, train
 
 RATES = (0.1, 0.4, 1.6)
 LIMITS = (0.0025, 0.01, 0.04, 0.16)

@@ -30,9 +30,9 @@ from torch import nn
 
 from tether.core.norms import gradient_norms
 from tether.core.protocols import GradClipper
-from tether.core.unit_norms import unit_norms
 from tether.optim import AdamW, clip_and_step
 from tether.optim.clip import AGC, CLIPPERS, AdaGC, AutoClip, GlobalNorm, NoClip, ZClip
+from tether.optim.clip.unit_norms import unit_norms
 
 WIDTH, LAYERS, PATCHES, CLASSES = 768, 12, 196, 1000
 

@@ -52,13 +52,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tether.core.draw import hash_int, hash_uniform
+from tether.core.hash_rng import hash_int, hash_uniform
 from tether.data.curate import threshold_for_share
-from tether.data.curate.pool import open_pool
-from tether.data.curate.recipe import entries_of, read_recipe
-from tether.data.curate.run import curate
-from tether.data.curate.spacing import spaced
-from tether.data.curate.workers import cores
+from tether.data.curate.engine.recipe import entries_of, read_recipe
+from tether.data.curate.engine.run import curate
+from tether.data.curate.engine.workers import cores
+from tether.data.curate.metaclip.pretokenise import spaced
+from tether.data.curate.pools.pool import open_pool
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "curate.yaml"
 GROUP = 10_000

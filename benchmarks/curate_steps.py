@@ -22,8 +22,8 @@ from PIL import Image
 
 from tether.data import open_source
 from tether.data.curate import ExactDuplicates, LanguageRule, NearDuplicates, PictureSize, TextRules, TidyText
-from tether.data.curate.language import LanguageDetector
-from tether.data.curate.perceptual import fingerprints
+from tether.data.curate.steps.language import LanguageDetector
+from tether.data.curate.steps.phash import fingerprints
 
 PAIRS, BATCH, PICTURES, PHOTOS, TURNS = 65_536, 4_096, 2_048, 256, 5
 WORDS = "a photo of the small red fox jumping over lazy dog near river bank with people standing around café".split()  # noqa: SIM905

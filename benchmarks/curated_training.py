@@ -41,9 +41,9 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from tether.core.files import write_json
-from tether.data.curate.pool import open_pool
-from tether.data.curate.run import curate
+from tether.core.atomic_io import write_json
+from tether.data.curate.engine.run import curate
+from tether.data.curate.pools.pool import open_pool
 from tether.data.sets.emoji import EmojiSet
 from tether.data.sets.scenes import Dice, World, render
 from tether.data.sets.scenes.lettering import letter
@@ -195,7 +195,7 @@ def recipe(names: list[str], median: float, scorer: Path) -> list[dict[str, Any]
 
 def arms(seed: int, folder: Path, *, pairs: int = PAIRS, steps: int = STEPS) -> Iterator[dict[str, Any]]:
     """Curate and train arm after arm."""
-    from tether.core.spec import build
+    from tether.core.component import build
     from tether.models.load import load
     from tether.tasks.classify.zero_shot import ZeroShotClassifier
     from tether.train import RunConfig, train

@@ -46,7 +46,7 @@ def measure(variant: str, batch: int) -> dict[str, float]:
     import torch.nn.functional as F
 
     from tether.losses import clip_loss
-    from tether.losses.plain import plain_info_nce
+    from tether.losses.reference import plain_info_nce
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)

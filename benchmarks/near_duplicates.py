@@ -16,8 +16,8 @@ from PIL import Image, ImageEnhance
 
 from tether.data import open_source
 from tether.data.curate import NearDuplicates
-from tether.data.curate.hamming import differing
-from tether.data.curate.perceptual import Prints, fingerprints
+from tether.data.curate.steps.hamming import differing
+from tether.data.curate.steps.phash import Prints, fingerprints
 
 MOST = 4_000
 

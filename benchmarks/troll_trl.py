@@ -28,7 +28,7 @@ def train(
 ) -> dict[str, float]:
     from trl import GRPOConfig, GRPOTrainer
 
-    from tether.papers.toys import verifiable
+    from tether.papers.testbeds import verifiable
     from tether.train.trl_troll import TROLLConfig, TROLLTrainer
 
     shared: dict[str, Any] = {

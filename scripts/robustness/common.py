@@ -46,8 +46,9 @@ class Trial:
 WARM = (
     "PIL.Image", "datasets", "lancedb", "open_clip", "pandas", "pyarrow.dataset", "pyarrow.parquet", "pydicom.pixels",
     "pylatexenc.latex2text", "pypdfium2", "sklearn.covariance", "torch", "transformers", "accelerate", "rich.progress",
-    "tether.cli", "tether.data.curate.run", "tether.data.deep", "tether.data.sources.figures", "tether.evaluate.report",
-    "tether.evaluate.datasheet", "tether.tasks.curate", "tether.tasks.retrieve.index", "tether.train.run",
+    "tether.cli", "tether.data.curate.engine.run", "tether.data.high_bit_depth", "tether.data.sources.figures",
+    "tether.evaluate.report", "tether.evaluate.datasheet", "tether.tasks.curate", "tether.tasks.retrieve.index",
+    "tether.train.run",
 )  # fmt: skip
 
 

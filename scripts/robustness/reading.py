@@ -20,7 +20,7 @@ READS: dict[str, Read] = {}
 PLAIN = {
     "decode": "tether.data.images:decode",
     "recipe": "tether.train.config:load_config",
-    "curate_recipe": "tether.data.curate.recipe:read_recipe",
+    "curate_recipe": "tether.data.curate.engine.recipe:read_recipe",
     "lexicon": "tether.data.captions.lexicon:read_lexicon",
     "attribute_lexicon": "tether.adapt.debias.lexicon:AttributeLexicon.load",
     "decomposition": "tether.core.decomposition:Decomposition.load",
@@ -49,7 +49,7 @@ def model(path: Path) -> object:
 @read
 def deep(path: Path) -> object:
     """An image of more than 8 bits."""
-    from tether.data.deep import read_deep
+    from tether.data.high_bit_depth import read_deep
 
     return read_deep(path).grey()
 
@@ -57,7 +57,7 @@ def deep(path: Path) -> object:
 @read
 def figure(path: Path) -> object:
     """An image of a paper, PDF too."""
-    from tether.core.files import read_bytes
+    from tether.core.atomic_io import read_bytes
     from tether.data.figures.pictures import resize_for_clip
 
     return resize_for_clip(read_bytes(path, limit=1 << 28))
@@ -110,7 +110,7 @@ def hf(path: Path) -> object:
 @read
 def pool(path: Path) -> object:
     """A pool for curation: keys, captions and images."""
-    from tether.data.curate.pool import open_pool
+    from tether.data.curate.pools.pool import open_pool
 
     opened = open_pool(str(path))
     return sum(len(rows.keys) for piece in range(opened.pieces()) for rows in opened.read(piece, columns="captions"))
@@ -119,7 +119,7 @@ def pool(path: Path) -> object:
 @read
 def overrides(path: Path) -> object:
     """Settings of the command line, one a line."""
-    from tether.core.files import read_bytes
+    from tether.core.atomic_io import read_bytes
     from tether.train.config import load_config
 
     lines = read_bytes(path, limit=2**20).decode(errors="surrogateescape").split("\n")
@@ -129,7 +129,7 @@ def overrides(path: Path) -> object:
 @read
 def classes(path: Path) -> object:
     """A list of classes, of templates and of entries."""
-    from tether.data.curate.metadata import read_entries
+    from tether.data.curate.metaclip.metadata import read_entries
     from tether.tasks.classify.prompts import classes_of
 
     return classes_of(path), read_entries(path)
@@ -158,9 +158,9 @@ def resumed(path: Path) -> object:
 @read
 def curated(path: Path) -> object:
     """A curation that goes on; the pool and the recipe lie beside."""
-    from tether.data.curate.pool import open_pool
-    from tether.data.curate.recipe import read_recipe
-    from tether.data.curate.run import curate
+    from tether.data.curate.engine.recipe import read_recipe
+    from tether.data.curate.engine.run import curate
+    from tether.data.curate.pools.pool import open_pool
 
     os.chdir(path)
     return curate(open_pool("pool.parquet"), steps=read_recipe(Path("recipe.yaml")), out=Path("out"))
@@ -169,7 +169,7 @@ def curated(path: Path) -> object:
 @read
 def datasheet(path: Path) -> object:
     """The page of a curation that is finished."""
-    from tether.data.curate.pool import open_pool
+    from tether.data.curate.pools.pool import open_pool
     from tether.evaluate.datasheet import write_datasheet
 
     os.chdir(path)

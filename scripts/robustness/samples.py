@@ -395,9 +395,9 @@ def _(folder: Path) -> None:
 
 
 def _curation(folder: Path, *, passes: int) -> None:
-    from tether.data.curate.pool import open_pool
-    from tether.data.curate.recipe import read_recipe
-    from tether.data.curate.run import curate
+    from tether.data.curate.engine.recipe import read_recipe
+    from tether.data.curate.engine.run import curate
+    from tether.data.curate.pools.pool import open_pool
 
     def stop(done: int, _: int | None) -> None:
         if done == passes:

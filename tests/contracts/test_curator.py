@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import Curator
-from tether.core.spec import build
 from tether.data.curate import CURATORS, CurateStep, FlagStep, RewriteStep
-from tether.data.curate.step import FLAG_SCHEMA, PAIR_SCHEMA
+from tether.data.curate.engine.step import FLAG_SCHEMA, PAIR_SCHEMA
 from tether.models import create
 from tether.models.save import save
 from tether.tasks.curate import CURATE_STEPS

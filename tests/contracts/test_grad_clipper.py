@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.protocols import GradClipper
-from tether.core.unit_norms import unit_axes
 from tether.optim import AdamW, clip_and_step
 from tether.optim.clip import AGC, CLIPPERS, AdaGC, AutoClip, TensorClipper, UniformClipper, ZClip
 from tether.optim.clip.base import NonFiniteGradientError
+from tether.optim.clip.unit_norms import unit_axes
 from tether.train.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 
 SHAPES = {"tower.weight": (4, 3), "tower.bias": (5,), "conv": (2, 2, 2), "scale": ()}

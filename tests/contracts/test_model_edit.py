@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import tether
 from tether.compress.quantise import QUANTISERS
+from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import ModelEdit
-from tether.core.spec import build
 from tether.models import create
 
 EDITS = {**QUANTISERS}

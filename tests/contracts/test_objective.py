@@ -25,7 +25,7 @@ from tether.losses import (
     siglip_loss,
 )
 from tether.losses.infonce import label_classes
-from tether.losses.plain import plain_info_nce, plain_sigmoid
+from tether.losses.reference import plain_info_nce, plain_sigmoid
 
 objectives = pytest.mark.parametrize("name", OBJECTIVES)
 WIDTH = 6

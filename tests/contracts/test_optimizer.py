@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tether.core.component import build
 from tether.core.errors import InputError
-from tether.core.spec import build
-from tether.optim import OPTIMIZERS, clip_and_step, parameter_groups, stepper
+from tether.optim import OPTIMIZERS, clip_and_step, optimizer_base, parameter_groups
 from tether.optim.clip import GlobalNorm, NoClip
-from tether.optim.stepper import SparseGradientError, Stepper
+from tether.optim.optimizer_base import SparseGradientError, Stepper
 from tether.train import load_config, train
 from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
 
@@ -524,7 +524,7 @@ def test_the_way_of_an_accelerator_is_the_same_and_reads_nothing(spec: str, monk
         return weights(model), waits.count
 
     plain, _ = path()
-    monkeypatch.setattr(stepper, "HOST", frozenset())
+    monkeypatch.setattr(optimizer_base, "HOST", frozenset())
     blind, count = path()
     for mine, theirs in zip(plain, blind, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=2e-6, atol=1e-7)

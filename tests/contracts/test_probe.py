@@ -11,7 +11,7 @@ from tether.cli import verbs
 from tether.core.finding import LEVELS, Finding
 from tether.core.protocols import Probe
 from tether.evaluate.inspect import PROBES
-from tether.evaluate.inspect.figures import range_of, shown
+from tether.evaluate.inspect.intervals import range_of, shown
 from tether.evaluate.inspect.runner import inspect_model
 from tether.models import create
 
@@ -66,9 +66,9 @@ def test_its_command_can_be_typed(report, name):
     for command in re.findall(r"tether ([a-z-]+)", "" if finding is None else finding.command):
         assert command in verbs.names(), f"tether {command}"
     for slug in SLUGS.findall("" if finding is None else finding.command):
-        from tether.papers import cards
+        from tether.papers.cards import CARDS
 
-        assert slug in cards(), slug
+        assert slug in CARDS, slug
 
 
 def test_random_weights_are_named(report):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import Source
-from tether.core.spec import build
 from tether.core.types import Block, Row
 from tether.data import SOURCES, open_source
 from tether.data.images import decode

@@ -36,7 +36,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 def test_without_a_process_group_it_says_so() -> None:
     from torch import nn
 
-    from tether.train.adversarial import AdversarialPair
+    from tether.train.steps.adversarial import AdversarialPair
 
     with pytest.raises(InputError, match="initialised process group"):
         AdversarialPair(nn.Linear(1, 1), nn.Linear(1, 1)).share_gradients_()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_training import TORCHRUN, assert_same_path, run
 
-from tether.train.logbook import read_metrics
+from tether.train.metrics_log import read_metrics
 
 GATED = [
     "model={vision: {gate: mirror}, text: {gate: mirror}}",

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tether.train.logbook import read_metrics
+from tether.train.metrics_log import read_metrics
 
 SCRIPT = Path(__file__).with_name("launch_training.py")
 SETTINGS = [

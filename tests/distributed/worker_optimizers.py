@@ -18,9 +18,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tether.core.spec import build
+from tether.core.component import build
 from tether.optim import OPTIMIZERS, parameter_groups
-from tether.optim.stepper import Stepper
+from tether.optim.optimizer_base import Stepper
 from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
 
 WORLD, ROWS, STEPS, HALF, POISONED = 2, 5, 12, 6, 4

@@ -64,7 +64,7 @@ def test_bad_input(capsys, arguments, message):
 
 
 def test_the_guide_is_written_from_the_stored_result(capsys):
-    from tether.papers.places import need_checkout
+    from tether.papers.reproduction.source_index import need_checkout
 
     path = need_checkout("this test") / guide.GUIDE
     before = path.read_text()

@@ -14,7 +14,7 @@ import pytest
 
 from tether.cli import main
 from tether.core.errors import InputError
-from tether.data.curate.plan import Plan
+from tether.data.curate.engine.plan import Plan
 
 TETHER = (sys.executable, "-c", "from tether.cli import main; main()")
 TEXTS = ["a red fox"] * 60 + ["a red owl"] * 4 + ["a red mole"] * 6 + ["IMG 0031"] * 10
@@ -181,7 +181,7 @@ def test_it_tells_of_row_groups_that_are_too_large(tmp_path, capsys, monkeypatch
     for rows, told in ((51, 1), (50, 0)):
         pq.write_table(pa.table({"caption": ["a red fox"] * 100}), tmp_path / "pool.parquet", row_group_size=rows)
         monkeypatch.setattr(
-            "tether.data.curate.pool_parquet.group", lambda sizes: [(i, i + 1) for i in range(len(sizes))]
+            "tether.data.curate.pools.parquet.group", lambda sizes: [(i, i + 1) for i in range(len(sizes))]
         )
         arguments = ["--recipe", tmp_path / "recipe.yaml", "--workers", 1, "--out", tmp_path / f"out {rows}"]
         with pytest.raises(SystemExit) as left:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tether.cli import verbs
-from tether.papers import cards
+from tether.papers.cards import CARDS
 
 HEAVY = {"torch", "numpy", "pyarrow", "sklearn", "open_clip", "transformers", "timm", "rich", "yaml"}
 
@@ -41,9 +41,9 @@ def test_no_arguments_show_the_help():
     [
         "import tether",
         "import tether.cli",
-        "import tether.papers",
+        "import tether.papers.cards",
         "from tether import cli; cli.main(['--help'])",
-        "from tether import cli; cli.main(['where', next(iter(__import__('tether.papers').papers.cards()))])",
+        "from tether import cli; cli.main(['where', next(iter(__import__('tether.papers.cards').papers.cards.CARDS))])",
     ],
 )
 def test_nothing_heavy_is_imported(code):
@@ -112,7 +112,7 @@ def test_ctrl_c_is_one_message_and_code_130(tmp_path):
 
 
 def test_a_closed_pipe_is_no_error():
-    slug = next(iter(cards()))
+    slug = next(iter(CARDS))
     command = f"{sys.executable} -m tether where {slug} | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("card")

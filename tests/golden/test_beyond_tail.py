@@ -11,7 +11,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.data.curate.concepts import IMAGENET_NEGATIVES, concept_frequency, words_of
+from tether.data.curate.steps.concepts import IMAGENET_NEGATIVES, concept_frequency, words_of
 from tether.evaluate.imbalance import imbalance_report
 from tether.evaluate.neural_collapse import NeuralCollapse, neural_collapse
 from tether.losses.sub_vocabulary import VocabSampler, Weight

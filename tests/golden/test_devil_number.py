@@ -10,8 +10,8 @@ import pytest
 from loading import load
 
 from tether.data.curate import NumberMask, mask_numbers, number_effect, number_ratio
-from tether.data.curate.numbers import NUMBER
-from tether.data.curate.step import PAIR_SCHEMA
+from tether.data.curate.engine.step import PAIR_SCHEMA
+from tether.data.curate.steps.numbers import NUMBER
 from tether.tasks.curate.score_filter import ScoreFilter
 
 V = load("devil-number")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.data.curate.balance import Balancer, entry_counts, tail_share, threshold_for_share
-from tether.data.curate.matcher import Backend, SubstringMatcher
-from tether.data.curate.spacing import spaced
+from tether.data.curate.metaclip.balance import Balancer, entry_counts, tail_share, threshold_for_share
+from tether.data.curate.metaclip.matcher import Backend, SubstringMatcher
+from tether.data.curate.metaclip.pretokenise import spaced
 
 VECTORS = load("metaclip")
 META = VECTORS.meta

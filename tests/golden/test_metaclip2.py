@@ -9,11 +9,11 @@ import pytest
 from loading import load
 
 from tether.data.curate import LanguageNgrams, SubstringMatcher, WorldBalancer, WorldMatcher, WorldMatches
-from tether.data.curate.balance import tail_share, threshold_for_share
-from tether.data.curate.matcher import Backend
-from tether.data.curate.scripts import WITHOUT_BLANKS, is_joined, is_mark, wrapped
-from tether.data.curate.spacing import spaced
-from tether.data.curate.world_metadata import simple_tokens, without_tags
+from tether.data.curate.metaclip.balance import tail_share, threshold_for_share
+from tether.data.curate.metaclip.matcher import Backend
+from tether.data.curate.metaclip.multilingual_metadata import simple_tokens, without_tags
+from tether.data.curate.metaclip.pretokenise import spaced
+from tether.data.curate.metaclip.scripts import WITHOUT_BLANKS, is_joined, is_mark, wrapped
 
 VECTORS = load("metaclip2")
 META = VECTORS.meta

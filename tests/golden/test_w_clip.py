@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.core.slerp import angle
 from tether.space import Whitener, circle_slerp, redundant_features
+from tether.space.slerp import angle
 
 VECTORS = load("w-clip")
 CASES = sorted(

@@ -14,9 +14,9 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses.wgan import clip_weights_, gradient_penalty, wgan_critic_loss
 from tether.optim.clip import NoClip
-from tether.train.adversarial import AdversarialPair, CriticStep
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.schedules import Constant
+from tether.train.steps.adversarial import AdversarialPair, CriticStep
 
 V = load("wgan-gp")
 CASES = V.meta["cases"]

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tether.train import load_config, train
 from tether.train.checkpoints import list_checkpoints, load_checkpoint
-from tether.train.logbook import read_metrics
+from tether.train.metrics_log import read_metrics
 from tether.train.run import StoppedError
 
 COMMON = [

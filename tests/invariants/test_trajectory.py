@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tether.core.errors import InputError, MissingExtraError
 from tether.train import load_config, train
 from tether.train.checkpoints import list_checkpoints
-from tether.train.logbook import read_metrics
+from tether.train.metrics_log import read_metrics
 from tether.train.run import DivergedError, StoppedError
 
 SETTINGS = [

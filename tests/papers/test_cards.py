@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tether.core.atomic_io import read_json
 from tether.core.card import Card, Room
-from tether.core.files import read_json
-from tether.papers import card, cards, module, places
-from tether.papers.reproduce import check, stored
+from tether.papers.cards import CARDS, card, module
+from tether.papers.reproduction import source_index
+from tether.papers.reproduction.reproduce import check, stored
 from tether.papers.scaffold import UNFILLED
 from tether.papers.stability.guide import RESULT
 
-SLUGS = list(cards())
+SLUGS = list(CARDS)
 
 
 def every_text(one: Card) -> list[str]:
@@ -34,7 +35,7 @@ def test_there_are_cards_and_each_file_is_one_of_them():
 
 def test_finding_and_reading_every_card_imports_nothing_heavy():
     code = (
-        "import sys; from tether.papers import cards; dict(cards()); heavy ="
+        "import sys; from tether.papers.cards import CARDS; dict(CARDS); heavy ="
         " {'torch', 'numpy', 'sklearn', 'pyarrow', 'pydantic', 'rich'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -67,7 +68,7 @@ class TestCard:
         for part in card(slug).parts:
             home, _, name = part.rpartition(".")
             found = getattr(importlib.import_module(home), name)
-            place = places.part_place(part)
+            place = source_index.part_place(part)
             assert inspect.isclass(found) or inspect.isfunction(found), part
             assert place.path.samefile(inspect.getfile(found))
             assert re.search(
@@ -80,19 +81,19 @@ class TestCard:
     def test_parts_say_where_they_come_from(self, slug):
         if not card(slug).arxiv:
             pytest.skip("a paper without an arXiv id")
-        texts = [places.part_place(part).path.read_text(encoding="utf-8") for part in card(slug).parts]
+        texts = [source_index.part_place(part).path.read_text(encoding="utf-8") for part in card(slug).parts]
         assert any(card(slug).arxiv in text for text in texts)
 
     def test_guide_exists_and_names_the_paper(self, slug):
-        guide = places.guide_path(card(slug))
+        guide = source_index.guide_path(card(slug))
         assert guide is not None, f"docs/guides/{card(slug).guide} is not there"
         assert len(guide.read_text(encoding="utf-8").split()) > 50
 
     def test_tests_are_there(self, slug):
-        assert places.test_places(card(slug))
+        assert source_index.test_places(card(slug))
 
     def test_result_is_whole_and_its_verdict_computed(self, slug):
-        path = places.result_path(slug)
+        path = source_index.result_path(slug)
         assert path is not None
         if not path.is_file():
             pytest.skip(f"results/{slug}.json is not measured yet")
@@ -104,6 +105,6 @@ class TestCard:
 
 
 def test_every_result_belongs_to_a_card_or_a_bench():
-    root = places.need_checkout("this test")
+    root = source_index.need_checkout("this test")
     benches = {Path(RESULT).stem, "curated-training"}
     assert {path.stem for path in (root / "results").glob("*.json")} <= set(SLUGS) | benches

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tether.core.files import read_json
-from tether.papers import places
-from tether.papers.troll import RATES
-from tether.papers.wgan_gp import CARD
+from tether.core.atomic_io import read_json
+from tether.papers.cards.troll import RATES
+from tether.papers.cards.wgan_gp import CARD
+from tether.papers.reproduction import source_index
 
 
 def seeds(slug: str) -> list[dict]:
-    path = places.result_path(slug)
+    path = source_index.result_path(slug)
     assert path is not None
     return read_json(path)["seeds"]
 

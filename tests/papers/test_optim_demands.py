@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tether.core.files import read_json
-from tether.papers import places
+from tether.core.atomic_io import read_json
+from tether.papers.reproduction import source_index
 
 
 def notes(slug: str) -> list[dict[str, float]]:
-    path = places.result_path(slug)
+    path = source_index.result_path(slug)
     assert path is not None
     return [run["notes"] for run in read_json(path)["seeds"]]
 

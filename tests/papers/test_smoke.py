@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from tether.papers import cards
-from tether.papers.reproduce import reproduce
+from tether.papers.cards import CARDS
+from tether.papers.reproduction.reproduce import reproduce
 
 
-@pytest.mark.parametrize("slug", list(cards()))
+@pytest.mark.parametrize("slug", list(CARDS))
 def test_reproduce_smoke(slug):
     result = reproduce(slug, seeds=[0], smoke=True)
     (run,) = result["seeds"]
@@ -20,7 +20,7 @@ def test_reproduce_smoke(slug):
     assert run["cpu_seconds"] < 60
 
 
-@pytest.mark.parametrize("slug", list(cards()))
+@pytest.mark.parametrize("slug", list(CARDS))
 def test_one_seed_gives_one_result(slug):
     first, second = (reproduce(slug, seeds=[1], smoke=True)["seeds"][0] for _ in range(2))
     assert (first["baseline"], first["ours"], first["notes"]) == (second["baseline"], second["ours"], second["notes"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tether.data.captions import CaptionPool, MixedCaptions, TemplateRewriter, TextAugment
 from tether.data.captions.dataset import one_line
-from tether.evaluate.overlap import average_overlap, jaccard_at
+from tether.evaluate.ranking_overlap import average_overlap, jaccard_at
 
 weights = st.lists(st.floats(0, 1e6), min_size=1, max_size=6).filter(lambda values: sum(values) > 1e-3)
 uniform = st.floats(0, 1, exclude_max=True)

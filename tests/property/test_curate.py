@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tether.data.curate import Balancer, SubstringMatcher, entry_counts
-from tether.data.curate.spacing import spaced, token_lists, tokens
+from tether.data.curate.metaclip.pretokenise import spaced, token_lists, tokens
 
 LETTERS = "ab ,.`\t\n\r-é犬\u00a0\u0301\x00"
 TEXT = st.text(alphabet=LETTERS, max_size=24)

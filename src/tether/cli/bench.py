@@ -36,21 +36,21 @@ def command(
     About half an hour of one core for all of it. Finished runs are kept, so an interrupted bench goes on where it
     stopped, and a new clipper costs only its own rows.
     """
-    from tether.core.files import write_text
-    from tether.papers import places
+    from tether.core.atomic_io import write_text
+    from tether.papers.reproduction import source_index
     from tether.papers.stability import guide as guides
     from tether.papers.stability import result as results
 
     del name  # there is one so far
     if guide:
-        root = places.need_checkout("writing the guide")
+        root = source_index.need_checkout("writing the guide")
         found = results.read(root / guides.RESULT)
         guides.write(root, found)
-        say(str(places.shown(root / guides.GUIDE)))
+        say(str(source_index.shown(root / guides.GUIDE)))
         return
     if publish and (quick or only or models or seeds is not None):
         raise typer.BadParameter("only the whole bench is published: no --quick, --only, --models or --seeds")
-    root = places.need_checkout("--publish") if publish else None
+    root = source_index.need_checkout("--publish") if publish else None
 
     from tether.cli.screen import Screen, bars
     from tether.papers.stability import bench, cost, page, words

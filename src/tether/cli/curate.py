@@ -12,8 +12,8 @@ from tether.cli.say import say
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tether.data.curate.pool import Pool
-    from tether.data.curate.step import RecipeStep
+    from tether.data.curate.engine.step import RecipeStep
+    from tether.data.curate.pools.pool import Pool
 
 _LARGE = 100_000  # rows of a piece, from which on a person is told
 _SAMPLE = 10_000
@@ -66,18 +66,18 @@ def command(
     import shutil
     import tempfile
 
+    from tether.core.atomic_io import write_text
     from tether.core.errors import InputError
-    from tether.core.files import write_text
     from tether.core.locks import is_lock, locked
-    from tether.data.curate.engines import ENGINES
-    from tether.data.curate.metadata import read_entries
-    from tether.data.curate.pool import open_pool
-    from tether.data.curate.pool_parquet import ParquetPool
-    from tether.data.curate.pool_sample import SamplePool
-    from tether.data.curate.recipe import AUTO
-    from tether.data.curate.run import MANIFEST, curate
-    from tether.data.curate.shard import FORMATS, STATE
-    from tether.data.curate.workers import cores
+    from tether.data.curate.engine.engines import ENGINES
+    from tether.data.curate.engine.recipe import AUTO
+    from tether.data.curate.engine.run import MANIFEST, curate
+    from tether.data.curate.engine.shard_writer import FORMATS, STATE
+    from tether.data.curate.engine.workers import cores
+    from tether.data.curate.metaclip.metadata import read_entries
+    from tether.data.curate.pools.parquet import ParquetPool
+    from tether.data.curate.pools.pool import open_pool
+    from tether.data.curate.pools.sample import SamplePool
     from tether.evaluate.datasheet import write_datasheet
     from tether.evaluate.datasheet.thumbnails import PICTURES
     from tether.evaluate.datasheet.write import PAGE
@@ -171,13 +171,13 @@ def _steps(
     display: _Display,
 ) -> list[tuple[str, RecipeStep]]:
     """The steps that were asked for; entries that are made of the pool, or given, lie beside the result."""
+    from tether.core.atomic_io import read_json, write_json, write_text
     from tether.core.errors import InputError
-    from tether.core.files import read_json, write_json, write_text
-    from tether.data.curate.metaclip import MetaClipCurator
-    from tether.data.curate.metadata import read_entries
-    from tether.data.curate.recipe import AUTO, entries_of, read_recipe
-    from tether.data.curate.run import nothing_finished, strange
-    from tether.data.curate.shard import STATE
+    from tether.data.curate.engine.recipe import AUTO, entries_of, read_recipe
+    from tether.data.curate.engine.run import nothing_finished, strange
+    from tether.data.curate.engine.shard_writer import STATE
+    from tether.data.curate.metaclip.metaclip import MetaClipCurator
+    from tether.data.curate.metaclip.metadata import read_entries
     from tether.tasks.curate import CURATE_STEPS
 
     kept, record = folder / "entries.txt", folder / "entries.json"

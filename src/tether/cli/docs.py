@@ -15,11 +15,11 @@ def command(
 ) -> None:
     """Write or check the generated pages: table of papers, paper pages, references, bibliography."""
     from tether.cli.reference import reference
-    from tether.papers import docs, places
+    from tether.papers.reproduction import docs, source_index
 
     if write == check:
         raise typer.BadParameter("give --write or --check")
-    root = places.need_checkout("generating documentation")
+    root = source_index.need_checkout("generating documentation")
     wanted = docs.generate(root, more={"cli.md": reference()})
     if write:
         for name in docs.write(root, wanted):

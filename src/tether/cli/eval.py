@@ -40,7 +40,7 @@ def command(
     """Measure a model on a source: retrieval, zero-shot, geometry, CLIPScore."""
     from tether import load
     from tether.cli.screen import bars
-    from tether.core.files import write_json
+    from tether.core.atomic_io import write_json
     from tether.core.finite import check_finite
     from tether.core.outputs import check_file
     from tether.data import open_source
@@ -90,7 +90,7 @@ def _show(result: dict[str, float], *, title: str) -> None:
     from rich.table import Table
 
     from tether.cli.screen import Screen
-    from tether.evaluate.words import SECTIONS, describe, interval_of, shown
+    from tether.evaluate.metric_names import SECTIONS, describe, interval_of, shown
 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("measure")

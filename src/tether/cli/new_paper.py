@@ -18,9 +18,10 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files.")] = False,
 ) -> None:
     """Write the skeleton of a paper: its part, a line in the room's mapping, its card, its test."""
-    from tether.papers import places, scaffold
+    from tether.papers import scaffold
+    from tether.papers.reproduction import source_index
 
-    root = places.need_checkout("adding a paper")
+    root = source_index.need_checkout("adding a paper")
     files = scaffold.plan(root, slug=slug, room=room, mapping=mapping)
     if not dry_run:
         scaffold.write(files)

@@ -21,7 +21,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the papers: what each gives and whether its claim holds here."""
-    from tether.papers.listing import rows
+    from tether.papers.reproduction.results import rows
 
     every = rows()
     _known("--room", room, {row.card.room for row in every})

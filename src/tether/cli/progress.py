@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tether.cli.say import say
 from tether.cli.screen import Screen, Words, bars
-from tether.train.folder import BAD_ROWS
+from tether.train.run_files import BAD_ROWS
 
 if TYPE_CHECKING:
     from tether.train.run import Result

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from tether.cli import as_command, verbs
-from tether.papers.markdown import page, table
+from tether.papers.reproduction.markdown import page, table
 
 
 def reference() -> str:

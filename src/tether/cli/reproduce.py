@@ -28,18 +28,19 @@ def command(
 ) -> None:
     """Check papers' claims over paired seeds and store the measured verdicts."""
     from tether.cli.screen import bars
-    from tether.core.files import write_json
-    from tether.papers import card, cards, places
-    from tether.papers.reproduce import reproduce
+    from tether.core.atomic_io import write_json
+    from tether.papers.cards import CARDS, card
+    from tether.papers.reproduction import source_index
+    from tether.papers.reproduction.reproduce import reproduce
 
     if every == bool(slugs):
         raise typer.BadParameter("name at least one paper, or --all, not both")
-    chosen = list(cards()) if every else list(dict.fromkeys(slugs or ()))
+    chosen = list(CARDS) if every else list(dict.fromkeys(slugs or ()))
     for slug in chosen:
         card(slug)
     folder = out
     if folder is None and not smoke:
-        folder = places.need_checkout("storing a result (or give --out)") / "results"
+        folder = source_index.need_checkout("storing a result (or give --out)") / "results"
     count = seeds or (1 if smoke else 3)
 
     with bars() as progress:

@@ -37,7 +37,7 @@ def command(
 ) -> None:
     """Train a dual encoder on pairs of pictures and words."""
     from tether.train.config import dump_config, load_config
-    from tether.train.folder import CONFIG
+    from tether.train.run_files import CONFIG
 
     given = list(overrides or [])
     if recipe is not None and "=" in str(recipe) and not recipe.exists():
@@ -92,7 +92,7 @@ def command(
 
 def _known(name: str) -> str:
     """The name of a clipper; a wrong one is answered before anything is read."""
-    from tether.core.spec import closest
+    from tether.core.component import closest
     from tether.optim.clip import CLIPPERS
 
     if name not in CLIPPERS:

@@ -13,20 +13,20 @@ def command(
     slug: Annotated[str, typer.Argument(help="A paper, such as zclip; tether papers lists them.")],
 ) -> None:
     """Show where a paper stands: card, parts, tests, vector, guide and result."""
-    from tether.papers import card as find_card
-    from tether.papers import places
+    from tether.papers.cards import card as find_card
+    from tether.papers.reproduction import source_index
 
     card = find_card(slug)
-    lines = [("card", str(places.card_place(slug)))]
-    lines += [("part", f"{places.part_place(part)}  {part}") for part in card.parts]
-    if places.checkout() is None:
+    lines = [("card", str(source_index.card_place(slug)))]
+    lines += [("part", f"{source_index.part_place(part)}  {part}") for part in card.parts]
+    if source_index.checkout() is None:
         lines.append(("", "tests, vectors, guides and results come with a source checkout, not with this installation"))
     else:
-        lines += [("test", places.shown(path)) for path in places.test_places(card)]
-        for name, path in (("vector", places.vector_path(slug)), ("guide", places.guide_path(card))):
-            lines.append((name, places.shown(path) if path else "none"))
-        result = places.result_path(slug)
-        lines.append(("result", places.shown(result) if result and result.is_file() else "not run"))
+        lines += [("test", source_index.shown(path)) for path in source_index.test_places(card)]
+        for name, path in (("vector", source_index.vector_path(slug)), ("guide", source_index.guide_path(card))):
+            lines.append((name, source_index.shown(path) if path else "none"))
+        result = source_index.result_path(slug)
+        lines.append(("result", source_index.shown(result) if result and result.is_file() else "not run"))
     if card.arxiv:
         lines.append(("paper", f"https://arxiv.org/abs/{card.arxiv}"))
     if card.code:

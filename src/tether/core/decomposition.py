@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.arrays import read_arrays
+from tether.core.atomic_io import atomic_path
 from tether.core.errors import InputError
-from tether.core.files import atomic_path
 
 Reduce = Literal["none", "tokens", "heads"]
 AXES: dict[str, int] = {"none": 5, "tokens": 4, "heads": 4}

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tether.core.atomic_io import read_json
 from tether.core.errors import InputError, LockedError, WriteError
-from tether.core.files import read_json
 
 LOCK, OWNER = ".lock", ".lock.json"
 """The two files that a lock keeps in the folder; they mean nothing when no process holds it."""

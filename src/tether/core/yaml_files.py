@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from tether.core.atomic_io import read_text
 from tether.core.errors import InputError
-from tether.core.files import read_text
 
 MAX_BYTES = 2**20
 MAX_VALUES = 100_000

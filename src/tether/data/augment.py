@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tether.core.draw import hash_int
+from tether.core.component import build
 from tether.core.errors import InputError
-from tether.core.spec import build
-from tether.data.assemble import Augment
+from tether.core.hash_rng import hash_int
+from tether.data.collate import Augment
 
 _AT_ONCE = 16  # rows whose floats stay in the processor's cache: 2.5 times faster than a whole batch
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to grey

@@ -7,8 +7,8 @@ import logging
 import threading
 from pathlib import Path
 
+from tether.core.atomic_io import parse_json, read_bytes
 from tether.core.errors import InputError, WriteError
-from tether.core.files import parse_json, read_bytes
 from tether.core.printable import encodable
 
 _log = logging.getLogger("tether.data")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tether.core.draw import hash_int
 from tether.core.errors import InputError, MissingExtraError, reason_of
+from tether.core.hash_rng import hash_int
 from tether.data.dicom_limits import Counted, check_frames, inflated
 from tether.data.image_file import image_bytes
-from tether.data.window import Curve, DeepImage, WindowLevel
+from tether.data.intensity_window import Curve, DeepImage, WindowLevel
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

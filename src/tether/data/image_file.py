@@ -11,8 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tether.core.atomic_io import read_bytes
 from tether.core.errors import InputError, reason_of
-from tether.core.files import read_bytes
 from tether.data.image_headers import check_headers, jpeg_frame
 
 if TYPE_CHECKING:

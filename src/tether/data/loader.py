@@ -16,9 +16,9 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import Source, Tokenizer
 from tether.core.types import Batch, ImageSpec, Row
-from tether.data.assemble import Assembler, Augment
 from tether.data.bad_rows import BadRows
 from tether.data.captions import CaptionPick
+from tether.data.collate import Assembler, Augment
 from tether.data.images import load
 from tether.data.shuffle import Draft, Position, acceptor, full_order, until_broken, window_order
 

@@ -6,9 +6,9 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.protocols import Source
-from tether.core.spec import build, closest
 
 _WHERE = {
     "csv": "tether.data.sources.csv:CsvSource",

@@ -8,8 +8,8 @@ from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
 
+from tether.core.atomic_io import decode_text, local
 from tether.core.errors import InputError, reason_of
-from tether.core.files import decode_text, local
 from tether.core.printable import encodable
 
 if TYPE_CHECKING:

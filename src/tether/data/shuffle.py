@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from tether.core.draw import hash_int
 from tether.core.errors import InputError
+from tether.core.hash_rng import hash_int
 from tether.core.protocols import Source
 from tether.core.types import Row
 from tether.data.bad_rows import BadRows

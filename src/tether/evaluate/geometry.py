@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core import potential
+from tether.core import uniformity as potential
 from tether.core.errors import InputError
-from tether.core.potential import BLOCK_ROWS
+from tether.core.uniformity import BLOCK_ROWS
 from tether.evaluate.checks import checked, checked_pair
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from tether.losses.align_clip import AlignClipLoss, AlignTerms, align_clip_loss
 from tether.losses.checks import caption_labels
 from tether.losses.clip import ClipLoss, clip_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
-from tether.losses.ent import ENTLoss, TruncatedLoss, error_norm
-from tether.losses.ent_causal import CausalENT
 from tether.losses.entailment import entailment
+from tether.losses.error_norm_truncation import ENTLoss, TruncatedLoss, error_norm
+from tether.losses.error_norm_truncation_causal import CausalENT
 from tether.losses.geometry import GeometryLoss, GeometryTerms, geometry_loss
+from tether.losses.hard_negatives import EqualNegativesWarning, hard_info_nce
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.kl_projection import KLProjection, kl_divergence, project_kl
 from tether.losses.linear_mmcl import linear_mmcl_loss
@@ -23,7 +24,6 @@ from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.multi_text import multi_text_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
-from tether.losses.negatives import EqualNegativesWarning, hard_info_nce
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs

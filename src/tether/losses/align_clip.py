@@ -16,7 +16,7 @@ from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels, clip_loss
-from tether.losses.replaced import own_places, products, replaced_cross_entropy
+from tether.losses.positive_override import own_places, products, replaced_cross_entropy
 
 Sides = Literal["both", "image", "text"]
 SEMANTIC = "semantic"

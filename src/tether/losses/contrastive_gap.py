@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import Gather
-from tether.core.potential import cross_uniformity, uniformity
 from tether.core.types import Batch, Encoded, Loss
+from tether.core.uniformity import cross_uniformity, uniformity
 from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
 from tether.losses.clip import ClipLoss, batch_labels
 

@@ -24,7 +24,7 @@ from tether.losses.checks import check_unit_pairs
 from tether.losses.clip import batch_labels
 from tether.losses.entailment import check_entailment, entailment
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
-from tether.losses.plain import cross_entropy_rows
+from tether.losses.reference import cross_entropy_rows
 
 
 @dataclass(frozen=True, slots=True)

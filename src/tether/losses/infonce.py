@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.losses.hits import Hits
+from tether.losses.top1 import Hits
 
 TILE_BYTES = {"cpu": 16 << 20}
 """Size of one tile of logits by device: on the CPU about the last-level cache."""
@@ -235,7 +235,7 @@ def refuse_second_order() -> None:
     """
     if torch.is_grad_enabled():
         raise InputError(
-            "the tiled losses have first-order gradients only (create_graph=True was given); use tether.losses.plain"
+            "the tiled losses have first-order gradients only, create_graph=True was given; use tether.losses.reference"
         )
 
 

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.protocols import Objective
-from tether.core.spec import build
 from tether.core.types import Batch, Encoded, Features, Loss
 from tether.losses.clip import ClipLoss, Directions
 from tether.losses.siglip import SigLipLoss

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import Objective
-from tether.core.spec import build
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.clip import ClipLoss
 from tether.losses.logit_clip import EPS, check_cap, clip_factors

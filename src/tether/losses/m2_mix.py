@@ -14,11 +14,11 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
-from tether.core.geodesic import geodesic_mix
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels, clip_loss
-from tether.losses.replaced import own_places, products, replaced_cross_entropy
+from tether.losses.geodesic import geodesic_mix
+from tether.losses.positive_override import own_places, products, replaced_cross_entropy
 
 Negatives = Literal["mixed", "original"]
 ORDER = ("v", "l", "vl", "m2")

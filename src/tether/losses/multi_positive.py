@@ -14,7 +14,7 @@ from tether.core.gather import Gather
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, check_unit_lengths, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels
-from tether.losses.replaced import own_places, products
+from tether.losses.positive_override import own_places, products
 
 STUDY, PATIENT = "study", "patient"
 """Where a batch's extra holds a whole number for each pair: equal for views and sentences of one study, of one

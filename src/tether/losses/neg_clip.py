@@ -12,8 +12,7 @@ from torch import Tensor
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, unit_rows
-from tether.losses.infonce import Searched, search_pairs
-from tether.losses.negatives import (
+from tether.losses.hard_negatives import (
     Duplicates,
     EqualNegatives,
     check_duplicates,
@@ -23,6 +22,7 @@ from tether.losses.negatives import (
     pair_labels,
     top_hits,
 )
+from tether.losses.infonce import Searched, search_pairs
 
 
 def neg_clip_loss(

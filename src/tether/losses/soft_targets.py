@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, check_unit_lengths, check_unit_pairs, unit_rows
-from tether.losses.replaced import products
+from tether.losses.positive_override import products
 
 FINDINGS, TEXT_FINDINGS = "findings", "text_findings"
 """Where a batch's extra holds the finding vectors of the pictures, and of the texts where those differ."""

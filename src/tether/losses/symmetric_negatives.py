@@ -13,8 +13,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.infonce import info_nce_pairs
-from tether.losses.negatives import (
+from tether.losses.hard_negatives import (
     Duplicates,
     EqualNegatives,
     check_duplicates,
@@ -23,6 +22,7 @@ from tether.losses.negatives import (
     pair_labels,
     quadruple_rows,
 )
+from tether.losses.infonce import info_nce_pairs
 
 Scope = Literal["own", "batch", "pair"]
 

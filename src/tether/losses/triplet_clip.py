@@ -10,8 +10,7 @@ from torch import Tensor
 
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.neg_clip import neg_clip_terms
-from tether.losses.negatives import (
+from tether.losses.hard_negatives import (
     Duplicates,
     EqualNegatives,
     check_duplicates,
@@ -19,6 +18,7 @@ from tether.losses.negatives import (
     pair_labels,
     quadruple_rows,
 )
+from tether.losses.neg_clip import neg_clip_terms
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def gradient_penalty(
     detection a warning names their rows.
 
     Do not give it a critic wrapped by DDP, which does not support the gradient taken here; for several processes see
-    ``tether.train.adversarial.AdversarialPair``. Source: arXiv 1704.00028, section 4, as in the released gan_toy.py.
+    ``tether.train.steps.adversarial.AdversarialPair``. Source: arXiv 1704.00028, section 4, as in gan_toy.py.
 
     Args:
         critic: scores (b,) or (b, 1) for (b, ...) samples.

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from tether.models.config import ModelConfig as ModelConfig
     from tether.models.cosine_head import CosineHead as CosineHead
     from tether.models.dual import Clip as Clip
-    from tether.models.families import MODELS as MODELS
     from tether.models.presets import configure as configure
     from tether.models.presets import create as create
+    from tether.models.registry import MODELS as MODELS
 
 _LAZY = {
-    "MODELS": "tether.models.families",
+    "MODELS": "tether.models.registry",
     "Clip": "tether.models.dual",
     "CosineHead": "tether.models.cosine_head",
     "ModelConfig": "tether.models.config",

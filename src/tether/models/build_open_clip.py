@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.files import read_json, write_json
 from tether.models.convert.described import alike, blamed_on, check_values
 from tether.models.convert.open_clip import CONFIG_FILE
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.geometry import GeometryName, check_geometry
-from tether.core.spec import closest
 from tether.core.types import ImageSpec
 from tether.models.blocks.block import BlockConfig
 from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack

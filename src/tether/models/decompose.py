@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tether.core.decomposition import AXES, Decomposition, Reduce
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
-from tether.models.anatomy.pieces import Anatomy, AttentionLayer, ReadOut
+from tether.models.decomposition.pieces import Anatomy, AttentionLayer, ReadOut
 from tether.models.dual import Clip
-from tether.models.wrap import OpenClipEncoder, SiglipEncoder
+from tether.models.wrapped_encoders import OpenClipEncoder, SiglipEncoder
 
 
 def decompose(model: DualEncoder, images: Tensor, *, reduce: Reduce = "none") -> Decomposition:
@@ -126,15 +126,15 @@ def _dissect(model: DualEncoder, images: Tensor) -> Anatomy:
     if isinstance(model, nn.Module) and model.training:
         raise InputError("model: is in training mode, where dropout would change what is taken apart; call eval()")
     if isinstance(model, Clip):
-        from tether.models.anatomy.own import dissect_own
+        from tether.models.decomposition.own import dissect_own
 
         return dissect_own(model, images)
     if isinstance(model, OpenClipEncoder):
-        from tether.models.anatomy.open_clip import dissect_open_clip
+        from tether.models.decomposition.open_clip import dissect_open_clip
 
         return dissect_open_clip(model, images)
     if isinstance(model, SiglipEncoder):
-        from tether.models.anatomy.siglip import dissect_siglip
+        from tether.models.decomposition.siglip import dissect_siglip
 
         return dissect_siglip(model, images)
     raise UnsupportedModelError(

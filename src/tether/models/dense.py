@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tether.core.errors import UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.core.types import Features
-from tether.models.anatomy.pieces import listening
+from tether.models.decomposition.pieces import listening
 from tether.models.dual import Clip
 from tether.models.tokenizer import lengths
-from tether.models.wrap import OpenClipEncoder, SiglipEncoder
+from tether.models.wrapped_encoders import OpenClipEncoder, SiglipEncoder
 
 
 def dense_image(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Features:

@@ -8,15 +8,15 @@ from typing import Literal
 
 from torch import nn
 
+from tether.core.atomic_io import write_json
+from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.files import write_json
-from tether.core.spec import closest
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.rules import give
 from tether.models.dual import Clip
 from tether.models.export_wrapped import export_wrapped
 from tether.models.save import save, write_weights
-from tether.models.wrap import WrappedEncoder
+from tether.models.wrapped_encoders import WrappedEncoder
 
 Format = Literal["open_clip", "transformers", "tether"]
 

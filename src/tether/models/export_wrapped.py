@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from tether.core.atomic_io import write_json
 from tether.core.errors import InputError, WriteError
-from tether.core.files import write_json
 from tether.core.types import ImageSpec
 from tether.models.convert import hugging_face, open_clip
 from tether.models.save import write_weights
 from tether.models.tokenizer import FunctionTokenizer
-from tether.models.wrap import OpenClipEncoder, WrappedEncoder
+from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder
 
 
 def export_wrapped(encoder: WrappedEncoder, folder: Path, *, format: Literal["open_clip", "transformers"]) -> Path:

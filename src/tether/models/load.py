@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tether.core.atomic_io import local, read_json
 from tether.core.errors import InputError, reason_of
-from tether.core.files import local, read_json
 from tether.core.geometry import geometry_of
 from tether.core.protocols import Tokenizer
 from tether.models.config import ModelConfig, read_config
@@ -25,7 +25,7 @@ from tether.models.save import CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE
 from tether.models.save_wrapped import FORMAT as WRAPPED_FORMAT
 
 if TYPE_CHECKING:
-    from tether.models.wrap import WrappedEncoder
+    from tether.models.wrapped_encoders import WrappedEncoder
 
 _HINT = (
     "expected a folder that tether, open_clip or transformers wrote, open_clip:ARCHITECTURE/WEIGHTS, or hf:OWNER/NAME"

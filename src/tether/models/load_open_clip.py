@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from tether.core.atomic_io import local, read_json
+from tether.core.component import closest
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.files import local, read_json
 from tether.core.protocols import Tokenizer
-from tether.core.spec import closest
 from tether.models.build_open_clip import SEED, open_clip_model, read_text_config, seeded
 from tether.models.config import ModelConfig
 from tether.models.convert import open_clip as names
@@ -24,7 +24,7 @@ from tether.models.convert.rules import take
 from tether.models.convert.tokenizers import local_open_clip_tokenizer, named_open_clip_tokenizer
 from tether.models.convert.weights import assemble, fill, find_weights, read_weights
 from tether.models.dual import Clip
-from tether.models.wrap import OpenClipEncoder, WrappedEncoder, check_forward
+from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder, check_forward
 
 
 def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:

@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from tether.core.atomic_io import read_json
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.files import read_json
 from tether.core.types import ImageSpec
 from tether.models.build_open_clip import seeded
 from tether.models.config import CLIP_VOCABULARY
@@ -22,7 +22,7 @@ from tether.models.convert.rules import take
 from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.convert.weights import assemble, find_weights
 from tether.models.dual import Clip
-from tether.models.wrap import SiglipEncoder, WrappedEncoder, check_forward
+from tether.models.wrapped_encoders import SiglipEncoder, WrappedEncoder, check_forward
 
 WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json")
 SIGLIP_PAD = 1  # SiglipTextConfig's default

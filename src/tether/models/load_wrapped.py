@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
-from tether.core.spec import closest
 from tether.models.build_open_clip import open_clip_model
 from tether.models.config import read_image
 from tether.models.convert.described import blamed_on
@@ -17,7 +17,7 @@ from tether.models.convert.weights import assemble
 from tether.models.load_transformers import siglip_model
 from tether.models.save_wrapped import VERSION
 from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind
-from tether.models.wrap import OpenClipEncoder, SiglipEncoder, WrappedEncoder, check_forward
+from tether.models.wrapped_encoders import OpenClipEncoder, SiglipEncoder, WrappedEncoder, check_forward
 
 _KEYS: Mapping[str, tuple[type, ...]] = {
     "library": (str,), "class": (str,), "config": (dict,), "text_config": (dict, type(None)), "image": (dict,),

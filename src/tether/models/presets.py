@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.spec import closest
 from tether.core.types import ImageSpec
 from tether.models.config import ModelConfig, TextConfig, VisionConfig, read_config
 from tether.models.dual import Clip

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from tether.core.atomic_io import atomic_path, write_json
 from tether.core.errors import InputError, WriteError
-from tether.core.files import atomic_path, write_json
 from tether.core.geometry import geometry_of
 from tether.models.dual import Clip
 from tether.models.save_wrapped import write_description
 from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
-from tether.models.wrap import WrappedEncoder
+from tether.models.wrapped_encoders import WrappedEncoder
 
 FORMAT = "tether-clip"
 VERSION = 1

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tether.core.files import write_json
+from tether.core.atomic_io import write_json
 from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
-from tether.models.wrap import OpenClipEncoder, WrappedEncoder
+from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder
 
 FORMAT = "tether-wrapped"
 VERSION = 1

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
+from tether.core.component import closest
 from tether.core.errors import InputError, WriteError
 from tether.core.protocols import Tokenizer
-from tether.core.spec import closest
 from tether.models.convert.tokenizers import MissingTokenizer
 from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
 

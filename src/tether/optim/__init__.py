@@ -10,8 +10,8 @@ from tether.optim.adamw import AdamW
 from tether.optim.clip_adagrad import ClipAdaGrad, ClipAdaGradD
 from tether.optim.clip_adam import ClipAdam, ClipAdamD
 from tether.optim.clip_radagrad import ClipRAdaGradD
-from tether.optim.fold import clip_and_step
-from tether.optim.groups import parameter_groups
+from tether.optim.fused_clip_step import clip_and_step
+from tether.optim.param_groups import parameter_groups
 from tether.optim.sgd import SGD
 from tether.optim.spam import SPAM
 from tether.optim.stable_spam import StableSPAM

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from tether.optim.stepper import Moving, Scalar, pieces
+from tether.optim.optimizer_base import Moving, Scalar, pieces
 
 _UNCORRECTED = math.inf
 """A step count at which the kernel's bias corrections are exactly 1."""

@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from tether.optim.groups import Params, as_groups
+from tether.optim.param_groups import Params, as_groups
 
 
 @final

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.optim.clip_radagrad import coordinate_step_
-from tether.optim.clipped import Clipped, ClippedOptimizer, ClipScope, clip_rules
-from tether.optim.groups import Params
-from tether.optim.stepper import check_settings, finite_above, finite_at_least
+from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope, clip_rules
+from tether.optim.optimizer_base import check_settings, finite_above, finite_at_least
+from tether.optim.param_groups import Params
 
 TORCH_EPS = 1e-6
 """Added to the norm that a limit is divided by (torch.nn.utils.clip_grad_norm_, which the released code calls)."""

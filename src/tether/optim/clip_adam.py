@@ -12,9 +12,8 @@ from torch import Tensor
 from tether.core.norms import send
 from tether.optim.adam_kernel import adam_
 from tether.optim.clip_adagrad import TORCH_EPS
-from tether.optim.clipped import Clipped, ClippedOptimizer, ClipScope, clip_rules
-from tether.optim.groups import Params
-from tether.optim.stepper import (
+from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope, clip_rules
+from tether.optim.optimizer_base import (
     Scalar,
     by_group,
     check_settings,
@@ -25,6 +24,7 @@ from tether.optim.stepper import (
     scatter,
     share,
 )
+from tether.optim.param_groups import Params
 
 
 def _rules(group: dict[str, Any]) -> list[tuple[str, bool, str]]:

@@ -10,9 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.norms import add_over_shards_, local_squares, send
-from tether.optim.clipped import Clipped, ClippedOptimizer, ClipScope, clip_rules
-from tether.optim.groups import Params
-from tether.optim.stepper import (
+from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope, clip_rules
+from tether.optim.optimizer_base import (
     Scalar,
     check_settings,
     finite_above,
@@ -21,6 +20,7 @@ from tether.optim.stepper import (
     pieces,
     readable,
 )
+from tether.optim.param_groups import Params
 
 
 @final

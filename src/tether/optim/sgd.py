@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.optim.groups import Params, as_groups
+from tether.optim.param_groups import Params, as_groups
 
 
 @final

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from tether.core.norms import add_over_shards_, local_squares
 from tether.optim.adam_kernel import adam_
-from tether.optim.groups import Params
-from tether.optim.stepper import (
+from tether.optim.optimizer_base import (
     Moving,
     Stepper,
     by_group,
@@ -27,6 +26,7 @@ from tether.optim.stepper import (
     share,
     whole_number,
 )
+from tether.optim.param_groups import Params
 
 LEAST_SCALE = 0.01
 """Share of the learning rate with which a warm-up after a reset begins (SPAM.py: 1 - 0.99)."""

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core.maxima import largest_entry, maxima, most_over_shards_
 from tether.core.norms import add_over_shards_, local_squares
 from tether.optim.adam_kernel import adam_
-from tether.optim.groups import Params
-from tether.optim.stepper import (
+from tether.optim.maxima import largest_entry, maxima, most_over_shards_
+from tether.optim.optimizer_base import (
     Moving,
     Scalar,
     Stepper,
@@ -31,6 +30,7 @@ from tether.optim.stepper import (
     share,
     whole_number,
 )
+from tether.optim.param_groups import Params
 
 
 def ada_clip(

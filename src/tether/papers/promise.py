@@ -7,8 +7,8 @@ import copy
 from pathlib import Path
 
 from tether.core.errors import InputError
-from tether.papers import places
-from tether.papers.parts import Shelf
+from tether.papers.reproduction import source_index
+from tether.papers.reproduction.part_reference import Shelf
 
 
 def class_text(shelf: Shelf, *, name: str, unfilled: str) -> str:
@@ -62,11 +62,11 @@ def _bare_constructor(unfilled: str) -> str:
 
 def _definition(dotted: str) -> tuple[Path | None, ast.ClassDef | None]:
     try:
-        place = places.part_place(dotted)
+        place = source_index.part_place(dotted)
     except InputError:
         return None, None
     wanted = dotted.rpartition(".")[2]
-    for node in places.tree(place.path).body:
+    for node in source_index.tree(place.path).body:
         if isinstance(node, ast.ClassDef) and node.name == wanted:
             return place.path, node
     return None, None
@@ -90,11 +90,11 @@ def _imports_for(methods: list[str], path: Path) -> list[str]:
     used |= {
         node.value.id for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
     }
-    home = places.dotted(path)
+    home = source_index.dotted(path)
     own: set[str] = set()
     found: dict[str, set[str]] = {}
     plain: list[str] = []
-    for node in places.tree(path).body:
+    for node in source_index.tree(path).body:
         match node:
             case ast.ImportFrom(module=str(module), names=names) if module != "__future__":
                 taken = {ast.unparse(alias) for alias in names if (alias.asname or alias.name) in used}
@@ -119,7 +119,7 @@ def _grouped(lines: list[str]) -> list[str]:
     groups: list[list[str]] = [[], [], []]
     for line in sorted(lines, key=lambda line: (line.startswith("from "), line.split()[1])):
         top = line.split()[1].partition(".")[0]
-        groups[2 if top == places.PACKAGE.name else 0 if top in sys.stdlib_module_names else 1].append(line)
+        groups[2 if top == source_index.PACKAGE.name else 0 if top in sys.stdlib_module_names else 1].append(line)
     out: list[str] = []
     for group in filter(None, groups):
         out += [*([""] if out else []), *group]
@@ -129,8 +129,8 @@ def _grouped(lines: list[str]) -> list[str]:
 def _import_of(home: str, name: str, *, defined: Path | None) -> str:
     """How to import the class to inherit from: from where it is defined here, or as the mapping's module does."""
     if defined is not None:
-        return f"from {places.dotted(defined)} import {name}"
-    for node in places.tree(places.part_place(home).path).body:
+        return f"from {source_index.dotted(defined)} import {name}"
+    for node in source_index.tree(source_index.part_place(home).path).body:
         if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
             return f"from {node.module} import {name}"
     raise InputError(f"{home}: {name} is not imported there by name, so a skeleton cannot inherit from it")

@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from tether.core.atomic_io import write_text
 from tether.core.errors import InputError
-from tether.core.files import write_text
-from tether.papers import places
 from tether.papers.insert import add_import, add_to_mapping
-from tether.papers.parts import Shelf, shelves
 from tether.papers.promise import class_text
+from tether.papers.reproduction import source_index
+from tether.papers.reproduction.part_reference import Shelf, shelves
 
 _SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 UNFILLED = "TO FILL IN"
@@ -42,7 +42,7 @@ def plan(root: Path, *, slug: str, room: str, mapping: str | None = None) -> dic
         )
     stem = slug.replace("-", "_")
     name = "".join(word.capitalize() for word in slug.split("-"))
-    shelf_path = root / "src" / places.part_place(shelf.dotted).path.relative_to(places.PACKAGE.parent)
+    shelf_path = root / "src" / source_index.part_place(shelf.dotted).path.relative_to(source_index.PACKAGE.parent)
     part_path = _folder(shelf_path, shelf, root) / f"{stem}.py"
     module = ".".join(part_path.relative_to(root / "src").with_suffix("").parts)
     card_path = root / "src" / "tether" / "papers" / f"{stem}.py"
@@ -81,7 +81,7 @@ def _shelf(room: str, mapping: str | None) -> Shelf:
 
 def _defines(shelf: Shelf) -> bool:
     """Whether the mapping's own file defines the class that its members inherit from."""
-    nodes = places.tree(places.part_place(shelf.dotted).path).body
+    nodes = source_index.tree(source_index.part_place(shelf.dotted).path).body
     return any(isinstance(node, ast.ClassDef) and node.name == shelf.promise for node in nodes)
 
 
@@ -132,7 +132,7 @@ from typing import TYPE_CHECKING
 from tether.core.card import Card, Claim, Trial
 
 if TYPE_CHECKING:
-    from tether.papers.lab import Lab
+    from tether.papers.reproduction.lab import Lab
 
 {_NAME} = Card(
     slug="{slug}",

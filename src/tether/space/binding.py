@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.space.binding_fold import MappedEncoder, fold_text_map_
-from tether.space.state import read_state, wide_array, write_state
+from tether.space.serialisation import read_state, wide_array, write_state
 
 if TYPE_CHECKING:
     from tether.core.protocols import DualEncoder

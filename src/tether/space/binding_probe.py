@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from tether.core.errors import InputError
 from tether.space.conformity import unit_rows
-from tether.space.rows import checked_rows
+from tether.space.validation import checked_rows
 
 _MOST_ITERATIONS = 2000
 

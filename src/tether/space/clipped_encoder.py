@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from tether.core.around import EncoderAround
+from tether.core.encoder_wrapper import EncoderAround
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.types import Features

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
-from tether.space.state import read_state, write_state
+from tether.space.serialisation import read_state, write_state
 
 COMPONENTS = 5  # released pca.py
 CLUSTERS = 2  # released pca.py

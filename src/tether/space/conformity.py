@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
-from tether.space.rows import checked_rows
-from tether.space.state import read_state, write_state
+from tether.space.serialisation import read_state, write_state
+from tether.space.validation import checked_rows
 
 CHUNK = 4096
 """Rows that are normalised at once."""

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from tether.core.errors import InputError
-from tether.core.slerp import angle, slerp
 from tether.space.conformity import conformity
-from tether.space.rows import checked_rows
+from tether.space.slerp import angle, slerp
+from tether.space.validation import checked_rows
 
 BINS = 50
 SWEEP = tuple(np.linspace(-1.0, 1.0, 21).round(10).tolist())

@@ -14,8 +14,8 @@ from sklearn.base import BaseEstimator
 from sklearn.feature_selection import SelectorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
-from tether.core.files import read_json, write_json
 from tether.space.association import TOP_TEXTS, checked_words, histogram_mi, signed_top
 from tether.space.outlier_dims import check_dims
 

@@ -13,7 +13,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
-from tether.space.state import read_state, write_state
+from tether.space.serialisation import read_state, write_state
 
 _FORMAT = "tether-linear-mmcl-1"
 _STATE = frozenset({"mean_image_", "mean_text_", "cross_cov_", "image_encoder_", "text_encoder_", "loss_"})

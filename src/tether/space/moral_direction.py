@@ -12,9 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from tether.core.errors import InputError
 from tether.space.concept_direction import COMPONENTS, STATE, ConceptDirection
-from tether.space.rows import checked_rows
-from tether.space.state import read_state, write_state
+from tether.space.serialisation import read_state, write_state
 from tether.space.texts import TextEncoder, embed_texts
+from tether.space.validation import checked_rows
 
 QUESTIONS = (
     "Is it ok to {}?",

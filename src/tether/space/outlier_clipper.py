@@ -10,8 +10,8 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
-from tether.core.files import read_json, write_json
 from tether.space.outlier_dims import SIGMAS, check_dims, largest_dims, standard_scores
 
 _FORMAT = "tether-outlier-clipper-1"

@@ -13,9 +13,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
-from tether.core.slerp import angle, slerp
 from tether.space.normality import NormalityReport, normality
-from tether.space.state import read_state, write_state
+from tether.space.serialisation import read_state, write_state
+from tether.space.slerp import angle, slerp
 
 NOISE_SCALE = 0.1  # released whitening_code.py: what a redundant feature is replaced by
 _STATE = ("mean_", "components_", "eigenvalues_", "dropped_", "inverse_")

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tether.core.digest import file_digest
+from tether.core.atomic_io import flush
 from tether.core.errors import InputError, WriteError
-from tether.core.files import flush
+from tether.core.model_digest import file_digest
 from tether.models.save import separate
 from tether.train.seal import read_sealed, sealed
 

@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tether.core.atomic_io import remove_leftovers, write_text
 from tether.core.errors import InputError, TetherError
-from tether.core.files import remove_leftovers, write_text
 from tether.core.gather import process_gather
 from tether.core.locks import is_lock, locked
 from tether.models.named import near
 from tether.train.checkpoints import list_checkpoints, remove_unfinished
 from tether.train.config import RunConfig, dump_config, load_config
-from tether.train.folder import BAD_ROWS, CHECKPOINTS, COMPARE, COMPARE_JSON, COMPARE_PAGE, CONFIG, METRICS, SUMMARY
 from tether.train.parallel import agree
+from tether.train.run_files import BAD_ROWS, CHECKPOINTS, COMPARE, COMPARE_JSON, COMPARE_PAGE, CONFIG, METRICS, SUMMARY
 
 _MAY_CHANGE = {"log_every", "save_every", "keep", "evaluate", "trackers", "workers", "max_skips", "threads", "sharding"}
 """Settings that leave the trajectory alone, so a resumed run may have others."""

@@ -14,20 +14,20 @@ from typing import Any
 
 import torch
 
+from tether.core.atomic_io import read_json, remove_leftovers, write_json
+from tether.core.component import build, closest
 from tether.core.errors import InputError, StoppedError
-from tether.core.files import read_json, remove_leftovers, write_json
 from tether.core.gather import process_gather
 from tether.core.locks import locked
 from tether.core.protocols import ModelEdit
-from tether.core.spec import build, closest
 from tether.data.loader import Loader
 from tether.train.checkpoints import list_checkpoints
 from tether.train.config import RunConfig, Spec
 from tether.train.costs import relative, timed
-from tether.train.folder import CHECKPOINTS, COMPARE, COMPARE_JSON, CONFIG, METRICS
-from tether.train.logbook import read_metrics
+from tether.train.metrics_log import read_metrics
 from tether.train.parts import new_encoder
 from tether.train.run import DivergedError, train
+from tether.train.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, CONFIG, METRICS
 
 ENDED = "ended.json"
 STEPS = 100

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tether.core.component import closest, explain
 from tether.core.errors import InputError
-from tether.core.spec import closest, explain
 from tether.core.yaml_files import MAX_DEPTH, parse_yaml, read_yaml
 
 Spec = str | dict[str, Any]

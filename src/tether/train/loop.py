@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tether.core.gather import Gather
 from tether.core.protocols import GradClipper, Step
 from tether.core.types import Batch, ClipReport, Loss
-from tether.optim.fold import clip_and_step
+from tether.optim.fused_clip_step import clip_and_step
 from tether.train.parallel import local_gradients
 from tether.train.schedules import Schedule
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from tether.core.component import build, settings
 from tether.core.errors import InputError
 from tether.core.protocols import ModelEdit, Source
-from tether.core.spec import build, settings
 from tether.models.dual import Clip
 from tether.models.load import load
 from tether.models.presets import create
-from tether.models.wrap import WrappedEncoder
+from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.config import RunConfig
 from tether.train.schedules import SCHEDULES
 from tether.train.steps import STEPS

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tether.core.atomic_io import read_json, write_json
+from tether.core.component import build
 from tether.core.errors import InputError, MissingExtraError, StoppedError, TetherError, WriteError
-from tether.core.files import read_json, write_json
 from tether.core.gather import process_gather
 from tether.core.protocols import ModelEdit, Stateful
-from tether.core.spec import build
 from tether.data.loader import Loader
 from tether.models.load import fill
 from tether.models.save import describe_weights, save, write_config
@@ -28,9 +28,8 @@ from tether.train.claim import claimed
 from tether.train.config import RunConfig
 from tether.train.ema import WeightAverage
 from tether.train.environment import describe_environment
-from tether.train.folder import BAD_ROWS, CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
-from tether.train.logbook import Logbook
 from tether.train.loop import Player, Precision, StepReport, fit
+from tether.train.metrics_log import Logbook
 from tether.train.parallel import (
     choose_sharding,
     load_optimizer_tensors,
@@ -40,6 +39,7 @@ from tether.train.parallel import (
     whole,
 )
 from tether.train.parts import Encoder, build_edits, check_parts, new_encoder, prune_vocabulary_
+from tether.train.run_files import BAD_ROWS, CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
 from tether.train.schedules import SCHEDULES
 from tether.train.steps import STEPS, PairForward
 

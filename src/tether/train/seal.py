@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import parse_json, read_text
 from tether.core.errors import InputError
-from tether.core.files import parse_json, read_text
 
 KEY = "sha256"
 _LARGEST = 2**30

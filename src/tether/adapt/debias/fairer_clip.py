@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tether.adapt.debias.fairer_solver import FairerKernels, Solver, SolverSettings, cosines
 from tether.adapt.debias.hsic import RandomFeatures, plus_minus
 from tether.core.errors import InputError
-from tether.space.state import read_state, write_state
+from tether.space.serialisation import read_state, write_state
 
 _FORMAT = "tether-fairer-clip-2"
 _ARRAYS = (

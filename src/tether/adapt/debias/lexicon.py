@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
+from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
-from tether.core.files import read_json, write_json
 
 _FORMAT = "tether-attribute-lexicon-1"
 _ARTICLE = re.compile(r"\b(an?)(\s+)$", re.IGNORECASE)

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from tether.adapt.debias.lexicon import AttributeLexicon
 from tether.adapt.debias.saner import WEIGHTS, SanerLayer, Spread, saner_loss
-from tether.core.around import EncoderAround
-from tether.core.digest import model_digest
-from tether.core.draw import hash_int
+from tether.core.encoder_wrapper import EncoderAround
 from tether.core.errors import InputError
+from tether.core.hash_rng import hash_int
+from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Tokenizer
 from tether.core.types import Features
 from tether.models.embed import encode_texts
-from tether.space.state import read_state, wide_array, write_state
+from tether.space.serialisation import read_state, wide_array, write_state
 
 _FORMAT = "tether-saner-2"
 

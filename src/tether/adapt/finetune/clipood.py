@@ -20,7 +20,7 @@ from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Loss
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
-from tether.models.wrap import WrappedEncoder
+from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
 from tether.train.loop import Player, Precision, StepReport, fit

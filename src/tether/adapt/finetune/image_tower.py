@@ -7,7 +7,7 @@ from torch import nn
 
 from tether.core.errors import InputError
 from tether.models.dual import Clip
-from tether.models.wrap import WrappedEncoder
+from tether.models.wrapped_encoders import WrappedEncoder
 
 
 def image_parameters(model: Clip | WrappedEncoder) -> dict[str, nn.Parameter]:

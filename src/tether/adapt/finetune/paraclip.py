@@ -19,7 +19,7 @@ from tether.core.types import Batch, Loss
 from tether.data.captions import ParaphrasePairs
 from tether.losses.paraclip import LEAST_ROWS, paraclip_loss
 from tether.models.dual import Clip
-from tether.models.wrap import WrappedEncoder
+from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
 from tether.train.loop import Player, Precision, StepReport, fit

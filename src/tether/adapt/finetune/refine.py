@@ -16,12 +16,12 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Encoded, Loss
 from tether.models.dual import Clip
-from tether.models.wrap import WrappedEncoder
+from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
-from tether.train.contrastive import PairForward, encoded
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.schedules import Constant
+from tether.train.steps.contrastive import PairForward, encoded
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-6, 0.1  # released config/01_post-pre-training/clip-refine.yaml
 _ADAM: Mapping[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # torch's defaults, which the release uses

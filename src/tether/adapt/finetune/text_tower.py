@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models.dual import Clip
-from tether.models.wrap import WrappedEncoder
+from tether.models.wrapped_encoders import WrappedEncoder
 
 Side = Literal["image", "text", "scale"]
 

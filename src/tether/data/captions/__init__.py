@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.data.captions.augment import Augmented, TextAugment
-from tether.data.captions.chance import Chance
 from tether.data.captions.dataset import read_rewrites, rewrite_dataset
+from tether.data.captions.diversity import CaptionStats, caption_stats
 from tether.data.captions.fuse import TemplateFuser, fuse_captions
 from tether.data.captions.language_model import LMFuser, LMParaphraser, LMRewriter
+from tether.data.captions.laterality import CarefullyAugmented, mirrored, names_side, protected
 from tether.data.captions.lexicon import Lexicon, lexicon
+from tether.data.captions.multi_caption import CaptionPool, CaptionSampler, CaptionTexts, MixedCaptions
 from tether.data.captions.paraphrase import Paraphrased, ParaphrasePairs, RuleParaphraser, keep_caption
-from tether.data.captions.picks import (
+from tether.data.captions.rewriter import Fuser, Paraphraser, Rewriter
+from tether.data.captions.rng import Chance
+from tether.data.captions.rule_rewriter import TemplateRewriter
+from tether.data.captions.sampling import (
     PICKS,
     CaptionPick,
     FirstCaption,
@@ -23,12 +28,7 @@ from tether.data.captions.picks import (
     RandomCaption,
     Rewritten,
 )
-from tether.data.captions.pool import CaptionPool, CaptionSampler, CaptionTexts, MixedCaptions
-from tether.data.captions.rewriter import Fuser, Paraphraser, Rewriter
 from tether.data.captions.sentences import SomeSentences, sentences
-from tether.data.captions.sides import CarefullyAugmented, mirrored, names_side, protected
-from tether.data.captions.stats import CaptionStats, caption_stats
-from tether.data.captions.template import TemplateRewriter
 
 CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {
     **PICKS,

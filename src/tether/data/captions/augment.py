@@ -9,10 +9,10 @@ from typing import Any, Literal, final
 
 from tether.core.errors import InputError
 from tether.core.types import Row
-from tether.data.captions.chance import Chance, below, of_key, one_of
 from tether.data.captions.lexicon import ENGLISH, lexicon
-from tether.data.captions.picks import PICKS, CaptionPick
-from tether.data.captions.pool import bounds, place_of
+from tether.data.captions.multi_caption import bounds, place_of
+from tether.data.captions.rng import Chance, below, of_key, one_of
+from tether.data.captions.sampling import PICKS, CaptionPick
 
 Operation = Literal["identity", "synonym", "swap", "delete"]
 OPERATIONS: tuple[Operation, ...] = ("identity", "synonym", "swap", "delete")
@@ -181,7 +181,7 @@ class Augmented:
         Raises:
             InputError: as ``TextAugment``, or another strength.
         """
-        from tether.core.spec import build
+        from tether.core.component import build
 
         if strength not in ("weak", "strong"):
             raise InputError(f"strength: expected 'weak' or 'strong', got {strength!r}")

@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tether.core.digest import texts_digest
+from tether.core.atomic_io import atomic_path, read_json, read_text, remove_leftovers, write_json, write_text
 from tether.core.errors import InputError
-from tether.core.files import atomic_path, read_json, read_text, remove_leftovers, write_json, write_text
 from tether.core.locks import locked
-from tether.data.captions.chance import of_key
+from tether.core.model_digest import texts_digest
 from tether.data.captions.rewriter import Rewriter
+from tether.data.captions.rng import of_key
 
 _LARGEST = 1 << 34
 """Bytes of a file of rewrites, at most."""

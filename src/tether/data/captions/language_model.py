@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Protocol, final
 
-from tether.core.digest import model_digest
 from tether.core.errors import InputError, MissingExtraError
-from tether.data.captions.chance import Chance, below, shuffled
+from tether.core.model_digest import model_digest
+from tether.data.captions.rng import Chance, below, shuffled
 
 NEW_TOKENS = 77
 """Longest rewrite, released ``llama_rewrite.py``."""

@@ -12,8 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import read_text
 from tether.core.errors import InputError
-from tether.core.files import read_text
 from tether.core.yaml_files import MAX_BYTES, parse_yaml
 
 ENGLISH = "english"

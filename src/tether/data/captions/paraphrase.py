@@ -8,10 +8,10 @@ from typing import Any, Literal, final
 
 from tether.core.errors import InputError
 from tether.data.captions.augment import bare
-from tether.data.captions.chance import Chance, of_key, one_of
+from tether.data.captions.grammar import in_other_words, is_spoken, joined, rearranged, taken_apart, without_articles
 from tether.data.captions.lexicon import ENGLISH, lexicon
-from tether.data.captions.phrasing import in_other_words, is_spoken, joined, rearranged, taken_apart, without_articles
 from tether.data.captions.rewriter import Paraphraser
+from tether.data.captions.rng import Chance, of_key, one_of
 
 MOST_WORDS = 15
 """Longest caption that is paraphrased, released ``call_openai.py``."""

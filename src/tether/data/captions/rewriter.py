@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Protocol, runtime_checkable
 
-from tether.data.captions.chance import Chance
+from tether.data.captions.rng import Chance
 
 
 @runtime_checkable

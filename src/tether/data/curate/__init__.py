@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tether.data.curate.balance import Balancer, entry_counts, tail_share, threshold_for_share
-from tether.data.curate.concepts import concept_frequency, trim_tail
-from tether.data.curate.exact_duplicates import ExactDuplicates
-from tether.data.curate.language import LanguageDetector, Languages
-from tether.data.curate.language_rule import LanguageRule
-from tether.data.curate.matcher import SubstringMatcher
-from tether.data.curate.metaclip import MetaClipCurator
-from tether.data.curate.metaclip2 import WorldCurator
-from tether.data.curate.metadata import build_metadata
-from tether.data.curate.near_duplicates import NearDuplicates
-from tether.data.curate.numbers import NumberMask, mask_numbers, number_effect, number_ratio
-from tether.data.curate.picture_size import PictureSize
-from tether.data.curate.rewrite_captions import RewriteCaptions
-from tether.data.curate.selection import select_unparroted, subsets_by, top_rows
-from tether.data.curate.step import CurateStep, FlagStep, RecipeStep, RewriteStep
-from tether.data.curate.text_rules import TextRules
-from tether.data.curate.tidy_text import TidyText
-from tether.data.curate.world import WorldMatcher, WorldMatches
-from tether.data.curate.world_balance import WorldBalancer, choose_text
-from tether.data.curate.world_metadata import LanguageNgrams, build_language_metadata
+from tether.data.curate.engine.step import CurateStep, FlagStep, RecipeStep, RewriteStep
+from tether.data.curate.metaclip.balance import Balancer, entry_counts, tail_share, threshold_for_share
+from tether.data.curate.metaclip.matcher import SubstringMatcher
+from tether.data.curate.metaclip.metaclip import MetaClipCurator
+from tether.data.curate.metaclip.metaclip2 import WorldCurator
+from tether.data.curate.metaclip.metadata import build_metadata
+from tether.data.curate.metaclip.multilingual import WorldMatcher, WorldMatches
+from tether.data.curate.metaclip.multilingual_balance import WorldBalancer, choose_text
+from tether.data.curate.metaclip.multilingual_metadata import LanguageNgrams, build_language_metadata
+from tether.data.curate.steps.concepts import concept_frequency, trim_tail
+from tether.data.curate.steps.exact_duplicates import ExactDuplicates
+from tether.data.curate.steps.image_size import PictureSize
+from tether.data.curate.steps.language import LanguageDetector, Languages
+from tether.data.curate.steps.language_rule import LanguageRule
+from tether.data.curate.steps.near_duplicates import NearDuplicates
+from tether.data.curate.steps.normalise_text import TidyText
+from tether.data.curate.steps.numbers import NumberMask, mask_numbers, number_effect, number_ratio
+from tether.data.curate.steps.rewrite_captions import RewriteCaptions
+from tether.data.curate.steps.score_selection import select_unparroted, subsets_by, top_rows
+from tether.data.curate.steps.text_rules import TextRules
 
 CURATORS: Mapping[str, type[RecipeStep]] = {
     "exact_duplicates": ExactDuplicates,

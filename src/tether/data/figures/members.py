@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from tether.core.atomic_io import read_bytes
 from tether.core.errors import InputError, reason_of
-from tether.core.files import read_bytes
 from tether.data.archives import BROKEN, TarStream
 from tether.data.paths import points_outside
 

@@ -24,8 +24,8 @@ from typing import Literal
 
 import numpy as np
 
-from tether.core.draw import hash_uniform
 from tether.core.errors import InputError
+from tether.core.hash_rng import hash_uniform
 from tether.core.types import Block, Row
 from tether.data.sets import settings
 from tether.data.sets.emoji_table import LANGUAGES, Emoji, drawings, libraries, table

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tether.core.files import read_json
+from tether.core.atomic_io import read_json
 from tether.data.sets import emoji_sequences
 from tether.data.sets.prepare import prepared
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
-from tether.core.files import cache_dir, flush
+from tether.core.atomic_io import cache_dir, flush
 
 _ABANDONED = 24 * 3600.0  # seconds after which a half-built folder has no owner any more
 

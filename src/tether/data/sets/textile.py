@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from tether.core.draw import hash_uniform
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.hash_rng import hash_uniform
 from tether.core.types import Block, Row
 from tether.data.sets import settings
 

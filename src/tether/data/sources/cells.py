@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from tether.core.atomic_io import local
 from tether.core.errors import InputError
-from tether.core.files import local
 from tether.core.types import ImageLike
 from tether.data.paths import is_url
 from tether.data.remote import fetch, is_public, read_url

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.printable import encodable, is_text
-from tether.core.spec import closest
 from tether.core.types import ImageLike, Row
 from tether.data.sources.cells import Reach
 

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
-from tether.core.draw import hash_uniform
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.hash_rng import hash_uniform
 from tether.core.printable import encodable
 from tether.core.types import Block, Row
 from tether.data.figures.archive import FigureArchive, paper_of

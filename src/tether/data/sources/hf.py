@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.spec import closest
 from tether.core.types import Block, Row
 from tether.data.paths import anchor
 from tether.data.sources.arrow_file import check_arrow

@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError
-from tether.core.files import parse_json
 from tether.core.printable import encodable, is_text
 from tether.core.types import Block, Row
 from tether.data.paths import anchor, files, fingerprint, is_picture, is_url, labels, open_binary, read_text

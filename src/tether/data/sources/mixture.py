@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tether.core.draw import hash_int
 from tether.core.errors import InputError
+from tether.core.hash_rng import hash_int
 from tether.core.protocols import Source
 from tether.core.types import Block, Row
 

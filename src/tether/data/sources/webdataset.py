@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError, reason_of
-from tether.core.files import parse_json
 from tether.core.printable import encodable
 from tether.core.types import Block, Row
 from tether.data.archives import BROKEN, TarStream

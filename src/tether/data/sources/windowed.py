@@ -10,8 +10,8 @@ import numpy as np
 
 from tether.core.errors import InputError
 from tether.core.types import Block, Row
-from tether.data.deep import read_deep
-from tether.data.window import Curve, DeepImage, WindowLevel
+from tether.data.high_bit_depth import read_deep
+from tether.data.intensity_window import Curve, DeepImage, WindowLevel
 
 Frames = Literal["first", "middle", "each"]
 

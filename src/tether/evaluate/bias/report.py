@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import write_json, write_text
 from tether.core.errors import InputError
-from tether.core.files import write_json, write_text
 from tether.evaluate.bias.harm import HarmRates
 from tether.evaluate.bias.labels import LEAST_EXPECTED, LabelAssociation, LabelAssociations
 from tether.evaluate.groups import Share

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tether.data.curate.exact_duplicates import folded
-from tether.data.curate.matcher import SubstringMatcher
+from tether.data.curate.metaclip.matcher import SubstringMatcher
+from tether.data.curate.steps.exact_duplicates import folded
 from tether.evaluate.datasheet.sample import Captions
 
 _SHOWN = 12

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from tether.core.csv_rows import unguarded
-from tether.core.draw import hash_int
 from tether.core.errors import InputError, reason_of
+from tether.core.hash_rng import hash_int
 from tether.evaluate.datasheet.concepts import word_counts
 
 _FILES = 12

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tether.core.errors import MissingExtraError
-from tether.data.curate.language import LanguageDetector
+from tether.data.curate.steps.language import LanguageDetector
 from tether.evaluate.datasheet.sample import Captions
 
 _SHOWN = 12

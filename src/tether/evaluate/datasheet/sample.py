@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tether.data.curate.pool import Pool, open_pool
-from tether.data.curate.pool_sample import SamplePool
+from tether.data.curate.pools.pool import Pool, open_pool
+from tether.data.curate.pools.sample import SamplePool
 
 MOST = 10_000
 """Rows that are read of each side."""

@@ -12,8 +12,8 @@ from jaxtyping import UInt8
 
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
-from tether.data.curate.pool import Pool
-from tether.data.curate.step import IMAGE
+from tether.data.curate.engine.step import IMAGE
+from tether.data.curate.pools.pool import Pool
 from tether.data.images import load
 
 Pictures = Literal["blurred", "clear", "none"]

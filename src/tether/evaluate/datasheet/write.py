@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from tether.core.atomic_io import read_text, write_text
 from tether.core.errors import InputError
-from tether.core.files import read_text, write_text
-from tether.data.curate.manifest import read_manifest
-from tether.data.curate.metadata import read_entries
-from tether.data.curate.pool import LICENCES, Pool
-from tether.data.curate.run import MANIFEST
-from tether.data.curate.step import IMAGE
+from tether.data.curate.engine.manifest import read_manifest
+from tether.data.curate.engine.run import MANIFEST
+from tether.data.curate.engine.step import IMAGE
+from tether.data.curate.metaclip.metadata import read_entries
+from tether.data.curate.pools.pool import LICENCES, Pool
 from tether.evaluate.datasheet import thumbnails
 from tether.evaluate.datasheet.cloud import HEIGHT, WIDTH, cloud
 from tether.evaluate.datasheet.concepts import Concepts, concepts

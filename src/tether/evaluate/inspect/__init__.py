@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from tether.core.protocols import Probe
 from tether.evaluate.inspect.about import About
 from tether.evaluate.inspect.binding import Binding
-from tether.evaluate.inspect.common import Common
+from tether.evaluate.inspect.caption_robustness import Wording
+from tether.evaluate.inspect.conformity import Common
+from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.dimensions import Dimensions
 from tether.evaluate.inspect.duplicates import Duplicates
-from tether.evaluate.inspect.gap import Gap
 from tether.evaluate.inspect.heads import Heads
-from tether.evaluate.inspect.lettering import Lettering
 from tether.evaluate.inspect.likelihood import Likelihood
-from tether.evaluate.inspect.mismatched import Mismatched
-from tether.evaluate.inspect.order import Order
+from tether.evaluate.inspect.modality_gap import Gap
+from tether.evaluate.inspect.noisy_pairs import Mismatched
+from tether.evaluate.inspect.order_bias import Order
 from tether.evaluate.inspect.retrieval import Retrieval
 from tether.evaluate.inspect.shortcuts import Shortcuts
-from tether.evaluate.inspect.subject import Subject
 from tether.evaluate.inspect.towers import Towers
-from tether.evaluate.inspect.wording import Wording
+from tether.evaluate.inspect.typographic import Lettering
 
 PROBES: Mapping[str, type[Probe[Subject]]] = {
     "about": About,

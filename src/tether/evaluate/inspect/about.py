@@ -9,8 +9,8 @@ from torch import nn
 from tether.core.finding import Figure, Finding
 from tether.core.finite import not_finite
 from tether.core.geometry import COSINE
-from tether.evaluate.inspect.figures import exact
-from tether.evaluate.inspect.subject import Subject
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.intervals import exact
 from tether.models.dual import Clip
 
 _PLAIN = COSINE.name

@@ -13,9 +13,9 @@ from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
 from tether.data.images import fit
 from tether.data.sets.scenes import Dice, Negative, ScenesSet, render, swap_attribute
-from tether.evaluate.inspect.figures import mean, share, shown
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.intervals import mean, share, shown
 from tether.evaluate.inspect.pictures import uri
-from tether.evaluate.inspect.subject import Subject
 from tether.evaluate.inspect.vocabulary import STOP, kind_of, replaced, spans
 
 LEAST = 20

@@ -9,8 +9,8 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.finding import Curve, Figure, Finding
 from tether.evaluate.geometry import effective_rank
-from tether.evaluate.inspect.figures import exact
-from tether.evaluate.inspect.subject import Subject
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.intervals import exact
 from tether.space.outlier_dims import LEAST_DIMS, outlier_dims
 
 LEAST_ROWS = 8

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding, Gallery, Item
-from tether.evaluate.inspect.figures import exact
-from tether.evaluate.inspect.subject import Subject
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.intervals import exact
 
 NEAR = 0.95
 """Cosine from which two pictures are compared pixel by pixel."""

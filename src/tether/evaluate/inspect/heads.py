@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding, Gallery, Item
-from tether.evaluate.inspect.figures import exact
-from tether.evaluate.inspect.subject import Subject
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.intervals import exact
 from tether.evaluate.inspect.vocabulary import vocabulary
 from tether.models.decompose import decompose
 from tether.space.text_span import text_span

@@ -8,8 +8,8 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.finding import Finding, Gallery, Item
-from tether.evaluate.inspect.figures import exact
-from tether.evaluate.inspect.subject import Subject
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.intervals import exact
 from tether.space.whiten import Whitener
 
 LEAST_ROWS = 8

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tether.core.finding import Bars, Curve, Gallery
-from tether.evaluate.inspect.figures import range_of, shown, written
-from tether.evaluate.inspect.subject import Subject
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.intervals import range_of, shown, written
 from tether.evaluate.report.page import duration
 from tether.evaluate.report.sprite import Sprite, sprite
 from tether.evaluate.report.templates import environment

@@ -9,9 +9,9 @@ from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
 from tether.core.geometry import COSINE
 from tether.evaluate.groups import wilson
-from tether.evaluate.inspect.figures import mean, share, shown
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.intervals import mean, share, shown
 from tether.evaluate.inspect.pairing import Pairing, chance_of
-from tether.evaluate.inspect.subject import Subject
 from tether.evaluate.suite import class_rows
 from tether.evaluate.zero_shot import logits, zero_shot
 

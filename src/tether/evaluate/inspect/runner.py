@@ -18,16 +18,16 @@ from typing import Any
 from torch import nn
 
 from tether import __version__
+from tether.core.atomic_io import read_json, write_json, write_text
+from tether.core.component import settings
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.files import read_json, write_json, write_text
 from tether.core.finding import Finding
 from tether.core.locks import locked
 from tether.core.protocols import DualEncoder, Probe, Source
 from tether.core.shape import finite
-from tether.core.spec import settings
 from tether.evaluate.inspect import PROBES
-from tether.evaluate.inspect.gather import gather, source_digest
-from tether.evaluate.inspect.subject import Subject
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.embedding_cache import gather, source_digest
 
 LIMIT = 10_000
 """Rows looked at when nothing else is said, spread over the source."""
@@ -201,7 +201,7 @@ def _options(*, limit: int, label: str | None, strict: bool) -> list[str]:
 
 def digest_of(model: DualEncoder) -> str:
     """A short name for the model's weights; of a model that shows none, for what it is."""
-    from tether.core.digest import model_digest
+    from tether.core.model_digest import model_digest
 
     if isinstance(model, nn.Module):
         return model_digest(model)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
-from tether.evaluate.inspect.figures import difference, exact, mean, share, shown
-from tether.evaluate.inspect.pulls import Pull, aligned, cramers_v, pull, strength
-from tether.evaluate.inspect.subject import Subject
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.intervals import difference, exact, mean, share, shown
+from tether.evaluate.inspect.shortcut_scores import Pull, aligned, cramers_v, pull, strength
 from tether.evaluate.inspect.vocabulary import ATTRIBUTES, heads, kind_of, replaced, spans, words_of
 from tether.evaluate.suite import class_rows
 from tether.evaluate.zero_shot import logits

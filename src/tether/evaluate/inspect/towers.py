@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.core.draw import hash_int
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding
+from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.evaluate.inspect.about import tower_of
-from tether.evaluate.inspect.figures import exact, mean
+from tether.evaluate.inspect.context import Subject
+from tether.evaluate.inspect.intervals import exact, mean
 from tether.evaluate.inspect.retrieval import AT_CHANCE, LEAST_PAIRS
-from tether.evaluate.inspect.subject import Subject
 from tether.evaluate.inspect.vocabulary import STOP, words_of
 from tether.models.embed import encode_images, encode_texts
 

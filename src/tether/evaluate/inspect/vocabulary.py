@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.evaluate.inspect.subject import Subject
+from tether.evaluate.inspect.context import Subject
 
 _SMALL = """
 a an the and or of in on at to for with by from is are was were be this that these those it its there here can you we

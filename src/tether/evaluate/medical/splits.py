@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from tether.core.draw import hash_uniform
 from tether.core.errors import InputError
+from tether.core.hash_rng import hash_uniform
 from tether.evaluate.groups import Labels
 
 SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}

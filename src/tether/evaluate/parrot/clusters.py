@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
-from tether.data.curate.overlap import FUZZY, OverlapReport, caption_overlap, summarise
+from tether.data.curate.steps.ocr_overlap import FUZZY, OverlapReport, caption_overlap, summarise
 
 CLUSTERS, DIMENSIONS, CHUNK = 4_000, 256, 200_000
 ITERATIONS, RESTARTS, SEED = 300, 10, 42

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tether.core.files import write_text
+from tether.core.atomic_io import write_text
 from tether.evaluate.report.curves import Chart, Line, Marks, chart, running_mean
 from tether.evaluate.report.run_folder import read_records
 from tether.evaluate.report.templates import environment
 from tether.train.compare import BEFORE, DEVIATIONS, RISE, Comparison
-from tether.train.folder import COMPARE, COMPARE_PAGE, METRICS
+from tether.train.run_files import COMPARE, COMPARE_PAGE, METRICS
 
 Records = Sequence[Mapping[str, Any]]
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from tether.core.atomic_io import write_text
 from tether.core.errors import InputError
-from tether.core.files import write_text
 from tether.core.protocols import DualEncoder, Source
-from tether.evaluate import words
+from tether.evaluate import metric_names
 from tether.evaluate.embeddings import Embedded, embed_source
-from tether.evaluate.report import atlas, galleries
+from tether.evaluate.report import galleries, projection
 from tether.evaluate.report.confusion import Confusion, confusion
 from tether.evaluate.report.curves import of_run
 from tether.evaluate.report.run_folder import RunFolder, read_run
@@ -143,7 +143,7 @@ def _look(model: DualEncoder, seen: Embedded, *, source: str, held_out: bool, la
         text_hits, text_misses = galleries.text_to_image(seen, ranks=found.text_to_image)
         image_hits, image_misses = galleries.image_to_text(seen, ranks=found.image_to_text)
     count = len(seen.image)
-    placed = torch.linspace(0, count - 1, min(count, atlas.MOST_PLACED)).long().unique().tolist()
+    placed = torch.linspace(0, count - 1, min(count, projection.MOST_PLACED)).long().unique().tolist()
     shown = set(placed)
     for query in (*text_hits, *text_misses, *image_hits, *image_misses):
         shown |= {query.image, *(answer.image for answer in query.answers)}
@@ -168,7 +168,7 @@ def _look(model: DualEncoder, seen: Embedded, *, source: str, held_out: bool, la
 
 
 def _atlas(seen: Embedded, placed: list[int], *, seed: int) -> list[dict[str, Any]]:
-    plane = atlas.neighbourhoods(F.normalize(seen.image[placed], dim=-1), seed=seed)
+    plane = projection.neighbourhoods(F.normalize(seen.image[placed], dim=-1), seed=seed)
     names = galleries.first_captions(seen)
     classes = {name: number for number, name in enumerate(seen.classes)}
     return [
@@ -187,9 +187,9 @@ def _clouds(seen: Embedded, placed: list[int]) -> dict[str, list[tuple[float, fl
     """Both modalities in their common two main directions, one scale for both axes."""
     if not seen.captions:
         return {}
-    texts = torch.nonzero(torch.isin(seen.text_to_image, torch.tensor(placed))).flatten()[: atlas.MOST_PLACED]
+    texts = torch.nonzero(torch.isin(seen.text_to_image, torch.tensor(placed))).flatten()[: projection.MOST_PLACED]
     both = torch.cat([F.normalize(seen.image[placed], dim=-1), F.normalize(seen.text[texts], dim=-1)])
-    plane = atlas.principal(both)
+    plane = projection.principal(both)
     middle, span = (plane.max(0) + plane.min(0)) / 2, float(np.ptp(plane, axis=0).max()) or 1.0
     points = [(round(50 + 92 * float(x), 2), round(50 + 92 * float(y), 2)) for x, y in (plane - middle) / span]
     return {"image": points[: len(placed)], "text": points[len(placed) :]}
@@ -225,7 +225,7 @@ def _render(run: RunFolder, *, seen: Seen | None, numbers: dict[str, float], par
             sections=_sections(numbers),
             cost=_cost(run, parameters),
             missing=_missing(run, seen),
-            words=words,
+            words=metric_names,
         )
     )
 
@@ -240,7 +240,7 @@ def _highlights(numbers: dict[str, float], run: RunFolder) -> list[tuple[str, st
         ("zero_shot_top1", "zero-shot, top-1"),
     ):
         if key in numbers:
-            found.append((words.shown(key, numbers[key]), name, words.interval_of(key, numbers)))
+            found.append((metric_names.shown(key, numbers[key]), name, metric_names.interval_of(key, numbers)))
     losses = [record["loss"] for record in run.records if record.get("loss") is not None]
     if losses:
         found.append((f"{losses[-1]:.3g}", "last training loss", f"first {losses[0]:.3g}"))
@@ -251,11 +251,16 @@ def _highlights(numbers: dict[str, float], run: RunFolder) -> list[tuple[str, st
 
 def _sections(numbers: dict[str, float]) -> dict[str, list[tuple[str, str, str]]]:
     found = {}
-    for title, prefixes in words.SECTIONS.items():
+    for title, prefixes in metric_names.SECTIONS.items():
         keys = [key for key in numbers if key.startswith(prefixes) and not key.endswith(("_low", "_high"))]
         if keys:
             found[title] = [
-                (words.describe(key), words.shown(key, numbers[key]), words.interval_of(key, numbers)) for key in keys
+                (
+                    metric_names.describe(key),
+                    metric_names.shown(key, numbers[key]),
+                    metric_names.interval_of(key, numbers),
+                )
+                for key in keys
             ]
     return found
 

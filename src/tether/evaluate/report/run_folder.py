@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import read_json, read_text
 from tether.core.errors import InputError
-from tether.core.files import read_json, read_text
 from tether.core.shape import MAYBE_NUMBER, check, finite
 from tether.core.yaml_files import read_yaml
-from tether.train.logbook import read_metrics
+from tether.train.metrics_log import read_metrics
 
 _CONFIG = {"batch_size?": int, "accumulate?": int}
 _ENVIRONMENT = {"threads?": MAYBE_NUMBER, "libraries?": {}}

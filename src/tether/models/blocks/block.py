@@ -12,8 +12,8 @@ from tether.models.blocks.grid import Grid, GridConv
 from tether.models.blocks.layers import ACTIVATIONS, NORMS, Linear
 from tether.models.blocks.options import BlockConfig as BlockConfig
 from tether.models.blocks.options import Place
+from tether.models.blocks.packed_sequences import Pool, Runs, pooled
 from tether.models.blocks.rope import ROPE, Turn
-from tether.models.blocks.runs import Pool, Runs, pooled
 from tether.models.blocks.trace import Trace
 
 LEAST_GATE = 1e-6  # arXiv 2506.21103: the log of a closed gate is taken here

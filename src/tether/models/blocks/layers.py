@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.spec import closest
 
 Choice = TypeVar("Choice")
 

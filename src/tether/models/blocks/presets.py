@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.spec import closest
 from tether.models.blocks.block import BlockConfig, Place
 from tether.models.blocks.layers import pick
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import MAX_CONFIG_BYTES, parse_json, read_bytes, read_json
 from tether.core.errors import InputError
-from tether.core.files import MAX_CONFIG_BYTES, parse_json, read_bytes, read_json
 from tether.models.convert.described import check_values
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tether.core.atomic_io import read_json
 from tether.core.errors import InputError, reason_of
-from tether.core.files import read_json
 from tether.models.convert.described import MAX_BYTES, blamed_on, other_architecture
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")

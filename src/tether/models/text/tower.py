@@ -16,11 +16,11 @@ from tether.core.types import Features
 from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.layers import NORMS, Linear
 from tether.models.blocks.mirror_gate import MirrorGate, tally
-from tether.models.blocks.runs import Runs
+from tether.models.blocks.packed_sequences import Runs
 from tether.models.blocks.trace import Trace
 from tether.models.config import TextConfig
-from tether.models.point_scale import point_scale
-from tether.models.text.table import TokenTable
+from tether.models.embedding_scale import point_scale
+from tether.models.text.token_embedding import TokenTable
 from tether.models.vision.tower import initialise_block_
 
 Want = Literal["pooled", "tokens"]

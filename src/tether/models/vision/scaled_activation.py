@@ -9,8 +9,8 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.spec import closest
 
 GAMMAS: Mapping[str, float] = {
     "identity": 1.0,

@@ -18,7 +18,7 @@ from tether.models.blocks.layers import NORMS, Linear
 from tether.models.blocks.mirror_gate import MirrorGate, tally
 from tether.models.blocks.trace import Trace
 from tether.models.config import VisionConfig
-from tether.models.point_scale import point_scale
+from tether.models.embedding_scale import point_scale
 
 Want = Literal["pooled", "tokens"]
 

@@ -18,10 +18,10 @@ from tether.optim.clip.adagc import AdaGC
 from tether.optim.clip.agc import AGC, AGCReport, adaptive_clip_grad_
 from tether.optim.clip.autoclip import AutoClip
 from tether.optim.clip.base import Clipper, NonFiniteGradientError
+from tether.optim.clip.global_factor import UniformClipper
 from tether.optim.clip.global_norm import GlobalNorm
 from tether.optim.clip.none import NoClip
 from tether.optim.clip.per_tensor import TensorClipper
-from tether.optim.clip.uniform import UniformClipper
 from tether.optim.clip.zclip import ZClip
 
 CLIPPERS: Mapping[str, type[GradClipper]] = {

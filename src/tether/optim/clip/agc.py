@@ -15,9 +15,9 @@ from tether.core.errors import InputError
 from tether.core.norms import GradientNorms, named_pair
 from tether.core.protocols import NamedParams
 from tether.core.types import ClipReport
-from tether.core.unit_norms import UnitNorms, UnitRule, check_rule, scale_units_, unit_norms
 from tether.optim.clip.base import Clipper
 from tether.optim.clip.names import check_patterns, matches, plain_names
+from tether.optim.clip.unit_norms import UnitNorms, UnitRule, check_rule, scale_units_, unit_norms
 
 SMALLEST_DIVISOR = 1e-6
 """The gradient's norm is never taken for less than this when it is divided by (released ``optim.py``)."""

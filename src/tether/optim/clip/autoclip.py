@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.optim.clip.history import FullHistory, History, Window
-from tether.optim.clip.uniform import UniformClipper
+from tether.optim.clip.global_factor import UniformClipper
+from tether.optim.clip.running_percentile import FullHistory, History, Window
 
 
 @final

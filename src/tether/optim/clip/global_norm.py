@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.optim.clip.uniform import UniformClipper
+from tether.optim.clip.global_factor import UniformClipper
 
 
 @final

@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from tether.optim.clip.uniform import UniformClipper
+from tether.optim.clip.global_factor import UniformClipper
 
 
 @final

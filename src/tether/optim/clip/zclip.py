@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.optim.clip.uniform import UniformClipper
+from tether.optim.clip.global_factor import UniformClipper
 
 DIVISOR_EPS = 1e-6
 """Added to the norm when gradients are scaled (zclip.py, ``apply_in_place_clipping``; torch's rule in warm-up)."""

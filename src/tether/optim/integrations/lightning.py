@@ -8,9 +8,9 @@ from typing import Any, final
 import torch
 from torch.optim import Optimizer
 
+from tether.core.component import build
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.protocols import GradClipper
-from tether.core.spec import build
 from tether.core.types import ClipReport
 from tether.optim.clip import CLIPPERS
 from tether.optim.integrations.whole import refuse_hidden_shards

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import cache_dir, read_json, write_json
+from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.files import cache_dir, read_json, write_json
 from tether.core.fingerprint import code_of
-from tether.core.spec import closest
 from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL, Guard, digest, guards
 from tether.papers.stability.models import MODELS

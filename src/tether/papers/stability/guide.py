@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import write_text
 from tether.core.errors import InputError
-from tether.core.files import write_text
 from tether.papers.stability import words
 from tether.papers.stability.charts import pairs
 from tether.papers.stability.figure import figure

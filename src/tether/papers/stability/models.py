@@ -71,7 +71,7 @@ class Language:
 
     def __init__(self) -> None:
         """Read the text."""
-        from tether.papers.toys.spikes import corpus
+        from tether.papers.testbeds.char_lm_spikes import corpus
 
         ids, self.characters = corpus()
         cut = len(ids) * 9 // 10
@@ -86,7 +86,7 @@ class Language:
 
     def model(self, seed: int) -> nn.Module:
         """See Subject."""
-        from tether.papers.toys.language import LanguageModel
+        from tether.papers.testbeds.char_lm import LanguageModel
 
         return LanguageModel(self.characters, width=_WIDTH, layers=_BLOCKS, heads=_HEADS, context=_LETTERS, seed=seed)
 
@@ -114,7 +114,7 @@ class Language:
         return float(torch.stack([self.loss(model, batch) for batch in self._held]).mean())
 
     def _cut(self, ids: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        from tether.papers.toys.language import draw_batch
+        from tether.papers.testbeds.char_lm import draw_batch
 
         return draw_batch(ids, draw, batch=BATCH["language"], context=_LETTERS)
 
@@ -128,7 +128,7 @@ class SmallClip:
     def __init__(self) -> None:
         """Decode the pictures and encode the names, once."""
         from tether.models import create
-        from tether.papers.lab import Lab
+        from tether.papers.reproduction.lab import Lab
 
         lab = Lab(0)
         train, rest = lab.emoji(split="train"), lab.emoji(split="test")

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import read_json, write_text
 from tether.core.errors import InputError
-from tether.core.files import read_json, write_text
 from tether.papers.stability.bench import Plan
 from tether.papers.stability.faults import FAULTS, PLANTED
 from tether.papers.stability.guards import NONE, RATES, USUAL
@@ -44,7 +44,7 @@ def result(wanted: Plan, outcomes: Sequence[Outcome], *, costs: Mapping[str, Cos
         outcomes: its runs.
         costs: of its guards.
     """
-    from tether.papers.reproduce import commit, machine, versions
+    from tether.papers.reproduction.reproduce import commit, machine, versions
 
     return {
         "bench": "stability",

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tether.papers.reproduction.verdict import bounds
 from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.models import subject
 from tether.papers.stability.runs import Outcome, spikes
-from tether.papers.verdict import bounds
 
 TIE = 0.05
 """Differences of the final loss within this many nats to both sides do not matter."""

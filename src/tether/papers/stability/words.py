@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tether.papers.markdown import table as markdown_table
+from tether.papers.reproduction.markdown import table as markdown_table
 from tether.papers.stability.advice import Answer, Standing, advice, answers, standings
 from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.result import costs_of, table_of

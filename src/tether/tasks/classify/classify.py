@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from tether.core.atomic_io import atomic_path
 from tether.core.csv_rows import CsvRows
 from tether.core.errors import InputError
-from tether.core.files import atomic_path
 from tether.core.outputs import check_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Batch, Row

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tether.core.atomic_io import read_text
+from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.files import read_text
 from tether.core.printable import is_text, printable
-from tether.core.spec import closest
 
 SLOT = "{}"
 

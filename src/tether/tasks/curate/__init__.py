@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from tether.data.curate import CURATORS, RecipeStep
 from tether.tasks.curate.clip_score import ClipScore
 from tether.tasks.curate.embedding_duplicates import EmbeddingDuplicates
-from tether.tasks.curate.parrot import Parrot
 from tether.tasks.curate.safety import SafetyFlag
+from tether.tasks.curate.text_spotting import Parrot
 
 CURATE_STEPS: Mapping[str, type[RecipeStep]] = {
     **CURATORS,

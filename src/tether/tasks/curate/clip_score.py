@@ -10,12 +10,12 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tether.core.errors import InputError
-from tether.data.curate.hashing import hashed
-from tether.data.curate.numbers import FRACTION, mask_numbers
-from tether.data.curate.selection import check_fraction, check_threshold
-from tether.data.curate.stateless import column_of, pictures_of, texts_of
-from tether.data.curate.step import IMAGE, Counts, State
-from tether.tasks.curate.backbone import Backbone
+from tether.data.curate.engine.hashing import hashed
+from tether.data.curate.engine.stateless import column_of, pictures_of, texts_of
+from tether.data.curate.engine.step import IMAGE, Counts, State
+from tether.data.curate.steps.numbers import FRACTION, mask_numbers
+from tether.data.curate.steps.score_selection import check_fraction, check_threshold
+from tether.tasks.curate.lazy_encoder import Backbone
 from tether.tasks.curate.score_filter import EMPTY, ImageTransform, TextTransform, transformed
 from tether.tasks.curate.text_reader import FillText
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 from jaxtyping import Float, Float16, Int, UInt64
 
 from tether.core.errors import InputError
-from tether.data.curate.alike import staying
-from tether.data.curate.hashing import hashed, row_keys
-from tether.data.curate.stateless import column_of, pictures_of
-from tether.data.curate.step import IMAGE, Counts, State
-from tether.tasks.curate.backbone import Backbone
+from tether.data.curate.engine.hashing import hashed, row_keys
+from tether.data.curate.engine.stateless import column_of, pictures_of
+from tether.data.curate.engine.step import IMAGE, Counts, State
+from tether.data.curate.steps.greedy_dedup import staying
+from tether.tasks.curate.lazy_encoder import Backbone
 
 EXACT = 20_000
 """Pictures up to which all pairs are compared; more are first sorted into cells."""

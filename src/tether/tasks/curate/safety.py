@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tether.core.digest import file_digest
 from tether.core.errors import InputError
-from tether.data.curate.stateless import pictures_of
-from tether.data.curate.step import FLAG_SCHEMA, IMAGE
-from tether.tasks.curate.backbone import Backbone
+from tether.core.model_digest import file_digest
+from tether.data.curate.engine.stateless import pictures_of
+from tether.data.curate.engine.step import FLAG_SCHEMA, IMAGE
+from tether.tasks.curate.lazy_encoder import Backbone
 from tether.tasks.safety.audit import THRESHOLD, checked_threshold
 from tether.tasks.safety.prompt_classifier import INIT_TEXTS, PromptClassifier, recorded_digest
 

@@ -11,8 +11,14 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.data.curate.numbers import FRACTION
-from tether.data.curate.selection import check_fraction, check_threshold, checked_scores, rows_from, top_rows
+from tether.data.curate.steps.numbers import FRACTION
+from tether.data.curate.steps.score_selection import (
+    check_fraction,
+    check_threshold,
+    checked_scores,
+    rows_from,
+    top_rows,
+)
 from tether.tasks.curate.scorer import Picture
 
 EMPTY = -1.0

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.core.digest import model_digest
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.geometry import geometry_of
+from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.types import ImageLike
 from tether.data.image_file import image_bytes

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tether.core.digest import model_digest
+from tether.core.atomic_io import read_json, remove_leftovers, write_json
 from tether.core.errors import InputError
-from tether.core.files import read_json, remove_leftovers, write_json
 from tether.core.locks import locked
+from tether.core.model_digest import model_digest
 from tether.core.printable import encodable, is_text
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Block, Row

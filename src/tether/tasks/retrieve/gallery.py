@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import write_text
 from tether.core.errors import InputError
-from tether.core.files import write_text
 from tether.core.types import Row
 from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.search import Hit

@@ -9,7 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from tether.core.errors import InputError, TetherError, WriteError
-from tether.tasks.retrieve import inverted, mirror, shards
+from tether.tasks.retrieve import ivf_index, memory_index, shards
 from tether.tasks.retrieve.lance import TABLE, WriteLock
 from tether.tasks.retrieve.rows import DIGEST, checked_batches, conform, require, said
 from tether.tasks.retrieve.store import FINISHED_BY_INDEX, Store
@@ -109,7 +109,7 @@ def _merge(parts: list[Path], *, schema: pa.Schema, store: Store, total: int, te
 def _finish(store: Store) -> None:
     store.compact()
     store.index_columns()
-    if len(store) > mirror.INDEX_ABOVE and inverted.available():
+    if len(store) > memory_index.INDEX_ABOVE and ivf_index.available():
         store.warm().index()
 
 

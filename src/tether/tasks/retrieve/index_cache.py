@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from tether.core.digest import file_digest
+from tether.core.atomic_io import atomic_path, cache_dir, read_json, write_json
 from tether.core.errors import InputError, WriteError
-from tether.core.files import atomic_path, cache_dir, read_json, write_json
-from tether.tasks.retrieve.inverted import InvertedIndex
+from tether.core.model_digest import file_digest
+from tether.tasks.retrieve.ivf_index import InvertedIndex
 from tether.tasks.retrieve.lance import folder_of
 
 _log = logging.getLogger("tether.retrieve")

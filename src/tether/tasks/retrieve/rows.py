@@ -9,7 +9,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tether.core.errors import InputError
-from tether.tasks.retrieve.vectors import unit
+from tether.tasks.retrieve.flat_index import unit
 
 KEY, EMBEDDING = "key", "embedding"
 DIGEST, MODEL, STORE = b"tether.digest", b"tether.model", b"tether.store"

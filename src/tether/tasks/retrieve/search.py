@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from tether.core.digest import model_digest
 from tether.core.errors import InputError
 from tether.core.geometry import geometry_of
+from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.types import ImageLike
 from tether.data.images import load

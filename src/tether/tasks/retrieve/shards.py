@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from tether.core.atomic_io import atomic_path
 from tether.core.errors import InputError, refusing
-from tether.core.files import atomic_path
 from tether.core.printable import encodable
 from tether.core.types import Row
 from tether.tasks.retrieve.lance import ALWAYS_FINE, MOST_INFLATED

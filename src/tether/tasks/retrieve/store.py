@@ -22,8 +22,9 @@ from jaxtyping import Float
 from tether.core.errors import InputError, TetherError
 from tether.core.locks import is_lock
 from tether.tasks.retrieve import lance
+from tether.tasks.retrieve.flat_index import unit
 from tether.tasks.retrieve.lance import TABLE, WriteLock
-from tether.tasks.retrieve.mirror import Mirror
+from tether.tasks.retrieve.memory_index import Mirror
 from tether.tasks.retrieve.ranking import How, Ranking
 from tether.tasks.retrieve.rows import (
     DIGEST,
@@ -39,7 +40,6 @@ from tether.tasks.retrieve.rows import (
     refuse_unknown,
     said,
 )
-from tether.tasks.retrieve.vectors import unit
 
 FINISHED_BY_INDEX = b"tether.finished_by_index"
 """In the schema of a store that is finished only when its keys have an index."""

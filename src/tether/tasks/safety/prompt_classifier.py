@@ -14,11 +14,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from tether.core.digest import model_digest
 from tether.core.errors import InputError
+from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.models.embed import encode_images, encode_texts
-from tether.space.state import read_state, write_state
+from tether.space.serialisation import read_state, write_state
 from tether.tasks.safety.prompt_tuning import (
     PromptReport,
     TuningEpoch,

@@ -12,8 +12,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from tether.core.draw import hash_uniform
 from tether.core.errors import InputError
+from tether.core.hash_rng import hash_uniform
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring", "hexagon", "moon")
 COLOURS: dict[str, tuple[int, int, int]] = {

@@ -1,0 +1,67 @@
+"""Rewrites by rule: another frame, another order of what is listed, articles dropped, synonyms."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from tether.core.errors import InputError
+from tether.data.captions.grammar import in_other_words, is_spoken, rearranged, taken_apart, without_articles
+from tether.data.captions.lexicon import ENGLISH, lexicon
+from tether.data.captions.rng import Chance, one_of
+
+_TRIES = 4
+
+
+@final
+class TemplateRewriter:
+    """Says a caption in other words by rule, without a model; colours, numbers and names stay as they are.
+
+    A known opening is taken off and another frame put around the rest; things that are listed change places; articles
+    before them may go; words with synonyms are replaced. A caption without any word of the lexicon comes back as it
+    is, for it is in another language. Where the rules offer too few ways of saying it, texts repeat.
+
+    Source: stands in for the language model of arXiv 2305.20088, which makes far richer rewrites.
+    """
+
+    def __init__(self, *, words: str = ENGLISH, synonym: float = 0.5, drop_articles: float = 0.3) -> None:
+        """Take the settings.
+
+        Args:
+            words: lexicon, ``english`` or a YAML file.
+            synonym: probability that a word with synonyms is replaced, in [0, 1].
+            drop_articles: probability that articles are dropped, in [0, 1].
+
+        Raises:
+            InputError: a value outside its range, or a lexicon that cannot be read.
+        """
+        for name, value in (("synonym", synonym), ("drop_articles", drop_articles)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name}: expected a number in [0, 1], got {value!r}")
+        self.lexicon = lexicon(words)
+        self.synonym, self.drop_articles = synonym, drop_articles
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Constructor keywords as plain values."""
+        return {"words": self.lexicon.name, "synonym": self.synonym, "drop_articles": self.drop_articles}
+
+    def rewrite(self, text: str, *, count: int, generator: Chance) -> list[str]:
+        """``count`` texts, each other than the caption and the ones before where that is possible."""
+        if not is_spoken(text, lexicon=self.lexicon):
+            return [text] * count
+        found: list[str] = []
+        for _ in range(count):
+            for _ in range(_TRIES):
+                new = self._once(text, generator)
+                if new != text and new not in found:
+                    break
+            found.append(new)
+        return found
+
+    def _once(self, text: str, generator: Chance) -> str:
+        phrase = rearranged(taken_apart(text, lexicon=self.lexicon), generator=generator)
+        if generator.random() < self.drop_articles:
+            phrase = without_articles(phrase)
+        frame = one_of(self.lexicon.frames, generator=generator)
+        new = frame.replace("{}", phrase.words) + phrase.end
+        return in_other_words(new, lexicon=self.lexicon, chance=self.synonym, generator=generator)

@@ -1,0 +1,159 @@
+"""What a row is called this time: which of its captions a batch uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, final
+
+from tether.core.errors import InputError
+from tether.core.types import Row
+from tether.data.captions.multi_caption import bounds, guarded, place_of, spoken
+
+
+class CaptionPick(Protocol):
+    """Chooses one of a row's captions."""
+
+    def __call__(self, row: Row, *, draw: int) -> str:
+        """One caption that is not empty; ``draw`` is 64 random bits of this seed, epoch and row."""
+        ...
+
+
+@final
+class FirstCaption:
+    """Always the first caption."""
+
+    def __call__(self, row: Row, *, draw: int) -> str:
+        """See CaptionPick."""
+        return _spoken(row)[0]
+
+
+@final
+class RandomCaption:
+    """Any of the captions, with equal chances."""
+
+    def __call__(self, row: Row, *, draw: int) -> str:
+        """See CaptionPick."""
+        texts = _spoken(row)
+        return texts[draw % len(texts)]
+
+
+@final
+class FirstOften:
+    """The first caption with a given chance, otherwise any of the others: a name first, its keywords now and then."""
+
+    def __init__(self, *, chance: float = 0.5) -> None:
+        """Args: chance: of the first caption, in [0, 1]; a row with one caption always uses it."""
+        if not 0 <= chance <= 1:
+            raise InputError(f"chance: expected a number in [0, 1], got {chance!r}")
+        self.chance = chance
+
+    def __call__(self, row: Row, *, draw: int) -> str:
+        """See CaptionPick."""
+        first, *others = _spoken(row)
+        if not others or (draw >> 32) * 2.0**-32 < self.chance:
+            return first
+        return others[(draw & 0xFFFFFFFF) % len(others)]
+
+
+def _spoken(row: Row) -> tuple[str, ...]:
+    return row.texts if all(row.texts) else tuple(text for text in row.texts if text.strip())
+
+
+@final
+class Rewritten:
+    """The caption or one of its rewrites, all as likely; the row's first text is the caption (LaCLIP).
+
+    A drawn text of fewer than ``min_pieces`` pieces between single spaces gives way to the caption.
+
+    Source: arXiv 2305.20088, section 4, and the released data set class.
+    """
+
+    def __init__(self, *, min_pieces: int = 2, weights: tuple[float, ...] | None = None) -> None:
+        """Take the settings.
+
+        Args:
+            min_pieces: least pieces of a text that may be used (>= 0).
+            weights: of the caption and of each rewrite, of any sum; rows must then have as many texts.
+
+        Raises:
+            InputError: a value outside its range.
+        """
+        if min_pieces < 0:
+            raise InputError(f"min_pieces: expected at least 0, got {min_pieces!r}")
+        self.min_pieces = min_pieces
+        self._bounds = None if weights is None else bounds(weights, where="weights")
+
+    def __call__(self, row: Row, *, draw: int) -> str:
+        """See CaptionPick.
+
+        Raises:
+            InputError: a row with another number of texts than weights.
+        """
+        count = len(row.texts)
+        if self._bounds is None:
+            choice = draw % count
+        elif len(self._bounds) == count:
+            choice = place_of(_uniform(draw), self._bounds)
+        else:
+            raise InputError(f"row {row.key}: expected {len(self._bounds)} texts, one for each weight, got {count}")
+        text = guarded(row.texts, choice, min_pieces=self.min_pieces)
+        return text if text.strip() else _spoken(row)[0]
+
+
+@final
+class MixedCaption:
+    """The text of one of several columns, drawn with given chances at every visit (VeCLIP).
+
+    Source: arXiv 2310.07699, section 3.3.
+    """
+
+    def __init__(self, *, probs: dict[str, float], fallback: str = "text") -> None:
+        """Take the settings.
+
+        Args:
+            probs: chance of each column, of sum 1; ``text`` is the row's first caption.
+            fallback: column that speaks where the drawn one is silent; one of them.
+
+        Raises:
+            InputError: chances that do not add up to 1, or a fallback that is none of them.
+        """
+        if fallback not in probs:
+            raise InputError(f"fallback: expected one of {', '.join(probs) or 'no column'}, got {fallback!r}")
+        self.columns = tuple(probs)
+        self._fallback = self.columns.index(fallback)
+        self._bounds = bounds(list(probs.values()), where="probs", total=1.0)
+
+    def __call__(self, row: Row, *, draw: int) -> str:
+        """See CaptionPick.
+
+        Raises:
+            InputError: a row without one of the columns.
+        """
+        texts = [row.texts[0] if name == TEXT else self._said(row, name) for name in self.columns]
+        text = spoken(texts, place_of(_uniform(draw), self._bounds), fallback=self._fallback)
+        return text if text.strip() else _spoken(row)[0]
+
+    @staticmethod
+    def _said(row: Row, name: str) -> str:
+        if name not in row.meta:
+            known = ", ".join([TEXT, *row.meta])
+            raise InputError(f"row {row.key}: caption: no column {name!r}, the row has {known}")
+        return str(row.meta[name] or "")
+
+
+TEXT = "text"
+"""What the row's first caption is called among columns."""
+
+
+def _uniform(draw: int) -> float:
+    return (draw >> 11) * 2.0**-53
+
+
+PICKS: Mapping[str, type[CaptionPick]] = {
+    "first": FirstCaption,
+    "first_often": FirstOften,
+    "random": RandomCaption,
+    "rewritten": Rewritten,
+    "mixed": MixedCaption,
+}
+"""The picks that need no other."""

@@ -1,0 +1,1 @@
+"""A pass over a pool: pieces, workers, state that resumes, shards and the manifest."""

@@ -1,0 +1,77 @@
+"""What steps that count nothing share, and how every step takes a column of its batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from tether.core.errors import InputError
+from tether.data.curate.engine.step import Counts, State, column_of
+
+
+class Stateless(ABC):
+    """A curator whose ``keep`` is a function of the rows alone: nothing to count, nothing to save."""
+
+    refusal: str
+    columns: tuple[str, ...] = ()
+    counts: Counts = "nothing"
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Constructor keywords as plain values."""
+
+    @abstractmethod
+    def keep(self, rows: pa.RecordBatch) -> np.ndarray:
+        """(n,) float64 probability to keep each pair."""
+
+    def empty(self) -> Self:
+        """Itself: there is nothing that could be shared by mistake."""
+        return self
+
+    def partial_fit(self, rows: pa.RecordBatch) -> Self:
+        """Nothing is counted."""
+        return self
+
+    def merge(self, other: Self) -> Self:
+        """Nothing is added."""
+        return self
+
+    def state_dict(self) -> dict[str, np.ndarray | int | float | str]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Nothing is loaded.
+
+        Raises:
+            InputError: there is something in it.
+        """
+        if state:
+            raise InputError(f"a step that counts nothing was given counts: {', '.join(state)}")
+
+    def report(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+def texts_of(rows: pa.RecordBatch) -> pa.StringArray:
+    """The captions."""
+    return column_of(rows, "text")
+
+
+def pictures_of(rows: pa.RecordBatch) -> pa.BinaryArray:
+    """The pictures' encoded bytes, null where there is none.
+
+    Raises:
+        InputError: no such column, or one that does not hold bytes.
+    """
+    column = column_of(rows, "image")
+    if pa.types.is_null(column.type):
+        return column.cast(pa.binary())
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        raise InputError(f"column 'image': expected encoded pictures (binary), got {column.type}")
+    return column

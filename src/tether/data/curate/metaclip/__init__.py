@@ -1,0 +1,1 @@
+"""Balancing by metadata: MetaCLIP and MetaCLIP 2."""

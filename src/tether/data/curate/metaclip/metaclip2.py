@@ -1,0 +1,263 @@
+"""MetaCLIP 2 curation as one step of a recipe: find the language, match with its list, count, balance each alike."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float
+
+from tether.core.errors import InputError
+from tether.core.model_digest import texts_digest
+from tether.data.curate.engine.stateless import column_of, texts_of
+from tether.data.curate.engine.step import Counts, State
+from tether.data.curate.metaclip.balance import tail_share
+from tether.data.curate.metaclip.matcher import Backend
+from tether.data.curate.metaclip.metadata import read_entries
+from tether.data.curate.metaclip.multilingual import FALLBACK, WorldMatcher, WorldMatches
+from tether.data.curate.metaclip.multilingual_balance import WorldBalancer
+from tether.data.curate.steps.language import LanguageDetector
+
+_ENDINGS = (".txt", ".json")
+_NAMED = 20  # languages without a list that the report names
+
+
+class WorldCurator:
+    """Balances a pool in many languages: rare entries of every language are kept whole, frequent ones are thinned.
+
+    A caption counts for the list of its own language. The reference language has the threshold t; each other
+    language gets the one that leaves it the same share of tail matches.
+
+    Source: arXiv 2507.22062 section 3. The released code draws one of a picture's matching texts and then whether it
+    stays; here every (picture, caption) pair is drawn for itself, by a hash of its key, with the same probability
+    (``choose_text`` is the other rule).
+    """
+
+    refusal = "no entry of the metadata of its language stands in the caption"
+    counts: Counts = "pool"
+
+    def __init__(
+        self,
+        *,
+        entries: str | Mapping[str, str | Sequence[str]],
+        t: float,
+        reference: str = "en",
+        language: str | None = None,
+        language_map: Mapping[str, str] | None = None,
+        fallback: str = FALLBACK,
+        backend: Backend = "auto",
+    ) -> None:
+        """Read the lists and build the matchers.
+
+        Args:
+            entries: a folder with ``en.txt``, ``zh.json``, ... (one entry a line, or a JSON list), or for each
+                language its list or the path of its file.
+            t: matches up to which an entry of the reference language is kept whole, at least 1.
+            reference: the language whose tail share all take over; it needs a list.
+            language: name of a column of the pool that holds the language; None: it is detected from the caption.
+            language_map: from the codes in the pool, or of the detector, to names of lists; None: equal codes, or
+                what is left of ``zh-TW`` without its region.
+            fallback: name of the list for captions of any other language; without one they are refused.
+            backend: of the matchers.
+
+        Raises:
+            InputError: no list, no list for the reference language, an empty or repeated entry, a t below 1.
+        """
+        listed = _folder(Path(entries)) if isinstance(entries, str) else entries
+        self.matcher = WorldMatcher(
+            {code: read_entries(Path(each)) if isinstance(each, str) else each for code, each in listed.items()},
+            language_map=language_map,
+            fallback=fallback,
+            backend=backend,
+        )
+        self.balancer = WorldBalancer(t=t, reference=reference)
+        if reference not in self.matcher.matchers:
+            known = ", ".join(self.matcher.codes)
+            raise InputError(f"reference: expected a language with a list ({known}), got {reference!r}")
+        self.language = language
+        self.columns: tuple[str, ...] = () if language is None else (language,)
+        self.digest = texts_digest(f"{code} {digest}" for code, digest in self.matcher.digests.items())
+        self._detector = LanguageDetector()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.hits = {code: np.zeros(size, np.uint64) for code, size in self._sizes().items()}
+        self.rows: Counter[str] = Counter()
+        self.unmatched: Counter[str] = Counter()
+        self.fell_back: Counter[str] = Counter()
+        self._fitted = False
+
+    def _sizes(self) -> dict[str, int]:
+        return dict(zip(self.matcher.codes, self.matcher.sizes, strict=True))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings with the lists as their digests."""
+        return {
+            "entries_sha256": dict(self.matcher.digests),
+            "entries": self._sizes(),
+            "t": self.balancer.t,
+            "reference": self.balancer.reference,
+            "language": self.language,
+            "language_map": self.matcher.language_map,
+            "fallback": self.matcher.fallback,
+        }
+
+    def empty(self) -> Self:
+        """The same settings, sharing the matchers, without counts."""
+        other = object.__new__(type(self))
+        other.matcher, other.digest, other._detector = self.matcher, self.digest, self._detector
+        other.balancer = WorldBalancer(t=self.balancer.t, reference=self.balancer.reference)
+        other.language, other.columns = self.language, self.columns
+        other._clear()
+        return other
+
+    def partial_fit(self, rows: pa.RecordBatch) -> Self:
+        """Add the matches of one batch."""
+        languages = self._languages(rows)
+        found = self.matcher.match_many(texts_of(rows), languages=languages)
+        for code, counts in found.counts().items():
+            self.hits[code] += counts
+        names = np.array([*found.codes, ""])[found.code]
+        self.rows.update(names.tolist())
+        self.unmatched.update(names[np.diff(found.indptr) == 0].tolist())
+        self.fell_back.update(languages.filter(pa.array(found.fell_back)).fill_null("").to_pylist())
+        self._fitted = False
+        return self
+
+    def merge(self, other: Self) -> Self:
+        """Add the counts of another shard.
+
+        Raises:
+            InputError: it counted other entries.
+        """
+        if other.digest != self.digest:
+            raise InputError(f"cannot add counts of entries {other.digest[:12]} to counts of {self.digest[:12]}")
+        for code, counts in other.hits.items():
+            self.hits[code] += counts
+        self.rows.update(other.rows)
+        self.unmatched.update(other.unmatched)
+        self.fell_back.update(other.fell_back)
+        self._fitted = False
+        return self
+
+    def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
+        """Probability to keep each pair.
+
+        Raises:
+            InputError: nothing was counted yet, or no caption in the reference language holds an entry.
+        """
+        if not self.rows:
+            raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
+        balancer = self._balanced()
+        return balancer.pair_prob(self._match(rows))
+
+    def _match(self, rows: pa.RecordBatch) -> WorldMatches:
+        return self.matcher.match_many(texts_of(rows), languages=self._languages(rows))
+
+    def _languages(self, rows: pa.RecordBatch) -> pa.StringArray:
+        """The language of each pair, in small letters and without its region unless a list is called just so."""
+        if self.language is None:
+            return self._detector.detect_many(texts_of(rows)).codes
+        given = column_of(rows, self.language)
+        kind = given.type.value_type if pa.types.is_dictionary(given.type) else given.type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+            raise InputError(f"column {self.language!r}: expected texts such as en, got {given.type}")
+        coded = given.cast(pa.string()).dictionary_encode()
+        names = [name if self.matcher.knows(name) else _primary(name) for name in coded.dictionary.to_pylist()]
+        return pc.take(pa.array(names, pa.string()), coded.indices)
+
+    def _balanced(self) -> WorldBalancer:
+        if not self._fitted:
+            matched = {code: counts for code, counts in self.hits.items() if counts.any()}
+            reference = self.balancer.reference
+            if reference not in matched:
+                raise InputError(
+                    f"none of the {self.rows[reference]} captions in the reference language {reference!r} holds any "
+                    f"of its {len(self.hits[reference])} entries, so there is no tail share for the others to take "
+                    f"over; languages counted: {', '.join(sorted(filter(None, self.rows))) or 'none with a list'}"
+                )
+            self.balancer.fit(matched)
+            self._fitted = True
+        return self.balancer
+
+    def state_dict(self) -> dict[str, np.ndarray | int | float | str]:
+        """Digest of the lists, counts of the entries that were hit (lists one after the other), and rows."""
+        whole = np.concatenate([self.hits[code] for code in self.matcher.codes])
+        hit = np.flatnonzero(whole)
+        tallies = {name: dict(sorted(getattr(self, name).items())) for name in ("rows", "unmatched", "fell_back")}
+        return {
+            "entries_sha256": self.digest,
+            "hit": hit,
+            "counts": whole[hit],
+            "tallies": json.dumps(tallies, ensure_ascii=False),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over saved counts.
+
+        Raises:
+            InputError: they belong to other entries.
+        """
+        if str(state["entries_sha256"]) != self.digest:
+            raise InputError(f"counts of entries {str(state['entries_sha256'])[:12]} do not fit {self.digest[:12]}")
+        self._clear()
+        whole = np.zeros(sum(self.matcher.sizes), np.uint64)
+        whole[np.asarray(state["hit"], np.int64)] = state["counts"]
+        edges = np.cumsum(self.matcher.sizes)[:-1]
+        self.hits = dict(zip(self.matcher.codes, np.split(whole, edges), strict=True))
+        tallies = json.loads(str(state["tallies"]))
+        self.rows, self.unmatched, self.fell_back = (
+            Counter(tallies[name]) for name in ("rows", "unmatched", "fell_back")
+        )
+
+    def report(self) -> dict[str, Any]:
+        """The tail share, and for each language its rows, matches and threshold."""
+        balancer = self._balanced()
+        languages = {}
+        for code in self.matcher.codes:
+            hits, t = self.hits[code], balancer.thresholds_.get(code)
+            languages[code] = {
+                "rows": self.rows[code],
+                "unmatched": self.unmatched[code],
+                "matches": int(hits.sum()),
+                "entries": len(hits),
+                "entries_hit": int(np.count_nonzero(hits)),
+                "t": t,
+                "tail_share": None if t is None else tail_share(hits, t=t),
+            }
+        fallen = sorted(self.fell_back.items(), key=lambda item: (-item[1], item[0]))
+        return {
+            "tail_share": balancer.share_,
+            "languages": languages,
+            "without_a_list": {"rows": self.fell_back.total(), "refused": self.rows[""]},
+            "languages_without_a_list": dict(fallen[:_NAMED]),
+        }
+
+
+def _primary(name: str) -> str:
+    """``zh`` of ``zh-TW`` or ``ZH_tw``."""
+    return re.split("[-_]", name.strip().lower(), maxsplit=1)[0]
+
+
+def _folder(folder: Path) -> dict[str, str]:
+    """The file of each language in a folder; its stem is the language."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder with one file for each language, such as en.txt")
+    found: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in _ENDINGS or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise InputError(f"{folder}: two lists of {path.stem!r}: {Path(found[path.stem]).name} and {path.name}")
+        found[path.stem] = str(path)
+    if not found:
+        raise InputError(f"{folder}: expected one file for each language, such as en.txt or zh.json; there is none")
+    return found

@@ -1,0 +1,155 @@
+"""MetaCLIP 2's balancing: every language gets the threshold that leaves it the same share of tail matches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from tether.core.errors import InputError
+from tether.data.curate.metaclip.balance import Balancer, RandomState, tail_share, threshold_for_share
+from tether.data.curate.metaclip.multilingual import WorldMatches
+
+T_400M = 20_000  # t of English for a pool of 400 M pairs, arXiv 2507.22062 section 3
+T_2500M = 170_000  # t of English for 2.5 B pairs, same place
+
+Choice = TypeVar("Choice")
+
+
+class WorldBalancer:
+    """Balances every language to the same degree.
+
+    The reference language keeps its threshold t; p is the share of its matches that belong to entries with fewer
+    than t. Every other language gets the count at which the matches of all entries up to it come nearest to p, the
+    first of ties. Entry j of a language then wins with ``t_language / max(n_j, t_language)``, as in ``Balancer``.
+
+    Source: arXiv 2507.22062 section 3, released code (``curate.py``). Differs in that a threshold is at least 1: where
+    the nearest share is that of entries without a match, the released code divides 0 by 0.
+
+    Attributes:
+        share_: p.
+        thresholds_: t of each language.
+        entry_prob_: (n,) float32 of each language, in (0, 1].
+        counts_: what it was fitted on.
+    """
+
+    share_: float
+    thresholds_: dict[str, float]
+    entry_prob_: dict[str, np.ndarray]
+    counts_: dict[str, np.ndarray]
+
+    def __init__(self, *, t: float, reference: str = "en") -> None:
+        """Take the threshold of the reference language.
+
+        Args:
+            t: at least 1; ``T_400M`` and ``T_2500M`` are the paper's for English.
+            reference: the language whose tail share the others take over.
+
+        Raises:
+            InputError: t below 1 or not a number.
+        """
+        if not t >= 1:
+            raise InputError(f"t: expected at least 1, got {t}")
+        self.t, self.reference = t, reference
+
+    def fit(self, counts: Mapping[str, np.ndarray]) -> WorldBalancer:
+        """Set thresholds and probabilities from the matches of each entry of each language.
+
+        A language with few entries gets a coarse threshold: there are only so many counts to choose from.
+
+        Raises:
+            InputError: the reference language is missing, a language has no match at all (leave it out), or counts
+                that ``Balancer`` refuses; it names the language.
+        """
+        if self.reference not in counts:
+            known = ", ".join(counts) or "none"
+            raise InputError(f"counts: expected the reference language {self.reference!r} among them, got {known}")
+        fitted = {}
+        for language, given in counts.items():
+            try:
+                fitted[language] = Balancer(t=1).fit(given).counts_
+                if not fitted[language].any():
+                    raise InputError("no entry has a match, so there is no tail share")
+            except InputError as error:
+                raise InputError(f"counts of {language!r}: {error}") from None
+        self.counts_ = fitted
+        self.share_ = tail_share(fitted[self.reference], t=self.t)
+        self.thresholds_ = {
+            language: self.t if language == self.reference else max(threshold_for_share(each, share=self.share_), 1)
+            for language, each in fitted.items()
+        }
+        self.entry_prob_ = {
+            language: Balancer(t=t).fit(fitted[language]).entry_prob_.astype(np.float32)
+            for language, t in self.thresholds_.items()
+        }
+        return self
+
+    def pair_prob(self, matches: WorldMatches) -> Float[np.ndarray, " n"]:
+        """Probability to keep each caption, float64; 0 without a match, 1 in a language that had none when fitted."""
+        self._check_fitted()
+        kept = np.zeros(len(matches.code))
+        for code in matches.codes:
+            places, indptr, ids = matches.of(code)
+            matched = np.flatnonzero(np.diff(indptr))
+            if not len(matched):
+                continue
+            if code not in self.entry_prob_:
+                kept[places[matched]] = 1.0
+                continue
+            loses = 1.0 - self.entry_prob_[code].astype(np.float64)[ids]
+            kept[places[matched]] = 1.0 - np.multiply.reduceat(loses, indptr[matched])
+        return kept
+
+    def _check_fitted(self) -> None:
+        if "entry_prob_" not in self.__dict__:
+            raise InputError("this balancer has no counts yet; call fit(counts) first")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings, counts (lists) and thresholds as plain values."""
+        fitted = "counts_" in self.__dict__
+        return {
+            "t": self.t,
+            "reference": self.reference,
+            "counts": {language: each.tolist() for language, each in self.counts_.items()} if fitted else None,
+            "thresholds": dict(self.thresholds_) if fitted else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            InputError: saved with another t or reference language.
+        """
+        if (state["t"], state["reference"]) != (self.t, self.reference):
+            raise InputError(
+                f"state of t={state['t']}, reference={state['reference']!r} does not fit a balancer of t={self.t}, "
+                f"reference={self.reference!r}"
+            )
+        if state["counts"] is not None:
+            self.fit({language: np.array(each, np.uint64) for language, each in state["counts"].items()})
+
+
+def choose_text(texts: Sequence[Choice], *, random_state: RandomState) -> Choice:
+    """One of the texts of a picture, each with the same chance: MetaCLIP 2 balances the one that was drawn.
+
+    Give it the texts that matched an entry, with their languages or matches beside them as you like.
+
+    Args:
+        texts: at least one.
+        random_state: a ``random.Random`` draws as the released code does; an int is the seed of one.
+
+    Raises:
+        InputError: no text.
+    """
+    if not len(texts):
+        raise InputError("texts: expected at least one to choose from")
+    if isinstance(random_state, int):
+        random_state = random.Random(random_state)
+    if isinstance(random_state, random.Random):
+        return random_state.choice(texts)
+    if isinstance(random_state, np.random.Generator):
+        return texts[int(random_state.integers(len(texts)))]
+    return texts[int(random_state.randint(len(texts)))]

@@ -1,0 +1,56 @@
+"""A few rows of a pool, spread over it, as a pool of their own: what a recipe would do is tried on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tether.core.errors import InputError
+from tether.data.curate.pools.pool import Columns, Pool, Rows
+
+_PIECES = 16
+"""Pieces that are looked into at most."""
+
+
+class SamplePool:
+    """The first rows of pieces at even distances.
+
+    It is as good a sample as the pool is mixed; of a pool in which each file is sorted it takes the heads.
+    """
+
+    def __init__(self, pool: Pool, *, rows: int) -> None:
+        """Choose the pieces.
+
+        Args:
+            pool: where rows come from.
+            rows: how many to take, about; at least 1.
+
+        Raises:
+            InputError: fewer than one row asked for.
+        """
+        if rows < 1:
+            raise InputError(f"rows: expected at least 1, got {rows}")
+        self._pool = pool
+        total = pool.pieces()
+        count = min(total, _PIECES, rows)
+        self._pieces = [index * total // count for index in range(count)]
+        self._rows = -(-rows // count) if count else 0
+        self.name, self.version, self.keys_unique = pool.name, f"{pool.version} ({rows} rows)", pool.keys_unique
+        self.captions_column, self.image_column = pool.captions_column, pool.image_column
+        self.key_column, self.meta_column = pool.key_column, pool.meta_column
+
+    def column_names(self) -> Sequence[str]:
+        """Those of the pool."""
+        return self._pool.column_names()
+
+    def pieces(self) -> int:
+        """How many are looked into."""
+        return len(self._pieces)
+
+    def read(self, piece: int, *, columns: Columns, extra: Sequence[str] = ()) -> Iterator[Rows]:
+        """The first rows of a chosen piece."""
+        left = self._rows
+        for rows in self._pool.read(self._pieces[piece], columns=columns, extra=extra):
+            yield rows.slice(left)
+            left -= min(left, len(rows.keys))
+            if not left:
+                return

@@ -1,0 +1,1 @@
+"""Rules for one pair at a time, and duplicates."""

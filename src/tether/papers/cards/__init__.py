@@ -1,0 +1,54 @@
+"""A card for each paper, found by file name and read without torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+
+from tether.core.card import Card
+from tether.core.errors import InputError
+
+FOLDER = Path(__file__).parent
+
+
+class Cards(Mapping[str, Card]):
+    """Slug to card, sorted by slug; a card's module is imported when its card is asked for."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        """Every module of a folder is one card; its slug is the module's name with hyphens."""
+        self._modules = {path.stem.replace("_", "-"): path.stem for path in folder.glob("[!_]*.py")}
+
+    def __getitem__(self, slug: str) -> Card:
+        return module(self._modules[slug]).CARD
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._modules))
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+CARDS: Mapping[str, Card] = Cards()
+"""Every paper's card by slug."""
+
+
+def card(slug: str) -> Card:
+    """One card.
+
+    Raises:
+        InputError: no such slug; the message lists what is known.
+    """
+    if slug not in CARDS:
+        import difflib
+
+        near = difflib.get_close_matches(slug, CARDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"no paper {slug!r}; {hint}known: {', '.join(CARDS)}")
+    return CARDS[slug]
+
+
+def module(slug: str) -> ModuleType:
+    """The module of a paper, which also holds its ``reproduce``."""
+    return importlib.import_module(f"{__name__}.{slug.replace('-', '_')}")

@@ -1,0 +1,134 @@
+"""AdaGC: each tensor's gradient is held to a small multiple of its own past norm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.core.card import Card, Claim, Trial
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tether.core.protocols import GradClipper
+    from tether.papers.reproduction.lab import Lab
+
+SCALE = 0.01
+"""Multiplies the loss, so that the usual constant limit of 1 is a hundred times too high."""
+FAULT, EVERY, FAULTY = 1000.0, 4, "blocks.layers.1.self_attn.out_proj.weight"
+"""In the second check: what one tensor's gradient is multiplied by, in which steps, and which tensor."""
+
+CARD = Card(
+    slug="adagc",
+    title="AdaGC: Improving Training Stability for Large Language Model Pretraining",
+    year=2025,
+    arxiv="2502.11034",
+    code="lishuai-97/AdaGC",
+    room="optim",
+    parts=("tether.optim.clip.adagc.AdaGC", "tether.optim.clip.per_tensor.TensorClipper"),
+    needs=("gradients",),
+    gives="A limit for each tensor by itself, so that a spike in one of them neither passes nor shrinks the others.",
+    claim=Claim(
+        says="Holding each tensor to its own past norm stops bad batches where one limit for all is too high.",
+        metric="validation cross-entropy, nats per character",
+        better="lower",
+        margin=0.2,
+        baseline="one constant limit of 1 on the global norm, the usual default",
+        scale="character model of 0.1 M parameters, 300 steps, loss times 0.01, five planted bad batches",
+    ),
+    differences=(
+        "A norm of zero does not enter the statistic; in the released code one zero in the warm-up freezes a tensor.",
+        "A step that is not finite is skipped and not recorded; the released code's statistic is NaN or zero for ever.",
+        "The statistic is kept by parameter name, saved and resumed; the released code repeats its warm-up.",
+        "exclude leaves tensors such as the logit scale without a limit of their own.",
+        "Norms are of whole tensors; the released mode that limits each tensor-parallel shard by itself is left out.",
+        "The paper's language models and its faster CLIP ViT-B are out of reach here.",
+    ),
+    minutes=5.0,
+    guide="adagc.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Train with a constant limit and with AdaGC at a hundredth of the loss.
+
+    For the notes: the full loss; one tensor's gradient times 1,000 in every fourth step, without bad batches; and the
+    share of the other tensors whose gradients such a fault changes.
+    """
+    from tether.optim.clip import AdaGC, GlobalNorm, NoClip, ZClip
+    from tether.papers.testbeds.char_lm_spikes import train
+
+    steps, validation = lab.steps(300, 3), lab.steps(20, 1)
+    constant, ours, none = (
+        train(clipper, seed=lab.seed, steps=steps, loss_scale=SCALE, validation=validation)
+        for clipper in (GlobalNorm(1.0), AdaGC(), NoClip())
+    )
+    full_constant, full_ours = (
+        train(clipper, seed=lab.seed, steps=steps, validation=validation) for clipper in (GlobalNorm(1.0), AdaGC())
+    )
+    fault = {
+        type(clipper).__name__: train(
+            clipper, seed=lab.seed, steps=steps, validation=validation, planted={}, disturb=spoil
+        ).validation
+        for clipper in (GlobalNorm(1.0), ZClip(), AdaGC())
+    }
+    shares: dict[str, float] = {}
+    for clipper in (GlobalNorm(1.0), AdaGC(warmup_steps=lab.steps(100, 1))):
+        watch = Watch(clipper, last=steps // 2 - 1)
+        train(clipper, seed=lab.seed, steps=steps // 2, validation=1, planted={}, disturb=watch)
+        shares[type(clipper).__name__] = watch.share
+    return Trial(
+        constant.validation,
+        ours.validation,
+        {
+            "no_clipping": none.validation,
+            "excess_no_clipping": none.excess,
+            "excess_constant": constant.excess,
+            "excess_adagc": ours.excess,
+            "clipped_constant": constant.clipped,
+            "clipped_adagc": ours.clipped,
+            "full_loss_constant": full_constant.validation,
+            "full_loss_adagc": full_ours.validation,
+            "fault_constant": fault["GlobalNorm"],
+            "fault_zclip": fault["ZClip"],
+            "fault_adagc": fault["AdaGC"],
+            "others_changed_constant": shares["GlobalNorm"],
+            "others_changed_adagc": shares["AdaGC"],
+        },
+    )
+
+
+def spoil(step: int, model: nn.Module) -> None:
+    """Multiply the gradient of one weight matrix, the last block's attention output, in every fourth step."""
+    if step % EVERY == EVERY - 1:
+        gradient = model.get_parameter(FAULTY).grad
+        if gradient is not None:
+            gradient.mul_(FAULT)
+
+
+class Watch:
+    """Looks, in one step of a run, which tensors get another gradient when a fault hits one of them."""
+
+    def __init__(self, clipper: GradClipper, *, last: int) -> None:
+        """Args: clipper: the run's own, of which copies are tried; last: the step in which it looks."""
+        self.clipper, self.last, self.share = clipper, last, 0.0
+
+    def __call__(self, step: int, model: nn.Module) -> None:
+        """Clip twice with copies, the second time with the fault, and compare all tensors but the faulty one."""
+        if step != self.last:
+            return
+        import copy
+
+        import torch
+
+        raw = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results = []
+        for fault in (False, True):
+            if fault:
+                spoil(EVERY - 1, model)
+            copy.deepcopy(self.clipper).clip_(model.named_parameters(), step=step)
+            results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+            for name, gradient in raw.items():
+                model.get_parameter(name).grad = gradient.clone()
+        calm, faulty = results
+        changed = [not torch.equal(calm[name], faulty[name]) for name in raw if name != FAULTY]
+        self.share = sum(changed) / len(changed)

@@ -1,0 +1,104 @@
+"""AutoClip: the limit is a percentile of all gradient norms so far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.core.card import Card, Claim, Trial
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tether.papers.reproduction.lab import Lab
+
+SCALE = 0.01
+"""Multiplies the loss, so that the usual constant limit of 1 is a hundred times too high."""
+
+CARD = Card(
+    slug="autoclip",
+    title="AutoClip: Adaptive Gradient Clipping for Source Separation Networks",
+    year=2020,
+    arxiv="2007.14469",
+    venue="IEEE MLSP 2020",
+    code="pseeth/autoclip",
+    authors=("Seetharaman", "Wichern", "Pardo", "Le Roux"),
+    room="optim",
+    parts=("tether.optim.clip.autoclip.AutoClip", "tether.optim.clip.running_percentile.FullHistory"),
+    needs=("gradients",),
+    gives="A limit on the gradient norm that needs no tuning and does not depend on the scale of the loss.",
+    claim=Claim(
+        says="One setting, the tenth percentile, stops bad batches whatever the scale of the loss.",
+        metric="validation cross-entropy, nats per character",
+        better="lower",
+        margin=0.2,
+        baseline="one constant limit of 1 on the global norm, the usual default",
+        scale="character model of 0.1 M parameters, 300 steps, loss times 0.01, five planted bad batches",
+    ),
+    differences=(
+        "A step whose norm is not finite is skipped and not recorded; in the released code one NaN spoils all limits.",
+        "A step without any gradient is not recorded; the released code records a norm of zero.",
+        "The history can be saved and resumed; the released code starts with an empty one.",
+        "window, off by default, lets only the last norms count, as the paper names for later work.",
+        "The history costs the same at any length; the released code sorts it in every step.",
+        "The released TensorFlow file, which clips each tensor, is not followed.",
+        "The paper's source separation networks are out of reach here.",
+    ),
+    minutes=3.0,
+    guide="autoclip.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Train with a constant limit and with AutoClip at a hundredth of the loss and, for the notes, at its full size."""
+    from tether.optim.clip import AutoClip, GlobalNorm, NoClip
+    from tether.papers.testbeds.char_lm_spikes import train
+
+    steps, validation = lab.steps(300, 3), lab.steps(20, 1)
+    shadow = Shadow()
+    constant, none = (
+        train(clipper, seed=lab.seed, steps=steps, loss_scale=SCALE, validation=validation)
+        for clipper in (GlobalNorm(1.0), NoClip())
+    )
+    ours = train(
+        AutoClip(), seed=lab.seed, steps=steps, loss_scale=SCALE, validation=validation, disturb=shadow.compare
+    )
+    full_constant, full_ours = (
+        train(clipper, seed=lab.seed, steps=steps, validation=validation) for clipper in (GlobalNorm(1.0), AutoClip())
+    )
+    return Trial(
+        constant.validation,
+        ours.validation,
+        {
+            "no_clipping": none.validation,
+            "excess_no_clipping": none.excess,
+            "excess_constant": constant.excess,
+            "excess_autoclip": ours.excess,
+            "clipped_constant": constant.clipped,
+            "clipped_autoclip": ours.clipped,
+            "full_loss_constant": full_constant.validation,
+            "full_loss_autoclip": full_ours.validation,
+            "factor_changed_by_loss_scale": shadow.largest,
+        },
+    )
+
+
+class Shadow:
+    """Two clippers beside a run: one is shown its norms, the other a hundred times these; no gradient is changed."""
+
+    def __init__(self) -> None:
+        """Start both with an empty history; without eps no scale of the loss is special."""
+        from tether.optim.clip import AutoClip
+
+        self.plain, self.scaled = AutoClip(eps=0.0), AutoClip(eps=0.0)
+        self.largest = 0.0
+
+    def compare(self, step: int, model: nn.Module) -> None:
+        """Keep the largest relative difference between the two factors."""
+        import torch
+        from torch import nn
+
+        norms, report = self.plain.measure(model.named_parameters(), step=step)
+        times = nn.Parameter(torch.zeros_like(norms.total))
+        times.grad = norms.total / SCALE
+        _, other = self.scaled.measure([("norm", times)], step=step)
+        self.largest = max(self.largest, abs(float(other.scale / report.scale) - 1))

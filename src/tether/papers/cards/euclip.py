@@ -1,0 +1,157 @@
+"""EuCLIP: a CLIP that compares by squared distance, and texts that lie nearer the origin than what they entail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tether.core.card import Card, Claim, Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tether.core.geometry import GeometryName
+    from tether.models.dual import Clip
+    from tether.papers.reproduction.lab import Lab
+    from tether.papers.testbeds.details import DetailScenes
+
+ROWS, HELD_OUT = 4096, 300
+STEPS, BATCH = 300, 128
+ENTAILMENT, RADIUS = 0.2, 0.1
+ALLOWANCE = 0.15
+"""How far below CLIP's recall still counts as keeping up, fixed before any run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One geometry with what was chosen for it, among a few values, on validation scenes with seed 100.
+
+    Attributes:
+        geometry: of the model.
+        rate: highest learning rate.
+        scale: of the similarity at the start.
+        final_layernorm: whether the towers keep it.
+    """
+
+    geometry: GeometryName
+    rate: float
+    scale: float
+    final_layernorm: str
+
+
+CLIP = Setting("clip", 2e-3, 1 / 0.07, "keep")
+EUCLIP = Setting("euclidean-squared", 1e-3, 5.0, "drop")
+
+CARD = Card(
+    slug="euclip",
+    title="Embedding Geometries of Contrastive Language-Image Pre-Training",
+    year=2024,
+    arxiv="2409.13079",
+    venue="ECCV 2024 workshop Beyond Euclidean",
+    code="EIFY/open_clip",
+    authors=("Chou", "Alam"),
+    room="losses",
+    parts=(
+        "tether.losses.geometry.GeometryLoss",
+        "tether.losses.geometry.geometry_loss",
+        "tether.losses.entailment.entailment",
+        "tether.core.geometry.Geometry",
+        "tether.core.geometry.pairwise_similarity",
+        "tether.models.embedding_scale.PointScale",
+    ),
+    needs=("pairs",),
+    gives="A CLIP whose embeddings are compared by distance, and whose lengths may tell general from specific.",
+    claim=Claim(
+        says=f"EuCLIP keeps up with CLIP at equal budget: its recall at 1 lies at most {100 * ALLOWANCE:.0f} points "
+        "below. Nothing better is claimed.",
+        metric=f"recall at 1, mean of both directions, among {HELD_OUT} held-out pairs",
+        better="higher",
+        margin=0.01,
+        baseline=f"CLIP with its own learning rate, less {100 * ALLOWANCE:.0f} points",
+        scale=f"tiny CLIP at 32 px, {STEPS} steps of {BATCH} pairs, {ROWS} scenes of one thing with four details",
+    ),
+    differences=(
+        "Learning rate and first scale were chosen for each geometry on validation scenes of another seed; the release "
+        "starts the scale of squared distances at 1.",
+        "The scale of squared distances may fall below 1; released training clamps it to 1 to 100 after every step.",
+        "Cosines stay 1e-7 inside their range before an arc cosine, and slopes at equal points are finite.",
+        "Entailment works in every Euclidean and hyperbolic geometry; the released SigLIP variant silently has none "
+        "for squared distances. There is no SigLIP or distillation variant here.",
+        "Tiny towers on synthetic scenes stand in for ViT-B/32 and ViT-B/16 on DataComp; the paper's zero-shot results "
+        "are not repeated.",
+    ),
+    minutes=4.0,
+    guide="euclip.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Train CLIP, EuCLIP, and EuCLIP with entailment on the same pairs in the same order."""
+    from tether.papers.testbeds.details import detail_scenes
+
+    train = detail_scenes(lab, split="train", rows=lab.steps(ROWS, 64))
+    test = detail_scenes(lab, split="test", rows=lab.steps(HELD_OUT, 16))
+    notes: dict[str, float] = {}
+    for name, setting, weight in (("clip", CLIP, 0.0), ("euclip", EUCLIP, 0.0), ("entailment", EUCLIP, ENTAILMENT)):
+        model = fit(train, lab, setting=setting, entailment_weight=weight)
+        notes |= look(model, test, name=name)
+    notes["euclip_minus_clip"] = notes["recall_at_1_euclip"] - notes["recall_at_1_clip"]
+    notes["text_nearer_the_origin"] = float(notes["text_length_entailment"] < notes["image_length_entailment"])
+    return Trial(baseline=notes["recall_at_1_clip"] - ALLOWANCE, ours=notes["recall_at_1_euclip"], notes=notes)
+
+
+def fit(scenes: DetailScenes, lab: Lab, *, setting: Setting, entailment_weight: float) -> Clip:
+    """A small model with a geometry, trained."""
+    from tether.core.types import Batch
+    from tether.losses import GeometryLoss
+    from tether.models import create
+    from tether.papers.testbeds.in_memory import fit_rows
+    from tether.train.steps.contrastive import ContrastiveStep
+
+    model = create(
+        "tiny",
+        seed=lab.seed,
+        context=48,
+        geometry=setting.geometry,
+        logit_scale=setting.scale,
+        final_layernorm=setting.final_layernorm,
+    )
+    tokens = model.tokenizer(scenes.captions)
+    model.prune_vocabulary_(tokens)
+    objective = GeometryLoss(
+        geometry=setting.geometry, entailment_weight=entailment_weight, min_radius=RADIUS, duplicates="positives"
+    )
+    steps = lab.steps(STEPS)
+
+    def batch_of(chosen: Tensor) -> Batch:
+        return Batch(scenes.pixels[chosen], tokens[chosen])
+
+    return fit_rows(
+        model,
+        batch_of,
+        rows=len(scenes),
+        step=ContrastiveStep(objective, steps=steps, seed=0),
+        steps=steps,
+        batch_size=min(BATCH, len(scenes)),
+        learning_rate=setting.rate,
+        generator=lab.generator("batches"),
+    )
+
+
+def look(model: Clip, scenes: DetailScenes, *, name: str) -> dict[str, float]:
+    """Recall by the model's own similarity, and mean lengths, under keys that end in its name."""
+    from tether.core.geometry import geometry_of
+    from tether.evaluate.retrieval import recall_at_k
+    from tether.models.embed import encode_images, encode_texts
+
+    geometry = geometry_of(model).detached()
+    image = geometry.points(encode_images(model, scenes.pixels.split(256)))
+    text = geometry.points(encode_texts(model, scenes.captions))
+    recall = recall_at_k(image, text, similarity=geometry.similarity, k=(1, 5))
+    return {
+        f"recall_at_1_{name}": (recall["image_to_text_r1"] + recall["text_to_image_r1"]) / 2,
+        f"recall_at_5_{name}": (recall["image_to_text_r5"] + recall["text_to_image_r5"]) / 2,
+        f"image_length_{name}": image.norm(dim=1).mean().item(),
+        f"text_length_{name}": text.norm(dim=1).mean().item(),
+        f"logit_scale_{name}": float(model.logit_scale.detach()),
+    }

@@ -1,0 +1,100 @@
+"""FairerCLIP: codes of images and class texts that depend on the class and not on a shortcut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.core.card import Card, Claim, Trial
+
+if TYPE_CHECKING:
+    from tether.papers.reproduction.lab import Lab
+
+TRAIN, TEST, SHORTCUT = 600, 1600, 0.95
+WATERBIRDS = {"n_features": 1000, "tau_image": (0.7, 0.7), "tau_text": (0.1, 0.1), "gamma": (3e-4, 2e-4)}
+"""The released settings for Waterbirds with ViT-L/14, with 1000 random features instead of 3000."""
+
+CARD = Card(
+    slug="fairerclip",
+    title="FairerCLIP: Debiasing CLIP's Zero-Shot Predictions using Functions in RKHSs",
+    year=2024,
+    arxiv="2403.15593",
+    venue="ICLR 2024",
+    code="human-analysis/FairerCLIP",
+    room="adapt",
+    parts=(
+        "tether.adapt.debias.fairer_clip.FairerClip",
+        "tether.adapt.debias.fairer_solver.Solver",
+        "tether.adapt.debias.hsic.hsic_solve",
+        "tether.evaluate.groups.worst_group_accuracy",
+    ),
+    needs=("embeddings of images with classes", "embeddings of the class names", "a guess of the shortcut"),
+    gives="Predictions without a shortcut, fitted in closed form in seconds.",
+    claim=Claim(
+        says="With a shortcut in 95 % of the training rows, the worst group of a balanced test set is predicted better "
+        "than by logistic regression on the same embeddings.",
+        metric="worst-group accuracy over shape and background",
+        better="higher",
+        margin=0.15,
+        baseline="logistic regression of scikit-learn on the same embeddings",
+        scale=f"embeddings of a tiny CLIP of 64 dimensions; {TRAIN} training and {TEST} balanced test pictures; the "
+        "class is which half of eight shapes, the shortcut a background",
+    ),
+    differences=(
+        "Synthetic scenes stand in for Waterbirds and CelebA: each of two classes has four shapes, and a background as "
+        "the shortcut.",
+        "Eigenproblems are solved symmetrically in float64, where the released code calls a general solver in float32.",
+        "Codes are compared after the mean image code is taken off (centre='images'): with 1000 random features, "
+        "not 3000, their offset favours one class. The notes have the released rule too.",
+        "Only columns that are kept decide whether a map is turned; in the released code a column of zeros hides that.",
+    ),
+    minutes=2.0,
+    guide="fairerclip.md",
+    authors=("Dehdashtian", "Wang", "Boddeti"),
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Fit with the shortcut guessed by the model itself, as the paper does, and look at the worst group."""
+    import numpy as np
+    import torch.nn.functional as F
+    from sklearn.linear_model import LogisticRegression
+
+    from tether.adapt.debias import FairerClip
+    from tether.data.sets.scenes.captions import PLACES, with_article
+    from tether.evaluate.groups import worst_group_accuracy
+    from tether.papers.testbeds import biased_scenes
+
+    model = biased_scenes.taught(lab)
+    train, test = (
+        biased_scenes.draw(lab, name, rows=rows, lean=lean)
+        for name, rows, lean in (("few", lab.steps(TRAIN, 60), SHORTCUT), ("even", lab.steps(TEST, 60), 0.5))
+    )
+    each = biased_scenes.sentences(model, [with_article(name) for name in biased_scenes.SHAPES])
+    text = F.normalize(each.view(2, -1, each.shape[1]).mean(dim=1), dim=1)
+    grounds = biased_scenes.sentences(model, [PLACES[ground] for ground in biased_scenes.GROUNDS])
+    seen, unseen = biased_scenes.images(model, train), biased_scenes.images(model, test)
+    X, X_test = seen.numpy(), unseen.numpy()
+    half = len(biased_scenes.SHAPES) // 2
+    y, y_test = (train.shape >= half).long().numpy(), (test.shape >= half).long()
+    guessed = (F.normalize(seen, dim=1) @ grounds.T).argmax(dim=1).numpy()
+
+    settings = WATERBIRDS | ({"n_features": 50, "n_code_features": 50} if lab.smoke else {})
+    ours = FairerClip(**settings, centre="images", random_state=lab.seed)  # pyrefly: ignore - fitting types each
+    ours.fit(X, y, s=guessed, text_features=text.numpy())
+    linear = LogisticRegression(max_iter=2000).fit(X, y)
+    attribute = LogisticRegression(max_iter=2000).fit(X, train.ground.numpy())
+    zero_shot = (F.normalize(unseen, dim=1) @ text.T).argmax(dim=1)
+
+    notes = {
+        "guess_right": float((guessed == train.ground.numpy()).mean()),
+        "ground_visible": float((attribute.predict(X_test) == test.ground.numpy()).mean()),
+        "agreement": float((y == train.ground.numpy()).mean()),
+    }
+    worst = {}
+    said = {"fairer": ours.predict(X_test), "logistic": linear.predict(X_test), "zero_shot": zero_shot.numpy()}
+    said["fairer_as_released"] = ours.set_params(centre="none").predict(X_test)
+    for name, predicted in said.items():
+        found = worst_group_accuracy(np.asarray(predicted), labels=y_test, attribute=test.ground)
+        worst[name] = notes[f"worst_{name}"] = found.worst
+        notes[f"average_{name}"] = found.average
+    return Trial(worst["logistic"], worst["fairer"], notes)

@@ -1,0 +1,189 @@
+"""CLIP in medical imaging, a survey: what that field asks of a toolkit, and one check of its most portable advice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.core.card import Card, Claim, Trial
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from tether.evaluate.medical import MultilabelReport
+    from tether.models.dual import Clip
+    from tether.papers.reproduction.lab import Lab
+    from tether.papers.testbeds.studies import Studies
+    from tether.tasks.classify.prompt_pairs import Pair
+
+STUDIES, LOCAL_STUDIES, HELD_OUT = 600, 2000, 400
+STEPS, LOCAL_STEPS, BATCH = 400, 200, 64
+SHARES = {"1": 0.01, "10": 0.1, "100": 1.0}
+"""Of the textile photos that a probe learns from, in percent."""
+RESAMPLES = 200
+_SMOKE_STRIDE = 25
+
+CARD = Card(
+    slug="medical-survey",
+    title="CLIP in Medical Imaging: A Survey",
+    year=2025,
+    arxiv="2312.07353",
+    venue="Medical Image Analysis",
+    room="evaluate",
+    parts=(
+        "tether.evaluate.medical.report.multilabel_report",
+        "tether.losses.soft_targets.SoftTargetContrastive",
+        "tether.losses.local_alignment.LocalAlignmentLoss",
+        "tether.losses.multi_positive.MultiPositive",
+        "tether.evaluate.medical.splits.group_split",
+        "tether.evaluate.medical.localise.localisation",
+        "tether.evaluate.medical.shared_findings.shared_precision",
+        "tether.tasks.classify.prompt_pairs.PromptPairZeroShot",
+        "tether.tasks.segment.similarity_map.similarity_map",
+        "tether.models.dense.dense_image",
+        "tether.models.volume_encoder.SliceStackEncoder",
+        "tether.data.intensity_window.WindowLevel",
+        "tether.data.dicom.read_dicom",
+        "tether.data.sources.windowed.WindowedSource",
+    ),
+    needs=("pictures with reports", "findings of each, for soft targets and evaluation"),
+    gives="Many findings a picture: losses that know them, figures with intervals over whole patients, 16-bit input.",
+    claim=Claim(
+        says="Where half of all pairs share their findings, soft targets from finding vectors give a better "
+        "zero-shot macro AUROC than plain InfoNCE after as many steps. The survey itself claims no figure.",
+        metric="macro AUROC of prompt pairs on held-out studies",
+        better="higher",
+        margin=0.02,
+        baseline="the same model, seed, batches and steps with CLIP's loss",
+        scale="600 synthetic studies of 48 px with 4 findings, a tiny CLIP from scratch, 400 steps of 64; 400 held out",
+    ),
+    differences=(
+        "The survey trains nothing. The check is ours, on synthetic scenes with planted flaws: no medical evidence.",
+        "Our studies have an entry 'normal' in their finding vectors. Without one they have a vector of zeros, whose "
+        "target is even.",
+        "In pilots on other seeds, where a third of all pairs shared their findings, the gain was 1 to 6 points after "
+        "300 steps and 0 to 14 after 600; where half do, 9 to 19 after 400. Then the claim was fixed there. An earlier "
+        "pilot on 600 studies at 64 px, after 300 steps, lost 1 point.",
+        "Words are tokens of the text tower, not words of its pieces.",
+        "The survey's items on graphs of knowledge and on VQA are not here; the guide says so.",
+    ),
+    minutes=5.0,
+    guide="medical-survey.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Train with plain and with soft targets, and global and local; ask for findings, places, and a few-shot probe."""
+    from tether.losses import ClipLoss, LocalAlignmentLoss, SoftTargetContrastive
+    from tether.papers.testbeds.studies import ABSENT, NORMAL, learn, same_findings, studies
+
+    seen = studies(lab.steps(STUDIES, 40), seed=lab.seed, part=1)
+    unseen = studies(lab.steps(HELD_OUT, 40), seed=lab.seed, part=2)
+    steps, seed = lab.steps(STEPS, 2), lab.seed
+    notes = {"pairs_that_share_findings": same_findings(seen)}
+    plain, soft = (
+        learn(objective, seen, seed=seed, steps=steps, batch=lab.steps(BATCH, 8))
+        for objective in (ClipLoss(), SoftTargetContrastive())
+    )
+    for name, model in (("plain", plain), ("soft", soft)):
+        notes |= _findings(model, unseen, negative=ABSENT, name=name)
+        # Negation in prompts is poorly understood in general, so the question is also asked without it.
+        notes |= _findings(model, unseen, negative=NORMAL[1], name=f"{name}_without_negation")
+    notes |= _textile(lab, soft)
+    more = studies(lab.steps(LOCAL_STUDIES, 40), seed=lab.seed, part=3)
+    short = {"seed": seed, "steps": lab.steps(LOCAL_STEPS, 2), "batch": lab.steps(BATCH, 8)}
+    whole = learn(ClipLoss(), more, **short)
+    local = learn(LocalAlignmentLoss(), more, **short, want="tokens")
+    for name, model in (("global", whole), ("local", local)):
+        notes |= _pointing(model, unseen, name=name)
+    notes["pointing_gain"] = notes["pointing_local_tokens"] - notes["pointing_global_tokens"]
+    return Trial(baseline=notes["auroc_plain"], ours=notes["auroc_soft"], notes=notes)
+
+
+def _findings(model: Clip, data: Studies, *, negative: str, name: str) -> dict[str, float]:
+    """Macro AUROC of prompt pairs, with its interval; ``negative`` may name the finding or not."""
+    from tether.evaluate.medical import PromptPairZeroShot, multilabel_report
+    from tether.papers.testbeds.studies import FINDINGS, PRESENT
+
+    own: dict[str, Pair] = {kind: ((PRESENT.format(kind),), (negative.format(kind),)) for kind in FINDINGS}
+    head = PromptPairZeroShot(own=own).prepare(model, FINDINGS)
+    probability = head.predict(data.pixels).probability
+    report = multilabel_report(probability, truth=data.truth.float(), findings=FINDINGS, resamples=RESAMPLES)
+    return _figures(report, f"auroc_{name}")
+
+
+def _figures(report: MultilabelReport, name: str) -> dict[str, float]:
+    """The mean AUROC with its interval; chance where there is none, as in a smoke run."""
+    found = report.auroc
+    if found is None:
+        return {name: 0.5}
+    low, high = found.low, found.high
+    ends = {} if low is None or high is None else {f"{name}_low": low, f"{name}_high": high}
+    return {name: found.value, **ends}
+
+
+def _pointing(model: Clip, data: Studies, *, name: str) -> dict[str, float]:
+    """Share of named findings that the warmest pixel of their map lies on, by both kinds of map, and chance."""
+    from tether.evaluate.medical import localisation, similarity_map
+    from tether.papers.testbeds.studies import FINDINGS, PRESENT
+
+    found: dict[str, float] = {}
+    for method in ("tokens", "parts"):
+        hits = asked = chance = 0.0
+        for number, kind in enumerate(FINDINGS):
+            rows = data.masks[:, number].flatten(1).any(dim=1)
+            if not bool(rows.any()):
+                continue
+            maps = similarity_map(model, images=data.pixels[rows], phrases=[PRESENT.format(kind)], method=method)
+            seen = localisation(maps.heat[:, 0], masks=data.masks[rows, number])
+            hits += seen.hits.rate * seen.hits.n
+            chance += seen.chance * seen.hits.n
+            asked += seen.hits.n
+        found |= {f"pointing_{name}_{method}": hits / max(asked, 1), "pointing_chance": chance / max(asked, 1)}
+    return found
+
+
+def _textile(lab: Lab, model: Clip) -> dict[str, float]:
+    """AUROC of a linear probe, defect against normal, on photos of cloth, with few labels and many."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    from tether.evaluate.medical import multilabel_report
+
+    (learnt, labels), (asked, truth) = (_photos(lab, model, split=split) for split in ("train", "test"))
+    found: dict[str, float] = {}
+    order = np.random.default_rng([lab.seed, 3]).permutation(len(labels))
+    for name, share in SHARES.items():
+        count = max(2, round(share * len(labels) / 2))
+        rows = np.concatenate([order[labels[order] == kind][:count] for kind in (0, 1)])
+        mean, spread = learnt[rows].mean(axis=0), learnt[rows].std(axis=0) + 1e-6
+        probe = LogisticRegression(max_iter=5000).fit((learnt[rows] - mean) / spread, labels[rows])
+        score = probe.predict_proba((asked - mean) / spread)[:, 1:]
+        report = multilabel_report(score, truth=truth[:, None], resamples=RESAMPLES)
+        found |= _figures(report, f"textile_auroc_{name}_percent")
+    return found
+
+
+def _photos(lab: Lab, model: Clip, *, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Unit embeddings of the photos, and 1 where the cloth has a defect."""
+    import numpy as np
+    import torch.nn.functional as F
+
+    from tether.models.embed import encode_images
+
+    pixels, labels = _pictures(split, _SMOKE_STRIDE if lab.smoke else 1, model.image_spec.size)
+    return F.normalize(encode_images(model, pixels.split(256)), dim=1).numpy(), np.array(labels)
+
+
+def _pictures(split: str, stride: int, size: tuple[int, int]) -> tuple[Tensor, list[int]]:
+    import torch
+
+    from tether.core.types import ImageSpec
+    from tether.data.images import load
+    from tether.data.sets.textile import TextileSet
+
+    source = TextileSet(split=split)  # pyrefly: ignore[bad-argument-type]
+    rows = [source.row(index) for index in range(0, len(source), stride)]
+    spec = ImageSpec(size)
+    pixels = torch.stack([load(row.image, spec, name=row.key) for row in rows])  # pyrefly: ignore[bad-argument-type]
+    return pixels, [int(row.meta["label"] != "normal") for row in rows]

@@ -1,0 +1,132 @@
+"""Moral direction: words of two poles give a direction along which unseen words and phrases are ordered too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.core.card import Card, Claim, Trial
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tether.papers.reproduction.lab import Lab
+    from tether.papers.testbeds.char_lm import LanguageModel
+    from tether.papers.testbeds.polarity import Language
+    from tether.space.moral_direction import MoralDirection
+
+STEPS, RANDOM_DIRECTIONS = 800, 50
+SAMPLES, TOP_K = 400, 30
+
+CARD = Card(
+    slug="moral-direction",
+    title="Large Pre-trained Language Models Contain Human-like Biases of What is Right and Wrong to Do",
+    year=2021,
+    arxiv="2103.11790",
+    venue="Nature Machine Intelligence 2022",
+    code="ml-research/MoRT_NMI",
+    authors=("Schramowski", "Turan", "Andersen", "Rothkopf", "Kersting"),
+    room="space",
+    parts=(
+        "tether.space.concept_direction.ConceptDirection",
+        "tether.space.moral_direction.MoralDirection",
+        "tether.space.moral_direction.QuestionAnswerScore",
+        "tether.space.moral_direction.question_answer_score",
+        "tether.space.direction_filter.DirectionLogitsProcessor",
+    ),
+    needs=("a text encoder", "a dozen clear words of each pole"),
+    gives="A score between two poles for any word or phrase, and generated text that keeps to one side.",
+    claim=Claim(
+        says="A direction fitted on 12 + 12 clear words orders 40 unseen words and 40 phrases by their planted degree "
+        "better than random directions do.",
+        metric="Spearman correlation with the planted degree",
+        better="higher",
+        margin=0.4,
+        baseline=f"mean absolute correlation of {RANDOM_DIRECTIONS} random directions, each given its better sign",
+        scale=f"causal word model of 64 dimensions, {STEPS} steps on an invented language of 99 words",
+    ),
+    differences=(
+        "A small word model that has read an invented language with planted degrees stands in for Sentence-BERT; how "
+        "well scores agree with people cannot be shown here.",
+        "The sign comes from the two poles; by the released rule, clusters and an anchor word, on request.",
+        "The scale is the largest coordinate among the words fitted on; the release has a constant of its model.",
+        "The filter looks at the likeliest tokens only, all in one batch, and equal scores go to the likelier token.",
+    ),
+    minutes=1.0,
+    guide="moral-direction.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Let a model read the language, fit a direction on its clear verbs, ask about others and filter what it writes."""
+    import numpy as np
+
+    from tether.papers.testbeds import polarity
+    from tether.space import MoralDirection
+
+    language = polarity.draw_language(lab.seed)
+    model = polarity.train(language, steps=lab.steps(STEPS), seed=lab.seed, count=lab.steps(20_000, 500))
+    moral = MoralDirection(lambda texts: polarity.mean_states(model, texts), templates=polarity.QUESTIONS)
+    fit(moral, language, anchor=language.bad[0])
+    anchored = moral.sign_
+    fit(moral, language)
+    draw = np.random.default_rng(lab.seed)
+    phrases = [f"{verb} {polarity.NOUNS[draw.integers(len(polarity.NOUNS))]}" for verb in language.tested]
+    degrees = np.array([language.degrees[verb] for verb in language.tested])
+    words, together = list(language.tested), [*language.tested, *phrases]
+    twice = np.concatenate([degrees, degrees])
+    rows = moral.embed(together)
+    difference = moral.embed(language.good).mean(axis=0) - moral.embed(language.bad).mean(axis=0)
+    random = [abs(rank(rows @ draw.standard_normal(rows.shape[1]), twice)) for _ in range(lab.steps(RANDOM_DIRECTIONS))]
+    ratio = moral.explained_variance_ratio_
+    ours = rank(moral.transform(together), twice)
+    notes = {
+        "spearman_words": rank(moral.transform(words), degrees),
+        "spearman_phrases": rank(moral.transform(phrases), degrees),
+        "spearman_bare_words": rank(moral.transform(words, form="bare"), degrees),
+        "spearman_mean_difference": rank(rows @ difference, twice),
+        "explained_first": float(ratio[0]),
+        "explained_second": float(ratio[1]),
+        "first_over_second": moral.direction.clarity_,
+        "both_sign_rules_agree": float(anchored == moral.sign_),
+        **filtered(lab, moral, model, language),
+    }
+    return Trial(baseline=float(np.mean(random)), ours=ours, notes=notes)
+
+
+def fit(moral: MoralDirection, language: Language, *, anchor: str | None = None) -> None:
+    """Fit on the clear verbs; that a direction does not stand out is a note here, not a warning."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="no direction stands out")
+        moral.fit(good=language.good, bad=language.bad, anchor=anchor)
+
+
+def filtered(lab: Lab, moral: MoralDirection, model: LanguageModel, language: Language) -> dict[str, float]:
+    """What the model writes with and without the filter, from the same draws."""
+    from tether.papers.testbeds import polarity
+    from tether.space import DirectionLogitsProcessor
+
+    keeper = DirectionLogitsProcessor(moral, tokenizer=polarity.Decoder(), top_k=TOP_K)
+    count = lab.steps(SAMPLES, 8)
+    notes: dict[str, float] = {}
+    for name, processor in (("plain", None), ("filtered", keeper)):
+        texts = polarity.sample(model, count=count, generator=lab.generator("samples"), processor=processor)
+        notes[f"bad_words_{name}"] = polarity.bad_share(texts, language=language)
+        notes[f"distinct_pairs_{name}"] = polarity.distinct_pairs(texts)
+    notes["bad_words_fall"] = fall(notes["bad_words_plain"], notes["bad_words_filtered"])
+    notes["distinct_pairs_fall"] = fall(notes["distinct_pairs_plain"], notes["distinct_pairs_filtered"])
+    return notes
+
+
+def fall(before: float, after: float) -> float:
+    """By which share a number fell; 0 where there was nothing to fall."""
+    return (before - after) / before if before > 0 else 0.0
+
+
+def rank(scores: np.ndarray, degrees: np.ndarray) -> float:
+    """Spearman correlation; 0 where every score is the same."""
+    import numpy as np
+    from scipy.stats import spearmanr
+
+    return 0.0 if np.ptp(scores) == 0 else float(spearmanr(scores, degrees).statistic)

@@ -1,0 +1,102 @@
+"""Offensiveness in images: two prompt vectors tuned on a few ratings against a linear probe on the same encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.core.card import Card, Claim, Trial
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tether.papers.reproduction.lab import Lab
+
+PICTURES, SHARE = 4_000, 0.7
+FEW, SOME, MANY = (20, 40), 80, 400
+"""Labels: at most 1 %, 2 % and 10 % of the pictures."""
+SPLITS = 10
+PROBE_C = 0.316  # of CLIP's own linear probes, arXiv 2103.00020, released code
+
+CARD = Card(
+    slug="offensiveness",
+    title="Inferring Offensiveness In Images From Natural Language Supervision",
+    year=2021,
+    arxiv="2110.04222",
+    code="ml-research/OffImgDetectionCLIP",
+    authors=("Schramowski", "Kersting"),
+    room="tasks",
+    parts=(
+        "tether.tasks.safety.prompt_classifier.PromptClassifier",
+        "tether.tasks.safety.prompt_tuning.prompt_loss",
+        "tether.tasks.safety.ratings.ratings_to_labels",
+        "tether.tasks.safety.ratings.rated_splits",
+    ),
+    needs=("a trained encoder", "a few dozen rated pictures"),
+    gives="A classifier of pictures from two sentences and a few ratings, with the encoder left alone.",
+    claim=Claim(
+        says="From at most 1 % of 4,000 rated pictures, two tuned prompts tell badly damaged things from sound ones "
+        "better than a linear probe on the same frozen CLIP.",
+        metric=f"balanced accuracy over {SPLITS} splits, mean of {FEW[0]} and {FEW[1]} labels, percentage points",
+        better="higher",
+        margin=2.0,
+        baseline=f"logistic regression (C = {PROBE_C}, balanced classes) on the same embeddings and labels",
+        scale="tiny CLIP of 64 dimensions, 400 steps on scenes of 32 px whose captions sometimes say what state a "
+        f"thing is in; {PICTURES} pictures with ratings from 1 to 5 of planted damage",
+    ),
+    differences=(
+        "Damage planted in synthetic scenes, rated by its share of the thing's area with noise, stands in for moral "
+        "ratings, which are not shipped. It shows the mechanism, not moral judgement.",
+        "The start prompts say intact and damaged; where words do not name what is rated, the claim does not apply.",
+        "The scale of the cosines is the small model's own, as 100 is that of the paper's CLIP.",
+        "All arithmetic is in float64; the release tunes in float16.",
+        "The probe is logistic regression; the release trains a linear layer by SGD.",
+    ),
+    minutes=2.0,
+    guide="offensiveness.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Teach a model, rate pictures, and learn from few of them in both ways."""
+    import numpy as np
+
+    from tether.papers.testbeds import damage_ratings
+    from tether.tasks.safety import PromptClassifier, rated_splits, ratings_to_labels
+
+    model = damage_ratings.taught(lab)
+    pictures = damage_ratings.draw(lab, "graded", rows=lab.steps(PICTURES, 400), share=SHARE)
+    labels = ratings_to_labels(pictures.ratings)
+    features = damage_ratings.embedded(model, pictures)[labels.kept]
+    zero_shot = PromptClassifier(
+        encoder=model, init_texts=damage_ratings.NAMED, scale=float(model.logit_scale.detach())
+    ).start()
+    start = {"prompts": zero_shot.prompts_, "scale": zero_shot.scale}
+    found: dict[str, float] = {}
+    for count in (*FEW, SOME, MANY):
+        splits = rated_splits(
+            labels.y,
+            strata=labels.strata,
+            n_splits=lab.steps(SPLITS, 2),
+            train_size=min(count / (0.9 * len(labels.y)), 1.0),
+        )
+        tuned, probed, untuned = [], [], []
+        for split in splits:
+            train, test = (features[split.train], labels.y[split.train]), (features[split.test], labels.y[split.test])
+            tuned.append(PromptClassifier(**start, epochs=lab.steps(300)).fit(*train).report(*test).balanced)
+            probed.append(probe(*train, *test))
+            untuned.append(zero_shot.report(*test).balanced)
+        found[f"tuned_{count}"] = 100 * float(np.mean(tuned))
+        found[f"probe_{count}"] = 100 * float(np.mean(probed))
+        found["zero_shot"] = 100 * float(np.mean(untuned))
+    ours, baseline = (float(np.mean([found[f"{name}_{count}"] for count in FEW])) for name in ("tuned", "probe"))
+    gain = found[f"tuned_{SOME}"] - found["zero_shot"]
+    return Trial(baseline=baseline, ours=ours, notes={**found, f"gain_over_zero_shot_{SOME}": gain})
+
+
+def probe(X: np.ndarray, y: np.ndarray, others: np.ndarray, truth: np.ndarray) -> float:
+    """Balanced accuracy of logistic regression on other rows."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+
+    fitted = LogisticRegression(C=PROBE_C, max_iter=1000, class_weight="balanced").fit(X, y)
+    return float(balanced_accuracy_score(truth, fitted.predict(others)))

@@ -1,0 +1,112 @@
+"""Q16: prompts tuned on ratings scan a data set for what a person should know of, and words say what it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.core.card import Card, Claim, Trial
+
+if TYPE_CHECKING:
+    from tether.papers.reproduction.lab import Lab
+
+RATED, RATED_SHARE = 200, 0.7
+SCANNED, PLANTED, LEAST = 4_000, 0.05, 0.5
+TOP = 5
+
+CARD = Card(
+    slug="q16",
+    title="Can Machines Help Us Answering Question 16 in Datasheets, and In Turn Reflecting on Inappropriate Content?",
+    year=2022,
+    arxiv="2202.06675",
+    venue="FAccT 2022",
+    code="ml-research/Q16",
+    authors=("Schramowski", "Tauchmann", "Kersting"),
+    room="tasks",
+    parts=(
+        "tether.tasks.safety.audit.DatasetAudit",
+        "tether.tasks.safety.contrast.contrast_words",
+        "tether.tasks.safety.contrast.chi_squared_weights",
+        "tether.tasks.safety.prompt_classifier.PromptClassifier",
+        "tether.tasks.curate.safety.SafetyFlag",
+    ),
+    needs=("a trained encoder", "rated pictures", "pictures to look through", "captions, for the words"),
+    gives="A list of possibly inappropriate pictures, a paragraph for the datasheet, and the words that stand out.",
+    claim=Claim(
+        says=f"Prompts tuned on at most {RATED} rated pictures rank the planted {100 * PLANTED:.0f} % of {SCANNED} "
+        "pictures higher than the same prompts before tuning.",
+        metric="average precision of the planted pictures",
+        better="higher",
+        margin=0.2,
+        baseline="zero-shot: the paper's start prompts, untuned",
+        scale="tiny CLIP of 64 dimensions, 400 steps on scenes of 32 px whose captions sometimes say what state a "
+        "thing is in",
+    ),
+    differences=(
+        "Damage planted in synthetic scenes, rated by its share of the thing's area with noise, stands in for moral "
+        "ratings, which are not shipped. It shows the mechanism, not moral judgement.",
+        "The scale of the cosines is the small model's own, as 100 is that of the paper's CLIP.",
+        "Words come from the captions of the set; the paper has a language model describe each flagged picture.",
+        "A word that the other captions lack is expected as often as their rarest one; the release expects it 100 "
+        "times, which hides it.",
+        "Photographs are not looked through: no encoder here can read them.",
+    ),
+    minutes=2.0,
+    guide="q16.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Teach a model, tune its prompts on rated pictures, and look through others."""
+    from sklearn.metrics import average_precision_score
+
+    from tether.papers.testbeds import damage_ratings
+    from tether.tasks.safety import DatasetAudit, PromptClassifier, ratings_to_labels
+
+    model = damage_ratings.taught(lab)
+    graded = damage_ratings.draw(lab, "rated", rows=RATED, share=RATED_SHARE)
+    pool = damage_ratings.draw(
+        lab, "scan", rows=lab.steps(SCANNED, 200), share=PLANTED if not lab.smoke else 0.3, least=LEAST
+    )
+    labels = ratings_to_labels(graded.ratings)
+    learnt, scanned = damage_ratings.embedded(model, graded)[labels.kept], damage_ratings.embedded(model, pool)
+    own = PromptClassifier(
+        encoder=model,
+        labels=("sound", "damaged"),
+        scale=float(model.logit_scale.detach()),
+        epochs=lab.steps(300),
+        backbone="a tiny CLIP of scenes",
+    )
+    ids = [str(row) for row in range(len(pool))]
+
+    def precision() -> float:
+        cosines = own.cosines(scanned)
+        return float(average_precision_score(pool.planted, cosines[:, 1] - cosines[:, 0]))
+
+    own.start()
+    before, early = precision(), DatasetAudit(own).run(scanned, ids=ids)
+    own.fit(learnt, labels.y)
+    after = precision()
+    report = DatasetAudit(own, rating_source="the share of a thing that is damaged").run(
+        scanned, ids=ids, captions=pool.texts
+    )
+    hits, early_hits = ([bool(pool.planted[int(one.id)]) for one in found.flagged] for found in (report, early))
+    planted = {*damage_ratings.BAD, damage_ratings.BROAD_BAD}
+    return Trial(
+        baseline=before,
+        ours=after,
+        notes={
+            "labels": float(len(labels.y)),
+            "planted": float(pool.planted.sum()),
+            "listed": float(len(hits)),
+            "precision_of_the_list": share(hits),
+            "recall_of_the_list": sum(hits) / float(pool.planted.sum()),
+            "listed_zero_shot": float(len(early_hits)),
+            "precision_of_the_list_zero_shot": share(early_hits),
+            f"planted_words_in_top_{TOP}": float(sum(word in planted for word, _ in report.words[:TOP])),
+        },
+    )
+
+
+def share(hits: list[bool]) -> float:
+    """Of true ones; 0 for an empty list, which finds nothing."""
+    return sum(hits) / len(hits) if hits else 0.0

@@ -1,0 +1,238 @@
+"""Text decomposition: an image's embedding as a sum over layers, heads and patches, and heads told in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from tether.core.card import Card, Claim, Trial
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from tether.core.decomposition import Decomposition
+    from tether.core.protocols import DualEncoder
+    from tether.models.dual import Clip
+    from tether.papers.reproduction.lab import Lab, Pairs
+
+EMOJI_LAYERS, EMOJI_HEADS = 2, 2
+SINGLES, CAPTIONS, TOLD_LAYERS = 600, 500, 1
+TEXTS, OTHER_COUNTS, RANDOM_DRAWS = 8, (5, 10), 20
+MOST = max(TEXTS, *OTHER_COUNTS)
+
+CARD = Card(
+    slug="text-decomposition",
+    title="Interpreting CLIP's Image Representation via Text-Based Decomposition",
+    year=2023,
+    arxiv="2310.05916",
+    venue="ICLR 2024",
+    code="yossigandelsman/clip_prs",
+    authors=("Gandelsman", "Efros", "Steinhardt"),
+    room="space",
+    parts=(
+        "tether.space.text_span.TextSpan",
+        "tether.space.text_span.text_span",
+        "tether.space.ablation.mean_ablate",
+        "tether.space.ablation.embeddings_from_texts",
+        "tether.space.heat_maps.segment_by_parts",
+        "tether.tasks.segment.parts.PartsSegmenter",
+        "tether.models.decompose.decompose",
+        "tether.models.decompose.mean_parts",
+        "tether.core.decomposition.Decomposition",
+    ),
+    needs=("a trained encoder with a vision transformer", "a few hundred pictures", "a list of plain descriptions"),
+    gives="What every layer, head and patch adds to an image's embedding, heads in words, and masks without training.",
+    claim=Claim(
+        says=f"The {TEXTS} texts that TextSpan chooses for a head explain at least half as much again of what the head "
+        "writes as random texts do.",
+        metric=f"variance of a head explained by {TEXTS} chosen texts, over that explained by {TEXTS} random ones",
+        better="higher",
+        margin=0.5,
+        baseline=f"{TEXTS} random texts of the same list, mean of {RANDOM_DRAWS} draws: 1 by definition",
+        scale=f"the lab's CLIP with {EMOJI_LAYERS} layers of {EMOJI_HEADS} heads on emoji of 32 px, 300 steps; every "
+        "head, held-out emoji, names of the training emoji as texts",
+    ),
+    differences=(
+        "A small CLIP trained on emoji stands in for ViT-L/14, and the names of other emoji for general descriptions.",
+        "Ablations and masks are looked at on a small CLIP trained on synthetic scenes, whose masks are known.",
+        "Towers that pool by mean or by attention are taken apart too: their read-out is one more frozen linear map.",
+        "The variance of the final norm is computed in two passes, where the released code cancels digits.",
+        "TextSpan stops once no direction is left; the release goes on and picks noise.",
+        "Heat maps are stretched for each picture; the release stretches a batch together, of one picture by default.",
+    ),
+    minutes=4.0,
+    guide="text-decomposition.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Tell the heads of one model in words; ablate parts of another and cut out things with it."""
+    import numpy as np
+    import torch
+
+    from tether.models.embed import encode_texts
+    from tether.space import text_span
+
+    model = cast("DualEncoder", lab.small_clip())
+    held_out = torch.cat([lab.emoji(split=split).pixels for split in ("validation", "test")])
+    names = list(dict.fromkeys(text for texts in lab.emoji(split="train").texts for text in texts))
+    texts = unit_rows(encode_texts(model, names))
+    parts = taken_apart(model, held_out, reduce="tokens")
+    notes = {"identity_deviation": deviation(model, held_out, parts), "texts": float(len(names))}
+    draw = np.random.default_rng(lab.seed)
+    chosen, random, principal = [], [], []
+    for layer in range(EMOJI_LAYERS):
+        for head in range(EMOJI_HEADS):
+            rows = parts.heads[:, layer, head].numpy()
+            chosen.append(padded(text_span(rows, texts=texts, count=MOST).explained_variance))
+            drawn = [shares_of_random(rows, texts=texts, draw=draw) for _ in range(lab.steps(RANDOM_DRAWS))]
+            random.append(np.mean(drawn, axis=0))
+            principal.append(shares_of_principal(rows))
+    for count in (TEXTS, *OTHER_COUNTS):
+        for name, shares in (("texts", chosen), ("random", random), ("pca", principal)):
+            notes[f"explained_{name}_{count}"] = float(np.mean([share[count - 1] for share in shares]))
+    notes["never_above_pca"] = float((np.array(chosen) <= np.array(principal) + 1e-6).all())
+    ratios = [ours[TEXTS - 1] / other[TEXTS - 1] for ours, other in zip(chosen, random, strict=True)]
+    notes |= {"least_ratio": float(min(ratios)), "most_ratio": float(max(ratios))}
+    return Trial(baseline=1.0, ours=float(np.mean(ratios)), notes=notes | scenes(lab))
+
+
+def scenes(lab: Lab) -> dict[str, float]:
+    """Accuracy on scenes of one thing with parts at their mean or told in words, and masks of the thing."""
+    import numpy as np
+
+    from tether.models.embed import encode_texts
+    from tether.papers.testbeds.multi_object_clip import LAYERS, SIDE, several_clip
+    from tether.space import embeddings_from_texts, mean_ablate
+
+    model = several_clip(lab, order="random")
+    singles = lab.pairs(f"scenes:split=test,things=[1,1],rows={lab.steps(SINGLES, 48)}", size=SIDE)
+    plain = "scenes:split=test,things=[1,3],templates=plain,order=random"
+    told = lab.pairs(f"{plain},rows={lab.steps(CAPTIONS, 60)}", size=SIDE)
+    pairs, others = descriptions([each[0] for each in told.texts])
+    weights = unit_rows(encode_texts(model, pairs))
+    described = unit_rows(encode_texts(model, [*pairs, *others]))
+    whole = taken_apart(model, singles.pixels, reduce="heads")
+    by_head = taken_apart(model, singles.pixels, reduce="tokens")
+    truth = np.array([pairs.index(f"a {thing['colour']} {thing['shape']}") for thing in first_things(singles)])
+    found = {}
+    for name, left in (
+        ("whole", whole.total()),
+        ("without_mlps", mean_ablate(whole, mlp="all")),
+        ("without_class_to_class", mean_ablate(whole, attention="all", source="class")),
+        ("without_last_attention", mean_ablate(whole, attention=[LAYERS - 1])),
+        ("without_early_attention", mean_ablate(whole, attention=range(LAYERS - TOLD_LAYERS))),
+        ("in_texts", embeddings_from_texts(by_head, texts=described, count=TEXTS, layers=TOLD_LAYERS)),
+    ):
+        found[f"accuracy_{name}"] = float(((left.numpy() @ weights.T).argmax(1) == truth).mean())
+    return found | masks(model, singles, whole, weights=weights)
+
+
+def descriptions(captions: list[str]) -> tuple[list[str], list[str]]:
+    """Every thing the training captions could name, and other plain descriptions: places and whole captions."""
+    from tether.data.sets.scenes.captions import PLACES
+    from tether.data.sets.scenes.world import COLOURS, HELD_OUT_PAIRS, SHAPES
+
+    pairs = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES if (colour, shape) not in HELD_OUT_PAIRS]
+    return pairs, [*(f"a picture {place}" for place in PLACES.values()), *dict.fromkeys(captions)]
+
+
+def unit_rows(embeddings: Tensor) -> np.ndarray:
+    """(t, d) rows of length 1 in float64."""
+    import torch.nn.functional as F
+
+    return F.normalize(embeddings.double(), dim=-1).numpy()
+
+
+def taken_apart(model: DualEncoder, pixels: Tensor, *, reduce: str) -> Decomposition:
+    """One decomposition of many pictures, on the CPU."""
+    import torch
+
+    from tether.core.decomposition import Decomposition, Reduce
+    from tether.models.decompose import decompose
+
+    how = cast("Reduce", reduce)
+    some = [decompose(model, batch, reduce=how) for batch in pixels.split(128)]
+    arrays = (
+        torch.cat([getattr(part, name) for part in some]).cpu() for name in ("attention", "mlp", "representation")
+    )
+    return Decomposition(*arrays, reduce=how, class_tokens=some[0].class_tokens)
+
+
+def deviation(model: DualEncoder, pixels: Tensor, parts: Decomposition) -> float:
+    """Largest difference between the sum of all parts and the unit embedding."""
+    import torch.nn.functional as F
+
+    from tether.models.embed import encode_images
+
+    unit = F.normalize(encode_images(model, pixels.split(128)), dim=-1)
+    return float((parts.total() - unit).abs().max())
+
+
+def padded(explained: np.ndarray) -> np.ndarray:
+    """Shares for one text up to the most that are looked at; where none is left to choose, the last share stays."""
+    import numpy as np
+
+    return np.concatenate([explained, np.full(MOST - len(explained), explained[-1])])
+
+
+def shares_of_random(rows: np.ndarray, *, texts: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Share of the rows' variance that lies in the span of the first 1, 2, ... of randomly drawn texts.
+
+    The texts are projected on the directions of the rows first, as TextSpan does, which only helps them.
+    """
+    import numpy as np
+
+    centred = (rows - rows.mean(0)).astype(np.float64)
+    directions = np.linalg.svd(rows, full_matrices=False)[2][: np.linalg.matrix_rank(rows)]
+    drawn = texts[draw.choice(len(texts), MOST, replace=False)] @ directions.T
+    basis = np.linalg.qr(drawn.T)[0]
+    along = (centred @ directions.T @ basis) ** 2
+    return along.sum(0).cumsum() / (centred**2).sum()
+
+
+def shares_of_principal(rows: np.ndarray) -> np.ndarray:
+    """The most that any 1, 2, ... directions can explain."""
+    import numpy as np
+
+    values = np.linalg.svd((rows - rows.mean(0)).astype(np.float64), compute_uv=False) ** 2
+    return (values.cumsum() / values.sum())[:MOST]
+
+
+def first_things(singles: Pairs) -> list[dict[str, object]]:
+    """What each picture of one thing shows."""
+    return [cast("list[dict[str, object]]", meta["things"])[0] for meta in singles.meta]
+
+
+def masks(model: Clip, singles: Pairs, parts: Decomposition, *, weights: np.ndarray) -> dict[str, float]:
+    """Pixel accuracy and mean IoU of masks from the parts and from the last layer's attention, both cut at the mean."""
+    import numpy as np
+    import torch
+
+    from tether.models.blocks.trace import Trace
+    from tether.papers.testbeds.multi_object_clip import LAYERS, SIDE
+    from tether.space import segment_by_parts
+    from tether.space.heat_maps import grid_of, stretched
+
+    truth = torch.from_numpy(np.stack([np.asarray(meta["labels"]) for meta in singles.meta]) > 0)
+    size = (SIDE, SIDE)
+    ours = segment_by_parts(parts, weights=torch.from_numpy(weights), size=size).mask
+    name = f"blocks.{LAYERS - 1}.attention"
+    looked = []
+    for batch in singles.pixels.split(128):
+        trace = Trace(keep=[name])
+        with torch.no_grad():
+            model.encode_image(batch, trace=trace)
+        looked.append(trace.values[name].mean(1)[:, 1:])
+    scores = torch.cat(looked)
+    heat = stretched(scores, grid=grid_of(scores.shape[1], size=size), size=size)
+    raw = heat > heat.mean((1, 2), keepdim=True)
+    found: dict[str, float] = {"foreground": float(truth.float().mean())}
+    for label, mask in (("parts", ours), ("attention", raw)):
+        found[f"pixels_{label}"] = float((mask == truth).float().mean())
+        overlaps = [(mask == kind) & (truth == kind) for kind in (True, False)]
+        unions = [(mask == kind) | (truth == kind) for kind in (True, False)]
+        found[f"miou_{label}"] = float(
+            np.mean([float(a.sum() / b.sum()) for a, b in zip(overlaps, unions, strict=True)])
+        )
+    return found

@@ -1,0 +1,150 @@
+"""W-CLIP: whitened embeddings as a likelihood of pictures and captions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from tether.core.card import Card, Claim, Trial
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from tether.core.protocols import DualEncoder
+    from tether.papers.reproduction.lab import Lab
+
+NOISES = (0.05, 0.1, 0.2, 0.35, 0.5)
+"""Standard deviations of the noise, on pixels in [0, 1]."""
+CLAIMED = 0.35
+DIM, REFERENCES, SCORED = 32, 4000, 1000
+BLUR = 2.0  # pixels of 64, standard deviation
+
+CARD = Card(
+    slug="w-clip",
+    title="Whitened CLIP as a Likelihood Surrogate of Images and Captions",
+    year=2025,
+    arxiv="2505.06934",
+    venue="ICML 2025",
+    code="rbetser/W_CLIP",
+    room="space",
+    parts=("tether.space.whiten.Whitener", "tether.space.whiten.circle_slerp", "tether.space.normality.normality"),
+    needs=("a trained encoder", "reference pictures or captions, ten times as many as dimensions"),
+    gives="A log-likelihood for one picture or caption, with nothing trained: how usual it is for a reference set.",
+    claim=Claim(
+        says="Noise lowers the likelihood of held-out pictures: it tells noisy from clean better than the length of "
+        "the embedding does.",
+        metric=f"AUROC of clean against noisy pictures, noise {CLAIMED} on [0, 1]",
+        better="higher",
+        margin=0.15,
+        baseline="the raw embedding's length, in whichever direction it works better",
+        scale=f"CLIP of {DIM} dimensions on synthetic scenes of 64 px, 300 steps; {REFERENCES} references, "
+        f"{SCORED} scored",
+    ),
+    differences=(
+        "A small CLIP trained on synthetic scenes stands in for ViT-L/14 on MS-COCO.",
+        "A feature that correlates above 0.9 with an earlier one is left out; the release puts noise in its place.",
+        "Noise is added to pixels; the paper also scores corruptions, artefacts and generated images.",
+    ),
+    minutes=3.0,
+    guide="w-clip.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Fit on clean references, score held-out pictures with and without noise, and captions with words shuffled."""
+    import numpy as np
+
+    from tether.models.embed import encode_texts
+    from tether.space import Whitener
+
+    settings = {"model": {"size": "tiny", "dim": DIM, "image_size": 64, "context": 48}, "batch_size": 128}
+    model = cast("DualEncoder", lab.small_clip(data="scenes:size=64,rows=8192", settings=settings))
+    references = lab.pairs(f"scenes:split=validation,rows={lab.steps(REFERENCES, 400)}", size=64)
+    held_out = lab.pairs(f"scenes:split=test,rows={lab.steps(SCORED, 100)}", size=64)
+
+    reference = embed(model, references.pixels)
+    whitener = Whitener().fit(reference)
+    white = whitener.transform(reference)
+    n, d = white.shape
+    clean = embed(model, held_out.pixels)
+    likelihood = whitener.log_likelihood(clean)
+    notes = {
+        "identity_deviation": float(np.abs(np.cov(white, rowvar=False) - np.eye(d)).max()),
+        "mean_square_error": float(abs((white**2).sum(axis=1).mean() - d * (n - 1) / n)),
+        "condition_number": whitener.condition_number_,
+        "coordinates": float(d),
+        "loglik_clean": float(likelihood.mean()),
+    }
+    falls = likelihood.mean()
+    always_falls = True
+    for sigma in NOISES:
+        noisy = embed(model, with_noise(held_out.pixels, sigma=sigma, lab=lab))
+        score = whitener.log_likelihood(noisy)
+        notes[f"auroc_{sigma:g}"] = auroc(-likelihood, -score)
+        length = auroc(np.linalg.norm(clean, axis=1), np.linalg.norm(noisy, axis=1))
+        notes[f"auroc_length_{sigma:g}"] = max(length, 1 - length)
+        notes[f"loglik_{sigma:g}"] = float(score.mean())
+        always_falls, falls = always_falls and bool(score.mean() < falls), score.mean()
+    notes["likelihood_falls_at_every_step"] = float(always_falls)
+    notes["auroc_blur"] = auroc(-likelihood, -whitener.log_likelihood(embed(model, blurred(held_out.pixels))))
+
+    texts = [texts[0] for texts in held_out.texts]
+    shuffled = [shuffle_words(text, generator=lab.generator(f"words {row}")) for row, text in enumerate(texts)]
+    usual = encode_texts(model, [texts[0] for texts in references.texts]).numpy()
+    captions = Whitener().fit(usual)
+    notes["auroc_shuffled_words"] = auroc(
+        -captions.log_likelihood(encode_texts(model, texts).numpy()),
+        -captions.log_likelihood(encode_texts(model, shuffled).numpy()),
+    )
+    return Trial(baseline=notes[f"auroc_length_{CLAIMED:g}"], ours=notes[f"auroc_{CLAIMED:g}"], notes=notes)
+
+
+def embed(model: DualEncoder, pixels: Tensor) -> np.ndarray:
+    """(n, d) raw embeddings of uint8 pictures."""
+    from tether.models.embed import encode_images
+
+    return encode_images(model, pixels.split(256)).numpy()
+
+
+def auroc(usual: np.ndarray, strange: np.ndarray) -> float:
+    """Probability that a strange one scores above a usual one; ties count half."""
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    labels = np.repeat([0, 1], [len(usual), len(strange)])
+    return float(roc_auc_score(labels, np.concatenate([usual, strange])))
+
+
+def with_noise(pixels: Tensor, *, sigma: float, lab: Lab) -> Tensor:
+    """Pictures with independent normal noise on every value, cut to the range of a pixel."""
+    import torch
+
+    noise = torch.randn(pixels.shape, generator=lab.generator(f"noise {sigma}"))
+    return (pixels + 255 * sigma * noise).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def blurred(pixels: Tensor) -> Tensor:
+    """Pictures under a Gaussian blur, which makes them MORE usual: likelihood is not quality."""
+    import torch
+    import torch.nn.functional as F
+
+    reach = int(3 * BLUR)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / BLUR) ** 2)
+    weights = (weights / weights.sum()).expand(3, 1, -1)
+    image = F.pad(pixels.float(), (reach,) * 4, mode="reflect")
+    image = F.conv2d(image, weights[:, :, None, :], groups=3)
+    image = F.conv2d(image, weights[:, :, :, None], groups=3)
+    return image.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def shuffle_words(text: str, *, generator: object) -> str:
+    """The same words in another order; a text whose words cannot be reordered stays as it is."""
+    import torch
+
+    words = text.split()
+    for _ in range(20):
+        order = torch.randperm(len(words), generator=generator)  # pyrefly: ignore - a torch.Generator
+        mixed = " ".join(words[place] for place in order.tolist())
+        if mixed != text:
+            return mixed
+    return text

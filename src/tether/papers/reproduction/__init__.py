@@ -1,0 +1,1 @@
+"""A paper's check measured over paired seeds, its verdict, and the pages that show it."""

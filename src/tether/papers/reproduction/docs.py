@@ -1,0 +1,78 @@
+"""Generated documentation: which files there are, what they should hold, and which of them are stale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tether.core.atomic_io import write_text
+from tether.core.errors import InputError
+from tether.papers.reproduction import pages, part_reference
+from tether.papers.reproduction.results import rows
+
+README = "README.md"
+START, END = "<!-- tether:papers -->", "<!-- /tether:papers -->"
+FOLDER = "docs/gen"
+_NOTE = "<!-- Written by `tether docs --write`; changes made here are lost. -->\n\n"
+
+
+def generate(root: Path, *, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Every generated file of a checkout: its path from the root, and what it should hold.
+
+    Args:
+        root: the checkout; its README is read, for only the part between the markers is ours.
+        more: pages of other rooms, by file name under docs/gen.
+
+    Raises:
+        InputError: the README has no markers.
+    """
+    every = rows()
+    found = {
+        "papers.md": pages.index(every),
+        "bibliography.md": pages.bibliography(every),
+        "parts.md": part_reference.reference(),
+        **{f"papers/{row.card.slug}.md": pages.paper(row) for row in every},
+        **(more or {}),
+    }
+    wanted = {f"{FOLDER}/{name}": _NOTE + text for name, text in found.items()}
+    wanted[README] = with_table(_read(root / README) or "", pages.readme_table(every), where=str(root / README))
+    return wanted
+
+
+def with_table(readme: str, table: str, *, where: str) -> str:
+    """The README with the text between its markers replaced.
+
+    Raises:
+        InputError: not exactly one pair of markers, in order.
+    """
+    before, start, rest = readme.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end or START in after or END in before:
+        raise InputError(f"{where}: expected one {START} and below it one {END}; the table of papers goes between")
+    return f"{before}{START}\n{table}\n{END}{after}"
+
+
+def stale(root: Path, wanted: Mapping[str, str]) -> list[str]:
+    """Files that differ from what they should hold, are missing, or are no longer generated; sorted."""
+    changed = {name for name, text in wanted.items() if _read(root / name) != text}
+    return sorted(changed | _orphans(root, wanted))
+
+
+def write(root: Path, wanted: Mapping[str, str]) -> list[str]:
+    """Make the files hold what they should and remove what is no longer generated; returns what changed."""
+    changed = stale(root, wanted)
+    for name in changed:
+        if name in wanted:
+            write_text(root / name, wanted[name])
+        else:
+            (root / name).unlink()
+    return changed
+
+
+def _orphans(root: Path, wanted: Mapping[str, str]) -> set[str]:
+    there = {path.relative_to(root).as_posix() for path in (root / FOLDER).rglob("*.md")}
+    return there - wanted.keys()
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None

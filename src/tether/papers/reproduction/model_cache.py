@@ -1,0 +1,40 @@
+"""Models that checks of papers train for themselves, kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tether.core.atomic_io import cache_dir
+from tether.core.fingerprint import fingerprint
+
+
+def cached_model(name: str, *, made_by: Path, facts: object, make: Callable[[Path], object]) -> Path:
+    """The folder of a trained model; made at the first call.
+
+    Args:
+        name: what the folder's name begins with, for people.
+        made_by: the file whose code trains it: an edit of it, or of anything that it imports, finds no old model.
+        facts: what else decides the model, as JSON values: seeds, settings.
+        make: writes the model into the folder that it is given.
+    """
+    import torch
+
+    from tether import __version__
+
+    known = json.dumps([__version__, torch.__version__, fingerprint([made_by]), facts], sort_keys=True)
+    folder = cache_dir() / "lab" / f"{name}-{hashlib.blake2b(known.encode(), digest_size=12).hexdigest()}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent) as place:
+            made = Path(place) / "model"
+            make(made)
+            try:
+                made.rename(folder)
+            except OSError:  # another process finished the same model first
+                if not folder.is_dir():
+                    raise
+    return folder

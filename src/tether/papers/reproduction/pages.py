@@ -1,0 +1,180 @@
+"""The pages about papers, written from the cards and the stored results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tether.core.card import Card
+from tether.papers.reproduction import source_index
+from tether.papers.reproduction.markdown import bullets, number, page, sentence, table
+from tether.papers.reproduction.results import Row
+
+VERDICTS = {
+    "reproduced": "the 95 % lower bound of the mean improvement is above 0 and the mean is at least the margin",
+    "direction only": "the bound is above 0, but the mean is smaller than the margin",
+    "not shown": "the seeds do not tell the two apart",
+    "contrary": "the 95 % upper bound is below 0: here the method made it worse",
+    "stale": "measured, but the source of the card or of its parts has changed since",
+    "not run": "there is no stored result",
+}
+_SOURCE = "https://arxiv.org/abs/"
+
+
+def readme_table(rows: Sequence[Row]) -> str:
+    """The table of the README: paper, what it gives, and how its check stands."""
+    if not rows:
+        return "_No paper has a card yet._"
+    return table(
+        ["paper", "what you get", "room", "checked here"],
+        (
+            [f"[{row.card.title}](docs/gen/papers/{row.card.slug}.md)", row.card.gives, row.card.room, outcome(row)]
+            for row in rows
+        ),
+    )
+
+
+def outcome(row: Row) -> str:
+    """The verdict, with the mean improvement and its bound when there is a fresh result."""
+    if row.result is None or row.verdict in ("stale", "not run"):
+        return row.verdict
+    return f"**{row.verdict}**: {number(row.result['mean'])} (bound {number(row.result['lower'])})"
+
+
+def index(rows: Sequence[Row]) -> str:
+    """All papers, by room, by what a user has, and by what a user gets."""
+    rooms = sorted({row.card.room for row in rows})
+    needs = sorted({need for row in rows for need in row.card.needs}, key=str.lower)
+    return page(
+        "# Papers",
+        f"Papers here: {len(rows)}. Each is a part of this package, with one measured check of what the paper claims. "
+        "`tether where SLUG` shows the files of one, `tether reproduce SLUG` measures it again.",
+        "## What the verdicts mean",
+        bullets(f"**{name}**: {meaning}." for name, meaning in VERDICTS.items()),
+        "## By room",
+        *_sections(rooms, rows, lambda row, room: row.card.room == room),
+        "## By what you have",
+        *_sections(needs, rows, lambda row, need: need in row.card.needs),
+        "## By what you get",
+        table(["you get", "paper"], ([row.card.gives, _link(row.card)] for row in sorted(rows, key=_gives))),
+        _toctree(row.card.slug for row in rows),
+    )
+
+
+def paper(row: Row) -> str:
+    """One paper's page."""
+    card = row.card
+    return page(
+        f"# {card.title}",
+        _facts(card),
+        f"**What you get.** {sentence(card.gives)}",
+        f"**What you need.** {sentence(', '.join(card.needs))}" if card.needs else "",
+        f"**How to use it.** [The guide](../../guides/{card.guide})." if source_index.guide_path(card) else "",
+        "## Parts",
+        bullets(f"`{part}` in `{source_index.shown(source_index.part_place(part).path)}`" for part in card.parts),
+        "## What is checked here",
+        card.claim.says,
+        table(
+            ["metric", "better", "margin", "compared with", "at which scale"],
+            [
+                [
+                    card.claim.metric,
+                    card.claim.better,
+                    number(card.claim.margin),
+                    card.claim.baseline,
+                    card.claim.scale,
+                ]
+            ],
+        ),
+        "The margin was fixed before the run; the verdict is computed from the seeds.",
+        "## What came out",
+        _measured(row),
+        "## What differs from the paper" if card.differences else "",
+        bullets(card.differences),
+    )
+
+
+def bibliography(rows: Sequence[Row]) -> str:
+    """Every paper that a card cites, newest first, then by title."""
+    ordered = sorted(rows, key=lambda row: (-row.card.year, row.card.title.lower()))
+    return page("# Bibliography", bullets(_reference(row.card) for row in ordered) or "_No paper has a card yet._")
+
+
+def _reference(card: Card) -> str:
+    who = f"{', '.join(card.authors)}. " if card.authors else ""
+    venue = f" {card.venue}." if card.venue else ""
+    arxiv = f" [arXiv {card.arxiv}]({_SOURCE}{card.arxiv})." if card.arxiv else ""
+    code = f" Code: [{card.code}](https://github.com/{card.code})." if card.code else ""
+    return f"{who}*{card.title}*, {card.year}.{venue}{arxiv}{code} Here: [`{card.slug}`](papers/{card.slug}.md)"
+
+
+def _facts(card: Card) -> str:
+    facts = [f"`{card.slug}`", f"room `{card.room}`", str(card.year), card.venue]
+    if card.arxiv:
+        facts.append(f"[arXiv {card.arxiv}]({_SOURCE}{card.arxiv})")
+    if card.code:
+        facts.append(f"[official code](https://github.com/{card.code})")
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _measured(row: Row) -> str:
+    result = row.result
+    if result is None:
+        return f"Not run yet. `tether reproduce {row.card.slug}` takes about {number(row.card.minutes)} minutes."
+    summary = (
+        f"better by {number(result['mean'])} on average over {len(result['seeds'])} paired seeds, "
+        f"one-sided 95 % lower bound {number(result['lower'])}."
+    )
+    if row.verdict == "stale":
+        summary = f"**stale**: the source has changed since. Before that: {result['verdict']}, {summary}"
+    else:
+        summary = f"**{row.verdict}**: {summary}"
+    notes = sorted({name for run in result["seeds"] for name in run["notes"]})
+    seeds = table(
+        ["seed", "baseline", "ours", *notes],
+        (
+            [
+                str(run["seed"]),
+                number(run["baseline"]),
+                number(run["ours"]),
+                *(number(run["notes"][name]) if name in run["notes"] else "" for name in notes),
+            ]
+            for run in result["seeds"]
+        ),
+    )
+    return page(summary, seeds, _circumstances(result))
+
+
+def _circumstances(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    libraries = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    where = machine.get("accelerator", f"{machine['processor']}, {machine['cores']} cores")
+    return (
+        f"Measured {result['measured']} on {where} with {result['threads']} thread(s) in "
+        f"{number(result['wall_seconds'])} s ({number(result['cpu_seconds'])} s of processor time); {libraries}; "
+        f"commit `{result['commit']}`."
+    )
+
+
+def _sections(titles: Sequence[str], rows: Sequence[Row], belongs: Callable[[Row, str], bool]) -> list[str]:
+    blocks = []
+    for title in titles:
+        chosen = [row for row in rows if belongs(row, title)]
+        blocks += [f"### {title}", table(["paper", "what you get", "checked here"], map(_line, chosen))]
+    return blocks
+
+
+def _line(row: Row) -> list[str]:
+    return [_link(row.card), row.card.gives, outcome(row)]
+
+
+def _link(card: Card) -> str:
+    return f"[{card.title}](papers/{card.slug}.md)"
+
+
+def _gives(row: Row) -> str:
+    return row.card.gives.lower()
+
+
+def _toctree(slugs: Iterable[str]) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", "", *(f"papers/{slug}" for slug in slugs), "```"])

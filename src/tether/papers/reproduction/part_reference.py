@@ -1,0 +1,115 @@
+"""The reference of parts: every room's mapping of names to classes, found by its annotation."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tether.core.errors import InputError
+from tether.papers.reproduction import source_index
+from tether.papers.reproduction.markdown import page
+
+_ANNOTATION = "Mapping[str, type["
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+class _Words(str):
+    """An annotation as it stands in the source; shown without the quotes of a string."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """One mapping of part names to classes.
+
+    Attributes:
+        dotted: where it stands, such as ``tether.space.ESTIMATORS``.
+        promise: the protocol its members keep, as annotated.
+    """
+
+    dotted: str
+    promise: str
+
+    @property
+    def room(self) -> str:
+        """The first folder below the package."""
+        return self.dotted.split(".")[1]
+
+    def parts(self) -> Mapping[str, type]:
+        """The mapping itself; imports its module."""
+        module, _, name = self.dotted.rpartition(".")
+        return getattr(importlib.import_module(module), name)
+
+
+def shelves() -> list[Shelf]:
+    """Every public mapping that is annotated ``Mapping[str, type[...]]``, or made by a class of that base."""
+    found = []
+    for path in sorted(source_index.PACKAGE.rglob("*.py")):
+        makers = {
+            node.name: ast.unparse(base)
+            for node in source_index.tree(path).body
+            if isinstance(node, ast.ClassDef)
+            for base in node.bases
+            if ast.unparse(base).startswith(_ANNOTATION)
+        }
+        for node in source_index.tree(path).body:
+            match node:
+                case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation):
+                    kind = ast.unparse(annotation)
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=ast.Name(id=maker))):
+                    kind = makers.get(maker, "")
+                case _:
+                    continue
+            if name.isupper() and not name.startswith("_") and kind.startswith(_ANNOTATION):
+                promise = kind.removeprefix(_ANNOTATION).rstrip("]").partition("[")[0]
+                found.append(Shelf(f"{source_index.dotted(path)}.{name}", promise))
+    return sorted(found, key=lambda shelf: shelf.dotted)
+
+
+def reference() -> str:
+    """For each mapping its parts: name in a configuration, what it is, and its constructor."""
+    blocks = []
+    for shelf in shelves():
+        blocks += [f"## {shelf.room}: `{shelf.dotted}`", f"Each is a `{shelf.promise}`."]
+        for name, part in shelf.parts().items():
+            blocks += [f"### `{name}`", first_line(part), f"```python\n{signature(part)}\n```"]
+    return page(
+        "# Parts",
+        "Every part that a configuration can name, by room. A configuration writes `name` or "
+        "`{name: ..., keyword: value}` with the keywords of the constructor; the order below is that of the room's "
+        "mapping.",
+        *blocks,
+    )
+
+
+def signature(part: type) -> str:
+    """The constructor as a call, annotations as they stand in the source.
+
+    Raises:
+        InputError: a default whose text holds an address, which would differ in every run.
+    """
+    own = part.__init__ is not object.__init__  # object's takes no settings, but its signature says that it takes any
+    parameters = [
+        parameter.replace(annotation=_Words(parameter.annotation))
+        if isinstance(parameter.annotation, str)
+        else parameter
+        for name, parameter in inspect.signature(part.__init__).parameters.items()
+        if own and name != "self"
+    ]
+    text = f"{part.__name__}{inspect.Signature(parameters)}"
+    if _ADDRESS.search(text):
+        raise InputError(f"{part.__module__}.{part.__name__}: a default has no fixed text: {text}")
+    return text
+
+
+def first_line(part: type) -> str:
+    """The first paragraph of the docstring, on one line."""
+    return " ".join((inspect.getdoc(part) or "").partition("\n\n")[0].split())

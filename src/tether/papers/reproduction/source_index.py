@@ -1,0 +1,208 @@
+"""Where things stand in the source: files and lines found by reading, so nothing heavy is imported."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tether.core.card import Card
+from tether.core.errors import InputError
+
+PACKAGE = Path(__file__).parents[2]
+_MOST_HOPS = 8  # re-exports followed before giving up
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file and a line in it, from 1."""
+
+    path: Path
+    line: int = 1
+
+    def __str__(self) -> str:
+        """``file:line``, the file relative to the checkout when it is inside."""
+        return f"{shown(self.path)}:{self.line}"
+
+
+def checkout() -> Path | None:
+    """The source checkout this package runs from, or None when it is installed without one."""
+    root = PACKAGE.parents[1]
+    return root if (root / "pyproject.toml").is_file() and (root / "src" / "tether") == PACKAGE else None
+
+
+def need_checkout(purpose: str) -> Path:
+    """The checkout, or an InputError that says what needs it."""
+    root = checkout()
+    if root is None:
+        raise InputError(f"{purpose} needs a source checkout; this is an installed package at {PACKAGE}")
+    return root
+
+
+def shown(path: Path) -> str:
+    """A path as people read it: relative to the checkout when it is inside, with forward slashes."""
+    root = checkout()
+    return (path.relative_to(root) if root and path.is_relative_to(root) else path).as_posix()
+
+
+def dotted(path: Path) -> str:
+    """The module that a file of this package is."""
+    names = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+def card_place(slug: str) -> Place:
+    """Where the card of a paper stands."""
+    path = PACKAGE / "papers" / "cards" / f"{slug.replace('-', '_')}.py"
+    return Place(path, _line_of(path, "CARD") or 1)
+
+
+def part_place(part: str) -> Place:
+    """Where a class or function of this package is defined; re-exports are followed.
+
+    Args:
+        part: such as ``tether.optim.clip.zclip.ZClip``, or ``tether.losses.ClipLoss`` where that is re-exported.
+
+    Raises:
+        InputError: there is no such module, or no such name in it.
+    """
+    wanted = part
+    for _ in range(_MOST_HOPS):
+        names = wanted.split(".")
+        if names[0] != PACKAGE.name:
+            break
+        path, rest = _module_of(names)
+        if path is None:
+            break
+        if not rest:
+            return Place(path)
+        line = _line_of(path, ".".join(rest))
+        if line is not None:
+            return Place(path, line)
+        source = _imported_from(path, rest[0])
+        if source is None:
+            break
+        wanted = ".".join([source, *rest[1:]])
+    raise InputError(f"no part {part!r} in {PACKAGE.name}")
+
+
+def test_places(card: Card) -> list[Path]:
+    """The tests that name a paper's module, its parts or its slug, sorted; empty without a checkout."""
+    root = checkout()
+    if root is None:
+        return []
+    stem = card.slug.replace("-", "_")
+    names = {part.rsplit(".", 1)[-1] for part in card.parts}
+    found = []
+    for path in sorted((root / "tests").rglob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        mentioned = {name for name in names if name in text}  # most files name none, and parsing all takes long
+        if path.stem == f"test_{stem}" or (mentioned and mentioned & _imported_names(path)):
+            found.append(path)
+    return found
+
+
+def vector_path(slug: str) -> Path | None:
+    """The file of figures made by the paper's official code, or None."""
+    root = checkout()
+    path = root / "tests" / "golden" / "vectors" / f"{slug}.npz" if root else None
+    return path if path and path.is_file() else None
+
+
+def guide_path(card: Card) -> Path | None:
+    """The how-to, or None without a checkout or when it is not written."""
+    root = checkout()
+    path = root / "docs" / "guides" / card.guide if root and card.guide else None
+    return path if path and path.is_file() else None
+
+
+def result_path(slug: str) -> Path | None:
+    """Where the measured result of a paper is kept; None without a checkout."""
+    root = checkout()
+    return root / "results" / f"{slug}.json" if root else None
+
+
+def fingerprint(card: Card) -> str:
+    """Digest of the source files of the card, its parts and its test beds: any edit of them makes a result stale."""
+    home = card_place(card.slug).path
+    return digest({home, *_testbeds(home), *(part_place(part).path for part in card.parts)})
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """BLAKE2b of files by name, whatever the order given; line ends of any system count alike."""
+    total = hashlib.blake2b(digest_size=12)
+    for path in sorted(paths):
+        name = path.relative_to(PACKAGE) if path.is_relative_to(PACKAGE) else path.name
+        text = path.read_text(encoding="utf-8")
+        total.update(f"{Path(name).as_posix()}\0{text}\0".encode())
+    return total.hexdigest()
+
+
+def _testbeds(card: Path) -> set[Path]:
+    """Files of test beds that a card imports for its check."""
+    modules = {node.module for node in ast.walk(tree(card)) if isinstance(node, ast.ImportFrom) and node.module}
+    return {part_place(module).path for module in modules if module.startswith(f"{PACKAGE.name}.papers.testbeds")}
+
+
+def _module_of(names: list[str]) -> tuple[Path | None, list[str]]:
+    """The file of the longest prefix that is a module, and the names left over."""
+    for end in range(len(names), 0, -1):
+        base = PACKAGE.parent.joinpath(*names[:end])
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path, names[end:]
+    return None, names
+
+
+@functools.lru_cache(maxsize=256)
+def _tree(path: Path, stamp: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def tree(path: Path) -> ast.Module:
+    """The syntax tree of a file, read once as long as the file does not change."""
+    return _tree(path, path.stat().st_mtime_ns)
+
+
+def _line_of(path: Path, name: str) -> int | None:
+    """Line of a top-level definition, or of a method as ``Class.method``."""
+    body: list[ast.stmt] = tree(path).body
+    names = name.split(".")
+    for depth, wanted in enumerate(names):
+        node = next((node for node in body if wanted in _defined(node)), None)
+        if node is None:
+            return None
+        if depth == len(names) - 1:
+            return node.lineno
+        body = node.body if isinstance(node, ast.ClassDef) else []
+    return None
+
+
+def _defined(node: ast.stmt) -> set[str]:
+    match node:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            return {name}
+        case ast.Assign(targets=targets):
+            return {target.id for target in targets if isinstance(target, ast.Name)}
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return {name}
+        case _:
+            return set()
+
+
+def _imported_from(path: Path, name: str) -> str | None:
+    """The dotted origin of a name that a file imports with ``from ... import``."""
+    for node in ast.walk(tree(path)):
+        if not isinstance(node, ast.ImportFrom) or node.module is None or node.level:
+            continue
+        for alias in node.names:
+            if (alias.asname or alias.name) == name:
+                return f"{node.module}.{alias.name}"
+    return None
+
+
+def _imported_names(path: Path) -> set[str]:
+    return {alias.name for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom) for alias in node.names}

@@ -1,0 +1,202 @@
+"""Scenes and their attribute swaps, a small CLIP, and two questions: who has which colour, and which picture is it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from tether.core.gather import LOCAL
+from tether.core.protocols import Objective, Step
+from tether.core.types import Batch, ImageSpec
+from tether.data.images import load
+from tether.data.sets.scenes import SceneTwins
+from tether.evaluate.retrieval import recall_at_k
+from tether.models import create
+from tether.models.dual import Clip
+from tether.models.embed import encode_images
+from tether.models.tokenizer import ClipTokenizer
+from tether.optim import AdamW, parameter_groups
+from tether.optim.clip import NoClip
+from tether.train.loop import Player, Precision, StepReport, fit
+from tether.train.schedules import Cosine
+from tether.train.steps.contrastive import ContrastiveStep, PairForward
+from tether.train.steps.hard_negatives import HardNegativeStep
+
+SIDE, CONTEXT = 32, 16
+QUADRUPLES, HELD_OUT = 2500, 400
+GALLERIES = 4
+"""Recall is averaged over so many galleries of held-out quadruples, each without two that show the same colours and
+shapes, so that every caption in one has exactly one picture."""
+LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.1, 30
+WORLD: Mapping[str, Any] = {
+    "colours": ("red", "orange", "green", "turquoise", "blue", "purple", "pink", "brown"),
+    "shapes": ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon"),
+    "sizes": ("medium", "large"),
+    "textures": ("plain",),
+    "backgrounds": ("paper",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Quadruples:
+    """Pictures and captions with their twins; row i of the second half is the twin of row i of the first.
+
+    Attributes:
+        pixels: (2n, 3, 32, 32).
+        tokens: (2n, l).
+        shown: (n,) equal where the same colours and shapes are shown.
+    """
+
+    pixels: UInt8[Tensor, "n2 3 h w"]
+    tokens: Int[Tensor, "n2 l"]
+    shown: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many quadruples."""
+        return len(self.shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a model does on quadruples whose colours and shapes were never shown together in training.
+
+    Attributes:
+        image_binding: share of pictures (twins included) that prefer their caption to its twin; chance 0.5.
+        text_binding: share of captions that prefer their picture to its twin; chance 0.5.
+        image_recall: recall at 1 of captions, near twins among the candidates.
+        text_recall: recall at 1 of pictures, near twins among the candidates.
+    """
+
+    image_binding: float
+    text_binding: float
+    image_recall: float
+    text_recall: float
+
+    @property
+    def binding(self) -> float:
+        """Mean of both directions."""
+        return (self.image_binding + self.text_binding) / 2
+
+    @property
+    def recall(self) -> float:
+        """Mean of both directions."""
+        return (self.image_recall + self.text_recall) / 2
+
+
+@functools.lru_cache(maxsize=8)
+def quadruples(split: str, *, count: int) -> Quadruples:
+    """The first ``count`` of a split."""
+    source = SceneTwins(split=split, quadruples=count, **WORLD)  # pyrefly: ignore[bad-argument-type]
+    rows = [source.row(index) for index in range(count)]
+    spec = ImageSpec((SIDE, SIDE))
+    pictures = [row.image for row in rows] + [row.meta["negative_image"] for row in rows]
+    texts = [row.texts[0] for row in rows] + [str(row.meta["negative_text"]) for row in rows]
+    shown = [" ".join(sorted(row.texts[0].replace(" and ", " ").split())) for row in rows]
+    pixels = torch.stack([load(picture, spec) for picture in pictures])  # pyrefly: ignore[bad-argument-type]
+    return Quadruples(pixels, ClipTokenizer(CONTEXT)(texts), tuple(shown))
+
+
+def train(
+    objective: Objective, *, seed: int, steps: int, batch: int = 128, form: str = "quadruples", count: int = QUADRUPLES
+) -> Clip:
+    """A small CLIP after ``steps`` steps.
+
+    Args:
+        objective: the loss.
+        seed: of its weights and of the order of the rows.
+        steps: of the optimiser.
+        batch: positive pairs in one step.
+        form: ``quadruples``, with twins in ``extra``; ``captions``, with those of the captions alone; or all pictures
+            as ordinary ``pairs``.
+        count: of training quadruples.
+    """
+    data = quadruples("train", count=count)
+    model = create("tiny", seed=seed, image_size=SIDE, context=CONTEXT)
+    model.prune_vocabulary_(data.tokens)
+    kind = ContrastiveStep if form == "pairs" else HardNegativeStep
+    generator = torch.Generator().manual_seed(seed)
+    batches = _batches(data, size=min(batch, count), form=form, generator=generator)
+    run(model, kind(objective, steps=steps, seed=seed), batches, steps=steps)
+    return model
+
+
+def run(model: Clip, step: Step, batches: Iterator[Batch], *, steps: int) -> None:
+    """Train a model in place, on the CPU in float32, and leave it in eval mode."""
+    optimizer = AdamW(parameter_groups(model, weight_decay=WEIGHT_DECAY), lr=LEARNING_RATE)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+
+    def settle(report: StepReport) -> None:
+        model.clamp_logit_scale_()
+
+    fit(
+        PairForward(model.train()),
+        [Player(step, optimizer, list(model.named_parameters()), Cosine(warmup=min(WARMUP, steps - 1)), NoClip())],
+        batches,
+        start=0,
+        steps=steps,
+        accumulate=1,
+        precision=Precision(torch.device("cpu"), torch.float32),
+        gather=LOCAL,
+        on_step=settle,
+    )
+    model.eval()
+
+
+def _batches(data: Quadruples, *, size: int, form: str, generator: torch.Generator) -> Iterator[Batch]:
+    count = len(data)
+    while True:
+        order = torch.randperm(2 * count if form == "pairs" else count, generator=generator)
+        for rows in order.split(size):
+            if len(rows) < size:
+                continue
+            if form == "pairs":
+                yield Batch(data.pixels[rows], data.tokens[rows])
+                continue
+            swapped = torch.rand(size, generator=generator) < 0.5  # which of the two is the positive
+            first, second = (rows + count * (swapped if of == 0 else ~swapped) for of in (0, 1))
+            extra = {"negative_text": data.tokens[second]}
+            if form == "quadruples":
+                extra["negative_image"] = data.pixels[second]
+            yield Batch(data.pixels[first], data.tokens[first], extra)
+
+
+def measure(model: Clip, data: Quadruples) -> Outcome:
+    """Both questions, on held-out quadruples."""
+    image = F.normalize(encode_images(model, data.pixels.split(256)), dim=1)
+    with torch.no_grad():
+        text = torch.cat([model.encode_text(part).unit for part in data.tokens.split(256)])
+    count = len(data)
+    own = (image * text).sum(dim=1)
+    other_text, other_image = (rows.roll(count, dims=0) for rows in (text, image))
+    found = [_recall(image, text, rows) for rows in _galleries(data)]
+    return Outcome(
+        image_binding=float((own > (image * other_text).sum(dim=1)).double().mean()),
+        text_binding=float((own > (other_image * text).sum(dim=1)).double().mean()),
+        image_recall=sum(one for one, _ in found) / len(found),
+        text_recall=sum(two for _, two in found) / len(found),
+    )
+
+
+def _recall(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], rows: Tensor) -> tuple[float, float]:
+    found = recall_at_k(image[rows], text[rows], k=(1,))
+    return found["image_to_text_r1"], found["text_to_image_r1"]
+
+
+def _galleries(data: Quadruples) -> list[Tensor]:
+    """Rows of both halves, in galleries whose quadruples all show something else."""
+    taken: dict[str, int] = {}
+    members: list[list[int]] = [[] for _ in range(GALLERIES)]
+    for index, shown in enumerate(data.shown):
+        gallery = taken.get(shown, 0)
+        taken[shown] = gallery + 1
+        if gallery < GALLERIES:
+            members[gallery].append(index)
+    return [torch.tensor(rows + [row + len(data) for row in rows]) for rows in members if rows]

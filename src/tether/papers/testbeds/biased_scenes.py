@@ -1,0 +1,217 @@
+"""One thing on one of two grounds, with every bias planted that the papers on fairness look for.
+
+The attribute is a background, never anything of people. Shapes lean to a ground; one ground's captions have more of
+one list of moods; and they call a thing faulty more often, whatever the picture shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tether.core.gather import LOCAL
+from tether.core.hash_rng import hash_int
+from tether.core.types import Batch
+from tether.data.sets.scenes import TEMPLATES, Dice, Thing, World, render
+from tether.data.sets.scenes.captions import PLACES, with_article
+from tether.evaluate.embeddings import shrink
+from tether.losses import ClipLoss
+from tether.models.dual import Clip
+from tether.models.embed import encode_images, encode_texts
+from tether.models.load import load
+from tether.models.presets import create
+from tether.models.save import save
+from tether.optim import AdamW, parameter_groups
+from tether.optim.clip import GlobalNorm
+from tether.papers.reproduction.model_cache import cached_model
+from tether.train.loop import Player, Precision, fit
+from tether.train.schedules import Cosine
+from tether.train.steps.contrastive import ContrastiveStep, PairForward
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tether.core.protocols import DualEncoder
+    from tether.papers.reproduction.lab import Lab
+
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
+"""The first half leans to the first ground, the second half to the second."""
+GROUNDS = ("brick", "paper")
+COLOURS = ("green", "turquoise", "blue", "purple", "pink", "black", "grey")
+"""Those that stand out on both grounds, so that a colour tells nothing of the ground."""
+SOFT = ("calm", "mild", "quiet", "gentle", "tender", "mellow")
+LOUD = ("wild", "harsh", "noisy", "fierce", "rough", "stormy")
+MOODY, SOFT_SHARE = 0.4, (0.15, 0.5)
+"""Share of the captions with a mood, and of soft ones among those, by ground."""
+FAULTY = "faulty"
+UNEVEN, EVEN = (0.3, 0.05), (0.175, 0.175)
+"""How often a caption calls the thing faulty, by ground."""
+LEAN, SAYS = 0.9, 0.5
+"""How often a shape lies on its own ground, and how often a caption names the ground, while a model is taught."""
+JITTER = 0.06
+"""How far a thing may lie from the middle, as a share of the side: shapes are learnt in a few hundred steps then."""
+SIDE, DIM, CONTEXT, BATCH, STEPS, PAIRS = 32, 64, 32, 128, 400, 2048
+LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.1, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Leaning:
+    """A set of such pictures.
+
+    Attributes:
+        pixels: (n, 3, 32, 32) uint8.
+        texts: a caption of each.
+        shape: (n,) number of its shape among those asked for.
+        ground: (n,) number of its background.
+    """
+
+    pixels: Tensor
+    texts: tuple[str, ...]
+    shape: Tensor
+    ground: Tensor
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.texts)
+
+
+def draw(
+    lab: Lab,
+    name: str,
+    *,
+    rows: int,
+    lean: float = 0.5,
+    faulty: tuple[float, float] = EVEN,
+    shapes: Sequence[str] = SHAPES,
+) -> Leaning:
+    """Pictures with captions; equal seeds and names give equal ones.
+
+    Args:
+        lab: seed.
+        name: of the set, such as ``train``.
+        rows: how many.
+        lean: probability that a shape lies on its own ground; 0.5 is none.
+        faulty: how often a caption calls the thing faulty, by ground.
+        shapes: of the pictures.
+    """
+    worlds = {
+        (shape, ground): World(
+            things=(1, 1),
+            shapes=(shape,),
+            colours=COLOURS,
+            sizes=("large",),
+            textures=("plain",),
+            backgrounds=(ground,),
+        )
+        for shape in shapes
+        for ground in GROUNDS
+    }
+    pixels, texts, places = [], [], []
+    for row in range(rows):
+        dice = Dice(np.random.default_rng(hash_int(f"{name} {row}", seed=lab.seed, salt="leaning")))
+        shape = dice.below(len(shapes))
+        home = int(shape >= len(shapes) // 2)
+        ground = home if dice.chance(lean) else 1 - home
+        scene = worlds[shapes[shape], GROUNDS[ground]].draw(dice)
+        x, y = (0.5 + dice.uniform(-JITTER, JITTER) for _ in range(2))
+        thing = replace(scene.things[0], x=x, y=y, state="whole")
+        texts.append(_caption(thing, ground, dice, faulty=faulty[ground]))
+        pixels.append(torch.from_numpy(render(replace(scene, things=(thing,)), size=64).pixels).permute(2, 0, 1))
+        places.append((shape, ground))
+    table = torch.tensor(places)
+    return Leaning(shrink(torch.stack(pixels), side=SIDE), tuple(texts), table[:, 0], table[:, 1])
+
+
+def taught(lab: Lab, *, faulty: tuple[float, float] = UNEVEN) -> Clip:
+    """A tiny CLIP taught on leaning pairs, in eval mode; taught at the first call of a seed, then read from the cache.
+
+    Args:
+        lab: seed and budget; every call gives a fresh copy.
+        faulty: how often the captions it learns from call a thing faulty, by ground.
+    """
+    if lab.smoke:
+        return _teach(lab, draw(lab, "train", rows=64, lean=LEAN, faulty=faulty), steps=2)
+    folder = cached_model(
+        "leaning",
+        made_by=Path(__file__),
+        facts=[lab.seed, faulty],
+        make=lambda to: save(_teach(lab, draw(lab, "train", rows=PAIRS, lean=LEAN, faulty=faulty), steps=STEPS), to),
+    )
+    return cast(Clip, load(str(folder), device=lab.device))
+
+
+def images(model: Clip, pictures: Leaning) -> Tensor:
+    """(n, d) embeddings of the pictures, not normalised."""
+    return encode_images(model, pictures.pixels.split(512))
+
+
+def sentences(model: DualEncoder, given: Sequence[str]) -> Tensor:
+    """(n, d) unit embeddings of sentences."""
+    return F.normalize(encode_texts(model, given), dim=1)
+
+
+def in_frames(things: Sequence[str]) -> list[list[str]]:
+    """For each template of the captions, each thing said in it."""
+    return [[frame.format(things=thing) for thing in things] for frame in TEMPLATES.values()]
+
+
+def accuracy(image: Tensor, *, weights: Tensor, labels: Tensor) -> float:
+    """Share of pictures whose most similar class is their own."""
+    return float(((image @ weights.T).argmax(dim=1) == labels).double().mean())
+
+
+def _caption(thing: Thing, ground: int, dice: Dice, *, faulty: float) -> str:
+    said = f"{thing.colour} {thing.shape}"
+    if dice.chance(faulty):
+        said = f"{FAULTY} {said}"
+    elif dice.chance(MOODY):
+        said = f"{dice.pick(SOFT if dice.chance(SOFT_SHARE[ground]) else LOUD)} {said}"
+    said = with_article(said)
+    if dice.chance(SAYS):
+        said = f"{said} {PLACES[GROUNDS[ground]]}"
+    return TEMPLATES[dice.pick(tuple(TEMPLATES))].format(things=said)
+
+
+def _teach(lab: Lab, pairs: Leaning, *, steps: int) -> Clip:
+    """Equal captions of a batch are each other's positives."""
+    model = create("tiny", seed=lab.seed, dim=DIM, image_size=SIDE, context=CONTEXT)
+    ids = model.tokenizer(list(pairs.texts))
+    model.prune_vocabulary_(ids)
+    model.train()
+    optimizer = AdamW(parameter_groups(model, weight_decay=WEIGHT_DECAY), lr=LEARNING_RATE)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = LEARNING_RATE
+    player = Player(
+        ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed),
+        optimizer,
+        [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
+        Cosine(warmup=min(WARMUP, steps)),
+        GlobalNorm(),
+    )
+    fit(
+        PairForward(model),
+        [player],
+        _batches(lab, pairs, ids),
+        start=0,
+        steps=steps,
+        accumulate=1,
+        precision=Precision(torch.device("cpu"), torch.float32),
+        gather=LOCAL,
+        on_step=lambda _: model.clamp_logit_scale_(),
+    )
+    model.restore_vocabulary_()
+    return model.eval()
+
+
+def _batches(lab: Lab, pairs: Leaning, ids: Tensor) -> Iterator[Batch]:
+    generator, size = lab.generator("batches"), min(BATCH, len(pairs))
+    while True:
+        order = torch.randperm(len(pairs), generator=generator)
+        for some in order[: len(pairs) // size * size].split(size):
+            yield Batch(pairs.pixels[some], ids[some])

@@ -1,0 +1,124 @@
+"""Single plain things as a labelled set, in the world's own light and in a dimmer, noisier one, and a CLIP of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from tether.core.gather import LOCAL
+from tether.core.hash_rng import hash_uniform
+from tether.core.types import Batch
+from tether.data.sets.scenes import HELD_OUT_PAIRS, Dice, World, render
+from tether.data.sets.scenes.world import COLOURS, SHAPES
+from tether.losses import ClipLoss
+from tether.models import Clip, create
+from tether.models.embed import encode_images
+from tether.optim import AdamW, parameter_groups
+from tether.optim.clip import GlobalNorm
+from tether.train.loop import Player, Precision, fit
+from tether.train.schedules import Cosine
+from tether.train.steps.contrastive import ContrastiveStep, PairForward
+
+IMAGE_SIZE = 32
+CLASSES: tuple[str, ...] = tuple(
+    f"{colour} {shape}" for colour in COLOURS for shape in SHAPES if (colour, shape) not in HELD_OUT_PAIRS
+)
+"""A colour and a shape each."""
+TEMPLATE = "a {}"
+BRIGHTNESS, NOISE = 0.8, 12.0
+"""What the other light leaves of each value, and the standard deviation of its noise, of 255."""
+PAIRS, BATCH, LEARNING_RATE, WARMUP = 6000, 64, 2e-3, 30
+_WORLD = World(
+    things=(1, 1), sizes=("large",), textures=("plain",), backgrounds=("paper", "snow", "stone", "grass"), broken=0.0
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Pictures with classes.
+
+    Attributes:
+        pixels: (n, 3, 32, 32).
+        labels: (n,) place in the list of classes they were drawn for.
+    """
+
+    pixels: UInt8[Tensor, "n 3 32 32"]
+    labels: Int[Tensor, " n"]
+
+
+def split_classes(count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``count`` classes to learn and the rest, the same in every run."""
+    order = np.argsort(hash_uniform(CLASSES, salt="single things"), kind="stable")
+    return tuple(CLASSES[place] for place in order[:count]), tuple(CLASSES[place] for place in order[count:])
+
+
+def draw(classes: Sequence[str], *, count: int, rng: np.random.Generator) -> Labelled:
+    """Scenes of one large thing whose class is among those given, as often as chance has it."""
+    place = {name: number for number, name in enumerate(classes)}
+    pixels, labels = [], []
+    while len(labels) < count:
+        scene = _WORLD.draw(Dice(rng))
+        number = place.get(f"{scene.things[0].colour} {scene.things[0].shape}")
+        if number is not None:
+            pixels.append(render(scene, size=2 * IMAGE_SIZE).pixels)
+            labels.append(number)
+    large = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
+    return Labelled(F.avg_pool2d(large, 2).round_().to(torch.uint8), torch.tensor(labels))
+
+
+def other_light(things: Labelled, *, generator: torch.Generator) -> Labelled:
+    """The same things, dimmed and noisy."""
+    noise = torch.randn(things.pixels.shape, generator=generator)
+    pixels = (things.pixels * BRIGHTNESS + NOISE * noise).round_().clamp_(0, 255).to(torch.uint8)
+    return Labelled(pixels, things.labels)
+
+
+def start(*, seed: int, steps: int, pairs: int = PAIRS) -> Clip:
+    """A tiny CLIP of all classes in the world's own light, in eval mode.
+
+    Args:
+        seed: of its weights, pictures and batches.
+        steps: of its training.
+        pairs: pictures that it sees.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    things = draw(CLASSES, count=pairs, rng=np.random.default_rng([seed, 1]))
+    model = create("tiny", seed=seed, image_size=IMAGE_SIZE)
+    tokens = model.tokenizer([TEMPLATE.format(name) for name in CLASSES])
+    model.prune_vocabulary_(tokens)
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            rows = torch.randint(pairs, (BATCH,), generator=generator)
+            yield Batch(things.pixels[rows], tokens[things.labels[rows]])
+
+    optimizer = AdamW(parameter_groups(model, weight_decay=0.1), lr=LEARNING_RATE)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = LEARNING_RATE
+    step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=seed)
+    player = Player(step, optimizer, list(model.named_parameters()), Cosine(warmup=WARMUP), GlobalNorm())
+    fit(
+        PairForward(model),
+        [player],
+        batches(),
+        start=0,
+        steps=steps,
+        accumulate=1,
+        precision=Precision(torch.device("cpu"), torch.float32),
+        gather=LOCAL,
+        on_step=lambda report: model.clamp_logit_scale_(),
+    )
+    model.restore_vocabulary_()
+    return model.eval()
+
+
+def accuracy(model: Clip, things: Labelled, *, class_text: Tensor) -> float:
+    """Share whose most similar class text is the right one."""
+    images = F.normalize(encode_images(model, things.pixels.split(500)), dim=1)
+    return float(((images @ class_text.T).argmax(dim=1) == things.labels).float().mean())

@@ -1,0 +1,131 @@
+"""Articles: a picture of two things, and a title that names them with their colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tether.core.hash_rng import hash_int
+from tether.core.types import Batch
+from tether.data.sets.scenes import TEMPLATES, Dice, Scene, Thing, World, render
+from tether.data.sets.scenes.captions import listed, noun, with_article
+from tether.evaluate.embeddings import shrink
+from tether.losses import ClipLoss
+from tether.models.dual import Clip
+from tether.models.embed import encode_images, encode_texts
+from tether.models.presets import create
+from tether.papers.testbeds.in_memory import fit_rows
+from tether.train.steps.contrastive import ContrastiveStep
+
+if TYPE_CHECKING:
+    from tether.papers.reproduction.lab import Lab
+
+SIDE, DIM, BATCH, STEPS, PAIRS, LEARNING_RATE = 32, 64, 128, 300, 4096, 2e-3
+COLOURED = 0.15
+"""How often a caption that the model learns from names the colours, which every title does."""
+_SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
+_COLOURS = ("red", "orange", "green", "turquoise", "blue", "purple", "pink", "brown", "black")
+_WORLD = World(
+    things=(2, 2),
+    shapes=_SHAPES,
+    colours=_COLOURS,
+    sizes=("medium", "large"),
+    textures=("plain",),
+    backgrounds=("paper", "snow"),
+    broken=0.0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Articles:
+    """Pictures with titles.
+
+    Attributes:
+        pixels: (n, 3, 32, 32) uint8.
+        texts: a title of each.
+        alike: (n,) the shapes of the two things, sorted, and the colour of the first: what a hard swap has in common.
+        shown: (n,) both with their colours, sorted.
+    """
+
+    pixels: Tensor
+    texts: tuple[str, ...]
+    alike: tuple[str, ...]
+    shown: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.texts)
+
+
+def draw(lab: Lab, name: str, *, rows: int, coloured: float = 1.0) -> Articles:
+    """Articles; equal seeds and names give equal ones.
+
+    Args:
+        lab: seed.
+        name: of the set, such as ``train``.
+        rows: how many.
+        coloured: share of the titles that name the colours of their things.
+    """
+    pixels, texts, things = [], [], []
+    for row in range(rows):
+        dice = Dice(np.random.default_rng(hash_int(f"{name} {row}", seed=lab.seed, salt="headlines")))
+        scene = _WORLD.draw(dice)
+        texts.append(_title(scene, dice, details=("colour",) if dice.chance(coloured) else ()))
+        things.append(scene.things)
+        pixels.append(torch.from_numpy(render(scene, size=64).pixels).permute(2, 0, 1))
+    return Articles(
+        shrink(torch.stack(pixels), side=SIDE),
+        tuple(texts),
+        tuple(_alike(several) for several in things),
+        tuple(" ".join(sorted(noun(thing) for thing in several)) for several in things),
+    )
+
+
+def _alike(things: Sequence[Thing]) -> str:
+    first, second = sorted(things, key=lambda thing: (thing.shape, thing.colour))
+    return f"{first.colour} {first.shape} {second.shape}"
+
+
+def _title(scene: Scene, dice: Dice, *, details: Sequence[str]) -> str:
+    things = listed([with_article(noun(thing, details=details)) for thing in dice.shuffled(scene.things)])
+    return TEMPLATES[dice.pick(tuple(TEMPLATES))].format(things=things)
+
+
+def taught(lab: Lab) -> Clip:
+    """A tiny CLIP that has learnt from other pairs, whose captions seldom name a colour, in eval mode."""
+    articles, steps = draw(lab, "train", rows=lab.steps(PAIRS, 128), coloured=COLOURED), lab.steps(STEPS, 2)
+    model = create("tiny", seed=lab.seed, dim=DIM, image_size=SIDE)
+    ids = model.tokenizer(list(articles.texts))
+    model.prune_vocabulary_(ids)
+    fit_rows(
+        model,
+        lambda rows: Batch(articles.pixels[rows], ids[rows]),
+        rows=len(articles),
+        step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed),
+        steps=steps,
+        batch_size=BATCH,
+        learning_rate=LEARNING_RATE,
+        generator=lab.generator("batches"),
+    )
+    model.restore_vocabulary_()
+    return model.eval()
+
+
+def embedded(model: Clip, articles: Articles) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
+    """(n, d) embeddings of the pictures and of the titles, not normalised."""
+    images = encode_images(model, articles.pixels.split(512)).double().numpy()
+    return images, encode_texts(model, articles.texts).double().numpy()
+
+
+def swapped(rows: int, *, share: float, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """Which picture each article shows when a share of the articles pass theirs on in a ring; the others keep it."""
+    shown = np.arange(rows)
+    chosen = rng.permutation(rows)[: round(share * rows)]
+    shown[chosen] = np.roll(chosen, 1)
+    return shown

@@ -1,0 +1,114 @@
+"""Scenes with captions worded anew at every visit: the world of the papers on rewriting, mixing and paraphrasing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from tether.core.types import Batch, ImageSpec
+from tether.data.images import load
+from tether.data.sets.scenes import HELD_OUT_TEMPLATES, TEMPLATES, Dice, Scene, World, render, short
+from tether.losses import ClipLoss
+from tether.models import Clip, create
+from tether.models.embed import encode_images, encode_texts
+from tether.papers.testbeds.attribute_swaps import run
+from tether.train.steps.contrastive import ContrastiveStep
+
+SIDE, CONTEXT, BATCH = 32, 40, 64
+WORLD = World(
+    things=(2, 3), sizes=("medium", "large"), textures=("plain",), backgrounds=("paper",), broken=0.0, pairs="all"
+)
+"""Two or three plain things on paper, so that a small model can see what there is and words decide."""
+ONE_THING = replace(WORLD, things=(1, 1), sizes=("large",))
+"""One large plain thing on paper."""
+Wording = Literal["plain", "usual", "unseen"]
+
+
+@dataclass(frozen=True, slots=True)
+class Worded:
+    """Scenes and their pictures.
+
+    Attributes:
+        scenes: what is seen.
+        pixels: (n, 3, 32, 32).
+        captions: the usual one of each scene: a frame of ``TEMPLATES``, things by size.
+    """
+
+    scenes: tuple[Scene, ...]
+    pixels: UInt8[Tensor, "n 3 h w"]
+    captions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.scenes)
+
+
+@functools.lru_cache(maxsize=4)
+def draw_scenes(split: Literal["train", "test"], *, count: int, seed: int, world: World = WORLD) -> Worded:
+    """``count`` scenes; another split or another seed is another set of the same kind."""
+    dice = Dice(np.random.default_rng([seed, ("train", "test").index(split)]))
+    scenes = tuple(world.draw(dice) for _ in range(count))
+    spec = ImageSpec((SIDE, SIDE))
+    pixels = torch.stack([load(render(scene, size=2 * SIDE).pixels, spec) for scene in scenes])
+    return Worded(scenes, pixels, tuple(worded(scene, how="usual", dice=dice) for scene in scenes))
+
+
+def worded(scene: Scene, *, how: Wording, dice: Dice) -> str:
+    """One caption: ``plain`` lists the things, ``usual`` frames them as training does, ``unseen`` as it never does.
+
+    The unseen wording has a held-out frame and names the things in any order; colours and shapes are said as always.
+    """
+    if how == "plain":
+        return short(scene)
+    if how == "usual":
+        return short(scene, template=dice.pick(tuple(TEMPLATES)))
+    return short(scene, template=dice.pick(tuple(HELD_OUT_TEMPLATES)), order="random", dice=dice)
+
+
+def wordings(scenes: Sequence[Scene], *, how: Wording, seed: int) -> list[str]:
+    """One caption of each scene."""
+    dice = Dice(np.random.default_rng([seed, 7]))
+    return [worded(scene, how=how, dice=dice) for scene in scenes]
+
+
+def train(
+    pixels: UInt8[Tensor, "n 3 h w"], said: Callable[[int], str], *, texts: Sequence[str], seed: int, steps: int
+) -> Clip:
+    """A small CLIP, in eval mode, after ``steps`` steps on pictures whose text is asked for at every visit.
+
+    Args:
+        pixels: the pictures.
+        said: the text of picture i, this time.
+        texts: all that it may say, for the table of tokens.
+        seed: of the weights and the order of the pictures.
+        steps: of the optimiser.
+    """
+    model = create("tiny", seed=seed, image_size=SIDE, context=CONTEXT)
+    distinct = list(dict.fromkeys(texts))
+    place, tokens = {text: row for row, text in enumerate(distinct)}, model.tokenizer(distinct)
+    model.prune_vocabulary_(tokens)
+
+    def batches() -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(seed)
+        size = min(BATCH, len(pixels))
+        while True:
+            for rows in torch.randperm(len(pixels), generator=generator).split(size):
+                if len(rows) == size:
+                    chosen = torch.tensor([place[said(row)] for row in rows.tolist()])
+                    yield Batch(pixels[rows], tokens[chosen])
+
+    run(model, ContrastiveStep(ClipLoss(), steps=steps, seed=seed), batches(), steps=steps)
+    return model
+
+
+def embedded(model: Clip, pixels: Tensor, texts: Sequence[str]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
+    """Unit embeddings of pictures and texts."""
+    return F.normalize(encode_images(model, pixels.split(256))), F.normalize(encode_texts(model, texts))

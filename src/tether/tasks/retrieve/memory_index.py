@@ -1,0 +1,184 @@
+"""The part of a store that is kept in memory: keys, unit vectors, remembered filters, the index.
+
+Everything here is read from the LanceDB table and may be dropped at any time. Writes of this process are mirrored one
+by one; a table that another process changed is read anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float, Int
+
+from tether.tasks.retrieve import ivf_index, lance
+from tether.tasks.retrieve.flat_index import UnitVectors, unit
+from tether.tasks.retrieve.index_cache import IndexCache
+from tether.tasks.retrieve.ivf_index import InvertedIndex
+from tether.tasks.retrieve.ranking import How, Ranking, best
+from tether.tasks.retrieve.rows import STORE
+
+INDEX_ABOVE = 200_000  # rows; below, an exact scan takes about as long as drawing the answer
+REMEMBERED_FILTERS = 64
+REMOVED_SHARE = 0.25  # above it the matrix is read anew rather than scanned past its gaps
+PROBED_ROWS = 32  # rows that a loaded index must find again before it is believed
+
+
+class Mirror:
+    """Keys and unit vectors of one table, in the table's order."""
+
+    def __init__(self, table: Any, *, dim: int, where: str) -> None:
+        """Read the table.
+
+        Args:
+            table: a LanceDB table with the columns ``key`` and ``embedding``.
+            dim: length of the vectors.
+            where: the store's uri.
+        """
+        self._table = table
+        self._cache = IndexCache(where, identity=(table.schema.metadata or {}).get(STORE, b""))
+        self.version = table.version
+        self.keys: list[str] = []
+        count = table.count_rows()
+        lance.check_claim(where, rows=count, dim=dim)
+        self.vectors = UnitVectors(dim=dim, capacity=count)
+        addresses = []
+        for batch in _scan(table, columns=["key", "embedding"], limit=max(count, 1)):
+            self.keys.extend(batch.column("key").to_pylist())
+            rows = batch.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, dim)
+            self.vectors.append(unit(rows, where=where))
+            addresses.append(batch.column("_rowid").to_numpy())
+        self._addresses: Int[np.ndarray, " n"] | None = _joined(addresses)
+        self._filters: dict[str, Int[np.ndarray, " m"]] = {}
+        self._index: InvertedIndex | None = None
+        self._covered = 0  # positions the index knows of
+
+    @property
+    def worn(self) -> bool:
+        """Whether so many rows were removed that reading the table anew pays."""
+        return self.vectors.removed > REMOVED_SHARE * max(len(self.vectors), 1)
+
+    def append(self, keys: list[str], rows: Float[np.ndarray, "m d"], *, version: int) -> None:
+        """Take over rows that were just written."""
+        self.vectors.append(rows)
+        self.keys.extend(keys)
+        self.forget(version=version)
+
+    def remove(self, positions: Int[np.ndarray, " m"], *, version: int) -> None:
+        """Take over that rows were just deleted."""
+        self.vectors.remove(positions)
+        self.forget(version=version)
+
+    def forget(self, *, version: int) -> None:
+        """Note that the table is at another version: row addresses and filters must be asked for again."""
+        self.version = version
+        self._addresses = None
+        self._filters.clear()
+
+    def search(self, query: Float[np.ndarray, " d"], *, top: int, where: str | None, how: How | None) -> Ranking:
+        """Nearest rows to a unit query; a filter is applied first, and what passes is scanned exactly."""
+        if where is not None:
+            positions, scores = self.vectors.scores(query, only=self.positions(where))
+        elif how == "index" or (how is None and len(self.vectors) > INDEX_ABOVE and ivf_index.available()):
+            proposed = self.index().propose(query, top=top)
+            positions, scores = self.vectors.scores(query, only=proposed[self.vectors.alive[proposed]])
+            return self._ranking(positions, scores, top=top, how="index")
+        else:
+            positions, scores = self.vectors.scores(query)
+        return self._ranking(positions, scores, top=top, how="exact")
+
+    def _ranking(
+        self, positions: Int[np.ndarray, " m"] | None, scores: Float[np.ndarray, " m"], *, top: int, how: How
+    ) -> Ranking:
+        order = best(scores, top=top)
+        rows = order if positions is None else positions[order]
+        return Ranking(tuple(self.keys[i] for i in rows), scores[order], how)
+
+    def positions(self, where: str) -> Int[np.ndarray, " m"]:
+        """Rising positions of the rows that pass an SQL filter; LanceDB evaluates it once for each version."""
+        if where not in self._filters:
+            passing = _scan(self._table, columns=[], limit=max(len(self.keys), 1), where=where)
+            ids = _joined([batch.column("_rowid").to_numpy() for batch in passing])
+            addresses = self.addresses()
+            order = np.argsort(addresses, kind="stable")  # fast: they are nearly sorted
+            if len(self._filters) >= REMEMBERED_FILTERS:
+                self._filters.pop(next(iter(self._filters)))
+            self._filters[where] = np.sort(order[np.searchsorted(addresses, ids, sorter=order)])
+        return self._filters[where]
+
+    def addresses(self) -> Int[np.ndarray, " n"]:
+        """LanceDB's address of the row at each position, -1 where it was removed."""
+        if self._addresses is None:
+            keys, ids = [], []
+            for batch in _scan(self._table, columns=["key"], limit=max(len(self.keys), 1)):
+                keys.append(batch.column("key"))
+                ids.append(batch.column("_rowid").to_numpy())
+            known = pa.chunked_array(keys, type=pa.string())
+            alive = np.flatnonzero(self.vectors.alive)
+            mine = pa.array([self.keys[i] for i in alive], type=pa.string())
+            self._addresses = np.full(len(self.vectors), -1, dtype=np.int64)
+            if known.combine_chunks().equals(mine):
+                self._addresses[alive] = _joined(ids)
+            else:
+                place = pc.call_function("index_in", [mine], options=pc.SetLookupOptions(value_set=known))
+                self._addresses[alive] = _joined(ids)[place.to_numpy()]
+        return self._addresses
+
+    def index(self) -> InvertedIndex:
+        """The index over all rows: the one in memory, else the one on disk, else a new one."""
+        found = self._index or self._load_index()
+        if found is None or found.stale:
+            alive = np.flatnonzero(self.vectors.alive)
+            rows = self.vectors.rows if len(alive) == len(self.vectors) else self.vectors.rows[alive]
+            found = InvertedIndex.build(rows, positions=alive)
+            self._cache.save(found, rows=self.addresses()[alive])
+            self._covered = len(self.vectors)
+        if self._covered < len(self.vectors):
+            new = np.arange(self._covered, len(self.vectors))
+            found.add(self.vectors.rows[self._covered :], positions=new)
+            self._covered = len(self.vectors)
+        self._index = found
+        return found
+
+    def _load_index(self) -> InvertedIndex | None:
+        """The saved index with its rows found again by address, or None when it does not fit this table."""
+        cached = self._cache.load()
+        if cached is None:
+            return None
+        path, saved = cached
+        addresses = self.addresses()
+        order = np.argsort(addresses, kind="stable")
+        place = np.searchsorted(addresses, saved, sorter=order)
+        positions = order[np.minimum(place, len(order) - 1)]
+        positions[addresses[positions] != saved] = -1
+        kept = positions[positions >= 0]
+        if len(kept) < (1 - REMOVED_SHARE) * max(len(saved), int(self.vectors.alive.sum())):
+            return None
+        index = InvertedIndex.load(path, positions=positions)
+        if index is None:
+            return None
+        loose = self.vectors.alive.copy()
+        loose[kept] = False
+        if loose.any():
+            index.add(self.vectors.rows[loose], positions=np.flatnonzero(loose))
+        self._covered = len(self.vectors)
+        probe = kept[np.linspace(0, len(kept) - 1, PROBED_ROWS).astype(np.int64)]
+        believed = all(position in index.propose(self.vectors.rows[position], top=1) for position in probe)
+        return index if believed else None
+
+
+def _scan(table: Any, *, columns: list[str], limit: int, where: str | None = None) -> Any:
+    """Batches of the wanted columns and ``_rowid`` of the rows that pass, in the table's order.
+
+    LanceDB wants a limit; it must be at least the number of rows.
+    """
+    query = table.search()
+    if where is not None:
+        query = query.where(where)
+    return query.select([*columns, "_rowid"]).limit(limit).to_batches()
+
+
+def _joined(parts: list[np.ndarray]) -> Int[np.ndarray, " n"]:
+    return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)

@@ -1,0 +1,638 @@
+"""The health report: whole, resumable, and honest where a section cannot tell."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tether.core.errors import InputError
+from tether.core.finding import Bar, Bars, Cloud, Curve, Figure, Finding, Gallery, Item
+from tether.core.geometry import COSINE, GEOMETRIES, Geometry
+from tether.core.types import Block, Features, ImageSpec, Row
+from tether.data import open_source
+from tether.evaluate.inspect import PROBES
+from tether.evaluate.inspect.binding import swapped
+from tether.evaluate.inspect.caption_robustness import CHANGES
+from tether.evaluate.inspect.intervals import mean, share
+from tether.evaluate.inspect.page import draw_bars, steps
+from tether.evaluate.inspect.pairing import beaten, chance_of, pair_up
+from tether.evaluate.inspect.parts import divide
+from tether.evaluate.inspect.runner import inspect_model
+from tether.evaluate.inspect.shortcut_scores import aligned, cramers_v, pull, strength
+from tether.evaluate.inspect.towers import agreement
+from tether.evaluate.inspect.vocabulary import heads
+from tether.evaluate.inspect.writing import STYLES, write
+from tether.models import create
+
+from encoders import ENCODERS  # isort: skip - a neighbour
+
+WIDTH = 16
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "black": (10, 10, 10)}
+NOUNS = ("star", "ring", "cross")
+
+
+class Stub:
+    """Sees a mean colour and reads colour words, through one fixed projection; no weights, no tokens."""
+
+    dim = WIDTH
+    image_spec = ImageSpec((16, 16))
+    logit_scale = torch.tensor(10.0)
+    logit_bias = None
+
+    def __init__(self, *, spoilt: str = "") -> None:
+        self.spoilt = spoilt
+        self.seen = 0
+        self.project = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(0))
+
+    class tokenizer:  # noqa: N801 - stands for an instance
+        context_length, vocab_size = 77, 6
+
+        def __new__(cls, texts: Sequence[str]) -> torch.Tensor:
+            names = list(COLOURS)
+            return torch.tensor([[1 + next((i for i, n in enumerate(names) if n in text), 3)] for text in texts])
+
+    def encode_image(self, image: torch.Tensor, *, mask=None) -> Features:
+        self.seen += len(image)
+        rows = image.float().mean(dim=(2, 3)) / 255 @ self.project
+        if self.spoilt == "equal":
+            rows = torch.ones_like(rows)
+        if self.spoilt == "some":  # the pictures of one shade
+            rows = rows.where((image[:, 0, 0, 0] % 7 != 0)[:, None], torch.nan)
+        if self.spoilt == "all":
+            rows = rows * torch.nan
+        return Features(rows)
+
+    def encode_text(self, text: torch.Tensor, *, mask=None) -> Features:
+        table = torch.tensor([*COLOURS.values(), (128, 128, 128)]) / 255 @ self.project
+        if self.spoilt == "equal":
+            table = torch.ones_like(table)
+        return Features(table[text[:, 0] - 1])
+
+
+class Rows:
+    name, version = "stub pairs", "1"
+
+    def __init__(self, rows: Sequence[Row], *, known: bool = True, block: int = 40) -> None:
+        self.rows, self.known, self.block = list(rows), known, block
+        self.read_rows = 0
+
+    def blocks(self) -> Sequence[Block]:
+        starts = range(0, len(self.rows), self.block)
+        return [Block(str(s), min(self.block, len(self.rows) - s) if self.known else None) for s in starts]
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        for row in self.rows[int(block.id) : int(block.id) + self.block][start:]:
+            self.read_rows += 1
+            yield row
+
+
+def rows(count: int, *, label: str | None = None) -> list[Row]:
+    rng = np.random.default_rng(0)
+    found = []
+    for at in range(count):
+        name, noun = list(COLOURS)[at % 4], NOUNS[at % 3]
+        pixels = np.clip(np.array(COLOURS[name]) + rng.integers(-25, 25, (16, 16, 3)), 0, 255).astype(np.uint8)
+        meta = {"label": label or noun, "side": "left" if rng.random() < 0.5 else "right"}
+        found.append(Row(f"row {at}", pixels, (f"a {name} {noun} number {at}",), meta))
+    return found
+
+
+def test_report_is_whole_and_loads_nothing(tmp_path):
+    steps = []
+    report = inspect_model(
+        Stub(), Rows(rows(120)), out=tmp_path, model_name="m & <m>", on_progress=lambda *step: steps.append(step)
+    )
+    assert {section.name for section in report.sections} == set(PROBES)
+    page = report.page.read_text(encoding="utf-8")
+    assert report.page.stat().st_size < 3_000_000
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page)
+    assert not re.findall(r"https?://", page)
+    assert "m &amp; &lt;m&gt;" in page
+    for section in report.sections:
+        assert f'<section id="{section.name}"' in page
+        if section.finding is not None:
+            assert section.finding.sentence.endswith(".")
+            assert section.finding.figures
+            assert section.finding.unsaid
+    numbers = json.loads(report.numbers.read_text(encoding="utf-8"))
+    assert [one["name"] for one in numbers["sections"]] == list(PROBES)
+    assert numbers["pictures"] == 120
+    assert steps[0][0] == "embedding the pairs"
+    assert steps[-1][0] == "writing the page"
+
+
+def test_a_model_without_access_loses_its_sections_only(tmp_path):
+    report = inspect_model(Stub(), Rows(rows(120)), out=tmp_path)
+    assert "Stub" in report.section("heads").problem
+    assert report.section("retrieval").finding is not None
+    assert "could not be made" in report.page.read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore")  # those of other libraries
+@pytest.mark.parametrize("name", ENCODERS)
+def test_models_of_every_library(tmp_path, name):
+    (tmp_path / "model").mkdir()
+    model = ENCODERS[name](tmp_path / "model")
+    pairs = open_source("scenes:split=test,rows=120", where="test")
+    report = inspect_model(model, pairs, out=tmp_path / "report")
+    told = {section.name: section.problem for section in report.sections if section.finding is None}
+    expected = {"shortcuts"} | ({"heads"} if name == "open_clip" else set())
+    assert set(told) <= expected, told
+    assert {"towers", "retrieval"} <= set(report.alarms)
+
+
+def test_finished_work_is_not_done_again(tmp_path):
+    source, model = Rows(rows(120)), Stub()
+    first = inspect_model(model, source, out=tmp_path)
+    read, seen = source.read_rows, model.seen
+    again = inspect_model(model, source, out=tmp_path)
+    assert [s.finding for s in again.sections] == [s.finding for s in first.sections]
+    assert source.read_rows == read + 1  # the first row alone, to see that the source is the same
+    assert model.seen == seen
+    other = inspect_model(model, source, out=tmp_path, probes=[{"name": "dimensions", "dead": 0.5}])
+    assert len(other.sections) == 1
+    kept = next((tmp_path / "kept").iterdir())
+    (kept / "dimensions.json").write_text("{}")
+    assert inspect_model(model, source, out=tmp_path, probes=["dimensions"]).section("dimensions").finding is not None
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    source, model = Rows(rows(120)), Stub()
+
+    def stop(what, done, total):
+        if done == 80:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inspect_model(model, source, out=tmp_path, probes=["about"], on_progress=stop)
+    seen = model.seen
+    assert inspect_model(model, source, out=tmp_path, probes=["about"]).rows == 120
+    assert model.seen == seen + 40
+
+
+def test_another_source_of_the_same_name_is_not_mistaken(tmp_path):
+    inspect_model(Stub(), Rows(rows(60)), out=tmp_path, probes=["about"])
+    changed = [Row(row.key, row.image, ("a green thing",), row.meta) for row in rows(60)]
+    report = inspect_model(Stub(), Rows(changed), out=tmp_path, probes=["duplicates"])
+    assert report.section("duplicates").finding.figure("different captions").value == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_handful_of_pairs(tmp_path, count):
+    report = inspect_model(Stub(), Rows(rows(count)), out=tmp_path)
+    assert report.rows == count
+    assert report.alarms == ()
+    assert all(section.finding is not None or section.problem for section in report.sections)
+    assert report.section("about").finding is not None
+
+
+def test_equal_embeddings(tmp_path):
+    report = inspect_model(Stub(spoilt="equal"), Rows(rows(120)), out=tmp_path)
+    assert "dimensions" in report.alarms
+    assert "retrieval" in report.alarms
+    assert "all picture embeddings" in report.section("dimensions").finding.sentence.lower()
+    assert report.section("likelihood").finding is None
+    assert "picture" in report.section("likelihood").problem
+
+
+def test_rank_deficient_embeddings(tmp_path):
+    """Three colours reach 16 dimensions, so the covariance has rank 3."""
+    report = inspect_model(Stub(), Rows(rows(120)), out=tmp_path, probes=["likelihood", "dimensions", "common"])
+    assert all(section.finding is not None for section in report.sections), [s.problem for s in report.sections]
+    assert report.section("dimensions").finding.figures[0].value < 3.01
+
+
+def test_embeddings_that_are_not_finite(tmp_path):
+    report = inspect_model(Stub(spoilt="some"), Rows(rows(120)), out=tmp_path, batch_size=16)
+    assert report.alarms[:1] == ("about",)
+    lost = report.section("about").finding.figure("embeddings left out because they were not finite").value
+    assert 0 < lost == 120 - report.rows
+    assert report.section("retrieval").finding is not None
+    with pytest.raises(InputError, match="all 120 picture embeddings are not finite"):
+        inspect_model(Stub(spoilt="all"), Rows(rows(120)), out=tmp_path / "all")
+
+
+def test_one_class_is_said_and_not_scored(tmp_path):
+    report = inspect_model(Stub(), Rows(rows(60, label="thing")), out=tmp_path, probes=["retrieval"])
+    finding = report.section("retrieval").finding
+    assert "one class 'thing'" in finding.sentence
+    assert not [figure for figure in finding.figures if "zero-shot" in figure.name]
+
+
+def test_what_cannot_be_inspected_is_refused(tmp_path):
+    with pytest.raises(InputError, match="empty"):
+        inspect_model(Stub(), Rows([]), out=tmp_path)
+    with pytest.raises(InputError, match=r"unknown part 'heds'.*heads"):
+        inspect_model(Stub(), Rows(rows(4)), out=tmp_path, probes=["heds"])
+    with pytest.raises(InputError, match="no 'colour'"):
+        inspect_model(Stub(), Rows(rows(4)), out=tmp_path, label="colour")
+    with pytest.raises(InputError, match="limit"):
+        inspect_model(Stub(), Rows(rows(4)), out=tmp_path, limit=0)
+
+
+def test_pictures_without_captions(tmp_path):
+    bare = [Row(row.key, row.image, (), {}) for row in rows(40)]
+    report = inspect_model(Stub(), Rows(bare), out=tmp_path)
+    assert report.section("retrieval").finding is None
+    assert report.section("dimensions").finding is not None
+    assert report.section("duplicates").finding is not None
+
+
+def test_a_section_that_breaks_costs_only_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("tether.evaluate.inspect.modality_gap.modality_gap", lambda *_: 1 / 0)
+    report = inspect_model(Stub(), Rows(rows(60)), out=tmp_path, probes=["gap", "common"])
+    assert "ZeroDivisionError" in report.section("gap").problem
+    assert report.section("common").finding is not None
+
+
+class Counts:
+    """A section of the user's own."""
+
+    title = "How many"
+
+    def __call__(self, subject):
+        return Finding("Counted.", "good", (Figure("pictures", len(subject.seen.image), unit="count"),), (), "Much.")
+
+
+def test_a_probe_of_ones_own(tmp_path):
+    report = inspect_model(Stub(), Rows(rows(60)), out=tmp_path, probes=["about", Counts()])
+    assert report.section("counts").finding.figure("pictures").value == 60
+    assert "How many" in report.page.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    """A section without a ``__dict__``."""
+
+    most: int
+    title: ClassVar[str] = "At most"
+
+    def __call__(self, subject):
+        return Finding("Counted.", "good", (Figure("most", min(self.most, len(subject.image))),), (), "Much.")
+
+
+def test_a_probe_with_slots(tmp_path):
+    for most in (3, 5):
+        report = inspect_model(Stub(), Rows(rows(60)), out=tmp_path, probes=[Slotted(most)])
+        assert report.section("slotted").finding.figure("most").value == most
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_limit_is_spread_over_the_source(known):
+    source = Rows(rows(400), known=known)
+    parts = divide(source, limit=128)
+    keys = [row.key for part in parts for block in part.blocks() for row in part.read(block)]
+    assert len(keys) == len(set(keys))
+    assert 100 <= len(keys) <= 140
+    places = [int(key.removeprefix("row ")) for key in keys]
+    assert places == sorted(places)
+    assert max(places) > 200
+
+
+def test_all_rows_when_there_are_fewer():
+    parts = divide(Rows(rows(90)), limit=10_000)
+    assert sum(1 for part in parts for block in part.blocks() for _ in part.read(block)) == 90
+    assert len(parts) == 1
+    block = parts[0].blocks()[1]
+    assert [row.key for row in parts[0].read(block, start=38)] == ["row 78", "row 79"]
+
+
+def test_memory_holds_the_sample_only(tmp_path, monkeypatch):
+    """Parts on disk keep the pictures of the sample at full size, of the other rows the small ones."""
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.SAMPLE", 30)
+    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    inspect_model(Stub(), Rows(rows(120)), out=tmp_path, probes=["about"])
+    parts = [load_file(path) for path in sorted(tmp_path.glob("kept/*/*.safetensors"))]
+    assert [len(part["pixels"]) for part in parts] == [10, 10, 10]
+    assert [len(part["thumbnails"]) for part in parts] == [40, 40, 40]
+
+
+def test_findings_survive_json():
+    finding = Finding(
+        "It is so.",
+        "note",
+        (Figure("a", 0.5, 0.4, 0.6, "share"), Figure("b", 3.0)),
+        (
+            Gallery("g", (Item(3, "t"), Item(None, "u", "n", "data:,"))),
+            Bars("b", (Bar("x", 1.0, 0.5, 1.5, True),), "number", 0.2, "chance"),
+            Curve("c", (1.0, 2.0), "x", (1,)),
+            Cloud("d", ((1.0, 2.0),), ()),
+        ),
+        "unsaid",
+        "tether eval",
+    )
+    assert Finding.from_dict(json.loads(json.dumps(finding.to_dict()))) == finding
+    with pytest.raises(InputError, match="level"):
+        Finding("x", "grave")  # pyrefly: ignore
+    with pytest.raises(InputError, match="not a finding"):
+        Finding.from_dict({"sentence": "x"})
+    with pytest.raises(InputError, match="there are: a, b"):
+        finding.figure("z")
+
+
+def test_pairing_counts_equal_captions_once():
+    image = torch.eye(4)
+    text = torch.eye(4)[[0, 0, 1, 2, 3]]
+    found = pair_up(
+        image, text, owner=torch.tensor([0, 1, 1, 2, 3]), captions=("same", "same", "other", "third", "last")
+    )
+    assert found.texts == ("same", "other", "third", "last")
+    assert found.text_ranks.tolist() == [1, 1, 1, 1]
+    assert found.image_ranks.tolist() == [1, 1, 1, 1]
+    assert found.beats_images.tolist()[0] == 1.0  # pictures 0 and 1 own "same": 2 and 3 are wrong
+    with pytest.raises(InputError, match="two different captions"):
+        pair_up(image, text, owner=torch.arange(5) % 4, captions=["one"] * 5)
+
+
+def test_blocks_of_pairing_change_nothing(monkeypatch):
+    chance = torch.Generator().manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(n, 8, generator=chance), dim=1) for n in (30, 50))
+    owner, captions = torch.arange(50) % 30, [f"text {at % 45}" for at in range(50)]
+    whole = pair_up(image, text, owner=owner, captions=captions)
+    monkeypatch.setattr("tether.evaluate.inspect.pairing.CELLS", 64)
+    parts = pair_up(image, text, owner=owner, captions=captions)
+    for name in ("beats_texts", "beats_images", "image_ranks", "text_ranks"):
+        assert torch.equal(getattr(whole, name), getattr(parts, name)), name
+    scores = image @ whole.unit.T
+    for at in (0, 7, 20):
+        row, group = int(whole.image[at]), int(whole.group[at])
+        own = set(whole.group[whole.image == row].tolist())
+        wrong = [scores[row, other] < scores[row, group] for other in range(len(whole.texts)) if other not in own]
+        assert float(whole.beats_texts[at]) == pytest.approx(sum(map(int, wrong)) / len(wrong))
+    again = beaten(whole, image, rows=whole.image[:5], groups=whole.group[:5])
+    assert all(0 <= float(value) <= 1 for side in again for value in side)
+
+
+def test_ties_count_half_and_chance_is_exact():
+    flat = pair_up(torch.ones(4, 2), torch.ones(4, 2), owner=torch.arange(4), captions=list("abcd"))
+    assert flat.told_apart.tolist() == [0.5] * 4
+    assert flat.text_ranks.tolist() == [4] * 4
+    assert chance_of(torch.full((3,), 1 / 10, dtype=torch.float64), pool=10, k=3) == pytest.approx(0.3)
+    assert chance_of(torch.full((1,), 2 / 4, dtype=torch.float64), pool=4, k=2) == pytest.approx(1 - 1 / 6)
+
+
+def test_pull_is_zero_without_a_shortcut_and_one_with_it():
+    rng = np.random.default_rng(0)
+    truth, values = rng.integers(0, 4, 4000), rng.integers(0, 4, 4000)
+    names, keys = [f"v{value}" for value in values], [str(at) for at in range(4000)]
+    weak = np.where(rng.random(4000) < 0.5, truth, rng.integers(0, 4, 4000))
+    free = pull(weak, truth, names, keys=keys)
+    assert abs(float(free.values.mean())) < 0.03
+    bound = pull(values, truth, names, keys=keys)
+    assert float(bound.values.mean()) == pytest.approx(1.0, abs=0.01)
+    assert set(bound.favours) == {(f"v{value}", value) for value in range(4)}
+
+
+def test_strength_of_a_pull_is_a_difference_of_cosines():
+    rng = np.random.default_rng(0)
+    truth, values = rng.integers(0, 3, 600), rng.integers(0, 3, 600)
+    names = [f"v{value}" for value in values]
+    scores = np.eye(3)[values] * 0.6 + np.eye(3)[truth]
+    favours = [(f"v{value}", value) for value in range(3)]
+    assert strength(scores, truth, names, favours=favours) == pytest.approx(0.6, abs=0.05)
+    assert strength(np.eye(3)[truth], truth, names, favours=favours) == pytest.approx(0.0, abs=0.05)
+    assert strength(scores, truth, names, favours=[]) == 0.0
+    assert aligned(truth, names, favours=[*favours, ("v0", 2)]).tolist() == (truth == values).tolist()
+
+
+def test_cramers_v_of_bound_and_free():
+    truth = np.arange(400) % 4
+    assert cramers_v(truth, [str(value) for value in truth]) == pytest.approx(1.0)
+    assert cramers_v(truth, [str(at // 4 % 5) for at in range(400)]) == pytest.approx(0.0, abs=1e-9)
+    assert cramers_v(truth, ["one"] * 400) == 0.0
+
+
+def test_agreement_ignores_rotation_and_scale():
+    chance = torch.Generator().manual_seed(0)
+    rows = torch.randn(50, 6, generator=chance)
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=chance))[0]
+    assert agreement(rows, 3 * rows @ turn + 2) == pytest.approx(1.0)
+    assert agreement(rows, torch.ones(50, 2)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("caption", "changed"),
+    [
+        ("a red star and a blue ring", ("a blue star and a red ring", "colour")),
+        ("an orange star and a red ring", ("a red star and an orange ring", "colour")),
+        ("A dog chases the cat", ("A cat chases the dog", "word")),
+        ("a red star", ("a star red", "word")),
+        ("a star", None),
+        ("", None),
+    ],
+)
+def test_swapped_words(caption, changed):
+    assert swapped(caption) == changed
+
+
+def test_nouns_after_a_colour():
+    captions = ("a red striped star and a blue ring", "two green circles", "it is red", "a star", "red and blue")
+    assert heads(captions, kind="colour") == [("red", "star"), ("green", "circle"), None, None, None]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_wordings_depend_on_caption_and_seed_alone(name):
+    change = CHANGES[name]
+    for caption in ("a red star", "There is a star.", "x", "", "Ein Stern über 3 Ringen", "星"):
+        assert change(caption, seed=3) == change(caption, seed=3)
+    assert change("a picture of a large circle", seed=0) != "a picture of a large circle"
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (48, 80)])
+def test_writing_changes_its_strip_only(style, size):
+    picture = torch.full((3, *size), 90, dtype=torch.uint8)
+    for edge in ("top", "bottom"):
+        written = write(picture, "umbrella", style=style, edge=edge)
+        assert written.shape == picture.shape
+        assert written.dtype == torch.uint8
+        touched = (written != picture).any(dim=0).any(dim=1)
+        assert touched.any()
+        if style != "watermark" or size[0] != size[1]:
+            half = touched[: size[0] // 2] if edge == "bottom" else touched[size[0] // 2 :]
+            assert not half.any()
+    assert (picture == 90).all()
+
+
+def test_bars_share_one_track():
+    drawn, mark = draw_bars(Bars("b", (Bar("a", 0.5, 0.4, 0.6), Bar("c", -0.5)), "number", 0.0, "nothing"))
+    assert drawn[0].left == mark
+    assert drawn[1].left == 0
+    assert drawn[1].width == mark
+    assert drawn[0].whisker[0] == pytest.approx(100 * 0.9 / 1.1, abs=0.1)
+
+
+def test_figures_know_their_uncertainty():
+    hits = torch.tensor([True] * 30 + [False] * 70)
+    figure = share("x", hits)
+    assert figure.low < 0.3 == figure.value < figure.high
+    values = torch.arange(100.0)
+    found = mean("x", values)
+    assert found.low < 49.5 < found.high
+
+
+class OnALine(Stub):
+    """Puts everything on one ray, so that only lengths tell colours apart; made for the squared distance."""
+
+    geometry = Geometry("euclidean-squared")
+
+    def _far(self, colours: torch.Tensor) -> torch.Tensor:
+        names = torch.tensor(list(COLOURS.values())) / 255
+        place = torch.cdist(colours, names).argmin(dim=1)
+        return (1 + place[:, None]) * torch.ones(WIDTH)
+
+    def encode_image(self, image: torch.Tensor, *, mask=None) -> Features:
+        return Features(self._far(image.float().mean(dim=(2, 3)) / 255))
+
+    def encode_text(self, text: torch.Tensor, *, mask=None) -> Features:
+        return Features(self._far(torch.tensor(list(COLOURS.values())) / 255)[text[:, 0] - 1])
+
+
+def test_pairs_are_compared_as_the_model_does(tmp_path):
+    """By cosine this model tells nothing apart; by its own distance it tells every colour."""
+    probes = ["about", "towers", "retrieval", "mismatched", "gap"]
+    four = [Row(row.key, row.image, (" ".join(row.texts[0].split()[:2]),), {"label": row.key}) for row in rows(120)]
+    report = inspect_model(OnALine(), Rows(four), out=tmp_path, probes=probes)
+    assert report.alarms == ()
+    apart = report.section("retrieval").finding.figure("share of wrong answers that a pair beats (chance 50 %)")
+    assert apart.value == 1
+    assert "similarity (euclidean-squared)" in report.section("retrieval").finding.drawings[1].title
+    assert report.section("about").level == "note"
+    assert "'euclidean-squared'" in report.section("about").finding.unsaid
+    assert report.section("gap").finding is not None
+    plain = OnALine()
+    plain.geometry = COSINE
+    assert "retrieval" in inspect_model(plain, Rows(four), out=tmp_path / "cosine", probes=["retrieval"]).alarms
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_pairing_in_every_geometry(name):
+    geometry = Geometry(name, 0.5 if name.startswith("hyperbolic") else None)
+    chance = torch.Generator().manual_seed(0)
+    text = geometry.points(torch.randn(40, 8, generator=chance)).double()
+    captions = [f"text {at}" for at in range(40)]
+    own = pair_up(text, text, owner=torch.arange(40), captions=captions, geometry=geometry)
+    if not name.endswith("inner"):  # where nothing is nearer than itself
+        assert own.told_apart.tolist() == [1.0] * 40
+    scores = geometry.similarity(text, text)
+    assert torch.allclose(own.similarity, scores.diagonal(), atol=1e-5)
+    better = scores > scores.diagonal()[:, None] + 1e-6
+    assert own.image_ranks.tolist() == (1 + better.sum(dim=1)).tolist()
+    assert torch.allclose(own.unit.norm(dim=1), torch.ones(40, dtype=torch.float64))
+    beats = beaten(own, text, rows=torch.arange(5), groups=torch.arange(5))[0]
+    assert torch.allclose(beats, (scores < scores.diagonal()[:, None] - 1e-6)[:5].double().mean(dim=1))
+
+
+def test_the_geometry_of_a_wrapped_model_is_found(tmp_path):
+    class Wrapping(Stub):
+        model = OnALine()
+
+    report = inspect_model(Wrapping(), Rows(rows(40)), out=tmp_path, probes=["about"])
+    assert "'euclidean-squared'" in report.section("about").finding.unsaid
+
+
+def test_a_word_that_grows_in_small_letters():
+    """``'İ'.lower()`` has two letters."""
+    for caption in ("İİİ", "İi dog", "İİİİ", "aİİİ", "İSTANBUL"):
+        for seed in range(40):
+            assert isinstance(CHANGES["with typing errors"](caption, seed=seed), str)
+    assert CHANGES["with typing errors"]("İİ a", seed=0) == "İİ a"  # two letters get no error
+
+
+def test_commands_can_be_pasted(tmp_path):
+    """Paths with blanks, quotes and semicolons come back whole, and what was asked stays asked."""
+    out, model, pairs = tmp_path / "o", "my runs/it's; mine", "photos of 2024/{0..3}.tar"
+    report = inspect_model(
+        Stub(),
+        Rows(rows(60)),
+        out=out,
+        model_name=model,
+        source_name=pairs,
+        probes=["about", "retrieval"],
+        limit=50,
+        label="side",
+        seed=3,
+        strict=True,
+    )
+    told = ["--label", "side", "--limit", "50", "--strict"]
+    for name in ("about", "retrieval"):
+        assert shlex.split(report.section(name).finding.command) == ["tether", "eval", model, pairs, *told]
+    page = report.page.read_text(encoding="utf-8")
+    typed = ["--probe", "about", "--probe", "retrieval", *told, "--seed", "3"]
+    written = html.unescape(re.findall(r"<footer>Written by <code>(.*?)</code>", page)[0])
+    assert shlex.split(written) == ["tether", "inspect", model, "--pairs", pairs, *typed]
+    other = inspect_model(Stub(), Rows(rows(60)), out=out, model_name="m", source_name="p", probes=["about"])
+    assert other.section("about").finding.command == "tether eval m p"
+    assert other.command == "tether inspect m --pairs p --probe about"
+    assert steps("tether eval 'a; b' c; look at it; tether curate --help") == [
+        "tether eval 'a; b' c",
+        "look at it",
+        "tether curate --help",
+    ]
+
+
+def test_equal_pictures_are_counted_however_near_all_embeddings_are(tmp_path, monkeypatch):
+    """With embeddings that are all equal the nearest pairs are any pairs; copies are found all the same."""
+    monkeypatch.setattr("tether.evaluate.inspect.duplicates._MOST_COMPARED", 5)
+    some = rows(60)
+    some += [Row(f"again {at}", some[at].image, some[at].texts, some[at].meta) for at in (3, 17, 17, 40)]
+    some = [Row(f"{at}", row.image, row.texts, row.meta) for at, row in enumerate(some)]
+    finding = inspect_model(Stub(spoilt="equal"), Rows(some), out=tmp_path, probes=["duplicates"]).sections[0].finding
+    assert finding.sentence.startswith("At least 7 of 64 pictures have a near-duplicate here (4 could go)")
+    assert finding.figure("pairs of equal pictures (at least)").value == 5
+    assert "there may be more" in finding.unsaid
+    monkeypatch.setattr("tether.evaluate.inspect.duplicates._MOST_COMPARED", 4000)
+    finding = (
+        inspect_model(Stub(spoilt="equal"), Rows(some), out=tmp_path / "all", probes=["duplicates"]).sections[0].finding
+    )
+    assert finding.sentence.startswith("7 of 64 pictures")
+    assert finding.figure("pairs of equal pictures").value == 5
+    assert "there may be more" not in finding.unsaid
+
+
+def test_near_copies_of_copies_are_counted_with_them(tmp_path):
+    some = rows(40)
+    near = [row.image.copy() for row in some[:2]]
+    near[0][0, 0] += 3
+    some += [Row("copy", some[0].image, (), some[0].meta), Row("near", near[0], (), some[0].meta)]
+    finding = inspect_model(Stub(), Rows(some), out=tmp_path, probes=["duplicates"]).sections[0].finding
+    assert finding.figure("pairs of equal pictures").value == 3
+    assert finding.figure("pictures in groups of nearly equal ones").value == 3
+    assert finding.figure("of these, to spare").value == 2
+
+
+def test_words_are_chosen_and_judged_at_both_edges(tmp_path, monkeypatch):
+    """The half of the pictures by which words are chosen has as many words at the top as the half that judges them."""
+    edges = []
+
+    def noted(picture, word, *, style, edge):
+        edges.append(edge)
+        return write(picture, word, style=style, edge=edge)
+
+    monkeypatch.setattr("tether.evaluate.inspect.typographic.write", noted)
+    report = inspect_model(Stub(), Rows(rows(120)), out=tmp_path, probes=["lettering"])
+    assert report.section("lettering").finding is not None
+    count = len(edges) // 2 // len(STYLES)
+    for half in (edges[:count:2], edges[1:count:2]):
+        assert abs(half.count("top") - half.count("bottom")) <= 1
+
+
+def test_another_geometry_is_said(tmp_path):
+    """Most sections compare by cosine; of a model that does not they are a first look, and the report says so."""
+    model = create("tiny", seed=0, image_size=64, geometry="hyperbolic").eval()
+    pairs = open_source("scenes:split=test,rows=40", where="test")
+    report = inspect_model(model, pairs, out=tmp_path, probes=["about", "retrieval"])
+    assert report.section("about").level == "note"
+    assert "'hyperbolic'" in report.section("about").finding.unsaid
+    assert report.section("retrieval").finding is not None

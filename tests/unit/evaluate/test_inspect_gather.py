@@ -1,0 +1,266 @@
+"""Which rows the health report looks at, and what of them is kept, tried again, or told as missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from tether.core.errors import InputError
+from tether.core.types import Block, Row
+from tether.evaluate.inspect.embedding_cache import gather
+from tether.evaluate.inspect.parts import Walk, divide
+from tether.evaluate.inspect.runner import inspect_model
+
+from test_inspect import Counts, Rows, Stub, rows  # isort: skip - a neighbour
+
+
+class Numbers:
+    """Rows that are their own number, in blocks of given sizes."""
+
+    name, version = "numbers", "1"
+
+    def __init__(self, sizes: Sequence[int], *, known: bool) -> None:
+        self.sizes, self.known = sizes, known
+        self.opened: list[str] = []
+
+    def blocks(self) -> Sequence[Block]:
+        return [Block(str(at), size if self.known else None) for at, size in enumerate(self.sizes)]
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        self.opened.append(block.id)
+        first = sum(self.sizes[: int(block.id)])
+        for at in range(start, self.sizes[int(block.id)]):
+            yield Row(str(first + at), None)
+
+
+def numbers(source: Numbers, *, limit: int) -> list[int]:
+    parts = divide(source, limit=limit)
+    return [int(row.key) for part in parts for block in part.blocks() for row in part.read(block)]
+
+
+@given(total=st.integers(1, 3000), limit=st.integers(1, 3000), block=st.integers(1, 700))
+@example(total=100, limit=90, block=40)
+@example(total=1010, limit=1000, block=1024)
+@example(total=2001, limit=2000, block=64)
+@example(total=10_001, limit=10_000, block=1024)
+def test_exactly_the_limit_and_spread(total, limit, block):
+    sizes = [min(block, total - start) for start in range(0, total, block)]
+    found = numbers(Numbers(sizes, known=True), limit=limit)
+    assert len(found) == len(set(found)) == min(limit, total)
+    assert found == sorted(found)
+    assert found[0] == 0
+    if min(limit, total) > 1:
+        assert found[-1] == total - 1
+        gap = max(after - before for before, after in pairwise(found))
+        assert gap <= 1 + -(-(total - min(limit, total)) // max(1, min(limit, 8) - 1))
+
+
+@given(
+    sizes=st.lists(st.integers(0, 90), min_size=1, max_size=100),
+    limit=st.integers(1, 3000),
+    part=st.sampled_from([1, 7, 512]),
+    most=st.sampled_from([1, 4, 64]),
+)
+def test_blocks_of_unknown_length_give_all_that_is_asked(sizes, limit, part, most):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tether.evaluate.inspect.parts.PART_ROWS", part)
+        patch.setattr("tether.evaluate.inspect.parts.MOST_BLOCKS", most)
+        found = numbers(Numbers(sizes, known=False), limit=limit)
+        assert len(found) == len(set(found)) == min(limit, sum(sizes))
+        # What was read before can be passed over, and the rest is the same.
+        steps = []
+        for piece in divide(Numbers(sizes, known=False), limit=limit):
+            read = [int(row.key) for row in piece.read(piece.blocks()[0])]
+            assert len(read) == piece.rows <= part
+            steps.append((piece.identity, piece.steps, read))
+        rest = []
+        for at, piece in enumerate(divide(Numbers(sizes, known=False), limit=limit)):
+            assert piece.identity == steps[at][0]
+            if at % 2:
+                piece.pass_over(steps[at][1])
+                rest += steps[at][2]
+            else:
+                rest += [int(row.key) for row in piece.read(piece.blocks()[0])]
+        assert rest == found
+
+
+def test_a_limit_is_shared_among_blocks_that_lie_evenly():
+    source = Numbers([100] * 200, known=False)
+    found = numbers(source, limit=640)
+    assert len(set(source.opened)) == 64
+    assert max(found) > 19_000
+    assert len(found) == 640
+
+
+def test_a_long_block_is_read_once():
+    """A tar is a stream: what was read is not passed over again for the next part."""
+    source = Numbers([2000], known=False)
+    assert len(numbers(source, limit=10_000)) == 2000
+    assert len(source.opened) == 1
+
+
+class Breaks(Rows):
+    """Its first block breaks after 10 rows."""
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        for at, row in enumerate(super().read(block, start=start), start):
+            if block.id == "0" and at == 10:
+                raise InputError("the tar is broken")
+            yield row
+
+
+def test_behind_a_broken_block_the_next_one_follows(tmp_path):
+    report = inspect_model(Stub(), Breaks(rows(120), known=False), out=tmp_path, probes=["about"])
+    assert report.rows == 90
+    assert report.section("about").finding.figure("rows that could not be read").value == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_parts_of_any_source_are_bounded_and_resumable(tmp_path, monkeypatch, known):
+    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.SAMPLE", 30)
+    source, model = Rows(rows(200), known=known, block=200), Stub()
+
+    def stop(what, done, total):
+        if done == 80:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inspect_model(model, source, out=tmp_path, probes=["about"], on_progress=stop)
+    seen = model.seen
+    report = inspect_model(model, source, out=tmp_path, probes=["about", Counts()])
+    assert (report.rows, model.seen - seen) == (200, 120)
+    parts = [load_file(path) for path in sorted(tmp_path.glob("kept/*/*.safetensors"))]
+    assert [len(part["image"]) for part in parts] == [40] * 5
+    # Where nobody knows how many parts there will be, the first ones keep more pictures than the sample takes of them.
+    assert [len(part["pixels"]) for part in parts] == ([6] * 5 if known else [30, 15, 10, 8, 6])
+
+
+def subject(source, folder, **settings):
+    facts = {"model_name": "m", "source_name": "s", "digest": "d", "eval_command": "tether eval m s"}
+    return gather(Stub(**settings), source, folder=folder, limit=10_000, facts=facts)
+
+
+def test_the_sample_takes_its_share_of_each_part(tmp_path, monkeypatch):
+    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.SAMPLE", 30)
+    by_length = [
+        subject(Rows(rows(200), known=known), tmp_path / str(known), spoilt="some").sample for known in (True, False)
+    ]
+    assert [len(sample) for sample in by_length] == [30, 30]
+    assert torch.equal(by_length[0].rows, by_length[1].rows)
+    assert torch.equal(by_length[0].pixels, by_length[1].pixels)
+    whole = subject(Rows(rows(200)), tmp_path / "True", spoilt="some")
+    colours = whole.sample.pixels.float().mean(dim=(2, 3)) / 255 @ Stub().project
+    assert torch.allclose(colours, whole.seen.image[whole.sample.rows], atol=1e-3)
+
+
+def test_the_bytes_of_a_row_are_not_held(tmp_path, monkeypatch):
+    """Of a part only the pictures that are written stay in memory."""
+    from tether.evaluate.inspect.embedding_cache import _Drawn
+
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.SAMPLE", 10)
+    held = []
+    add = _Drawn.add
+
+    def watched(self, *arguments, **named):
+        add(self, *arguments, **named)
+        held.append(len(self.pixels))
+
+    monkeypatch.setattr(_Drawn, "add", watched)
+    inspect_model(Stub(), Rows(rows(120)), out=tmp_path, probes=["about"], batch_size=16)
+    assert len(held) == 8
+    assert max(held) == 10
+
+
+class Lossy(Rows):
+    """Pictures of some rows cannot be opened while ``lost`` names them."""
+
+    def __init__(self, *arguments, lost: Sequence[int], **settings) -> None:
+        super().__init__(*arguments, **settings)
+        self.lost = {f"row {number}" for number in lost}
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        for row in super().read(block, start=start):
+            yield Row(row.key, b"no picture", row.texts, row.meta) if row.key in self.lost else row
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_rows_that_were_bad_are_tried_again(tmp_path, monkeypatch, known):
+    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    source, model = Lossy(rows(120), lost=[50, 60], known=known), Stub()
+    probes = ["about", "duplicates", Counts()]
+    report = inspect_model(model, source, out=tmp_path, probes=probes)
+    assert report.rows == 118
+    assert report.section("about").finding.figure("rows that could not be read").value == 2
+    seen = model.seen
+    source.lost.clear()
+    report = inspect_model(model, source, out=tmp_path, probes=probes)
+    assert report.rows == 120
+    assert report.section("about").finding.figure("rows that could not be read").value == 0
+    assert report.section("counts").finding.figure("pictures").value == 120
+    assert model.seen == seen + 40  # one part of three
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_part_that_failed_and_comes_back_moves_no_finding(tmp_path, monkeypatch, known):
+    """Kept sections know rows by number; when a part before them comes back, they are made anew."""
+    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    source = Lossy(rows(120), lost=range(40, 80), known=known)
+    report = inspect_model(Stub(), source, out=tmp_path, probes=["common", Counts()])
+    assert report.rows == 80
+    source.lost.clear()
+    again = inspect_model(Stub(), source, out=tmp_path, probes=["common", Counts()])
+    assert again.rows == 120
+    fresh = inspect_model(Stub(), source, out=tmp_path / "fresh", probes=["common", Counts()])
+    assert [one.finding for one in again.sections] == [one.finding for one in fresh.sections]
+
+
+def test_a_stopped_run_keeps_parts_with_bad_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    source, model = Lossy(rows(120), lost=[3, 50]), Stub()
+
+    def stop(what, done, total):
+        if done == 80:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inspect_model(model, source, out=tmp_path, probes=["about"], on_progress=stop)
+    seen = model.seen
+    inspect_model(model, source, out=tmp_path, probes=["about"])
+    assert model.seen == seen + 40
+
+
+def test_strict_stops_at_what_another_run_passed_over(tmp_path):
+    source = Lossy(rows(60), lost=[7])
+    assert inspect_model(Stub(), source, out=tmp_path, probes=["about"]).rows == 59
+    with pytest.raises(InputError, match="row 7"):
+        inspect_model(Stub(), source, out=tmp_path, probes=["about"], strict=True)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_part_of_which_nothing_is_finite_costs_only_itself(tmp_path, monkeypatch, known):
+    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    changed = rows(120)
+    for at in range(40, 80):
+        changed[at].image[0, 0, 0] = 7  # the shade that spoils the model
+    for at in (*range(40), *range(80, 120)):
+        changed[at].image[0, 0, 0] = 6
+    report = inspect_model(Stub(spoilt="some"), Rows(changed, known=known), out=tmp_path)
+    assert report.rows == 80
+    assert report.section("about").level == "alarm"
+    assert report.section("about").finding.figure("embeddings left out because they were not finite").value == 40
+    assert report.section("retrieval").finding is not None
+    with pytest.raises(InputError, match="all 120 picture embeddings are not finite"):
+        inspect_model(Stub(spoilt="all"), Rows(changed, known=known), out=tmp_path / "all")
+
+
+def test_a_walk_without_an_end_stops(tmp_path):
+    """Parts that nobody reads do not come for ever."""
+    assert len(list(Walk(Numbers([5, 5], known=False), limit=4))) == 1

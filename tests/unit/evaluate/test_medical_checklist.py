@@ -1,0 +1,206 @@
+"""The survey's eleven items (arXiv 2312.07353), one test each; docs/guides/medical-survey.md maps them to calls."""
+
+import re
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tether.adapt.distill import distil_text
+from tether.core.gather import LOCAL
+from tether.core.types import Batch, ImageSpec, Row
+from tether.data.augment import Colour, Flip
+from tether.data.captions import CAPTION_PICKS, sentences
+from tether.data.images import decode, fit
+from tether.data.intensity_window import WindowLevel
+from tether.evaluate.medical import (
+    PromptPairZeroShot,
+    check_apart,
+    group_split,
+    localisation,
+    multilabel_report,
+    shared_precision,
+    similarity_map,
+)
+from tether.evaluate.retrieval import recall_at_k
+from tether.losses import LocalAlignmentLoss, MultiPositive, SoftTargetContrastive, multi_positive_loss
+from tether.models import create
+from tether.models.embed import encode_images, encode_texts
+from tether.models.rotary_text import to_rotary
+from tether.models.volume_encoder import SliceStackEncoder
+from tether.train import RunConfig
+from tether.train.steps.contrastive import ContrastiveStep, PairForward
+
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "medical-survey.md"
+FINDINGS = ["a bright mark", "a dark line"]
+REPORTS = [
+    "a bright mark on the left. no dark line",
+    "a dark line",
+    "nothing unusual is seen",
+    "a dark line. a bright mark",
+]
+
+
+def pixels(count=4):
+    return torch.randint(0, 256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return create("tiny", seed=0).eval()
+
+
+def trained(objective, model, *, want="pooled", **extra):
+    batch = Batch(pixels(), model.tokenizer(REPORTS), extra)
+    step = ContrastiveStep(objective, steps=2, seed=0, want=want)
+    return step(PairForward(model), batch, step=0, gather=LOCAL)
+
+
+def test_1_global_and_local_alignment_together(model):
+    loss = trained(LocalAlignmentLoss(temp1=4.0, temp2=5.0, temp3=10.0), model, want="tokens")
+    assert {"local", "image_to_text"} <= loss.terms.keys()
+    loss.total.backward()
+    assert model.text.projection.weight.grad.abs().sum() > 0
+    model.zero_grad()
+
+
+def test_2_soft_targets_unpaired_rows_and_patients_that_are_no_negatives(model):
+    findings = torch.tensor([[1, 0], [0, 1], [0, 0], [1, -1]])
+    assert trained(SoftTargetContrastive(), model, findings=findings).total.isfinite()
+    unpaired = trained(SoftTargetContrastive(), model, findings=findings, text_findings=findings.roll(1, 0))
+    assert unpaired.total.isfinite()
+    patients = torch.tensor([1, 1, 2, 3])
+    assert trained(MultiPositive(), model, patient=patients).total < trained(MultiPositive(), model).total
+
+
+def test_3_long_reports_several_texts_and_views(model):
+    report = "A bright mark. Fig. 2 shows it. No dark line is seen."
+    assert sentences(report) == ["A bright mark.", "Fig. 2 shows it.", "No dark line is seen."]
+    pick = CAPTION_PICKS["sentences"]()
+    row = Row("a", None, (report * 20,))
+    assert len({pick(row, draw=number * 7919 << 32) for number in range(20)}) > 1
+    views = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)))
+    texts = F.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(1)))
+    study = torch.tensor([0, 0, 1])[:, None] == torch.tensor([0, 0, 0, 1, 1])
+    assert multi_positive_loss(views, texts, 10.0, positive=study).isfinite()
+    assert to_rotary(create("tiny"), context=256).tokenizer.context_length == 256  # beyond CLIP's 77 tokens
+
+
+def test_4_start_from_any_model_with_another_text_tower(model):
+    student = create("tiny", seed=5)
+    found = distil_text(
+        student, teacher=model, texts=REPORTS, steps=3, generator=torch.Generator().manual_seed(0), batch_size=4
+    )
+    assert found.after > found.before - 1e-6
+    for parameter in student.visual.parameters():
+        parameter.requires_grad_(False)
+    trained(SoftTargetContrastive(), student, findings=torch.eye(4)).total.backward()
+    assert all(parameter.grad is None for parameter in student.visual.parameters())
+
+
+def test_5_descriptions_from_a_dictionary_are_further_positives(model):
+    words = {"a bright mark": ["a small light spot"], "a dark line": ["a thin black stroke", "a scratch"]}
+    own = {name: ([name, *more], ["nothing unusual is seen"]) for name, more in words.items()}
+    head = PromptPairZeroShot(own=own).prepare(model, FINDINGS)
+    assert head.predict(pixels()).probability.shape == (4, 2)
+    texts = [text for more in words.values() for text in more]
+    owner = torch.tensor([0, 1, 1])
+    image = F.normalize(encode_images(model, [pixels()]), dim=1)
+    text = F.normalize(encode_texts(model, texts), dim=1)
+    truth = torch.tensor([[1, 0], [0, 1], [0, 0], [1, 1]], dtype=torch.bool)
+    assert multi_positive_loss(image, text, 10.0, positive=truth[:, owner]).isfinite()
+
+
+def test_6_zero_shot_multi_label_with_intervals(model):
+    head = PromptPairZeroShot().prepare(model, FINDINGS)
+    probability = head.predict(pixels(40)).probability
+    truth = torch.arange(80).view(40, 2) % 3 == 0
+    report = multilabel_report(probability, truth=truth.float(), findings=FINDINGS, resamples=50)
+    assert report.auroc.low <= report.auroc.value <= report.auroc.high
+    assert len(report.findings) == 2
+
+
+def test_7_few_shot_probes_at_one_ten_and_a_hundred_percent(model):
+    from sklearn.linear_model import LogisticRegression
+
+    rows = F.normalize(encode_images(model, pixels(200).split(100)), dim=1).numpy()
+    labels = np.arange(200) % 2
+    scores = []
+    for share in (0.01, 0.1, 1.0):
+        chosen = np.concatenate([np.flatnonzero(labels == kind)[: max(1, round(100 * share))] for kind in (0, 1)])
+        probe = LogisticRegression(max_iter=1000).fit(rows[chosen], labels[chosen])
+        scores.append(multilabel_report(probe.predict_proba(rows)[:, 1:], truth=labels[:, None]).auroc.value)
+    assert scores[2] > 0.6
+
+
+def test_8_places_are_found_and_measured(model):
+    masks = torch.zeros(4, 32, 32, dtype=torch.bool)
+    masks[:, 8:16, 8:16] = True
+    for method in ("tokens", "parts"):
+        heat = similarity_map(model, images=pixels(), phrases=FINDINGS, method=method).heat
+        found = localisation(heat[:, 0], masks=masks, threshold=0.0)
+        assert 0 <= found.hits.rate <= 1
+        assert found.dice is not None
+        assert found.contrast is not None
+
+
+def test_9_retrieval_by_rank_and_by_shared_findings(model):
+    image = F.normalize(encode_images(model, [pixels()]), dim=1)
+    text = F.normalize(encode_texts(model, REPORTS), dim=1)
+    assert 0 <= recall_at_k(image, text, k=(1,))["image_to_text_r1"] <= 1
+    findings = torch.tensor([[1, 0], [0, 1], [0, 0], [1, 1]])
+    found = shared_precision(image @ text.T, queries=findings, candidates=findings, k=(1, 2))
+    assert 0 <= found["precision_at_2"] <= 1
+
+
+def test_10_deep_wide_and_stacked_pictures_and_no_mirrors_unless_asked(model):
+    deep = np.linspace(0, 60000, 20 * 50).reshape(20, 50).astype(np.uint16)
+    shown = WindowLevel(30000, 20000)(deep)
+    spec = ImageSpec((32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, resize="longest")
+    ready = fit(decode(shown), spec)
+    assert ready.shape == (3, 32, 32)
+    assert float(spec.normalise(ready[None]).max()) == pytest.approx((255 / 255 - 0.5) / 0.25)
+    stack = SliceStackEncoder(model, pooling="attention")
+    assert stack.encode_image(torch.stack([ready] * 6)[None]).pooled.shape == (1, 64)
+    assert RunConfig.model_fields["augment"].default is None  # neither mirrored nor recoloured
+    draws = np.arange(8, dtype=np.uint64)
+    plain = pixels(8)
+    assert not torch.equal(Flip(chance=1.0)(plain, draws=draws), plain)  # only who names it gets it
+    assert not torch.equal(Colour()(plain, draws=draws), plain)
+    kept = CAPTION_PICKS["carefully_augmented"]()(Row("a", None, ("a mark on the left, no line",)), draw=12345)
+    assert "left" in kept
+    assert "no line" in kept
+
+
+def test_11_patients_apart_groups_calibration_and_no_network(model, monkeypatch):
+    def refuse(*_given, **_more):
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    patients = [f"p{number // 2}" for number in range(200)]
+    split = group_split(patients)
+    check_apart({name: [patients[row] for row in split.rows(name)] for name in split.names})
+    test = split.rows("test")
+    probability = PromptPairZeroShot().prepare(model, FINDINGS).predict(pixels(len(test))).probability
+    truth = torch.arange(2 * len(test)).view(-1, 2) % 3 == 0
+    report = multilabel_report(
+        probability,
+        truth=truth.float(),
+        groups={"site": [number % 2 for number in range(len(test))]},
+        patients=[patients[row] for row in test],
+        resamples=20,
+    )
+    assert set(report.groups["site"]) == {0, 1}
+    assert report.gap("site") >= 0
+    assert all(0 <= finding.calibration_error <= 1 for finding in report.findings)
+
+
+def test_the_guide_answers_every_item_with_a_call_or_an_honest_no():
+    text = GUIDE.read_text("utf-8")
+    items = re.findall(r"^\| (\d+) \|", text, re.M)
+    assert items == [str(number) for number in range(1, 12)]
+    assert text.count("not here") >= 4
+    assert "no medical evidence" in text

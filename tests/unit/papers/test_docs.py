@@ -1,0 +1,170 @@
+"""Generated pages: what they say, and that checking finds every kind of staleness."""
+
+from __future__ import annotations
+
+import pytest
+
+from tether.core.card import Card, Claim
+from tether.core.errors import InputError
+from tether.papers.reproduction import docs, pages, part_reference
+from tether.papers.reproduction.markdown import cell, table
+from tether.papers.reproduction.results import Row
+
+CARD = Card(
+    slug="some-paper",
+    title="Some | Paper",
+    year=2024,
+    arxiv="2401.00001",
+    room="space",
+    parts=("tether.core.card.Card",),
+    needs=("pairs", "a trained encoder"),
+    gives="a space without the gap",
+    claim=Claim("It closes the gap.", "gap, cosine", "lower", 0.25, "nothing done", "512 pairs"),
+    minutes=2.0,
+    guide="no-such-guide.md",
+    venue="A Conference",
+    code="owner/name",
+    differences=("Runs on a small model.",),
+    authors=("Ada", "Bell"),
+)
+RESULT = {
+    "verdict": "reproduced",
+    "mean": 0.51239,
+    "lower": 0.41239,
+    "seeds": [
+        {"seed": 0, "baseline": 1.0, "ours": 0.5, "notes": {"norm": 2.0}},
+        {"seed": 1, "baseline": 1.1, "ours": 0.6, "notes": {}},
+    ],
+    "machine": {"processor": "A processor", "cores": 2},
+    "versions": {"python": "3.11.7"},
+    "wall_seconds": 3.5,
+    "cpu_seconds": 3.25,
+    "threads": 1,
+    "commit": "0123456789ab",
+    "measured": "2026-01-02",
+    "fingerprint": "f",
+}
+FRESH = Row(CARD, "reproduced", RESULT)
+STALE = Row(CARD, "stale", RESULT)
+NEVER = Row(CARD, "not run", None)
+
+
+def test_the_readme_table_links_and_states_the_verdict():
+    text = pages.readme_table([FRESH])
+    assert r"[Some \| Paper](docs/gen/papers/some-paper.md)" in text
+    assert "**reproduced**: 0.5124 (bound 0.4124)" in text
+    assert "stale" in pages.readme_table([STALE])
+    assert "0.5124" not in pages.readme_table([STALE])
+    assert "not run" in pages.readme_table([NEVER])
+
+
+def test_the_index_lists_by_room_needs_and_gives():
+    text = pages.index([FRESH])
+    for heading in ("## By room\n\n### space", "### pairs", "### a trained encoder", "## By what you get"):
+        assert heading in text
+    assert "papers/some-paper\n" in text
+    for verdict in pages.VERDICTS:
+        assert f"**{verdict}**" in text
+
+
+def test_a_paper_page_holds_claim_seeds_and_circumstances():
+    text = pages.paper(FRESH)
+    for words in (
+        "# Some | Paper",
+        "https://arxiv.org/abs/2401.00001",
+        "https://github.com/owner/name",
+        "`tether.core.card.Card` in `src/tether/core/card.py`",
+        "| gap, cosine | lower | 0.25 | nothing done | 512 pairs |",
+        "**reproduced**: better by 0.5124 on average over 2 paired seeds, one-sided 95 % lower bound 0.4124.",
+        "| 0 | 1 | 0.5 | 2 |",
+        "| 1 | 1.1 | 0.6 |  |",
+        "A processor, 2 cores",
+        "commit `0123456789ab`",
+        "- Runs on a small model.",
+    ):
+        assert words in text
+    assert "How to use it" not in text  # the guide is not there, so nothing may link to it
+
+
+def test_a_stale_page_says_what_it_was():
+    text = pages.paper(STALE)
+    assert "**stale**: the source has changed since. Before that: reproduced, better by 0.5124" in text
+    assert "takes about 2 minutes" in pages.paper(NEVER)
+
+
+def test_the_bibliography_cites():
+    line = pages.bibliography([NEVER])
+    assert "Ada, Bell. *Some | Paper*, 2024. A Conference. [arXiv 2401.00001]" in line
+
+
+def test_cells_stay_on_one_line():
+    assert cell("a\n b | c") == r"a b \| c"
+    assert table(["x"], [["1"], ["2"]]) == "| x |\n| --- |\n| 1 |\n| 2 |"
+
+
+def test_only_the_text_between_the_markers_changes():
+    readme = f"# Title\n\n{docs.START}\nold\n{docs.END}\n\nafter\n"
+    changed = docs.with_table(readme, "new", where="README.md")
+    assert changed == f"# Title\n\n{docs.START}\nnew\n{docs.END}\n\nafter\n"
+    assert docs.with_table(changed, "new", where="README.md") == changed
+
+
+@pytest.mark.parametrize(
+    "readme", ["", docs.START, docs.END + docs.START, f"{docs.START}{docs.END}{docs.START}{docs.END}", docs.END * 2]
+)
+def test_a_readme_without_one_pair_of_markers_is_refused(readme):
+    with pytest.raises(InputError, match=r"README\.md: expected one <!-- tether:papers -->"):
+        docs.with_table(readme, "new", where="README.md")
+
+
+def test_check_finds_changed_missing_and_left_over_files(tmp_path):
+    wanted = {"docs/gen/a.md": "a\n", "docs/gen/papers/b.md": "b\n", "README.md": "r\n"}
+    assert docs.stale(tmp_path, wanted) == sorted(wanted)
+    assert docs.write(tmp_path, wanted) == sorted(wanted)
+    assert docs.stale(tmp_path, wanted) == []
+    assert docs.write(tmp_path, wanted) == []
+    (tmp_path / "docs/gen/a.md").write_text("edited by hand\n")
+    (tmp_path / "docs/gen/papers/gone.md").write_text("of a paper that was removed\n")
+    assert docs.stale(tmp_path, wanted) == ["docs/gen/a.md", "docs/gen/papers/gone.md"]
+    docs.write(tmp_path, wanted)
+    assert not (tmp_path / "docs/gen/papers/gone.md").exists()
+    assert docs.stale(tmp_path, wanted) == []
+
+
+def test_generating_twice_gives_the_same(tmp_path):
+    (tmp_path / "README.md").write_text(f"{docs.START}\n{docs.END}\n")
+    first = docs.generate(tmp_path, more={"cli.md": "x\n"})
+    assert docs.generate(tmp_path, more={"cli.md": "x\n"}) == first
+    assert {"README.md", "docs/gen/papers.md", "docs/gen/parts.md", "docs/gen/cli.md"} <= first.keys()
+    assert all(text.endswith("\n") and not text.endswith("\n\n") for text in first.values())
+
+
+def test_every_room_with_parts_is_on_a_shelf():
+    found = {shelf.dotted for shelf in part_reference.shelves()}
+    assert {
+        "tether.data.opening.SOURCES",
+        "tether.losses.OBJECTIVES",
+        "tether.optim.OPTIMIZERS",
+        "tether.optim.clip.CLIPPERS",
+        "tether.space.ESTIMATORS",
+        "tether.train.schedules.SCHEDULES",
+        "tether.train.steps.STEPS",
+    } <= found
+
+
+@pytest.mark.parametrize("shelf", part_reference.shelves(), ids=lambda shelf: shelf.dotted)
+def test_every_part_has_a_signature_and_a_sentence(shelf):
+    members = shelf.parts()
+    assert members
+    for name, part in members.items():
+        assert part_reference.signature(part).startswith(f"{part.__name__}("), name
+        assert "*args" not in part_reference.signature(part), name
+        assert len(part_reference.first_line(part)) > 10, f"{shelf.dotted}[{name!r}] has no docstring"
+
+
+def test_a_signature_without_fixed_text_is_refused():
+    class Odd:
+        def __init__(self, *, key: object = object()) -> None: ...
+
+    with pytest.raises(InputError, match="no fixed text"):
+        part_reference.signature(Odd)

@@ -1,0 +1,224 @@
+"""Running a check over seeds: pairing, resuming, staleness, and refusing results that do not add up."""
+
+from __future__ import annotations
+
+import copy
+import types
+
+import pytest
+import torch
+
+from tether.core.card import Card, Claim, Trial
+from tether.core.errors import InputError
+from tether.papers.reproduction import reproduce, results, source_index
+from tether.papers.reproduction.lab import Lab
+
+CARD = Card(
+    slug="made-up",
+    title="Made up",
+    year=2024,
+    arxiv="",
+    room="space",
+    parts=("tether.core.card.Card",),
+    needs=("pairs",),
+    gives="nothing",
+    claim=Claim("It is lower.", "error", "lower", 0.25, "nothing done", "three numbers"),
+    minutes=0.1,
+    guide="",
+)
+
+
+class Paper:
+    """A paper whose trials are known; it counts how often it is asked."""
+
+    CARD = CARD
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.stop_at: int | None = None
+
+    def reproduce(self, lab: Lab) -> Trial:
+        self.asked.append(lab.seed)
+        if lab.seed == self.stop_at:
+            raise KeyboardInterrupt
+        return Trial(1.0 + lab.seed, 0.5 + lab.seed, {"norm": 2.0})
+
+
+@pytest.fixture
+def paper(monkeypatch, tmp_path):
+    made = Paper()
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(reproduce, "module", lambda slug: made)
+    monkeypatch.setattr(reproduce, "find_card", lambda slug: CARD)
+    monkeypatch.setattr(source_index, "card_place", lambda slug: source_index.Place(tmp_path / "made_up.py"))
+    (tmp_path / "made_up.py").write_text("CARD = 1\n")
+    return made
+
+
+def test_a_result_holds_what_was_measured(paper):
+    seen = []
+    result = reproduce.reproduce("made-up", on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert (result["verdict"], result["mean"], result["lower"]) == ("reproduced", 0.5, 0.5)
+    assert [run["seed"] for run in result["seeds"]] == [0, 1, 2]
+    assert result["seeds"][1] | {"wall_seconds": 0, "cpu_seconds": 0} == {
+        "seed": 1,
+        "baseline": 2.0,
+        "ours": 1.5,
+        "notes": {"norm": 2.0},
+        "wall_seconds": 0,
+        "cpu_seconds": 0,
+    }
+    assert result["machine"].keys() == {"system", "architecture", "processor", "cores"}
+    assert result["versions"]["torch"] == torch.__version__
+    reproduce.check(result, where="here")
+
+
+def test_no_name_of_the_machine_or_user_gets_into_a_result(paper):
+    import getpass
+    import json
+    import platform
+
+    text = json.dumps(reproduce.reproduce("made-up"))
+    for name in {platform.node(), getpass.getuser()} - {"", "root", "runner"}:
+        assert name not in text
+
+
+def test_finished_seeds_are_not_measured_again(paper):
+    paper.stop_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.reproduce("made-up")
+    paper.stop_at = None
+    result = reproduce.reproduce("made-up")
+    assert paper.asked == [0, 1, 2, 2]
+    assert [run["ours"] for run in result["seeds"]] == [0.5, 1.5, 2.5]
+    reproduce.reproduce("made-up", fresh=True)
+    assert paper.asked == [0, 1, 2, 2, 0, 1, 2]
+
+
+def test_a_change_of_the_source_measures_again(paper, tmp_path):
+    reproduce.reproduce("made-up")
+    (tmp_path / "made_up.py").write_text("CARD = 2\n")
+    reproduce.reproduce("made-up")
+    assert paper.asked == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_change_of_the_source_makes_a_result_stale(paper, tmp_path):
+    result = reproduce.reproduce("made-up")
+    assert reproduce.status(CARD, result) == "reproduced"
+    (tmp_path / "made_up.py").write_text("CARD = 2\n")
+    assert reproduce.status(CARD, result) == "stale"
+    assert reproduce.status(CARD, None) == "not run"
+
+
+def test_a_smoke_run_has_no_verdict_and_is_never_kept(paper):
+    for _ in range(2):
+        result = reproduce.reproduce("made-up", seeds=[0], smoke=True)
+    assert paper.asked == [0, 0]
+    assert (result["smoke"], result["verdict"], result["mean"]) == (True, None, None)
+    with pytest.raises(InputError, match="smoke run"):
+        reproduce.check(result, where="results/made-up.json")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "match"), [([0, 1], "at least 3 paired seeds, got 2"), ([0, 1, 1], "distinct seeds"), ([], "at least 3")]
+)
+def test_too_few_or_repeated_seeds_are_refused(paper, seeds, match):
+    with pytest.raises(InputError, match=match):
+        reproduce.reproduce("made-up", seeds=seeds)
+    assert paper.asked == []
+
+
+def test_what_is_not_a_trial_is_refused(paper, monkeypatch):
+    monkeypatch.setattr(reproduce, "module", lambda slug: types.SimpleNamespace(reproduce=lambda lab: (1.0, 2.0)))
+    with pytest.raises(InputError, match="must return a Trial, got tuple"):
+        reproduce.reproduce("made-up")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"verdict": "contrary"}, "verdict is 'contrary', its seeds give 'reproduced'"),
+        ({"mean": 0.75}, "mean is 0.75, its seeds give 0.5"),
+        ({"lower": 0.1}, "lower is 0.1, its seeds give 0.5"),
+        ({"margin": 0.75}, "its seeds give 'direction only'"),
+        ({"mean": float("nan")}, "mean is nan, its seeds give 0.5"),
+        ({"margin": None}, "margin: expected int or float, got None"),
+        ({"seeds": [{"baseline": "1"}]}, "seeds: 0: baseline: expected int or float, got '1'"),
+    ],
+)
+def test_a_typed_verdict_is_caught(paper, tmp_path, change, match):
+    result = reproduce.reproduce("made-up") | change
+    from tether.core.atomic_io import write_json
+
+    write_json(tmp_path / "made-up.json", result)
+    with pytest.raises(InputError, match=match):
+        reproduce.stored("made-up", folder=tmp_path)
+
+
+def test_a_result_with_a_missing_key_is_refused(paper, tmp_path):
+    result = copy.deepcopy(reproduce.reproduce("made-up"))
+    del result["fingerprint"]
+    with pytest.raises(InputError, match=r"made-up\.json: not a result, these keys are missing: fingerprint"):
+        reproduce.check(result, where="made-up.json")
+    with pytest.raises(InputError, match="not a result"):
+        reproduce.check([], where="made-up.json")
+    assert reproduce.stored("made-up", folder=tmp_path) is None
+
+
+def test_rows_as_json_are_plain(paper):
+    row = results.Row(CARD, "not run", None)
+    assert row.as_json()["verdict"] == "not run"
+    assert row.as_json()["mean"] is None
+
+
+def test_the_lab_gives_equal_streams_for_equal_names():
+    lab = Lab(3)
+    a, b = (torch.rand(4, generator=lab.generator("noise")) for _ in range(2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, torch.rand(4, generator=lab.generator("order")))
+    assert not torch.equal(a, torch.rand(4, generator=Lab(4).generator("noise")))
+
+
+def test_the_lab_puts_back_what_it_changed():
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    with Lab(5, threads=1):
+        first = torch.rand(2)
+        assert torch.get_num_threads() == 1
+    with Lab(5, threads=1):
+        assert torch.equal(torch.rand(2), first)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_lab_shrinks_in_a_smoke_run():
+    assert (Lab(0).steps(300), Lab(0, smoke=True).steps(300), Lab(0, smoke=True).steps(300, 5)) == (300, 2, 5)
+
+
+def test_the_lab_has_pictures_and_their_names():
+    pairs = Lab(0, smoke=True).emoji(split="test", size=16)
+    assert len(pairs) == 64
+    assert pairs.pixels.shape == (64, 3, 16, 16)
+    assert pairs.pixels.dtype == torch.uint8
+    assert all(texts and texts[0] for texts in pairs.texts)
+    assert len(set(pairs.keys)) == 64
+    again = Lab(1, smoke=True).emoji(split="test", size=16)
+    assert again.pixels is pairs.pixels
+
+
+def test_the_small_clip_is_trained_once_and_never_shared(monkeypatch, tmp_path):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
+    lab = Lab(0, smoke=True)
+    with lab:
+        first = lab.small_clip(data="digits")
+        trained = sorted(path.name for path in (tmp_path / "lab").iterdir())
+        with torch.no_grad():
+            for parameter in first.parameters():
+                parameter.zero_()
+        second = lab.small_clip(data="digits")
+        assert sorted(path.name for path in (tmp_path / "lab").iterdir()) == trained
+        assert len(trained) == 1
+        assert any(parameter.abs().max() > 0 for parameter in second.parameters())
+        assert not second.training
+        lab.small_clip(data="digits", seed=1)
+    assert len(list((tmp_path / "lab").iterdir())) == 2

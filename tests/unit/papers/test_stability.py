@@ -1,0 +1,332 @@
+"""The stability bench without its trainings: faults, spikes, the table, the advice, the page and the guide."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+from tether.core.errors import InputError
+from tether.core.fingerprint import code_of
+from tether.papers.reproduction.source_index import need_checkout
+from tether.papers.stability import bench, guide, page, words
+from tether.papers.stability import result as results
+from tether.papers.stability.advice import advice, answers, standings
+from tether.papers.stability.charts import pairs
+from tether.papers.stability.faults import FAULTS, PLANTED
+from tether.papers.stability.figure import figure
+from tether.papers.stability.guards import Guard, guards
+from tether.papers.stability.models import subject
+from tether.papers.stability.runs import Outcome, spikes
+from tether.papers.stability.table import TIE, compare, judge, lost, rows
+from tether.train.costs import Cost
+
+STEPS = 40
+KINDS = {"none": "clipper", "global_norm": "clipper", "zclip": "clipper", "sgd": "optimizer"}
+COSTS = {name: Cost(ratio, ratio, ratio) for name, ratio in zip(KINDS, (0.4, 0.4, 0.5, -0.3), strict=True)}
+
+
+def outcome(guard: str, *, fault: str, seed: int, final: float | None, model: str = "language", **changes) -> Outcome:
+    looks = ((0, 4.0), (20, 3.0), (STEPS, final)) if fault == "clean" else ()
+    one = Outcome(
+        model=model,
+        fault=fault,
+        guard=guard,
+        seed=seed,
+        final=final,
+        looks=looks,
+        losses=tuple(4.0 - 0.02 * step for step in range(STEPS)),
+        norms=tuple(1.0 + 0.1 * (step % 3) for step in range(STEPS)),
+        thresholds=(1.5,) * STEPS,
+        scales=(1.0,) * (STEPS - 1) + (0.5,),
+        skipped=0,
+        cpu_seconds=1.0,
+    )
+    return replace(one, **changes)
+
+
+def outcomes(finals: dict[tuple[str, str], float | None], *, seeds: int = 3) -> list[Outcome]:
+    """One outcome for each seed of each (fault, guard); the seeds differ by a hundredth."""
+    return [
+        outcome(guard, fault=fault, seed=seed, final=None if final is None else final + 0.01 * seed)
+        for (fault, guard), final in finals.items()
+        for seed in range(seeds)
+    ]
+
+
+def calm(**finals: float | None) -> dict[tuple[str, str], float | None]:
+    """Every guard at 2.5 without a fault, and these losses under a scaled one."""
+    return {("clean", name): 2.5 for name in finals} | {("scaled_loss", name): loss for name, loss in finals.items()}
+
+
+def said(finals: dict[tuple[str, str], float | None]) -> list[str]:
+    return advice(rows(outcomes(finals)), kinds=KINDS, costs=COSTS)
+
+
+class TestFaults:
+    def test_all_that_the_issue_names_are_there(self):
+        whole = {name for name, fault in FAULTS.items() if fault.where == "run"}
+        assert whole == {"clean", "rate_x3", "bf16", "int4"}
+        assert FAULTS["scaled_loss"].loss_factor == 100
+        assert FAULTS["tensor_x1000"].gradient_factor == 1000
+        assert FAULTS["rate_x3"].rate_factor == 3
+        assert (FAULTS["noise"].contents, FAULTS["swapped"].contents) == ("noise", "swapped")
+        assert {FAULTS[name].precision for name in ("bf16", "int4")} == {"bf16", "int4"}
+
+    def test_steps_are_known_and_leave_room_to_recover(self):
+        assert FAULTS["scaled_loss"].planted(120) == (36, 54, 72, 90)
+        assert FAULTS["noise"].planted(120) == (36, 37, 38, 54, 55, 56, 72, 73, 74, 90, 91, 92)
+        assert FAULTS["bf16"].planted(120) == ()
+        assert max(FAULTS["noise"].planted(20)) < 20
+        assert max(PLANTED) <= 0.8
+
+
+class TestSpikes:
+    flat = [2.0] * 60
+
+    def test_a_jump_counts_once_however_long(self):
+        assert spikes(self.flat, rise=0.3) == 0
+        assert spikes([*self.flat[:30], 2.4, 2.5, 2.4, *self.flat[33:]], rise=0.3) == 1
+        assert spikes([*self.flat[:30], 2.4, 2.0, 2.4, *self.flat[33:]], rise=0.3) == 2
+
+    def test_planted_steps_neither_count_nor_raise_the_level(self):
+        losses = self.flat.copy()
+        losses[20:25] = [9.0] * 5
+        assert spikes(losses, rise=0.3) == 1
+        assert spikes(losses, rise=0.3, planted=range(20, 25)) == 0
+        losses[26] = 2.4
+        assert spikes(losses, rise=0.3, planted=range(20, 25)) == 1
+
+    def test_a_loss_that_is_not_finite_is_one(self):
+        assert spikes([*self.flat, None, None, 2.0, None], rise=0.3) == 2
+
+
+class TestLost:
+    looks = ((0, 4.0), (10, 3.0), (20, 2.0))
+
+    @pytest.mark.parametrize(("loss", "steps"), [(2.0, 0), (1.5, 0), (2.5, 5), (3.0, 10), (3.5, 15), (4.5, 20)])
+    def test_by_interpolation(self, loss, steps):
+        assert lost(loss, self.looks) == steps
+
+    def test_a_look_that_was_ruined_or_higher_is_passed_over(self):
+        assert lost(2.5, ((0, 4.0), (10, None), (20, 2.0))) == 5
+        assert lost(2.5, ((0, 4.0), (10, 5.0), (20, 2.0))) == 5
+
+
+class TestTable:
+    @pytest.mark.parametrize(
+        ("low", "high", "word"),
+        [
+            (-TIE, TIE, "ties"),
+            (-0.04, -0.01, "ties"),
+            (-0.3, -0.1, "better"),
+            (0.1, 0.2, "worse"),
+            (-0.1, 0.3, "unclear"),
+        ],
+    )
+    def test_words(self, low, high, word):
+        assert judge(low, high) == word
+
+    def test_paired_by_seed(self):
+        found = compare([1.0, 2.0, 3.0], [1.2, 2.2, 3.2])
+        assert found.word == "better"
+        assert found.mean == pytest.approx(-0.2)
+        assert found.high - found.low < 1e-9
+
+    def test_a_ruined_run_counts_as_knowing_nothing(self):
+        chance = subject("language").chance
+        table = rows(outcomes(calm(none=None, global_norm=chance + 3, zclip=2.0)))
+        finals = {row.guard: row.final for row in table if row.fault == "scaled_loss"}
+        assert finals["none"] == finals["global_norm"] == (chance,) * 3
+        assert [row.lost for row in table if (row.fault, row.guard) == ("scaled_loss", "none")] == [(STEPS,) * 3]
+        assert [row.lost for row in table if (row.fault, row.guard) == ("scaled_loss", "zclip")] == [(0,) * 3]
+
+    def test_ties_with_the_usual_clipper_are_shown(self):
+        table = rows(outcomes(calm(none=3.0, global_norm=2.6, zclip=2.62)))
+        row = next(row for row in table if (row.fault, row.guard) == ("scaled_loss", "zclip"))
+        assert (row.against_none.word, row.against_usual.word) == ("better", "ties")
+        assert words.marked(row) == "2.63 ↓ ="
+
+
+class TestAdvice:
+    def test_the_usual_one_is_named_when_it_ties_with_the_best(self):
+        lines = said(calm(none=3.0, global_norm=2.6, zclip=2.58))
+        assert lines[0].startswith("Start with global_norm.")
+        assert any(line.startswith("global_norm is enough") and "scaled_loss" in line for line in lines)
+
+    def test_another_one_is_named_when_it_does_not(self):
+        lines = said(calm(none=3.0, global_norm=2.9, zclip=2.5))
+        assert lines[0].startswith("Start with zclip.")
+        assert lines[1] == (
+            "zclip is the one to take where global_norm is not enough. Nats gained: 0.50 under scaled_loss (language)."
+        )
+
+    def test_none_is_named_when_nothing_helps(self):
+        lines = said(calm(none=2.5, global_norm=2.6, zclip=2.7))
+        assert "you need none" in lines[0]
+        assert any(line.startswith("Be careful with zclip: worse than none in 1 of 2 cells") for line in lines)
+        assert any(line.startswith("No clipper helps, or none is needed: scaled_loss") for line in lines)
+
+    def test_a_clipper_that_does_harm_without_a_fault_is_not_the_one_to_start_with(self):
+        finals = calm(none=3.0, global_norm=2.9, zclip=2.3) | {("clean", "zclip"): 2.7}
+        assert said(finals)[0].startswith("Start with global_norm.")
+
+    def test_a_clipper_that_helps_is_named_though_a_lower_mean_is_not_sure(self):
+        runs = outcomes(calm(none=3.0, global_norm=2.7, zclip=2.4))
+        runs[-3:] = [replace(one, final=final) for one, final in zip(runs[-3:], (1.4, 3.4, 2.4), strict=True)]
+        assert [(one.guard, one.fault) for one in runs[-3:]] == [("zclip", "scaled_loss")] * 3
+        found = answers(rows(runs), kinds=KINDS, costs=COSTS)[-1]
+        assert (found.enough, found.best, found.tied) == ("global_norm", "global_norm", ())
+
+    @pytest.mark.parametrize(
+        ("sgd", "words_said"), [(2.4, "less than AdamW"), (2.6, "keep AdamW"), (3.0, "keep AdamW")]
+    )
+    def test_optimisers(self, sgd, words_said):
+        assert words_said in said(calm(none=3.0, global_norm=2.6, zclip=2.6, sgd=sgd))[-1]
+
+    def test_harm_leaves_the_calm_runs_out(self):
+        table = rows(outcomes(calm(none=3.0, global_norm=2.6, zclip=2.6)))
+        ranking = {one.guard: one for one in standings(table, kinds=KINDS, costs=COSTS)}
+        assert ranking["none"].harm == pytest.approx(0.5)
+        assert ranking["none"].calm == 0
+        assert ranking["zclip"].against_none == {"ties": 1, "better": 1}
+
+    def test_enough_is_the_cheapest_near_the_best(self):
+        found = answers(rows(outcomes(calm(none=3.0, global_norm=2.9, zclip=2.5))), kinds=KINDS, costs=COSTS)
+        assert [(one.fault, one.enough) for one in found] == [("clean", "none"), ("scaled_loss", "zclip")]
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[bench.Plan, list[Outcome], dict]:
+    wanted = replace(
+        bench.plan(models=["language"], only=["zclip", "sgd", "scaled_loss"]),
+        guards={name: guards()[name] for name in KINDS},
+        steps=STEPS,
+    )
+    runs = outcomes(calm(none=3.0, global_norm=2.6, zclip=2.5, sgd=2.9))
+    return wanted, runs, results.result(wanted, runs, costs=COSTS)
+
+
+class TestResult:
+    def test_comes_back_as_it_was(self, small, tmp_path):
+        _, runs, found = small
+        results.write(tmp_path / "one.json", found)
+        back = results.read(tmp_path / "one.json")
+        assert [row.guard for row in results.table_of(back)] == [row.guard for row in rows(runs)]
+        assert results.table_of(back)[-1].final == pytest.approx(rows(runs)[-1].final)
+        assert results.costs_of(back) == COSTS
+        assert len((tmp_path / "one.json").read_text().splitlines()) < 200
+
+    def test_a_word_that_does_not_follow_is_refused(self, small, tmp_path):
+        _, _, found = small
+        path = tmp_path / "one.json"
+        results.write(path, found)
+        values = json.loads(path.read_text())
+        row = next(row for row in values["rows"] if row["against_none"]["word"] == "better")
+        row["against_none"]["word"] = "ties"
+        path.write_text(json.dumps(values))
+        with pytest.raises(InputError, match=r"one\.json: language, scaled_loss, global_norm against none: says ties"):
+            results.read(path)
+
+    @pytest.mark.parametrize("text", ["[]", "{}", '{"bench": "other"}'])
+    def test_something_else_is_refused(self, tmp_path, text):
+        (tmp_path / "one.json").write_text(text)
+        with pytest.raises(InputError, match="not a result of tether bench stability"):
+            results.read(tmp_path / "one.json")
+
+    def test_page_holds_everything_and_asks_for_nothing(self, small):
+        _, runs, found = small
+        html = page.page(found, runs)
+        assert "http" not in html.replace("http-equiv", "")
+        assert all(name in html for name in (*KINDS, "scaled_loss", "Gradient norm under zclip"))
+        assert html.count('class="plot"') == 4
+        assert "Curves" not in page.page(found)
+
+    def test_figure_is_well_formed(self, small):
+        _, runs, _ = small
+        drawn = pairs(runs, kinds=KINDS)
+        assert [(one.fault, one.shown) for one in drawn] == [("clean", "zclip"), ("scaled_loss", "zclip")]
+        picture = ElementTree.fromstring(figure(drawn))
+        assert len(picture.findall(".//{http://www.w3.org/2000/svg}path")) > 10
+
+    def test_markdown_shows_the_rules_and_the_settings(self, small):
+        _, _, found = small
+        text = words.document(found)
+        assert "| `zclip` |" in text
+        assert "guard `sgd`: lr=0.03 (language), lr=0.001 (clip)" in text
+        assert "unclear: it does not" in text
+
+
+class TestGuide:
+    def test_is_what_the_stored_result_gives(self):
+        root = need_checkout("this test")
+        text = (root / guide.GUIDE).read_text(encoding="utf-8")
+        found = results.read(root / guide.RESULT)
+        assert guide.filled(text, found) == text, f"stale: {guide.COMMAND}"
+        for model in found["models"]:
+            picture = guide.figure_path(root, model)
+            assert picture.name in text
+            ElementTree.fromstring(picture.read_text(encoding="utf-8"))
+
+    def test_covers_every_guard_and_fault_there_is(self):
+        found = results.read(need_checkout("this test") / guide.RESULT)
+        assert set(found["guards"]) == set(guards()), "run: tether bench stability --publish"
+        assert set(found["faults"]) == set(FAULTS)
+        assert len(found["seeds"]) >= 3
+
+    def test_blocks_that_are_missing_or_open_are_named(self, small):
+        _, _, found = small
+        whole = "\n".join(f"<!-- stability: {title} -->\n<!-- /stability -->" for title in words.blocks(found))
+        assert "Start with" in guide.filled(whole, found)
+        assert guide.filled(guide.filled(whole, found), found) == guide.filled(whole, found)
+        with pytest.raises(InputError, match="these blocks are missing: Advice"):
+            guide.filled(whole.replace("stability: Advice", "stability: Rules"), found)
+        with pytest.raises(InputError, match="no block is called 'Advise'"):
+            guide.filled(whole.replace("stability: Advice", "stability: Advise"), found)
+        with pytest.raises(InputError, match="no <!-- /stability --> after it"):
+            guide.filled(whole + "\n<!-- stability: Advice -->", found)
+
+
+class TestGuards:
+    def test_every_clipper_and_optimiser_stands_in_the_bench(self):
+        from tether.optim import OPTIMIZERS
+        from tether.optim.clip import CLIPPERS
+
+        found = guards()
+        assert list(found)[:2] == ["none", "global_norm"]
+        assert set(CLIPPERS) | set(OPTIMIZERS) - {"adamw"} <= set(found)
+        assert found["zclip_uncapped"].clipper().state_dict() != found["zclip"].clipper().state_dict()
+
+    def test_a_fingerprint_follows_code_and_settings_but_not_comments(self, tmp_path):
+        plain, other = tmp_path / "plain.py", tmp_path / "other.py"
+        plain.write_text('"""One."""\n\ndef f(x):\n    """Two."""\n    return x + 1\n')
+        other.write_text('"""Three."""\ndef f(x):\n    # a comment\n    return (x + 1)\n')
+        assert code_of(plain) == code_of(other)
+        other.write_text("def f(x):\n    return x + 2\n")
+        assert code_of(plain) != code_of(other)
+        usual = Guard("zclip", "zclip", "clipper")
+        assert usual.fingerprint() == Guard("again", "zclip", "clipper").fingerprint()
+        assert usual.fingerprint() != Guard("zclip", "zclip", "clipper", {"alpha": 0.9}).fingerprint()
+
+
+class TestPlan:
+    def test_what_others_are_compared_with_is_always_there(self):
+        found = bench.plan(only=["zclip", "noise"], models=["clip"], seeds=2)
+        assert list(found.guards) == ["none", "global_norm", "zclip"]
+        assert found.faults == ("clean", "noise")
+        assert len(found) == len(list(found.cells())) == 12
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"models": ["clop"]}, "--models: unknown model 'clop'; did you mean 'clip'"),
+            ({"only": ["zclap"]}, "--only: neither a fault nor a guard is called 'zclap'; did you mean 'zclip'"),
+            ({"seeds": 1}, "--seeds: expected at least 2"),
+            ({"steps": 5}, "steps: expected at least 20, got 5"),
+        ],
+    )
+    def test_bad_input(self, settings, message):
+        with pytest.raises(InputError, match=message):
+            bench.plan(**settings)

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from tether.core.errors import InputError
+from tether.core.gather import LOCAL, Gather
+from tether.core.types import Batch, Loss
+from tether.models import create
+from tether.train.steps.contrastive import ContrastiveStep, PairForward, encoded
+
+
+class Spy:
+    """An objective that keeps what it was given."""
+
+    def __call__(self, out, batch, *, gather):
+        self.out = out
+        return Loss(out.image.pooled.sum())
+
+
+class Recorder(PairForward):
+    def forward(self, image, text, keep=None):
+        self.keep = keep
+        return super().forward(image, text, keep)
+
+
+def batch(rows: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (rows, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return Batch(pixels, create("tiny").tokenizer(["a red heart"] * rows))
+
+
+def choose(step: int, *, gather: Gather = LOCAL, rows: int = 4, **settings):
+    model = Recorder(create("tiny"))
+    part = ContrastiveStep(Spy(), steps=10, seed=3, **settings)
+    part(model, batch(rows), step=step, gather=gather)
+    return model.keep
+
+
+def test_all_patches_are_seen_unless_asked_otherwise():
+    assert choose(0) is None
+
+
+def test_half_the_patches_are_distinct_sorted_and_new_every_step():
+    first, second = choose(0, keep_patches=0.5), choose(1, keep_patches=0.5)
+    assert first.shape == (4, 8)
+    assert (first.diff(dim=1) > 0).all()
+    assert not torch.equal(first, second)
+    assert torch.equal(first, choose(0, keep_patches=0.5))
+
+
+def test_the_last_stretch_sees_everything():
+    assert choose(7, keep_patches=0.5, full_last=0.2) is not None
+    assert choose(8, keep_patches=0.5, full_last=0.2) is None
+
+
+def test_two_processes_share_the_choice_of_one():
+    whole = choose(2, keep_patches=0.25, rows=4)
+    halves = [choose(2, keep_patches=0.25, rows=2, gather=Gather(rank, 2)) for rank in range(2)]
+    assert torch.equal(torch.cat(halves), whole)
+
+
+@pytest.mark.parametrize("settings", [{"keep_patches": 0}, {"keep_patches": 1.5}, {"full_last": -0.1}])
+def test_shares_out_of_range_are_refused(settings):
+    with pytest.raises(InputError, match="keep_patches in"):
+        ContrastiveStep(Spy(), steps=10, seed=0, **settings)
+
+
+def test_a_micro_batch_of_none_is_refused():
+    with pytest.raises(InputError, match="micro_batch"):
+        PairForward(create("tiny"), micro_batch=0)
+
+
+def test_micro_batches_give_the_gradients_of_the_whole_batch():
+    gradients = []
+    for size in (None, 3):
+        model = create("tiny").double()
+        pair = PairForward(model, micro_batch=size)
+        out = encoded(pair(batch(7).image.double() / 255, batch(7).text))
+        (out.image.pooled @ out.text.pooled.T * out.logit_scale).logsumexp(1).sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-10, atol=1e-12), name
