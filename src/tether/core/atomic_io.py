@@ -74,9 +74,33 @@ def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
     """
     for path in folder.glob(".*.tmp"):
         if is_temporary(path) and (of is None or path.name.startswith(f".{of}.")):
-            with contextlib.suppress(OSError), path.open("rb") as file:
+            with contextlib.suppress(OSError, InputError), _regular(path, os.O_RDONLY, "rb") as file:
                 if _lock(file):
                     path.unlink()
+
+
+def open_append(path: Path) -> IO[str]:
+    """A text file to append to; it is made where it is missing, and its folder too.
+
+    Raises:
+        InputError: a link, a device or a pipe stands there.
+        WriteError: it cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "a")
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+def _regular(path: Path, flags: int, mode: str) -> IO[Any]:
+    """Open a regular file by its own name: no link is followed, and no pipe is waited for."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: a link, a pipe or a device, so nothing is written there")
+    number = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    binary = "b" in mode
+    encoding, errors = (None, None) if binary else ("utf-8", "backslashreplace")
+    return os.fdopen(number, mode, encoding=encoding, errors=errors)
 
 
 def is_temporary(path: Path) -> bool:

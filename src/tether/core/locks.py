@@ -31,6 +31,7 @@ def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
 
     Raises:
         LockedError: another process holds it, and still does after the wait.
+        InputError: a link, a pipe or a device lies in it.
         WriteError: the folder cannot be made or written to.
     """
     import filelock
@@ -44,6 +45,7 @@ def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
         raise WriteError(folder, error) from error
     try:
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "purpose": purpose}
+        _refuse_links(folder, purpose=purpose)
         with contextlib.suppress(OSError):  # on a full disk the work itself says so
             (folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")  # half of it is read as unknown
         yield
@@ -55,6 +57,16 @@ def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
                 for path in made:
                     path.rmdir()
         lock.release()
+
+
+def _refuse_links(folder: Path, *, purpose: str) -> None:
+    """A link in an output, such as one that came with somebody's run, would lead writes and removals elsewhere."""
+    for entry in os.scandir(folder):
+        if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+            raise InputError(
+                f"{entry.path}: a link, a pipe or a device in a folder that {purpose} writes to; remove it (the folder "
+                "itself may be a link)"
+            )
 
 
 def is_lock(path: Path) -> bool:

@@ -7,7 +7,7 @@ import logging
 import threading
 from pathlib import Path
 
-from tether.core.atomic_io import parse_json, read_bytes
+from tether.core.atomic_io import open_append, parse_json, read_bytes
 from tether.core.errors import InputError, WriteError
 from tether.core.printable import encodable
 
@@ -81,8 +81,7 @@ class BadRows:
     @staticmethod
     def _write(path: Path, record: dict[str, str]) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with open_append(path) as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as error:
             raise WriteError(path, error, safe="the rows that it named before stay named") from error
@@ -103,7 +102,7 @@ def named_in(path: Path) -> list[str]:
     keys = []
     text = read_bytes(path, limit=_LARGEST).decode(errors="replace")
     if text and not text.endswith("\n"):  # a crash cut the last line; what follows must begin on its own
-        with path.open("a", encoding="utf-8") as file:
+        with open_append(path) as file:
             file.write("\n")
     for line in text.split("\n"):  # not splitlines: a key may hold one of the rarer breaks
         try:

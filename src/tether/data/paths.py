@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm", ".dcm")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_DIGITS = 12
+MOST_SHARDS = 100_000
+"""Files that ``{0000..9999}`` may stand for."""
 
 
 def is_url(path: str) -> bool:
@@ -53,7 +56,11 @@ def files(pattern: str | Path, *, ending: tuple[str, ...] = ()) -> list[str]:
     braces = _BRACES.search(pattern)
     if braces:
         first, last = braces.groups()
+        if max(len(first), len(last)) > _DIGITS:
+            raise InputError(f"{pattern:.200}: expected a range of at most {_DIGITS} digits, got {braces.group():.100}")
         numbers = range(int(first), int(last) + 1)
+        if len(numbers) > MOST_SHARDS:
+            raise InputError(f"{pattern}: {len(numbers):,} files; at most {MOST_SHARDS:,} are named by a range")
         names = [pattern[: braces.start()] + str(n).zfill(len(first)) + pattern[braces.end() :] for n in numbers]
         if not names:
             raise InputError(f"{pattern}: the range {braces.group()} is empty")

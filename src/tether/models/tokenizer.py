@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,10 @@ from torch import Tensor
 from tether.core.errors import InputError
 
 CACHED_TEXTS = 1 << 17
+_LETTERS = 64
+"""Characters of a text that are read for each token of the context; a token has about four."""
+_LONG_WORD = re.compile(r"[^\W\d_]{1024}(?=[^\W\d_])")
+"""A run of letters that is broken: byte-pair coding takes a time that grows with the square of a word's length."""
 
 
 class TextCutWarning(UserWarning):
@@ -96,6 +101,13 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     return texts
 
 
+def bounded(texts: Sequence[str], *, context: int) -> list[str]:
+    """The texts as a list, each without what lies so far back that it cannot fall within the context."""
+    longest = _LETTERS * context
+    found = [text if len(text) <= longest else " ".join(text.split())[:longest] for text in check_texts(texts)]
+    return [text if len(text) <= 1024 else _LONG_WORD.sub(r"\g<0> ", text) for text in found]
+
+
 class ClipTokenizer:
     """Byte-pair ids of CLIP's vocabulary between a start and an end token, trimmed to the longest text.
 
@@ -118,7 +130,7 @@ class ClipTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """(b, l) int64 ids, zero after the end token; texts past the context are cut, counted and warned of once."""
-        return self._counter.batch([_clip_ids(text) for text in check_texts(texts)])
+        return self._counter.batch([_clip_ids(text) for text in bounded(texts, context=self.context_length)])
 
 
 class FunctionTokenizer:
@@ -153,7 +165,7 @@ class FunctionTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """As ``ClipTokenizer``; ids that the model has no row for are an InputError."""
-        ids = self._counter.batch(self.encode(check_texts(texts)))
+        ids = self._counter.batch(self.encode(bounded(texts, context=self.context_length)))
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
             raise InputError(
                 f"texts: the tokenizer gave ids {int(ids.min())} to {int(ids.max())}, the model has {self.vocab_size}; "

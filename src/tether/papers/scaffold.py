@@ -45,7 +45,7 @@ def plan(root: Path, *, slug: str, room: str, mapping: str | None = None) -> dic
     shelf_path = root / "src" / source_index.part_place(shelf.dotted).path.relative_to(source_index.PACKAGE.parent)
     part_path = _folder(shelf_path, shelf, root) / f"{stem}.py"
     module = ".".join(part_path.relative_to(root / "src").with_suffix("").parts)
-    card_path = root / "src" / "tether" / "papers" / f"{stem}.py"
+    card_path = root / "src" / "tether" / "papers" / "cards" / f"{stem}.py"
     test_path = root / "tests" / "unit" / f"test_{stem}.py"
     for path in (part_path, card_path, test_path):
         if path.exists():
@@ -163,7 +163,7 @@ def reproduce(lab: Lab) -> Trial:
 
 
 def _test(slug: str, *, module: str, name: str) -> str:
-    card = f"tether.papers.{slug.replace('-', '_')}"
+    card = f"tether.papers.cards.{slug.replace('-', '_')}"
     imports = "\n    ".join(sorted([f"import {card} as card", f"import {module} as part"]))
     return f'''"""{slug}: figures worked out by hand from the paper."""
 

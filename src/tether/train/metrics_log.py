@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tether.core.atomic_io import parse_json, read_text, write_text
+from tether.core.atomic_io import open_append, parse_json, read_text, write_text
 from tether.core.errors import InputError, WriteError
 from tether.core.shape import check, finite
 
@@ -22,7 +22,7 @@ class Logbook:
         if path.exists():
             kept = [line for line in read_metrics(path) if line["step"] < steps_done]
             write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = open_append(path)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; numbers that JSON cannot hold become null.

@@ -166,7 +166,7 @@ def test_papers_can_be_chosen():
 def test_where_shows_every_place(slug):
     code, stdout, _ = call("where", slug)
     assert code == 0
-    assert f"src/tether/papers/{slug.replace('-', '_')}.py:" in stdout
+    assert f"src/tether/papers/cards/{slug.replace('-', '_')}.py:" in stdout
     for part in CARDS[slug].parts:
         assert part in stdout
     for name in ("test ", "vector ", "guide ", "result "):

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tether.core import uniformity as potential
 from tether.core.uniformity import cross_uniformity, uniformity
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -19,8 +20,8 @@ def plain(left, right, *, hidden, t):
 @pytest.mark.parametrize("block", [1, 4, 100])
 @pytest.mark.parametrize("kept", [0, 10**9])  # made again in the backward, or kept
 def test_values_and_gradients_equal_the_plain_form_with_and_without_labels(monkeypatch, block, kept):
-    monkeypatch.setattr(uniformity, "BLOCK_ROWS", block)
-    monkeypatch.setattr(uniformity, "KEPT_CELLS", kept)
+    monkeypatch.setattr(potential, "BLOCK_ROWS", block)
+    monkeypatch.setattr(potential, "KEPT_CELLS", kept)
     left, right = rows(9).requires_grad_(), rows(9).requires_grad_()
     for labels in (None, torch.tensor([1, 2, 1, 3, 4, 4, 4, 5, 6])):
         same = torch.eye(9, dtype=torch.bool) if labels is None else labels[:, None] == labels

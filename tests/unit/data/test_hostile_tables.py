@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import struct
 import tarfile
 
 import numpy as np
@@ -327,3 +328,22 @@ def test_a_saved_data_set_with_compressed_batches_is_refused(tmp_path, compressi
     file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2])
     with pytest.raises(InputError, match=r"arrow"):
         open_source(f"hf:{tmp_path}/d")
+
+
+def test_a_damaged_saved_data_set_is_refused_and_neither_crashes_nor_hangs(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    columns = {"image": [picture()] * 3, "text": ["one", "two", "three"]}
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    sound = file.read_bytes()
+    offsets = struct.pack("<4i", 0, 3, 6, 11)
+    assert sound.count(offsets) == 1
+    file.write_bytes(
+        sound.replace(offsets, struct.pack("<4i", 0, 8_034_561, 6, 11))
+    )  # Arrow would read beyond the file
+    source = open_source(f"hf:{tmp_path / 'saved'}")
+    with pytest.raises(InputError, match="block 000000000 breaks after 0 rows"):
+        list(source.read(source.blocks()[0]))
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match="empty, not an Arrow stream"):
+        open_source(f"hf:{tmp_path / 'saved'}")

@@ -18,6 +18,7 @@ from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.images import decode
 from tether.data.loader import ordered
+from tether.data.paths import files
 from tether.data.sources.csv import CsvSource
 from tether.data.sources.hf import HuggingFaceSource
 from tether.data.sources.images import ImageFolderSource
@@ -201,6 +202,39 @@ def test_csv_without_header_rows_or_pictures(tmp_path, text, what):
 
 
 # Folders
+
+
+def test_links_out_of_a_folder_are_not_followed(tmp_path):
+    secret, folder = tmp_path / "secret", tmp_path / "photos"
+    secret.mkdir()
+    folder.mkdir()
+    (secret / "s.txt").write_text("secret words")
+    (secret / "s.png").write_bytes(picture(0))
+    (folder / "a.png").write_bytes(picture(0))
+    (folder / "a.txt").symlink_to(secret / "s.txt")
+    (folder / "b.png").symlink_to(secret / "s.png")
+    source = open_source(str(folder))
+    rows = [row for block in source.blocks() for row in source.read(block)]
+    assert [bool(row.bad) for row in rows] == [True, True]
+    assert all("outside" in row.bad and "root=FOLDER" in row.bad for row in rows)
+    source = open_source({"name": "images", "path": str(folder), "root": str(secret)})
+    assert [row.texts for block in source.blocks() for row in source.read(block)] == [("secret words",), ()]
+    (folder / "metadata.csv").symlink_to(secret / "s.txt")
+    with pytest.raises(InputError, match=r"metadata\.csv: outside"):
+        open_source(str(folder))
+
+
+def test_a_template_is_no_format_string(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/a.png").write_bytes(picture(0))
+    source = open_source({"name": "images", "path": str(tmp_path), "template": "a {label} {x.__class__}"})
+    assert [row.texts for block in source.blocks() for row in source.read(block)] == [("a cat {x.__class__}",)]
+
+
+@pytest.mark.parametrize("pattern", ["x{0..300000000}.tar", f"x{{0..{'9' * 5000}}}.tar"])
+def test_a_range_of_shards_is_bounded(pattern):
+    with pytest.raises(InputError, match="at most"):
+        files(pattern)
 
 
 def test_a_folder_with_sidecars_classes_and_hidden_files(tmp_path):

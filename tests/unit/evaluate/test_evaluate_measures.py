@@ -126,12 +126,13 @@ def test_gap_variants_are_one_vector():
 
 
 def test_uniformity_equals_all_pairs_across_blocks(monkeypatch):
-    from tether.core import uniformity
+    from tether.core import uniformity as potential
+    from tether.evaluate.geometry import uniformity
 
     rows = unit(50, 6)
     plain = torch.pdist(rows).pow(2).mul(-2).exp().mean().log()
     for block in (1, 7, 49, 50, 1024):
-        monkeypatch.setattr(uniformity, "BLOCK_ROWS", block)
+        monkeypatch.setattr(potential, "BLOCK_ROWS", block)
         assert torch.allclose(uniformity(rows), plain, atol=1e-12)
     with pytest.raises(InputError, match="at least 2"):
         uniformity(rows[:1])

@@ -16,6 +16,7 @@ import encoders
 import tether
 from tether.core.errors import InputError, WriteError
 from tether.models import create
+from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.named import near
 from tether.space.serialisation import write_state
 
@@ -300,6 +301,24 @@ def test_a_tokenizer_that_panics(copy, monkeypatch):
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", panic)
     with pytest.raises(InputError, match="its tokenizer could not be loaded: PanicException: index out of bounds"):
         tether.load(copy("siglip"))
+
+
+def test_a_tokenizer_that_multiplies_its_text(tmp_path):
+    replace = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+    write_tokenizer(tmp_path, normalizer={"type": "Sequence", "normalizers": [replace, replace]})
+    with pytest.raises(InputError, match=r"tokenizer\.json: its replacements make texts more than 1024 times as long"):
+        transformers_tokenizer(tmp_path, context=77, vocabulary=100)
+    write_tokenizer(tmp_path, normalizer={**replace, "content": "aa"})
+    assert transformers_tokenizer(tmp_path, context=77, vocabulary=100)(["a"]).shape[0] == 1
+
+
+def write_tokenizer(folder, *, normalizer):
+    model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"}
+    (folder / "tokenizer.json").write_text(
+        json.dumps({"version": "1.0", "added_tokens": [], "normalizer": normalizer, "model": model})
+    )
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 def test_ids_of_another_model(copy):

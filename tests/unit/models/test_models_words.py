@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import random
+import string
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ from tether.core.errors import InputError
 from tether.models import create
 from tether.models.embed import encode_images, encode_texts
 from tether.models.text.token_embedding import TokenTable
-from tether.models.tokenizer import ClipTokenizer, TextCutWarning, lengths
+from tether.models.tokenizer import ClipTokenizer, TextCutWarning, _bpe, bounded, lengths
 
 TEXTS = ["a photo of a cat", "", "Café  au\tlait!! 🙂 &amp; more", "日本語 and 123.45", "it's <b>BOLD</b>", "a" * 60]
 
@@ -202,3 +204,23 @@ def test_own_model_needs_no_heavy_library():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+class TestLongTexts:
+    def test_no_long_word_reaches_the_byte_pair_coder(self):  # which takes 3 s for 8,000 letters
+        text = "".join(random.Random(0).choices(string.ascii_lowercase, k=1_000_000))
+        (read,) = bounded([text], context=77)
+        assert len(read) < 5000
+        assert max(map(len, read.split())) == 1024
+        tokenizer = ClipTokenizer(77)
+        assert tokenizer([text, "a cat"]).shape == (2, 77)
+        assert tokenizer.cut == 1
+
+    @pytest.mark.parametrize(
+        "text", ["a photo of a cat on a red sofa, " * 400, "  \n " * 5000 + "a cat", "一只猫坐在红色的沙发上" * 90]
+    )
+    def test_ids_within_the_context_are_those_of_the_whole_text(self, text):
+        bpe = _bpe()
+        whole = [bpe.sot_token_id, *bpe.encode(text)][:76]
+        assert ClipTokenizer(77)([text])[0, : len(whole)].tolist() == whole

@@ -38,7 +38,7 @@ def copied(tmp_path_factory):
     assert [line.partition(" ")[2] for line in done.stdout.splitlines()[:4]] == [
         "src/tether/optim/clip/gate_norm.py",
         "src/tether/optim/clip/__init__.py",
-        "src/tether/papers/gate_norm.py",
+        "src/tether/papers/cards/gate_norm.py",
         "tests/unit/test_gate_norm.py",
     ]
     return root
@@ -62,7 +62,7 @@ def test_the_skeleton_keeps_the_form_of_its_protocol(copied):
 
 
 def test_the_skeleton_is_clean_code(copied):
-    files = ["src/tether/optim/clip", "src/tether/papers/gate_norm.py", "tests/unit/test_gate_norm.py"]
+    files = ["src/tether/optim/clip", "src/tether/papers/cards/gate_norm.py", "tests/unit/test_gate_norm.py"]
     done = run(copied, "-m", "ruff", "check", "--no-cache", *files)
     assert done.returncode == 0, done.stdout
 

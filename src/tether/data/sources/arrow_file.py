@@ -20,6 +20,8 @@ def check_arrow(file: Path) -> None:
     Raises:
         InputError: such a file, or one that is not an Arrow stream.
     """
+    if not file.stat().st_size:  # Arrow would wait in it for ever
+        raise InputError(f"{file}: empty, not an Arrow stream")
     try:
         with pa.memory_map(str(file)) as opened:
             packed = any(

@@ -41,7 +41,7 @@ class Reach:
             InputError: a name that leads elsewhere than it may, or a URL that cannot be read.
         """
         if not is_url(name) and not is_url(self.folders[0]):
-            return self._local(name)
+            return self.found(Path(self.folders[0]) / name, named=name)
         if not is_url(name):
             if name.startswith("/"):
                 raise InputError(f"{name}: outside {self.folders[0]}; {_ROOT}")
@@ -60,14 +60,24 @@ class Reach:
             return read_url(name)
         return fetch(name, allowed=self.allowed, trusted="" if own is None else urlsplit(own).netloc)
 
-    def _local(self, name: str) -> Path:
+    def found(self, path: str | Path, *, named: str = "") -> Path:
+        """A local file, unless it lies outside the folders or a link leads out of them.
+
+        Args:
+            path: of the file.
+            named: what the error calls it; empty says the path.
+
+        Raises:
+            InputError: it lies outside.
+        """
+        named = named or str(path)
         try:
-            found = os.path.realpath(Path(self.folders[0]) / name)
-            if any(_inside(found, folder) for folder in self.folders if not is_url(folder)):
-                return Path(self.folders[0]) / name
+            real = os.path.realpath(path)
+            if any(_inside(real, folder) for folder in self.folders if not is_url(folder)):
+                return Path(path)
         except (ValueError, OSError):  # a NUL, or half a surrogate pair
-            raise InputError(f"{name!r}: not the name of a file") from None
-        raise InputError(f"{name}: outside {self.folders[0] or 'the data set'}; {_ROOT}")
+            raise InputError(f"{named!r}: not the name of a file") from None
+        raise InputError(f"{named}: outside {self.folders[0] or 'the data set'}; {_ROOT}")
 
 
 def folder_of(table: str, *, root: str | None) -> str:

@@ -122,11 +122,23 @@ class HuggingFaceSource:
                     row += 1
             elif self._table is not None:
                 first = int(block.id)
+                self._check(first, block.rows or 0)
                 for at in range(first + start, first + (block.rows or 0)):
                     yield self._row(self._table[at], fallback=f"{at}")
                     row += 1
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError) as error:  # KeyError: a column that the files do not have
             raise InputError(f"{self.name}: block {block.id} breaks after {row} rows: {error}") from error
+
+    def _check(self, first: int, count: int) -> None:
+        """See that the offsets of some rows lie within their buffers: Arrow follows them without looking.
+
+        Raises:
+            ValueError: they do not.
+        """
+        assert self._table is not None
+        table = self._table.data
+        rows = table if self._table._indices is not None else table.fast_slice(first, count)
+        rows.validate(full=True)
 
     @property
     def _shards(self) -> int:

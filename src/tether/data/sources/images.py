@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from tether.core.atomic_io import parse_json
+from tether.core.atomic_io import local, parse_json
 from tether.core.errors import InputError
 from tether.core.printable import encodable, is_text
 from tether.core.types import Block, Row
@@ -37,6 +37,7 @@ class ImageFolderSource:
         *,
         caption: tuple[str, ...] | str = (),
         template: str = "",
+        root: str | None = None,
     ) -> None:
         """List the folder and read its metadata files.
 
@@ -44,6 +45,7 @@ class ImageFolderSource:
             path: a folder, a pattern of pictures, or a URL of one.
             caption: columns of the metadata files that hold captions; empty guesses one.
             template: caption of pictures that have none, with ``{label}`` for the folder's name.
+            root: a folder that links may lead to as well; without it they end below ``path``.
 
         Raises:
             InputError: no such folder, no picture in it, or a metadata file that does not fit.
@@ -53,7 +55,7 @@ class ImageFolderSource:
             raise InputError(f"{path}: template: expected {{label}} in it, got {template!r}")
         self._template = template
         found = files(path, ending=("",))
-        self._reach = Reach((anchor(path),))
+        self._reach = Reach((anchor(path), *([str(local(root))] if root else [])))
         inside = dict(zip(found, labels(found, folder=anchor(path)), strict=True))
         visible = [each for each in found if not _is_hidden(inside[each])]
         self._pictures = [each for each in visible if is_picture(each)]
@@ -98,17 +100,22 @@ class ImageFolderSource:
                 texts = tuple(texts)
                 meta.update(columns)
             elif (sidecar := self._sidecars.get(path.rpartition(".")[0])) is not None:
-                texts = tuple(line.strip() for line in read_text(sidecar, limit=_LONGEST).splitlines() if line.strip())
+                lines = read_text(self._inside(sidecar), limit=_LONGEST).splitlines()
+                texts = tuple(line.strip() for line in lines if line.strip())
             elif self._template and "label" in meta:
-                texts = (self._template.format(label=str(meta["label"]).replace("_", " ")),)
+                texts = (self._template.replace("{label}", str(meta["label"]).replace("_", " ")),)
             else:
                 texts = ()
-            return Row(key, self._reach.open(path) if is_url(path) else Path(path), texts, meta)
+            return Row(key, self._reach.open(path) if is_url(path) else self._reach.found(path), texts, meta)
         except InputError as error:
             return bad_row(key, str(error))
 
+    def _inside(self, path: str) -> str:
+        """A file beside the images, unless a link leads elsewhere."""
+        return path if is_url(path) else str(self._reach.found(path))
+
     def _read_table(self, table: str, names: Sequence[str]) -> None:
-        lines = list(_lines(table))
+        lines = list(_lines(self._inside(table)))
         known = list(dict.fromkeys(name for _, line in lines if isinstance(line, dict) for name in line))
         file_column = choose(None, guesses=_FILE_COLUMNS, known=known, what="file", where=table)
         if lines and file_column is None:

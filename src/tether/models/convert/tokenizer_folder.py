@@ -21,6 +21,8 @@ COPIED = (
 )  # fmt: skip
 """The plain files of tokenizers, all that is read."""
 CONFIG = "tokenizer_config.json"
+MOST_GROWTH = 1024
+"""Lengths of all replacements of a ``tokenizer.json`` multiplied; those of known models give 1 to 3."""
 _CLASSES = (
     "Albert", "Bart", "Bert", "Camembert", "CLIP", "Deberta", "DebertaV2", "DistilBert", "Gemma", "GPT2", "Llama",
     "M2M100", "MBart", "MPNet", "MT5", "Nllb", "Qwen2", "RemBert", "Roberta", "Siglip", "Siglip2", "T5", "XLMRoberta",
@@ -49,7 +51,9 @@ def plain_copy(folder: Path) -> Iterator[Path]:
             if (folder / file).is_file():
                 data = read_bytes(folder / file, limit=MAX_CONFIG_BYTES)
                 if file.endswith(".json"):
-                    parse_json(data, where=str(folder / file))
+                    values = parse_json(data, where=str(folder / file))
+                    if file == TOKENIZER_FILES[0]:
+                        _check_growth(values, where=str(folder / file))
                 (copy / file).write_bytes(data)
         if (folder / CONFIG).is_file():
             (copy / CONFIG).write_text(json.dumps(_settings(folder / CONFIG)), encoding="utf-8")
@@ -58,6 +62,21 @@ def plain_copy(folder: Path) -> Iterator[Path]:
         if isinstance(values, Mapping) and values.get("model_type") in ("clip", "siglip"):
             (copy / "config.json").write_text(json.dumps({"model_type": values["model_type"]}), encoding="utf-8")
         yield copy
+
+
+def _check_growth(values: Any, *, where: str) -> None:
+    """Refuse normalizers that replace text by longer text again and again: three may make 10^9 letters out of one."""
+    growth, waiting = 1, [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            added = value.get({"Replace": "content", "Prepend": "prepend"}.get(str(value.get("type")), ""))
+            growth *= max(1, len(added)) if isinstance(added, str) else 1
+            if growth > MOST_GROWTH:
+                raise InputError(f"{where}: its replacements make texts more than {MOST_GROWTH} times as long")
+            waiting += [inner for key, inner in value.items() if key != "vocab"]
+        elif isinstance(value, list):
+            waiting += [inner for inner in value if isinstance(inner, dict | list)]
 
 
 def _settings(path: Path) -> dict[str, Any]:
