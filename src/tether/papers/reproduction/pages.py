@@ -24,7 +24,7 @@ _SOURCE = "https://arxiv.org/abs/"
 
 def verdicts(rows: Sequence[Row]) -> str:
     """One line for the README: how many papers there are, and how their checks stand."""
-    counts = Counter(row.verdict for row in rows)
+    counts: Counter[str] = Counter(row.verdict for row in rows)
     said = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
     return f"{len(rows)} papers: {said or 'none is measured yet'}."
 
