@@ -87,13 +87,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="+", metavar="B", help="these sizes only")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("VARIANT", "BATCH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments.one[0], int(arguments.one[1]))))
         return
-    batches = (256, 1024, 4096) if arguments.quick else (256, 1024, 4096, 16384)
+    batches = arguments.batches or ((256, 1024, 4096) if arguments.quick else (256, 1024, 4096, 16384))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     results = []
     print(f"{'B':>6} {'form':<10} {'peak MiB':>9} {'CPU s':>8}  time / plain (min..max)")

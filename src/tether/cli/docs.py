@@ -10,18 +10,21 @@ from tether.cli.say import say
 
 
 def command(
-    write: Annotated[bool, typer.Option("--write", help="Write what has changed.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="List what is stale and end with 1 if anything is.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write docs/gen, and the README's and guides' figures.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="List stale figures; end with 1 if there are any.")] = False,
 ) -> None:
-    """Write or check the generated pages: table of papers, paper pages, references, bibliography."""
+    """Write the generated pages, or check what of them is committed."""
     from tether.cli.reference import reference
     from tether.papers.reproduction import docs, source_index
 
     if write == check:
         raise typer.BadParameter("give --write or --check")
     root = source_index.need_checkout("generating documentation")
-    wanted = docs.generate(root, more={"cli.md": reference()})
+    wanted = docs.committed(root)
     if write:
+        wanted |= docs.generate(root, more={"cli.md": reference()})
         for name in docs.write(root, wanted):
             say(f"wrote {name}" if name in wanted else f"removed {name}")
         return

@@ -6,7 +6,7 @@ import pytest
 
 from tether.core.card import Card, Claim
 from tether.core.errors import InputError
-from tether.papers.reproduction import docs, pages, part_reference
+from tether.papers.reproduction import docs, markers, pages, part_reference
 from tether.papers.reproduction.markdown import cell, table
 from tether.papers.reproduction.results import Row
 
@@ -49,13 +49,9 @@ STALE = Row(CARD, "stale", RESULT)
 NEVER = Row(CARD, "not run", None)
 
 
-def test_the_readme_table_links_and_states_the_verdict():
-    text = pages.readme_table([FRESH])
-    assert r"[Some \| Paper](docs/gen/papers/some-paper.md)" in text
-    assert "**reproduced**: 0.5124 (bound 0.4124)" in text
-    assert "stale" in pages.readme_table([STALE])
-    assert "0.5124" not in pages.readme_table([STALE])
-    assert "not run" in pages.readme_table([NEVER])
+def test_the_readme_counts_verdicts():
+    assert pages.verdicts([FRESH, FRESH, NEVER]) == "3 papers: 2 reproduced, 1 not run."
+    assert pages.verdicts([]) == "0 papers: none is measured yet."
 
 
 def test_the_index_lists_by_room_needs_and_gives():
@@ -104,9 +100,9 @@ def test_cells_stay_on_one_line():
 
 def test_only_the_text_between_the_markers_changes():
     readme = f"# Title\n\n{docs.START}\nold\n{docs.END}\n\nafter\n"
-    changed = docs.with_table(readme, "new", where="README.md")
+    changed = docs.with_block(readme, "new", where="README.md")
     assert changed == f"# Title\n\n{docs.START}\nnew\n{docs.END}\n\nafter\n"
-    assert docs.with_table(changed, "new", where="README.md") == changed
+    assert docs.with_block(changed, "new", where="README.md") == changed
 
 
 @pytest.mark.parametrize(
@@ -114,7 +110,7 @@ def test_only_the_text_between_the_markers_changes():
 )
 def test_a_readme_without_one_pair_of_markers_is_refused(readme):
     with pytest.raises(InputError, match=r"README\.md: expected one <!-- tether:papers -->"):
-        docs.with_table(readme, "new", where="README.md")
+        docs.with_block(readme, "new", where="README.md")
 
 
 def test_check_finds_changed_missing_and_left_over_files(tmp_path):
@@ -132,11 +128,34 @@ def test_check_finds_changed_missing_and_left_over_files(tmp_path):
 
 
 def test_generating_twice_gives_the_same(tmp_path):
-    (tmp_path / "README.md").write_text(f"{docs.START}\n{docs.END}\n")
     first = docs.generate(tmp_path, more={"cli.md": "x\n"})
     assert docs.generate(tmp_path, more={"cli.md": "x\n"}) == first
-    assert {"README.md", "docs/gen/papers.md", "docs/gen/parts.md", "docs/gen/cli.md"} <= first.keys()
+    assert {"docs/gen/papers.md", "docs/gen/parts.md", "docs/gen/cli.md"} <= first.keys()
     assert all(text.endswith("\n") and not text.endswith("\n\n") for text in first.values())
+
+
+class TestMarkers:
+    def test_figures_are_brought_up_to_date(self, monkeypatch):
+        monkeypatch.setattr(markers, "stored", lambda slug: RESULT if slug == "some-paper" else None)
+        text = "mean <!--= some-paper.mean:.2f -->9<!--/-->, <!--= some-paper.verdict -->?<!--/-->; plain 1.5"
+        once = markers.filled(text, where="guide.md")
+        assert f"-->{RESULT['mean']:.2f}<!--/-->" in once
+        assert once.endswith(f"{RESULT['verdict']}<!--/-->; plain 1.5")
+        assert markers.filled(once, where="guide.md") == once
+        ours = sum(seed["ours"] for seed in RESULT["seeds"]) / len(RESULT["seeds"])
+        assert f">{ours:.3f}<" in markers.filled("<!--= some-paper.ours:.3f --><!--/-->", where="guide.md")
+
+    @pytest.mark.parametrize("key", ["some-paper.men", "some-paper.notes.gone", "some-paper.mean:q", "other.mean", "x"])
+    def test_a_marker_without_a_figure_is_refused(self, monkeypatch, key):
+        monkeypatch.setattr(markers, "stored", lambda slug: RESULT if slug == "some-paper" else None)
+        with pytest.raises(InputError, match=r"guide\.md: marker"):
+            markers.filled(f"<!--= {key} --><!--/-->", where="guide.md")
+
+    def test_only_the_readme_and_the_guides_are_committed(self, repository):
+        wanted = docs.committed(repository)
+        assert "README.md" in wanted
+        assert all(name == "README.md" or name.startswith("docs/guides/") for name in wanted)
+        assert docs.stale(repository, wanted) == []
 
 
 def test_every_room_with_parts_is_on_a_shelf():

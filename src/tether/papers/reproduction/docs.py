@@ -1,4 +1,7 @@
-"""Generated documentation: which files there are, what they should hold, and which of them are stale."""
+"""Generated documentation: which files there are, what they should hold, and which of them are stale.
+
+Pages under ``docs/gen`` are made by ``make docs`` and not committed; the README's block and the guides' figures are.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,21 @@ from pathlib import Path
 from tether.core.atomic_io import write_text
 from tether.core.errors import InputError
 from tether.papers.reproduction import pages, part_reference
+from tether.papers.reproduction.markers import filled
 from tether.papers.reproduction.results import rows
 
 README = "README.md"
 START, END = "<!-- tether:papers -->", "<!-- /tether:papers -->"
-FOLDER = "docs/gen"
+FOLDER, GUIDES = "docs/gen", "docs/guides"
 _NOTE = "<!-- Written by `tether docs --write`; changes made here are lost. -->\n\n"
 
 
 def generate(root: Path, *, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Every generated file of a checkout: its path from the root, and what it should hold.
+    """Every page under ``docs/gen``: its path from the root, and what it should hold.
 
     Args:
-        root: the checkout; its README is read, for only the part between the markers is ours.
-        more: pages of other rooms, by file name under docs/gen.
-
-    Raises:
-        InputError: the README has no markers.
+        root: the checkout.
+        more: pages of other packages, by file name under docs/gen.
     """
     every = rows()
     found = {
@@ -34,12 +35,24 @@ def generate(root: Path, *, more: Mapping[str, str] | None = None) -> dict[str, 
         **{f"papers/{row.card.slug}.md": pages.paper(row) for row in every},
         **(more or {}),
     }
-    wanted = {f"{FOLDER}/{name}": _NOTE + text for name, text in found.items()}
-    wanted[README] = with_table(_read(root / README) or "", pages.readme_table(every), where=str(root / README))
-    return wanted
+    return {f"{FOLDER}/{name}": _NOTE + text for name, text in found.items()}
 
 
-def with_table(readme: str, table: str, *, where: str) -> str:
+def committed(root: Path) -> dict[str, str]:
+    """The README and the guides as they should be: the count of verdicts, and every figure as last measured.
+
+    Raises:
+        InputError: the README has no markers, or a guide's marker names no figure.
+    """
+    readme = with_block(_read(root / README) or "", pages.verdicts(rows()), where=str(root / README))
+    guides = {
+        path.relative_to(root).as_posix(): filled(path.read_text(encoding="utf-8"), where=str(path))
+        for path in sorted((root / GUIDES).glob("*.md"))
+    }
+    return {README: readme, **guides}
+
+
+def with_block(readme: str, block: str, *, where: str) -> str:
     """The README with the text between its markers replaced.
 
     Raises:
@@ -48,8 +61,8 @@ def with_table(readme: str, table: str, *, where: str) -> str:
     before, start, rest = readme.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end or START in after or END in before:
-        raise InputError(f"{where}: expected one {START} and below it one {END}; the table of papers goes between")
-    return f"{before}{START}\n{table}\n{END}{after}"
+        raise InputError(f"{where}: expected one {START} and below it one {END}; the verdicts go between")
+    return f"{before}{START}\n{block}\n{END}{after}"
 
 
 def stale(root: Path, wanted: Mapping[str, str]) -> list[str]:
@@ -70,8 +83,9 @@ def write(root: Path, wanted: Mapping[str, str]) -> list[str]:
 
 
 def _orphans(root: Path, wanted: Mapping[str, str]) -> set[str]:
-    there = {path.relative_to(root).as_posix() for path in (root / FOLDER).rglob("*.md")}
-    return there - wanted.keys()
+    if not any(name.startswith(FOLDER) for name in wanted):  # only what is committed was asked for
+        return set()
+    return {path.relative_to(root).as_posix() for path in (root / FOLDER).rglob("*.md")} - wanted.keys()
 
 
 def _read(path: Path) -> str | None:

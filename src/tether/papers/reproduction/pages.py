@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,17 +22,11 @@ VERDICTS = {
 _SOURCE = "https://arxiv.org/abs/"
 
 
-def readme_table(rows: Sequence[Row]) -> str:
-    """The table of the README: paper, what it gives, and how its check stands."""
-    if not rows:
-        return "_No paper has a card yet._"
-    return table(
-        ["paper", "what you get", "room", "checked here"],
-        (
-            [f"[{row.card.title}](docs/gen/papers/{row.card.slug}.md)", row.card.gives, row.card.room, outcome(row)]
-            for row in rows
-        ),
-    )
+def verdicts(rows: Sequence[Row]) -> str:
+    """One line for the README: how many papers there are, and how their checks stand."""
+    counts: Counter[str] = Counter(row.verdict for row in rows)
+    said = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
+    return f"{len(rows)} papers: {said or 'none is measured yet'}."
 
 
 def outcome(row: Row) -> str:
