@@ -6,14 +6,16 @@ the text is the language reference that ships with Python. [CLS], [SEP] and padd
 all pairs; ``clipped`` is without the layer's own outliers (|z| > 3), ``random`` without as many others (mean of 20
 draws). The probe tells the first 12 positions apart; guessing gives about 0.08.
 
-Last measured, 12,900 tokens (the whole table is in docs/guides/positional-artefacts.md):
+Last measured, 12,900 tokens:
 
 ===== ======== ================= ========== ======= ====== =====
 layer outliers most extreme (z)  anisotropy clipped random probe
 ===== ======== ================= ========== ======= ====== =====
 0     3        63: +12.1         0.066      0.036   0.066  1.00
 1     9        157: +7.3         0.126      0.047   0.128  1.00
+2     9        223: -8.6         0.136      0.055   0.137  0.99
 3     7        223: -10.0        0.159      0.070   0.161  0.91
+4     6        223: -10.5        0.198      0.099   0.199  0.82
 5     6        223: -13.4        0.290      0.142   0.291  0.55
 6     2        240: -3.7         0.100      0.096   0.100  0.42
 ===== ======== ================= ========== ======= ====== =====

@@ -105,7 +105,7 @@ class Duplicates:
             f"Pictures are compared at {subject.thumbnails([0]).shape[-1]} pixels, so a tiny difference stays unseen. "
             "Equal captions are natural where words are few, but each is a false negative in a contrastive batch."
             f"{limits}",
-            "tether curate --help; the losses take ids of equal captions (docs/guides/logitclip.md)",
+            "tether curate --help; the losses take ids of equal captions (docs/guides/objectives.md)",
         )
 
 

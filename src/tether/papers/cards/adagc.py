@@ -44,7 +44,7 @@ CARD = Card(
         "The paper's language models and its faster CLIP ViT-B are out of reach here.",
     ),
     minutes=5.0,
-    guide="adagc.md",
+    guide="stability.md",
 )
 
 

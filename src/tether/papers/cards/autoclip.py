@@ -44,7 +44,7 @@ CARD = Card(
         "The paper's source separation networks are out of reach here.",
     ),
     minutes=3.0,
-    guide="autoclip.md",
+    guide="stability.md",
 )
 
 

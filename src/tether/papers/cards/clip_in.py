@@ -52,7 +52,7 @@ CARD = Card(
         "MMVP and language models on top were not tried.",
     ),
     minutes=4.0,
-    guide="clip-in.md",
+    guide="objectives.md",
 )
 
 

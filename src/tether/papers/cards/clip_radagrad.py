@@ -52,7 +52,7 @@ CARD = Card(
         "Fine-tuning RoBERTa and ALBERT is not tried.",
     ),
     minutes=0.5,
-    guide="clip-radagrad.md",
+    guide="stability.md",
     authors=(
         "Chezhegov",
         "Klyukin",

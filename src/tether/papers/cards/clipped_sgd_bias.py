@@ -56,7 +56,7 @@ CARD = Card(
         "The paper's experiments on LIBSVM data are not repeated; a logistic regression on digits stands in the notes.",
     ),
     minutes=0.4,
-    guide="clipped-sgd-bias.md",
+    guide="stability.md",
 )
 
 

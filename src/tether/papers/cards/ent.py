@@ -49,7 +49,7 @@ CARD = Card(
         "where the right answer is uncertain, see the notes of the result.",
     ),
     minutes=4.0,
-    guide="ent.md",
+    guide="objectives.md",
 )
 
 

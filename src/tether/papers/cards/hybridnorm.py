@@ -46,7 +46,7 @@ CARD = Card(
         "The paper's lower losses at 0.5 to 7 B parameters are out of reach here; losses are reported without a mark.",
     ),
     minutes=7.0,
-    guide="hybridnorm.md",
+    guide="architectures.md",
     authors=("Zhuo", "Zeng", "Wang", "Zhang", "Yang", "Li", "Zhou", "Ma"),
 )
 

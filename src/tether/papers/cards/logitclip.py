@@ -46,7 +46,7 @@ CARD = Card(
         "A small net on digits stands in for ResNet-34 on CIFAR; the paper's larger gains are not promised.",
     ),
     minutes=2.0,
-    guide="logitclip.md",
+    guide="objectives.md",
 )
 
 

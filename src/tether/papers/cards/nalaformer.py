@@ -49,7 +49,7 @@ CARD = Card(
         "The trained comparison, in the notes, is on eight by eight digits, not on ImageNet.",
     ),
     minutes=3.0,
-    guide="nalaformer.md",
+    guide="architectures.md",
     authors=("Meng", "Luo", "Huo", "Wang", "Li", "Zhang"),
 )
 

@@ -46,7 +46,7 @@ CARD = Card(
         "Handwritten digits stand in for ImageNet, whose accuracies are out of reach here.",
     ),
     minutes=1.0,
-    guide="nfnet-agc.md",
+    guide="stability.md",
 )
 
 

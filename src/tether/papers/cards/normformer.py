@@ -44,7 +44,7 @@ CARD = Card(
         "The paper's gains need models of 125 M parameters and long runs; losses are reported here without a mark.",
     ),
     minutes=7.0,
-    guide="normformer.md",
+    guide="architectures.md",
     authors=("Shleifer", "Weston", "Ott"),
 )
 

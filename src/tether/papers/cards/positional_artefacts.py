@@ -51,7 +51,7 @@ CARD = Card(
         "CLIP's towers are clipped before their final projection, which would mix the coordinates.",
     ),
     minutes=4.0,
-    guide="positional-artefacts.md",
+    guide="architectures.md",
 )
 
 

@@ -47,7 +47,7 @@ CARD = Card(
         "The music and language-model results are not tried.",
     ),
     minutes=1.0,
-    guide="norm-clipping.md",
+    guide="stability.md",
 )
 
 

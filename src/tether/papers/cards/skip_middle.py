@@ -55,7 +55,7 @@ CARD = Card(
         "The gates' means may come from packed texts, slices and several processes; they are those of all tokens.",
     ),
     minutes=6.0,
-    guide="skip-middle.md",
+    guide="architectures.md",
     authors=("Lawson", "Aitchison"),
 )
 

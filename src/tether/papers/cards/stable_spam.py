@@ -53,7 +53,7 @@ CARD = Card(
         "That 4-bit training beats 16-bit Adam is a claim about large language models and is not tried here.",
     ),
     minutes=6.0,
-    guide="stable-spam.md",
+    guide="stability.md",
     authors=("Huang", "Hu", "Zhang", "Jin", "Li", "Shen", "Chen", "Liu", "Wen", "Wang", "Liu"),
 )
 

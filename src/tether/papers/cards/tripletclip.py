@@ -48,7 +48,7 @@ CARD = Card(
         "A few minutes of training of a small CLIP stand in for CC3M and CC12M; SugarCrepe was not tried.",
     ),
     minutes=4.0,
-    guide="tripletclip.md",
+    guide="objectives.md",
 )
 
 

@@ -46,7 +46,7 @@ CARD = Card(
         "seen, and no official code was found.",
     ),
     minutes=0.3,
-    guide="troll.md",
+    guide="objectives.md",
 )
 
 

@@ -51,7 +51,7 @@ CARD = Card(
         "Picture quality (inception scores) is out of reach here.",
     ),
     minutes=1.5,
-    guide="wgan-gp.md",
+    guide="objectives.md",
 )
 
 

@@ -38,7 +38,7 @@ CARD = Card(
         "The paper's language model of 1 B parameters is out of reach here.",
     ),
     minutes=3.0,
-    guide="zclip.md",
+    guide="stability.md",
 )
 
 
