@@ -9,68 +9,18 @@ import pytest
 import torch
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
-# Guides whose every Python block needs nothing but an installed Tether.
-NAMES = (
-    "adagc",
-    "alignclip",
-    "autoclip",
-    "beyond-tail",
-    "clip-in",
-    "clip-radagrad",
-    "clip-refine",
-    "clipood",
-    "clipped-sgd-bias",
-    "comco",
-    "contrastive-gap",
-    "curate",
-    "devil-number",
-    "double-ellipsoid",
-    "ent",
-    "euclip",
-    "evaluating-clip",
-    "fairerclip",
-    "fairpivara",
-    "fake-thumbnail",
-    "hybridnorm",
-    "inspect",
-    "labclip",
-    "laclip",
-    "logitclip",
-    "m2-mix",
-    "medical-survey",
-    "metaclip2",
-    "mmcl-robustness",
-    "moral-direction",
-    "nalaformer",
-    "nfnet-agc",
-    "norm-clipping",
-    "normformer",
-    "offensiveness",
-    "parrot-captions",
-    "paraclip",
-    "positional-artefacts",
-    "q16",
-    "saner",
-    "scientific-papers",
-    "skip-middle",
-    "specs",
-    "stable-spam",
-    "text-decomposition",
-    "tripletclip",
-    "troll",
-    "veclip",
-    "wgan-gp",
-    "zclip",
-)
+# Guides with a block that needs a trained model, a file, or the block before it.
+NOT_RUN = {"classify", "clippers-elsewhere", "evaluate", "models", "papers", "search", "train"}
 BLOCKS = [
-    pytest.param(block, id=f"{name}-{number}")
-    for name in NAMES
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", (GUIDES / f"{name}.md").read_text("utf-8"), re.S))
+    pytest.param(block, id=f"{path.stem}-{number}")
+    for path in sorted(GUIDES.glob("*.md"))
+    if path.stem not in NOT_RUN
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.S))
 ]
 
 
-def test_every_guide_has_an_example() -> None:
-    assert {str(block.id).rpartition("-")[0] for block in BLOCKS} == set(NAMES)
+def test_guides_left_out_are_there() -> None:
+    assert {path.stem for path in GUIDES.glob("*.md")} >= NOT_RUN
 
 
 @pytest.mark.filterwarnings("ignore")  # those of other libraries
