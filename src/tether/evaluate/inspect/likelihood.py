@@ -88,7 +88,7 @@ class Likelihood:
             tuple(drawings),
             "Strange means unlike the other rows here, not wrong: a rare subject is strange too. Blur moves a picture "
             "toward the mean and makes it look MORE usual.",
-            "tether reproduce w-clip; see docs/guides/w-clip.md",
+            "tether reproduce w-clip; see docs/guides/geometry.md",
         )
 
 

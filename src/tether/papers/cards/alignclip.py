@@ -50,7 +50,7 @@ CARD = Card(
         "With duplicates: positives, equal captions are not pushed apart; the release has no such option.",
     ),
     minutes=4.0,
-    guide="alignclip.md",
+    guide="geometry.md",
 )
 
 

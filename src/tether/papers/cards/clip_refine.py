@@ -51,7 +51,7 @@ CARD = Card(
         "Only matrices decay, the model is in eval mode, and one process draws what all need.",
     ),
     minutes=4.0,
-    guide="clip-refine.md",
+    guide="adaptation.md",
 )
 
 

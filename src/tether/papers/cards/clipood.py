@@ -56,7 +56,7 @@ CARD = Card(
         "The average can be resumed; the release saves its weights alone.",
     ),
     minutes=2.0,
-    guide="clipood.md",
+    guide="adaptation.md",
 )
 
 

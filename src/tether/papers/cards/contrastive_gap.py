@@ -48,7 +48,7 @@ CARD = Card(
         "Uniformity looks at the rows of all processes.",
     ),
     minutes=4.0,
-    guide="contrastive-gap.md",
+    guide="geometry.md",
 )
 
 

@@ -40,7 +40,7 @@ CARD = Card(
         "pairs, half of them with a number in the picture that the caption repeats",
     ),
     minutes=4.0,
-    guide="devil-number.md",
+    guide="curation.md",
     differences=(
         "Only the paper's abstract could be read, and there is no code: the pattern of what is a number, the two modes "
         "and the rule for an empty caption are ours.",

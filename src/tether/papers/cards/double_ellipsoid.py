@@ -52,7 +52,7 @@ CARD = Card(
         "show it.",
     ),
     minutes=3.0,
-    guide="double-ellipsoid.md",
+    guide="geometry.md",
 )
 
 

@@ -81,7 +81,7 @@ CARD = Card(
         "are not repeated.",
     ),
     minutes=4.0,
-    guide="euclip.md",
+    guide="geometry.md",
 )
 
 

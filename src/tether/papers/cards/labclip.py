@@ -52,7 +52,7 @@ CARD = Card(
         "scale and the early stop on held-out combinations are our choice.",
     ),
     minutes=3.0,
-    guide="labclip.md",
+    guide="adaptation.md",
 )
 
 

@@ -56,7 +56,7 @@ CARD = Card(
         "How the multi-text variant averages its terms is not published; multi_text_loss takes the plain mean.",
     ),
     minutes=3.0,
-    guide="laclip.md",
+    guide="captions.md",
 )
 
 

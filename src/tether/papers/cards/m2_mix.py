@@ -51,7 +51,7 @@ CARD = Card(
         "In an odd batch the middle row is mixed with nothing; the release mixes it with itself and gets NaN.",
     ),
     minutes=4.0,
-    guide="m2-mix.md",
+    guide="geometry.md",
 )
 
 

@@ -40,7 +40,7 @@ CARD = Card(
         "word for each pair of colour and shape; a tiny CLIP, 400 steps of 128",
     ),
     minutes=3.0,
-    guide="metaclip.md",
+    guide="curation.md",
     differences=(
         "The paper curates from 1.6 billion pairs with 500,000 entries; here a pool of 8,000 with one entry a class.",
         "Classes are named by invented words, so that a rare class is learnt from its own pairs alone. In pilots on "

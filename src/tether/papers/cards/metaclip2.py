@@ -42,7 +42,7 @@ CARD = Card(
         "captions in 8 languages, 5,000 in 6",
     ),
     minutes=1.0,
-    guide="metaclip2.md",
+    guide="curation.md",
     differences=(
         "The paper curates 29 billion captions in 329 languages; here 830,000 in 14, which the pool names.",
         "What is compared is the variety of what is kept. That models trained on it are better, and that more "

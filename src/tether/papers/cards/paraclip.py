@@ -57,7 +57,7 @@ CARD = Card(
         "Pictures are embedded once, as their tower is frozen and they are not augmented.",
     ),
     minutes=3.0,
-    guide="paraclip.md",
+    guide="adaptation.md",
 )
 
 

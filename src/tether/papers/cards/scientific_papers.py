@@ -59,7 +59,7 @@ CARD = Card(
         "made-up papers of line plots with captions of about 200 characters",
     ),
     minutes=3.5,
-    guide="scientific-papers.md",
+    guide="data.md",
     differences=(
         "The benchmark gain of the paper (0.003 on average over 38 tasks at 12.8 M samples, and a loss on ImageNet and "
         "on retrieval) cannot be shown at this scale and is not claimed. That figures help on figures is.",

@@ -51,7 +51,7 @@ CARD = Card(
         "No training or captioning code is released; there are no figures to compare with.",
     ),
     minutes=3.0,
-    guide="veclip.md",
+    guide="captions.md",
 )
 
 

@@ -46,7 +46,7 @@ CARD = Card(
         "Noise is added to pixels; the paper also scores corruptions, artefacts and generated images.",
     ),
     minutes=3.0,
-    guide="w-clip.md",
+    guide="geometry.md",
 )
 
 
