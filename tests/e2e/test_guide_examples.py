@@ -9,68 +9,18 @@ import pytest
 import torch
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
-# Guides whose every Python block needs nothing but an installed Tether.
-NAMES = (
-    "adagc",
-    "alignclip",
-    "autoclip",
-    "beyond-tail",
-    "clip-in",
-    "clip-radagrad",
-    "clip-refine",
-    "clipood",
-    "clipped-sgd-bias",
-    "comco",
-    "contrastive-gap",
-    "curate",
-    "devil-number",
-    "double-ellipsoid",
-    "ent",
-    "euclip",
-    "evaluating-clip",
-    "fairerclip",
-    "fairpivara",
-    "fake-thumbnail",
-    "hybridnorm",
-    "inspect",
-    "labclip",
-    "laclip",
-    "logitclip",
-    "m2-mix",
-    "medical-survey",
-    "metaclip2",
-    "mmcl-robustness",
-    "moral-direction",
-    "nalaformer",
-    "nfnet-agc",
-    "norm-clipping",
-    "normformer",
-    "offensiveness",
-    "parrot-captions",
-    "paraclip",
-    "positional-artefacts",
-    "q16",
-    "saner",
-    "scientific-papers",
-    "skip-middle",
-    "specs",
-    "stable-spam",
-    "text-decomposition",
-    "tripletclip",
-    "troll",
-    "veclip",
-    "wgan-gp",
-    "zclip",
-)
+# Guides whose Python asks for a trained run, a data set of one's own or a download.
+NOT_RUN = {"data", "datasets", "metaclip", "models", "papers", "search", "train", "w-clip"}
 BLOCKS = [
-    pytest.param(block, id=f"{name}-{number}")
-    for name in NAMES
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", (GUIDES / f"{name}.md").read_text("utf-8"), re.S))
+    pytest.param(block, id=f"{guide.stem}-{number}")
+    for guide in sorted(GUIDES.glob("*.md"))
+    if guide.stem not in NOT_RUN
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", guide.read_text("utf-8"), re.S))
 ]
 
 
-def test_every_guide_has_an_example() -> None:
-    assert {str(block.id).rpartition("-")[0] for block in BLOCKS} == set(NAMES)
+def test_only_guides_that_exist_are_left_out() -> None:
+    assert {guide.stem for guide in GUIDES.glob("*.md")} >= NOT_RUN
 
 
 @pytest.mark.filterwarnings("ignore")  # those of other libraries

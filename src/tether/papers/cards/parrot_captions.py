@@ -47,7 +47,7 @@ CARD = Card(
         "CLIP, 500 steps of 128",
     ),
     minutes=4.0,
-    guide="parrot-captions.md",
+    guide="inspection.md",
     differences=(
         "The paper trains ViT-B on subsets of LAION-2B; here the words, their places and which captions repeat them "
         "are known by construction, so no reader's mistakes come in.",
