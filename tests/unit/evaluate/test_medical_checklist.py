@@ -1,4 +1,4 @@
-"""The survey's eleven items (arXiv 2312.07353), one test each; docs/guides/medical-survey.md maps them to calls."""
+"""The survey's eleven items (arXiv 2312.07353), one test each; docs/guides/medical.md maps them to calls."""
 
 import re
 import socket
@@ -34,7 +34,7 @@ from tether.models.volume_encoder import SliceStackEncoder
 from tether.train import RunConfig
 from tether.train.steps.contrastive import ContrastiveStep, PairForward
 
-GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "medical-survey.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "medical.md"
 FINDINGS = ["a bright mark", "a dark line"]
 REPORTS = [
     "a bright mark on the left. no dark line",

@@ -44,7 +44,7 @@ CARD = Card(
         "batches of 64 (classifier) and 256 (CLIP)",
     ),
     minutes=4.0,
-    guide="beyond-tail.md",
+    guide="evaluation.md",
     differences=(
         "The paper studies ImageNet-Captions, LAION and YFCC with ResNet-50 and SGD; here 2,112 synthetic scenes, a "
         "tiny transformer and AdamW.",

@@ -55,7 +55,7 @@ CARD = Card(
         "Names are compared whole, where the release also finds a name inside another.",
     ),
     minutes=4.0,
-    guide="comco.md",
+    guide="inspection.md",
 )
 
 

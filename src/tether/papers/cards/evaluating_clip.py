@@ -47,7 +47,7 @@ CARD = Card(
         "p values of label associations are also given adjusted for the number of labels.",
     ),
     minutes=3.0,
-    guide="evaluating-clip.md",
+    guide="bias.md",
     authors=("Agarwal", "Krueger", "Clark", "Radford", "Kim", "Brundage"),
 )
 

@@ -48,7 +48,7 @@ CARD = Card(
         "Only columns that are kept decide whether a map is turned; in the released code a column of zeros hides that.",
     ),
     minutes=2.0,
-    guide="fairerclip.md",
+    guide="bias.md",
     authors=("Dehdashtian", "Wang", "Boddeti"),
 )
 

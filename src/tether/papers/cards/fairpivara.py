@@ -46,7 +46,7 @@ CARD = Card(
         "is admitted.",
     ),
     minutes=2.0,
-    guide="fairpivara.md",
+    guide="bias.md",
     authors=(
         "Moreira",
         "Ferreira",

@@ -53,7 +53,7 @@ CARD = Card(
         "Outlets are simulated: half of them swap 30 % of their pictures at random.",
     ),
     minutes=3.0,
-    guide="fake-thumbnail.md",
+    guide="classification.md",
 )
 
 

@@ -68,7 +68,7 @@ CARD = Card(
         "The survey's items on graphs of knowledge and on VQA are not here; the guide says so.",
     ),
     minutes=5.0,
-    guide="medical-survey.md",
+    guide="medical.md",
 )
 
 

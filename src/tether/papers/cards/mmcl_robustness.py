@@ -55,7 +55,7 @@ CARD = Card(
         "The second data model, the digits and CLIP on COCO are left out.",
     ),
     minutes=0.5,
-    guide="mmcl-robustness.md",
+    guide="evaluation.md",
 )
 
 

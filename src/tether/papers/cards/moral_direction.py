@@ -52,7 +52,7 @@ CARD = Card(
         "The filter looks at the likeliest tokens only, all in one batch, and equal scores go to the likelier token.",
     ),
     minutes=1.0,
-    guide="moral-direction.md",
+    guide="bias.md",
 )
 
 

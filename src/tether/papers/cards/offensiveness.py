@@ -52,7 +52,7 @@ CARD = Card(
         "The probe is logistic regression; the release trains a linear layer by SGD.",
     ),
     minutes=2.0,
-    guide="offensiveness.md",
+    guide="classification.md",
 )
 
 

@@ -51,7 +51,7 @@ CARD = Card(
         "Photographs are not looked through: no encoder here can read them.",
     ),
     minutes=2.0,
-    guide="q16.md",
+    guide="classification.md",
 )
 
 

@@ -47,7 +47,7 @@ CARD = Card(
         "Learning rate, batch and number of epochs are ours.",
     ),
     minutes=2.0,
-    guide="saner.md",
+    guide="bias.md",
     authors=("Hirota", "Chen", "Wang", "Nakashima", "Wang", "Hachiuma"),
 )
 

@@ -58,7 +58,7 @@ CARD = Card(
         "not measured.",
     ),
     minutes=4.0,
-    guide="specs.md",
+    guide="evaluation.md",
 )
 
 

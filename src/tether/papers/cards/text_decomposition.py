@@ -61,7 +61,7 @@ CARD = Card(
         "Heat maps are stretched for each picture; the release stretches a batch together, of one picture by default.",
     ),
     minutes=4.0,
-    guide="text-decomposition.md",
+    guide="inspection.md",
 )
 
 
