@@ -163,7 +163,7 @@ def extra_of(module: str) -> str | None:
     }
     top = module.partition(".")[0]
     wanted = distributions.get(top, top).replace("_", "-").lower()
-    for line in requires("tether") or ():
+    for line in requires("tether-clip") or ():
         requirement, _, marker = line.partition(";")
         extra = re.search(r"""extra\s*==\s*['"]([^'"]+)['"]""", marker)
         name = re.match(r"[A-Za-z0-9._-]+", requirement)

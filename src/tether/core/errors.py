@@ -64,4 +64,7 @@ class MissingExtraError(TetherError, ImportError):
 
     def __init__(self, library: str, *, extra: str) -> None:
         """Name the missing library and the extra, e.g. ``MissingExtraError("ray", extra="ray")``."""
-        super().__init__(f"this needs the library {library!r}; install it with: pip install 'tether[{extra}]'")
+        super().__init__(
+            f"this needs the library {library!r}; install it with: pip install 'tether-clip[{extra}]' "
+            f"(in a checkout: pip install -e '.[{extra}]')"
+        )

@@ -56,9 +56,9 @@ def raising(error: BaseException):
     ("error", "code", "message"),
     [
         (InputError("pairs.csv: row 3: no caption"), 2, "tether: pairs.csv: row 3: no caption\n"),
-        (MissingExtraError("ray", extra="ray"), 2, "pip install 'tether[ray]'"),
-        (ModuleNotFoundError("No module named 'faiss'", name="faiss"), 2, "pip install 'tether[search]'"),
-        (ModuleNotFoundError("No module named 'transformers.x'", name="transformers.x"), 2, "'tether[hf]'"),
+        (MissingExtraError("ray", extra="ray"), 2, "pip install 'tether-clip[ray]'"),
+        (ModuleNotFoundError("No module named 'faiss'", name="faiss"), 2, "pip install 'tether-clip[search]'"),
+        (ModuleNotFoundError("No module named 'transformers.x'", name="transformers.x"), 2, "'tether-clip[hf]'"),
         (OSError(errno.ENOSPC, "No space left on device", "out.parquet"), 2, "out.parquet: No space left on device\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "/root/x: Permission denied\n"),
         (KeyboardInterrupt(), 130, "tether: interrupted\n"),

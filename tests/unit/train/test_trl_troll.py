@@ -15,7 +15,7 @@ from tether.losses.sparse_policy import SparseDist
 from tether.losses.troll import TROLLLoss
 from tether.papers.testbeds import verifiable
 
-trl = pytest.importorskip("trl", reason="needs tether[llm]")
+trl = pytest.importorskip("trl", reason="needs tether-clip[llm]")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tether.papers.reproduction.lab import Lab
 from tether.papers.reproduction.verdict import LEAST_SEEDS, summarise
 
 Status = Literal["reproduced", "direction only", "not shown", "contrary", "stale", "not run"]
-LIBRARIES = ("tether", "torch", "numpy", "scikit-learn", "open_clip_torch", "pyarrow")
+LIBRARIES = ("tether-clip", "torch", "numpy", "scikit-learn", "open_clip_torch", "pyarrow")
 Progress = Callable[[int, int | None], None]
 _RESULT = {
     **dict.fromkeys(("slug", "metric", "better", "verdict", "fingerprint"), str),
