@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +23,8 @@ from tether.core.types import Row
 from tether.data.bad_rows import named_in
 from tether.data.loader import ordered
 from tether.evaluate.embeddings import LABEL, Embedded, shrink
-from tether.evaluate.inspect.context import Sample, Subject, Thumbnails
-from tether.evaluate.inspect.parts import Part, Reach, Step, divide
+from tether.evaluate.inspect.context import SampledImages, Subject, Thumbnails
+from tether.evaluate.inspect.parts import NextRows, Part, Step, divide
 from tether.models.embed import encode_images, encode_texts
 
 THUMBNAIL = 56  # pixels
@@ -121,7 +120,7 @@ def gather(
                     seed=seed,
                 )
             except InputError as error:
-                if strict or (label is not None and f"no {label!r}" in str(error)):
+                if strict or isinstance(error, _MissingLabelError):
                     raise
                 failed = error
                 continue
@@ -152,7 +151,7 @@ def _forget_bad(folder: Path) -> None:
 
 def _embed(
     model: DualEncoder,
-    part: Part | Reach,
+    part: Part | NextRows,
     *,
     path: Path,
     share: int,
@@ -171,11 +170,11 @@ def _embed(
         part, image_spec=spec, batch_size=batch_size, workers=workers, strict=strict, on_bad=path.with_suffix(_BAD)
     ):
         rows += [replace(row, image=None) for row in some]  # their bytes are many
-        image.append(_in_halves(pictures, lambda part: encode_images(model, [part]), width=model.dim))
+        image.append(encode_images(model, [pictures], not_finite="nan"))
         small.append(shrink(pictures, side=THUMBNAIL))
         sample.add([row.key for row in some], pictures, fine=torch.isfinite(image[-1]).all(dim=1))
     captions = [text for row in rows for text in row.texts]
-    text = _in_halves(captions, lambda part: encode_texts(model, part, batch_size=batch_size), width=model.dim)
+    text = encode_texts(model, captions, batch_size=batch_size, not_finite="nan")
     owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.texts) for row in rows]))
     described = {
         "format": _FORMAT,
@@ -241,19 +240,8 @@ def _draws(keys: Sequence[str], *, seed: int) -> np.ndarray:
     return hash_uniform(keys, seed=seed, salt="inspect")
 
 
-def _in_halves(items: Any, encode: Callable[[Any], Tensor], *, width: int) -> Tensor:
-    """Embeddings of all items, NaN where one is not finite: halves are tried until the culprit is alone."""
-    if not len(items):
-        return torch.empty(0, width)
-    try:
-        return encode(items)
-    except InputError as error:
-        if "not finite" not in str(error):
-            raise
-    if len(items) == 1:
-        return torch.full((1, width), torch.nan)
-    middle = len(items) // 2
-    return torch.cat([_in_halves(half, encode, width=width) for half in (items[:middle], items[middle:])])
+class _MissingLabelError(InputError):
+    """A row lacks the column of classes that was asked for."""
 
 
 def _labels(rows: Sequence[Row], *, label: str | None, where: str) -> list[str | None]:
@@ -261,7 +249,7 @@ def _labels(rows: Sequence[Row], *, label: str | None, where: str) -> list[str |
     found = [None if row.meta.get(name) is None else str(row.meta[name]) for row in rows]
     if label is not None and None in found:
         known = ", ".join(sorted(map(str, rows[0].meta))) or "none"
-        raise InputError(f"{where}: row {rows[found.index(None)].key!r} has no {label!r}; its columns: {known}")
+        raise _MissingLabelError(f"{where}: row {rows[found.index(None)].key!r} has no {label!r}; its columns: {known}")
     return found
 
 
@@ -279,7 +267,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[str]]:
     }
 
 
-def _kept(path: Path, part: Part | Reach) -> list[Step] | None:
+def _kept(path: Path, part: Part | NextRows) -> list[Step] | None:
     """What reading this part took, where it lies there whole; None for other rows, another version, a damaged file."""
     if not path.is_file():
         return None
@@ -356,7 +344,7 @@ def _subject(
         source=source,
         seen=seen,
         columns={name: tuple(values) for name, values in (columns or {}).items()},
-        sample=Sample(torch.cat(sampled), torch.cat(pixels)),
+        sample=SampledImages(torch.cat(sampled), torch.cat(pixels)),
         thumbnails=Thumbnails(tuple(places)),
         lost=lost,
         bad=bad,

@@ -35,7 +35,7 @@ THUMBNAIL_QUALITY = 82  # of JPEG
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddedFile:
     """What an embedding run left behind.
 
     Attributes:
@@ -68,7 +68,7 @@ def embed(
     workers: int = 0,
     strict: bool = False,
     on_progress: Progress | None = None,
-) -> Embedded:
+) -> EmbeddedFile:
     """Embed every good picture of a source once.
 
     The rows go to ``out``: one file when it ends in ``.parquet``, else a folder of parts. Columns: ``key``,
@@ -128,7 +128,7 @@ def embed(
             shards.join(parts, out)
             shutil.rmtree(folder, ignore_errors=True)
         bad = BadRows(source.name, path=bad_rows).count
-    return Embedded(path=out, rows=rows, new=rows - before, bad=bad, bad_rows=bad_rows, digest=origin.digest)
+    return EmbeddedFile(path=out, rows=rows, new=rows - before, bad=bad, bad_rows=bad_rows, digest=origin.digest)
 
 
 def _embed_parts(
@@ -174,8 +174,9 @@ def _embed_parts(
     )
     refused = BadRows(source.name, path=bad_rows, strict=strict)
     for some, pixels in _until_empty(stream, left, strict=strict):
-        for row, vector in zip(some, _vectors(model, pixels, precision=precision), strict=True):
-            if vector is None:
+        vectors = encode_images(model, [pixels], precision=precision, not_finite="nan").numpy()
+        for row, vector in zip(some, vectors, strict=True):
+            if np.isnan(vector).any():
                 refused.add(row.key, "its embedding is not finite (NaN or infinity)")
             else:
                 waiting.append((row, vector))
@@ -230,20 +231,6 @@ def _until_empty(
             raise
 
 
-def _vectors(model: DualEncoder, pixels: Tensor, *, precision: Precision) -> list[np.ndarray | None]:
-    """One vector for each picture, or None where it is not finite."""
-    try:
-        return list(encode_images(model, [pixels], precision=precision).numpy())
-    except InputError:  # it names one row only; a batch that fails is rare enough to look at each
-        found: list[np.ndarray | None] = []
-        for one in pixels.split(1):
-            try:
-                found.append(encode_images(model, [one], precision=precision).numpy()[0])
-            except InputError:
-                found.append(None)
-        return found
-
-
 def make_thumbnail(row: Row, *, side: int) -> bytes | None:
     """The row's picture as a JPEG whose longest side has at most ``side`` pixels; None without a picture."""
     from PIL import Image
@@ -286,7 +273,7 @@ def _claim(folder: Path, *, origin: Origin, thumbnail: int | None, bad_rows: Pat
     return parts
 
 
-def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> Embedded:
+def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> EmbeddedFile:
     """The report of a file that is already there, if it is this run's."""
     metadata = shards.schema_of(out).metadata or {}
     for key, value in origin.metadata().items():
@@ -297,7 +284,7 @@ def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> Embedded:
                 "choose another --out, or remove it"
             )
     bad = BadRows(origin.source, path=bad_rows).count
-    return Embedded(path=out, rows=shards.rows_in(out), new=0, bad=bad, bad_rows=bad_rows, digest=origin.digest)
+    return EmbeddedFile(path=out, rows=shards.rows_in(out), new=0, bad=bad, bad_rows=bad_rows, digest=origin.digest)
 
 
 def _folder_of(source: Source) -> Path:
