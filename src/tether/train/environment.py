@@ -9,7 +9,16 @@ from typing import Any
 
 import torch
 
-_LIBRARIES = ("tether-clip", "torch", "torchvision", "open_clip_torch", "transformers", "accelerate", "datasets", "numpy")
+_LIBRARIES = (
+    "tether-clip",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "numpy",
+)
 
 
 def describe_environment() -> dict[str, Any]:

@@ -68,7 +68,12 @@ def markdown(sheet: Datasheet) -> str:
 
 def _languages(sheet: Datasheet) -> list[str]:
     if sheet.languages is None:
-        return ["## Languages", "", "Not counted: the detector is not installed (`pip install 'tether-clip[curate]'`).", ""]
+        return [
+            "## Languages",
+            "",
+            "Not counted: the detector is not installed (`pip install 'tether-clip[curate]'`).",
+            "",
+        ]
     rows = [(each.code, f"{100 * each.before:.1f} %", f"{100 * each.after:.1f} %") for each in sheet.languages]
     return ["## Languages", "", sheet.sampled, "", *_table(("language", "pool", "kept"), rows)]
 
