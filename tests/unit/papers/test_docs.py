@@ -44,17 +44,17 @@ RESULT = {
     "measured": "2026-01-02",
     "fingerprint": "f",
 }
-FRESH = Row(CARD, "reproduced", RESULT)
-STALE = Row(CARD, "stale", RESULT)
-NEVER = Row(CARD, "not run", None)
+FRESH = Row(CARD, RESULT)
+CHANGED = Row(CARD, RESULT, changed=True)
+NEVER = Row(CARD, None)
 
 
 def test_the_readme_table_links_and_states_the_verdict():
     text = pages.readme_table([FRESH])
     assert r"[Some \| Paper](docs/gen/papers/some-paper.md)" in text
     assert "**reproduced**: 0.5124 (bound 0.4124)" in text
-    assert "stale" in pages.readme_table([STALE])
-    assert "0.5124" not in pages.readme_table([STALE])
+    assert "(bound 0.4124), changed since measured" in pages.readme_table([CHANGED])
+    assert "changed" not in text
     assert "not run" in pages.readme_table([NEVER])
 
 
@@ -86,9 +86,8 @@ def test_a_paper_page_holds_claim_seeds_and_circumstances():
     assert "How to use it" not in text  # the guide is not there, so nothing may link to it
 
 
-def test_a_stale_page_says_what_it_was():
-    text = pages.paper(STALE)
-    assert "**stale**: the source has changed since. Before that: reproduced, better by 0.5124" in text
+def test_a_page_says_what_is_changed_or_not_run():
+    assert "**reproduced** (changed since measured): better by 0.5124" in pages.paper(CHANGED)
     assert "takes about 2 minutes" in pages.paper(NEVER)
 
 
