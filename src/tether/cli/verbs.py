@@ -9,7 +9,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Data": ("curate",),
     "Train and measure": ("train", "eval", "report", "inspect"),
     "Use": ("embed", "index", "search", "classify", "export"),
-    "Papers": ("papers", "where", "reproduce", "bench", "new-paper", "docs"),
+    "Papers": ("papers", "where", "reproduce", "bench", "docs"),
 }
 """The order of the help; a verb in none of them is listed under Others, so a new file is never hidden."""
 
@@ -19,7 +19,7 @@ _COMMAND = re.compile(r'^def command\(.*?^    """(.*?)(?:"""|$)', re.MULTILINE |
 
 
 def module_name(verb: str) -> str:
-    """``new-paper`` is ``new_paper``."""
+    """A verb's hyphens are underscores in the name of its file."""
     return verb.replace("-", "_")
 
 

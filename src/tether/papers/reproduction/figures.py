@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-RELATIVE, ABSOLUTE = 0.01, 1e-4
+RELATIVE, ABSOLUTE = 0.05, 1e-4
 """How far a figure may lie from the stored one, as a share of it, and for one near 0.
 
-Between AVX-512 with one thread, AVX2 with two and no vector instructions, figures of smoke trials differed by 1e-8 to
-1e-5 of themselves, and by 3e-3 at most: agreements after two steps and ratios of the largest to the least eigenvalue.
+Between AVX-512 with one thread and AVX2 with two, nearly all figures of smoke trials differ by less than 1e-5 of
+themselves, ill-conditioned ones (ratios of eigenvalues, agreements after two steps) by 3e-3, and a share of a few
+hundred pictures by one or two pictures, which was 0.026 at most.
 """
 
 
