@@ -12,8 +12,11 @@ from tether.core.card import Card
 from tether.core.errors import InputError
 from tether.core.fingerprint import PACKAGE, Sources
 
-_DECIDE_NOTHING = ("core/card.py", "papers/reproduction/model_cache.py")
-"""Files that only say or keep something."""
+_DECIDE_NOTHING = (
+    *("core/card.py", "papers/reproduction/model_cache.py"),
+    *(f"core/{name}.py" for name in ("errors", "printable", "shape", "atomic_io", "guarded", "locks")),
+)
+"""Files that only say, check or keep something."""
 _MOST_HOPS = 8  # re-exports followed before giving up
 
 
