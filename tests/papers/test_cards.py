@@ -17,10 +17,11 @@ from tether.core.card import Card, Room
 from tether.papers.cards import CARDS, card, module
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.reproduce import check, stored
-from tether.papers.scaffold import UNFILLED
 from tether.papers.stability.guide import RESULT
 
 SLUGS = list(CARDS)
+UNFILLED = "TO FILL IN"
+"""Stands in a skeleton wherever a person must write."""
 
 
 def every_text(one: Card) -> list[str]:

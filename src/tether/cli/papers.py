@@ -42,14 +42,15 @@ def command(
 
     from tether.cli.screen import Screen
 
-    colours = {"reproduced": "green", "contrary": "red", "stale": "yellow", "direction only": "cyan"}
+    colours = {"reproduced": "green", "contrary": "red", "direction only": "cyan"}
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("slug", "room", "verdict", "title", "needs"):
         table.add_column(title, no_wrap=title in ("slug", "room", "verdict"))
     for row in sorted(chosen, key=lambda row: (row.card.room, row.card.slug)):
         card, colour = row.card, colours.get(row.verdict, "dim")
         shown = (Text(text, no_wrap=True, overflow="ellipsis") for text in (card.title, ", ".join(card.needs)))
-        table.add_row(card.slug, card.room, Text(row.verdict, style=colour), *shown)  # one line a paper, for grep
+        said = Text.assemble((row.verdict, colour), (f" ({row.mark})" if row.mark else "", "yellow"))
+        table.add_row(card.slug, card.room, said, *shown)  # one line a paper, for grep
     screen = Screen()
     (screen if screen.is_terminal else Screen(width=PIPED)).print(table)
     say(f"{len(chosen)} of {len(every)} papers; tether where SLUG shows the files of one")

@@ -15,6 +15,7 @@ def command(
     """Show where a paper stands: card, parts, tests, vector, guide and result."""
     from tether.papers.cards import card as find_card
     from tether.papers.reproduction import source_index
+    from tether.papers.reproduction.results import rows
 
     card = find_card(slug)
     lines = [("card", str(source_index.card_place(slug)))]
@@ -25,8 +26,10 @@ def command(
         lines += [("test", source_index.shown(path)) for path in source_index.test_places(card)]
         for name, path in (("vector", source_index.vector_path(slug)), ("guide", source_index.guide_path(card))):
             lines.append((name, source_index.shown(path) if path else "none"))
-        result = source_index.result_path(slug)
-        lines.append(("result", source_index.shown(result) if result and result.is_file() else "not run"))
+        (row,) = rows([slug])
+        path = source_index.result_path(slug)
+        said = ", ".join(filter(None, [row.verdict, row.mark]))
+        lines.append(("result", f"{source_index.shown(path)}  {said}" if row.result and path else said))
     if card.arxiv:
         lines.append(("paper", f"https://arxiv.org/abs/{card.arxiv}"))
     if card.code:

@@ -1,117 +1,288 @@
-"""What a piece of code depends on, and a digest of it that comments, docstrings and layout leave alone."""
+"""What a piece of code depends on, and a digest of it that comments, docstrings, layout and moved files leave alone."""
 
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
-from collections.abc import Iterable
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from tether.core.atomic_io import cache_dir, write_text
+from tether.core.errors import TetherError
+
 PACKAGE = Path(__file__).parents[1]
+FACTS = "CARD"
+"""What a module says about itself under this name is no code; a card's metric and margin are compared as they are."""
+
+Stamp = tuple[int, int]
 
 
 def fingerprint(files: Iterable[Path], *, package: Path = PACKAGE) -> str:
-    """Digest of the files and of all modules of the package that they import, directly or not.
+    """Digest of the files and of all modules of the package that they import, directly or not; see ``Sources``."""
+    return Sources(package).fingerprint(files)
 
-    An import inside a function counts; one under ``if TYPE_CHECKING`` does not. What a package's ``__init__`` only
-    passes on counts where it is defined, so that a registry does not tie all its members together. Comments,
-    docstrings, blank lines and line ends do not change it, since the syntax trees are compared.
+
+def code_of(path: Path) -> str:
+    """Digest of the code of one file, whatever it imports."""
+    return _read(path, package="").digest
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """One file: digest of its syntax tree without imports of the package, which stand beside it in order of use."""
+
+    digest: str
+    imports: list[str]
+    passed: dict[str, str]  # name at the top level to the dotted name that it is imported from
+
+
+class Sources:
+    """The files of a package as they are now, each read at most once.
+
+    What was read is kept in the user's cache by path, time and size, so that the next process parses only what was
+    edited since; a cache that is damaged or cannot be written costs time and nothing else.
 
     Args:
-        files: where to begin, such as the file of a class.
         package: the folder whose modules are followed; others, such as torch's, are not.
+        leave_out: files of it that do not count, nor what they import.
     """
-    total = hashlib.blake2b(digest_size=12)
-    for path in sorted(closure(files, package=package)):
-        name = path.relative_to(package).as_posix() if path.is_relative_to(package) else path.name
-        total.update(f"{name}\0{_read(path, _stamp(path), package)[0]}\0".encode())
-    return total.hexdigest()
+
+    def __init__(self, package: Path = PACKAGE, *, leave_out: Collection[Path] = ()) -> None:
+        """List the files; nothing is parsed yet."""
+        self.package = package
+        self._leave_out = set(map(str, leave_out))
+        self._stamps: dict[str, Stamp] = {}
+        self._modules: dict[str, str] = {}
+        self._list(str(package), package.name)
+        self._cache = cache_dir() / "sources" / f"{_hash(str(package))}.json"
+        self._old = _kept(self._cache)
+        self._codes: dict[str, _Code] = {}
+        self._whole: dict[str, str] = {}
+        self._homes: dict[str, str | None] = {}
+
+    def fingerprint(self, files: Iterable[Path]) -> str:
+        """Digest of the files and of all modules of the package that they import, directly or not.
+
+        An import inside a function counts, and so does text such as ``"package.module:Name"``; an import under ``if
+        TYPE_CHECKING`` does not. What a package's ``__init__`` only passes on, lazily or not, counts where it is
+        defined, so that a registry does not tie all its members together. Comments, docstrings, layout and the order
+        of imports do not change it, for syntax trees are compared; nor does the move or the new name of a file, for an
+        import counts by the name and the code of what it brings.
+
+        Args:
+            files: where to begin, such as the file of a class.
+        """
+        return _hash(*sorted(self._with_imports(path) for path in self._closure(files)))
+
+    def closure(self, files: Iterable[Path]) -> frozenset[Path]:
+        """The files, and all files of the package that importing them (or calling what they hold) may read."""
+        return frozenset(map(Path, self._closure(files)))
+
+    def home(self, name: str) -> Path | None:
+        """The file that a dotted name is defined in, re-exports followed; None for what is not of this package."""
+        found = self._home(name)
+        return Path(found) if found else None
+
+    def save(self) -> None:
+        """Keep what was read for the next process, when there is anything new."""
+        if self._codes.keys() - self._old.keys() or any(self._fresh(path) is None for path in self._codes):
+            found = {path: self._codes.get(path) or self._fresh(path) for path in self._stamps}
+            rows = {
+                path: [*self._stamps[path], code.digest, code.imports, code.passed]
+                for path, code in found.items()
+                if code
+            }
+            body = json.dumps([_stamp(Path(__file__)), rows])
+            try:
+                write_text(self._cache, f"{_hash(body)}\n{body}")
+            except (TetherError, OSError):
+                return
+
+    def _list(self, folder: str, dotted: str) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if entry.name.isidentifier():
+                        self._list(entry.path, f"{dotted}.{entry.name}")
+                elif entry.name.endswith(".py"):
+                    status = entry.stat()
+                    self._stamps[entry.path] = status.st_mtime_ns, status.st_size
+                    self._modules[dotted if entry.name == "__init__.py" else f"{dotted}.{entry.name[:-3]}"] = entry.path
+
+    def _closure(self, files: Iterable[Path]) -> set[str]:
+        found: set[str] = set()
+        waiting = list(map(str, files))
+        while waiting:
+            path = waiting.pop()
+            if path not in found and path not in self._leave_out:
+                found.add(path)
+                waiting += filter(None, map(self._home, self._code(path).imports))
+        return found
+
+    def _with_imports(self, path: str) -> str:
+        """Digest of a file and, in order of use, of what it imports: the name, unless it is a file's, and the code."""
+        if path not in self._whole:
+            code, brought = self._code(path), []
+            for name in code.imports:
+                home = self._home(name)
+                brought.append("" if name in self._modules else name.rpartition(".")[2])
+                brought.append(self._code(home).digest if home and home not in self._leave_out else "")
+            self._whole[path] = _hash(code.digest, *brought)
+        return self._whole[path]
+
+    def _code(self, path: str) -> _Code:
+        if path not in self._codes:
+            folders = Path(path).relative_to(self.package.parent).parts[:-1] if path in self._stamps else ()
+            found = self._fresh(path) or _read(Path(path), package=self.package.name, inside=".".join(folders))
+            self._codes[path] = found
+        return self._codes[path]
+
+    def _fresh(self, path: str) -> _Code | None:
+        """What the cache knows of a file that has not changed since."""
+        row = self._old.get(path)
+        return _Code(*row[2:]) if row and tuple(row[:2]) == self._stamps.get(path) else None
+
+    def _home(self, name: str) -> str | None:
+        if name not in self._homes:
+            self._homes[name] = self._find(name)
+        return self._homes[name]
+
+    def _find(self, name: str) -> str | None:
+        parts = name.split(".")
+        for end in range(len(parts), 0, -1):
+            path = self._modules.get(".".join(parts[:end]))
+            if path is not None:
+                passed = self._code(path).passed.get(parts[end]) if end < len(parts) else None
+                is_package = path.endswith("__init__.py")
+                return self._home(passed) if passed and is_package and passed != name else path
+        return None
 
 
-def closure(files: Iterable[Path], *, package: Path = PACKAGE) -> frozenset[Path]:
-    """The files, and all files of the package that importing them (or calling what they hold) may read."""
-    found: set[Path] = set()
-    waiting = list(files)
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += _read(path, _stamp(path), package)[1]
-    return frozenset(found)
+def _kept(path: Path) -> dict[str, list]:
+    """Rows of the cache, or none when it is not there, damaged, or written by another version of this module."""
+    try:
+        digest, _, body = path.read_text(encoding="utf-8").partition("\n")
+        made_by, rows = json.loads(body) if digest == _hash(body) else ([], {})
+    except (OSError, ValueError):
+        return {}
+    return rows if made_by == list(_stamp(Path(__file__))) else {}
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
     status = path.stat()
     return status.st_mtime_ns, status.st_size
 
 
-@functools.lru_cache(maxsize=4096)
-def _read(path: Path, stamp: tuple[int, int], package: Path) -> tuple[str, tuple[Path, ...]]:
-    """Digest of a file's syntax tree, and the files of the package that it imports; read again when it changed."""
-    tree = _bare(path)
-    return hashlib.blake2b(ast.dump(tree).encode(), digest_size=12).hexdigest(), tuple(_imported(tree, path, package))
+def _hash(*texts: str) -> str:
+    return hashlib.blake2b("\0".join(texts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def code_of(path: Path) -> str:
-    """The code of a file without comments, docstrings and layout."""
-    return ast.dump(_bare(path))
+def _read(path: Path, *, package: str, inside: str = "") -> _Code:
+    """Parse a file of a package, whose modules begin with its name; ``inside`` is what its relative imports add to."""
+    reader = _Reader(package, inside)
+    reader.node(ast.parse(path.read_text(encoding="utf-8")))
+    order: dict[str, None] = dict.fromkeys(reader.out[at] for at in reader.uses if reader.out[at] in reader.bound)
+    names = [*order, *sorted(reader.bound.keys() - order.keys())]
+    number = {name: f"import {at}" for at, name in enumerate(names)}
+    for at in reader.uses:
+        reader.out[at] = number.get(reader.out[at], reader.out[at])
+    imports = [dotted for name in names for dotted in reader.bound[name]]
+    return _Code(_hash(*reader.out), imports, reader.passed)
 
 
-def _bare(path: Path) -> ast.Module:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [  # pyrefly: ignore - every node with a list called body takes one
-                line for line in body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
-            ]
-    return tree
+class _Reader:
+    """Writes a syntax tree down as words, alike in every version of Python, and keeps what it imports apart."""
+
+    def __init__(self, package: str, inside: str) -> None:
+        self.package, self.inside = package, inside
+        self.out: list[str] = []
+        self.uses: list[int] = []  # places in out that hold a variable's name
+        self.bound: dict[str, dict[str, None]] = {}  # variable to what it is imported from
+        self.passed: dict[str, str] = {}
+        self._depth = 0
+        self._own_name = re.compile(rf"{package}(\.\w+)*[.:](\w+)") if package else None
+        self._put: Callable[[str], None] = self.out.append
+
+    def node(self, node: ast.AST) -> None:
+        put, kind = self._put, node.__class__
+        if kind is ast.Name:
+            self.uses.append(len(self.out))
+            put(node.id)  # pyrefly: ignore[missing-attribute]
+            return
+        put(kind.__name__)
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if value.__class__ is list:
+                if value:
+                    put(name)
+                    self._list(value)
+                    put("end")
+            elif isinstance(value, ast.AST):
+                if not isinstance(value, ast.expr_context):
+                    put(name)
+                    self.node(value)
+            elif value is not None and name not in ("kind", "type_comment"):
+                put(name)
+                self._constant(value)
+
+    def _constant(self, value: object) -> None:
+        """A value as it is written; text that names something of the package by its name, ``module:Name`` as import."""
+        found = self._own_name.fullmatch(value) if isinstance(value, str) and self._own_name else None
+        if found and ":" in found[0]:
+            self.bound[found[0]] = {found[0].replace(":", "."): None}
+            self.uses.append(len(self.out))
+        self._put(found[0] if found and ":" in found[0] else repr(found[2] if found else value))
+
+    def _list(self, values: list) -> None:
+        self._depth += 1
+        for value in values:
+            if not isinstance(value, ast.AST):
+                self._put(repr(value))
+            elif isinstance(value, (ast.Import, ast.ImportFrom)) and self._import(value):
+                continue
+            elif isinstance(value, ast.If) and _for_types(value.test):
+                self._pass_on(value.body)
+                self._list(value.orelse)
+            elif not (isinstance(value, ast.Expr) and isinstance(value.value, ast.Constant)) and not self._facts(value):
+                self.node(value)
+        self._depth -= 1
+
+    def _facts(self, node: ast.AST) -> bool:
+        """Whether this is the top-level assignment of what a module says about itself."""
+        targets = node.targets if isinstance(node, ast.Assign) and self._depth == 1 else []
+        return [target.id for target in targets if isinstance(target, ast.Name)] == [FACTS]
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> bool:
+        """Keep an import of the package; False for one of something else."""
+        if isinstance(node, ast.Import):
+            own = [alias for alias in node.names if alias.name.partition(".")[0] == self.package]
+            for alias in own:
+                self.bound.setdefault(alias.asname or self.package, {})[alias.name] = None
+            return own == node.names
+        found = self._named(node)
+        for name, origin in found.items():
+            self.bound.setdefault(name, {})[origin] = None
+        if self._depth == 1:
+            self.passed |= found
+        return bool(found)
+
+    def _pass_on(self, body: list[ast.stmt]) -> None:
+        """Imports for types alone tell where the names come from that a package imports when they are asked for."""
+        for node in body:
+            if isinstance(node, ast.ImportFrom) and self._depth == 1:
+                self.passed |= self._named(node)
+
+    def _named(self, node: ast.ImportFrom) -> dict[str, str]:
+        """Variables and what of the package they are imported from."""
+        above = self.inside.split(".")[: self.inside.count(".") + 2 - node.level] if node.level else []
+        base = ".".join([*above, *filter(None, [node.module])])
+        own = base.partition(".")[0] == self.package
+        return {alias.asname or alias.name: f"{base}.{alias.name}" for alias in node.names} if own else {}
 
 
-def _imported(tree: ast.Module, path: Path, package: Path) -> set[Path]:
-    found: set[Path] = set()
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            waiting += node.orelse
-        elif isinstance(node, ast.Import):
-            found.update(file for alias in node.names for file in _files(alias.name, package))
-        elif isinstance(node, ast.ImportFrom):
-            base = _base(node, path, package)
-            found.update(file for alias in node.names for file in _files(f"{base}.{alias.name}", package))
-        else:
-            waiting += ast.iter_child_nodes(node)
-    return found
-
-
-def _base(node: ast.ImportFrom, path: Path, package: Path) -> str:
-    """The dotted module that a ``from`` import names, relative ones written out."""
-    if not node.level:
-        return node.module or ""
-    inside = path.parents[node.level - 1].relative_to(package).parts
-    return ".".join([package.name, *inside, *filter(None, [node.module])])
-
-
-def _files(name: str, package: Path) -> list[Path]:
-    """The file that a dotted name comes from; a name that a package only passes on comes from where it is defined."""
-    first, *parts = name.split(".")
-    if first != package.name:
-        return []
-    folder = package
-    for part in parts:
-        if (folder / f"{part}.py").is_file():
-            return [folder / f"{part}.py"]
-        if not (folder / part / "__init__.py").is_file():
-            return _passed_on(part, folder / "__init__.py", package)
-        folder = folder / part
-    return [folder / "__init__.py"]
-
-
-def _passed_on(name: str, init: Path, package: Path) -> list[Path]:
-    for node in ast.parse(init.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
-            original = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
-            return _files(f"{_base(node, init, package)}.{original}", package)
-    return [init]
+def _for_types(test: ast.expr) -> bool:
+    return getattr(test, "id", getattr(test, "attr", None)) == "TYPE_CHECKING"

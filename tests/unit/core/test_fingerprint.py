@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
+import tether.core.fingerprint as fingerprint_module
 import tether.losses.infonce
 import tether.papers.testbeds.biased_scenes
-from tether.core.fingerprint import closure, fingerprint
+from tether.core.fingerprint import Sources, fingerprint
 from tether.papers.reproduction import model_cache
 
 FILES = {
@@ -29,7 +30,7 @@ def package(tmp_path):
 
 
 def test_the_closure_follows_calls_and_names_that_are_passed_on(package):
-    found = {path.relative_to(package).as_posix() for path in closure([package / "card.py"], package=package)}
+    found = {path.relative_to(package).as_posix() for path in Sources(package).closure([package / "card.py"])}
     assert found == {"card.py", "parts/part.py", "base.py", "deep.py"}
 
 
@@ -39,6 +40,10 @@ def test_the_closure_follows_calls_and_names_that_are_passed_on(package):
         ("base.py", "ONE = 2\n", True),
         ("base.py", '"""Doc."""\n# a comment\n\nONE = (1)\n', False),
         ("parts/part.py", 'from .. import base\nclass Part:\n    """Doc."""\n    value = base.ONE\n', False),
+        ("card.py", FILES["card.py"].replace("def check", "CARD = 1\n\n\ndef check"), False),
+        ("card.py", FILES["card.py"].replace("def check", "CARDS = 1\n\n\ndef check"), True),
+        ("card.py", FILES["card.py"].replace("Part", "Other"), True),
+        ("card.py", FILES["card.py"].replace("import Part", "import Part as P").replace(", Part", ", P"), False),
         ("card.py", FILES["card.py"].replace("return deep", "return None"), True),
         ("parts/other.py", "class Other:\n    x = 1\n", False),
         ("typed.py", "x = 1\n", False),
@@ -50,9 +55,63 @@ def test_what_changes_the_fingerprint(package, name, text, changes):
     assert (fingerprint([package / "card.py"], package=package) != before) == changes
 
 
+def test_a_moved_file_changes_nothing(package):
+    before = fingerprint([package / "card.py"], package=package)
+    (package / "new").mkdir()
+    (package / "new" / "__init__.py").write_text("")
+    (package / "parts/part.py").rename(package / "new/other_name.py")
+    (package / "card.py").write_text(FILES["card.py"].replace("pkg.parts import", "pkg.new.other_name import"))
+    assert fingerprint([package / "card.py"], package=package) == before
+    (package / "base.py").rename(package / "new/ground.py")
+    (package / "new/other_name.py").write_text(
+        FILES["parts/part.py"].replace("from .. import base", "from . import ground").replace("base.ONE", "ground.ONE")
+    )
+    assert fingerprint([package / "card.py"], package=package) == before
+
+
+def test_two_names_that_change_places_are_seen(package):
+    (package / "other.py").write_text("def f(): return 1\n")
+    (package / "base.py").write_text("def f(): return 2\n")
+    card = "from pkg.base import f as a\nfrom pkg.other import f as b\nresult = a() - b()\n"
+    (package / "card.py").write_text(card)
+    before = fingerprint([package / "card.py"], package=package)
+    (package / "card.py").write_text(card.replace("a() - b()", "b() - a()"))
+    assert fingerprint([package / "card.py"], package=package) != before
+
+
+def test_what_was_read_is_kept_and_a_damaged_cache_does_no_harm(package, tmp_path, monkeypatch):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
+    parsed: list[Path] = []
+    read = fingerprint_module._read
+    monkeypatch.setattr(fingerprint_module, "_read", lambda path, **more: parsed.append(path) or read(path, **more))
+
+    def run() -> tuple[str, int]:
+        parsed.clear()
+        sources = Sources(package)
+        found = sources.fingerprint([package / "card.py"])
+        sources.save()
+        return found, len(parsed)
+
+    before, count = run()
+    assert count >= 4
+    assert run() == (before, 0)
+    (package / "base.py").write_text("ONE = 1\nTWO = 2\n")
+    after, count = run()
+    assert (after != before, count) == (True, 1)
+    (kept,) = (tmp_path / "cache" / "sources").iterdir()
+    whole = kept.read_bytes()
+    for damaged in (b"", whole[:-20], whole.replace(b"ONE", b"TWO"), whole.replace(b'["', b"[7,", 1), b"\xff\xfe"):
+        kept.write_bytes(damaged)
+        assert run()[0] == after
+    kept.unlink()
+    kept.parent.rmdir()
+    kept.parent.write_text("no folder")
+    assert run()[0] == after
+
+
 def test_a_cached_model_is_not_found_after_an_edit_of_what_trains_it(tmp_path, monkeypatch):
     bed = Path(tether.papers.testbeds.biased_scenes.__file__)
-    assert Path(tether.losses.infonce.__file__) in closure([bed])
+    assert Path(tether.losses.infonce.__file__) in Sources().closure([bed])
     monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
 
     def get(facts: list[int]) -> Path:

@@ -46,13 +46,13 @@ RESULT = {
     "measured": "2026-01-02",
     "fingerprint": "f",
 }
-FRESH = PaperStatus(CARD, "reproduced", RESULT)
-STALE = PaperStatus(CARD, "stale", RESULT)
-NEVER = PaperStatus(CARD, "not run", None)
+FRESH = PaperStatus(CARD, RESULT)
+CHANGED = PaperStatus(CARD, RESULT, changed=True)
+NEVER = PaperStatus(CARD, None)
 
 
 def test_the_readme_counts_verdicts():
-    assert pages.verdicts([FRESH, FRESH, NEVER]) == "3 papers: 2 reproduced, 1 not run."
+    assert pages.verdicts([FRESH, CHANGED, NEVER]) == "3 papers: 2 reproduced, 1 not run."
     assert pages.verdicts([]) == "0 papers: none is measured yet."
 
 
@@ -84,9 +84,8 @@ def test_a_paper_page_holds_claim_seeds_and_circumstances():
     assert "How to use it" not in text  # the guide is not there, so nothing may link to it
 
 
-def test_a_stale_page_says_what_it_was():
-    text = pages.paper(STALE)
-    assert "**stale**: the source has changed since. Before that: reproduced, better by 0.5124" in text
+def test_a_page_says_what_is_changed_or_not_run():
+    assert "**reproduced** (changed since measured): better by 0.5124" in pages.paper(CHANGED)
     assert "takes about 2 minutes" in pages.paper(NEVER)
 
 

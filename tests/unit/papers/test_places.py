@@ -1,16 +1,20 @@
-"""Where parts stand, found without importing them; fingerprints of their source."""
+"""Where parts stand, found without importing them; what marks a card as changed."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tether.core import card as card_module
 from tether.core.errors import InputError
+from tether.papers.cards import CARDS
 from tether.papers.reproduction import source_index
 
 
@@ -45,26 +49,11 @@ def test_what_is_not_there_is_refused(part):
 
 def test_finding_imports_nothing_heavy():
     code = (
-        "import sys; from tether.papers.reproduction import source_index;"
-        "source_index.part_place('tether.optim.clip.ZClip'); source_index.part_place('tether.space.Whitener');"
+        "import sys; from tether.papers.reproduction.source_index import part_place;"
+        "part_place('tether.optim.clip.ZClip'); part_place('tether.space.Whitener');"
         "assert not {'torch', 'numpy', 'sklearn'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_digest_follows_content_and_name_not_order(tmp_path):
-    one, two = tmp_path / "one.py", tmp_path / "two.py"
-    one.write_text("a = 1\n")
-    two.write_text("b = 2\n")
-    first = source_index.digest([one, two])
-    assert source_index.digest([two, one]) == first
-    two.write_bytes(b"b = 2\r\n")
-    assert source_index.digest([one, two]) == first
-    two.write_text("b = 3\n")
-    assert source_index.digest([one, two]) != first
-    one.write_text("b = 2\n")
-    two.write_text("a = 1\n")
-    assert source_index.digest([one, two]) != first
 
 
 def test_a_changed_file_is_read_again(tmp_path):
@@ -87,34 +76,68 @@ def test_without_a_checkout_the_message_says_so(monkeypatch, tmp_path):
         source_index.need_checkout("storing")
 
 
-def test_the_fingerprint_covers_card_parts_and_toys(monkeypatch, tmp_path):
-    card = card_module.Card(
-        slug="made-up",
-        title="",
-        year=2024,
-        arxiv="",
-        room="space",
-        parts=("tether.part.Part",),
-        needs=(),
-        gives="",
-        claim=card_module.Claim("", "", "lower", 1.0, "", ""),
-        minutes=1,
-        guide="",
-    )
-    files = {
-        "papers/cards/made_up.py": "CARD = 1\nfrom tether.papers.testbeds.spikes import train\n",
-        "papers/testbeds/spikes.py": "def train(): ...\n",
-        "papers/reproduction/lab.py": "class Lab: ...\n",
-        "part.py": "class Part: ...\n",
-    }
-    monkeypatch.setattr(source_index, "PACKAGE", tmp_path / "tether")
-    for name, text in files.items():
-        path = tmp_path / "tether" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    before = source_index.fingerprint(card)
-    for name, text in files.items():
-        (tmp_path / "tether" / name).write_text(text + "# edited\n")
-        assert (source_index.fingerprint(card) == before) == (name == "papers/reproduction/lab.py"), name
-        (tmp_path / "tether" / name).write_text(text)
-    assert source_index.fingerprint(card) == before
+CARDS_TO_EDIT = ("zclip", "adagc", "w-clip", "troll", "nalaformer", "clip-in", "laclip", "fairpivara")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of the package to edit, and some cards' fingerprints in it by slug."""
+    package = tmp_path_factory.mktemp("source") / "tether"
+    shutil.copytree(source_index.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def prints() -> dict[str, str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(source_index, "PACKAGE", package)
+            patch.setenv("TETHER_CACHE", str(package.parent / "cache"))
+            sources = source_index.sources()
+            found = {slug: source_index.fingerprint(CARDS[slug], sources=sources) for slug in CARDS_TO_EDIT}
+            sources.save()
+            return found
+
+    return package, prints
+
+
+@contextlib.contextmanager
+def edited(path: Path, old: str, new: str) -> Iterator[None]:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    yield
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "marked"),
+    [
+        ("losses/infonce.py", "return ", "return 0 + ", {"w-clip", "clip-in", "laclip", "fairpivara"}),
+        ("papers/testbeds/char_lm_spikes.py", "= 3e-3", "= 4e-3", {"zclip", "adagc"}),
+        ("papers/testbeds/small_clip.py", "size=32", "size=64", {"w-clip"}),
+        ("models/blocks/rope.py", "return ", "return 0 + ", set(CARDS_TO_EDIT) - {"zclip", "adagc", "troll"}),
+        ("papers/cards/zclip.py", "SCALE = 0.01", "SCALE = 0.02", {"zclip"}),
+        ("papers/reproduction/lab.py", "hash_int(name", 'hash_int(name + "_"', set(CARDS_TO_EDIT)),
+        ("losses/infonce.py", '"""', '"""Edited. ', set()),
+        ("papers/testbeds/char_lm_spikes.py", "= 20, 40", "= (\n    20,  # a comment\n    40,\n)\n\n\n", set()),
+        ("papers/cards/zclip.py", 'gives="', 'gives="Edited. ', set()),
+        ("core/card.py", "class Trial", "class More: ...\n\n\nclass Trial", set()),
+    ],
+)
+def test_what_marks_a_card_as_changed(source, name, old, new, marked):
+    package, prints = source
+    before = prints()
+    with edited(package / name, old, new):
+        after = prints()
+    assert {slug for slug in CARDS_TO_EDIT if after[slug] != before[slug]} == marked
+
+
+def test_the_move_of_a_file_marks_no_card(source):
+    package, prints = source
+    before = prints()
+    (package / "papers/testbeds/char_lm_spikes.py").rename(package / "papers/character_model.py")
+    (package / "losses/infonce.py").rename(package / "losses/tiled.py")
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        moved = text.replace("tether.papers.testbeds.char_lm_spikes", "tether.papers.character_model")
+        moved = moved.replace("tether.losses.infonce", "tether.losses.tiled")
+        if moved != text:
+            path.write_text(moved)
+    assert prints() == before

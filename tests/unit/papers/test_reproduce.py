@@ -1,4 +1,4 @@
-"""Running a check over seeds: pairing, resuming, staleness, and refusing results that do not add up."""
+"""Running a check over seeds: pairing, resuming, changed code, and refusing results that do not add up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import torch
 from tether.core.card import Card, Claim, Trial
 from tether.core.errors import InputError
 from tether.papers.reproduction import reproduce, results, source_index
+from tether.papers.reproduction.figures import ABSOLUTE, RELATIVE, moved
 from tether.papers.reproduction.lab import Lab
+from tether.papers.testbeds.pairs import emoji
+from tether.papers.testbeds.small_clip import small_clip
 
 CARD = Card(
     slug="made-up",
@@ -35,13 +38,15 @@ class Paper:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.smokes = 0
         self.stop_at: int | None = None
 
     def reproduce(self, lab: Lab) -> Trial:
-        self.asked.append(lab.seed)
+        self.asked += [] if lab.smoke else [lab.seed]
+        self.smokes += lab.smoke
         if lab.seed == self.stop_at:
             raise KeyboardInterrupt
-        return Trial(1.0 + lab.seed, 0.5 + lab.seed, {"norm": 2.0})
+        return Trial(9.0, 8.0) if lab.smoke else Trial(1.0 + lab.seed, 0.5 + lab.seed, {"norm": 2.0})
 
 
 @pytest.fixture
@@ -50,8 +55,8 @@ def paper(monkeypatch, tmp_path):
     monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(reproduce, "module", lambda slug: made)
     monkeypatch.setattr(reproduce, "find_card", lambda slug: CARD)
-    monkeypatch.setattr(source_index, "card_place", lambda slug: source_index.Place(tmp_path / "made_up.py"))
-    (tmp_path / "made_up.py").write_text("CARD = 1\n")
+    monkeypatch.setattr(source_index, "card_path", lambda slug: tmp_path / "made_up.py")
+    (tmp_path / "made_up.py").write_text("STEPS = 1\n")
     return made
 
 
@@ -98,23 +103,47 @@ def test_finished_seeds_are_not_measured_again(paper):
 
 def test_a_change_of_the_source_measures_again(paper, tmp_path):
     reproduce.reproduce("made-up")
-    (tmp_path / "made_up.py").write_text("CARD = 2\n")
+    (tmp_path / "made_up.py").write_text("STEPS = 2\n")
     reproduce.reproduce("made-up")
     assert paper.asked == [0, 1, 2, 0, 1, 2]
 
 
-def test_a_change_of_the_source_makes_a_result_stale(paper, tmp_path):
+def test_a_change_of_the_source_is_marked_and_leaves_the_verdict(paper, tmp_path):
     result = reproduce.reproduce("made-up")
-    assert reproduce.status(CARD, result) == "reproduced"
-    (tmp_path / "made_up.py").write_text("CARD = 2\n")
-    assert reproduce.status(CARD, result) == "stale"
-    assert reproduce.status(CARD, None) == "not run"
+    assert not reproduce.changed(CARD, result, sources=source_index.sources())
+    assert reproduce.changed(CARD, result | {"smoke": None}, sources=source_index.sources())
+    (tmp_path / "made_up.py").write_text("STEPS = 2\n")
+    assert reproduce.changed(CARD, result, sources=source_index.sources())
+    row = results.PaperStatus(CARD, result, True)
+    assert (row.verdict, row.mark, row.as_json()["changed"]) == ("reproduced", "changed since measured", True)
+
+
+def test_a_result_holds_the_smoke_trial_of_seed_0(paper):
+    result = reproduce.reproduce("made-up", seeds=[3, 4, 5])
+    assert result["smoke"] == {"baseline": 9.0, "ours": 8.0, "notes": {}}
+    assert paper.smokes == 1
+
+
+@pytest.mark.parametrize(
+    ("today", "found"),
+    [
+        ({"baseline": 1.0, "ours": 2.0, "notes": {"n": 0.0}}, []),
+        ({"baseline": 1.0 + 0.9 * RELATIVE, "ours": 2.0, "notes": {"n": 0.9 * ABSOLUTE}}, []),
+        ({"baseline": 1.0, "ours": 2.0 - 4 * RELATIVE, "notes": {"n": 0.0}}, ["ours: was 2, is 1."]),
+        ({"baseline": 1.0, "ours": 2.0, "notes": {"n": 2 * ABSOLUTE}}, ["n: was 0, is"]),
+        ({"baseline": 1.0, "ours": 2.0, "notes": {"m": 0.0}}, ["m: only measured now", "n: only measured before"]),
+    ],
+)
+def test_figures_that_moved_are_named(today, found):
+    said = moved({"baseline": 1.0, "ours": 2.0, "notes": {"n": 0.0}}, today)
+    assert len(said) == len(found)
+    assert all(line.startswith(start) for line, start in zip(said, found, strict=True))
 
 
 def test_a_smoke_run_has_no_verdict_and_is_never_kept(paper):
     for _ in range(2):
         result = reproduce.reproduce("made-up", seeds=[0], smoke=True)
-    assert paper.asked == [0, 0]
+    assert (paper.asked, paper.smokes) == ([], 2)
     assert (result["smoke"], result["verdict"], result["mean"]) == (True, None, None)
     with pytest.raises(InputError, match="smoke run"):
         reproduce.check(result, where="results/made-up.json")
@@ -144,6 +173,7 @@ def test_what_is_not_a_trial_is_refused(paper, monkeypatch):
         ({"margin": 0.75}, "its seeds give 'direction only'"),
         ({"mean": float("nan")}, "mean is nan, its seeds give 0.5"),
         ({"margin": None}, "margin: expected int or float, got None"),
+        ({"smoke": {"baseline": 1.0}}, "smoke: key 'ours' is missing"),
         ({"seeds": [{"baseline": "1"}]}, "seeds: 0: baseline: expected int or float, got '1'"),
     ],
 )
@@ -167,7 +197,7 @@ def test_a_result_with_a_missing_key_is_refused(paper, tmp_path):
 
 
 def test_rows_as_json_are_plain(paper):
-    row = results.PaperStatus(CARD, "not run", None)
+    row = results.PaperStatus(CARD, None)
     assert row.as_json()["verdict"] == "not run"
     assert row.as_json()["mean"] is None
 
@@ -195,14 +225,14 @@ def test_the_lab_shrinks_in_a_smoke_run():
     assert (Lab(0).steps(300), Lab(0, smoke=True).steps(300), Lab(0, smoke=True).steps(300, 5)) == (300, 2, 5)
 
 
-def test_the_lab_has_pictures_and_their_names():
-    pairs = Lab(0, smoke=True).emoji(split="test", size=16)
+def test_emoji_are_pictures_and_their_names():
+    pairs = emoji(Lab(0, smoke=True), split="test", size=16)
     assert len(pairs) == 64
     assert pairs.pixels.shape == (64, 3, 16, 16)
     assert pairs.pixels.dtype == torch.uint8
     assert all(texts and texts[0] for texts in pairs.texts)
     assert len(set(pairs.keys)) == 64
-    again = Lab(1, smoke=True).emoji(split="test", size=16)
+    again = emoji(Lab(1, smoke=True), split="test", size=16)
     assert again.pixels is pairs.pixels
 
 
@@ -210,15 +240,15 @@ def test_the_small_clip_is_trained_once_and_never_shared(monkeypatch, tmp_path):
     monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
     lab = Lab(0, smoke=True)
     with lab:
-        first = lab.small_clip(data="digits")
+        first = small_clip(lab, data="digits")
         trained = sorted(path.name for path in (tmp_path / "lab").iterdir())
         with torch.no_grad():
             for parameter in first.parameters():
                 parameter.zero_()
-        second = lab.small_clip(data="digits")
+        second = small_clip(lab, data="digits")
         assert sorted(path.name for path in (tmp_path / "lab").iterdir()) == trained
         assert len(trained) == 1
         assert any(parameter.abs().max() > 0 for parameter in second.parameters())
         assert not second.training
-        lab.small_clip(data="digits", seed=1)
+        small_clip(lab, data="digits", seed=1)
     assert len(list((tmp_path / "lab").iterdir())) == 2

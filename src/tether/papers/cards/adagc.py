@@ -54,17 +54,11 @@ def reproduce(lab: Lab) -> Trial:
     For the notes: the full loss; one tensor's gradient times 1,000 in every fourth step, without bad batches; and the
     share of the other tensors whose gradients such a fault changes.
     """
-    from tether.optim.clip import AdaGC, GlobalNorm, NoClip, ZClip
-    from tether.papers.testbeds.char_lm_spikes import train
+    from tether.optim.clip import AdaGC, GlobalNorm, ZClip
+    from tether.papers.testbeds.char_lm_spikes import limit_trial, train
 
     steps, validation = lab.steps(300, 3), lab.steps(20, 1)
-    constant, ours, none = (
-        train(clipper, seed=lab.seed, steps=steps, loss_scale=SCALE, validation=validation)
-        for clipper in (GlobalNorm(1.0), AdaGC(), NoClip())
-    )
-    full_constant, full_ours = (
-        train(clipper, seed=lab.seed, steps=steps, validation=validation) for clipper in (GlobalNorm(1.0), AdaGC())
-    )
+    trial = limit_trial(AdaGC, lab, scale=SCALE)
     fault = {
         type(clipper).__name__: train(
             clipper, seed=lab.seed, steps=steps, validation=validation, planted={}, disturb=spoil
@@ -76,25 +70,14 @@ def reproduce(lab: Lab) -> Trial:
         watch = Watch(clipper, last=steps // 2 - 1)
         train(clipper, seed=lab.seed, steps=steps // 2, validation=1, planted={}, disturb=watch)
         shares[type(clipper).__name__] = watch.share
-    return Trial(
-        constant.validation,
-        ours.validation,
-        {
-            "no_clipping": none.validation,
-            "excess_no_clipping": none.excess,
-            "excess_constant": constant.excess,
-            "excess_adagc": ours.excess,
-            "clipped_constant": constant.clipped,
-            "clipped_adagc": ours.clipped,
-            "full_loss_constant": full_constant.validation,
-            "full_loss_adagc": full_ours.validation,
-            "fault_constant": fault["GlobalNorm"],
-            "fault_zclip": fault["ZClip"],
-            "fault_adagc": fault["AdaGC"],
-            "others_changed_constant": shares["GlobalNorm"],
-            "others_changed_adagc": shares["AdaGC"],
-        },
+    trial.notes.update(
+        fault_constant=fault["GlobalNorm"],
+        fault_zclip=fault["ZClip"],
+        fault_adagc=fault["AdaGC"],
+        others_changed_constant=shares["GlobalNorm"],
+        others_changed_adagc=shares["AdaGC"],
     )
+    return trial
 
 
 def spoil(step: int, model: nn.Module) -> None:

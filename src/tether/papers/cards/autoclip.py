@@ -50,36 +50,13 @@ CARD = Card(
 
 def reproduce(lab: Lab) -> Trial:
     """Train with a constant limit and with AutoClip at a hundredth of the loss and, for the notes, at its full size."""
-    from tether.optim.clip import AutoClip, GlobalNorm, NoClip
-    from tether.papers.testbeds.char_lm_spikes import train
+    from tether.optim.clip import AutoClip
+    from tether.papers.testbeds.char_lm_spikes import limit_trial
 
-    steps, validation = lab.steps(300, 3), lab.steps(20, 1)
     shadow = Shadow()
-    constant, none = (
-        train(clipper, seed=lab.seed, steps=steps, loss_scale=SCALE, validation=validation)
-        for clipper in (GlobalNorm(1.0), NoClip())
-    )
-    ours = train(
-        AutoClip(), seed=lab.seed, steps=steps, loss_scale=SCALE, validation=validation, disturb=shadow.compare
-    )
-    full_constant, full_ours = (
-        train(clipper, seed=lab.seed, steps=steps, validation=validation) for clipper in (GlobalNorm(1.0), AutoClip())
-    )
-    return Trial(
-        constant.validation,
-        ours.validation,
-        {
-            "no_clipping": none.validation,
-            "excess_no_clipping": none.excess,
-            "excess_constant": constant.excess,
-            "excess_autoclip": ours.excess,
-            "clipped_constant": constant.clipped,
-            "clipped_autoclip": ours.clipped,
-            "full_loss_constant": full_constant.validation,
-            "full_loss_autoclip": full_ours.validation,
-            "factor_changed_by_loss_scale": shadow.largest,
-        },
-    )
+    trial = limit_trial(AutoClip, lab, scale=SCALE, disturb=shadow.compare)
+    trial.notes["factor_changed_by_loss_scale"] = shadow.largest
+    return trial
 
 
 class Shadow:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from tether.core.types import Batch
     from tether.models import Clip
-    from tether.papers.reproduction.lab import Lab, Pairs
+    from tether.papers.reproduction.lab import Lab
+    from tether.papers.testbeds.pairs import Pairs
 
 STEPS, BATCH, LEARNING_RATE = 200, 64, 1e-4
 ROWS = 4096
@@ -59,8 +60,9 @@ def reproduce(lab: Lab) -> Trial:
     """The start, then three short stages from it: the method, its random features alone, and CLIP's loss alone."""
     from tether.adapt.finetune import ClipRefineLoss, refine_
     from tether.papers.testbeds import modality_gap_clip
+    from tether.papers.testbeds.pairs import load_pairs
 
-    pairs = lab.pairs(f"scenes:size=64,rows={lab.steps(ROWS, 64)}", size=modality_gap_clip.IMAGE_SIZE)
+    pairs = load_pairs(f"scenes:size=64,rows={lab.steps(ROWS, 64)}", size=modality_gap_clip.IMAGE_SIZE)
     held_out = modality_gap_clip.held_out(lab)
     start = modality_gap_clip.gappy_clip(lab)
     before = modality_gap_clip.look(start, held_out)

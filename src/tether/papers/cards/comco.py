@@ -131,8 +131,9 @@ def recalls(model: DualEncoder, lab: Lab) -> dict[str, float]:
     from tether.evaluate.retrieval import recall_at_k
     from tether.models.embed import encode_images, encode_texts
     from tether.papers.testbeds.multi_object_clip import SIDE
+    from tether.papers.testbeds.pairs import load_pairs
 
-    pairs = lab.pairs(
+    pairs = load_pairs(
         f"scenes:split=test,things=[2,{PLACES}],templates=plain,order=random,rows={lab.steps(200, 16)}", size=SIDE
     )
     image = encode_images(model, pairs.pixels.split(256))

@@ -111,20 +111,22 @@ def commonness(lab: Lab) -> dict[str, float]:
     import numpy as np
 
     from tether.models.embed import encode_images
+    from tether.papers.testbeds.pairs import emoji
+    from tether.papers.testbeds.small_clip import small_clip
     from tether.space import ConformityEstimator, conformity, shell_stats
 
-    emoji = lab.emoji(split="train", size=32)
+    pairs = emoji(lab, split="train", size=32)
     fixed = {"model": {"size": "tiny", "logit_scale": FIXED_SCALE}, "logit_scale": "fixed"}
     notes: dict[str, float] = {}
     image = np.empty(0)
     for name, settings in (("learnt", None), ("fixed", fixed)):
-        model = cast("DualEncoder", lab.small_clip(settings=settings))
-        image = encode_images(model, emoji.pixels.split(256)).numpy().astype(np.float64)
+        model = cast("DualEncoder", small_clip(lab, settings=settings))
+        image = encode_images(model, pairs.pixels.split(256)).numpy().astype(np.float64)
         notes[f"emoji_{name}_relative_offset"] = shell_stats(image).relative_offset
         notes[f"emoji_{name}_cosine"] = ConformityEstimator().fit(image[::2]).score(image[1::2])
     exact = conformity(image)
-    toned = np.array([bool(meta["tones"]) for meta in emoji.meta])
-    flags = np.array([meta["group"] == "Flags" for meta in emoji.meta])
+    toned = np.array([bool(meta["tones"]) for meta in pairs.meta])
+    flags = np.array([meta["group"] == "Flags" for meta in pairs.meta])
     others = np.median(exact[~toned & ~flags])
     for name, chosen in (("toned", toned), ("flags", flags)):
         if chosen.any():
@@ -137,8 +139,9 @@ def embeddings(model: DualEncoder, lab: Lab, spec: str, *, size: int) -> tuple[n
     import numpy as np
 
     from tether.models.embed import encode_images, encode_texts
+    from tether.papers.testbeds.pairs import load_pairs
 
-    pairs = lab.pairs(spec, size=size)
+    pairs = load_pairs(spec, size=size)
     image = encode_images(model, pairs.pixels.split(256))
     text = encode_texts(model, [texts[0] for texts in pairs.texts])
     return image.numpy().astype(np.float64), text.numpy().astype(np.float64)

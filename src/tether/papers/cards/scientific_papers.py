@@ -83,14 +83,16 @@ def reproduce(lab: Lab) -> Trial:
     import numpy as np
     import torch
 
+    from tether.data import open_source
     from tether.data.figures import caption_lengths
     from tether.data.sources.figures import FiguresSource
     from tether.data.sources.mixture import mix
     from tether.models import create
+    from tether.papers.testbeds.pairs import load_pairs
     from tether.papers.testbeds.synthetic_papers import held_out, write_papers
 
     notes: dict[str, float] = {}
-    web = lab.source(WEB.format(rows=lab.steps(WEB_ROWS, 120)))
+    web = open_source(WEB.format(rows=lab.steps(WEB_ROWS, 120)), where="lab")
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng([lab.seed, 0])
         wanted = write_papers(Path(folder), count=lab.steps(PAPERS, 6), rng=rng)
@@ -107,7 +109,7 @@ def reproduce(lab: Lab) -> Trial:
     count = lab.steps(HELD_OUT, 8)
     plots = list(held_out(count, rng=np.random.default_rng([lab.seed, 1])))
     figure_test = _pixels([pixels for pixels, _ in plots]), [caption for _, caption in plots]
-    scenes = lab.pairs(f"scenes:split=test,rows={count},things=[1,2]", size=SIDE)
+    scenes = load_pairs(f"scenes:split=test,rows={count},things=[1,2]", size=SIDE)
     web_test = scenes.pixels, [texts[0] for texts in scenes.texts]
     pixels, texts = _pixels([row.image for row in rows]), [row.texts[0] for row in rows]
     for name, kept in (("web_alone", torch.from_numpy(~ours)), ("mixed", torch.ones(len(rows), dtype=torch.bool))):

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from tether.core.decomposition import Decomposition
     from tether.core.protocols import DualEncoder
     from tether.models.dual import Clip
-    from tether.papers.reproduction.lab import Lab, Pairs
+    from tether.papers.reproduction.lab import Lab
+    from tether.papers.testbeds.pairs import Pairs
 
 EMOJI_LAYERS, EMOJI_HEADS = 2, 2
 SINGLES, CAPTIONS, TOLD_LAYERS = 600, 500, 1
@@ -71,11 +72,13 @@ def reproduce(lab: Lab) -> Trial:
     import torch
 
     from tether.models.embed import encode_texts
+    from tether.papers.testbeds.pairs import emoji
+    from tether.papers.testbeds.small_clip import small_clip
     from tether.space import text_span
 
-    model = cast("DualEncoder", lab.small_clip())
-    held_out = torch.cat([lab.emoji(split=split).pixels for split in ("validation", "test")])
-    names = list(dict.fromkeys(text for texts in lab.emoji(split="train").texts for text in texts))
+    model = cast("DualEncoder", small_clip(lab))
+    held_out = torch.cat([emoji(lab, split=split).pixels for split in ("validation", "test")])
+    names = list(dict.fromkeys(text for texts in emoji(lab, split="train").texts for text in texts))
     texts = unit_rows(encode_texts(model, names))
     parts = taken_apart(model, held_out, reduce="tokens")
     notes = {"identity_deviation": deviation(model, held_out, parts), "texts": float(len(names))}
@@ -103,12 +106,13 @@ def scenes(lab: Lab) -> dict[str, float]:
 
     from tether.models.embed import encode_texts
     from tether.papers.testbeds.multi_object_clip import LAYERS, SIDE, several_clip
+    from tether.papers.testbeds.pairs import load_pairs
     from tether.space import embeddings_from_texts, mean_ablate
 
     model = several_clip(lab, order="random")
-    singles = lab.pairs(f"scenes:split=test,things=[1,1],rows={lab.steps(SINGLES, 48)}", size=SIDE)
+    singles = load_pairs(f"scenes:split=test,things=[1,1],rows={lab.steps(SINGLES, 48)}", size=SIDE)
     plain = "scenes:split=test,things=[1,3],templates=plain,order=random"
-    told = lab.pairs(f"{plain},rows={lab.steps(CAPTIONS, 60)}", size=SIDE)
+    told = load_pairs(f"{plain},rows={lab.steps(CAPTIONS, 60)}", size=SIDE)
     pairs, others = descriptions([each[0] for each in told.texts])
     weights = unit_rows(encode_texts(model, pairs))
     described = unit_rows(encode_texts(model, [*pairs, *others]))

@@ -55,12 +55,14 @@ def reproduce(lab: Lab) -> Trial:
     import numpy as np
 
     from tether.models.embed import encode_texts
+    from tether.papers.testbeds.pairs import load_pairs
+    from tether.papers.testbeds.small_clip import small_clip
     from tether.space import Whitener
 
     settings = {"model": {"size": "tiny", "dim": DIM, "image_size": 64, "context": 48}, "batch_size": 128}
-    model = cast("DualEncoder", lab.small_clip(data="scenes:size=64,rows=8192", settings=settings))
-    references = lab.pairs(f"scenes:split=validation,rows={lab.steps(REFERENCES, 400)}", size=64)
-    held_out = lab.pairs(f"scenes:split=test,rows={lab.steps(SCORED, 100)}", size=64)
+    model = cast("DualEncoder", small_clip(lab, data="scenes:size=64,rows=8192", settings=settings))
+    references = load_pairs(f"scenes:split=validation,rows={lab.steps(REFERENCES, 400)}", size=64)
+    held_out = load_pairs(f"scenes:split=test,rows={lab.steps(SCORED, 100)}", size=64)
 
     reference = embed(model, references.pixels)
     whitener = Whitener().fit(reference)

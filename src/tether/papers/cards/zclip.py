@@ -44,28 +44,7 @@ CARD = Card(
 
 def reproduce(lab: Lab) -> Trial:
     """Train with a constant limit and with ZClip, at a hundredth of the loss and, for the notes, at its full size."""
-    from tether.optim.clip import GlobalNorm, NoClip, ZClip
-    from tether.papers.testbeds.char_lm_spikes import train
+    from tether.optim.clip import ZClip
+    from tether.papers.testbeds.char_lm_spikes import limit_trial
 
-    steps, validation = lab.steps(300, 3), lab.steps(20, 1)
-    constant, ours, none = (
-        train(clipper, seed=lab.seed, steps=steps, loss_scale=SCALE, validation=validation)
-        for clipper in (GlobalNorm(1.0), ZClip(), NoClip())
-    )
-    full_constant, full_ours = (
-        train(clipper, seed=lab.seed, steps=steps, validation=validation) for clipper in (GlobalNorm(1.0), ZClip())
-    )
-    return Trial(
-        constant.validation,
-        ours.validation,
-        {
-            "no_clipping": none.validation,
-            "excess_no_clipping": none.excess,
-            "excess_constant": constant.excess,
-            "excess_zclip": ours.excess,
-            "clipped_constant": constant.clipped,
-            "clipped_zclip": ours.clipped,
-            "full_loss_constant": full_constant.validation,
-            "full_loss_zclip": full_ours.validation,
-        },
-    )
+    return limit_trial(ZClip, lab, scale=SCALE)

@@ -9,16 +9,19 @@ from typing import Any
 from tether.core.card import Card
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.markdown import bullets, number, page, sentence, table
-from tether.papers.reproduction.results import PaperStatus
+from tether.papers.reproduction.results import CHANGED, PaperStatus
 
 VERDICTS = {
     "reproduced": "the 95 % lower bound of the mean improvement is above 0 and the mean is at least the margin",
     "direction only": "the bound is above 0, but the mean is smaller than the margin",
     "not shown": "the seeds do not tell the two apart",
     "contrary": "the 95 % upper bound is below 0: here the method made it worse",
-    "stale": "measured, but the source of the card or of its parts has changed since",
     "not run": "there is no stored result",
 }
+_CHANGED = (
+    f"A verdict that is {CHANGED} was measured with other code than there is now. That its figures have not moved is "
+    "what the tests look after: they run a short trial of each paper and compare it with the one in its result."
+)
 _SOURCE = "https://arxiv.org/abs/"
 
 
@@ -30,10 +33,11 @@ def verdicts(rows: Sequence[PaperStatus]) -> str:
 
 
 def outcome(row: PaperStatus) -> str:
-    """The verdict, with the mean improvement and its bound when there is a fresh result."""
-    if row.result is None or row.verdict in ("stale", "not run"):
+    """The verdict, with the mean improvement and its bound, and whether the code has changed since."""
+    if row.result is None:
         return row.verdict
-    return f"**{row.verdict}**: {number(row.result['mean'])} (bound {number(row.result['lower'])})"
+    mark = f", {row.mark}" if row.mark else ""
+    return f"**{row.verdict}**: {number(row.result['mean'])} (bound {number(row.result['lower'])}){mark}"
 
 
 def index(rows: Sequence[PaperStatus]) -> str:
@@ -46,6 +50,7 @@ def index(rows: Sequence[PaperStatus]) -> str:
         "`tether where SLUG` shows the files of one, `tether reproduce SLUG` measures it again.",
         "## What the verdicts mean",
         bullets(f"**{name}**: {meaning}." for name, meaning in VERDICTS.items()),
+        _CHANGED,
         "## By room",
         *_sections(rooms, rows, lambda row, room: row.card.room == room),
         "## By what you have",
@@ -116,14 +121,11 @@ def _measured(row: PaperStatus) -> str:
     result = row.result
     if result is None:
         return f"Not run yet. `tether reproduce {row.card.slug}` takes about {number(row.card.minutes)} minutes."
+    mark = f" ({row.mark})" if row.mark else ""
     summary = (
-        f"better by {number(result['mean'])} on average over {len(result['seeds'])} paired seeds, "
-        f"one-sided 95 % lower bound {number(result['lower'])}."
+        f"**{row.verdict}**{mark}: better by {number(result['mean'])} on average over "
+        f"{len(result['seeds'])} paired seeds, one-sided 95 % lower bound {number(result['lower'])}."
     )
-    if row.verdict == "stale":
-        summary = f"**stale**: the source has changed since. Before that: {result['verdict']}, {summary}"
-    else:
-        summary = f"**{row.verdict}**: {summary}"
     notes = sorted({name for run in result["seeds"] for name in run["notes"]})
     seeds = table(
         ["seed", "baseline", "ours", *notes],

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tether.core.atomic_io import cache_dir, read_json, write_json
 from tether.core.card import Card, Trial
 from tether.core.errors import InputError
+from tether.core.fingerprint import Sources
 from tether.core.shape import NUMBER
 from tether.core.shape import check as fits
 from tether.papers.cards import card as find_card
@@ -22,14 +23,14 @@ from tether.papers.reproduction import source_index
 from tether.papers.reproduction.lab import Lab
 from tether.papers.reproduction.verdict import LEAST_SEEDS, summarise
 
-Status = Literal["reproduced", "direction only", "not shown", "contrary", "stale", "not run"]
 LIBRARIES = ("tether-clip", "torch", "numpy", "scikit-learn", "open_clip_torch", "pyarrow")
 Progress = Callable[[int, int | None], None]
+_TRIAL = {"baseline": NUMBER, "ours": NUMBER, "notes": {"*": NUMBER}}
 _RESULT = {
     **dict.fromkeys(("slug", "metric", "better", "verdict", "fingerprint"), str),
     **dict.fromkeys(("margin", "mean", "lower"), NUMBER),
-    "smoke": bool,
-    "seeds": [{"baseline": NUMBER, "ours": NUMBER}],
+    "smoke": (None, _TRIAL),
+    "seeds": [_TRIAL],
 }
 
 
@@ -67,7 +68,8 @@ def reproduce(
     """Measure one paper and return its result, as ``results/<slug>.json`` holds it.
 
     A finished seed is kept in the cache under the fingerprint of the source, so an interrupted reproduction goes on
-    where it stopped. A smoke run takes seconds, keeps nothing and has no verdict.
+    where it stopped. A smoke run takes seconds, keeps nothing and has no verdict; the one of seed 0, made by the same
+    code, stands in every result, so that a test can tell at any time whether the figures have moved since.
 
     Args:
         slug: of the paper.
@@ -86,7 +88,9 @@ def reproduce(
         raise InputError(f"{slug}: expected distinct seeds, got {list(seeds)}")
     if not smoke and len(seeds) < LEAST_SEEDS:
         raise InputError(f"{slug}: a verdict needs at least {LEAST_SEEDS} paired seeds, got {len(seeds)}")
-    print_ = source_index.fingerprint(card)
+    sources = source_index.sources()
+    print_ = source_index.fingerprint(card, sources=sources)
+    sources.save()
     runs: list[Run] = []
     for number, seed in enumerate(seeds):
         kept = cache_dir() / "reproduce" / slug / f"{print_}-{device}-{threads}" / f"seed-{seed}.json"
@@ -98,14 +102,23 @@ def reproduce(
                 write_json(kept, asdict(runs[-1]))
         if on_progress:
             on_progress(number + 1, len(seeds))
-    return _result(card, runs, smoke=smoke, device=device, threads=threads, fingerprint=print_)
+    trial = None if smoke else smoke_trial(slug)
+    return _result(card, runs, trial, device=device, threads=threads, fingerprint=print_)
 
 
-def status(card: Card, result: dict[str, Any] | None) -> Status:
-    """What a stored result says today: its verdict, or ``stale`` when the source has changed, or ``not run``."""
-    if result is None:
-        return "not run"
-    return result["verdict"] if result["fingerprint"] == source_index.fingerprint(card) else "stale"
+def smoke_trial(slug: str) -> dict[str, Any]:
+    """The figures of a paper's smoke run of seed 0 on the CPU, as a result holds them."""
+    run = asdict(_measure(slug, Lab(0, smoke=True)))
+    return {name: run[name] for name in _TRIAL}
+
+
+def changed(card: Card, result: dict[str, Any], *, sources: Sources) -> bool:
+    """Whether the code that decides a card's figures is another than when they were measured.
+
+    Whether the figures have moved with it is another question, which the smoke trial in the result answers; a result
+    without one counts as changed.
+    """
+    return result["smoke"] is None or result["fingerprint"] != source_index.fingerprint(card, sources=sources)
 
 
 def stored(slug: str, *, folder: Path | None = None) -> dict[str, Any] | None:
@@ -128,7 +141,7 @@ def check(result: Any, *, where: str) -> None:
     if not isinstance(result, dict) or not needed <= result.keys():
         missing = sorted(needed - result.keys()) if isinstance(result, dict) else sorted(needed)
         raise InputError(f"{where}: not a result, these keys are missing: {', '.join(missing)}")
-    if result["smoke"]:
+    if result["smoke"] is True:
         raise InputError(f"{where}: this is a smoke run, which has no verdict; run it in full")
     fits(result, _RESULT, where=where)
     summary = summarise(
@@ -161,7 +174,7 @@ def _measure(slug: str, lab: Lab) -> Run:
 
 
 def _result(
-    card: Card, runs: Sequence[Run], *, smoke: bool, device: str, threads: int, fingerprint: str
+    card: Card, runs: Sequence[Run], trial: dict[str, Any] | None, *, device: str, threads: int, fingerprint: str
 ) -> dict[str, Any]:
     claim = card.claim
     result: dict[str, Any] = {
@@ -172,7 +185,7 @@ def _result(
         "margin": claim.margin,
         "baseline": claim.baseline,
         "scale": claim.scale,
-        "smoke": smoke,
+        "smoke": True if trial is None else trial,
         "verdict": None,
         "mean": None,
         "lower": None,
@@ -187,7 +200,7 @@ def _result(
         "measured": datetime.now(UTC).strftime("%Y-%m-%d"),
         "fingerprint": fingerprint,
     }
-    if not smoke:
+    if trial is not None:
         summary = summarise(
             [run.baseline for run in runs], [run.ours for run in runs], better=claim.better, margin=claim.margin
         )

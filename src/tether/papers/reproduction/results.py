@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from tether.core.card import Card
 from tether.papers.cards import CARDS
-from tether.papers.reproduction.reproduce import Status, status, stored
+from tether.papers.reproduction import source_index
+from tether.papers.reproduction.reproduce import changed, stored
+
+CHANGED = "changed since measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +20,23 @@ class PaperStatus:
 
     Attributes:
         card: the paper.
-        verdict: of the stored result; ``stale`` when the source has changed since, ``not run`` without one.
         result: the stored result, or None.
+        changed: whether the code that decides its figures is another than when they were measured.
     """
 
     card: Card
-    verdict: Status
     result: dict[str, Any] | None
+    changed: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """Of the stored result; ``not run`` without one."""
+        return self.result["verdict"] if self.result else "not run"
+
+    @property
+    def mark(self) -> str:
+        """A few words beside the verdict, or none."""
+        return CHANGED if self.changed else ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for ``tether papers --json``."""
@@ -39,15 +53,18 @@ class PaperStatus:
             "claim": card.claim.says,
             "metric": card.claim.metric,
             "verdict": self.verdict,
+            "changed": self.changed,
             "mean": result.get("mean"),
             "lower": result.get("lower"),
         }
 
 
-def rows() -> list[PaperStatus]:
-    """Every paper, by slug."""
+def rows(slugs: Iterable[str] = CARDS) -> list[PaperStatus]:
+    """Papers, by slug; all of them unless some are named."""
+    sources = source_index.sources()
     found = []
-    for slug, card in CARDS.items():
-        result = stored(slug)
-        found.append(PaperStatus(card, status(card, result), result))
+    for slug in slugs:
+        card, result = CARDS[slug], stored(slug)
+        found.append(PaperStatus(card, result, result is not None and changed(card, result, sources=sources)))
+    sources.save()
     return found

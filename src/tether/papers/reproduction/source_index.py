@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from tether.core.card import Card
 from tether.core.errors import InputError
+from tether.core.fingerprint import PACKAGE, Sources
 
-PACKAGE = Path(__file__).parents[2]
+_DECIDE_NOTHING = (
+    *("core/card.py", "papers/reproduction/model_cache.py"),
+    *(f"core/{name}.py" for name in ("errors", "printable", "shape", "atomic_io", "guarded", "locks")),
+)
+"""Files that only say, check or keep something."""
 _MOST_HOPS = 8  # re-exports followed before giving up
 
 
@@ -54,9 +58,14 @@ def dotted(path: Path) -> str:
     return ".".join(names[:-1] if names[-1] == "__init__" else names)
 
 
+def card_path(slug: str) -> Path:
+    """The file of a paper's card."""
+    return PACKAGE / "papers" / "cards" / f"{slug.replace('-', '_')}.py"
+
+
 def card_place(slug: str) -> Place:
     """Where the card of a paper stands."""
-    path = PACKAGE / "papers" / "cards" / f"{slug.replace('-', '_')}.py"
+    path = card_path(slug)
     return Place(path, _line_of(path, "CARD") or 1)
 
 
@@ -95,12 +104,12 @@ def test_places(card: Card) -> list[Path]:
     if root is None:
         return []
     stem = card.slug.replace("-", "_")
-    names = {part.rsplit(".", 1)[-1] for part in card.parts}
+    names = {part.rpartition(".")[2] for part in card.parts}
+    imported = re.compile(rf"^ *from [\w.]+ import (\([^)]*|.*)\b({'|'.join(names)})\b", re.MULTILINE)
     found = []
     for path in sorted((root / "tests").rglob("test_*.py")):
         text = path.read_text(encoding="utf-8")
-        mentioned = {name for name in names if name in text}  # most files name none, and parsing all takes long
-        if path.stem == f"test_{stem}" or (mentioned and mentioned & _imported_names(path)):
+        if path.stem == f"test_{stem}" or (any(name in text for name in names) and imported.search(text)):
             found.append(path)
     return found
 
@@ -125,26 +134,24 @@ def result_path(slug: str) -> Path | None:
     return root / "results" / f"{slug}.json" if root else None
 
 
-def fingerprint(card: Card) -> str:
-    """Digest of the source files of the card, its parts and its test beds: any edit of them makes a result stale."""
-    home = card_place(card.slug).path
-    return digest({home, *_testbeds(home), *(part_place(part).path for part in card.parts)})
+def sources() -> Sources:
+    """The package as it is now, for fingerprints of cards."""
+    return Sources(PACKAGE, leave_out=[PACKAGE / name for name in _DECIDE_NOTHING])
 
 
-def digest(paths: Iterable[Path]) -> str:
-    """BLAKE2b of files by name, whatever the order given; line ends of any system count alike."""
-    total = hashlib.blake2b(digest_size=12)
-    for path in sorted(paths):
-        name = path.relative_to(PACKAGE) if path.is_relative_to(PACKAGE) else path.name
-        text = path.read_text(encoding="utf-8")
-        total.update(f"{Path(name).as_posix()}\0{text}\0".encode())
-    return total.hexdigest()
+def fingerprint(card: Card, *, sources: Sources) -> str:
+    """Digest of the code that decides a card's figures: its check, its parts, its test beds, and all they import.
 
+    The lab counts, for it gives seeds and budgets. What only says or keeps something does not: the card's own words,
+    the classes that hold them, and the store of trained models.
 
-def _testbeds(card: Path) -> set[Path]:
-    """Files of test beds that a card imports for its check."""
-    modules = {node.module for node in ast.walk(tree(card)) if isinstance(node, ast.ImportFrom) and node.module}
-    return {part_place(module).path for module in modules if module.startswith(f"{PACKAGE.name}.papers.testbeds")}
+    Args:
+        card: of a paper.
+        sources: as ``sources`` gives them.
+    """
+    parts = (sources.home(part) for part in card.parts)
+    roots = [card_path(card.slug), PACKAGE / "papers" / "reproduction" / "lab.py", *filter(None, parts)]
+    return sources.fingerprint(roots)
 
 
 def _module_of(names: list[str]) -> tuple[Path | None, list[str]]:
@@ -202,7 +209,3 @@ def _imported_from(path: Path, name: str) -> str | None:
             if (alias.asname or alias.name) == name:
                 return f"{node.module}.{alias.name}"
     return None
-
-
-def _imported_names(path: Path) -> set[str]:
-    return {alias.name for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom) for alias in node.names}

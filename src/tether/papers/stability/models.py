@@ -129,9 +129,10 @@ class SmallClip:
         """Decode the pictures and encode the names, once."""
         from tether.models import create
         from tether.papers.reproduction.lab import Lab
+        from tether.papers.testbeds.pairs import emoji
 
         lab = Lab(0)
-        train, rest = lab.emoji(split="train"), lab.emoji(split="test")
+        train, rest = emoji(lab, split="train"), emoji(lab, split="test")
         model = create("tiny", seed=0)
         self._pixels, self._ids = train.pixels, model.tokenizer([texts[0] for texts in train.texts])
         held = BATCH["clip"] * HELD_OUT_BATCHES["clip"]

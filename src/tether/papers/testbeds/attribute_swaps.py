@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from tether.core.gather import LOCAL
 from tether.core.protocols import Objective, Step
 from tether.core.types import Batch, ImageSpec
 from tether.data.images import load
@@ -22,11 +21,9 @@ from tether.models import create
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.tokenizer import ClipTokenizer
-from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
-from tether.train.loop import Player, Precision, StepReport, fit
-from tether.train.schedules import Cosine
-from tether.train.steps.contrastive import ContrastiveStep, PairForward
+from tether.papers.testbeds.in_memory import fit_batches
+from tether.train.steps.contrastive import ContrastiveStep
 from tether.train.steps.hard_negatives import HardNegativeStep
 
 SIDE, CONTEXT = 32, 16
@@ -34,7 +31,7 @@ QUADRUPLES, HELD_OUT = 2500, 400
 GALLERIES = 4
 """Recall is averaged over so many galleries of held-out quadruples, each without two that show the same colours and
 shapes, so that every caption in one has exactly one picture."""
-LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.1, 30
+WARMUP = 30
 WORLD: Mapping[str, Any] = {
     "colours": ("red", "orange", "green", "turquoise", "blue", "purple", "pink", "brown"),
     "shapes": ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon"),
@@ -129,25 +126,7 @@ def train(
 
 def run(model: Clip, step: Step, batches: Iterator[Batch], *, steps: int) -> None:
     """Train a model in place, on the CPU in float32, and leave it in eval mode."""
-    optimizer = AdamW(parameter_groups(model, weight_decay=WEIGHT_DECAY), lr=LEARNING_RATE)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-
-    def settle(report: StepReport) -> None:
-        model.clamp_logit_scale_()
-
-    fit(
-        PairForward(model.train()),
-        [Player(step, optimizer, list(model.named_parameters()), Cosine(warmup=min(WARMUP, steps - 1)), NoClip())],
-        batches,
-        start=0,
-        steps=steps,
-        accumulate=1,
-        precision=Precision(torch.device("cpu"), torch.float32),
-        gather=LOCAL,
-        on_step=settle,
-    )
-    model.eval()
+    fit_batches(model, step, batches, steps=steps, warmup=min(WARMUP, steps - 1), clipper=NoClip())
 
 
 def _batches(data: Quadruples, *, size: int, form: str, generator: torch.Generator) -> Iterator[Batch]:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tether.core.gather import LOCAL
 from tether.core.hash_rng import hash_int
 from tether.core.types import Batch
 from tether.data.sets.scenes import TEMPLATES, Dice, Thing, World, render
@@ -27,12 +26,9 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
-from tether.optim import AdamW, parameter_groups
-from tether.optim.clip import GlobalNorm
 from tether.papers.reproduction.model_cache import cached_model
-from tether.train.loop import Player, Precision, fit
-from tether.train.schedules import Cosine
-from tether.train.steps.contrastive import ContrastiveStep, PairForward
+from tether.papers.testbeds.in_memory import fit_batches
+from tether.train.steps.contrastive import ContrastiveStep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +53,7 @@ LEAN, SAYS = 0.9, 0.5
 JITTER = 0.06
 """How far a thing may lie from the middle, as a share of the side: shapes are learnt in a few hundred steps then."""
 SIDE, DIM, CONTEXT, BATCH, STEPS, PAIRS = 32, 64, 32, 128, 400, 2048
-LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.1, 40
+WARMUP = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,30 +179,10 @@ def _teach(lab: Lab, pairs: Leaning, *, steps: int) -> Clip:
     model = create("tiny", seed=lab.seed, dim=DIM, image_size=SIDE, context=CONTEXT)
     ids = model.tokenizer(list(pairs.texts))
     model.prune_vocabulary_(ids)
-    model.train()
-    optimizer = AdamW(parameter_groups(model, weight_decay=WEIGHT_DECAY), lr=LEARNING_RATE)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = LEARNING_RATE
-    player = Player(
-        ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed),
-        optimizer,
-        [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad],
-        Cosine(warmup=min(WARMUP, steps)),
-        GlobalNorm(),
-    )
-    fit(
-        PairForward(model),
-        [player],
-        _batches(lab, pairs, ids),
-        start=0,
-        steps=steps,
-        accumulate=1,
-        precision=Precision(torch.device("cpu"), torch.float32),
-        gather=LOCAL,
-        on_step=lambda _: model.clamp_logit_scale_(),
-    )
+    step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed)
+    fit_batches(model, step, _batches(lab, pairs, ids), steps=steps, warmup=min(WARMUP, steps))
     model.restore_vocabulary_()
-    return model.eval()
+    return model
 
 
 def _batches(lab: Lab, pairs: Leaning, ids: Tensor) -> Iterator[Batch]:

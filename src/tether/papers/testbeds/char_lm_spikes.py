@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tether.core.card import Trial
 from tether.core.protocols import GradClipper
 from tether.optim import AdamW, parameter_groups
+from tether.optim.clip import GlobalNorm, NoClip
+
+if TYPE_CHECKING:
+    from tether.papers.reproduction.lab import Lab
+
+Disturb = Callable[[int, nn.Module], None]
 
 WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 64, 2, 4, 48, 32
 LEARNING_RATE, BETAS, WEIGHT_DECAY, WARMUP = 3e-3, (0.9, 0.95), 0.01, 50
@@ -89,7 +96,7 @@ def train(
     planted: Mapping[int, float] = PLANTED,
     optimizer: Callable[[list[dict[str, Any]]], Optimizer] = adamw,
     edit: Callable[[nn.Module], object] | None = None,
-    disturb: Callable[[int, nn.Module], None] | None = None,
+    disturb: Disturb | None = None,
     validation: int = VALIDATION_BATCHES,
 ) -> SpikeRun:
     """Train one model; equal seeds see the same weights, batches and planted targets whatever else is given.
@@ -140,6 +147,35 @@ def train(
         batches = [_batch(ids[cut:], held_out) for _ in range(validation)]
         scores = [F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()) for inputs, targets in batches]
     return SpikeRun(float(torch.stack(scores).mean()), excess_loss(losses, planted=planted), clipped / steps)
+
+
+def limit_trial(ours: type[GradClipper], lab: Lab, *, scale: float, disturb: Disturb | None = None) -> Trial:
+    """A constant limit of 1, a clipper and none, at a share of the loss and, for the notes, at its full size.
+
+    Args:
+        ours: the clipper, with its defaults.
+        lab: seed and budget.
+        scale: multiplies the loss.
+        disturb: of the clipper's own run at this scale, as for ``train``.
+    """
+    name = ours.__name__.lower()
+
+    def run(clipper: GradClipper, **more: Any) -> Outcome:
+        return train(clipper, seed=lab.seed, steps=lab.steps(300, 3), validation=lab.steps(20, 1), **more)
+
+    constant, none = (run(clipper, loss_scale=scale) for clipper in (GlobalNorm(1.0), NoClip()))
+    found = run(ours(), loss_scale=scale, disturb=disturb)
+    notes = {
+        "no_clipping": none.validation,
+        "excess_no_clipping": none.excess,
+        "excess_constant": constant.excess,
+        f"excess_{name}": found.excess,
+        "clipped_constant": constant.clipped,
+        f"clipped_{name}": found.clipped,
+        "full_loss_constant": run(GlobalNorm(1.0)).validation,
+        f"full_loss_{name}": run(ours()).validation,
+    }
+    return Trial(constant.validation, found.validation, notes)
 
 
 def excess_loss(losses: Sequence[float], *, planted: Iterable[int] = PLANTED) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tether.data.segments import growing, split_caption
 from tether.data.sets.scenes.captions import PLACES
 from tether.data.sets.scenes.world import SIZES
+from tether.papers.testbeds.pairs import load_pairs
 
 if TYPE_CHECKING:
     from tether.core.protocols import DualEncoder
@@ -54,7 +55,7 @@ class DetailScenes:
 
 def detail_scenes(lab: Lab, *, split: str, rows: int) -> DetailScenes:
     """Scenes of one thing, with the foreign details drawn from the lab's seed."""
-    pairs = lab.pairs(f"scenes:split={split},rows={rows},things=[1,1],captions=long", size=SIZE)
+    pairs = load_pairs(f"scenes:split={split},rows={rows},things=[1,1],captions=long", size=SIZE)
     # The caption opens with how many things there are, which is no news here.
     segments = tuple(split_caption(texts[0])[1 : 1 + DETAILS] for texts in pairs.texts)
     rng = np.random.default_rng(int(lab.generator(f"foreign {split}").initial_seed()))

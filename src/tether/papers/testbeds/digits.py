@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tether.core.protocols import GradClipper
 from tether.models.vision.nf_resnet import NFResNet
 from tether.optim import SGD
+from tether.papers.testbeds.pairs import load_pairs
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
@@ -42,7 +43,7 @@ def digits(lab: Lab) -> Digits:
     """The digits of ``digits:split=train`` and ``validation`` to learn from, those of ``test`` held out."""
     pictures, labels = [], []
     for split in ("train", "validation", "test"):
-        pairs = lab.pairs(f"digits:split={split},size=8", size=8)
+        pairs = load_pairs(f"digits:split={split},size=8", size=8)
         pictures.append(255.0 - pairs.pixels[:, :1].float())
         labels.append(torch.tensor([int(str(meta["label"])) for meta in pairs.meta]))
     train = torch.cat(pictures[:2])

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from tether.core.gather import LOCAL
 from tether.core.hash_rng import hash_uniform
 from tether.core.types import Batch
 from tether.data.sets.scenes import HELD_OUT_PAIRS, Dice, World, render
@@ -19,11 +18,8 @@ from tether.data.sets.scenes.world import COLOURS, SHAPES
 from tether.losses import ClipLoss
 from tether.models import Clip, create
 from tether.models.embed import encode_images
-from tether.optim import AdamW, parameter_groups
-from tether.optim.clip import GlobalNorm
-from tether.train.loop import Player, Precision, fit
-from tether.train.schedules import Cosine
-from tether.train.steps.contrastive import ContrastiveStep, PairForward
+from tether.papers.testbeds.in_memory import fit_batches
+from tether.train.steps.contrastive import ContrastiveStep
 
 IMAGE_SIZE = 32
 CLASSES: tuple[str, ...] = tuple(
@@ -33,7 +29,7 @@ CLASSES: tuple[str, ...] = tuple(
 TEMPLATE = "a {}"
 BRIGHTNESS, NOISE = 0.8, 12.0
 """What the other light leaves of each value, and the standard deviation of its noise, of 255."""
-PAIRS, BATCH, LEARNING_RATE, WARMUP = 6000, 64, 2e-3, 30
+PAIRS, BATCH, WARMUP = 6000, 64, 30
 _WORLD = World(
     things=(1, 1), sizes=("large",), textures=("plain",), backgrounds=("paper", "snow", "stone", "grass"), broken=0.0
 )
@@ -98,24 +94,10 @@ def start(*, seed: int, steps: int, pairs: int = PAIRS) -> Clip:
             rows = torch.randint(pairs, (BATCH,), generator=generator)
             yield Batch(things.pixels[rows], tokens[things.labels[rows]])
 
-    optimizer = AdamW(parameter_groups(model, weight_decay=0.1), lr=LEARNING_RATE)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = LEARNING_RATE
     step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=seed)
-    player = Player(step, optimizer, list(model.named_parameters()), Cosine(warmup=WARMUP), GlobalNorm())
-    fit(
-        PairForward(model),
-        [player],
-        batches(),
-        start=0,
-        steps=steps,
-        accumulate=1,
-        precision=Precision(torch.device("cpu"), torch.float32),
-        gather=LOCAL,
-        on_step=lambda report: model.clamp_logit_scale_(),
-    )
+    fit_batches(model, step, batches(), steps=steps, warmup=WARMUP)
     model.restore_vocabulary_()
-    return model.eval()
+    return model
 
 
 def accuracy(model: Clip, things: Labelled, *, class_text: Tensor) -> float:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tether.core.gather import LOCAL
-from tether.optim import parameter_groups
+from tether.optim import AdamW, parameter_groups
+from tether.optim.clip import GlobalNorm
+from tether.train.loop import Player, Precision, fit
+from tether.train.schedules import Cosine
 from tether.train.steps.contrastive import PairForward
 
 if TYPE_CHECKING:
-    from tether.core.protocols import Step
+    from tether.core.protocols import GradClipper, Step
     from tether.core.types import Batch
     from tether.models.dual import Clip
 
@@ -66,4 +69,48 @@ def fit_rows(
         optimizer.step()
         schedule.step()
         model.clamp_logit_scale_()
+    return model.eval()
+
+
+def fit_batches(
+    model: Clip,
+    step: Step,
+    batches: Iterator[Batch],
+    *,
+    steps: int,
+    warmup: int,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.1,
+    clipper: GradClipper | None = None,
+) -> Clip:
+    """Train a model in place by the loop of a run: our AdamW and a cosine, on the CPU in float32.
+
+    Args:
+        model: as ``create`` gave it; it comes back in evaluation mode.
+        step: from a batch to a loss.
+        batches: without end.
+        steps: optimiser steps.
+        warmup: steps until the learning rate is reached.
+        learning_rate: the highest.
+        weight_decay: of matrices.
+        clipper: of gradients; default: a global norm of 1.
+
+    Returns:
+        The model.
+    """
+    optimizer = AdamW(parameter_groups(model, weight_decay=weight_decay), lr=learning_rate)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = learning_rate
+    player = Player(step, optimizer, list(model.named_parameters()), Cosine(warmup=warmup), clipper or GlobalNorm())
+    fit(
+        PairForward(model.train()),
+        [player],
+        batches,
+        start=0,
+        steps=steps,
+        accumulate=1,
+        precision=Precision(torch.device("cpu"), torch.float32),
+        gather=LOCAL,
+        on_step=lambda report: model.clamp_logit_scale_(),
+    )
     return model.eval()

@@ -22,12 +22,14 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
+from tether.papers.testbeds.pairs import Pairs, load_pairs
+from tether.papers.testbeds.small_clip import small_clip
 from tether.train import RunConfig, train
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tether.papers.reproduction.lab import Lab, Pairs
+    from tether.papers.reproduction.lab import Lab
 
 DIM, IMAGE_SIZE, CONTEXT, BATCH, STEPS, SCALE = 256, 64, 48, 16, 800, 100.0
 DATA = "scenes:size=64,rows=4096"
@@ -75,7 +77,7 @@ def gappy_clip(lab: Lab, *, steps: int = STEPS, settings: Mapping[str, Any] | No
     """
     wanted = {**SETTINGS, **(settings or {})}
     wanted["model"] = {**SETTINGS["model"], **(settings or {}).get("model", {})}
-    return cast(Clip, lab.small_clip(steps=steps, data=DATA, settings=wanted))
+    return cast(Clip, small_clip(lab, steps=steps, data=DATA, settings=wanted))
 
 
 def untrained(lab: Lab) -> Clip:
@@ -116,7 +118,7 @@ def tuned(lab: Lab, model: Clip, *, steps: int, settings: Mapping[str, Any], dat
 
 def held_out(lab: Lab) -> Pairs:
     """Pairs of scenes that no training has seen."""
-    return lab.pairs(f"scenes:split=test,rows={lab.steps(HELD_OUT, 32)}", size=IMAGE_SIZE)
+    return load_pairs(f"scenes:split=test,rows={lab.steps(HELD_OUT, 32)}", size=IMAGE_SIZE)
 
 
 def unit_embeddings(model: DualEncoder, pairs: Pairs) -> tuple[Tensor, Tensor]:

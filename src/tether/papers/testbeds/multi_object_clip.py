@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tether.models.dual import Clip
+from tether.papers.testbeds.small_clip import small_clip
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
@@ -38,4 +39,4 @@ def several_clip(lab: Lab, *, order: Literal["size", "random"], ordered: float =
     """
     said = f"order={order},ordered={ordered:g}"
     data = f"scenes:size={SIDE},rows=8192,things=[1,{MOST_THINGS}],templates=plain,{said}"
-    return cast(Clip, lab.small_clip(data=data, steps=STEPS, settings=SETTINGS))
+    return cast(Clip, small_clip(lab, data=data, steps=STEPS, settings=SETTINGS))

@@ -12,18 +12,14 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.data.sets.scenes import Dice, World, render
 from tether.data.sets.scenes.captions import with_article
 from tether.losses import ClipLoss
 from tether.models import Clip, create
 from tether.models.embed import encode_images, encode_texts
-from tether.optim import AdamW, parameter_groups
-from tether.optim.clip import GlobalNorm
-from tether.train.loop import Player, Precision, fit
-from tether.train.schedules import Cosine
-from tether.train.steps.contrastive import ContrastiveStep, PairForward
+from tether.papers.testbeds.in_memory import fit_batches
+from tether.train.steps.contrastive import ContrastiveStep
 
 SIDE, PATCH, CONTEXT = 64, 16, 16
 COLOURS = ("red", "orange", "green", "turquoise", "blue")
@@ -36,7 +32,7 @@ AWAY, JITTER = (0.3, 0.7), 0.06
 """Height of a thing, as a share of the side from the top, so that it lies off the text in the middle; and its play."""
 INKS = {"paper": ("black",), "snow": ("black",), "stone": ("black", "white")}
 """Every background with the letters that can be read on it."""
-BATCH, LEARNING_RATE, WARMUP = 128, 2e-3, 30
+BATCH, WARMUP = 128, 30
 _WORLD = World(
     things=(1, 1),
     colours=COLOURS,
@@ -120,23 +116,10 @@ def train(pixels: UInt8[Tensor, "n 3 64 64"], texts: Sequence[str], *, seed: int
             rows = torch.randint(len(pixels), (min(BATCH, len(pixels)),), generator=generator)
             yield Batch(pixels[rows], tokens[rows])
 
-    optimizer = AdamW(parameter_groups(model, weight_decay=0.1), lr=LEARNING_RATE)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = LEARNING_RATE
     step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=seed)
-    fit(
-        PairForward(model),
-        [Player(step, optimizer, list(model.named_parameters()), Cosine(warmup=WARMUP), GlobalNorm())],
-        batches(),
-        start=0,
-        steps=steps,
-        accumulate=1,
-        precision=Precision(torch.device("cpu"), torch.float32),
-        gather=LOCAL,
-        on_step=lambda report: model.clamp_logit_scale_(),
-    )
+    fit_batches(model, step, batches(), steps=steps, warmup=WARMUP)
     model.restore_vocabulary_()
-    return model.eval()
+    return model
 
 
 def accuracy(model: Clip, things: Lettered) -> float:
