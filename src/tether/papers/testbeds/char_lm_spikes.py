@@ -160,7 +160,7 @@ def limit_trial(ours: type[GradClipper], lab: Lab, *, scale: float, disturb: Dis
     """
     name = ours.__name__.lower()
 
-    def run(clipper: GradClipper, **more: Any) -> Outcome:
+    def run(clipper: GradClipper, **more: Any) -> SpikeRun:
         return train(clipper, seed=lab.seed, steps=lab.steps(300, 3), validation=lab.steps(20, 1), **more)
 
     constant, none = (run(clipper, loss_scale=scale) for clipper in (GlobalNorm(1.0), NoClip()))
