@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
-# Rooms whose shapes and types are checked at every call while the golden tests run.
+# Packages whose shapes and types are checked at every call while the golden tests run.
 SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim
 
 .PHONY: demo test check docs bench clean
@@ -31,8 +31,8 @@ demo: $(VENV)/.stamp-use
 	@echo "search gallery: $(CURDIR)/$(RUN)/gallery.html"
 
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -q --jaxtyping-packages=$(SHAPES),beartype.beartype tests/golden
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=$(SHAPES),beartype.beartype tests/golden
+	$(BIN)/python -m pytest -n 2 --ignore tests/golden
 
 check: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
