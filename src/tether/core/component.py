@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tether.core.errors import InputError
+from tether.core.ranges import rules
 
 if TYPE_CHECKING:  # pydantic takes a tenth of a second to import, and many ask this file for ``closest`` alone
     from pydantic import BaseModel, ValidationError
@@ -79,8 +80,8 @@ def settings(
         finite: refuse infinities; otherwise the part itself says which of its settings may be infinite.
 
     Raises:
-        InputError: unknown name or key, a value of the wrong type, or one that is not a number; it says where and
-            lists what is known.
+        InputError: unknown name or key, a value of the wrong type or out of its range; it says where and lists what
+            is known.
     """
     from pydantic import ValidationError
 
@@ -90,15 +91,20 @@ def settings(
         raise InputError(f"{where}: expected a part's name or a mapping with 'name', got {spec!r}")
     if name not in parts:
         raise InputError(f"{where}: unknown part {name!r}; {closest(name, parts)}")
-    model = schema(parts[name], given=given)
+    model, ranges = schema(parts[name], given=given), rules(parts[name].__init__)
+    where = f"{where} ({name})"
     try:
         checked = model.model_validate(values)
     except ValidationError as error:
-        raise InputError(explain(error, where=f"{where} ({name})", known=model.model_fields)) from None
+        refusals = {key: ranges[key].refusal(key, value) for key, value in values.items() if key in ranges}
+        raise InputError(explain(error, where=where, known=model.model_fields, refusals=refusals)) from None
     keywords = {key: getattr(checked, key) for key in model.model_fields if key in values}
     for key, value in keywords.items():
+        # pydantic makes a number of true and false
+        if key in ranges and not ranges[key].accepts(values[key] if isinstance(values[key], bool) else value):
+            raise InputError(f"{where}: {ranges[key].refusal(key, values[key])}")
         if found := _unsound(value, finite=finite):
-            raise InputError(f"{where} ({name}): {key}: {found}")
+            raise InputError(f"{where}: {key}: {found}")
     return parts[name], keywords
 
 
@@ -129,8 +135,13 @@ def build(
         raise InputError(f"{where} ({spec if isinstance(spec, str) else spec['name']}): {error}") from error
 
 
-def explain(error: ValidationError, *, where: str, known: typing.Iterable[str]) -> str:
-    """One line for each problem in a pydantic error: the key, what is wrong, what came, what is known."""
+def explain(
+    error: ValidationError, *, where: str, known: typing.Iterable[str], refusals: Mapping[str, str] | None = None
+) -> str:
+    """One line for each problem in a pydantic error: the key, what is wrong, what came, what is known.
+
+    Keys with a range are refused in the range's own words.
+    """
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
@@ -138,6 +149,8 @@ def explain(error: ValidationError, *, where: str, known: typing.Iterable[str]) 
             lines.append(f"{where}: unknown key {key!r}; {closest(key, known)}")
         elif problem["type"] == "missing":
             lines.append(f"{where}: key {key!r} is required")
+        elif refusal := (refusals or {}).get(str(problem["loc"][0])):
+            lines.append(f"{where}: {refusal}")
         else:
             lines.append(f"{where}: {key}: {problem['msg']}, got {problem['input']!r}")
-    return "\n".join(lines)
+    return "\n".join(dict.fromkeys(lines))

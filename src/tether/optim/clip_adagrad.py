@@ -8,15 +8,13 @@ from typing import Any, Literal, final
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tether.core.ranges import NonNegative, Positive, checked
 from tether.optim.clip_radagrad import coordinate_step_
-from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope, clip_rules
-from tether.optim.optimizer_base import check_settings, finite_above, finite_at_least
+from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope
 from tether.optim.param_groups import Params
 
 TORCH_EPS = 1e-6
 """Added to the norm that a limit is divided by (torch.nn.utils.clip_grad_norm_, which the released code calls)."""
-
-_NOT_NEGATIVE = ("lr", "eps", "clip_eps", "weight_decay")
 
 
 @final
@@ -27,31 +25,29 @@ class ClipAdaGrad(ClippedOptimizer):
     own: ``.grad`` is left alone, and a step whose global norm is not finite is skipped.
     """
 
+    @checked
     def __init__(
         self,
         params: Params,
         *,
-        lr: float = 1e-3,
-        clip: float = 1.0,
+        lr: NonNegative = 1e-3,
+        clip: Positive = 1.0,
         clip_scope: ClipScope = "tensor",
-        eps: float = 1e-10,
-        clip_eps: float = TORCH_EPS,
-        weight_decay: float = 0.0,
+        eps: NonNegative = 1e-10,
+        clip_eps: NonNegative = TORCH_EPS,
+        weight_decay: NonNegative = 0.0,
     ) -> None:
         """Take parameters or groups; a group's own settings win over these.
 
         Args:
             params: parameters, or groups as ``parameter_groups`` makes them.
-            lr: step size before the schedule (>= 0).
-            clip: the limit (> 0).
+            lr: step size before the schedule.
+            clip: the limit.
             clip_scope: what it bounds: the norm of all gradients (``global``), of each ``tensor``, each ``element``, or
                 ``none``.
-            eps: added to the root of the accumulator (>= 0; 0 makes NaN of an entry that never had a gradient).
-            clip_eps: added to the norm that the limit is divided by (>= 0).
-            weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
-
-        Raises:
-            InputError: see ``Stepper``.
+            eps: added to the root of the accumulator; 0 makes NaN of an entry that never had a gradient.
+            clip_eps: added to the norm that the limit is divided by.
+            weight_decay: share of the weight, times the learning rate, taken off after each step.
         """
         super().__init__(
             params,
@@ -64,10 +60,6 @@ class ClipAdaGrad(ClippedOptimizer):
                 "weight_decay": weight_decay,
             },
         )
-
-    def _check(self, group: dict[str, Any]) -> None:
-        rules = [(key, finite_at_least(group[key], 0.0), "a number of at least 0") for key in _NOT_NEGATIVE]
-        check_settings("ClipAdaGrad", group, [*rules, *clip_rules(group)])
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
         return {"squares": 0.0}
@@ -94,37 +86,35 @@ class ClipAdaGradD(ClippedOptimizer):
     ``global`` norm is of one group, ours of all. A step whose global norm is not finite is skipped.
     """
 
+    @checked
     def __init__(
         self,
         params: Params,
         *,
-        lr: float = 1e-3,
-        clip: float = 1.0,
+        lr: NonNegative = 1e-3,
+        clip: Positive = 1.0,
         clip_scope: ClipScope = "tensor",
-        eta: float = 1.0,
-        v0: float = 1e-4,
+        eta: Positive = 1.0,
+        v0: Positive = 1e-4,
         direction: Literal["current", "previous"] = "current",
-        eps: float = 1e-10,
-        clip_eps: float = TORCH_EPS,
-        weight_decay: float = 0.0,
+        eps: NonNegative = 1e-10,
+        clip_eps: NonNegative = TORCH_EPS,
+        weight_decay: NonNegative = 0.0,
     ) -> None:
         """Take parameters or groups; a group's own settings win over these.
 
         Args:
             params: parameters, or groups as ``parameter_groups`` makes them.
-            lr: step size before the schedule (>= 0).
-            clip: the limit (> 0).
+            lr: step size before the schedule.
+            clip: the limit.
             clip_scope: what it bounds: the norm of all gradients (``global``), of each ``tensor``, each ``element``, or
                 ``none``.
-            eta: weight of a new square in the accumulator (> 0).
-            v0: the accumulator at the start (> 0).
+            eta: weight of a new square in the accumulator.
+            v0: the accumulator at the start.
             direction: whether a step goes along the ``current`` gradient or the ``previous`` one.
-            eps: added to the root of the accumulator (>= 0).
-            clip_eps: added to the norm that the limit is divided by (>= 0).
-            weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
-
-        Raises:
-            InputError: see ``Stepper``.
+            eps: added to the root of the accumulator.
+            clip_eps: added to the norm that the limit is divided by.
+            weight_decay: share of the weight, times the learning rate, taken off after each step.
         """
         super().__init__(
             params,
@@ -139,18 +129,6 @@ class ClipAdaGradD(ClippedOptimizer):
                 "clip_eps": clip_eps,
                 "weight_decay": weight_decay,
             },
-        )
-
-    def _check(self, group: dict[str, Any]) -> None:
-        check_settings(
-            "ClipAdaGradD",
-            group,
-            [
-                *((key, finite_at_least(group[key], 0.0), "a number of at least 0") for key in _NOT_NEGATIVE),
-                *((key, finite_above(group[key], 0.0), "a number above 0") for key in ("eta", "v0")),
-                *clip_rules(group),
-                ("direction", group["direction"] in ("current", "previous"), "'current' or 'previous'"),
-            ],
         )
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:

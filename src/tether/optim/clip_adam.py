@@ -10,30 +10,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.norms import send
+from tether.core.ranges import Decay, NonNegative, Positive, checked
 from tether.optim.adam_kernel import adam_
 from tether.optim.clip_adagrad import TORCH_EPS
-from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope, clip_rules
+from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope
 from tether.optim.optimizer_base import (
     Scalar,
     by_group,
-    check_settings,
-    finite_above,
-    finite_at_least,
     gather,
     scalars,
     scatter,
-    share,
 )
 from tether.optim.param_groups import Params
-
-
-def _rules(group: dict[str, Any]) -> list[tuple[str, bool, str]]:
-    not_negative = ("lr", "eps", "clip_eps", "weight_decay")
-    return [
-        *((key, finite_at_least(group[key], 0.0), "a number of at least 0") for key in not_negative),
-        ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
-        *clip_rules(group),
-    ]
 
 
 def _rates(clipped: Sequence[Clipped], finite: Tensor) -> dict[int, Scalar]:
@@ -66,35 +54,33 @@ class ClipAdam(ClippedOptimizer):
 
     figures: ClassVar[frozenset[str]] = frozenset({"step"})
 
+    @checked
     def __init__(
         self,
         params: Params,
         *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        clip: float = 1.0,
+        lr: NonNegative = 1e-3,
+        betas: tuple[Decay, Decay] = (0.9, 0.999),
+        clip: Positive = 1.0,
         clip_scope: ClipScope = "tensor",
-        eps: float = 1e-6,
-        clip_eps: float = TORCH_EPS,
-        weight_decay: float = 0.0,
+        eps: NonNegative = 1e-6,
+        clip_eps: NonNegative = TORCH_EPS,
+        weight_decay: NonNegative = 0.0,
         bias_correction: bool = True,
     ) -> None:
         """Take parameters or groups; a group's own settings win over these.
 
         Args:
             params: parameters, or groups as ``parameter_groups`` makes them.
-            lr: learning rate before the schedule (>= 0).
-            betas: decay of the first and second moment, each in [0, 1).
-            clip: the limit (> 0).
+            lr: learning rate before the schedule.
+            betas: decay of the first and second moment.
+            clip: the limit.
             clip_scope: what it bounds: the norm of all gradients (``global``), of each ``tensor``, each ``element``, or
                 ``none``.
-            eps: added to the root of the second moment (>= 0; 0 makes NaN of an entry that never had a gradient).
-            clip_eps: added to the norm that the limit is divided by (>= 0).
-            weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
+            eps: added to the root of the second moment; 0 makes NaN of an entry that never had a gradient.
+            clip_eps: added to the norm that the limit is divided by.
+            weight_decay: share of the weight, times the learning rate, taken off after each step.
             bias_correction: whether the moments are corrected for having started at zero.
-
-        Raises:
-            InputError: see ``Stepper``.
         """
         super().__init__(
             params,
@@ -109,9 +95,6 @@ class ClipAdam(ClippedOptimizer):
                 "bias_correction": bias_correction,
             },
         )
-
-    def _check(self, group: dict[str, Any]) -> None:
-        check_settings("ClipAdam", group, _rules(group))
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
         return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
@@ -147,39 +130,37 @@ class ClipAdamD(ClippedOptimizer):
 
     figures: ClassVar[frozenset[str]] = frozenset({"step"})
 
+    @checked
     def __init__(
         self,
         params: Params,
         *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        clip: float = 1.0,
+        lr: NonNegative = 1e-3,
+        betas: tuple[Decay, Decay] = (0.9, 0.999),
+        clip: Positive = 1.0,
         clip_scope: ClipScope = "tensor",
-        eta: float = 1.0,
-        v0: float = 1e-5,
-        eps: float = 1e-6,
-        clip_eps: float = TORCH_EPS,
-        weight_decay: float = 0.0,
+        eta: Positive = 1.0,
+        v0: Positive = 1e-5,
+        eps: NonNegative = 1e-6,
+        clip_eps: NonNegative = TORCH_EPS,
+        weight_decay: NonNegative = 0.0,
         bias_correction: bool = False,
     ) -> None:
         """Take parameters or groups; a group's own settings win over these.
 
         Args:
             params: parameters, or groups as ``parameter_groups`` makes them.
-            lr: learning rate before the schedule (>= 0).
-            betas: decay of the first and second moment, each in [0, 1).
-            clip: the limit (> 0).
+            lr: learning rate before the schedule.
+            betas: decay of the first and second moment.
+            clip: the limit.
             clip_scope: what it bounds: the norm of all gradients (``global``), of each ``tensor``, each ``element``, or
                 ``none``.
-            eta: weight of a new square in the second moment (> 0).
-            v0: the second moment at the start (> 0); it bounds the first steps.
-            eps: added to the root of the second moment (>= 0).
-            clip_eps: added to the norm that the limit is divided by (>= 0).
-            weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
+            eta: weight of a new square in the second moment.
+            v0: the second moment at the start; it bounds the first steps.
+            eps: added to the root of the second moment.
+            clip_eps: added to the norm that the limit is divided by.
+            weight_decay: share of the weight, times the learning rate, taken off after each step.
             bias_correction: whether the moments are corrected as if they had started at zero.
-
-        Raises:
-            InputError: see ``Stepper``.
         """
         super().__init__(
             params,
@@ -196,10 +177,6 @@ class ClipAdamD(ClippedOptimizer):
                 "bias_correction": bias_correction,
             },
         )
-
-    def _check(self, group: dict[str, Any]) -> None:
-        above = [(key, finite_above(group[key], 0.0), "a number above 0") for key in ("eta", "v0")]
-        check_settings("ClipAdamD", group, [*_rules(group), *above])
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
         return {"exp_avg": 0.0, "exp_avg_sq": group["betas"][1] * group["v0"]}

@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tether.core.errors import InputError
 from tether.core.norms import add_over_shards_, local_squares, send
-from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope, clip_rules
+from tether.core.ranges import NonNegative, Positive, checked
+from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope
 from tether.optim.optimizer_base import (
     Scalar,
-    check_settings,
-    finite_above,
-    finite_at_least,
     new_figure,
     pieces,
     readable,
@@ -41,40 +40,38 @@ class ClipRAdaGradD(ClippedOptimizer):
     figures: ClassVar[frozenset[str]] = frozenset({"square"})
     common: ClassVar[frozenset[str]] = figures
 
+    @checked
     def __init__(
         self,
         params: Params,
         *,
-        lr: float = 0.1,
-        clip: float = 1.0,
-        eta: float | None = None,
-        b0: float = 1.0,
+        lr: Positive = 0.1,
+        clip: Positive = 1.0,
+        eta: Positive | None = None,
+        b0: Positive = 1.0,
         mode: Literal["norm", "coordinate"] = "norm",
         clip_scope: ClipScope = "global",
         delayed: bool = True,
-        eps: float = 0.0,
-        clip_eps: float = 0.0,
-        weight_decay: float = 0.0,
+        eps: NonNegative = 0.0,
+        clip_eps: NonNegative = 0.0,
+        weight_decay: NonNegative = 0.0,
     ) -> None:
         """Take parameters or groups; a group's own settings win over these.
 
         Args:
             params: parameters, or groups as ``parameter_groups`` makes them.
-            lr: step size before the schedule (> 0).
-            clip: the limit (> 0).
-            eta: weight of a new square in the accumulator (> 0); None takes the square of ``lr`` as it is given here,
+            lr: step size before the schedule.
+            clip: the limit.
+            eta: weight of a new square in the accumulator; None takes the square of ``lr`` as it is given here,
                 the paper's re-weighting. A schedule does not change it.
-            b0: square root of the accumulator at the start (> 0). The first step may be as long as ``lr * clip / b0``.
+            b0: square root of the accumulator at the start. The first step may be as long as ``lr * clip / b0``.
             mode: ``norm``, the paper's, or ``coordinate``, which networks are trained with.
             clip_scope: what the limit bounds: the norm of all gradients (``global``), of each ``tensor``, each
                 ``element``, or ``none``. They give different paths.
             delayed: whether the step uses the accumulator from before it.
-            eps: added to ``b`` (>= 0).
-            clip_eps: added to the norm that the limit is divided by (>= 0); torch's own clipping has 1e-6.
-            weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
-
-        Raises:
-            InputError: see ``Stepper``.
+            eps: added to ``b``.
+            clip_eps: added to the norm that the limit is divided by; torch's own clipping has 1e-6.
+            weight_decay: share of the weight, times the learning rate, taken off after each step.
         """
         super().__init__(
             params,
@@ -92,29 +89,13 @@ class ClipRAdaGradD(ClippedOptimizer):
             },
         )
 
-    def _check(self, group: dict[str, Any]) -> None:
+    def _complete(self, group: dict[str, Any]) -> None:
         first = self.param_groups[0]
-        check_settings(
-            "ClipRAdaGradD",
-            group,
-            (
-                ("lr", finite_above(group["lr"], 0.0), "a number above 0"),
-                *clip_rules(group),
-                ("eta", group["eta"] is None or finite_above(group["eta"], 0.0), "a number above 0, or null"),
-                ("b0", finite_above(group["b0"], 0.0), "a number above 0"),
-                ("mode", group["mode"] in ("norm", "coordinate"), "'norm' or 'coordinate'"),
-                *(
-                    (key, finite_at_least(group[key], 0.0), "a number of at least 0")
-                    for key in ("eps", "clip_eps", "weight_decay")
-                ),
-                ("mode", group["mode"] == first["mode"], f"the same in every group ({first['mode']!r})"),
-                (
-                    "b0",
-                    group["mode"] == "coordinate" or group["b0"] == first["b0"],
-                    f"the same in every group ({first['b0']!r})",
-                ),
-            ),
-        )
+        for key in ("mode", "b0")[: 2 if group["mode"] == "norm" else 1]:
+            if group[key] != first[key]:
+                raise InputError(
+                    f"ClipRAdaGradD: {key}: expected the same in every group ({first[key]!r}), got {group[key]!r}"
+                )
         if group["eta"] is None:
             group["eta"] = group["lr"] ** 2
 

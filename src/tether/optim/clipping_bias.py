@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
+from annotated_types import MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Limit, NonNegative, Positive, checked
 
 ClipMode = Literal["sample", "batch", "none"]
 """Clip each sample's gradient and average, clip the average, or neither."""
+
+BatchSizes = Annotated[Sequence[Count], MinLen(1)]
+"""How many samples are averaged before they are clipped; 1 is per-sample clipping."""
 
 _BISECTIONS = 200  # more than a float64 has bits
 
@@ -56,19 +61,14 @@ class ClipBiasMeter:
     Source: arXiv 2305.01588; the measurement is our own.
     """
 
-    def __init__(self, c: float, *, batch_sizes: Sequence[int] = (1,)) -> None:
+    @checked
+    def __init__(self, c: Limit, *, batch_sizes: BatchSizes = (1,)) -> None:
         """Take the limit.
 
         Args:
-            c: largest norm that is left alone (> 0).
-            batch_sizes: sizes of the groups that are averaged before they are clipped (>= 1).
-
-        Raises:
-            InputError: a value outside its range.
+            c: largest norm that is left alone.
+            batch_sizes: sizes of the groups that are averaged before they are clipped.
         """
-        _check_limit(c)
-        if not batch_sizes or not all(isinstance(size, int) and size >= 1 for size in batch_sizes):
-            raise InputError(f"batch_sizes: expected whole numbers of at least 1, got {tuple(batch_sizes)}")
         self.c, self.batch_sizes = float(c), tuple(batch_sizes)
         self._samples = 0
         self._squares = 0.0
@@ -155,29 +155,30 @@ class ClipBiasMeter:
         )
 
 
+@checked
 def clip_bias(
     per_sample_grads: Tensor | Sequence[Tensor],
     *,
-    c: float,
-    batch_sizes: Sequence[int] = (1,),
+    c: Limit,
+    batch_sizes: BatchSizes = (1,),
     generator: torch.Generator | None = None,
-    rounds: int = 1,
+    rounds: Count = 1,
 ) -> ClipBiasReport:
     """Measure how far clipping moves the mean gradient, per sample and in random groups.
 
     Args:
         per_sample_grads: (n, ...) tensor or list of n gradients, n >= 2.
-        c: largest norm that is left alone (> 0).
-        batch_sizes: sizes of the groups that are averaged before they are clipped (>= 1, at most n).
+        c: largest norm that is left alone.
+        batch_sizes: sizes of the groups that are averaged before they are clipped, at most n.
         generator: draws the groups; without one they are neighbours in the order given.
-        rounds: how often groups are drawn; their bias is averaged (>= 1). Above 1 a generator is needed.
+        rounds: how often groups are drawn; their bias is averaged. Above 1 a generator is needed.
 
     Raises:
-        InputError: fewer than two gradients, NaN or infinity in one, or a value outside its range.
+        InputError: fewer than two gradients, NaN or infinity in one, or several rounds without a generator.
 
     Source: arXiv 2305.01588, section 1; see ``ClipBiasMeter`` for gradients that do not fit in memory together.
     """
-    if rounds < 1 or (rounds > 1 and generator is None):
+    if rounds > 1 and generator is None:
         raise InputError(f"rounds: expected 1, or more with a generator, got {rounds!r}")
     whole = ClipBiasMeter(c, batch_sizes=batch_sizes)
     for turn in range(rounds):
@@ -219,35 +220,28 @@ def sample_gradients(model: nn.Module, *, losses: Iterable[Tensor]) -> Iterator[
             yield torch.cat([part.flatten() for part in parts])
 
 
-def clipped_sgd_floor(sigma: float, *, c: float) -> float:
+@checked
+def clipped_sgd_floor(sigma: NonNegative, *, c: Limit) -> float:
     """Order of the gradient norm below which clipped descent does not come: ``min(sigma, sigma^2 / c)``.
 
     An order of magnitude, not a bound: constants are left out. No step size and no number of steps lowers it.
 
     Args:
-        sigma: deviation of the gradient that is clipped (>= 0): of one sample, or of a batch's mean.
-        c: largest norm that is left alone (> 0).
-
-    Raises:
-        InputError: a value outside its range.
+        sigma: deviation of the gradient that is clipped: of one sample, or of a batch's mean.
+        c: largest norm that is left alone.
 
     Source: arXiv 2305.01588, section 3, theorem on stochastic gradients.
     """
-    _check_noise(sigma)
-    _check_limit(c)
     return min(sigma, sigma / c * sigma)
 
 
-def two_point_floor(sigma: float, *, c: float, u: float, batch_size: int = 1) -> float:
-    """Distance from zero at which clipped descent settles on ``x^2 / 2``; see ``two_point_stationary_point``.
-
-    Raises:
-        InputError: a value outside its range.
-    """
+def two_point_floor(sigma: NonNegative, *, c: Limit, u: Positive, batch_size: Count = 1) -> float:
+    """Distance from zero at which clipped descent settles on ``x^2 / 2``; see ``two_point_stationary_point``."""
     return abs(two_point_stationary_point(sigma, c=c, u=u, batch_size=batch_size))
 
 
-def two_point_stationary_point(sigma: float, *, c: float, u: float, batch_size: int = 1) -> float:
+@checked
+def two_point_stationary_point(sigma: NonNegative, *, c: Limit, u: Positive, batch_size: Count = 1) -> float:
     """Where clipped descent settles on ``x^2 / 2`` under skewed noise of two values, exactly.
 
     The noise is ``-sigma / u`` with probability ``u^2 / (1 + u^2)`` and else ``sigma * u``; its mean is 0 and its
@@ -258,22 +252,18 @@ def two_point_stationary_point(sigma: float, *, c: float, u: float, batch_size: 
     side of 0, since a mean of several skewed values can be clipped more often on the side of the small one.
 
     Args:
-        sigma: deviation of the noise (>= 0).
-        c: largest norm that is left alone (> 0).
-        u: skew of the noise (> 0, not 1, which is symmetric).
-        batch_size: samples that are averaged before the clipping (>= 1).
+        sigma: deviation of the noise.
+        c: largest norm that is left alone.
+        u: skew of the noise (not 1, which is symmetric).
+        batch_size: samples that are averaged before the clipping.
 
     Raises:
-        InputError: a value outside its range.
+        InputError: a skew of 1.
 
     Source: our own instance of the lower bound in arXiv 2305.01588.
     """
-    _check_noise(sigma)
-    _check_limit(c)
-    if not (0 < u < math.inf and u != 1):
-        raise InputError(f"u: expected a number above 0 other than 1, got {u!r}")
-    if not (isinstance(batch_size, int) and batch_size >= 1):
-        raise InputError(f"batch_size: expected a whole number of at least 1, got {batch_size!r}")
+    if u == 1:
+        raise InputError(f"u: expected a number other than 1, got {u!r}")
     if u > 1:
         return -two_point_stationary_point(sigma, c=c, u=1 / u, batch_size=batch_size)
     if batch_size == 1:
@@ -297,13 +287,14 @@ def two_point_stationary_point(sigma: float, *, c: float, u: float, batch_size: 
     return (low + high) / 2
 
 
+@checked
 def clipped_sgd(
     gradient: Callable[[Tensor], Tensor],
     *,
     x0: Float[Tensor, "... d"],
     noise: Iterable[Float[Tensor, "b ... d"]],
-    lr: float,
-    c: float | Tensor,
+    lr: Positive,
+    c: Limit | Tensor,
     mode: ClipMode,
 ) -> Float[Tensor, "t ... d"]:
     """Descend with noisy gradients that are clipped; the reference loop of the theory, for many chains at once.
@@ -312,23 +303,18 @@ def clipped_sgd(
         gradient: the exact gradient at (..., d) points.
         x0: where the chains start.
         noise: for each step what is added to the gradient of each of b samples.
-        lr: step size (> 0).
-        c: largest norm over the last axis that is left alone (> 0); a tensor must broadcast over (..., 1).
+        lr: step size.
+        c: largest norm over the last axis that is left alone; a tensor must broadcast over (..., 1).
         mode: ``sample`` clips each sample's gradient and averages, ``batch`` clips the average, ``none`` neither.
 
     Returns:
         The points after each step.
 
     Raises:
-        InputError: a value outside its range, or no step.
+        InputError: no step.
 
     Source: arXiv 2305.01588, section 2.
     """
-    if mode not in ("sample", "batch", "none"):
-        raise InputError(f"mode: expected 'sample', 'batch' or 'none', got {mode!r}")
-    if not 0 < lr < math.inf:
-        raise InputError(f"lr: expected a number above 0, got {lr!r}")
-    _check_limit(float(torch.as_tensor(c).min()))
     x, points = x0, []
     for each in noise:
         rows = gradient(x) + each
@@ -350,13 +336,3 @@ def _clipped(vectors: Tensor, c: float | Tensor) -> Tensor:
 
 def _cosine(one: Tensor, other: Tensor) -> Float[Tensor, ""]:
     return (one.dot(other).double() / (one.norm().double() * other.norm().double())).clamp(-1.0, 1.0)
-
-
-def _check_limit(c: float) -> None:
-    if not c > 0:
-        raise InputError(f"c: expected a number above 0, got {c!r}")
-
-
-def _check_noise(sigma: float) -> None:
-    if not 0 <= sigma < math.inf:
-        raise InputError(f"sigma: expected a number of at least 0, got {sigma!r}")

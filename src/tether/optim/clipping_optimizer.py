@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.norms import add_over_shards_, local_squares, send
-from tether.optim.optimizer_base import Moving, Scalar, Stepper, by_group, finite_above, pieces, readable, scalars
+from tether.optim.optimizer_base import Moving, Scalar, Stepper, by_group, pieces, readable, scalars
 
 ClipScope = Literal["global", "tensor", "element", "none"]
 """What one limit bounds: the norm of all gradients, of each tensor, each entry, or nothing."""
@@ -125,12 +125,3 @@ def _factors(group: dict[str, Any], *, whole: Float[Tensor, " n"], own: Float[Te
     norm = own.sqrt() if scope == "tensor" else whole.sum().sqrt().expand_as(own)
     ratio = group["clip"] / (norm + group["clip_eps"])
     return torch.where(norm.isfinite(), ratio.clamp(max=1.0), 0.0)
-
-
-def clip_rules(group: dict[str, Any]) -> list[tuple[str, bool, str]]:
-    """Rules for ``clip`` and ``clip_scope``, for ``check_settings``."""
-    scopes = ("global", "tensor", "element", "none")
-    return [
-        ("clip", finite_above(group["clip"], 0.0), "a number above 0"),
-        ("clip_scope", group["clip_scope"] in scopes, "'global', 'tensor', 'element' or 'none'"),
-    ]

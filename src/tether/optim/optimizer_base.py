@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import abc
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.norms import local_part, send
+from tether.core.ranges import check_values
 from tether.optim.param_groups import FUSED_DEVICES, Params, as_groups
 
 PIECE = 1 << 17
@@ -121,11 +121,11 @@ class Stepper(torch.optim.Optimizer, abc.ABC):
                     f"{type(self).__name__}: {name}: expected a device among {', '.join(sorted(FUSED_DEVICES))}, "
                     f"got {parameter.device}"
                 )
-        self._check(group)
+        check_values(type(self).__init__, group, where=type(self).__name__)
+        self._complete(group)
 
-    @abc.abstractmethod
-    def _check(self, group: dict[str, Any]) -> None:
-        """Refuse settings out of range; may complete those that follow from others."""
+    def _complete(self, group: dict[str, Any]) -> None:
+        """Refuse settings in range that do not go together, and fill in those that follow from others."""
 
     @abc.abstractmethod
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
@@ -302,30 +302,3 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
             yield tensors
         return
     yield from zip(*(tensor.split(PIECE) for tensor in tensors), strict=True)
-
-
-def check_settings(part: str, values: Mapping[str, Any], rules: Iterable[tuple[str, bool, str]]) -> None:
-    """Raise an InputError for the first rule (key, whether it holds, what was expected) that does not hold."""
-    for key, holds, expected in rules:
-        if not holds:
-            raise InputError(f"{part}: {key}: expected {expected}, got {values[key]!r}")
-
-
-def finite_at_least(value: Any, least: float) -> bool:
-    """Whether a setting is a number from ``least`` up, and not infinite."""
-    return isinstance(value, (int, float)) and least <= value < math.inf
-
-
-def finite_above(value: Any, least: float) -> bool:
-    """Whether a setting is a number above ``least``, and not infinite."""
-    return isinstance(value, (int, float)) and least < value < math.inf
-
-
-def whole_number(value: Any, least: int) -> bool:
-    """Whether a setting is a whole number from ``least`` up."""
-    return isinstance(value, int) and value >= least
-
-
-def share(value: Any) -> bool:
-    """Whether a setting is a number in [0, 1)."""
-    return isinstance(value, (int, float)) and 0 <= value < 1

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, checked
 
 Params = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 """What an optimiser's constructor takes: parameters, or groups as ``parameter_groups`` makes them."""
@@ -16,14 +17,15 @@ FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 """Devices for which torch has fused optimiser kernels."""
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+@checked
+def parameter_groups(model: nn.Module, *, weight_decay: NonNegative) -> list[dict[str, Any]]:
     """Two groups: matrices with weight decay; vectors and scalars (gains, biases, the logit scale) without.
 
     Frozen parameters are left out, tied ones stand once, an empty group is dropped. This is open_clip's rule.
 
     Args:
         model: whose trainable parameters are grouped.
-        weight_decay: of the parameters with at least two dimensions (>= 0).
+        weight_decay: of the parameters with at least two dimensions.
 
     Returns:
         Groups for any ``torch.optim.Optimizer``, with ``name`` (``decay`` or ``no_decay``), ``params`` as pairs
@@ -31,10 +33,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
         multiplies into the group's learning rate.
 
     Raises:
-        InputError: a negative weight decay, or nothing to train.
+        InputError: nothing to train.
     """
-    if not weight_decay >= 0:
-        raise InputError(f"weight_decay: expected a number of at least 0, got {weight_decay!r}")
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not named:
         raise InputError(f"{type(model).__name__} has no trainable parameter")

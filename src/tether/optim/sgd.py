@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.ranges import Decay, NonNegative, check_values, checked
 from tether.optim.param_groups import Params, as_groups
 
 
@@ -16,29 +16,25 @@ from tether.optim.param_groups import Params, as_groups
 class SGD(torch.optim.SGD):
     """Plain, heavy-ball or Nesterov descent; weight decay is added to the gradient, as torch does."""
 
+    @checked
     def __init__(
         self,
         params: Params,
         *,
-        lr: float = 0.1,
-        momentum: float = 0.9,
+        lr: NonNegative = 0.1,
+        momentum: Decay = 0.9,
         momentum_rule: Literal["heavy_ball", "nesterov"] = "nesterov",
-        weight_decay: float = 0.0,
+        weight_decay: NonNegative = 0.0,
     ) -> None:
         """Take parameters or groups; a group's own ``weight_decay`` or ``lr`` wins over these.
 
         Args:
             params: parameters, or groups as ``parameter_groups`` makes them.
             lr: learning rate before the schedule.
-            momentum: weight of the past steps, in [0, 1); 0 is plain descent.
+            momentum: weight of the past steps; 0 is plain descent.
             momentum_rule: ``heavy_ball`` (Polyak) or ``nesterov``; without momentum they are the same.
             weight_decay: times the weight, added to the gradient.
-
-        Raises:
-            InputError: an unknown rule.
         """
-        if momentum_rule not in ("heavy_ball", "nesterov"):
-            raise InputError(f"momentum_rule: expected 'heavy_ball' or 'nesterov', got {momentum_rule!r}")
         groups, fused = as_groups(params)
         nesterov = momentum_rule == "nesterov" and momentum > 0
         super().__init__(
@@ -48,6 +44,11 @@ class SGD(torch.optim.SGD):
             for group in self.param_groups:
                 group["fused"] = None  # torch chooses a loop that it has
             self._step_supports_amp_scaling = False
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, whose own settings have the ranges of the constructor's."""
+        check_values(type(self).__init__, param_group, where=type(self).__name__)
+        super().add_param_group(param_group)
 
 
 def _sharded(parameter: Tensor) -> bool:

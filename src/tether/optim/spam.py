@@ -11,20 +11,17 @@ import torch
 from torch import Tensor
 
 from tether.core.norms import add_over_shards_, local_squares
+from tether.core.ranges import Decay, NonNegative, Whole, checked
 from tether.optim.adam_kernel import adam_
 from tether.optim.optimizer_base import (
     Moving,
     Stepper,
     by_group,
-    check_settings,
-    finite_at_least,
     flags,
     gather,
     pieces,
     scalars,
     scatter,
-    share,
-    whole_number,
 )
 from tether.optim.param_groups import Params
 
@@ -50,18 +47,19 @@ class SPAM(Stepper):
 
     figures: ClassVar[frozenset[str]] = frozenset({"calls", "step", "joined"})
 
+    @checked
     def __init__(
         self,
         params: Params,
         *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
-        threshold: float = 5000.0,
-        reset_interval: int = 500,
-        warmup_steps: int = 150,
-        accumulate_steps: int = 20,
+        lr: NonNegative = 1e-3,
+        betas: tuple[Decay, Decay] = (0.9, 0.999),
+        eps: NonNegative = 1e-6,
+        weight_decay: NonNegative = 0.0,
+        threshold: NonNegative = 5000.0,
+        reset_interval: Whole = 500,
+        warmup_steps: Whole = 150,
+        accumulate_steps: Whole = 20,
         cap_mode: Literal["official", "clean"] = "official",
         bias_correction: bool = True,
         inplace_grad: bool = False,
@@ -70,22 +68,19 @@ class SPAM(Stepper):
 
         Args:
             params: parameters, or groups as ``parameter_groups`` makes them.
-            lr: learning rate before the schedule (>= 0).
-            betas: decay of the first and second moment, each in [0, 1).
-            eps: added to the root of the second moment (>= 0; 0 makes NaN of an entry that never had a gradient).
-            weight_decay: share of the weight, times the learning rate, taken off after each step (>= 0).
-            threshold: how many times its second moment an entry's square may be (>= 0); 0 = no cap.
+            lr: learning rate before the schedule.
+            betas: decay of the first and second moment.
+            eps: added to the root of the second moment; 0 makes NaN of an entry that never had a gradient.
+            weight_decay: share of the weight, times the learning rate, taken off after each step.
+            threshold: how many times its second moment an entry's square may be; 0 = no cap.
             reset_interval: calls from one reset of the moments to the next; 0 = never.
-            warmup_steps: calls over which the learning rate comes back after a reset (>= 0).
-            accumulate_steps: calls without cap at the start and after each reset (>= 0).
+            warmup_steps: calls over which the learning rate comes back after a reset.
+            accumulate_steps: calls without cap at the start and after each reset.
             cap_mode: what becomes of an entry whose second moment is zero when the cap begins, such as the row of a
                 word not met so far: ``official`` cuts its gradient to zero, as the released code does, so that it rests
                 until a reset; ``clean`` leaves it alone.
             bias_correction: whether the moments are corrected for having started at zero.
             inplace_grad: leave in ``.grad`` what the cap made of it, as the released code does.
-
-        Raises:
-            InputError: see ``Stepper``.
         """
         super().__init__(
             params,
@@ -102,22 +97,6 @@ class SPAM(Stepper):
                 "bias_correction": bias_correction,
                 "inplace_grad": inplace_grad,
             },
-        )
-
-    def _check(self, group: dict[str, Any]) -> None:
-        whole = ("reset_interval", "warmup_steps", "accumulate_steps")
-        check_settings(
-            "SPAM",
-            group,
-            (
-                *(
-                    (key, finite_at_least(group[key], 0.0), "a number of at least 0")
-                    for key in ("lr", "eps", "weight_decay", "threshold")
-                ),
-                ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
-                *((key, whole_number(group[key], 0), "a whole number of at least 0") for key in whole),
-                ("cap_mode", group["cap_mode"] in ("official", "clean"), "'official' or 'clean'"),
-            ),
         )
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.norms import add_over_shards_, local_squares
+from tether.core.ranges import Count, Decay, NonNegative, Share, Whole, checked
 from tether.optim.adam_kernel import adam_
 from tether.optim.maxima import largest_entry, maxima, most_over_shards_
 from tether.optim.optimizer_base import (
@@ -19,16 +20,12 @@ from tether.optim.optimizer_base import (
     Scalar,
     Stepper,
     by_group,
-    check_settings,
-    finite_at_least,
     flags,
     gather,
     pieces,
     readable,
     scalars,
     scatter,
-    share,
-    whole_number,
 )
 from tether.optim.param_groups import Params
 
@@ -114,21 +111,22 @@ class StableSPAM(Stepper):
         {"calls", "step", "norm_step", "largest_mean", "norm_mean", "norm_square"}
     )
 
+    @checked
     def __init__(
         self,
         params: Params,
         *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        lr: NonNegative = 1e-3,
+        betas: tuple[Decay, Decay] = (0.9, 0.999),
+        eps: NonNegative = 1e-8,
+        weight_decay: NonNegative = 0.0,
         amsgrad: bool = False,
-        gamma1: float = 0.7,
-        gamma2: float = 0.9,
-        gamma3: float = 0.999,
-        total_steps: int | None = None,
-        eta_min: float = 0.5,
-        reset_interval: int = 1000,
+        gamma1: Decay | Literal[-1] = 0.7,
+        gamma2: Decay = 0.9,
+        gamma3: Decay = 0.999,
+        total_steps: Count | None = None,
+        eta_min: Share = 0.5,
+        reset_interval: Whole = 1000,
         reset_mode: Literal["official", "clean"] = "official",
         inplace_grad: bool = False,
     ) -> None:
@@ -136,25 +134,22 @@ class StableSPAM(Stepper):
 
         Args:
             params: parameters, or groups as ``parameter_groups`` makes them.
-            lr: learning rate before the schedule (>= 0).
-            betas: decay of the first and second moment, each in [0, 1).
-            eps: added to the root of the second moment, and to AdaGN's root (>= 0; 0 makes NaN of an entry that never
-                had a gradient).
-            weight_decay: share of the weight, times the learning rate, taken off before each step (>= 0).
+            lr: learning rate before the schedule.
+            betas: decay of the first and second moment.
+            eps: added to the root of the second moment, and to AdaGN's root; 0 makes NaN of an entry that never
+                had a gradient.
+            weight_decay: share of the weight, times the learning rate, taken off before each step.
             amsgrad: divide by the largest second moment so far, which no reset empties.
-            gamma1: weight of the past in the mean of the norms, in [0, 1); -1 takes the first of ``betas``.
-            gamma2: weight of the past in the mean of their squares, in [0, 1).
-            gamma3: weight of the past in the mean of the largest entry, in [0, 1).
+            gamma1: weight of the past in the mean of the norms; -1 takes the first of ``betas``.
+            gamma2: weight of the past in the mean of their squares.
+            gamma3: weight of the past in the mean of the largest entry.
             total_steps: over so many calls ``gamma1`` and the first of ``betas`` are multiplied by a half cosine from 1
                 to ``eta_min``, after which it rises again, as in the released code, whose scripts all use it. None =
                 not at all.
-            eta_min: the lowest value of that factor, in [0, 1].
+            eta_min: the lowest value of that factor.
             reset_interval: calls from one reset of the moments to the next; 0 = never.
             reset_mode: ``official`` or ``clean``, see above.
             inplace_grad: leave in ``.grad`` what AdaClip made of it, as the released code does.
-
-        Raises:
-            InputError: see ``Stepper``.
         """
         super().__init__(
             params,
@@ -173,29 +168,6 @@ class StableSPAM(Stepper):
                 "reset_mode": reset_mode,
                 "inplace_grad": inplace_grad,
             },
-        )
-
-    def _check(self, group: dict[str, Any]) -> None:
-        check_settings(
-            "StableSPAM",
-            group,
-            (
-                ("lr", finite_at_least(group["lr"], 0.0), "a number of at least 0"),
-                ("betas", len(group["betas"]) == 2 and all(map(share, group["betas"])), "two numbers in [0, 1)"),
-                ("eps", finite_at_least(group["eps"], 0.0), "a number of at least 0"),
-                ("weight_decay", finite_at_least(group["weight_decay"], 0.0), "a number of at least 0"),
-                ("gamma1", group["gamma1"] == -1 or share(group["gamma1"]), "a number in [0, 1), or -1"),
-                ("gamma2", share(group["gamma2"]), "a number in [0, 1)"),
-                ("gamma3", share(group["gamma3"]), "a number in [0, 1)"),
-                (
-                    "total_steps",
-                    group["total_steps"] is None or whole_number(group["total_steps"], 1),
-                    "a whole number above 0, or null",
-                ),
-                ("eta_min", finite_at_least(group["eta_min"], 0.0) and group["eta_min"] <= 1, "a number in [0, 1]"),
-                ("reset_interval", whole_number(group["reset_interval"], 0), "a whole number of at least 0"),
-                ("reset_mode", group["reset_mode"] in ("official", "clean"), "'official' or 'clean'"),
-            ),
         )
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:

@@ -1,41 +1,11 @@
-"""Settings out of range, and what ZClip promises beyond the contract of all clippers."""
+"""What ZClip promises beyond the contract of all clippers."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
-from tether.core.errors import InputError
-from tether.optim.clip import AGC, GlobalNorm, ZClip
-
-
-@pytest.mark.parametrize(
-    ("part", "keywords", "message"),
-    [
-        (GlobalNorm, {"max_norm": 0.0}, "max_norm: expected a number above 0, got 0.0"),
-        (GlobalNorm, {"max_norm": float("nan")}, "max_norm"),
-        (GlobalNorm, {"eps": -1.0}, "eps"),
-        (ZClip, {"alpha": 1.0}, r"alpha: expected a number in \[0, 1\), got 1.0"),
-        (ZClip, {"alpha": -0.1}, "alpha"),
-        (ZClip, {"z_thresh": 0.0}, "z_thresh"),
-        (ZClip, {"warmup_steps": 0}, "warmup_steps"),
-        (ZClip, {"max_grad_norm": 0.0}, "max_grad_norm"),
-        (ZClip, {"mode": "median"}, "mode: expected 'zscore' or 'percentile', got 'median'"),
-        (ZClip, {"clip_option": "most"}, "clip_option"),
-        (ZClip, {"clip_factor": 0.0}, "clip_factor"),
-        (ZClip, {"min_threshold_ratio": -1.0}, "min_threshold_ratio"),
-        (ZClip, {"eps": float("inf")}, "eps"),
-        (AGC, {"clipping": 0.0}, "clipping: expected a number above 0, got 0.0"),
-        (AGC, {"clipping": float("nan")}, "clipping"),
-        (AGC, {"eps": 0.0}, "eps: expected a number above 0, got 0.0"),
-        (AGC, {"rule": "rows"}, "rule: expected 'nfnet' or 'timm', got 'rows'"),
-        (AGC, {"exclude": "head.weight"}, "exclude: expected a list of name patterns, got 'head.weight'"),
-    ],
-)
-def test_settings_out_of_range(part: type, keywords: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        part(**keywords)
+from tether.optim.clip import ZClip
 
 
 def spiral(ratio: float) -> ZClip:

@@ -103,10 +103,6 @@ def test_a_list_and_a_stream_give_the_same() -> None:
     [
         (torch.ones(1, 3), {}, "expected at least 2, got 1"),
         (torch.ones(0, 3), {}, "expected at least 2, got 0"),
-        (torch.ones(4, 3), {"c": 0.0}, "c: expected a number above 0, got 0.0"),
-        (torch.ones(4, 3), {"c": float("nan")}, "c: expected"),
-        (torch.ones(4, 3), {"batch_sizes": (0,)}, "batch_sizes"),
-        (torch.ones(4, 3), {"batch_sizes": ()}, "batch_sizes"),
         (torch.ones(4, 3), {"batch_sizes": (8,)}, "at most the 4 samples"),
         (torch.ones(4, 3), {"rounds": 3}, "rounds: expected 1, or more with a generator, got 3"),
         (torch.tensor([[1.0], [float("nan")]]), {}, "sample 1: expected finite numbers"),
@@ -129,14 +125,8 @@ def test_floors() -> None:
     for size in (1, 4):
         assert two_point_floor(0.0, c=1.0, u=0.5, batch_size=size) == 0.0
         assert two_point_floor(1.0, c=math.inf, u=0.5, batch_size=size) == pytest.approx(0.0, abs=1e-15)
-    for message, call in (
-        ("sigma", lambda: clipped_sgd_floor(-1.0, c=1.0)),
-        ("c: ", lambda: clipped_sgd_floor(1.0, c=-1.0)),
-        ("u: ", lambda: two_point_floor(1.0, c=1.0, u=1.0)),
-        ("batch_size", lambda: two_point_floor(1.0, c=1.0, u=0.5, batch_size=0)),
-    ):
-        with pytest.raises(InputError, match=message):
-            call()
+    with pytest.raises(InputError, match="u: expected a number other than 1"):
+        two_point_floor(1.0, c=1.0, u=1.0)
 
 
 @pytest.mark.parametrize(
@@ -168,16 +158,8 @@ def test_the_expected_clipped_gradient_vanishes_at_the_floor(c: float) -> None:
 
 def test_the_loop_refuses_and_reaches_the_floor() -> None:
     start = torch.zeros(1)
-    for message, keywords in (
-        ("mode", {"mode": "row"}),
-        ("lr", {"lr": 0.0}),
-        ("c: ", {"c": 0.0}),
-        ("noise: expected at least one step", {"noise": []}),
-    ):
-        with pytest.raises(InputError, match=message):
-            clipped_sgd(
-                lambda x: x, **{"x0": start, "noise": [start[None]], "lr": 0.1, "c": 1.0, "mode": "sample", **keywords}
-            )
+    with pytest.raises(InputError, match="noise: expected at least one step"):
+        clipped_sgd(lambda x: x, x0=start, noise=[], lr=0.1, c=1.0, mode="sample")
     u, draw = 0.5, torch.Generator().manual_seed(0)
     rare = torch.rand(3000, 1, 100, 1, generator=draw) < u**2 / (1 + u**2)
     noise = torch.where(rare, -1 / u, u)

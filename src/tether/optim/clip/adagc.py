@@ -12,6 +12,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.norms import GradientNorms, named_pair
 from tether.core.protocols import NamedParams
+from tether.core.ranges import Decay, Limit, NonNegative, Positive, Whole, checked
 from tether.core.types import ClipReport
 from tether.optim.clip.names import check_patterns, matches, plain_names
 from tether.optim.clip.per_tensor import TensorClipper
@@ -35,14 +36,15 @@ class AdaGC(TensorClipper):
 
     records: ClassVar[Literal["nothing", "raw", "clipped"]] = "clipped"
 
+    @checked
     def __init__(
         self,
         *,
-        clip_ratio: float = 1.04,
-        beta: float = 0.99,
-        warmup_steps: int = 100,
-        max_norm: float = 1.0,
-        eps: float = 1e-6,
+        clip_ratio: NonNegative = 1.04,
+        beta: Decay = 0.99,
+        warmup_steps: Whole = 100,
+        max_norm: Limit = 1.0,
+        eps: Positive = 1e-6,
         scope: Literal["tensor", "global"] = "tensor",
         ignore_zero: bool = True,
         exclude: Sequence[str] = (),
@@ -51,11 +53,11 @@ class AdaGC(TensorClipper):
         """Take the settings; the defaults are the released code's, but for ``ignore_zero``.
 
         Args:
-            clip_ratio: largest norm in units of gamma (>= 0; below 1 gamma dies away).
-            beta: weight of the past in gamma, in [0, 1).
-            warmup_steps: steps under the global limit (>= 0).
-            max_norm: that limit (> 0).
-            eps: added to a norm before dividing (> 0).
+            clip_ratio: largest norm in units of gamma; below 1 gamma dies away.
+            beta: weight of the past in gamma.
+            warmup_steps: steps under the global limit.
+            max_norm: that limit.
+            eps: added to a norm before dividing.
             scope: one gamma for each ``tensor``, or one for the ``global`` norm (the released ``GlobalAdaGC``).
             ignore_zero: a norm of exactly zero does not enter gamma. As released (False) one zero in the warm-up makes
                 the limit zero and freezes that tensor for good.
@@ -63,21 +65,11 @@ class AdaGC(TensorClipper):
             nonfinite: ``skip`` or ``raise``, see ``Clipper``.
 
         Raises:
-            InputError: a value outside its range, or ``exclude`` with ``scope="global"``.
+            InputError: ``exclude`` with ``scope="global"``.
         """
         super().__init__(nonfinite=nonfinite)
-        for name, fits, expected in (
-            ("clip_ratio", 0 <= clip_ratio < math.inf, "a number of at least 0"),
-            ("beta", 0 <= beta < 1, "a number in [0, 1)"),
-            ("warmup_steps", isinstance(warmup_steps, int) and warmup_steps >= 0, "a whole number of at least 0"),
-            ("max_norm", max_norm > 0, "a number above 0"),
-            ("eps", 0 < eps < math.inf, "a number above 0"),
-            ("scope", scope in ("tensor", "global"), "'tensor' or 'global'"),
-            ("exclude", not isinstance(exclude, str), "a list of patterns"),
-            ("exclude", scope == "tensor" or not exclude, "none with scope 'global'"),
-        ):
-            if not fits:
-                raise InputError(f"{name}: expected {expected}, got {locals()[name]!r}")
+        if exclude and scope == "global":
+            raise InputError(f"exclude: expected none with scope 'global', got {exclude!r}")
         self.clip_ratio, self.beta, self.warmup_steps = float(clip_ratio), float(beta), warmup_steps
         self.max_norm, self.eps, self.scope = float(max_norm), float(eps), scope
         self.ignore_zero, self.exclude = ignore_zero, list(exclude)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -11,13 +10,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tether.core.errors import InputError
 from tether.core.norms import GradientNorms, named_pair
 from tether.core.protocols import NamedParams
+from tether.core.ranges import Positive, checked
 from tether.core.types import ClipReport
 from tether.optim.clip.base import Clipper
 from tether.optim.clip.names import check_patterns, matches, plain_names
-from tether.optim.clip.unit_norms import UnitNorms, UnitRule, check_rule, scale_units_, unit_norms
+from tether.optim.clip.unit_norms import UnitNorms, UnitRule, scale_units_, unit_norms
 
 SMALLEST_DIVISOR = 1e-6
 """The gradient's norm is never taken for less than this when it is divided by (released ``optim.py``)."""
@@ -68,11 +67,12 @@ class AGC(Clipper):
         last: what the last step did to each tensor; it names none before the first step.
     """
 
+    @checked
     def __init__(
         self,
-        clipping: float = 0.01,
+        clipping: Positive = 0.01,
         *,
-        eps: float = 1e-3,
+        eps: Positive = 1e-3,
         exclude: Sequence[str] = (),
         rule: UnitRule = "nfnet",
         nonfinite: Literal["skip", "raise"] = "skip",
@@ -80,23 +80,14 @@ class AGC(Clipper):
         """Take the settings; the defaults are the paper's for batches of 4,096, smaller batches bear more.
 
         Args:
-            clipping: largest ratio of a unit's gradient to its weight (> 0).
-            eps: a weight's norm is never taken for less than this (> 0).
+            clipping: largest ratio of a unit's gradient to its weight.
+            eps: a weight's norm is never taken for less than this.
             exclude: shell patterns of parameter names that are left alone, such as ``*head.weight``. The paper leaves
                 out the weight (not the bias) of the final classifier and nothing else.
             rule: whose units, see ``core.unit_norms.unit_axes``; they differ for three axes and for single rows.
             nonfinite: ``skip`` or ``raise``, see ``Clipper``.
-
-        Raises:
-            InputError: a value outside its range.
         """
         super().__init__(nonfinite=nonfinite)
-        for name, value in (("clipping", clipping), ("eps", eps)):
-            if not 0 < value < math.inf:
-                raise InputError(f"{name}: expected a number above 0, got {value!r}")
-        if isinstance(exclude, str):
-            raise InputError(f"exclude: expected a list of name patterns, got {exclude!r}")
-        check_rule(rule)
         self.clipping, self.eps, self.exclude = float(clipping), float(eps), tuple(exclude)
         self.rule: UnitRule = rule
         self._checked = False
@@ -164,8 +155,8 @@ def adaptive_clip_grad_(
 
     Args:
         named_params: pairs as ``module.named_parameters()`` gives them.
-        clipping: largest ratio of a unit's gradient to its weight (> 0).
-        eps: a weight's norm is never taken for less than this (> 0).
+        clipping: largest ratio of a unit's gradient to its weight.
+        eps: a weight's norm is never taken for less than this.
         exclude: shell patterns of parameter names that are left alone.
         rule: whose units.
 

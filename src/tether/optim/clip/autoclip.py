@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, NonNegative, checked
 from tether.optim.clip.global_factor import UniformClipper
 from tether.optim.clip.running_percentile import FullHistory, History, Window
 
@@ -30,34 +32,26 @@ class AutoClip(UniformClipper):
 
     records: ClassVar[Literal["nothing", "raw", "clipped"]] = "raw"
 
+    @checked
     def __init__(
         self,
-        percentile: float = 10.0,
+        percentile: Annotated[float, Ge(0), Le(100)] = 10.0,
         *,
-        window: int | None = None,
-        eps: float = 1e-6,
+        window: Count | None = None,
+        eps: NonNegative = 1e-6,
         nonfinite: Literal["skip", "raise"] = "skip",
     ) -> None:
         """Take the settings.
 
         Args:
-            percentile: 0 to 100: 10 is the authors' advice (section 5), 100 never clips, 0 brings every norm to the
+            percentile: 10 is the authors' advice (section 5), 100 never clips, 0 brings every norm to the
                 smallest one yet, and after one gradient of zero to zero for good.
             window: how many of the last norms count, or None for all.
             eps: added to the norm before dividing: 1e-6 as released; with 0 the factors do not depend on the loss's
                 scale at all.
             nonfinite: ``skip`` or ``raise``, see ``Clipper``.
-
-        Raises:
-            InputError: a value outside its range.
         """
         super().__init__(nonfinite=nonfinite)
-        if not 0 <= percentile <= 100:
-            raise InputError(f"percentile: expected a number from 0 to 100, got {percentile!r}")
-        if window is not None and not (isinstance(window, int) and window >= 1):
-            raise InputError(f"window: expected a whole number of at least 1, or null, got {window!r}")
-        if not 0 <= eps < math.inf:
-            raise InputError(f"eps: expected a number of at least 0, got {eps!r}")
         self.percentile, self.window, self.eps = float(percentile), window, float(eps)
         self._history: History = FullHistory() if window is None else Window(window)
 

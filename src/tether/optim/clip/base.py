@@ -12,6 +12,7 @@ from torch import Tensor
 from tether.core.errors import InputError, TetherError
 from tether.core.norms import GradientNorms
 from tether.core.protocols import NamedParams
+from tether.core.ranges import checked
 from tether.core.types import ClipReport
 
 
@@ -32,10 +33,9 @@ class Clipper(abc.ABC):
 
     records: ClassVar[Literal["nothing", "raw", "clipped"]] = "nothing"
 
+    @checked
     def __init__(self, *, nonfinite: Literal["skip", "raise"] = "skip") -> None:
         """Args: nonfinite: ``skip`` as described; ``raise`` stops the run, at the price of one wait a step."""
-        if nonfinite not in ("skip", "raise"):
-            raise InputError(f"nonfinite: expected 'skip' or 'raise', got {nonfinite!r}")
         self.nonfinite = nonfinite
 
     @abc.abstractmethod

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.ranges import Limit, NonNegative, checked
 from tether.optim.clip.global_factor import UniformClipper
 
 
@@ -20,24 +19,18 @@ class GlobalNorm(UniformClipper):
     gradient to ``0.02 * W_hh`` when the norm is not finite; here such a step is skipped.
     """
 
+    @checked
     def __init__(
-        self, max_norm: float = 1.0, *, eps: float = 0.0, nonfinite: Literal["skip", "raise"] = "skip"
+        self, max_norm: Limit = 1.0, *, eps: NonNegative = 0.0, nonfinite: Literal["skip", "raise"] = "skip"
     ) -> None:
         """Take the limit.
 
         Args:
-            max_norm: largest joint norm, in units of the gradient (> 0).
+            max_norm: largest joint norm, in units of the gradient.
             eps: added to the norm before dividing: 0 as published, 1e-6 as ``torch.nn.utils.clip_grad_norm_``.
             nonfinite: ``skip`` or ``raise``, see ``UniformClipper``.
-
-        Raises:
-            InputError: a limit that is not positive, or a negative eps.
         """
         super().__init__(nonfinite=nonfinite)
-        if not max_norm > 0:
-            raise InputError(f"max_norm: expected a number above 0, got {max_norm!r}")
-        if not 0 <= eps < math.inf:
-            raise InputError(f"eps: expected a number of at least 0, got {eps!r}")
         self.max_norm, self.eps = float(max_norm), float(eps)
 
     def _decide(self, norm: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:

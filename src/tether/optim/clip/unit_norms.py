@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.norms import PIECE, GradientNorms, add_over_shards_, local_part, local_squares, named_pair
+from tether.core.ranges import checked
 
 UnitRule = Literal["nfnet", "timm"]
 """``nfnet``: the units of the released JAX code; ``timm``: those of ``timm.utils.agc``; ``unit_axes`` tells both."""
@@ -58,6 +59,7 @@ def unit_axes(shape: Sequence[int], *, rule: UnitRule = "nfnet") -> tuple[int, .
     return (0,)
 
 
+@checked
 def unitwise_norm(x: Tensor, *, rule: UnitRule = "nfnet") -> Tensor:
     """L2 norm of each unit, with every axis kept, so that it broadcasts over ``x``.
 
@@ -69,16 +71,9 @@ def unitwise_norm(x: Tensor, *, rule: UnitRule = "nfnet") -> Tensor:
 
     Source: arXiv 2102.06171, section 4.1, and its released ``nfnets/optim.py``.
     """
-    check_rule(rule)
     kept = unit_axes(x.shape, rule=rule)
     reduced = tuple(axis for axis in range(x.ndim) if axis not in kept)
     return torch.linalg.vector_norm(x, dim=reduced, keepdim=True, dtype=_wide(x))
-
-
-def check_rule(rule: str) -> None:
-    """Refuse an unknown rule with an InputError."""
-    if rule not in ("nfnet", "timm"):
-        raise InputError(f"rule: expected 'nfnet' or 'timm', got {rule!r}")
 
 
 @dataclass(frozen=True, slots=True)

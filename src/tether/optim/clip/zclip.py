@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Decay, Limit, NonNegative, Positive, checked
 from tether.optim.clip.global_factor import UniformClipper
 
 DIVISOR_EPS = 1e-6
@@ -32,62 +33,43 @@ class ZClip(UniformClipper):
 
     records: ClassVar[Literal["nothing", "raw", "clipped"]] = "clipped"
 
+    @checked
     def __init__(
         self,
         *,
-        alpha: float = 0.97,
-        z_thresh: float = 2.5,
-        max_grad_norm: float | None = 1.0,
-        eps: float = 1e-6,
-        warmup_steps: int = 25,
+        alpha: Decay = 0.97,
+        z_thresh: Limit = 2.5,
+        max_grad_norm: Limit | None = 1.0,
+        eps: NonNegative = 1e-6,
+        warmup_steps: Count = 25,
         mode: Literal["zscore", "percentile"] = "zscore",
         clip_option: Literal["adaptive_scaling", "mean"] = "adaptive_scaling",
-        clip_factor: float = 1.0,
+        clip_factor: Positive = 1.0,
         skip_update_on_spike: bool = False,
-        min_threshold_ratio: float = 0.0,
+        min_threshold_ratio: NonNegative = 0.0,
         nonfinite: Literal["skip", "raise"] = "skip",
     ) -> None:
         """Take the settings; the defaults are the released code's.
 
         Args:
-            alpha: weight of the past in mean and variance, in [0, 1).
-            z_thresh: z-score above which a norm is a spike (> 0).
-            max_grad_norm: fixed limit besides the adaptive one, also in warm-up (> 0), or None.
-            eps: added to the deviation in the z-score (>= 0).
-            warmup_steps: norms collected before the first mean (>= 1).
+            alpha: weight of the past in mean and variance.
+            z_thresh: z-score above which a norm is a spike.
+            max_grad_norm: fixed limit besides the adaptive one, also in warm-up, or None.
+            eps: added to the deviation in the z-score.
+            warmup_steps: norms collected before the first mean.
             mode: ``zscore``, or ``percentile``, which clips to ``mean + z_thresh * deviation``.
             clip_option: in ``zscore`` mode, ``adaptive_scaling`` as above or ``mean``, which clips to the mean.
-            clip_factor: multiplies the adaptive limit (> 0). Below 1 the clipped values pull the mean down, which
+            clip_factor: multiplies the adaptive limit. Below 1 the clipped values pull the mean down, which
                 clips more: with a low ``alpha`` the norm dies away within a hundred steps.
             skip_update_on_spike: leave the statistics alone on a clipped step.
             min_threshold_ratio: the adaptive limit never falls below this share of the mean at the end of warm-up;
                 0 is off. It stops the death spiral of a low ``clip_factor``.
             nonfinite: ``skip`` or ``raise``, see ``UniformClipper``.
-
-        Raises:
-            InputError: a value outside its range.
         """
         super().__init__(nonfinite=nonfinite)
-        for name, fits, expected in (
-            ("alpha", 0 <= alpha < 1, "a number in [0, 1)"),
-            ("z_thresh", z_thresh > 0, "a number above 0"),
-            ("max_grad_norm", max_grad_norm is None or max_grad_norm > 0, "a number above 0, or null"),
-            ("eps", 0 <= eps < math.inf, "a number of at least 0"),
-            ("warmup_steps", isinstance(warmup_steps, int) and warmup_steps >= 1, "a whole number of at least 1"),
-            ("mode", mode in ("zscore", "percentile"), "'zscore' or 'percentile'"),
-            ("clip_option", clip_option in ("adaptive_scaling", "mean"), "'adaptive_scaling' or 'mean'"),
-            ("clip_factor", 0 < clip_factor < math.inf, "a number above 0"),
-            ("min_threshold_ratio", 0 <= min_threshold_ratio < math.inf, "a number of at least 0"),
-        ):
-            if not fits:
-                raise InputError(f"{name}: expected {expected}, got {locals()[name]!r}")
         self.alpha, self.z_thresh, self.eps, self.warmup_steps = alpha, z_thresh, eps, warmup_steps
-        self.max_grad_norm, self.mode, self.clip_option, self.clip_factor = (
-            max_grad_norm,
-            mode,
-            clip_option,
-            clip_factor,
-        )
+        self.max_grad_norm, self.mode = max_grad_norm, mode
+        self.clip_option, self.clip_factor = clip_option, clip_factor
         self.skip_update_on_spike, self.min_threshold_ratio = skip_update_on_spike, min_threshold_ratio
         wide = torch.float64
         self._state = {

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tether.core.errors import InputError
+from tether.core.ranges import rules
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.markdown import page
 
@@ -91,14 +92,15 @@ def reference() -> str:
 
 
 def signature(part: type) -> str:
-    """The constructor as a call, annotations as they stand in the source.
+    """The constructor as a call: ranges and choices spelled out, other annotations as they stand in the source.
 
     Raises:
         InputError: a default whose text holds an address, which would differ in every run.
     """
     own = part.__init__ is not object.__init__  # object's takes no settings, but its signature says that it takes any
+    shown = {name: rule.shown for name, rule in rules(part.__init__).items()}
     parameters = [
-        parameter.replace(annotation=_Words(parameter.annotation))
+        parameter.replace(annotation=_Words(shown.get(name, parameter.annotation)))
         if isinstance(parameter.annotation, str)
         else parameter
         for name, parameter in inspect.signature(part.__init__).parameters.items()

@@ -1,0 +1,129 @@
+"""Every parameter with a range or a choice, of every part that a configuration can name, refuses what lies outside."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import pytest
+from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen
+
+from tether.core.component import schema, settings
+from tether.core.errors import InputError
+from tether.core.ranges import is_checked, rules
+from tether.papers.reproduction.part_reference import shelves
+
+PENDING = ("tether.adapt", "tether.compress", "tether.data", "tether.evaluate", "tether.losses", "tether.models")
+PENDING += ("tether.papers", "tether.space", "tether.tasks", "tether.train")
+"""Packages whose constructors still check by hand, in part: what is decorated there is checked here as well."""
+
+UNIONS = (Union, types.UnionType)
+
+
+def bad_numbers(kind: type, bounds: list[Any]) -> Iterator[Any]:
+    yield from ("a word", None, True, math.nan, [1])
+    if kind is int:
+        yield 1.5
+    for sign, closed, open_ in ((-1, Ge, Gt), (1, Le, Lt)):
+        edges = [getattr(each, each.__class__.__name__.lower()) for each in bounds if isinstance(each, (closed, open_))]
+        is_open = any(isinstance(each, open_) for each in bounds)
+        if kind is float and math.inf not in map(abs, edges if not is_open else ()):
+            yield sign * math.inf
+        for edge in edges:
+            if abs(edge) < math.inf:
+                yield edge + sign
+                if is_open:
+                    yield edge
+                elif kind is float:
+                    yield math.nextafter(edge, sign * math.inf)
+
+
+def bad(hint: Any) -> Iterator[Any]:
+    """Values that an annotation excludes, read from it anew and not from the rules that are tested."""
+    origin, inner = get_origin(hint), get_args(hint)
+    metadata = [
+        each
+        for item in (inner[1:] if origin is Annotated else ())
+        for each in (item if isinstance(item, GroupedMetadata) else [item])
+    ]
+    base = inner[0] if origin is Annotated else hint
+    if base in (int, float):
+        yield from bad_numbers(base, metadata)
+    elif origin is Literal:
+        yield from ("no such word", None, 12345, ["a list"])
+    elif origin in UNIONS:
+        ranged, kinds = (
+            [each for each in inner if get_origin(each)],
+            tuple(each for each in inner if not get_origin(each)),
+        )
+        words = [choice for each in ranged if get_origin(each) is Literal for choice in get_args(each)]
+        alone = set(inner) <= {*ranged[:1], types.NoneType}  # else a list may be what another member takes
+        for value in bad(ranged[0]):
+            taken = isinstance(value, (*kinds, int) if float in kinds else kinds) or value in words
+            if not taken and (alone or not isinstance(value, list)):
+                yield value
+    elif origin is tuple and ... not in inner:
+        yield from (3, "word", None, list(range(len(inner) + 1)))
+        yield from ([value] * len(inner) for value in bad(inner[0]) if value is not True)
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        yield from (3, "word", None)
+        yield from ({"key": value} for value in bad(inner[1]) if value is not True)
+    else:
+        yield from ("word", 3, None)
+        listed = get_args(base)[0]
+        yield from ([value] for value in (bad(listed) if listed is not str else ()) if value is not True)
+        for each in metadata:
+            match each:
+                case MinLen(length):
+                    yield []
+                case MaxLen(length):
+                    yield [1] * (length + 1)
+
+
+PARTS = {part: (shelf.dotted, name) for shelf in shelves() for name, part in shelf.parts().items()}
+CASES = [
+    pytest.param(part, parameter, id=f"{name}-{parameter}")
+    for part, (_, name) in PARTS.items()
+    if is_checked(part.__init__)
+    for parameter in rules(part.__init__)
+]
+
+
+def test_most_of_the_ranges_are_covered() -> None:
+    assert len(CASES) >= 80
+    for case in CASES:
+        part, parameter = case.values
+        assert len(list(bad(rules(part.__init__)[parameter].annotation))) >= 1, case.id
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if not part.__module__.startswith(PENDING)])
+def test_a_constructor_with_ranges_is_checked(part: type) -> None:
+    assert is_checked(part.__init__) or not rules(part.__init__), f"decorate {part.__name__}.__init__ with checked"
+
+
+@pytest.mark.parametrize(("part", "parameter"), CASES)
+def test_defaults_and_closed_ends_are_in_range(part: type, parameter: str) -> None:
+    rule, default = rules(part.__init__)[parameter], inspect.signature(part.__init__).parameters[parameter].default
+    assert default is inspect.Parameter.empty or rule.accepts(default)
+    if get_origin(rule.annotation) is Annotated and get_args(rule.annotation)[0] in (int, float):
+        for bound in rule.annotation.__metadata__:
+            assert not isinstance(bound, Ge) or rule.accepts(bound.ge)
+            assert not isinstance(bound, Le) or rule.accepts(bound.le)
+
+
+@pytest.mark.parametrize(("part", "parameter"), CASES)
+def test_python_and_recipes_refuse_what_is_out_of_range_in_the_same_words(part: type, parameter: str) -> None:
+    name = PARTS[part][1]
+    fields = schema(part).model_fields
+    others = [key for key, field in fields.items() if field.is_required() and key != parameter]
+    for value in bad(rules(part.__init__)[parameter].annotation):
+        with pytest.raises(InputError, match=f"^{parameter}: expected ") as said:
+            part.__init__(None, **{parameter: value})
+        assert str(said.value).endswith(f", got {value!r}")
+        if parameter in fields:
+            with pytest.raises(InputError) as read:
+                settings({"name": name, parameter: value}, {name: part}, where="run.yaml: part", given=others)
+            assert str(read.value) == f"run.yaml: part ({name}): {said.value}"
