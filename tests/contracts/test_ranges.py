@@ -1,7 +1,8 @@
-"""Every parameter with a range or a choice, of every part that a configuration can name, refuses what lies outside."""
+"""Every parameter with a range or a choice, of every function that is ``checked``, refuses what lies outside."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import types
@@ -14,9 +15,10 @@ from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen
 from tether.core.component import schema, settings
 from tether.core.errors import InputError
 from tether.core.ranges import is_checked, rules
+from tether.papers.reproduction import source_index
 from tether.papers.reproduction.part_reference import shelves
 
-PENDING = ("tether.adapt", "tether.compress", "tether.data", "tether.evaluate", "tether.losses", "tether.models")
+PENDING = ("tether.adapt", "tether.compress", "tether.data", "tether.evaluate", "tether.models")
 PENDING += ("tether.papers", "tether.space", "tether.tasks", "tether.train")
 """Packages whose constructors still check by hand, in part: what is decorated there is checked here as well."""
 
@@ -83,20 +85,40 @@ def bad(hint: Any) -> Iterator[Any]:
                     yield [1] * (length + 1)
 
 
-PARTS = {part: (shelf.dotted, name) for shelf in shelves() for name, part in shelf.parts().items()}
-CASES = [
-    pytest.param(part, parameter, id=f"{name}-{parameter}")
-    for part, (_, name) in PARTS.items()
+def checked_functions() -> Iterator[tuple[str, Any]]:
+    """Every function, method and constructor that ``checked`` decorates, by its dotted name."""
+    for path in sorted(source_index.PACKAGE.rglob("*.py")):
+        if "@checked" in path.read_text():
+            module = importlib.import_module(source_index.dotted(path))
+            owners = [each for each in vars(module).values() if getattr(each, "__module__", "") == module.__name__]
+            methods = [each for owner in owners if isinstance(owner, type) for each in vars(owner).values()]
+            for member in owners + methods:
+                function = getattr(member, "__func__", member)
+                if is_checked(function):
+                    yield f"{module.__name__.removeprefix('tether.')}.{function.__qualname__}", function
+
+
+PARTS = {part: name for shelf in shelves() for name, part in shelf.parts().items()}
+FUNCTIONS = dict(checked_functions())
+CASES = [pytest.param(FUNCTIONS[name], key, id=f"{name}-{key}") for name in FUNCTIONS for key in rules(FUNCTIONS[name])]
+READ = [
+    pytest.param(part, key, id=f"{name}-{key}")
+    for part, name in PARTS.items()
     if is_checked(part.__init__)
-    for parameter in rules(part.__init__)
+    for key in sorted(rules(part.__init__).keys() & schema(part).model_fields.keys())
 ]
 
 
 def test_most_of_the_ranges_are_covered() -> None:
-    assert len(CASES) >= 80
+    assert len(CASES) >= 200
+    assert len(READ) >= 100
     for case in CASES:
-        part, parameter = case.values
-        assert len(list(bad(rules(part.__init__)[parameter].annotation))) >= 1, case.id
+        function, parameter = case.values
+        assert list(bad(rules(function)[parameter].annotation)), case.id
+
+
+def test_a_decorated_function_has_ranges() -> None:
+    assert not [name for name, function in FUNCTIONS.items() if not rules(function)]
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if not part.__module__.startswith(PENDING)])
@@ -104,26 +126,25 @@ def test_a_constructor_with_ranges_is_checked(part: type) -> None:
     assert is_checked(part.__init__) or not rules(part.__init__), f"decorate {part.__name__}.__init__ with checked"
 
 
-@pytest.mark.parametrize(("part", "parameter"), CASES)
-def test_defaults_and_closed_ends_are_in_range(part: type, parameter: str) -> None:
-    rule, default = rules(part.__init__)[parameter], inspect.signature(part.__init__).parameters[parameter].default
+@pytest.mark.parametrize(("function", "parameter"), CASES)
+def test_python_refuses_what_is_out_of_range_and_no_default_is(function: Any, parameter: str) -> None:
+    rule, default = rules(function)[parameter], inspect.signature(function).parameters[parameter].default
     assert default is inspect.Parameter.empty or rule.accepts(default)
     if get_origin(rule.annotation) is Annotated and get_args(rule.annotation)[0] in (int, float):
         for bound in rule.annotation.__metadata__:
             assert not isinstance(bound, Ge) or rule.accepts(bound.ge)
             assert not isinstance(bound, Le) or rule.accepts(bound.le)
-
-
-@pytest.mark.parametrize(("part", "parameter"), CASES)
-def test_python_and_recipes_refuse_what_is_out_of_range_in_the_same_words(part: type, parameter: str) -> None:
-    name = PARTS[part][1]
-    fields = schema(part).model_fields
-    others = [key for key, field in fields.items() if field.is_required() and key != parameter]
-    for value in bad(rules(part.__init__)[parameter].annotation):
+    for value in bad(rule.annotation):
         with pytest.raises(InputError, match=f"^{parameter}: expected ") as said:
-            part.__init__(None, **{parameter: value})
+            function(**{parameter: value})
         assert str(said.value).endswith(f", got {value!r}")
-        if parameter in fields:
-            with pytest.raises(InputError) as read:
-                settings({"name": name, parameter: value}, {name: part}, where="run.yaml: part", given=others)
-            assert str(read.value) == f"run.yaml: part ({name}): {said.value}"
+
+
+@pytest.mark.parametrize(("part", "parameter"), READ)
+def test_a_recipe_refuses_it_in_the_same_words(part: type, parameter: str) -> None:
+    name, rule = PARTS[part], rules(part.__init__)[parameter]
+    others = [key for key, field in schema(part).model_fields.items() if field.is_required() and key != parameter]
+    for value in bad(rule.annotation):
+        with pytest.raises(InputError) as read:
+            settings({"name": name, parameter: value}, {name: part}, where="run.yaml: part", given=others)
+        assert str(read.value) == f"run.yaml: part ({name}): {rule.refusal(parameter, value)}"

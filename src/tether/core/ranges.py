@@ -261,7 +261,11 @@ def _list(hint: Any, inner: Any, bounds: Collection[Any]) -> Rule:
     def accepts(value: Any) -> bool:
         return _sized(value) and least <= len(value) <= most and (not looked_at or all(map(entry.accepts, value)))
 
-    length = f" of at least {least}" * (least > 0) + f" of at most {most}" * (most < math.inf)
+    length = (
+        f" of {least}"
+        if least == most
+        else f" of at least {least}" * (least > 0) + f" of at most {most}" * (most < math.inf)
+    )
     return Rule(hint, accepts, f"a list{length}, each {entry.words}", f"list[{entry.shown}]{length}")
 
 

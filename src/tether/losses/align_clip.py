@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import NonNegative, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels, clip_loss
@@ -38,14 +38,15 @@ class AlignTerms:
     intra: Float[Tensor, ""]
 
 
+@checked
 def align_clip_loss(
     img: Float[Tensor, "b d"],
     txt: Float[Tensor, "b d"],
     logit_scale: Float[Tensor, ""] | float,
     *,
     sem: Float[Tensor, "b e"] | None = None,
-    alpha: float = 1.0,
-    beta: float = 0.5,
+    alpha: NonNegative = 1.0,
+    beta: NonNegative = 0.5,
     sides: Sides = "both",
     labels: Int[Tensor, " b"] | None = None,
     gather: Gather | None = None,
@@ -62,17 +63,16 @@ def align_clip_loss(
         txt: rows of length 1.
         logit_scale: multiplier of the cosines, already exponentiated.
         sem: embeddings of the captions' meaning from a frozen encoder, of any length but 0; they get no gradient.
-        alpha: weight of CLIP's two directions (>= 0).
-        beta: weight of the separation (>= 0).
+        alpha: weight of CLIP's two directions.
+        beta: weight of the separation.
         sides: which modality is separated; the released script separates ``both``.
         labels: equal for pairs that mean the same: positives of each other, and not pushed apart.
         gather: rows of all processes, ``sem`` among them; None for this process alone.
 
     Raises:
-        InputError: not (b, d) of equal shape, an empty batch, weights or words out of range, or, on the CPU, rows of
+        InputError: not (b, d) of equal shape, an empty batch, or, on the CPU, rows of
             ``img`` and ``txt`` whose length is not 1 and rows of ``sem`` whose length is 0.
     """
-    _check_settings(alpha=alpha, beta=beta, sides=sides)
     check_unit_pairs(img, txt)
     return _terms(
         img, txt, logit_scale, sem, alpha=alpha, beta=beta, sides=sides, labels=labels, gather=gather or LOCAL
@@ -129,14 +129,6 @@ def _weights(sem: Tensor, *, rows: int, gather: Gather, dtype: torch.dtype) -> T
     return 1 - products(unit, gather(unit))
 
 
-def _check_settings(*, alpha: float, beta: float, sides: str) -> None:
-    for name, weight in (("alpha", alpha), ("beta", beta)):
-        if not 0 <= weight < math.inf:
-            raise InputError(f"{name}: expected a finite weight of at least 0, got {weight!r}")
-    if sides not in ("both", "image", "text"):
-        raise InputError(f"sides: expected 'both', 'image' or 'text', got {sides!r}")
-
-
 @final
 class AlignClipLoss:
     """AlignCLIP's objective. With the model setting ``towers: shared`` it is the paper's method.
@@ -146,11 +138,12 @@ class AlignClipLoss:
     Source: arXiv 2406.17639; defaults of the released code.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        alpha: float = 1.0,
-        beta: float = 0.5,
+        alpha: NonNegative = 1.0,
+        beta: NonNegative = 0.5,
         sides: Sides = "both",
         weighting: Literal["semantic", "none"] = "semantic",
         duplicates: Literal["negatives", "positives"] = "negatives",
@@ -158,22 +151,14 @@ class AlignClipLoss:
         """Take the settings.
 
         Args:
-            alpha: weight of CLIP's two directions, which are summed (>= 0).
-            beta: weight of the separation within the modalities (>= 0).
+            alpha: weight of CLIP's two directions, which are summed.
+            beta: weight of the separation within the modalities.
             sides: which modality is separated: ``both``, ``image`` or ``text``.
             weighting: ``semantic`` softens the separation of captions that mean nearly the same, ``none`` does not.
             duplicates: pairs with equal captions are each other's ``negatives``, as published, or ``positives``, which
                 are not pushed apart either. What counts as equal is ``batch.extra["labels"]`` (b,), or the tokens where
                 there is none.
-
-        Raises:
-            InputError: a value outside its range.
         """
-        _check_settings(alpha=alpha, beta=beta, sides=sides)
-        if weighting not in ("semantic", "none"):
-            raise InputError(f"weighting: expected 'semantic' or 'none', got {weighting!r}")
-        if duplicates not in ("negatives", "positives"):
-            raise InputError(f"duplicates: expected 'negatives' or 'positives', got {duplicates!r}")
         self.alpha, self.beta = alpha, beta
         self.sides: Sides = sides
         self.weighting, self.duplicates = weighting, duplicates

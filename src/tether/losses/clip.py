@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import Decay, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import caption_labels, check_cosine, check_unit_pairs, unit_rows
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
@@ -19,6 +19,7 @@ Directions = Literal["mean", "sum", "image_to_text", "text_to_image"]
 Reduction = Literal["mean", "sum", "none"]
 
 
+@checked
 def clip_loss(
     img: Float[Tensor, "b d"],
     txt: Float[Tensor, "b d"],
@@ -28,7 +29,7 @@ def clip_loss(
     reduction: Reduction = "mean",
     gather: Gather | None = None,
     directions: Directions = "mean",
-    label_smoothing: float = 0.0,
+    label_smoothing: Decay = 0.0,
     extra_img: Float[Tensor, "k d"] | None = None,
     extra_txt: Float[Tensor, "k2 d"] | None = None,
 ) -> Float[Tensor, ""] | Float[Tensor, " b"]:
@@ -82,8 +83,6 @@ def _both(
     edit: RowEdit | None = None,
 ) -> PairLosses:
     """Losses of this process's pairs; a direction that is not asked for is computed only where it is free."""
-    if directions not in ("mean", "sum", "image_to_text", "text_to_image"):
-        raise InputError(f"directions: expected mean, sum, image_to_text or text_to_image, got {directions!r}")
     if gather.world == 1 and directions in ("mean", "sum") and edit is None:
         return info_nce_pairs(
             img,
@@ -128,11 +127,7 @@ def _reduce(losses: Tensor, reduction: Reduction, *, world: int) -> Tensor:
     """Over this process's pairs, so that the mean over processes is the same reduction over the whole batch."""
     if reduction == "none":
         return losses
-    if reduction == "mean":
-        return losses.mean()
-    if reduction == "sum":
-        return losses.sum() * world
-    raise InputError(f"reduction: expected mean, sum or none, got {reduction!r}")
+    return losses.mean() if reduction == "mean" else losses.sum() * world
 
 
 @final
@@ -142,30 +137,22 @@ class ClipLoss:
     Source: arXiv 2103.00020, figure 3.
     """
 
+    @checked
     def __init__(
         self,
         *,
         directions: Directions = "mean",
-        label_smoothing: float = 0.0,
+        label_smoothing: Decay = 0.0,
         duplicates: Literal["negatives", "positives"] = "negatives",
     ) -> None:
         """Take the settings; the defaults are CLIP's.
 
         Args:
             directions: ``mean`` or ``sum`` of image-to-text and text-to-image, or one of them.
-            label_smoothing: share of the target spread over the batch, in [0, 1).
+            label_smoothing: share of the target spread over the batch.
             duplicates: pairs with equal captions are each other's ``negatives``, as in CLIP, or ``positives``. What
                 counts as equal is ``batch.extra["labels"]`` (b,), or the tokens where there is none.
-
-        Raises:
-            InputError: a value outside its range.
         """
-        if directions not in ("mean", "sum", "image_to_text", "text_to_image"):
-            raise InputError(f"directions: expected mean, sum, image_to_text or text_to_image, got {directions!r}")
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing!r}")
-        if duplicates not in ("negatives", "positives"):
-            raise InputError(f"duplicates: expected 'negatives' or 'positives', got {duplicates!r}")
         self.directions: Directions = directions
         self.label_smoothing = label_smoothing
         self.duplicates = duplicates

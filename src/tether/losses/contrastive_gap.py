@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, final
 
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import Gather
+from tether.core.ranges import NonNegative, Positive, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.core.uniformity import cross_uniformity, uniformity
 from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
@@ -30,39 +30,35 @@ class ContrastiveGapLoss:
     Source: arXiv 2405.18570; the weights of the released code.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        uniform: float = 1.0,
-        align: float = 1.0,
-        cross_uniform: float = 0.0,
-        contrastive: float = 1.0,
-        t: float = 2.0,
+        uniform: NonNegative = 1.0,
+        align: NonNegative = 1.0,
+        cross_uniform: NonNegative = 0.0,
+        contrastive: NonNegative = 1.0,
+        t: Positive = 2.0,
         duplicates: Literal["negatives", "positives"] = "negatives",
     ) -> None:
         """Take the settings.
 
         Args:
-            uniform: weight of the two uniformities' mean (>= 0).
-            align: weight of the pairs' mean squared distance (>= 0).
-            cross_uniform: weight of the potential between images and others' texts (>= 0).
-            contrastive: weight of CLIP's loss (>= 0).
-            t: sharpness of the potentials (> 0).
+            uniform: weight of the two uniformities' mean.
+            align: weight of the pairs' mean squared distance.
+            cross_uniform: weight of the potential between images and others' texts.
+            contrastive: weight of CLIP's loss.
+            t: sharpness of the potentials.
             duplicates: pairs with equal captions are each other's ``negatives``, as published, or ``positives``: then
                 they share CLIP's target and no uniformity pushes their texts apart, nor one's picture from the other's
                 text. What counts as equal is ``batch.extra["labels"]`` (b,), or the tokens where there is none.
 
         Raises:
-            InputError: a value outside its range, or no term with a weight.
+            InputError: no term with a weight.
         """
         weights = {"uniform": uniform, "align": align, "cross_uniform": cross_uniform, "contrastive": contrastive}
-        for name, weight in weights.items():
-            if not 0 <= weight < math.inf:
-                raise InputError(f"{name}: expected a finite weight of at least 0, got {weight!r}")
         if not any(weights.values()):
             raise InputError(f"expected a weight above 0 among {', '.join(weights)}, got none")
-        if not 0 < t < math.inf:
-            raise InputError(f"t: expected a number above 0, got {t!r}")
         self.uniform, self.align, self.cross_uniform, self.contrastive = uniform, align, cross_uniform, contrastive
         self.t, self.duplicates = t, duplicates
         self._clip = ClipLoss(duplicates=duplicates)

@@ -13,22 +13,23 @@ from tether.core.geometry import (
     COSINE_LIMIT,
     GeometryName,
     check_curvature,
-    check_geometry,
     is_hyperbolic,
     lorentz,
 )
+from tether.core.ranges import NonNegative, checked
 
 _ORIGIN = 16  # smallest normal numbers of the apex's type: nearer to the origin the slope overflows
 SAME_POINT = 1e-12
 """Share of a squared Lorentz product below which two points are one: rounding is all that parts them in float64."""
 
 
+@checked
 def entailment(
     general: Float[Tensor, "b d"],
     *,
     specific: Float[Tensor, "b d"],
     geometry: GeometryName,
-    min_radius: float = 0.1,
+    min_radius: NonNegative = 0.1,
     curvature: Float[Tensor, ""] | float | None = None,
 ) -> Float[Tensor, " b"]:
     """How far each specific point lies outside the cone of its general one, in radians; 0 inside.
@@ -44,16 +45,16 @@ def entailment(
         general: apexes (texts), as points of the geometry; see ``core.geometry.place``.
         specific: what each entails (pictures).
         geometry: any Euclidean or hyperbolic one; all of a family share the cone.
-        min_radius: K >= 0, in units of the points.
+        min_radius: K, in units of the points.
         curvature: of a hyperbolic geometry.
 
     Returns:
         (b,) float32 or wider; hyperbolic ones in float64.
 
     Raises:
-        InputError: a geometry without an origin, a negative radius, or unequal shapes.
+        InputError: a geometry without an origin, or unequal shapes.
     """
-    check_entailment(geometry, min_radius=min_radius)
+    check_origin(geometry)
     check_curvature(geometry, curvature)
     if general.ndim != 2 or general.shape != specific.shape:
         shapes = f"{tuple(general.shape)} general and {tuple(specific.shape)} specific"
@@ -102,16 +103,13 @@ def _over(number: float, length: Tensor) -> Tensor:
     return torch.where(above, number / torch.where(above, length, 1.0), math.inf)
 
 
-def check_entailment(geometry: GeometryName, *, min_radius: float) -> None:
-    """See that a geometry has cones and that the radius is one.
+def check_origin(geometry: GeometryName) -> None:
+    """See that a geometry has cones.
 
     Raises:
         InputError: otherwise.
     """
-    check_geometry(geometry)
     if geometry in ("clip", "elliptic"):
         raise InputError(
             f"entailment: {geometry} has no origin to open away from; use a Euclidean or hyperbolic geometry"
         )
-    if not 0 <= min_radius < math.inf:
-        raise InputError(f"min_radius: expected 0 (no cone) or a finite number above it, got {min_radius!r}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
+from annotated_types import Gt, Le
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Decay, Whole, checked
 
 Normalize = Literal["tokens", "kept", "sum"]
 LARGEST = math.sqrt(2)
@@ -84,44 +86,35 @@ class ENTLoss:
     its own share; a ``fraction`` of a small batch is a noisy limit.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        threshold: float | None = None,
-        fraction: float | None = None,
-        start_step: int = 0,
-        label_smoothing: float = 0.0,
+        threshold: Annotated[float, Gt(0), Le(LARGEST)] | None = None,
+        fraction: Decay | None = None,
+        start_step: Whole = 0,
+        label_smoothing: Decay = 0.0,
         normalize: Normalize = "tokens",
         ignore_index: int = -100,
     ) -> None:
         """Take the settings; exactly one of ``threshold`` and ``fraction``.
 
         Args:
-            threshold: drop tokens with a larger error norm, in (0, sqrt 2]; 1.2 to 1.4 for large models, 1.0 to 1.1
+            threshold: drop tokens with a larger error norm, at most sqrt 2; 1.2 to 1.4 for large models, 1.0 to 1.1
                 for small ones.
-            fraction: drop about this share of the batch, in [0, 1), padding counted in; ties are kept.
+            fraction: drop about this share of the batch, padding counted in; ties are kept.
             start_step: first step that drops anything; before, a model's error norms say nothing.
-            label_smoothing: in [0, 1), spread over the wrong classes as fairseq does.
+            label_smoothing: spread over the wrong classes as fairseq does.
             normalize: what the sum is divided by: all ``tokens``, those that were ``kept``, or nothing (``sum``).
             ignore_index: what stands at padding.
 
         Raises:
-            InputError: both or neither limit, or a value outside its range.
+            InputError: both or neither limit.
         """
         if (threshold is None) == (fraction is None):
             raise InputError(
                 f"expected exactly one of threshold and fraction, got threshold={threshold!r}, fraction={fraction!r}"
             )
-        if threshold is not None and not 0 < threshold <= LARGEST:
-            raise InputError(f"threshold: expected a number in (0, sqrt 2], got {threshold!r}")
-        if fraction is not None and not 0 <= fraction < 1:
-            raise InputError(f"fraction: expected a number in [0, 1), got {fraction!r}")
-        if start_step < 0:
-            raise InputError(f"start_step: expected at least 0, got {start_step!r}")
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing!r}")
-        if normalize not in ("tokens", "kept", "sum"):
-            raise InputError(f"normalize: expected tokens, kept or sum, got {normalize!r}")
         self.threshold, self.fraction, self.start_step = threshold, fraction, start_step
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
         self.normalize: Normalize = normalize

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Positive, Share, checked
 
 _OPPOSITE = 1e-6 - 1
 """Below this cosine float32 no longer says on which side of each other two rows lie."""
@@ -14,8 +15,9 @@ _WITHIN = 1 - 1e-7
 """Cosines are held in this range, as the slope of the arc cosine is infinite at 1."""
 
 
+@checked
 def geodesic_mix(
-    a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], *, lam: float | Tensor, eps: float = 1e-6
+    a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], *, lam: Share | Tensor, eps: Positive = 1e-6
 ) -> Float[Tensor, "b d"]:
     """``[sin(lam f) a + sin((1 - lam) f) b] / sin f`` with ``f = arccos(a.b)``, row by row; of length 1 like its ends.
 
@@ -27,18 +29,14 @@ def geodesic_mix(
     Args:
         a: rows of length 1.
         b: rows of length 1.
-        lam: share of ``a``, in [0, 1]; a number or a 0-d tensor.
-        eps: sine of the angle below which the chord is taken (> 0).
+        lam: share of ``a``; a number or a 0-d tensor.
+        eps: sine of the angle below which the chord is taken.
 
     Raises:
-        InputError: rows of unequal shape, or a share outside its range.
+        InputError: rows of unequal shape.
     """
     if a.ndim != 2 or a.shape != b.shape:
         raise InputError(f"expected two equal (b, d), got {tuple(a.shape)} and {tuple(b.shape)}")
-    if isinstance(lam, (int, float)) and not 0 <= lam <= 1:
-        raise InputError(f"lam: expected a number in [0, 1], got {lam!r}")
-    if not eps > 0:
-        raise InputError(f"eps: expected a number above 0, got {eps!r}")
     cosine = (a * b).sum(dim=1, keepdim=True)
     held = cosine.detach()
     degenerate = ((1 - held.square()).clamp_min(0).sqrt() < eps) | (held < _OPPOSITE)

@@ -15,14 +15,14 @@ from tether.core.geometry import (
     Geometry,
     GeometryName,
     check_curvature,
-    check_geometry,
     factors,
     pairwise_similarity,
 )
+from tether.core.ranges import NonNegative, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_unit_pairs
 from tether.losses.clip import batch_labels
-from tether.losses.entailment import check_entailment, entailment
+from tether.losses.entailment import check_origin, entailment
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.reference import cross_entropy_rows
 
@@ -42,6 +42,7 @@ class GeometryTerms:
     entailment: Float[Tensor, ""]
 
 
+@checked
 def geometry_loss(
     img: Float[Tensor, "b d"],
     txt: Float[Tensor, "b d"],
@@ -49,8 +50,8 @@ def geometry_loss(
     *,
     geometry: GeometryName = "euclidean-squared",
     curvature: Float[Tensor, ""] | float | None = None,
-    entailment_weight: float = 0.0,
-    min_radius: float = 0.1,
+    entailment_weight: NonNegative = 0.0,
+    min_radius: NonNegative = 0.1,
     labels: Int[Tensor, " b"] | None = None,
     gather: Gather = LOCAL,
 ) -> GeometryTerms:
@@ -67,16 +68,15 @@ def geometry_loss(
         logit_scale: multiplier of the similarity, already exponentiated.
         geometry: one of ``core.geometry.GEOMETRIES``.
         curvature: of a hyperbolic geometry.
-        entailment_weight: >= 0; 0 leaves the entailment out.
+        entailment_weight: 0 leaves the entailment out.
         min_radius: see ``entailment``.
         labels: equal for pairs that mean the same: each counts as a positive of the others.
         gather: rows of all processes.
 
     Raises:
-        InputError: an unknown geometry, a missing curvature, a weight or radius below 0, entailment where the geometry
-            has none, shapes that do not fit, or, for ``clip`` and ``elliptic`` on the CPU, rows whose length is not 1.
+        InputError: a missing curvature, entailment where the geometry has none, shapes that do not fit, or, for
+            ``clip`` and ``elliptic`` on the CPU, rows whose length is not 1.
     """
-    _check_weight(entailment_weight)
     losses = _both(img, txt, logit_scale, geometry=Geometry(geometry, curvature), labels=labels, gather=gather)
     contrastive = (losses.left + losses.right).mean() / 2
     away = torch.zeros_like(contrastive)
@@ -124,11 +124,6 @@ def _check_pairs(img: Tensor, txt: Tensor, *, geometry: Geometry) -> None:
         raise InputError(f"expected at least one pair, got an empty batch: {shapes}")
 
 
-def _check_weight(weight: float) -> None:
-    if not 0 <= weight < float("inf"):
-        raise InputError(f"entailment_weight: expected a finite number of at least 0, got {weight!r}")
-
-
 @final
 class GeometryLoss:
     """CLIP's objective in the geometry that the model has, exact across processes.
@@ -139,38 +134,32 @@ class GeometryLoss:
     Source: arXiv 2409.13079, section 3.
     """
 
+    @checked
     def __init__(
         self,
         *,
         geometry: GeometryName | None = None,
-        entailment_weight: float = 0.0,
-        min_radius: float = 0.1,
-        final_min_radius: float | None = None,
+        entailment_weight: NonNegative = 0.0,
+        min_radius: NonNegative = 0.1,
+        final_min_radius: NonNegative | None = None,
         duplicates: Literal["negatives", "positives"] = "negatives",
     ) -> None:
         """Take the settings; the defaults are EuCLIP's for a model with that geometry.
 
         Args:
             geometry: what the model is expected to have, or None to take any.
-            entailment_weight: >= 0; 0 leaves the entailment out (the paper also tries 0.2).
-            min_radius: K >= 0 of the cones; 0 is no cone.
+            entailment_weight: 0 leaves the entailment out (the paper also tries 0.2).
+            min_radius: K of the cones; 0 is no cone.
             final_min_radius: K at the end of the run, reached on a straight line; None keeps it, and so does the step
                 ``skip_middle``, which knows no schedules.
             duplicates: pairs with equal captions are each other's ``negatives`` or ``positives``; what counts as equal
                 is ``batch.extra["labels"]`` (b,), or the tokens where there is none.
 
         Raises:
-            InputError: a value outside its range, or entailment in a geometry that has none.
+            InputError: entailment in a geometry that has none.
         """
-        _check_weight(entailment_weight)
-        for radius in (min_radius, *(() if final_min_radius is None else (final_min_radius,))):
-            check_entailment("euclidean", min_radius=radius)
-        if geometry is not None:
-            check_geometry(geometry)
-            if entailment_weight:
-                check_entailment(geometry, min_radius=min_radius)
-        if duplicates not in ("negatives", "positives"):
-            raise InputError(f"duplicates: expected 'negatives' or 'positives', got {duplicates!r}")
+        if geometry is not None and entailment_weight:
+            check_origin(geometry)
         self.geometry: GeometryName | None = geometry
         self.entailment_weight = entailment_weight
         self.min_radius, self.final_min_radius = min_radius, final_min_radius

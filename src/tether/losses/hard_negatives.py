@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.core.types import Batch, Encoded
 from tether.losses.checks import caption_labels, check_cosine, check_unit_lengths, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels
@@ -33,6 +34,7 @@ class EqualNegativesWarning(UserWarning):
     """Hard negatives are the same as what they are negatives of, so that nothing can tell them apart."""
 
 
+@checked
 def hard_info_nce(
     queries: Float[Tensor, "b d"],
     keys: Float[Tensor, "n d"],
@@ -63,9 +65,8 @@ def hard_info_nce(
             ``positives`` that share the target equally, or ``left_out``.
 
     Raises:
-        InputError: shapes that do not fit, labels that are missing, or another word.
+        InputError: shapes that do not fit, or labels that are missing.
     """
-    check_duplicates(duplicates)
     queries, keys = widen(queries, keys)
     if keys.shape[0] < offset + queries.shape[0]:
         raise InputError(f"expected at least {offset} + {queries.shape[0]} keys, got {keys.shape[0]}")
@@ -83,6 +84,7 @@ def hard_info_nce(
     return _tiled(queries, keys, twins, scale=scale, labels=labels, offset=offset, duplicates=duplicates).losses
 
 
+@checked
 def hard_search(
     queries: Float[Tensor, "b d"],
     keys: Float[Tensor, "n d"],
@@ -102,7 +104,6 @@ def hard_search(
     """
     if duplicates == "negatives":
         return search(queries, keys, scale=scale, offset=offset)
-    check_duplicates(duplicates)
     queries, keys = widen(queries, keys)
     scale = scale_like(scale, rows=queries)
     labels = _labels(query_labels, key_labels, None, twins=None, rows=(len(queries), len(keys)))
@@ -194,12 +195,6 @@ def top_hits(queries: Float[Tensor, "b d"], keys: Float[Tensor, "n d"], *, offse
     with torch.autocast(queries.device.type, enabled=False):
         best = torch.cat([(part @ keys.T).argmax(dim=1) for part in queries.split(height)])
     return (best == offset + torch.arange(len(queries), device=best.device)).float().mean()
-
-
-def check_duplicates(duplicates: str) -> None:
-    """Refuse a word that ``Duplicates`` does not have."""
-    if duplicates not in ("negatives", "positives", "left_out"):
-        raise InputError(f"duplicates: expected 'negatives', 'positives' or 'left_out', got {duplicates!r}")
 
 
 def check_negatives(img: Tensor, txt: Tensor, **negatives: Tensor | None) -> None:

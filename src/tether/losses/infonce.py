@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Decay, checked
 from tether.losses.top1 import Hits
 
 TILE_BYTES = {"cpu": 16 << 20}
@@ -50,6 +51,7 @@ class Searched(NamedTuple):
     hits: Bool[Tensor, " b"]
 
 
+@checked
 def info_nce(
     queries: Float[Tensor, "b d"],
     keys: Float[Tensor, "n d"],
@@ -58,7 +60,7 @@ def info_nce(
     offset: int = 0,
     query_labels: Int[Tensor, " b"] | None = None,
     key_labels: Int[Tensor, " n"] | None = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: Decay = 0.0,
 ) -> Float[Tensor, " b"]:
     """Cross-entropy of each query among all keys; the positive of query i is key ``offset + i``.
 
@@ -89,6 +91,7 @@ def info_nce(
     return losses if wanted is None else losses + multiplier * (queries * wanted).sum(dim=1)
 
 
+@checked
 def info_nce_pairs(
     left: Float[Tensor, "b d"],
     right: Float[Tensor, "b d"],
@@ -97,7 +100,7 @@ def info_nce_pairs(
     extra_left: Float[Tensor, "k d"] | None = None,
     extra_right: Float[Tensor, "k2 d"] | None = None,
     labels: Int[Tensor, " b"] | None = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: Decay = 0.0,
 ) -> PairLosses:
     """Cross-entropy of each pair in both directions, from one pass over the logits.
 
@@ -190,8 +193,6 @@ def _target(
     The tiles give the loss against a single positive. The target enters that loss only through a dot product with
     its mean row, so any other target is this much away, at the price of a few passes over (b, d).
     """
-    if not 0 <= smoothing < 1:
-        raise InputError(f"label_smoothing: expected a number in [0, 1), got {smoothing!r}")
     if own is None and smoothing == 0:
         return None
     mean = positives

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Positive, checked
 
 LOWEST = -1e4
 """Logarithms below this count as this: an entry that is impossible under both distributions then has ratio 1."""
@@ -45,7 +46,8 @@ def kl_divergence(logp: Float[Tensor, "*b v"], logq: Float[Tensor, "*b v"]) -> F
     return (logp.exp() * (logp - logq)).sum(dim=-1)
 
 
-def project_kl(logp_new: Float[Tensor, "*b v"], logp_old: Float[Tensor, "*b v"], eps: float) -> KLProjection:
+@checked
+def project_kl(logp_new: Float[Tensor, "*b v"], logp_old: Float[Tensor, "*b v"], eps: Positive) -> KLProjection:
     """The distribution nearest to ``new`` (in KL(pi || new)) whose KL(pi || old) is at most ``eps``.
 
     It is the geometric mixture ``old^(1 - t) * new^t``, renormalised, with the largest t in (0, 1] that stays inside.
@@ -60,13 +62,12 @@ def project_kl(logp_new: Float[Tensor, "*b v"], logp_old: Float[Tensor, "*b v"],
     Args:
         logp_new: normalised log-probabilities.
         logp_old: normalised log-probabilities of the same shape.
-        eps: radius in nats (> 0).
+        eps: radius in nats.
 
     Raises:
-        InputError: a radius that is not positive, shapes that differ, or (looked at on the CPU only) rows of ``old``
+        InputError: shapes that differ, or (looked at on the CPU only) rows of ``old``
             that do not add up to 1.
     """
-    check_radius(eps)
     if logp_new.shape != logp_old.shape or logp_new.ndim < 1 or logp_new.shape[-1] == 0:
         raise InputError(
             f"expected two equal shapes (..., v), got new {tuple(logp_new.shape)} and old {tuple(logp_old.shape)}"
@@ -76,12 +77,6 @@ def project_kl(logp_new: Float[Tensor, "*b v"], logp_old: Float[Tensor, "*b v"],
     new, old = logp_new.to(wide), logp_old.detach().to(wide)
     logp, t = _Project.apply(new.flatten(0, -2) if new.ndim > 1 else new[None], old.reshape(-1, old.shape[-1]), eps)
     return KLProjection(logp.view(new.shape), t.view(new.shape[:-1]))
-
-
-def check_radius(eps: float) -> None:
-    """See that ``eps`` can be the radius of a ball."""
-    if not (eps > 0 and math.isfinite(eps)):
-        raise InputError(f"eps: expected a positive radius in nats, got {eps}")
 
 
 def check_normalised(logp: Tensor, *, name: str) -> None:

@@ -6,15 +6,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Positive, checked
 
 
+@checked
 def linear_mmcl_loss(
     image: Float[Tensor, "n i"],
     *,
     text: Float[Tensor, "n t"],
     image_weights: Float[Tensor, "p i"],
     text_weights: Float[Tensor, "p t"],
-    rho: float = 1.0,
+    rho: Positive = 1.0,
 ) -> Float[Tensor, ""]:
     """How much more similar two linear towers find strangers than pairs, plus what keeps their product small.
 
@@ -30,10 +32,10 @@ def linear_mmcl_loss(
         text: their captions as vectors.
         image_weights: of the picture's tower, to p dimensions.
         text_weights: of the caption's tower, to the same.
-        rho: weight of the last term (> 0).
+        rho: weight of the last term.
 
     Raises:
-        InputError: shapes that do not fit, fewer than two pairs, or a rho that is not positive.
+        InputError: shapes that do not fit, or fewer than two pairs.
     """
     n = len(image)
     shapes = " ".join(str(tuple(value.shape)) for value in (image, text, image_weights, text_weights))
@@ -44,8 +46,6 @@ def linear_mmcl_loss(
         raise InputError(f"expected image (n, i), text (n, t) and weights (p, i), (p, t), got {shapes}")
     if n < 2:
         raise InputError(f"expected at least two pairs, for one has no stranger, got {n}")
-    if not 0 < rho < float("inf"):
-        raise InputError(f"rho: expected a finite number > 0, got {rho!r}")
     left, right = image @ image_weights.T, text @ text_weights.T
     own = (left * right).sum() / n
     every = left.mean(dim=0) @ right.mean(dim=0)

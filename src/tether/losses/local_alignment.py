@@ -16,6 +16,7 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.protocols import Objective
+from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.core.types import Batch, Encoded, Features, Loss
 from tether.losses.clip import ClipLoss, Directions
 from tether.losses.siglip import SigLipLoss
@@ -29,15 +30,16 @@ _PLAIN_EXP = 40.0
 _INNER: Mapping[str, type[Objective]] = {"clip": ClipLoss, "siglip": SigLipLoss}
 
 
+@checked
 def local_similarity(
     regions: Float[Tensor, "b p d"],
     *,
     words: Float[Tensor, "n w d"],
     real: Bool[Tensor, "n w"],
-    temp1: float = 4.0,
-    temp2: float = 5.0,
+    temp1: Positive = 4.0,
+    temp2: Positive = 5.0,
     attention: Literal["cosine", "dot"] = "cosine",
-    block: int | None = None,
+    block: Count | None = None,
 ) -> Float[Tensor, "b n"]:
     """How well each picture's parts answer the words of each report: ``log sum_w exp(temp2 cos(c_w, w))``.
 
@@ -52,17 +54,14 @@ def local_similarity(
         regions: parts of each picture, of any length but 0.
         words: of each report, of any length but 0 where they are real.
         real: True where a word is one and not padding; at least one in each row.
-        temp1: sharpness of the attention over regions (> 0).
-        temp2: sharpness of the maximum over words (> 0).
+        temp1: sharpness of the attention over regions.
+        temp2: sharpness of the maximum over words.
         attention: the first softmax is over ``cosine`` similarities, or over ``dot`` products as in GLoRIA's release.
         block: reports at once; None takes as many as fit into 64 MB.
 
     Raises:
-        InputError: shapes that do not fit, a report without a word, or a setting outside its range.
+        InputError: shapes that do not fit, or a report without a word.
     """
-    _check_temperatures(temp1=temp1, temp2=temp2)
-    if attention not in ("cosine", "dot"):
-        raise InputError(f"attention: expected 'cosine' or 'dot', got {attention!r}")
     regions, words = _wide(regions, words)
     if regions.ndim != 3 or words.ndim != 3 or regions.shape[2] != words.shape[2] or 0 in regions.shape:
         raise InputError(
@@ -73,8 +72,6 @@ def local_similarity(
     if real.device.type == "cpu" and bool((~real.any(dim=1)).any()):
         raise InputError(f"report {int((~real.any(dim=1)).nonzero()[0])}: expected at least one real word, got none")
     size = _block_rows(regions, words) if block is None else block
-    if size < 1:
-        raise InputError(f"block: expected at least 1, got {size}")
 
     def part(some: Tensor, which: Tensor) -> Tensor:
         return _block(regions, some, which, temp1=temp1, temp2=temp2, attention=attention)
@@ -117,17 +114,18 @@ def _lengths(words: Tensor) -> Tensor:
     return torch.where(length > 0, length, 1.0)
 
 
+@checked
 def local_alignment_loss(
     regions: Float[Tensor, "b p d"],
     *,
     words: Float[Tensor, "b w d"],
     real: Bool[Tensor, "b w"],
-    temp1: float = 4.0,
-    temp2: float = 5.0,
-    temp3: float = 10.0,
+    temp1: Positive = 4.0,
+    temp2: Positive = 5.0,
+    temp3: Positive = 10.0,
     attention: Literal["cosine", "dot"] = "cosine",
     directions: Directions = "mean",
-    block: int | None = None,
+    block: Count | None = None,
     gather: Gather | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric cross-entropy of ``temp3`` times ``local_similarity``; report i belongs to picture i.
@@ -141,7 +139,7 @@ def local_alignment_loss(
         real: True where a word is one.
         temp1: see ``local_similarity``.
         temp2: see ``local_similarity``.
-        temp3: multiplier of the similarities (> 0).
+        temp3: multiplier of the similarities.
         attention: see ``local_similarity``.
         directions: ``mean`` or ``sum`` of both, or one of them.
         block: see ``local_similarity``.
@@ -150,10 +148,6 @@ def local_alignment_loss(
     Raises:
         InputError: as ``local_similarity``, or not one report for each picture.
     """
-    if directions not in ("mean", "sum", "image_to_text", "text_to_image"):
-        raise InputError(f"directions: expected mean, sum, image_to_text or text_to_image, got {directions!r}")
-    if not 0 < temp3 < math.inf:
-        raise InputError(f"temp3: expected a finite number above 0, got {temp3!r}")
     if len(regions) != len(words):
         raise InputError(f"expected one report for each picture, got {len(regions)} pictures and {len(words)} reports")
     gather = gather or LOCAL
@@ -184,38 +178,29 @@ class LocalAlignmentLoss:
     Source: arXiv 2312.07353; its values of the GLoRIA family.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        temp1: float = 4.0,
-        temp2: float = 5.0,
-        temp3: float = 10.0,
-        weight: float = 1.0,
+        temp1: Positive = 4.0,
+        temp2: Positive = 5.0,
+        temp3: Positive = 10.0,
+        weight: NonNegative = 1.0,
         attention: Literal["cosine", "dot"] = "cosine",
         inner: Objective | str | Mapping[str, Any] = "clip",
-        block: int | None = None,
+        block: Count | None = None,
     ) -> None:
         """Take the settings.
 
         Args:
-            temp1: sharpness of the attention over regions (> 0).
-            temp2: sharpness of the maximum over words (> 0).
-            temp3: multiplier of the similarities (> 0).
-            weight: of the local loss beside the global one (>= 0).
+            temp1: sharpness of the attention over regions.
+            temp2: sharpness of the maximum over words.
+            temp3: multiplier of the similarities.
+            weight: of the local loss beside the global one.
             attention: the first softmax is over ``cosine`` similarities or ``dot`` products.
             inner: the global objective, or its name or settings as in a recipe.
             block: reports at once; None takes as many as fit into 64 MB.
-
-        Raises:
-            InputError: a value outside its range.
         """
-        _check_temperatures(temp1=temp1, temp2=temp2, temp3=temp3)
-        if not 0 <= weight < math.inf:
-            raise InputError(f"weight: expected a finite weight of at least 0, got {weight!r}")
-        if attention not in ("cosine", "dot"):
-            raise InputError(f"attention: expected 'cosine' or 'dot', got {attention!r}")
-        if block is not None and block < 1:
-            raise InputError(f"block: expected at least 1, got {block!r}")
         self.inner: Objective = (
             build(inner, _INNER, where="local_alignment: inner") if isinstance(inner, (str, Mapping)) else inner
         )
@@ -271,9 +256,3 @@ def _gathered_width(words: Tensor, real: Tensor, *, gather: Gather) -> tuple[Ten
     widest = int(gather(torch.tensor([words.shape[1]], device=words.device)).max())
     more = widest - words.shape[1]
     return F.pad(words, (0, 0, 0, more)), F.pad(real, (0, more))
-
-
-def _check_temperatures(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise InputError(f"{name}: expected a finite number above 0, got {value!r}")

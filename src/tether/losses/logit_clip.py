@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, final
+from typing import Annotated, Literal, NamedTuple, final
 
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Limit, NonNegative, checked
 
 EPS = 1e-7
 """Added to every norm, as in the released code."""
 
 _EXACT = (1.0, 2.0, math.inf)
 """Norms that do not raise large logits to a high power."""
+
+Order = Annotated[float, Ge(1), Le(math.inf)]
+"""Of a p-norm."""
 
 
 class Bounds(NamedTuple):
@@ -31,13 +36,14 @@ class Bounds(NamedTuple):
     most: float
 
 
+@checked
 def clip_logits(
     logits: Float[Tensor, "*shape"],
-    tau: float,
+    tau: Limit,
     *,
-    p: float = 2.0,
+    p: Order = 2.0,
     dim: int = -1,
-    eps: float = EPS,
+    eps: NonNegative = EPS,
     nan: Literal["pass", "refuse"] = "pass",
 ) -> Float[Tensor, "*shape"]:
     """Scale every row of logits whose p-norm is above ``tau`` back to that norm; the order of the classes stays.
@@ -51,25 +57,20 @@ def clip_logits(
 
     Args:
         logits: one row of class scores for each sample, raw.
-        tau: largest norm that is left alone (> 0); infinity clips nothing.
+        tau: largest norm that is left alone; infinity clips nothing.
         p: order of the norm, 1 to infinity.
         dim: where the classes are.
-        eps: added to the norm (>= 0).
+        eps: added to the norm.
         nan: ``pass`` hands NaN on, for the gradient clipper to skip the step; ``refuse`` looks for NaN and infinity,
             which on an accelerator waits for the device.
 
     Raises:
-        InputError: a value outside its range, no classes, or, with ``refuse``, logits that are not finite.
+        InputError: no classes, or, with ``refuse``, logits that are not finite.
     """
-    check_cap(tau, p=p)
-    if not 0 <= eps < math.inf:
-        raise InputError(f"eps: expected a finite number of at least 0, got {eps!r}")
     if logits.ndim == 0 or not -logits.ndim <= dim < logits.ndim:
         raise InputError(f"dim: expected a dimension of logits of shape {tuple(logits.shape)}, got {dim}")
     if logits.shape[dim] == 0 or not logits.is_floating_point():
         raise InputError(f"logits: expected floats with at least one class, got {logits.dtype} {tuple(logits.shape)}")
-    if nan not in ("pass", "refuse"):
-        raise InputError(f"nan: expected 'pass' or 'refuse', got {nan!r}")
     if nan == "refuse" and not bool(logits.isfinite().all()):
         raise InputError("logits: NaN or infinity among them")
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -92,29 +93,12 @@ def norms_of(rows: Float[Tensor, "*shape"], *, p: float, dim: int = -1) -> Float
     return peak * torch.linalg.vector_norm(rows / peak, ord=p, dim=dim, keepdim=True)
 
 
-def check_cap(tau: float, *, p: float) -> None:
-    """See that the cap is above 0 and the order of the norm at least 1.
-
-    Raises:
-        InputError: otherwise; it names the value.
-    """
-    if not tau > 0:
-        raise InputError(f"tau: expected a number above 0, got {tau!r}")
-    if not p >= 1:
-        raise InputError(f"p: expected an order of at least 1 (infinity is allowed), got {p!r}")
-
-
-def cross_entropy_bounds(classes: int, *, tau: float) -> Bounds:
+@checked
+def cross_entropy_bounds(classes: Count, *, tau: Limit) -> Bounds:
     """What one sample's cross-entropy can be after ``clip_logits``: ``log(1 + (classes - 1) exp(-+2 tau))``.
 
     They hold for every p, as no logit exceeds ``tau`` in size. Source: arXiv 2212.04055, section 3.
-
-    Raises:
-        InputError: no classes, or a cap that is not above 0.
     """
-    check_cap(tau, p=2.0)
-    if classes < 1:
-        raise InputError(f"classes: expected at least 1, got {classes}")
     others = math.log(classes - 1) if classes > 1 else -math.inf
     low, high = others - 2 * tau, others + 2 * tau
     return Bounds(math.log1p(math.exp(low)), max(high, 0.0) + math.log1p(math.exp(-abs(high))))
@@ -127,12 +111,13 @@ class LogitClipLoss(nn.Module):
     Source: arXiv 2212.04055.
     """
 
+    @checked
     def __init__(
         self,
         *,
         base_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        tau: float = 1.0,
-        p: float = 2.0,
+        tau: Limit = 1.0,
+        p: Order = 2.0,
         dim: int = -1,
         nan: Literal["pass", "refuse"] = "pass",
     ) -> None:
@@ -140,7 +125,7 @@ class LogitClipLoss(nn.Module):
 
         Args:
             base_loss: logits and targets to a loss; a module or a function; cross-entropy, averaged, if None.
-            tau: largest norm that is left alone (> 0); the noisier the labels, the smaller.
+            tau: largest norm that is left alone; the noisier the labels, the smaller.
             p: order of the norm, 1 to infinity.
             dim: where the classes are: -1, or 1 for logits (n, classes, ...) of several places.
             nan: ``pass`` hands NaN on, ``refuse`` raises.
@@ -149,7 +134,6 @@ class LogitClipLoss(nn.Module):
             InputError: a value outside its range.
         """
         super().__init__()
-        check_cap(tau, p=p)
         self.base_loss: Callable[[Tensor, Tensor], Tensor] = nn.CrossEntropyLoss() if base_loss is None else base_loss
         self.tau, self.p, self.dim = tau, p, dim
         self.nan: Literal["pass", "refuse"] = nan

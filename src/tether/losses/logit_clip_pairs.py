@@ -13,9 +13,10 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import Objective
+from tether.core.ranges import Limit, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.clip import ClipLoss
-from tether.losses.logit_clip import EPS, check_cap, clip_factors
+from tether.losses.logit_clip import EPS, Order, clip_factors
 from tether.losses.row_norms import row_norms
 from tether.losses.rows import RowEdit
 from tether.losses.siglip import SigLipLoss
@@ -33,8 +34,9 @@ class RowObjective(Protocol):
 _INNER: Mapping[str, type] = {"clip": ClipLoss, "siglip": SigLipLoss}
 
 
+@checked
 def clip_rows(
-    queries: Float[Tensor, "b d"], *, keys: Float[Tensor, "n d"], tau: float, p: float = 2.0
+    queries: Float[Tensor, "b d"], *, keys: Float[Tensor, "n d"], tau: Limit, p: Order = 2.0
 ) -> Float[Tensor, "b d"]:
     """Queries scaled so that ``queries @ keys.T`` equals ``clip_logits`` of the unscaled product, without making it.
 
@@ -44,17 +46,16 @@ def clip_rows(
     Args:
         queries: rows with the logit scale multiplied in.
         keys: all candidates.
-        tau: largest norm that is left alone (> 0).
+        tau: largest norm that is left alone.
         p: order of the norm, 1 to infinity.
 
     Raises:
-        InputError: a value outside its range, or shapes that do not fit.
+        InputError: shapes that do not fit.
     """
     return queries * _factors(queries, keys, tau=tau, p=p)
 
 
 def _factors(queries: Tensor, keys: Tensor, *, tau: float, p: float) -> Tensor:
-    check_cap(tau, p=p)
     return clip_factors(row_norms(queries, keys=keys, p=p) + EPS, tau=tau)
 
 
@@ -73,20 +74,20 @@ class LogitClip:
     Source: arXiv 2212.04055, section 3, which clips the logits of a classifier.
     """
 
+    @checked
     def __init__(
-        self, *, inner: Objective | str | Mapping[str, Any] = "clip", tau: float = 40.0, p: float = 2.0
+        self, *, inner: Objective | str | Mapping[str, Any] = "clip", tau: Limit = 40.0, p: Order = 2.0
     ) -> None:
         """Take the settings.
 
         Args:
             inner: the objective, or its name or settings as in a recipe: ``{name: clip, label_smoothing: 0.1}``.
-            tau: largest norm that is left alone (> 0).
+            tau: largest norm that is left alone.
             p: order of the norm, 1 to infinity.
 
         Raises:
-            InputError: a value outside its range, or an objective whose logits cannot be reached.
+            InputError: an objective whose logits cannot be reached.
         """
-        check_cap(tau, p=p)
         part = build(inner, _INNER, where="logit_clip: inner") if isinstance(inner, (str, Mapping)) else inner
         if not isinstance(part, RowObjective):
             raise InputError(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import numpy as np
 import torch
+from annotated_types import Len
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import Count, NonNegative, Positive, Share, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels, clip_loss
@@ -43,19 +44,20 @@ class MixTerms:
     margin: Float[Tensor, ""]
 
 
+@checked
 def m2_mix_loss(
     img: Float[Tensor, "b d"],
     txt: Float[Tensor, "b d"],
     *,
-    lam: Sequence[float],
-    m2: float = 0.01,
-    v: float = 0.0,
-    l: float = 0.0,  # noqa: E741 - the paper's name
-    vl: float = 0.0,
+    lam: Annotated[Sequence[Share], Len(4, 4)],
+    m2: NonNegative = 0.01,
+    v: NonNegative = 0.0,
+    l: NonNegative = 0.0,  # noqa: E741 - the paper's name
+    vl: NonNegative = 0.0,
     scale: Float[Tensor, ""] | float = 100.0,
     scale_m2: Float[Tensor, ""] | float = 1 / 0.07,
     negatives: Negatives = "mixed",
-    share: float = 1.0,
+    share: NonNegative = 1.0,
     labels: Int[Tensor, " b"] | None = None,
     gather: Gather | None = None,
 ) -> MixTerms:
@@ -72,10 +74,10 @@ def m2_mix_loss(
         img: rows of length 1; row i and ``txt[i]`` are one pair.
         txt: rows of length 1.
         lam: shares of the first end, in [0, 1], for v, l, vl and m2; the same on all processes.
-        m2: weight of the multi-modal mix (>= 0).
-        v: weight of the mix of images (>= 0).
-        l: weight of the mix of texts (>= 0).
-        vl: weight of the mix of both (>= 0).
+        m2: weight of the multi-modal mix.
+        v: weight of the mix of images.
+        l: weight of the mix of texts.
+        vl: weight of the mix of both.
         scale: multiplier of the cosines, already exponentiated.
         scale_m2: that of the multi-modal mix.
         negatives: for v, l and vl, ``original`` keeps the unmixed logits off the diagonal and the antidiagonal.
@@ -88,13 +90,7 @@ def m2_mix_loss(
             range, or, on the CPU, rows whose length is not 1.
     """
     weights = {"v": v, "l": l, "vl": vl, "m2": m2}
-    _check_weights(weights)
-    _check_negatives(negatives)
     shares = tuple(lam)
-    if len(shares) != len(ORDER) or not all(0 <= one <= 1 for one in shares):
-        raise InputError(f"lam: expected four shares in [0, 1], for {', '.join(ORDER)}, got {shares}")
-    if not 0 <= share < math.inf:
-        raise InputError(f"share: expected a finite number of at least 0, got {share!r}")
     check_unit_pairs(img, txt)
     gather = gather or LOCAL
     if (v or l or vl) and len(img) * gather.world < 2:
@@ -165,17 +161,6 @@ def _with_mirror(rows: Tensor, *, lam: float, gather: Gather) -> Tensor:
     return geodesic_mix(rows, every.flip(0)[offset : offset + len(rows)], lam=lam)
 
 
-def _check_weights(weights: dict[str, float]) -> None:
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise InputError(f"{name}: expected a finite weight of at least 0, got {weight!r}")
-
-
-def _check_negatives(negatives: str) -> None:
-    if negatives not in ("mixed", "original"):
-        raise InputError(f"negatives: expected 'mixed' or 'original', got {negatives!r}")
-
-
 @final
 class M2MixLoss:
     """m2-Mix and m3-Mix as an objective, for fine-tuning a CLIP whose images and texts lie apart.
@@ -190,54 +175,40 @@ class M2MixLoss:
     logits by a temperature, a slip that is not followed.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        m2: float = 0.01,
-        v: float = 0.0,
-        l: float = 0.0,  # noqa: E741 - the paper's name
-        vl: float = 0.0,
-        alpha_m: float = 0.5,
-        alpha_u: float = 0.5,
-        tau1: float | None = 0.01,
-        tau2: float | None = 0.07,
+        m2: NonNegative = 0.01,
+        v: NonNegative = 0.0,
+        l: NonNegative = 0.0,  # noqa: E741 - the paper's name
+        vl: NonNegative = 0.0,
+        alpha_m: Positive = 0.5,
+        alpha_u: Positive = 0.5,
+        tau1: Positive | None = 0.01,
+        tau2: Positive | None = 0.07,
         negatives: Negatives = "mixed",
-        epochs: int | None = None,
+        epochs: Count | None = None,
         duplicates: Literal["negatives", "positives"] = "negatives",
     ) -> None:
         """Take the settings.
 
         Args:
-            m2: weight of the multi-modal mix (>= 0); the scripts try 0.001 to 0.05.
-            v: weight of the mix of images (>= 0).
-            l: weight of the mix of texts (>= 0).
-            vl: weight of the mix of both (>= 0).
-            alpha_m: of the Beta distribution of m2's share (> 0).
-            alpha_u: of those of v, l and vl (> 0).
-            tau1: temperature of CLIP's loss and of v, l and vl (> 0); None takes the model's.
-            tau2: temperature of the multi-modal mix (> 0); None takes that of CLIP's loss.
+            m2: weight of the multi-modal mix; the scripts try 0.001 to 0.05.
+            v: weight of the mix of images.
+            l: weight of the mix of texts.
+            vl: weight of the mix of both.
+            alpha_m: of the Beta distribution of m2's share.
+            alpha_u: of those of v, l and vl.
+            tau1: temperature of CLIP's loss and of v, l and vl; None takes the model's.
+            tau2: temperature of the multi-modal mix; None takes that of CLIP's loss.
             negatives: for v, l and vl, ``original`` keeps the unmixed logits off the diagonal and the antidiagonal.
-            epochs: of the run, for the schedule (>= 1); None keeps the weights throughout.
+            epochs: of the run, for the schedule; None keeps the weights throughout.
             duplicates: pairs with equal captions are each other's ``negatives``, as published, or ``positives`` in
                 CLIP's loss and no negatives in m2's. What counts as equal is ``batch.extra["labels"]`` (b,), or the
                 tokens where there is none.
-
-        Raises:
-            InputError: a value outside its range.
         """
         self.weights = {"m2": m2, "v": v, "l": l, "vl": vl}
-        _check_weights(self.weights)
-        for name, alpha in (("alpha_m", alpha_m), ("alpha_u", alpha_u)):
-            if not 0 < alpha < math.inf:
-                raise InputError(f"{name}: expected a number above 0, got {alpha!r}")
-        for name, tau in (("tau1", tau1), ("tau2", tau2)):
-            if tau is not None and not 0 < tau < math.inf:
-                raise InputError(f"{name}: expected a number above 0 or None, got {tau!r}")
-        _check_negatives(negatives)
-        if epochs is not None and epochs < 1:
-            raise InputError(f"epochs: expected at least 1 or None, got {epochs!r}")
-        if duplicates not in ("negatives", "positives"):
-            raise InputError(f"duplicates: expected 'negatives' or 'positives', got {duplicates!r}")
         self.alpha_m, self.alpha_u, self.tau1, self.tau2 = alpha_m, alpha_u, tau1, tau2
         self.negatives: Negatives = negatives
         self.epochs, self.duplicates = epochs, duplicates

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import Gather
+from tether.core.ranges import checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, check_unit_lengths, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels
@@ -23,6 +24,7 @@ patient."""
 Credit = Literal["each", "any"]
 
 
+@checked
 def multi_positive_loss(
     img: Float[Tensor, "b d"],
     txt: Float[Tensor, "n d"],
@@ -50,10 +52,9 @@ def multi_positive_loss(
         credit: ``each`` or ``any`` of the positives.
 
     Raises:
-        InputError: shapes that do not fit, no positive at all, another word, or, on the CPU, rows whose length is not
+        InputError: shapes that do not fit, no positive at all, or, on the CPU, rows whose length is not
             1.
     """
-    _check_credit(credit)
     if img.ndim != 2 or txt.ndim != 2 or img.shape[1] != txt.shape[1] or not (len(img) and len(txt)):
         raise InputError(f"expected embeddings (b, d) and (n, d), got {tuple(img.shape)} and {tuple(txt.shape)}")
     for name, table in (("positive", positive), ("left_out", left_out)):
@@ -96,6 +97,7 @@ class MultiPositive:
     Source: arXiv 2312.07353, on long reports, several views, and false negatives.
     """
 
+    @checked
     def __init__(self, *, credit: Credit = "each", same_patient: Literal["negatives", "left_out"] = "left_out") -> None:
         """Take the settings.
 
@@ -103,13 +105,7 @@ class MultiPositive:
             credit: ``each`` of a row's positives is wanted, or ``any`` one of them is enough.
             same_patient: pairs of another study of one patient are ``negatives``, or ``left_out``. Without patients in
                 the batch nothing is left out.
-
-        Raises:
-            InputError: another word.
         """
-        _check_credit(credit)
-        if same_patient not in ("negatives", "left_out"):
-            raise InputError(f"same_patient: expected 'negatives' or 'left_out', got {same_patient!r}")
         self.credit: Credit = credit
         self.same_patient = same_patient
 
@@ -142,11 +138,6 @@ class MultiPositive:
             "positives": positive.sum(dim=1).float().mean(),
         }
         return Loss((left + right) / 2, terms)
-
-
-def _check_credit(credit: str) -> None:
-    if credit not in ("each", "any"):
-        raise InputError(f"credit: expected 'each' or 'any', got {credit!r}")
 
 
 def _numbers(batch: Batch, name: str, *, rows: int) -> Tensor | None:

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, unit_rows
 from tether.losses.hard_negatives import (
     Duplicates,
     EqualNegatives,
-    check_duplicates,
     check_negatives,
     hard_search,
     negative_rows,
@@ -149,6 +149,7 @@ class NegClipLoss:
     It needs captions in ``Encoded.negative_text``, which the step ``hard_negatives`` puts there.
     """
 
+    @checked
     def __init__(self, *, duplicates: Duplicates = "negatives") -> None:
         """Take the settings.
 
@@ -156,11 +157,7 @@ class NegClipLoss:
             duplicates: candidates with the caption of a row's own pair are ``negatives``, as published, ``positives``
                 or ``left_out``. What counts as equal is ``labels`` and ``negative_labels`` of ``batch.extra``, or the
                 tokens where there are none.
-
-        Raises:
-            InputError: another word.
         """
-        check_duplicates(duplicates)
         self.duplicates: Duplicates = duplicates
         self._equal = EqualNegatives()
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import NonNegative, checked
 from tether.losses.clip import clip_loss
 
 LEAST_ROWS = 2
@@ -36,6 +38,7 @@ class ParaclipTerms:
     l3: Float[Tensor, ""]
 
 
+@checked
 def paraclip_loss(
     img: Float[Tensor, "b d"],
     txt: Float[Tensor, "b d"],
@@ -43,7 +46,7 @@ def paraclip_loss(
     para2: Float[Tensor, "b d"],
     logit_scale: Float[Tensor, ""] | float,
     *,
-    weights: Sequence[float] = (1.0, 1.0, 1.0),
+    weights: Annotated[Sequence[NonNegative], Len(3, 3)] = (1.0, 1.0, 1.0),
     labels: Int[Tensor, " b"] | None = None,
     gather: Gather | None = None,
 ) -> ParaclipTerms:
@@ -61,13 +64,13 @@ def paraclip_loss(
         para1: paraphrases of the captions.
         para2: paraphrases of the paraphrases.
         logit_scale: multiplier of the cosines, already exponentiated, one for all three terms.
-        weights: of the three terms (>= 0).
+        weights: of the three terms.
         labels: equal for rows that mean the same, such as equal captions: each counts as a positive of the others,
             where they would be false negatives. Ours; None leaves them negatives.
         gather: rows of all processes; None for this process alone.
 
     Raises:
-        InputError: shapes that are not four equal (b, d) with b >= 2 over all processes, or weights out of range.
+        InputError: shapes that are not four equal (b, d) with b >= 2 over all processes, or weights of 0.
     """
     named = {"img": img, "txt": txt, "para1": para1, "para2": para2}
     shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in named.items())
@@ -76,8 +79,8 @@ def paraclip_loss(
     gather = gather or LOCAL
     if len(img) * gather.world < LEAST_ROWS:
         raise InputError(f"expected at least {LEAST_ROWS} rows in a batch, got {shapes}")
-    if len(weights) != 3 or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-        raise InputError(f"weights: expected three finite numbers of at least 0, not all 0, got {tuple(weights)}")
+    if not any(weights):
+        raise InputError(f"weights: expected one above 0, got {tuple(weights)}")
     image, text, first, second = (_unit(rows) for rows in (img.detach(), txt, para1, para2))
     l1, l2, l3 = (
         clip_loss(one, other, logit_scale, labels=labels, gather=gather)

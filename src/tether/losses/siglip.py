@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
 from tether.losses.clip import batch_labels
@@ -59,18 +60,14 @@ def siglip_loss(
 class SigLipLoss:
     """SigLIP's objective on the two embeddings; the model must have a logit bias. Source: arXiv 2303.15343."""
 
+    @checked
     def __init__(self, *, duplicates: Literal["negatives", "positives"] = "negatives") -> None:
         """Take the settings.
 
         Args:
             duplicates: pairs with equal captions are each other's ``negatives``, as published, or ``positives``. What
                 counts as equal is ``batch.extra["labels"]`` (b,), or the tokens where there is none.
-
-        Raises:
-            InputError: another word.
         """
-        if duplicates not in ("negatives", "positives"):
-            raise InputError(f"duplicates: expected 'negatives' or 'positives', got {duplicates!r}")
         self.duplicates = duplicates
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, final
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import Gather
+from tether.core.ranges import Positive, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, check_unit_lengths, check_unit_pairs, unit_rows
 from tether.losses.positive_override import products
@@ -49,8 +49,9 @@ def finding_similarity(left: Tensor, *, right: Tensor) -> Float[Tensor, "b n"]:
     return torch.where(lengths > 0, both / torch.where(lengths > 0, lengths, 1.0), 0.0)
 
 
+@checked
 def soft_targets(
-    left: Tensor, *, right: Tensor, form: Form = "softmax", temperature: float = 1.0
+    left: Tensor, *, right: Tensor, form: Form = "softmax", temperature: Positive = 1.0
 ) -> Float[Tensor, "b n"]:
     """Targets of each picture among all reports, rows that add up to 1.
 
@@ -60,15 +61,11 @@ def soft_targets(
         form: ``softmax`` of the cosines, as published, which is almost even: a report that shares every finding gets
             e times the share of one that shares none. ``shares`` divides the cosines by their sum, so that reports
             without a common finding get nothing.
-        temperature: the cosines are divided by it before the softmax (> 0); 1 as published.
+        temperature: the cosines are divided by it before the softmax; 1 as published.
 
     Raises:
-        InputError: as ``finding_similarity``, another word, or a temperature that is not above 0.
+        InputError: as ``finding_similarity``.
     """
-    if form not in ("softmax", "shares"):
-        raise InputError(f"form: expected 'softmax' or 'shares', got {form!r}")
-    if not 0 < temperature < math.inf:
-        raise InputError(f"temperature: expected a finite number above 0, got {temperature!r}")
     cosine = finding_similarity(left, right=right)
     if form == "softmax":
         return (cosine / temperature).softmax(dim=1)
@@ -116,23 +113,15 @@ class SoftTargetContrastive:
     Source: arXiv 2312.07353, on false negatives (MedCLIP family).
     """
 
-    def __init__(self, *, tau: float | None = TAU, form: Form = "softmax", temperature: float = 1.0) -> None:
+    @checked
+    def __init__(self, *, tau: Positive | None = TAU, form: Form = "softmax", temperature: Positive = 1.0) -> None:
         """Take the settings.
 
         Args:
-            tau: the cosines of embeddings are divided by it (> 0); None takes the model's own logit scale.
+            tau: the cosines of embeddings are divided by it; None takes the model's own logit scale.
             form: how cosines of findings become targets, see ``soft_targets``.
             temperature: of the targets, see ``soft_targets``.
-
-        Raises:
-            InputError: a value outside its range, or another word.
         """
-        if tau is not None and not 0 < tau < math.inf:
-            raise InputError(f"tau: expected a finite number above 0 or None, got {tau!r}")
-        if form not in ("softmax", "shares"):
-            raise InputError(f"form: expected 'softmax' or 'shares', got {form!r}")
-        if not 0 < temperature < math.inf:
-            raise InputError(f"temperature: expected a finite number above 0, got {temperature!r}")
         self.tau, self.temperature = tau, temperature
         self.form: Form = form
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Decay, Inner, checked
 
 TILE_BYTES, ACCELERATOR_TILE_BYTES = 1 << 20, 256 << 20
 """Size of one tile of logits in float32: on a CPU about a core's cache."""
@@ -47,14 +48,15 @@ class SparseDist:
     q_min: float = 1e-12
 
     @classmethod
+    @checked
     def from_logits(
         cls,
         logits: Float[Tensor, "*b v"],
         sampled: Int[Tensor, " *b"],
         *,
-        k: int = 64,
-        delta: float = 1e-5,
-        q_min: float = 1e-12,
+        k: Count = 64,
+        delta: Decay = 1e-5,
+        q_min: Inner = 1e-12,
     ) -> SparseDist:
         """Keep the likeliest tokens of each row, differentiably, tail included.
 
@@ -66,18 +68,14 @@ class SparseDist:
         Args:
             logits: of the next token, already divided by the temperature of sampling.
             sampled: tokens that were drawn.
-            k: most tokens kept for their likelihood (>= 1).
+            k: most tokens kept for their likelihood.
             delta: mass that may be left to the tail, in [0, 1).
             q_min: mass of a token in the tail before all is renormalised, in (0, 1).
 
         Raises:
-            InputError: settings out of range, shapes that do not fit, or (looked at on the CPU only) a token that is
+            InputError: shapes that do not fit, or (looked at on the CPU only) a token that is
                 not in the vocabulary.
         """
-        if k < 1 or not 0 <= delta < 1 or not 0 < q_min < 1:
-            raise InputError(
-                f"expected k >= 1, delta in [0, 1) and q_min in (0, 1), got k={k}, delta={delta}, q_min={q_min}"
-            )
         if logits.ndim < 1 or logits.shape[-1] == 0 or logits.shape[:-1] != sampled.shape:
             raise InputError(
                 f"expected logits (..., v) and sampled (...), got {tuple(logits.shape)} and {tuple(sampled.shape)}"

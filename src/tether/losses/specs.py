@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import NonNegative, checked
 from tether.losses.infonce import info_nce, scale_like
 
 LARGEST_MARGIN = 1.5
@@ -55,30 +55,27 @@ class SpecsLoss(nn.Module):
 
     margin: Tensor
 
+    @checked
     def __init__(
         self,
         *,
-        lambda_contrast: float = 1.0,
-        lambda_detail: float = 8.0,
-        lambda_neg: float = 0.8,
-        margin: float | None = None,
+        lambda_contrast: NonNegative = 1.0,
+        lambda_detail: NonNegative = 8.0,
+        lambda_neg: NonNegative = 0.8,
+        margin: NonNegative | None = None,
     ) -> None:
         """Take the settings; the defaults are the released script's.
 
         Args:
-            lambda_contrast: weight of the contrast (>= 0).
-            lambda_detail: weight of the true details (>= 0).
-            lambda_neg: weight of the false ones (>= 0).
-            margin: in logits (>= 0); None is adaptive and starts at 0.
+            lambda_contrast: weight of the contrast.
+            lambda_detail: weight of the true details.
+            lambda_neg: weight of the false ones.
+            margin: in logits; None is adaptive and starts at 0.
 
         Raises:
             InputError: a value below 0 or not finite.
         """
         super().__init__()
-        values = {"lambda_contrast": lambda_contrast, "lambda_detail": lambda_detail, "lambda_neg": lambda_neg}
-        for name, value in (values | ({} if margin is None else {"margin": margin})).items():
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name}: expected a finite number of at least 0, got {value!r}")
         self.lambda_contrast, self.lambda_detail, self.lambda_neg = lambda_contrast, lambda_detail, lambda_neg
         self.adaptive = margin is None
         self.register_buffer("margin", torch.tensor(margin or 0.0, dtype=torch.float64))

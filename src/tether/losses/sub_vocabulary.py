@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 
 Weight = Literal["uniform", "linear", "sqrt"]
 
@@ -41,6 +42,7 @@ class VocabSampler:
     released code fails. The classes of the batch are those of this process.
     """
 
+    @checked
     def __init__(
         self, frequencies: Sequence[float] | np.ndarray | Tensor, *, size: int, weight: Weight = "sqrt"
     ) -> None:
@@ -52,7 +54,7 @@ class VocabSampler:
             weight: of the classes drawn: all alike, by frequency, or by its root.
 
         Raises:
-            InputError: no class, a frequency that is negative or not finite, a size outside 1..c, another weight.
+            InputError: no class, a frequency that is negative or not finite, or a size outside 1..c.
         """
         if isinstance(frequencies, Tensor):
             frequencies = frequencies.detach().cpu().numpy()
@@ -64,8 +66,6 @@ class VocabSampler:
             raise InputError(f"frequencies[{bad[0]}]: expected a finite number of at least 0, got {given[bad[0]]}")
         if not 1 <= size <= len(given):
             raise InputError(f"size: expected 1 to {len(given)}, the number of classes, got {size}")
-        if weight not in get_args(Weight):
-            raise InputError(f"weight: expected {', '.join(get_args(Weight))}, got {weight!r}")
         self.size, self.weight = size, weight
         powers = {"uniform": np.ones_like(given), "linear": given, "sqrt": np.sqrt(given)}
         self.weights = torch.from_numpy(powers[weight].astype(np.float32))

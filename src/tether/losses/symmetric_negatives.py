@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.hard_negatives import (
     Duplicates,
     EqualNegatives,
-    check_duplicates,
     check_negatives,
     hard_info_nce,
     pair_labels,
@@ -46,6 +45,7 @@ class SymmetricTerms:
     t2i_edit: Float[Tensor, ""]
 
 
+@checked
 def symmetric_negative_loss(
     img: Float[Tensor, "b d"],
     txt: Float[Tensor, "b d"],
@@ -79,10 +79,9 @@ def symmetric_negative_loss(
         gather: rows of all processes; None for this process alone.
 
     Raises:
-        InputError: rows that do not fit each other, a missing twin, an empty batch, missing labels, another word, or,
+        InputError: rows that do not fit each other, a missing twin, an empty batch, missing labels, or,
             on the CPU, rows whose length is not 1.
     """
-    _check_scope(scope)
     check_negatives(img, txt, img_edit=img_edit, txt_edit=txt_edit)
     equal = EqualNegatives()
     equal(txt, txt_edit, what="captions")
@@ -167,11 +166,6 @@ def _over_all(
     return [left[:count], right[:count], left[count:], right[count:]]
 
 
-def _check_scope(scope: str) -> None:
-    if scope not in ("own", "batch", "pair"):
-        raise InputError(f"scope: expected 'own', 'batch' or 'pair', got {scope!r}")
-
-
 @final
 class SymmetricHardNegativeLoss:
     """CLIP-IN's objective on quadruples: both modalities get the edit of their own. Source: arXiv 2508.02329.
@@ -179,18 +173,14 @@ class SymmetricHardNegativeLoss:
     It needs ``Encoded.negative_image`` and ``negative_text``, which the step ``hard_negatives`` puts there.
     """
 
+    @checked
     def __init__(self, *, scope: Scope = "own", duplicates: Duplicates = "negatives") -> None:
         """Take the settings.
 
         Args:
             scope: the candidates of a row; see ``symmetric_negative_loss``.
             duplicates: as for ``NegClipLoss``.
-
-        Raises:
-            InputError: another word.
         """
-        _check_scope(scope)
-        check_duplicates(duplicates)
         self.scope: Scope = scope
         self.duplicates: Duplicates = duplicates
         self._equal = EqualNegatives()

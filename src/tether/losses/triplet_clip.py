@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.hard_negatives import (
     Duplicates,
     EqualNegatives,
-    check_duplicates,
     check_negatives,
     pair_labels,
     quadruple_rows,
@@ -108,16 +108,13 @@ class TripletClipLoss:
     It needs ``Encoded.negative_image`` and ``negative_text``, which the step ``hard_negatives`` puts there.
     """
 
+    @checked
     def __init__(self, *, duplicates: Duplicates = "negatives") -> None:
         """Take the settings.
 
         Args:
             duplicates: as for ``NegClipLoss``.
-
-        Raises:
-            InputError: another word.
         """
-        check_duplicates(duplicates)
         self.duplicates: Duplicates = duplicates
         self._equal = EqualNegatives()
 

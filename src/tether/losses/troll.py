@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -11,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, Positive, checked
 from tether.core.types import Loss
-from tether.losses.kl_projection import check_normalised, check_radius, kl_divergence, project_kl
+from tether.losses.kl_projection import check_normalised, kl_divergence, project_kl
 from tether.losses.sparse_policy import SparseDist
 
 EPS = 0.05
@@ -48,19 +48,14 @@ class TROLLLoss:
     batch as the mean of its sequences; one without tokens counts 0. It keeps no state.
     """
 
-    def __init__(self, *, eps: float = EPS, alpha: float = 1.0) -> None:
+    @checked
+    def __init__(self, *, eps: Positive = EPS, alpha: NonNegative = 1.0) -> None:
         """Take the settings.
 
         Args:
-            eps: radius of the trust region in nats per token (> 0).
-            alpha: weight of the regression term (>= 0).
-
-        Raises:
-            InputError: a setting out of range.
+            eps: radius of the trust region in nats per token.
+            alpha: weight of the regression term.
         """
-        check_radius(eps)
-        if not (alpha >= 0 and math.isfinite(alpha)):
-            raise InputError(f"alpha: expected a weight of at least 0, got {alpha}")
         self.eps, self.alpha = eps, alpha
 
     def __call__(

@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, checked
 
 Activation = Literal["tanh", "sigmoid", "linear"]
 Ratio = Literal["squared", "norm"]
 
 
+@checked
 def omega_regulariser(
     hidden: Float[Tensor, "t b n"],
     dC_dh: Float[Tensor, "t b n"],
@@ -41,15 +43,13 @@ def omega_regulariser(
         bound: squared length of an error signal below which a state is left out.
 
     Raises:
-        InputError: shapes that do not fit, or an unknown word.
+        InputError: shapes that do not fit.
     """
     if hidden.ndim != 3 or hidden.shape != dC_dh.shape or weight_hh.shape != (hidden.shape[2],) * 2:
         raise InputError(
             "expected hidden and dC_dh (t, b, n) and weight_hh (n, n), "
             f"got {tuple(hidden.shape)}, {tuple(dC_dh.shape)} and {tuple(weight_hh.shape)}"
         )
-    if ratio not in ("squared", "norm"):
-        raise InputError(f"ratio: expected 'squared' or 'norm', got {ratio!r}")
     wide = torch.promote_types(hidden.dtype, torch.float32)
     states, signal, weight = hidden.detach().to(wide), dC_dh.detach().to(wide), weight_hh.to(wide)
     back = (signal * _slope(states, activation)) @ weight
@@ -66,9 +66,7 @@ def _slope(states: Tensor, activation: Activation) -> Tensor:
         return 1 - states.square()
     if activation == "sigmoid":
         return states * (1 - states)
-    if activation == "linear":
-        return torch.ones_like(states)
-    raise InputError(f"activation: expected tanh, sigmoid or linear, got {activation!r}")
+    return torch.ones_like(states)
 
 
 @final
@@ -79,22 +77,23 @@ class VanishingGradientPenalty:
     ``loss.backward()``, then the clipper. It keeps no state. Source: arXiv 1211.5063, section 3.3.
     """
 
+    @checked
     def __init__(
-        self, *, alpha: float = 2.0, activation: Activation = "tanh", ratio: Ratio = "squared", bound: float = 1e-20
+        self,
+        *,
+        alpha: NonNegative = 2.0,
+        activation: Activation = "tanh",
+        ratio: Ratio = "squared",
+        bound: float = 1e-20,
     ) -> None:
         """Take the settings; the defaults are those of the released RNN.py.
 
         Args:
-            alpha: weight of the regulariser (>= 0).
+            alpha: weight of the regulariser.
             activation: of the recurrent units.
             ratio: ``squared`` as released, ``norm`` as printed.
             bound: squared length of an error signal below which a state is left out.
-
-        Raises:
-            InputError: a negative alpha.
         """
-        if not alpha >= 0:
-            raise InputError(f"alpha: expected a number of at least 0, got {alpha!r}")
         self.alpha, self.activation, self.ratio, self.bound = alpha, activation, ratio, bound
 
     def add_(self, weight_hh: nn.Parameter, *, loss: Tensor, hidden: Sequence[Tensor]) -> Float[Tensor, ""]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 import weakref
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tether.core.errors import InputError
+from tether.core.ranges import Limit, NonNegative, Positive, checked
 
 Critic = Callable[[Tensor], Tensor]
 """Samples (b, ...) to scores (b,) or (b, 1); any module or function."""
@@ -57,15 +57,16 @@ class CriticLoss:
     slopes: Float[Tensor, " b"]
 
 
+@checked
 def gradient_penalty(
     critic: Critic,
     real: Float[Tensor, "b ..."],
     fake: Float[Tensor, "b ..."],
     *,
     alpha: Tensor | None = None,
-    target: float = 1.0,
+    target: Positive = 1.0,
     one_sided: bool = False,
-    eps: float = 0.0,
+    eps: NonNegative = 0.0,
     generator: torch.Generator | None = None,
     create_graph: bool = True,
 ) -> SlopePenalty:
@@ -85,9 +86,9 @@ def gradient_penalty(
         real: real samples, floating point.
         fake: as many generated ones of the same shape.
         alpha: (b,) or (b, 1, ...) mixing weights in [0, 1]; None draws them evenly.
-        target: slope that costs nothing (> 0).
+        target: slope that costs nothing.
         one_sided: only slopes above the target cost (section 4, two-sided penalty); as released, both sides do.
-        eps: added to the squared norm before the root (>= 0).
+        eps: added to the squared norm before the root.
         generator: draws alpha, on the device of ``real``.
         create_graph: keep the graph, so that the penalty can be differentiated; False is for logs.
 
@@ -95,8 +96,6 @@ def gradient_penalty(
         InputError: shapes or dtypes that do not fit, an empty batch, or a critic that does not score each sample.
     """
     _check_samples(real, fake)
-    if not (target > 0 and math.isfinite(target)) or not (eps >= 0 and math.isfinite(eps)):
-        raise InputError(f"expected a positive target and an eps of at least 0, got {target} and {eps}")
     _warn_of_batch_norm(critic)
     points = _between(_plain(real), _plain(fake), alpha=alpha, generator=generator).requires_grad_()
     with torch.enable_grad(), torch.autocast(real.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
@@ -117,16 +116,17 @@ def gradient_penalty(
     return SlopePenalty(penalty if create_graph else penalty.detach(), slopes.detach())
 
 
+@checked
 def wgan_critic_loss(
     critic: Critic,
     real: Float[Tensor, "b ..."],
     fake: Float[Tensor, "b ..."],
     *,
-    lam: float = PENALTY_WEIGHT,
+    lam: NonNegative = PENALTY_WEIGHT,
     alpha: Tensor | None = None,
-    target: float = 1.0,
+    target: Positive = 1.0,
     one_sided: bool = False,
-    eps: float = 0.0,
+    eps: NonNegative = 0.0,
     generator: torch.Generator | None = None,
 ) -> CriticLoss:
     """Score real samples above fake ones, held to slope 1 by the gradient penalty.
@@ -138,7 +138,7 @@ def wgan_critic_loss(
         critic: scores (b,) or (b, 1) for (b, ...) samples.
         real: real samples.
         fake: generated samples of the same shape; they get no gradient.
-        lam: weight of the penalty (>= 0).
+        lam: weight of the penalty.
         alpha: see ``gradient_penalty``.
         target: see ``gradient_penalty``.
         one_sided: see ``gradient_penalty``.
@@ -146,10 +146,8 @@ def wgan_critic_loss(
         generator: see ``gradient_penalty``.
 
     Raises:
-        InputError: as ``gradient_penalty``, or a negative weight.
+        InputError: as ``gradient_penalty``.
     """
-    if not (lam >= 0 and math.isfinite(lam)):
-        raise InputError(f"lam: expected a weight of at least 0, got {lam}")
     _check_samples(real, fake)
     loss = _mean(_scores(critic, fake.detach())) - _mean(_scores(critic, real.detach()))
     wasserstein = -loss.detach()
@@ -176,23 +174,22 @@ def wgan_generator_loss(critic: Critic, fake: Float[Tensor, "b ..."]) -> Float[T
     return -_mean(_scores(critic, fake))
 
 
-def clip_weights_(module: nn.Module, c: float = WEIGHT_BOUND) -> Float[Tensor, ""]:
+@checked
+def clip_weights_(module: nn.Module, c: Limit = WEIGHT_BOUND) -> Float[Tensor, ""]:
     """Clamp every parameter, biases too, to [-c, c]: what the gradient penalty replaces. Call it after each step.
 
     Buffers are left alone; NaN stays NaN. Source: arXiv 1701.07875, algorithm 1, the baseline of arXiv 1704.00028.
 
     Args:
         module: usually the critic.
-        c: bound (> 0).
+        c: bound.
 
     Returns:
         0-d share of the values that now lie on the bound; it stays on their device.
 
     Raises:
-        InputError: a bound that is not positive, or a module without parameters.
+        InputError: a module without parameters.
     """
-    if not c > 0:
-        raise InputError(f"c: expected a positive bound, got {c}")
     parameters = list(module.parameters())
     if not parameters:
         raise InputError(f"{type(module).__name__} has no parameters to clip")

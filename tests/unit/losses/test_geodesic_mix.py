@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -59,16 +57,7 @@ def test_gradients_reach_both_ends():
     torch.autograd.gradcheck(lambda a, b: geodesic_mix(a, b, lam=0.3), (a, b))
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"lam": 1.5}, r"lam: expected a number in \[0, 1\], got 1.5"),
-        ({"lam": 0.5, "eps": 0.0}, "eps"),
-    ],
-)
-def test_bad_shares_are_refused(given, message):
-    with pytest.raises(InputError, match=message):
-        geodesic_mix(rows(2), rows(2), **given)
+def test_rows_of_unequal_shape_are_refused():
     with pytest.raises(InputError, match=r"\(2, 8\) and \(3, 8\)"):
         geodesic_mix(rows(2), rows(3), lam=0.5)
 
@@ -171,35 +160,11 @@ def test_given_shares_and_temperatures_win():
     torch.testing.assert_close(fixed.terms["clip"], clip_loss(out.image.unit, out.text.unit, 100.0))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"m2": -0.1}, "m2: expected a finite weight of at least 0"),
-        ({"vl": math.inf}, "vl"),
-        ({"alpha_m": 0.0}, "alpha_m: expected a number above 0"),
-        ({"alpha_u": -1.0}, "alpha_u"),
-        ({"tau1": 0.0}, "tau1"),
-        ({"tau2": -0.07}, "tau2"),
-        ({"negatives": "none"}, "negatives"),
-        ({"epochs": 0}, "epochs"),
-        ({"duplicates": "drop"}, "duplicates"),
-    ],
-)
-def test_bad_settings_are_refused(settings, message):
-    with pytest.raises(InputError, match=message):
-        M2MixLoss(**settings)
-
-
-def test_one_pair_and_bad_shares_are_refused_and_one_pair_of_m2_is_not():
+def test_one_pair_is_refused_and_one_pair_of_m2_is_not():
     image, text = rows(1), rows(1)
     for name in ("v", "l", "vl"):
         with pytest.raises(InputError, match="at least 2, got a batch of 1"):
             m2_mix_loss(image, text, lam=HALF, **{name: 1.0})
     assert m2_mix_loss(image, text, lam=HALF, m2=1.0).total == 0
-    for lam in ((0.5,), (0.5, 0.5, 0.5, 1.5)):
-        with pytest.raises(InputError, match="lam: expected four shares"):
-            m2_mix_loss(rows(3), rows(3), lam=lam)
-    with pytest.raises(InputError, match="share"):
-        m2_mix_loss(rows(3), rows(3), lam=HALF, share=-1.0)
     with pytest.raises(InputError, match="lam: expected four numbers"):
         M2MixLoss()(encoded(rows(3), rows(3)), batch(3, lam=0.5), gather=LOCAL)

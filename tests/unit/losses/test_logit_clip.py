@@ -118,27 +118,6 @@ def test_nan_is_handed_on_or_refused() -> None:
             LogitClipLoss(nan="refuse")(bad, torch.zeros(len(bad), dtype=torch.int64))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"tau": 0.0}, "tau"),
-        ({"tau": -1.0}, "tau"),
-        ({"tau": math.nan}, "tau"),
-        ({"tau": 1.0, "p": 0.5}, "p: expected"),
-        ({"tau": 1.0, "p": math.nan}, "p: expected"),
-    ],
-)
-def test_settings_out_of_range(settings: dict[str, float], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        clip_logits(torch.ones(1, 2), **settings)
-    with pytest.raises(InputError, match=message):
-        LogitClipLoss(**settings)
-    with pytest.raises(InputError, match=message):
-        LogitClip(**settings)
-    with pytest.raises(InputError, match=message):
-        clip_rows(torch.ones(1, 2), keys=torch.ones(1, 2), **settings)
-
-
 def test_logits_that_are_none() -> None:
     with pytest.raises(InputError, match="at least one class"):
         clip_logits(torch.ones(3, 0), 1.0)
@@ -148,10 +127,6 @@ def test_logits_that_are_none() -> None:
         clip_logits(torch.ones(3, 2), 1.0, dim=2)
     with pytest.raises(InputError, match="dim: expected"):
         clip_logits(torch.tensor(1.0), 1.0)
-    with pytest.raises(InputError, match="eps"):
-        clip_logits(torch.ones(3, 2), 1.0, eps=-1.0)
-    with pytest.raises(InputError, match="nan"):
-        clip_logits(torch.ones(3, 2), 1.0, nan="drop")  # pyrefly: ignore
 
 
 def test_bounds_hold_and_survive_large_caps() -> None:
@@ -162,8 +137,6 @@ def test_bounds_hold_and_survive_large_caps() -> None:
     assert losses.max() <= bounds.most
     assert math.isclose(cross_entropy_bounds(6, tau=1e4).most, 2e4 + math.log(5))
     assert cross_entropy_bounds(1, tau=3.0) == (0.0, 0.0)
-    with pytest.raises(InputError, match="classes"):
-        cross_entropy_bounds(0, tau=1.0)
 
 
 def test_any_base_loss_and_any_class_dimension() -> None:

