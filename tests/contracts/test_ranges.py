@@ -9,8 +9,10 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import numpy as np
 import pytest
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen
+from sklearn.base import BaseEstimator
 
 from tether.core.component import schema, settings
 from tether.core.errors import InputError
@@ -19,7 +21,7 @@ from tether.papers.reproduction import source_index
 from tether.papers.reproduction.part_reference import shelves
 
 PENDING = ("tether.adapt", "tether.compress", "tether.data", "tether.evaluate", "tether.models")
-PENDING += ("tether.papers", "tether.space", "tether.tasks", "tether.train")
+PENDING += ("tether.papers", "tether.tasks", "tether.train.steps")
 """Packages whose constructors still check by hand, in part: what is decorated there is checked here as well."""
 
 UNIONS = (Union, types.UnionType)
@@ -104,9 +106,10 @@ CASES = [pytest.param(FUNCTIONS[name], key, id=f"{name}-{key}") for name in FUNC
 READ = [
     pytest.param(part, key, id=f"{name}-{key}")
     for part, name in PARTS.items()
-    if is_checked(part.__init__)
     for key in sorted(rules(part.__init__).keys() & schema(part).model_fields.keys())
 ]
+FITTED = [part for part in PARTS if issubclass(part, BaseEstimator) and not part.__module__.startswith(PENDING)]
+"""Estimators, whose settings ``fit`` checks and not the constructor, as scikit-learn has it."""
 
 
 def test_most_of_the_ranges_are_covered() -> None:
@@ -123,7 +126,8 @@ def test_a_decorated_function_has_ranges() -> None:
 
 @pytest.mark.parametrize("part", [part for part in PARTS if not part.__module__.startswith(PENDING)])
 def test_a_constructor_with_ranges_is_checked(part: type) -> None:
-    assert is_checked(part.__init__) or not rules(part.__init__), f"decorate {part.__name__}.__init__ with checked"
+    decorated = is_checked(part.__init__) or part in FITTED
+    assert decorated or not rules(part.__init__), f"decorate {part.__name__}.__init__ with checked"
 
 
 @pytest.mark.parametrize(("function", "parameter"), CASES)
@@ -148,3 +152,12 @@ def test_a_recipe_refuses_it_in_the_same_words(part: type, parameter: str) -> No
         with pytest.raises(InputError) as read:
             settings({"name": name, parameter: value}, {name: part}, where="run.yaml: part", given=others)
         assert str(read.value) == f"run.yaml: part ({name}): {rule.refusal(parameter, value)}"
+
+
+@pytest.mark.parametrize("part", FITTED)
+def test_an_estimator_refuses_it_in_fit(part: type) -> None:
+    for parameter, rule in rules(part.__init__).items():
+        for value in bad(rule.annotation):
+            with pytest.raises(InputError) as said:
+                part(**{parameter: value}).fit(np.zeros((4, 3)), np.zeros(4))  # pyrefly: ignore
+            assert str(said.value) == rule.refusal(parameter, value)

@@ -14,7 +14,7 @@ import numbers
 import operator
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -41,6 +41,7 @@ Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _PLAIN = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false", type(None): "null"}
 
 
@@ -105,22 +106,21 @@ def rules(function: Callable[..., Any]) -> Mapping[str, Rule]:
     return {
         name: _rule(hint)
         for name, hint in hints.items()
-        if name in parameters and parameters[name].kind not in (_ARGS, _KEYWORDS) and _constrains(hint)
+        if name in parameters and parameters[name].kind not in _VARIADIC and _constrains(hint)
     }
 
 
-_ARGS, _KEYWORDS = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-
-
-def check_values(function: Callable[..., Any], values: Mapping[str, Any], *, where: str) -> None:
+def check_values(function: Callable[..., Any], values: Mapping[str, Any], *, where: str = "") -> None:
     """Hold values to the ranges of a function's parameters of the same names.
+
+    For settings that come by another way: an optimiser's groups, or a scikit-learn estimator's, which ``fit`` checks.
 
     Raises:
         InputError: the first that is out of range.
     """
     for name, rule in rules(function).items():
         if name in values and not rule.accepts(values[name]):
-            raise InputError(rule.refusal(f"{where}: {name}", values[name]))
+            raise InputError(rule.refusal(f"{where}: {name}" if where else name, values[name]))
 
 
 def _constrains(hint: Any) -> bool:
@@ -174,7 +174,12 @@ def _rule(hint: Any) -> Rule:
         )
     name = getattr(hint, "__name__", str(hint))
     plain = tuple(_PLAIN)
-    return Rule(hint, lambda value: not isinstance(value, plain), f"a {name}", name)
+    words = (
+        "a list"
+        if isinstance(origin, type) and issubclass(origin, Iterable)
+        else f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    )
+    return Rule(hint, lambda value: not isinstance(value, plain), words, name)
 
 
 def _number(hint: Any, kind: type, bounds: Collection[Any]) -> Rule:

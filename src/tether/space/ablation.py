@@ -12,12 +12,14 @@ from torch import Tensor
 
 from tether.core.decomposition import Decomposition
 from tether.core.errors import InputError
+from tether.core.ranges import Whole, checked
 from tether.space.text_span import COUNT, RANK, TextSpan, varies
 
 LAST_LAYERS = 4
 """Layers that the paper's evaluation of its texts keeps (arXiv 2310.05916, section 4.2)."""
 
 
+@checked
 def mean_ablate(
     parts: Decomposition,
     *,
@@ -42,8 +44,6 @@ def mean_ablate(
         InputError: a layer, head or feed-forward net that is not there, parts whose axis was summed away, or means of
             another model or reduction.
     """
-    if source not in ("all", "class"):
-        raise InputError(f"source: expected 'all' or 'class', got {source!r}")
     if source == "class" and parts.reduce == "tokens":
         raise InputError("source: 'class' needs the tokens; decompose with reduce='none' or 'heads'")
     means = parts.mean() if means is None else _fitting(means, parts)
@@ -80,12 +80,13 @@ def replace_heads(
     return total
 
 
+@checked
 def embeddings_from_texts(
     parts: Decomposition,
     *,
     texts: Float[np.ndarray, "t d"],
     count: int = COUNT,
-    layers: int = LAST_LAYERS,
+    layers: Whole = LAST_LAYERS,
     rank: int = RANK,
 ) -> Float[Tensor, "b d"]:
     """The embeddings as texts tell them: how well the words found for the last layers' heads do their work.
@@ -97,14 +98,12 @@ def embeddings_from_texts(
         parts: of the pictures, on which the texts are chosen too.
         texts: unit embeddings of t plain descriptions.
         count: texts for each head.
-        layers: how many layers are told in words, at least 0; no more than there are.
+        layers: how many layers are told in words; no more than there are.
         rank: as for ``TextSpan``.
 
     Raises:
         InputError: heads that were summed away, or as ``TextSpan.fit``.
     """
-    if layers < 0:
-        raise InputError(f"layers: expected at least 0, got {layers}")
     own = parts.heads
     depth, heads = own.shape[1:3]
     kept = max(0, depth - layers)
@@ -125,8 +124,6 @@ def _named(
     attention: Iterable[int | tuple[int, int]] | Literal["all"], parts: Decomposition
 ) -> list[tuple[int, int | None]]:
     if isinstance(attention, str):
-        if attention != "all":
-            raise InputError(f"attention: expected 'all', layers or (layer, head), got {attention!r}")
         attention = range(parts.attention.shape[1])
     found: list[tuple[int, int | None]] = []
     for one in attention:

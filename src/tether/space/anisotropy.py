@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 
 
-def anisotropy(x: Float[np.ndarray, "n d"], *, pairs: int | None = None, seed: int = 0) -> float:
+@checked
+def anisotropy(x: Float[np.ndarray, "n d"], *, pairs: Count | None = None, seed: int = 0) -> float:
     """Mean cosine of two different vectors: near 0 for directions spread evenly, near 1 for a narrow cone.
 
     Exact over all pairs at the price of one sum, so sampling is only of use to match other reports. A common offset
@@ -33,14 +35,13 @@ def anisotropy(x: Float[np.ndarray, "n d"], *, pairs: int | None = None, seed: i
         raise InputError(f"expected at least two vectors that are not zero, got {n}")
     if pairs is None:
         return float((np.square(unit.sum(axis=0)).sum() - n) / (n * (n - 1)))
-    if pairs < 1:
-        raise InputError(f"pairs: expected at least 1, got {pairs}")
     draw = np.random.default_rng(seed)
     first = draw.integers(n, size=pairs)
     second = (first + 1 + draw.integers(n - 1, size=pairs)) % n
     return float(np.einsum("ij,ij->i", unit[first], unit[second]).mean())
 
 
+@checked
 def self_similarity(
     x: Float[np.ndarray, "n d"], word_ids: np.ndarray, *, adjust: Literal["none", "anisotropy"] = "none"
 ) -> float:
@@ -56,8 +57,6 @@ def self_similarity(
     Raises:
         InputError: shapes that do not fit, NaN or infinity, or no word that occurs twice.
     """
-    if adjust not in ("none", "anisotropy"):
-        raise InputError(f"adjust: expected 'none' or 'anisotropy', got {adjust!r}")
     words = np.asarray(word_ids)
     if words.shape != np.shape(x)[:1]:
         raise InputError(f"expected one word for each of {len(x)} rows, got shape {words.shape}")

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.space.binding_fold import MappedEncoder, fold_text_map_
 from tether.space.serialisation import read_state, wide_array, write_state
 
@@ -112,19 +113,18 @@ class LinearBindingMap(nn.Module):
         matrix: (d, d) parameter.
     """
 
-    def __init__(self, dim: int, *, init: Literal["identity"] | Float[Tensor, "d d"] = "identity") -> None:
+    @checked
+    def __init__(self, dim: Count, *, init: Literal["identity"] | Float[Tensor, "d d"] = "identity") -> None:
         """Start from a matrix.
 
         Args:
-            dim: d (>= 1).
+            dim: d.
             init: ``identity``, which changes nothing, or a finite (d, d) matrix.
 
         Raises:
-            InputError: a width below 1, another word, or a matrix that does not fit.
+            InputError: another word, or a matrix that does not fit.
         """
         super().__init__()
-        if dim < 1:
-            raise InputError(f"dim: expected at least 1, got {dim}")
         if isinstance(init, str):
             if init != "identity":
                 raise InputError(f"init: expected 'identity' or a matrix, got {init!r}")
@@ -172,6 +172,7 @@ class LinearBindingMap(nn.Module):
             F.normalize(image, dim=-1), self.forward(text), self.forward(text_neg), logit_scale=logit_scale
         )
 
+    @checked
     def fit(
         self,
         image: Float[Tensor, "n d"],
@@ -181,10 +182,10 @@ class LinearBindingMap(nn.Module):
         logit_scale: Float[Tensor, ""] | float,
         generator: torch.Generator,
         validation: tuple[Tensor, Tensor, Tensor] | None = None,
-        lr: float = LEARNING_RATE,
-        batch_size: int = BATCH,
-        steps: int = STEPS,
-        weight_decay: float = 0.0,
+        lr: Positive = LEARNING_RATE,
+        batch_size: Count = BATCH,
+        steps: Count = STEPS,
+        weight_decay: NonNegative = 0.0,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> BindingFit:
         """Learn the matrix from frozen embeddings, on the device where they lie.
@@ -200,29 +201,19 @@ class LinearBindingMap(nn.Module):
             validation: the same three for rows of other combinations, looked at ``batch_size`` rows at a time; the
                 matrix that does best there is kept, be it the first one, and the fit stops when it has not improved
                 for a while.
-            lr: Adam's learning rate (> 0).
-            batch_size: rows in a step (>= 1); at most n are taken.
-            steps: most steps (>= 1).
+            lr: Adam's learning rate.
+            batch_size: rows in a step; at most n are taken.
+            steps: most steps.
             weight_decay: pull toward the identity (>= 0): the decay of ``matrix - I``.
             on_progress: called with (steps done, steps).
 
         Raises:
-            InputError: shapes that do not fit, NaN or infinity, a caption that equals its twin (there is nothing to
-                learn from it), or a setting out of its range.
+            InputError: shapes that do not fit, NaN or infinity, a caption that equals its twin: there is nothing to
+                learn from it.
         """
         self._check_rows(image, text, text_neg, where="")
         if validation is not None:
             self._check_rows(*validation, where="validation ")
-        for name, value, fits in (
-            ("lr", lr, lr > 0),
-            ("batch_size", batch_size, batch_size >= 1),
-            ("steps", steps, steps >= 1),
-            ("weight_decay", weight_decay, weight_decay >= 0),
-        ):
-            if not fits:
-                raise InputError(
-                    f"{name}: expected a number {'>= 0' if name == 'weight_decay' else '> 0'}, got {value}"
-                )
         scale = torch.as_tensor(logit_scale).detach().to(image)
         optimizer = torch.optim.Adam([self.matrix], lr=lr)
         with torch.no_grad():

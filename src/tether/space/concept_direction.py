@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
+from tether.core.ranges import Positive, check_values
 from tether.space.serialisation import read_state, write_state
 
 COMPONENTS = 5  # released pca.py
@@ -37,7 +38,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         n_components: how many principal directions are kept; None keeps five, or as many as there are.
         anchor: row of an example that is surely on the bad side: the sign then follows the released rule, by the
             cluster (Ward, two of them, in the kept coordinates) without that row. None takes the sign from ``y``.
-        scale: what the first coordinate is divided by: ``largest`` magnitude among the examples, or a number (> 0).
+        scale: what the first coordinate is divided by: ``largest`` magnitude among the examples, or a number.
 
     Attributes:
         mean_: (d,) of the examples.
@@ -56,7 +57,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         *,
         n_components: int | None = None,
         anchor: int | None = None,
-        scale: float | Literal["largest"] = "largest",
+        scale: Positive | Literal["largest"] = "largest",
     ) -> None:
         """See the class for what each argument means; values are checked by ``fit``."""
         self.n_components = n_components
@@ -75,6 +76,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             ValueError: NaN or infinity, not two-dimensional, or y of another length.
             InputError: more components than n or d allow, examples that are all equal, or a setting out of its range.
         """
+        check_values(type(self).__init__, vars(self))
         if y is None:
             X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         else:
@@ -175,13 +177,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self
 
     def _scale(self, first: np.ndarray) -> float:
-        if isinstance(self.scale, str):
-            if self.scale != "largest":
-                raise InputError(f"scale: expected 'largest' or a number above 0, got {self.scale!r}")
-            return float(np.abs(first).max())
-        if not (self.scale > 0 and np.isfinite(self.scale)):
-            raise InputError(f"scale: expected 'largest' or a number above 0, got {self.scale!r}")
-        return float(self.scale)
+        return float(np.abs(first).max() if isinstance(self.scale, str) else self.scale)
 
 
 def _clusters(coordinates: np.ndarray) -> np.ndarray:

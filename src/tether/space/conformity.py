@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, check_values, checked
 from tether.space.serialisation import read_state, write_state
 from tether.space.validation import checked_rows
 
@@ -22,8 +23,9 @@ _STATE = frozenset({"mean_", "a_", "b_"})
 _FORMAT = "tether-conformity-1"
 
 
+@checked
 def conformity(
-    features: Float[np.ndarray, "n d"], *, method: Literal["exact", "unit_mean"] = "exact", chunk: int = CHUNK
+    features: Float[np.ndarray, "n d"], *, method: Literal["exact", "unit_mean"] = "exact", chunk: Count = CHUNK
 ) -> Float[np.ndarray, " n"]:
     """How much each row points the way the others of its modality do: near 1 for the common, lower for the unusual.
 
@@ -41,10 +43,6 @@ def conformity(
         InputError: not (n, d), fewer than two rows, NaN or infinity, a row of zeros, an unknown method, or, for
             ``unit_mean``, unit rows that cancel each other.
     """
-    if method not in ("exact", "unit_mean"):
-        raise InputError(f"method: expected 'exact' or 'unit_mean', got {method!r}")
-    if chunk < 1:
-        raise InputError(f"chunk: expected at least 1, got {chunk}")
     rows = checked_rows(features, name="features")
     n = len(rows)
     total = _unit_sum(rows, chunk=chunk)
@@ -90,8 +88,7 @@ class ConformityEstimator(BaseEstimator):
             InputError: fewer than two rows of length above zero, a mean of zero, or, with ``mean="raw"``, rows that all
                 lie at one angle to the mean, through which no line can be fitted.
         """
-        if self.mean not in ("raw", "unit"):
-            raise InputError(f"mean: expected 'raw' or 'unit', got {self.mean!r}")
+        check_values(type(self).__init__, vars(self))
         table = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         rows = checked_rows(table[_directed(table)], name="X, without its rows of zeros,")
         n = len(rows)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.space.moral_direction import MoralDirection
 
 TOP_K = 50
@@ -38,13 +39,14 @@ class DirectionLogitsProcessor:
     Source: arXiv 2103.11790, and its released mcm_models.py; equal scores go to the likelier token.
     """
 
+    @checked
     def __init__(
         self,
         direction: MoralDirection | Score,
         *,
         tokenizer: Decoder,
         threshold: float = 0.0,
-        min_keep: int = 1,
+        min_keep: Count = 1,
         top_k: int = TOP_K,
     ) -> None:
         """Take the direction and the settings.
@@ -53,14 +55,12 @@ class DirectionLogitsProcessor:
             direction: a fitted ``MoralDirection``, or a function from n texts to (n,) scores.
             tokenizer: of the generating model.
             threshold: a token stays when the text's score is above it.
-            min_keep: where no more than this many tokens stay, this many of the best scored do (>= 1).
+            min_keep: where no more than this many tokens stay, this many of the best scored do.
             top_k: how many of the likeliest tokens are looked at; all others are left out (>= ``min_keep``).
 
         Raises:
-            InputError: a setting out of its range.
+            InputError: ``top_k`` below ``min_keep``.
         """
-        if min_keep < 1:
-            raise InputError(f"min_keep: expected at least 1, got {min_keep}")
         if top_k < min_keep:
             raise InputError(f"top_k: expected at least min_keep ({min_keep}), got {top_k}")
         self._direction = direction

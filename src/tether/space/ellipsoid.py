@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Float
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.space.conformity import conformity
 from tether.space.slerp import angle, slerp
 from tether.space.validation import checked_rows
@@ -108,12 +111,13 @@ def shell_stats(features: Float[np.ndarray, "n d"]) -> ShellStats:
     )
 
 
+@checked
 def gap_sweep(
     image: Float[np.ndarray, "n d"],
     text: Float[np.ndarray, "m d"],
     *,
     t: Sequence[float] = SWEEP,
-    bins: int = BINS,
+    bins: Annotated[int, Ge(2)] = BINS,
 ) -> GapSweep:
     """Move the texts along the way to the images' centre and compare the two histograms of conformity at each place.
 
@@ -136,8 +140,6 @@ def gap_sweep(
     places = np.asarray(t, dtype=np.float64)
     if places.ndim != 1 or not len(places) or not np.isfinite(places).all():
         raise InputError(f"t: expected at least one finite number, got {places.tolist()}")
-    if bins < 2:
-        raise InputError(f"bins: expected at least 2, got {bins}")
     way = images.mean(axis=0) - texts.mean(axis=0)
     of_images = conformity(images)
     of_texts = [conformity(texts + place * way) for place in places]

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
+from tether.core.ranges import Count, check_values, checked
 from tether.space.association import TOP_TEXTS, checked_words, histogram_mi, signed_top
 from tether.space.outlier_dims import check_dims
 
@@ -124,6 +125,7 @@ class Selection:
     mask: DimensionMask
 
 
+@checked
 def select_dimensions(
     images: Float[np.ndarray, "n d"],
     *,
@@ -131,7 +133,7 @@ def select_dimensions(
     negative: Float[np.ndarray, "u d"],
     n: int = REMOVED,
     theta: float = THETA,
-    top_k: int = TOP_TEXTS,
+    top_k: Count = TOP_TEXTS,
     mode: Mode = "prefix",
     order: Order = "highest",
 ) -> Selection:
@@ -165,10 +167,6 @@ def select_dimensions(
     Warns:
         UserWarning: rows that are not of length 1, or ``theta`` admits no coordinate.
     """
-    if mode not in ("prefix", "official"):
-        raise InputError(f"mode: expected 'prefix' or 'official', got {mode!r}")
-    if order not in ("highest", "nearest_zero"):
-        raise InputError(f"order: expected 'highest' or 'nearest_zero', got {order!r}")
     images, texts, signs = checked_words(images, positive=positive, negative=negative)
     width = images.shape[1]
     if not 1 <= n < width:
@@ -243,7 +241,7 @@ class FairDims(SelectorMixin, BaseEstimator):
         negative: Float[np.ndarray, "u d"] | Sequence[Sequence[float]] | None = None,
         n: int = REMOVED,
         theta: float = THETA,
-        top_k: int = TOP_TEXTS,
+        top_k: Count = TOP_TEXTS,
         mode: Mode = "prefix",
         order: Order = "highest",
     ) -> None:
@@ -263,6 +261,7 @@ class FairDims(SelectorMixin, BaseEstimator):
             ValueError: NaN or infinity, or not two-dimensional.
             InputError: one list of words without the other, or as ``select_dimensions``.
         """
+        check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         if (self.positive is None) != (self.negative is None):
             raise InputError("positive and negative words come together or not at all")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +12,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Positive, check_values
 from tether.space.serialisation import read_state, write_state
 
 _FORMAT = "tether-linear-mmcl-1"
@@ -31,8 +31,8 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     need.
 
     Args:
-        rank: of G, at least 1; None allows any.
-        rho: weight of the loss's last term (> 0); it scales G and changes no ranking.
+        rank: of G; None allows any.
+        rho: weight of the loss's last term; it scales G and changes no ranking.
 
     Attributes:
         cross_cov_: (d_image, d_text) S, with n - 1.
@@ -48,7 +48,7 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     n_features_in_: int
 
-    def __init__(self, *, rank: int | None = None, rho: float = 1.0) -> None:
+    def __init__(self, *, rank: Count | None = None, rho: Positive = 1.0) -> None:
         """See the class for what each argument means; values are checked by ``fit``."""
         self.rank = rank
         self.rho = rho
@@ -60,10 +60,7 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             ValueError: NaN or infinity, fewer than two pairs, or unequal numbers.
             InputError: a setting out of range, or pictures and captions that do not vary together at all.
         """
-        if self.rank is not None and not (isinstance(self.rank, numbers.Integral) and self.rank >= 1):
-            raise InputError(f"rank: expected None or a whole number >= 1, got {self.rank!r}")
-        if not 0 < self.rho < np.inf:
-            raise InputError(f"rho: expected a finite number > 0, got {self.rho!r}")
+        check_values(type(self).__init__, vars(self))
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None: the captions of the pictures")
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)

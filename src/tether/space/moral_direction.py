@@ -11,6 +11,7 @@ from jaxtyping import Float
 from sklearn.utils.validation import check_is_fitted
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.space.concept_direction import COMPONENTS, STATE, ConceptDirection
 from tether.space.serialisation import read_state, write_state
 from tether.space.texts import TextEncoder, embed_texts
@@ -63,7 +64,7 @@ class MoralDirection:
         Args:
             encoder: a model of ``tether.load``, whose text side is used, or a function from n strings to (n, d).
             templates: each with one ``{}`` where the phrase goes.
-            n_components: how many principal directions are kept (>= 1).
+            n_components: how many principal directions are kept.
 
         Raises:
             InputError: no template, or one without exactly one ``{}``.
@@ -124,6 +125,7 @@ class MoralDirection:
         self._words = tuple(words)
         return self
 
+    @checked
     def embed(self, texts: Sequence[str], *, form: Form = "templates") -> Float[np.ndarray, "n d"]:
         """Embeddings of phrases, averaged over the templates, or of the ``bare`` phrases.
 
@@ -132,10 +134,9 @@ class MoralDirection:
         """
         if form == "bare":
             return embed_texts(self._encoder, texts)
-        if form != "templates":
-            raise InputError(f"form: expected 'templates' or 'bare', got {form!r}")
         return in_templates(self._encoder, texts, templates=self.templates).mean(axis=1)
 
+    @checked
     def transform(self, texts: Sequence[str], *, form: Form = "templates") -> Float[np.ndarray, " n"]:
         """Score of each phrase: above 0 on the good side, about 1 for the clearest of the words fitted on.
 

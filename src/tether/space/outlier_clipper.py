@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
+from tether.core.ranges import Limit, check_values
 from tether.space.outlier_dims import SIGMAS, check_dims, largest_dims, standard_scores
 
 _FORMAT = "tether-outlier-clipper-1"
@@ -26,7 +27,7 @@ class OutlierClipper(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Source: arXiv 2011.04393, section 4.
 
     Args:
-        z: limit in population standard deviations (> 0).
+        z: limit in population standard deviations.
         count: take this many coordinates with the largest |z| instead, whatever their size; None follows ``z``.
 
     Attributes:
@@ -37,7 +38,7 @@ class OutlierClipper(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     n_features_in_: int
 
-    def __init__(self, *, z: float = SIGMAS, count: int | None = None) -> None:
+    def __init__(self, *, z: Limit = SIGMAS, count: int | None = None) -> None:
         """See the class for what each argument means; values are checked by ``fit``."""
         self.z = z
         self.count = count
@@ -49,8 +50,7 @@ class OutlierClipper(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             ValueError: NaN or infinity, or not two-dimensional.
             InputError: a setting out of its range.
         """
-        if not self.z > 0:
-            raise InputError(f"z: expected a number above 0, got {self.z!r}")
+        check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         scores = standard_scores(X.mean(axis=0)[None])[0]
         found = (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Annotated, Literal, overload
 
 import numpy as np
+from annotated_types import Gt, Le
 from jaxtyping import Bool, Float, Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import Limit, checked
 
 if TYPE_CHECKING:  # the functions that take tensors use only the tensor's own methods
     from torch import Tensor
@@ -50,7 +52,10 @@ class ExtremeShares:
     most: Float[np.ndarray, "l d"]
 
 
-def outlier_dims(hidden: Layers, *, z: float = SIGMAS, min_layers: float | Literal["all"] = "all") -> OutlierDims:
+@checked
+def outlier_dims(
+    hidden: Layers, *, z: Limit = SIGMAS, min_layers: Annotated[float, Gt(0), Le(1)] | Literal["all"] = "all"
+) -> OutlierDims:
     """Find the coordinates whose mean over tokens is more than ``z`` deviations from the average coordinate's.
 
     The deviation is the population's (ddof 0). With d coordinates no |z| can exceed sqrt(d - 1), so with ten or fewer
@@ -60,18 +65,14 @@ def outlier_dims(hidden: Layers, *, z: float = SIGMAS, min_layers: float | Liter
 
     Args:
         hidden: for each layer the states of the same tokens, without padding; leave special tokens such as [CLS] out.
-        z: limit (> 0).
-        min_layers: ``all``, or the share of the layers in which a coordinate must be flagged, in (0, 1].
+        z: limit.
+        min_layers: ``all``, or the share of the layers in which a coordinate must be flagged.
 
     Raises:
         InputError: fewer than 8 coordinates or 2 tokens, layers of unequal shape, NaN or infinity, or a setting out of
             its range.
     """
-    if not z > 0:
-        raise InputError(f"z: expected a number above 0, got {z!r}")
     share = 1.0 if min_layers == "all" else min_layers
-    if isinstance(share, str) or not 0 < share <= 1:
-        raise InputError(f"min_layers: expected 'all' or a share in (0, 1], got {min_layers!r}")
     mean = np.stack([layer.mean(axis=0) for layer in _layers(hidden)])
     scores = standard_scores(mean)
     flagged = np.abs(scores) > z

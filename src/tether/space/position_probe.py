@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import Inner, checked
 
 _MOST_ITERATIONS = 2000
 
@@ -27,8 +28,9 @@ class PositionProbe:
     rows: int
 
 
+@checked
 def position_probe(
-    x: Float[np.ndarray, "n d"], positions: Int[np.ndarray, " n"], *, held_out: float = 0.3, seed: int = 0
+    x: Float[np.ndarray, "n d"], positions: Int[np.ndarray, " n"], *, held_out: Inner = 0.3, seed: int = 0
 ) -> PositionProbe:
     """Fit a logistic regression from states to positions and look at other tokens.
 
@@ -38,7 +40,7 @@ def position_probe(
     Args:
         x: states of one layer; a few thousand tokens and positions up to a dozen take seconds.
         positions: place of each token in its text.
-        held_out: share of the tokens that is only looked at, in (0, 1).
+        held_out: share of the tokens that is only looked at.
         seed: of the choice of those.
 
     Raises:
@@ -53,8 +55,6 @@ def position_probe(
         raise InputError(
             f"expected states (n, d) and whole positions (n,), got {states.shape}, {places.shape} {places.dtype}"
         )
-    if not 0 < held_out < 1:
-        raise InputError(f"held_out: expected a share in (0, 1), got {held_out!r}")
     if not np.isfinite(states).all():
         raise InputError("the states hold NaN or infinity")
     order = np.random.default_rng(seed).permutation(len(places))

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, check_values
 
 RANK = 80
 """Released code: how many directions of a head are kept; a head of fewer channels has no more."""
@@ -35,8 +36,8 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     Args:
         texts: (t, d) unit text embeddings; None takes the coordinate axes, for a first look without a text tower.
-        count: most texts that are chosen, >= 1.
-        rank: directions of the rows that texts are projected on, >= 1; no more than the rows have are used.
+        count: most texts that are chosen.
+        rank: directions of the rows that texts are projected on; no more than the rows have are used.
 
     Attributes:
         chosen_: (m,) indices of the texts, in the order they were taken.
@@ -48,7 +49,9 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     n_features_in_: int
 
-    def __init__(self, *, texts: Float[np.ndarray, "t d"] | None = None, count: int = COUNT, rank: int = RANK) -> None:
+    def __init__(
+        self, *, texts: Float[np.ndarray, "t d"] | None = None, count: Count = COUNT, rank: Count = RANK
+    ) -> None:
         """See the class for what each argument means; values are checked by ``fit``."""
         self.texts = texts
         self.count = count
@@ -61,9 +64,7 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             ValueError: NaN or infinity, or not two-dimensional.
             InputError: a setting out of range, texts of another width, or fewer than two different rows.
         """
-        for name, value in (("count", self.count), ("rank", self.rank)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         differ, precision = varies(X), np.finfo(X.dtype).eps
         X = X.astype(np.float64)

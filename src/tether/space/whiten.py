@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.covariance import ledoit_wolf_shrinkage
@@ -13,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, Share, check_values
 from tether.space.normality import NormalityReport, normality
 from tether.space.serialisation import read_state, write_state
 from tether.space.slerp import angle, slerp
@@ -60,9 +62,9 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def __init__(
         self,
         *,
-        corr_threshold: float | None = 0.9,
-        eps: float = 0.0,
-        shrinkage: float | Literal["ledoit_wolf"] | None = None,
+        corr_threshold: Annotated[float, Ge(-1), Le(1)] | None = 0.9,
+        eps: NonNegative = 0.0,
+        shrinkage: Share | Literal["ledoit_wolf"] | None = None,
         replace: Literal["remove", "noise"] = "remove",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -80,7 +82,7 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             ValueError: NaN or infinity, or not two-dimensional.
             InputError: a setting out of range, n <= d, or a singular covariance, without eps or shrinkage.
         """
-        self._check_settings()
+        check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         n, d = X.shape
         mean = X.mean(axis=0)
@@ -191,19 +193,6 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
                 amount = ledoit_wolf_shrinkage(reference, assume_centered=True)
             eigenvalues = (1 - amount) * eigenvalues + amount * eigenvalues.mean()
         return eigenvalues + self.eps
-
-    def _check_settings(self) -> None:
-        if self.corr_threshold is not None and not -1 <= self.corr_threshold <= 1:
-            raise InputError(f"corr_threshold: expected None or a number in [-1, 1], got {self.corr_threshold!r}")
-        if not (self.eps >= 0 and np.isfinite(self.eps)):
-            raise InputError(f"eps: expected a finite number >= 0, got {self.eps!r}")
-        shrinkage = self.shrinkage
-        if isinstance(shrinkage, str) and shrinkage != "ledoit_wolf":
-            raise InputError(f"shrinkage: expected None, a number in [0, 1] or 'ledoit_wolf', got {shrinkage!r}")
-        if shrinkage is not None and not isinstance(shrinkage, str) and not 0 <= shrinkage <= 1:
-            raise InputError(f"shrinkage: expected None, a number in [0, 1] or 'ledoit_wolf', got {shrinkage!r}")
-        if self.replace not in ("remove", "noise"):
-            raise InputError(f"replace: expected 'remove' or 'noise', got {self.replace!r}")
 
 
 def redundant_features(X: Float[np.ndarray, "n d"], *, threshold: float | None) -> Int[np.ndarray, " r"]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
-from tether.core.errors import InputError
+from annotated_types import Gt, Le
+
+from tether.core.ranges import Share, Whole, checked
 
 
 class Schedule(abc.ABC):
     """Linear warm-up from 0 to 1, then a shape that a subclass gives."""
 
-    def __init__(self, *, warmup: int = 0) -> None:
+    @checked
+    def __init__(self, *, warmup: Whole = 0) -> None:
         """Args: warmup: steps until the full learning rate."""
-        if warmup < 0:
-            raise InputError(f"warmup: expected at least 0 steps, got {warmup}")
         self.warmup = warmup
 
     def factor(self, step: int, *, steps: int) -> float:
@@ -33,8 +35,9 @@ class Schedule(abc.ABC):
 class Cosine(Schedule):
     """Half a cosine from 1 to ``floor`` (CLIP's schedule, arXiv 2103.00020 section 2.5)."""
 
-    def __init__(self, *, warmup: int = 0, floor: float = 0.0) -> None:
-        """Args: warmup: steps until the full rate. floor: last factor, in [0, 1]."""
+    @checked
+    def __init__(self, *, warmup: Whole = 0, floor: Share = 0.0) -> None:
+        """Args: warmup: steps until the full rate. floor: last factor."""
         super().__init__(warmup=warmup)
         self.floor = floor
 
@@ -54,11 +57,10 @@ class Constant(Schedule):
 class Trapezoid(Schedule):
     """1, then a straight line to ``floor`` over the last ``decay`` share (warm-up, stable, decay)."""
 
-    def __init__(self, *, warmup: int = 0, decay: float = 0.2, floor: float = 0.0) -> None:
-        """Args: warmup: steps to the full rate. decay: last share of the run, in (0, 1]. floor: last factor."""
+    @checked
+    def __init__(self, *, warmup: Whole = 0, decay: Annotated[float, Gt(0), Le(1)] = 0.2, floor: Share = 0.0) -> None:
+        """Args: warmup: steps to the full rate. decay: last share of the run. floor: last factor."""
         super().__init__(warmup=warmup)
-        if not 0 < decay <= 1:
-            raise InputError(f"decay: expected a share in (0, 1], got {decay}")
         self.decay, self.floor = decay, floor
 
     def shape(self, progress: float) -> float:

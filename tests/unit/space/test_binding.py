@@ -318,24 +318,10 @@ def test_bad_rows():
         LinearBindingMap(16)(text[:, :8])
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"lr": 0}, "lr"), ({"batch_size": 0}, "batch_size"), ({"steps": 0}, "steps"), ({"weight_decay": -1}, ">= 0")],
-)
-def test_bad_settings(settings, message):
-    with pytest.raises(InputError, match=message):
-        fit(LinearBindingMap(16), triple(20), **settings)
-
-
 @pytest.mark.parametrize("init", ["zero", torch.eye(3), torch.full((4, 4), torch.nan), torch.eye(4).long()])
 def test_bad_start(init):
     with pytest.raises(InputError, match="init"):
         LinearBindingMap(4, init=init)
-
-
-def test_bad_width():
-    with pytest.raises(InputError, match="dim"):
-        LinearBindingMap(0)
 
 
 def test_bad_probes():

@@ -139,12 +139,8 @@ def test_bad_rows(rows, function, spoil, message):
 
 def test_bad_settings(rows):
     for call, message in (
-        (lambda: conformity(rows, method="near"), "method"),
-        (lambda: conformity(rows, chunk=0), "chunk"),
-        (lambda: ConformityEstimator(mean="both").fit(rows), "mean"),
         (lambda: gap_sweep(rows, rows[:, :5]), r"text: expected rows of 12 coordinates, got shape \(300, 5\)"),
         (lambda: gap_sweep(rows, rows, t=[]), "t: expected"),
-        (lambda: gap_sweep(rows, rows, bins=1), "bins"),
         (lambda: ConformityEstimator().fit(np.ones((5, 3))), "same angle"),
         (lambda: ConformityEstimator().fit(np.array([[1.0, 0.0], [-1.0, 0.0]])), "mean of the rows is zero"),
         (lambda: conformity(np.array([[1.0, 0.0], [-1.0, 0.0]]), method="unit_mean"), "unit rows is zero"),

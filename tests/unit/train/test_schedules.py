@@ -2,7 +2,6 @@ from itertools import pairwise
 
 import pytest
 
-from tether.core.errors import InputError
 from tether.train.schedules import SCHEDULES, Constant, Cosine, Trapezoid
 
 
@@ -30,10 +29,3 @@ def test_trapezoid_falls_in_its_last_share_only():
 
 def test_constant_stays():
     assert Constant().factor(99, steps=100) == 1.0
-
-
-def test_bad_settings_are_refused():
-    with pytest.raises(InputError, match="warmup"):
-        Cosine(warmup=-1)
-    with pytest.raises(InputError, match="decay"):
-        Trapezoid(decay=0)
