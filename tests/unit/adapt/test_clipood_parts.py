@@ -78,20 +78,17 @@ class TestLoss:
         torch.testing.assert_close(loss, wide, rtol=1e-6, atol=0)
 
     @pytest.mark.parametrize(
-        ("class_text", "settings", "message"),
+        ("class_text", "message"),
         [
-            (texts(1), {}, r"at least two classes, got \(1, 8\)"),
-            (texts()[0], {}, "at least two classes"),
-            (texts() * 2, {}, "row 0 has length 2, expected 1: normalise it first"),
-            (texts() * torch.nan, {}, "row 0 has length nan"),
-            (texts(), {"margin": -0.1}, "margin: expected a finite number >= 0, got -0.1"),
-            (texts(), {"margin": math.nan}, "margin"),
-            (texts(), {"logit_scale": 0.0}, "logit_scale: expected a finite number > 0"),
+            (texts(1), r"at least two classes, got \(1, 8\)"),
+            (texts()[0], "at least two classes"),
+            (texts() * 2, "row 0 has length 2, expected 1: normalise it first"),
+            (texts() * torch.nan, "row 0 has length nan"),
         ],
     )
-    def test_bad_settings(self, class_text, settings, message):
+    def test_bad_classes(self, class_text, message):
         with pytest.raises(InputError, match=message):
-            MarginMetricSoftmax(class_text, **settings)
+            MarginMetricSoftmax(class_text)
 
     def test_bad_batches(self):
         loss = MarginMetricSoftmax(texts())
@@ -176,8 +173,6 @@ class TestAverage:
     def test_bad_input(self):
         model = nn.Linear(3, 2)
         for settings, message in (
-            ({"total_steps": 0}, "total_steps"),
-            ({"total_steps": 3, "beta": 0.0}, "beta: expected a finite number > 0, got 0.0"),
             ({"total_steps": 3, "only": ["gain"]}, "no parameter 'gain'"),
             ({"total_steps": 3, "only": []}, "only"),
         ):
@@ -239,9 +234,6 @@ def test_tuning_refuses_bad_input():
     wanted, batch = class_texts(model, CLASSES), images(model)
     for batches, settings, message in (
         ([batch], {"steps": 2}, "batches: expected at least steps=2, got 1"),
-        ([batch], {"steps": 0}, "steps"),
-        ([batch], {"steps": 1, "learning_rate": 0.0}, "learning_rate"),
-        ([batch], {"steps": 1, "precision": "fp16"}, "precision"),
         ([batch], {"steps": 1, "beta": -1.0}, "beta"),
         ([(batch[0], batch[1] + 1)], {"steps": 1}, "labels: expected 0 to 2, got 1 to 3"),
     ):

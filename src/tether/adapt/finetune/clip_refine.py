@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import NonNegative, Positive, Share, checked
 from tether.core.types import Encoded, Loss
 
 NORMALISED_SCALE = 100.0  # what OpenAI's models multiply cosines by, arXiv 2103.00020
@@ -43,14 +44,15 @@ class ClipRefineLoss:
     come alone, and images and texts may have random vectors of their own.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        lambda_rand: float = 1.0,
-        lambda_kd: float = 1.0,
-        lambda_cont: float = 0.0,
-        alpha: float = 0.5,
-        temperature: float = 1.0,
+        lambda_rand: NonNegative = 1.0,
+        lambda_kd: NonNegative = 1.0,
+        lambda_cont: NonNegative = 0.0,
+        alpha: Share = 0.5,
+        temperature: Positive = 1.0,
         mu: float | Tensor = 0.0,
         sigma: float | Tensor = 1.0,
         share: Literal["pair", "side"] = "pair",
@@ -62,13 +64,13 @@ class ClipRefineLoss:
         """Take the settings; the defaults are the release's.
 
         Args:
-            lambda_rand: weight of the random features (>= 0).
-            lambda_kd: weight of the distillation (>= 0); at 0 no teacher is needed.
-            lambda_cont: weight of CLIP's loss (>= 0).
-            alpha: share of the true pairing in the target, in [0, 1].
-            temperature: of both softmaxes (> 0).
+            lambda_rand: weight of the random features.
+            lambda_kd: weight of the distillation; at 0 no teacher is needed.
+            lambda_cont: weight of CLIP's loss.
+            alpha: share of the true pairing in the target.
+            temperature: of both softmaxes.
             mu: mean of the random vectors, one number or (d,); with ``uniform`` the lower end.
-            sigma: their standard deviation (>= 0), one number or (d,); with ``uniform`` the upper end, above ``mu``.
+            sigma: their standard deviation, one number or (d,); with ``uniform`` the upper end, above ``mu``.
             share: ``pair`` has one random vector for both sides of a pair, ``side`` one for each.
             reference: shape of the distribution.
             distiller: ``blend`` as above; ``logits`` and ``features`` are mean squared differences to the old ones.
@@ -78,23 +80,8 @@ class ClipRefineLoss:
                 uses torch's own.
 
         Raises:
-            InputError: a value outside its range.
+            InputError: a sigma that does not fit.
         """
-        for name, weight in (("lambda_rand", lambda_rand), ("lambda_kd", lambda_kd), ("lambda_cont", lambda_cont)):
-            if not (weight >= 0 and weight != float("inf")):
-                raise InputError(f"{name}: expected a finite number >= 0, got {weight!r}")
-        if not 0 <= alpha <= 1:
-            raise InputError(f"alpha: expected a number in [0, 1], got {alpha!r}")
-        if not (temperature > 0 and temperature != float("inf")):
-            raise InputError(f"temperature: expected a finite number > 0, got {temperature!r}")
-        for name, value, known in (
-            ("share", share, ("pair", "side")),
-            ("reference", reference, ("normal", "uniform")),
-            ("distiller", distiller, ("blend", "logits", "features")),
-            ("feature_scale", feature_scale, ("raw", "normalised")),
-        ):
-            if value not in known:
-                raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
         self.lambda_rand, self.lambda_kd, self.lambda_cont = lambda_rand, lambda_kd, lambda_cont
         self.alpha, self.temperature = alpha, temperature
         # The release multiplies alpha by whole numbers, which rounds it to float32 in any precision of the rest.

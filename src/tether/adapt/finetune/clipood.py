@@ -17,6 +17,7 @@ from tether.adapt.finetune.margin_metric_softmax import MARGIN, MarginMetricSoft
 from tether.adapt.weights.beta_moving_average import BETA, BetaMovingAverage
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.core.types import Batch, Loss
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
@@ -59,16 +60,17 @@ def class_texts(
     return F.normalize(texts, dim=-1).to(model.logit_scale.device)
 
 
+@checked
 def tune_images_(
     model: Clip | WrappedEncoder,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     class_text: Float[Tensor, "c d"],
-    steps: int,
-    margin: float = MARGIN,
-    logit_scale: float | None = None,
+    steps: Count,
+    margin: NonNegative = MARGIN,
+    logit_scale: Positive | None = None,
     beta: float = BETA,
-    learning_rate: float = LEARNING_RATE,
+    learning_rate: Positive = LEARNING_RATE,
     weight_decay: float = WEIGHT_DECAY,
     precision: Literal["fp32", "bf16"] = "fp32",
     on_step: Callable[[StepReport], None] | None = None,
@@ -96,14 +98,8 @@ def tune_images_(
         on_step: called after each step.
 
     Raises:
-        InputError: a value outside its range, fewer batches than steps, or what the loss refuses.
+        InputError: fewer batches than steps, or what the loss refuses.
     """
-    if steps < 1:
-        raise InputError(f"steps: expected at least 1, got {steps!r}")
-    if not learning_rate > 0:
-        raise InputError(f"learning_rate: expected a number > 0, got {learning_rate!r}")
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
     scale = float(model.logit_scale.detach()) if logit_scale is None else logit_scale
     device = model.logit_scale.device
     step = _LabelStep(MarginMetricSoftmax(class_text.to(device), margin=margin, logit_scale=scale))

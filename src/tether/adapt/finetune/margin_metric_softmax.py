@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, Positive, checked
 from tether.core.types import Loss
 from tether.losses.checks import LENGTH_TOLERANCE
 
@@ -29,18 +30,19 @@ class MarginMetricSoftmax:
     which is too low; ``accuracy`` here is what a user will see, and ``margin_accuracy`` the released one.
     """
 
+    @checked
     def __init__(
-        self, class_text: Float[Tensor, "c d"], *, margin: float = MARGIN, logit_scale: float = LOGIT_SCALE
+        self, class_text: Float[Tensor, "c d"], *, margin: NonNegative = MARGIN, logit_scale: Positive = LOGIT_SCALE
     ) -> None:
         """Take the classes.
 
         Args:
             class_text: one row of length 1 for each of at least two classes.
-            margin: lambda of the paper (>= 0), in units of cosine.
-            logit_scale: kappa, what cosines are multiplied by (> 0); the model's own, and it does not learn.
+            margin: lambda of the paper, in units of cosine.
+            logit_scale: kappa, what cosines are multiplied by; the model's own, and it does not learn.
 
         Raises:
-            InputError: a value outside its range, fewer than two classes, or a row whose length is not 1.
+            InputError: fewer than two classes, or a row whose length is not 1.
         """
         if class_text.ndim != 2 or len(class_text) < 2:
             raise InputError(f"class_text: expected (c, d) rows of at least two classes, got {tuple(class_text.shape)}")
@@ -51,12 +53,6 @@ class MarginMetricSoftmax:
             raise InputError(
                 f"class_text: row {row} has length {float(length[row]):.6g}, expected 1: normalise it first"
             )
-        for name, value, least in (("margin", margin, 0.0), ("logit_scale", logit_scale, None)):
-            fits = value >= 0 if least is not None else value > 0
-            if not (fits and value != float("inf")):
-                raise InputError(
-                    f"{name}: expected a finite number {'>= 0' if least is not None else '> 0'}, got {value!r}"
-                )
         self.class_text = class_text.detach()
         self.margin, self.logit_scale = margin, logit_scale
 

@@ -15,6 +15,7 @@ from tether.adapt.finetune.text_tower import freeze_image_tower, tower_parameter
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.geometry import geometry_of
+from tether.core.ranges import Count, Positive, checked
 from tether.core.types import Batch, Loss
 from tether.data.captions import ParaphrasePairs
 from tether.losses.paraclip import LEAST_ROWS, paraclip_loss
@@ -86,13 +87,14 @@ class TextTuned:
     last: Mapping[str, float]
 
 
+@checked
 def tune_texts_(
     model: Clip | WrappedEncoder,
     batches: Iterable[Batch],
     *,
-    steps: int,
+    steps: Count,
     weights: Sequence[float] = (1.0, 1.0, 1.0),
-    learning_rate: float = LEARNING_RATE,
+    learning_rate: Positive = LEARNING_RATE,
     weight_decay: float = WEIGHT_DECAY,
     temperature: Literal["frozen", "trained"] = "frozen",
     precision: Literal["fp32", "bf16"] = "fp32",
@@ -118,18 +120,10 @@ def tune_texts_(
         on_step: called after each step.
 
     Raises:
-        InputError: a value outside its range, fewer batches than steps, no trainable text tower, or a model that does
+        InputError: fewer batches than steps, no trainable text tower, or a model that does
             not compare by cosine.
         UnsupportedModelError: towers that share parameters.
     """
-    if steps < 1:
-        raise InputError(f"steps: expected at least 1, got {steps!r}")
-    if not learning_rate > 0:
-        raise InputError(f"learning_rate: expected a number > 0, got {learning_rate!r}")
-    if temperature not in ("frozen", "trained"):
-        raise InputError(f"temperature: expected 'frozen' or 'trained', got {temperature!r}")
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
     if geometry_of(model).name != "clip":
         raise InputError(f"expected a model that compares by cosine, its geometry is {geometry_of(model).name!r}")
     moving = {name: one for name, one in tower_parameters(model, side="text").items() if one.requires_grad}
@@ -178,6 +172,7 @@ def tune_texts_(
     return TextTuned(steps, first, last)
 
 
+@checked
 def paraphrase_batches(
     model: Clip | WrappedEncoder,
     pairs: ParaphrasePairs,
@@ -198,10 +193,8 @@ def paraphrase_batches(
         duplicates: rows of which any two texts are equal are ``positives`` of each other, or ``negatives``.
 
     Raises:
-        InputError: sizes that do not fit, or another word.
+        InputError: sizes that do not fit.
     """
-    if duplicates not in ("positives", "negatives"):
-        raise InputError(f"duplicates: expected 'positives' or 'negatives', got {duplicates!r}")
     if not LEAST_ROWS <= batch_size <= len(pairs):
         raise InputError(f"batch_size: expected {LEAST_ROWS} to {len(pairs)}, the number of pairs, got {batch_size}")
     places = torch.tensor([one.row for one in pairs.rows])

@@ -14,6 +14,7 @@ from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.frozen import frozen_copy
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import Count, Decay, Positive, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.models.dual import Clip
 from tether.models.wrapped_encoders import WrappedEncoder
@@ -37,6 +38,7 @@ class RefineStep:
     with, so keep those.
     """
 
+    @checked
     def __init__(
         self,
         loss: ClipRefineLoss,
@@ -54,10 +56,8 @@ class RefineStep:
             decay: ``linear`` takes the weight of the random features to 0 at the last step.
 
         Raises:
-            InputError: a linear decay without steps, or an unknown word.
+            InputError: a linear decay without steps.
         """
-        if decay not in ("none", "linear"):
-            raise InputError(f"decay: expected 'none' or 'linear', got {decay!r}")
         if decay == "linear" and (steps is None or steps < 1):
             raise InputError(f"steps: a linear decay needs at least 1, got {steps!r}")
         self.loss, self.teacher, self._steps, self._decay = loss, teacher, steps, decay
@@ -101,16 +101,17 @@ class Refined:
     last_length: float
 
 
+@checked
 def refine_(
     model: Clip | WrappedEncoder,
     batches: Iterable[Batch],
     *,
     loss: ClipRefineLoss | None = None,
-    steps: int | None = None,
-    learning_rate: float = LEARNING_RATE,
+    steps: Count | None = None,
+    learning_rate: Positive = LEARNING_RATE,
     weight_decay: float = WEIGHT_DECAY,
     decay: Literal["none", "linear"] = "none",
-    least_length: float = LEAST_LENGTH,
+    least_length: Decay = LEAST_LENGTH,
     precision: Literal["fp32", "bf16"] = "fp32",
     micro_batch: int | None = None,
     on_step: Callable[[StepReport], None] | None = None,
@@ -144,14 +145,6 @@ def refine_(
         InputError: a value outside its range, or no batch at all.
     """
     loss = ClipRefineLoss() if loss is None else loss
-    if steps is not None and steps < 1:
-        raise InputError(f"steps: expected at least 1 or None, got {steps!r}")
-    if not learning_rate > 0:
-        raise InputError(f"learning_rate: expected a number > 0, got {learning_rate!r}")
-    if not 0 <= least_length < 1:
-        raise InputError(f"least_length: expected a number in [0, 1), got {least_length!r}")
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
     idle = loss.lambda_rand == loss.lambda_kd == loss.lambda_cont == 0
     teacher = frozen_copy(model) if loss.lambda_kd > 0 else None
     step = RefineStep(loss, teacher=teacher, steps=steps, decay=decay)

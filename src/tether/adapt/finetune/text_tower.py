@@ -9,13 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.errors import UnsupportedModelError
+from tether.core.ranges import checked
 from tether.models.dual import Clip
 from tether.models.wrapped_encoders import WrappedEncoder
 
 Side = Literal["image", "text", "scale"]
 
 
+@checked
 def tower_parameters(model: Clip | WrappedEncoder, *, side: Side) -> dict[str, nn.Parameter]:
     """All floating-point parameters that one side's embedding depends on, frozen or not, by name, in order.
 
@@ -25,12 +27,7 @@ def tower_parameters(model: Clip | WrappedEncoder, *, side: Side) -> dict[str, n
     Args:
         model: any encoder of ``tether.load``; it is left as it was.
         side: ``image``, ``text``, or ``scale``, what the logit scale is made of.
-
-    Raises:
-        InputError: another side.
     """
-    if side not in ("image", "text", "scale"):
-        raise InputError(f"side: expected 'image', 'text' or 'scale', got {side!r}")
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.is_floating_point()}
     asked = [parameter.requires_grad for parameter in named.values()]
     modes = [(part, part.training) for part in model.modules()]

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from tether.adapt.frozen import frozen_copy
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Positive, checked
 
 BETA = 0.5  # arXiv 2302.00864, released main.py
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def beta_weights(total_steps: int, *, beta: float = BETA) -> Float[Tensor, " steps_and_one"]:
+@checked
+def beta_weights(total_steps: Count, *, beta: Positive = BETA) -> Float[Tensor, " steps_and_one"]:
     """Weight of the start and of each step: the density of Beta(beta, beta) at ``(t + 0.5) / (total_steps + 1)``.
 
     Below 1 both ends weigh most, at 1 all weigh the same, above 1 the middle does. The half step keeps the places
@@ -25,15 +27,8 @@ def beta_weights(total_steps: int, *, beta: float = BETA) -> Float[Tensor, " ste
 
     Args:
         total_steps: T >= 1; there are T + 1 weights, in float64, not normalised.
-        beta: both parameters (> 0).
-
-    Raises:
-        InputError: a value outside its range.
+        beta: both parameters.
     """
-    if total_steps < 1:
-        raise InputError(f"total_steps: expected at least 1, got {total_steps!r}")
-    if not 0 < beta < math.inf:
-        raise InputError(f"beta: expected a finite number > 0, got {beta!r}")
     place = (torch.arange(total_steps + 1, dtype=torch.float64) + 0.5) / (total_steps + 1)
     log_constant = 2 * math.lgamma(beta) - math.lgamma(2 * beta)
     return ((beta - 1) * (place.log() + torch.log1p(-place)) - log_constant).exp()

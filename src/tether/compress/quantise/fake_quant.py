@@ -12,6 +12,7 @@ from torch import nn
 from tether.compress.quantise.grids import GROUP, KEEP_TOP
 from tether.compress.quantise.layers import FakeQuantAttention, FakeQuantLinear, Grid, Inputs, Scheme, take_over
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Whole, checked
 from tether.core.types import Batch
 
 IN_A_BLOCK = r"(^|\.)\d+\."
@@ -29,12 +30,13 @@ class FakeQuant:
     Source: arXiv 2502.17055, section 5; see ``grids`` for what the released code really does.
     """
 
+    @checked
     def __init__(
         self,
         *,
         scheme: Scheme = "int4",
-        group: int = GROUP,
-        keep_top: int = KEEP_TOP,
+        group: Count = GROUP,
+        keep_top: Whole = KEEP_TOP,
         inputs: Inputs = "quantised",
         modules: str = IN_A_BLOCK,
     ) -> None:
@@ -42,14 +44,14 @@ class FakeQuant:
 
         Args:
             scheme: ``int4`` or ``fp4``.
-            group: consecutive elements that share a scale (>= 1). Where it divides a layer's width, rows of the input
+            group: consecutive elements that share a scale. Where it divides a layer's width, rows of the input
                 are rounded one by one; else a group spans rows, as in the released code.
             keep_top: largest values of each group kept as they are: of inputs, and with ``fp4`` of weights.
             inputs: ``quantised``, or ``plain`` for weights alone.
             modules: regular expression; a linear or attention layer whose dotted name it is found in is exchanged.
 
         Raises:
-            InputError: a value outside its range, or no regular expression.
+            InputError: ``keep_top`` not below ``group``, or no regular expression.
         """
         self.grid = Grid(scheme=scheme, group=group, keep_top=keep_top, inputs=inputs)
         try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tether.compress.quantise.grids import GROUP, KEEP_TOP, quantise_fp4, quantise_int4, quantise_int4_input
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Whole, checked
 
 Scheme = Literal["int4", "fp4"]
 Inputs = Literal["quantised", "plain"]
@@ -30,6 +31,7 @@ class _StraightThrough(torch.autograd.Function):
         return grad, None
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
     """How values are rounded.
@@ -43,20 +45,14 @@ class Grid:
     """
 
     scheme: Scheme = "int4"
-    group: int = GROUP
-    keep_top: int = KEEP_TOP
+    group: Count = GROUP
+    keep_top: Whole = KEEP_TOP
     inputs: Inputs = "quantised"
 
     def __post_init__(self) -> None:
         """Refuse what no layer could use."""
-        if self.scheme not in ("int4", "fp4"):
-            raise InputError(f"scheme: expected 'int4' or 'fp4', got {self.scheme!r}")
-        if not isinstance(self.group, int) or self.group < 1:
-            raise InputError(f"group: expected a whole number of at least 1, got {self.group!r}")
-        if not isinstance(self.keep_top, int) or not 0 <= self.keep_top < self.group:
+        if self.keep_top >= self.group:
             raise InputError(f"keep_top: expected a whole number in [0, group={self.group}), got {self.keep_top!r}")
-        if self.inputs not in ("quantised", "plain"):
-            raise InputError(f"inputs: expected 'quantised' or 'plain', got {self.inputs!r}")
 
     def weight(self, weight: Tensor) -> Tensor:
         """The rounded weight; the gradient passes as if it were not rounded.
