@@ -86,7 +86,10 @@ def call(capsys) -> Callable[..., tuple[int, str]]:
         (["train", "--resume"], "tether: command line: key 'data' is required"),
         ([*TRAIN, "clippper=none"], "unknown key 'clippper'; did you mean 'clipper'?"),
         ([*TRAIN, "clipper=zcilp"], "tether: settings: clipper: unknown part 'zcilp'; did you mean 'zclip'?"),
-        ([*TRAIN, "optimizer.lr=fast"], "tether: settings: optimizer (adamw): lr: Input should be a valid number"),
+        (
+            [*TRAIN, "optimizer.lr=fast"],
+            "optimizer (adamw): lr: expected a finite number of at least 0, got 'fast'",
+        ),
         ([*TRAIN, "precision=fp64"], "tether: command line: precision: Input should be 'fp32', 'bf16' or 'fp16'"),
         ([*TRAIN, "batch_size=16"], "tether: pictures: only 2 good rows; one batch needs 16"),
         ([*TRAIN, "data=empty"], "tether: empty: empty, no files there"),

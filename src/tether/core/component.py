@@ -100,7 +100,7 @@ def settings(
         raise InputError(explain(error, where=where, known=model.model_fields, refusals=refusals)) from None
     keywords = {key: getattr(checked, key) for key in model.model_fields if key in values}
     for key, value in keywords.items():
-        # pydantic makes a number of true and false
+        # pydantic makes a number of a bool
         if key in ranges and not ranges[key].accepts(values[key] if isinstance(values[key], bool) else value):
             raise InputError(f"{where}: {ranges[key].refusal(key, values[key])}")
         if found := _unsound(value, finite=finite):

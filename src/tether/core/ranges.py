@@ -203,17 +203,19 @@ def _number(hint: Any, kind: type, bounds: Collection[Any]) -> Rule:
     def accepts(value: Any) -> bool:
         return isinstance(value, kinds) and not isinstance(value, bool) and above(low, value) and below(value, high)
 
-    noun, name = ("a whole number" if kind is int else "a number"), kind.__name__
+    name, noun, endless = kind.__name__, "a number", "a finite number"
+    if kind is int:
+        noun = endless = "a whole number"
     interval = f"in {left}{low:.6g}, {high:.6g}{right}"
     match (left, low) != ("(", -math.inf), (right, high) != (")", math.inf):
         case False, False:
-            return Rule(hint, accepts, noun if kind is int else "a finite number", name)
+            return Rule(hint, accepts, endless, name)
         case True, False:
             least = f"{'above' if left == '(' else 'of at least'} {low:.6g}"
-            return Rule(hint, accepts, f"{noun} {least}", f"{name} {'>' if left == '(' else '>='} {low:.6g}")
+            return Rule(hint, accepts, f"{endless} {least}", f"{name} {'>' if left == '(' else '>='} {low:.6g}")
         case False, True:
             most = f"{'below' if right == ')' else 'of at most'} {high:.6g}"
-            return Rule(hint, accepts, f"{noun} {most}", f"{name} {'<' if right == ')' else '<='} {high:.6g}")
+            return Rule(hint, accepts, f"{endless} {most}", f"{name} {'<' if right == ')' else '<='} {high:.6g}")
     return Rule(hint, accepts, f"{noun} {interval}", f"{name} {interval}")
 
 
