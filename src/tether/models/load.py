@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ from tether.core.errors import InputError, reason_of
 from tether.core.geometry import geometry_of
 from tether.core.protocols import Tokenizer
 from tether.models.config import ModelConfig, read_config
+from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.described import blamed_on
 from tether.models.convert.native import native
 from tether.models.convert.tokenizer_folder import COPIED
 from tether.models.convert.weights import fill as fill
-from tether.models.convert.weights import read_metadata
+from tether.models.convert.weights import read_metadata, shards
 from tether.models.dual import Clip
 from tether.models.named import HUB, OPEN_CLIP
 from tether.models.presets import PRESETS, create
@@ -192,12 +193,16 @@ def _from_hub(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
     except ImportError:
         raise MissingExtraError("huggingface_hub", extra="hf") from None
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(_WANTED)))
+        folder = Path(snapshot_download(name, allow_patterns=list(_DESCRIPTIONS)))
         described = folder / "open_clip_config.json"
         values = read_json(described) if described.is_file() else {}
         tower = _text_tower(values)
         if tower is not None:
             hf_hub_download(tower, "config.json")  # into the cache, where ``build_open_clip`` finds it
+        for files in _weight_files(folder):
+            snapshot_download(name, allow_patterns=files, revision=folder.name)
+            if any((folder / file).is_file() for file in files):
+                break
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(f"{HUB}{name}: could not be fetched from the Hugging Face hub: {error}") from error
     return _from_path(folder, random_weights=random_weights)
@@ -210,8 +215,22 @@ def _text_tower(values: Any) -> str | None:
     return values if isinstance(values, str) and values else None
 
 
-_WANTED = (
-    "config.json", "model.json", "open_clip_config.json", "preprocessor_config.json", "*.safetensors",
-    "*.safetensors.index.json", *COPIED, *(f"tokenizer/{name}" for name in COPIED),
+def _weight_files(folder: Path) -> Iterator[list[str]]:
+    """What to fetch until one is there, in the order in which ``_from_path`` looks for a described model's weights."""
+    if (folder / CONFIG_FILE).is_file():
+        yield [WEIGHTS_FILE]
+        yield [f"checkpoints/step-*/{WEIGHTS_FILE}"]
+    elif (folder / hugging_face.CONFIG_FILE).is_file():
+        whole, index = hugging_face.WEIGHTS_FILES
+        yield [whole]
+        if (folder / index).is_file():
+            yield [part.name for part in shards(folder / index)]
+    else:
+        yield from ([file] for file in open_clip.WEIGHTS_FILES)
+
+
+_DESCRIPTIONS = (
+    CONFIG_FILE, hugging_face.CONFIG_FILE, hugging_face.PREPROCESS_FILE, hugging_face.WEIGHTS_FILES[1],
+    open_clip.CONFIG_FILE, *COPIED, *(f"tokenizer/{name}" for name in COPIED),
 )  # fmt: skip
-"""Files of a repository on the hub that a model is made of; no other is fetched."""
+"""What is fetched of any repository on the hub; it decides which weights are."""

@@ -35,7 +35,8 @@ def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
     """
     architecture, _, weights = name.partition("/")
     cfg = _known_config(architecture)
-    config = names.native_config(cfg)
+    with blamed_on(Path(f"{architecture}.json")):
+        config = names.native_config(cfg)
     if not weights:
         if not random_weights:
             raise InputError(

@@ -19,13 +19,11 @@ from tether.models.convert import hugging_face as names
 from tether.models.convert.described import alike, blamed_on, check_values
 from tether.models.convert.native import native
 from tether.models.convert.rules import take
-from tether.models.convert.tokenizers import transformers_tokenizer
+from tether.models.convert.tokenizers import siglip_tokenizer, transformers_tokenizer
 from tether.models.convert.weights import assemble, find_weights
 from tether.models.dual import Clip
 from tether.models.wrapped_encoders import SiglipEncoder, WrappedEncoder, check_forward
 
-WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json")
-SIGLIP_PAD = 1  # SiglipTextConfig's default
 HALF = (0.5, 0.5, 0.5)  # SiglipImageProcessor's mean and deviation
 
 
@@ -42,7 +40,7 @@ def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     preprocess = read_json(preprocess_path) if preprocess_path.is_file() else None
     if not isinstance(preprocess, dict | None):
         raise InputError(f"{preprocess_path}: expected a mapping, got {preprocess!r:.100}")
-    weights = find_weights(folder, WEIGHTS_FILES, pickles="pytorch_model*.bin", random_weights=random_weights)
+    weights = find_weights(folder, names.WEIGHTS_FILES, pickles="pytorch_model*.bin", random_weights=random_weights)
     if kind == "clip":
         return _clip(folder, cfg, preprocess=preprocess, weights=weights)
     if kind == "siglip":
@@ -76,7 +74,7 @@ def _siglip(
         text, vision = described.text_config, described.vision_config
         default = ImageSpec(size=(vision.image_size, vision.image_size), mean=HALF, std=HALF, resize="squash")
         spec = names.image_spec(vision.image_size, preprocess, default=default)
-    tokenizer = transformers_tokenizer(folder, context=text.max_position_embeddings, vocabulary=text.vocab_size)
+    tokenizer, pad = siglip_tokenizer(folder, context=text.max_position_embeddings, vocabulary=text.vocab_size)
 
     def wrap(model: nn.Module) -> SiglipEncoder:
         return SiglipEncoder(
@@ -84,7 +82,7 @@ def _siglip(
             dim=vision.hidden_size,
             image_spec=spec,
             tokenizer=tokenizer,
-            pad=text.pad_token_id or SIGLIP_PAD,
+            pad=text.pad_token_id if pad is None else pad,  # SigLIP 2's configuration says 1, its tokenizer 0
             config=json.loads(described.to_json_string(use_diff=False)) | {"architectures": ["SiglipModel"]},
         )
 

@@ -12,7 +12,7 @@ from tether.core.protocols import Tokenizer
 from tether.models.build_open_clip import open_clip_model
 from tether.models.config import read_image
 from tether.models.convert.described import blamed_on
-from tether.models.convert.tokenizers import local_open_clip_tokenizer, text_sizes, transformers_tokenizer
+from tether.models.convert.tokenizers import local_open_clip_tokenizer, siglip_tokenizer, text_sizes
 from tether.models.convert.weights import assemble
 from tether.models.load_transformers import siglip_model
 from tether.models.save_wrapped import VERSION
@@ -84,7 +84,7 @@ def _transformers(values: Mapping[str, Any], path: Path) -> Callable[[], SiglipE
     context, vocabulary = text["max_position_embeddings"], text["vocab_size"]
     if values["tokenizer"] == "files":
         files = path.parent / TOKENIZER_FOLDER
-        tokenizer: Tokenizer = transformers_tokenizer(files, context=context, vocabulary=vocabulary)
+        tokenizer, _ = siglip_tokenizer(files, context=context, vocabulary=vocabulary)
     else:
         tokenizer = no_tokenizer(path, context=context, vocabulary=vocabulary)
 

@@ -335,21 +335,30 @@ def test_names_that_no_folder_has(name):
         tether.load(name)
 
 
-def test_only_the_files_of_a_model_are_fetched(copy, monkeypatch):
+@pytest.mark.parametrize("kind", ["own", "classic", "clip", "sharded", "siglip", "convnext", "saved siglip"])
+def test_only_the_files_of_a_model_are_fetched(kind, tmp_path, monkeypatch):
     import huggingface_hub
     from huggingface_hub.utils import filter_repo_objects
 
-    files = [path.name for path in _folder("siglip").iterdir()]
-    asked = {}
+    source = _folder(kind)
+    files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    others = {"evil.py", "pytorch_model.bin", "x/evil.py", "c.json", "fp16/model.safetensors", "onnx.safetensors"}
+    if kind in ("clip", "siglip"):
+        others |= {"open_clip_model.safetensors", "model-00001-of-00002.safetensors"}
+    local = tmp_path / "snapshots" / "commit"
+    asked = []
 
-    def download(name, *, allow_patterns):
-        there = [*files, "evil.py", "pytorch_model.bin", "x/evil.py", "a.json"]
-        asked["files"] = list(filter_repo_objects(there, allow_patterns=allow_patterns))
-        return str(_folder("siglip"))
+    def download(name, *, allow_patterns, revision=None):
+        assert revision in (None, "commit")
+        for file in filter_repo_objects(files | others, allow_patterns=allow_patterns):
+            (local / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / file, local / file)
+            asked.append(file)
+        return str(local)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     tether.load("hf:someone/thing")
-    assert sorted(asked["files"]) == sorted(files)
+    assert sorted(asked) == sorted(files)
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,16 @@ def test_other_modules_are_not_saved(tmp_path):
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(InputError, match=message):
         create(**settings)
+
+
+def test_a_model_without_an_image_tower_is_named(tmp_path, monkeypatch):
+    from tether.models import load_open_clip
+
+    cfg = {"embed_dim": 512, "audio_cfg": {"model_type": "HTSAT"}, "text_cfg": {"context_length": 77}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg}))
+    monkeypatch.setattr(load_open_clip, "_known_config", lambda architecture: cfg)
+    for name in ("open_clip:HTSAT-tiny/tag", tmp_path):
+        with pytest.raises(
+            InputError, match=r"json: model_cfg\.vision_cfg: expected a mapping, got None beside \['audio"
+        ):
+            tether.load(name)

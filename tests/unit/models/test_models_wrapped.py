@@ -81,6 +81,17 @@ def _siglip(folder):
     return tether.load(folder)
 
 
+def _siglip2(folder):
+    """At fixed resolution a SiglipModel whose configuration says to pad with 1 and whose tokenizer is Gemma's."""
+    from transformers import GemmaTokenizer
+
+    vocabulary = {name: row for row, name in enumerate(("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *"▁act", "ca"))}
+    words = {"add_bos_token": False, "add_eos_token": True}
+    _siglip(folder)
+    GemmaTokenizer(vocab=vocabulary | {"cat": 10}, merges=[("c", "a"), ("ca", "t")], **words).save_pretrained(folder)
+    return tether.load(folder)
+
+
 BUILDERS = {
     "convnext": _convnext,
     "clean_words": _clean_words,
@@ -233,6 +244,27 @@ def test_train_one_step_and_load(model, tmp_path):
         assert any(not torch.equal(first[key], middle[key]) for key in mine), name
         assert any(not torch.equal(middle[key], last[key]) for key in mine), name
     assert torch.equal(trained.tokenizer(TEXTS), model.tokenizer(TEXTS))
+
+
+@pytest.mark.parametrize("pad", [0, 1, None])
+def test_siglip_2_is_padded_and_lower_cased_as_it_was_trained(tmp_path, pad):
+    from transformers import Siglip2Tokenizer, SiglipModel
+
+    model = _siglip2(tmp_path / "source")
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    config["text_config"]["pad_token_id"] = pad
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    texts = ["a cat", "A Cat", "cat", "tac a cat"]
+    words = Siglip2Tokenizer.from_pretrained(tmp_path / "source")
+    padded = words(texts, padding="max_length", max_length=16, padding_side="right", return_tensors="pt")["input_ids"]
+    theirs = SiglipModel.from_pretrained(tmp_path / "source").eval()
+    again = tether.load(tether.save(tether.load(tmp_path / "source"), tmp_path / "saved"))
+    with torch.inference_mode():
+        expected = theirs.text_model(input_ids=padded).pooler_output
+        for loaded in (model, again):
+            found = loaded.encode_text(loaded.tokenizer(texts)).pooled
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(expected[0], expected[2], atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["convnext", "siglip"])

@@ -16,6 +16,7 @@ from tether.models.convert.rules import Rule, both
 
 CONFIG_FILE = "config.json"
 PREPROCESS_FILE = "preprocessor_config.json"
+WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 # transformers writes only what differs from these in old files (its CLIPVisionConfig and CLIPTextConfig).
 _VISION: Mapping[str, Any] = {

@@ -32,7 +32,13 @@ def native_config(cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | Non
     Args:
         cfg: as in open_clip's model_configs.
         preprocess: open_clip's ``preprocess_cfg``; CLIP's own if None.
+
+    Raises:
+        InputError: no image tower, as in open_clip's audio models, or no text tower.
     """
+    for key in ("vision_cfg", "text_cfg"):
+        if not isinstance(cfg.get(key), Mapping):
+            raise InputError(f"model_cfg.{key}: expected a mapping, got {cfg.get(key)!r:.100} beside {sorted(cfg)}")
     vision, text = dict(cfg["vision_cfg"]), dict(cfg["text_cfg"])
     if vision.pop("pool_type", "tok") != "tok" or text.pop("pool_type", "argmax") != "argmax":
         return None

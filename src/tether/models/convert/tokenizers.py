@@ -36,6 +36,7 @@ def named_open_clip_tokenizer(name: str, cfg: Mapping[str, Any]) -> tuple[Tokeni
     """The tokenizer of an architecture that open_clip knows, which may come from the hub, and the id it pads with."""
     text = cfg["text_cfg"]
     siglip, hub = "siglip" in name.lower(), bool(text.get("hf_tokenizer_name"))
+    pad = 1 if siglip and "siglip2" not in name.lower() else 0
     if not hub and not siglip:
         return local_open_clip_tokenizer(None, cfg)
     import open_clip
@@ -45,7 +46,7 @@ def named_open_clip_tokenizer(name: str, cfg: Mapping[str, Any]) -> tuple[Tokeni
     try:
         theirs: Any = open_clip.get_tokenizer(name, **guard)
     except Exception as error:  # a missing file or a failed download shows in many ways
-        return MissingTokenizer(f"{name}: {error}", context_length=context, vocab_size=size), 1 if siglip else 0
+        return MissingTokenizer(f"{name}: {error}", context_length=context, vocab_size=size), pad
     return _wrapped(theirs, context=context, size=size, where=name)
 
 
@@ -141,16 +142,40 @@ def transformers_tokenizer(folder: Path, *, context: int, vocabulary: int) -> To
     Raises:
         InputError: a class that is not known here, or files that are not a tokenizer.
     """
+    return _from_transformers(folder, context=context, vocabulary=vocabulary, lower_gemma=False)[0]
+
+
+def siglip_tokenizer(folder: Path, *, context: int, vocabulary: int) -> tuple[Tokenizer, int | None]:
+    """As ``transformers_tokenizer``, and the id that it pads with, None where it names none.
+
+    SigLIP 2 was trained on lower-cased text with Gemma's tokenizer, which keeps case when a folder names it so.
+
+    Raises:
+        InputError: a class that is not known here, or files that are not a tokenizer.
+    """
+    return _from_transformers(folder, context=context, vocabulary=vocabulary, lower_gemma=True)
+
+
+def _from_transformers(
+    folder: Path, *, context: int, vocabulary: int, lower_gemma: bool
+) -> tuple[Tokenizer, int | None]:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         reason = f"{folder} holds none of {', '.join(TOKENIZER_FILES)}"
-        return MissingTokenizer(reason, context_length=context, vocab_size=vocabulary)
+        return MissingTokenizer(reason, context_length=context, vocab_size=vocabulary), None
     from transformers import AutoTokenizer
 
     with plain_copy(folder) as copy, refusing(f"{folder}: its tokenizer could not be loaded"):
         theirs: Any = AutoTokenizer.from_pretrained(copy, trust_remote_code=False, local_files_only=True)
+        if lower_gemma and type(theirs).__name__.startswith("Gemma"):
+            from tokenizers import normalizers
+
+            inner = theirs.backend_tokenizer
+            kept = [] if inner.normalizer is None else [inner.normalizer]
+            inner.normalizer = normalizers.Sequence([normalizers.Lowercase(), *kept])
 
     def encode(texts: list[str]) -> list[list[int]]:
         with refusing(f"{folder}: its tokenizer failed"):
             return theirs(texts)["input_ids"]
 
-    return FunctionTokenizer(encode, context_length=context, vocab_size=vocabulary, write=theirs.save_pretrained)
+    write = theirs.save_pretrained
+    return FunctionTokenizer(encode, context_length=context, vocab_size=vocabulary, write=write), theirs.pad_token_id

@@ -54,7 +54,7 @@ def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
         raise InputError(f"{path}: no such file; expected the model's weights as safetensors")
     if path.name.endswith(".index.json"):
         state: dict[str, Tensor] = {}
-        for part in _shards(path):
+        for part in shards(path):
             state.update(read_weights(part, meta=meta))
         return state
     refuse_pickle(path)
@@ -79,7 +79,7 @@ def _outline(part: Any) -> Tensor:
     return torch.empty(part.get_shape(), dtype=dtype, device="meta")
 
 
-def _shards(path: Path) -> list[Path]:
+def shards(path: Path) -> list[Path]:
     """The files that an index lists, all beside it."""
     listed = read_json(path)
     names = listed.get("weight_map") if isinstance(listed, dict) else None
