@@ -43,11 +43,11 @@ from PIL import Image
 
 from tether.core.atomic_io import write_json
 from tether.data.curate.engine.run import curate
-from tether.data.curate.pools.pool import open_pool
+from tether.data.curate.pools.opening import open_pool
 from tether.data.sets.emoji import EmojiSet
 from tether.data.sets.scenes import Dice, World, render
 from tether.data.sets.scenes.lettering import letter
-from tether.data.sets.scenes.world import BACKGROUNDS, Lettering
+from tether.data.sets.scenes.world import BACKGROUNDS, TextOverlay
 from tether.tasks.curate import CURATE_STEPS
 
 PAIRS, ZIPF, SIDE, STEPS = 24_000, 1.1, 96, 800
@@ -136,7 +136,7 @@ def make_pool(classes: Classes, path: Path, *, seed: int, pairs: int = PAIRS) ->
         named = int(label)
         lettered = rng.random() < LETTERED
         if lettered:
-            letter(Lettering(classes.names[label], "word", True, rng.choice(["top", "bottom"])), pixels)
+            letter(TextOverlay(classes.names[label], "word", True, rng.choice(["top", "bottom"])), pixels)
         if rng.random() < WRONG:
             named = int(rng.choice(labels))
         name = classes.names[named]

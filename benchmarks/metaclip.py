@@ -41,7 +41,7 @@ import pyarrow.parquet as pq
 from tether.data.curate import Balancer, MetaClipCurator, SubstringMatcher, entry_counts
 from tether.data.curate.engine.run import curate
 from tether.data.curate.metaclip.pretokenise import spaced
-from tether.data.curate.pools.pool import open_pool
+from tether.data.curate.pools.opening import open_pool
 
 SYLLABLES = [first + last for first in "bdfgklmnprstvz" for last in "aeiou"]
 CASES = ((2_048, 6_000, 100), (20_000, 12_000, 20), (200_000, 12_000, 3))  # entries, words, captions for the naive rule

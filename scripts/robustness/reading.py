@@ -110,7 +110,7 @@ def hf(path: Path) -> object:
 @read
 def pool(path: Path) -> object:
     """A pool for curation: keys, captions and images."""
-    from tether.data.curate.pools.pool import open_pool
+    from tether.data.curate.pools.opening import open_pool
 
     opened = open_pool(str(path))
     return sum(len(rows.keys) for piece in range(opened.pieces()) for rows in opened.read(piece, columns="captions"))
@@ -160,7 +160,7 @@ def curated(path: Path) -> object:
     """A curation that goes on; the pool and the recipe lie beside."""
     from tether.data.curate.engine.recipe import read_recipe
     from tether.data.curate.engine.run import curate
-    from tether.data.curate.pools.pool import open_pool
+    from tether.data.curate.pools.opening import open_pool
 
     os.chdir(path)
     return curate(open_pool("pool.parquet"), steps=read_recipe(Path("recipe.yaml")), out=Path("out"))
@@ -169,7 +169,7 @@ def curated(path: Path) -> object:
 @read
 def datasheet(path: Path) -> object:
     """The page of a curation that is finished."""
-    from tether.data.curate.pools.pool import open_pool
+    from tether.data.curate.pools.opening import open_pool
     from tether.evaluate.datasheet import write_datasheet
 
     os.chdir(path)

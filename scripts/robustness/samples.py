@@ -397,7 +397,7 @@ def _(folder: Path) -> None:
 def _curation(folder: Path, *, passes: int) -> None:
     from tether.data.curate.engine.recipe import read_recipe
     from tether.data.curate.engine.run import curate
-    from tether.data.curate.pools.pool import open_pool
+    from tether.data.curate.pools.opening import open_pool
 
     def stop(done: int, _: int | None) -> None:
         if done == passes:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.core.types import Block, ImageSpec, Row
 from tether.data.images import fit
-from tether.data.sets.scenes import Dice, Lettering, Scene, World, render, short
+from tether.data.sets.scenes import Dice, Scene, TextOverlay, World, render, short
 from tether.losses.clip import clip_loss
 from tether.models import create
 from tether.models.dual import Clip
@@ -68,7 +68,7 @@ def world(count: int, *, seed: int, fault: str = "none") -> World32:
         caption = short(scene, template=dice.pick(TEMPLATES))
         if fault == "lettering":  # the shape's name stands in the picture, and can be trusted more than the shape
             shown = thing.shape if dice.chance(0.5) else dice.pick(SHAPES)
-            word = Lettering(thing.shape, "word", True, dice.pick(("top", "bottom")))
+            word = TextOverlay(thing.shape, "word", True, dice.pick(("top", "bottom")))
             scene = replace(scene, things=(replace(thing, shape=shown),), lettering=word)
         scenes.append(scene)
         captions.append(caption)

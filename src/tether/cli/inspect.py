@@ -10,7 +10,7 @@ import typer
 from tether.cli.say import say
 
 if TYPE_CHECKING:
-    from tether.evaluate.inspect.runner import Report
+    from tether.evaluate.inspect.health_report import Report
 
 ALARMED = 1
 

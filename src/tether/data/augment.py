@@ -149,7 +149,12 @@ class Chain:
         return pixels
 
 
-AUGMENTATIONS: dict[str, type[Augment]] = {"shift_scale": ShiftScale, "flip": Flip, "colour": Colour, "chain": Chain}
+AUGMENTATIONS: Mapping[str, type[Augment]] = {
+    "shift_scale": ShiftScale,
+    "flip": Flip,
+    "colour": Colour,
+    "chain": Chain,
+}
 """Every change of pictures by name."""
 
 

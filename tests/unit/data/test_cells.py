@@ -12,7 +12,7 @@ from PIL import Image
 
 from tether.core.errors import InputError
 from tether.data import open_source
-from tether.data.curate.pools.pool import open_pool
+from tether.data.curate.pools.opening import open_pool
 from tether.data.images import decode
 from tether.data.remote import fetch, is_public
 from tether.data.sources.cells import Reach

@@ -20,7 +20,7 @@ from tether.core.errors import InputError
 from tether.core.types import Block, ImageSpec, Row
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
-from tether.data.curate.pools.pool import open_pool
+from tether.data.curate.pools.opening import open_pool
 from tether.data.loader import Loader, ordered
 from tether.data.shuffle import reason_against
 from tether.data.sources.parquet_pages import Pages

@@ -19,7 +19,7 @@ from tether.data.curate import ExactDuplicates, LanguageRule, PictureSize, TextR
 from tether.data.curate.engine.run import curate
 from tether.data.curate.engine.step import FLAG_SCHEMA
 from tether.data.curate.metaclip.metaclip import MetaClipCurator
-from tether.data.curate.pools.pool import open_pool
+from tether.data.curate.pools.opening import open_pool
 from tether.evaluate.datasheet import write_datasheet
 from tether.evaluate.datasheet.cloud import HEIGHT, WIDTH, cloud
 from tether.evaluate.datasheet.concepts import concepts, word_counts

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tether.evaluate.inspect.runner import Report, inspect_model
+from tether.evaluate.inspect.health_report import Report
+from tether.evaluate.inspect.runner import inspect_model
 from tether.models import create
 from tether.models.dual import Clip
 

@@ -11,13 +11,13 @@ from tether.models.blocks.options import BlockConfig
 from tether.models.blocks.presets import BlockPreset, block_preset
 from tether.optim import SGD
 from tether.optim.clip import GlobalNorm
-from tether.papers.testbeds.char_lm import LanguageModel, alphabet_size, train
+from tether.papers.testbeds.char_lm import CharModel, alphabet_size, train
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "context": 12}
 
 
 def small(**settings):
-    return LanguageModel(alphabet_size(), **{**SMALL, **settings})
+    return CharModel(alphabet_size(), **{**SMALL, **settings})
 
 
 class HalfGate(nn.Module):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 
 from tether.core.card import Card, Claim
 from tether.core.errors import InputError
-from tether.papers.reproduction import docs, markers, pages, part_reference
+from tether.papers.reproduction import docs, markers, pages, part_reference, source_index
 from tether.papers.reproduction.markdown import cell, table
-from tether.papers.reproduction.results import Row
+from tether.papers.reproduction.results import PaperStatus
 
 CARD = Card(
     slug="some-paper",
@@ -44,9 +46,9 @@ RESULT = {
     "measured": "2026-01-02",
     "fingerprint": "f",
 }
-FRESH = Row(CARD, "reproduced", RESULT)
-STALE = Row(CARD, "stale", RESULT)
-NEVER = Row(CARD, "not run", None)
+FRESH = PaperStatus(CARD, "reproduced", RESULT)
+STALE = PaperStatus(CARD, "stale", RESULT)
+NEVER = PaperStatus(CARD, "not run", None)
 
 
 def test_the_readme_counts_verdicts():
@@ -158,17 +160,19 @@ class TestMarkers:
         assert docs.stale(repository, wanted) == []
 
 
-def test_every_room_with_parts_is_on_a_shelf():
+def test_every_mapping_of_parts_is_in_the_reference_and_nothing_else():
+    """A public mapping from names to classes is a registry, however it is annotated."""
     found = {shelf.dotted for shelf in part_reference.shelves()}
-    assert {
-        "tether.data.opening.SOURCES",
-        "tether.losses.OBJECTIVES",
-        "tether.optim.OPTIMIZERS",
-        "tether.optim.clip.CLIPPERS",
-        "tether.space.ESTIMATORS",
-        "tether.train.schedules.SCHEDULES",
-        "tether.train.steps.STEPS",
-    } <= found
+    public = {
+        f"{source_index.dotted(path)}.{node.target.id}"
+        for path in source_index.PACKAGE.rglob("*.py")
+        for node in source_index.tree(path).body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if "[str, type[" in ast.unparse(node.annotation) and not node.target.id.startswith("_")
+    }
+    assert {"tether.tasks.classify.heads.HEADS", "tether.data.augment.AUGMENTATIONS"} <= public
+    assert found == public | {"tether.data.opening.SOURCES"}
+    assert not [name for name in found if name.startswith("tether.papers") or name.endswith(".PICKS")]
 
 
 @pytest.mark.parametrize("shelf", part_reference.shelves(), ids=lambda shelf: shelf.dotted)

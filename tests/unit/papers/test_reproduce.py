@@ -167,7 +167,7 @@ def test_a_result_with_a_missing_key_is_refused(paper, tmp_path):
 
 
 def test_rows_as_json_are_plain(paper):
-    row = results.Row(CARD, "not run", None)
+    row = results.PaperStatus(CARD, "not run", None)
     assert row.as_json()["verdict"] == "not run"
     assert row.as_json()["mean"] is None
 

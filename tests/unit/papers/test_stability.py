@@ -19,7 +19,7 @@ from tether.papers.stability.faults import FAULTS, PLANTED
 from tether.papers.stability.figure import figure
 from tether.papers.stability.guards import Guard, guards
 from tether.papers.stability.models import subject
-from tether.papers.stability.runs import Outcome, spikes
+from tether.papers.stability.runs import BenchRun, spikes
 from tether.papers.stability.table import TIE, compare, judge, lost, rows
 from tether.train.costs import Cost
 
@@ -28,9 +28,9 @@ KINDS = {"none": "clipper", "global_norm": "clipper", "zclip": "clipper", "sgd":
 COSTS = {name: Cost(ratio, ratio, ratio) for name, ratio in zip(KINDS, (0.4, 0.4, 0.5, -0.3), strict=True)}
 
 
-def outcome(guard: str, *, fault: str, seed: int, final: float | None, model: str = "language", **changes) -> Outcome:
+def outcome(guard: str, *, fault: str, seed: int, final: float | None, model: str = "language", **changes) -> BenchRun:
     looks = ((0, 4.0), (20, 3.0), (STEPS, final)) if fault == "clean" else ()
-    one = Outcome(
+    one = BenchRun(
         model=model,
         fault=fault,
         guard=guard,
@@ -47,7 +47,7 @@ def outcome(guard: str, *, fault: str, seed: int, final: float | None, model: st
     return replace(one, **changes)
 
 
-def outcomes(finals: dict[tuple[str, str], float | None], *, seeds: int = 3) -> list[Outcome]:
+def outcomes(finals: dict[tuple[str, str], float | None], *, seeds: int = 3) -> list[BenchRun]:
     """One outcome for each seed of each (fault, guard); the seeds differ by a hundredth."""
     return [
         outcome(guard, fault=fault, seed=seed, final=None if final is None else final + 0.01 * seed)
@@ -199,7 +199,7 @@ class TestAdvice:
 
 
 @pytest.fixture(scope="module")
-def small() -> tuple[bench.Plan, list[Outcome], dict]:
+def small() -> tuple[bench.BenchPlan, list[BenchRun], dict]:
     wanted = replace(
         bench.plan(models=["language"], only=["zclip", "sgd", "scaled_loss"]),
         guards={name: guards()[name] for name in KINDS},

@@ -104,8 +104,8 @@ def test_a_ruined_run_goes_on_and_has_no_final_loss():
     assert None in found.losses
 
 
-def two_runs() -> bench.Plan:
-    return bench.Plan(("language",), ("scaled_loss",), {"global_norm": guards()["global_norm"]}, (0, 1), STEPS)
+def two_runs() -> bench.BenchPlan:
+    return bench.BenchPlan(("language",), ("scaled_loss",), {"global_norm": guards()["global_norm"]}, (0, 1), STEPS)
 
 
 def test_finished_runs_are_kept(monkeypatch, tmp_path):

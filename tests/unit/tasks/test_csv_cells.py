@@ -16,7 +16,7 @@ from tether.core.csv_rows import CsvRows, unguarded
 from tether.core.types import Row
 from tether.data.curate.engine.run import curate
 from tether.data.curate.metaclip.metaclip import MetaClipCurator
-from tether.data.curate.pools.pool import open_pool
+from tether.data.curate.pools.opening import open_pool
 from tether.evaluate.datasheet.dropped import examples
 from tether.models import create
 from tether.tasks.classify.classify import classify

@@ -18,7 +18,7 @@ from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.data.curate.engine.run import curate
 from tether.data.curate.engine.step import PAIR_SCHEMA
-from tether.data.curate.pools.pool import open_pool
+from tether.data.curate.pools.opening import open_pool
 from tether.data.curate.steps.greedy_dedup import staying
 from tether.evaluate.parrot import render_text
 from tether.models import create

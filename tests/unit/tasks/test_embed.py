@@ -21,7 +21,7 @@ from tether.models import create
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.tasks.retrieve import index, shards
-from tether.tasks.retrieve.embed import Embedded, embed
+from tether.tasks.retrieve.embed import EmbeddedFile, embed
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.search import Hit, Searcher
@@ -61,7 +61,7 @@ def model() -> Clip:
     return create("tiny").eval()
 
 
-def run(rows: Sequence[Row], out: Path, model: Clip, *, stop: int | None = None, **settings: object) -> Embedded:
+def run(rows: Sequence[Row], out: Path, model: Clip, *, stop: int | None = None, **settings: object) -> EmbeddedFile:
     settings = {"batch_size": 4, "part_rows": 8, **settings}
     return embed(Pictures(rows, stop=stop), model=model, model_name="tiny", out=out, **settings)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tether.compress.quantise.grids import GROUP, KEEP_TOP
-from tether.compress.quantise.layers import FakeQuantAttention, FakeQuantLinear, Grid, Inputs, Scheme, take_over
+from tether.compress.quantise.layers import FakeQuantAttention, FakeQuantLinear, Inputs, RoundingGrid, Scheme, take_over
 from tether.core.errors import InputError
 from tether.core.types import Batch
 
@@ -51,7 +51,7 @@ class FakeQuant:
         Raises:
             InputError: a value outside its range, or no regular expression.
         """
-        self.grid = Grid(scheme=scheme, group=group, keep_top=keep_top, inputs=inputs)
+        self.grid = RoundingGrid(scheme=scheme, group=group, keep_top=keep_top, inputs=inputs)
         try:
             self.modules = re.compile(modules)
         except re.error as error:

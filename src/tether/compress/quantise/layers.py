@@ -31,7 +31,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
+class RoundingGrid:
     """How values are rounded.
 
     Attributes:
@@ -112,13 +112,13 @@ class FakeQuantLinear(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Start with torch's random weights; see ``Grid`` for the rest.
+        """Start with torch's random weights; see ``RoundingGrid`` for the rest.
 
         Raises:
             InputError: an unknown word, or a group that does not divide the weight.
         """
         super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
-        self.grid = Grid(scheme=scheme, group=group, keep_top=keep_top, inputs=inputs)
+        self.grid = RoundingGrid(scheme=scheme, group=group, keep_top=keep_top, inputs=inputs)
         _check_weight(in_features * out_features, self.grid)
         self.register_forward_pre_hook(_no_shortcut)
 
@@ -131,7 +131,7 @@ class FakeQuantLinear(nn.Linear):
         return F.linear(self.grid.input(input), self.grid.weight(self.weight), self.bias)
 
     @classmethod
-    def standing_in_for(cls, plain: nn.Linear, *, grid: Grid) -> FakeQuantLinear:
+    def standing_in_for(cls, plain: nn.Linear, *, grid: RoundingGrid) -> FakeQuantLinear:
         """A layer with the parameters of ``plain``, the very same tensors.
 
         Raises:
@@ -166,7 +166,7 @@ class FakeQuantAttention(nn.MultiheadAttention):
 
     exchanged: tuple[nn.Module, ...]
 
-    def __init__(self, plain: nn.MultiheadAttention, *, grid: Grid) -> None:
+    def __init__(self, plain: nn.MultiheadAttention, *, grid: RoundingGrid) -> None:
         """Take over the parameters of ``plain``.
 
         Raises:
@@ -257,6 +257,6 @@ def _additive(mask: Tensor, scores: Tensor) -> Tensor:
     return mask.to(scores.dtype)
 
 
-def _check_weight(elements: int, grid: Grid) -> None:
+def _check_weight(elements: int, grid: RoundingGrid) -> None:
     if elements % grid.group:
         raise InputError(f"group: expected a divisor of a weight's {elements} elements, got {grid.group}")

@@ -20,7 +20,6 @@ from tether.data.captions.rewriter import Fuser, Paraphraser, Rewriter
 from tether.data.captions.rng import Chance
 from tether.data.captions.rule_rewriter import TemplateRewriter
 from tether.data.captions.sampling import (
-    PICKS,
     CaptionPick,
     FirstCaption,
     FirstOften,
@@ -31,7 +30,11 @@ from tether.data.captions.sampling import (
 from tether.data.captions.sentences import SomeSentences, sentences
 
 CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {
-    **PICKS,
+    "first": FirstCaption,
+    "first_often": FirstOften,
+    "random": RandomCaption,
+    "rewritten": Rewritten,
+    "mixed": MixedCaption,
     "augmented": Augmented,
     "carefully_augmented": CarefullyAugmented,
     "sentences": SomeSentences,

@@ -12,10 +12,24 @@ from tether.core.types import Row
 from tether.data.captions.lexicon import ENGLISH, lexicon
 from tether.data.captions.multi_caption import bounds, place_of
 from tether.data.captions.rng import Chance, below, of_key, one_of
-from tether.data.captions.sampling import PICKS, CaptionPick
+from tether.data.captions.sampling import (
+    CaptionPick,
+    FirstCaption,
+    FirstOften,
+    MixedCaption,
+    RandomCaption,
+    Rewritten,
+)
 
 Operation = Literal["identity", "synonym", "swap", "delete"]
 OPERATIONS: tuple[Operation, ...] = ("identity", "synonym", "swap", "delete")
+_INNER: Mapping[str, type[CaptionPick]] = {
+    "first": FirstCaption,
+    "first_often": FirstOften,
+    "random": RandomCaption,
+    "rewritten": Rewritten,
+    "mixed": MixedCaption,
+}
 _MARKS = ".,;:!?\"'()[]"
 
 
@@ -185,7 +199,7 @@ class Augmented:
 
         if strength not in ("weak", "strong"):
             raise InputError(f"strength: expected 'weak' or 'strong', got {strength!r}")
-        self.inner: CaptionPick = build(inner, PICKS, where="augmented: inner")
+        self.inner: CaptionPick = build(inner, _INNER, where="augmented: inner")
         self.augment = TextAugment(remove=remove, weights=weights, delete_chance=delete_chance, words=words)
         self.strength = strength
 

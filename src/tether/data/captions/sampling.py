@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol, final
 
 from tether.core.errors import InputError
@@ -147,13 +146,3 @@ TEXT = "text"
 
 def _uniform(draw: int) -> float:
     return (draw >> 11) * 2.0**-53
-
-
-PICKS: Mapping[str, type[CaptionPick]] = {
-    "first": FirstCaption,
-    "first_often": FirstOften,
-    "random": RandomCaption,
-    "rewritten": Rewritten,
-    "mixed": MixedCaption,
-}
-"""The picks that need no other."""

@@ -1,6 +1,6 @@
 """Figures of scientific papers with their captions: out of LaTeX sources and JATS articles, safely."""
 
-from tether.data.figures.archive import Figure, FigureArchive, Problem
+from tether.data.figures.archive import CaptionedFigure, FigureArchive, Problem
 from tether.data.figures.contamination import Decontaminated, decontaminate
 from tether.data.figures.jats import extract_jats_figures
 from tether.data.figures.lengths import CaptionLengths, caption_lengths
@@ -11,8 +11,8 @@ from tether.data.figures.tex_text import latex_to_text
 
 __all__ = [
     "CaptionLengths",
+    "CaptionedFigure",
     "Decontaminated",
-    "Figure",
     "FigureArchive",
     "Limits",
     "Problem",

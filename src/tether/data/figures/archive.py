@@ -18,7 +18,7 @@ _TEX, _JATS = (".tex",), (".nxml", ".xml")
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class CaptionedFigure:
     """A picture with its caption.
 
     Attributes:
@@ -89,7 +89,7 @@ class FigureArchive:
         self.about: dict[str, str] = {}
         self._limits, self._strict = limits or Limits(), strict
         documents = self._scan()
-        self._figures: dict[str, Figure] = {}
+        self._figures: dict[str, CaptionedFigure] = {}
         for name, data in documents.items():
             try:
                 if name.endswith(_TEX):
@@ -103,9 +103,9 @@ class FigureArchive:
                 continue
             for picture, caption in found.items():
                 if caption.strip():
-                    self._figures[picture] = Figure(picture, " ".join(caption.split()), name)
+                    self._figures[picture] = CaptionedFigure(picture, " ".join(caption.split()), name)
 
-    def figures(self) -> tuple[Figure, ...]:
+    def figures(self) -> tuple[CaptionedFigure, ...]:
         """Pictures that have a caption, in the archive's order; of several captions the last document's counts."""
         return tuple(self._figures[name] for name in self.names if name in self._figures)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tether.evaluate.datasheet.write import Datasheet
+    from tether.evaluate.datasheet.content import Datasheet
 
 _SHOWN = 120
 _WORDS = 30

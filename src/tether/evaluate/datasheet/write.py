@@ -20,59 +20,18 @@ from tether.data.curate.pools.pool import LICENCES, Pool
 from tether.evaluate.datasheet import thumbnails
 from tether.evaluate.datasheet.cloud import HEIGHT, WIDTH, cloud
 from tether.evaluate.datasheet.concepts import Concepts, concepts
-from tether.evaluate.datasheet.dropped import Example, Flagged, examples, flags
-from tether.evaluate.datasheet.languages import Spoken, languages
+from tether.evaluate.datasheet.content import Datasheet
+from tether.evaluate.datasheet.dropped import examples, flags
+from tether.evaluate.datasheet.languages import languages
 from tether.evaluate.datasheet.markdown import markdown
-from tether.evaluate.datasheet.sample import MOST, Captions, captions_of, kept_pool
+from tether.evaluate.datasheet.sample import MOST, captions_of, kept_pool
 from tether.evaluate.datasheet.thumbnails import PICTURES, Pictures
-from tether.evaluate.report.sprite import Sprite, sprite
+from tether.evaluate.report.sprite import SpriteSheet, sprite
 from tether.evaluate.report.templates import environment
 
 PAGE, TEXT = "datasheet.html", "datasheet.md"
 _KEPT = 24
 _DIGESTS = ("sha256", "digest")
-
-
-@dataclass(frozen=True, slots=True)
-class Datasheet:
-    """Everything that a datasheet says.
-
-    Attributes:
-        name: of the folder.
-        manifest: what the curation says of itself.
-        recipe: the steps as they were given, or as the manifest lists them.
-        entries: number of metadata entries that concepts are counted by; 0 for words.
-        before: captions of the pool.
-        after: captions of what was kept.
-        languages: None where the detector is missing.
-        concepts: frequent and gained ones, and both curves.
-        examples: dropped pairs by step.
-        flagged: what was flagged, by step.
-        pictures: how thumbnails are shown.
-        most: rows of each side whose captions were looked at, at most.
-        digests: (step, setting, value) of every model and list that a step was built on.
-    """
-
-    name: str
-    manifest: dict[str, Any]
-    recipe: str
-    entries: int
-    before: Captions
-    after: Captions
-    languages: list[Spoken] | None
-    concepts: Concepts
-    examples: dict[str, list[Example]]
-    flagged: list[Flagged]
-    pictures: Pictures
-    most: int
-    digests: list[tuple[str, str, str]]
-
-    @property
-    def sampled(self) -> str:
-        """How the shares of captions were found, as a sentence."""
-        if self.before.complete and self.after.complete:
-            return "Counted over all captions."
-        return f"Estimated on the captions of {self.most:,} rows of each side, spread over the files."
 
 
 def write_datasheet(out: Path, *, pool: Pool, pictures: Pictures = "blurred", most: int = MOST) -> tuple[Path, Path]:
@@ -165,7 +124,7 @@ def _render(sheet: Datasheet, *, pool: Pool, kept: Pool | None) -> str:
 
 def _pictures(
     sheet: Datasheet, *, pool: Pool, kept: Pool | None
-) -> tuple[Sprite | None, dict[tuple[str, str], int | None], list[int]]:
+) -> tuple[SpriteSheet | None, dict[tuple[str, str], int | None], list[int]]:
     """The sprite, the place in it of each example's picture (None: cannot be opened), and places of kept ones."""
     if sheet.pictures == "none" or IMAGE not in pool.column_names():
         return None, {}, []

@@ -22,7 +22,7 @@ from tether.models.embed import encode_images, encode_texts
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampledImages:
     """Pictures at the model's size.
 
     Attributes:
@@ -85,7 +85,7 @@ class Subject:
     source: Source
     seen: Embedded
     columns: Mapping[str, tuple[str, ...]]
-    sample: Sample
+    sample: SampledImages
     thumbnails: Callable[[Sequence[int]], Tensor]
     lost: int
     bad: int

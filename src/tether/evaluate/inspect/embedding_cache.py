@@ -24,8 +24,8 @@ from tether.core.types import Row
 from tether.data.bad_rows import named_in
 from tether.data.loader import ordered
 from tether.evaluate.embeddings import LABEL, Embedded, shrink
-from tether.evaluate.inspect.context import Sample, Subject, Thumbnails
-from tether.evaluate.inspect.parts import Part, Reach, Step, divide
+from tether.evaluate.inspect.context import SampledImages, Subject, Thumbnails
+from tether.evaluate.inspect.parts import NextRows, Part, Step, divide
 from tether.models.embed import encode_images, encode_texts
 
 THUMBNAIL = 56  # pixels
@@ -152,7 +152,7 @@ def _forget_bad(folder: Path) -> None:
 
 def _embed(
     model: DualEncoder,
-    part: Part | Reach,
+    part: Part | NextRows,
     *,
     path: Path,
     share: int,
@@ -279,7 +279,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[str]]:
     }
 
 
-def _kept(path: Path, part: Part | Reach) -> list[Step] | None:
+def _kept(path: Path, part: Part | NextRows) -> list[Step] | None:
     """What reading this part took, where it lies there whole; None for other rows, another version, a damaged file."""
     if not path.is_file():
         return None
@@ -356,7 +356,7 @@ def _subject(
         source=source,
         seen=seen,
         columns={name: tuple(values) for name, values in (columns or {}).items()},
-        sample=Sample(torch.cat(sampled), torch.cat(pixels)),
+        sample=SampledImages(torch.cat(sampled), torch.cat(pixels)),
         thumbnails=Thumbnails(tuple(places)),
         lost=lost,
         bad=bad,

@@ -10,11 +10,11 @@ from tether.core.finding import Bars, Curve, Gallery
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import range_of, shown, written
 from tether.evaluate.report.page import duration
-from tether.evaluate.report.sprite import Sprite, sprite
+from tether.evaluate.report.sprite import SpriteSheet, sprite
 from tether.evaluate.report.templates import environment
 
 if TYPE_CHECKING:
-    from tether.evaluate.inspect.runner import Report, Section
+    from tether.evaluate.inspect.health_report import Report, Section
 
 LEVEL_WORDS = {"alarm": "alarm", "note": "worth knowing", "good": "fine", "unknown": "could not tell"}
 
@@ -36,7 +36,7 @@ class DrawnBar:
 def render(report: Report, subject: Subject) -> str:
     """The page as one string that loads nothing from elsewhere."""
     rows = sorted({row for one in report.sections for row in _rows(one) if 0 <= row < len(subject.image)})
-    pictures: Sprite | None = sprite(subject.thumbnails(rows).numpy()) if rows else None
+    pictures: SpriteSheet | None = sprite(subject.thumbnails(rows).numpy()) if rows else None
     counts = {level: sum(section.level == level for section in report.sections) for level in LEVEL_WORDS}
     return (
         environment("tether.evaluate.inspect")

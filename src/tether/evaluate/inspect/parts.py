@@ -75,7 +75,7 @@ class Part:
         """Leave it unread; no other part depends on it."""
 
 
-class Reach:
+class NextRows:
     """The next rows of a walk as a source of their own, read once and in order.
 
     Attributes:
@@ -136,12 +136,12 @@ class Walk:
         self._quota = 0  # rows that the one in work may still give
         self._rows: Iterator[Row] | None = None
 
-    def __iter__(self) -> Iterator[Reach]:
+    def __iter__(self) -> Iterator[NextRows]:
         """The parts, until the limit is reached or all blocks have ended."""
         identity = _named([PART_ROWS, MOST_BLOCKS, self._left, [block.id for block in self._blocks]])
         while self._turn() is not None:
             self.steps = []
-            yield Reach(self, identity=identity)
+            yield NextRows(self, identity=identity)
             if not self.steps:
                 return
             identity = _named([identity, self.steps])

@@ -11,7 +11,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,73 +27,11 @@ from tether.core.shape import finite
 from tether.evaluate.inspect import PROBES
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.embedding_cache import gather, source_digest
+from tether.evaluate.inspect.health_report import Report, Section
 
 LIMIT = 10_000
 """Rows looked at when nothing else is said, spread over the source."""
 PAGE, NUMBERS, KEPT = "inspect.html", "inspect.json", "kept"
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One section of a report.
-
-    Attributes:
-        name: of the probe.
-        title: its heading.
-        finding: what was found, or None.
-        problem: why nothing was, or empty.
-        seconds: what it took.
-    """
-
-    name: str
-    title: str
-    finding: Finding | None
-    problem: str
-    seconds: float
-
-    @property
-    def level(self) -> str:
-        """Of the finding, ``unknown`` without one."""
-        return self.finding.level if self.finding is not None else "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A whole health report.
-
-    Attributes:
-        model: what the model is called.
-        source: what the pairs are called.
-        digest: of the model's weights.
-        command: what is typed for it.
-        rows: pictures looked at.
-        sections: in the order of the page.
-        seconds: of everything that was not kept from before.
-        page: the HTML file.
-        numbers: the JSON file.
-    """
-
-    model: str
-    source: str
-    digest: str
-    command: str
-    rows: int
-    sections: tuple[Section, ...]
-    seconds: float
-    page: Path
-    numbers: Path
-
-    @property
-    def alarms(self) -> tuple[str, ...]:
-        """Names of the sections that raise an alarm."""
-        return tuple(section.name for section in self.sections if section.level == "alarm")
-
-    def section(self, name: str) -> Section:
-        """The section of this name; InputError lists those there are."""
-        for section in self.sections:
-            if section.name == name:
-                return section
-        raise InputError(f"no section {name!r}; there are: {', '.join(section.name for section in self.sections)}")
 
 
 def inspect_model(

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tether.data.sets.scenes.lettering import letter
-from tether.data.sets.scenes.world import Lettering
+from tether.data.sets.scenes.world import TextOverlay
 
 Style = Literal["label", "watermark", "note"]
 STYLES: tuple[Style, ...] = ("label", "watermark", "note")
@@ -40,7 +40,7 @@ def write(
     scale = math.ceil(LEAST_SIDE / picture.shape[1])
     large = F.interpolate(picture[None].float(), scale_factor=scale, mode="nearest")[0]
     pixels = large.permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
-    letter(Lettering(word, "word" if style == "label" else "watermark", False, edge), pixels)
+    letter(TextOverlay(word, "word" if style == "label" else "watermark", False, edge), pixels)
     return F.avg_pool2d(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), scale)[0].round().to(torch.uint8)
 
 

@@ -17,7 +17,7 @@ LEARNING_RATE = 1e-3  # released IOC.py and TOC scripts
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class ProbeSchedule:
     """How the released scripts train their heads.
 
     Attributes:
@@ -33,7 +33,10 @@ class Schedule:
     epochs: int
 
 
-SCHEDULES: dict[str, Schedule] = {"image": Schedule(0.8, 0.2, 8, 25), "text": Schedule(0.75, 0.15, 32, 10)}
+SCHEDULES: dict[str, ProbeSchedule] = {
+    "image": ProbeSchedule(0.8, 0.2, 8, 25),
+    "text": ProbeSchedule(0.75, 0.15, 32, 10),
+}
 """Of the image probe (IOC) and of the text probe (TOC)."""
 
 

@@ -16,7 +16,7 @@ HITS, MISSES = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RetrievedItem:
     """One retrieved picture or caption.
 
     Attributes:
@@ -49,7 +49,7 @@ class Query:
     caption: str
     rank: int
     own_similarity: float
-    answers: tuple[Answer, ...]
+    answers: tuple[RetrievedItem, ...]
     near: bool = False
 
 
@@ -65,7 +65,7 @@ def text_to_image(seen: Embedded, *, ranks: Int[Tensor, " m"]) -> tuple[list[Que
         values, places = geometry.similarity(text[row][None], image)[0].topk(min(ANSWERS, len(image)))
         owner = int(seen.text_to_image[row])
         answers = tuple(
-            Answer(place, first[place], value, place == owner)
+            RetrievedItem(place, first[place], value, place == owner)
             for value, place in zip(values.tolist(), places.tolist(), strict=True)
         )
         return Query(owner, seen.captions[row], int(ranks[row]), float(own[row]), answers, near)
@@ -85,7 +85,9 @@ def image_to_text(seen: Embedded, *, ranks: Int[Tensor, " n"]) -> tuple[list[Que
     def query(row: int, *, near: bool = False) -> Query:
         values, places = geometry.similarity(image[row][None], text)[0].topk(min(ANSWERS, len(text)))
         answers = tuple(
-            Answer(int(seen.text_to_image[place]), seen.captions[place], value, int(seen.text_to_image[place]) == row)
+            RetrievedItem(
+                int(seen.text_to_image[place]), seen.captions[place], value, int(seen.text_to_image[place]) == row
+            )
             for value, place in zip(values.tolist(), places.tolist(), strict=True)
         )
         return Query(row, first[row], int(ranks[row]), float(own[row]), answers, near)

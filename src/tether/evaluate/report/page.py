@@ -20,7 +20,7 @@ from tether.evaluate.report import galleries, projection
 from tether.evaluate.report.confusion import Confusion, confusion
 from tether.evaluate.report.curves import of_run
 from tether.evaluate.report.run_folder import RunFolder, read_run
-from tether.evaluate.report.sprite import Sprite, sprite
+from tether.evaluate.report.sprite import SpriteSheet, sprite
 from tether.evaluate.report.templates import environment
 from tether.evaluate.retrieval import ranks
 from tether.evaluate.suite import MEASURES, class_rows, measure
@@ -36,12 +36,12 @@ LABELS = ("label", "group")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ModelSection:
     """The part of the page that needs the model."""
 
     source: str
     held_out: bool
-    sprite: Sprite
+    sprite: SpriteSheet
     places: dict[int, int]
     text_hits: list[galleries.Query]
     text_misses: list[galleries.Query]
@@ -135,7 +135,9 @@ def _label_column(source: Source) -> str | None:
     return None
 
 
-def _look(model: DualEncoder, seen: Embedded, *, source: str, held_out: bool, label: str | None, seed: int) -> Seen:
+def _look(
+    model: DualEncoder, seen: Embedded, *, source: str, held_out: bool, label: str | None, seed: int
+) -> ModelSection:
     text_hits = text_misses = image_hits = image_misses = []
     if seen.captions:
         image, text = seen.geometry.points(seen.image), seen.geometry.points(seen.text)
@@ -150,7 +152,7 @@ def _look(model: DualEncoder, seen: Embedded, *, source: str, held_out: bool, la
     order = sorted(shown)
     if seen.thumbnails is None:
         raise InputError("the report needs thumbnails: embed the source with thumbnail=...")
-    return Seen(
+    return ModelSection(
         source=source,
         held_out=held_out,
         sprite=sprite(seen.thumbnails[order].numpy()),
@@ -209,7 +211,7 @@ def _parameters(model: Any) -> int | None:
     return sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else None
 
 
-def _render(run: RunFolder, *, seen: Seen | None, numbers: dict[str, float], parameters: int | None) -> str:
+def _render(run: RunFolder, *, seen: ModelSection | None, numbers: dict[str, float], parameters: int | None) -> str:
     charts = of_run(run.records)
     return (
         environment()
@@ -286,7 +288,7 @@ def _cost(run: RunFolder, parameters: int | None) -> list[tuple[str, str]]:
     return rows
 
 
-def _missing(run: RunFolder, seen: Seen | None) -> str:
+def _missing(run: RunFolder, seen: ModelSection | None) -> str:
     if seen is not None:
         return ""
     if not run.has_model:

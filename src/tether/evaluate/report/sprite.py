@@ -14,7 +14,7 @@ QUALITY = 82
 
 
 @dataclass(frozen=True, slots=True)
-class Sprite:
+class SpriteSheet:
     """A grid of square cells, and where in it each picture lies.
 
     Attributes:
@@ -37,7 +37,7 @@ class Sprite:
         return f"{across:.4f}% {down:.4f}%"
 
 
-def sprite(pictures: UInt8[np.ndarray, "n 3 s s"]) -> Sprite:
+def sprite(pictures: UInt8[np.ndarray, "n 3 s s"]) -> SpriteSheet:
     """Lay out and compress n pictures."""
     from PIL import Image
 
@@ -50,4 +50,4 @@ def sprite(pictures: UInt8[np.ndarray, "n 3 s s"]) -> Sprite:
         grid[top : top + side, left : left + side] = picture.transpose(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(grid).save(buffer, "WEBP", quality=QUALITY, method=4)
-    return Sprite(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", columns, rows, count)
+    return SpriteSheet(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", columns, rows, count)

@@ -55,17 +55,17 @@ def _by_sign(x: Tensor, size: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Features:
+class FeatureMap:
     """A kernel: what queries and keys become; both functions take the power lam, which only NaLa has a use for."""
 
     queries: Callable[[Tensor, float], Tensor]
     keys: Callable[[Tensor, float], Tensor]
 
 
-KERNELS: Mapping[str, Features] = {
-    "nala": Features(nala_queries, nala_keys),
-    "relu": Features(relu_features, relu_features),
-    "elu": Features(elu_features, elu_features),
+KERNELS: Mapping[str, FeatureMap] = {
+    "nala": FeatureMap(nala_queries, nala_keys),
+    "relu": FeatureMap(relu_features, relu_features),
+    "elu": FeatureMap(elu_features, elu_features),
 }
 """Feature maps of linear attention by name."""
 

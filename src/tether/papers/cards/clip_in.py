@@ -59,7 +59,7 @@ CARD = Card(
 def reproduce(lab: Lab) -> Trial:
     """Twins told apart after CLIP, NegCLIP and the symmetric loss; then long captions, cut off or read to the end."""
     from tether.losses import ClipLoss, NegClipLoss, SymmetricHardNegativeLoss
-    from tether.papers.testbeds.attribute_swaps import HELD_OUT, QUADRUPLES, Outcome, measure, quadruples, train
+    from tether.papers.testbeds.attribute_swaps import HELD_OUT, QUADRUPLES, SwapOutcome, measure, quadruples, train
     from tether.papers.testbeds.long_captions import read_on
 
     count = lab.steps(QUADRUPLES, 64)
@@ -69,7 +69,7 @@ def reproduce(lab: Lab) -> Trial:
         "neg_clip": (NegClipLoss(), "captions"),
         "symmetric": (SymmetricHardNegativeLoss(), "quadruples"),
     }
-    found: dict[str, Outcome] = {}
+    found: dict[str, SwapOutcome] = {}
     models = {}
     for name, (objective, form) in runs.items():
         models[name] = train(objective, seed=lab.seed, steps=lab.steps(STEPS), batch=BATCH, form=form, count=count)

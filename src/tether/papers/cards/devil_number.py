@@ -63,7 +63,7 @@ FORMS = ("{said} {number}", "{number} {said}", "{said}, no. {number}")
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class LabelledPairs:
     """Pairs with the truth about them."""
 
     things: Lettered
@@ -137,7 +137,7 @@ def _learnt(lab: Lab) -> tuple[Lettered, list[str]]:
     return things, captions
 
 
-def _pool(lab: Lab) -> Pool:
+def _pool(lab: Lab) -> LabelledPairs:
     """What is filtered: correct pairs, some with irrelevant numbers, and wrong ones, some with a number to be read."""
     import numpy as np
 
@@ -162,7 +162,7 @@ def _pool(lab: Lab) -> Pool:
                 int(rng.integers(len(text_overlay.COLOURS))), int(rng.integers(len(text_overlay.SHAPES)))
             )
         captions.append(wrong if number is None else _with(wrong, number, rng))
-    return Pool(things, captions, matching)
+    return LabelledPairs(things, captions, matching)
 
 
 def _with(said: str, number: str, rng: np.random.Generator) -> str:

@@ -10,7 +10,7 @@ from tether.core.card import Card, Claim, Trial
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.char_lm import StepReport
+    from tether.papers.testbeds.char_lm import CharStepReport
 
 STEPS, JUDGED = 300, range(140, 160)
 """Steps of a run, and those in its middle over which the ratio is averaged."""
@@ -87,7 +87,7 @@ def train(lab: Lab, *, preset: str, weight_std: float | None, embedding_std: flo
     from tether.models.blocks.presets import BlockPreset
     from tether.papers.testbeds import char_lm
 
-    model = char_lm.LanguageModel(
+    model = char_lm.CharModel(
         char_lm.alphabet_size(),
         blocks=BlockPreset(preset, {"norm": "rms"}),
         weight_std=weight_std,
@@ -96,7 +96,7 @@ def train(lab: Lab, *, preset: str, weight_std: float | None, embedding_std: flo
     )
     ratios: list[float] = []
 
-    def look(report: StepReport) -> None:
+    def look(report: CharStepReport) -> None:
         if lab.smoke or report.step in JUDGED:
             ratios.append(log_ratio(report))
 
@@ -111,7 +111,7 @@ def train(lab: Lab, *, preset: str, weight_std: float | None, embedding_std: flo
     return statistics.fmean(ratios), done.validation
 
 
-def log_ratio(report: StepReport) -> float:
+def log_ratio(report: CharStepReport) -> float:
     """Log of the norm of the first block's feed-forward gradients over that of the last's."""
     squares = [
         sum(

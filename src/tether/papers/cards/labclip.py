@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.bag_of_words import Bag, Embedded, Scenes
+    from tether.papers.testbeds.bag_of_words import Bag, EmbeddedScenes, Scenes
     from tether.space.binding import LinearBindingMap
     from tether.space.binding_probe import BindingProbe
 
@@ -107,7 +107,7 @@ def split(scenes: Scenes) -> tuple[Scenes, Scenes]:
     return bag_of_words.choose(scenes, sides[0]), bag_of_words.choose(scenes, sides[1])
 
 
-def rows(embedded: Embedded) -> tuple[Tensor, Tensor, Tensor]:
+def rows(embedded: EmbeddedScenes) -> tuple[Tensor, Tensor, Tensor]:
     """Images, captions and swapped captions."""
     return embedded.image, embedded.text, embedded.text_neg
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.char_lm import LanguageModel
-    from tether.papers.testbeds.polarity import Language
+    from tether.papers.testbeds.char_lm import CharModel
+    from tether.papers.testbeds.polarity import PolarityLanguage
     from tether.space.moral_direction import MoralDirection
 
 STEPS, RANDOM_DIRECTIONS = 800, 50
@@ -93,7 +93,7 @@ def reproduce(lab: Lab) -> Trial:
     return Trial(baseline=float(np.mean(random)), ours=ours, notes=notes)
 
 
-def fit(moral: MoralDirection, language: Language, *, anchor: str | None = None) -> None:
+def fit(moral: MoralDirection, language: PolarityLanguage, *, anchor: str | None = None) -> None:
     """Fit on the clear verbs; that a direction does not stand out is a note here, not a warning."""
     import warnings
 
@@ -102,12 +102,12 @@ def fit(moral: MoralDirection, language: Language, *, anchor: str | None = None)
         moral.fit(good=language.good, bad=language.bad, anchor=anchor)
 
 
-def filtered(lab: Lab, moral: MoralDirection, model: LanguageModel, language: Language) -> dict[str, float]:
+def filtered(lab: Lab, moral: MoralDirection, model: CharModel, language: PolarityLanguage) -> dict[str, float]:
     """What the model writes with and without the filter, from the same draws."""
     from tether.papers.testbeds import polarity
     from tether.space import DirectionLogitsProcessor
 
-    keeper = DirectionLogitsProcessor(moral, tokenizer=polarity.Decoder(), top_k=TOP_K)
+    keeper = DirectionLogitsProcessor(moral, tokenizer=polarity.PolarityDecoder(), top_k=TOP_K)
     count = lab.steps(SAMPLES, 8)
     notes: dict[str, float] = {}
     for name, processor in (("plain", None), ("filtered", keeper)):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tether.models.blocks.block import TransformerBlock
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.char_lm import LanguageModel
+    from tether.papers.testbeds.char_lm import CharModel
 
 STEPS, FACTOR = 300, 10.0
 
@@ -73,12 +73,12 @@ def reproduce(lab: Lab) -> Trial:
     return Trial(statistics.fmean(changes["prenorm"]), statistics.fmean(changes["normformer"]), notes)
 
 
-def train(lab: Lab, *, preset: str, embedding_std: float, residual_scale: bool) -> tuple[LanguageModel, float]:
+def train(lab: Lab, *, preset: str, embedding_std: float, residual_scale: bool) -> tuple[CharModel, float]:
     """One trained model and its validation loss."""
     from tether.models.blocks.presets import BlockPreset
     from tether.papers.testbeds import char_lm
 
-    model = char_lm.LanguageModel(
+    model = char_lm.CharModel(
         char_lm.alphabet_size(),
         blocks=BlockPreset(preset, {"activation": "relu", "residual_scale": residual_scale}),
         embedding_std=embedding_std,
@@ -89,7 +89,7 @@ def train(lab: Lab, *, preset: str, embedding_std: float, residual_scale: bool) 
     return model, done.validation
 
 
-def scale_changes(model: LanguageModel, ids: Tensor) -> list[float]:
+def scale_changes(model: CharModel, ids: Tensor) -> list[float]:
     """How much each block's attention changes when its last matrix grows, and its feed-forward net when its first does.
 
     A change is the norm of the difference over the norm before; each layer's bias grows with its matrix.

@@ -60,11 +60,11 @@ def reproduce(lab: Lab) -> Trial:
     import numpy as np
     import torch
 
-    from tether.papers.testbeds.char_lm import LanguageModel, alphabet_size, draw_batch, train
+    from tether.papers.testbeds.char_lm import CharModel, alphabet_size, draw_batch, train
     from tether.papers.testbeds.char_lm_spikes import corpus
     from tether.space import anisotropy, clip_dims, largest_dims, outlier_dims, position_probe, token_states
 
-    model = LanguageModel(alphabet_size(), layers=LAYERS, seed=lab.seed)
+    model = CharModel(alphabet_size(), layers=LAYERS, seed=lab.seed)
     trained = train(model, seed=lab.seed, steps=lab.steps(STEPS), validation=lab.steps(20, 1))
     ids = corpus()[0]
     rows = lab.steps(TEXTS, 8)

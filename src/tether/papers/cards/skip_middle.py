@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tether.models.blocks.gate_controller import GateController
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.char_lm import LanguageModel, Reading, StepReport
+    from tether.papers.testbeds.char_lm import CharModel, CharStepReport, ForwardReading
 
 DEPTH, SHALLOW, STEPS = 6, 4, 300
 START, END, GAIN = 1.0, 0.5, 0.05
@@ -113,7 +113,7 @@ def train(lab: Lab, *, depth: int = DEPTH, gated: bool = False, controller: Gate
     if gated or controller is not None:
         gate = MirrorGate(char_lm.WIDTH, depth=depth)
         gate.initialise_(lab.generator("gate"))
-    model = char_lm.LanguageModel(
+    model = char_lm.CharModel(
         char_lm.alphabet_size(),
         layers=depth,
         blocks=BlockConfig(attn_norm=("pre", "out"), ffn_norm=("pre", "out"), norm="rms"),
@@ -121,11 +121,11 @@ def train(lab: Lab, *, depth: int = DEPTH, gated: bool = False, controller: Gate
         seed=lab.seed,
     )
 
-    def penalty(reading: Reading) -> Tensor:
+    def penalty(reading: ForwardReading) -> Tensor:
         assert controller is not None
         return controller.penalty(torch.stack(reading.gates))
 
-    def measure(report: StepReport) -> None:
+    def measure(report: CharStepReport) -> None:
         assert controller is not None
         gates = torch.stack(report.reading.gates).detach().flatten(1)
         controller.update(gates.mean(1), gates.var(1))
@@ -144,7 +144,7 @@ def train(lab: Lab, *, depth: int = DEPTH, gated: bool = False, controller: Gate
     return Trained(done.validation, tuple(gates.mean(1).tolist()), float((gates > 0).float().mean(1).sum()))
 
 
-def held_out_gates(lab: Lab, model: LanguageModel) -> Tensor:
+def held_out_gates(lab: Lab, model: CharModel) -> Tensor:
     """(layers, tokens) gates on text that validation looks at."""
     import torch
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tether.core.protocols import GradClipper
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.char_lm_spikes import Outcome
+    from tether.papers.testbeds.char_lm_spikes import SpikeRun
 
 STEPS, LEARNING_RATE, BETAS = 300, 4e-3, (0.9, 0.999)
 RESET_INTERVAL = 100
@@ -87,7 +87,7 @@ def optimizers() -> Mapping[str, Make]:
     }
 
 
-def trained(lab: Lab, make: Make, clipper: GradClipper, *, planted: Mapping[int, float] | None = None) -> Outcome:
+def trained(lab: Lab, make: Make, clipper: GradClipper, *, planted: Mapping[int, float] | None = None) -> SpikeRun:
     """One run of the character model with INT4 layers; ``planted`` is the bench's own unless given."""
     from tether.compress.quantise import FakeQuant
     from tether.papers.testbeds import char_lm_spikes

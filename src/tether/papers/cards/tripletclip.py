@@ -55,7 +55,7 @@ CARD = Card(
 def reproduce(lab: Lab) -> Trial:
     """Train CLIP, CLIP with twice the batch, NegCLIP and TripletCLIP from one start; ask all about held-out twins."""
     from tether.losses import ClipLoss, NegClipLoss, TripletClipLoss
-    from tether.papers.testbeds.attribute_swaps import HELD_OUT, QUADRUPLES, Outcome, measure, quadruples, train
+    from tether.papers.testbeds.attribute_swaps import HELD_OUT, QUADRUPLES, SwapOutcome, measure, quadruples, train
 
     count = lab.steps(QUADRUPLES, 64)
     held_out = quadruples("test", count=lab.steps(HELD_OUT, 40))
@@ -65,7 +65,7 @@ def reproduce(lab: Lab) -> Trial:
         "neg_clip": (NegClipLoss(), BATCH, "captions"),
         "triplet_clip": (TripletClipLoss(), BATCH, "quadruples"),
     }
-    found: dict[str, Outcome] = {}
+    found: dict[str, SwapOutcome] = {}
     for name, (objective, batch, form) in runs.items():
         model = train(objective, seed=lab.seed, steps=lab.steps(STEPS), batch=batch, form=form, count=count)
         found[name] = measure(model, held_out)

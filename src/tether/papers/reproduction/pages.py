@@ -9,7 +9,7 @@ from typing import Any
 from tether.core.card import Card
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.markdown import bullets, number, page, sentence, table
-from tether.papers.reproduction.results import Row
+from tether.papers.reproduction.results import PaperStatus
 
 VERDICTS = {
     "reproduced": "the 95 % lower bound of the mean improvement is above 0 and the mean is at least the margin",
@@ -22,21 +22,21 @@ VERDICTS = {
 _SOURCE = "https://arxiv.org/abs/"
 
 
-def verdicts(rows: Sequence[Row]) -> str:
+def verdicts(rows: Sequence[PaperStatus]) -> str:
     """One line for the README: how many papers there are, and how their checks stand."""
     counts: Counter[str] = Counter(row.verdict for row in rows)
     said = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
     return f"{len(rows)} papers: {said or 'none is measured yet'}."
 
 
-def outcome(row: Row) -> str:
+def outcome(row: PaperStatus) -> str:
     """The verdict, with the mean improvement and its bound when there is a fresh result."""
     if row.result is None or row.verdict in ("stale", "not run"):
         return row.verdict
     return f"**{row.verdict}**: {number(row.result['mean'])} (bound {number(row.result['lower'])})"
 
 
-def index(rows: Sequence[Row]) -> str:
+def index(rows: Sequence[PaperStatus]) -> str:
     """All papers, by room, by what a user has, and by what a user gets."""
     rooms = sorted({row.card.room for row in rows})
     needs = sorted({need for row in rows for need in row.card.needs}, key=str.lower)
@@ -56,7 +56,7 @@ def index(rows: Sequence[Row]) -> str:
     )
 
 
-def paper(row: Row) -> str:
+def paper(row: PaperStatus) -> str:
     """One paper's page."""
     card = row.card
     return page(
@@ -89,7 +89,7 @@ def paper(row: Row) -> str:
     )
 
 
-def bibliography(rows: Sequence[Row]) -> str:
+def bibliography(rows: Sequence[PaperStatus]) -> str:
     """Every paper that a card cites, newest first, then by title."""
     ordered = sorted(rows, key=lambda row: (-row.card.year, row.card.title.lower()))
     return page("# Bibliography", bullets(_reference(row.card) for row in ordered) or "_No paper has a card yet._")
@@ -112,7 +112,7 @@ def _facts(card: Card) -> str:
     return " · ".join(fact for fact in facts if fact)
 
 
-def _measured(row: Row) -> str:
+def _measured(row: PaperStatus) -> str:
     result = row.result
     if result is None:
         return f"Not run yet. `tether reproduce {row.card.slug}` takes about {number(row.card.minutes)} minutes."
@@ -151,7 +151,9 @@ def _circumstances(result: dict[str, Any]) -> str:
     )
 
 
-def _sections(titles: Sequence[str], rows: Sequence[Row], belongs: Callable[[Row, str], bool]) -> list[str]:
+def _sections(
+    titles: Sequence[str], rows: Sequence[PaperStatus], belongs: Callable[[PaperStatus, str], bool]
+) -> list[str]:
     blocks = []
     for title in titles:
         chosen = [row for row in rows if belongs(row, title)]
@@ -159,7 +161,7 @@ def _sections(titles: Sequence[str], rows: Sequence[Row], belongs: Callable[[Row
     return blocks
 
 
-def _line(row: Row) -> list[str]:
+def _line(row: PaperStatus) -> list[str]:
     return [_link(row.card), row.card.gives, outcome(row)]
 
 
@@ -167,7 +169,7 @@ def _link(card: Card) -> str:
     return f"[{card.title}](papers/{card.slug}.md)"
 
 
-def _gives(row: Row) -> str:
+def _gives(row: PaperStatus) -> str:
     return row.card.gives.lower()
 
 

@@ -11,7 +11,7 @@ from tether.papers.reproduction.reproduce import Status, status, stored
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PaperStatus:
     """One paper and how its check stands.
 
     Attributes:
@@ -44,10 +44,10 @@ class Row:
         }
 
 
-def rows() -> list[Row]:
+def rows() -> list[PaperStatus]:
     """Every paper, by slug."""
     found = []
     for slug, card in CARDS.items():
         result = stored(slug)
-        found.append(Row(card, status(card, result), result))
+        found.append(PaperStatus(card, status(card, result), result))
     return found

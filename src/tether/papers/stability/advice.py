@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tether.papers.stability.guards import NONE, USUAL
-from tether.papers.stability.table import TIE, Row, Word, by_guard, cell
+from tether.papers.stability.table import TIE, GuardRow, Word, by_guard, cell
 from tether.train.costs import Cost
 
 CALM = "clean"
@@ -68,7 +68,7 @@ class Answer:
     tied: tuple[str, ...]
 
 
-def standings(table: Sequence[Row], *, kinds: Mapping[str, str], costs: Mapping[str, Cost]) -> list[Standing]:
+def standings(table: Sequence[GuardRow], *, kinds: Mapping[str, str], costs: Mapping[str, Cost]) -> list[Standing]:
     """Every guard over the whole table, clippers first, the least harm first."""
     calm = {row.model: row.mean for row in table if (row.fault, row.guard) == (CALM, NONE)}
     found = []
@@ -91,7 +91,7 @@ def standings(table: Sequence[Row], *, kinds: Mapping[str, str], costs: Mapping[
     return sorted(found, key=lambda one: (one.kind, one.harm))
 
 
-def answers(table: Sequence[Row], *, kinds: Mapping[str, str], costs: Mapping[str, Cost]) -> list[Answer]:
+def answers(table: Sequence[GuardRow], *, kinds: Mapping[str, str], costs: Mapping[str, Cost]) -> list[Answer]:
     """For each fault and model, in the table's order, the clipper that is enough."""
     found = []
     for fault, model in dict.fromkeys((row.fault, row.model) for row in table):
@@ -104,7 +104,7 @@ def answers(table: Sequence[Row], *, kinds: Mapping[str, str], costs: Mapping[st
     return found
 
 
-def advice(table: Sequence[Row], *, kinds: Mapping[str, str], costs: Mapping[str, Cost]) -> list[str]:
+def advice(table: Sequence[GuardRow], *, kinds: Mapping[str, str], costs: Mapping[str, Cost]) -> list[str]:
     """A few plain sentences, the most important first."""
     ranking = standings(table, kinds=kinds, costs=costs)
     found = answers(table, kinds=kinds, costs=costs)
@@ -116,7 +116,7 @@ def advice(table: Sequence[Row], *, kinds: Mapping[str, str], costs: Mapping[str
     ]
 
 
-def _start_with(table: Sequence[Row], ranking: Sequence[Standing]) -> str:
+def _start_with(table: Sequence[GuardRow], ranking: Sequence[Standing]) -> str:
     clippers = {one.guard: one for one in ranking if one.kind == "clipper"}
     usual, none = clippers[USUAL], clippers[NONE]
     harmful = {row.guard for row in table if row.fault == CALM and row.against_none.word == "worse"}
@@ -151,7 +151,7 @@ def _per_fault(found: Sequence[Answer]) -> list[str]:
     return said
 
 
-def _careful(table: Sequence[Row], kinds: Mapping[str, str]) -> list[str]:
+def _careful(table: Sequence[GuardRow], kinds: Mapping[str, str]) -> list[str]:
     worse = [row for row in table if kinds[row.guard] == "clipper" and row.against_none.word == "worse"]
     said = []
     for name in dict.fromkeys(row.guard for row in worse):

@@ -15,7 +15,7 @@ from tether.core.fingerprint import code_of
 from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL, Guard, digest, guards
 from tether.papers.stability.models import MODELS
-from tether.papers.stability.runs import STEPS, Outcome, run
+from tether.papers.stability.runs import STEPS, BenchRun, run
 
 LEAST_SEEDS = 2
 """Below two seeds nothing can be said about a difference."""
@@ -28,7 +28,7 @@ Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """Which runs there are to do.
 
     Attributes:
@@ -64,7 +64,7 @@ def plan(
     only: Sequence[str] = (),
     seeds: int = 3,
     steps: int = STEPS,
-) -> Plan:
+) -> BenchPlan:
     """The whole bench, or a part of it.
 
     Args:
@@ -92,7 +92,7 @@ def plan(
         raise InputError(f"steps: expected at least 20, got {steps}")
     some_guards = [name for name in every if name in only] or list(every)
     some_faults = [name for name in FAULTS if name in only] or list(FAULTS)
-    return Plan(
+    return BenchPlan(
         models=tuple(name for name in MODELS if not models or name in models),
         faults=tuple(name for name in FAULTS if name == "clean" or name in some_faults),
         guards={name: guard for name, guard in every.items() if name in (NONE, USUAL) or name in some_guards},
@@ -101,7 +101,9 @@ def plan(
     )
 
 
-def outcomes(wanted: Plan, *, jobs: int = 1, fresh: bool = False, on_progress: Progress | None = None) -> list[Outcome]:
+def outcomes(
+    wanted: BenchPlan, *, jobs: int = 1, fresh: bool = False, on_progress: Progress | None = None
+) -> list[BenchRun]:
     """Every run of a plan, in its order; finished ones come from the cache.
 
     Args:
@@ -111,7 +113,7 @@ def outcomes(wanted: Plan, *, jobs: int = 1, fresh: bool = False, on_progress: P
         on_progress: called with the runs that are done and all there are.
     """
     cells = list(wanted.cells())
-    found: dict[int, Outcome] = {}
+    found: dict[int, BenchRun] = {}
     missing = []
     for number, (model, fault, guard, seed) in enumerate(cells):
         path = _kept(model, fault, guard, seed, wanted.steps)
@@ -128,7 +130,7 @@ def outcomes(wanted: Plan, *, jobs: int = 1, fresh: bool = False, on_progress: P
     return [found[number] for number in range(len(cells))]
 
 
-def _work(missing: Sequence[tuple[int, tuple[Any, ...]]], *, jobs: int) -> Iterator[tuple[int, Outcome]]:
+def _work(missing: Sequence[tuple[int, tuple[Any, ...]]], *, jobs: int) -> Iterator[tuple[int, BenchRun]]:
     if jobs == 1 or len(missing) < 2:
         for number, cell in missing:
             yield number, _run_and_keep(*cell)
@@ -145,7 +147,7 @@ def _work(missing: Sequence[tuple[int, tuple[Any, ...]]], *, jobs: int) -> Itera
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _run_and_keep(model: str, fault: str, guard: Guard, seed: int, steps: int) -> Outcome:
+def _run_and_keep(model: str, fault: str, guard: Guard, seed: int, steps: int) -> BenchRun:
     """One run with one thread; torch is left as it was."""
     import torch
 
@@ -164,13 +166,13 @@ def _kept(model: str, fault: str, guard: Guard, seed: int, steps: int) -> Path:
     return cache_dir() / "stability" / f"{model}-{fault}-{guard.name}-{name}" / f"seed-{seed}.json"
 
 
-def _read(path: Path) -> Outcome:
+def _read(path: Path) -> BenchRun:
     values = read_json(path)
-    plain = {field.name: values[field.name] for field in fields(Outcome)}
+    plain = {field.name: values[field.name] for field in fields(BenchRun)}
     for name in ("losses", "norms", "thresholds", "scales"):
         plain[name] = tuple(plain[name])
     plain["looks"] = tuple((step, loss) for step, loss in plain["looks"])
-    return Outcome(**plain)
+    return BenchRun(**plain)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tether.evaluate.report.curves import Chart, Line, Marks, chart
 from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL
-from tether.papers.stability.runs import Outcome
+from tether.papers.stability.runs import BenchRun
 
 _SMOOTH = 5  # steps of the running median of a loss, planted steps left out
 
@@ -35,7 +35,7 @@ class Pair:
     norm: Chart
 
 
-def pairs(outcomes: Sequence[Outcome], *, kinds: Mapping[str, str]) -> list[Pair]:
+def pairs(outcomes: Sequence[BenchRun], *, kinds: Mapping[str, str]) -> list[Pair]:
     """Charts of every fault and model that the outcomes hold; of the clippers the best of that cell is drawn.
 
     Args:
@@ -54,7 +54,7 @@ def pairs(outcomes: Sequence[Outcome], *, kinds: Mapping[str, str]) -> list[Pair
     return found
 
 
-def _best(cell: Sequence[Outcome], kinds: Mapping[str, str]) -> str:
+def _best(cell: Sequence[BenchRun], kinds: Mapping[str, str]) -> str:
     """The clipper with the lowest mean final loss besides the two that are always drawn; else the usual one."""
     finals: dict[str, list[float]] = {}
     for one in cell:
@@ -63,7 +63,7 @@ def _best(cell: Sequence[Outcome], kinds: Mapping[str, str]) -> str:
     return min(finals, key=lambda name: statistics.fmean(finals[name])) if finals else USUAL
 
 
-def _loss(runs: Mapping[str, Outcome], shown: str) -> Chart | None:
+def _loss(runs: Mapping[str, BenchRun], shown: str) -> Chart | None:
     planted = FAULTS[runs[NONE].fault].planted(len(runs[NONE].losses))
     lines = [
         Line(name, kind, _smooth(runs[name].losses, planted))
@@ -75,7 +75,7 @@ def _loss(runs: Mapping[str, Outcome], shown: str) -> Chart | None:
     return chart("Loss, running median", lines=lines, marks=marks)
 
 
-def _norm(run: Outcome, none: Outcome) -> Chart | None:
+def _norm(run: BenchRun, none: BenchRun) -> Chart | None:
     clipped = [
         (step, norm)
         for step, (norm, scale) in enumerate(zip(run.norms, run.scales, strict=True))

@@ -12,7 +12,7 @@ from tether.core.errors import InputError
 from tether.papers.stability import words
 from tether.papers.stability.charts import pairs
 from tether.papers.stability.figure import figure
-from tether.papers.stability.runs import Outcome
+from tether.papers.stability.runs import BenchRun
 
 GUIDE, RESULT = "docs/guides/stability.md", "results/stability.json"
 COMMAND = "tether bench stability --guide"
@@ -57,7 +57,7 @@ def write(root: Path, found: Mapping[str, Any]) -> None:
     write_text(path, filled(path.read_text(encoding="utf-8"), found, where=str(path)))
 
 
-def draw(root: Path, found: Mapping[str, Any], outcomes: Sequence[Outcome]) -> None:
+def draw(root: Path, found: Mapping[str, Any], outcomes: Sequence[BenchRun]) -> None:
     """Draw the guide's pictures, one for each model."""
     drawn = pairs(outcomes, kinds={name: guard["kind"] for name, guard in found["guards"].items()})
     for model in found["models"]:

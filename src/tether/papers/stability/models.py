@@ -20,7 +20,7 @@ _BLOCKS, _WIDTH, _HEADS, _LETTERS = 2, 64, 4, 48
 """Of the causal transformer; the last is the characters of one row."""
 
 
-class Subject(Protocol):
+class BenchModel(Protocol):
     """A model with its data; equal seeds give equal weights and batches.
 
     Attributes:
@@ -63,7 +63,7 @@ class Subject(Protocol):
         ...
 
 
-class Language:
+class NextCharacters:
     """Next characters of Python's own reference, by a causal transformer."""
 
     rate, betas, weight_decay = 3e-3, (0.9, 0.95), 0.01
@@ -86,9 +86,9 @@ class Language:
 
     def model(self, seed: int) -> nn.Module:
         """See Subject."""
-        from tether.papers.testbeds.char_lm import LanguageModel
+        from tether.papers.testbeds.char_lm import CharModel
 
-        return LanguageModel(self.characters, width=_WIDTH, layers=_BLOCKS, heads=_HEADS, context=_LETTERS, seed=seed)
+        return CharModel(self.characters, width=_WIDTH, layers=_BLOCKS, heads=_HEADS, context=_LETTERS, seed=seed)
 
     def batch(self, draw: torch.Generator, *, contents: Contents) -> tuple[Tensor, Tensor]:
         """See Subject."""
@@ -190,18 +190,19 @@ class SmallClip:
         return float(torch.stack([self.loss(model, batch) for batch in self._held]).mean())
 
 
-MODELS: Mapping[str, type[Subject]] = {"language": Language, "clip": SmallClip}
-"""Every model by name; made once for each process by ``subject``."""
+_SUBJECTS: Mapping[str, type[BenchModel]] = {"language": NextCharacters, "clip": SmallClip}
+MODELS = tuple(_SUBJECTS)
+"""The name of every model; made once for each process by ``subject``."""
 
 
 @functools.cache
-def subject(name: str) -> Subject:
+def subject(name: str) -> BenchModel:
     """A model with its data, kept for the next run.
 
     Args:
         name: in ``MODELS``.
     """
-    return MODELS[name]()
+    return _SUBJECTS[name]()
 
 
 def _trimmed(ids: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from tether.papers.stability.advice import Standing, advice, standings
 from tether.papers.stability.charts import Pair, pairs
 from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.result import costs_of, table_of
-from tether.papers.stability.runs import Outcome
+from tether.papers.stability.runs import BenchRun
 from tether.papers.stability.table import Difference, cell
 from tether.papers.stability.words import counts, scale, setting_rows
 
 
-def page(found: Mapping[str, Any], outcomes: Sequence[Outcome] = ()) -> str:
+def page(found: Mapping[str, Any], outcomes: Sequence[BenchRun] = ()) -> str:
     """The whole page.
 
     Args:

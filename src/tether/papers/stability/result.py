@@ -11,12 +11,12 @@ from typing import Any
 
 from tether.core.atomic_io import read_json, write_text
 from tether.core.errors import InputError
-from tether.papers.stability.bench import Plan
+from tether.papers.stability.bench import BenchPlan
 from tether.papers.stability.faults import FAULTS, PLANTED
 from tether.papers.stability.guards import NONE, RATES, USUAL
 from tether.papers.stability.models import subject
-from tether.papers.stability.runs import BEFORE, WARMUP, Outcome
-from tether.papers.stability.table import TIE, Difference, Row, compare, rows
+from tether.papers.stability.runs import BEFORE, WARMUP, BenchRun
+from tether.papers.stability.table import TIE, Difference, GuardRow, compare, rows
 from tether.train.costs import Cost
 
 FILE = "stability.json"
@@ -36,7 +36,7 @@ RULES = {
 """What the words of the table mean."""
 
 
-def result(wanted: Plan, outcomes: Sequence[Outcome], *, costs: Mapping[str, Cost]) -> dict[str, Any]:
+def result(wanted: BenchPlan, outcomes: Sequence[BenchRun], *, costs: Mapping[str, Cost]) -> dict[str, Any]:
     """Everything that the page and the guide say, ready for JSON.
 
     Args:
@@ -116,18 +116,18 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def table_of(found: Mapping[str, Any]) -> list[Row]:
+def table_of(found: Mapping[str, Any]) -> list[GuardRow]:
     """The rows of a result as values."""
     table = []
     for values in found["rows"]:
         plain: dict[str, Any] = {}
-        for field in fields(Row):
+        for field in fields(GuardRow):
             value = values[field.name]
             if isinstance(value, Mapping):
                 plain[field.name] = Difference(**value)
             else:
                 plain[field.name] = tuple(value) if isinstance(value, (list, tuple)) else value
-        table.append(Row(**plain))
+        table.append(GuardRow(**plain))
     return table
 
 

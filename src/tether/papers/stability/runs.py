@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from tether.optim import clip_and_step, parameter_groups
 from tether.papers.stability.faults import FAULTS, Fault
 from tether.papers.stability.guards import Guard
-from tether.papers.stability.models import Subject, subject
+from tether.papers.stability.models import BenchModel, subject
 
 STEPS = 120
 WARMUP = 0.1
@@ -27,7 +27,7 @@ BEFORE = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class BenchRun:
     """What one run left.
 
     Attributes:
@@ -64,7 +64,7 @@ class Outcome:
         return sum(scale < 1 for scale in self.scales) / len(self.scales)
 
 
-def run(model: str, *, fault: str, guard: Guard, seed: int, steps: int = STEPS) -> Outcome:
+def run(model: str, *, fault: str, guard: Guard, seed: int, steps: int = STEPS) -> BenchRun:
     """Train once; runs of equal model and seed see the same weights and batches whatever the fault and the guard.
 
     Args:
@@ -101,7 +101,7 @@ def run(model: str, *, fault: str, guard: Guard, seed: int, steps: int = STEPS) 
     final = _finite(who.held_out(network))
     if fault == "clean":
         looks.append((steps, final))
-    return Outcome(
+    return BenchRun(
         model=model,
         fault=fault,
         guard=guard.name,
@@ -125,7 +125,7 @@ def spikes(losses: Sequence[float | None], *, rise: float, planted: Sequence[int
 
     Args:
         losses: of each step; None when it is not finite.
-        rise: in nats, see ``Subject``.
+        rise: in nats, see ``BenchModel``.
         planted: steps at which the bench itself spoiled the loss.
     """
     places, found, inside = set(planted), 0, False
@@ -143,7 +143,7 @@ def spikes(losses: Sequence[float | None], *, rise: float, planted: Sequence[int
     return found
 
 
-def _network(who: Subject, seed: int, wrong: Fault) -> nn.Module:
+def _network(who: BenchModel, seed: int, wrong: Fault) -> nn.Module:
     network = who.model(seed).train()
     if wrong.precision == "bf16":
         network.to(torch.bfloat16)

@@ -11,7 +11,7 @@ from tether.papers.reproduction.verdict import bounds
 from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.models import subject
-from tether.papers.stability.runs import Outcome, spikes
+from tether.papers.stability.runs import BenchRun, spikes
 
 TIE = 0.05
 """Differences of the final loss within this many nats to both sides do not matter."""
@@ -37,7 +37,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class GuardRow:
     """One guard against one fault in one model; entry i of each tuple is seed i.
 
     Attributes:
@@ -88,13 +88,13 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     return Difference(statistics.fmean(differences), low, high, judge(low, high))
 
 
-def rows(outcomes: Sequence[Outcome]) -> list[Row]:
+def rows(outcomes: Sequence[BenchRun]) -> list[GuardRow]:
     """The table of a bench's runs, in the order in which their cells first come.
 
     Args:
         outcomes: of every seed; ``none`` and ``global_norm`` under each fault, and ``clean`` for each model, are there.
     """
-    cells: dict[tuple[str, str, str], list[Outcome]] = {}
+    cells: dict[tuple[str, str, str], list[BenchRun]] = {}
     for one in outcomes:
         cells.setdefault((one.model, one.fault, one.guard), []).append(one)
     for runs in cells.values():
@@ -107,7 +107,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[Row]:
         references = cells[model, "clean", NONE]
         planted, rise = FAULTS[fault].planted(steps), subject(model).rise
         found.append(
-            Row(
+            GuardRow(
                 model=model,
                 fault=fault,
                 guard=guard,
@@ -145,19 +145,19 @@ def lost(loss: float, looks: Sequence[tuple[int, float | None]]) -> int:
     return 0
 
 
-def by_guard(table: Sequence[Row]) -> Mapping[str, list[Row]]:
+def by_guard(table: Sequence[GuardRow]) -> Mapping[str, list[GuardRow]]:
     """The rows of each guard, guards in the order of the table."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[GuardRow]] = {}
     for row in table:
         found.setdefault(row.guard, []).append(row)
     return found
 
 
-def cell(table: Sequence[Row], *, model: str, fault: str) -> list[Row]:
+def cell(table: Sequence[GuardRow], *, model: str, fault: str) -> list[GuardRow]:
     """The rows of one model under one fault."""
     return [row for row in table if (row.model, row.fault) == (model, fault)]
 
 
-def _final(one: Outcome) -> float:
+def _final(one: BenchRun) -> float:
     chance = subject(one.model).chance
     return chance if one.final is None else min(one.final, chance)

@@ -10,7 +10,7 @@ from tether.papers.reproduction.markdown import table as markdown_table
 from tether.papers.stability.advice import Answer, Standing, advice, answers, standings
 from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.result import costs_of, table_of
-from tether.papers.stability.table import Row, Word
+from tether.papers.stability.table import GuardRow, Word
 
 WORDS: tuple[Word, ...] = ("better", "ties", "unclear", "worse")
 BETTER, WORSE, TIES = "↓", "↑", "="
@@ -141,7 +141,7 @@ def counts(words: Mapping[Word, int]) -> str:
     return " / ".join(str(words.get(word, 0)) for word in WORDS)
 
 
-def final_table(table: Sequence[Row], *, model: str) -> str:
+def final_table(table: Sequence[GuardRow], *, model: str) -> str:
     """Mean final loss, guards down and faults across, with marks."""
     some = [row for row in table if row.model == model]
     faults = list(dict.fromkeys(row.fault for row in some))
@@ -151,7 +151,7 @@ def final_table(table: Sequence[Row], *, model: str) -> str:
     return markdown_table(("guard", *(f"`{fault}`" for fault in faults)), rows)
 
 
-def marked(row: Row) -> str:
+def marked(row: GuardRow) -> str:
     """``2.27 ↓ =``: the mean, how it compares with none, and whether it ties with the usual clipper."""
     marks = [{"better": BETTER, "worse": WORSE}.get(row.against_none.word, "") if row.guard != NONE else ""]
     marks.append(TIES if row.guard != USUAL and row.against_usual.word == "ties" else "")

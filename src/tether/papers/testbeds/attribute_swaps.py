@@ -64,7 +64,7 @@ class Quadruples:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SwapOutcome:
     """What a model does on quadruples whose colours and shapes were never shown together in training.
 
     Attributes:
@@ -168,7 +168,7 @@ def _batches(data: Quadruples, *, size: int, form: str, generator: torch.Generat
             yield Batch(data.pixels[first], data.tokens[first], extra)
 
 
-def measure(model: Clip, data: Quadruples) -> Outcome:
+def measure(model: Clip, data: Quadruples) -> SwapOutcome:
     """Both questions, on held-out quadruples."""
     image = F.normalize(encode_images(model, data.pixels.split(256)), dim=1)
     with torch.no_grad():
@@ -177,7 +177,7 @@ def measure(model: Clip, data: Quadruples) -> Outcome:
     own = (image * text).sum(dim=1)
     other_text, other_image = (rows.roll(count, dims=0) for rows in (text, image))
     found = [_recall(image, text, rows) for rows in _galleries(data)]
-    return Outcome(
+    return SwapOutcome(
         image_binding=float((own > (image * other_text).sum(dim=1)).double().mean()),
         text_binding=float((own > (other_image * text).sum(dim=1)).double().mean()),
         image_recall=sum(one for one, _ in found) / len(found),

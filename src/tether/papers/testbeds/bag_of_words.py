@@ -69,7 +69,7 @@ class Scenes:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddedScenes:
     """What the frozen model gives for scenes: raw embeddings of the shared space.
 
     Attributes:
@@ -222,12 +222,12 @@ class Bag:
     logit_scale: float
 
     @torch.no_grad()
-    def embed(self, scenes: Scenes) -> Embedded:
+    def embed(self, scenes: Scenes) -> EmbeddedScenes:
         """Raw embeddings in the shared space."""
         image = torch.cat([self.seer(part) for part in scenes.pixels.split(512)])
         read = (torch.cat([self.reader(part) for part in rows.split(512)]) for rows in (scenes.words, scenes.swapped))
         text, text_neg = read
-        return Embedded(self.image_head(image), self.text_head(text), self.text_head(text_neg))
+        return EmbeddedScenes(self.image_head(image), self.text_head(text), self.text_head(text_neg))
 
 
 def train(scenes: Scenes, *, seed: int, seeing: int, reading: int, matching: int) -> Bag:

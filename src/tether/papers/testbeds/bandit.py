@@ -25,7 +25,7 @@ Method = Literal["clip", "projection"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class BanditRun:
     """One training run.
 
     Attributes:
@@ -72,7 +72,7 @@ def projected_surrogate(
 SURROGATES = {"clip": clipped_surrogate, "projection": projected_surrogate}
 
 
-def train(method: Method, *, seed: int, rate: float, batches: int = BATCHES) -> Outcome:
+def train(method: Method, *, seed: int, rate: float, batches: int = BATCHES) -> BanditRun:
     """Learn which of 16 actions is right in each of 6 states; plain gradient descent on a table of logits.
 
     Equal seeds start alike and draw alike as long as the policies agree. What either loss would do to each action is
@@ -114,7 +114,7 @@ def train(method: Method, *, seed: int, rate: float, batches: int = BATCHES) -> 
             table = table - rate * torch.zeros_like(table).index_add(0, states, gradients[method]) / len(states)
         largest = max(largest, float(kl_divergence(table.log_softmax(-1), before).max()))
     success = table.softmax(-1).gather(1, right[:, None]).mean()
-    return Outcome(
+    return BanditRun(
         float(success),
         largest,
         outside,

@@ -44,7 +44,7 @@ class LayerGate(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ForwardReading:
     """One forward pass, looked at from inside.
 
     Attributes:
@@ -58,7 +58,7 @@ class Reading:
     gates: tuple[Tensor, ...]
 
 
-class LanguageModel(nn.Module):
+class CharModel(nn.Module):
     """A causal transformer over characters, with learned places and a final norm.
 
     Args:
@@ -127,7 +127,7 @@ class LanguageModel(nn.Module):
         """The blocks, first to last."""
         return tuple(block for block in self.blocks if isinstance(block, TransformerBlock))
 
-    def read(self, ids: Int[Tensor, "b l"]) -> Reading:
+    def read(self, ids: Int[Tensor, "b l"]) -> ForwardReading:
         """One pass with everything inside kept."""
         x = self.characters(ids)
         if self.places is not None:
@@ -139,7 +139,7 @@ class LanguageModel(nn.Module):
                 gates.append(gate)
             x = block(x, causal=True, gate=gate)
             states.append(x)
-        return Reading(self.head(self.final_norm(x)), tuple(states), tuple(gates))
+        return ForwardReading(self.head(self.final_norm(x)), tuple(states), tuple(gates))
 
     def forward(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l c"]:
         """Logits of the next character at every place."""
@@ -147,7 +147,7 @@ class LanguageModel(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class StepReport:
+class CharStepReport:
     """What a callback sees: the gradients stand in the model, clipped, and the optimiser has not moved yet.
 
     Attributes:
@@ -159,8 +159,8 @@ class StepReport:
     """
 
     step: int
-    model: LanguageModel
-    reading: Reading
+    model: CharModel
+    reading: ForwardReading
     loss: float
     clip: ClipReport
 
@@ -184,7 +184,7 @@ def adamw(groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def train(
-    model: LanguageModel,
+    model: CharModel,
     *,
     seed: int,
     steps: int,
@@ -193,8 +193,8 @@ def train(
     clipper: GradClipper | None = None,
     warmup: int = WARMUP,
     batch: int = BATCH,
-    penalty: Callable[[Reading], Tensor] | None = None,
-    on_step: Callable[[StepReport], None] | None = None,
+    penalty: Callable[[ForwardReading], Tensor] | None = None,
+    on_step: Callable[[CharStepReport], None] | None = None,
     validation: int = VALIDATION_BATCHES,
 ) -> Training:
     """Train in place on the language reference that ships with Python; equal seeds see the same batches.
@@ -231,14 +231,14 @@ def train(
         report = clipper.clip_(model.named_parameters(), step=step)
         losses.append(float(loss.detach()))
         if on_step is not None:
-            on_step(StepReport(step, model, reading, losses[-1], report))
+            on_step(CharStepReport(step, model, reading, losses[-1], report))
         if not report.skip:
             moved.step()
     return Training(validation_loss(model, seed=seed + 1, batches=validation, batch=batch), tuple(losses))
 
 
 @torch.no_grad()
-def validation_loss(model: LanguageModel, *, seed: int, batches: int = VALIDATION_BATCHES, batch: int = BATCH) -> float:
+def validation_loss(model: CharModel, *, seed: int, batches: int = VALIDATION_BATCHES, batch: int = BATCH) -> float:
     """Mean cross-entropy on the last tenth of the text, in nats per character."""
     ids, _ = corpus()
     draw = torch.Generator().manual_seed(seed)

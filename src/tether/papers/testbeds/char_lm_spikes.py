@@ -26,7 +26,7 @@ VALIDATION_BATCHES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SpikeRun:
     """One training run.
 
     Attributes:
@@ -91,7 +91,7 @@ def train(
     edit: Callable[[nn.Module], object] | None = None,
     disturb: Callable[[int, nn.Module], None] | None = None,
     validation: int = VALIDATION_BATCHES,
-) -> Outcome:
+) -> SpikeRun:
     """Train one model; equal seeds see the same weights, batches and planted targets whatever else is given.
 
     Args:
@@ -139,7 +139,7 @@ def train(
     with torch.no_grad():
         batches = [_batch(ids[cut:], held_out) for _ in range(validation)]
         scores = [F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()) for inputs, targets in batches]
-    return Outcome(float(torch.stack(scores).mean()), excess_loss(losses, planted=planted), clipped / steps)
+    return SpikeRun(float(torch.stack(scores).mean()), excess_loss(losses, planted=planted), clipped / steps)
 
 
 def excess_loss(losses: Sequence[float], *, planted: Iterable[int] = PLANTED) -> float:

@@ -33,7 +33,7 @@ SAMPLES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CriticRun:
     """One training run.
 
     Attributes:
@@ -74,7 +74,7 @@ def network(outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def train(hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound: float = 0.01) -> Outcome:
+def train(hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound: float = 0.01) -> CriticRun:
     """Train both players through ``tether.train.loop.fit``; equal seeds see the same weights, points and noise.
 
     Args:
@@ -135,7 +135,7 @@ def _batches(chance: torch.Generator) -> Iterator[Batch]:
         yield Batch(points, words, {"noise": torch.randn(BATCH, 2, generator=chance)})
 
 
-def _outcome(pair: AdversarialPair, *, seed: int, bound: float | None, last: StepReport) -> Outcome:
+def _outcome(pair: AdversarialPair, *, seed: int, bound: float | None, last: StepReport) -> CriticRun:
     chance = torch.Generator().manual_seed(seed + 3)
     with torch.no_grad():
         samples = pair.generator(torch.randn(SAMPLES, 2, generator=chance))
@@ -148,7 +148,7 @@ def _outcome(pair: AdversarialPair, *, seed: int, bound: float | None, last: Ste
     if bound is not None:
         weights = nn.utils.parameters_to_vector(pair.critic.parameters())
         at_bound = float((weights.abs() > 0.99 * bound).float().mean())
-    return Outcome(
+    return CriticRun(
         samples,
         float(near.float().mean()),
         len(mode[near].unique()),

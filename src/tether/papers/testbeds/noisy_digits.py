@@ -20,7 +20,7 @@ NoisyLoss = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Digits:
+class NoisyDigits:
     """One split with its noise.
 
     Attributes:
@@ -39,7 +39,7 @@ class Digits:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DigitsRun:
     """One training run.
 
     Attributes:
@@ -61,7 +61,7 @@ def _pictures() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels).float() / 16, torch.from_numpy(labels).long()
 
 
-def noisy_digits(*, seed: int, noise: float) -> Digits:
+def noisy_digits(*, seed: int, noise: float) -> NoisyDigits:
     """Split the 1,797 digits 60 to 40 and give a share of the training pictures another label, each equally likely.
 
     Args:
@@ -75,7 +75,7 @@ def noisy_digits(*, seed: int, noise: float) -> Digits:
     labels = truth[train].clone()
     wrong = torch.randperm(len(train), generator=draw)[: round(noise * len(train))]
     labels[wrong] = (labels[wrong] + torch.randint(1, CLASSES, (len(wrong),), generator=draw)) % CLASSES
-    return Digits(pixels[train], labels, truth[train], pixels[test], truth[test])
+    return NoisyDigits(pixels[train], labels, truth[train], pixels[test], truth[test])
 
 
 def train(
@@ -85,7 +85,7 @@ def train(
     noise: float,
     epochs: int,
     learning_rate: float,
-) -> Outcome:
+) -> DigitsRun:
     """Train one net 64-256-256-10 by plain SGD with momentum; equal seeds see the same noise, weights and batches.
 
     Args:
@@ -116,7 +116,7 @@ def train(
     with torch.no_grad():
         given = model(digits.train[wrong]).argmax(dim=1)
     last = scores[-LAST_EPOCHS:]
-    return Outcome(
+    return DigitsRun(
         accuracy=sum(last) / len(last),
         best=max(scores),
         memorised=float((given == digits.labels[wrong]).float().sum() / max(1, int(wrong.sum()))),

@@ -13,7 +13,7 @@ from tether.papers.testbeds.char_lm import (
     LEARNING_RATE,
     WARMUP,
     WEIGHT_DECAY,
-    LanguageModel,
+    CharModel,
     adamw,
     alphabet_size,
     draw_batch,
@@ -26,7 +26,7 @@ SCORED_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class NoisyTextRun:
     """One training run.
 
     Attributes:
@@ -40,7 +40,7 @@ class Outcome:
     auroc_low_probability: float
 
 
-def train(loss: ENTLoss, *, seed: int, noise: float, steps: int) -> Outcome:
+def train(loss: ENTLoss, *, seed: int, noise: float, steps: int) -> NoisyTextRun:
     """Train a small causal model; equal seeds see the same weights, batches and noise.
 
     Args:
@@ -51,7 +51,7 @@ def train(loss: ENTLoss, *, seed: int, noise: float, steps: int) -> Outcome:
     """
     ids = corpus()[0]
     cut = len(ids) * 9 // 10
-    model = LanguageModel(alphabet_size(), layers=LAYERS, seed=seed)
+    model = CharModel(alphabet_size(), layers=LAYERS, seed=seed)
     optimizer = adamw(parameter_groups(model, weight_decay=WEIGHT_DECAY))
     draw = torch.Generator().manual_seed(seed)
     for step in range(steps):
@@ -70,7 +70,7 @@ def train(loss: ENTLoss, *, seed: int, noise: float, steps: int) -> Outcome:
             scores.append(error_norm(logits, targets).flatten())
             lows.append(-logits.softmax(dim=-1).gather(-1, targets[..., None]).flatten())
             wrong.append(spoilt.flatten())
-    return Outcome(
+    return NoisyTextRun(
         validation_loss(model, seed=seed + 1, batch=BATCH),
         _auroc(torch.cat(scores), torch.cat(wrong)),
         _auroc(torch.cat(lows), torch.cat(wrong)),

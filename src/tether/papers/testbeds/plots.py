@@ -36,7 +36,7 @@ _WIDTH = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class PlotLine:
     """One line of a plot: a key of ``COLOURS``, one of ``TRENDS``, one of ``STYLES``."""
 
     colour: str
@@ -48,7 +48,7 @@ class Curve:
 class Plot:
     """What a plot shows, and what its caption says besides."""
 
-    curves: tuple[Curve, ...]
+    curves: tuple[PlotLine, ...]
     caption: str
 
 
@@ -56,7 +56,7 @@ def draw_plot(rng: np.random.Generator) -> Plot:
     """One or two curves of different colours, and a caption of about 230 characters that tells them."""
     count = int(rng.integers(1, MOST_CURVES + 1))
     colours = rng.permutation(list(COLOURS))[:count]
-    curves = tuple(Curve(str(colour), _one(TRENDS, rng), _one(STYLES, rng)) for colour in colours)
+    curves = tuple(PlotLine(str(colour), _one(TRENDS, rng), _one(STYLES, rng)) for colour in colours)
     said = " while ".join(f"the {curve.style} {curve.colour} curve {curve.trend}" for curve in curves)
     methods = rng.permutation(_METHODS)[: int(rng.integers(2, 4))]
     opening = f"The {_one(_QUANTITIES, rng)} as a function of {_one(_AXES, rng)}."

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.optim import AdamW
-from tether.papers.testbeds.char_lm import LanguageModel
+from tether.papers.testbeds.char_lm import CharModel
 
 GOOD_STATES, BAD_STATES = ("whole", "shiny", "clean", "intact"), ("broken", "crossed", "dirty", "torn")
 NOUNS = ("cups", "doors", "lamps", "boats", "kites", "drums", "chairs", "clocks", "wheels", "bells", "ropes", "shoes")
@@ -37,7 +37,7 @@ _PLACE = {word: place for place, word in enumerate(WORDS)}
 
 
 @dataclass(frozen=True, slots=True)
-class Language:
+class PolarityLanguage:
     """One draw of the language.
 
     Attributes:
@@ -60,7 +60,7 @@ class Language:
         return frozenset(BAD_STATES) | {verb for verb, degree in self.degrees.items() if degree < 0.2}
 
 
-def draw_language(seed: int) -> Language:
+def draw_language(seed: int) -> PolarityLanguage:
     """Give each verb its degree."""
     rng = np.random.default_rng(seed)
     verbs = [str(verb) for verb in rng.permutation(VERBS)]
@@ -70,10 +70,10 @@ def draw_language(seed: int) -> Language:
     degrees |= {verb: float(degree) for verb, degree in zip(tested, np.linspace(0, 1, TESTED), strict=True)}
     starts = TOPIC * rng.integers(len(NOUNS) // TOPIC, size=len(verbs))
     topics = {verb: NOUNS[start : start + TOPIC] for verb, start in zip(verbs, starts, strict=True)}
-    return Language(degrees, tuple(good), tuple(bad), tuple(tested), topics)
+    return PolarityLanguage(degrees, tuple(good), tuple(bad), tuple(tested), topics)
 
 
-def sentences(language: Language, count: int, *, seed: int) -> Int[Tensor, "n l"]:
+def sentences(language: PolarityLanguage, count: int, *, seed: int) -> Int[Tensor, "n l"]:
     """Sentences as word ids, 0 after the end: statements and questions of one or two clauses in one mood."""
     rng = np.random.default_rng(seed)
     verbs = np.array(list(language.degrees))
@@ -93,14 +93,14 @@ def sentences(language: Language, count: int, *, seed: int) -> Int[Tensor, "n l"
     return pad(rows)
 
 
-def draw_clause(language: Language, verb: str, *, mood: str, rng: np.random.Generator) -> str:
+def draw_clause(language: PolarityLanguage, verb: str, *, mood: str, rng: np.random.Generator) -> str:
     """A verb with the things it is done to, how they come out, or both."""
     states = GOOD_STATES if mood == "good" else BAD_STATES
     noun, state = draw_noun(language, verb, rng), states[rng.integers(len(states))]
     return f"{verb} {(noun, state, f'{noun} {state}')[rng.integers(3)]}"
 
 
-def draw_noun(language: Language, verb: str, rng: np.random.Generator) -> str:
+def draw_noun(language: PolarityLanguage, verb: str, rng: np.random.Generator) -> str:
     """A thing the verb is done to, mostly one of its topic."""
     nouns = language.topics[verb] if rng.random() < FAITHFUL else NOUNS
     return nouns[rng.integers(len(nouns))]
@@ -117,9 +117,9 @@ def pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "n l"]:
     return torch.tensor([[*row[:width], *[0] * (width - len(row))] for row in rows])
 
 
-def train(language: Language, *, steps: int, seed: int, count: int = 20_000) -> LanguageModel:
+def train(language: PolarityLanguage, *, steps: int, seed: int, count: int = 20_000) -> CharModel:
     """A small causal model that has read the language; in eval mode."""
-    model = LanguageModel(len(WORDS), width=WIDTH, layers=LAYERS, heads=2, context=CONTEXT, seed=seed)
+    model = CharModel(len(WORDS), width=WIDTH, layers=LAYERS, heads=2, context=CONTEXT, seed=seed)
     read = sentences(language, count, seed=seed)
     optimizer = AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -137,7 +137,7 @@ def train(language: Language, *, steps: int, seed: int, count: int = 20_000) -> 
 
 
 @torch.no_grad()
-def mean_states(model: LanguageModel, texts: Sequence[str]) -> Float[Tensor, "n w"]:
+def mean_states(model: CharModel, texts: Sequence[str]) -> Float[Tensor, "n w"]:
     """The model as a text encoder: the mean of its last states over the words of each text."""
     rows = pad([encode(text) for text in texts])
     states = model.final_norm(model.read(rows).states[-1])
@@ -145,7 +145,7 @@ def mean_states(model: LanguageModel, texts: Sequence[str]) -> Float[Tensor, "n 
     return (states * real[..., None]).sum(dim=1) / real.sum(dim=1, keepdim=True).clamp_min(1)
 
 
-class Decoder:
+class PolarityDecoder:
     """Ids back to text."""
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
@@ -155,7 +155,7 @@ class Decoder:
 
 @torch.no_grad()
 def sample(
-    model: LanguageModel, *, count: int, generator: torch.Generator, processor: object = None, batch: int = 50
+    model: CharModel, *, count: int, generator: torch.Generator, processor: object = None, batch: int = 50
 ) -> list[list[str]]:
     """Texts that the model writes, each begun with one of the subjects.
 
@@ -183,7 +183,7 @@ def sample(
     return done
 
 
-def bad_share(texts: Sequence[Sequence[str]], *, language: Language) -> float:
+def bad_share(texts: Sequence[Sequence[str]], *, language: PolarityLanguage) -> float:
     """Share of the words that are bad."""
     words = [word for text in texts for word in text]
     return sum(word in language.bad_words for word in words) / len(words)

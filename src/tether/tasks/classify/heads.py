@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tether.core.protocols import TaskHead
 from tether.tasks.classify.prompt_pairs import PromptPairZeroShot
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 
-HEADS: dict[str, type[TaskHead]] = {"prompt_pairs": PromptPairZeroShot, "zero_shot": ZeroShotClassifier}
+HEADS: Mapping[str, type[TaskHead]] = {"prompt_pairs": PromptPairZeroShot, "zero_shot": ZeroShotClassifier}
 """Every classifier head by name."""

@@ -35,7 +35,7 @@ THUMBNAIL_QUALITY = 82  # of JPEG
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddedFile:
     """What an embedding run left behind.
 
     Attributes:
@@ -68,7 +68,7 @@ def embed(
     workers: int = 0,
     strict: bool = False,
     on_progress: Progress | None = None,
-) -> Embedded:
+) -> EmbeddedFile:
     """Embed every good picture of a source once.
 
     The rows go to ``out``: one file when it ends in ``.parquet``, else a folder of parts. Columns: ``key``,
@@ -128,7 +128,7 @@ def embed(
             shards.join(parts, out)
             shutil.rmtree(folder, ignore_errors=True)
         bad = BadRows(source.name, path=bad_rows).count
-    return Embedded(path=out, rows=rows, new=rows - before, bad=bad, bad_rows=bad_rows, digest=origin.digest)
+    return EmbeddedFile(path=out, rows=rows, new=rows - before, bad=bad, bad_rows=bad_rows, digest=origin.digest)
 
 
 def _embed_parts(
@@ -286,7 +286,7 @@ def _claim(folder: Path, *, origin: Origin, thumbnail: int | None, bad_rows: Pat
     return parts
 
 
-def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> Embedded:
+def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> EmbeddedFile:
     """The report of a file that is already there, if it is this run's."""
     metadata = shards.schema_of(out).metadata or {}
     for key, value in origin.metadata().items():
@@ -297,7 +297,7 @@ def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> Embedded:
                 "choose another --out, or remove it"
             )
     bad = BadRows(origin.source, path=bad_rows).count
-    return Embedded(path=out, rows=shards.rows_in(out), new=0, bad=bad, bad_rows=bad_rows, digest=origin.digest)
+    return EmbeddedFile(path=out, rows=shards.rows_in(out), new=0, bad=bad, bad_rows=bad_rows, digest=origin.digest)
 
 
 def _folder_of(source: Source) -> Path:

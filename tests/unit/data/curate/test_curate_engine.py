@@ -24,7 +24,8 @@ from tether.data import open_source
 from tether.data.curate import MetaClipCurator
 from tether.data.curate.engine.plan import Pass, Plan, passes_of
 from tether.data.curate.engine.run import curate
-from tether.data.curate.pools.pool import group, open_pool
+from tether.data.curate.pools.opening import open_pool
+from tether.data.curate.pools.pool import group
 from tether.data.curate.pools.sample import SamplePool
 from tether.data.curate.pools.source import SourcePool
 
@@ -418,7 +419,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from engine_steps import Once, Upper, Without
 from tether.core.errors import TetherError
-from tether.data.curate.pools.pool import group, open_pool
+from tether.data.curate.pools.opening import open_pool
+from tether.data.curate.pools.pool import group
 from tether.data.curate.engine.run import curate
 if __name__ == "__main__":
     group.__kwdefaults__["rows"] = 50

@@ -21,7 +21,8 @@ from tether.data.curate import MetaClipCurator
 from tether.data.curate.engine.plan import STATE, Plan
 from tether.data.curate.engine.recipe import read_recipe
 from tether.data.curate.engine.run import curate
-from tether.data.curate.pools.pool import explode, group, open_pool
+from tether.data.curate.pools.opening import open_pool
+from tether.data.curate.pools.pool import explode, group
 from tether.data.curate.pools.source import SourcePool
 
 WORDS = ["red", "blue", "fox", "owl", "blue fox"]

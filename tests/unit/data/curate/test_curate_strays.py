@@ -19,7 +19,8 @@ from tether.data.curate import ExactDuplicates, MetaClipCurator
 from tether.data.curate.engine.hashing import row_keys
 from tether.data.curate.engine.run import curate
 from tether.data.curate.engine.shard_writer import STATE
-from tether.data.curate.pools.pool import explode, open_pool
+from tether.data.curate.pools.opening import open_pool
+from tether.data.curate.pools.pool import explode
 from tether.data.curate.pools.source import SourcePool
 
 

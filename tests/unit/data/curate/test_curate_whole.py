@@ -14,7 +14,7 @@ from tether.data.curate import MetaClipCurator
 from tether.data.curate.engine.partition_state import load_state, save_state
 from tether.data.curate.engine.plan import Plan
 from tether.data.curate.engine.run import curate
-from tether.data.curate.pools.pool import open_pool
+from tether.data.curate.pools.opening import open_pool
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class Flags:
     scores: np.ndarray
 
 
-class Batch:
+class PairBatch:
     """Pairs and what has become of them.
 
     Attributes:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from tether.core.arrays import read_arrays
 from tether.core.atomic_io import atomic_path
 from tether.core.errors import InputError
-from tether.data.curate.engine.batch import Batch, Example, Flags
+from tether.data.curate.engine.batch import Example, Flags, PairBatch
 
 _DIGEST = "sha256"
 
@@ -69,7 +69,7 @@ class PieceState:
             if name.startswith("flag.") and name.endswith(".place")
         }
 
-    def batch(self, pairs: pa.RecordBatch, row: np.ndarray, start: int) -> Batch:
+    def batch(self, pairs: pa.RecordBatch, row: np.ndarray, start: int) -> PairBatch:
         """The pairs from number ``start`` on, as the pass before left them."""
         stop = start + len(row)
         rewritten, values = np.zeros(len(row), np.bool_), self._texts.values(start, stop)
@@ -85,7 +85,7 @@ class PieceState:
             labels[places] = sparse.values(start, stop).to_pylist()
             scores[places] = sparse.scores(start, stop)
             flags[number] = Flags(pa.array(labels, pa.string()), scores)
-        return Batch(pairs, row, self.fate[start:stop].copy(), rewritten, flags)
+        return PairBatch(pairs, row, self.fate[start:stop].copy(), rewritten, flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Left:
     flags: Mapping[int, tuple[np.ndarray, pa.StringArray, np.ndarray]]
 
 
-def left_of(batch: Batch) -> Left:
+def left_of(batch: PairBatch) -> Left:
     """A batch without its words and pictures, so that a piece takes little memory."""
     places = np.flatnonzero(batch.rewritten)
     flags = {}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tether.core.errors import InputError, TetherError, WriteError
-from tether.data.curate.engine.batch import ALIVE, DUPLICATE, Batch, Example
+from tether.data.curate.engine.batch import ALIVE, DUPLICATE, Example, PairBatch
 from tether.data.curate.engine.partition_state import Left, PieceState, collected, left_of, load_state, save_state
 from tether.data.curate.engine.shard_writer import STATE, Format, Shard
 from tether.data.curate.engine.step import IMAGE, CurateStep, FlagStep, RecipeStep, RewriteStep
@@ -189,7 +189,7 @@ class _Piece:
             self._left.append(left_of(batch))
         self._duplicates += int((batch.fate == DUPLICATE).sum())
 
-    def _batch(self, rows: Rows) -> Batch:
+    def _batch(self, rows: Rows) -> PairBatch:
         pairs, row = explode(rows)
         start, first = self._pairs, self._rows
         self._pairs, self._rows = start + len(row), first + len(rows.keys)
@@ -201,7 +201,7 @@ class _Piece:
             self._hashes.append(_hashes(rows.keys.to_pylist()))
         if self._duplicate_rows is not None:
             fate[np.isin(row + first, self._duplicate_rows)] = DUPLICATE
-        return Batch(pairs, row, fate, np.zeros(len(row), np.bool_), {})
+        return PairBatch(pairs, row, fate, np.zeros(len(row), np.bool_), {})
 
     def _check(self, same: bool) -> None:
         if not same:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from tether.core.errors import WriteError
 from tether.core.printable import csv_cell
-from tether.data.curate.engine.batch import ALIVE, Batch
+from tether.data.curate.engine.batch import ALIVE, PairBatch
 from tether.data.curate.engine.step import IMAGE
 from tether.data.curate.pools.pool import Pool, Rows
 
@@ -88,7 +88,7 @@ class Shard:
         except OSError as error:
             raise WriteError(self._out / self._name, error, safe="nothing of it was left there") from error
 
-    def add(self, rows: Rows, batch: Batch) -> None:
+    def add(self, rows: Rows, batch: PairBatch) -> None:
         """Take the rows of a batch, read with all their columns.
 
         Raises:
@@ -97,7 +97,7 @@ class Shard:
         with self._writing():
             self._add(rows, batch)
 
-    def _add(self, rows: Rows, batch: Batch) -> None:
+    def _add(self, rows: Rows, batch: PairBatch) -> None:
         table = rows.table
         assert table is not None
         alive = batch.fate == ALIVE
@@ -130,7 +130,7 @@ class Shard:
             for name, count in names.items():
                 self._licences.setdefault(name, [0, 0])[place] += count
 
-    def _write(self, rows: Rows, table: pa.Table, kept: np.ndarray, batch: Batch, alive: np.ndarray) -> None:
+    def _write(self, rows: Rows, table: pa.Table, kept: np.ndarray, batch: PairBatch, alive: np.ndarray) -> None:
         real = alive & np.asarray(batch.pairs.column("text").is_valid())
         texts = batch.pairs.column("text").filter(pa.array(real))
         sizes = np.bincount(batch.row[real], minlength=len(rows.keys))[kept]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from tether.core.component import build, closest, schema
+from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.data.curate.engine.hashing import numbered
 from tether.data.curate.engine.step import IMAGE, PAIR_SCHEMA
@@ -102,30 +102,6 @@ def licence_column(pool: Pool) -> str | None:
     """The column that says under which terms a row may be used, if there is one."""
     lower = {name.lower(): name for name in reversed(pool.column_names())}
     return next((lower[name] for name in LICENCES if name in lower), None)
-
-
-def open_pool(spec: str | Mapping[str, Any], *, where: str = "SOURCE") -> Pool:
-    """The pool behind any source that ``tether.data.open_source`` takes; Parquet is read column by column.
-
-    Raises:
-        InputError: no such source.
-    """
-    from tether.data.curate.pools.parquet import ParquetPool
-    from tether.data.curate.pools.source import SourcePool
-    from tether.data.opening import SOURCES, keywords, kind_of, open_source
-
-    given: dict[str, Any] = {}
-    if isinstance(spec, Mapping):
-        given = dict(spec)
-    else:
-        name, _, rest = spec.partition(":")
-        if name == "parquet" and not rest.startswith("//"):
-            given = {"name": name, **keywords(rest, where=where)}
-        elif name != "hf" and name not in SOURCES and kind_of(spec, where=where) == "parquet":
-            given = {"name": "parquet", "path": spec}
-    if given.get("name") == "parquet" and set(given) <= {"name", *schema(ParquetPool).model_fields}:
-        return build(given, {"parquet": ParquetPool}, where=where)
-    return SourcePool(open_source(spec, where=where))
 
 
 def group(sizes: Sequence[int | None], *, rows: int = PIECE_ROWS) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attr
 from tether.data.sets.scenes.render import Picture, render
 from tether.data.sets.scenes.set import Sample, ScenesSet
 from tether.data.sets.scenes.twins import Quadruple, SceneTwins
-from tether.data.sets.scenes.world import HELD_OUT_PAIRS, Defect, Dice, Lettering, Scene, Thing, World
+from tether.data.sets.scenes.world import HELD_OUT_PAIRS, Defect, Dice, Scene, TextOverlay, Thing, World
 
 __all__ = [
     "EDITS",
@@ -21,7 +21,6 @@ __all__ = [
     "Defect",
     "Dice",
     "Edit",
-    "Lettering",
     "Negative",
     "Picture",
     "Quadruple",
@@ -29,6 +28,7 @@ __all__ = [
     "Scene",
     "SceneTwins",
     "ScenesSet",
+    "TextOverlay",
     "Thing",
     "World",
     "details_of",

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from tether.core.errors import InputError
-from tether.data.sets.scenes.world import SHAPES, Dice, Lettering, Scene
+from tether.data.sets.scenes.world import SHAPES, Dice, Scene, TextOverlay
 
 LetteringKind = Literal["word", "number", "watermark"]
 KINDS: tuple[LetteringKind, ...] = ("word", "number", "watermark")
@@ -18,7 +18,7 @@ _LABEL_HEIGHT, _WATERMARK_HEIGHT = 0.17, 0.15  # of the picture's side
 _WATERMARK_COVER = 0.42
 
 
-def draw_lettering(scene: Scene, dice: Dice, *, kind: LetteringKind, agrees: bool) -> Lettering:
+def draw_lettering(scene: Scene, dice: Dice, *, kind: LetteringKind, agrees: bool) -> TextOverlay:
     """Text for a scene: the name of a shape in it or a count of its things, or one that is not true of it."""
     if kind not in KINDS:
         raise InputError(f"scenes: lettering: expected one of {', '.join(KINDS)}, got {kind!r}")
@@ -28,7 +28,7 @@ def draw_lettering(scene: Scene, dice: Dice, *, kind: LetteringKind, agrees: boo
     else:
         present = list(dict.fromkeys(thing.shape for thing in scene.things))
         text = dice.pick(present if agrees else [shape for shape in SHAPES if shape not in present])
-    return Lettering(text, kind, agrees, _emptier_edge(scene, dice))
+    return TextOverlay(text, kind, agrees, _emptier_edge(scene, dice))
 
 
 def _emptier_edge(scene: Scene, dice: Dice) -> Literal["top", "bottom"]:
@@ -39,7 +39,7 @@ def _emptier_edge(scene: Scene, dice: Dice) -> Literal["top", "bottom"]:
     return dice.pick(edges) if top == bottom else "top" if top < bottom else "bottom"
 
 
-def letter(lettering: Lettering, pixels: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
+def letter(lettering: TextOverlay, pixels: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
     """Draw the text into ``pixels``; the mask is every pixel that it covers, however little."""
     size = pixels.shape[0]
     if lettering.kind == "watermark":

@@ -107,7 +107,7 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Lettering:
+class TextOverlay:
     """Text in the picture.
 
     Attributes:
@@ -159,7 +159,7 @@ class Scene:
     things: tuple[Thing, ...]
     background: str = "paper"
     variant: int = 0
-    lettering: Lettering | None = None
+    lettering: TextOverlay | None = None
     defects: tuple[Defect, ...] = ()
 
 
