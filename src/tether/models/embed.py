@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, NotFiniteError
 from tether.core.protocols import DualEncoder
 from tether.models.tokenizer import lengths
 
@@ -39,7 +39,8 @@ def encode_texts(
         (n, d) float32 on the CPU, not normalised, in the order given; (0, d) for no text.
 
     Raises:
-        InputError: something that is no string, or an embedding that is not finite; it names the text.
+        InputError: something that is no string.
+        NotFiniteError: an embedding that is not finite; it names the text.
     """
     if isinstance(texts, str):
         raise InputError(f"texts: expected a list of strings, got one string {texts!r}")
@@ -58,7 +59,7 @@ def encode_texts(
             bad = ~torch.isfinite(pooled).all(1)
             if bad.any():
                 text = part[int(some[bad][0])]
-                raise InputError(f"text {text!r}: its embedding is not finite; the model's weights are damaged")
+                raise NotFiniteError(f"text {text!r}: its embedding is not finite; the model's weights are damaged")
             for index, row in zip(some.tolist(), pooled, strict=True):
                 rows[start + index] = row
             done += len(some)
@@ -89,7 +90,7 @@ def encode_images(
         (n, d) float32 on the CPU, not normalised, in the order given; (0, d) for no batch.
 
     Raises:
-        InputError: pixels or embeddings that are not finite; it names the first such picture's position.
+        NotFiniteError: pixels or embeddings that are not finite; it names the first such picture's position.
     """
     parts: list[Tensor] = []
     done = 0
@@ -118,4 +119,4 @@ def _device(model: DualEncoder) -> torch.device:
 def _refuse(bad: Tensor, *, start: int, what: str) -> None:
     if bad.any():
         first = start + int(bad.nonzero()[0])
-        raise InputError(f"picture {first} (counted from 0): its {what} not finite (NaN or infinity)")
+        raise NotFiniteError(f"picture {first} (counted from 0): its {what} not finite (NaN or infinity)")

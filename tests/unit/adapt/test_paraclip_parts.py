@@ -189,7 +189,7 @@ def test_only_the_text_tower_learns(encoder, given):
         assert torch.equal(value, before[name]) or name in text, name
     assert any(not torch.equal(encoder.state_dict()[name], before[name]) for name in text)
     with torch.no_grad():
-        assert torch.equal(encoder.encode_image(seen).pooled, rows)
+        torch.testing.assert_close(encoder.encode_image(seen).pooled, rows)
     assert [part.training for part in encoder.modules()] == modes
     assert all(one.requires_grad for one in encoder.parameters())
     assert (done.steps, len(heard)) == (12, 12)

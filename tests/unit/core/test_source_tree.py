@@ -16,6 +16,11 @@ MODULES = {
 }
 SHARED = {"ClippingCallback": "the same part for Lightning and for transformers, imported from its trainer's module"}
 
+BY_WORDS = {
+    "tether.cli": "torch raises a bare RuntimeError where the CPU's memory is used up",
+    "tether.models.wrapped_encoders": "torch raises a bare RuntimeError where a meta tensor is read",
+}
+
 
 @pytest.fixture(scope="module")
 def trees() -> dict[str, ast.Module]:
@@ -53,3 +58,16 @@ def test_a_public_class_name_is_defined_once(trees):
     assert where["Clip"] == ["tether.models.dual"]
     twice = {name: places for name, places in where.items() if len(places) > 1}
     assert twice.keys() == SHARED.keys(), twice
+
+
+def test_no_error_is_told_from_another_by_its_words(trees):
+    """``"..." in str(error)``: libraries change their words; an exception has a class, and a state can be looked at."""
+    found = {
+        name
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare) and any(isinstance(op, (ast.In, ast.NotIn)) for op in node.ops)
+        for right in node.comparators
+        if isinstance(right, ast.Call) and ast.unparse(right) in ("str(error)", "str(exception)", "str(e)")
+    }
+    assert found == BY_WORDS.keys()

@@ -82,10 +82,11 @@ def test_a_model_is_evaluated_by_its_own_similarity(name: str) -> None:
 
 def test_class_rows_are_plain_means_where_lengths_count() -> None:
     prompts = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(weights_of_prompts(prompts, geometry=Geometry("euclidean-squared")), prompts.mean(dim=1))
+    plain = weights_of_prompts(prompts, geometry=Geometry("euclidean-squared"))
+    torch.testing.assert_close(plain, prompts.mean(dim=1))
     unit = F.normalize(F.normalize(prompts, dim=-1).mean(dim=1), dim=-1)
     for name in ("clip", "elliptic"):
-        assert torch.equal(weights_of_prompts(prompts, geometry=Geometry(name)), unit)
+        torch.testing.assert_close(weights_of_prompts(prompts, geometry=Geometry(name)), unit)
 
 
 def test_a_classifier_compares_as_the_model_does() -> None:

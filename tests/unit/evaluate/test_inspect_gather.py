@@ -261,6 +261,27 @@ def test_a_part_of_which_nothing_is_finite_costs_only_itself(tmp_path, monkeypat
         inspect_model(Stub(spoilt="all"), Rows(changed, known=known), out=tmp_path / "all")
 
 
+def test_the_words_of_an_error_decide_nothing(tmp_path, monkeypatch):
+    """A model that refuses its settings is no NaN, and a broken block is no missing column, whatever they say."""
+
+    class Refuses(Stub):
+        def encode_image(self, image, *, mask=None):
+            raise InputError("scale: expected a number, got one that is not finite")
+
+    with pytest.raises(InputError, match="scale: expected a number"):
+        inspect_model(Refuses(), Rows(rows(10)), out=tmp_path / "refuses")
+
+    class Broken(Rows):
+        def read(self, block, *, start=0):
+            if block.id == "40":
+                raise InputError("block 40: no 'side' of it can be read")
+            yield from super().read(block, start=start)
+
+    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    found = inspect_model(Stub(), Broken(rows(120)), out=tmp_path / "broken", label="side", probes=["about"])
+    assert found.rows == 80
+
+
 def test_a_walk_without_an_end_stops(tmp_path):
     """Parts that nobody reads do not come for ever."""
     assert len(list(Walk(Numbers([5, 5], known=False), limit=4))) == 1

@@ -135,12 +135,12 @@ def test_accuracy_comes_from_the_pass_of_the_loss(duplicates: Any, tiles: str, m
     own, other = torch.arange(40), torch.arange(40, 80)
     found = neg_clip_terms(*leaves, 9.0, labels=(own, other), duplicates=duplicates, gather=LOCAL)
     assert 0.3 < found.accuracy < 0.9
-    assert torch.equal(found.accuracy, wanted[0])
+    torch.testing.assert_close(found.accuracy, wanted[0])
     agree(found.total, clip_loss(img, txt, 9.0, extra_txt=neg_txt), leaves)
     both = triplet_clip_loss(
         img, txt, neg_img, neg_txt, 9.0, labels=own, neg_labels=other, duplicates=duplicates
     ).accuracy
-    assert torch.equal(both, (wanted[0] + wanted[1]) / 2)
+    torch.testing.assert_close(both, (wanted[0] + wanted[1]) / 2)
 
 
 def test_neg_clip_is_clip_with_further_captions() -> None:
@@ -151,9 +151,9 @@ def test_neg_clip_is_clip_with_further_captions() -> None:
 def test_triplet_is_the_sum_of_both_roles_and_twice_clip_without_information() -> None:
     img, txt, neg_img, neg_txt = four()
     terms = triplet_clip_loss(img, txt, neg_img, neg_txt, 30.0)
-    assert torch.equal(terms.real, neg_clip_loss(img, txt, neg_txt, 30.0))
-    assert torch.equal(terms.negative, neg_clip_loss(neg_img, neg_txt, txt, 30.0))
-    assert torch.equal(terms.total, terms.real + terms.negative)
+    torch.testing.assert_close(terms.real, neg_clip_loss(img, txt, neg_txt, 30.0))
+    torch.testing.assert_close(terms.negative, neg_clip_loss(neg_img, neg_txt, txt, 30.0))
+    torch.testing.assert_close(terms.total, terms.real + terms.negative)
     swapped = triplet_clip_loss(neg_img, neg_txt, img, txt, 30.0)
     torch.testing.assert_close(swapped.total, terms.total, **CLOSE)
     assert 0 <= terms.accuracy <= 1

@@ -53,7 +53,7 @@ def test_states_without_a_signal_are_left_out() -> None:
     quiet = torch.cat([error, torch.zeros(3, 2, 3, dtype=torch.float64)])
     longer = torch.cat([hidden, hidden[:3]])
     matrix = weight()
-    assert torch.equal(omega_regulariser(longer, quiet, matrix), omega_regulariser(hidden, error, matrix))
+    torch.testing.assert_close(omega_regulariser(longer, quiet, matrix), omega_regulariser(hidden, error, matrix))
     omega = omega_regulariser(hidden, error, matrix, bound=1e9)
     assert omega == 0
     assert not torch.autograd.grad(omega, matrix)[0].any()
@@ -82,7 +82,7 @@ def test_penalty_on_torchs_cell(steps: int) -> None:
     added = cell.weight_hh.grad.clone()
     errors = torch.stack(torch.autograd.grad(loss, states, retain_graph=True))
     alone = omega_regulariser(torch.stack(states), errors, cell.weight_hh)
-    assert torch.equal(alone.detach(), omega)
+    torch.testing.assert_close(alone.detach(), omega)
     torch.testing.assert_close(added, 0.5 * torch.autograd.grad(alone, cell.weight_hh)[0])
     (plain,) = torch.autograd.grad(loss, cell.weight_hh, retain_graph=True)
     loss.backward()

@@ -68,7 +68,7 @@ def test_a_backbone_gives_unit_rows_and_marks_what_it_cannot_see(folder):
     rows, good = backbone.pictures(pictures)
     assert good.tolist() == [True, False, False, True, True, False, False]
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), good, atol=1e-6)
-    np.testing.assert_array_equal(rows[0], rows[4])
+    np.testing.assert_allclose(rows[0], rows[4], atol=1e-6)  # one picture at two places of a batch
     assert backbone.pictures([])[0].shape == (0, 64)
     np.testing.assert_allclose(np.linalg.norm(backbone.texts(["a", "", "b"]), axis=1), 1, atol=1e-6)
 

@@ -19,6 +19,24 @@ from tether.tasks.retrieve.store import Store
 
 from test_store import SCHEMA, column, filled, table, vectors  # isort: skip - a neighbour
 
+
+@pytest.mark.parametrize(("names", "there"), [(["a", "embeddings"], True), (["a", "b"], False), ([], False)])
+def test_a_table_of_a_cluster_is_missing_only_where_its_list_says_so(names, there, monkeypatch):
+    class Cluster:
+        def open_table(self, name):
+            raise ValueError("the index was not found")
+
+        def table_names(self, page_token=None, limit=10):
+            return names if page_token is None else []
+
+    monkeypatch.setattr(lance, "connect", lambda uri, options: Cluster())
+    if there:
+        with pytest.raises(ValueError, match="the index was not found"):
+            lance.table_of("db://place", None)
+    else:
+        assert lance.table_of("db://place", None) is None
+
+
 CHILD = """
 import os, signal, sys
 from pathlib import Path

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tether.core.atomic_io import atomic_path, parse_json, remove_leftovers, write_text
-from tether.core.errors import InputError
+from tether.core.errors import InputError, NotFiniteError
 from tether.core.geometry import geometry_of
 from tether.core.hash_rng import hash_uniform
 from tether.core.protocols import DualEncoder, Source
@@ -121,7 +121,7 @@ def gather(
                     seed=seed,
                 )
             except InputError as error:
-                if strict or (label is not None and f"no {label!r}" in str(error)):
+                if strict or isinstance(error, _MissingLabelError):
                     raise
                 failed = error
                 continue
@@ -247,13 +247,15 @@ def _in_halves(items: Any, encode: Callable[[Any], Tensor], *, width: int) -> Te
         return torch.empty(0, width)
     try:
         return encode(items)
-    except InputError as error:
-        if "not finite" not in str(error):
-            raise
-    if len(items) == 1:
-        return torch.full((1, width), torch.nan)
+    except NotFiniteError:
+        if len(items) == 1:
+            return torch.full((1, width), torch.nan)
     middle = len(items) // 2
     return torch.cat([_in_halves(half, encode, width=width) for half in (items[:middle], items[middle:])])
+
+
+class _MissingLabelError(InputError):
+    """A row lacks the column of classes that was asked for."""
 
 
 def _labels(rows: Sequence[Row], *, label: str | None, where: str) -> list[str | None]:
@@ -261,7 +263,7 @@ def _labels(rows: Sequence[Row], *, label: str | None, where: str) -> list[str |
     found = [None if row.meta.get(name) is None else str(row.meta[name]) for row in rows]
     if label is not None and None in found:
         known = ", ".join(sorted(map(str, rows[0].meta))) or "none"
-        raise InputError(f"{where}: row {rows[found.index(None)].key!r} has no {label!r}; its columns: {known}")
+        raise _MissingLabelError(f"{where}: row {rows[found.index(None)].key!r} has no {label!r}; its columns: {known}")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from tether.core.card import Card, Claim, Trial
+from tether.core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,13 +86,14 @@ def reproduce(lab: Lab) -> Trial:
     contrastive = _clip(lab, pool, test, frequencies=frequencies)
     notes = {}
     for name, report in (("supervised", plain), ("subsampled", some), ("clip", contrastive)):
-        notes |= {
-            f"rho_predictions_{name}": report.rho_predictions or 0.0,
-            f"rho_accuracy_{name}": report.rho_accuracy or 0.0,
+        correlations = {"predictions": report.rho_predictions, "accuracy": report.rho_accuracy}
+        notes |= {f"rho_{what}_{name}": rho for what, rho in correlations.items() if rho is not None} | {
             f"accuracy_{name}": 100 * report.mean_accuracy,
             f"accuracy_tail_{name}": 100 * report.tail.accuracy,
         }
-    return Trial(baseline=plain.rho_predictions or 0.0, ours=contrastive.rho_predictions or 0.0, notes=notes)
+    if plain.rho_predictions is None or contrastive.rho_predictions is None:
+        raise InputError("beyond-tail: every class is predicted equally often, so no correlation with frequency exists")
+    return Trial(baseline=plain.rho_predictions, ours=contrastive.rho_predictions, notes=notes)
 
 
 def _classifier(

@@ -59,14 +59,37 @@ def connect(uri: str | Path, storage_options: Mapping[str, str] | None) -> Any:
     return lancedb.connect(str(uri), storage_options=dict(storage_options) if storage_options else None)
 
 
-def table_of(database: Any) -> Any | None:
-    """The store's table, or None where there is none; asking for it beats paging through a cluster's list."""
+def table_of(uri: str | Path, storage_options: Mapping[str, str] | None) -> Any | None:
+    """The store's table, or None where there is none; a cluster's list is paged through only if it cannot be opened."""
+    local = _table_folder(uri)
+    if local is not None and not _has_version(local):
+        return None
+    database = connect(uri, storage_options)
     try:
         return database.open_table(TABLE)
-    except (ValueError, FileNotFoundError) as error:
-        if "not found" in str(error):
-            return None
-        raise
+    except (ValueError, FileNotFoundError):
+        if local is not None or _is_listed(database):
+            raise
+        return None
+
+
+def _table_folder(uri: str | Path) -> Path | None:
+    folder = folder_of(uri)
+    return None if folder is None else folder / f"{TABLE}.lance"
+
+
+def _has_version(table: Path) -> bool:
+    """Whether a write of a table was ever finished."""
+    return any(table.glob("_versions/*.manifest"))
+
+
+def _is_listed(database: Any) -> bool:
+    last = None
+    while names := list(database.table_names(page_token=last, limit=1000)):
+        if TABLE in names:
+            return True
+        last = names[-1]
+    return False
 
 
 def check_claim(uri: str | Path, *, rows: int, dim: int) -> None:
@@ -85,11 +108,10 @@ def check_claim(uri: str | Path, *, rows: int, dim: int) -> None:
 
 def remove_leftovers(uri: str | Path) -> None:
     """Remove what killed writes left in a local store; only who holds the write lock may call this."""
-    folder = folder_of(uri)
-    table = None if folder is None else folder / f"{TABLE}.lance"
+    table = _table_folder(uri)
     if table is None or not table.is_dir():
         return
-    if not any(table.glob("_versions/*.manifest")):  # killed before its first version was there
+    if not _has_version(table):  # killed before its first version was there
         shutil.rmtree(table, ignore_errors=True)
     for path in table.rglob(".tmp*"):
         path.unlink(missing_ok=True)

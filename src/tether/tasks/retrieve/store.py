@@ -100,14 +100,14 @@ class Store:
         lock = lock or WriteLock(uri)
         with lock.held(), lance.writing(uri):
             lance.remove_leftovers(uri)
-            database = lance.connect(uri, storage_options)
-            there = lance.table_of(database)
+            there = lance.table_of(uri, storage_options)
             if not overwrite and there is not None and there.count_rows() and not _unfinished(there):
                 raise InputError(
                     f"{uri}: already holds a store; add to it (--existing merge) or replace it (--existing replace)"
                 )
             with Stream(checked_batches(rows, schema=schema, where=str(uri)), schema=schema) as reader:
                 mode = "create" if there is None else "overwrite"
+                database = lance.connect(uri, storage_options)
                 table = database.create_table(TABLE, data=reader, schema=schema, mode=mode)
         return cls(table, uri=str(uri), lock=lock)
 
@@ -122,7 +122,7 @@ class Store:
         if folder is not None and not folder.is_dir():
             raise InputError(f"{uri}: no such store; make one with: {how}")
         with lance.reading(uri):
-            table = lance.table_of(lance.connect(uri, storage_options))
+            table = lance.table_of(uri, storage_options)
             if table is None and folder is not None and any(map(is_lock, folder.iterdir())):
                 raise InputError(f"{uri}: the store was not finished; make it with: {how}")
             if table is None:
