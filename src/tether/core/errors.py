@@ -25,10 +25,6 @@ class UnsupportedModelError(InputError, NotImplementedError):
     """A model from outside is sound, but not of a kind that this method is defined for; the message says which are."""
 
 
-class NotFiniteError(InputError):
-    """A model made NaN or infinity of something given to it."""
-
-
 class WriteError(TetherError, OSError):
     """A file could not be written: a full disk, no permission. What stood there before is unchanged."""
 

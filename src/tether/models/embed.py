@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core.errors import InputError, NotFiniteError
+from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.models.tokenizer import lengths
 
 Precision = Literal["float32", "bfloat16"]
+NotFinite = Literal["refuse", "nan"]
 Progress = Callable[[int, int | None], None]
 CHUNK = 65_536  # texts whose ids are held at once
 
@@ -24,6 +25,7 @@ def encode_texts(
     *,
     batch_size: int = 256,
     precision: Precision = "float32",
+    not_finite: NotFinite = "refuse",
     on_progress: Progress | None = None,
 ) -> Float[Tensor, "n d"]:
     """Embed texts, each distinct one once and short ones beside short ones.
@@ -33,14 +35,15 @@ def encode_texts(
         texts: n strings, repeats allowed.
         batch_size: texts in one forward.
         precision: ``bfloat16`` runs under autocast; the result is float32 all the same.
+        not_finite: of an embedding with NaN or infinity, raise, or make the whole row NaN.
         on_progress: called with (distinct texts done, distinct texts).
 
     Returns:
         (n, d) float32 on the CPU, not normalised, in the order given; (0, d) for no text.
 
     Raises:
-        InputError: something that is no string.
-        NotFiniteError: an embedding that is not finite; it names the text.
+        InputError: something that is no string, or, where it is refused, an embedding that is not finite; it names
+            the text.
     """
     if isinstance(texts, str):
         raise InputError(f"texts: expected a list of strings, got one string {texts!r}")
@@ -57,9 +60,11 @@ def encode_texts(
             batch = ids[some, : int(length[some[-1]])]
             pooled = _pooled(model, lambda batch=batch: model.encode_text(batch.to(_device(model))).pooled, precision)
             bad = ~torch.isfinite(pooled).all(1)
-            if bad.any():
+            if not_finite == "nan":
+                pooled = pooled.masked_fill(bad[:, None], torch.nan)
+            elif bad.any():
                 text = part[int(some[bad][0])]
-                raise NotFiniteError(f"text {text!r}: its embedding is not finite; the model's weights are damaged")
+                raise InputError(f"text {text!r}: its embedding is not finite; the model's weights are damaged")
             for index, row in zip(some.tolist(), pooled, strict=True):
                 rows[start + index] = row
             done += len(some)
@@ -75,6 +80,7 @@ def encode_images(
     batches: Iterable[Tensor],
     *,
     precision: Precision = "float32",
+    not_finite: NotFinite = "refuse",
     on_progress: Progress | None = None,
 ) -> Float[Tensor, "n d"]:
     """Embed pictures batch by batch.
@@ -84,13 +90,15 @@ def encode_images(
         batches: (b, 3, h, w) each, uint8 pixels or normalised floats, e.g. the second halves of what
             ``data.loader.ordered`` yields.
         precision: ``bfloat16`` runs under autocast; the result is float32 all the same.
+        not_finite: of an embedding with NaN or infinity, raise, or make the whole row NaN.
         on_progress: called with (pictures done, None).
 
     Returns:
         (n, d) float32 on the CPU, not normalised, in the order given; (0, d) for no batch.
 
     Raises:
-        NotFiniteError: pixels or embeddings that are not finite; it names the first such picture's position.
+        InputError: pixels or, where they are refused, embeddings that are not finite; it names the first such
+            picture's position.
     """
     parts: list[Tensor] = []
     done = 0
@@ -98,7 +106,11 @@ def encode_images(
         if pixels.is_floating_point():
             _refuse(~torch.isfinite(pixels).flatten(1).all(1), start=done, what="pixels are")
         pooled = _pooled(model, lambda pixels=pixels: model.encode_image(pixels.to(_device(model))).pooled, precision)
-        _refuse(~torch.isfinite(pooled).all(1), start=done, what="embedding is")
+        bad = ~torch.isfinite(pooled).all(1)
+        if not_finite == "nan":
+            pooled = pooled.masked_fill(bad[:, None], torch.nan)
+        else:
+            _refuse(bad, start=done, what="embedding is")
         parts.append(pooled)
         done += len(pixels)
         if on_progress is not None:
@@ -119,4 +131,4 @@ def _device(model: DualEncoder) -> torch.device:
 def _refuse(bad: Tensor, *, start: int, what: str) -> None:
     if bad.any():
         first = start + int(bad.nonzero()[0])
-        raise NotFiniteError(f"picture {first} (counted from 0): its {what} not finite (NaN or infinity)")
+        raise InputError(f"picture {first} (counted from 0): its {what} not finite (NaN or infinity)")

@@ -224,3 +224,35 @@ class TestLongTexts:
         bpe = _bpe()
         whole = [bpe.sot_token_id, *bpe.encode(text)][:76]
         assert ClipTokenizer(77)([text])[0, : len(whole)].tolist() == whole
+
+
+def test_rows_that_are_not_finite_become_nan_or_are_refused(monkeypatch):
+    model, texts = create("tiny", seed=3).eval(), ["a cat", "the sea", "a cat", "sun"]
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    plain = encode_texts(model, texts), encode_images(model, [pixels[:3], pixels[3:]])
+    spoilt = texts[1], pixels[2]
+
+    def spoil(encode, is_spoilt):
+        def encoded(batch):
+            found = encode(batch)
+            rows = torch.tensor([is_spoilt(one) for one in batch])
+            found.pooled[rows.nonzero()[:, 0], :2] = torch.tensor([1.0, torch.inf])
+            return found
+
+        return encoded
+
+    ids = model.tokenizer([spoilt[0]])[0]
+    monkeypatch.setattr(model, "encode_text", spoil(model.encode_text, lambda row: row[: len(ids)].equal(ids)))
+    monkeypatch.setattr(model, "encode_image", spoil(model.encode_image, lambda one: one.equal(spoilt[1])))
+    found = (
+        encode_texts(model, texts, not_finite="nan"),
+        encode_images(model, [pixels[:3], pixels[3:]], not_finite="nan"),
+    )
+    for rows, whole, place in zip(found, plain, (1, 2), strict=True):
+        assert rows[place].isnan().all()
+        kept = [at for at in range(4) if at != place]
+        torch.testing.assert_close(rows[kept], whole[kept])
+    with pytest.raises(InputError, match="text 'the sea': its embedding is not finite"):
+        encode_texts(model, texts)
+    with pytest.raises(InputError, match="picture 2"):
+        encode_images(model, [pixels[:2], pixels[2:]])

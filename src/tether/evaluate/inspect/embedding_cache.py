@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tether.core.atomic_io import atomic_path, parse_json, remove_leftovers, write_text
-from tether.core.errors import InputError, NotFiniteError
+from tether.core.errors import InputError
 from tether.core.geometry import geometry_of
 from tether.core.hash_rng import hash_uniform
 from tether.core.protocols import DualEncoder, Source
@@ -171,11 +170,11 @@ def _embed(
         part, image_spec=spec, batch_size=batch_size, workers=workers, strict=strict, on_bad=path.with_suffix(_BAD)
     ):
         rows += [replace(row, image=None) for row in some]  # their bytes are many
-        image.append(_in_halves(pictures, lambda part: encode_images(model, [part]), width=model.dim))
+        image.append(encode_images(model, [pictures], not_finite="nan"))
         small.append(shrink(pictures, side=THUMBNAIL))
         sample.add([row.key for row in some], pictures, fine=torch.isfinite(image[-1]).all(dim=1))
     captions = [text for row in rows for text in row.texts]
-    text = _in_halves(captions, lambda part: encode_texts(model, part, batch_size=batch_size), width=model.dim)
+    text = encode_texts(model, captions, batch_size=batch_size, not_finite="nan")
     owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.texts) for row in rows]))
     described = {
         "format": _FORMAT,
@@ -239,19 +238,6 @@ class _Drawn:
 
 def _draws(keys: Sequence[str], *, seed: int) -> np.ndarray:
     return hash_uniform(keys, seed=seed, salt="inspect")
-
-
-def _in_halves(items: Any, encode: Callable[[Any], Tensor], *, width: int) -> Tensor:
-    """Embeddings of all items, NaN where one is not finite: halves are tried until the culprit is alone."""
-    if not len(items):
-        return torch.empty(0, width)
-    try:
-        return encode(items)
-    except NotFiniteError:
-        if len(items) == 1:
-            return torch.full((1, width), torch.nan)
-    middle = len(items) // 2
-    return torch.cat([_in_halves(half, encode, width=width) for half in (items[:middle], items[middle:])])
 
 
 class _MissingLabelError(InputError):

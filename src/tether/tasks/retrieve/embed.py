@@ -174,8 +174,9 @@ def _embed_parts(
     )
     refused = BadRows(source.name, path=bad_rows, strict=strict)
     for some, pixels in _until_empty(stream, left, strict=strict):
-        for row, vector in zip(some, _vectors(model, pixels, precision=precision), strict=True):
-            if vector is None:
+        vectors = encode_images(model, [pixels], precision=precision, not_finite="nan").numpy()
+        for row, vector in zip(some, vectors, strict=True):
+            if np.isnan(vector).any():
                 refused.add(row.key, "its embedding is not finite (NaN or infinity)")
             else:
                 waiting.append((row, vector))
@@ -228,20 +229,6 @@ def _until_empty(
     except InputError:
         if strict or not left.done or not left.exhausted:
             raise
-
-
-def _vectors(model: DualEncoder, pixels: Tensor, *, precision: Precision) -> list[np.ndarray | None]:
-    """One vector for each picture, or None where it is not finite."""
-    try:
-        return list(encode_images(model, [pixels], precision=precision).numpy())
-    except InputError:  # it names one row only; a batch that fails is rare enough to look at each
-        found: list[np.ndarray | None] = []
-        for one in pixels.split(1):
-            try:
-                found.append(encode_images(model, [one], precision=precision).numpy()[0])
-            except InputError:
-                found.append(None)
-        return found
 
 
 def make_thumbnail(row: Row, *, side: int) -> bytes | None:
