@@ -22,8 +22,8 @@ Stamp = tuple[int, int]
 
 
 def fingerprint(files: Iterable[Path], *, package: Path = PACKAGE) -> str:
-    """Digest of the files and of all modules of the package that they import, directly or not; see ``Sources``."""
-    return Sources(package).fingerprint(files)
+    """Digest of the files and of all modules of the package that they import, directly or not; see ``SourceTrees``."""
+    return SourceTrees(package).fingerprint(files)
 
 
 def code_of(path: Path) -> str:
@@ -40,7 +40,7 @@ class _Code:
     passed: dict[str, str]  # name at the top level to the dotted name that it is imported from
 
 
-class Sources:
+class SourceTrees:
     """The files of a package as they are now, each read at most once.
 
     What was read is kept in the user's cache by path, time and size, so that the next process parses only what was

@@ -46,7 +46,7 @@ _PLAIN = {float: "a finite number", int: "a whole number", str: "a string", bool
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RangeRule:
     """What one parameter takes.
 
     Attributes:
@@ -71,8 +71,8 @@ def checked(target: Decorated) -> Decorated:
     if isinstance(target, type):
         target.__init__ = checked(target.__init__)
         return target
-    table: Mapping[str, Rule] | None = None
-    places: list[tuple[str, Rule | None]] = []
+    table: Mapping[str, RangeRule] | None = None
+    places: list[tuple[str, RangeRule | None]] = []
 
     @functools.wraps(target)
     def check_and_call(*args: Any, **keywords: Any) -> Any:
@@ -99,7 +99,7 @@ def is_checked(function: Callable[..., Any]) -> bool:
 
 
 @functools.cache
-def rules(function: Callable[..., Any]) -> Mapping[str, Rule]:
+def rules(function: Callable[..., Any]) -> Mapping[str, RangeRule]:
     """The rule of each parameter that has one."""
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters
@@ -149,7 +149,7 @@ def _bounds(metadata: Collection[Any]) -> list[Any]:
     return [each for item in metadata for each in (item if isinstance(item, GroupedMetadata) else (item,))]
 
 
-def _rule(hint: Any) -> Rule:
+def _rule(hint: Any) -> RangeRule:
     origin, inner = get_origin(hint), get_args(hint)
     if hint in (float, int):
         return _number(hint, hint, [])
@@ -169,7 +169,7 @@ def _rule(hint: Any) -> Rule:
     if _is_mapping(origin):
         return _mapping(hint, _rule(inner[1]))
     if hint in (str, bool, type(None)):
-        return Rule(
+        return RangeRule(
             hint, lambda value: isinstance(value, hint), _PLAIN[hint], "None" if hint is type(None) else hint.__name__
         )
     name = getattr(hint, "__name__", str(hint))
@@ -179,10 +179,10 @@ def _rule(hint: Any) -> Rule:
         if isinstance(origin, type) and issubclass(origin, Iterable)
         else f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
     )
-    return Rule(hint, lambda value: not isinstance(value, plain), words, name)
+    return RangeRule(hint, lambda value: not isinstance(value, plain), words, name)
 
 
-def _number(hint: Any, kind: type, bounds: Collection[Any]) -> Rule:
+def _number(hint: Any, kind: type, bounds: Collection[Any]) -> RangeRule:
     kinds = (int, numbers.Integral) if kind is int else (float, int, numbers.Real)
     low, high, left, right = -math.inf, math.inf, "(", ")"
     for bound in bounds:
@@ -209,17 +209,17 @@ def _number(hint: Any, kind: type, bounds: Collection[Any]) -> Rule:
     interval = f"in {left}{low:.6g}, {high:.6g}{right}"
     match (left, low) != ("(", -math.inf), (right, high) != (")", math.inf):
         case False, False:
-            return Rule(hint, accepts, endless, name)
+            return RangeRule(hint, accepts, endless, name)
         case True, False:
             least = f"{'above' if left == '(' else 'of at least'} {low:.6g}"
-            return Rule(hint, accepts, f"{endless} {least}", f"{name} {'>' if left == '(' else '>='} {low:.6g}")
+            return RangeRule(hint, accepts, f"{endless} {least}", f"{name} {'>' if left == '(' else '>='} {low:.6g}")
         case False, True:
             most = f"{'below' if right == ')' else 'of at most'} {high:.6g}"
-            return Rule(hint, accepts, f"{endless} {most}", f"{name} {'<' if right == ')' else '<='} {high:.6g}")
-    return Rule(hint, accepts, f"{noun} {interval}", f"{name} {interval}")
+            return RangeRule(hint, accepts, f"{endless} {most}", f"{name} {'<' if right == ')' else '<='} {high:.6g}")
+    return RangeRule(hint, accepts, f"{noun} {interval}", f"{name} {interval}")
 
 
-def _choice(hint: Any, choices: tuple[Any, ...]) -> Rule:
+def _choice(hint: Any, choices: tuple[Any, ...]) -> RangeRule:
     kinds = {type(choice) for choice in choices} | (
         {float} if any(type(choice) is int for choice in choices) else set()
     )
@@ -228,22 +228,26 @@ def _choice(hint: Any, choices: tuple[Any, ...]) -> Rule:
         return type(value) in kinds and value in choices
 
     *most, last = map(repr, choices)
-    return Rule(hint, accepts, f"{', '.join(most)} or {last}" if most else last, f"Literal[{', '.join([*most, last])}]")
+    return RangeRule(
+        hint, accepts, f"{', '.join(most)} or {last}" if most else last, f"Literal[{', '.join([*most, last])}]"
+    )
 
 
-def _union(hint: Any, members: list[Rule]) -> Rule:
+def _union(hint: Any, members: list[RangeRule]) -> RangeRule:
     some = sorted(members, key=lambda rule: rule.annotation is type(None))
     *most, last = some
     words = f"{', '.join(rule.words for rule in most)}, or {last.words}" if most else last.words
     tests = [rule.accepts for rule in some]
-    return Rule(hint, lambda value: any(test(value) for test in tests), words, " | ".join(rule.shown for rule in some))
+    return RangeRule(
+        hint, lambda value: any(test(value) for test in tests), words, " | ".join(rule.shown for rule in some)
+    )
 
 
 def _sized(value: Any) -> bool:
     return hasattr(value, "__len__") and hasattr(value, "__iter__") and not isinstance(value, (str, bytes, Mapping))
 
 
-def _fixed(hint: Any, entries: list[Rule]) -> Rule:
+def _fixed(hint: Any, entries: list[RangeRule]) -> RangeRule:
     tests, count = [rule.accepts for rule in entries], len(entries)
 
     def accepts(value: Any) -> bool:
@@ -254,10 +258,10 @@ def _fixed(hint: Any, entries: list[Rule]) -> Rule:
     each = [rule.words for rule in entries]
     same = len(set(each)) == 1
     words = f"{count} values, each {each[0]}" if same else f"{count} values: {'; '.join(each)}"
-    return Rule(hint, accepts, words, f"tuple[{', '.join(rule.shown for rule in entries)}]")
+    return RangeRule(hint, accepts, words, f"tuple[{', '.join(rule.shown for rule in entries)}]")
 
 
-def _list(hint: Any, inner: Any, bounds: Collection[Any]) -> Rule:
+def _list(hint: Any, inner: Any, bounds: Collection[Any]) -> RangeRule:
     entry = _rule(get_args(inner)[0])
     looked_at = _constrains(entry.annotation)
     least = max((bound.min_length for bound in bounds if isinstance(bound, MinLen)), default=0)
@@ -273,11 +277,11 @@ def _list(hint: Any, inner: Any, bounds: Collection[Any]) -> Rule:
         if least == most
         else f" of at least {least}" * (least > 0) + f" of at most {most}" * (most < math.inf)
     )
-    return Rule(hint, accepts, f"a list{length}, each {entry.words}", f"list[{entry.shown}]{length}")
+    return RangeRule(hint, accepts, f"a list{length}, each {entry.words}", f"list[{entry.shown}]{length}")
 
 
-def _mapping(hint: Any, entry: Rule) -> Rule:
+def _mapping(hint: Any, entry: RangeRule) -> RangeRule:
     def accepts(value: Any) -> bool:
         return isinstance(value, Mapping) and all(map(entry.accepts, value.values()))
 
-    return Rule(hint, accepts, f"a mapping, each value {entry.words}", f"Mapping[str, {entry.shown}]")
+    return RangeRule(hint, accepts, f"a mapping, each value {entry.words}", f"Mapping[str, {entry.shown}]")

@@ -5,7 +5,7 @@ import pytest
 import tether.core.fingerprint as fingerprint_module
 import tether.losses.infonce
 import tether.papers.testbeds.biased_scenes
-from tether.core.fingerprint import Sources, fingerprint
+from tether.core.fingerprint import SourceTrees, fingerprint
 from tether.papers.reproduction import model_cache
 
 FILES = {
@@ -30,7 +30,7 @@ def package(tmp_path):
 
 
 def test_the_closure_follows_calls_and_names_that_are_passed_on(package):
-    found = {path.relative_to(package).as_posix() for path in Sources(package).closure([package / "card.py"])}
+    found = {path.relative_to(package).as_posix() for path in SourceTrees(package).closure([package / "card.py"])}
     assert found == {"card.py", "parts/part.py", "base.py", "deep.py"}
 
 
@@ -87,7 +87,7 @@ def test_what_was_read_is_kept_and_a_damaged_cache_does_no_harm(package, tmp_pat
 
     def run() -> tuple[str, int]:
         parsed.clear()
-        sources = Sources(package)
+        sources = SourceTrees(package)
         found = sources.fingerprint([package / "card.py"])
         sources.save()
         return found, len(parsed)
@@ -111,7 +111,7 @@ def test_what_was_read_is_kept_and_a_damaged_cache_does_no_harm(package, tmp_pat
 
 def test_a_cached_model_is_not_found_after_an_edit_of_what_trains_it(tmp_path, monkeypatch):
     bed = Path(tether.papers.testbeds.biased_scenes.__file__)
-    assert Path(tether.losses.infonce.__file__) in Sources().closure([bed])
+    assert Path(tether.losses.infonce.__file__) in SourceTrees().closure([bed])
     monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
 
     def get(facts: list[int]) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 from tether.core.atomic_io import cache_dir, read_json, write_json
 from tether.core.card import Card, Trial
 from tether.core.errors import InputError
-from tether.core.fingerprint import Sources
+from tether.core.fingerprint import SourceTrees
 from tether.core.shape import NUMBER
 from tether.core.shape import check as fits
 from tether.papers.cards import card as find_card
@@ -112,7 +112,7 @@ def smoke_trial(slug: str) -> dict[str, Any]:
     return {name: run[name] for name in _TRIAL}
 
 
-def changed(card: Card, result: dict[str, Any], *, sources: Sources) -> bool:
+def changed(card: Card, result: dict[str, Any], *, sources: SourceTrees) -> bool:
     """Whether the code that decides a card's figures is another than when they were measured.
 
     Whether the figures have moved with it is another question, which the smoke trial in the result answers; a result

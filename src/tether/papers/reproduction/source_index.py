@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tether.core.card import Card
 from tether.core.errors import InputError
-from tether.core.fingerprint import PACKAGE, Sources
+from tether.core.fingerprint import PACKAGE, SourceTrees
 
 _DECIDE_NOTHING = (
     *("core/card.py", "papers/reproduction/model_cache.py"),
@@ -134,12 +134,12 @@ def result_path(slug: str) -> Path | None:
     return root / "results" / f"{slug}.json" if root else None
 
 
-def sources() -> Sources:
+def sources() -> SourceTrees:
     """The package as it is now, for fingerprints of cards."""
-    return Sources(PACKAGE, leave_out=[PACKAGE / name for name in _DECIDE_NOTHING])
+    return SourceTrees(PACKAGE, leave_out=[PACKAGE / name for name in _DECIDE_NOTHING])
 
 
-def fingerprint(card: Card, *, sources: Sources) -> str:
+def fingerprint(card: Card, *, sources: SourceTrees) -> str:
     """Digest of the code that decides a card's figures: its check, its parts, its test beds, and all they import.
 
     The lab counts, for it gives seeds and budgets. What only says or keeps something does not: the card's own words,
