@@ -71,7 +71,7 @@ class TestCard:
             found = getattr(importlib.import_module(home), name)
             place = source_index.part_place(part)
             assert inspect.isclass(found) or inspect.isfunction(found), part
-            assert place.path.samefile(inspect.getfile(found))
+            assert place.path.samefile(inspect.getfile(inspect.unwrap(found)))
             assert re.search(
                 rf"\b{found.__name__}\b", place.path.read_text(encoding="utf-8").splitlines()[place.line - 1]
             )

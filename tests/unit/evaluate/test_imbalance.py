@@ -279,7 +279,6 @@ def test_draws_go_on_from_a_saved_state():
         ([1, -2], {"size": 1}, r"frequencies\[1\]: expected a finite number of at least 0, got -2"),
         ([], {"size": 1}, "one for each class"),
         ([[1]], {"size": 1}, "one for each class"),
-        ([1], {"size": 1, "weight": "log"}, "weight: expected uniform, linear, sqrt, got 'log'"),
     ],
 )
 def test_refused_samplers(frequencies, settings, message):

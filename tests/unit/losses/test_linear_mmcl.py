@@ -128,7 +128,6 @@ class TestEstimator:
     def test_bad_input(self):
         image, text = pairs()
         for model, message in (
-            (LinearMMCL(rank=0), "rank: expected None or a whole number >= 1, got 0"),
             (LinearMMCL(rank=1.5), "rank"),
             (LinearMMCL(rho=0.0), "rho"),
             (LinearMMCL(rho=math.inf), "rho"),

@@ -1,5 +1,6 @@
 """A run's folder: one process at a time, begun again where nothing was finished, and damage named."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def test_a_full_disk_is_told_of_logs_and_weights_as_well(tmp_path, monkeypatch):
         book.write({"step": 0})
     book.close()
     rows = BadRows("pool", path=tmp_path / "bad_rows.jsonl")
-    (tmp_path / "bad_rows.jsonl").mkdir()
+    monkeypatch.setattr("tether.data.bad_rows.open_append", lambda path: contextlib.nullcontext(Full()))
     with pytest.raises(WriteError, match=r"bad_rows\.jsonl: could not be written"):
         rows.add("key", "no image")
     monkeypatch.setattr("safetensors.torch.save_file", full)

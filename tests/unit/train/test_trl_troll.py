@@ -134,7 +134,7 @@ def test_settings_that_would_do_nothing_are_refused(settings):
     ):
         with pytest.raises(InputError, match=rf"{name}: TROLL's loss needs {wanted}, got {value!r}"):
             build(settings, **{name: value})
-    with pytest.raises(InputError, match="eps: expected a positive radius"):
+    with pytest.raises(InputError, match="eps: expected a finite number above 0"):
         build(settings, troll_eps=0.0)
     with pytest.raises(InputError, match="args: expected a TROLLConfig, got GRPOConfig"):
         TROLLTrainer(verifiable.model(seed=0), verifiable.right_places, trl.GRPOConfig(**settings))
