@@ -149,7 +149,7 @@ def test_trackers_get_the_numbers_through_accelerate(tmp_path):
 
 def test_a_tracker_that_is_not_installed_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"tether\[track\]"):
+    with pytest.raises(MissingExtraError, match=r"tether-clip\[track\]"):
         train(config("trackers=[wandb]"), folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -354,7 +354,7 @@ def test_the_first_page_of_a_pdf(monkeypatch):
         with pytest.raises(InputError, match="fig: broken PDF"):
             resize_for_clip(b"%PDF-1.4 and nothing else", name="fig")
     monkeypatch.setitem(sys.modules, "pypdfium2", None)
-    with pytest.raises(MissingExtraError, match=r"pypdfium2.*tether\[figures\]"):
+    with pytest.raises(MissingExtraError, match=r"pypdfium2.*tether-clip\[figures\]"):
         resize_for_clip(data)
 
 

@@ -166,5 +166,5 @@ def test_a_folder_that_is_none_and_a_library_that_is_missing(tmp_path, folder, m
     _loaded.cache_clear()
     monkeypatch.delitem(sys.modules, "transformers", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtraError, match=r"tether\[hf\]"):
+    with pytest.raises(MissingExtraError, match=r"tether-clip\[hf\]"):
         LanguageModel(folder).complete(["a"], seed=0)

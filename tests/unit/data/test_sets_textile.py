@@ -63,5 +63,5 @@ class TestWithItsLibrary:
 
 def test_without_its_library(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "conformal_clip_data", None)
-    with pytest.raises(MissingExtraError, match=r"tether\[textile\]"):
+    with pytest.raises(MissingExtraError, match=r"tether-clip\[textile\]"):
         TextileSet()

@@ -295,7 +295,7 @@ def test_missing_libraries_are_named(monkeypatch):
     tex_text._converter.cache_clear()
     for module in ("pylatexenc", "defusedxml.common", "defusedxml.ElementTree"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"pylatexenc.*tether\[figures\]"):
+    with pytest.raises(MissingExtraError, match=r"pylatexenc.*tether-clip\[figures\]"):
         latex_to_text("x")
-    with pytest.raises(MissingExtraError, match=r"defusedxml.*tether\[figures\]"):
+    with pytest.raises(MissingExtraError, match=r"defusedxml.*tether-clip\[figures\]"):
         extract_jats_figures("<article/>")

@@ -68,7 +68,7 @@ def test_what_is_not_installed_is_named(monkeypatch):
         lambda: RapidReader()(np.zeros((32, 32, 3), np.uint8)),
         lambda: RapidReader().settings,
     ):
-        with pytest.raises(MissingExtraError, match=r"tether\[ocr\]"):
+        with pytest.raises(MissingExtraError, match=r"tether-clip\[ocr\]"):
             call()
     assert caption_overlap("sale", ocr=["sale"]).coverage == 1
 

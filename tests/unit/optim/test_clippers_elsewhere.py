@@ -356,7 +356,7 @@ def test_a_missing_library_is_named_with_its_extra(library: str, extra: str, mon
     monkeypatch.delitem(sys.modules, ours, raising=False)
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setitem(sys.modules, f"{library}.pytorch", None)
-    with pytest.raises(MissingExtraError, match=rf"'{library}'; install it with: pip install 'tether\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"'{library}'; install it with: pip install 'tether-clip\[{extra}\]'"):
         importlib.import_module(ours)
 
 

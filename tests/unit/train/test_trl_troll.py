@@ -145,7 +145,7 @@ def test_settings_that_would_do_nothing_are_refused(settings):
 def test_without_trl_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "trl", None)
     monkeypatch.delitem(sys.modules, "tether.train.trl_troll", raising=False)
-    with pytest.raises(MissingExtraError, match=r"tether\[llm\]"):
+    with pytest.raises(MissingExtraError, match=r"tether-clip\[llm\]"):
         importlib.import_module("tether.train.trl_troll")
 
 
