@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tether.core.gather import LOCAL
-from tether.core.protocols import Stateful, Step
+from tether.core.protocols import Step
 from tether.core.types import Batch, Loss
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.train.steps import STEPS, PairForward
+from tether.train.steps import STEPS
+from tether.train.steps.module import StepModule
 
 STEPS_TOTAL = 10
 MODELS = {"skip_middle": {"vision": {"gate": "mirror"}, "text": {"gate": "mirror"}}}
@@ -30,8 +31,8 @@ def step(name) -> Step:
 
 
 @pytest.fixture
-def model(name) -> PairForward:
-    return PairForward(create("tiny", seed=0, **MODELS.get(name, {})))
+def model(name) -> StepModule:
+    return StepModule(create("tiny", seed=0, **MODELS.get(name, {})))
 
 
 @pytest.fixture
@@ -94,9 +95,6 @@ def test_finite_in_bfloat16(step, model, batch):
 
 
 def test_a_state_goes_on_bit_for_bit(step, name, model, batch):
-    if not isinstance(step, Stateful):
-        assert not {"state_dict", "load_state_dict"} & set(dir(step))
-        return
     losses = [step(model, batch, step=at, gather=LOCAL).total for at in range(3)]
     first, second = (STEPS[name](ClipLoss(), steps=STEPS_TOTAL, seed=1) for _ in range(2))
     first(model, batch, step=0, gather=LOCAL)

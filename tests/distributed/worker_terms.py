@@ -8,7 +8,7 @@ import torch
 from tether.core.types import Loss
 from tether.train import load_config, train
 from tether.train.steps import STEPS
-from tether.train.steps.contrastive import ContrastiveStep
+from tether.train.steps.presets import ContrastiveStep
 
 
 class Ranked(ContrastiveStep):

@@ -76,6 +76,7 @@ def test_the_name_of_a_clipper_is_short_for_the_setting(capsys):
     code, out, _ = call(capsys, "train", *TINY, "--clipper", "zclip", "--dry-run")
     assert (code or 0) == 0
     assert "clipper: zclip" in out
+    assert "# view image: 17 tokens, " in out
 
 
 @pytest.mark.parametrize(

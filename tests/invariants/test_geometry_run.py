@@ -44,7 +44,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings, logged, tmp_path):
     with pytest.raises(StoppedError):
         train(config, folder=tmp_path / "parts", should_stop=stop)
     checkpoint = load_checkpoint(list_checkpoints(tmp_path / "parts" / "checkpoints")[-1])
-    assert ("margin" in checkpoint.state["step"]) == (settings is SPECS)
+    assert ("details" in checkpoint.state["step"]) == (settings is SPECS)
     train(config, folder=tmp_path / "parts", resume=True)
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)

@@ -14,7 +14,7 @@ from tether.cli.screen import Screen, Words, bars
 from tether.train.run_files import BAD_ROWS
 
 if TYPE_CHECKING:
-    from tether.train.run import Result
+    from tether.train.result import Result
 
 _RECALL = re.compile(r"(text_to_image|image_to_text)_r\d+")
 _LINES = 10

@@ -23,7 +23,9 @@ def command(
     ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/latest"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's newest checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved settings and leave.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved settings and what the views cost, and leave.")
+    ] = False,
     clipper: Annotated[
         str | None,
         typer.Option(
@@ -55,7 +57,12 @@ def command(
 
         check_recorded(config, given=given, folder=out)
     if dry_run:
-        say(dump_config(config).removesuffix("\n"), lines=True)
+        from tether.compress.quantise import QUANTISERS
+        from tether.train.parts import check_parts
+        from tether.train.view_costs import view_costs
+
+        costs = [f"# {line}" for line in view_costs(check_parts(config, QUANTISERS, where=str(recipe or "settings")))]
+        say(dump_config(config) + "\n".join(costs), lines=True)
         return
 
     if clipper == COMPARE:

@@ -96,6 +96,15 @@ class Step(Protocol):
 
 
 @runtime_checkable
+class Owning(Protocol):
+    """A ``Step`` with modules of its own, which are trained and saved with the run and are no part of the model."""
+
+    def new_heads(self, model: DualEncoder) -> Mapping[str, nn.Module]:
+        """The modules by name, their weights drawn from the step's seed."""
+        ...
+
+
+@runtime_checkable
 class Stateful(Protocol):
     """A part that learns something of its own during a run; a ``Step`` that is one is saved with the checkpoints."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tether.train.config import RunConfig as RunConfig
     from tether.train.config import load_config as load_config
-    from tether.train.run import Result as Result
+    from tether.train.result import Result as Result
     from tether.train.run import train as train
 
 _LAZY = {

@@ -43,12 +43,14 @@ class Checkpoint:
         tensors: named groups of tensors (``model``, ``optimizer``, ``ema``), one file each.
         state: plain values and small tensors (data position, clipper, scaler, generators).
         about: what each file says of itself: the kind of its tensors, the model's geometry.
+        where: what messages call it.
     """
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
     about: Mapping[str, str] = field(default_factory=dict)
+    where: Path | str = "checkpoint"
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
@@ -118,7 +120,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors[name] = load_file(file)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{file}: missing, truncated or not safetensors: {error}") from error
-    return Checkpoint(step, tensors, state)
+    return Checkpoint(step, tensors, state, where=path)
 
 
 def _encode(value: Any) -> Any:

@@ -28,6 +28,7 @@ from tether.train.metrics_log import read_metrics
 from tether.train.parts import new_encoder
 from tether.train.run import DivergedError, train
 from tether.train.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, CONFIG, METRICS
+from tether.train.stages import stretches
 
 ENDED = "ended.json"
 STEPS = 100
@@ -138,6 +139,9 @@ def compare(
     steps = min(steps, config.steps)
     if steps < 2 * LEAST:
         raise InputError(f"--compare-steps: expected at least {2 * LEAST}, in a run of at least as many; got {steps}")
+    first = stretches(config, where="settings")[0]
+    if steps > first.end:
+        raise InputError(f"--compare-steps: expected at most the {first.end} of the run's first stage, got {steps}")
     if process_gather().world > 1:
         raise InputError("--clipper compare: runs in one process; start it without torchrun or accelerate launch")
     specs = candidates(config.clipper, CLIPPERS)

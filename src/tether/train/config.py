@@ -38,6 +38,27 @@ class Evaluation(BaseModel):
     limit: int | None = Field(default=None, ge=2, lt=2**31, description="rows looked at, from the first")
 
 
+class Stage(BaseModel):
+    """A stretch of a run, and what is other in it; what is not given is as in the rest of the recipe."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    share: float | None = Field(default=None, gt=0, le=1, description="of the run's steps; all stages add up to 1")
+    steps: Count | None = Field(default=None, description="instead of a share; all stages add up to the run's")
+    learning_rate: float = Field(default=1.0, gt=0, description="factor on the schedule, which is that of the run")
+    data: Spec | None = None
+    caption: Spec | None = None
+    augment: Spec | None = None
+    step: Spec | None = None
+    objective: Spec | None = None
+    batch_size: Count | None = None
+    micro_batch: Count | None = None
+    accumulate: Count | None = None
+    trainable: list[str] | None = None
+    image_size: Count | None = Field(default=None, description="pixels of a side, where the model has no such table")
+    context: Count | None = Field(default=None, description="longest text in tokens, where the model has no such table")
+
+
 class RunConfig(BaseModel):
     """Everything that decides a run's trajectory, plus what it leaves behind."""
 
@@ -50,7 +71,7 @@ class RunConfig(BaseModel):
         default_factory=list,
         description="changes of the model for the run, in order; folded into its weights at the end",
     )
-    step: Spec = Field(default="contrastive", description="one forward: how a batch becomes a loss")
+    step: Spec = Field(default="contrastive", description="how a batch becomes a loss: a name, or views and terms")
     objective: Spec = Field(default="clip", description="the loss on the two embeddings")
     optimizer: Spec = Field(default="adamw")
     weight_decay: float = Field(default=0.2, ge=0, description="on matrices only; vectors and scalars get none")
@@ -68,6 +89,10 @@ class RunConfig(BaseModel):
     logit_scale: Literal["learned", "fixed"] = Field(
         default="learned", description="`fixed` leaves the scale of the cosines where the model has it"
     )
+    trainable: list[str] | None = Field(
+        default=None, description="parameters that learn, as patterns such as `visual.*`; the others rest"
+    )
+    stages: list[Stage] = Field(default_factory=list, description="stretches of the run, and what is other in each")
     caption: Spec = Field(default="random", description="which of a row's captions a batch uses")
     augment: Spec | None = Field(default=None, description="change of the pictures, by row and epoch")
     workers: Threads = Field(default=0, ge=0, description="decoding workers per process")
@@ -106,7 +131,9 @@ def load_config(path: Path | None = None, *, overrides: Sequence[str] = ()) -> R
 
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML, in field order."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    values["stages"] = [stage.model_dump(mode="json", exclude_none=True) for stage in config.stages]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def fit(
     *,
     start: int,
     steps: int,
+    end: int | None = None,
     accumulate: int,
     precision: Precision,
     gather: Gather,
@@ -90,13 +91,14 @@ def fit(
         players: who moves which parameters.
         batches: never ends.
         start: first step (0-based).
-        steps: end of the run.
+        steps: of the whole run, which the schedule looks at.
+        end: stop before this step; None is the end of the run.
         accumulate: batches per step; their losses are averaged.
         precision: autocast and loss scale.
         gather: rows of all processes.
         on_step: called after each player's step and before the next forward: bound parameters, log, save, evaluate.
     """
-    for step in range(start, steps):
+    for step in range(start, steps if end is None else end):
         for player in players:
             if step < player.first or step % player.every:
                 continue

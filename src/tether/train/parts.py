@@ -8,40 +8,72 @@ import torch
 
 from tether.core.component import build, settings
 from tether.core.errors import InputError
-from tether.core.protocols import ModelEdit, Source
+from tether.core.protocols import ModelEdit, Source, Step
+from tether.models.config import ModelConfig
 from tether.models.dual import Clip
 from tether.models.load import load
-from tether.models.presets import create
+from tether.models.presets import configure, create
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.config import RunConfig
 from tether.train.schedules import SCHEDULES
+from tether.train.stages import Stretch, stretches
 from tether.train.steps import STEPS
 
 Encoder = Clip | WrappedEncoder
 
 
-def check_parts(config: RunConfig, edits: Mapping[str, type[ModelEdit]], *, where: str) -> None:
-    """Refuse settings that no part takes, before a model is made or a row is read.
+def check_parts(config: RunConfig, edits: Mapping[str, type[ModelEdit]], *, where: str) -> Sequence[Stretch]:
+    """Refuse settings that no part takes, before a model is made or a row is read; gives the run's stretches.
 
     Raises:
         InputError: the part, its key, what came and what is known.
     """
     from tether.data.augment import AUGMENTATIONS
     from tether.data.captions import CAPTION_PICKS
-    from tether.losses import OBJECTIVES
     from tether.optim import OPTIMIZERS
     from tether.optim.clip import CLIPPERS
 
     build_edits(config, edits, where=where)
-    build(config.objective, OBJECTIVES, where=f"{where}: objective")
-    settings(config.step, STEPS, where=f"{where}: step", given=("objective", "steps", "seed"))
     probe = [torch.nn.Parameter(torch.zeros(1))]
     build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", finite=True, params=probe)
     build(config.schedule, SCHEDULES, where=f"{where}: schedule", finite=True)
     build(config.clipper, CLIPPERS, where=f"{where}: clipper")
-    settings(config.caption, CAPTION_PICKS, where=f"{where}: caption")
-    if config.augment:
-        settings(config.augment, AUGMENTATIONS, where=f"{where}: augment")
+    plan = stretches(config, where=where)
+    for number, stretch in enumerate(plan):
+        here = f"{where}: stages, entry {number}" if config.stages else where
+        build_step(stretch.config, where=here)
+        settings(stretch.config.caption, CAPTION_PICKS, where=f"{here}: caption")
+        if stretch.config.augment:
+            settings(stretch.config.augment, AUGMENTATIONS, where=f"{here}: augment")
+        if number:
+            _check_sizes(stretch.config, plan[0].config, where=here)
+    return plan
+
+
+def build_step(config: RunConfig, *, where: str) -> Step:
+    """The step that a run's settings name, or spell out as views and terms."""
+    from tether.losses import OBJECTIVES
+
+    objective = build(config.objective, OBJECTIVES, where=f"{where}: objective")
+    spec = {"name": config.step} if isinstance(config.step, str) else {"name": "composed", **config.step}
+    return build(spec, STEPS, where=f"{where}: step", objective=objective, steps=config.steps, seed=config.seed)
+
+
+def _check_sizes(config: RunConfig, first: RunConfig, *, where: str) -> None:
+    """Refuse another size of images or texts than the run began with, where a model has a table of places."""
+    if config.model == first.model:
+        return
+    (_, _, mine), (_, _, theirs) = model_settings(config), model_settings(first)
+    if mine.vision.grid != theirs.vision.grid:
+        raise InputError(
+            f"{where}: image_size: expected {theirs.vision.image.size} as before, got {mine.vision.image.size}: the "
+            "image tower has a vector for each place, and these cannot be resized yet"
+        )
+    if mine.text.position == "learned" and mine.text.context != theirs.text.context:
+        raise InputError(
+            f"{where}: context: expected {theirs.text.context} as before, got {mine.text.context}: the text tower has "
+            "a vector for each place; use model: {text: {position: none}} and blocks that turn (rope)"
+        )
 
 
 def new_encoder(config: RunConfig) -> Encoder:
@@ -54,10 +86,17 @@ def new_encoder(config: RunConfig) -> Encoder:
         if not isinstance(name, str):
             raise InputError(f"model: load: expected a name or a folder, got {name!r}")
         return load(name)
+    size, seed, _ = model_settings(config)
+    return create(size, seed=seed, **{name: value for name, value in given.items() if name not in ("size", "seed")})
+
+
+def model_settings(config: RunConfig) -> tuple[str, int, ModelConfig]:
+    """Size, seed and make of a new model."""
+    given = dict(config.model)
     size, seed = given.pop("size", config.size), given.pop("seed", config.seed)
     if not isinstance(size, str) or type(seed) is not int or not 0 <= seed < 2**63:
         raise InputError(f"model: expected the name of a size and a seed of 0 to 2**63 - 1, got {size!r} and {seed!r}")
-    return create(size, seed=seed, **given)
+    return size, seed, configure(size, **given)
 
 
 def build_edits(config: RunConfig, known: Mapping[str, type[ModelEdit]], *, where: str) -> Sequence[ModelEdit]:
@@ -71,9 +110,10 @@ def build_edits(config: RunConfig, known: Mapping[str, type[ModelEdit]], *, wher
     return [build(spec, known, where=f"{where}: edits, entry {place}") for place, spec in enumerate(config.edits)]
 
 
-def prune_vocabulary_(encoder: Encoder, source: Source) -> None:
-    """Train only the token rows that the texts of a source use."""
+def prune_vocabulary_(encoder: Encoder, sources: Sequence[Source]) -> None:
+    """Train only the token rows that the texts of the sources use."""
     if not isinstance(encoder, Clip):
         raise InputError(f"vocabulary: {type(encoder).__name__} cannot set rows aside; use vocabulary=whole")
-    texts = {text for block in source.blocks() for row in source.read(block) for text in row.texts}
+    rows = (row for source in sources for block in source.blocks() for row in source.read(block))
+    texts = {text for row in rows for text in row.texts}
     encoder.prune_vocabulary_(encoder.tokenizer(sorted(texts)))

@@ -6,8 +6,9 @@ import importlib.util
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,38 +16,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tether.core.atomic_io import read_json, write_json
-from tether.core.component import build
+from tether.core.atomic_io import write_json
 from tether.core.errors import InputError, MissingExtraError, StoppedError, TetherError, WriteError
 from tether.core.gather import process_gather
-from tether.core.protocols import ModelEdit, Stateful
+from tether.core.protocols import ModelEdit
 from tether.data.loader import Loader
-from tether.models.load import fill
 from tether.models.save import describe_weights, save, write_config
 from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from tether.train.claim import claimed
 from tether.train.config import RunConfig
-from tether.train.ema import WeightAverage
 from tether.train.environment import describe_environment
-from tether.train.loop import Player, Precision, StepReport, fit
+from tether.train.loop import StepReport, fit
 from tether.train.metrics_log import Logbook
-from tether.train.parallel import (
-    choose_sharding,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    parallelise,
-    together,
-    whole,
-)
-from tether.train.parts import Encoder, build_edits, check_parts, new_encoder, prune_vocabulary_
-from tether.train.run_files import BAD_ROWS, CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
-from tether.train.schedules import SCHEDULES
-from tether.train.steps import STEPS, PairForward
+from tether.train.parallel import together
+from tether.train.parts import Encoder, check_parts
+from tether.train.result import Result, read_result
+from tether.train.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
+from tether.train.stages import Stretch
+from tether.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Evaluate = Callable[[Encoder], dict[str, float]]
 OnRecord = Callable[[dict[str, Any]], None]
@@ -54,27 +44,6 @@ OnRecord = Callable[[dict[str, Any]], None]
 
 class DivergedError(TetherError):
     """Too many steps in a row had gradients that were not finite."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished run leaves in ``summary.json``; ``metrics`` are the last evaluation's.
-
-    Attributes:
-        steps: optimiser steps, skipped ones included.
-        skipped: steps whose gradients were not finite.
-        seconds: wall time of training, without evaluations and checkpoints.
-        images_per_second: over all of it.
-        loss: of the last step.
-        metrics: the last evaluation.
-    """
-
-    steps: int
-    skipped: int
-    seconds: float
-    images_per_second: float
-    loss: float
-    metrics: dict[str, float]
 
 
 def train(
@@ -115,7 +84,7 @@ def train(
             raise MissingExtraError(tracker, extra="track")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    check_parts(config, edits, where="settings")
+    plan = check_parts(config, edits, where="settings")
     again = f"go on with: tether train --resume --out {folder}"
     with together(again=again):
         accelerator = Accelerator(
@@ -131,11 +100,11 @@ def train(
                     config,
                     folder,
                     accelerator,
+                    plan=plan,
                     evaluate=evaluate,
                     on_record=on_record,
                     should_stop=should_stop,
-                    edits=edits,
-                    make_loader=make_loader,
+                    make_trainer=partial(Trainer, edits=edits, make_loader=make_loader),
                 )
                 return run.go()
             except WriteError as error:
@@ -151,89 +120,44 @@ class _Run:
         folder: Path,
         accelerator: Accelerator,
         *,
+        plan: Sequence[Stretch],
         evaluate: Evaluate | None,
         on_record: OnRecord | None,
         should_stop: Callable[[], bool],
-        edits: Mapping[str, type[ModelEdit]],
-        make_loader: Callable[..., Loader],
+        make_trainer: Callable[..., Trainer],
     ) -> None:
-        from tether import data
-        from tether.data.augment import AUGMENTATIONS
-        from tether.data.captions import CAPTION_PICKS
-        from tether.losses import OBJECTIVES
-        from tether.optim import OPTIMIZERS, parameter_groups
-        from tether.optim.clip import CLIPPERS
-
-        self.config, self.folder, self.evaluate = config, folder, evaluate
+        self.config, self.folder, self.evaluate, self.plan = config, folder, evaluate, plan
         self.on_record, self.should_stop = on_record, should_stop
         self.accelerator, self.main, self.device = accelerator, accelerator.is_main_process, accelerator.device
         self.gather = process_gather()
         saved = list_checkpoints(folder / CHECKPOINTS)
-        where = str(folder / CONFIG) if saved else "settings"
-
         random.seed(config.seed)
         np.random.seed(config.seed % 2**32)  # noqa: NPY002 - libraries below may draw from the global one
         torch.manual_seed(config.seed)
         checkpoint = load_checkpoint(saved[-1]) if saved else None
-        self.edits = build_edits(config, edits, where=where)
-        self.encoder = self._new_encoder()
-        if checkpoint is not None:
-            fill(self.encoder, checkpoint.tensors.get("model", {}), where=saved[-1])
-        source = data.open_source(config.data, where=f"{where}: data")
-        if config.vocabulary == "used":
-            prune_vocabulary_(self.encoder, source)
-        if config.logit_scale == "fixed":
-            self.encoder.freeze_logit_scale_()
-        self.encoder.to(self.device).train()
-        pair = PairForward(self.encoder, micro_batch=config.micro_batch)
-        self.sharding = choose_sharding(config.sharding)
-        self.forward = parallelise(pair, sharding=self.sharding, device=self.device)
-        named = [(name, p) for name, p in self.encoder.named_parameters() if p.requires_grad]
-        self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named}
-
-        groups = parameter_groups(self.encoder, weight_decay=config.weight_decay)
-        optimizer = build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", finite=True, params=groups)
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"] * group.get("lr_scale", 1.0)
-        objective = build(config.objective, OBJECTIVES, where=f"{where}: objective")
-        step = build(
-            config.step, STEPS, where=f"{where}: step", objective=objective, steps=config.steps, seed=config.seed
+        self.make_trainer = partial(
+            make_trainer,
+            plan,
+            folder=folder,
+            device=self.device,
+            gather=self.gather,
+            where=str(folder / CONFIG) if saved else "settings",
         )
-        self.player = Player(
-            step=step,
-            optimizer=optimizer,
-            named_parameters=named,
-            schedule=build(config.schedule, SCHEDULES, where=f"{where}: schedule", finite=True),
-            clipper=build(config.clipper, CLIPPERS, where=f"{where}: clipper"),
-        )
-        self.loader = make_loader(
-            source,
-            batch_size=config.batch_size,
-            image_spec=self.encoder.image_spec,
-            tokenizer=self.encoder.tokenizer,
-            seed=config.seed,
-            rank=self.gather.rank,
-            world=self.gather.world,
-            workers=config.workers,
-            caption=build(config.caption, CAPTION_PICKS, where=f"{where}: caption"),
-            augment=build(config.augment, AUGMENTATIONS, where=f"{where}: augment") if config.augment else None,
-            on_bad=folder / BAD_ROWS,
-            strict=config.strict,
-        )
-        self.precision = Precision(self.device, _DTYPES[config.precision])
-        self.average = WeightAverage(named, decay=config.ema) if config.ema else None
         self.done, self.skipped, self.in_row, self.seconds, self.metrics = 0, 0, 0, 0.0, {}
         self.last_loss = float("nan")
         if checkpoint is not None:
+            self.done, state = checkpoint.step, checkpoint.state
             try:
-                self._restore(checkpoint)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
-                raise InputError(f"{saved[-1]}: does not fit this run: {error}") from error
+                self.skipped, self.seconds, self.last_loss = state["skipped"], state["seconds"], state["loss"]
+            except KeyError as error:
+                raise InputError(f"{checkpoint.where}: does not fit this run: {error}") from error
+        self.number = max(number for number, stretch in enumerate(plan) if number == 0 or self.done >= stretch.first)
+        self.trainer = self.make_trainer(self.number, checkpoint=checkpoint)
 
     def go(self) -> Result:
         config = self.config
         if self.main:
-            write_config(self.encoder, self.folder)
+            write_config(self.trainer.encoder, self.folder)
             write_json(self.folder / ENVIRONMENT, describe_environment() | {"processes": self.gather.world})
             self.logbook = Logbook(self.folder / METRICS, steps_done=self.done)
         if config.trackers:
@@ -243,30 +167,51 @@ class _Run:
         self.pending: list[StepReport] = []
         self.clock = time.perf_counter()
         try:
-            fit(
-                self.forward,
-                [self.player],
-                self.loader,
-                start=self.done,
-                steps=config.steps,
-                accumulate=config.accumulate,
-                precision=self.precision,
-                gather=self.gather,
-                on_step=self._on_step,
-            )
+            self._play()
+            while self.number + 1 < len(self.plan):
+                self._cross()
+                self._play()
         finally:
-            self.loader.close()
+            self.trainer.loader.close()
             if self.main:
                 self.logbook.close()
             if config.trackers:
                 self.accelerator.end_training()
         return self._finish()
 
+    def _play(self) -> None:
+        """The steps of this stretch that are left."""
+        trainer = self.trainer
+        fit(
+            trainer.forward,
+            [trainer.player],
+            trainer.loader,
+            start=self.done,
+            steps=self.config.steps,
+            end=trainer.stretch.end,
+            accumulate=trainer.config.accumulate,
+            precision=trainer.precision,
+            gather=self.gather,
+            on_step=self._on_step,
+        )
+
+    def _cross(self) -> None:
+        """Go over to the next stretch, as a run does that goes on from a checkpoint of the border."""
+        if self.pending:
+            self._log()
+        self.trainer.loader.close()
+        checkpoint = Checkpoint(self.done, *self.trainer.checkpoint(), where=f"stage {self.number}")
+        self.number += 1
+        self.trainer = self.make_trainer(self.number, checkpoint=checkpoint)
+        if self.main:
+            write_config(self.trainer.encoder, self.folder)
+        self.clock = time.perf_counter()
+
     def _on_step(self, report: StepReport) -> None:
         config = self.config
-        self.encoder.clamp_logit_scale_()
-        if self.average is not None:
-            self.average.update_()
+        self.trainer.encoder.clamp_logit_scale_()
+        if self.trainer.average is not None:
+            self.trainer.average.update_()
         self.done = report.step + 1
         self.pending.append(report)
         last = self.done == config.steps
@@ -292,7 +237,7 @@ class _Run:
         """Write the pending records: loss and terms are means over processes, all else is equal in all of them."""
         elapsed = time.perf_counter() - self.clock
         self.seconds += elapsed
-        pairs = len(self.pending) * self.config.batch_size * self.config.accumulate
+        pairs = len(self.pending) * self.trainer.config.batch_size * self.trainer.config.accumulate
         for report, means in zip(self.pending, self._means(), strict=True):
             skipped = bool(report.clip.skip)
             self.skipped += skipped
@@ -305,7 +250,7 @@ class _Run:
                 "grad_scale": float(report.clip.scale),
                 "skipped": skipped,
                 "lr": report.learning_rate,
-                "logit_scale": float(self.encoder.logit_scale.detach()),
+                "logit_scale": float(self.trainer.encoder.logit_scale.detach()),
                 "images_per_second": pairs / elapsed,
                 "seconds": self.seconds,
             }
@@ -342,7 +287,7 @@ class _Run:
         """Measure the model as it stands, on the main process."""
         if self.pending:
             self._log()
-        self._measure(self._whole_encoder())
+        self._measure(self.trainer.whole_encoder())
         self._record({"step": self.done - 1, "eval": self.metrics, "seconds": self.seconds})
         self.clock = time.perf_counter()
 
@@ -354,72 +299,31 @@ class _Run:
             encoder.train()
         self.accelerator.wait_for_everyone()
 
-    def _new_encoder(self) -> Encoder:
-        encoder = new_encoder(self.config)
-        for edit in self.edits:
-            edit.apply_(encoder)
-        return encoder
-
-    def _whole_encoder(self) -> Encoder:
-        """The encoder itself, or a copy put together from its shards."""
-        if self.sharding != "fsdp2":
-            return self.encoder
-        encoder = self._new_encoder()
-        fill(encoder, self._model_tensors(), where="shards")
-        return encoder.to(self.device)
-
-    def _model_tensors(self) -> dict[str, torch.Tensor]:
-        return {name: whole(tensor) for name, tensor in self.encoder.state_dict().items()}
-
     def _save(self) -> None:
         if self.pending:
             self._log()
-        tensors = {"model": self._model_tensors(), "optimizer": optimizer_tensors(self.player.optimizer, self.names)}
-        if self.average is not None:
-            tensors["ema"] = self.average.tensors()
-        state = {
-            "data": self.loader.state_dict(),
-            "clipper": self.player.clipper.state_dict(),
-            "step": self.player.step.state_dict() if isinstance(self.player.step, Stateful) else {},
-            "scaler": self.precision.scaler.state_dict(),
-            "generator": torch.get_rng_state(),
-            "skipped": self.skipped,
-            "seconds": self.seconds,
-            "loss": self.last_loss,
-        }
+        tensors, state = self.trainer.checkpoint()
+        state |= {"skipped": self.skipped, "seconds": self.seconds, "loss": self.last_loss}
         if self.main:
-            checkpoint = Checkpoint(self.done, tensors, state, describe_weights(self.encoder))
+            checkpoint = Checkpoint(self.done, tensors, state, describe_weights(self.trainer.encoder))
             save_checkpoint(self.folder / CHECKPOINTS, checkpoint, keep=self.config.keep)
         self.accelerator.wait_for_everyone()
         self.clock = time.perf_counter()
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        load_optimizer_tensors(self.player.optimizer, self.names, checkpoint.tensors["optimizer"])
-        if self.average is not None:
-            self.average.load(checkpoint.tensors["ema"])
-        state = checkpoint.state
-        self.loader.load_state_dict(state["data"])
-        self.player.clipper.load_state_dict(state["clipper"])
-        if isinstance(self.player.step, Stateful) and state.get("step"):
-            self.player.step.load_state_dict(state["step"])
-        self.precision.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["generator"])
-        self.done, self.skipped, self.seconds = checkpoint.step, state["skipped"], state["seconds"]
-        self.last_loss = state["loss"]
-
     def _finish(self) -> Result:
-        config = self.config
-        if self.average is not None:
-            self.average.copy_to_weights_()
-        encoder = self._whole_encoder()
-        for edit in reversed(self.edits):
+        trainer = self.trainer
+        if trainer.average is not None:
+            trainer.average.copy_to_weights_()
+        encoder = trainer.whole_encoder()
+        for edit in reversed(trainer.edits):
             edit.merge_(encoder)
         self._measure(encoder)
+        images = sum((one.end - one.first) * one.config.batch_size * one.config.accumulate for one in self.plan)
         result = Result(
             steps=self.done,
             skipped=self.skipped,
             seconds=self.seconds,
-            images_per_second=self.done * config.batch_size * config.accumulate / max(self.seconds, 1e-9),
+            images_per_second=images / max(self.seconds, 1e-9),
             loss=self.last_loss,
             metrics=self.metrics,
         )
@@ -429,18 +333,3 @@ class _Run:
             write_json(self.folder / SUMMARY, summary.pop("metrics") | summary)
         self.accelerator.wait_for_everyone()
         return result
-
-
-def read_result(folder: Path) -> Result:
-    """The result of a finished run, from its ``summary.json``.
-
-    Raises:
-        InputError: no such file, or not what a run writes.
-    """
-    values = read_json(folder / SUMMARY)
-    own = {field.name for field in fields(Result)} - {"metrics"}
-    numbers = isinstance(values, dict) and all(isinstance(value, (int, float)) for value in values.values())
-    if not numbers or not own <= values.keys():
-        raise InputError(f"{folder / SUMMARY}: expected numbers named {', '.join(sorted(own))} and those of a test")
-    metrics = {key: value for key, value in values.items() if key not in own}
-    return Result(**{key: values[key] for key in own}, metrics=metrics)

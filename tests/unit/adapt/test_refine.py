@@ -16,7 +16,7 @@ from tether.core.gather import LOCAL
 from tether.core.protocols import Stateful, Step
 from tether.core.types import Batch, Encoded, Features
 from tether.models import create
-from tether.train.steps import PairForward
+from tether.train.steps.module import StepModule
 
 DIM = 6
 TEXTS = ["a small red cat", "the dog", "the sun", "a cat sits in the sun"]
@@ -251,7 +251,7 @@ class TestRefine:
         model = create("tiny", seed=1).eval()
         loss = ClipRefineLoss(lambda_rand=0.0, alpha=0.0, feature_scale="normalised")
         step = RefineStep(loss, teacher=frozen_copy(model))
-        assert abs(float(step(PairForward(model), batch_for(model), step=0, gather=LOCAL).total.detach())) < 1e-6
+        assert abs(float(step(StepModule(model), batch_for(model), step=0, gather=LOCAL).total.detach())) < 1e-6
 
     def test_random_features_alone_shrink_the_embeddings_until_it_stops(self):
         model = create("tiny", seed=1).eval()
@@ -282,7 +282,7 @@ class TestRefine:
         assert isinstance(step, Step)
         assert isinstance(step, Stateful)
         totals = [
-            float(step(PairForward(model), batch, step=number, gather=LOCAL).total.detach()) for number in range(4)
+            float(step(StepModule(model), batch, step=number, gather=LOCAL).total.detach()) for number in range(4)
         ]
         assert totals[3] == 0
         assert totals[0] > totals[1] > totals[2] > 0

@@ -22,7 +22,8 @@ from tether.core.protocols import Scheduled
 from tether.core.types import Batch, Encoded, Features
 from tether.losses import ClipLoss, GeometryLoss, clip_loss, entailment, geometry_loss
 from tether.models import create
-from tether.train.steps import STEPS, PairForward
+from tether.train.steps import STEPS
+from tether.train.steps.module import StepModule
 
 CURVED = [name for name in GEOMETRIES if name.startswith("hyperbolic")]
 ROUND = ["clip", "elliptic"]
@@ -256,7 +257,7 @@ def test_a_schedule_moves_the_radius_on_a_line() -> None:
     assert isinstance(loss, Scheduled)
     assert [loss.at(share).min_radius for share in (0.0, 0.5, 1.0)] == pytest.approx([0.1, 0.3, 0.5])
     assert GeometryLoss().at(0.7).min_radius == 0.1
-    model = PairForward(create("tiny", geometry="euclidean-squared"))
+    model = StepModule(create("tiny", geometry="euclidean-squared"))
     batch = Batch(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), model.model.tokenizer(["a", "b"]))
     step = STEPS["contrastive"](loss, steps=3, seed=0)
     first, last = (step(model, batch, step=at, gather=LOCAL).terms["entailment"] for at in (0, 2))

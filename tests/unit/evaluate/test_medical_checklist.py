@@ -32,7 +32,8 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.rotary_text import to_rotary
 from tether.models.volume_encoder import SliceStackEncoder
 from tether.train import RunConfig
-from tether.train.steps.contrastive import ContrastiveStep, PairForward
+from tether.train.steps.module import StepModule
+from tether.train.steps.presets import ContrastiveStep
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "medical.md"
 FINDINGS = ["a bright mark", "a dark line"]
@@ -56,7 +57,7 @@ def model():
 def trained(objective, model, *, want="pooled", **extra):
     batch = Batch(pixels(), model.tokenizer(REPORTS), extra)
     step = ContrastiveStep(objective, steps=2, seed=0, want=want)
-    return step(PairForward(model), batch, step=0, gather=LOCAL)
+    return step(StepModule(model), batch, step=0, gather=LOCAL)
 
 
 def test_1_global_and_local_alignment_together(model):

@@ -10,7 +10,7 @@ from tether.core.types import Batch, Encoded, Features
 from tether.losses import ClipLoss, M2MixLoss, clip_loss, m2_mix_loss
 from tether.losses.geodesic import geodesic_mix
 from tether.space.slerp import slerp
-from tether.train.steps.contrastive import ContrastiveStep
+from tether.train.steps.presets import ContrastiveStep
 
 GENERATOR = torch.Generator().manual_seed(0)
 HALF = (0.5, 0.5, 0.5, 0.5)
@@ -140,14 +140,14 @@ def test_it_draws_shares_by_the_step_and_fades_by_the_epoch():
 def test_the_contrastive_step_gives_an_objective_chance_by_seed_and_step():
     part = M2MixLoss()
     lams = {
-        (seed, step): ContrastiveStep(part, steps=9, seed=seed).objective_at(step).lam
+        (seed, step): ContrastiveStep(part, steps=9, seed=seed).terms["objective"][0].objective_at(step).lam
         for seed in (1, 2)
         for step in (0, 1)
     }
     assert len(set(lams.values())) == 4
-    assert ContrastiveStep(part, steps=9, seed=1).objective_at(1).lam == lams[1, 1]
+    assert ContrastiveStep(part, steps=9, seed=1).terms["objective"][0].objective_at(1).lam == lams[1, 1]
     plain = ClipLoss()
-    assert ContrastiveStep(plain, steps=9, seed=1).objective_at(1) is plain
+    assert ContrastiveStep(plain, steps=9, seed=1).terms["objective"][0].objective_at(1) is plain
 
 
 def test_given_shares_and_temperatures_win():

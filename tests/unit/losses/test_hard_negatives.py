@@ -34,8 +34,8 @@ from tether.losses import (
 from tether.losses.hard_negatives import EqualNegatives
 from tether.losses.neg_clip import neg_clip_terms
 from tether.models import create
-from tether.train.steps.contrastive import PairForward
-from tether.train.steps.hard_negatives import HardNegativeStep, joined_texts
+from tether.train.steps.module import StepModule, joined_texts
+from tether.train.steps.presets import HardNegativeStep
 
 WIDTH = 6
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -331,7 +331,7 @@ def test_the_step_encodes_twins_as_the_model_would_alone(micro: int | None, pict
     model, spy, batch = create("tiny").double().eval(), Spy(), quadruples()
     if pictures == "without":
         batch = Batch(batch.image, batch.text, {"negative_text": batch.extra["negative_text"]})
-    HardNegativeStep(spy, steps=10, seed=0)(PairForward(model, micro_batch=micro), batch, step=0, gather=LOCAL)
+    HardNegativeStep(spy, steps=10, seed=0)(StepModule(model, micro_batch=micro), batch, step=0, gather=LOCAL)
     wanted = {
         "image": model.encode_image(batch.image),
         "text": model.encode_text(batch.text),
@@ -348,9 +348,11 @@ def test_the_step_encodes_twins_as_the_model_would_alone(micro: int | None, pict
 def test_a_twin_shows_the_patches_of_its_row_whatever_the_processes() -> None:
     model, spy, batch = create("tiny").double().eval(), Spy(), quadruples(4)
     step = HardNegativeStep(spy, steps=10, seed=0, keep_patches=0.5)
-    step(PairForward(model), batch, step=0, gather=LOCAL)
+    step(StepModule(model), batch, step=0, gather=LOCAL)
     whole = spy.out
-    keep = step.inner.patches(PairForward(model), rows=4, step=0, gather=LOCAL)
+    seen = step.views["image"].rows(StepModule(model), batch, step=0, gather=LOCAL)
+    assert seen is not None
+    keep = seen.keep
     assert keep is not None
     twins = batch.extra["negative_image"]
     assert isinstance(twins, Tensor)
@@ -360,14 +362,14 @@ def test_a_twin_shows_the_patches_of_its_row_whatever_the_processes() -> None:
     for rank in range(2):
         part = slice(2 * rank, 2 * rank + 2)
         half = Batch(batch.image[part], batch.text[part], {name: rows[part] for name, rows in batch.extra.items()})
-        step(PairForward(model), half, step=0, gather=Gather(rank, 2))
+        step(StepModule(model), half, step=0, gather=Gather(rank, 2))
         assert spy.out.negative_image is not None
         torch.testing.assert_close(spy.out.image.pooled, whole.image.pooled[part])
         torch.testing.assert_close(spy.out.negative_image.pooled, whole.negative_image.pooled[part])
 
 
 def test_roles_in_turn_are_the_two_terms_of_triplet_clip() -> None:
-    pair, batch = PairForward(create("tiny").double()), quadruples()
+    pair, batch = StepModule(create("tiny").double()), quadruples()
     for duplicates in ("negatives", "left_out"):
         turns = HardNegativeStep(NegClipLoss(duplicates=duplicates), steps=10, seed=0, roles="in_turn")
         whole = HardNegativeStep(TripletClipLoss(duplicates=duplicates), steps=10, seed=0)
@@ -378,7 +380,7 @@ def test_roles_in_turn_are_the_two_terms_of_triplet_clip() -> None:
 
 
 def test_labels_are_those_of_equal_tokens() -> None:
-    pair, batch = PairForward(create("tiny").double()), quadruples()
+    pair, batch = StepModule(create("tiny").double()), quadruples()
     other = batch.extra["negative_text"]
     assert isinstance(other, Tensor)
     named = {**batch.extra, "labels": caption_labels(batch.text), "negative_labels": caption_labels(other)}
@@ -389,18 +391,18 @@ def test_labels_are_those_of_equal_tokens() -> None:
 
 
 def test_the_step_says_what_is_missing() -> None:
-    pair, batch = PairForward(create("tiny")), quadruples()
+    pair, batch = StepModule(create("tiny")), quadruples()
     step = HardNegativeStep(NegClipLoss(), steps=10, seed=0)
-    with pytest.raises(InputError, match="must have 'negative_text' in its meta"):
+    with pytest.raises(InputError, match="expected 'negative_text', got nothing; every row of the source must have it"):
         step(pair, Batch(batch.image, batch.text), step=0, gather=LOCAL)
     short = {**batch.extra, "negative_text": batch.text[:2]}
-    with pytest.raises(InputError, match="expected 5, one for each row, got 2"):
+    with pytest.raises(InputError, match=r"as many rows in every view.*'negative_text': 2"):
         step(pair, Batch(batch.image, batch.text, short), step=0, gather=LOCAL)
     with pytest.raises(InputError, match="roles: expected"):
         HardNegativeStep(NegClipLoss(), steps=10, seed=0, roles="both")  # pyrefly: ignore
     with pytest.raises(InputError, match="negative_image"):
         HardNegativeStep(NegClipLoss(), steps=10, seed=0, roles="in_turn")(
-            pair, Batch(batch.image, batch.text, {"negative_text": batch.text}), step=0, gather=LOCAL
+            pair, Batch(batch.image, batch.text, {"negative_text": batch.text}), step=1, gather=LOCAL
         )
 
 

@@ -11,7 +11,8 @@ from tether.core.types import Batch
 from tether.losses import LocalAlignmentLoss
 from tether.models import create
 from tether.models.dense import dense_image, dense_text, word_mask
-from tether.train.steps.contrastive import ContrastiveStep, PairForward
+from tether.train.steps.module import StepModule
+from tether.train.steps.presets import ContrastiveStep
 
 PLAIN = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
 
@@ -44,7 +45,7 @@ def test_every_encoder_learns_from_its_parts(model):
     text = model.tokenizer(["a small red cat", "sun", "the dog"])
     step = ContrastiveStep(LocalAlignmentLoss(), steps=2, seed=0, want="tokens")
     losses = [
-        step(PairForward(model.double(), micro_batch=size), Batch(pixels(), text), step=0, gather=LOCAL)
+        step(StepModule(model.double(), micro_batch=size), Batch(pixels(), text), step=0, gather=LOCAL)
         for size in (None, 2)
     ]
     torch.testing.assert_close(losses[0].total, losses[1].total)
@@ -111,7 +112,7 @@ def test_what_has_no_parts_is_refused(tmp_path):
     with pytest.raises(InputError, match="want"):
         ContrastiveStep(LocalAlignmentLoss(), steps=2, seed=0, want="words")
     step = ContrastiveStep(LocalAlignmentLoss(), steps=2, seed=0)
-    forward = PairForward(create("tiny"))
+    forward = StepModule(create("tiny"))
     batch = Batch(pixels(), create("tiny").tokenizer(["a", "b", "c"]))
     with pytest.raises(InputError, match=r"image side has no tokens; use the step \{name: contrastive, want: tokens\}"):
         step(forward, batch, step=0, gather=LOCAL)

@@ -16,8 +16,7 @@ from tether.core.geometry import COSINE, GEOMETRIES, HasGeometry, geometry_of
 from tether.core.types import Batch
 from tether.losses import GeometryLoss
 from tether.models import create
-from tether.train.steps import PairForward
-from tether.train.steps.contrastive import encoded
+from tether.train.steps import ContrastiveStep, StepModule
 
 CURVED = [name for name in GEOMETRIES if name.startswith("hyperbolic")]
 every = pytest.mark.parametrize("name", GEOMETRIES)
@@ -101,8 +100,8 @@ def test_what_a_run_learns_of_a_hyperbolic_space() -> None:
     model = create("tiny", geometry="hyperbolic", final_layernorm="drop")
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     text = model.tokenizer(["red star", "blue ring", "moon"])
-    out = encoded(PairForward(model)(pixels, text))
-    loss = GeometryLoss(entailment_weight=0.2)(out, Batch(pixels, text), gather=LOCAL)
+    step = ContrastiveStep(GeometryLoss(entailment_weight=0.2), steps=2, seed=0)
+    loss = step(StepModule(model), Batch(pixels, text), step=0, gather=LOCAL)
     loss.total.backward()
     for learned in (model.log_curvature, model.visual.point_scale.log_factor, model.text.point_scale.log_factor):
         assert learned.grad.abs() > 0

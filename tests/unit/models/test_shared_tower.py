@@ -9,8 +9,9 @@ from tether.losses import AlignClipLoss
 from tether.models import create
 from tether.models.embed import encode_texts
 from tether.train import load_config, train
-from tether.train.steps import PairForward
-from tether.train.steps.caption_similarity import BUCKETS, SemanticStep, count_words
+from tether.train.steps.module import StepModule
+from tether.train.steps.presets import SemanticStep
+from tether.train.steps.teachers import BUCKETS, count_words
 
 TEXTS = ["a red circle", "a blue square over a red circle", "snow"]
 
@@ -117,7 +118,7 @@ def test_a_token_of_id_0_inside_a_caption_counts_and_ends_nothing():
 def test_a_frozen_encoder_reads_the_captions_and_is_named_not_saved(tmp_path):
     reader = create("tiny", seed=5).eval()
     tether.save(reader, tmp_path)
-    model = PairForward(create("tiny", seed=0))
+    model = StepModule(create("tiny", seed=0))
     ids = model.model.tokenizer(TEXTS)
     step = SemanticStep(AlignClipLoss(), steps=4, seed=0, encoder=str(tmp_path))
     loss = step(model, Batch(pixels(3), ids, {"texts": TEXTS}), step=0, gather=LOCAL)
@@ -125,7 +126,7 @@ def test_a_frozen_encoder_reads_the_captions_and_is_named_not_saved(tmp_path):
     told = Batch(pixels(3), ids, {"semantic": encode_texts(reader, TEXTS)})
     torch.testing.assert_close(loss.total, AlignClipLoss()(out, told, gather=LOCAL).total)
     loss.total.backward()
-    assert not any(p.requires_grad for p in step._reader.parameters())
-    assert not hasattr(step, "state_dict")
-    with pytest.raises(InputError, match=r"captions in batch.extra\['texts'\]"):
+    assert not any(p.requires_grad for p in step._teachers.load(str(tmp_path)).parameters())
+    assert not step.state_dict()
+    with pytest.raises(InputError, match=r"batch.extra\['texts'\]: expected the 3 captions"):
         step(model, Batch(pixels(3), ids), step=0, gather=LOCAL)

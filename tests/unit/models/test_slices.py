@@ -20,7 +20,8 @@ from tether.data.study_metadata import facts_of
 from tether.losses import OBJECTIVES
 from tether.models import create
 from tether.models.volume_encoder import SliceStackEncoder
-from tether.train.steps.contrastive import ContrastiveStep, PairForward
+from tether.train.steps.module import StepModule
+from tether.train.steps.presets import ContrastiveStep
 
 
 @pytest.fixture(scope="module", params=list(ENCODERS))
@@ -143,6 +144,6 @@ def test_a_table_of_studies_trains_with_them(tmp_path, name):
     assert batch.extra["findings"].shape == (6, 2)
     assert {"study", "patient"} <= batch.extra.keys()
     step = ContrastiveStep(OBJECTIVES[name](), steps=2, seed=0)
-    loss = step(PairForward(model), batch, step=0, gather=LOCAL)
+    loss = step(StepModule(model), batch, step=0, gather=LOCAL)
     loss.total.backward()
     assert loss.total.isfinite()

@@ -18,7 +18,7 @@ from tether.train import compare, load_config, train
 from tether.train.checkpoints import list_checkpoints
 from tether.train.claim import check_recorded
 from tether.train.metrics_log import Logbook, read_metrics
-from tether.train.run import read_result
+from tether.train.result import read_result
 from tether.train.seal import KEY, sealed
 
 

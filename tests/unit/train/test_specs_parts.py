@@ -17,8 +17,8 @@ from tether.data.segments import draw_triplet, growing, split_caption
 from tether.evaluate.specs import SpecsIncrements, SpecsScore, increment_rates, specs_score
 from tether.losses import ClipLoss, SpecsLoss, clip_loss
 from tether.models import create
-from tether.train.steps.contrastive import PairForward
-from tether.train.steps.specs import SpecsStep
+from tether.train.steps.module import StepModule
+from tether.train.steps.presets import SpecsStep
 
 NAMES = ("caption", "base", "detail", "neg")
 LONG = "There are two things: a red star and a blue ring. Everything is on sand. The red star is large."
@@ -281,10 +281,10 @@ class TestMeasures:
 
 
 class TestStep:
-    def model(self, context: int = 48) -> PairForward:
-        return PairForward(create("tiny", context=context))
+    def model(self, context: int = 48) -> StepModule:
+        return StepModule(create("tiny", context=context))
 
-    def batch(self, model: PairForward, texts: list[str]) -> Batch:
+    def batch(self, model: StepModule, texts: list[str]) -> Batch:
         pixels = torch.randint(0, 256, (len(texts), 3, 32, 32), dtype=torch.uint8)
         return Batch(pixels, model.model.tokenizer(texts), {"texts": texts})
 

@@ -4,8 +4,10 @@ import torch
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Loss
+from tether.losses import ClipLoss
 from tether.models import create
-from tether.train.steps.contrastive import ContrastiveStep, PairForward, encoded
+from tether.train.steps.module import StepModule
+from tether.train.steps.presets import ContrastiveStep
 
 
 class Spy:
@@ -16,12 +18,6 @@ class Spy:
         return Loss(out.image.pooled.sum())
 
 
-class Recorder(PairForward):
-    def forward(self, image, text, keep=None):
-        self.keep = keep
-        return super().forward(image, text, keep)
-
-
 def batch(rows: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (rows, 3, 32, 32), dtype=torch.uint8, generator=generator)
@@ -29,10 +25,10 @@ def batch(rows: int) -> Batch:
 
 
 def choose(step: int, *, gather: Gather = LOCAL, rows: int = 4, **settings):
-    model = Recorder(create("tiny"))
     part = ContrastiveStep(Spy(), steps=10, seed=3, **settings)
-    part(model, batch(rows), step=step, gather=gather)
-    return model.keep
+    seen = part.views["image"].rows(StepModule(create("tiny")), batch(rows), step=step, gather=gather)
+    assert seen is not None
+    return seen.keep
 
 
 def test_all_patches_are_seen_unless_asked_otherwise():
@@ -66,16 +62,16 @@ def test_shares_out_of_range_are_refused(settings):
 
 def test_a_micro_batch_of_none_is_refused():
     with pytest.raises(InputError, match="micro_batch"):
-        PairForward(create("tiny"), micro_batch=0)
+        StepModule(create("tiny"), micro_batch=0)
 
 
 def test_micro_batches_give_the_gradients_of_the_whole_batch():
     gradients = []
     for size in (None, 3):
         model = create("tiny").double()
-        pair = PairForward(model, micro_batch=size)
-        out = encoded(pair(batch(7).image.double() / 255, batch(7).text))
-        (out.image.pooled @ out.text.pooled.T * out.logit_scale).logsumexp(1).sum().backward()
+        pair = StepModule(model, micro_batch=size)
+        rows = Batch(batch(7).image.double() / 255, batch(7).text)
+        ContrastiveStep(ClipLoss(), steps=2, seed=0)(pair, rows, step=0, gather=LOCAL).total.backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-10, atol=1e-12), name

@@ -14,6 +14,7 @@ from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.frozen import frozen_copy
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.geometry import geometry_of
 from tether.core.ranges import Count, Decay, Positive, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.models.dual import Clip
@@ -22,7 +23,7 @@ from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.schedules import Constant
-from tether.train.steps.contrastive import PairForward, encoded
+from tether.train.steps.module import StepModule, ViewRows, loss_inside
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-6, 0.1  # released config/01_post-pre-training/clip-refine.yaml
 _ADAM: Mapping[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # torch's defaults, which the release uses
@@ -63,8 +64,13 @@ class RefineStep:
         self.loss, self.teacher, self._steps, self._decay = loss, teacher, steps, decay
 
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """The loss of a batch; ``model`` is a (wrapped) PairForward."""
-        student = encoded(model(batch.image, batch.text))
+        """The loss of a batch; ``model`` is a (wrapped) StepModule."""
+        return loss_inside(model, self._loss, batch, step=step, gather=gather)
+
+    def _loss(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        views = {"image": ViewRows("image", batch.image), "text": ViewRows("text", batch.text)}
+        (image, text), model = module.encode(views)[0].values(), module.model
+        student = Encoded(image, text, model.logit_scale, model.logit_bias, geometry=geometry_of(model))
         old = None
         if self.teacher is not None:
             with torch.no_grad(), torch.autocast(batch.image.device.type, enabled=False):
@@ -155,7 +161,7 @@ def refine_(
     player = Player(step, optimizer, named, Constant(), NoClip())
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     cast = Precision(model.logit_scale.device, dtype)
-    forward, modes = PairForward(model, micro_batch=micro_batch), [(part, part.training) for part in model.modules()]
+    forward, modes = StepModule(model, micro_batch=micro_batch), [(part, part.training) for part in model.modules()]
     lengths: list[Tensor] = []
 
     def look(report: StepReport) -> None:

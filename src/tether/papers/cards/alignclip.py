@@ -30,7 +30,7 @@ CARD = Card(
         "tether.losses.align_clip.AlignClipLoss",
         "tether.losses.align_clip.align_clip_loss",
         "tether.models.shared.share_",
-        "tether.train.steps.caption_similarity.SemanticStep",
+        "tether.train.steps.presets.SemanticStep",
     ),
     needs=("pairs", "an encoder of captions, or their words"),
     gives="A CLIP with half the transformer weights whose images and texts lie closer together.",

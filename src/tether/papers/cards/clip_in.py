@@ -28,7 +28,7 @@ CARD = Card(
         "tether.models.blocks.rotary.RotaryEmbedding",
         "tether.models.rotary_text.to_rotary",
         "tether.adapt.distill.text.distil_text",
-        "tether.train.steps.clip_in.ClipInStep",
+        "tether.train.steps.presets.ClipInStep",
         "tether.data.paired_loader.SideBySide",
     ),
     needs=("pictures with an edit of each and a caption for both", "long captions, if texts beyond the context matter"),

@@ -106,7 +106,7 @@ def fit(scenes: DetailScenes, lab: Lab, *, setting: Setting, entailment_weight: 
     from tether.losses import GeometryLoss
     from tether.models import create
     from tether.papers.testbeds.in_memory import fit_rows
-    from tether.train.steps.contrastive import ContrastiveStep
+    from tether.train.steps.presets import ContrastiveStep
 
     model = create(
         "tiny",

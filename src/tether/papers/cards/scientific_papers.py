@@ -146,7 +146,7 @@ def _train_(model: Clip, lab: Lab, pixels: Tensor, tokens: Tensor) -> None:
     from tether.core.types import Batch
     from tether.losses import ClipLoss
     from tether.papers.testbeds.in_memory import fit_rows
-    from tether.train.steps.contrastive import ContrastiveStep
+    from tether.train.steps.presets import ContrastiveStep
 
     steps = lab.steps(STEPS)
 

@@ -30,7 +30,7 @@ CARD = Card(
     parts=(
         "tether.models.blocks.mirror_gate.MirrorGate",
         "tether.models.blocks.gate_controller.GateController",
-        "tether.train.steps.skip_middle.SkipMiddleStep",
+        "tether.train.steps.presets.SkipMiddleStep",
     ),
     needs=("pairs", "a model trained from the start"),
     gives="Gates that let each token leave out central layers, held to a share that you choose.",

@@ -28,7 +28,7 @@ CARD = Card(
     room="losses",
     parts=(
         "tether.losses.specs.SpecsLoss",
-        "tether.train.steps.specs.SpecsStep",
+        "tether.train.steps.presets.SpecsStep",
         "tether.data.segments.split_caption",
         "tether.data.segments.draw_triplet",
         "tether.evaluate.specs.specs_score",
@@ -69,8 +69,7 @@ def reproduce(lab: Lab) -> Trial:
     from tether.losses import ClipLoss
     from tether.models import create
     from tether.papers.testbeds.details import detail_scenes
-    from tether.train.steps.contrastive import ContrastiveStep
-    from tether.train.steps.specs import SpecsStep
+    from tether.train.steps.presets import ContrastiveStep, SpecsStep
 
     train = detail_scenes(lab, split="train", rows=lab.steps(ROWS, 64))
     test = detail_scenes(lab, split="test", rows=lab.steps(HELD_OUT, 16))

@@ -25,7 +25,7 @@ CARD = Card(
         "tether.losses.triplet_clip.triplet_clip_loss",
         "tether.losses.neg_clip.NegClipLoss",
         "tether.losses.hard_negatives.hard_info_nce",
-        "tether.train.steps.hard_negatives.HardNegativeStep",
+        "tether.train.steps.presets.HardNegativeStep",
         "tether.data.sets.scenes.twins.SceneTwins",
     ),
     needs=("pairs", "for each a caption that is nearly right, and a picture that shows it"),

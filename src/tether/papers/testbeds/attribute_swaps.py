@@ -23,8 +23,7 @@ from tether.models.embed import encode_images
 from tether.models.tokenizer import ClipTokenizer
 from tether.optim.clip import NoClip
 from tether.papers.testbeds.in_memory import fit_batches
-from tether.train.steps.contrastive import ContrastiveStep
-from tether.train.steps.hard_negatives import HardNegativeStep
+from tether.train.steps.presets import ContrastiveStep, HardNegativeStep
 
 SIDE, CONTEXT = 32, 16
 QUADRUPLES, HELD_OUT = 2500, 400

@@ -28,7 +28,7 @@ from tether.models.presets import create
 from tether.models.save import save
 from tether.papers.reproduction.model_cache import cached_model
 from tether.papers.testbeds.in_memory import fit_batches
-from tether.train.steps.contrastive import ContrastiveStep
+from tether.train.steps.presets import ContrastiveStep
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,7 +29,7 @@ from tether.models.save import save
 from tether.papers.reproduction.model_cache import cached_model
 from tether.papers.testbeds.in_memory import fit_rows
 from tether.tasks.safety.prompt_classifier import INIT_TEXTS
-from tether.train.steps.contrastive import ContrastiveStep
+from tether.train.steps.presets import ContrastiveStep
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab

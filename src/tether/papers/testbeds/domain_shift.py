@@ -19,7 +19,7 @@ from tether.losses import ClipLoss
 from tether.models import Clip, create
 from tether.models.embed import encode_images
 from tether.papers.testbeds.in_memory import fit_batches
-from tether.train.steps.contrastive import ContrastiveStep
+from tether.train.steps.presets import ContrastiveStep
 
 IMAGE_SIZE = 32
 CLASSES: tuple[str, ...] = tuple(

@@ -21,7 +21,7 @@ from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.presets import create
 from tether.papers.testbeds.in_memory import fit_rows
-from tether.train.steps.contrastive import ContrastiveStep
+from tether.train.steps.presets import ContrastiveStep
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab

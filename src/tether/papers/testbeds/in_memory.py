@@ -13,7 +13,7 @@ from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
 from tether.train.loop import Player, Precision, fit
 from tether.train.schedules import Cosine
-from tether.train.steps.contrastive import PairForward
+from tether.train.steps.module import StepModule
 
 if TYPE_CHECKING:
     from tether.core.protocols import GradClipper, Step
@@ -53,7 +53,7 @@ def fit_rows(
     Returns:
         The model.
     """
-    forward = PairForward(model.train())
+    forward = StepModule(model.train())
     optimizer = torch.optim.AdamW(
         parameter_groups(model, weight_decay=weight_decay), lr=learning_rate, betas=BETAS, fused=True
     )
@@ -103,7 +103,7 @@ def fit_batches(
         group["initial_lr"] = learning_rate
     player = Player(step, optimizer, list(model.named_parameters()), Cosine(warmup=warmup), clipper or GlobalNorm())
     fit(
-        PairForward(model.train()),
+        StepModule(model.train()),
         [player],
         batches,
         start=0,

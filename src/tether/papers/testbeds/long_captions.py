@@ -23,7 +23,7 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.rotary_text import to_rotary
 from tether.models.tokenizer import TextCutWarning
 from tether.papers.testbeds.attribute_swaps import SIDE, WORLD, quadruples, run
-from tether.train.steps.clip_in import LONG_IMAGE, LONG_TEXT, ClipInStep
+from tether.train.steps.presets import ClipInStep
 
 PLACES = ("paper", "grass", "wood", "stone")
 DETAILS = 4
@@ -122,7 +122,7 @@ def _train(model: Clip, *, steps: int, batch: int, count: int, seed: int) -> Non
             rows = torch.randperm(len(data), generator=generator)[:batch]
             far = torch.randperm(len(texts), generator=generator)[:batch]
             twins = {"negative_image": data.pixels[rows + len(data)], "negative_text": data.tokens[rows + len(data)]}
-            more = {LONG_IMAGE: pixels[far], LONG_TEXT: tokens[far]}
+            more = {"long_image": pixels[far], "long_text": tokens[far]}
             yield Batch(data.pixels[rows], data.tokens[rows], {**twins, **more})
 
     run(model, ClipInStep(SymmetricHardNegativeLoss(), steps=steps, seed=seed), batches(), steps=steps)

@@ -20,7 +20,7 @@ from tether.losses import ClipLoss
 from tether.models import Clip, create
 from tether.models.embed import encode_images, encode_texts
 from tether.papers.testbeds.attribute_swaps import run
-from tether.train.steps.contrastive import ContrastiveStep
+from tether.train.steps.presets import ContrastiveStep
 
 SIDE, CONTEXT, BATCH = 32, 40, 64
 WORLD = World(

@@ -25,7 +25,8 @@ from tether.data.sets.scenes.render import render
 from tether.models import create
 from tether.models.dual import Clip
 from tether.papers.testbeds.attribute_swaps import run
-from tether.train.steps.contrastive import ContrastiveStep, Want
+from tether.train.steps.module import Want
+from tether.train.steps.presets import ContrastiveStep
 
 FINDINGS = KINDS
 CHANCE = 0.08

@@ -19,7 +19,7 @@ from tether.losses import ClipLoss
 from tether.models import Clip, create
 from tether.models.embed import encode_images, encode_texts
 from tether.papers.testbeds.in_memory import fit_batches
-from tether.train.steps.contrastive import ContrastiveStep
+from tether.train.steps.presets import ContrastiveStep
 
 SIDE, PATCH, CONTEXT = 64, 16, 16
 COLOURS = ("red", "orange", "green", "turquoise", "blue")

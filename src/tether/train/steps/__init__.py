@@ -5,31 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.protocols import Step
-from tether.train.steps.caption_similarity import SemanticStep
-from tether.train.steps.clip_in import ClipInStep
-from tether.train.steps.contrastive import ContrastiveStep, PairForward, patch_count
-from tether.train.steps.hard_negatives import HardNegativeStep
-from tether.train.steps.skip_middle import SkipMiddleStep
-from tether.train.steps.specs import SpecsStep
+from tether.train.steps.composed import ComposedStep
+from tether.train.steps.module import StepModule, ViewRows, loss_inside
+from tether.train.steps.presets import (
+    ClipInStep,
+    ContrastiveStep,
+    HardNegativeStep,
+    SemanticStep,
+    SkipMiddleStep,
+    SpecsStep,
+)
 
 __all__ = [
     "STEPS",
     "ClipInStep",
+    "ComposedStep",
     "ContrastiveStep",
     "HardNegativeStep",
-    "PairForward",
     "SemanticStep",
     "SkipMiddleStep",
     "SpecsStep",
-    "patch_count",
+    "StepModule",
+    "ViewRows",
+    "loss_inside",
 ]
 
 STEPS: Mapping[str, type[Step]] = {
     "clip_in": ClipInStep,
+    "composed": ComposedStep,
     "contrastive": ContrastiveStep,
     "hard_negatives": HardNegativeStep,
     "semantic": SemanticStep,
     "skip_middle": SkipMiddleStep,
     "specs": SpecsStep,
 }
-"""Steps by name."""
+"""Steps by name; one without a name is ``composed``."""

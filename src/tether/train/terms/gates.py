@@ -1,23 +1,22 @@
-"""Contrastive training of towers whose gates are held to a target."""
+"""The penalty that holds the gates of towers to a target."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import Gather
-from tether.core.protocols import Objective
-from tether.core.types import Batch, Loss
+from tether.core.types import Loss
 from tether.models.blocks.gate_controller import GateController, Rule
 from tether.models.blocks.mirror_gate import moments
-from tether.train.steps.contrastive import ContrastiveStep
+from tether.train.terms.term import Seen, Term
 
 
-class SkipMiddleStep:
-    """The contrastive step plus the gates' penalty (arXiv 2506.21103), for models with ``gate: mirror`` in a tower.
+class GatePenalty(Term):
+    """The gates' penalty (arXiv 2506.21103), for models with ``gate: mirror`` in a tower, over all that was encoded.
 
     Each gated tower has a controller of its own. What a step measured, over all its batches and all processes, moves
     the controllers when the next step begins, so the penalty is constant within one.
@@ -25,40 +24,35 @@ class SkipMiddleStep:
 
     def __init__(
         self,
-        objective: Objective,
         *,
-        steps: int,
-        seed: int,
         start: float = 1.0,
         end: float = 0.5,
         rule: Rule = "proportional",
         gain: float = 1e-3,
         dead_zone: float = 0.01,
-        keep_patches: float = 1.0,
-        full_last: float = 0.0,
     ) -> None:
-        """Args: the loss, what the gates are held to, and how much of a picture is seen.
+        """Take what the gates are held to.
 
-        objective: the loss.
-        steps: length of the run.
-        seed: see ``ContrastiveStep``.
-        start: target of the outermost layers' mean gate.
-        end: target of the middle layers'.
-        rule: see ``GateController``.
-        gain: see ``GateController``; the paper's 1e-3 is for runs of ten thousand steps and more.
-        dead_zone: see ``GateController``.
-        keep_patches: see ``ContrastiveStep``.
-        full_last: see ``ContrastiveStep``.
+        Args:
+            start: target of the outermost layers' mean gate.
+            end: target of the middle layers'.
+            rule: see ``GateController``.
+            gain: see ``GateController``; the paper's 1e-3 is for runs of ten thousand steps and more.
+            dead_zone: see ``GateController``.
         """
-        self.inner = ContrastiveStep(objective, steps=steps, seed=seed, keep_patches=keep_patches, full_last=full_last)
         self._start, self._end, self._rule, self._gain, self._dead_zone = start, end, rule, gain, dead_zone
         self._controller(2)  # refuses settings out of range now, not at the first batch
         self.controllers: dict[str, GateController] = {}
         self._measured: dict[str, Tensor] = {}
         self._measured_at = -1
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """See core.protocols.Step; ``model`` is a (wrapped) PairForward.
+    @property
+    def views(self) -> Mapping[str, str]:
+        """See Term; it looks at no view, but at what the towers tell of all of them."""
+        return {}
+
+    def __call__(self, seen: Seen, *, step: int, gather: Gather) -> Sequence[Loss]:
+        """See Term.
 
         Raises:
             InputError: a model without a gate.
@@ -67,25 +61,19 @@ class SkipMiddleStep:
             for side, measured in self._measured.items():
                 self.controllers[side].update(*moments(measured))
             self._measured, self._measured_at = {}, step
-        out = self.inner.encode(model, batch, step=step, gather=gather)
-        loss = self.inner.objective_at(step)(out, batch, gather=gather)
-        total, terms = loss.total, dict(loss.terms)
-        tallies = {
-            side: gather(features.extra["gates"][None]).sum(0)
-            for side, features in (("image", out.image), ("text", out.text))
-            if "gates" in features.extra
-        }
+        tallies = {side: gather(extra["gates"][None]).sum(0) for side, extra in seen.extra.items() if "gates" in extra}
         if not tallies:
-            raise InputError("step skip_middle: no tower has a gate; set model: {vision: {gate: mirror}}, text or both")
+            raise InputError("gates: no tower has a gate; set model: {vision: {gate: mirror}}, text or both")
+        losses = []
         for side, tallied in tallies.items():
             if side not in self.controllers:
                 self.controllers[side] = self._controller(len(tallied))
             mean, variance = moments(tallied)
             penalty = self.controllers[side].penalty_of(mean, variance)
-            total = total + penalty
-            terms |= {f"{side}_gate_penalty": penalty.detach(), f"{side}_gate": mean.detach().mean()}
+            terms = {f"{side}_gate_penalty": penalty.detach(), f"{side}_gate": mean.detach().mean()}
+            losses.append(Loss(penalty, terms))
             self._measured[side] = self._measured.get(side, 0) + tallied.detach()
-        return Loss(total, terms)
+        return losses
 
     def state_dict(self) -> dict[str, Any]:
         """The controllers, and what the last step measured."""
@@ -105,10 +93,5 @@ class SkipMiddleStep:
 
     def _controller(self, depth: int) -> GateController:
         return GateController(
-            depth,
-            start=self._start,
-            end=self._end,
-            rule=self._rule,
-            gain=self._gain,
-            dead_zone=self._dead_zone,
+            depth, start=self._start, end=self._end, rule=self._rule, gain=self._gain, dead_zone=self._dead_zone
         )

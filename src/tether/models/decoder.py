@@ -1,0 +1,77 @@
+"""A small text decoder that tells a caption from an embedding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tether.models.blocks.block import TransformerBlock
+from tether.models.blocks.layers import Linear
+from tether.models.blocks.options import BlockConfig
+from tether.models.vision.tower import initialise_block_
+
+_AT_ONCE = 1024  # tokens whose logits are held at once, for a vocabulary is large
+
+
+class CausalDecoder(nn.Module):
+    """A causal transformer whose first token is an embedding and whose others are the caption's own."""
+
+    def __init__(
+        self,
+        *,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        dim: int,
+        vocabulary: int,
+        context: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Build it, with weights drawn from the generator.
+
+        Args:
+            width: channels of the token stream.
+            layers: number of blocks.
+            heads: attention heads; must divide the width.
+            dim: of the embeddings.
+            vocabulary: number of token ids.
+            context: longest text in tokens.
+            generator: of the weights.
+        """
+        super().__init__()
+        self.prefix = Linear(dim, width, bias=False)
+        self.token = nn.Parameter(torch.empty(vocabulary, width))
+        self.position = nn.Parameter(torch.empty(context, width))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, heads=heads, hidden=4 * width, config=BlockConfig()) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.prefix.weight, std=dim**-0.5, generator=generator)
+        nn.init.normal_(self.token, std=0.02, generator=generator)
+        nn.init.normal_(self.position, std=0.01, generator=generator)
+        for block in self.blocks:
+            initialise_block_(block, layers=layers, generator=generator)
+
+    def forward(self, embedding: Float[Tensor, "b d"], text: Int[Tensor, "b l"]) -> Float[Tensor, ""]:
+        """Sum over all tokens after the first of their negative log-likelihood in nats; 0 is padding.
+
+        Args:
+            embedding: what is told, of any length.
+            text: token ids as the tokenizer gives them.
+        """
+        told = F.embedding(text[:, :-1], self.token) + self.position[: text.shape[1] - 1]
+        x = torch.cat([self.prefix(embedding)[:, None].to(told.dtype), told], dim=1)
+        for block in self.blocks:
+            x = block(x, causal=True)
+        rows, wanted = self.norm(x)[:, 1:].flatten(0, 1), text[:, 1:].flatten()
+        parts = [
+            checkpoint(self._surprise, *part, use_reentrant=False)
+            for part in zip(rows.split(_AT_ONCE), wanted.split(_AT_ONCE), strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+    def _surprise(self, rows: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy((rows @ self.token.T).float(), wanted, ignore_index=0, reduction="sum")

@@ -1,0 +1,199 @@
+"""A training step made of views and terms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tether.core.component import build, closest
+from tether.core.errors import InputError
+from tether.core.gather import Gather
+from tether.core.geometry import geometry_of
+from tether.core.hash_rng import hash_int
+from tether.core.protocols import DualEncoder, Objective, Stateful
+from tether.core.types import Batch, Loss
+from tether.models.decoder import CausalDecoder
+from tether.train.steps.module import StepModule, loss_inside
+from tether.train.steps.teachers import WORDS, Teachers
+from tether.train.steps.views import MODEL, VIEWS, View
+from tether.train.terms import TERMS, ObjectiveTerm, Seen, SeenView, Term
+from tether.train.terms.objective import ROLES
+
+OWN = "objective"
+"""Name of the term that is the run's objective."""
+HEADS: Mapping[str, type[nn.Module]] = {"causal_decoder": CausalDecoder}
+"""Trainable modules that terms may call, by name."""
+_ABOUT_MODEL = ("dim", "vocabulary", "context", "generator")
+
+Spec = str | dict[str, Any]
+
+
+class ComposedStep:
+    """Everything that a step encodes, and everything that its loss is the sum of.
+
+    ``views`` are encoded in one forward, those of equal shape in one batch; ``terms`` are an objective over some of
+    them, or another of ``TERMS``; ``heads`` are modules that terms call, which are trained and saved with the run and
+    are no part of the model. It is a ``core.protocols.Step``; the steps of other names are settings of it.
+
+    Attributes:
+        views: by name.
+        terms: by the name they have in the log, each with its weight.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        steps: int,
+        seed: int,
+        views: dict[str, dict[str, Any]] | None = None,
+        terms: list[Spec] | None = None,
+        heads: dict[str, Spec] | None = None,
+    ) -> None:
+        """Read what the step is made of.
+
+        Args:
+            objective: the run's objective; the term ``objective`` is this one.
+            steps: length of the run.
+            seed: of all chance.
+            views: settings of ``ImageView`` and ``TextView`` by name; a name that is a source needs none. None has
+                ``image`` and ``text``.
+            terms: parts of ``TERMS`` or ``OBJECTIVES``, or ``objective``; each may have a ``weight`` and, under ``as``,
+                a name in the log. An objective is told its views: ``image``, ``text``, ``negative_image``,
+                ``negative_text``, and ``extra``. None has the objective alone.
+            heads: parts of ``HEADS`` by name.
+
+        Raises:
+            InputError: a view or head that nobody uses, or that a term names and there is not.
+        """
+        given = {"image": {}, "text": {}} if views is None else views
+        self.views = {name: _view(name, settings, steps=steps, seed=seed) for name, settings in given.items()}
+        self._heads, self._seed, self._teachers = dict(heads or {}), seed, Teachers()
+        specs: list[Spec] = [OWN] if terms is None else terms
+        named = [
+            _term(spec, objective, where=f"step: terms, entry {place}", steps=steps, seed=seed)
+            for place, spec in enumerate(specs)
+        ]
+        if not named:
+            raise InputError("step: terms: expected at least one")
+        self.terms = dict(zip(_numbered([name for name, _, _ in named]), [part[1:] for part in named], strict=True))
+        for kind, known in (("views", self.views), ("heads", self._heads)):
+            unused = set(known)
+            for label, (term, _) in self.terms.items():
+                for key, name in getattr(term, kind).items():
+                    if name not in known:
+                        raise InputError(
+                            f"step: term {label}: {key}: unknown name {name!r} among its {kind}; {closest(name, known)}"
+                        )
+                    if kind == "views" and self.views[name].optional and not key.startswith("negative"):
+                        raise InputError(
+                            f"step: term {label}: {key}: only hard negatives may be optional, not {name!r}"
+                        )
+                    unused.discard(name)
+            if unused:
+                raise InputError(f"step: {kind}: no term uses {', '.join(sorted(unused))}")
+
+    def new_heads(self, model: DualEncoder) -> dict[str, nn.Module]:
+        """The trainable modules of the terms, for the model that is trained; frozen encoders are loaded, too."""
+        for view in self.views.values():
+            if view.encoder not in (MODEL, WORDS):
+                self._teachers.load(view.encoder)
+        about = {"dim": model.dim, "vocabulary": model.tokenizer.vocab_size, "context": model.tokenizer.context_length}
+        found = {}
+        for name, spec in self._heads.items():
+            generator = torch.Generator().manual_seed(hash_int(name, seed=self._seed, salt="head") >> 1)
+            found[name] = build(spec, HEADS, where=f"step: heads: {name}", **about, generator=generator)
+        return found
+
+    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See core.protocols.Step; ``model`` is a (wrapped) StepModule.
+
+        Raises:
+            InputError: a batch that does not hold what a view is made of.
+        """
+        return loss_inside(model, self._loss, batch, step=step, gather=gather)
+
+    def _loss(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        seen = self._see(module, batch, step=step, gather=gather)
+        total: Tensor | None = None
+        logged: dict[str, Tensor] = {}
+        for label, (term, weight) in self.terms.items():
+            added = term(seen, step=step, gather=gather)
+            for loss in added:
+                part = loss.total if weight == 1 else weight * loss.total
+                total = part if total is None else total + part
+                logged |= {f"{label}.{name}" if name in logged else name: value for name, value in loss.terms.items()}
+            if len(self.terms) > 1:
+                logged[f"{label}.total" if label in logged else label] = torch.stack(
+                    [loss.total.detach() for loss in added]
+                ).sum()
+        assert total is not None  # there is a term
+        return Loss(total, logged)
+
+    def _see(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Seen:
+        """All views, from one look at the batch."""
+        found = {name: view.rows(module, batch, step=step, gather=gather) for name, view in self.views.items()}
+        rows = {name: one for name, one in found.items() if one is not None}
+        features, extra = module.encode({name: one for name, one in rows.items() if self.views[name].encoder == MODEL})
+        for name in rows.keys() - features.keys():
+            features[name] = self._teachers.read(self.views[name].encoder, rows[name], batch)
+        views = {name: SeenView(one.rows, features[name], one.about) for name, one in rows.items()}
+        model = module.model
+        heads = dict(module.heads.items())
+        return Seen(batch, views, extra, heads, model.logit_scale, model.logit_bias, geometry_of(model))
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of every term that has one."""
+        return {name: term.state_dict() for name, (term, _) in self.terms.items() if isinstance(term, Stateful)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of another instance of the same settings."""
+        for name, (term, _) in self.terms.items():
+            if isinstance(term, Stateful):
+                term.load_state_dict(state[name])
+
+
+def _view(name: str, settings: Mapping[str, Any], *, steps: int, seed: int) -> View:
+    source = settings.get("source", name)
+    first = source[0] if isinstance(source, Sequence) and not isinstance(source, str) and source else source
+    side = next((side for side in VIEWS if str(first).endswith(side)), None)
+    if side is None:
+        raise InputError(f"step: views: {name}: expected a source that ends in 'image' or 'text', got {source!r}")
+    spec = {"source": source, **settings}
+    return build({**spec, "name": side}, VIEWS, where=f"step: views: {name}", steps=steps, seed=seed, view=name)
+
+
+def _term(spec: Spec, objective: Objective, *, where: str, steps: int, seed: int) -> tuple[str, Term, float]:
+    """Its name in the log, the term, and its weight."""
+    from tether.losses import OBJECTIVES
+
+    values: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name, weight, known = values.get("name"), values.pop("weight", 1.0), {OWN, *OBJECTIVES, *TERMS}
+    if type(weight) not in (int, float) or not 0 <= weight < float("inf"):
+        raise InputError(f"{where}: weight: expected a finite number of at least 0, got {weight!r}")
+    if name not in known:
+        raise InputError(f"{where}: unknown term {name!r}; {closest(str(name), known)}")
+    label = str(values.pop("as", name))
+    if name in TERMS:
+        return label, build(values, TERMS, where=where), weight
+    roles = {key: values.pop(key) for key in ROLES if key in values}
+    if name != OWN:
+        objective = build(values, OBJECTIVES, where=where)
+    elif others := set(values) - {"name"}:
+        raise InputError(f"{where}: {', '.join(others)}: the run's objective has its settings under `objective`")
+    term = build({"name": OWN, **roles}, {OWN: ObjectiveTerm}, where=where, objective=objective, steps=steps, seed=seed)
+    return label, cast(Term, term), weight
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """The names in order; one that was there before gets a number."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return found

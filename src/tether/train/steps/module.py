@@ -1,0 +1,177 @@
+"""The module that a step trains: the model and what the terms learn, in the one forward that is wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tether.core.errors import InputError
+from tether.core.types import Features, Loss
+from tether.models.dense import dense_image, dense_text
+from tether.models.dual import Clip, Want
+from tether.models.wrapped_encoders import WrappedEncoder
+
+Side = Literal["image", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRows:
+    """What one view gives to the model.
+
+    Attributes:
+        side: the tower that reads it.
+        rows: (b, 3, h, w) images or (b, l) token ids.
+        keep: (b, k) the patches that are seen, or None for all.
+        want: ``tokens`` also asks for patches or words in the joint space, see ``models.dense``.
+        about: further tensors for the terms, by name.
+    """
+
+    side: Side
+    rows: Tensor
+    keep: Tensor | None = None
+    want: Want = "pooled"
+    about: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def batch_key(self) -> tuple[Any, ...]:
+        """Views of one key are encoded in one call; texts of any length are, for their padding can be cut again."""
+        if self.side == "text":
+            return "text", self.want
+        kept = None if self.keep is None else self.keep.shape[1]
+        return "image", self.want, self.rows.shape[1:], self.rows.dtype, kept
+
+
+class StepModule(nn.Module):
+    """A model and the modules that terms train, with one ``forward`` for DDP and FSDP2 to hook into.
+
+    ``forward`` runs a function on the module itself: whatever it encodes, and the loss it makes of that, happen inside
+    the wrapper.
+
+    With ``micro_batch`` the rows are encoded a slice at a time and only the embeddings are kept; the backward encodes
+    each slice again. The loss still sees the whole batch, so the result is that of the large batch with the activation
+    memory of a small one (the idea of GradCache, arXiv 2101.06983, by recomputation).
+
+    Attributes:
+        model: the encoder, the only part that is saved as a model.
+        heads: modules of the terms, by name.
+    """
+
+    def __init__(
+        self,
+        model: Clip | WrappedEncoder,
+        *,
+        micro_batch: int | None = None,
+        heads: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        """Args: model: the encoder. micro_batch: images encoded at once, or None for all. heads: see the class."""
+        super().__init__()
+        if micro_batch is not None and micro_batch < 1:
+            raise InputError(f"micro_batch: expected at least 1, got {micro_batch}")
+        self.model = model
+        self.heads = nn.ModuleDict(dict(heads or {}))
+        self.micro_batch = micro_batch
+
+    def forward(
+        self, make_loss: Callable[..., Loss], *arguments: Any, **keywords: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """``make_loss(self, ...)``, as a tuple: wrappers look for tensors in tuples and dictionaries only."""
+        loss = make_loss(self, *arguments, **keywords)
+        return loss.total, dict(loss.terms)
+
+    def encode(self, views: Mapping[str, ViewRows]) -> tuple[dict[str, Features], dict[str, dict[str, Tensor]]]:
+        """Features of every view, and for each side the towers' extras, summed over all its views."""
+        groups: dict[tuple[Any, ...], list[str]] = {}
+        for name, view in views.items():
+            groups.setdefault(view.batch_key, []).append(name)
+        joined = [_joined([views[name] for name in names]) for names in groups.values()]
+        found: dict[str, Features] = {}
+        extra: dict[str, dict[str, Tensor]] = {"image": {}, "text": {}}
+        for names, batch, features in zip(groups.values(), joined, self._encode(joined), strict=True):
+            sums = extra[batch.side]
+            for key, value in features.extra.items():
+                sums[key] = sums[key] + value if key in sums else value
+            found |= _apart(features, {name: len(views[name].rows) for name in names})
+        return found, extra
+
+    def _encode(self, batches: Sequence[ViewRows]) -> list[Features]:
+        images = [len(batch.rows) for batch in batches if batch.side == "image"]
+        most, size = max(images or [len(batch.rows) for batch in batches]), self.micro_batch
+        if size is None or size >= most:
+            return [self._tower(batch.side, batch.rows, batch.keep, batch.want) for batch in batches]
+        parts: list[list[Features]] = [[] for _ in batches]
+        for number in range(-(-most // size)):  # towers by turns, as the backward of shared towers adds up in order
+            for batch, done in zip(batches, parts, strict=True):
+                rows = size * -(-len(batch.rows) // most)
+                part = slice(number * rows, (number + 1) * rows)
+                if part.start >= len(batch.rows):
+                    continue
+                keep = None if batch.keep is None else batch.keep[part]
+                done.append(
+                    checkpoint(self._tower, batch.side, batch.rows[part], keep, batch.want, use_reentrant=False)
+                )
+        return [_whole(part) for part in parts]
+
+    def _tower(self, side: Side, rows: Tensor, keep: Tensor | None, want: Want) -> Features:
+        if want == "tokens":
+            return dense_image(self.model, rows, keep=keep) if side == "image" else dense_text(self.model, rows)
+        if side == "text":
+            return self.model.encode_text(rows)
+        if keep is None:
+            return self.model.encode_image(rows)
+        assert isinstance(self.model, Clip)  # checked when the patches were counted
+        return self.model.encode_image(rows, keep=keep)
+
+
+def trained_module(module: nn.Module) -> StepModule:
+    """The StepModule inside its wrapper."""
+    return next(inner for inner in module.modules() if isinstance(inner, StepModule))
+
+
+def loss_inside(module: nn.Module, make_loss: Callable[..., Loss], *arguments: Any, **keywords: Any) -> Loss:
+    """``make_loss(step_module, ...)``, run inside the forward of the (wrapped) StepModule."""
+    return Loss(*module(make_loss, *arguments, **keywords))
+
+
+def _joined(views: Sequence[ViewRows]) -> ViewRows:
+    """Views of one key below each other; texts get the length of the longest."""
+    first = views[0]
+    if len(views) == 1:
+        return first
+    keep = None if first.keep is None else torch.cat([view.keep for view in views if view.keep is not None])
+    rows = [view.rows for view in views]
+    return ViewRows(first.side, torch.cat(rows) if first.side == "image" else joined_texts(rows), keep, first.want)
+
+
+def joined_texts(texts: Sequence[Tensor]) -> Tensor:
+    """Token ids of several batches below each other, (sum of b, longest l), zero after the end tokens."""
+    width = max(text.shape[1] for text in texts)
+    return torch.cat([nn.functional.pad(text, (0, width - text.shape[1])) for text in texts])
+
+
+def _whole(parts: Sequence[Features]) -> Features:
+    """Slices of one batch: rows follow each other, extras add up."""
+
+    def cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        present = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(present) if present else None
+
+    extra = {name: torch.stack([part.extra[name] for part in parts]).sum(0) for name in parts[0].extra}
+    pooled = torch.cat([part.pooled for part in parts])
+    return Features(pooled, cat([part.tokens for part in parts]), cat([part.mask for part in parts]), extra)
+
+
+def _apart(features: Features, rows: Mapping[str, int]) -> dict[str, Features]:
+    """The features of each view of a batch; extras are sums over all of it and belong to none."""
+    if len(rows) == 1:
+        return {name: Features(features.pooled, features.tokens, features.mask) for name in rows}
+    found, start = {}, 0
+    for name, count in rows.items():
+        part = slice(start, start := start + count)
+        tokens, mask = (None if x is None else x[part] for x in (features.tokens, features.mask))
+        found[name] = Features(features.pooled[part], tokens, mask)
+    return found

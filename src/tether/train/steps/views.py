@@ -1,0 +1,260 @@
+"""Views: what of a batch is encoded, and how it looks to the model."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tether.core.component import build
+from tether.core.errors import InputError
+from tether.core.gather import Gather
+from tether.core.hash_rng import hash_int
+from tether.core.protocols import Tokenizer
+from tether.core.types import Batch
+from tether.models.dual import Clip, Want
+from tether.models.tokenizer import lengths
+from tether.train.steps.module import Side, StepModule, ViewRows
+from tether.train.steps.rewrites import REWRITES, Rewrite
+from tether.train.terms.term import LABELS
+
+MODEL = "model"
+"""The encoder that is trained."""
+
+
+class View(abc.ABC):
+    """One thing to encode.
+
+    Attributes:
+        source: names of what a batch holds; several are taken in turn, one each step.
+        side: the tower that reads it, told by the end of the source's name.
+        encoder: ``model``, or who else reads it, see ``Teachers``.
+        optional: left out where the batch does not have it.
+        times: rows for each row of the source.
+    """
+
+    side: Side
+    times = 1
+
+    def __init__(self, *, source: str | list[str], encoder: str, want: Want, optional: bool) -> None:
+        """Take the settings that all views have."""
+        self.source = [source] if isinstance(source, str) else list(source)
+        if not self.source or any(not name.endswith(self.side) for name in self.source):
+            raise InputError(f"source: expected names that end in {self.side!r}, got {source!r}")
+        if want not in ("pooled", "tokens"):
+            raise InputError(f"want: expected 'pooled' or 'tokens', got {want!r}")
+        self.encoder, self.optional = encoder, optional
+        self.want: Want = want
+
+    def rows(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> ViewRows | None:
+        """This process's rows at this step, or None for an optional view without a source.
+
+        Raises:
+            InputError: the batch does not hold the source.
+        """
+        source = self.source[step % len(self.source)]
+        found = getattr(batch, source) if source in ("image", "text") else batch.extra.get(source)
+        if found is None and self.optional:
+            return None
+        if not isinstance(found, Tensor):
+            raise InputError(
+                f"batch.extra: expected {source!r}, got {', '.join(batch.extra) or 'nothing'}; every row of the source "
+                "must have it in its meta, or tether.data.paired_loader bring it"
+            )
+        labels = batch.extra.get(LABELS.get(source, ""))
+        about = {"labels": labels} if isinstance(labels, Tensor) else {}
+        return self._seen(module, found, batch, about, step=step, gather=gather)
+
+    @abc.abstractmethod
+    def _seen(
+        self, module: StepModule, rows: Tensor, batch: Batch, about: dict[str, Tensor], *, step: int, gather: Gather
+    ) -> ViewRows: ...
+
+
+class ImageView(View):
+    """Images of a batch: whole, cut out at random, at another size, or only some of their patches.
+
+    Dropped patches never reach the projection, so half the patches cost about half the image tower (FLIP,
+    arXiv 2212.00794). A last stretch at full length closes the gap to test time.
+    """
+
+    side = "image"
+
+    def __init__(
+        self,
+        *,
+        source: str | list[str] = "image",
+        size: int | None = None,
+        crop: float = 1.0,
+        keep_patches: float = 1.0,
+        full_last: float = 0.0,
+        want: Want = "pooled",
+        encoder: str = MODEL,
+        optional: bool = False,
+        steps: int,
+        seed: int,
+        view: str,
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            source: ``image``, or a name in the batch's extra that ends in it, such as ``negative_image``; several are
+                taken in turn.
+            size: pixels of a side; None leaves the batch's.
+            crop: least side of a random square window, as a share of the image's, in (0, 1]; 1 is no window.
+            keep_patches: share of the patches that is kept, in (0, 1]; views of equally many rows keep the same ones.
+            full_last: last share of the run that sees every patch, in [0, 1].
+            want: ``tokens`` also gives the patches in the joint space.
+            encoder: ``model``, or the name of a frozen one for ``tether.load``.
+            optional: leave the view out where a batch has no such images.
+            steps: length of the run.
+            seed: of windows and patches, which depend on (seed, step) and not on the number of processes.
+            view: name of this one; windows of views with different names differ.
+        """
+        super().__init__(source=source, encoder=encoder, want=want, optional=optional)
+        if not 0 < keep_patches <= 1 or not 0 <= full_last <= 1 or not 0 < crop <= 1:
+            raise InputError(
+                "expected keep_patches in (0, 1], full_last in [0, 1] and crop in (0, 1], got "
+                f"{keep_patches}, {full_last}, {crop}"
+            )
+        if size is not None and size < 1:
+            raise InputError(f"size: expected at least 1 pixel, got {size}")
+        if encoder != MODEL and (keep_patches < 1 or want != "pooled"):
+            raise InputError(f"encoder: {encoder!r} sees whole images and gives pooled embeddings only")
+        self.size, self.crop, self.keep_patches, self.seed, self.name = size, crop, keep_patches, seed, view
+        self.full_from = round(steps * (1 - full_last))
+
+    def _seen(
+        self, module: StepModule, rows: Tensor, batch: Batch, about: dict[str, Tensor], *, step: int, gather: Gather
+    ) -> ViewRows:
+        size = (self.size, self.size) if self.size else tuple(rows.shape[2:])
+        with torch.autocast(rows.device.type, enabled=False):  # eight bits of a pixel are more than bfloat16 has
+            if self.crop < 1:
+                rows = self._window(rows, size, step=step, gather=gather)
+            elif size != tuple(rows.shape[2:]):
+                rows = _like(F.interpolate(rows.float(), size, mode="bicubic", antialias=True), rows.dtype)
+        keep = None
+        if self.keep_patches < 1 and step < self.full_from:
+            patches = patch_count(module)
+            generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
+            order = torch.rand(len(rows) * gather.world, patches, generator=generator).argsort(dim=1)
+            own = order[gather.rank * len(rows) : (gather.rank + 1) * len(rows), : self.patches_of(patches)]
+            keep = own.sort(dim=1).values.to(rows.device, non_blocking=True)
+        return ViewRows("image", rows, keep, self.want, about)
+
+    def _window(self, rows: Tensor, size: tuple[int, ...], *, step: int, gather: Gather) -> Tensor:
+        """A square window of each image, its side and its place drawn evenly."""
+        salt = f"window of {self.name}"
+        generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt=salt) >> 1)
+        drawn = torch.rand(len(rows) * gather.world, 3, generator=generator)
+        drawn = drawn[gather.rank * len(rows) : (gather.rank + 1) * len(rows)].to(rows.device, non_blocking=True)
+        side = self.crop + (1 - self.crop) * drawn[:, :1]
+        place = (1 - side) * (2 * drawn[:, 1:] - 1)
+        theta = torch.cat([side[:, :, None] * torch.eye(2, device=rows.device), place[:, :, None]], dim=2)
+        grid = F.affine_grid(theta, [len(rows), 3, *size], align_corners=False)
+        return _like(F.grid_sample(rows.float(), grid, padding_mode="border", align_corners=False), rows.dtype)
+
+    def patches_of(self, patches: int) -> int:
+        """How many of an image's patches are computed."""
+        return max(1, round(self.keep_patches * patches))
+
+
+class TextView(View):
+    """Captions of a batch: whole, cut, or in other words."""
+
+    side = "text"
+
+    def __init__(
+        self,
+        *,
+        source: str | list[str] = "text",
+        context: int | None = None,
+        rewrite: str | dict[str, Any] | None = None,
+        want: Want = "pooled",
+        encoder: str = MODEL,
+        optional: bool = False,
+        steps: int,
+        seed: int,
+        view: str,
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            source: ``text``, or a name in the batch's extra that ends in it, such as ``negative_text``; several are
+                taken in turn.
+            context: most tokens, the end token among them; None leaves what the loader gave.
+            rewrite: other texts made of the captions, one of ``REWRITES``.
+            want: ``tokens`` also gives the words in the joint space.
+            encoder: ``model``; the name of a frozen one for ``tether.load``; or ``words``, which counts tokens.
+            optional: leave the view out where a batch has no such texts.
+            steps: length of the run.
+            seed: of the rewriting.
+            view: name of this one.
+        """
+        super().__init__(source=source, encoder=encoder, want=want, optional=optional)
+        if context is not None and context < 2:
+            raise InputError(f"context: expected at least 2 tokens, got {context}")
+        if encoder != MODEL and want != "pooled":
+            raise InputError(f"encoder: {encoder!r} gives pooled embeddings only")
+        if (rewrite is not None or encoder != MODEL) and self.source != ["text"]:
+            raise InputError(f"source: rewriting and other encoders read the captions, 'text'; got {source!r}")
+        self.context = context
+        self.rewrite: Rewrite | None = None
+        if rewrite is not None:
+            self.rewrite = build(rewrite, REWRITES, where=f"view {view}: rewrite", steps=steps, seed=seed)
+            self.times = self.rewrite.times
+
+    def _seen(
+        self, module: StepModule, rows: Tensor, batch: Batch, about: dict[str, Tensor], *, step: int, gather: Gather
+    ) -> ViewRows:
+        if self.rewrite is not None:
+            tokenizer: Tokenizer = module.model.tokenizer
+            rows, about = self.rewrite(captions_of(batch), tokenizer, step=step, rank=gather.rank)
+            # All is made on the CPU, so that the accelerator is never waited for.
+            rows = rows.to(batch.text.device, non_blocking=True)
+            about = {key: value.to(batch.text.device, non_blocking=True) for key, value in about.items()}
+        if self.context is not None and rows.shape[1] > self.context:
+            end = rows.gather(1, lengths(rows)[:, None] - 1)
+            cut = rows[:, : self.context]
+            longer = rows[:, self.context :].ne(0).any(dim=1, keepdim=True)
+            rows = torch.cat([cut[:, :-1], torch.where(longer, end, cut[:, -1:])], dim=1)
+        return ViewRows("text", rows, None, self.want, about)
+
+
+VIEWS: Mapping[str, type[View]] = {"image": ImageView, "text": TextView}
+"""Kinds of views, by the side they are of."""
+
+
+def captions_of(batch: Batch) -> Sequence[str]:
+    """The captions of a batch as words.
+
+    Raises:
+        InputError: a batch that does not have them.
+    """
+    captions = batch.extra.get("texts")
+    if not isinstance(captions, Sequence) or len(captions) != len(batch.text):
+        raise InputError(
+            f"batch.extra['texts']: expected the {len(batch.text)} captions as words, as tether's loader gives them; "
+            f"got {captions!r}"
+        )
+    return [str(caption) for caption in captions]
+
+
+def patch_count(module: StepModule) -> int:
+    """Patches of one image in a tower of ours.
+
+    Raises:
+        InputError: the tower cannot drop patches (wrapped models).
+    """
+    if not isinstance(module.model, Clip):
+        raise InputError(f"keep_patches: {type(module.model).__name__} cannot drop patches; use keep_patches=1")
+    down, across = module.model.config.vision.grid
+    return down * across
+
+
+def _like(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.round().clamp(0, 255).to(dtype) if dtype == torch.uint8 else values.to(dtype)

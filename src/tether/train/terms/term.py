@@ -1,0 +1,75 @@
+"""What a term of a step's loss is, and what it sees."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tether.core.gather import Gather
+from tether.core.geometry import Geometry
+from tether.core.types import Batch, Features, Loss
+
+LABELS = {"text": "labels", "negative_text": "negative_labels"}
+"""Where a batch's extra holds the labels of its texts, equal where captions mean the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenView:
+    """One view after it was encoded.
+
+    Attributes:
+        rows: images or token ids, as the model saw them.
+        features: what came out; with gradient, unless a frozen encoder read it.
+        about: what else belongs to the rows, such as ``labels``, equal where captions mean the same.
+    """
+
+    rows: Tensor
+    features: Features
+    about: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the terms of one step are made of.
+
+    Attributes:
+        batch: as the loader gave it.
+        views: by name; an optional view that the batch does not have is missing.
+        extra: for each side what the model's tower tells besides, summed over all its views.
+        heads: trainable modules by name.
+        logit_scale: of the model, already exponentiated.
+        logit_bias: of the model, or None.
+        geometry: what the model compares embeddings with.
+    """
+
+    batch: Batch
+    views: Mapping[str, SeenView]
+    extra: Mapping[str, Mapping[str, Tensor]]
+    heads: Mapping[str, nn.Module]
+    logit_scale: Tensor
+    logit_bias: Tensor | None
+    geometry: Geometry
+
+
+class Term(abc.ABC):
+    """Something that is added to a step's loss.
+
+    One that learns by itself, without gradient, is a ``core.protocols.Stateful``.
+    """
+
+    @property
+    @abc.abstractmethod
+    def views(self) -> Mapping[str, str]:
+        """Names of the views it looks at, by the setting that names them."""
+
+    @property
+    def heads(self) -> Mapping[str, str]:
+        """Names of the modules it calls, by the setting that names them."""
+        return {}
+
+    @abc.abstractmethod
+    def __call__(self, seen: Seen, *, step: int, gather: Gather) -> Sequence[Loss]:
+        """What is added, one by one, over this process's rows; the mean over processes is that of the whole batch."""

@@ -1,0 +1,220 @@
+"""All parts of one stretch of a run: built from its settings, given the state of a checkpoint, and asked for theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tether.core.component import build, closest
+from tether.core.errors import InputError
+from tether.core.gather import Gather
+from tether.core.protocols import ModelEdit, Owning, Stateful
+from tether.data.loader import Loader
+from tether.models.load import fill
+from tether.train.checkpoints import Checkpoint
+from tether.train.ema import WeightAverage
+from tether.train.loop import Player, Precision
+from tether.train.parallel import choose_sharding, load_optimizer_tensors, optimizer_tensors, parallelise, whole
+from tether.train.parts import Encoder, build_edits, build_step, new_encoder, prune_vocabulary_
+from tether.train.run_files import BAD_ROWS
+from tether.train.schedules import SCHEDULES
+from tether.train.stages import Stretch
+from tether.train.steps import StepModule
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_HEADS = "heads."
+
+
+class Trainer:
+    """The model, its optimiser and its data for the steps of one stretch.
+
+    Attributes:
+        stretch: what it was built from.
+        encoder: the model.
+        forward: the (wrapped) module of the step.
+        player: step, optimiser, schedule and clipper.
+        loader: of the batches.
+        average: of the weights, or None.
+        precision: autocast and loss scale.
+    """
+
+    def __init__(
+        self,
+        plan: Sequence[Stretch],
+        number: int,
+        *,
+        checkpoint: Checkpoint | None,
+        folder: Path,
+        device: torch.device,
+        gather: Gather,
+        edits: Mapping[str, type[ModelEdit]],
+        make_loader: Callable[..., Loader],
+        where: str,
+    ) -> None:
+        """Build everything, and take over a checkpoint of this stretch, or of the last step of the one before.
+
+        Args:
+            plan: all stretches of the run.
+            number: the one to build.
+            checkpoint: where to go on, or None at the beginning.
+            folder: of the run.
+            device: to train on.
+            gather: rows of all processes.
+            edits: what the settings may name as ``edits``.
+            make_loader: gives the batches.
+            where: file of the settings, for messages.
+        """
+        from tether import data
+        from tether.data.augment import AUGMENTATIONS
+        from tether.data.captions import CAPTION_PICKS
+        from tether.optim import OPTIMIZERS, parameter_groups
+        from tether.optim.clip import CLIPPERS
+
+        self.stretch = stretch = plan[number]
+        crossing = number and checkpoint is not None and checkpoint.step == stretch.first
+        before = plan[number - 1] if crossing else stretch
+        self.config, self.device = stretch.config, device
+        config = stretch.config
+        self.edits = build_edits(config, edits, where=where)
+        self.encoder = self._new_encoder()
+        if checkpoint is not None:
+            fill(self.encoder, checkpoint.tensors.get("model", {}), where=checkpoint.where)
+        source = data.open_source(config.data, where=f"{where}: data")
+        if config.vocabulary == "used":
+            others = [one.config.data for one in plan if one.config.data != config.data]
+            prune_vocabulary_(
+                self.encoder, [source, *(data.open_source(one, where=f"{where}: data") for one in others)]
+            )
+        if config.logit_scale == "fixed":
+            self.encoder.freeze_logit_scale_()
+        step = build_step(config, where=where)
+        heads = step.new_heads(self.encoder) if isinstance(step, Owning) else {}
+        self.module = StepModule(self.encoder, micro_batch=config.micro_batch, heads=heads)
+        if checkpoint is not None and heads:
+            self._fill_heads(checkpoint.tensors.get("heads", {}))
+        averaged = {name for name, parameter in self._named() if parameter.requires_grad}
+        self._freeze(where=where)
+        self.module.to(device).train()
+        self.sharding = choose_sharding(config.sharding)
+        self.forward = parallelise(self.module, sharding=self.sharding, device=device)
+        named = [(name, parameter) for name, parameter in self._named() if parameter.requires_grad]
+        self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named}
+
+        groups = parameter_groups(self.module, weight_decay=config.weight_decay)
+        optimizer = build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", finite=True, params=groups)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"] * group.get("lr_scale", 1.0) * stretch.learning_rate
+        self.player = Player(
+            step=step,
+            optimizer=optimizer,
+            named_parameters=named,
+            schedule=build(config.schedule, SCHEDULES, where=f"{where}: schedule", finite=True),
+            clipper=build(config.clipper, CLIPPERS, where=f"{where}: clipper"),
+        )
+        self.loader = make_loader(
+            source,
+            batch_size=config.batch_size,
+            image_spec=self.encoder.image_spec,
+            tokenizer=self.encoder.tokenizer,
+            seed=config.seed,
+            rank=gather.rank,
+            world=gather.world,
+            workers=config.workers,
+            caption=build(config.caption, CAPTION_PICKS, where=f"{where}: caption"),
+            augment=build(config.augment, AUGMENTATIONS, where=f"{where}: augment") if config.augment else None,
+            on_bad=folder / BAD_ROWS,
+            strict=config.strict,
+        )
+        self.precision = Precision(device, _DTYPES[config.precision])
+        kept = [(name, parameter) for name, parameter in self._named() if name in averaged]
+        self.average = WeightAverage(kept, decay=config.ema) if config.ema else None
+        if checkpoint is not None:
+            try:
+                self._restore(checkpoint, before=before)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+                raise InputError(f"{checkpoint.where}: does not fit this run: {error}") from error
+
+    def checkpoint(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+        """Tensors by group, and plain state; every process must call it."""
+        tensors = {"model": self.model_tensors(), "optimizer": optimizer_tensors(self.player.optimizer, self.names)}
+        if len(self.module.heads):
+            tensors["heads"] = {name: whole(tensor) for name, tensor in self.module.heads.state_dict().items()}
+        if self.average is not None:
+            tensors["ema"] = self.average.tensors()
+        state = {
+            "data": self.loader.state_dict(),
+            "clipper": self.player.clipper.state_dict(),
+            "step": self.player.step.state_dict() if isinstance(self.player.step, Stateful) else {},
+            "scaler": self.precision.scaler.state_dict(),
+            "generator": torch.get_rng_state(),
+        }
+        return tensors, state
+
+    def whole_encoder(self) -> Encoder:
+        """The encoder itself, or a copy put together from its shards."""
+        if self.sharding != "fsdp2":
+            return self.encoder
+        encoder = self._new_encoder()
+        fill(encoder, self.model_tensors(), where="shards")
+        return encoder.to(self.device)
+
+    def model_tensors(self) -> dict[str, torch.Tensor]:
+        """The encoder's weights, whole, on the CPU."""
+        return {name: whole(tensor) for name, tensor in self.encoder.state_dict().items()}
+
+    def _new_encoder(self) -> Encoder:
+        encoder = new_encoder(self.config)
+        for edit in self.edits:
+            edit.apply_(encoder)
+        return encoder
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters; those of the model have its own names."""
+        yield from self.encoder.named_parameters()
+        yield from self.module.heads.named_parameters(prefix=_HEADS[:-1])
+
+    def _freeze(self, *, where: str) -> None:
+        """Let only those parameters learn that the settings name."""
+        patterns = self.config.trainable
+        if patterns is None:
+            return
+        names = [name for name, parameter in self._named() if parameter.requires_grad]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise InputError(f"{where}: trainable: no parameter is like {pattern!r}; {closest(pattern, names)}")
+        for name, parameter in self._named():
+            if not any(fnmatchcase(name, pattern) for pattern in patterns):
+                parameter.requires_grad_(False)
+
+    def _fill_heads(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over the heads of a checkpoint; one that it does not have stays as it was drawn."""
+        for name, head in self.module.heads.items():
+            prefix = f"{name}."
+            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            if own:
+                fill(head, own, where=f"head {name}")
+
+    def _restore(self, checkpoint: Checkpoint, *, before: Stretch) -> None:
+        """Take over a checkpoint that the stretch ``before`` has made: of what has changed since, nothing."""
+        state, tensors = checkpoint.state, checkpoint.tensors
+        kept = self.stretch.keeps
+        moments = tensors["optimizer"]
+        if not kept(before, "trainable", "step"):
+            known = set(self.names.values())
+            moments = {key: value for key, value in moments.items() if key.rpartition(".")[0] in known}
+        else:
+            self.player.clipper.load_state_dict(state["clipper"])
+        load_optimizer_tensors(self.player.optimizer, self.names, moments)
+        if self.average is not None:
+            self.average.load({**self.average.tensors(), **tensors["ema"]})
+        if kept(before, "data", "batch_size"):
+            self.loader.load_state_dict(state["data"])
+        if kept(before, "step", "objective") and isinstance(self.player.step, Stateful) and state.get("step"):
+            self.player.step.load_state_dict(state["step"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["generator"])
