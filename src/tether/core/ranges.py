@@ -34,6 +34,9 @@ Share = Annotated[float, Ge(0), Le(1)]
 Decay = Annotated[float, Ge(0), Lt(1)]
 """A weight of the past, or anything else that must stay below the whole."""
 
+Part = Annotated[float, Gt(0), Le(1)]
+"""A share that is not nothing."""
+
 Inner = Annotated[float, Gt(0), Lt(1)]
 """A number strictly between 0 and 1."""
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tether.core.ranges import Count, checked
 from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.layers import Linear
 from tether.models.blocks.options import BlockConfig
@@ -19,12 +20,13 @@ _AT_ONCE = 1024  # tokens whose logits are held at once, for a vocabulary is lar
 class CausalDecoder(nn.Module):
     """A causal transformer whose first token is an embedding and whose others are the caption's own."""
 
+    @checked
     def __init__(
         self,
         *,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
+        width: Count = 128,
+        layers: Count = 2,
+        heads: Count = 4,
         dim: int,
         vocabulary: int,
         context: int,

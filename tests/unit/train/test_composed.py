@@ -129,7 +129,7 @@ def test_every_preset_is_spelled_out_here():
         ({"views": {"image": {}, "words": {}}}, "words: expected a source that ends in 'image' or 'text'"),
         ({"views": {"image": {"source": ["image", "text"]}, "text": {}}}, "names that end in 'image'"),
         ({"views": {"image": {}, "text": {"optional": True}}}, "text: only hard negatives may be optional"),
-        ({"views": {"image": {"crop": 1.5}, "text": {}}}, "crop in"),
+        ({"views": {"image": {"crop": 1.5}, "text": {}}}, "crop: "),
         ({"views": {"image": {"encoder": "x", "keep_patches": 0.5}, "text": {}}}, "'x' sees whole images"),
         ({"views": {"image": {}, "text": {"rewrite": "growth"}}}, "did you mean 'growing'"),
         ({"views": {"image": {}, "text": {"source": "long_text", "rewrite": "growing"}}}, "read the captions"),

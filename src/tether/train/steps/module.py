@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.core.types import Features, Loss
 from tether.models.dense import dense_image, dense_text
 from tether.models.dual import Clip, Want
@@ -61,17 +61,16 @@ class StepModule(nn.Module):
         heads: modules of the terms, by name.
     """
 
+    @checked
     def __init__(
         self,
         model: Clip | WrappedEncoder,
         *,
-        micro_batch: int | None = None,
+        micro_batch: Count | None = None,
         heads: Mapping[str, nn.Module] | None = None,
     ) -> None:
         """Args: model: the encoder. micro_batch: images encoded at once, or None for all. heads: see the class."""
         super().__init__()
-        if micro_batch is not None and micro_batch < 1:
-            raise InputError(f"micro_batch: expected at least 1, got {micro_batch}")
         self.model = model
         self.heads = nn.ModuleDict(dict(heads or {}))
         self.micro_batch = micro_batch

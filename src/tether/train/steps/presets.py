@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tether.core.errors import InputError
 from tether.core.protocols import Objective
-from tether.losses.specs import SpecsLoss
+from tether.core.ranges import NonNegative, Part, Positive, Share, checked
 from tether.models.blocks.gate_controller import Rule
 from tether.models.dual import Want
 from tether.train.steps.composed import OWN, ComposedStep
@@ -18,14 +17,15 @@ _TWINS = {"negative_image": "negative_image", "negative_text": "negative_text"}
 class ContrastiveStep(ComposedStep):
     """Images and texts, and the run's objective on them; optionally only some of each image's patches."""
 
+    @checked
     def __init__(
         self,
         objective: Objective,
         *,
         steps: int,
         seed: int,
-        keep_patches: float = 1.0,
-        full_last: float = 0.0,
+        keep_patches: Part = 1.0,
+        full_last: Share = 0.0,
         want: Want = "pooled",
     ) -> None:
         """See ``ImageView``; ``want="tokens"`` also gives the objective patches and words in the joint space."""
@@ -42,6 +42,7 @@ class HardNegativeStep(ComposedStep):
     shows the same ones.
     """
 
+    @checked
     def __init__(
         self,
         objective: Objective,
@@ -49,8 +50,8 @@ class HardNegativeStep(ComposedStep):
         steps: int,
         seed: int,
         roles: Literal["together", "in_turn"] = "together",
-        keep_patches: float = 1.0,
-        full_last: float = 0.0,
+        keep_patches: Part = 1.0,
+        full_last: Share = 0.0,
     ) -> None:
         """See ``ImageView``, and who plays the positive.
 
@@ -63,12 +64,7 @@ class HardNegativeStep(ComposedStep):
                 and with the objective ``neg_clip`` TripletCLIP's two terms by turns.
             keep_patches: see ``ImageView``.
             full_last: see ``ImageView``.
-
-        Raises:
-            InputError: another word, or a value outside its range.
         """
-        if roles not in ("together", "in_turn"):
-            raise InputError(f"roles: expected 'together' or 'in_turn', got {roles!r}")
         seen = {"keep_patches": keep_patches, "full_last": full_last}
         views: dict[str, dict[str, Any]] = {
             "image": {**seen},
@@ -94,16 +90,17 @@ class ClipInStep(ComposedStep):
     (n, 3, h, w) and ``long_text`` (n, l): any number of pairs of another data set; ``data.side_by_side`` brings them.
     """
 
+    @checked
     def __init__(
         self,
         objective: Objective,
         *,
         steps: int,
         seed: int,
-        weight: float = 1.0,
+        weight: NonNegative = 1.0,
         duplicates: Literal["negatives", "positives"] = "negatives",
-        keep_patches: float = 1.0,
-        full_last: float = 0.0,
+        keep_patches: Part = 1.0,
+        full_last: Share = 0.0,
     ) -> None:
         """See ``ImageView``, and the loss on long captions.
 
@@ -111,7 +108,7 @@ class ClipInStep(ComposedStep):
             objective: of the quadruples; ``symmetric_negatives`` is the paper's.
             steps: length of the run.
             seed: of all chance.
-            weight: of CLIP's loss on the long captions (>= 0); the paper's value is not known.
+            weight: of CLIP's loss on the long captions; the paper's value is not known.
             duplicates: of long captions, see ``ClipLoss``; those of the quadruples are the objective's affair.
             keep_patches: see ``ImageView``.
             full_last: see ``ImageView``.
@@ -137,6 +134,7 @@ class SemanticStep(ComposedStep):
     as far as they share words.
     """
 
+    @checked
     def __init__(
         self,
         objective: Objective,
@@ -144,8 +142,8 @@ class SemanticStep(ComposedStep):
         steps: int,
         seed: int,
         encoder: str = WORDS,
-        keep_patches: float = 1.0,
-        full_last: float = 0.0,
+        keep_patches: Part = 1.0,
+        full_last: Share = 0.0,
     ) -> None:
         """See ``ImageView``; ``encoder`` is ``words`` or the name of a model for ``tether.load``."""
         super().__init__(
@@ -164,19 +162,20 @@ class SemanticStep(ComposedStep):
 class SkipMiddleStep(ComposedStep):
     """The contrastive step plus the gates' penalty (arXiv 2506.21103), for models with ``gate: mirror`` in a tower."""
 
+    @checked
     def __init__(
         self,
         objective: Objective,
         *,
         steps: int,
         seed: int,
-        start: float = 1.0,
-        end: float = 0.5,
+        start: Share = 1.0,
+        end: Share = 0.5,
         rule: Rule = "proportional",
-        gain: float = 1e-3,
-        dead_zone: float = 0.01,
-        keep_patches: float = 1.0,
-        full_last: float = 0.0,
+        gain: Positive = 1e-3,
+        dead_zone: NonNegative = 0.01,
+        keep_patches: Part = 1.0,
+        full_last: Share = 0.0,
     ) -> None:
         """See ``GatePenalty`` and ``ImageView``."""
         gates = {"name": "gates", "start": start, "end": end, "rule": rule, "gain": gain, "dead_zone": dead_zone}
@@ -197,22 +196,22 @@ class SpecsStep(ComposedStep):
     directions: text_to_image}``.
     """
 
+    @checked
     def __init__(
         self,
         objective: Objective,
         *,
         steps: int,
         seed: int,
-        lambda_contrast: float = 1.0,
-        lambda_detail: float = 8.0,
-        lambda_neg: float = 0.8,
-        margin: float | None = None,
-        shuffled_first: float = 0.9,
-        keep_patches: float = 1.0,
-        full_last: float = 0.0,
+        lambda_contrast: NonNegative = 1.0,
+        lambda_detail: NonNegative = 8.0,
+        lambda_neg: NonNegative = 0.8,
+        margin: NonNegative | None = None,
+        shuffled_first: Share = 0.9,
+        keep_patches: Part = 1.0,
+        full_last: Share = 0.0,
     ) -> None:
-        """See ``SpecsLoss``, ``GrowingDetails`` and ``ImageView``; ``lambda_contrast`` (>= 0) weighs the objective."""
-        SpecsLoss(lambda_contrast=lambda_contrast)  # refuses a weight out of range by its own name
+        """See ``SpecsLoss``, ``GrowingDetails`` and ``ImageView``; ``lambda_contrast`` weighs the objective."""
         growing = {"source": "text", "rewrite": {"name": "growing", "shuffled_first": shuffled_first}}
         details = {"name": "details", "lambda_detail": lambda_detail, "lambda_neg": lambda_neg, "margin": margin}
         super().__init__(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
+from tether.core.ranges import Count, Share, checked
 from tether.data.captions.sentences import sentences
 from tether.data.segments import Words, draw_triplet, split_caption
 from tether.train.steps.module import joined_texts
@@ -38,10 +38,9 @@ class FirstSentences:
 
     times = 1
 
-    def __init__(self, *, most: int = 1, steps: int, seed: int) -> None:
-        """Args: most: sentences that are left (>= 1). steps, seed: not used."""
-        if most < 1:
-            raise InputError(f"most: expected at least 1 sentence, got {most}")
+    @checked
+    def __init__(self, *, most: Count = 1, steps: int, seed: int) -> None:
+        """Args: most: sentences that are left. steps, seed: not used."""
         self.most = most
 
     def __call__(
@@ -61,17 +60,16 @@ class GrowingDetails:
 
     times = 3
 
-    def __init__(self, *, shuffled_first: float = 0.9, steps: int, seed: int) -> None:
+    @checked
+    def __init__(self, *, shuffled_first: Share = 0.9, steps: int, seed: int) -> None:
         """Take the settings.
 
         Args:
-            shuffled_first: first share of the run whose false details have their words shuffled, in [0, 1]; the rest
+            shuffled_first: first share of the run whose false details have their words shuffled; the rest
                 keeps them in order (released code).
             steps: length of the run.
             seed: of the cuts and false details, which depend on (seed, step, process).
         """
-        if not 0 <= shuffled_first <= 1:
-            raise InputError(f"shuffled_first: expected a share in [0, 1], got {shuffled_first!r}")
         self.kept_from, self.seed = round(steps * shuffled_first), seed
 
     def __call__(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from tether.core.component import build
@@ -15,6 +16,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
+from tether.core.ranges import Count, Part, Share, checked
 from tether.core.types import Batch
 from tether.models.dual import Clip, Want
 from tether.models.tokenizer import lengths
@@ -45,8 +47,6 @@ class View(abc.ABC):
         self.source = [source] if isinstance(source, str) else list(source)
         if not self.source or any(not name.endswith(self.side) for name in self.source):
             raise InputError(f"source: expected names that end in {self.side!r}, got {source!r}")
-        if want not in ("pooled", "tokens"):
-            raise InputError(f"want: expected 'pooled' or 'tokens', got {want!r}")
         self.encoder, self.optional = encoder, optional
         self.want: Want = want
 
@@ -84,14 +84,15 @@ class ImageView(View):
 
     side = "image"
 
+    @checked
     def __init__(
         self,
         *,
         source: str | list[str] = "image",
-        size: int | None = None,
-        crop: float = 1.0,
-        keep_patches: float = 1.0,
-        full_last: float = 0.0,
+        size: Count | None = None,
+        crop: Part = 1.0,
+        keep_patches: Part = 1.0,
+        full_last: Share = 0.0,
         want: Want = "pooled",
         encoder: str = MODEL,
         optional: bool = False,
@@ -105,9 +106,9 @@ class ImageView(View):
             source: ``image``, or a name in the batch's extra that ends in it, such as ``negative_image``; several are
                 taken in turn.
             size: pixels of a side; None leaves the batch's.
-            crop: least side of a random square window, as a share of the image's, in (0, 1]; 1 is no window.
-            keep_patches: share of the patches that is kept, in (0, 1]; views of equally many rows keep the same ones.
-            full_last: last share of the run that sees every patch, in [0, 1].
+            crop: least side of a random square window, as a share of the image's; 1 is no window.
+            keep_patches: share of the patches that is kept; views of equally many rows keep the same ones.
+            full_last: last share of the run that sees every patch.
             want: ``tokens`` also gives the patches in the joint space.
             encoder: ``model``, or the name of a frozen one for ``tether.load``.
             optional: leave the view out where a batch has no such images.
@@ -116,13 +117,6 @@ class ImageView(View):
             view: name of this one; windows of views with different names differ.
         """
         super().__init__(source=source, encoder=encoder, want=want, optional=optional)
-        if not 0 < keep_patches <= 1 or not 0 <= full_last <= 1 or not 0 < crop <= 1:
-            raise InputError(
-                "expected keep_patches in (0, 1], full_last in [0, 1] and crop in (0, 1], got "
-                f"{keep_patches}, {full_last}, {crop}"
-            )
-        if size is not None and size < 1:
-            raise InputError(f"size: expected at least 1 pixel, got {size}")
         if encoder != MODEL and (keep_patches < 1 or want != "pooled"):
             raise InputError(f"encoder: {encoder!r} sees whole images and gives pooled embeddings only")
         self.size, self.crop, self.keep_patches, self.seed, self.name = size, crop, keep_patches, seed, view
@@ -168,11 +162,12 @@ class TextView(View):
 
     side = "text"
 
+    @checked
     def __init__(
         self,
         *,
         source: str | list[str] = "text",
-        context: int | None = None,
+        context: Annotated[int, Ge(2)] | None = None,
         rewrite: str | dict[str, Any] | None = None,
         want: Want = "pooled",
         encoder: str = MODEL,
@@ -196,8 +191,6 @@ class TextView(View):
             view: name of this one.
         """
         super().__init__(source=source, encoder=encoder, want=want, optional=optional)
-        if context is not None and context < 2:
-            raise InputError(f"context: expected at least 2 tokens, got {context}")
         if encoder != MODEL and want != "pooled":
             raise InputError(f"encoder: {encoder!r} gives pooled embeddings only")
         if (rewrite is not None or encoder != MODEL) and self.source != ["text"]:

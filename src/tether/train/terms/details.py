@@ -7,6 +7,7 @@ from typing import Any
 
 from tether.core.errors import InputError
 from tether.core.gather import Gather
+from tether.core.ranges import NonNegative, checked
 from tether.core.types import Loss
 from tether.losses.specs import SpecsLoss
 from tether.train.terms.term import Seen, Term
@@ -21,15 +22,16 @@ class DetailHinges(Term):
     beginning, and the last one's is kept.
     """
 
+    @checked
     def __init__(
         self,
         *,
         image: str = "image",
         text: str = "text",
         growing: str = "growing",
-        lambda_detail: float = 8.0,
-        lambda_neg: float = 0.8,
-        margin: float | None = None,
+        lambda_detail: NonNegative = 8.0,
+        lambda_neg: NonNegative = 0.8,
+        margin: NonNegative | None = None,
     ) -> None:
         """Take the views and the weights.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.gather import Gather
+from tether.core.ranges import NonNegative, Positive, Share, checked
 from tether.core.types import Loss
 from tether.models.blocks.gate_controller import GateController, Rule
 from tether.models.blocks.mirror_gate import moments
@@ -22,14 +23,15 @@ class GatePenalty(Term):
     the controllers when the next step begins, so the penalty is constant within one.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        start: float = 1.0,
-        end: float = 0.5,
+        start: Share = 1.0,
+        end: Share = 0.5,
         rule: Rule = "proportional",
-        gain: float = 1e-3,
-        dead_zone: float = 0.01,
+        gain: Positive = 1e-3,
+        dead_zone: NonNegative = 0.01,
     ) -> None:
         """Take what the gates are held to.
 
@@ -41,7 +43,6 @@ class GatePenalty(Term):
             dead_zone: see ``GateController``.
         """
         self._start, self._end, self._rule, self._gain, self._dead_zone = start, end, rule, gain, dead_zone
-        self._controller(2)  # refuses settings out of range now, not at the first batch
         self.controllers: dict[str, GateController] = {}
         self._measured: dict[str, Tensor] = {}
         self._measured_at = -1

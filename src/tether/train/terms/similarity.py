@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from tether.core.errors import InputError
 from tether.core.gather import Gather
+from tether.core.ranges import Positive, checked
 from tether.core.types import Loss
 from tether.losses.checks import unit_rows
 from tether.train.terms.term import Seen, Term
@@ -19,6 +19,7 @@ class TeacherSimilarity(Term):
     The affinity distillation of TinyCLIP (arXiv 2309.12314, section 3.1).
     """
 
+    @checked
     def __init__(
         self,
         *,
@@ -26,7 +27,7 @@ class TeacherSimilarity(Term):
         text: str = "text",
         teacher_image: str = "teacher_image",
         teacher_text: str = "teacher_text",
-        temperature: float = 0.02,
+        temperature: Positive = 0.02,
     ) -> None:
         """Take the views.
 
@@ -35,10 +36,8 @@ class TeacherSimilarity(Term):
             text: the student's view of the texts.
             teacher_image: the teacher's.
             teacher_text: the teacher's.
-            temperature: the teacher's cosines are divided by it (> 0); the student's have its logit scale.
+            temperature: the teacher's cosines are divided by it; the student's have its logit scale.
         """
-        if not temperature > 0:
-            raise InputError(f"temperature: expected a number above 0, got {temperature!r}")
         self._views = {"image": image, "text": text, "teacher_image": teacher_image, "teacher_text": teacher_text}
         self.temperature = temperature
 
