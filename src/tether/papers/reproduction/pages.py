@@ -69,7 +69,7 @@ def paper(row: PaperStatus) -> str:
         f"# {card.title}",
         _facts(card),
         f"**What you get.** {sentence(card.gives)}",
-        f"**What you need.** {sentence(', '.join(card.needs))}" if card.needs else "",
+        f"**What you need.** {sentence('; '.join(card.needs))}" if card.needs else "",
         f"**When to use it.** [The guide](../../guides/{card.guide})." if source_index.guide_path(card) else "",
         f"## `{card.parts[0].rpartition('.')[2]}`",
         described(card.parts[0]),
