@@ -75,6 +75,17 @@ def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers
 
     Raises:
         InputError: no rows, unequal lengths, classes out of range, a negative frequency, an edge outside 0..1.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.evaluate.imbalance import imbalance_report
+        >>> truth = np.repeat([0, 1, 2], 4)  # a balanced test set
+        >>> predicted = np.array([0, 0, 0, 0, 1, 1, 1, 0, 2, 1, 0, 0])
+        >>> report = imbalance_report(predicted, truth=truth, frequencies=[500, 40, 3], edge=1 / 3)
+        >>> round(report.rho_predictions, 2)  # 1: predictions follow the frequencies; 0: they do not care
+        1.0
+        >>> report.head.accuracy, report.tail.accuracy
+        (1.0, 0.25)
     """
     given, true = whole(predicted, name="predicted"), whole(truth, name="truth")
     frequency = frequencies_of(frequencies)

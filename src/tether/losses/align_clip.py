@@ -72,6 +72,16 @@ def align_clip_loss(
     Raises:
         InputError: not (b, d) of equal shape, an empty batch, or, on the CPU, rows of
             ``img`` and ``txt`` whose length is not 1 and rows of ``sem`` whose length is 0.
+
+    Example:
+        >>> import torch
+        >>> import torch.nn.functional as F
+        >>> from tether.losses import align_clip_loss
+        >>> image, text = F.normalize(torch.randn(2, 8, 32), dim=-1)
+        >>> meaning = torch.randn(8, 12)  # of the captions, from any sentence encoder
+        >>> found = align_clip_loss(image, text, 50.0, sem=meaning)
+        >>> bool(torch.isclose(found.total, found.clip + found.intra))
+        True
     """
     check_unit_pairs(img, txt)
     return _terms(

@@ -28,6 +28,18 @@ class ContrastiveGapLoss:
     they lead.
 
     Source: arXiv 2405.18570; the weights of the released code.
+
+    Example:
+        >>> import torch
+        >>> from tether.core.gather import LOCAL
+        >>> from tether.core.types import Batch
+        >>> from tether.losses import ContrastiveGapLoss
+        >>> from tether.models import create
+        >>> model = create("tiny")
+        >>> batch = Batch(torch.rand(3, 3, 32, 32), model.tokenizer(["a red star", "a moon", "the sun"]))
+        >>> loss = ContrastiveGapLoss()(model(batch.image, batch.text), batch, gather=LOCAL)
+        >>> list(loss.terms)
+        ['logit_scale', 'clip', 'uniform', 'align']
     """
 
     @checked

@@ -84,6 +84,15 @@ class ENTLoss:
 
     Source: arXiv 2310.00840, section 3, and its released fairseq criterion. With data-parallel processes each drops
     its own share; a ``fraction`` of a small batch is a noisy limit.
+
+    Example:
+        >>> import torch
+        >>> from tether.losses import ENTLoss
+        >>> logits = torch.zeros(1, 4, 5)
+        >>> logits[..., 0] = 10.0  # the model is sure of class 0 everywhere
+        >>> found = ENTLoss(threshold=1.2)(logits, torch.tensor([[0, 0, 0, 3]]), step=0)
+        >>> round(float(found.share), 2), bool(found.loss < 0.01)  # the token that looks like noise is dropped
+        (0.25, True)
     """
 
     @checked

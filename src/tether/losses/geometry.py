@@ -76,6 +76,15 @@ def geometry_loss(
     Raises:
         InputError: a missing curvature, entailment where the geometry has none, shapes that do not fit, or, for
             ``clip`` and ``elliptic`` on the CPU, rows whose length is not 1.
+
+    Example:
+        >>> import torch
+        >>> from tether.core.geometry import place
+        >>> from tether.losses import geometry_loss
+        >>> image, text = (place(rows, geometry="euclidean-squared") for rows in torch.randn(2, 8, 64))
+        >>> found = geometry_loss(image, text, 1.0, entailment_weight=0.2)
+        >>> bool(torch.isclose(found.total, found.contrastive + found.entailment))
+        True
     """
     losses = _both(img, txt, logit_scale, geometry=Geometry(geometry, curvature), labels=labels, gather=gather)
     contrastive = (losses.left + losses.right).mean() / 2

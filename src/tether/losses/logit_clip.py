@@ -66,6 +66,13 @@ def clip_logits(
 
     Raises:
         InputError: no classes, or, with ``refuse``, logits that are not finite.
+
+    Example:
+        >>> import torch
+        >>> from tether.losses import clip_logits
+        >>> logits = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+        >>> [[round(value, 2) for value in row] for row in clip_logits(logits, 1.0).tolist()]
+        [[0.6, 0.8], [0.3, 0.4]]
     """
     if logits.ndim == 0 or not -logits.ndim <= dim < logits.ndim:
         raise InputError(f"dim: expected a dimension of logits of shape {tuple(logits.shape)}, got {dim}")

@@ -88,6 +88,15 @@ def m2_mix_loss(
     Raises:
         InputError: not (b, d) of equal shape, an empty batch, one pair where v, l or vl has a weight, values out of
             range, or, on the CPU, rows whose length is not 1.
+
+    Example:
+        >>> import torch
+        >>> import torch.nn.functional as F
+        >>> from tether.losses import m2_mix_loss
+        >>> image, text = F.normalize(torch.randn(2, 16, 32), dim=-1)
+        >>> found = m2_mix_loss(image, text, lam=(0.5, 0.5, 0.5, 0.5), m2=0.01)
+        >>> bool(found.total > found.clip), round(float((found.total - found.clip) / found.mix), 2)
+        (True, 1.0)
     """
     weights = {"v": v, "l": l, "vl": vl, "m2": m2}
     shares = tuple(lam)

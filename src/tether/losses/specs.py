@@ -51,6 +51,15 @@ class SpecsLoss(nn.Module):
     Source: arXiv 2509.03897, section 3, and its released code, which has text to image alone and looks at one process
     at a time; here contrast, hinges and adaptive margin are those of the whole batch. Its ``beta``, which it never
     uses, is left out, and a margin given as 0 stays 0.
+
+    Example:
+        >>> import torch
+        >>> from tether.losses import SpecsLoss
+        >>> image, caption, base, detail, false_detail = torch.randn(5, 8, 64)  # embeddings of a batch
+        >>> loss = SpecsLoss()
+        >>> found = loss(image, caption=caption, base=base, detail=detail, neg=false_detail, logit_scale=20.0)
+        >>> bool(torch.isclose(found.total, found.contrast + found.detail + found.negative))
+        True
     """
 
     margin: Tensor

@@ -81,6 +81,16 @@ def symmetric_negative_loss(
     Raises:
         InputError: rows that do not fit each other, a missing twin, an empty batch, missing labels, or,
             on the CPU, rows whose length is not 1.
+
+    Example:
+        >>> import torch
+        >>> import torch.nn.functional as F
+        >>> from tether.losses import symmetric_negative_loss
+        >>> pair, edit = torch.eye(6).split(3)  # unit embeddings of images and their captions, and of the edits of both
+        >>> told = symmetric_negative_loss(pair, pair, edit, edit, 20.0)
+        >>> near = F.normalize(pair + 0.3 * edit, dim=1)  # as an encoder gives them that hardly sees the edit
+        >>> bool(told.total < 0.01 < symmetric_negative_loss(pair, pair, near, near, 20.0).total)
+        True
     """
     check_negatives(img, txt, img_edit=img_edit, txt_edit=txt_edit)
     equal = EqualNegatives()

@@ -69,6 +69,15 @@ def triplet_clip_loss(
 
     Raises:
         InputError: as ``neg_clip_loss``.
+
+    Example:
+        >>> import torch
+        >>> import torch.nn.functional as F
+        >>> from tether.losses import triplet_clip_loss
+        >>> image, text, other_image, other_text = F.normalize(torch.randn(4, 8, 32), dim=-1)
+        >>> found = triplet_clip_loss(image, text, other_image, other_text, 20.0)
+        >>> bool(found.total == found.real + found.negative)
+        True
     """
     check_negatives(img, txt, negative_image=neg_img, negative_text=neg_txt)
     equal = EqualNegatives()

@@ -46,6 +46,17 @@ class TROLLLoss:
     ratio to the old one weighs the advantage, and a regression term draws the network to the projection. Unlike with
     PPO's clipped ratio, a token outside the region keeps a gradient. A sequence counts as the mean of its tokens, a
     batch as the mean of its sequences; one without tokens counts 0. It keeps no state.
+
+    Example:
+        >>> import torch
+        >>> from tether.losses import TROLLLoss
+        >>> old = torch.zeros(2, 3, 5).log_softmax(dim=-1)  # the policy that sampled: 2 answers of 3 tokens
+        >>> new = torch.nn.Parameter(torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0]).expand(2, 3, 5).clone())  # far from it
+        >>> tokens, advantages, mask = torch.full((2, 3), 4), torch.tensor([1.0, -1.0]), torch.ones(2, 3)
+        >>> loss = TROLLLoss(eps=0.05)(new, old, tokens, advantages, mask)
+        >>> loss.total.backward()
+        >>> [round(float(loss.terms[name]), 2) for name in ("projected", "kl_before", "kl_after")]
+        [1.0, 1.6, 0.05]
     """
 
     @checked

@@ -35,6 +35,18 @@ class ClipRAdaGradD(ClippedOptimizer):
     is not safe with high probability; with it, it is. ``b`` never shrinks: not for long runs whose data change.
 
     Of our own: a step whose global norm is not finite is skipped, where the released code's ``b`` is NaN ever after.
+
+    Example:
+        >>> import torch
+        >>> from tether.optim import ClipRAdaGradD
+        >>> weight = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = ClipRAdaGradD([weight], lr=0.1, clip=1.0)
+        >>> for step in range(100):
+        ...     optimizer.zero_grad()
+        ...     (weight.square().sum() * (1e6 if step == 50 else 1)).backward()  # one bad batch
+        ...     optimizer.step()
+        >>> abs(weight.item()) < 0.1
+        True
     """
 
     figures: ClassVar[frozenset[str]] = frozenset({"square"})

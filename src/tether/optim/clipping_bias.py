@@ -177,6 +177,16 @@ def clip_bias(
         InputError: fewer than two gradients, NaN or infinity in one, or several rounds without a generator.
 
     Source: arXiv 2305.01588, section 1; see ``ClipBiasMeter`` for gradients that do not fit in memory together.
+
+    Example:
+        >>> import torch
+        >>> from tether.optim.clipping_bias import clip_bias
+        >>> gradients = torch.tensor([[-1.0]] * 9 + [[14.0]])  # their mean is 0.5
+        >>> report = clip_bias(gradients, c=1.0, batch_sizes=(1, 10))
+        >>> report.cosine.tolist()  # clipped one by one they point the wrong way
+        [-1.0, 1.0]
+        >>> report.clipped_fraction.tolist()
+        [0.1, 0.0]
     """
     if rounds > 1 and generator is None:
         raise InputError(f"rounds: expected 1, or more with a generator, got {rounds!r}")

@@ -105,6 +105,18 @@ class StableSPAM(Stepper):
     Each tensor's gradient has a norm of about 1 whatever its size was. So a clipper before it changes nothing that
     lasts, one after it would cut everything, and small tensors (biases, the logit scale) take steps as large as they
     would with Adam while their gradients no longer fade: give them a smaller learning rate if they drift.
+
+    Example:
+        >>> import torch
+        >>> from tether.optim import StableSPAM
+        >>> layer = torch.nn.Linear(4, 1)
+        >>> optimizer, before = StableSPAM(layer.parameters(), lr=1e-3), layer.weight.detach().clone()
+        >>> for scale in (1.0, 1.0, 1e6):  # the last batch is a bad one
+        ...     optimizer.zero_grad()
+        ...     (scale * layer(torch.ones(8, 4)).mean()).backward()
+        ...     optimizer.step()
+        >>> bool((layer.weight - before).abs().max() < 0.01)
+        True
     """
 
     figures: ClassVar[frozenset[str]] = frozenset(

@@ -111,6 +111,15 @@ class LinearBindingMap(nn.Module):
 
     Attributes:
         matrix: (d, d) parameter.
+
+    Example:
+        >>> import torch
+        >>> from tether.space import LinearBindingMap
+        >>> image, text, twin = torch.randn(3, 40, 8)  # embeddings of images, captions, and their twins
+        >>> binding = LinearBindingMap(8)
+        >>> report = binding.fit(image, text, twin, logit_scale=10.0, generator=torch.Generator(), steps=20)
+        >>> binding(text).shape, bool((binding(text).norm(dim=1) - 1).abs().max() < 1e-5)
+        (torch.Size([40, 8]), True)
     """
 
     @checked

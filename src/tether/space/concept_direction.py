@@ -48,6 +48,15 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         scale_: what the first coordinate is divided by.
         labels_: (n,) cluster of each example, where ``anchor`` was used; otherwise None.
         n_features_in_: d.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.space import ConceptDirection
+        >>> good = np.random.default_rng(0).normal(size=(20, 8)) + np.eye(8)[0] * 5  # embeddings of phrases
+        >>> bad = np.random.default_rng(1).normal(size=(20, 8)) - np.eye(8)[0] * 5
+        >>> direction = ConceptDirection().fit(np.vstack([good, bad]), [1] * 20 + [0] * 20)
+        >>> (direction.score_samples([[4.0] + [0.0] * 7, [-4.0] + [0.0] * 7]) > 0).tolist()
+        [True, False]
     """
 
     n_features_in_: int

@@ -42,6 +42,14 @@ def conformity(
     Raises:
         InputError: not (n, d), fewer than two rows, NaN or infinity, a row of zeros, an unknown method, or, for
             ``unit_mean``, unit rows that cancel each other.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.space import conformity
+        >>> features = np.random.default_rng(0).normal(size=(50, 16)) + 2  # raw embeddings of images
+        >>> features[7] *= -1  # an unusual one
+        >>> int(conformity(features).argmin())
+        7
     """
     rows = checked_rows(features, name="features")
     n = len(rows)

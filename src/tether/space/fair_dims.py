@@ -166,6 +166,17 @@ def select_dimensions(
 
     Warns:
         UserWarning: rows that are not of length 1, or ``theta`` admits no coordinate.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.space.fair_dims import select_dimensions
+        >>> rng = np.random.default_rng(0)
+        >>> images, words = rng.normal(size=(500, 32)), rng.normal(size=(20, 32)) * 0.3
+        >>> images[:, 5] += 2  # the concept leans along one coordinate
+        >>> words[:10, 5], words[10:, 5] = -1, 1
+        >>> images, words = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (images, words))
+        >>> 5 in select_dimensions(images, positive=words[:10], negative=words[10:], n=4, theta=1.0).dims
+        True
     """
     images, texts, signs = checked_words(images, positive=positive, negative=negative)
     width = images.shape[1]

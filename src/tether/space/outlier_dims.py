@@ -71,6 +71,14 @@ def outlier_dims(
     Raises:
         InputError: fewer than 8 coordinates or 2 tokens, layers of unequal shape, NaN or infinity, or a setting out of
             its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.space import outlier_dims
+        >>> hidden = np.random.default_rng(0).normal(size=(3, 200, 64))  # (layers, tokens, coordinates)
+        >>> hidden[:, :, 11] += 20
+        >>> outlier_dims(hidden).dims.tolist()
+        [11]
     """
     share = 1.0 if min_layers == "all" else min_layers
     mean = np.stack([layer.mean(axis=0) for layer in _layers(hidden)])

@@ -45,6 +45,16 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         mean_: (d,) of the rows.
         explained_: (m,) share of the rows' variance that the texts up to here explain, rising, at most 1.
         n_features_in_: d.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.space import TextSpan
+        >>> words = ["star", "ring", "moon", "sand"]
+        >>> texts = np.eye(4)  # their unit embeddings
+        >>> rows = np.random.default_rng(0).normal(size=(100, 4)) * [0.1, 3.0, 0.2, 1.0]  # contributions of one head
+        >>> span = TextSpan(texts=texts, count=2).fit(rows)
+        >>> [words[index] for index in span.chosen_]
+        ['ring', 'sand']
     """
 
     n_features_in_: int

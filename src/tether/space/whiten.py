@@ -55,6 +55,16 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         inverse_: (k, d) from whitened coordinates back; a removed feature gets its best linear prediction.
         condition_number_: largest over smallest eigenvalue.
         n_features_in_: d.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.space import Whitener
+        >>> rng = np.random.default_rng(0)
+        >>> usual, mine = rng.normal(size=(2000, 8)), rng.normal(size=(10, 8))  # raw embeddings of images
+        >>> mine[3] += 5  # a strange one
+        >>> whitener = Whitener(shrinkage="ledoit_wolf").fit(usual)
+        >>> int(whitener.log_likelihood(mine).argmin())
+        3
     """
 
     n_features_in_: int

@@ -68,6 +68,17 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         text_features_: (c, d) text embedding of each class.
         solves_: every solve in order; empty after ``load``.
         n_features_in_: d.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.adapt.debias import FairerClip
+        >>> rng = np.random.default_rng(0)
+        >>> y, s = rng.integers(0, 2, (2, 200))  # class and attribute of each image
+        >>> X = rng.normal(size=(200, 16)) * 0.3  # embeddings of the images
+        >>> X[:, 0], X[:, 1] = 2 * y - 1, 2 * s - 1
+        >>> fair = FairerClip(n_features=100, n_code_features=100, centre="images", random_state=0).fit(X, y, s=s)
+        >>> bool((fair.predict(X) == y).mean() > 0.9)
+        True
     """
 
     n_features_in_: int

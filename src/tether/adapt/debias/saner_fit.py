@@ -197,6 +197,19 @@ class DebiasedTextEncoder(EncoderAround):
     Attributes:
         layer: what neutral texts go through.
         lexicons: what counts as naming the attribute.
+
+    Example:
+        >>> import torch
+        >>> from tether.adapt.debias import AttributeLexicon, DebiasedTextEncoder, fit_saner
+        >>> from tether.models import create
+        >>> model = create("tiny").eval()
+        >>> grounds = AttributeLexicon({"brick": ["on brick"], "paper": ["on paper"]}, nouns=("star",), place="end")
+        >>> found = fit_saner(model, texts=["a red star", "a blue star on paper"], lexicons=[grounds], epochs=1)
+        >>> fair = DebiasedTextEncoder(model, layer=found.layer, lexicons=[grounds])
+        >>> named = ["a star on paper"]  # it stays as it is
+        >>> raw, mended = (one.encode_text(one.tokenizer(named)).pooled for one in (model, fair))
+        >>> torch.equal(raw, mended)
+        True
     """
 
     def __init__(self, model: DualEncoder, *, layer: SanerLayer, lexicons: Sequence[AttributeLexicon]) -> None:

@@ -42,6 +42,17 @@ class ClipRefineLoss:
     Source: arXiv 2504.12717, sections 3.2 and 3.3, and the released updater. The paper writes the random term as a
     squared length for each pair; the release, and this, divide it by the dimension. Unlike the release, one pair may
     come alone, and images and texts may have random vectors of their own.
+
+    Example:
+        >>> import torch
+        >>> from tether.adapt.finetune import ClipRefineLoss, refine_
+        >>> from tether.core.types import Batch
+        >>> from tether.models import create
+        >>> model = create("tiny")
+        >>> batch = Batch(torch.rand(3, 3, 32, 32), model.tokenizer(["a red star", "a moon", "the sun"]))
+        >>> done = refine_(model, [batch] * 2, loss=ClipRefineLoss(), learning_rate=1e-6)
+        >>> done.steps, bool(abs(done.last_length / done.first_length - 1) < 0.01)  # the embeddings do not shrink
+        (2, True)
     """
 
     @checked

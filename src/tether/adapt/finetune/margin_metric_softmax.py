@@ -28,6 +28,16 @@ class MarginMetricSoftmax:
 
     Source: arXiv 2302.00864, section 4.1, and the released ``train``. That logs the accuracy of the shifted logits,
     which is too low; ``accuracy`` here is what a user will see, and ``margin_accuracy`` the released one.
+
+    Example:
+        >>> import torch
+        >>> from tether.adapt.finetune import MarginMetricSoftmax
+        >>> class_text = torch.eye(3)  # unit embeddings of three class names
+        >>> features = torch.tensor([[1.0, 0.9, 0.0], [0.0, 2.0, 0.0]])
+        >>> labels = torch.tensor([0, 1])
+        >>> plain, wider = (MarginMetricSoftmax(class_text, margin=m)(features, labels=labels) for m in (0.0, 0.3))
+        >>> bool(wider.total > plain.total), wider.terms["accuracy"].item(), wider.terms["margin_accuracy"].item()
+        (True, 1.0, 0.5)
     """
 
     @checked

@@ -123,6 +123,19 @@ def tune_texts_(
         InputError: fewer batches than steps, no trainable text tower, or a model that does
             not compare by cosine.
         UnsupportedModelError: towers that share parameters.
+
+    Example:
+        >>> import torch
+        >>> from tether.adapt.finetune import paraphrase_batches, tune_texts_
+        >>> from tether.data.captions import ParaphrasePairs, RuleParaphraser
+        >>> from tether.models import create
+        >>> model, images = create("tiny"), torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+        >>> captions = ["a picture of a large circle", "there is a tiny ship"]
+        >>> pairs = ParaphrasePairs(captions, paraphraser=RuleParaphraser(), seed=0)
+        >>> batches = paraphrase_batches(model, pairs, image=images, batch_size=2, generator=torch.Generator())
+        >>> done = tune_texts_(model, batches, steps=1)
+        >>> done.steps, list(done.first)
+        (1, ['l1', 'l2', 'l3', 'logit_scale'])
     """
     if geometry_of(model).name != "clip":
         raise InputError(f"expected a model that compares by cosine, its geometry is {geometry_of(model).name!r}")

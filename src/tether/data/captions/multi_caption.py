@@ -50,6 +50,15 @@ class CaptionPool(CaptionTexts):
     pieces are counted as in the released code, by cutting at single spaces: `` x`` has two.
 
     Source: arXiv 2305.20088, section 4, and the released ``CsvDatasetAugCap``.
+
+    Example:
+        >>> from tether.data.captions import CaptionPool, CaptionSampler
+        >>> pool = CaptionPool(["a dog", "two cats"], rewrites=[["a large dog", "one dog on grass"], []])
+        >>> pool.texts(0)
+        ('a dog', 'a large dog', 'one dog on grass')
+        >>> said = CaptionSampler(pool, seed=0)
+        >>> said(0) in pool.texts(0), said(1)
+        (True, 'two cats')
     """
 
     def __init__(
@@ -139,6 +148,15 @@ class MixedCaptions(CaptionTexts):
     drawn source has nothing to say of a row, the fallback speaks, or else the first source that does.
 
     Source: arXiv 2310.07699, section 3.3.
+
+    Example:
+        >>> from tether.data.captions import MixedCaptions
+        >>> sources = {"alt": ["lamp_0231.jpg", "sale!!!"], "vecap": ["a red lamp on a desk", ""]}
+        >>> pool = MixedCaptions(sources, probs={"alt": 0.5, "vecap": 0.5})
+        >>> pool.pick(0, u=0.2), pool.pick(0, u=0.7)
+        ('lamp_0231.jpg', 'a red lamp on a desk')
+        >>> pool.pick(1, u=0.7)  # a source that is silent gives way
+        'sale!!!'
     """
 
     def __init__(

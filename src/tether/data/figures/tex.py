@@ -50,6 +50,12 @@ def extract_tex_figures(
     Raises:
         InputError: under ``strict``, LaTeX that cannot be read; always, an unknown encoding.
         MissingExtraError: pylatexenc is not installed and ``to_text`` was not given.
+
+    Example:
+        >>> from tether.data.figures import extract_tex_figures
+        >>> source = r"\begin{figure} \includegraphics{dog} \caption{The dog at $x^2$.} \end{figure}"
+        >>> extract_tex_figures(source, image_names=["dog.pdf"])
+        {'dog.pdf': 'The dog at x^2.'}
     """
     text = decode_tex(source, encoding=encoding) if isinstance(source, bytes) else source
     try:

@@ -107,6 +107,16 @@ def harm_rates(
 
     Raises:
         InputError: shapes that do not fit, NaN, or a group or category that is not known.
+
+    Example:
+        >>> import torch
+        >>> from tether.evaluate.bias import harm_rates
+        >>> image = torch.eye(3)[[0, 0, 1, 2]]  # unit embeddings of four images
+        >>> group = ["brick", "brick", "paper", "paper"]
+        >>> category = ["neutral", "neutral", "faulty"]  # of three classes
+        >>> rates = harm_rates(image, class_text=torch.eye(3), category=category, group=group)
+        >>> rates.of("brick", category="faulty").rate, rates.of("paper", category="faulty").rate
+        (0.0, 0.5)
     """
     image, class_text = checked_pair(image, class_text)
     categories, of_class = coded(category, name="category")

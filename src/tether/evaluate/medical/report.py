@@ -130,6 +130,15 @@ def multilabel_report(
     Raises:
         InputError: tables that do not fit, NaN in the probabilities, labels that are none of these, or a setting
             outside its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.evaluate.medical import multilabel_report
+        >>> probability = np.array([[0.9], [0.2], [0.6], [0.7]])
+        >>> truth = np.array([[1], [0], [1], [0]])
+        >>> report = multilabel_report(probability, truth=truth, findings=["effusion"], groups={"site": [0, 0, 1, 1]})
+        >>> report.auroc.value, report.gap("site")  # all right at one site, all wrong at the other
+        (0.75, 1.0)
     """
     score, label = _checked(probability, truth)
     names = tuple(str(number) for number in range(score.shape[1])) if findings is None else tuple(findings)

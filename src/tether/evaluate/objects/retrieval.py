@@ -93,6 +93,16 @@ def object_retrieval(
     Raises:
         InputError: NaN, infinity or zero rows, shapes that do not fit, an object that is no prototype, one twice in an
             item, more objects than prototypes, or an unknown word.
+
+    Example:
+        >>> import torch
+        >>> from tether.evaluate.objects import object_retrieval
+        >>> alone = torch.eye(4)  # embeddings of single objects
+        >>> present = torch.tensor([[0, 1], [2, 3], [1, 2]])  # what each image holds, by place
+        >>> several = alone[present[:, 0]] + 0.5 * alone[present[:, 1]]  # the first place outweighs the second
+        >>> found = object_retrieval(several, prototypes=alone, present=present)
+        >>> found.topn_accuracy, found.best_share.tolist()
+        (1.0, [1.0, 0.0])
     """
     if listing not in ("best_first", "best_last"):
         raise InputError(f"listing: expected 'best_first' or 'best_last', got {listing!r}")

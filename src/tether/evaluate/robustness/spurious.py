@@ -143,6 +143,14 @@ def theory_accuracy(p: float, *, sigma_core: float, sigma_cue: float, caption: C
 
     Raises:
         InputError: a value outside its range.
+
+    Example:
+        >>> from tether.evaluate.robustness import theory_accuracy
+        >>> for caption in ("rich", "class"):  # in training the cue agrees in 95 of 100 images
+        ...     found = theory_accuracy(0.95, sigma_core=1.0, sigma_cue=0.05, caption=caption)
+        ...     print(caption, round(found.id, 2), round(found.ood, 2))  # as in training, and without the cue
+        rich 0.92 0.82
+        class 0.95 0.76
     """
     _check_p(p)
     _check_spread(sigma_core, sigma_cue)

@@ -106,6 +106,14 @@ def linear_attention(
 
     Raises:
         InputError: an unknown kernel, or a bias that differs from query to query.
+
+    Example:
+        >>> import torch
+        >>> from tether.models.blocks.linear_attention import linear_attention
+        >>> q, k, v = torch.randn(3, 2, 4, 10, 16)  # (batch, heads, tokens, channels)
+        >>> read, prefix = linear_attention(q, k, v), linear_attention(q, k, v, causal=True)
+        >>> read.shape, torch.allclose(read[:, :, -1], prefix[:, :, -1], atol=1e-4)
+        (torch.Size([2, 4, 10, 16]), True)
     """
     features = pick(kernel, KERNELS, option="kernel")
     m, n = q.shape[-2], k.shape[-2]

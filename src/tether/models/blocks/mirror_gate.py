@@ -20,6 +20,15 @@ class MirrorGate(nn.Module):
     In the first half of the stack every layer adds ``relu(w . h + b)`` to a token's sum, and the layer is taken by
     ``1 - min(sum, 1)``. The second half takes the same sums in the opposite order: a token that drops out at layer l
     comes back at layer depth - 1 - l.
+
+    Example:
+        >>> import torch
+        >>> from tether.models import create
+        >>> from tether.models.blocks.mirror_gate import moments
+        >>> model = create("tiny", vision={"layers": 4, "gate": "mirror"})
+        >>> mean, variance = moments(model.encode_image(torch.rand(8, 3, 32, 32)).extra["gates"])
+        >>> mean.shape, bool((mean <= 1).all())  # of each layer: 1 = every token takes it, 0 = none
+        (torch.Size([4]), True)
     """
 
     def __init__(self, width: int, *, depth: int) -> None:

@@ -29,6 +29,13 @@ def normformer(layer: int, *, layers: int) -> BlockConfig:
     A norm on the attention's output, one learned factor for each head before the output projection, and a norm after
     the activation. ``residual_scale`` on top is the paper's fourth piece, for small models; ``head_scale: after_proj``
     is where fairseq's code puts the factors. Every factor starts at one.
+
+    Example:
+        >>> from tether.models import create
+        >>> model = create("tiny", block={"preset": "normformer", "residual_scale": True})
+        >>> block = model.config.text.blocks[0]
+        >>> block.attn_norm, block.head_scale, block.ffn_mid_norm
+        (('pre', 'out'), 'heads', True)
     """
     return BlockConfig(attn_norm=("pre", "out"), ffn_mid_norm=True, head_scale="heads")
 
@@ -38,6 +45,13 @@ def hybridnorm(layer: int, *, layers: int) -> BlockConfig:
 
     Nothing is normalised before attention. That the feed-forward net's skip is taken from the normalised value is the
     same as a norm after the attention's sum and none in the feed-forward net.
+
+    Example:
+        >>> from tether.models import create
+        >>> model = create("tiny", block={"preset": "hybridnorm"})
+        >>> block = model.config.text.blocks[0]
+        >>> block.attn_norm, block.qkv_norm, block.norm
+        (('post',), 'qkv', 'rms')
     """
     return BlockConfig(attn_norm=("post",), ffn_norm=(), qkv_norm="qkv", norm="rms")
 

@@ -32,6 +32,17 @@ class AdaGC(TensorClipper):
 
     Source: arXiv 2502.11034, algorithm 1, and the released code (commit 32c249f), followed where they differ. Of our
     own: gamma by parameter name, saved and resumed; ``ignore_zero``; ``exclude``; the non-finite rule.
+
+    Example:
+        >>> import torch
+        >>> from tether.optim.clip import AdaGC
+        >>> layer, clipper = torch.nn.Linear(4, 2), AdaGC(warmup_steps=5)
+        >>> for step in range(7):
+        ...     layer.zero_grad()
+        ...     (layer(torch.ones(8, 4)).mean() * (1000 if step == 6 else 0.1)).backward()  # the last batch is bad
+        ...     report = clipper.clip_(layer.named_parameters(), step=step)
+        >>> print(f"norm {report.norm:.0f}, the weight's clipped to {layer.weight.grad.norm():.3f}")
+        norm 1581, the weight's clipped to 0.147
     """
 
     records: ClassVar[Literal["nothing", "raw", "clipped"]] = "clipped"

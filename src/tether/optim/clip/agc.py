@@ -65,6 +65,16 @@ class AGC(Clipper):
 
     Attributes:
         last: what the last step did to each tensor; it names none before the first step.
+
+    Example:
+        >>> import torch
+        >>> from tether.optim.clip import AGC
+        >>> layer, clipper = torch.nn.Linear(4, 2), AGC(0.01)
+        >>> layer(torch.ones(8, 4)).sum().backward()
+        >>> report = clipper.clip_(layer.named_parameters(), step=0)
+        >>> ratio = layer.weight.grad.norm(dim=1) / layer.weight.norm(dim=1)
+        >>> [round(unit, 3) for unit in ratio.tolist()], dict(clipper.last)["weight"]
+        ([0.01, 0.01], 1.0)
     """
 
     @checked

@@ -28,6 +28,16 @@ class AutoClip(UniformClipper):
     Source: Seetharaman, Wichern, Pardo, Le Roux, arXiv 2007.14469, algorithm 1, and ``autoclip.py`` of the released
     code (its TensorFlow file differs). Of our own: state that can be saved, the non-finite rule, ``window`` (named as
     future work there), and a history whose cost does not grow.
+
+    Example:
+        >>> import torch
+        >>> from tether.optim.clip import AutoClip
+        >>> weight, clipper = torch.nn.Parameter(torch.zeros(1)), AutoClip(percentile=50)
+        >>> for step, norm in enumerate([1.0, 2.0, 3.0, 100.0]):
+        ...     weight.grad = torch.tensor([norm])
+        ...     report = clipper.clip_([("weight", weight)], step=step)
+        >>> print(f"norm {report.norm:.1f}, limit {report.threshold:.1f}, clipped to {weight.grad.item():.1f}")
+        norm 100.0, limit 2.5, clipped to 2.5
     """
 
     records: ClassVar[Literal["nothing", "raw", "clipped"]] = "raw"

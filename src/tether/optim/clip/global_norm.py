@@ -17,6 +17,16 @@ class GlobalNorm(UniformClipper):
 
     Source: Pascanu, Mikolov, Bengio, arXiv 1211.5063, section 3.2, algorithm 1. Their code sets the recurrent
     gradient to ``0.02 * W_hh`` when the norm is not finite; here such a step is skipped.
+
+    Example:
+        >>> import torch
+        >>> from tether.optim.clip import GlobalNorm
+        >>> network, clipper = torch.nn.RNN(4, 8), GlobalNorm(1.0)
+        >>> (1000 * network(torch.ones(5, 2, 4))[0].sum()).backward()
+        >>> report = clipper.clip_(network.named_parameters(), step=0)
+        >>> norm = torch.cat([weight.grad.flatten() for weight in network.parameters()]).norm()
+        >>> print(f"{norm:.2f}", bool(report.norm > 100))
+        1.00 True
     """
 
     @checked

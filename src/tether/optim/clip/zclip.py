@@ -29,6 +29,17 @@ class ZClip(UniformClipper):
 
     Source: arXiv 2504.02507, and the released code v1.0.0, which is followed where its text differs (``clip_factor``
     multiplies the whole limit). Of our own: state that can be saved, the non-finite rule, ``min_threshold_ratio``.
+
+    Example:
+        >>> import torch
+        >>> from tether.optim.clip import ZClip
+        >>> layer, clipper = torch.nn.Linear(4, 1), ZClip(warmup_steps=5)
+        >>> for step in range(10):
+        ...     layer.zero_grad()
+        ...     (layer(torch.ones(8, 4)).mean() * (1000 if step == 9 else 0.1)).backward()  # the last batch is bad
+        ...     report = clipper.clip_(layer.named_parameters(), step=step)
+        >>> print(f"norm {report.norm:.0f} scaled to {report.norm * report.scale:.2f}")
+        norm 2236 scaled to 0.22
     """
 
     records: ClassVar[Literal["nothing", "raw", "clipped"]] = "clipped"

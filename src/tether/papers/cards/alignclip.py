@@ -27,8 +27,8 @@ CARD = Card(
     authors=("Eslami", "de Melo"),
     room="losses",
     parts=(
-        "tether.losses.align_clip.AlignClipLoss",
         "tether.losses.align_clip.align_clip_loss",
+        "tether.losses.align_clip.AlignClipLoss",
         "tether.models.shared.share_",
         "tether.train.steps.presets.SemanticStep",
     ),

@@ -22,8 +22,8 @@ CARD = Card(
     authors=("Wang", "Yang", "Qiao", "Ma"),
     room="losses",
     parts=(
-        "tether.losses.symmetric_negatives.SymmetricHardNegativeLoss",
         "tether.losses.symmetric_negatives.symmetric_negative_loss",
+        "tether.losses.symmetric_negatives.SymmetricHardNegativeLoss",
         "tether.losses.hard_negatives.hard_info_nce",
         "tether.models.blocks.rotary.RotaryEmbedding",
         "tether.models.rotary_text.to_rotary",

@@ -52,8 +52,8 @@ CARD = Card(
     authors=("Chou", "Alam"),
     room="losses",
     parts=(
-        "tether.losses.geometry.GeometryLoss",
         "tether.losses.geometry.geometry_loss",
+        "tether.losses.geometry.GeometryLoss",
         "tether.losses.entailment.entailment",
         "tether.core.geometry.Geometry",
         "tether.core.geometry.pairwise_similarity",

@@ -27,8 +27,8 @@ CARD = Card(
     authors=("Oh", "So", "Byun", "Lim", "Shin", "Jeon", "Song"),
     room="losses",
     parts=(
-        "tether.losses.m2_mix.M2MixLoss",
         "tether.losses.m2_mix.m2_mix_loss",
+        "tether.losses.m2_mix.M2MixLoss",
         "tether.losses.geodesic.geodesic_mix",
         "tether.evaluate.geometry.relative_alignment",
         "tether.evaluate.geometry.joint_uniformity",

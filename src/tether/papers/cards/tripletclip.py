@@ -21,8 +21,8 @@ CARD = Card(
     authors=("Patel", "Kusumba", "Cheng", "Kim", "Gokhale", "Baral", "Yang"),
     room="losses",
     parts=(
-        "tether.losses.triplet_clip.TripletClipLoss",
         "tether.losses.triplet_clip.triplet_clip_loss",
+        "tether.losses.triplet_clip.TripletClipLoss",
         "tether.losses.neg_clip.NegClipLoss",
         "tether.losses.hard_negatives.hard_info_nce",
         "tether.train.steps.presets.HardNegativeStep",

@@ -8,6 +8,7 @@ from typing import Any
 
 from tether.core.card import Card
 from tether.papers.reproduction import source_index
+from tether.papers.reproduction.docstrings import described
 from tether.papers.reproduction.markdown import bullets, number, page, sentence, table
 from tether.papers.reproduction.results import CHANGED, PaperStatus
 
@@ -68,8 +69,10 @@ def paper(row: PaperStatus) -> str:
         f"# {card.title}",
         _facts(card),
         f"**What you get.** {sentence(card.gives)}",
-        f"**What you need.** {sentence(', '.join(card.needs))}" if card.needs else "",
-        f"**How to use it.** [The guide](../../guides/{card.guide})." if source_index.guide_path(card) else "",
+        f"**What you need.** {sentence('; '.join(card.needs))}" if card.needs else "",
+        f"**When to use it.** [The guide](../../guides/{card.guide})." if source_index.guide_path(card) else "",
+        f"## `{card.parts[0].rpartition('.')[2]}`",
+        described(card.parts[0]),
         "## Parts",
         bullets(f"`{part}` in `{source_index.shown(source_index.part_place(part).path)}`" for part in card.parts),
         "## What is checked here",

@@ -83,6 +83,18 @@ class ScoreFilter:
         threshold: instead, the least score that is kept.
         text_transform: functions from caption to caption, applied in order.
         image_transform: functions from picture to picture, applied in order.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.data.curate import mask_numbers
+        >>> from tether.models import create
+        >>> from tether.tasks.curate.score_filter import ScoreFilter
+        >>> from tether.tasks.curate.scorer import ClipScorer
+        >>> best = ScoreFilter(ClipScorer(create("tiny").eval()), fraction=0.4, text_transform=mask_numbers)
+        >>> images = list(np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8))
+        >>> scores = best.score(images, ["a red car 2019", "a dog", "4417", "a cat 12/05", "an owl"])
+        >>> float(scores[2]), len(best.select(scores))  # without its number the third has no caption
+        (-1.0, 2)
     """
 
     def __init__(

@@ -81,6 +81,16 @@ class PairClassifier:
     Attributes:
         network: the weights, in evaluation mode.
         history: of the last ``fit``, or None.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.tasks.headline_match import PairClassifier, make_mismatched_pairs
+        >>> rng = np.random.default_rng(0)
+        >>> images, titles = rng.normal(size=(2, 60, 8))  # embeddings of 60 pairs
+        >>> pairs = make_mismatched_pairs(images, texts=titles, groups=["daily", "weekly"] * 30, strategy="same_group")
+        >>> detector = PairClassifier(8, epochs=1).fit(titles[pairs.text], image=images[pairs.image], y=pairs.label)
+        >>> detector.predict_proba(titles, image=images).shape
+        (60, 2)
     """
 
     def __init__(

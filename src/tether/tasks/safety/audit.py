@@ -170,6 +170,15 @@ class DatasetAudit:
 
     Raises:
         InputError: a threshold outside [0.5, 1], an unknown rule, or a class that the classifier does not have.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.tasks.safety import DatasetAudit, PromptClassifier
+        >>> classifier = PromptClassifier(prompts=np.eye(2), labels=("acceptable", "inappropriate")).start()
+        >>> features = np.array([[1.0, 0.1], [0.1, 1.0], [1.0, 0.3]])  # embeddings of three images
+        >>> report = DatasetAudit(classifier, threshold=0.9).run(features, ids=["a.jpg", "b.jpg", "c.jpg"])
+        >>> report.total, [picture.id for picture in report.flagged]
+        (3, ['b.jpg'])
     """
 
     def __init__(

@@ -78,6 +78,16 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         epoch_: passes done.
         history_: one ``TuningEpoch`` for each.
         n_features_in_: d.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.tasks.safety import PromptClassifier
+        >>> prompts = np.array([[10.0, 1.0, 0.0], [10.0, 0.0, 1.0]])  # embeddings of two sentences, hardly apart
+        >>> X = np.array([[3.0, 1.0, 0.0], [3.0, 0.0, 1.0]] * 20)  # of 40 rated images
+        >>> y = np.array([0, 1] * 20)
+        >>> classifier = PromptClassifier(prompts=prompts, labels=("acceptable", "inappropriate"), epochs=5).fit(X, y)
+        >>> float(classifier.score(X, y))
+        1.0
     """
 
     n_features_in_: int

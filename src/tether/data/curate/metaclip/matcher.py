@@ -75,6 +75,16 @@ class SubstringMatcher:
 
     Source: arXiv 2309.16671 section 3.2 and arXiv 2507.22062 (``script``), each with its released code. All backends
     give the same matches.
+
+    Example:
+        >>> from tether.data.curate import Balancer, SubstringMatcher, entry_counts
+        >>> entries = ["dog", "fox", "hot dog"]
+        >>> indptr, ids = SubstringMatcher(entries).match_many(["a dog!", "a hot dog", "the dog", "a fox", "IMG_0031"])
+        >>> counts = entry_counts(indptr, ids, n=len(entries))
+        >>> counts.tolist()
+        [3, 1, 1]
+        >>> Balancer(t=1).fit(counts).pair_prob(indptr, ids).round(2).tolist()  # chance to keep each caption
+        [0.33, 1.0, 0.33, 1.0, 0.0]
     """
 
     def __init__(

@@ -68,6 +68,15 @@ class WorldMatcher:
     Attributes:
         matchers: by metadata language.
         fell_back: how many captions of each language went to the fallback, over all calls.
+
+    Example:
+        >>> from tether.data.curate import WorldBalancer, WorldMatcher
+        >>> matcher = WorldMatcher({"en": ["dog", "owl"], "zh": ["狗", "猫"]})
+        >>> matcher.match("红色的狗", language="zh")  # found inside running text
+        [0]
+        >>> matches = matcher.match_many(["dog"] * 9 + ["owl"] + ["猫"], languages=["en"] * 10 + ["zh"])
+        >>> WorldBalancer(t=1).fit(matches.counts()).pair_prob(matches)[[0, 9, 10]].round(2).tolist()  # to keep each
+        [0.11, 1.0, 1.0]
     """
 
     def __init__(

@@ -80,6 +80,12 @@ def caption_overlap(caption: str, *, ocr: Collection[str], fuzzy: float | None =
         TypeError: a caption or reading that is not a string, or one string for ``ocr``.
         InputError: a threshold out of range.
         MissingExtraError: ``fuzzy`` needs rapidfuzz.
+
+    Example:
+        >>> from tether.data.curate.steps.ocr_overlap import caption_overlap
+        >>> one = caption_overlap("Nike running shoes, red", ocr=["NIKE", "sale"])
+        >>> one.exact, one.coverage
+        (('nike',), 0.25)
     """
     if isinstance(ocr, str):
         raise TypeError("ocr: expected a list of words, got one str")
