@@ -36,7 +36,7 @@ def uniforms(draws: np.ndarray, *, count: int, salt: str) -> np.ndarray:
 
 
 class ShiftScale:
-    """Moves and zooms every picture a little; what comes in from outside repeats the border.
+    """Moves and zooms every image a little; what comes in from outside repeats the border.
 
     Zoom factors are taken from a fixed ladder, so that rows with equal factors are resized in one call.
     """
@@ -46,7 +46,7 @@ class ShiftScale:
 
         Args:
             shift: largest move up, down, left or right, as a share of the height or width, 0 to 0.5.
-            scale: the window that fills the picture is 1 - scale to 1 + scale times the picture, 0 to 0.9.
+            scale: the window that fills the image is 1 - scale to 1 + scale times the image, 0 to 0.9.
             levels: how many zoom factors, evenly spaced, at least 1 (1: no zoom).
         """
         _between(shift, 0, 0.5, key="shift")
@@ -88,7 +88,7 @@ class ShiftScale:
 
 
 class Flip:
-    """Mirrors a picture left to right; wrong for lettering and for words like "left"."""
+    """Mirrors an image left to right; wrong for lettering and for words like "left"."""
 
     def __init__(self, *, chance: float = 0.5) -> None:
         """Set the share of rows that are mirrored, 0 to 1."""
@@ -107,7 +107,7 @@ class Colour:
     """Changes brightness, contrast and saturation, each by a factor of 1 - x to 1 + x."""
 
     def __init__(self, *, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2) -> None:
-        """Set the three ranges, 0 to 1 each; contrast acts about the picture's mean, saturation about its grey."""
+        """Set the three ranges, 0 to 1 each; contrast acts about the image's mean, saturation about its grey."""
         for key, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
             _between(value, 0, 1, key=key)
         self._ranges = np.array([brightness, contrast, saturation])
@@ -155,11 +155,11 @@ AUGMENTATIONS: Mapping[str, type[Augment]] = {
     "colour": Colour,
     "chain": Chain,
 }
-"""Every change of pictures by name."""
+"""Every change of images by name."""
 
 
 def _repeat_border(pixels: Tensor, rows: int, columns: int) -> Tensor:
-    """The pictures in a larger frame of their own border; torch's replicate padding does not take bytes."""
+    """The images in a larger frame of their own border; torch's replicate padding does not take bytes."""
     height, width = pixels.shape[2:]
     out = pixels.new_empty(*pixels.shape[:2], height + 2 * rows, width + 2 * columns)
     middle = out[:, :, rows : rows + height]

@@ -1,4 +1,4 @@
-"""Which part of a picture's grey values is shown: windows on values of more than 8 bits."""
+"""Which part of an image's grey values is shown: windows on values of more than 8 bits."""
 
 from __future__ import annotations
 
@@ -27,9 +27,6 @@ class WindowLevel:
         curve: ``linear`` is DICOM's default, which counts whole values and is half a value off ``linear_exact``;
             ``sigmoid`` has soft ends.
         polarity: ``normal``, or ``inverted`` where the lowest value is white.
-
-    Raises:
-        InputError: a value outside its range, or another word.
     """
 
     center: float
@@ -51,11 +48,7 @@ class WindowLevel:
 
     @classmethod
     def from_range(cls, low: float, high: float) -> WindowLevel:
-        """The window whose ends are ``low``, which is black, and ``high``, which is white.
-
-        Raises:
-            InputError: not two finite numbers with low below high.
-        """
+        """The window whose ends are ``low``, which is black, and ``high``, which is white."""
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise InputError(f"expected a finite range with low < high, got {low!r} and {high!r}")
         return cls((low + high) / 2, high - low, curve="linear_exact")
@@ -64,12 +57,9 @@ class WindowLevel:
     def from_values(
         cls, values: Num[np.ndarray, "*shape"], *, percentiles: tuple[float, float] = PERCENTILES
     ) -> WindowLevel:
-        """The window that shows all values but the lowest and the highest of one picture or volume.
+        """The window that shows all values but the lowest and the highest of one image or volume.
 
         Values that are all alike get a window of width 1 around them. NaN is left out.
-
-        Raises:
-            InputError: no finite value, or percentiles that are not 0 <= low < high <= 100.
         """
         low, high = percentiles
         if not 0 <= low < high <= 100:
@@ -83,11 +73,7 @@ class WindowLevel:
         return cls.from_range(*ends)
 
     def __call__(self, values: Num[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-        """Grey values of any number type to 0..255, rounded; NaN is black.
-
-        Raises:
-            InputError: values that are no numbers.
-        """
+        """Grey values of any number type to 0..255, rounded; NaN is black."""
         if not np.issubdtype(values.dtype, np.number) or np.issubdtype(values.dtype, np.complexfloating):
             raise InputError(f"expected grey values, got {values.dtype} {values.shape}")
         shown = np.empty(values.shape, np.uint8)
@@ -125,13 +111,13 @@ def _percentile(values: np.ndarray, percent: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class DeepImage:
-    """A picture of more than 8 bits or of several frames, and the few facts that a data set is split and reported by.
+    """An image of more than 8 bits or of several frames, and the few facts that a data set is split and reported by.
 
     Of a DICOM header names, dates, addresses and free text are never read out; patient and study are pseudonyms.
 
     Attributes:
-        values: (frames, h, w) grey values in ``unit``; of a colour picture its brightness.
-        colour: (frames, h, w, 3) where the picture is in colour, else None.
+        values: (frames, h, w) grey values in ``unit``; of a colour image its brightness.
+        colour: (frames, h, w, 3) where the image is in colour, else None.
         window: the file's own first window, with its polarity; None where it has none.
         polarity: ``inverted`` where the lowest value is white (MONOCHROME1).
         unit: what the values are in, such as ``HU``; empty where the file does not say.

@@ -14,7 +14,7 @@ from tether.data.loader import Loader
 class SideBySide:
     """An endless iterator of batches for steps that learn from two data sets in one step.
 
-    A batch is the first loader's, with the second's pictures and token ids in ``extra`` under ``PREFIX_image`` and
+    A batch is the first loader's, with the second's images and token ids in ``extra`` under ``PREFIX_image`` and
     ``PREFIX_text``. Both go on where they stood: ``state_dict`` holds both positions.
     """
 
@@ -25,9 +25,6 @@ class SideBySide:
             first: whose batches these are.
             second: what travels along.
             prefix: of its names, such as ``long``.
-
-        Raises:
-            InputError: an empty prefix.
         """
         if not prefix.isidentifier():
             raise InputError(f"prefix: expected a name, got {prefix!r}")

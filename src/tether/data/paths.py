@@ -15,7 +15,7 @@ from tether.core.printable import encodable
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm", ".dcm")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm", ".dcm")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _DIGITS = 12
 MOST_SHARDS = 100_000
@@ -145,7 +145,7 @@ def anchor(path: str) -> str:
     before = path
     for mark in "*?[{":
         before = before.partition(mark)[0]
-    if before != path or is_picture(path):
+    if before != path or is_image_file(path):
         before = before.rpartition("/")[0]
     if not is_url(path):
         return str(local(before or "."))
@@ -184,13 +184,13 @@ def points_outside(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0][1:2] or "\x00" in name
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's name ends like a picture's."""
-    return name.lower().endswith(_PICTURES)
+def is_image_file(name: str) -> bool:
+    """Whether a file's name ends like an image's."""
+    return name.lower().endswith(_IMAGES)
 
 
 def is_folder(path: str) -> str | None:
-    """Which kind of source reads a folder (or a pattern of pictures), by what lies in it; None when it is none."""
+    """Which kind of source reads a folder (or a pattern of images), by what lies in it; None when it is none."""
     if is_url(path):
         system, inner = filesystem(path)
         if not system.isdir(inner):
@@ -199,11 +199,11 @@ def is_folder(path: str) -> str | None:
     else:
         folder = local(path)
         if not folder.is_dir():
-            return "images" if is_picture(path) and (has_magic(path) or folder.is_file()) else None
+            return "images" if is_image_file(path) and (has_magic(path) or folder.is_file()) else None
         names = [each.name for each in folder.iterdir()]
     if "state.json" in names or "dataset_dict.json" in names:
         return "hf"
-    if not any(map(is_picture, names)):
+    if not any(map(is_image_file, names)):
         for ending, kind in ((".parquet", "parquet"), (".tar", "webdataset")):
             if any(name.endswith(ending) for name in names):
                 return kind

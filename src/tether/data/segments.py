@@ -44,7 +44,7 @@ def growing(segments: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class DetailTriplet:
-    """A caption cut short, the same with one more detail of its own, and with one of another picture.
+    """A caption cut short, the same with one more detail of its own, and with one of another image.
 
     Attributes:
         base: the first pieces.
@@ -73,9 +73,6 @@ def draw_triplet(
 
     Returns:
         None for a caption of fewer than two pieces, and where no other caption holds anything else.
-
-    Raises:
-        InputError: another word, or a row that there is not.
     """
     if words not in ("shuffled", "kept"):
         raise InputError(f"words: expected 'shuffled' or 'kept', got {words!r}")

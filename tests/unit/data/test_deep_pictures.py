@@ -128,8 +128,8 @@ def test_identities_are_pseudonyms_or_nothing():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("reportsi.dcm", "without a picture"),
-        ("MR_truncated.dcm", "cannot decode the picture"),
+        ("reportsi.dcm", "without an image"),
+        ("MR_truncated.dcm", "cannot decode the image"),
         ("rtstruct.dcm", "not a DICOM file"),
         ("badVR.dcm", "0 x 10 x 10 x 1 values"),
         ("no such.dcm", "no such file"),
@@ -185,7 +185,7 @@ def test_a_folder_of_scans_is_a_source_and_a_window_shows_it(tmp_path):
     np.testing.assert_array_equal(scan.image, WindowLevel(40, 400)(read_dicom(FILES / "CT_small.dcm").values[0]))
     assert scan.meta["modality"] == "CT"
     assert isinstance(scan.meta["patient"], int)
-    assert "without a picture" in rows["reportsi.dcm"].bad
+    assert "without an image" in rows["reportsi.dcm"].bad
 
 
 def test_every_slice_can_be_a_row(tmp_path):

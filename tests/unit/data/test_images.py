@@ -130,7 +130,7 @@ def test_a_truncated_picture_is_named(kind, keep):
 def test_what_is_no_picture():
     for data, what in (
         (b"", "0 bytes"),
-        (b"<html>not found</html>", "not a picture"),
+        (b"<html>not found</html>", "not an image"),
         (b"\xff\xd8\xff\xe0junk", "JPEG|picture"),
     ):
         with pytest.raises(InputError, match=what) as caught:

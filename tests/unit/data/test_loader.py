@@ -181,7 +181,7 @@ def test_bad_rows_are_named_counted_and_replaced(way, tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert {line["key"] for line in lines} == {"k4", "k9"}
     assert len(lines) == 2
-    assert all(line["source"] == "pool" and "not a picture" in line["error"] for line in lines)
+    assert all(line["source"] == "pool" and "not an image" in line["error"] for line in lines)
     again = loader(Pool(40, bad=(4, 9)), on_bad=path, **way)
     for _ in range(24):
         next(again)
@@ -251,7 +251,7 @@ def test_rows_without_caption_picture_or_their_own_key_are_bad(tmp_path):
     assert [(line["key"], line["error"].split(";")[0]) for line in lines] == [
         ("none", "no caption"),
         ("empty", "every caption is empty"),
-        ("blind", "no picture"),
+        ("blind", "no image"),
         ("g3", "duplicate key"),
         ("told", "why"),
     ]
@@ -302,7 +302,7 @@ def test_ordered_gives_every_good_row_once_in_order(workers, tmp_path):
         list(ordered(source, image_spec=SPEC, batch_size=8, workers=workers, strict=True))
     with pytest.raises(InputError, match="empty"):
         list(ordered(Listed([]), image_spec=SPEC, batch_size=8))
-    with pytest.raises(InputError, match=r"all 3 rows are bad.*not a picture"):
+    with pytest.raises(InputError, match=r"all 3 rows are bad.*not an image"):
         list(ordered(Pool(3, bad=range(3)), image_spec=SPEC, batch_size=8))
 
 

@@ -79,7 +79,7 @@ class TestCaptions:
 class TestSplits:
     def test_rows_of_different_splits_and_seeds_differ(self):
         drawn = {
-            (split, seed): {sample.picture.pixels.tobytes() for sample in samples(200, split=split, seed=seed)}
+            (split, seed): {sample.image.pixels.tobytes() for sample in samples(200, split=split, seed=seed)}
             for split in SPLITS
             for seed in (0, 1)
         }
@@ -165,7 +165,7 @@ class TestSource:
                 assert sample.negative.scene == sample.scene
                 assert sample.negative.other.lettering == sample.scene.lettering
                 assert sample.negative.other.defects == sample.scene.defects
-                assert (sample.picture.pixels != sample.negative_picture.pixels).any()
+                assert (sample.image.pixels != sample.negative_image.pixels).any()
 
     def test_lettering_agrees_as_often_as_asked(self):
         for kind in ("word", "number", "watermark"):

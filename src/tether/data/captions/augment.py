@@ -72,9 +72,6 @@ class TextAugment:
                 ``delete``.
             delete_chance: of each word under ``delete``, in [0, 1].
             words: lexicon for what is None: ``english`` or a YAML file.
-
-        Raises:
-            InputError: a value outside its range, or an unknown operation.
         """
         for name, value in (("remove", remove), ("delete_chance", delete_chance)):
             if not 0 <= value <= 1:
@@ -122,11 +119,7 @@ class TextAugment:
         return self.pick(operation)(text, generator)
 
     def pick(self, operation: Operation) -> Callable[[str, Chance], str]:
-        """One operation, as a function of a text and a generator.
-
-        Raises:
-            InputError: an unknown one.
-        """
+        """One operation, as a function of a text and a generator."""
         known: dict[str, Callable[[str, Chance], str]] = {
             "identity": lambda text, generator: text,
             "synonym": self._replace,
@@ -191,9 +184,6 @@ class Augmented:
             weights: see ``TextAugment``.
             delete_chance: see ``TextAugment``.
             words: see ``TextAugment``.
-
-        Raises:
-            InputError: as ``TextAugment``, or another strength.
         """
         from tether.core.component import build
 

@@ -64,9 +64,6 @@ class LanguageModel:
             form: ``chat`` wraps a prompt as the model's chat template says, ``plain`` does not, ``auto`` does where
                 there is a template.
             device: where it runs.
-
-        Raises:
-            InputError: a value outside its range.
         """
         if new_tokens < 1:
             raise InputError(f"new_tokens: expected at least 1, got {new_tokens!r}")
@@ -83,11 +80,7 @@ class LanguageModel:
 
     @property
     def digest(self) -> str:
-        """Of the weights (``core.digest.model_digest``); loads the model where it is not known yet.
-
-        Raises:
-            InputError: as ``complete``.
-        """
+        """Of the weights (``core.digest.model_digest``); loads the model where it is not known yet."""
         return self._model()[2]
 
     def _model(self) -> tuple[Any, Any, str]:
@@ -205,9 +198,6 @@ class LMRewriter:
             temperature: see ``LanguageModel``.
             top_p: see ``LanguageModel``.
             device: see ``LanguageModel``.
-
-        Raises:
-            InputError: fewer than three pairs, or a value outside its range.
         """
         self._pairs = examples() if pairs is None else tuple(pairs)
         if len(self._pairs) < EXAMPLES:
@@ -251,11 +241,7 @@ class LMFuser:
     """
 
     def __init__(self, *, model: str, new_tokens: int = NEW_TOKENS, form: Form = "auto", device: str = "cpu") -> None:
-        """Take the settings; see ``LanguageModel``. The most likely answer is taken, so nothing is drawn.
-
-        Raises:
-            InputError: a value outside its range.
-        """
+        """Take the settings; see ``LanguageModel``. The most likely answer is taken, so nothing is drawn."""
         self.model = LanguageModel(model, new_tokens=new_tokens, temperature=0.0, form=form, device=device)
 
     @property
@@ -295,11 +281,7 @@ class LMParaphraser:
         form: Form = "auto",
         device: str = "cpu",
     ) -> None:
-        """Take the settings; see ``LanguageModel``.
-
-        Raises:
-            InputError: a value outside its range.
-        """
+        """Take the settings; see ``LanguageModel``."""
         self.model = LanguageModel(
             model, new_tokens=new_tokens, temperature=temperature, top_p=top_p, form=form, device=device
         )

@@ -1,4 +1,4 @@
-"""Several texts for each picture, one of which is drawn at every visit: LaCLIP's rewrites and VeCLIP's mixture."""
+"""Several texts for each image, one of which is drawn at every visit: LaCLIP's rewrites and VeCLIP's mixture."""
 
 from __future__ import annotations
 
@@ -68,9 +68,6 @@ class CaptionPool(CaptionTexts):
             min_pieces: least pieces of a text that may be used (>= 0); 0 never falls back.
             weights: chances of the original and of each rewrite, not all 0, of any sum; every caption must then have
                 as many rewrites. None: all alike.
-
-        Raises:
-            InputError: no caption, lists of unequal length, or weights that do not fit.
         """
         if len(original) != len(rewrites):
             raise InputError(f"rewrites: expected {len(original)} lists, one for each caption, got {len(rewrites)}")
@@ -103,21 +100,14 @@ class CaptionPool(CaptionTexts):
         """The original and its rewrites, as they are.
 
         Args:
-            row: of a picture, >= 0; taken modulo the number of captions, for a list of pictures may repeat theirs.
-
-        Raises:
-            InputError: a negative row.
+            row: of an image, >= 0; taken modulo the number of captions, for a list of images may repeat theirs.
         """
         if row < 0:
             raise InputError(f"row: expected at least 0, got {row}")
         return self._rows[row % len(self._rows)]
 
     def pick(self, row: int, *, choice: int) -> str:
-        """The text that is used when text ``choice`` is drawn: 0 the original, j its j-th rewrite.
-
-        Raises:
-            InputError: a negative row, or a choice that the row does not have.
-        """
+        """The text that is used when text ``choice`` is drawn: 0 the original, j its j-th rewrite."""
         texts = self.texts(row)
         if not 0 <= choice < len(texts):
             raise InputError(f"choice: row {row} has texts 0 to {len(texts) - 1}, got {choice}")
@@ -150,10 +140,6 @@ class MixedCaptions(CaptionTexts):
             sources: n texts by the name of their source; an empty text says nothing.
             probs: chance of each source, of sum 1; their order is the order of the cumulative chances.
             fallback: source that speaks where the drawn one is silent.
-
-        Raises:
-            InputError: names that do not agree, lists of unequal length, chances that do not add up to 1, or a row of
-                which no source says anything.
         """
         if not sources:
             raise InputError("sources: expected at least one, got none")
@@ -184,11 +170,7 @@ class MixedCaptions(CaptionTexts):
         return {"probs": [[name, value] for name, value in self.probs.items()], "fallback": self.fallback}
 
     def texts(self, row: int) -> tuple[str, ...]:
-        """What each source says of a row, in the order of the chances.
-
-        Raises:
-            InputError: a row outside the pool.
-        """
+        """What each source says of a row, in the order of the chances."""
         if not 0 <= row < len(self._rows):
             raise InputError(f"row: expected 0 to {len(self._rows) - 1}, got {row}")
         return self._rows[row]
@@ -218,9 +200,6 @@ class CaptionSampler:
             pool: what is drawn from.
             seed: of the run (>= 0).
             worker: number of this worker (>= 0).
-
-        Raises:
-            InputError: a negative number.
         """
         if seed < 0 or worker < 0:
             raise InputError(f"expected seed and worker of at least 0, got {seed} and {worker}")
@@ -263,11 +242,7 @@ def spoken(texts: Sequence[str], choice: int, *, fallback: int) -> str:
 
 
 def bounds(weights: Sequence[float], *, where: str, total: float | None = None) -> list[float]:
-    """Upper ends of the stretches of [0, 1) that belong to each weight; the last end of a positive one is 1.
-
-    Raises:
-        InputError: no weight, one that is negative or not finite, only zeros, or another sum than ``total``.
-    """
+    """Upper ends of the stretches of [0, 1) that belong to each weight; the last end of a positive one is 1."""
     values = [float(weight) for weight in weights]
     if not values or not all(0 <= value < math.inf for value in values) or not sum(values) > 0:
         raise InputError(f"{where}: expected finite numbers of at least 0, not all 0, got {list(weights)}")
@@ -283,10 +258,6 @@ def place_of(u: float, ends: Sequence[float]) -> int:
 
 
 def check_uniform(u: float) -> None:
-    """See that a number lies in [0, 1).
-
-    Raises:
-        InputError: it does not.
-    """
+    """See that a number lies in [0, 1)."""
     if not 0 <= u < 1:
         raise InputError(f"u: expected a number in [0, 1), got {u!r}")

@@ -39,9 +39,6 @@ class RuleParaphraser:
         Args:
             words: lexicon, ``english`` or a YAML file.
             drop_articles: probability that articles are dropped at step 1, in [0, 1].
-
-        Raises:
-            InputError: a value outside its range, or a lexicon that cannot be read.
         """
         if not 0 <= drop_articles <= 1:
             raise InputError(f"drop_articles: expected a number in [0, 1], got {drop_articles!r}")
@@ -78,7 +75,7 @@ class Paraphrased:
         row: its place among the captions given.
         caption: as it was.
         first: a paraphrase of the caption.
-        second: a paraphrase of the first: the one that is paired with the picture.
+        second: a paraphrase of the first: the one that is paired with the image.
     """
 
     row: int
@@ -113,15 +110,12 @@ class ParaphrasePairs:
         """Paraphrase all captions.
 
         Args:
-            captions: one for each picture.
+            captions: one for each image.
             paraphraser: any with two steps.
             seed: of its draws.
             unchanged: ``drop`` captions of which a paraphrase equals what it paraphrases, for these would be their own
                 false negatives, or ``keep`` them.
             on_progress: called with the captions that are done and their number.
-
-        Raises:
-            InputError: another word, or a paraphraser that gives no text.
         """
         if unchanged not in ("drop", "keep"):
             raise InputError(f"unchanged: expected 'drop' or 'keep', got {unchanged!r}")

@@ -30,9 +30,6 @@ class TemplateRewriter:
             words: lexicon, ``english`` or a YAML file.
             synonym: probability that a word with synonyms is replaced, in [0, 1].
             drop_articles: probability that articles are dropped, in [0, 1].
-
-        Raises:
-            InputError: a value outside its range, or a lexicon that cannot be read.
         """
         for name, value in (("synonym", synonym), ("drop_articles", drop_articles)):
             if not 0 <= value <= 1:

@@ -73,9 +73,6 @@ class Rewritten:
         Args:
             min_pieces: least pieces of a text that may be used (>= 0).
             weights: of the caption and of each rewrite, of any sum; rows must then have as many texts.
-
-        Raises:
-            InputError: a value outside its range.
         """
         if min_pieces < 0:
             raise InputError(f"min_pieces: expected at least 0, got {min_pieces!r}")
@@ -112,9 +109,6 @@ class MixedCaption:
         Args:
             probs: chance of each column, of sum 1; ``text`` is the row's first caption.
             fallback: column that speaks where the drawn one is silent; one of them.
-
-        Raises:
-            InputError: chances that do not add up to 1, or a fallback that is none of them.
         """
         if fallback not in probs:
             raise InputError(f"fallback: expected one of {', '.join(probs) or 'no column'}, got {fallback!r}")

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits with captions: 1,797 grey pictures of 8 x 8, drawn larger.
+"""Scikit-learn's handwritten digits with captions: 1,797 grey images of 8 x 8, drawn larger.
 
 The smallest real data set there is, for checks that must be quick. Source: UCI "Optical Recognition of Handwritten
 Digits" (CC BY 4.0), test part, as ``sklearn.datasets.load_digits`` carries it.
@@ -36,7 +36,7 @@ class DigitsSet:
     Attributes:
         pixels: (n, size, size, 3) uint8.
         labels: (n,) int64, 0 to 9.
-        captions: texts of each picture.
+        captions: texts of each image.
     """
 
     name = "digits"
@@ -66,11 +66,11 @@ class DigitsSet:
         ]
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.labels)
 
     def row(self, index: int) -> Row:
-        """One picture; its key is the row in scikit-learn's order."""
+        """One image; its key is the row in scikit-learn's order."""
         digit = int(self.labels[index])
         meta = {"label": digit, "name": NAMES[digit]}
         return Row(f"{self._rows[index]:04d}", self.pixels[index], self.captions[index], meta)

@@ -1,4 +1,4 @@
-"""OpenMoji's colour drawings with their names: a small, real, licensed set of pictures and words.
+"""OpenMoji's colour drawings with their names: a small, real, licensed set of images and words.
 
 How it is split (fixed; drawn from a hash of the code points, so it does not move when drawings are added):
 
@@ -71,11 +71,8 @@ class EmojiSet:
 
     Attributes:
         pixels: (n, size, size, 3) uint8, memory-mapped and read-only.
-        rows: the ``Emoji`` of each picture.
-        captions: the texts of each picture; the first is its name in the first language.
-
-    Raises:
-        InputError: for a setting that is not one of the above.
+        rows: the ``Emoji`` of each image.
+        captions: the texts of each image; the first is its name in the first language.
     """
 
     name = "emoji"
@@ -109,11 +106,11 @@ class EmojiSet:
         self.pixels: np.ndarray = self._pixels(_hex(background))
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.rows)
 
     def row(self, index: int) -> Row:
-        """One picture with its captions; ``meta`` holds the table's columns."""
+        """One image with its captions; ``meta`` holds the table's columns."""
         item = self.rows[index]
         meta = {
             "emoji": item.text,

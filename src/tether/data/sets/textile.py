@@ -1,4 +1,4 @@
-"""Pictures of woven cloth, normal or with a local or a global defect: 2,000 JPEG files for inspection by words.
+"""Images of woven cloth, normal or with a local or a global defect: 2,000 JPEG files for inspection by words.
 
 Simulated textiles of Megahed et al. (arXiv 2501.12596), 250 x 250, grey: 1,000 normal, 500 with one small local flaw,
 500 whose weave has changed everywhere. They come with the library ``conformal-clip-data`` (MIT, 120 MB), the extra
@@ -35,10 +35,10 @@ class TextileSet:
     Args:
         split: ``train`` (about 50 %), ``validation`` (10 %), ``test`` (40 %) or ``all``, by a hash of class and file.
         classes: which of ``normal``, ``local``, ``global``; ``("normal",)`` is what anomaly detectors learn from.
-        captions: ``one`` or ``several`` for each picture.
+        captions: ``one`` or ``several`` for each image.
 
     Attributes:
-        paths: file of each picture.
+        paths: file of each image.
         labels: its class.
 
     Raises:
@@ -69,7 +69,7 @@ class TextileSet:
         for label in (label for label in CAPTIONS if label in classes):
             files = sorted((root / _FOLDERS[label]).glob("*.jpg"))
             if not files:
-                raise InputError(f"{root / _FOLDERS[label]}: expected the pictures of conformal-clip-data, found none")
+                raise InputError(f"{root / _FOLDERS[label]}: expected the images of conformal-clip-data, found none")
             for path in files:
                 if split in ("all", _split_of(label, path.stem)):
                     self.paths.append(path)
@@ -77,11 +77,11 @@ class TextileSet:
         self._several = captions == "several"
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.paths)
 
     def row(self, index: int) -> Row:
-        """One picture by path."""
+        """One image by path."""
         label = self.labels[index]
         texts = CAPTIONS[label] if self._several else CAPTIONS[label][:1]
         return Row(f"{label}/{self.paths[index].stem}", self.paths[index], texts, {"label": label})

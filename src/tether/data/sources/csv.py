@@ -1,4 +1,4 @@
-"""CSV and TSV files of picture paths and captions, as open_clip reads them."""
+"""CSV and TSV files of image paths and captions, as open_clip reads them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Bad = tuple[str, str]  # key, reason
 
 
 class CsvSource:
-    """Rows of CSV or TSV files with a header; lines that name the same picture become one row with several captions."""
+    """Rows of CSV or TSV files with a header; lines that name the same image become one row with several captions."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class CsvSource:
             path: a file, a folder, a pattern or a URL.
             image: column of paths (open_clip's ``--csv-img-key``); None guesses (``filepath``, ``image``, ...).
             caption: columns of captions (``--csv-caption-key``); empty guesses one (``title``, ``caption``, ...).
-            key: column of unique keys; None takes one called ``key``, else the picture's path.
+            key: column of unique keys; None takes one called ``key``, else the image's path.
             separator: between columns; ``auto`` takes the tab, comma or semicolon of the header.
             root: folder that paths are relative to and may not leave; None takes the file's own folder.
-            group: ``image`` joins the lines of one picture; ``none`` keeps each line as a row, keyed by its number.
+            group: ``image`` joins the lines of one image; ``none`` keeps each line as a row, keyed by its number.
             remote_images: whether the table may name URLs of public hosts.
 
         Raises:
@@ -88,9 +88,9 @@ class CsvSource:
             if len(row) == 2:
                 yield bad_row(*row)
             else:
-                key, picture, captions, meta, root = row
+                key, image, captions, meta, root = row
                 reach = Reach((root,), remote=self._remote)
-                yield make_row(key, picture=picture, captions=captions, meta=meta, reach=reach)
+                yield make_row(key, image=image, captions=captions, meta=meta, reach=reach)
 
     @cached_property
     def _rows(self) -> list[_Line | _Bad]:
@@ -116,16 +116,16 @@ class CsvSource:
             if len(line) != len(header):
                 yield place, f"line {number} has {len(line)} columns, the header has {len(header)}"
                 continue
-            picture = line[by_name[self._image]] if self._image else ""
+            image = line[by_name[self._image]] if self._image else ""
             if root is None:
-                root = _root_of(path, first=picture)
-            if not is_text(picture):
-                yield place, "the picture's path is not UTF-8"
+                root = _root_of(path, first=image)
+            if not is_text(image):
+                yield place, "the image's path is not UTF-8"
                 continue
-            key = line[by_name[self._key]] if self._key else picture if self._group == "image" else place
+            key = line[by_name[self._key]] if self._key else image if self._group == "image" else place
             meta: dict[str, object] = {name: line[at] for name, at in by_name.items() if name not in used}
             captions = [line[by_name[name]] for name in self._captions]
-            yield key or place, picture.strip() and picture, captions, meta, root
+            yield key or place, image.strip() and image, captions, meta, root
 
     def _lines(self, path: str) -> Iterator[tuple[int, list[str]]]:
         """Line numbers and columns; bytes that are not UTF-8 stay marked in the text."""
@@ -172,7 +172,7 @@ def _root_of(path: str, *, first: str) -> str:
 
 
 def _joined(rows: list[_Line | _Bad]) -> list[_Line | _Bad]:
-    """Rows of the same picture as one, where the first of them stood."""
+    """Rows of the same image as one, where the first of them stood."""
     found: dict[tuple[str, str, str], _Line] = {}
     out: list[_Line | _Bad] = []
     for row in rows:

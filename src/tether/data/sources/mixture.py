@@ -46,9 +46,6 @@ class MixtureSource:
             weights: ``size`` for the union of all, or a share of each source (>= 0, of any sum).
             rows: how many in all; None takes every row of the union, or as many as need no repetition.
             seed: of the order.
-
-        Raises:
-            InputError: no source, weights that do not fit, or an empty source that is wanted.
         """
         from tether.data.opening import open_source
 
@@ -129,10 +126,6 @@ def mixed_counts(sizes: Sequence[int], *, weights: Weights, rows: int | None) ->
         sizes: rows that each source has.
         weights: ``size`` or a share of each.
         rows: of all together; None: all, or as many as need no repetition.
-
-    Raises:
-        InputError: weights of another number, negative or without sum, an empty source that is wanted, or ``rows``
-            below 1.
     """
     shares = np.asarray(sizes if weights == "size" else weights, dtype=np.float64)
     if shares.shape != (len(sizes),) or not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:

@@ -18,7 +18,7 @@ from tether.data.paths import filesystem, is_url, open_binary
 from tether.data.sources.parquet_pages import Pages, pages_of
 
 Dictionaries = Literal["kept", "decoded"]
-# Bytes of a column in memory at once; Arrow's own choice is the whole column of a row group, pictures and all.
+# Bytes of a column in memory at once; Arrow's own choice is the whole column of a row group, images and all.
 _NEAR, _FAR = 1 << 20, 1 << 23
 BATCH_BYTES = 1 << 28
 """Bytes that a batch may have."""

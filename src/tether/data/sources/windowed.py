@@ -1,4 +1,4 @@
-"""Another source's pictures through a window: CT in Hounsfield units, 16-bit X-rays, volumes slice by slice."""
+"""Another source's images through a window: CT in Hounsfield units, 16-bit X-rays, volumes slice by slice."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Frames = Literal["first", "middle", "each"]
 
 
 class WindowedSource:
-    """Rows of another source whose pictures are read at full depth and shown through a window, as grey pixels.
+    """Rows of another source whose images are read at full depth and shown through a window, as grey pixels.
 
     Where a file is DICOM, the row's meta gains ``modality``, ``view`` and, with a secret, the pseudonyms ``patient``
-    and ``study``; a value that the row already has stays. A picture that cannot be read makes a bad row.
+    and ``study``; a value that the row already has stays. An image that cannot be read makes a bad row.
     """
 
     def __init__(
@@ -44,9 +44,6 @@ class WindowedSource:
             frames: of a volume or a film the ``first`` frame, the ``middle`` one, or ``each`` as a row of its own,
                 whose key ends in ``#`` and its number, and whose meta says which ``frame`` it is.
             secret: makes pseudonyms of patients and studies, see ``read_dicom``.
-
-        Raises:
-            InputError: half a window, another word, or as ``open_source``.
         """
         from tether.data.opening import open_source
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float16, Int, UInt64
 
 from tether.core.errors import InputError
 from tether.data.curate.engine.hashing import hashed, row_keys
-from tether.data.curate.engine.stateless import column_of, pictures_of
+from tether.data.curate.engine.stateless import column_of, images_of
 from tether.data.curate.engine.step import IMAGE, Counts, State
 from tether.data.curate.steps.greedy_dedup import staying
 from tether.tasks.curate.lazy_encoder import Backbone
@@ -81,7 +81,7 @@ class EmbeddingDuplicates:
     def partial_fit(self, rows: pa.RecordBatch) -> Self:
         """Embed the pictures of one batch; the captions of one row are taken to share its picture."""
         self._counting()
-        pictures = pictures_of(rows)
+        pictures = images_of(rows)
         keys = hashed(row_keys(column_of(rows, "key")))
         self.pairs += rows.num_rows
         first = np.ones(rows.num_rows, np.bool_)
@@ -178,7 +178,7 @@ class EmbeddingDuplicates:
         """Pairs seen, pictures compared, those that stay, and how many could not be decoded."""
         pictures = len(self._table()[0]) if self._pictures is None else self._pictures
         stay = pictures - len(self._decide())
-        return {"pairs": self.pairs, "pictures": pictures, "stay": stay, "unreadable": self.unreadable}
+        return {"pairs": self.pairs, "images": pictures, "stay": stay, "unreadable": self.unreadable}
 
 
 def _alike(vectors: Float16[np.ndarray, "n d"], *, least: float) -> Iterator[Int[np.ndarray, "2 m"]]:

@@ -258,9 +258,9 @@ def test_rows_without_a_readable_picture_stay():
     step = NearDuplicates()
     batch = rows(["x"] * 4, [None, None, b"no", b"no"])
     assert kept(step, batch) == [True] * 4
-    assert step.report() == {"pairs": 4, "pictures": 0, "stay": 0, "unreadable": 2}
+    assert step.report() == {"pairs": 4, "images": 0, "stay": 0, "unreadable": 2}
     assert kept(NearDuplicates(), rows(["x"], image=pa.nulls(1))) == [True]
-    with pytest.raises(InputError, match="expected encoded pictures"):
+    with pytest.raises(InputError, match="expected encoded images"):
         step.partial_fit(rows(["x"], image=["text"]))
 
 
@@ -318,7 +318,7 @@ def test_another_process_gets_the_decision_alone():
     for count in (there.state_dict, lambda: step.merge(there), lambda: there.partial_fit(batch)):
         with pytest.raises(InputError, match="decision alone"):
             count()
-    assert step.merge(NearDuplicates()).report()["pictures"] == 1000
+    assert step.merge(NearDuplicates()).report()["images"] == 1000
 
 
 def test_near_words_are_all_found():

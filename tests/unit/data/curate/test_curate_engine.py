@@ -191,7 +191,7 @@ def test_steps_read_pictures_and_columns(tmp_path, kind):
 
 def test_missing_columns_are_named_at_the_door(tmp_path):
     pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "pool.parquet")
-    with pytest.raises(InputError, match=r"shorter: needs pictures, which .* does not have; known: caption"):
+    with pytest.raises(InputError, match=r"shorter: needs images, which .* does not have; known: caption"):
         curate(open_pool(str(tmp_path / "pool.parquet")), steps=recipe(Shorter(1, "web")), out=tmp_path / "out")
     rows = [Row("a", b"x", ("a",), {"source": "web"})]
     with pytest.raises(InputError, match="needs a column 'origin'"):

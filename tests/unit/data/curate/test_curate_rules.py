@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tether.core.errors import InputError
-from tether.data.curate import PictureSize, TextRules, TidyText
+from tether.data.curate import ImageSize, TextRules, TidyText
 from tether.data.curate.steps.characters import code_points, is_kind, longest_run, totals
-from tether.data.curate.steps.image_size import picture_size
+from tether.data.curate.steps.image_size import image_size
 
 FREE = {
     "characters": (0, 10**7),
@@ -208,21 +208,21 @@ def encoded(size, kind="PNG", **options) -> bytes:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_the_size_is_read_from_the_header(kind):
     data = encoded((70, 33), kind)
-    assert picture_size(data) == (70, 33)
+    assert image_size(data) == (70, 33)
     if kind in ("PNG", "JPEG"):
-        assert picture_size(data[: len(data) * 3 // 4]) == (70, 33)  # pixels are not looked at
+        assert image_size(data[: len(data) * 3 // 4]) == (70, 33)  # pixels are not looked at
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"no picture", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n" + b"x" * 40]
 )
 def test_what_is_no_picture_has_no_size(data):
-    assert picture_size(data) == (0, 0)
+    assert image_size(data) == (0, 0)
 
 
 def sized(pictures, **rules) -> list[bool]:
     batch = rows(["x"] * len(pictures), image=pa.array(pictures, pa.binary()))
-    return PictureSize(**rules).keep(batch).astype(bool).tolist()
+    return ImageSize(**rules).keep(batch).astype(bool).tolist()
 
 
 def test_pictures_are_measured():
@@ -233,9 +233,9 @@ def test_pictures_are_measured():
     assert sized([None, b"no"]) == [True, False]
     assert sized([None, b"no"], missing="drop", unreadable="keep") == [False, True]
     assert sized([]) == []
-    assert PictureSize().keep(rows(["x"], image=pa.nulls(1))).tolist() == [1]
+    assert ImageSize().keep(rows(["x"], image=pa.nulls(1))).tolist() == [1]
     large = rows(["x"] * 6, image=pa.array(pictures, pa.large_binary()))
-    assert PictureSize().keep(large).astype(bool).tolist() == sized(pictures)
+    assert ImageSize().keep(large).astype(bool).tolist() == sized(pictures)
     marked = Image.Exif()
     marked[0x010E] = "x" * 5000  # a header longer than what is looked at first
     assert sized([encoded((32, 32), "JPEG", exif=marked), encoded((31, 32), "JPEG", exif=marked)]) == [True, False]
@@ -250,6 +250,6 @@ def test_wrong_sizes_are_refused():
         ({"missing": "no"}, "drop or keep, got 'no'"),
     ]:
         with pytest.raises(InputError, match=message):
-            PictureSize(**rules)
+            ImageSize(**rules)
     with pytest.raises(InputError, match="expected a column 'image', got key, text"):
-        PictureSize().keep(rows(["x"]))
+        ImageSize().keep(rows(["x"]))

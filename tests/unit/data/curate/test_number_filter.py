@@ -236,7 +236,7 @@ def test_wrong_pairs_are_refused(model, pictures):
         one.score(pictures[:1], [3])
     with pytest.raises(TypeError, match="got one str"):
         one.score(pictures[:1], "a")
-    with pytest.raises(InputError, match="not a picture"):
+    with pytest.raises(InputError, match="not an image"):
         one.score([b"no picture"], ["a"])
     with pytest.raises(InputError, match="expected 1 scores, got 2"):
         ScoreFilter(lambda images, texts: np.zeros(2)).score([b""], ["a"])

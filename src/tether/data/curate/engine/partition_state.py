@@ -98,7 +98,7 @@ class Left:
 
 
 def left_of(batch: PairBatch) -> Left:
-    """A batch without its words and pictures, so that a piece takes little memory."""
+    """A batch without its words and images, so that a piece takes little memory."""
     places = np.flatnonzero(batch.rewritten)
     flags = {}
     for number, given in batch.flags.items():

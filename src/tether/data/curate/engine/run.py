@@ -48,7 +48,7 @@ def curate(
 ) -> dict[str, Any]:
     """Keep the rows of a pool that every step keeps.
 
-    A pair of picture and caption is the unit: a row stays while one of its captions does, and loses the others. The
+    A pair of image and caption is the unit: a row stays while one of its captions does, and loses the others. The
     result depends on the pool, the steps and the seed alone: not on the engine, on interruptions or on the order in
     which pieces are done. Called again after an interruption it goes on; called again afterwards it changes nothing.
 
@@ -188,11 +188,7 @@ class _Passes:
 
 
 def check(pool: Pool, steps: Sequence[tuple[str, RecipeStep]]) -> None:
-    """Refuse steps that this pool cannot serve, and a curator after a rewriter that gives several texts.
-
-    Raises:
-        InputError: it names the step.
-    """
+    """Refuse steps that this pool cannot serve, and a curator after a rewriter that gives several texts."""
     several = ""
     for name, step in steps:
         if not isinstance(step, (CurateStep, RewriteStep, FlagStep)):

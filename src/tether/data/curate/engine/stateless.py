@@ -45,11 +45,7 @@ class Stateless(ABC):
         return {}
 
     def load_state_dict(self, state: State) -> None:
-        """Nothing is loaded.
-
-        Raises:
-            InputError: there is something in it.
-        """
+        """Nothing is loaded."""
         if state:
             raise InputError(f"a step that counts nothing was given counts: {', '.join(state)}")
 
@@ -63,15 +59,11 @@ def texts_of(rows: pa.RecordBatch) -> pa.StringArray:
     return column_of(rows, "text")
 
 
-def pictures_of(rows: pa.RecordBatch) -> pa.BinaryArray:
-    """The pictures' encoded bytes, null where there is none.
-
-    Raises:
-        InputError: no such column, or one that does not hold bytes.
-    """
+def images_of(rows: pa.RecordBatch) -> pa.BinaryArray:
+    """The images' encoded bytes, null where there is none."""
     column = column_of(rows, "image")
     if pa.types.is_null(column.type):
         return column.cast(pa.binary())
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-        raise InputError(f"column 'image': expected encoded pictures (binary), got {column.type}")
+        raise InputError(f"column 'image': expected encoded images (binary), got {column.type}")
     return column

@@ -17,21 +17,13 @@ RandomState = int | random.Random | np.random.RandomState | np.random.Generator
 
 
 def entry_counts(indptr: np.ndarray, ids: np.ndarray, *, n: int) -> Int[np.ndarray, " n"]:
-    """How many (caption, entry) matches each of ``n`` entries has, uint64; counts of shards add.
-
-    Raises:
-        InputError: an id outside 0..n-1, or row pointers that do not fit the ids.
-    """
+    """How many (caption, entry) matches each of ``n`` entries has, uint64; counts of shards add."""
     _check_rows(indptr, ids, n=n)
     return np.bincount(ids, minlength=n).astype(np.uint64)
 
 
 def tail_share(counts: np.ndarray, *, t: float) -> float:
-    """Share of all matches that belongs to entries with strictly fewer than ``t`` matches.
-
-    Raises:
-        InputError: no match at all, the share would be 0/0.
-    """
+    """Share of all matches that belongs to entries with strictly fewer than ``t`` matches."""
     counts = np.asarray(counts, np.uint64)
     if not counts.sum():
         raise InputError("counts: no entry has a match, so there is no tail share")
@@ -42,9 +34,6 @@ def threshold_for_share(counts: np.ndarray, *, share: float) -> int:
     """The count t at which the matches of all entries up to t come nearest to ``share`` (0 to 1) of all; first of ties.
 
     Source: arXiv 2507.22062, released code (``p_to_t``).
-
-    Raises:
-        InputError: a share outside 0..1, or no match at all.
     """
     counts = np.sort(np.asarray(counts, np.uint64))
     if not 0 <= share <= 1:
@@ -80,9 +69,6 @@ class Balancer:
         Args:
             t: at least 1; 20,000 suits 400 M pairs and 170,000 suits 2.5 B (paper); infinity keeps all matched.
             tail_share: 0 to 1; t is then chosen at ``fit`` by ``threshold_for_share`` (at least 1).
-
-        Raises:
-            InputError: both or none given, or out of range.
         """
         if (t is None) == (tail_share is None):
             raise InputError(f"expected either t or tail_share, got t={t} and tail_share={tail_share}")
@@ -93,11 +79,7 @@ class Balancer:
         self.t, self.tail_share = t, tail_share
 
     def fit(self, counts: np.ndarray | Iterable[int]) -> Balancer:
-        """Set the probabilities from (n,) counts.
-
-        Raises:
-            InputError: counts that are not whole, negative, not one-dimensional, or all zero with ``tail_share``.
-        """
+        """Set the probabilities from (n,) counts."""
         given = np.asarray(counts if isinstance(counts, np.ndarray) else list(counts))
         if given.ndim != 1 or not len(given):
             raise InputError(f"counts: expected one count for each entry, got shape {given.shape}")

@@ -38,12 +38,7 @@ class _Naive:
 
 
 def checked_entries(entries: Sequence[str], *, on_duplicate: OnDuplicate = "raise") -> list[str]:
-    """The entries as a list, refused when there is none, one is empty or not a text, or one stands twice.
-
-    Raises:
-        InputError: names the position and the entry.
-        TypeError: an entry that is not a str.
-    """
+    """The entries as a list, refused when there is none, one is empty or not a text, or one stands twice."""
     if isinstance(entries, str):
         raise TypeError("entries: expected a sequence of texts, got one str")
     listed = list(entries)
@@ -94,10 +89,6 @@ class SubstringMatcher:
                 characters, ``naive`` tests every entry; ``auto`` is ``ngram``, the fastest at every size measured.
             on_duplicate: ``first`` or ``last`` lets a repeated entry stand; then only that one of its positions ever
                 matches. MetaCLIP 2's code has ``last``.
-
-        Raises:
-            InputError: no entries, or an empty or repeated one.
-            TypeError: an entry that is not a str.
         """
         if wrap not in get_args(Wrap):
             raise InputError(f"wrap: expected 'metaclip' or 'script', got {wrap!r}")
@@ -125,11 +116,7 @@ class SubstringMatcher:
         )
 
     def match(self, text: str | None) -> list[int]:
-        """Positions of the entries in one caption, ascending; None has none.
-
-        Raises:
-            TypeError: a caption that is neither a str nor None.
-        """
+        """Positions of the entries in one caption, ascending; None has none."""
         if text is None:
             return []
         if not isinstance(text, str):
@@ -144,9 +131,6 @@ class SubstringMatcher:
 
         Returns:
             int64 (n + 1,) row pointers and int64 (m,) entry positions.
-
-        Raises:
-            TypeError: a caption that is neither a str nor None, with its position.
         """
         counts, ids = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
         for chunk in _chunks(texts):

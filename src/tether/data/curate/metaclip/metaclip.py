@@ -49,9 +49,6 @@ class MetaClipCurator:
             t: matches up to which an entry is kept whole, at least 1.
             tail_share: instead of t, the share of matches (0 to 1) that shall lie in the tail.
             backend: of the matcher.
-
-        Raises:
-            InputError: an empty list, an empty or repeated entry, t or tail_share missing, both given or out of range.
         """
         listed = read_entries(Path(entries)) if isinstance(entries, str) else entries
         self.balancer = Balancer(t=t, tail_share=tail_share)
@@ -93,11 +90,7 @@ class MetaClipCurator:
         return self
 
     def merge(self, other: Self) -> Self:
-        """Add the counts of another shard.
-
-        Raises:
-            InputError: it counted other entries.
-        """
+        """Add the counts of another shard."""
         if other.digest != self.digest:
             raise InputError(f"cannot add counts of entries {other.digest[:12]} to counts of {self.digest[:12]}")
         self.hits += other.hits
@@ -107,11 +100,7 @@ class MetaClipCurator:
         return self
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
-        """Probability to keep each row of a batch with a ``text`` column.
-
-        Raises:
-            InputError: nothing was counted yet.
-        """
+        """Probability to keep each row of a batch with a ``text`` column."""
         if not self.rows:
             raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
         return self._balanced().pair_prob(*self.matcher.match_many(column_of(rows, "text")))
@@ -139,11 +128,7 @@ class MetaClipCurator:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Take over saved counts.
-
-        Raises:
-            InputError: they belong to other entries.
-        """
+        """Take over saved counts."""
         if str(state["entries_sha256"]) != self.digest:
             raise InputError(f"counts of entries {str(state['entries_sha256'])[:12]} do not fit {self.digest[:12]}")
         self._clear()

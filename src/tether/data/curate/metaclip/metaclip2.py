@@ -35,8 +35,8 @@ class WorldCurator:
     A caption counts for the list of its own language. The reference language has the threshold t; each other
     language gets the one that leaves it the same share of tail matches.
 
-    Source: arXiv 2507.22062 section 3. The released code draws one of a picture's matching texts and then whether it
-    stays; here every (picture, caption) pair is drawn for itself, by a hash of its key, with the same probability
+    Source: arXiv 2507.22062 section 3. The released code draws one of an image's matching texts and then whether it
+    stays; here every (image, caption) pair is drawn for itself, by a hash of its key, with the same probability
     (``choose_text`` is the other rule).
     """
 
@@ -66,9 +66,6 @@ class WorldCurator:
                 what is left of ``zh-TW`` without its region.
             fallback: name of the list for captions of any other language; without one they are refused.
             backend: of the matchers.
-
-        Raises:
-            InputError: no list, no list for the reference language, an empty or repeated entry, a t below 1.
         """
         listed = _folder(Path(entries)) if isinstance(entries, str) else entries
         self.matcher = WorldMatcher(
@@ -133,11 +130,7 @@ class WorldCurator:
         return self
 
     def merge(self, other: Self) -> Self:
-        """Add the counts of another shard.
-
-        Raises:
-            InputError: it counted other entries.
-        """
+        """Add the counts of another shard."""
         if other.digest != self.digest:
             raise InputError(f"cannot add counts of entries {other.digest[:12]} to counts of {self.digest[:12]}")
         for code, counts in other.hits.items():
@@ -201,11 +194,7 @@ class WorldCurator:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Take over saved counts.
-
-        Raises:
-            InputError: they belong to other entries.
-        """
+        """Take over saved counts."""
         if str(state["entries_sha256"]) != self.digest:
             raise InputError(f"counts of entries {str(state['entries_sha256'])[:12]} do not fit {self.digest[:12]}")
         self._clear()

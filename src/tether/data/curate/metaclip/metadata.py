@@ -33,9 +33,6 @@ def build_metadata(sources: Iterable[Iterable[str]], *, limit: int = LIMIT) -> l
 
     Source: arXiv 2309.16671 section 3.1; its sources are ``numbers()``, ``wordnet_heads``, ``frequent`` unigrams,
     ``collocations`` and ``frequent`` titles, in that order.
-
-    Raises:
-        InputError: a limit below 1.
     """
     if limit < 1:
         raise InputError(f"limit: expected at least 1, got {limit}")

@@ -47,9 +47,6 @@ class WorldBalancer:
         Args:
             t: at least 1; ``T_400M`` and ``T_2500M`` are the paper's for English.
             reference: the language whose tail share the others take over.
-
-        Raises:
-            InputError: t below 1 or not a number.
         """
         if not t >= 1:
             raise InputError(f"t: expected at least 1, got {t}")
@@ -118,11 +115,7 @@ class WorldBalancer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved state.
-
-        Raises:
-            InputError: saved with another t or reference language.
-        """
+        """Take over a saved state."""
         if (state["t"], state["reference"]) != (self.t, self.reference):
             raise InputError(
                 f"state of t={state['t']}, reference={state['reference']!r} does not fit a balancer of t={self.t}, "
@@ -133,16 +126,13 @@ class WorldBalancer:
 
 
 def choose_text(texts: Sequence[Choice], *, random_state: RandomState) -> Choice:
-    """One of the texts of a picture, each with the same chance: MetaCLIP 2 balances the one that was drawn.
+    """One of the texts of an image, each with the same chance: MetaCLIP 2 balances the one that was drawn.
 
     Give it the texts that matched an entry, with their languages or matches beside them as you like.
 
     Args:
         texts: at least one.
         random_state: a ``random.Random`` draws as the released code does; an int is the seed of one.
-
-    Raises:
-        InputError: no text.
     """
     if not len(texts):
         raise InputError("texts: expected at least one to choose from")

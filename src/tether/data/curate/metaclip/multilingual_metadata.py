@@ -128,11 +128,7 @@ class LanguageNgrams:
         return self
 
     def merge(self, other: LanguageNgrams) -> LanguageNgrams:
-        """Add the counts of another shard.
-
-        Raises:
-            InputError: it counted another language.
-        """
+        """Add the counts of another shard."""
         if other.language != self.language:
             raise InputError(f"cannot add counts of {other.language!r} to counts of {self.language!r}")
         self.unigrams.update(other.unigrams)

@@ -23,9 +23,6 @@ class SamplePool:
         Args:
             pool: where rows come from.
             rows: how many to take, about; at least 1.
-
-        Raises:
-            InputError: fewer than one row asked for.
         """
         if rows < 1:
             raise InputError(f"rows: expected at least 1, got {rows}")

@@ -75,9 +75,6 @@ def concept_frequency(
 
     Returns:
         (c,) int64 counts; those of shards add.
-
-    Raises:
-        InputError: a class without a name that holds a letter, or captions that are one text.
     """
     if isinstance(captions, str):
         raise InputError("captions: expected many texts, got one str")
@@ -122,9 +119,6 @@ def trim_tail(
 
     Returns:
         positions of the rows that stay, ascending.
-
-    Raises:
-        InputError: labels that are no whole numbers of at least 0 and below c, or numbers out of range.
     """
     given = np.asarray(labels)
     if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):

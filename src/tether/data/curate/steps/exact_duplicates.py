@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt64
 
 from tether.core.errors import InputError
 from tether.data.curate.engine.hashing import combined, hashed, row_keys
-from tether.data.curate.engine.stateless import column_of, pictures_of, texts_of
+from tether.data.curate.engine.stateless import column_of, images_of, texts_of
 from tether.data.curate.engine.step import IMAGE, Counts, State
 
 TEXT = "text"
@@ -22,9 +22,9 @@ _NAMES = ("content", "claim")
 class ExactDuplicates:
     """Keeps one of all pairs that are equal in the columns compared: the one whose key has the smallest hash.
 
-    With the text among the columns, pairs are compared; without it, rows are, so that a picture keeps all captions of
-    the row that stays and loses those of its copies. A pair that lacks one of the values (no caption, no picture) is
-    equal to none. Pictures are equal when their files are, byte for byte; ``near_duplicates`` finds the others.
+    With the text among the columns, pairs are compared; without it, rows are, so that an image keeps all captions of
+    the row that stays and loses those of its copies. A pair that lacks one of the values (no caption, no image) is
+    equal to none. Images are equal when their files are, byte for byte; ``near_duplicates`` finds the others.
 
     Memory: 16 bytes for each distinct pair while counting, about three times as much when the pieces are put together.
     """
@@ -38,9 +38,6 @@ class ExactDuplicates:
         Args:
             of: ``text``, ``image`` or any other column of the pool, one or several; all must be equal.
             text: ``folded`` compares captions without regard to case, white space, punctuation and Unicode form.
-
-        Raises:
-            InputError: no column, one named twice, or ``folded`` without the text among them.
         """
         self.of = (of,) if isinstance(of, str) else tuple(of)
         if not self.of or len(set(self.of)) < len(self.of):
@@ -77,11 +74,7 @@ class ExactDuplicates:
         return self
 
     def merge(self, other: Self) -> Self:
-        """Add what another shard holds.
-
-        Raises:
-            InputError: it compared other columns.
-        """
+        """Add what another shard holds."""
         if other.settings != self.settings:
             raise InputError(f"cannot add what was counted with {other.settings} to {self.settings}")
         self.pairs += other.pairs
@@ -90,11 +83,7 @@ class ExactDuplicates:
         return self
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
-        """1 for the pair that stays and for what nothing is equal to, 0 for its copies.
-
-        Raises:
-            InputError: nothing was counted yet.
-        """
+        """1 for the pair that stays and for what nothing is equal to, 0 for its copies."""
         if not self.pairs:
             raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
         contents, claims = self._table()
@@ -122,7 +111,7 @@ class ExactDuplicates:
         if name == TEXT:
             return folded(texts_of(rows)) if self.text == "folded" else texts_of(rows)
         if name == IMAGE:
-            return pictures_of(rows)
+            return images_of(rows)
         column = column_of(rows, name)
         if pa.types.is_nested(column.type):
             raise InputError(f"column {name!r}: expected plain values, got {column.type}")

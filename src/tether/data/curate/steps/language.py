@@ -53,9 +53,6 @@ class LanguageDetector:
 
         Args:
             characters: at least 1.
-
-        Raises:
-            InputError: less than 1.
         """
         if characters < 1:
             raise InputError(f"characters: expected at least 1, got {characters}")

@@ -40,9 +40,6 @@ class LanguageRule(Stateless):
             minimum: least probability of the detector, 0 to 1; below it the language counts as unknown.
             unknown: what happens to captions of unknown language: no letter in them, unsure, or null in ``column``.
             column: name of a column that holds the language (``en``, ``en-GB``, ``EN_us``); nothing is detected then.
-
-        Raises:
-            InputError: no languages, one that is no code, a minimum outside 0..1 or beside ``column``.
         """
         wanted = [languages] if isinstance(languages, str) else list(languages)
         if not wanted:

@@ -37,9 +37,6 @@ class TidyText:
         Args:
             form: ``NFKC`` also unfolds ligatures, wide letters and raised digits.
             markup: HTML entities become their characters and tags go, also those spelt with entities, or all stay.
-
-        Raises:
-            InputError: another word.
         """
         if form not in ("NFC", "NFKC"):
             raise InputError(f"form: expected NFC or NFKC, got {form!r}")

@@ -1,4 +1,4 @@
-"""Numbers out of captions: years, prices and lot numbers move a CLIP score, and rarely say what a picture shows."""
+"""Numbers out of captions: years, prices and lot numbers move a CLIP score, and rarely say what an image shows."""
 
 from __future__ import annotations
 
@@ -39,10 +39,6 @@ def mask_numbers(text: str, *, mode: MaskMode = "number", pattern: str | None = 
             one (``mp3`` goes whole).
         pattern: a regular expression of what counts as a number; None for ``NUMBER``. Where years or model names carry
             meaning, give one that spares them.
-
-    Raises:
-        TypeError: not a string.
-        InputError: an unknown mode, or a pattern that is not a regular expression or also matches an empty text.
     """
     if not isinstance(text, str):
         raise TypeError(f"caption: expected str, got {type(text).__name__}")
@@ -66,11 +62,7 @@ def number_pattern(pattern: str | None) -> re.Pattern[str]:
 
 
 def number_ratio(text: str) -> float:
-    """Digits of any script as a share of the characters that are not blank; 0 where there are none.
-
-    Raises:
-        TypeError: not a string.
-    """
+    """Digits of any script as a share of the characters that are not blank; 0 where there are none."""
     if not isinstance(text, str):
         raise TypeError(f"caption: expected str, got {type(text).__name__}")
     solid = "".join(text.split())
@@ -108,10 +100,6 @@ def number_effect(
         raw: their scores.
         masked: the scores of their masked forms.
         fraction: of the pairs that each filter keeps, in (0, 1].
-
-    Raises:
-        TypeError: a caption that is not a string.
-        InputError: lengths that differ, a score that is not finite, or a fraction out of range.
     """
     raw, masked = checked_scores(raw, name="raw"), checked_scores(masked, name="masked")
     if not len(texts) == len(raw) == len(masked):

@@ -1,4 +1,4 @@
-"""How much of a caption stands written in its own picture, given the words that a reader found there."""
+"""How much of a caption stands written in its own image, given the words that a reader found there."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ def words_of(text: str, *, case: Case = "lower") -> list[str]:
 
     Args:
         text: a caption, or what a reader found.
-        case: ``lower``, or ``fold`` to also make ``ß`` equal ``ss``; the same for caption and picture.
-
-    Raises:
-        TypeError: not a string.
+        case: ``lower``, or ``fold`` to also make ``ß`` equal ``ss``; the same for caption and image.
     """
     if not isinstance(text, str):
         raise TypeError(f"text: expected str, got {type(text).__name__}")
@@ -38,13 +35,13 @@ def words_of(text: str, *, case: Case = "lower") -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """One caption against the words in its picture.
+    """One caption against the words in its image.
 
     Attributes:
         words: of the caption, in order, repeats kept.
-        written: different words in the picture, in order of their first.
-        exact: words of the caption that stand in the picture, repeats kept.
-        fuzzy: words of the caption that resemble one in the picture, the exact ones among them; as ``exact`` where no
+        written: different words in the image, in order of their first.
+        exact: words of the caption that stand in the image, repeats kept.
+        fuzzy: words of the caption that resemble one in the image, the exact ones among them; as ``exact`` where no
             threshold was given.
     """
 
@@ -65,7 +62,7 @@ class Overlap:
 
 
 def caption_overlap(caption: str, *, ocr: Collection[str], fuzzy: float | None = None, case: Case = "lower") -> Overlap:
-    """Which words of a caption a reader found in its picture.
+    """Which words of a caption a reader found in its image.
 
     Source: arXiv 2312.14232, section 3; how words are parted and compared is our definition.
 
@@ -114,13 +111,13 @@ class OverlapReport:
 
     Attributes:
         pairs: how many.
-        image_text_rate: share of pictures with any word.
-        caption_word_rate: share of all caption words that stand in their own picture.
+        image_text_rate: share of images with any word.
+        caption_word_rate: share of all caption words that stand in their own image.
         fuzzy_caption_word_rate: the same with words that resemble one.
-        co_text_rate: share of pairs with a caption word in the picture.
-        co_text_rate_given_text: the same among pictures with any word.
+        co_text_rate: share of pairs with a caption word in the image.
+        co_text_rate_given_text: the same among images with any word.
         fuzzy_co_text_rate: as ``co_text_rate`` with words that resemble one.
-        fuzzy_co_text_rate_given_text: the same among pictures with any word.
+        fuzzy_co_text_rate_given_text: the same among images with any word.
     """
 
     pairs: int
@@ -140,18 +137,15 @@ class OverlapReport:
 def overlap_report(
     captions: Sequence[str], *, ocr: Sequence[Collection[str]], fuzzy: float = FUZZY, case: Case = "lower"
 ) -> OverlapReport:
-    """How many pictures carry text, and how often captions repeat it.
+    """How many images carry text, and how often captions repeat it.
 
     Readers miss words, so a low rate is no proof of a clean set.
 
     Args:
         captions: of the n pairs.
-        ocr: what was read in each picture.
+        ocr: what was read in each image.
         fuzzy: as ``caption_overlap``.
         case: as ``words_of``.
-
-    Raises:
-        InputError: lengths that differ, or a threshold out of range.
     """
     if len(captions) != len(ocr):
         raise InputError(f"ocr: expected one list for each of {len(captions)} captions, got {len(ocr)}")
@@ -160,7 +154,7 @@ def overlap_report(
 
 
 def summarise(overlaps: Sequence[Overlap]) -> OverlapReport:
-    """The rates of overlaps that were computed before, for instance of one cluster of pictures."""
+    """The rates of overlaps that were computed before, for instance of one cluster of images."""
     pairs, words = len(overlaps), sum(len(one.words) for one in overlaps)
     lettered = sum(bool(one.written) for one in overlaps)
     exact, fuzzy = sum(bool(one.exact) for one in overlaps), sum(bool(one.fuzzy) for one in overlaps)

@@ -1,4 +1,4 @@
-"""Captions said in other words, as the last step of a recipe: more texts for each picture, or others."""
+"""Captions said in other words, as the last step of a recipe: more texts for each image, or others."""
 
 from __future__ import annotations
 
@@ -41,9 +41,6 @@ class RewriteCaptions:
             count: rewrites of each caption (>= 1); ``replace`` writes one.
             mode: ``add`` keeps the caption first and adds rewrites; ``replace`` writes one in its place.
             seed: of the draws.
-
-        Raises:
-            InputError: a value outside its range, or a rewriter that is not known.
         """
         if count < 1:
             raise InputError(f"count: expected at least 1, got {count}")

@@ -1,4 +1,4 @@
-"""Drop captions that are no sentence about a picture: too short, too long, addresses, file names, markup, noise."""
+"""Drop captions that are no sentence about an image: too short, too long, addresses, file names, markup, noise."""
 
 from __future__ import annotations
 
@@ -53,13 +53,10 @@ class TextRules(Stateless):
             letters: least share, 0 to 1, of letters (with their marks) among what is not white space; above 0 it
                 needs at least one letter.
             run: most repetitions of one character in a row, at least 1, or None for any number.
-            addresses: captions with a web or mail address or a picture's file name in them.
+            addresses: captions with a web or mail address or an image's file name in them.
             markup: captions with HTML tags or entities in them.
             broken: captions with control characters, with the mark that stands for undecodable bytes, or with UTF-8
                 that was read as Latin-1.
-
-        Raises:
-            InputError: limits that are negative or cross, a share outside 0..1, a run below 1, another word.
         """
         for name, (low, high) in (("characters", characters), ("words", words)):
             if not 0 <= low <= high:

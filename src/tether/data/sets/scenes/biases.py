@@ -56,9 +56,6 @@ def draw_biased(world: World, dice: Dice, *, kind: BiasKind, strength: float) ->
         dice: draws.
         kind: ``colour`` (goes with the class word), ``texture`` (with the label) or ``background`` (with the class).
         strength: 0 to 1.
-
-    Raises:
-        InputError: for another kind or strength, or a world too small for it.
     """
     if kind not in PARTNERS:
         raise InputError(f"scenes: bias: expected one of {', '.join(PARTNERS)}, got {kind!r}")

@@ -1,4 +1,4 @@
-"""Flaws planted in a finished picture, with the mask of the pixels they change."""
+"""Flaws planted in a finished image, with the mask of the pixels they change."""
 
 from __future__ import annotations
 

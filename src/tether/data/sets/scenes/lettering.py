@@ -1,4 +1,4 @@
-"""Text in the picture: words, numbers and watermarks that are true of the scene or not."""
+"""Text in the image: words, numbers and watermarks that are true of the scene or not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tether.data.sets.scenes.world import SHAPES, Dice, Scene, TextOverlay
 
 LetteringKind = Literal["word", "number", "watermark"]
 KINDS: tuple[LetteringKind, ...] = ("word", "number", "watermark")
-_LABEL_HEIGHT, _WATERMARK_HEIGHT = 0.17, 0.15  # of the picture's side
+_LABEL_HEIGHT, _WATERMARK_HEIGHT = 0.17, 0.15  # of the image's side
 _WATERMARK_COVER = 0.42
 
 
@@ -78,7 +78,7 @@ def _glyphs(text: str, height: int, widest: int) -> Float[np.ndarray, "h w"]:
 
 @lru_cache(maxsize=256)
 def _watermark(text: str, size: int) -> Float[np.ndarray, "size size"]:
-    """The text repeated along slanted lines over the whole picture."""
+    """The text repeated along slanted lines over the whole image."""
     glyphs = _glyphs(text, max(8, round(size * _WATERMARK_HEIGHT)), 4 * size)
     height, width = glyphs.shape
     side = 2 * size

@@ -1,4 +1,4 @@
-"""Pictures of several objects of which one is enlarged, and of each object alone (ComCO, arXiv 2502.19842)."""
+"""Images of several objects of which one is enlarged, and of each object alone (ComCO, arXiv 2502.19842)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SMALL = 12
-"""Diameter of an object that is not enlarged, in 64ths of the picture's side."""
+"""Diameter of an object that is not enlarged, in 64ths of the image's side."""
 ALONE = 20
 """Diameter of an object that is alone."""
 MOST = 4
@@ -25,7 +25,7 @@ MOST = 4
 
 @dataclass(frozen=True, slots=True)
 class MultiObjectItem:
-    """One picture.
+    """One image.
 
     Attributes:
         objects: index of the object at each place.
@@ -39,22 +39,19 @@ class MultiObjectItem:
 
 
 class MultiObjectWorld:
-    """Pictures of n different objects out of K; the one at place ``big`` is enlarged, all others are of one size.
+    """Images of n different objects out of K; the one at place ``big`` is enlarged, all others are of one size.
 
-    A place is where an object stands in the list, as in a caption; where it lies in the picture is drawn at random for
+    A place is where an object stands in the list, as in a caption; where it lies in the image is drawn at random for
     each, so neither place nor size tells the other. Item i is the same whatever is drawn before it.
 
     Args:
         objects: K different pairs of colour and shape, such as ``("red", "star")``, that can be seen on the background.
-        n: objects in a picture, 2 to 4 and at most K.
+        n: objects in an image, 2 to 4 and at most K.
         big: place of the enlarged one, 0 to n - 1; None enlarges none.
         ratio: its diameter over that of the others, 1 to 2.4.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         background: what everything lies on.
-        seed: another seed is another set of pictures.
-
-    Raises:
-        InputError: an object that is not known, twice there or not to be seen, or a number out of range.
+        seed: another seed is another set of images.
     """
 
     def __init__(
@@ -80,7 +77,7 @@ class MultiObjectWorld:
         if len(set(self.objects)) < len(self.objects):
             raise InputError("objects: expected each once")
         if not 2 <= n <= min(MOST, len(self.objects)):
-            raise InputError(f"n: expected 2 to {min(MOST, len(self.objects))} objects in a picture, got {n}")
+            raise InputError(f"n: expected 2 to {min(MOST, len(self.objects))} objects in an image, got {n}")
         if big is not None and not 0 <= big < n:
             raise InputError(f"big: expected a place from 0 to {n - 1} or None, got {big}")
         most = SIZES["large"][1] / SMALL
@@ -97,7 +94,7 @@ class MultiObjectWorld:
         return tuple(f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}" for colour, shape in self.objects)
 
     def item(self, index: int) -> MultiObjectItem:
-        """Picture ``index``, from 0."""
+        """Image ``index``, from 0."""
         rng = np.random.default_rng([self.seed, 0, _natural(index)])
         chosen = tuple(rng.permutation(len(self.objects))[: self.n].tolist())
         units = [round(SMALL * self.ratio) if place == self.big else SMALL for place in range(self.n)]
@@ -111,7 +108,7 @@ class MultiObjectWorld:
         return self._drawn((index,), [ALONE], Dice(rng))
 
     def pixels(self, items: Sequence[MultiObjectItem]) -> Tensor:
-        """(b, 3, h, w) uint8 pictures of some items, as a model takes them."""
+        """(b, 3, h, w) uint8 images of some items, as a model takes them."""
         import torch
 
         return torch.from_numpy(np.stack([item.pixels for item in items])).permute(0, 3, 1, 2).contiguous()

@@ -25,7 +25,7 @@ class Negative:
         kind: ``attribute``, ``relation`` or ``object``.
         scene: the given scene.
         text: true of it.
-        other: the changed scene, to be rendered as the hard negative picture.
+        other: the changed scene, to be rendered as the hard negative image.
         other_text: true of the changed scene, the hard negative caption.
     """
 

@@ -16,11 +16,11 @@ from tether.data.sets.scenes.captions import HELD_OUT_TEMPLATES, TEMPLATES, Orde
 from tether.data.sets.scenes.defects import draw_defect
 from tether.data.sets.scenes.lettering import KINDS, draw_lettering
 from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
-from tether.data.sets.scenes.render import LARGEST, SMALLEST, Picture, render
+from tether.data.sets.scenes.render import LARGEST, SMALLEST, RenderedScene, render
 from tether.data.sets.scenes.world import ATTRIBUTES, Dice, Scene, World
 
 WORLD_VERSION = 1
-"""Counted up when the same generator would give another scene, picture or caption."""
+"""Counted up when the same generator would give another scene, image or caption."""
 
 Split = Literal["train", "validation", "test", "compositions"]
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test", "compositions")
@@ -33,21 +33,21 @@ class Sample:
 
     Attributes:
         scene: what is seen.
-        picture: its pixels and masks.
+        image: its pixels and masks.
         captions: true of it.
         label: shape of the first thing, the class.
         aligned: with a planted bias, whether the class has its partner value; None without one.
         negative: a near miss, where one was asked for and the scene offers one.
-        negative_picture: the near miss rendered.
+        negative_image: the near miss rendered.
     """
 
     scene: Scene
-    picture: Picture
+    image: RenderedScene
     captions: tuple[str, ...]
     label: str
     aligned: bool | None = None
     negative: Negative | None = None
-    negative_picture: Picture | None = None
+    negative_image: RenderedScene | None = None
 
 
 class ScenesSet:
@@ -59,7 +59,7 @@ class ScenesSet:
     Args:
         split: ``train``, ``validation``, ``test`` or ``compositions``.
         rows: how many scenes.
-        size: side of the pictures in pixels, 64 to 224.
+        size: side of the images in pixels, 64 to 224.
         seed: another seed is another set of the same kind.
         things: least and greatest number of things in a scene, within 1 to 4.
         captions: ``short``, ``long`` or ``both`` (short first).
@@ -74,9 +74,6 @@ class ScenesSet:
         bias: ``none``, ``colour``, ``texture`` or ``background``: what goes with the class.
         strength: of the bias, 0 to 1.
         negatives: ``none``, ``attribute``, ``relation`` or ``object``: a near miss in each row's ``meta``.
-
-    Raises:
-        InputError: for a setting that is not one of the above.
     """
 
     name = "scenes"
@@ -137,7 +134,7 @@ class ScenesSet:
         return self.rows
 
     def sample(self, index: int) -> Sample:
-        """Scene ``index`` with its picture, captions and near miss."""
+        """Scene ``index`` with its image, captions and near miss."""
         if not 0 <= index < self.rows:
             raise InputError(f"scenes: row {index} asked of {self.rows}")
         return self.draw(np.random.default_rng([self.seed, _SPLITS.index(self.split), index]))
@@ -153,7 +150,7 @@ class ScenesSet:
             scene, aligned = biased.scene, biased.aligned
         captions = self._caption(scene, dice)
         negative = self._near_miss(scene, dice) if self._negatives != "none" else None
-        # What lies over the things is the same in both pictures: only the near miss tells them apart.
+        # What lies over the things is the same in both images: only the near miss tells them apart.
         if self._lettering != "none":
             agrees = dice.chance(self._agree)
             scene = replace(scene, lettering=draw_lettering(scene, dice, kind=self._lettering, agrees=agrees))
@@ -175,27 +172,27 @@ class ScenesSet:
     def row(self, index: int) -> Row:
         """Scene ``index`` as a row; ``meta`` holds the ground truth as plain values, and the label map."""
         sample = self.sample(index)
-        scene, picture = sample.scene, sample.picture
+        scene, image = sample.scene, sample.image
         meta: dict[str, object] = {
             "label": sample.label,
             "things": [asdict(thing) for thing in scene.things],
-            "boxes": picture.boxes.tolist(),
-            "labels": picture.labels,
+            "boxes": image.boxes.tolist(),
+            "labels": image.labels,
             "background": scene.background,
         }
         if scene.lettering is not None:
-            meta |= {"lettering": scene.lettering.text, "agrees": scene.lettering.agrees, "text_mask": picture.text}
+            meta |= {"lettering": scene.lettering.text, "agrees": scene.lettering.agrees, "text_mask": image.text}
         if self._defects:
-            empty = np.zeros(picture.labels.shape, dtype=bool)
-            meta["flaw_mask"] = empty if picture.flaw is None else picture.flaw
+            empty = np.zeros(image.labels.shape, dtype=bool)
+            meta["flaw_mask"] = empty if image.flaw is None else image.flaw
         if sample.aligned is not None:
             meta["aligned"] = sample.aligned
         if self._negatives != "none":
-            found, other = sample.negative, sample.negative_picture
+            found, other = sample.negative, sample.negative_image
             meta["text"] = None if found is None else found.text
             meta["negative_text"] = None if found is None else found.other_text
             meta["negative_image"] = None if other is None else other.pixels
-        return Row(f"{self.split}/{self.seed}/{index:08d}", picture.pixels, sample.captions, meta)
+        return Row(f"{self.split}/{self.seed}/{index:08d}", image.pixels, sample.captions, meta)
 
     def blocks(self) -> Sequence[Block]:
         """Stretches of 512 rows."""

@@ -76,14 +76,14 @@ class Quadruple:
 class SceneTwins:
     """Hard-negative quadruples of the synthetic world, drawn on the fly; row i is the same whatever is read before it.
 
-    A row is a picture with its caption; ``negative_image`` and ``negative_text`` in its ``meta`` are the twin, rendered
+    A row is an image with its caption; ``negative_image`` and ``negative_text`` in its ``meta`` are the twin, rendered
     by the same code, so nothing but the change tells them apart. What a test or validation row shows (the set of its
     colours and the set of its shapes, which a swap leaves alone) no training row shows.
 
     Args:
         split: ``train``, ``validation`` or ``test``.
         quadruples: how many.
-        size: side of the pictures in pixels, 64 to 224.
+        size: side of the images in pixels, 64 to 224.
         seed: another seed is another set of the same kind.
         change: ``swap`` exchanges two things' colours; the others are edits of one thing or of the background.
         form: ``quadruples``, or the same as ordinary ``pairs``, twice as many rows without a twin.
@@ -94,9 +94,6 @@ class SceneTwins:
         sizes: allowed size words.
         textures: allowed textures.
         backgrounds: allowed backgrounds.
-
-    Raises:
-        InputError: for a setting that is not one of the above, or a world in which no such change can be drawn.
     """
 
     name = "scene_twins"
@@ -148,11 +145,7 @@ class SceneTwins:
         return self.rows
 
     def quadruple(self, index: int) -> Quadruple:
-        """Quadruple ``index`` as scenes and words.
-
-        Raises:
-            InputError: no such quadruple, or none could be drawn in this world.
-        """
+        """Quadruple ``index`` as scenes and words."""
         if not 0 <= index < self.quadruples:
             raise InputError(f"scene_twins: quadruple {index} asked of {self.quadruples}")
         dice = Dice(np.random.default_rng([self.seed, _SPLITS.index(self.split), index]))

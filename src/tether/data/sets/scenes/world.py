@@ -33,7 +33,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 STATES = ("whole", "broken")
 SIZES: dict[str, tuple[int, int]] = {"small": (10, 13), "medium": (17, 21), "large": (25, 29)}
-"""Least and greatest diameter of each size word, in 64ths of the picture's side."""
+"""Least and greatest diameter of each size word, in 64ths of the image's side."""
 
 BACKGROUNDS: dict[str, tuple[str, ...]] = {
     "paper": ("white", "yellow"),
@@ -63,7 +63,7 @@ HELD_OUT_PAIRS = frozenset(
 )
 """Pairs of colour and shape that only the split ``compositions`` shows."""
 
-_MARGIN = 1.5 / 64  # between a thing and the picture's edge, and half of what lies between two things
+_MARGIN = 1.5 / 64  # between a thing and the image's edge, and half of what lies between two things
 _TRIES = 10
 Value = TypeVar("Value")
 
@@ -80,7 +80,7 @@ class Thing:
         state: ``whole`` or ``broken``.
         x: centre from the left edge, in [0, 1].
         y: centre from the top edge, in [0, 1].
-        units: diameter in 64ths of the picture's side.
+        units: diameter in 64ths of the image's side.
         tilt: 0 upright, 1 and 2 turned 14 degrees left and right.
         damage: which way a broken one is broken, 0 to 3.
         shade: brightness around the colour, -1 to 1.
@@ -108,7 +108,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class TextOverlay:
-    """Text in the picture.
+    """Text in the image.
 
     Attributes:
         text: what it says, in small letters, digits and spaces.
@@ -125,7 +125,7 @@ class TextOverlay:
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """A flaw planted in the picture.
+    """A flaw planted in the image.
 
     Attributes:
         kind: ``scratch``, ``stain``, ``hole`` or ``grain``.
@@ -146,13 +146,13 @@ class Defect:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything a picture shows.
+    """Everything an image shows.
 
     Attributes:
         things: one to four, none overlapping, no two alike in colour and shape.
         background: one of ``BACKGROUNDS``.
         variant: which drawing of the background, 0 to 3.
-        lettering: text in the picture.
+        lettering: text in the image.
         defects: planted flaws.
     """
 
@@ -214,9 +214,6 @@ class World:
         backgrounds: allowed backgrounds.
         broken: probability that a thing is broken.
         pairs: ``seen`` never shows one of ``HELD_OUT_PAIRS``, ``held_out`` shows at least one, ``all`` does not care.
-
-    Raises:
-        InputError: for a value that this world does not know, or too few of them to make scenes.
     """
 
     things: tuple[int, int] = (1, 4)
