@@ -10,11 +10,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 
 Fill = Literal["smooth", "border"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
 
 
+@checked
 def fill_boxes(
     pixels: UInt8[Tensor, "3 h w"], boxes: Int[np.ndarray, "n 4"], *, fill: Fill = "smooth"
 ) -> UInt8[Tensor, "3 h w"]:
@@ -28,8 +30,6 @@ def fill_boxes(
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3:
         raise InputError(f"expected uint8 pixels (3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
-    if fill not in FILLS:
-        raise InputError(f"fill: expected {' or '.join(FILLS)}, got {fill!r}")
     height, width = pixels.shape[1:]
     inside = boxes_within(boxes, height=height, width=width)
     if not len(inside):

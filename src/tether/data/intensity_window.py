@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 
 from tether.core.errors import InputError
+from tether.core.ranges import Number, Positive, checked
 
 Curve = Literal["linear", "linear_exact", "sigmoid"]
 PERCENTILES = (0.5, 99.5)
@@ -17,6 +18,7 @@ PERCENTILES = (0.5, 99.5)
 _BAND = 1 << 20  # values that are shown at once, in 64 bits
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class WindowLevel:
     """A window on grey values, as DICOM defines it (PS3.3, C.11.2.1.2): below it is black, above it is white.
@@ -29,22 +31,15 @@ class WindowLevel:
         polarity: ``normal``, or ``inverted`` where the lowest value is white.
     """
 
-    center: float
-    width: float
+    center: Number
+    width: Positive
     curve: Curve = "linear"
     polarity: Literal["normal", "inverted"] = "normal"
 
     def __post_init__(self) -> None:
         """Refuse what is no window."""
-        if self.curve not in ("linear", "linear_exact", "sigmoid"):
-            raise InputError(f"curve: expected 'linear', 'linear_exact' or 'sigmoid', got {self.curve!r}")
-        if self.polarity not in ("normal", "inverted"):
-            raise InputError(f"polarity: expected 'normal' or 'inverted', got {self.polarity!r}")
-        if not math.isfinite(self.center):
-            raise InputError(f"center: expected a finite number, got {self.center!r}")
-        least = "at least 1" if self.curve == "linear" else "above 0"
-        if not (math.isfinite(self.width) and (self.width >= 1 if self.curve == "linear" else self.width > 0)):
-            raise InputError(f"width: expected a finite number, {least}, got {self.width!r}")
+        if self.curve == "linear" and self.width < 1:
+            raise InputError(f"width: expected at least 1 with curve 'linear', got {self.width!r}")
 
     @classmethod
     def from_range(cls, low: float, high: float) -> WindowLevel:

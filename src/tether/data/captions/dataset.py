@@ -11,6 +11,7 @@ from tether.core.atomic_io import atomic_path, read_json, read_text, remove_left
 from tether.core.errors import InputError
 from tether.core.locks import locked
 from tether.core.model_digest import texts_digest
+from tether.core.ranges import Count, checked
 from tether.data.captions.rewriter import Rewriter
 from tether.data.captions.rng import of_key
 
@@ -27,12 +28,13 @@ def one_line(text: str) -> str:
     return _BREAKS.sub(" ", text).encode("utf-8", "replace").decode("utf-8").strip()
 
 
+@checked
 def rewrite_dataset(
     texts: Sequence[str],
     *,
     rewriter: Rewriter,
     path: Path,
-    count: int = 4,
+    count: Count = 4,
     seed: int = 0,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> list[Path]:
@@ -57,12 +59,9 @@ def rewrite_dataset(
         The files, in order.
 
     Raises:
-        InputError: no caption, a count below 1, a folder with rewrites of other captions or settings, or a rewriter
-            that gives another number of texts.
+        InputError: a folder with rewrites of other captions or settings.
         LockedError: another process is writing there.
     """
-    if count < 1:
-        raise InputError(f"count: expected at least 1, got {count}")
     if not texts:
         raise InputError("texts: expected at least one caption, got none")
     facts = {

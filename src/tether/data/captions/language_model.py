@@ -6,10 +6,13 @@ import functools
 from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Protocol, final
+from typing import Annotated, Any, Literal, Protocol, final
+
+from annotated_types import Gt, Le, MinLen
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.model_digest import model_digest
+from tether.core.ranges import Count, NonNegative, checked
 from tether.data.captions.rng import Chance, below, shuffled
 
 NEW_TOKENS = 77
@@ -22,6 +25,8 @@ EXAMPLES = 3
 """Example pairs in a prompt of LaCLIP."""
 ARROW = "=>"
 Form = Literal["auto", "plain", "chat"]
+TopP = Annotated[float, Gt(0), Le(1)]
+Pairs = Annotated[Sequence[tuple[str, str]], MinLen(3)]
 
 
 class TextModel(Protocol):
@@ -44,13 +49,14 @@ class LanguageModel:
     Prompts that are longer than the model takes lose their beginning.
     """
 
+    @checked
     def __init__(
         self,
         name: str,
         *,
-        new_tokens: int = NEW_TOKENS,
-        temperature: float = TEMPERATURE,
-        top_p: float = TOP_P,
+        new_tokens: Count = NEW_TOKENS,
+        temperature: NonNegative = TEMPERATURE,
+        top_p: TopP = TOP_P,
         form: Form = "auto",
         device: str = "cpu",
     ) -> None:
@@ -65,14 +71,6 @@ class LanguageModel:
                 there is a template.
             device: where it runs.
         """
-        if new_tokens < 1:
-            raise InputError(f"new_tokens: expected at least 1, got {new_tokens!r}")
-        if not temperature >= 0:
-            raise InputError(f"temperature: expected a number of at least 0, got {temperature!r}")
-        if not 0 < top_p <= 1:
-            raise InputError(f"top_p: expected a number in (0, 1], got {top_p!r}")
-        if form not in ("auto", "plain", "chat"):
-            raise InputError(f"form: expected 'auto', 'plain' or 'chat', got {form!r}")
         self.name = name
         self.new_tokens, self.temperature, self.top_p = new_tokens, temperature, top_p
         self.form, self.device = form, device
@@ -177,15 +175,16 @@ class LMRewriter:
     Bard, MSCOCO and human writers, one list for each rewrite; these pairs are ours, and any list may be given.
     """
 
+    @checked
     def __init__(
         self,
         *,
         model: str,
         instruction: str = "write image captions differently,",
-        pairs: tuple[tuple[str, str], ...] | None = None,
-        new_tokens: int = NEW_TOKENS,
-        temperature: float = TEMPERATURE,
-        top_p: float = TOP_P,
+        pairs: Pairs | None = None,
+        new_tokens: Count = NEW_TOKENS,
+        temperature: NonNegative = TEMPERATURE,
+        top_p: TopP = TOP_P,
         device: str = "cpu",
     ) -> None:
         """Take the settings; the model is loaded at the first rewrite.
@@ -200,8 +199,6 @@ class LMRewriter:
             device: see ``LanguageModel``.
         """
         self._pairs = examples() if pairs is None else tuple(pairs)
-        if len(self._pairs) < EXAMPLES:
-            raise InputError(f"pairs: expected at least {EXAMPLES}, got {len(self._pairs)}")
         self.instruction = instruction
         self.model = LanguageModel(
             model, new_tokens=new_tokens, temperature=temperature, top_p=top_p, form="plain", device=device
@@ -240,7 +237,8 @@ class LMFuser:
     Source: arXiv 2310.07699, section 3.2; the wording of the request is ours.
     """
 
-    def __init__(self, *, model: str, new_tokens: int = NEW_TOKENS, form: Form = "auto", device: str = "cpu") -> None:
+    @checked
+    def __init__(self, *, model: str, new_tokens: Count = NEW_TOKENS, form: Form = "auto", device: str = "cpu") -> None:
         """Take the settings; see ``LanguageModel``. The most likely answer is taken, so nothing is drawn."""
         self.model = LanguageModel(model, new_tokens=new_tokens, temperature=0.0, form=form, device=device)
 
@@ -271,13 +269,14 @@ class LMParaphraser:
     second names the words to avoid.
     """
 
+    @checked
     def __init__(
         self,
         *,
         model: str,
-        new_tokens: int = NEW_TOKENS,
-        temperature: float = PARAPHRASE_TEMPERATURE,
-        top_p: float = PARAPHRASE_TOP_P,
+        new_tokens: Count = NEW_TOKENS,
+        temperature: NonNegative = PARAPHRASE_TEMPERATURE,
+        top_p: TopP = PARAPHRASE_TOP_P,
         form: Form = "auto",
         device: str = "cpu",
     ) -> None:

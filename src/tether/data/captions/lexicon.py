@@ -65,7 +65,7 @@ def _shipped(name: str) -> Lexicon:
 
 
 def read_lexicon(path: Path) -> Lexicon:
-    """Read a YAML file with ``synonyms`` (groups of words), ``stopwords``, ``openings`` and ``frames``, each optional."""
+    """Read a YAML file with ``synonyms``, ``stopwords``, ``openings`` and ``frames``, each optional."""
     try:
         text = read_text(path, limit=MAX_BYTES)
     except InputError as error:

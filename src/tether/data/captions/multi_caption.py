@@ -12,6 +12,7 @@ from typing import Any, final
 import numpy as np
 
 from tether.core.errors import InputError
+from tether.core.ranges import Decay, NonNegative, Whole, checked
 from tether.data.captions.rng import Chance
 
 _SUM_TOLERANCE = 1e-6
@@ -52,13 +53,14 @@ class CaptionPool(CaptionTexts):
     Source: arXiv 2305.20088, section 4, and the released ``CsvDatasetAugCap``.
     """
 
+    @checked
     def __init__(
         self,
         original: Sequence[str],
         *,
         rewrites: Sequence[Sequence[str]],
-        min_pieces: int = 2,
-        weights: Sequence[float] | None = None,
+        min_pieces: Whole = 2,
+        weights: Sequence[NonNegative] | None = None,
     ) -> None:
         """Take the texts.
 
@@ -73,8 +75,6 @@ class CaptionPool(CaptionTexts):
             raise InputError(f"rewrites: expected {len(original)} lists, one for each caption, got {len(rewrites)}")
         if not original:
             raise InputError("original: expected at least one caption, got none")
-        if min_pieces < 0:
-            raise InputError(f"min_pieces: expected at least 0, got {min_pieces!r}")
         self._rows = [(text, *others) for text, others in zip(original, rewrites, strict=True)]
         self._bounds = None if weights is None else bounds(weights, where="weights")
         self._weights = None if weights is None else [float(weight) for weight in weights]
@@ -96,14 +96,13 @@ class CaptionPool(CaptionTexts):
         """Least pieces and weights."""
         return {"min_pieces": self.min_pieces, "weights": self._weights}
 
-    def texts(self, row: int) -> tuple[str, ...]:
+    @checked
+    def texts(self, row: Whole) -> tuple[str, ...]:
         """The original and its rewrites, as they are.
 
         Args:
             row: of an image, >= 0; taken modulo the number of captions, for a list of images may repeat theirs.
         """
-        if row < 0:
-            raise InputError(f"row: expected at least 0, got {row}")
         return self._rows[row % len(self._rows)]
 
     def pick(self, row: int, *, choice: int) -> str:
@@ -113,9 +112,9 @@ class CaptionPool(CaptionTexts):
             raise InputError(f"choice: row {row} has texts 0 to {len(texts) - 1}, got {choice}")
         return guarded(texts, choice, min_pieces=self.min_pieces)
 
-    def drawn(self, row: int, *, u: float) -> str:
+    @checked
+    def drawn(self, row: Whole, *, u: Decay) -> str:
         """The text that ``u`` in [0, 1) draws."""
-        check_uniform(u)
         count = len(self.texts(row))
         choice = int(u * count) if self._bounds is None else place_of(u, self._bounds)
         return self.pick(row, choice=choice)
@@ -175,15 +174,11 @@ class MixedCaptions(CaptionTexts):
             raise InputError(f"row: expected 0 to {len(self._rows) - 1}, got {row}")
         return self._rows[row]
 
-    def pick(self, row: int, *, u: float) -> str:
+    @checked
+    def drawn(self, row: int, *, u: Decay) -> str:
         """The text that ``u`` in [0, 1) draws, mapped through the cumulative chances."""
-        check_uniform(u)
         texts = self.texts(row)
         return spoken(texts, place_of(u, self._bounds), fallback=list(self.probs).index(self.fallback))
-
-    def drawn(self, row: int, *, u: float) -> str:
-        """The same as ``pick``."""
-        return self.pick(row, u=u)
 
 
 @final
@@ -193,7 +188,8 @@ class CaptionSampler:
     Each worker has its own generator, else all would draw alike. Nothing is seeded anew from epoch to epoch.
     """
 
-    def __init__(self, pool: CaptionTexts, *, seed: int, worker: int = 0) -> None:
+    @checked
+    def __init__(self, pool: CaptionTexts, *, seed: Whole, worker: Whole = 0) -> None:
         """Start the generator.
 
         Args:
@@ -201,8 +197,6 @@ class CaptionSampler:
             seed: of the run (>= 0).
             worker: number of this worker (>= 0).
         """
-        if seed < 0 or worker < 0:
-            raise InputError(f"expected seed and worker of at least 0, got {seed} and {worker}")
         self.pool = pool
         self._generator = np.random.default_rng([seed, worker])
 
@@ -255,9 +249,3 @@ def bounds(weights: Sequence[float], *, where: str, total: float | None = None) 
 def place_of(u: float, ends: Sequence[float]) -> int:
     """The first stretch that ends above ``u``."""
     return bisect.bisect_right(ends, u)
-
-
-def check_uniform(u: float) -> None:
-    """See that a number lies in [0, 1)."""
-    if not 0 <= u < 1:
-        raise InputError(f"u: expected a number in [0, 1), got {u!r}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from tether.core.errors import InputError
+from tether.core.ranges import Share, checked
 from tether.data.captions.augment import bare
 from tether.data.captions.grammar import in_other_words, is_spoken, joined, rearranged, taken_apart, without_articles
 from tether.data.captions.lexicon import ENGLISH, lexicon
@@ -33,15 +33,14 @@ class RuleParaphraser:
     Source: stands in for the language model of arXiv 2402.15120, which paraphrases far more freely.
     """
 
-    def __init__(self, *, words: str = ENGLISH, drop_articles: float = 0.3) -> None:
+    @checked
+    def __init__(self, *, words: str = ENGLISH, drop_articles: Share = 0.3) -> None:
         """Take the settings.
 
         Args:
             words: lexicon, ``english`` or a YAML file.
             drop_articles: probability that articles are dropped at step 1, in [0, 1].
         """
-        if not 0 <= drop_articles <= 1:
-            raise InputError(f"drop_articles: expected a number in [0, 1], got {drop_articles!r}")
         self.lexicon = lexicon(words)
         self.drop_articles = drop_articles
 
@@ -98,6 +97,7 @@ class ParaphrasePairs:
         unchanged: captions left out because a paraphrase was equal to what it paraphrases, or blank.
     """
 
+    @checked
     def __init__(
         self,
         captions: Sequence[str],
@@ -117,8 +117,6 @@ class ParaphrasePairs:
                 false negatives, or ``keep`` them.
             on_progress: called with the captions that are done and their number.
         """
-        if unchanged not in ("drop", "keep"):
-            raise InputError(f"unchanged: expected 'drop' or 'keep', got {unchanged!r}")
         found: list[Paraphrased] = []
         self.too_short_or_long = self.unchanged = 0
         for row, caption in enumerate(captions):

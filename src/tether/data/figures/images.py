@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.guarded import guarded
+from tether.core.ranges import Count, checked
 from tether.core.types import ImageLike
 from tether.data.image_file import MAX_PIXELS
 from tether.data.images import decode
@@ -22,8 +23,9 @@ _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 Postscript = Literal["refuse", "ghostscript"]
 
 
+@checked
 def resize_for_clip(
-    image: ImageLike, *, size: int = SIZE, postscript: Postscript = "refuse", name: str = ""
+    image: ImageLike, *, size: Count = SIZE, postscript: Postscript = "refuse", name: str = ""
 ) -> UInt8[np.ndarray, "h w 3"]:
     """An image as RGB with no side above ``size`` pixels, its shape kept; small ones stay as they are.
 
@@ -45,8 +47,6 @@ def resize_for_clip(
     """
     from PIL import Image
 
-    if size < 1:
-        raise InputError(f"size: expected at least 1 pixel, got {size}")
     data = image if isinstance(image, bytes) else b""
     if data.lstrip()[:4] == _PDF:
         pixels = _first_page(data.lstrip(), size=size, name=name)

@@ -7,16 +7,19 @@ Simulated textiles of Megahed et al. (arXiv 2501.12596), 250 x 250, grey: 1,000 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import MinLen
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.hash_rng import hash_uniform
-from tether.core.types import Block, Row
-from tether.data.sets import settings
+from tether.core.ranges import checked
+from tether.core.types import Row
+from tether.data.blocks import IndexedSource
 
+Label = Literal["normal", "local", "global"]
 CAPTIONS: dict[str, tuple[str, ...]] = {
     "normal": ("a photo of a normal textile without defects", "an even weave with nothing wrong"),
     "local": ("a photo of a textile with a small local defect", "a weave with a flaw in one spot"),
@@ -26,10 +29,9 @@ CAPTIONS: dict[str, tuple[str, ...]] = {
 
 _FOLDERS = {"normal": "nominal", "local": "local", "global": "global"}
 _TEST, _VALIDATION = 0.4, 0.1
-_BLOCK_ROWS = 128
 
 
-class TextileSet:
+class TextileSet(IndexedSource):
     """Textile photos by path, decoded only when they are used.
 
     Args:
@@ -43,25 +45,21 @@ class TextileSet:
 
     Raises:
         MissingExtraError: without ``conformal-clip-data``.
-        InputError: for a setting that is not one of the above, or files that are not there.
+        InputError: files that are not there.
     """
 
     name = "textile"
+    block_rows = 128
 
+    @checked
     def __init__(
         self,
         *,
         split: Literal["train", "validation", "test", "all"] = "train",
-        classes: tuple[str, ...] = ("normal", "local", "global"),
+        classes: Annotated[tuple[Label, ...], MinLen(1)] = ("normal", "local", "global"),
         captions: Literal["one", "several"] = "one",
     ) -> None:
         """List the files of the split; none is opened."""
-        settings.one_of(split, ("train", "validation", "test", "all"), where="textile: split")
-        settings.one_of(captions, ("one", "several"), where="textile: captions")
-        if isinstance(classes, str) or not classes:
-            raise InputError(f"textile: classes: expected a list such as ('normal', 'local'), got {classes!r}")
-        for label in classes:
-            settings.one_of(label, CAPTIONS, where="textile: classes")
         root = _root()
         self.split, self.version = split, f"1-data{version('conformal-clip-data')}"
         self.paths: list[Path] = []
@@ -85,15 +83,6 @@ class TextileSet:
         label = self.labels[index]
         texts = CAPTIONS[label] if self._several else CAPTIONS[label][:1]
         return Row(f"{label}/{self.paths[index].stem}", self.paths[index], texts, {"label": label})
-
-    def blocks(self) -> Sequence[Block]:
-        """Stretches of 128 rows."""
-        return settings.cut(len(self), length=_BLOCK_ROWS)
-
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        """The rows of one stretch from its row ``start`` on."""
-        for index in settings.indices(block, start=start, rows=len(self), length=_BLOCK_ROWS, where="textile"):
-            yield self.row(index)
 
 
 def _root() -> Path:

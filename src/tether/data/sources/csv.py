@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from tether.core.errors import InputError
 from tether.core.printable import encodable, is_text
-from tether.core.types import Block, Row
+from tether.core.types import Row
+from tether.data.blocks import IndexedSource
 from tether.data.image_file import image_problem
 from tether.data.paths import files, fingerprint, is_url, labels, open_binary
 from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
 
-_BLOCK_ROWS = 1024
 _LONGEST = 1 << 24
 """Characters of a row, at most."""
 _MOST_COLUMNS = 10_000
@@ -26,8 +26,10 @@ _Line = tuple[str, str, list[str], dict[str, object], str]  # key, image, captio
 _Bad = tuple[str, str]  # key, reason
 
 
-class CsvSource:
+class CsvSource(IndexedSource):
     """Rows of CSV or TSV files with a header; lines that name the same image become one row with several captions."""
+
+    block_rows = 1024
 
     def __init__(
         self,
@@ -74,23 +76,17 @@ class CsvSource:
             self._captions = choose_captions(names, known=header, where=each)
             self._key = choose(key, guesses=KEY, known=header, what="key", where=each)
 
-    def blocks(self) -> Sequence[Block]:
-        """Stretches of 1,024 rows."""
-        count = len(self._rows)
-        return [Block(f"{at:09d}", min(_BLOCK_ROWS, count - at)) for at in range(0, count, _BLOCK_ROWS)]
+    def __len__(self) -> int:
+        """How many rows."""
+        return len(self._rows)
 
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        """The rows of one stretch from row ``start`` on."""
-        if not block.id.isdecimal() or int(block.id) >= len(self._rows):
-            raise InputError(f"{self.name}: no block {block.id!r}")
-        first = int(block.id)
-        for row in self._rows[first + start : first + _BLOCK_ROWS]:
-            if len(row) == 2:
-                yield bad_row(*row)
-            else:
-                key, image, captions, meta, root = row
-                reach = Reach((root,), remote=self._remote)
-                yield make_row(key, image=image, captions=captions, meta=meta, reach=reach)
+    def row(self, index: int) -> Row:
+        """One row."""
+        row = self._rows[index]
+        if len(row) == 2:
+            return bad_row(*row)
+        key, image, captions, meta, root = row
+        return make_row(key, image=image, captions=captions, meta=meta, reach=Reach((root,), remote=self._remote))
 
     @cached_property
     def _rows(self) -> list[_Line | _Bad]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.hash_rng import hash_uniform
 from tether.core.printable import encodable
+from tether.core.ranges import Count, checked
 from tether.core.types import Block, Row
+from tether.data.blocks import cut, indices
 from tether.data.figures.archive import FigureArchive, paper_of
 from tether.data.figures.images import SIZE, Postscript, as_jpeg, resize_for_clip
 from tether.data.figures.members import ENDINGS
@@ -31,13 +33,14 @@ class FiguresSource:
     Splits are by paper, since one figure often stands in several files of a paper.
     """
 
+    @checked
     def __init__(
         self,
         path: str,
         *,
         papers: Literal["archives", "folders"] = "archives",
         split: Split = "all",
-        size: int = SIZE,
+        size: Count = SIZE,
         images: Literal["jpeg", "original"] = "jpeg",
         postscript: Postscript = "refuse",
         encoding: str = "auto",
@@ -58,14 +61,8 @@ class FiguresSource:
             join: put between the pieces of a JATS caption.
 
         Raises:
-            InputError: no such file, no paper there, or an unknown word.
+            InputError: no such file, or no paper there.
         """
-        if split not in get_args(Split):
-            raise InputError(f"figures: split: expected one of {', '.join(get_args(Split))}, got {split!r}")
-        if postscript not in get_args(Postscript):
-            raise InputError(f"figures: postscript: expected refuse or ghostscript, got {postscript!r}")
-        if size < 1:
-            raise InputError(f"figures: size: expected at least 1 pixel, got {size}")
         self.name = encodable(str(path))
         found = _folders(path) if papers == "folders" else files(path, ending=ENDINGS)
         names = labels(found)
@@ -88,7 +85,7 @@ class FiguresSource:
 
     def blocks(self) -> Sequence[Block]:
         """Stretches of 64 papers; how many figures they have, only reading tells."""
-        return [Block(f"{at:09d}") for at in range(0, len(self._paths), _BLOCK_PAPERS)]
+        return [Block(block.id) for block in cut(len(self._paths), length=_BLOCK_PAPERS)]
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         """The figures of some papers from row ``start`` on; after each paper's, what could not be used of it.
@@ -96,9 +93,8 @@ class FiguresSource:
         Raises:
             MissingExtraError: a library of the extra ``figures`` is needed and missing.
         """
-        if not block.id.isdecimal() or int(block.id) % _BLOCK_PAPERS or int(block.id) >= len(self._paths):
-            raise InputError(f"{self.name}: no block {block.id!r}")
-        names = list(self._paths)[int(block.id) : int(block.id) + _BLOCK_PAPERS]
+        papers = indices(block, start=0, rows=len(self._paths), length=_BLOCK_PAPERS, where=self.name)
+        names = list(self._paths)[papers.start : papers.stop]
         yield from islice((row for name in names for row in self._rows(name)), start, None)
 
     def _rows(self, name: str) -> Iterator[Row]:
@@ -112,14 +108,14 @@ class FiguresSource:
             return
         by_name = {figure.name: figure for figure in archive.figures()}
         about = {key: archive.about.get(key, "") for key in ("doi", "pmcid", "licence")}
-        for image, data in archive.images():
-            figure, key = by_name[image], f"{paper}/{image}"
+        for file, data in archive.images():
+            figure, key = by_name[file], f"{paper}/{file}"
             try:
                 image = data if self._images == "original" else self._prepared(data, key)
             except (InputError, MissingExtraError) as error:
                 yield bad_row(key, str(error))
                 continue
-            meta = {"paper": paper, "figure": image, "document": figure.document, **about}
+            meta = {"paper": paper, "figure": file, "document": figure.document, **about}
             yield Row(encodable(key), image, (figure.caption,), meta)
         for number, problem in enumerate(archive.problems):
             yield bad_row(f"{paper}/{problem.name or 'archive'}#{number}", problem.reason)

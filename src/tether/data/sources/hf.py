@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.types import Block, Row
+from tether.data.blocks import cut
 from tether.data.paths import anchor
 from tether.data.sources.arrow_file import check_arrow
 from tether.data.sources.cells import Reach, folder_of
@@ -102,8 +103,7 @@ class HuggingFaceSource:
         """Stretches of 1,024 rows; when streaming, the shards."""
         if self._table is None:
             return [Block(f"shard {number:05d}") for number in range(self._shards)]
-        count = len(self._table)
-        return [Block(f"{at:09d}", min(_BLOCK_ROWS, count - at)) for at in range(0, count, _BLOCK_ROWS)]
+        return cut(len(self._table), length=_BLOCK_ROWS)
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         """The rows of one stretch or shard from row ``start`` on.

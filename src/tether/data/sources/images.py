@@ -10,26 +10,28 @@ from pathlib import PurePosixPath
 from tether.core.atomic_io import local, parse_json
 from tether.core.errors import InputError
 from tether.core.printable import encodable, is_text
-from tether.core.types import Block, Row
+from tether.core.types import Row
+from tether.data.blocks import IndexedSource
 from tether.data.paths import anchor, files, fingerprint, is_image_file, is_url, labels, open_binary, read_text
 from tether.data.sources.cells import Reach
 from tether.data.sources.columns import bad_row, choose, choose_captions
 from tether.data.sources.columns import texts_of as captions_in
 
-_BLOCK_ROWS = 1024
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _LONGEST = 1 << 22
 """Bytes of a text file beside an image, or of a line of metadata, at most."""
 _FILE_COLUMNS = ("file_name", "filename", "file", "image", "filepath", "path")
 
 
-class ImageFolderSource:
+class ImageFolderSource(IndexedSource):
     """Every image under a folder, in the order of their names.
 
     Captions come from a ``metadata.csv`` or ``metadata.jsonl`` with a column ``file_name`` (Hugging Face's
     imagefolder), from a text file of the same name (each line one caption), or from ``template``. The name of the
     folder that an image lies in becomes ``meta["label"]``. Hidden files are left out.
     """
+
+    block_rows = 1024
 
     def __init__(
         self,
@@ -73,24 +75,15 @@ class ImageFolderSource:
         beside = [self._sidecars[stem] for stem in stems if stem in self._sidecars]
         self.version = fingerprint([*self._images, *beside, *tables], settings=(caption, template))
 
-    def blocks(self) -> Sequence[Block]:
-        """Stretches of 1,024 images."""
-        count = len(self._images) + len(self._problems)
-        return [Block(f"{at:09d}", min(_BLOCK_ROWS, count - at)) for at in range(0, count, _BLOCK_ROWS)]
+    def __len__(self) -> int:
+        """How many images, and lines of metadata without one, which come last and as bad rows."""
+        return len(self._images) + len(self._problems)
 
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        """The rows of one stretch from row ``start`` on; lines of metadata without an image come last, as bad rows."""
-        count = len(self._images) + len(self._problems)
-        if not block.id.isdecimal() or int(block.id) >= count:
-            raise InputError(f"{self.name}: no block {block.id!r}")
-        first = int(block.id)
-        for index in range(first + start, min(first + _BLOCK_ROWS, count)):
-            if index < len(self._images):
-                yield self._row(self._images[index])
-            else:
-                yield self._problems[index - len(self._images)]
-
-    def _row(self, path: str) -> Row:
+    def row(self, index: int) -> Row:
+        """One row."""
+        if index >= len(self._images):
+            return self._problems[index - len(self._images)]
+        path = self._images[index]
         key = self._keys[path]
         parts = _parts(key)
         meta: dict[str, object] = {"label": parts[-2]} if len(parts) > 1 else {}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.core.types import Block, Row
 from tether.data.high_bit_depth import read_deep
 from tether.data.intensity_window import Curve, DeepImage, WindowLevel
@@ -23,6 +24,7 @@ class WindowedSource:
     and ``study``; a value that the row already has stays. An image that cannot be read makes a bad row.
     """
 
+    @checked
     def __init__(
         self,
         *,
@@ -49,8 +51,6 @@ class WindowedSource:
 
         if (center is None) != (width is None):
             raise InputError(f"windowed: center and width come together, got {center!r} and {width!r}")
-        if frames not in ("first", "middle", "each"):
-            raise InputError(f"windowed: frames: expected 'first', 'middle' or 'each', got {frames!r}")
         self._window = None if center is None or width is None else WindowLevel(center, width, curve)
         self._inner, self._frames, self._secret = open_source(source, where="windowed: source"), frames, secret
         self.name = self._inner.name

@@ -16,11 +16,12 @@ from tether import __version__
 from tether.core.atomic_io import read_json, remove_leftovers, write_json
 from tether.core.errors import InputError
 from tether.core.locks import is_lock, locked
+from tether.core.ranges import Count, checked
 from tether.data.curate.engine.engines import ENGINES, Engine, EngineName
 from tether.data.curate.engine.manifest import read_manifest, summary
 from tether.data.curate.engine.partition_state import load_state
 from tether.data.curate.engine.plan import Plan, Tally, asked
-from tether.data.curate.engine.shard_writer import FORMATS, STATE, Format
+from tether.data.curate.engine.shard_writer import STATE, Format
 from tether.data.curate.engine.step import CurateStep, FlagStep, RecipeStep, RewriteStep
 from tether.data.curate.pools.pool import Pool, check_columns, licence_column
 
@@ -31,6 +32,7 @@ Progress = Callable[[int, int | None], None]
 Counts = Callable[[str, int, int], None]
 
 
+@checked
 def curate(
     pool: Pool,
     *,
@@ -38,7 +40,7 @@ def curate(
     out: Path,
     seed: int = 0,
     engine: EngineName = "local",
-    workers: int = 1,
+    workers: Count = 1,
     written_as: Format = "parquet",
     strict: bool = False,
     raw_csv: bool = False,
@@ -81,12 +83,6 @@ def curate(
     """
     if not steps:
         raise InputError("steps: expected at least one")
-    if engine not in ENGINES:
-        raise InputError(f"engine: expected {' or '.join(ENGINES)}, got {engine!r}")
-    if workers < 1:
-        raise InputError(f"workers: expected at least 1, got {workers}")
-    if written_as not in FORMATS:
-        raise InputError(f"written_as: expected {' or '.join(FORMATS)}, got {written_as!r}")
     steps = [(name, step.empty() if isinstance(step, CurateStep) else step) for name, step in steps]
     check(pool, steps)
     listed = [{"name": name, **step.settings} for name, step in steps]
@@ -108,7 +104,7 @@ def curate(
         if not pieces:
             raise InputError(f"{pool.name}: the pool is empty")
         plan = Plan(pool, tuple(steps), seed, out.absolute(), strict, written_as, licence_column(pool), raw_csv)
-        with ENGINES[engine](workers) as running:
+        with contextlib.closing(ENGINES[engine](workers)) as running:
             repeated = _Passes(plan, running, on_progress, on_counts).run()
         manifest = {
             **identity,

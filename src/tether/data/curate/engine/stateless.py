@@ -54,6 +54,12 @@ class Stateless(ABC):
         return {}
 
 
+def check_counted(rows: object) -> None:
+    """Refuse to decide before the pool was counted."""
+    if not rows:
+        raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
+
+
 def texts_of(rows: pa.RecordBatch) -> pa.StringArray:
     """The captions."""
     return column_of(rows, "text")

@@ -6,13 +6,16 @@ import itertools
 import math
 import random
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import Share, checked
 
+Threshold = Annotated[float, Ge(1), Le(math.inf)]
 RandomState = int | random.Random | np.random.RandomState | np.random.Generator
 
 
@@ -30,14 +33,13 @@ def tail_share(counts: np.ndarray, *, t: float) -> float:
     return float(counts[counts < t].sum() / counts.sum())
 
 
-def threshold_for_share(counts: np.ndarray, *, share: float) -> int:
+@checked
+def threshold_for_share(counts: np.ndarray, *, share: Share) -> int:
     """The count t at which the matches of all entries up to t come nearest to ``share`` (0 to 1) of all; first of ties.
 
     Source: arXiv 2507.22062, released code (``p_to_t``).
     """
     counts = np.sort(np.asarray(counts, np.uint64))
-    if not 0 <= share <= 1:
-        raise InputError(f"share: expected 0 to 1, got {share}")
     if not len(counts) or not counts.sum():
         raise InputError("counts: no entry has a match, so there is no threshold for a share")
     return int(counts[np.abs(np.cumsum(counts) / counts.sum() - share).argmin()])
@@ -63,7 +65,8 @@ class Balancer:
     t_: float
     entry_prob_: np.ndarray
 
-    def __init__(self, *, t: float | None = None, tail_share: float | None = None) -> None:
+    @checked
+    def __init__(self, *, t: Threshold | None = None, tail_share: Share | None = None) -> None:
         """Take a threshold, or the share of matches that shall lie in the tail.
 
         Args:
@@ -72,10 +75,6 @@ class Balancer:
         """
         if (t is None) == (tail_share is None):
             raise InputError(f"expected either t or tail_share, got t={t} and tail_share={tail_share}")
-        if t is not None and not t >= 1:
-            raise InputError(f"t: expected at least 1, got {t}")
-        if tail_share is not None and not 0 <= tail_share <= 1:
-            raise InputError(f"tail_share: expected 0 to 1, got {tail_share}")
         self.t, self.tail_share = t, tail_share
 
     def fit(self, counts: np.ndarray | Iterable[int]) -> Balancer:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.metaclip.ngrams import NgramTree
 from tether.data.curate.metaclip.pretokenise import spaced
 from tether.data.curate.metaclip.scripts import wrapped
@@ -72,6 +73,7 @@ class SubstringMatcher:
     give the same matches.
     """
 
+    @checked
     def __init__(
         self,
         entries: Sequence[str],
@@ -90,10 +92,6 @@ class SubstringMatcher:
             on_duplicate: ``first`` or ``last`` lets a repeated entry stand; then only that one of its positions ever
                 matches. MetaCLIP 2's code has ``last``.
         """
-        if wrap not in get_args(Wrap):
-            raise InputError(f"wrap: expected 'metaclip' or 'script', got {wrap!r}")
-        if on_duplicate not in get_args(OnDuplicate):
-            raise InputError(f"on_duplicate: expected 'raise', 'first' or 'last', got {on_duplicate!r}")
         self.entries = checked_entries(entries, on_duplicate=on_duplicate)
         self.wrap: Wrap = wrap
         self.backend: Backend = "ngram" if backend == "auto" else backend
@@ -109,8 +107,6 @@ class SubstringMatcher:
         if self.backend == "ngram":
             return NgramTree(entries) if self.wrap == "metaclip" else JoinedFinder(entries)
         plain: dict[str, type[_Naive] | type[Automaton]] = {"ahocorasick": Automaton, "naive": _Naive}
-        if self.backend not in plain:
-            raise InputError(f"backend: expected auto, ngram, {', '.join(plain)}, got {self.backend!r}")
         return plain[self.backend](
             [f" {entry} " for entry in entries] if self.wrap == "metaclip" else list(map(wrapped, entries))
         )

@@ -12,8 +12,9 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.model_digest import texts_digest
+from tether.core.ranges import Share, checked
 from tether.data.curate.engine.step import Counts, State, column_of
-from tether.data.curate.metaclip.balance import Balancer, entry_counts, tail_share
+from tether.data.curate.metaclip.balance import Balancer, Threshold, entry_counts, tail_share
 from tether.data.curate.metaclip.matcher import Backend, SubstringMatcher
 from tether.data.curate.metaclip.metadata import read_entries, unreachable
 
@@ -34,12 +35,13 @@ class MetaClipCurator:
     columns: tuple[str, ...] = ()
     counts: Counts = "pool"
 
+    @checked
     def __init__(
         self,
         *,
         entries: str | Sequence[str],
-        t: float | None = None,
-        tail_share: float | None = None,
+        t: Threshold | None = None,
+        tail_share: Share | None = None,
         backend: Backend = "auto",
     ) -> None:
         """Read the entries and build the matcher.

@@ -16,9 +16,10 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.model_digest import texts_digest
+from tether.core.ranges import checked
 from tether.data.curate.engine.stateless import column_of, texts_of
 from tether.data.curate.engine.step import Counts, State
-from tether.data.curate.metaclip.balance import tail_share
+from tether.data.curate.metaclip.balance import Threshold, tail_share
 from tether.data.curate.metaclip.matcher import Backend
 from tether.data.curate.metaclip.metadata import read_entries
 from tether.data.curate.metaclip.multilingual import FALLBACK, WorldMatcher, WorldMatches
@@ -43,11 +44,12 @@ class WorldCurator:
     refusal = "no entry of the metadata of its language stands in the caption"
     counts: Counts = "pool"
 
+    @checked
     def __init__(
         self,
         *,
         entries: str | Mapping[str, str | Sequence[str]],
-        t: float,
+        t: Threshold,
         reference: str = "en",
         language: str | None = None,
         language_map: Mapping[str, str] | None = None,

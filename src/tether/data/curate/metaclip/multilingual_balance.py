@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from tether.core.errors import InputError
-from tether.data.curate.metaclip.balance import Balancer, RandomState, tail_share, threshold_for_share
+from tether.core.ranges import checked
+from tether.data.curate.metaclip.balance import Balancer, RandomState, Threshold, tail_share, threshold_for_share
 from tether.data.curate.metaclip.multilingual import WorldMatches
 
 T_400M = 20_000  # t of English for a pool of 400 M pairs, arXiv 2507.22062 section 3
@@ -41,15 +42,14 @@ class WorldBalancer:
     entry_prob_: dict[str, np.ndarray]
     counts_: dict[str, np.ndarray]
 
-    def __init__(self, *, t: float, reference: str = "en") -> None:
+    @checked
+    def __init__(self, *, t: Threshold, reference: str = "en") -> None:
         """Take the threshold of the reference language.
 
         Args:
             t: at least 1; ``T_400M`` and ``T_2500M`` are the paper's for English.
             reference: the language whose tail share the others take over.
         """
-        if not t >= 1:
-            raise InputError(f"t: expected at least 1, got {t}")
         self.t, self.reference = t, reference
 
     def fit(self, counts: Mapping[str, np.ndarray]) -> WorldBalancer:

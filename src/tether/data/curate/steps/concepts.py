@@ -10,6 +10,7 @@ import pyarrow as pa
 from jaxtyping import Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import Whole, checked
 
 IMAGENET_NEGATIVES: Mapping[str, tuple[str, ...]] = {
     "sorrel": ("plant", "herb", "flower", "leaf"),
@@ -98,11 +99,12 @@ def concept_frequency(
     return counts
 
 
+@checked
 def trim_tail(
     labels: Sequence[int] | np.ndarray,
     *,
-    rarest: int,
-    at_most: int,
+    rarest: Whole,
+    at_most: Whole,
     generator: np.random.Generator,
     classes: int | None = None,
 ) -> Int[np.ndarray, " k"]:
@@ -127,10 +129,8 @@ def trim_tail(
     count = (int(given.max()) + 1 if len(given) else 0) if classes is None else classes
     if len(given) and (given.min() < 0 or given.max() >= count):
         raise InputError(f"labels: expected 0 to {count - 1}, got {given.min()} to {given.max()}")
-    if not 0 <= rarest <= count:
+    if rarest > count:
         raise InputError(f"rarest: expected 0 to {count}, the number of classes, got {rarest}")
-    if at_most < 0:
-        raise InputError(f"at_most: expected at least 0, got {at_most}")
     stays = np.ones(len(given), np.bool_)
     for label in np.argsort(np.bincount(given, minlength=count), kind="stable")[:rarest]:
         rows = np.flatnonzero(given == label)

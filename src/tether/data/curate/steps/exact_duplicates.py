@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float, UInt64
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.engine.hashing import combined, hashed, row_keys
-from tether.data.curate.engine.stateless import column_of, images_of, texts_of
+from tether.data.curate.engine.stateless import check_counted, column_of, images_of, texts_of
 from tether.data.curate.engine.step import IMAGE, Counts, State
 
 TEXT = "text"
@@ -32,6 +33,7 @@ class ExactDuplicates:
     refusal = "an equal pair stays in its place"
     counts: Counts = "pool"
 
+    @checked
     def __init__(self, *, of: str | Sequence[str] = (TEXT, IMAGE), text: Literal["exact", "folded"] = "exact") -> None:
         """Say what is compared.
 
@@ -42,8 +44,6 @@ class ExactDuplicates:
         self.of = (of,) if isinstance(of, str) else tuple(of)
         if not self.of or len(set(self.of)) < len(self.of):
             raise InputError(f"of: expected columns such as text and image, each once, got {list(self.of)}")
-        if text not in ("exact", "folded"):
-            raise InputError(f"text: expected exact or folded, got {text!r}")
         if text == "folded" and TEXT not in self.of:
             raise InputError("text: folded needs the text among the columns compared")
         self.text: Literal["exact", "folded"] = text
@@ -84,8 +84,7 @@ class ExactDuplicates:
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
         """1 for the pair that stays and for what nothing is equal to, 0 for its copies."""
-        if not self.pairs:
-            raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
+        check_counted(self.pairs)
         contents, claims = self._table()
         content, claim, whole = self._read(rows)
         if not len(contents):

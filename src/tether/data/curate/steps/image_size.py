@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from annotated_types import Ge
 from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.data.curate.engine.stateless import Stateless, images_of
 from tether.data.curate.engine.step import IMAGE
 from tether.data.image_file import open_image
@@ -27,12 +29,13 @@ class ImageSize(Stateless):
 
     columns: tuple[str, ...] = (IMAGE,)
 
+    @checked
     def __init__(
         self,
         *,
-        least_side: int = 32,
-        most_side: int | None = None,
-        most_aspect: float | None = 3.0,
+        least_side: Count = 32,
+        most_side: Count | None = None,
+        most_aspect: Annotated[float, Ge(1)] | None = 3.0,
         unreadable: Literal["drop", "keep"] = "drop",
         missing: Literal["drop", "keep"] = "keep",
     ) -> None:
@@ -45,13 +48,8 @@ class ImageSize(Stateless):
             unreadable: what happens to bytes that are no image.
             missing: what happens to pairs without an image.
         """
-        if least_side < 1 or (most_side is not None and most_side < least_side):
-            raise InputError(f"sides: expected 1 <= least_side <= most_side, got {least_side} and {most_side}")
-        if most_aspect is not None and not most_aspect >= 1:
-            raise InputError(f"most_aspect: expected at least 1, got {most_aspect}")
-        for name, choice in (("unreadable", unreadable), ("missing", missing)):
-            if choice not in ("drop", "keep"):
-                raise InputError(f"{name}: expected drop or keep, got {choice!r}")
+        if most_side is not None and most_side < least_side:
+            raise InputError(f"most_side: expected at least least_side={least_side}, got {most_side}")
         self.least_side, self.most_side, self.most_aspect = least_side, most_side, most_aspect
         self.unreadable, self.missing = unreadable, missing
         limits = [f"a side below {least_side}"]

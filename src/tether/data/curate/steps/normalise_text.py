@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.engine.stateless import texts_of
 from tether.data.curate.engine.step import Gives
 
@@ -31,6 +31,7 @@ class TidyText:
     columns: tuple[str, ...] = ()
     gives: Gives = "one"
 
+    @checked
     def __init__(self, *, form: Literal["NFC", "NFKC"] = "NFC", markup: Literal["strip", "keep"] = "strip") -> None:
         """Set the form.
 
@@ -38,10 +39,6 @@ class TidyText:
             form: ``NFKC`` also unfolds ligatures, wide letters and raised digits.
             markup: HTML entities become their characters and tags go, also those spelt with entities, or all stay.
         """
-        if form not in ("NFC", "NFKC"):
-            raise InputError(f"form: expected NFC or NFKC, got {form!r}")
-        if markup not in ("strip", "keep"):
-            raise InputError(f"markup: expected strip or keep, got {markup!r}")
         self.form, self.markup = form, markup
 
     @property

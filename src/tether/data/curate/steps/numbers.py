@@ -12,6 +12,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.engine.stateless import texts_of
 from tether.data.curate.engine.step import Gives
 from tether.data.curate.steps.score_selection import checked_scores, top_rows
@@ -27,6 +28,7 @@ FRACTION = 0.4
 """Share of the pairs that is kept (arXiv 2309.13770, abstract)."""
 
 
+@checked
 def mask_numbers(text: str, *, mode: MaskMode = "number", pattern: str | None = None) -> str:
     """The text without its numbers, and single blanks between what is left.
 
@@ -45,9 +47,7 @@ def mask_numbers(text: str, *, mode: MaskMode = "number", pattern: str | None = 
     found = number_pattern(pattern)
     if mode == "number":
         return " ".join(found.sub(" ", text).split())
-    if mode == "token":
-        return " ".join(word for word in text.split() if not found.search(word))
-    raise InputError(f"mode: expected {' or '.join(MASK_MODES)}, got {mode!r}")
+    return " ".join(word for word in text.split() if not found.search(word))
 
 
 def number_pattern(pattern: str | None) -> re.Pattern[str]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Gt, Le
 
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.ranges import checked
 
 Case = Literal["lower", "fold"]
+Similarity = Annotated[float, Gt(0), Le(1)]
 CASES: tuple[Case, ...] = get_args(Case)
 FUZZY = 0.8
 """Similarity from which two words count as one in the fuzzy measures; ours, the paper's value is not known."""
 _WORD = re.compile(r"\w+")
 
 
+@checked
 def words_of(text: str, *, case: Case = "lower") -> list[str]:
     """Words in small letters; everything but letters, digits and the underscore parts them, so ``Coca-Cola`` is two.
 
@@ -28,8 +33,6 @@ def words_of(text: str, *, case: Case = "lower") -> list[str]:
     """
     if not isinstance(text, str):
         raise TypeError(f"text: expected str, got {type(text).__name__}")
-    if case not in CASES:
-        raise InputError(f"case: expected {' or '.join(CASES)}, got {case!r}")
     return _WORD.findall(text.lower() if case == "lower" else text.casefold())
 
 
@@ -61,7 +64,10 @@ class Overlap:
         return len(self.fuzzy) / len(self.words) if self.words else 0.0
 
 
-def caption_overlap(caption: str, *, ocr: Collection[str], fuzzy: float | None = None, case: Case = "lower") -> Overlap:
+@checked
+def caption_overlap(
+    caption: str, *, ocr: Collection[str], fuzzy: Similarity | None = None, case: Case = "lower"
+) -> Overlap:
     """Which words of a caption a reader found in its image.
 
     Source: arXiv 2312.14232, section 3; how words are parted and compared is our definition.
@@ -74,14 +80,8 @@ def caption_overlap(caption: str, *, ocr: Collection[str], fuzzy: float | None =
         case: as ``words_of``.
 
     Raises:
-        TypeError: a caption or reading that is not a string, or one string for ``ocr``.
-        InputError: a threshold out of range.
         MissingExtraError: ``fuzzy`` needs rapidfuzz.
     """
-    if isinstance(ocr, str):
-        raise TypeError("ocr: expected a list of words, got one str")
-    if fuzzy is not None and not 0 < fuzzy <= 1:
-        raise InputError(f"fuzzy: expected a similarity in (0, 1], got {fuzzy!r}")
     words = tuple(words_of(caption, case=case))
     written = tuple(dict.fromkeys(word for line in ocr for word in words_of(line, case=case)))
     known = frozenset(written)
@@ -134,8 +134,9 @@ class OverlapReport:
         return asdict(self)
 
 
+@checked
 def overlap_report(
-    captions: Sequence[str], *, ocr: Sequence[Collection[str]], fuzzy: float = FUZZY, case: Case = "lower"
+    captions: Sequence[str], *, ocr: Sequence[Collection[str]], fuzzy: Similarity = FUZZY, case: Case = "lower"
 ) -> OverlapReport:
     """How many images carry text, and how often captions repeat it.
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int, UInt32
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Share, Whole, checked
 from tether.data.curate.engine.stateless import Stateless, texts_of
 from tether.data.curate.steps.characters import LETTER, MARK, code_points, is_kind, longest_run, totals
 
@@ -34,13 +35,14 @@ class TextRules(Stateless):
     word. Rules read the caption as it is; put ``tidy_text`` before them to mend what can be mended.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        characters: tuple[int, int] = (3, 1000),
-        words: tuple[int, int] = (1, 200),
-        letters: float = 0.3,
-        run: int | None = 9,
+        characters: tuple[Whole, Whole] = (3, 1000),
+        words: tuple[Whole, Whole] = (1, 200),
+        letters: Share = 0.3,
+        run: Count | None = 9,
         addresses: Choice = "drop",
         markup: Choice = "drop",
         broken: Choice = "drop",
@@ -59,15 +61,8 @@ class TextRules(Stateless):
                 that was read as Latin-1.
         """
         for name, (low, high) in (("characters", characters), ("words", words)):
-            if not 0 <= low <= high:
-                raise InputError(f"{name}: expected least and most, 0 <= least <= most, got {low} and {high}")
-        if not 0 <= letters <= 1:
-            raise InputError(f"letters: expected 0 to 1, got {letters}")
-        if run is not None and run < 1:
-            raise InputError(f"run: expected at least 1, got {run}")
-        for name, choice in (("addresses", addresses), ("markup", markup), ("broken", broken)):
-            if choice not in ("drop", "keep"):
-                raise InputError(f"{name}: expected drop or keep, got {choice!r}")
+            if low > high:
+                raise InputError(f"{name}: expected least and most, least <= most, got {low} and {high}")
         self.characters, self.words, self.letters, self.run = tuple(characters), tuple(words), letters, run
         self.addresses, self.markup, self.broken = addresses, markup, broken
         self.refusal = f"the caption breaks a rule: {', '.join(self._rules())}"

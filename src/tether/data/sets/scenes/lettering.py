@@ -9,19 +9,17 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.sets.scenes.world import SHAPES, Dice, Scene, TextOverlay
 
 LetteringKind = Literal["word", "number", "watermark"]
-KINDS: tuple[LetteringKind, ...] = ("word", "number", "watermark")
 _LABEL_HEIGHT, _WATERMARK_HEIGHT = 0.17, 0.15  # of the image's side
 _WATERMARK_COVER = 0.42
 
 
+@checked
 def draw_lettering(scene: Scene, dice: Dice, *, kind: LetteringKind, agrees: bool) -> TextOverlay:
     """Text for a scene: the name of a shape in it or a count of its things, or one that is not true of it."""
-    if kind not in KINDS:
-        raise InputError(f"scenes: lettering: expected one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "number":
         count = len(scene.things)
         text = str(count if agrees else dice.pick([number for number in range(1, 10) if number != count]))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 from jaxtyping import Bool, Int, UInt8
 
 from tether.core.errors import InputError
@@ -15,6 +17,8 @@ from tether.data.sets.scenes.lettering import letter
 from tether.data.sets.scenes.world import COLOURS, Scene, Thing
 
 SMALLEST, LARGEST = 64, 224
+Side = Annotated[int, Ge(SMALLEST), Le(LARGEST)]
+"""Pixels of an image's side."""
 _SHADE = 14  # how far a shade of 1 lifts every channel
 
 

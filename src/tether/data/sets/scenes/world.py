@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_uniform
+from tether.core.ranges import Share, checked
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring", "hexagon", "moon")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -51,8 +52,8 @@ BACKGROUNDS: dict[str, tuple[str, ...]] = {
 
 BACKGROUND_VARIANTS = 4
 DAMAGES, TILTS = 4, 3
-ATTRIBUTES = ("shape", "colour", "size", "texture", "state")
 Attribute = Literal["shape", "colour", "size", "texture", "state"]
+ATTRIBUTES: tuple[Attribute, ...] = get_args(Attribute)
 
 _HELD_OUT_SHARE = 0.12
 HELD_OUT_PAIRS = frozenset(
@@ -201,6 +202,7 @@ class Dice:
         return left
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class World:
     """What scenes are drawn from.
@@ -222,7 +224,7 @@ class World:
     sizes: tuple[str, ...] = tuple(SIZES)
     textures: tuple[str, ...] = TEXTURES
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
-    broken: float = 0.2
+    broken: Share = 0.2
     pairs: Literal["seen", "held_out", "all"] = "seen"
     _choices: dict[str, tuple[tuple[str, str], ...]] = field(init=False, repr=False, compare=False)
     _rare: dict[str, tuple[tuple[str, str], ...]] = field(init=False, repr=False, compare=False)
@@ -243,10 +245,6 @@ class World:
             strange = [value for value in values if value not in known]
             if not values or strange:
                 raise InputError(f"scenes: {key}: expected some of {', '.join(known)}, got {strange or 'none'}")
-        if not 0 <= self.broken <= 1:
-            raise InputError(f"scenes: broken: expected a probability, got {self.broken}")
-        if self.pairs not in ("seen", "held_out", "all"):
-            raise InputError(f"scenes: pairs: expected seen, held_out or all, got {self.pairs!r}")
         choices, rare = {}, {}
         for background in self.backgrounds:
             visible = [colour for colour in self.colours if colour not in BACKGROUNDS[background]]
