@@ -30,11 +30,7 @@ _MOST_TILE = 1 << 26
 
 
 def check_headers(data: bytes) -> None:
-    """Refuse a file whose parts would cost far more than its pixels.
-
-    Raises:
-        InputError: what there is too much of.
-    """
+    """Refuse a file whose parts would cost far more than its pixels."""
     if data.startswith(JPEG):
         _check_jpeg(data)
     elif data.startswith(PNG):

@@ -28,11 +28,7 @@ def is_url(path: str) -> bool:
 
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL and the path inside it.
-
-    Raises:
-        InputError: an unknown protocol, or one whose library is not installed.
-    """
+    """The file system of a URL and the path inside it."""
     import fsspec
 
     try:
@@ -48,9 +44,6 @@ def files(pattern: str | Path, *, ending: tuple[str, ...] = ()) -> list[str]:
         pattern: one file, a folder (then its files with one of the endings, at any depth), a pattern with ``*``, or
             numbered shards as ``{0000..0012}``.
         ending: which files of a folder count, in lower case.
-
-    Raises:
-        InputError: no such file, or a pattern or folder without any.
     """
     pattern = str(pattern)
     braces = _BRACES.search(pattern)
@@ -98,11 +91,7 @@ def _remote(url: str, ending: tuple[str, ...]) -> list[str]:
 
 
 def open_binary(path: str | Path) -> IO[bytes]:
-    """Open a local file or a URL for reading bytes.
-
-    Raises:
-        InputError: it cannot be opened; the message names it.
-    """
+    """Open a local file or a URL for reading bytes."""
     path = str(path)
     try:
         if is_url(path):
@@ -114,11 +103,7 @@ def open_binary(path: str | Path) -> IO[bytes]:
 
 
 def read_text(path: str | Path, *, limit: int) -> str:
-    """A whole UTF-8 file, without a byte-order mark.
-
-    Raises:
-        InputError: it cannot be read, is not UTF-8, or has more than ``limit`` bytes.
-    """
+    """A whole UTF-8 file, without a byte-order mark."""
     with open_binary(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -154,11 +139,7 @@ def anchor(path: str) -> str:
 
 
 def fingerprint(paths: list[str], *, settings: object = "") -> str:
-    """A digest of short names, sizes and modification times (or entity tags), and of how the files are read.
-
-    Raises:
-        InputError: a file is missing.
-    """
+    """A digest of short names, sizes and modification times (or entity tags), and of how the files are read."""
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
     for path, label in zip(paths, labels(paths), strict=True):
         if is_url(path):

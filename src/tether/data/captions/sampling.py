@@ -79,11 +79,7 @@ class Rewritten:
         self._bounds = None if weights is None else bounds(weights, where="weights")
 
     def __call__(self, row: Row, *, draw: int) -> str:
-        """See CaptionPick.
-
-        Raises:
-            InputError: a row with another number of texts than weights.
-        """
+        """See CaptionPick."""
         count = len(row.texts)
         if self._bounds is None:
             choice = draw % count
@@ -117,11 +113,7 @@ class MixedCaption:
         self._bounds = bounds(list(probs.values()), where="probs", total=1.0)
 
     def __call__(self, row: Row, *, draw: int) -> str:
-        """See CaptionPick.
-
-        Raises:
-            InputError: a row without one of the columns.
-        """
+        """See CaptionPick."""
         texts = [row.texts[0] if name == TEXT else self._said(row, name) for name in self.columns]
         text = spoken(texts, place_of(_uniform(draw), self._bounds), fallback=self._fallback)
         return text if text.strip() else _spoken(row)[0]

@@ -20,11 +20,7 @@ NONE = "none"
 
 
 def choose(name: str | None, *, guesses: Sequence[str], known: Iterable[str], what: str, where: str) -> str | None:
-    """The column to use: the one named, else the first usual name that is there, else None.
-
-    Raises:
-        InputError: the named column is not there; the message lists those that are.
-    """
+    """The column to use: the one named, else the first usual name that is there, else None."""
     known = list(known)
     if name == NONE:
         return None
@@ -58,11 +54,7 @@ def choose_captions(names: Sequence[str], *, known: Iterable[str], where: str) -
 
 
 def texts_of(cell: Any) -> tuple[str, ...]:
-    """The captions in a cell: a text, UTF-8 bytes, a number, a list of them, or nothing.
-
-    Raises:
-        InputError: not UTF-8, or something that is no text.
-    """
+    """The captions in a cell: a text, UTF-8 bytes, a number, a list of them, or nothing."""
     if cell is None or (isinstance(cell, float) and cell != cell):
         return ()
     if isinstance(cell, str):
@@ -82,11 +74,7 @@ def texts_of(cell: Any) -> tuple[str, ...]:
 
 
 def image_of(cell: Any, *, reach: Reach) -> ImageLike | None:
-    """The image in a cell: Hugging Face's struct of bytes and path, bytes, or the name of a file.
-
-    Raises:
-        InputError: something else, a name that leads out of ``reach``, or a remote file that cannot be read.
-    """
+    """The image in a cell: Hugging Face's struct of bytes and path, bytes, or the name of a file."""
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     if cell is None or isinstance(cell, bytes):

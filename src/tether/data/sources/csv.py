@@ -156,11 +156,7 @@ def _bounded(first: str, rest: io.TextIOWrapper, left: list[int]) -> Iterator[st
 
 
 def _root_of(path: str, *, first: str) -> str:
-    """The folder that relative paths start from: the table's own.
-
-    Raises:
-        InputError: the first image is only in the working directory, as in tables made for open_clip.
-    """
+    """The folder that relative paths start from: the table's own."""
     own = folder_of(path, root=None)
     if first and not is_url(own) and image_problem(Path(own) / first) and image_problem(Path(first)) is None:
         raise InputError(f"{path}: {first!r} is not beside the table but in the working directory; say root=. for that")

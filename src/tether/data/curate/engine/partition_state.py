@@ -23,11 +23,7 @@ _DIGEST = "sha256"
 
 
 def load_state(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file that ``save_state`` wrote; never unpickles.
-
-    Raises:
-        InputError: missing, damaged, or not written by ``save_state``; it names the file.
-    """
+    """The arrays of a file that ``save_state`` wrote; never unpickles."""
     try:
         arrays = read_arrays(path, what="state of a piece")
         if str(arrays.pop(_DIGEST, "")) != _digest(arrays):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -45,7 +46,51 @@ def threshold_for_share(counts: np.ndarray, *, share: Share) -> int:
     return int(counts[np.abs(np.cumsum(counts) / counts.sum() - share).argmin()])
 
 
-class Balancer:
+class FittedOnCounts(ABC):
+    """What is fitted on counts and saved by them.
+
+    Attributes:
+        counts_: what it was fitted on.
+    """
+
+    counts_: Any
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Constructor keywords."""
+
+    @abstractmethod
+    def fit(self, counts: Any) -> Self:
+        """Set the probabilities."""
+
+    def _check_fitted(self) -> None:
+        if "counts_" not in self.__dict__:
+            raise InputError("this balancer has no counts yet; call fit(counts) first")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings and counts (lists) as plain values."""
+        counts = self.__dict__.get("counts_")
+        if isinstance(counts, Mapping):
+            plain = {name: each.tolist() for name, each in counts.items()}
+        else:
+            plain = None if counts is None else counts.tolist()
+        return {**self.settings, "counts": plain}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            InputError: saved with other settings.
+        """
+        theirs = {name: state[name] for name in self.settings}
+        if theirs != self.settings:
+            raise InputError(f"state of {theirs} does not fit a balancer of {self.settings}")
+        if state["counts"] is not None:
+            self.fit(state["counts"])
+
+
+class Balancer(FittedOnCounts):
     """Keeps a caption when at least one of its entries wins its own draw.
 
     Entry j wins with ``p_j = t / max(n_j, t)``, n_j being its number of matches; so an entry of at most t matches is
@@ -77,7 +122,12 @@ class Balancer:
             raise InputError(f"expected either t or tail_share, got t={t} and tail_share={tail_share}")
         self.t, self.tail_share = t, tail_share
 
-    def fit(self, counts: np.ndarray | Iterable[int]) -> Balancer:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Constructor keywords."""
+        return {"t": self.t, "tail_share": self.tail_share}
+
+    def fit(self, counts: np.ndarray | Iterable[int]) -> Self:
         """Set the probabilities from (n,) counts."""
         given = np.asarray(counts if isinstance(counts, np.ndarray) else list(counts))
         if given.ndim != 1 or not len(given):
@@ -102,7 +152,7 @@ class Balancer:
         kept = np.zeros(len(indptr) - 1)
         matched = np.flatnonzero(np.diff(indptr))
         if len(matched):
-            loses = 1.0 - self.entry_prob_[ids]
+            loses = 1.0 - self.entry_prob_[ids].astype(np.float64)
             kept[matched] = 1.0 - np.multiply.reduceat(loses, np.asarray(indptr)[matched])
         return kept
 
@@ -137,34 +187,6 @@ class Balancer:
             if any(draw() < chance for chance in prob[start:end])
         ]
         return np.array(kept, np.int64)
-
-    def _check_fitted(self) -> None:
-        if "entry_prob_" not in self.__dict__:
-            raise InputError("this balancer has no counts yet; call fit(counts) first")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Settings, counts (a list) and threshold as plain values."""
-        fitted = "counts_" in self.__dict__
-        return {
-            "t": self.t,
-            "tail_share": self.tail_share,
-            "counts": self.counts_.tolist() if fitted else None,
-            "t_": self.t_ if fitted else None,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved state.
-
-        Raises:
-            InputError: saved with another t or tail share.
-        """
-        if (state["t"], state["tail_share"]) != (self.t, self.tail_share):
-            raise InputError(
-                f"state of t={state['t']}, tail_share={state['tail_share']} does not fit a balancer of t={self.t}, "
-                f"tail_share={self.tail_share}"
-            )
-        if state["counts"] is not None:
-            self.fit(np.array(state["counts"], np.uint64))
 
 
 def _check_rows(indptr: np.ndarray, ids: np.ndarray, *, n: int) -> None:

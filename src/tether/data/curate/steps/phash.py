@@ -85,11 +85,7 @@ def _cosines() -> Float[np.ndarray, "8 32"]:
 
 
 def _small(data: bytes) -> tuple[Image.Image, int]:
-    """An upright RGB image, reduced where its format allows that for nothing, and its true number of pixels.
-
-    Raises:
-        InputError: not an image, broken, or larger than is decoded anywhere else.
-    """
+    """An upright RGB image, reduced where its format allows that for nothing, and its true number of pixels."""
     with open_image(data, name="image") as opened:
         pixels = opened.width * opened.height
         opened.draft("RGB", (_DRAFT, _DRAFT))
