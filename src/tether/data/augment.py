@@ -140,7 +140,6 @@ class Colour:
 class Chain:
     """Several changes, one after another."""
 
-    @checked
     def __init__(self, *, parts: Sequence[str | Mapping[str, Any]] = ("shift_scale", "colour")) -> None:
         """Name the parts, each as a word or a mapping with ``name`` and its settings."""
         self._parts: list[Augment] = [

@@ -63,11 +63,7 @@ def test_a_window_from_values_leaves_hot_pixels_outside():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: WindowLevel(0, 0), "width: expected a finite number, at least 1"),
-        (lambda: WindowLevel(0, 0, "sigmoid"), "width: expected a finite number, above 0"),
-        (lambda: WindowLevel(float("nan"), 5), "center"),
-        (lambda: WindowLevel(0, 5, "cubic"), "curve"),
-        (lambda: WindowLevel(0, 5, polarity="black"), "polarity"),
+        (lambda: WindowLevel(0, 0.5), "width: expected at least 1"),
         (lambda: WindowLevel.from_range(3, 3), "low < high"),
         (lambda: WindowLevel.from_values(np.array([np.nan])), "at least one finite value"),
         (lambda: WindowLevel.from_values(np.ones(3), percentiles=(50, 50)), "percentiles"),

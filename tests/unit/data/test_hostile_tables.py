@@ -342,7 +342,7 @@ def test_a_damaged_saved_data_set_is_refused_and_neither_crashes_nor_hangs(tmp_p
         sound.replace(offsets, struct.pack("<4i", 0, 8_034_561, 6, 11))
     )  # Arrow would read beyond the file
     source = open_source(f"hf:{tmp_path / 'saved'}")
-    with pytest.raises(InputError, match="block 000000000 breaks after 0 rows"):
+    with pytest.raises(InputError, match="block 000000000000 breaks after 0 rows"):
         list(source.read(source.blocks()[0]))
     file.write_bytes(b"")
     with pytest.raises(InputError, match="empty, not an Arrow stream"):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.data.sets.digits import NAMES, DigitsSet
 
@@ -71,9 +70,3 @@ def test_the_second_use_imports_no_scikit_learn(cache: Path):
     script = "import sys; from tether.data.sets.digits import DigitsSet; DigitsSet(); print('sklearn' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
-
-
-@pytest.mark.parametrize("settings", [{"split": "dev"}, {"size": 4}, {"size": 1000}, {"captions": "many"}])
-def test_bad_settings(settings: dict):
-    with pytest.raises(InputError, match=rf"digits: {next(iter(settings))}"):
-        DigitsSet(**settings)

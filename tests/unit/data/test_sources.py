@@ -87,7 +87,7 @@ def test_a_misspelt_column_lists_what_is_there(tmp_path, settings, what):
 
 
 def test_parquet_without_pictures_rows_or_sense(tmp_path):
-    with pytest.raises(InputError, match=r"no column of pictures.*image=NAME.*known: a, b"):
+    with pytest.raises(InputError, match=r"no column of images.*image=NAME.*known: a, b"):
         ParquetSource(write(tmp_path / "a.parquet", a=[1], b=[2]))
     with pytest.raises(InputError, match="empty"):
         ParquetSource(write(tmp_path / "b.parquet", image=pa.array([], pa.binary())))
@@ -192,7 +192,7 @@ def test_csv_lines_that_do_not_fit_are_bad_rows(tmp_path):
     [
         ("", "the file is empty"),
         ("filepath,title\n", "the data set is empty"),
-        ("a,b\n1,2\n", r"no column of pictures.*known: a, b"),
+        ("a,b\n1,2\n", r"no column of images.*known: a, b"),
     ],
 )
 def test_csv_without_header_rows_or_pictures(tmp_path, text, what):

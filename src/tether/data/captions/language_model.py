@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, final
 
-from annotated_types import Gt, Le, MinLen
+from annotated_types import Gt, Le
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.model_digest import model_digest
@@ -26,7 +26,6 @@ EXAMPLES = 3
 ARROW = "=>"
 Form = Literal["auto", "plain", "chat"]
 TopP = Annotated[float, Gt(0), Le(1)]
-Pairs = Annotated[Sequence[tuple[str, str]], MinLen(3)]
 
 
 class TextModel(Protocol):
@@ -75,6 +74,12 @@ class LanguageModel:
         self.new_tokens, self.temperature, self.top_p = new_tokens, temperature, top_p
         self.form, self.device = form, device
         self._digest: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Constructor keywords and the weights' digest, as plain values."""
+        names = ("new_tokens", "temperature", "top_p", "form")
+        return {"model": self.name, "weights": self.digest} | {name: getattr(self, name) for name in names}
 
     @property
     def digest(self) -> str:
@@ -181,7 +186,7 @@ class LMRewriter:
         *,
         model: str,
         instruction: str = "write image captions differently,",
-        pairs: Pairs | None = None,
+        pairs: tuple[tuple[str, str], ...] | None = None,
         new_tokens: Count = NEW_TOKENS,
         temperature: NonNegative = TEMPERATURE,
         top_p: TopP = TOP_P,
@@ -199,6 +204,8 @@ class LMRewriter:
             device: see ``LanguageModel``.
         """
         self._pairs = examples() if pairs is None else tuple(pairs)
+        if len(self._pairs) < EXAMPLES:
+            raise InputError(f"pairs: expected at least {EXAMPLES}, got {len(self._pairs)}")
         self.instruction = instruction
         self.model = LanguageModel(
             model, new_tokens=new_tokens, temperature=temperature, top_p=top_p, form="plain", device=device
@@ -207,15 +214,8 @@ class LMRewriter:
     @property
     def settings(self) -> dict[str, Any]:
         """Constructor keywords as plain values."""
-        return {
-            "model": self.model.name,
-            "weights": self.model.digest,
-            "instruction": self.instruction,
-            "pairs": [list(pair) for pair in self._pairs],
-            "new_tokens": self.model.new_tokens,
-            "temperature": self.model.temperature,
-            "top_p": self.model.top_p,
-        }
+        pairs = [list(pair) for pair in self._pairs]
+        return {**self.model.settings, "instruction": self.instruction, "pairs": pairs}
 
     def prompt(self, text: str, *, generator: Chance) -> str:
         """The text that the model goes on from."""
@@ -230,8 +230,19 @@ class LMRewriter:
         return [first_line(answer).partition(ARROW)[0].strip() for answer in answers]
 
 
+class _Asking:
+    """Asks a language model for one text."""
+
+    model: LanguageModel
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the model."""
+        return self.model.settings
+
+
 @final
-class LMFuser:
+class LMFuser(_Asking):
     """One sentence of an alt-text and a description, by a language model (VeCLIP).
 
     Source: arXiv 2310.07699, section 3.2; the wording of the request is ours.
@@ -241,16 +252,6 @@ class LMFuser:
     def __init__(self, *, model: str, new_tokens: Count = NEW_TOKENS, form: Form = "auto", device: str = "cpu") -> None:
         """Take the settings; see ``LanguageModel``. The most likely answer is taken, so nothing is drawn."""
         self.model = LanguageModel(model, new_tokens=new_tokens, temperature=0.0, form=form, device=device)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords as plain values."""
-        return {
-            "model": self.model.name,
-            "weights": self.model.digest,
-            "new_tokens": self.model.new_tokens,
-            "form": self.model.form,
-        }
 
     def fuse(self, alt: str, *, visual: str) -> str:
         """The model's sentence, as it comes; ``fuse_captions`` guards it."""
@@ -262,7 +263,7 @@ class LMFuser:
 
 
 @final
-class LMParaphraser:
+class LMParaphraser(_Asking):
     """Two paraphrases by a language model (ParaCLIP).
 
     Source: arXiv 2402.15120, section 3.1, with the sampling of the released script; the requests are ours, and the
@@ -284,19 +285,6 @@ class LMParaphraser:
         self.model = LanguageModel(
             model, new_tokens=new_tokens, temperature=temperature, top_p=top_p, form=form, device=device
         )
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords as plain values."""
-        model = self.model
-        return {
-            "model": model.name,
-            "weights": model.digest,
-            "new_tokens": model.new_tokens,
-            "temperature": model.temperature,
-            "top_p": model.top_p,
-            "form": model.form,
-        }
 
     def step1(self, caption: str, *, generator: Chance) -> str:
         """A short paraphrase of the caption."""

@@ -106,16 +106,8 @@ class EmojiSet(IndexedSource):
     def row(self, index: int) -> Row:
         """One image with its captions; ``meta`` holds the table's columns."""
         item = self.rows[index]
-        meta = {
-            "emoji": item.text,
-            "base": item.base,
-            "names": item.names,
-            "keywords": item.keywords,
-            "group": item.group,
-            "subgroup": item.subgroup,
-            "tones": item.tones,
-            "gender": item.gender,
-        }
+        names = ("base", "names", "keywords", "group", "subgroup", "tones", "gender")
+        meta = {"emoji": item.text} | {name: getattr(item, name) for name in names}
         return Row(item.code, np.asarray(self.pixels[index]), self.captions[index], meta)
 
     def _pixels(self, background: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from tether.core.errors import InputError
 from tether.core.printable import encodable, is_text
+from tether.core.ranges import checked
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.image_file import image_problem
@@ -31,6 +32,7 @@ class CsvSource(IndexedSource):
 
     block_rows = 1024
 
+    @checked
     def __init__(
         self,
         path: str,

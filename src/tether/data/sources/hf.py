@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tether.core.component import closest
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.core.types import Block, Row
 from tether.data.blocks import cut
 from tether.data.paths import anchor
@@ -25,6 +26,7 @@ _BLOCK_ROWS = 1024
 class HuggingFaceSource:
     """Rows of a data set that ``datasets`` reads; class labels become their names."""
 
+    @checked
     def __init__(
         self,
         path: str,

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from tether.core.atomic_io import local, parse_json
 from tether.core.errors import InputError
 from tether.core.printable import encodable, is_text
+from tether.core.ranges import checked
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.paths import anchor, files, fingerprint, is_image_file, is_url, labels, open_binary, read_text
@@ -33,6 +34,7 @@ class ImageFolderSource(IndexedSource):
 
     block_rows = 1024
 
+    @checked
     def __init__(
         self,
         path: str,

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from tether.core.errors import InputError
 from tether.core.printable import encodable
+from tether.core.ranges import checked
 from tether.core.types import Block, Row
 from tether.data.paths import files, fingerprint, labels
 from tether.data.sources.cells import Reach, folder_of
@@ -21,6 +22,7 @@ _READ_ROWS = 256
 class ParquetSource:
     """Rows of one or many Parquet files; a block is one row group, so its size is known without reading it."""
 
+    @checked
     def __init__(
         self,
         path: str,

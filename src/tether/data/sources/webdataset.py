@@ -10,6 +10,7 @@ from typing import Literal
 from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError, reason_of
 from tether.core.printable import encodable
+from tether.core.ranges import checked
 from tether.core.types import Block, Row
 from tether.data.archives import BROKEN, TarStream
 from tether.data.image_file import MAX_BYTES
@@ -35,6 +36,7 @@ class WebDatasetSource:
     tar, or one that unpacks to far more than its size, gives the rows before the break and then an error that names it.
     """
 
+    @checked
     def __init__(
         self, path: str, *, caption: tuple[str, ...] | str = (), text: Literal["lines", "whole"] = "lines"
     ) -> None:

@@ -148,7 +148,6 @@ def test_names_are_the_same_everywhere():
         ({"of": []}, "of: expected columns"),
         ({"of": ["text", "text"]}, "each once"),
         ({"of": ["image"], "text": "folded"}, "needs the text"),
-        ({"text": "lower"}, "exact or folded, got 'lower'"),
     ],
 )
 def test_wrong_settings_of_exact_duplicates_are_refused(settings, message):
@@ -341,19 +340,3 @@ def test_thousands_of_one_colour_are_put_together_quickly():
     colours = np.repeat(rng.integers(0, 256, (20_000, 1), dtype=np.uint8), 108, axis=1)
     step = counted(np.full(20_000, 1 << 63, np.uint64), colours, np.ones(20_000, np.uint32))
     assert 256 // 49 <= step.report()["stay"] <= 11
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"distance": -1}, "distance: expected 0 to 16, got -1"),
-        ({"distance": 17}, "got 17"),
-        ({"colour": 256}, "colour: expected 0 to 255, got 256"),
-        ({"prefer": "first"}, "largest or any, got 'first'"),
-    ],
-)
-def test_wrong_settings_of_near_duplicates_are_refused(settings, message):
-    with pytest.raises(InputError, match=message):
-        NearDuplicates(**settings)
-    with pytest.raises(InputError, match="cannot add"):
-        NearDuplicates().merge(NearDuplicates(distance=5))

@@ -274,8 +274,6 @@ def test_tars_hold_the_same_rows(pool, tmp_path):
     again = curate(pool, steps=steps, out=tmp_path / "c", written_as="webdataset")
     assert again == second
     assert contents(tmp_path / "c") == contents(tmp_path / "b")
-    with pytest.raises(InputError, match="written_as: expected parquet or webdataset, got 'csv'"):
-        curate(pool, steps=steps, out=tmp_path / "d", written_as="csv")
 
 
 def test_tars_of_any_source_and_any_cell(tmp_path):
@@ -366,8 +364,6 @@ def test_errors_of_workers_arrive(pool, tmp_path):
     bad = write(tmp_path / "bad.parquet", pa.array([b"red"] * 30 + [b"\xff"]))
     with pytest.raises(InputError, match=r"bad row 'bad\.parquet:30': a caption is not UTF-8"):
         curate(open_pool(bad), steps=recipe(Without("nothing")), out=tmp_path / "bad", workers=2, strict=True)
-    with pytest.raises(InputError, match="workers: expected at least 1, got 0"):
-        curate(pool, steps=recipe(Broken()), out=tmp_path / "out", workers=0)
 
 
 @pytest.mark.distributed
@@ -520,8 +516,6 @@ def test_a_sample_is_spread_over_the_pool(pool):
     whole = SamplePool(pool, rows=10_000)
     found = [row for piece in range(5) for rows in whole.read(piece, columns="all") for row in rows.keys.to_pylist()]
     assert len(found) == 200
-    with pytest.raises(InputError, match="rows: expected at least 1, got 0"):
-        SamplePool(pool, rows=0)
 
 
 def test_examples_are_the_same_however_the_pool_is_cut(tmp_path, monkeypatch):

@@ -387,7 +387,7 @@ def test_recipes(tmp_path):
     assert [name for name, _ in steps] == ["metaclip", "text_rules", "text_rules (2)"]
     for late in ("{name: metaclip, entries: auto, t: 0}]", "{name: metaclip, entries: auto, t: 5}, {name: text_rule}]"):
         recipe.write_text(f"steps: [{late}")
-        with pytest.raises(InputError, match=r"t: expected at least 1|unknown part"):
+        with pytest.raises(InputError, match=r"t: expected a number of at least 1|unknown part"):
             read_recipe(recipe, entries=lambda: pytest.fail("counted words before it looked at the steps"))
 
 

@@ -61,14 +61,10 @@ def test_pattern_that_is_none_is_refused(pattern):
         mask_numbers("a 1", pattern=pattern)
 
 
-def test_wrong_captions_and_modes_are_refused():
+def test_wrong_captions_are_refused():
     for call in (mask_numbers, number_ratio):
         with pytest.raises(TypeError, match="caption: expected str, got NoneType"):
             call(None)
-    with pytest.raises(InputError, match="mode: expected number or token, got 'digits'"):
-        mask_numbers("a", mode="digits")
-    with pytest.raises(InputError, match="mode"):
-        NumberMask(mode="digits")
 
 
 def test_ratio_counts_what_is_not_blank():

@@ -10,19 +10,15 @@ import pyarrow as pa
 
 from tether.core.errors import InputError
 from tether.data.curate.engine.step import Counts, State, column_of
+from tether.data.settings import KeptSettings
 
 
-class Stateless(ABC):
+class Stateless(KeptSettings, ABC):
     """A curator whose ``keep`` is a function of the rows alone: nothing to count, nothing to save."""
 
     refusal: str
     columns: tuple[str, ...] = ()
     counts: Counts = "nothing"
-
-    @property
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords as plain values."""
 
     @abstractmethod
     def keep(self, rows: pa.RecordBatch) -> np.ndarray:

@@ -40,8 +40,6 @@ class _Naive:
 
 def checked_entries(entries: Sequence[str], *, on_duplicate: OnDuplicate = "raise") -> list[str]:
     """The entries as a list, refused when there is none, one is empty or not a text, or one stands twice."""
-    if isinstance(entries, str):
-        raise TypeError("entries: expected a sequence of texts, got one str")
     listed = list(entries)
     if not listed:
         raise InputError("entries: the metadata is empty; at least one entry is needed")

@@ -15,12 +15,13 @@ from tether.core.ranges import checked
 from tether.data.curate.engine.hashing import combined, hashed, row_keys
 from tether.data.curate.engine.stateless import check_counted, column_of, images_of, texts_of
 from tether.data.curate.engine.step import IMAGE, Counts, State
+from tether.data.settings import KeptSettings
 
 TEXT = "text"
 _NAMES = ("content", "claim")
 
 
-class ExactDuplicates:
+class ExactDuplicates(KeptSettings):
     """Keeps one of all pairs that are equal in the columns compared: the one whose key has the smallest hash.
 
     With the text among the columns, pairs are compared; without it, rows are, so that an image keeps all captions of
@@ -55,11 +56,6 @@ class ExactDuplicates:
         self._content = self._claim = np.zeros(0, np.uint64)
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._waits = 0
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords."""
-        return {"of": list(self.of), "text": self.text}
 
     def empty(self) -> Self:
         """The same settings without any counts."""

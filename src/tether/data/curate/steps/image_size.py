@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -58,17 +58,6 @@ class ImageSize(Stateless):
         limits += ["no readable header"] if unreadable == "drop" else []
         limits += ["no image"] if missing == "drop" else []
         self.refusal = f"the image has {' or '.join(limits)}"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords."""
-        return {
-            "least_side": self.least_side,
-            "most_side": self.most_side,
-            "most_aspect": self.most_aspect,
-            "unreadable": self.unreadable,
-            "missing": self.missing,
-        }
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
         """1 for pairs whose image passes, else 0."""

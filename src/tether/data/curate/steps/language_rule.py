@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -55,16 +55,6 @@ class LanguageRule(Stateless):
         self.columns = () if column is None else (column,)
         self.refusal = f"the caption is not in {' or '.join(self.languages)}"
         self._detector = LanguageDetector()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords."""
-        return {
-            "languages": self.languages,
-            "minimum": self.minimum,
-            "unknown": self.unknown,
-            "column": self.column,
-        }
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
         """1 for pairs in a wanted language, else 0.

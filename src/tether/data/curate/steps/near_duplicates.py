@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,12 @@ from tether.data.curate.steps.greedy_dedup import staying
 from tether.data.curate.steps.hamming import near_pairs
 from tether.data.curate.steps.image_duplicates import Columns, ImageDuplicates, best_of_each
 from tether.data.curate.steps.phash import COLOURS, fingerprints
+from tether.data.settings import KeptSettings
 
 _BLOCK = 1 << 16  # images or pairs whose colours are looked at together
 
 
-class NearDuplicates(ImageDuplicates):
+class NearDuplicates(KeptSettings, ImageDuplicates):
     """Drops images that look like one that stays: copies of other size, quality, format or brightness.
 
     Two images are alike when their perceptual hashes differ in at most ``distance`` of 64 bits and the mean colours
@@ -56,11 +57,6 @@ class NearDuplicates(ImageDuplicates):
         self.distance, self.colour = distance, colour
         self.prefer = prefer
         self._clear()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords."""
-        return {"distance": self.distance, "colour": self.colour, "prefer": self.prefer}
 
     def read(self, images: pa.BinaryArray) -> tuple[Columns, Bool[np.ndarray, " n"]]:
         """Shape, colours and pixels of images, and which could be decoded."""

@@ -131,6 +131,7 @@ class NumberMask:
     columns: tuple[str, ...] = ()
     gives: Gives = "one"
 
+    @checked
     def __init__(self, *, mode: MaskMode = "number", pattern: str | None = None) -> None:
         """Args: as ``mask_numbers``."""
         mask_numbers("", mode=mode, pattern=pattern)  # refuses wrong settings before the work

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -77,19 +77,6 @@ class TextRules(Stateless):
         named += ["no address"] if self.addresses == "drop" else []
         named += ["no markup"] if self.markup == "drop" else []
         return named + (["nothing broken"] if self.broken == "drop" else [])
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords."""
-        return {
-            "characters": list(self.characters),
-            "words": list(self.words),
-            "letters": self.letters,
-            "run": self.run,
-            "addresses": self.addresses,
-            "markup": self.markup,
-            "broken": self.broken,
-        }
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
         """1 for captions that pass, else 0."""
