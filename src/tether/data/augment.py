@@ -53,7 +53,7 @@ class ShiftScale:
         """Set the ranges.
 
         Args:
-            shift: largest move up, down, left or right, as a share of the height or width, 0 to 0.5.
+            shift: largest move up, down, left or right, as a fraction of the height or width, 0 to 0.5.
             scale: the window that fills the image is 1 - scale to 1 + scale times the image, 0 to 0.9.
             levels: how many zoom factors, evenly spaced, at least 1 (1: no zoom).
         """
@@ -97,7 +97,7 @@ class Flip:
 
     @checked
     def __init__(self, *, chance: Share = 0.5) -> None:
-        """Set the share of rows that are mirrored, 0 to 1."""
+        """Set the fraction of rows that are mirrored, 0 to 1."""
         self._chance = chance
 
     def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:

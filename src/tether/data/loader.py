@@ -40,14 +40,14 @@ class Loader:
     A source of up to ``memory`` bytes is read once and each epoch is a full permutation; its images are decoded
     once and kept as a tensor if that fits as well. A larger one is streamed: see ``data/shuffle.py``.
 
-    A row whose image cannot be opened is named in the side file and replaced in its batch by another row of the
-    same epoch, drawn from a hash of its place; the batch keeps its size.
+    A row whose image cannot be opened is logged and replaced in its batch by another row of the
+    same epoch, drawn from a hash of its position; the batch keeps its size.
 
     ``Batch.extra`` holds ``keys`` (list of str), ``texts`` (the captions used) and ``ids`` ((b,) int64, equal for
     rows of one batch with equal captions). Where every row of a batch has ``negative_text`` in its meta, a caption that
     is nearly right, or ``negative_image``, an image that is, extra holds their tokens (b, l) and pixels under these
     names. A row whose negative image cannot be opened is a bad row. Columns ``findings``, ``text_findings``,
-    ``study`` and ``patient`` travel along likewise, see ``data.facts``.
+    ``study`` and ``patient`` travel along likewise, see ``data.study_metadata``.
 
     Attributes:
         bad: the account of skipped rows.
@@ -86,7 +86,7 @@ class Loader:
             workers: threads that decode ahead; 0 decodes when asked.
             caption: ``random`` draws one of a row's captions, ``first`` takes the first, a callable chooses.
             augment: changes uint8 batches, or None.
-            on_bad: JSON-lines file that names bad rows.
+            on_bad: JSON-lines log of bad rows.
             strict: raise at the first bad row instead of skipping it.
             memory: bytes of rows, and of decoded images, that may be held.
             window_rows: rows of one window when streaming.
@@ -129,7 +129,7 @@ class Loader:
         return self._position.epoch
 
     def __iter__(self) -> Loader:
-        """The loader itself: there is one position, and it goes on."""
+        """The loader itself: there is one position."""
         return self
 
     def __next__(self) -> Batch:
@@ -144,7 +144,7 @@ class Loader:
         return {**self._position.as_dict(), **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another loader of the same settings stood; the number of processes may differ.
+        """Resume where another loader of the same settings stopped; the number of processes may differ.
 
         Raises:
             InputError: the state is of another source, seed, batch size or order.
@@ -219,7 +219,7 @@ def ordered(
         batch_size: rows at a time; the last batch may be smaller.
         workers: threads that decode; the order does not depend on them.
         strict: raise at the first bad row instead of skipping it.
-        on_bad: JSON-lines file that names bad rows.
+        on_bad: JSON-lines log of bad rows.
         limit: stop after this many good rows.
 
     Yields:

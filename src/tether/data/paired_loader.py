@@ -15,7 +15,7 @@ class SideBySide:
     """An endless iterator of batches for steps that learn from two data sets in one step.
 
     A batch is the first loader's, with the second's images and token ids in ``extra`` under ``PREFIX_image`` and
-    ``PREFIX_text``. Both go on where they stood: ``state_dict`` holds both positions.
+    ``PREFIX_text``. Both resume: ``state_dict`` holds both positions.
     """
 
     def __init__(self, first: Loader, *, second: Loader, prefix: str) -> None:
@@ -31,7 +31,7 @@ class SideBySide:
         self.first, self.second, self.prefix = first, second, prefix
 
     def __iter__(self) -> Iterator[Batch]:
-        """The pair itself: there is one position, and it goes on."""
+        """The pair itself: there is one position."""
         return self
 
     def __next__(self) -> Batch:
@@ -45,7 +45,7 @@ class SideBySide:
         return {"first": self.first.state_dict(), "second": self.second.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another one of the same settings stood."""
+        """Resume where another one of the same settings stopped."""
         self.first.load_state_dict(state["first"])
         self.second.load_state_dict(state["second"])
 

@@ -1,4 +1,4 @@
-"""In which order the rows of a source are visited, for ever, and how to go on from the middle.
+"""In which order the rows of a source are visited, without end, and how to resume from the middle.
 
 Both orders depend on the seed, the epoch and the source alone: not on time, workers or the number of processes.
 

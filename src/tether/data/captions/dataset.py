@@ -1,4 +1,4 @@
-"""Rewrites of a whole list of captions on disk: one text a line, one file a rewrite, gone on with where it stopped."""
+"""Rewrites of a whole list of captions on disk: one text a line, one file a rewrite, resumable."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def rewrite_dataset(
     """Write ``count`` rewrites of every caption, before any training; ``read_rewrites`` reads them.
 
     Rewrite j of all captions is the file ``rewrites-j.txt`` in the folder, one line for each caption, line breaks
-    made blanks; a line may be empty, and the caption itself is then used. What was done is kept: the same call goes
-    on where it stopped, at most 1,024 captions are done again, and the files are the same.
+    made blanks; a line may be empty, and the caption itself is then used. The same call
+    resumes: at most 1,024 captions are done again, and the files are the same.
 
     Source: arXiv 2305.20088, the files of the released code. Its draws come from one stream; ours from a hash of the
-    caption and its place.
+    caption and its position.
 
     Args:
         texts: the captions.

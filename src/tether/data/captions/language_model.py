@@ -65,7 +65,7 @@ class LanguageModel:
             name: on the hub, or a folder.
             new_tokens: most tokens of an answer (>= 1).
             temperature: of the sampling (>= 0); 0 always takes the most likely token.
-            top_p: share of the probability that is sampled from, in (0, 1].
+            top_p: fraction of the probability that is sampled from, in (0, 1].
             form: ``chat`` wraps a prompt as the model's chat template says, ``plain`` does not, ``auto`` does where
                 there is a template.
             device: where it runs.

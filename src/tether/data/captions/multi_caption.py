@@ -209,7 +209,7 @@ class CaptionSampler:
         return {"generator": self._generator.bit_generator.state, "rows": len(self.pool), **self.pool.settings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another sampler stood.
+        """Resume where another sampler stopped.
 
         Raises:
             InputError: it drew from other rows, or with other chances.

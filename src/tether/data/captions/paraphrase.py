@@ -71,7 +71,7 @@ class Paraphrased:
     """One caption with its paraphrases.
 
     Attributes:
-        row: its place among the captions given.
+        row: its index among the captions given.
         caption: as it was.
         first: a paraphrase of the caption.
         second: a paraphrase of the first: the one that is paired with the image.
@@ -87,7 +87,7 @@ class Paraphrased:
 class ParaphrasePairs:
     """Captions of 2 to 15 words, each with a paraphrase and the paraphrase of that one.
 
-    Written once, before any training. The draws of a caption depend on the seed, its place and its text alone.
+    Written once, before any training. The draws of a caption depend on the seed, its index and its text alone.
 
     Source: arXiv 2402.15120, section 3.1; dropping what was not changed is ours.
 

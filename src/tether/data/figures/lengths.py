@@ -24,7 +24,7 @@ class CaptionLengths:
         median: characters of the middle caption.
         longest: characters of the longest.
         mean_words: pieces between blanks, on average.
-        cut: share of the captions with more than ``limit`` tokens; None where tokens were not counted.
+        cut: fraction of the captions with more than ``limit`` tokens; None where tokens were not counted.
     """
 
     captions: int

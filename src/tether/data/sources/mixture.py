@@ -46,7 +46,7 @@ class MixtureSource:
 
         Args:
             sources: what ``open_source`` takes.
-            weights: ``size`` for the union of all, or a share of each source (>= 0, of any sum).
+            weights: ``size`` for the union of all, or a fraction of each source (>= 0, of any sum).
             rows: how many in all; None takes every row of the union, or as many as need no repetition.
             seed: of the order.
         """
@@ -125,7 +125,7 @@ def mixed_counts(sizes: Sequence[int], *, weights: Weights, rows: Count | None) 
 
     Args:
         sizes: rows that each source has.
-        weights: ``size`` or a share of each.
+        weights: ``size`` or a fraction of each.
         rows: of all together; None: all, or as many as need no repetition.
     """
     shares = np.asarray(sizes if weights == "size" else weights, dtype=np.float64)

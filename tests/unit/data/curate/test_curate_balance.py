@@ -70,7 +70,7 @@ def test_state_continues():
     other.load_state_dict(state)
     assert other.pair_prob(INDPTR, IDS).tolist() == balancer.pair_prob(INDPTR, IDS).tolist()
     assert other.sample(INDPTR, IDS, random_state=1).tolist() == balancer.sample(INDPTR, IDS, random_state=1).tolist()
-    with pytest.raises(InputError, match="does not fit a balancer of .*11"):
+    with pytest.raises(InputError, match=r"does not fit a balancer of .*11"):
         Balancer(t=11).load_state_dict(state)
     fresh = Balancer(t=10)
     fresh.load_state_dict(Balancer(t=10).state_dict())

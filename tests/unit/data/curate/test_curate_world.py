@@ -247,7 +247,7 @@ def test_balancer_state():
     other.load_state_dict(state)
     assert other.thresholds_ == balancer.thresholds_ == {"en": 5, "zh": 7}
     other.load_state_dict(WorldBalancer(t=5).state_dict())
-    with pytest.raises(InputError, match="does not fit a balancer of .*6"):
+    with pytest.raises(InputError, match=r"does not fit a balancer of .*6"):
         WorldBalancer(t=6).load_state_dict(state)
     with pytest.raises(InputError, match="no counts yet"):
         WorldBalancer(t=5).pair_prob(WorldMatcher(ENTRIES).match_many(["a"], languages=["en"]))

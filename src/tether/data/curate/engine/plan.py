@@ -73,7 +73,7 @@ class Plan:
         written_as: form of the shards.
         licence: column of licences, or None.
         raw_csv: lists hold texts as they are, formulas included.
-        duplicates: for each piece the (row,) places of rows whose key stood earlier in the pool.
+        duplicates: for each piece the (row,) positions of rows whose key occurred earlier in the pool.
     """
 
     pool: Pool
@@ -96,7 +96,7 @@ class Plan:
         return self.out / STATE / f"pass-{number}" / f"{piece:06d}.npz"
 
     def work(self, number: int, piece: int) -> Tally:
-        """Do one piece of one pass; every file it leaves is whole or absent."""
+        """Do one piece of one pass; every file is written atomically."""
         doing, last = self.passes[number], number == len(self.passes) - 1
         task = _Piece(self, doing, number=number, piece=piece, last=last)
         try:
@@ -106,7 +106,7 @@ class Plan:
         except WriteError as error:
             task.abandon()
             raise TetherError(
-                f"{error}; the pieces that are done are kept: when there is room, the same command goes on"
+                f"{error}; the pieces that are done are kept: when there is room, the same command resumes"
             ) from error
         except BaseException:
             task.abandon()

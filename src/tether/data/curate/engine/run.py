@@ -52,9 +52,9 @@ def curate(
 
     A pair of image and caption is the unit: a row stays while one of its captions does, and loses the others. The
     result depends on the pool, the steps and the seed alone: not on the engine, on interruptions or on the order in
-    which pieces are done. Called again after an interruption it goes on; called again afterwards it changes nothing.
+    which pieces are done. Called again after an interruption it resumes; called again afterwards it changes nothing.
 
-    Written into ``out``, each file whole or absent: ``part-*.parquet`` (or ``.tar``), ``dropped/part-*.csv`` (key,
+    Written into ``out``, each file atomically: ``part-*.parquet`` (or ``.tar``), ``dropped/part-*.csv`` (key,
     caption, step, reason), ``flagged/part-*.csv`` (key, caption, step, label, score of kept pairs),
     ``bad_rows.jsonl`` and, last, ``manifest.json``.
 
@@ -264,7 +264,7 @@ def _without_duplicates(plan: Plan, pieces: int) -> list[tuple[str, str]]:
         if not len(places):
             continue
         keys = [key for rows in plan.pool.read(piece, columns="captions") for key in rows.keys.to_pylist()]
-        names = [(keys[place], "the key stands earlier in the pool") for place in places]
+        names = [(keys[place], "the key occurs earlier in the pool") for place in places]
         if plan.strict:
             raise InputError(f"{plan.pool.name}: bad row {names[0][0]!r}: {names[0][1]}")
         repeated += names

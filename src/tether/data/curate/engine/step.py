@@ -1,4 +1,4 @@
-"""What the three kinds of step of a recipe promise: one drops pairs, one rewrites captions, one flags pairs."""
+"""Protocols of the three kinds of step of a recipe: one drops pairs, one rewrites captions, one flags pairs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RecipeStep(Protocol):
 
 @runtime_checkable
 class CurateStep(RecipeStep, Protocol):
-    """A curator that can take its place in a recipe: it says with which probability each pair is kept.
+    """A curator as a step of a recipe: it says with which probability each pair is kept.
 
     A step that counts nothing leaves ``partial_fit`` and ``merge`` without effect, has ``{}`` as its state, and is
     asked to ``keep`` in the same pass as its neighbours, exactly once for each pair that reaches it. A step that

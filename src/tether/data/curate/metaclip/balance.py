@@ -27,7 +27,7 @@ def entry_counts(indptr: np.ndarray, ids: np.ndarray, *, n: int) -> Int[np.ndarr
 
 
 def tail_share(counts: np.ndarray, *, t: float) -> float:
-    """Share of all matches that belongs to entries with strictly fewer than ``t`` matches."""
+    """Fraction of all matches that belongs to entries with strictly fewer than ``t`` matches."""
     counts = np.asarray(counts, np.uint64)
     if not counts.sum():
         raise InputError("counts: no entry has a match, so there is no tail share")
@@ -112,7 +112,7 @@ class Balancer(FittedOnCounts):
 
     @checked
     def __init__(self, *, t: Threshold | None = None, tail_share: Share | None = None) -> None:
-        """Take a threshold, or the share of matches that shall lie in the tail.
+        """Take a threshold, or the fraction of matches that shall lie in the tail.
 
         Args:
             t: at least 1; 20,000 suits 400 M pairs and 170,000 suits 2.5 B (paper); infinity keeps all matched.

@@ -48,7 +48,7 @@ class MetaClipCurator(BalancedStep):
         Args:
             entries: the metadata, or the path of a file with one entry a line (or a JSON list).
             t: matches up to which an entry is kept whole, at least 1.
-            tail_share: instead of t, the share of matches (0 to 1) that shall lie in the tail.
+            tail_share: instead of t, the fraction of matches (0 to 1) that shall lie in the tail.
             backend: of the matcher.
         """
         listed = read_entries(Path(entries)) if isinstance(entries, str) else entries

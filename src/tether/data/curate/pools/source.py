@@ -69,7 +69,7 @@ class SourcePool:
         return len(self._ranges)
 
     def read(self, piece: int, *, columns: Columns, extra: Sequence[str] = ()) -> Iterator[Rows]:
-        """Rows of the piece's blocks; a block that breaks is named under its id and the next one goes on."""
+        """Rows of the piece's blocks; a block that breaks is a bad row under its id, and the next one follows."""
         held: list[Row] = []
         bad: list[tuple[str, str]] = []
         images, size = columns == "all" or IMAGE in extra, 0

@@ -25,7 +25,7 @@ NUMBER = r"\d+(?:[.,:/x-]\d+)*%?"
 ``\\d`` is a digit of any script. It is a definition of ours: the paper gives no pattern in what could be read of it.
 """
 FRACTION = 0.4
-"""Share of the pairs that is kept (arXiv 2309.13770, abstract)."""
+"""Fraction of the pairs that is kept (arXiv 2309.13770, abstract)."""
 
 
 @checked
@@ -62,7 +62,7 @@ def number_pattern(pattern: str | None) -> re.Pattern[str]:
 
 
 def number_ratio(text: str) -> float:
-    """Digits of any script as a share of the characters that are not blank; 0 where there are none."""
+    """Digits of any script as a fraction of the characters that are not blank; 0 where there are none."""
     if not isinstance(text, str):
         raise TypeError(f"caption: expected str, got {type(text).__name__}")
     solid = "".join(text.split())
@@ -77,7 +77,7 @@ class NumberEffect:
         ratio: (n,) ``number_ratio`` of each caption.
         delta: (n,) score of the caption as it is, minus its score without numbers.
         spearman: rank correlation of the two, -1 to 1; NaN where one of them is the same for all pairs.
-        changed: share of what the plain filter keeps that the masked one does not, 0 to 1.
+        changed: fraction of what the plain filter keeps that the masked one does not, 0 to 1.
     """
 
     ratio: Float[np.ndarray, " n"]

@@ -55,12 +55,12 @@ class Overlap:
 
     @property
     def coverage(self) -> float:
-        """Exact words as a share of the caption's, 0 for a caption without words."""
+        """Exact words as a fraction of the caption's, 0 for a caption without words."""
         return len(self.exact) / len(self.words) if self.words else 0.0
 
     @property
     def fuzzy_coverage(self) -> float:
-        """Fuzzy words as a share of the caption's, 0 for a caption without words."""
+        """Fuzzy words as a fraction of the caption's, 0 for a caption without words."""
         return len(self.fuzzy) / len(self.words) if self.words else 0.0
 
 
@@ -111,10 +111,10 @@ class OverlapReport:
 
     Attributes:
         pairs: how many.
-        image_text_rate: share of images with any word.
-        caption_word_rate: share of all caption words that stand in their own image.
+        image_text_rate: fraction of images with any word.
+        caption_word_rate: fraction of all caption words that stand in their own image.
         fuzzy_caption_word_rate: the same with words that resemble one.
-        co_text_rate: share of pairs with a caption word in the image.
+        co_text_rate: fraction of pairs with a caption word in the image.
         co_text_rate_given_text: the same among images with any word.
         fuzzy_co_text_rate: as ``co_text_rate`` with words that resemble one.
         fuzzy_co_text_rate_given_text: the same among images with any word.

@@ -1,4 +1,4 @@
-"""Rows by their scores: the best share of them, or those above a limit. Equal scores go to the earlier row."""
+"""Rows by their scores: the best fraction of them, or those above a limit. Equal scores go to the earlier row."""
 
 from __future__ import annotations
 

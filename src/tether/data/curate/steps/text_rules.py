@@ -52,7 +52,7 @@ class TextRules(Stateless):
         Args:
             characters: least and most code points.
             words: least and most words.
-            letters: least share, 0 to 1, of letters (with their marks) among what is not white space; above 0 it
+            letters: least fraction, 0 to 1, of letters (with their marks) among what is not white space; above 0 it
                 needs at least one letter.
             run: most repetitions of one character in a row, at least 1, or None for any number.
             addresses: captions with a web or mail address or an image's file name in them.

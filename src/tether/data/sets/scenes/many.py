@@ -29,8 +29,8 @@ class MultiObjectItem:
     """One image.
 
     Attributes:
-        objects: index of the object at each place.
-        scene: what is drawn; its things are in the order of the places.
+        objects: the object at each position.
+        scene: what is drawn; its things are in that order.
         pixels: (h, w, 3).
     """
 
@@ -40,15 +40,15 @@ class MultiObjectItem:
 
 
 class MultiObjectWorld:
-    """Images of n different objects out of K; the one at place ``big`` is enlarged, all others are of one size.
+    """Images of n different objects out of K; the one at position ``big`` is enlarged, all others are of one size.
 
-    A place is where an object stands in the list, as in a caption; where it lies in the image is drawn at random for
-    each, so neither place nor size tells the other. Item i is the same whatever is drawn before it.
+    A position is where an object stands in the list, as in a caption; where it lies in the image is drawn at random for
+    each, so neither position nor size tells the other. Item i is the same whatever is drawn before it.
 
     Args:
         objects: K different pairs of colour and shape, such as ``("red", "star")``, that can be seen on the background.
         n: objects in an image, 2 to 4 and at most K.
-        big: place of the enlarged one, 0 to n - 1; None enlarges none.
+        big: position of the enlarged one, 0 to n - 1; None enlarges none.
         ratio: its diameter over that of the others, 1 to 2.4.
         size: side of the images in pixels.
         background: what everything lies on.

@@ -132,7 +132,7 @@ class Defect:
         kind: ``scratch``, ``stain``, ``hole`` or ``grain``.
         x: centre from the left edge, in [0, 1].
         y: centre from the top edge, in [0, 1].
-        extent: diameter or length as a share of the side.
+        extent: diameter or length as a fraction of the side.
         angle: direction in radians.
         seed: of its outline.
     """
