@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from PIL import EpsImagePlugin, Image, ImageOps
 
+from tables import encoded
 from tether.core.errors import InputError
 from tether.data.curate.steps.image_size import image_size
 from tether.data.curate.steps.phash import fingerprints
@@ -24,12 +25,6 @@ from tether.data.intensity_window import WindowLevel
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 EXPLICIT, DEFLATED = b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.1.99"
 RLE, JPEG_2000 = b"1.2.840.10008.1.2.5", b"1.2.840.10008.1.2.4.90"
-
-
-def encoded(image, kind, **more):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **more)
-    return buffer.getvalue()
 
 
 def element(group, number, kind, value):

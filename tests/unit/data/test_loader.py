@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tables import Listed
 from tether.core.errors import InputError
 from tether.core.types import Block, ImageSpec, Row
 from tether.data.augment import AUGMENTATIONS, uniforms
@@ -216,19 +217,6 @@ def test_a_source_that_is_mostly_bad_stops():
         batches = loader(Pool(120, bad=range(80)), **way)
         with pytest.raises(InputError, match=r"of the first .* rows are bad"):
             [next(batches) for _ in range(40)]
-
-
-class Listed:
-    name, version = "listed", "1"
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def blocks(self):
-        return [Block("all", len(self.rows))] if self.rows else []
-
-    def read(self, block, *, start=0):
-        yield from self.rows[start:]
 
 
 def row(key, *texts, image=True, bad=""):

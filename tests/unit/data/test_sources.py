@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
+from tables import rows_of, square
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.data import open_source
@@ -29,13 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of dataset
 
 
 def picture(number=0, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((6, 6, 3), number * 5, np.uint8)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def rows_of(source):
-    return [row for block in source.blocks() for row in source.read(block)]
+    return square(number * 5, kind)
 
 
 def write(path, **columns):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import pickle
 import random
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 
+from tables import encoded
 from tether.core.errors import InputError
 from tether.data.curate import ExactDuplicates, NearDuplicates
 from tether.data.curate.engine.hashing import combined, hashed, row_keys
@@ -39,12 +39,6 @@ def drawing(seed: int, *, side: int = 96) -> Image.Image:
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
     return small.resize((side, side), Image.Resampling.BICUBIC)
-
-
-def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
 
 
 # exact

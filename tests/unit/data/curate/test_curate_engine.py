@@ -18,6 +18,7 @@ import pytest
 
 import engine_steps
 from engine_steps import Broken, Deadly, Marks, Once, Shorter, Twice, Upper, Without
+from tables import Listed, contents, rows_of
 from tether.core.errors import InputError
 from tether.core.types import Row
 from tether.data import open_source
@@ -60,10 +61,6 @@ def write(path: Path, texts: list, *, keys: list[str] | None = None, group_rows:
 def pool(tmp_path, monkeypatch):
     monkeypatch.setattr(group, "__kwdefaults__", {"rows": 40})
     return open_pool(write(tmp_path / "pool.parquet", texts_of(200)))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def kept(folder: Path) -> list[dict]:
@@ -188,25 +185,10 @@ def test_missing_columns_are_named_at_the_door(tmp_path):
         curate(open_pool(str(tmp_path / "pool.parquet")), steps=recipe(Shorter(1, "web")), out=tmp_path / "out")
     rows = [Row("a", b"x", ("a",), {"source": "web"})]
     with pytest.raises(InputError, match="needs a column 'origin'"):
-        curate(SourcePool(Rows(rows)), steps=recipe(Shorter(1, "web")), out=tmp_path / "out")
+        curate(SourcePool(Listed(rows)), steps=recipe(Shorter(1, "web")), out=tmp_path / "out")
     with pytest.raises(InputError, match="int: expected a step that keeps, maps or flags"):
         curate(open_pool(str(tmp_path / "pool.parquet")), steps=[("int", 3)], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-class Rows:
-    name, version = "rows", "1"
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def blocks(self):
-        from tether.core.types import Block
-
-        return [Block("0", len(self.rows))]
-
-    def read(self, block, *, start=0):
-        yield from self.rows[start:]
 
 
 def test_pictures_as_bytes_structs_and_paths(tmp_path):
@@ -260,7 +242,7 @@ def test_tars_hold_the_same_rows(pool, tmp_path):
     ]
     rows = kept(tmp_path / "a")
     source = open_source(str(tmp_path / "b"))
-    read = [row for block in source.blocks() for row in source.read(block)]
+    read = rows_of(source)
     assert [list(row.texts) for row in read] == [row["captions"] or [] for row in rows]
     assert [row.image for row in read] == [row["image"]["bytes"] for row in rows]
     assert [(row.meta["origin"], row.meta["license"]) for row in read] == [(r["origin"], r["license"]) for r in rows]
@@ -275,7 +257,7 @@ def test_tars_of_any_source_and_any_cell(tmp_path):
         Row("none", None, ("only words",), {}),
         Row("silent", b"RIFF....WEBP", (), {}),
     ]
-    curate(SourcePool(Rows(rows)), steps=recipe(Without("nothing")), out=tmp_path / "out", written_as="webdataset")
+    curate(SourcePool(Listed(rows)), steps=recipe(Without("nothing")), out=tmp_path / "out", written_as="webdataset")
     with tarfile.open(tmp_path / "out" / "part-000000.tar") as file:
         names = file.getnames()
         data = {name: file.extractfile(name).read() for name in names}
