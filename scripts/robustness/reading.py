@@ -58,7 +58,7 @@ def deep(path: Path) -> object:
 def figure(path: Path) -> object:
     """An image of a paper, PDF too."""
     from tether.core.atomic_io import read_bytes
-    from tether.data.figures.pictures import resize_for_clip
+    from tether.data.figures.images import resize_for_clip
 
     return resize_for_clip(read_bytes(path, limit=1 << 28))
 

@@ -306,7 +306,7 @@ seed: 3
 """
 _STEPS = """steps:
 - tidy_text
-- {name: picture_size, least_side: 32, most_aspect: 3.0}
+- {name: image_size, least_side: 32, most_aspect: 3.0}
 - {name: exact_duplicates, of: [text, image]}
 - {name: metaclip, entries: [a, cat], t: 3}
 """

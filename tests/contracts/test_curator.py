@@ -31,7 +31,7 @@ MODEL = "MODEL"
 SPECS = {
     "exact_duplicates": {"name": "exact_duplicates", "of": ["text", "image"]},
     "near_duplicates": {"name": "near_duplicates", "distance": 2},
-    "picture_size": {"name": "picture_size", "least_side": 16},
+    "image_size": {"name": "image_size", "least_side": 16},
     "text_rules": {"name": "text_rules", "characters": [3, 12]},
     "tidy_text": {"name": "tidy_text"},
     "language": {"name": "language", "languages": ["en", "de"], "column": "language"},

@@ -167,7 +167,7 @@ steps:
 - number_mask
 - {name: exact_duplicates, of: [text, image], text: folded}
 - near_duplicates
-- {name: picture_size, least_side: 1}
+- {name: image_size, least_side: 1}
 - {name: metaclip, entries: words.txt, t: 100}
 - rewrite_captions
 """
@@ -275,7 +275,7 @@ def broken(tmp_path):
 @pytest.mark.parametrize("ending", [".parquet", ".tar"])
 def test_pictures_that_cannot_be_decoded(run, broken, ending):
     source = broken.with_suffix(ending)
-    recipe = "steps:\n- {name: picture_size, least_side: 8}\n- {name: near_duplicates, distance: 0}\n"
+    recipe = "steps:\n- {name: image_size, least_side: 8}\n- {name: near_duplicates, distance: 0}\n"
     run(source, recipe=recipe)
     texts = [text for cell in _captions(run.kept()) for text in cell]
     assert {f"a red fox, sound {number}" for number in range(12)} <= set(texts)
@@ -352,8 +352,8 @@ def test_steps_with_a_model_that_cannot_be(run, strange, model, step, said):
     [
         ("- {name: metaclip, entries: %s, t: 0}", "t: expected at least 1, got 0"),
         ("- {name: metaclip, entries: %s, tail_share: -1}", "tail_share"),
-        ("- {name: picture_size, least_side: 0}", "least_side"),
-        ("- {name: picture_size, most_aspect: 0}", "most_aspect: expected at least 1, got 0"),
+        ("- {name: image_size, least_side: 0}", "least_side"),
+        ("- {name: image_size, most_aspect: 0}", "most_aspect: expected at least 1, got 0"),
         ("- {name: text_rules, run: 0}", "run: expected at least 1, got 0"),
         ("- {name: text_rules, characters: [5, 0]}", "characters: expected least and most"),
         ("- {name: near_duplicates, distance: -1}", "distance: expected 0 to"),

@@ -1,4 +1,4 @@
-"""Which pairs do I learn from: sets, sources, pictures, loading and curation."""
+"""Which pairs do I learn from: sets, sources, images, loading and curation."""
 
 from tether.data.opening import SOURCES, open_source
 

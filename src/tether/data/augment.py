@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import UInt8
 from torch import Tensor
 
 from tether.core.component import build
-from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
+from tether.core.ranges import Share, checked
 from tether.data.collate import Augment
 
 _AT_ONCE = 16  # rows whose floats stay in the processor's cache: 2.5 times faster than a whole batch
@@ -36,22 +37,26 @@ def uniforms(draws: np.ndarray, *, count: int, salt: str) -> np.ndarray:
 
 
 class ShiftScale:
-    """Moves and zooms every picture a little; what comes in from outside repeats the border.
+    """Moves and zooms every image a little; what comes in from outside repeats the border.
 
     Zoom factors are taken from a fixed ladder, so that rows with equal factors are resized in one call.
     """
 
-    def __init__(self, *, shift: float = 0.08, scale: float = 0.15, levels: int = 5) -> None:
+    @checked
+    def __init__(
+        self,
+        *,
+        shift: Annotated[float, Ge(0), Le(0.5)] = 0.08,
+        scale: Annotated[float, Ge(0), Le(0.9)] = 0.15,
+        levels: Annotated[int, Ge(1), Le(100)] = 5,
+    ) -> None:
         """Set the ranges.
 
         Args:
-            shift: largest move up, down, left or right, as a share of the height or width, 0 to 0.5.
-            scale: the window that fills the picture is 1 - scale to 1 + scale times the picture, 0 to 0.9.
+            shift: largest move up, down, left or right, as a fraction of the height or width, 0 to 0.5.
+            scale: the window that fills the image is 1 - scale to 1 + scale times the image, 0 to 0.9.
             levels: how many zoom factors, evenly spaced, at least 1 (1: no zoom).
         """
-        _between(shift, 0, 0.5, key="shift")
-        _between(scale, 0, 0.9, key="scale")
-        _between(levels, 1, 100, key="levels")
         self._shift = shift
         self._factors = np.linspace(1 - scale, 1 + scale, levels) if levels > 1 and scale else np.ones(1)
 
@@ -88,11 +93,11 @@ class ShiftScale:
 
 
 class Flip:
-    """Mirrors a picture left to right; wrong for lettering and for words like "left"."""
+    """Mirrors an image left to right; wrong for lettering and for words like "left"."""
 
-    def __init__(self, *, chance: float = 0.5) -> None:
-        """Set the share of rows that are mirrored, 0 to 1."""
-        _between(chance, 0, 1, key="chance")
+    @checked
+    def __init__(self, *, chance: Share = 0.5) -> None:
+        """Set the fraction of rows that are mirrored, 0 to 1."""
         self._chance = chance
 
     def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
@@ -106,10 +111,9 @@ class Flip:
 class Colour:
     """Changes brightness, contrast and saturation, each by a factor of 1 - x to 1 + x."""
 
-    def __init__(self, *, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2) -> None:
-        """Set the three ranges, 0 to 1 each; contrast acts about the picture's mean, saturation about its grey."""
-        for key, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            _between(value, 0, 1, key=key)
+    @checked
+    def __init__(self, *, brightness: Share = 0.2, contrast: Share = 0.2, saturation: Share = 0.2) -> None:
+        """Set the three ranges, 0 to 1 each; contrast acts about the image's mean, saturation about its grey."""
         self._ranges = np.array([brightness, contrast, saturation])
 
     def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
@@ -155,11 +159,11 @@ AUGMENTATIONS: Mapping[str, type[Augment]] = {
     "colour": Colour,
     "chain": Chain,
 }
-"""Every change of pictures by name."""
+"""Every change of images by name."""
 
 
 def _repeat_border(pixels: Tensor, rows: int, columns: int) -> Tensor:
-    """The pictures in a larger frame of their own border; torch's replicate padding does not take bytes."""
+    """The images in a larger frame of their own border; torch's replicate padding does not take bytes."""
     height, width = pixels.shape[2:]
     out = pixels.new_empty(*pixels.shape[:2], height + 2 * rows, width + 2 * columns)
     middle = out[:, :, rows : rows + height]
@@ -169,8 +173,3 @@ def _repeat_border(pixels: Tensor, rows: int, columns: int) -> Tensor:
     out[:, :, :rows] = middle[:, :, :1]
     out[:, :, rows + height :] = middle[:, :, -1:]
     return out
-
-
-def _between(value: float, low: float, high: float, *, key: str) -> None:
-    if not low <= value <= high:
-        raise InputError(f"augment: {key}: expected {low} to {high}, got {value!r}")

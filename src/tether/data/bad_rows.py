@@ -1,4 +1,4 @@
-"""Rows that cannot be used: counted, named in a side file, and never silently lost."""
+"""Rows that cannot be used: counted, logged to ``bad_rows.jsonl``, and never silently lost."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _log = logging.getLogger("tether.data")
 FIRST = 1000
 """How many rows are looked at before a source is trusted."""
 MOST_BAD = 0.5
-"""Share of the first rows that may be bad; above it something is wrong with the source, not with its rows."""
+"""Fraction of the first rows that may be bad; above it something is wrong with the source, not with its rows."""
 _LEAST = 32
-_LARGEST = 2**30  # bytes of a side file
+_LARGEST = 2**30  # bytes of a log
 
 
 class BadRows:
@@ -34,7 +34,7 @@ class BadRows:
 
         Args:
             source: name of the source, for messages.
-            path: JSON-lines side file; it is appended to, and keys it already names are not named again.
+            path: JSON-lines log; it is appended to, and keys that it holds are not logged again.
             strict: raise at the first bad row instead.
         """
         self.source, self.path, self.strict = encodable(source), path, strict
@@ -46,7 +46,7 @@ class BadRows:
 
     @property
     def count(self) -> int:
-        """Distinct keys that were skipped, by this process, those already in the side file included."""
+        """Distinct keys that were skipped, by this process, those already in the log included."""
         return len(self._keys)
 
     def tried(self, rows: int) -> None:
@@ -55,11 +55,11 @@ class BadRows:
             self.seen += rows
 
     def add(self, key: str, reason: str) -> None:
-        """Name one bad row.
+        """Log one bad row.
 
         Raises:
             InputError: under ``strict``, or when more than half of the first rows are bad.
-            WriteError: the side file could not be written.
+            WriteError: the log could not be written.
         """
         key, reason = encodable(key), encodable(reason)
         if self.strict:
@@ -96,7 +96,7 @@ class BadRows:
 
 
 def named_in(path: Path) -> list[str]:
-    """The keys that a side file names; a last line that a crash cut off names none, and is ended."""
+    """The keys in a log of bad rows; a last line that a crash cut off holds none, and is ended."""
     if not path.exists():
         return []
     keys = []

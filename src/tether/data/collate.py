@@ -1,4 +1,4 @@
-"""From a draft of a batch to its tensors: captions drawn, pictures decoded once, tokens looked up."""
+"""From a draft of a batch to its tensors: captions drawn, images decoded once, tokens looked up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEGATIVE_IMAGE, NEGATIVE_TEXT = "negative_image", "negative_text"
 _REDRAWS = 1000
 """Replacements tried for one bad row; with half of all rows bad the chance to need them all is 1e-301."""
 _REMEMBERED = 500_000
-"""Captions whose ids are remembered, and keys of broken pictures, at most."""
+"""Captions whose ids are remembered, and keys of broken images, at most."""
 
 
 class Augment(Protocol):
@@ -52,7 +52,7 @@ class Assembler:
         held: Sequence[Row] | None,
         memory: int,
     ) -> None:
-        """Keep decoded pictures of ``held`` rows when all of them fit into ``memory`` bytes."""
+        """Keep decoded images of ``held`` rows when all of them fit into ``memory`` bytes."""
         if isinstance(caption, str) and caption not in CAPTION_PICKS:
             raise InputError(f"caption: expected a callable or one of {', '.join(CAPTION_PICKS)}, got {caption!r}")
         self._pick: CaptionPick = CAPTION_PICKS[caption]() if isinstance(caption, str) else caption
@@ -67,16 +67,16 @@ class Assembler:
                 self._pixels = torch.empty(shape, dtype=torch.uint8)
                 self._ready = np.zeros(len(held), dtype=bool)
         self._tokens: dict[str, np.ndarray] = {}
-        self._refused: set[str] = set()  # so that a broken picture is opened once and not in every epoch
+        self._refused: set[str] = set()  # so that a broken image is opened once and not in every epoch
 
     def __call__(self, draft: Draft) -> Batch:
         """Decode, choose captions, augment, tokenise."""
         begin, end = (draft.start + at for at in self._share)
-        pixels, negatives, rows = self._pictures(draft, range(begin, end))
+        pixels, negatives, rows = self._images(draft, range(begin, end))
         draws = [hash_int(row.key, seed=self._seed, salt=f"epoch {draft.epoch}") for row in rows]
         texts = [self._pick(row, draw=draw) for row, draw in zip(rows, draws, strict=True)]
         if self._augment is not None:
-            # Both of a quadruple alike, so that the change of pictures is no way to tell them apart.
+            # Both of a quadruple alike, so that the change of images is no way to tell them apart.
             bits = np.array(draws, dtype=np.uint64)
             pixels = self._augment(pixels, draws=bits)
             negatives = None if negatives is None else self._augment(negatives, draws=bits)
@@ -91,31 +91,31 @@ class Assembler:
             extra[NEGATIVE_TEXT] = self._tokenise(known)
         return Batch(pixels, self._tokenise(texts), extra)
 
-    def _pictures(self, draft: Draft, places: range) -> tuple[Tensor, Tensor | None, list[Row]]:
+    def _images(self, draft: Draft, places: range) -> tuple[Tensor, Tensor | None, list[Row]]:
         """(b, 3, H, W) uint8, as many hard negatives if every row has one, and the rows that were used."""
         indices = draft.order[places.start : places.stop].copy()
         opened: list[list[Tensor]] = []
         for number, place in enumerate(places):
             index = int(indices[number])
             attempt = 0
-            while (pictures := self._open(draft.pool[index], index)) is None:
+            while (images := self._open(draft.pool[index], index)) is None:
                 if attempt == _REDRAWS:
                     raise InputError(f"{self._bad.source}: no good row found to replace {_REDRAWS} bad ones")
                 salt = f"instead {draft.epoch} {draft.window} {place} {attempt}"
                 index = int(draft.order[hash_int(salt, seed=self._seed) % len(draft.order)])
                 attempt += 1
             indices[number] = index
-            opened.append(pictures)
+            opened.append(images)
         rows = [draft.pool[index] for index in indices]
         whole = all(row.meta.get(NEGATIVE_IMAGE) is not None for row in rows)
         if self._pixels is not None:
             where = torch.from_numpy(indices)
             return self._pixels[0][where], self._pixels[1][where] if whole else None, rows
-        negatives = torch.stack([pictures[1] for pictures in opened]) if whole else None
-        return torch.stack([pictures[0] for pictures in opened]), negatives, rows
+        negatives = torch.stack([images[1] for images in opened]) if whole else None
+        return torch.stack([images[0] for images in opened]), negatives, rows
 
     def _open(self, row: Row, index: int) -> list[Tensor] | None:
-        """The picture of a row and its hard negative (nothing when both are in the table), or None when it is bad."""
+        """The image of a row and its hard negative (nothing when both are in the table), or None when it is bad."""
         if self._pixels is not None and self._ready[index]:
             return []
         if row.key in self._refused:
@@ -124,17 +124,17 @@ class Assembler:
         wanted = [row.image] if row.meta.get(NEGATIVE_IMAGE) is None else [row.image, row.meta[NEGATIVE_IMAGE]]
         try:
             if isinstance(wanted[-1], str):  # a path may lead anywhere
-                raise InputError(f"{NEGATIVE_IMAGE}: expected an encoded picture or pixels, got a text")
-            pictures = [load(image, self._spec, name=row.key) for image in wanted]  # pyrefly: ignore - load checks
+                raise InputError(f"{NEGATIVE_IMAGE}: expected an encoded image or pixels, got a text")
+            images = [load(image, self._spec, name=row.key) for image in wanted]  # pyrefly: ignore - load checks
         except InputError as error:
             self._bad.add(row.key, str(error))
             if len(self._refused) < _REMEMBERED:
                 self._refused.add(row.key)
             return None
         if self._pixels is None:
-            return pictures
-        for table, picture in zip(self._pixels, pictures, strict=False):
-            table[index] = picture
+            return images
+        for table, image in zip(self._pixels, images, strict=False):
+            table[index] = image
         self._ready[index] = True
         return []
 

@@ -56,7 +56,7 @@ def read_dicom(data: bytes | Path, *, name: str = "", secret: str = "", max_valu
         name: what errors call it; a path names itself.
         secret: makes the pseudonyms of patient and study: equal within a data set, and of no use without it. Empty
             gives none.
-        max_values: larger pictures are refused before they are decoded.
+        max_values: larger images are refused before they are decoded.
 
     Raises:
         MissingExtraError: without pydicom.
@@ -69,7 +69,7 @@ def read_dicom(data: bytes | Path, *, name: str = "", secret: str = "", max_valu
 
     if isinstance(data, Path):
         name, data = name or str(data), image_bytes(data, name=name)
-    name = name or "picture"
+    name = name or "image"
     if not is_dicom(data):
         raise InputError(f"{name}: not a DICOM file ({len(data)} bytes without the mark {MARK.decode()})")
     with _ONE_AT_A_TIME, warnings.catch_warnings():
@@ -81,7 +81,7 @@ def read_dicom(data: bytes | Path, *, name: str = "", secret: str = "", max_valu
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         except Exception as error:  # pydicom and its decoders raise many kinds for a broken file
-            what = f"broken DICOM file of {len(data)} bytes" if header is None else "cannot decode the picture"
+            what = f"broken DICOM file of {len(data)} bytes" if header is None else "cannot decode the image"
             raise InputError(f"{name}: {what}: {reason_of(error)}") from error
 
 
@@ -103,7 +103,7 @@ def _decoded(header: Dataset, *, secret: str, max_values: int) -> DeepImage:
 
     shape = [_number(header, key) for key in ("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel")]
     if not any(key in header for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise InputError(f"a DICOM file without a picture ({_word(header, 'Modality')[:16] or 'no modality'})")
+        raise InputError(f"a DICOM file without an image ({_word(header, 'Modality')[:16] or 'no modality'})")
     if min(shape) < 1 or math.prod(shape) > max_values:
         raise InputError(f"{' x '.join(map(str, shape))} values; expected 1 to {max_values}")
     check_frames(header, frames=shape[0], rows=shape[1], columns=shape[2])

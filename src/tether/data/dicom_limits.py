@@ -42,11 +42,7 @@ class Counted(BytesIO):
 
 
 def inflated(data: bytes) -> bytes:
-    """The same file with its deflated part inflated; most files have none.
-
-    Raises:
-        InputError: above ``MAX_INFLATED``, or damaged.
-    """
+    """The same file with its deflated part inflated; most files have none."""
     from pydicom.filereader import read_dataset
 
     file = Counted(data)
@@ -66,11 +62,7 @@ def inflated(data: bytes) -> bytes:
 
 
 def check_frames(header: Dataset, *, frames: int, rows: int, columns: int) -> None:
-    """Refuse encoded frames that hold more than the header says.
-
-    Raises:
-        InputError: a frame of another size, runs without end, or frames that share their bytes.
-    """
+    """Refuse encoded frames that hold more than the header says."""
     from pydicom.encaps import generate_frames
     from pydicom.uid import UID
 

@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits, whichever file they come in: DICOM, PNG and TIFF of 16 bits, arrays of numbers."""
+"""Images of more than 8 bits, whichever file they come in: DICOM, PNG and TIFF of 16 bits, arrays of numbers."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 def read_deep(
     image: bytes | Path | np.ndarray, *, name: str = "", secret: str = "", max_values: int = MAX_VALUES
 ) -> DeepImage:
-    """All frames of a picture with their values as they are, for a ``WindowLevel`` to show.
+    """All frames of an image with their values as they are, for a ``WindowLevel`` to show.
 
     Args:
         image: a file's bytes or its path (DICOM, or anything Pillow reads: grey of 8, 16 or 32 bits, floats, colour,
             several frames), or an array of numbers (h, w), (frames, h, w), or uint8 (h, w, 3).
         name: what errors call it; a path names itself.
         secret: see ``read_dicom``.
-        max_values: larger pictures are refused before they are decoded.
+        max_values: larger images are refused before they are decoded.
 
     Raises:
         MissingExtraError: DICOM without pydicom.
-        InputError: no such file, not a picture, too large, or broken.
+        InputError: no such file, not an image, too large, or broken.
     """
     if isinstance(image, np.ndarray):
-        return _from_array(image, name=name or "picture")
+        return _from_array(image, name=name or "image")
     if isinstance(image, Path):
         name, image = name or str(image), image_bytes(image, name=name)
-    name = name or "picture"
+    name = name or "image"
     if is_dicom(image):
         return read_dicom(image, name=name, secret=secret, max_values=max_values)
     return _by_pillow(image, name=name, max_values=max_values)

@@ -91,11 +91,11 @@ def open_image(data: bytes, *, name: str, max_pixels: int | None = MAX_PIXELS) -
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     except UnidentifiedImageError:
-        raise InputError(f"{name}: not a picture ({len(data)} bytes)") from None
+        raise InputError(f"{name}: not an image ({len(data)} bytes)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name}: {reason_of(error)}") from error
     except Exception as error:  # Pillow's plugins raise many kinds for a broken file
-        raise InputError(f"{name}: broken picture of {len(data)} bytes: {reason_of(error)}") from error
+        raise InputError(f"{name}: broken image of {len(data)} bytes: {reason_of(error)}") from error
 
 
 @cache
@@ -121,4 +121,4 @@ def check_size(width: int, height: int, *, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise InputError(f"{width} x {height} pixels; more than {max_pixels} are refused")
     if width * height == 0:
-        raise InputError(f"a picture without pixels ({width} x {height})")
+        raise InputError(f"an image without pixels ({width} x {height})")

@@ -30,11 +30,7 @@ _MOST_TILE = 1 << 26
 
 
 def check_headers(data: bytes) -> None:
-    """Refuse a file whose parts would cost far more than its pixels.
-
-    Raises:
-        InputError: what there is too much of.
-    """
+    """Refuse a file whose parts would cost far more than its pixels."""
     if data.startswith(JPEG):
         _check_jpeg(data)
     elif data.startswith(PNG):
@@ -92,12 +88,7 @@ def _check_png(data: bytes) -> None:
 
 
 def tiff_pages(data: bytes, *, most: int = _MOST_PARTS) -> int:
-    """Number of pages of a TIFF, from its directories.
-
-    Raises:
-        InputError: more than ``most``; entries that name the same bytes over and over, or numbers without end; huge
-            tiles.
-    """
+    """Number of pages of a TIFF, from its directories."""
     order, big = _TIFF[data[:4]]
     word, head, entry = ("Q", 8, 20) if big else ("L", 2, 12)
     first = struct.unpack_from(f"{order}{word}", data, 8 if big else 4)[0] if len(data) >= 16 else 0
@@ -135,11 +126,7 @@ def tiff_pages(data: bytes, *, most: int = _MOST_PARTS) -> int:
 
 
 def gif_frames(data: bytes, *, most: int) -> tuple[int, int, int]:
-    """Number of frames of a GIF, and the width and height that hold them all.
-
-    Raises:
-        InputError: more than ``most``.
-    """
+    """Number of frames of a GIF, and the width and height that hold them all."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at, frames = 13 + _palette(flags), 0
     while at < len(data) and data[at : at + 1] in b"!,\0":

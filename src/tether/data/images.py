@@ -1,4 +1,4 @@
-"""Pictures from outside to uint8 tensors: upright, RGB, and resized the way open_clip does, only faster."""
+"""Images from outside to uint8 tensors: upright, RGB, and resized the way open_clip does, only faster."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 _RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
 _BAND = 1 << 20  # pixels that are converted at once
-_WIDEST = 64  # aspect ratio beyond which only the middle of a picture is resized
+_WIDEST = 64  # aspect ratio beyond which only the middle of an image is resized
 
 
 def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 h w"]:
-    """Decode a picture to upright RGB.
+    """Decode an image to upright RGB.
 
     The content decides the format, never the file's name. EXIF rotation is applied, transparency is laid over white,
-    16-bit values are scaled to 8 bits, CMYK, palette and grey pictures become RGB, and of an animation the first
+    16-bit values are scaled to 8 bits, CMYK, palette and grey images become RGB, and of an animation the first
     frame is taken. JPEG goes through torchvision's decoder, DICOM through pydicom with the file's own window (the
     source ``windowed`` shows others), everything else through Pillow.
 
     Args:
         image: an encoded file's bytes, the path of one, or uint8 pixels (h, w), (h, w, 1), (h, w, 3) or (h, w, 4).
-        name: what errors call the picture (a row's key); a path names itself.
-        max_pixels: larger pictures are refused before they are decoded.
+        name: what errors call the image (a row's key); a path names itself.
+        max_pixels: larger images are refused before they are decoded.
 
     Returns:
         (3, h, w) uint8, often laid out with the channels last, which the resize likes.
 
     Raises:
-        InputError: the file is missing, empty, truncated, corrupt, too large or not a picture; it says which.
+        InputError: the file is missing, empty, truncated, corrupt, too large or not an image; it says which.
         MissingExtraError: DICOM without pydicom.
     """
     if isinstance(image, np.ndarray):
@@ -57,7 +57,7 @@ def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) ->
         raise InputError(f"{_named(name)}: expected bytes, a path or uint8 pixels, got {type(image).__name__}")
     data = bytes(image)
     if not data:
-        raise InputError(f"{_named(name)}: the picture is empty (0 bytes)")
+        raise InputError(f"{_named(name)}: the image is empty (0 bytes)")
     if is_dicom(data):
         return _by_pydicom(data, name=_named(name), max_pixels=max_pixels)
     frame = jpeg_frame(data) if data.startswith(JPEG) else None
@@ -74,18 +74,15 @@ def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) ->
 
 
 def fit(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W"]:
-    """Resize and crop a picture to the size a model wants, staying in uint8.
+    """Resize and crop an image to the size a model wants, staying in uint8.
 
     Equal to open_clip's evaluation transform (Pillow resize, centre crop) within one grey level: the long side is
     cut down to a whole number, and half a pixel of margin goes to the even side (``round`` to even).
-    A picture more than 64 times as long as wide is first cut to its middle, so that it cannot fill the memory.
+    An image more than 64 times as long as wide is first cut to its middle, so that it cannot fill the memory.
 
     Args:
         pixels: (3, h, w) uint8.
         spec: target size, resize rule, interpolation and fill.
-
-    Raises:
-        InputError: not uint8 or not (3, h, w).
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
         raise InputError(f"expected uint8 pixels (3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
@@ -243,4 +240,4 @@ def _grey(values: np.ndarray) -> np.ndarray:
 
 
 def _named(name: str) -> str:
-    return name or "picture"
+    return name or "image"

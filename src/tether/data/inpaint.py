@@ -1,4 +1,4 @@
-"""Boxes of a picture painted over with what lies around them, for instance to take rendered text away."""
+"""Boxes of an image painted over with what lies around them, for instance to take rendered text away."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 
 Fill = Literal["smooth", "border"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
 
 
+@checked
 def fill_boxes(
     pixels: UInt8[Tensor, "3 h w"], boxes: Int[np.ndarray, "n 4"], *, fill: Fill = "smooth"
 ) -> UInt8[Tensor, "3 h w"]:
@@ -22,17 +24,12 @@ def fill_boxes(
 
     Args:
         pixels: (3, h, w) uint8.
-        boxes: (n, 4) x0, y0, x1, y1 in pixels, the last two exclusive; what lies outside the picture is cut off.
+        boxes: (n, 4) x0, y0, x1, y1 in pixels, the last two exclusive; what lies outside the image is cut off.
         fill: ``smooth`` continues the surroundings without any bend (a harmonic function: each pixel is the mean of its
             neighbours); ``border`` paints each box in the mean colour of the pixels around it, and is quicker.
-
-    Raises:
-        InputError: not such pixels, not such boxes, or an unknown fill.
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3:
         raise InputError(f"expected uint8 pixels (3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
-    if fill not in FILLS:
-        raise InputError(f"fill: expected {' or '.join(FILLS)}, got {fill!r}")
     height, width = pixels.shape[1:]
     inside = boxes_within(boxes, height=height, width=width)
     if not len(inside):
@@ -49,11 +46,7 @@ def fill_boxes(
 
 
 def boxes_within(boxes: Int[np.ndarray, "n 4"], *, height: int, width: int) -> Int[np.ndarray, "m 4"]:
-    """The boxes cut to the picture; those with nothing in it are left out.
-
-    Raises:
-        InputError: not (n, 4), not finite, or a box that ends before it begins.
-    """
+    """The boxes cut to the image; those with nothing in it are left out."""
     given = np.asarray(boxes)
     if given.size == 0:
         return np.zeros((0, 4), np.int64)
@@ -69,7 +62,7 @@ def boxes_within(boxes: Int[np.ndarray, "n 4"], *, height: int, width: int) -> I
 
 
 def mask_of(boxes: Int[np.ndarray, "n 4"], *, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """Where boxes inside the picture lie."""
+    """Where boxes inside the image lie."""
     mask = np.zeros((height, width), np.bool_)
     for x0, y0, x1, y1 in boxes.tolist():
         mask[y0:y1, x0:x1] = True
@@ -87,7 +80,7 @@ def _border(values: Float[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], b
 
 
 def _smooth(values: Float[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> None:
-    """Solve for each unknown pixel being the mean of its neighbours in the picture."""
+    """Solve for each unknown pixel being the mean of its neighbours in the image."""
     from scipy.sparse import coo_matrix, diags
     from scipy.sparse.linalg import splu
 

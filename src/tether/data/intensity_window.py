@@ -1,4 +1,4 @@
-"""Which part of a picture's grey values is shown: windows on values of more than 8 bits."""
+"""Which part of an image's grey values is shown: windows on values of more than 8 bits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 
 from tether.core.errors import InputError
+from tether.core.ranges import Number, Positive, checked
 
 Curve = Literal["linear", "linear_exact", "sigmoid"]
 PERCENTILES = (0.5, 99.5)
@@ -17,6 +18,7 @@ PERCENTILES = (0.5, 99.5)
 _BAND = 1 << 20  # values that are shown at once, in 64 bits
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class WindowLevel:
     """A window on grey values, as DICOM defines it (PS3.3, C.11.2.1.2): below it is black, above it is white.
@@ -27,35 +29,21 @@ class WindowLevel:
         curve: ``linear`` is DICOM's default, which counts whole values and is half a value off ``linear_exact``;
             ``sigmoid`` has soft ends.
         polarity: ``normal``, or ``inverted`` where the lowest value is white.
-
-    Raises:
-        InputError: a value outside its range, or another word.
     """
 
-    center: float
-    width: float
+    center: Number
+    width: Positive
     curve: Curve = "linear"
     polarity: Literal["normal", "inverted"] = "normal"
 
     def __post_init__(self) -> None:
         """Refuse what is no window."""
-        if self.curve not in ("linear", "linear_exact", "sigmoid"):
-            raise InputError(f"curve: expected 'linear', 'linear_exact' or 'sigmoid', got {self.curve!r}")
-        if self.polarity not in ("normal", "inverted"):
-            raise InputError(f"polarity: expected 'normal' or 'inverted', got {self.polarity!r}")
-        if not math.isfinite(self.center):
-            raise InputError(f"center: expected a finite number, got {self.center!r}")
-        least = "at least 1" if self.curve == "linear" else "above 0"
-        if not (math.isfinite(self.width) and (self.width >= 1 if self.curve == "linear" else self.width > 0)):
-            raise InputError(f"width: expected a finite number, {least}, got {self.width!r}")
+        if self.curve == "linear" and self.width < 1:
+            raise InputError(f"width: expected at least 1 with curve 'linear', got {self.width!r}")
 
     @classmethod
     def from_range(cls, low: float, high: float) -> WindowLevel:
-        """The window whose ends are ``low``, which is black, and ``high``, which is white.
-
-        Raises:
-            InputError: not two finite numbers with low below high.
-        """
+        """The window whose ends are ``low``, which is black, and ``high``, which is white."""
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise InputError(f"expected a finite range with low < high, got {low!r} and {high!r}")
         return cls((low + high) / 2, high - low, curve="linear_exact")
@@ -64,12 +52,9 @@ class WindowLevel:
     def from_values(
         cls, values: Num[np.ndarray, "*shape"], *, percentiles: tuple[float, float] = PERCENTILES
     ) -> WindowLevel:
-        """The window that shows all values but the lowest and the highest of one picture or volume.
+        """The window that shows all values but the lowest and the highest of one image or volume.
 
         Values that are all alike get a window of width 1 around them. NaN is left out.
-
-        Raises:
-            InputError: no finite value, or percentiles that are not 0 <= low < high <= 100.
         """
         low, high = percentiles
         if not 0 <= low < high <= 100:
@@ -83,11 +68,7 @@ class WindowLevel:
         return cls.from_range(*ends)
 
     def __call__(self, values: Num[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-        """Grey values of any number type to 0..255, rounded; NaN is black.
-
-        Raises:
-            InputError: values that are no numbers.
-        """
+        """Grey values of any number type to 0..255, rounded; NaN is black."""
         if not np.issubdtype(values.dtype, np.number) or np.issubdtype(values.dtype, np.complexfloating):
             raise InputError(f"expected grey values, got {values.dtype} {values.shape}")
         shown = np.empty(values.shape, np.uint8)
@@ -125,13 +106,13 @@ def _percentile(values: np.ndarray, percent: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class DeepImage:
-    """A picture of more than 8 bits or of several frames, and the few facts that a data set is split and reported by.
+    """An image of more than 8 bits or of several frames, and the few facts that a data set is split and reported by.
 
     Of a DICOM header names, dates, addresses and free text are never read out; patient and study are pseudonyms.
 
     Attributes:
-        values: (frames, h, w) grey values in ``unit``; of a colour picture its brightness.
-        colour: (frames, h, w, 3) where the picture is in colour, else None.
+        values: (frames, h, w) grey values in ``unit``; of a colour image its brightness.
+        colour: (frames, h, w, 3) where the image is in colour, else None.
         window: the file's own first window, with its polarity; None where it has none.
         polarity: ``inverted`` where the lowest value is white (MONOCHROME1).
         unit: what the values are in, such as ``HU``; empty where the file does not say.

@@ -31,23 +31,23 @@ _OBJECT = 50
 
 
 class Loader:
-    """An endless iterator of ``Batch``: uint8 pictures at the model's size and trimmed token ids.
+    """An endless iterator of ``Batch``: uint8 images at the model's size and trimmed token ids.
 
     The rows of a batch, their captions and their augmentation depend on the source, the seed and the epoch alone.
     Worker threads, the number of processes and interruptions change nothing: process r of w takes the r-th
     contiguous share of every global batch, and ``state_dict`` continues bit for bit.
 
-    A source of up to ``memory`` bytes is read once and each epoch is a full permutation; its pictures are decoded
+    A source of up to ``memory`` bytes is read once and each epoch is a full permutation; its images are decoded
     once and kept as a tensor if that fits as well. A larger one is streamed: see ``data/shuffle.py``.
 
-    A row whose picture cannot be opened is named in the side file and replaced in its batch by another row of the
-    same epoch, drawn from a hash of its place; the batch keeps its size.
+    A row whose image cannot be opened is logged and replaced in its batch by another row of the
+    same epoch, drawn from a hash of its position; the batch keeps its size.
 
     ``Batch.extra`` holds ``keys`` (list of str), ``texts`` (the captions used) and ``ids`` ((b,) int64, equal for
     rows of one batch with equal captions). Where every row of a batch has ``negative_text`` in its meta, a caption that
-    is nearly right, or ``negative_image``, a picture that is, extra holds their tokens (b, l) and pixels under these
-    names. A row whose negative picture cannot be opened is a bad row. Columns ``findings``, ``text_findings``,
-    ``study`` and ``patient`` travel along likewise, see ``data.facts``.
+    is nearly right, or ``negative_image``, an image that is, extra holds their tokens (b, l) and pixels under these
+    names. A row whose negative image cannot be opened is a bad row. Columns ``findings``, ``text_findings``,
+    ``study`` and ``patient`` travel along likewise, see ``data.study_metadata``.
 
     Attributes:
         bad: the account of skipped rows.
@@ -78,7 +78,7 @@ class Loader:
         Args:
             source: where rows come from.
             batch_size: rows of one *global* batch, over all processes.
-            image_spec: how the model wants its pictures.
+            image_spec: how the model wants its images.
             tokenizer: text to ids.
             seed: of order, captions and augmentation.
             rank: this process.
@@ -86,9 +86,9 @@ class Loader:
             workers: threads that decode ahead; 0 decodes when asked.
             caption: ``random`` draws one of a row's captions, ``first`` takes the first, a callable chooses.
             augment: changes uint8 batches, or None.
-            on_bad: JSON-lines file that names bad rows.
+            on_bad: JSON-lines log of bad rows.
             strict: raise at the first bad row instead of skipping it.
-            memory: bytes of rows, and of decoded pictures, that may be held.
+            memory: bytes of rows, and of decoded images, that may be held.
             window_rows: rows of one window when streaming.
 
         Raises:
@@ -129,7 +129,7 @@ class Loader:
         return self._position.epoch
 
     def __iter__(self) -> Loader:
-        """The loader itself: there is one position, and it goes on."""
+        """The loader itself: there is one position."""
         return self
 
     def __next__(self) -> Batch:
@@ -144,7 +144,7 @@ class Loader:
         return {**self._position.as_dict(), **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another loader of the same settings stood; the number of processes may differ.
+        """Resume where another loader of the same settings stopped; the number of processes may differ.
 
         Raises:
             InputError: the state is of another source, seed, batch size or order.
@@ -211,26 +211,26 @@ def ordered(
     on_bad: Path | None = None,
     limit: int | None = None,
 ) -> Iterator[tuple[list[Row], Tensor]]:
-    """Every good row once, in the source's order, with its picture; for evaluation and embedding.
+    """Every good row once, in the source's order, with its image; for evaluation and embedding.
 
     Args:
         source: where rows come from.
-        image_spec: how the model wants its pictures.
+        image_spec: how the model wants its images.
         batch_size: rows at a time; the last batch may be smaller.
         workers: threads that decode; the order does not depend on them.
         strict: raise at the first bad row instead of skipping it.
-        on_bad: JSON-lines file that names bad rows.
+        on_bad: JSON-lines log of bad rows.
         limit: stop after this many good rows.
 
     Yields:
-        the rows and their pictures, (b, 3, H, W) uint8.
+        the rows and their images, (b, 3, H, W) uint8.
 
     Raises:
         InputError: not one good row, or a bad row under ``strict``.
     """
     bad = BadRows(source.name, path=on_bad, strict=strict)
 
-    def open_picture(row: Row) -> Tensor | InputError:
+    def open_image(row: Row) -> Tensor | InputError:
         try:
             return load(row.image, image_spec, name=row.key)  # pyrefly: ignore - `accept` refuses None
         except InputError as error:
@@ -240,22 +240,22 @@ def ordered(
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="tether-data") as pool:
         accept = acceptor(bad, need_text=False)
         rows = (row for block in source.blocks() for row in until_broken(source, block, bad=bad) if accept(row))
-        pictures = _ahead(rows, open_picture, pool=pool, ahead=2 * batch_size if workers else 0)
+        images = _ahead(rows, open_image, pool=pool, ahead=2 * batch_size if workers else 0)
         kept: list[tuple[Row, Tensor]] = []
-        for row, picture in pictures:
+        for row, image in images:
             bad.tried(1)
-            if isinstance(picture, InputError):
-                bad.add(row.key, str(picture))
+            if isinstance(image, InputError):
+                bad.add(row.key, str(image))
                 continue
-            kept.append((row, picture))
+            kept.append((row, image))
             done += 1
             if len(kept) == batch_size or done == limit:
-                yield [row for row, _ in kept], torch.stack([picture for _, picture in kept])
+                yield [row for row, _ in kept], torch.stack([image for _, image in kept])
                 kept = []
             if done == limit:
                 return
         if kept:
-            yield [row for row, _ in kept], torch.stack([picture for _, picture in kept])
+            yield [row for row, _ in kept], torch.stack([image for _, image in kept])
     if not done:
         what = f"all {bad.seen} rows are bad, the latest: {bad.latest}" if bad.latest else "the data set is empty"
         raise InputError(f"{source.name}: {what}")

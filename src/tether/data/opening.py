@@ -38,7 +38,7 @@ _BY_ENDING = {
 
 
 class Sources(Mapping[str, type[Source]]):
-    """The room's mapping of names to classes; a class is imported when it is asked for, so that listing is cheap."""
+    """Registry of sources; a class is imported when it is asked for, so that listing is cheap."""
 
     def __init__(self, where: Mapping[str, str]) -> None:
         """Take ``name: "module:Class"``."""
@@ -73,7 +73,7 @@ def open_source(spec: str | Mapping[str, Any], *, where: str = "--data") -> Sour
         spec: a set by name (``emoji``), with settings (``emoji:split=test,size=64,languages=[en,de]``); a folder, a
             ``.parquet``, ``.csv``, ``.tsv`` or ``.tar`` file, a pattern of such files, a URL; ``hf:owner/name`` with
             settings after another colon (``hf:owner/name:split=train``); or a mapping with ``name`` and keywords.
-        where: what errors call the place the specification stands in.
+        where: what errors call the specification.
 
     Raises:
         InputError: nothing of that name, an unknown setting, or no such file.

@@ -14,8 +14,8 @@ from tether.data.loader import Loader
 class SideBySide:
     """An endless iterator of batches for steps that learn from two data sets in one step.
 
-    A batch is the first loader's, with the second's pictures and token ids in ``extra`` under ``PREFIX_image`` and
-    ``PREFIX_text``. Both go on where they stood: ``state_dict`` holds both positions.
+    A batch is the first loader's, with the second's images and token ids in ``extra`` under ``PREFIX_image`` and
+    ``PREFIX_text``. Both resume: ``state_dict`` holds both positions.
     """
 
     def __init__(self, first: Loader, *, second: Loader, prefix: str) -> None:
@@ -25,16 +25,13 @@ class SideBySide:
             first: whose batches these are.
             second: what travels along.
             prefix: of its names, such as ``long``.
-
-        Raises:
-            InputError: an empty prefix.
         """
         if not prefix.isidentifier():
             raise InputError(f"prefix: expected a name, got {prefix!r}")
         self.first, self.second, self.prefix = first, second, prefix
 
     def __iter__(self) -> Iterator[Batch]:
-        """The pair itself: there is one position, and it goes on."""
+        """The pair itself: there is one position."""
         return self
 
     def __next__(self) -> Batch:
@@ -48,7 +45,7 @@ class SideBySide:
         return {"first": self.first.state_dict(), "second": self.second.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another one of the same settings stood."""
+        """Resume where another one of the same settings stopped."""
         self.first.load_state_dict(state["first"])
         self.second.load_state_dict(state["second"])
 

@@ -15,7 +15,7 @@ from tether.core.printable import encodable
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm", ".dcm")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm", ".dcm")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _DIGITS = 12
 MOST_SHARDS = 100_000
@@ -28,11 +28,7 @@ def is_url(path: str) -> bool:
 
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL and the path inside it.
-
-    Raises:
-        InputError: an unknown protocol, or one whose library is not installed.
-    """
+    """The file system of a URL and the path inside it."""
     import fsspec
 
     try:
@@ -48,9 +44,6 @@ def files(pattern: str | Path, *, ending: tuple[str, ...] = ()) -> list[str]:
         pattern: one file, a folder (then its files with one of the endings, at any depth), a pattern with ``*``, or
             numbered shards as ``{0000..0012}``.
         ending: which files of a folder count, in lower case.
-
-    Raises:
-        InputError: no such file, or a pattern or folder without any.
     """
     pattern = str(pattern)
     braces = _BRACES.search(pattern)
@@ -98,11 +91,7 @@ def _remote(url: str, ending: tuple[str, ...]) -> list[str]:
 
 
 def open_binary(path: str | Path) -> IO[bytes]:
-    """Open a local file or a URL for reading bytes.
-
-    Raises:
-        InputError: it cannot be opened; the message names it.
-    """
+    """Open a local file or a URL for reading bytes."""
     path = str(path)
     try:
         if is_url(path):
@@ -114,11 +103,7 @@ def open_binary(path: str | Path) -> IO[bytes]:
 
 
 def read_text(path: str | Path, *, limit: int) -> str:
-    """A whole UTF-8 file, without a byte-order mark.
-
-    Raises:
-        InputError: it cannot be read, is not UTF-8, or has more than ``limit`` bytes.
-    """
+    """A whole UTF-8 file, without a byte-order mark."""
     with open_binary(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -145,7 +130,7 @@ def anchor(path: str) -> str:
     before = path
     for mark in "*?[{":
         before = before.partition(mark)[0]
-    if before != path or is_picture(path):
+    if before != path or is_image_file(path):
         before = before.rpartition("/")[0]
     if not is_url(path):
         return str(local(before or "."))
@@ -154,11 +139,7 @@ def anchor(path: str) -> str:
 
 
 def fingerprint(paths: list[str], *, settings: object = "") -> str:
-    """A digest of short names, sizes and modification times (or entity tags), and of how the files are read.
-
-    Raises:
-        InputError: a file is missing.
-    """
+    """A digest of short names, sizes and modification times (or entity tags), and of how the files are read."""
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
     for path, label in zip(paths, labels(paths), strict=True):
         if is_url(path):
@@ -184,13 +165,13 @@ def points_outside(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0][1:2] or "\x00" in name
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's name ends like a picture's."""
-    return name.lower().endswith(_PICTURES)
+def is_image_file(name: str) -> bool:
+    """Whether a file's name ends like an image's."""
+    return name.lower().endswith(_IMAGES)
 
 
 def is_folder(path: str) -> str | None:
-    """Which kind of source reads a folder (or a pattern of pictures), by what lies in it; None when it is none."""
+    """Which kind of source reads a folder (or a pattern of images), by what lies in it; None when it is none."""
     if is_url(path):
         system, inner = filesystem(path)
         if not system.isdir(inner):
@@ -199,11 +180,11 @@ def is_folder(path: str) -> str | None:
     else:
         folder = local(path)
         if not folder.is_dir():
-            return "images" if is_picture(path) and (has_magic(path) or folder.is_file()) else None
+            return "images" if is_image_file(path) and (has_magic(path) or folder.is_file()) else None
         names = [each.name for each in folder.iterdir()]
     if "state.json" in names or "dataset_dict.json" in names:
         return "hf"
-    if not any(map(is_picture, names)):
+    if not any(map(is_image_file, names)):
         for ending, kind in ((".parquet", "parquet"), (".tar", "webdataset")):
             if any(name.endswith(ending) for name in names):
                 return kind

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 
 CONJUNCTIONS = ("and", "but", "or", "while", "whereas", "with", "which", "whose", "where", "who")
 """Words that begin a clause of their own."""
@@ -44,7 +45,7 @@ def growing(segments: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class DetailTriplet:
-    """A caption cut short, the same with one more detail of its own, and with one of another picture.
+    """A caption cut short, the same with one more detail of its own, and with one of another image.
 
     Attributes:
         base: the first pieces.
@@ -57,6 +58,7 @@ class DetailTriplet:
     negative: str
 
 
+@checked
 def draw_triplet(
     segments: Sequence[Sequence[str]], row: int, *, rng: np.random.Generator, words: Words = "kept"
 ) -> DetailTriplet | None:
@@ -73,12 +75,7 @@ def draw_triplet(
 
     Returns:
         None for a caption of fewer than two pieces, and where no other caption holds anything else.
-
-    Raises:
-        InputError: another word, or a row that there is not.
     """
-    if words not in ("shuffled", "kept"):
-        raise InputError(f"words: expected 'shuffled' or 'kept', got {words!r}")
     if not 0 <= row < len(segments):
         raise InputError(f"row: expected 0 to {len(segments) - 1}, got {row}")
     own = segments[row]

@@ -1,8 +1,8 @@
-"""In which order the rows of a source are visited, for ever, and how to go on from the middle.
+"""In which order the rows of a source are visited, without end, and how to resume from the middle.
 
 Both orders depend on the seed, the epoch and the source alone: not on time, workers or the number of processes.
 
-* *full*: every row is held in memory (pictures as their encoded bytes or paths), and each epoch is one permutation.
+* *full*: every row is held in memory (images as their encoded bytes or paths), and each epoch is one permutation.
 * *window*: the blocks are permuted, read one after another, and shuffled within windows of a fixed number of rows.
   A position is (epoch, window, where the window begins, batch within the window): going on reads one window at most.
 
@@ -153,7 +153,7 @@ def _take(
 
 
 def acceptor(bad: BadRows, *, need_text: bool) -> Callable[[Row], bool]:
-    """A test that names and refuses rows without picture, without caption, already found bad, or seen before."""
+    """A test that names and refuses rows without image, without caption, already found bad, or seen before."""
     seen: set[str] = set()
 
     def accept(row: Row) -> bool:
@@ -171,11 +171,11 @@ def acceptor(bad: BadRows, *, need_text: bool) -> Callable[[Row], bool]:
 
 
 def reason_against(row: Row, *, need_text: bool) -> str | None:
-    """Why a row cannot be used, before its picture is opened."""
+    """Why a row cannot be used, before its image is opened."""
     if row.bad:
         return row.bad
     if row.image is None:
-        return "no picture"
+        return "no image"
     if need_text and not any(text.strip() for text in row.texts):
         return "no caption" if not row.texts else "every caption is empty"
     return None

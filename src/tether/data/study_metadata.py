@@ -1,4 +1,4 @@
-"""What a batch is told of its rows besides pictures and words: findings, study, patient."""
+"""What a batch is told of its rows besides images and words: findings, study, patient."""
 
 from __future__ import annotations
 

@@ -102,21 +102,21 @@ def mixed(**keywords) -> MixedCaptions:
 
 def test_chances_add_up_in_the_order_given():
     pool = mixed()
-    assert [pool.pick(0, u=u) for u in (0.0, math.nextafter(0.25, 0), 0.25, 0.999)] == [
+    assert [pool.drawn(0, u=u) for u in (0.0, math.nextafter(0.25, 0), 0.25, 0.999)] == [
         "IMG_1",
         "IMG_1",
         "a cat",
         "a cat",
     ]
     turned = mixed(probs={"vecap": 0.75, "none": 0.0, "alt": 0.25})
-    assert [turned.pick(0, u=u) for u in (0.0, 0.74, 0.75)] == ["a cat", "a cat", "IMG_1"]
+    assert [turned.drawn(0, u=u) for u in (0.0, 0.74, 0.75)] == ["a cat", "a cat", "IMG_1"]
 
 
 def test_a_silent_source_gives_way():
     pool = mixed(probs={"alt": 0.5, "none": 0.5, "vecap": 0.0}, fallback="vecap")
-    assert {pool.pick(row, u=0.1) for row in (1, 2)} == {"a dog", "a fox"}
+    assert {pool.drawn(row, u=0.1) for row in (1, 2)} == {"a dog", "a fox"}
     deaf = mixed(probs={"alt": 0.5, "none": 0.5, "vecap": 0.0}, fallback="none")
-    assert deaf.pick(1, u=0.1) == "a dog"  # the fallback is silent too
+    assert deaf.drawn(1, u=0.1) == "a dog"  # the fallback is silent too
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What the cells of a table may name: files below its folder, public hosts where allowed, and nothing else."""
 
-import io
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,24 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
+from tables import rows_of, square
 from tether.core.errors import InputError
 from tether.data import open_source
 from tether.data.curate.pools.opening import open_pool
 from tether.data.images import decode
 from tether.data.remote import fetch, is_public
 from tether.data.sources.cells import Reach
-
-
-def picture():
-    buffer = io.BytesIO()
-    Image.new("RGB", (6, 6), (9, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def rows_of(source):
-    return [row for block in source.blocks() for row in source.read(block)]
 
 
 def everything(_):
@@ -40,7 +29,7 @@ class _Answers(BaseHTTPRequestHandler):
             self.send_header("Location", where[self.path])
         self.end_headers()
         for _ in range(100 if self.path == "/endless" else 1):
-            self.wfile.write(b"x" * 1000 if self.path == "/endless" else picture())
+            self.wfile.write(b"x" * 1000 if self.path == "/endless" else square())
         while self.path == "/slow" and not self.server.over.wait(0.05):
             self.wfile.write(b"x")
 
@@ -53,7 +42,7 @@ def table(tmp_path):
     folder = tmp_path / "table"
     folder.mkdir()
     for path in ("secret.png", "table/a.png"):
-        (tmp_path / path).write_bytes(picture())
+        (tmp_path / path).write_bytes(square())
     (folder / "out.png").symlink_to(tmp_path / "secret.png")
     (folder / "in.png").symlink_to(folder / "a.png")
     return folder
@@ -84,8 +73,8 @@ def test_which_addresses_are_public(address, public):
 
 
 def test_a_public_host_is_read_with_its_redirects_and_limits(host):
-    assert fetch(f"{host}/a.png", allowed=everything) == fetch(f"{host}/to", allowed=everything) == picture()
-    assert fetch(f"{host}/to", trusted=host.removeprefix("http://")) == picture()
+    assert fetch(f"{host}/a.png", allowed=everything) == fetch(f"{host}/to", allowed=everything) == square()
+    assert fetch(f"{host}/to", trusted=host.removeprefix("http://")) == square()
     for path, message in {
         "endless": "more than 5,000 bytes",
         "slow": "takes too long|breaks off",
@@ -145,12 +134,12 @@ def test_such_a_name_is_one_bad_row_of_a_table(table):
         assert [decode(row.image).shape for row in rows[:3]] == [(3, 6, 6)] * 3
         assert [bool(row.bad) and row.image is None for row in rows[3:]] == [True] * 5
     (found,) = open_pool(str(table / "a.parquet")).read(0, columns="captions", extra=["image"])
-    assert found.extra["image"].to_pylist() == [picture()] * 3 + [None] * 5
+    assert found.extra["image"].to_pylist() == [square()] * 3 + [None] * 5
 
 
 def test_the_user_moves_the_folder_and_allows_remote_images(tmp_path, host, monkeypatch):
     (tmp_path / "lists").mkdir()
-    (tmp_path / "a.png").write_bytes(picture())
+    (tmp_path / "a.png").write_bytes(square())
     lines = ["image,caption", "a.png,x", f"{tmp_path}/a.png,y", f"{host}/a.png,z"]
     (tmp_path / "lists" / "a.csv").write_text("\n".join(lines) + "\n")
     given = f"csv:path={tmp_path}/lists/a.csv,root={tmp_path},remote_images="
@@ -158,7 +147,7 @@ def test_the_user_moves_the_folder_and_allows_remote_images(tmp_path, host, monk
     assert decode(near.image).shape == decode(absolute.image).shape == (3, 6, 6)
     assert "remote_images=true" in remote.bad
     assert "not a public host" in rows_of(open_source(given + "true"))[2].bad
-    assert Reach((str(tmp_path),), remote=True, allowed=everything).open(f"{host}/a.png") == picture()
+    assert Reach((str(tmp_path),), remote=True, allowed=everything).open(f"{host}/a.png") == square()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lists" / "a.csv").write_text("image,caption\na.png,x\n")
     with pytest.raises(InputError, match="say root="):
@@ -168,7 +157,7 @@ def test_the_user_moves_the_folder_and_allows_remote_images(tmp_path, host, monk
 @pytest.mark.parametrize("name", ["../b.png", "%2e%2e/b.png", "/b.png", "http://127.0.0.1:1/b.png", "x::file:///b.png"])
 def test_a_table_behind_a_url_reaches_its_own_folder_only(host, name):
     reach = Reach((f"{host}/tables",))
-    assert reach.open("a.png") == picture()  # a host that the user named may be private
+    assert reach.open("a.png") == square()  # a host that the user named may be private
     with pytest.raises(InputError):
         reach.open(name)
 

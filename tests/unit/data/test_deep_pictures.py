@@ -63,11 +63,7 @@ def test_a_window_from_values_leaves_hot_pixels_outside():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: WindowLevel(0, 0), "width: expected a finite number, at least 1"),
-        (lambda: WindowLevel(0, 0, "sigmoid"), "width: expected a finite number, above 0"),
-        (lambda: WindowLevel(float("nan"), 5), "center"),
-        (lambda: WindowLevel(0, 5, "cubic"), "curve"),
-        (lambda: WindowLevel(0, 5, polarity="black"), "polarity"),
+        (lambda: WindowLevel(0, 0.5), "width: expected at least 1"),
         (lambda: WindowLevel.from_range(3, 3), "low < high"),
         (lambda: WindowLevel.from_values(np.array([np.nan])), "at least one finite value"),
         (lambda: WindowLevel.from_values(np.ones(3), percentiles=(50, 50)), "percentiles"),
@@ -128,8 +124,8 @@ def test_identities_are_pseudonyms_or_nothing():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("reportsi.dcm", "without a picture"),
-        ("MR_truncated.dcm", "cannot decode the picture"),
+        ("reportsi.dcm", "without an image"),
+        ("MR_truncated.dcm", "cannot decode the image"),
         ("rtstruct.dcm", "not a DICOM file"),
         ("badVR.dcm", "0 x 10 x 10 x 1 values"),
         ("no such.dcm", "no such file"),
@@ -185,7 +181,7 @@ def test_a_folder_of_scans_is_a_source_and_a_window_shows_it(tmp_path):
     np.testing.assert_array_equal(scan.image, WindowLevel(40, 400)(read_dicom(FILES / "CT_small.dcm").values[0]))
     assert scan.meta["modality"] == "CT"
     assert isinstance(scan.meta["patient"], int)
-    assert "without a picture" in rows["reportsi.dcm"].bad
+    assert "without an image" in rows["reportsi.dcm"].bad
 
 
 def test_every_slice_can_be_a_row(tmp_path):

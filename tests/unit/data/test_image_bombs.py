@@ -13,8 +13,9 @@ import pydicom
 import pytest
 from PIL import EpsImagePlugin, Image, ImageOps
 
+from tables import encoded
 from tether.core.errors import InputError
-from tether.data.curate.steps.image_size import picture_size
+from tether.data.curate.steps.image_size import image_size
 from tether.data.curate.steps.phash import fingerprints
 from tether.data.dicom import read_dicom
 from tether.data.high_bit_depth import read_deep
@@ -24,12 +25,6 @@ from tether.data.intensity_window import WindowLevel
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 EXPLICIT, DEFLATED = b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.1.99"
 RLE, JPEG_2000 = b"1.2.840.10008.1.2.5", b"1.2.840.10008.1.2.4.90"
-
-
-def encoded(image, kind, **more):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **more)
-    return buffer.getvalue()
 
 
 def element(group, number, kind, value):
@@ -154,10 +149,10 @@ def test_postscript_is_never_run(monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
     for read in (decode, read_deep):
-        with pytest.raises(InputError, match="not a picture") as caught:
+        with pytest.raises(InputError, match="not an image") as caught:
             read(data)
         assert "PS-Adobe" not in str(caught.value)  # what a file holds is not said
-    assert picture_size(data) == (0, 0)
+    assert image_size(data) == (0, 0)
     assert not fingerprints([data]).readable.any()
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tables import encoded
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.data.images import decode, fit, jpeg_frame, load
@@ -21,12 +22,6 @@ def photo(height: int, width: int, *, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (max(2, height // 12), max(2, width // 12), 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def pixels_of(image: Image.Image) -> torch.Tensor:
@@ -130,8 +125,8 @@ def test_a_truncated_picture_is_named(kind, keep):
 def test_what_is_no_picture():
     for data, what in (
         (b"", "0 bytes"),
-        (b"<html>not found</html>", "not a picture"),
-        (b"\xff\xd8\xff\xe0junk", "JPEG|picture"),
+        (b"<html>not found</html>", "not an image"),
+        (b"\xff\xd8\xff\xe0junk", "JPEG|image"),
     ):
         with pytest.raises(InputError, match=what) as caught:
             decode(data, name="k")

@@ -73,8 +73,6 @@ def test_wrong_input_is_refused():
             boxes_within(boxes, height=5, width=5)
     with pytest.raises(InputError, match="ends before it begins"):
         boxes_within([[3, 0, 1, 1]], height=5, width=5)
-    with pytest.raises(InputError, match="fill: expected smooth or border"):
-        fill_boxes(ramp(), np.array([[0, 0, 1, 1]]), fill="blur")
     with pytest.raises(InputError, match="uint8"):
         fill_boxes(ramp().float(), np.array([[0, 0, 1, 1]]))
     assert torch.equal(fill_boxes(ramp(), np.zeros((0, 4))), ramp())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tables import Listed
 from tether.core.errors import InputError
 from tether.core.types import Block, ImageSpec, Row
 from tether.data.augment import AUGMENTATIONS, uniforms
@@ -181,7 +182,7 @@ def test_bad_rows_are_named_counted_and_replaced(way, tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert {line["key"] for line in lines} == {"k4", "k9"}
     assert len(lines) == 2
-    assert all(line["source"] == "pool" and "not a picture" in line["error"] for line in lines)
+    assert all(line["source"] == "pool" and "not an image" in line["error"] for line in lines)
     again = loader(Pool(40, bad=(4, 9)), on_bad=path, **way)
     for _ in range(24):
         next(again)
@@ -218,19 +219,6 @@ def test_a_source_that_is_mostly_bad_stops():
             [next(batches) for _ in range(40)]
 
 
-class Listed:
-    name, version = "listed", "1"
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def blocks(self):
-        return [Block("all", len(self.rows))] if self.rows else []
-
-    def read(self, block, *, start=0):
-        yield from self.rows[start:]
-
-
 def row(key, *texts, image=True, bad=""):
     return Row(key, np.zeros((8, 8, 3), np.uint8) if image else None, texts, bad=bad)
 
@@ -251,7 +239,7 @@ def test_rows_without_caption_picture_or_their_own_key_are_bad(tmp_path):
     assert [(line["key"], line["error"].split(";")[0]) for line in lines] == [
         ("none", "no caption"),
         ("empty", "every caption is empty"),
-        ("blind", "no picture"),
+        ("blind", "no image"),
         ("g3", "duplicate key"),
         ("told", "why"),
     ]
@@ -302,7 +290,7 @@ def test_ordered_gives_every_good_row_once_in_order(workers, tmp_path):
         list(ordered(source, image_spec=SPEC, batch_size=8, workers=workers, strict=True))
     with pytest.raises(InputError, match="empty"):
         list(ordered(Listed([]), image_spec=SPEC, batch_size=8))
-    with pytest.raises(InputError, match=r"all 3 rows are bad.*not a picture"):
+    with pytest.raises(InputError, match=r"all 3 rows are bad.*not an image"):
         list(ordered(Pool(3, bad=range(3)), image_spec=SPEC, batch_size=8))
 
 

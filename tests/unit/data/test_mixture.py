@@ -112,7 +112,6 @@ def test_counts(sizes, weights, rows, wanted):
         ([1, 1], (float("nan"), 1.0), None, "expected 2 shares"),
         ([0, 0], "size", None, "not all 0"),
         ([1, 0], (0.5, 0.5), None, "source 1 is empty"),
-        ([1, 1], "size", 0, "rows: expected at least 1"),
     ],
 )
 def test_counts_that_cannot_be(sizes, weights, rows, match):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tether.core.errors import InputError
+from tables import rows_of
 from tether.core.protocols import Source
 from tether.data.sets.digits import NAMES, DigitsSet
 
@@ -20,14 +20,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-def rows(source: DigitsSet):
-    return [row for block in source.blocks() for row in source.read(block)]
-
-
 def test_it_is_a_source_of_captioned_digits():
     source = DigitsSet(split="test")
     assert isinstance(source, Source)
-    found = rows(source)
+    found = rows_of(source)
     assert len(found) == len(source) == sum(block.rows for block in source.blocks())
     for row in found:
         assert row.texts == (f"the digit {NAMES[row.meta['label']]}",)
@@ -48,7 +44,7 @@ def test_pictures_and_labels_are_scikit_learns():
 
 def test_splits_are_disjoint_whole_and_fixed():
     splits = ("train", "validation", "test")
-    keys = {split: [row.key for row in rows(DigitsSet(split=split, size=8))] for split in splits}
+    keys = {split: [row.key for row in rows_of(DigitsSet(split=split, size=8))] for split in splits}
     together = [key for part in keys.values() for key in part]
     assert len(together) == len(set(together)) == 1797
     assert 0.17 < len(keys["test"]) / 1797 < 0.23
@@ -71,9 +67,3 @@ def test_the_second_use_imports_no_scikit_learn(cache: Path):
     script = "import sys; from tether.data.sets.digits import DigitsSet; DigitsSet(); print('sklearn' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
-
-
-@pytest.mark.parametrize("settings", [{"split": "dev"}, {"size": 4}, {"size": 1000}, {"captions": "many"}])
-def test_bad_settings(settings: dict):
-    with pytest.raises(InputError, match=rf"digits: {next(iter(settings))}"):
-        DigitsSet(**settings)

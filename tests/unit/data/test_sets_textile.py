@@ -53,13 +53,6 @@ class TestWithItsLibrary:
         with pytest.raises(InputError, match=r"nominal.*found none"):
             TextileSet()
 
-    @pytest.mark.parametrize(
-        "settings", [{"split": "dev"}, {"classes": ("odd",)}, {"classes": ()}, {"classes": "local"}, {"captions": "x"}]
-    )
-    def test_bad_settings(self, settings: dict):
-        with pytest.raises(InputError, match=rf"textile: {next(iter(settings))}"):
-            TextileSet(**settings)
-
 
 def test_without_its_library(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "conformal_clip_data", None)

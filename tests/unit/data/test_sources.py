@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
+from tables import rows_of, square
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.data import open_source
@@ -29,13 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of dataset
 
 
 def picture(number=0, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((6, 6, 3), number * 5, np.uint8)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def rows_of(source):
-    return [row for block in source.blocks() for row in source.read(block)]
+    return square(number * 5, kind)
 
 
 def write(path, **columns):
@@ -87,7 +81,7 @@ def test_a_misspelt_column_lists_what_is_there(tmp_path, settings, what):
 
 
 def test_parquet_without_pictures_rows_or_sense(tmp_path):
-    with pytest.raises(InputError, match=r"no column of pictures.*image=NAME.*known: a, b"):
+    with pytest.raises(InputError, match=r"no column of images.*image=NAME.*known: a, b"):
         ParquetSource(write(tmp_path / "a.parquet", a=[1], b=[2]))
     with pytest.raises(InputError, match="empty"):
         ParquetSource(write(tmp_path / "b.parquet", image=pa.array([], pa.binary())))
@@ -192,7 +186,7 @@ def test_csv_lines_that_do_not_fit_are_bad_rows(tmp_path):
     [
         ("", "the file is empty"),
         ("filepath,title\n", "the data set is empty"),
-        ("a,b\n1,2\n", r"no column of pictures.*known: a, b"),
+        ("a,b\n1,2\n", r"no column of images.*known: a, b"),
     ],
 )
 def test_csv_without_header_rows_or_pictures(tmp_path, text, what):

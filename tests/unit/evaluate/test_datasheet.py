@@ -15,7 +15,7 @@ from PIL import Image
 
 from tether.cli import main
 from tether.core.errors import InputError
-from tether.data.curate import ExactDuplicates, LanguageRule, PictureSize, TextRules, TidyText
+from tether.data.curate import ExactDuplicates, ImageSize, LanguageRule, TextRules, TidyText
 from tether.data.curate.engine.run import curate
 from tether.data.curate.engine.step import FLAG_SCHEMA
 from tether.data.curate.metaclip.metaclip import MetaClipCurator
@@ -68,7 +68,7 @@ def curated(tmp_path_factory):
     steps = [
         ("tidy_text", TidyText(markup="keep")),
         ("text_rules", TextRules(markup="keep")),
-        ("picture_size", PictureSize()),
+        ("image_size", ImageSize()),
         ("exact_duplicates", ExactDuplicates()),
         ("foxes", FlagFoxes()),
     ]

@@ -280,7 +280,7 @@ def test_rapid_reader_reads_and_places_words():
     assert len(reader.settings["weights_sha256"]) == 64
     clean = FillText(reader)(np.array(picture))
     assert reader(clean).lines == ()
-    with pytest.raises(InputError, match="not a picture"):
+    with pytest.raises(InputError, match="not an image"):
         reader(b"no picture")
     with pytest.raises(InputError, match="uint8"):
         reader(decode(np.array(picture)).float())

@@ -258,7 +258,7 @@ def test_one_of_each_kind_stays(folder):
     step = EmbeddingDuplicates(model=folder, threshold=float((same + different) / 2)).partial_fit(rows)
     kept = step.keep(rows).astype(bool)
     assert sorted(kind[kept]) == [0, 1, 2, 3]
-    assert step.report() == {"pairs": 12, "pictures": 12, "stay": 4, "unreadable": 0}
+    assert step.report() == {"pairs": 12, "images": 12, "stay": 4, "unreadable": 0}
     nothing = EmbeddingDuplicates(model=folder, threshold=1).partial_fit(rows)
     assert nothing.keep(rows).all()
 
@@ -270,7 +270,7 @@ def test_captions_share_the_fate_of_their_picture_and_what_cannot_be_seen_stays(
     kept = step.keep(rows)
     assert kept[0] == kept[1] != kept[2]
     assert kept[3:].tolist() == [1, 1, 1]
-    assert step.report() == {"pairs": 6, "pictures": 2, "stay": 1, "unreadable": 2}
+    assert step.report() == {"pairs": 6, "images": 2, "stay": 1, "unreadable": 2}
 
 
 def test_a_step_sent_to_workers_takes_its_decision_and_no_vectors(folder):
@@ -384,7 +384,7 @@ def test_a_recipe_with_models_gives_the_same_rows_whatever_the_pieces(folder, tm
     first, second = found
     assert first["rows_sha256"] == second["rows_sha256"]
     assert [step["refused"] for step in first["by_step"][:3]] == [1, 2, 3]
-    assert first["by_step"][1]["report"] == {"pairs": 7, "pictures": 6, "stay": 4, "unreadable": 1}
+    assert first["by_step"][1]["report"] == {"pairs": 7, "images": 6, "stay": 4, "unreadable": 1}
     assert first["by_step"][2]["report"]["not_scored"] == 1
     assert len(kept) == first["pairs"]["kept"] == 2
     assert not any(character.isdigit() for row in kept for character in row["text"])

@@ -216,7 +216,7 @@ class TestSearching:
             Searcher(searcher.store, model=create("tiny", dim=32))
         with pytest.raises(InputError, match="query is empty"):
             searcher.text("  ")
-        with pytest.raises(InputError, match="not a picture"):
+        with pytest.raises(InputError, match="not an image"):
             searcher.image(b"words")
 
     def test_gallery_stands_alone(self, searcher: Searcher, tmp_path: Path) -> None:

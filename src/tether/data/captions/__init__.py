@@ -1,4 +1,4 @@
-"""What a picture is called: which of its captions a batch uses, and other words for them, written beforehand or drawn.
+"""What an image is called: which of its captions a batch uses, and other words for them, written beforehand or drawn.
 
 Texts are rewritten once, before training, by a ``Rewriter``, a ``Fuser`` or a ``Paraphraser``; no model is in the loop.
 """

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, final
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, Share, checked
 from tether.core.types import Row
 from tether.data.captions.lexicon import ENGLISH, lexicon
 from tether.data.captions.multi_caption import bounds, place_of
@@ -52,14 +53,15 @@ class TextAugment:
     as words of their own; and in the word lists, which are arguments.
     """
 
+    @checked
     def __init__(
         self,
         *,
         synonyms: Mapping[str, Sequence[str]] | None = None,
         stopwords: Collection[str] | None = None,
-        remove: float = 0.8,
-        weights: Mapping[Operation, float] | None = None,
-        delete_chance: float = 0.1,
+        remove: Share = 0.8,
+        weights: Mapping[Operation, NonNegative] | None = None,
+        delete_chance: Share = 0.1,
         words: str = ENGLISH,
     ) -> None:
         """Take the settings; the defaults are the release's.
@@ -72,13 +74,7 @@ class TextAugment:
                 ``delete``.
             delete_chance: of each word under ``delete``, in [0, 1].
             words: lexicon for what is None: ``english`` or a YAML file.
-
-        Raises:
-            InputError: a value outside its range, or an unknown operation.
         """
-        for name, value in (("remove", remove), ("delete_chance", delete_chance)):
-            if not 0 <= value <= 1:
-                raise InputError(f"{name}: expected a number in [0, 1], got {value!r}")
         weights = {"synonym": 0.4, "swap": 0.4, "delete": 0.2} if weights is None else weights
         strange = set(weights) - set(OPERATIONS)
         if strange:
@@ -122,11 +118,7 @@ class TextAugment:
         return self.pick(operation)(text, generator)
 
     def pick(self, operation: Operation) -> Callable[[str, Chance], str]:
-        """One operation, as a function of a text and a generator.
-
-        Raises:
-            InputError: an unknown one.
-        """
+        """One operation, as a function of a text and a generator."""
         known: dict[str, Callable[[str, Chance], str]] = {
             "identity": lambda text, generator: text,
             "synonym": self._replace,
@@ -172,14 +164,15 @@ class TextAugment:
 class Augmented:
     """The caption that another pick chooses, disturbed by ``TextAugment``. Source: arXiv 2305.08675."""
 
+    @checked
     def __init__(
         self,
         *,
         inner: str | dict[str, Any] = "random",
         strength: Literal["weak", "strong"] = "strong",
-        remove: float = 0.8,
-        weights: dict[Operation, float] | None = None,
-        delete_chance: float = 0.1,
+        remove: Share = 0.8,
+        weights: dict[Operation, NonNegative] | None = None,
+        delete_chance: Share = 0.1,
         words: str = ENGLISH,
     ) -> None:
         """Take the settings.
@@ -191,14 +184,9 @@ class Augmented:
             weights: see ``TextAugment``.
             delete_chance: see ``TextAugment``.
             words: see ``TextAugment``.
-
-        Raises:
-            InputError: as ``TextAugment``, or another strength.
         """
         from tether.core.component import build
 
-        if strength not in ("weak", "strong"):
-            raise InputError(f"strength: expected 'weak' or 'strong', got {strength!r}")
         self.inner: CaptionPick = build(inner, _INNER, where="augmented: inner")
         self.augment = TextAugment(remove=remove, weights=weights, delete_chance=delete_chance, words=words)
         self.strength = strength

@@ -1,4 +1,4 @@
-"""Rewrites of a whole list of captions on disk: one text a line, one file a rewrite, gone on with where it stopped."""
+"""Rewrites of a whole list of captions on disk: one text a line, one file a rewrite, resumable."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tether.core.atomic_io import atomic_path, read_json, read_text, remove_left
 from tether.core.errors import InputError
 from tether.core.locks import locked
 from tether.core.model_digest import texts_digest
+from tether.core.ranges import Count, checked
 from tether.data.captions.rewriter import Rewriter
 from tether.data.captions.rng import of_key
 
@@ -27,23 +28,24 @@ def one_line(text: str) -> str:
     return _BREAKS.sub(" ", text).encode("utf-8", "replace").decode("utf-8").strip()
 
 
+@checked
 def rewrite_dataset(
     texts: Sequence[str],
     *,
     rewriter: Rewriter,
     path: Path,
-    count: int = 4,
+    count: Count = 4,
     seed: int = 0,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> list[Path]:
     """Write ``count`` rewrites of every caption, before any training; ``read_rewrites`` reads them.
 
     Rewrite j of all captions is the file ``rewrites-j.txt`` in the folder, one line for each caption, line breaks
-    made blanks; a line may be empty, and the caption itself is then used. What was done is kept: the same call goes
-    on where it stopped, at most 1,024 captions are done again, and the files are the same.
+    made blanks; a line may be empty, and the caption itself is then used. The same call
+    resumes: at most 1,024 captions are done again, and the files are the same.
 
     Source: arXiv 2305.20088, the files of the released code. Its draws come from one stream; ours from a hash of the
-    caption and its place.
+    caption and its position.
 
     Args:
         texts: the captions.
@@ -57,12 +59,9 @@ def rewrite_dataset(
         The files, in order.
 
     Raises:
-        InputError: no caption, a count below 1, a folder with rewrites of other captions or settings, or a rewriter
-            that gives another number of texts.
+        InputError: a folder with rewrites of other captions or settings.
         LockedError: another process is writing there.
     """
-    if count < 1:
-        raise InputError(f"count: expected at least 1, got {count}")
     if not texts:
         raise InputError("texts: expected at least one caption, got none")
     facts = {

@@ -39,9 +39,6 @@ def caption_stats(texts: Iterable[str]) -> CaptionStats:
     """Count texts and words; the texts are read once and not kept.
 
     Source: arXiv 2310.07699, the argument for mixing: written captions have fewer different words than alt-texts.
-
-    Raises:
-        InputError: no text.
     """
     words: Counter[str] = Counter()
     seen: set[int] = set()

@@ -38,11 +38,8 @@ def fuse_captions(alt: str, *, visual: str, fuser: Fuser) -> str:
 
     Args:
         alt: the text from the web.
-        visual: what a captioning model says of the picture.
+        visual: what a captioning model says of the image.
         fuser: any.
-
-    Raises:
-        InputError: both texts are blank.
     """
     alt, visual = (" ".join(text.split()) for text in (alt, visual))
     if not alt and not visual:
@@ -82,9 +79,6 @@ class TemplateFuser:
             keep: which words of the alt-text may come, ``all`` or a collection in small letters; a language model
                 drops names that it does not know, which a collection of known words imitates.
             words: lexicon whose stop words are left out, ``english`` or a YAML file.
-
-        Raises:
-            InputError: another word than ``all``, or a lexicon that cannot be read.
         """
         if isinstance(keep, str) and keep != "all":
             raise InputError(f"keep: expected 'all' or a collection of words, got {keep!r}")

@@ -6,10 +6,13 @@ import functools
 from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Protocol, final
+from typing import Annotated, Any, Literal, Protocol, final
+
+from annotated_types import Gt, Le
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.model_digest import model_digest
+from tether.core.ranges import Count, NonNegative, checked
 from tether.data.captions.rng import Chance, below, shuffled
 
 NEW_TOKENS = 77
@@ -22,6 +25,7 @@ EXAMPLES = 3
 """Example pairs in a prompt of LaCLIP."""
 ARROW = "=>"
 Form = Literal["auto", "plain", "chat"]
+TopP = Annotated[float, Gt(0), Le(1)]
 
 
 class TextModel(Protocol):
@@ -44,13 +48,14 @@ class LanguageModel:
     Prompts that are longer than the model takes lose their beginning.
     """
 
+    @checked
     def __init__(
         self,
         name: str,
         *,
-        new_tokens: int = NEW_TOKENS,
-        temperature: float = TEMPERATURE,
-        top_p: float = TOP_P,
+        new_tokens: Count = NEW_TOKENS,
+        temperature: NonNegative = TEMPERATURE,
+        top_p: TopP = TOP_P,
         form: Form = "auto",
         device: str = "cpu",
     ) -> None:
@@ -60,34 +65,25 @@ class LanguageModel:
             name: on the hub, or a folder.
             new_tokens: most tokens of an answer (>= 1).
             temperature: of the sampling (>= 0); 0 always takes the most likely token.
-            top_p: share of the probability that is sampled from, in (0, 1].
+            top_p: fraction of the probability that is sampled from, in (0, 1].
             form: ``chat`` wraps a prompt as the model's chat template says, ``plain`` does not, ``auto`` does where
                 there is a template.
             device: where it runs.
-
-        Raises:
-            InputError: a value outside its range.
         """
-        if new_tokens < 1:
-            raise InputError(f"new_tokens: expected at least 1, got {new_tokens!r}")
-        if not temperature >= 0:
-            raise InputError(f"temperature: expected a number of at least 0, got {temperature!r}")
-        if not 0 < top_p <= 1:
-            raise InputError(f"top_p: expected a number in (0, 1], got {top_p!r}")
-        if form not in ("auto", "plain", "chat"):
-            raise InputError(f"form: expected 'auto', 'plain' or 'chat', got {form!r}")
         self.name = name
         self.new_tokens, self.temperature, self.top_p = new_tokens, temperature, top_p
         self.form, self.device = form, device
         self._digest: str | None = None
 
     @property
-    def digest(self) -> str:
-        """Of the weights (``core.digest.model_digest``); loads the model where it is not known yet.
+    def settings(self) -> dict[str, Any]:
+        """Constructor keywords and the weights' digest, as plain values."""
+        names = ("new_tokens", "temperature", "top_p", "form")
+        return {"model": self.name, "weights": self.digest} | {name: getattr(self, name) for name in names}
 
-        Raises:
-            InputError: as ``complete``.
-        """
+    @property
+    def digest(self) -> str:
+        """Of the weights (``core.digest.model_digest``); loads the model where it is not known yet."""
         return self._model()[2]
 
     def _model(self) -> tuple[Any, Any, str]:
@@ -184,15 +180,16 @@ class LMRewriter:
     Bard, MSCOCO and human writers, one list for each rewrite; these pairs are ours, and any list may be given.
     """
 
+    @checked
     def __init__(
         self,
         *,
         model: str,
         instruction: str = "write image captions differently,",
         pairs: tuple[tuple[str, str], ...] | None = None,
-        new_tokens: int = NEW_TOKENS,
-        temperature: float = TEMPERATURE,
-        top_p: float = TOP_P,
+        new_tokens: Count = NEW_TOKENS,
+        temperature: NonNegative = TEMPERATURE,
+        top_p: TopP = TOP_P,
         device: str = "cpu",
     ) -> None:
         """Take the settings; the model is loaded at the first rewrite.
@@ -205,9 +202,6 @@ class LMRewriter:
             temperature: see ``LanguageModel``.
             top_p: see ``LanguageModel``.
             device: see ``LanguageModel``.
-
-        Raises:
-            InputError: fewer than three pairs, or a value outside its range.
         """
         self._pairs = examples() if pairs is None else tuple(pairs)
         if len(self._pairs) < EXAMPLES:
@@ -220,15 +214,8 @@ class LMRewriter:
     @property
     def settings(self) -> dict[str, Any]:
         """Constructor keywords as plain values."""
-        return {
-            "model": self.model.name,
-            "weights": self.model.digest,
-            "instruction": self.instruction,
-            "pairs": [list(pair) for pair in self._pairs],
-            "new_tokens": self.model.new_tokens,
-            "temperature": self.model.temperature,
-            "top_p": self.model.top_p,
-        }
+        pairs = [list(pair) for pair in self._pairs]
+        return {**self.model.settings, "instruction": self.instruction, "pairs": pairs}
 
     def prompt(self, text: str, *, generator: Chance) -> str:
         """The text that the model goes on from."""
@@ -243,30 +230,28 @@ class LMRewriter:
         return [first_line(answer).partition(ARROW)[0].strip() for answer in answers]
 
 
+class _Asking:
+    """Asks a language model for one text."""
+
+    model: LanguageModel
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the model."""
+        return self.model.settings
+
+
 @final
-class LMFuser:
+class LMFuser(_Asking):
     """One sentence of an alt-text and a description, by a language model (VeCLIP).
 
     Source: arXiv 2310.07699, section 3.2; the wording of the request is ours.
     """
 
-    def __init__(self, *, model: str, new_tokens: int = NEW_TOKENS, form: Form = "auto", device: str = "cpu") -> None:
-        """Take the settings; see ``LanguageModel``. The most likely answer is taken, so nothing is drawn.
-
-        Raises:
-            InputError: a value outside its range.
-        """
+    @checked
+    def __init__(self, *, model: str, new_tokens: Count = NEW_TOKENS, form: Form = "auto", device: str = "cpu") -> None:
+        """Take the settings; see ``LanguageModel``. The most likely answer is taken, so nothing is drawn."""
         self.model = LanguageModel(model, new_tokens=new_tokens, temperature=0.0, form=form, device=device)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords as plain values."""
-        return {
-            "model": self.model.name,
-            "weights": self.model.digest,
-            "new_tokens": self.model.new_tokens,
-            "form": self.model.form,
-        }
 
     def fuse(self, alt: str, *, visual: str) -> str:
         """The model's sentence, as it comes; ``fuse_captions`` guards it."""
@@ -278,44 +263,28 @@ class LMFuser:
 
 
 @final
-class LMParaphraser:
+class LMParaphraser(_Asking):
     """Two paraphrases by a language model (ParaCLIP).
 
     Source: arXiv 2402.15120, section 3.1, with the sampling of the released script; the requests are ours, and the
     second names the words to avoid.
     """
 
+    @checked
     def __init__(
         self,
         *,
         model: str,
-        new_tokens: int = NEW_TOKENS,
-        temperature: float = PARAPHRASE_TEMPERATURE,
-        top_p: float = PARAPHRASE_TOP_P,
+        new_tokens: Count = NEW_TOKENS,
+        temperature: NonNegative = PARAPHRASE_TEMPERATURE,
+        top_p: TopP = PARAPHRASE_TOP_P,
         form: Form = "auto",
         device: str = "cpu",
     ) -> None:
-        """Take the settings; see ``LanguageModel``.
-
-        Raises:
-            InputError: a value outside its range.
-        """
+        """Take the settings; see ``LanguageModel``."""
         self.model = LanguageModel(
             model, new_tokens=new_tokens, temperature=temperature, top_p=top_p, form=form, device=device
         )
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords as plain values."""
-        model = self.model
-        return {
-            "model": model.name,
-            "weights": model.digest,
-            "new_tokens": model.new_tokens,
-            "temperature": model.temperature,
-            "top_p": model.top_p,
-            "form": model.form,
-        }
 
     def step1(self, caption: str, *, generator: Chance) -> str:
         """A short paraphrase of the caption."""

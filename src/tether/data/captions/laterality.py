@@ -29,12 +29,12 @@ _REACH = 2  # words after a side or a negation that it is said of
 
 
 def names_side(text: str) -> bool:
-    """Whether a text says left or right of something, so that a mirrored picture would belie it."""
+    """Whether a text says left or right of something, so that a mirrored image would belie it."""
     return _SIDE.search(text) is not None
 
 
 def mirrored(text: str) -> str:
-    """The text with left and right exchanged, for a picture that is mirrored; marks and capitals stay."""
+    """The text with left and right exchanged, for an image that is mirrored; marks and capitals stay."""
     return _SIDE.sub(_opposite, text)
 
 

@@ -30,7 +30,7 @@ class Lexicon:
             what is kept under a name is not taken for that of another content.
         synonyms: for each known word the others of its group.
         stopwords: words that name nothing.
-        openings: beginnings that say only that there is a picture.
+        openings: beginnings that say only that there is an image.
         frames: sentences with one ``{}`` that a bare caption goes into.
     """
 
@@ -65,11 +65,7 @@ def _shipped(name: str) -> Lexicon:
 
 
 def read_lexicon(path: Path) -> Lexicon:
-    """Read a YAML file with ``synonyms`` (groups of words), ``stopwords``, ``openings`` and ``frames``, each optional.
-
-    Raises:
-        InputError: as ``lexicon``.
-    """
+    """Read a YAML file with ``synonyms``, ``stopwords``, ``openings`` and ``frames``, each optional."""
     try:
         text = read_text(path, limit=MAX_BYTES)
     except InputError as error:

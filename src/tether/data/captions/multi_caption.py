@@ -1,4 +1,4 @@
-"""Several texts for each picture, one of which is drawn at every visit: LaCLIP's rewrites and VeCLIP's mixture."""
+"""Several texts for each image, one of which is drawn at every visit: LaCLIP's rewrites and VeCLIP's mixture."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, final
 import numpy as np
 
 from tether.core.errors import InputError
+from tether.core.ranges import Decay, NonNegative, Whole, checked
 from tether.data.captions.rng import Chance
 
 _SUM_TOLERANCE = 1e-6
@@ -61,13 +62,14 @@ class CaptionPool(CaptionTexts):
         (True, 'two cats')
     """
 
+    @checked
     def __init__(
         self,
         original: Sequence[str],
         *,
         rewrites: Sequence[Sequence[str]],
-        min_pieces: int = 2,
-        weights: Sequence[float] | None = None,
+        min_pieces: Whole = 2,
+        weights: Sequence[NonNegative] | None = None,
     ) -> None:
         """Take the texts.
 
@@ -77,16 +79,11 @@ class CaptionPool(CaptionTexts):
             min_pieces: least pieces of a text that may be used (>= 0); 0 never falls back.
             weights: chances of the original and of each rewrite, not all 0, of any sum; every caption must then have
                 as many rewrites. None: all alike.
-
-        Raises:
-            InputError: no caption, lists of unequal length, or weights that do not fit.
         """
         if len(original) != len(rewrites):
             raise InputError(f"rewrites: expected {len(original)} lists, one for each caption, got {len(rewrites)}")
         if not original:
             raise InputError("original: expected at least one caption, got none")
-        if min_pieces < 0:
-            raise InputError(f"min_pieces: expected at least 0, got {min_pieces!r}")
         self._rows = [(text, *others) for text, others in zip(original, rewrites, strict=True)]
         self._bounds = None if weights is None else bounds(weights, where="weights")
         self._weights = None if weights is None else [float(weight) for weight in weights]
@@ -108,33 +105,25 @@ class CaptionPool(CaptionTexts):
         """Least pieces and weights."""
         return {"min_pieces": self.min_pieces, "weights": self._weights}
 
-    def texts(self, row: int) -> tuple[str, ...]:
+    @checked
+    def texts(self, row: Whole) -> tuple[str, ...]:
         """The original and its rewrites, as they are.
 
         Args:
-            row: of a picture, >= 0; taken modulo the number of captions, for a list of pictures may repeat theirs.
-
-        Raises:
-            InputError: a negative row.
+            row: of an image, >= 0; taken modulo the number of captions, for a list of images may repeat theirs.
         """
-        if row < 0:
-            raise InputError(f"row: expected at least 0, got {row}")
         return self._rows[row % len(self._rows)]
 
     def pick(self, row: int, *, choice: int) -> str:
-        """The text that is used when text ``choice`` is drawn: 0 the original, j its j-th rewrite.
-
-        Raises:
-            InputError: a negative row, or a choice that the row does not have.
-        """
+        """The text that is used when text ``choice`` is drawn: 0 the original, j its j-th rewrite."""
         texts = self.texts(row)
         if not 0 <= choice < len(texts):
             raise InputError(f"choice: row {row} has texts 0 to {len(texts) - 1}, got {choice}")
         return guarded(texts, choice, min_pieces=self.min_pieces)
 
-    def drawn(self, row: int, *, u: float) -> str:
+    @checked
+    def drawn(self, row: Whole, *, u: Decay) -> str:
         """The text that ``u`` in [0, 1) draws."""
-        check_uniform(u)
         count = len(self.texts(row))
         choice = int(u * count) if self._bounds is None else place_of(u, self._bounds)
         return self.pick(row, choice=choice)
@@ -168,10 +157,6 @@ class MixedCaptions(CaptionTexts):
             sources: n texts by the name of their source; an empty text says nothing.
             probs: chance of each source, of sum 1; their order is the order of the cumulative chances.
             fallback: source that speaks where the drawn one is silent.
-
-        Raises:
-            InputError: names that do not agree, lists of unequal length, chances that do not add up to 1, or a row of
-                which no source says anything.
         """
         if not sources:
             raise InputError("sources: expected at least one, got none")
@@ -202,24 +187,16 @@ class MixedCaptions(CaptionTexts):
         return {"probs": [[name, value] for name, value in self.probs.items()], "fallback": self.fallback}
 
     def texts(self, row: int) -> tuple[str, ...]:
-        """What each source says of a row, in the order of the chances.
-
-        Raises:
-            InputError: a row outside the pool.
-        """
+        """What each source says of a row, in the order of the chances."""
         if not 0 <= row < len(self._rows):
             raise InputError(f"row: expected 0 to {len(self._rows) - 1}, got {row}")
         return self._rows[row]
 
-    def pick(self, row: int, *, u: float) -> str:
+    @checked
+    def drawn(self, row: int, *, u: Decay) -> str:
         """The text that ``u`` in [0, 1) draws, mapped through the cumulative chances."""
-        check_uniform(u)
         texts = self.texts(row)
         return spoken(texts, place_of(u, self._bounds), fallback=list(self.probs).index(self.fallback))
-
-    def drawn(self, row: int, *, u: float) -> str:
-        """The same as ``pick``."""
-        return self.pick(row, u=u)
 
 
 @final
@@ -229,19 +206,15 @@ class CaptionSampler:
     Each worker has its own generator, else all would draw alike. Nothing is seeded anew from epoch to epoch.
     """
 
-    def __init__(self, pool: CaptionTexts, *, seed: int, worker: int = 0) -> None:
+    @checked
+    def __init__(self, pool: CaptionTexts, *, seed: Whole, worker: Whole = 0) -> None:
         """Start the generator.
 
         Args:
             pool: what is drawn from.
             seed: of the run (>= 0).
             worker: number of this worker (>= 0).
-
-        Raises:
-            InputError: a negative number.
         """
-        if seed < 0 or worker < 0:
-            raise InputError(f"expected seed and worker of at least 0, got {seed} and {worker}")
         self.pool = pool
         self._generator = np.random.default_rng([seed, worker])
 
@@ -254,7 +227,7 @@ class CaptionSampler:
         return {"generator": self._generator.bit_generator.state, "rows": len(self.pool), **self.pool.settings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another sampler stood.
+        """Resume where another sampler stopped.
 
         Raises:
             InputError: it drew from other rows, or with other chances.
@@ -281,11 +254,7 @@ def spoken(texts: Sequence[str], choice: int, *, fallback: int) -> str:
 
 
 def bounds(weights: Sequence[float], *, where: str, total: float | None = None) -> list[float]:
-    """Upper ends of the stretches of [0, 1) that belong to each weight; the last end of a positive one is 1.
-
-    Raises:
-        InputError: no weight, one that is negative or not finite, only zeros, or another sum than ``total``.
-    """
+    """Upper ends of the stretches of [0, 1) that belong to each weight; the last end of a positive one is 1."""
     values = [float(weight) for weight in weights]
     if not values or not all(0 <= value < math.inf for value in values) or not sum(values) > 0:
         raise InputError(f"{where}: expected finite numbers of at least 0, not all 0, got {list(weights)}")
@@ -298,13 +267,3 @@ def bounds(weights: Sequence[float], *, where: str, total: float | None = None) 
 def place_of(u: float, ends: Sequence[float]) -> int:
     """The first stretch that ends above ``u``."""
     return bisect.bisect_right(ends, u)
-
-
-def check_uniform(u: float) -> None:
-    """See that a number lies in [0, 1).
-
-    Raises:
-        InputError: it does not.
-    """
-    if not 0 <= u < 1:
-        raise InputError(f"u: expected a number in [0, 1), got {u!r}")

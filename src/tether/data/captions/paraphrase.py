@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from tether.core.errors import InputError
+from tether.core.ranges import Share, checked
 from tether.data.captions.augment import bare
 from tether.data.captions.grammar import in_other_words, is_spoken, joined, rearranged, taken_apart, without_articles
 from tether.data.captions.lexicon import ENGLISH, lexicon
@@ -33,18 +33,14 @@ class RuleParaphraser:
     Source: stands in for the language model of arXiv 2402.15120, which paraphrases far more freely.
     """
 
-    def __init__(self, *, words: str = ENGLISH, drop_articles: float = 0.3) -> None:
+    @checked
+    def __init__(self, *, words: str = ENGLISH, drop_articles: Share = 0.3) -> None:
         """Take the settings.
 
         Args:
             words: lexicon, ``english`` or a YAML file.
             drop_articles: probability that articles are dropped at step 1, in [0, 1].
-
-        Raises:
-            InputError: a value outside its range, or a lexicon that cannot be read.
         """
-        if not 0 <= drop_articles <= 1:
-            raise InputError(f"drop_articles: expected a number in [0, 1], got {drop_articles!r}")
         self.lexicon = lexicon(words)
         self.drop_articles = drop_articles
 
@@ -75,10 +71,10 @@ class Paraphrased:
     """One caption with its paraphrases.
 
     Attributes:
-        row: its place among the captions given.
+        row: its index among the captions given.
         caption: as it was.
         first: a paraphrase of the caption.
-        second: a paraphrase of the first: the one that is paired with the picture.
+        second: a paraphrase of the first: the one that is paired with the image.
     """
 
     row: int
@@ -91,7 +87,7 @@ class Paraphrased:
 class ParaphrasePairs:
     """Captions of 2 to 15 words, each with a paraphrase and the paraphrase of that one.
 
-    Written once, before any training. The draws of a caption depend on the seed, its place and its text alone.
+    Written once, before any training. The draws of a caption depend on the seed, its index and its text alone.
 
     Source: arXiv 2402.15120, section 3.1; dropping what was not changed is ours.
 
@@ -101,6 +97,7 @@ class ParaphrasePairs:
         unchanged: captions left out because a paraphrase was equal to what it paraphrases, or blank.
     """
 
+    @checked
     def __init__(
         self,
         captions: Sequence[str],
@@ -113,18 +110,13 @@ class ParaphrasePairs:
         """Paraphrase all captions.
 
         Args:
-            captions: one for each picture.
+            captions: one for each image.
             paraphraser: any with two steps.
             seed: of its draws.
             unchanged: ``drop`` captions of which a paraphrase equals what it paraphrases, for these would be their own
                 false negatives, or ``keep`` them.
             on_progress: called with the captions that are done and their number.
-
-        Raises:
-            InputError: another word, or a paraphraser that gives no text.
         """
-        if unchanged not in ("drop", "keep"):
-            raise InputError(f"unchanged: expected 'drop' or 'keep', got {unchanged!r}")
         found: list[Paraphrased] = []
         self.too_short_or_long = self.unchanged = 0
         for row, caption in enumerate(captions):

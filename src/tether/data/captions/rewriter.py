@@ -1,4 +1,4 @@
-"""What rewriters of captions promise: other words for one caption, one sentence of two texts, or two paraphrases."""
+"""Protocols of caption rewriters: other words for one caption, one sentence of two texts, or two paraphrases."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from tether.core.errors import InputError
+from tether.core.ranges import Share, checked
 from tether.data.captions.grammar import in_other_words, is_spoken, rearranged, taken_apart, without_articles
 from tether.data.captions.lexicon import ENGLISH, lexicon
 from tether.data.captions.rng import Chance, one_of
@@ -23,20 +23,15 @@ class TemplateRewriter:
     Source: stands in for the language model of arXiv 2305.20088, which makes far richer rewrites.
     """
 
-    def __init__(self, *, words: str = ENGLISH, synonym: float = 0.5, drop_articles: float = 0.3) -> None:
+    @checked
+    def __init__(self, *, words: str = ENGLISH, synonym: Share = 0.5, drop_articles: Share = 0.3) -> None:
         """Take the settings.
 
         Args:
             words: lexicon, ``english`` or a YAML file.
             synonym: probability that a word with synonyms is replaced, in [0, 1].
             drop_articles: probability that articles are dropped, in [0, 1].
-
-        Raises:
-            InputError: a value outside its range, or a lexicon that cannot be read.
         """
-        for name, value in (("synonym", synonym), ("drop_articles", drop_articles)):
-            if not 0 <= value <= 1:
-                raise InputError(f"{name}: expected a number in [0, 1], got {value!r}")
         self.lexicon = lexicon(words)
         self.synonym, self.drop_articles = synonym, drop_articles
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol, final
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, Share, Whole, checked
 from tether.core.types import Row
 from tether.data.captions.multi_caption import bounds, guarded, place_of, spoken
 
@@ -40,10 +41,9 @@ class RandomCaption:
 class FirstOften:
     """The first caption with a given chance, otherwise any of the others: a name first, its keywords now and then."""
 
-    def __init__(self, *, chance: float = 0.5) -> None:
+    @checked
+    def __init__(self, *, chance: Share = 0.5) -> None:
         """Args: chance: of the first caption, in [0, 1]; a row with one caption always uses it."""
-        if not 0 <= chance <= 1:
-            raise InputError(f"chance: expected a number in [0, 1], got {chance!r}")
         self.chance = chance
 
     def __call__(self, row: Row, *, draw: int) -> str:
@@ -67,27 +67,19 @@ class Rewritten:
     Source: arXiv 2305.20088, section 4, and the released data set class.
     """
 
-    def __init__(self, *, min_pieces: int = 2, weights: tuple[float, ...] | None = None) -> None:
+    @checked
+    def __init__(self, *, min_pieces: Whole = 2, weights: tuple[NonNegative, ...] | None = None) -> None:
         """Take the settings.
 
         Args:
             min_pieces: least pieces of a text that may be used (>= 0).
             weights: of the caption and of each rewrite, of any sum; rows must then have as many texts.
-
-        Raises:
-            InputError: a value outside its range.
         """
-        if min_pieces < 0:
-            raise InputError(f"min_pieces: expected at least 0, got {min_pieces!r}")
         self.min_pieces = min_pieces
         self._bounds = None if weights is None else bounds(weights, where="weights")
 
     def __call__(self, row: Row, *, draw: int) -> str:
-        """See CaptionPick.
-
-        Raises:
-            InputError: a row with another number of texts than weights.
-        """
+        """See CaptionPick."""
         count = len(row.texts)
         if self._bounds is None:
             choice = draw % count
@@ -106,15 +98,13 @@ class MixedCaption:
     Source: arXiv 2310.07699, section 3.3.
     """
 
-    def __init__(self, *, probs: dict[str, float], fallback: str = "text") -> None:
+    @checked
+    def __init__(self, *, probs: dict[str, NonNegative], fallback: str = "text") -> None:
         """Take the settings.
 
         Args:
             probs: chance of each column, of sum 1; ``text`` is the row's first caption.
             fallback: column that speaks where the drawn one is silent; one of them.
-
-        Raises:
-            InputError: chances that do not add up to 1, or a fallback that is none of them.
         """
         if fallback not in probs:
             raise InputError(f"fallback: expected one of {', '.join(probs) or 'no column'}, got {fallback!r}")
@@ -123,11 +113,7 @@ class MixedCaption:
         self._bounds = bounds(list(probs.values()), where="probs", total=1.0)
 
     def __call__(self, row: Row, *, draw: int) -> str:
-        """See CaptionPick.
-
-        Raises:
-            InputError: a row without one of the columns.
-        """
+        """See CaptionPick."""
         texts = [row.texts[0] if name == TEXT else self._said(row, name) for name in self.columns]
         text = spoken(texts, place_of(_uniform(draw), self._bounds), fallback=self._fallback)
         return text if text.strip() else _spoken(row)[0]

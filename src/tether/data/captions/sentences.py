@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import final
 
-from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.core.types import Row
 
 _END = re.compile(
@@ -29,10 +29,9 @@ class SomeSentences:
     (arXiv 2311.04711).
     """
 
-    def __init__(self, *, most_words: int = 50) -> None:
+    @checked
+    def __init__(self, *, most_words: Count = 50) -> None:
         """Args: most_words: pieces between blanks (>= 1); of a first sentence that is longer its beginning is taken."""
-        if most_words < 1:
-            raise InputError(f"most_words: expected at least 1, got {most_words!r}")
         self.most_words = most_words
 
     def __call__(self, row: Row, *, draw: int) -> str:

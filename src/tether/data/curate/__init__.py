@@ -15,7 +15,7 @@ from tether.data.curate.metaclip.multilingual_balance import WorldBalancer, choo
 from tether.data.curate.metaclip.multilingual_metadata import LanguageNgrams, build_language_metadata
 from tether.data.curate.steps.concepts import concept_frequency, trim_tail
 from tether.data.curate.steps.exact_duplicates import ExactDuplicates
-from tether.data.curate.steps.image_size import PictureSize
+from tether.data.curate.steps.image_size import ImageSize
 from tether.data.curate.steps.language import LanguageDetector, Languages
 from tether.data.curate.steps.language_rule import LanguageRule
 from tether.data.curate.steps.near_duplicates import NearDuplicates
@@ -32,7 +32,7 @@ CURATORS: Mapping[str, type[RecipeStep]] = {
     "metaclip2": WorldCurator,
     "near_duplicates": NearDuplicates,
     "number_mask": NumberMask,
-    "picture_size": PictureSize,
+    "image_size": ImageSize,
     "rewrite_captions": RewriteCaptions,
     "text_rules": TextRules,
     "tidy_text": TidyText,
@@ -45,6 +45,7 @@ __all__ = [
     "CurateStep",
     "ExactDuplicates",
     "FlagStep",
+    "ImageSize",
     "LanguageDetector",
     "LanguageNgrams",
     "LanguageRule",
@@ -52,7 +53,6 @@ __all__ = [
     "MetaClipCurator",
     "NearDuplicates",
     "NumberMask",
-    "PictureSize",
     "RecipeStep",
     "RewriteCaptions",
     "RewriteStep",

@@ -1,4 +1,4 @@
-"""One paper's sources, as an archive or a folder: which pictures it holds and what their captions say."""
+"""One paper's sources, as an archive or a folder: which images it holds and what their captions say."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tether.core.errors import InputError
-from tether.data.figures.jats import JATS_PICTURES, extract_jats_figures, jats_about, read_jats
+from tether.data.figures.jats import JATS_IMAGES, extract_jats_figures, jats_about, read_jats
 from tether.data.figures.members import ENDINGS, Limits, members
-from tether.data.figures.tex import PICTURES, extract_tex_figures
+from tether.data.figures.tex import IMAGES, extract_tex_figures
 from tether.data.figures.tex_text import latex_to_text
 
 _log = logging.getLogger("tether.data")
@@ -19,10 +19,10 @@ _TEX, _JATS = (".tex",), (".nxml", ".xml")
 
 @dataclass(frozen=True, slots=True)
 class CaptionedFigure:
-    """A picture with its caption.
+    """An image with its caption.
 
     Attributes:
-        name: of the picture's file in the archive.
+        name: of the image's file in the archive.
         caption: plain text, blanks collapsed, never empty.
         document: the file that the caption stands in.
     """
@@ -49,8 +49,8 @@ class FigureArchive:
 
     Attributes:
         paper: the file's name without its ending: the identifier that arXiv and PubMed Central give it.
-        names: the pictures' files, in the archive's order.
-        problems: what was passed over; reading pictures may add to it.
+        names: the images' files, in the archive's order.
+        problems: what was passed over; reading images may add to it.
         about: ``doi``, ``pmcid`` and ``licence``, as far as a JATS article says them.
     """
 
@@ -101,16 +101,16 @@ class FigureArchive:
             except InputError as error:
                 self._problem(name, str(error))
                 continue
-            for picture, caption in found.items():
+            for image, caption in found.items():
                 if caption.strip():
-                    self._figures[picture] = CaptionedFigure(picture, " ".join(caption.split()), name)
+                    self._figures[image] = CaptionedFigure(image, " ".join(caption.split()), name)
 
     def figures(self) -> tuple[CaptionedFigure, ...]:
-        """Pictures that have a caption, in the archive's order; of several captions the last document's counts."""
+        """Images that have a caption, in the archive's order; of several captions the last document's counts."""
         return tuple(self._figures[name] for name in self.names if name in self._figures)
 
-    def pictures(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, bytes]]:
-        """(name, bytes) of picture files, in the archive's order, read anew.
+    def images(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of image files, in the archive's order, read anew.
 
         Args:
             names: which ones; None takes those that have a caption.
@@ -127,14 +127,14 @@ class FigureArchive:
             self._problem("", str(error))
 
     def _scan(self) -> dict[str, bytes]:
-        """List the pictures; the documents by name."""
+        """List the images; the documents by name."""
         documents: dict[str, bytes] = {}
         seen: set[str] = set()
         count, left = 0, float(self._limits.document_bytes)
         try:
             for member in members(self.path, limits=self._limits):
                 count += 1
-                if not member.name.endswith((*PICTURES, *_TEX, *_JATS)):
+                if not member.name.endswith((*IMAGES, *_TEX, *_JATS)):
                     continue
                 if member.refused:
                     self._problem(member.name, member.refused)
@@ -142,7 +142,7 @@ class FigureArchive:
                     self._problem(member.name, f"{member.name!r} stands in it twice; the first is taken")
                 else:
                     seen.add(member.name)
-                    if member.name.endswith(PICTURES):
+                    if member.name.endswith(IMAGES):
                         self.names.append(member.name)
                     else:
                         left -= member.size * (1 if member.name.endswith(_TEX) else 0.25)
@@ -161,7 +161,7 @@ class FigureArchive:
         for key, value in jats_about(read_jats(data)).items():
             self.about.setdefault(key, value)
         found = extract_jats_figures(data, image_names=self.names, languages=languages, join=join, strict=True)
-        by_link = {PurePosixPath(name).stem: name for name in self.names if name.endswith(JATS_PICTURES)}
+        by_link = {PurePosixPath(name).stem: name for name in self.names if name.endswith(JATS_IMAGES)}
         return {by_link[link]: caption for link, caption in found.items()}
 
     def _problem(self, name: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures that are too like those of an evaluation set, by their features."""
+"""Images that are too like those of an evaluation set, by their features."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Decontaminated:
     """What is left of a pool.
 
     Attributes:
-        keep: (n,) whether a picture's score is at most the threshold.
-        score: (n,) greatest cosine with any picture of the evaluation sets.
-        nearest: (n,) row of that picture; the first of equals.
+        keep: (n,) whether an image's score is at most the threshold.
+        score: (n,) greatest cosine with any image of the evaluation sets.
+        nearest: (n,) row of that image; the first of equals.
     """
 
     keep: Bool[Tensor, " n"]
@@ -34,17 +34,14 @@ class Decontaminated:
 def decontaminate(
     features: Float[Tensor, "n d"], *, eval_features: Float[Tensor, "m d"], threshold: float = THRESHOLD
 ) -> Decontaminated:
-    """Find the pictures that an evaluation set holds too, or nearly.
+    """Find the images that an evaluation set holds too, or nearly.
 
     Source: arXiv 2311.04711, section 3.3: kept where the score is at most the threshold.
 
     Args:
-        features: of the pool's pictures, of any length above 0.
-        eval_features: of all pictures of the evaluation sets, by the same model.
+        features: of the pool's images, of any length above 0.
+        eval_features: of all images of the evaluation sets, by the same model.
         threshold: greatest cosine that is kept, in [-1, 1].
-
-    Raises:
-        InputError: shapes that do not fit, no evaluation picture, a row of zeros or NaN, or such a threshold.
     """
     if features.ndim != 2 or eval_features.ndim != 2 or features.shape[1] != eval_features.shape[1]:
         raise InputError(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tether.data")
 
-JATS_PICTURES = (".jpg",)
+JATS_IMAGES = (".jpg",)
 """Endings of the files that a figure's link may name, as a package of PubMed Central holds them."""
 
 
@@ -27,7 +27,7 @@ def extract_jats_figures(
     blanks: Literal["kept", "collapsed"] = "kept",
     strict: bool = False,
 ) -> dict[str, str]:
-    """Captions of an article's figures, by the link to the picture, which is a file's name without ending.
+    """Captions of an article's figures, by the link to the image, which is a file's name without ending.
 
     Every ``<fig>`` counts whose ``fig-type`` is missing or ``Figure``, whose language is missing or wanted, that has a
     ``<caption>`` which is not only blanks and a ``<graphic>`` of its own (none inside ``<alternatives>``). A link used
@@ -41,7 +41,7 @@ def extract_jats_figures(
 
     Args:
         xml: the article.
-        image_names: names of the picture files beside it, of which those ending in ``.jpg`` count; None takes every
+        image_names: names of the image files beside it, of which those ending in ``.jpg`` count; None takes every
             link.
         languages: wanted language codes, such as ``en``, which stands for ``en-GB`` too; empty takes every language.
         join: put between a title and a paragraph, and between all other pieces of text; the code's is nothing.
@@ -61,7 +61,7 @@ def extract_jats_figures(
         return {}
     there = None
     if image_names is not None:
-        there = {PurePosixPath(name).stem for name in image_names if name.endswith(JATS_PICTURES)}
+        there = {PurePosixPath(name).stem for name in image_names if name.endswith(JATS_IMAGES)}
     wanted = _codes((languages,) if isinstance(languages, str) else languages)
     captions: dict[str, str] = {}
     for figure in root.iter("fig"):

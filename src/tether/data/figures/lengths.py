@@ -24,7 +24,7 @@ class CaptionLengths:
         median: characters of the middle caption.
         longest: characters of the longest.
         mean_words: pieces between blanks, on average.
-        cut: share of the captions with more than ``limit`` tokens; None where tokens were not counted.
+        cut: fraction of the captions with more than ``limit`` tokens; None where tokens were not counted.
     """
 
     captions: int
@@ -38,7 +38,7 @@ class CaptionLengths:
 def caption_lengths(
     dataset: Source | Iterable[str], *, tokens: Callable[[str], int] | None = None, limit: int = CONTEXT
 ) -> CaptionLengths:
-    """Measure every caption of a source, or of some texts; pictures are not opened.
+    """Measure every caption of a source, or of some texts; images are not opened.
 
     Source: arXiv 2311.04711, table 1 (45 characters on the web, 267 on arXiv, 465 in PubMed Central).
 
@@ -46,9 +46,6 @@ def caption_lengths(
         dataset: a source, every caption of every row counts; or texts.
         tokens: how many tokens a text has.
         limit: tokens that are read; what is longer loses its end.
-
-    Raises:
-        InputError: no caption.
     """
     texts = _texts(dataset) if isinstance(dataset, Source) else dataset
     characters, words, cut = [], 0, 0

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tether.core.atomic_io import read_bytes
 from tether.core.errors import InputError, reason_of
+from tether.core.ranges import Count, checked
 from tether.data.archives import BROKEN, TarStream
 from tether.data.paths import points_outside
 
@@ -25,6 +26,7 @@ ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")
 _HERE = re.compile(r"^(?:\./+)+")
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one archive may hold.
@@ -36,16 +38,10 @@ class Limits:
         document_bytes: size of all LaTeX that is read; of XML, which is read faster, four times as much.
     """
 
-    members: int = 20_000
-    member_bytes: int = 1 << 27
-    total_bytes: int = 1 << 30
-    document_bytes: int = 1 << 21
-
-    def __post_init__(self) -> None:
-        """Refuse limits below one."""
-        for name in self.__slots__:
-            if getattr(self, name) < 1:
-                raise InputError(f"limits: {name}: expected at least 1, got {getattr(self, name)}")
+    members: Count = 20_000
+    member_bytes: Count = 1 << 27
+    total_bytes: Count = 1 << 30
+    document_bytes: Count = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)

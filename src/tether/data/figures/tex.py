@@ -13,7 +13,7 @@ from tether.data.figures.tex_tree import Node, read_tex
 
 _log = logging.getLogger("tether.data")
 
-PICTURES = (".jpg", ".jpeg", ".gif", ".png", ".pdf", ".eps", ".ps")
+IMAGES = (".jpg", ".jpeg", ".gif", ".png", ".pdf", ".eps", ".ps")
 """Endings of files that count as figures; compared as they are written."""
 REFUSED = ("\\href", "\\url", "\\email")
 """A caption that holds one of these is left out."""
@@ -30,19 +30,19 @@ def extract_tex_figures(
     to_text: Callable[[str], str] = latex_to_text,
     strict: bool = False,
 ) -> dict[str, str]:
-    r"""Captions of the pictures that a LaTeX file includes, by the pictures' names.
+    r"""Captions of the images that a LaTeX file includes, by the images' names.
 
-    A picture counts when its name is among ``image_names`` (written without ending: the first with that stem), when
+    An image counts when its name is among ``image_names`` (written without ending: the first with that stem), when
     its direct container holds no other ``\includegraphics``, and when a ``\caption`` stands in that container, before
-    or after it. So sub-figures have their own captions and never the outer one, and a picture inside ``center`` whose
+    or after it. So sub-figures have their own captions and never the outer one, and an image inside ``center`` whose
     caption stands outside has none. Lines with ``\newcommand`` are left out before, comments do not count, ``\input``
-    is not followed. A picture used twice has its last caption. A caption may come out empty.
+    is not followed. An image used twice has its last caption. A caption may come out empty.
 
     Source: arXiv 2311.04711, section 3, and ``src/process/arxiv.py`` of its code.
 
     Args:
         source: the file; bytes are decoded.
-        image_names: names of the picture files beside it, in their order.
+        image_names: names of the image files beside it, in their order.
         encoding: of bytes; ``auto`` is UTF-8 where it can be, else Windows-1252. The paper's is ISO-8859-1.
         to_text: turns a caption's LaTeX into plain text; blanks are collapsed after it.
         strict: raise on LaTeX that cannot be read, instead of giving nothing and saying so in the log.
@@ -129,7 +129,7 @@ def _stem(name: str) -> str:
 
 def _meant(graphic: Node, *, known: set[str], by_stem: dict[str, str]) -> str | None:
     path = next(reversed(list(graphic.texts())), None)
-    if path is None or path.endswith(PICTURES):
+    if path is None or path.endswith(IMAGES):
         return path if path in known else None
     return by_stem.get(path)
 

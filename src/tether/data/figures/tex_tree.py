@@ -100,12 +100,7 @@ class Node:
 
 
 def read_tex(source: str) -> Node:
-    r"""The tree of a file; its root holds all.
-
-    Raises:
-        InputError: mathematics or an unread environment that is not closed, ``\begin`` without a name, ``\item``
-            inside mathematics, or more than ``DEEPEST`` levels.
-    """
+    r"""The tree of a file; its root holds all."""
     return _Reader(source).whole()
 
 

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits with captions: 1,797 grey pictures of 8 x 8, drawn larger.
+"""Scikit-learn's handwritten digits with captions: 1,797 grey images of 8 x 8, drawn larger.
 
 The smallest real data set there is, for checks that must be quick. Source: UCI "Optical Recognition of Handwritten
 Digits" (CC BY 4.0), test part, as ``sklearn.datasets.load_digits`` carries it.
@@ -6,26 +6,26 @@ Digits" (CC BY 4.0), test part, as ``sklearn.datasets.load_digits`` carries it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from tether.core.hash_rng import hash_uniform
-from tether.core.types import Block, Row
-from tether.data.sets import settings
+from tether.core.ranges import checked
+from tether.core.types import Row
+from tether.data.blocks import IndexedSource
 from tether.data.sets.prepare import prepared
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = ("the digit {name}", "a handwritten {name}", "the number {digit}")
 
 _TEST, _VALIDATION = 0.2, 0.1
-_BLOCK_ROWS = 256
 
 
-class DigitsSet:
+class DigitsSet(IndexedSource):
     """Handwritten digits, dark ink on white, with their names.
 
     Args:
@@ -36,22 +36,20 @@ class DigitsSet:
     Attributes:
         pixels: (n, size, size, 3) uint8.
         labels: (n,) int64, 0 to 9.
-        captions: texts of each picture.
+        captions: texts of each image.
     """
 
     name = "digits"
 
+    @checked
     def __init__(
         self,
         *,
         split: Literal["train", "validation", "test", "all"] = "train",
-        size: int = 32,
+        size: Annotated[int, Ge(8), Le(512)] = 32,
         captions: Literal["one", "several"] = "one",
     ) -> None:
         """Read the digits; scikit-learn is imported only the first time, to fill the cache."""
-        settings.one_of(split, ("train", "validation", "test", "all"), where="digits: split")
-        settings.one_of(captions, ("one", "several"), where="digits: captions")
-        settings.whole(size, 8, 512, where="digits: size")
         self.split, self.size, self.version = split, size, f"1-sklearn{version('scikit-learn')}"
         folder = prepared("digits", key=self.version, build=_build)
         images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
@@ -66,23 +64,14 @@ class DigitsSet:
         ]
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.labels)
 
     def row(self, index: int) -> Row:
-        """One picture; its key is the row in scikit-learn's order."""
+        """One image; its key is the row in scikit-learn's order."""
         digit = int(self.labels[index])
         meta = {"label": digit, "name": NAMES[digit]}
         return Row(f"{self._rows[index]:04d}", self.pixels[index], self.captions[index], meta)
-
-    def blocks(self) -> Sequence[Block]:
-        """Stretches of 256 rows."""
-        return settings.cut(len(self), length=_BLOCK_ROWS)
-
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        """The rows of one stretch from its row ``start`` on."""
-        for index in settings.indices(block, start=start, rows=len(self), length=_BLOCK_ROWS, where="digits"):
-            yield self.row(index)
 
 
 def _build(folder: Path) -> None:

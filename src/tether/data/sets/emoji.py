@@ -1,4 +1,4 @@
-"""OpenMoji's colour drawings with their names: a small, real, licensed set of pictures and words.
+"""OpenMoji's colour drawings with their names: a small, real, licensed set of images and words.
 
 How it is split (fixed; drawn from a hash of the code points, so it does not move when drawings are added):
 
@@ -18,17 +18,19 @@ Drawings: OpenMoji, https://openmoji.org, CC BY-SA 4.0. Names: Unicode CLDR thro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Le, MinLen
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_uniform
-from tether.core.types import Block, Row
-from tether.data.sets import settings
-from tether.data.sets.emoji_table import LANGUAGES, Emoji, drawings, libraries, table
+from tether.core.ranges import checked
+from tether.core.types import Row
+from tether.data.blocks import IndexedSource
+from tether.data.sets.emoji_table import Emoji, Language, drawings, libraries, table
 from tether.data.sets.prepare import prepared
 
 Split = Literal["train", "validation", "test", "variants", "all"]
@@ -39,7 +41,6 @@ SPLIT_VERSION = 1
 
 _BASE_TEST, _BASE_VALIDATION, _VARIANTS = 0.235, 0.08, 0.30
 _SEQUENCE_TEST, _SEQUENCE_VALIDATION = 0.10, 0.04
-_BLOCK_ROWS = 256
 
 
 def split_of(row: Emoji, *, holdout: Holdout) -> tuple[Split, ...]:
@@ -58,7 +59,7 @@ def split_of(row: Emoji, *, holdout: Holdout) -> tuple[Split, ...]:
     return ("variants",)
 
 
-class EmojiSet:
+class EmojiSet(IndexedSource):
     """Emoji drawings at one size with their names, in memory-mapped pixels and as a source of rows.
 
     Args:
@@ -71,35 +72,25 @@ class EmojiSet:
 
     Attributes:
         pixels: (n, size, size, 3) uint8, memory-mapped and read-only.
-        rows: the ``Emoji`` of each picture.
-        captions: the texts of each picture; the first is its name in the first language.
-
-    Raises:
-        InputError: for a setting that is not one of the above.
+        rows: the ``Emoji`` of each image.
+        captions: the texts of each image; the first is its name in the first language.
     """
 
     name = "emoji"
     licence = "OpenMoji drawings, CC BY-SA 4.0, https://openmoji.org"
 
+    @checked
     def __init__(
         self,
         *,
         split: Split = "train",
-        size: int = 64,
-        languages: tuple[str, ...] = ("en",),
+        size: Annotated[int, Ge(8), Le(1024)] = 64,
+        languages: Annotated[tuple[Language, ...], MinLen(1)] = ("en",),
         keywords: Literal["none", "joined", "each"] = "none",
         holdout: Holdout = "sequence",
         background: str = "white",
     ) -> None:
         """Choose the rows and render what the cache does not hold yet (about 1 ms a drawing at 64 px)."""
-        settings.one_of(split, ("train", "validation", "test", "variants", "all"), where="emoji: split")
-        settings.one_of(holdout, ("base", "sequence"), where="emoji: holdout")
-        settings.one_of(keywords, ("none", "joined", "each"), where="emoji: keywords")
-        if isinstance(languages, str) or not languages:
-            raise InputError(f"emoji: languages: expected a list such as ('en', 'de'), got {languages!r}")
-        for language in languages:
-            settings.one_of(language, LANGUAGES, where="emoji: languages")
-        settings.whole(size, 8, 1024, where="emoji: size")
         self.split, self.size, self.holdout, self.languages = split, size, holdout, tuple(languages)
         self.version = f"{SPLIT_VERSION}-{libraries()}"
         self.rows: tuple[Emoji, ...] = tuple(
@@ -109,32 +100,15 @@ class EmojiSet:
         self.pixels: np.ndarray = self._pixels(_hex(background))
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.rows)
 
     def row(self, index: int) -> Row:
-        """One picture with its captions; ``meta`` holds the table's columns."""
+        """One image with its captions; ``meta`` holds the table's columns."""
         item = self.rows[index]
-        meta = {
-            "emoji": item.text,
-            "base": item.base,
-            "names": item.names,
-            "keywords": item.keywords,
-            "group": item.group,
-            "subgroup": item.subgroup,
-            "tones": item.tones,
-            "gender": item.gender,
-        }
+        names = ("base", "names", "keywords", "group", "subgroup", "tones", "gender")
+        meta = {"emoji": item.text} | {name: getattr(item, name) for name in names}
         return Row(item.code, np.asarray(self.pixels[index]), self.captions[index], meta)
-
-    def blocks(self) -> Sequence[Block]:
-        """Stretches of 256 rows."""
-        return settings.cut(len(self), length=_BLOCK_ROWS)
-
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        """The rows of one stretch from its row ``start`` on."""
-        for index in settings.indices(block, start=start, rows=len(self), length=_BLOCK_ROWS, where="emoji"):
-            yield self.row(index)
 
     def _pixels(self, background: str) -> np.ndarray:
         def build(folder: Path) -> None:

@@ -9,13 +9,14 @@ from functools import lru_cache
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tether.core.atomic_io import read_json
 from tether.data.sets import emoji_sequences
 from tether.data.sets.prepare import prepared
 
-LANGUAGES = ("en", "ar", "de", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
+Language = Literal["en", "ar", "de", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
 """Languages with a name for every emoji, English first."""
 
 TABLE_VERSION = 1
@@ -97,7 +98,7 @@ def _collect() -> Iterator[Emoji]:
             continue  # OpenMoji's own extras and bare letters have no agreed name
         base = emoji_sequences.spell(emoji_sequences.base(points))
         group, subgroup = places.get(base, ("", ""))
-        names = {language: _clean(data[language]) for language in LANGUAGES if language in data}
+        names: dict[str, str] = {language: _clean(data[language]) for language in LANGUAGES if language in data}
         if group == "Flags" and subgroup.endswith("-flag"):
             names["en"] = f"flag of {names['en']}"
         aliases = [_clean(alias) for alias in data.get("alias", ())]

@@ -1,4 +1,4 @@
-"""Data sets prepared once: a folder in the user's cache that is whole or absent, however many prepare it at once."""
+"""Data sets prepared once: a folder in the user's cache, written atomically, however many prepare it at once."""
 
 from __future__ import annotations
 

@@ -15,11 +15,7 @@ _DATA, _COMPRESSION = 1, 3  # of DictionaryBatch, of RecordBatch
 
 
 def check_arrow(file: Path) -> None:
-    """Refuse an Arrow stream with compressed batches; ``datasets`` writes none.
-
-    Raises:
-        InputError: such a file, or one that is not an Arrow stream.
-    """
+    """Refuse an Arrow stream with compressed batches; ``datasets`` writes none."""
     if not file.stat().st_size:  # Arrow would wait in it for ever
         raise InputError(f"{file}: empty, not an Arrow stream")
     try:

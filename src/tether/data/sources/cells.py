@@ -35,11 +35,7 @@ class Reach:
     allowed: Callable[[str], bool] = is_public
 
     def open(self, name: str) -> ImageLike:
-        """The path of a local image, which is read when it is decoded; the bytes behind a URL.
-
-        Raises:
-            InputError: a name that leads elsewhere than it may, or a URL that cannot be read.
-        """
+        """The path of a local image, which is read when it is decoded; the bytes behind a URL."""
         if not is_url(name) and not is_url(self.folders[0]):
             return self.found(Path(self.folders[0]) / name, named=name)
         if not is_url(name):
@@ -66,9 +62,6 @@ class Reach:
         Args:
             path: of the file.
             named: what the error calls it; empty says the path.
-
-        Raises:
-            InputError: it lies outside.
         """
         named = named or str(path)
         try:

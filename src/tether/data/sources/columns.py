@@ -1,4 +1,4 @@
-"""Tables of pictures and captions: which columns they stand in, and what one line of them becomes."""
+"""Tables of images and captions: which columns they stand in, and what one line of them becomes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ NONE = "none"
 
 
 def choose(name: str | None, *, guesses: Sequence[str], known: Iterable[str], what: str, where: str) -> str | None:
-    """The column to use: the one named, else the first usual name that is there, else None.
-
-    Raises:
-        InputError: the named column is not there; the message lists those that are.
-    """
+    """The column to use: the one named, else the first usual name that is there, else None."""
     known = list(known)
     if name == NONE:
         return None
@@ -37,12 +33,12 @@ def choose(name: str | None, *, guesses: Sequence[str], known: Iterable[str], wh
 
 
 def choose_image(name: str | None, *, known: Iterable[str], where: str) -> str | None:
-    """The column of pictures; there must be one unless ``none`` was said."""
+    """The column of images; there must be one unless ``none`` was said."""
     known = list(known)
-    found = choose(name, guesses=IMAGE, known=known, what="picture", where=where)
+    found = choose(name, guesses=IMAGE, known=known, what="image", where=where)
     if found is None and name != NONE:
         raise InputError(
-            f"{where}: no column of pictures found; say which one with image=NAME; known: {', '.join(known)}"
+            f"{where}: no column of images found; say which one with image=NAME; known: {', '.join(known)}"
         )
     return found
 
@@ -58,11 +54,7 @@ def choose_captions(names: Sequence[str], *, known: Iterable[str], where: str) -
 
 
 def texts_of(cell: Any) -> tuple[str, ...]:
-    """The captions in a cell: a text, UTF-8 bytes, a number, a list of them, or nothing.
-
-    Raises:
-        InputError: not UTF-8, or something that is no text.
-    """
+    """The captions in a cell: a text, UTF-8 bytes, a number, a list of them, or nothing."""
     if cell is None or (isinstance(cell, float) and cell != cell):
         return ()
     if isinstance(cell, str):
@@ -81,28 +73,24 @@ def texts_of(cell: Any) -> tuple[str, ...]:
     raise InputError(f"expected a caption, got {type(cell).__name__}")
 
 
-def picture_of(cell: Any, *, reach: Reach) -> ImageLike | None:
-    """The image in a cell: Hugging Face's struct of bytes and path, bytes, or the name of a file.
-
-    Raises:
-        InputError: something else, a name that leads out of ``reach``, or a remote file that cannot be read.
-    """
+def image_of(cell: Any, *, reach: Reach) -> ImageLike | None:
+    """The image in a cell: Hugging Face's struct of bytes and path, bytes, or the name of a file."""
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     if cell is None or isinstance(cell, bytes):
         return cell
     if isinstance(cell, str):
         return reach.open(cell) if cell.strip() else None
-    raise InputError(f"expected a picture's bytes or path, got {type(cell).__name__}")
+    raise InputError(f"expected an image's bytes or path, got {type(cell).__name__}")
 
 
-def make_row(key: str, *, picture: Any, captions: Sequence[Any], meta: Mapping[str, object], reach: Reach) -> Row:
+def make_row(key: str, *, image: Any, captions: Sequence[Any], meta: Mapping[str, object], reach: Reach) -> Row:
     """One row; what cannot be read becomes a row whose ``bad`` says why, for the reader to count."""
     try:
         if not is_text(key) or not is_text(meta):
             raise InputError("its key or one of its columns is not UTF-8 text")
         texts = tuple(text for cell in captions for text in texts_of(cell))
-        return Row(key, picture_of(picture, reach=reach), texts, meta)
+        return Row(key, image_of(image, reach=reach), texts, meta)
     except InputError as error:
         return bad_row(key, str(error))
 

@@ -1,23 +1,24 @@
-"""CSV and TSV files of picture paths and captions, as open_clip reads them."""
+"""CSV and TSV files of image paths and captions, as open_clip reads them."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from tether.core.errors import InputError
 from tether.core.printable import encodable, is_text
-from tether.core.types import Block, Row
+from tether.core.ranges import checked
+from tether.core.types import Row
+from tether.data.blocks import IndexedSource
 from tether.data.image_file import image_problem
 from tether.data.paths import files, fingerprint, is_url, labels, open_binary
 from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
 
-_BLOCK_ROWS = 1024
 _LONGEST = 1 << 24
 """Characters of a row, at most."""
 _MOST_COLUMNS = 10_000
@@ -26,9 +27,12 @@ _Line = tuple[str, str, list[str], dict[str, object], str]  # key, image, captio
 _Bad = tuple[str, str]  # key, reason
 
 
-class CsvSource:
-    """Rows of CSV or TSV files with a header; lines that name the same picture become one row with several captions."""
+class CsvSource(IndexedSource):
+    """Rows of CSV or TSV files with a header; lines that name the same image become one row with several captions."""
 
+    block_rows = 1024
+
+    @checked
     def __init__(
         self,
         path: str,
@@ -47,10 +51,10 @@ class CsvSource:
             path: a file, a folder, a pattern or a URL.
             image: column of paths (open_clip's ``--csv-img-key``); None guesses (``filepath``, ``image``, ...).
             caption: columns of captions (``--csv-caption-key``); empty guesses one (``title``, ``caption``, ...).
-            key: column of unique keys; None takes one called ``key``, else the picture's path.
+            key: column of unique keys; None takes one called ``key``, else the image's path.
             separator: between columns; ``auto`` takes the tab, comma or semicolon of the header.
             root: folder that paths are relative to and may not leave; None takes the file's own folder.
-            group: ``image`` joins the lines of one picture; ``none`` keeps each line as a row, keyed by its number.
+            group: ``image`` joins the lines of one image; ``none`` keeps each line as a row, keyed by its number.
             remote_images: whether the table may name URLs of public hosts.
 
         Raises:
@@ -74,23 +78,17 @@ class CsvSource:
             self._captions = choose_captions(names, known=header, where=each)
             self._key = choose(key, guesses=KEY, known=header, what="key", where=each)
 
-    def blocks(self) -> Sequence[Block]:
-        """Stretches of 1,024 rows."""
-        count = len(self._rows)
-        return [Block(f"{at:09d}", min(_BLOCK_ROWS, count - at)) for at in range(0, count, _BLOCK_ROWS)]
+    def __len__(self) -> int:
+        """How many rows."""
+        return len(self._rows)
 
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        """The rows of one stretch from row ``start`` on."""
-        if not block.id.isdecimal() or int(block.id) >= len(self._rows):
-            raise InputError(f"{self.name}: no block {block.id!r}")
-        first = int(block.id)
-        for row in self._rows[first + start : first + _BLOCK_ROWS]:
-            if len(row) == 2:
-                yield bad_row(*row)
-            else:
-                key, picture, captions, meta, root = row
-                reach = Reach((root,), remote=self._remote)
-                yield make_row(key, picture=picture, captions=captions, meta=meta, reach=reach)
+    def row(self, index: int) -> Row:
+        """One row."""
+        row = self._rows[index]
+        if len(row) == 2:
+            return bad_row(*row)
+        key, image, captions, meta, root = row
+        return make_row(key, image=image, captions=captions, meta=meta, reach=Reach((root,), remote=self._remote))
 
     @cached_property
     def _rows(self) -> list[_Line | _Bad]:
@@ -116,16 +114,16 @@ class CsvSource:
             if len(line) != len(header):
                 yield place, f"line {number} has {len(line)} columns, the header has {len(header)}"
                 continue
-            picture = line[by_name[self._image]] if self._image else ""
+            image = line[by_name[self._image]] if self._image else ""
             if root is None:
-                root = _root_of(path, first=picture)
-            if not is_text(picture):
-                yield place, "the picture's path is not UTF-8"
+                root = _root_of(path, first=image)
+            if not is_text(image):
+                yield place, "the image's path is not UTF-8"
                 continue
-            key = line[by_name[self._key]] if self._key else picture if self._group == "image" else place
+            key = line[by_name[self._key]] if self._key else image if self._group == "image" else place
             meta: dict[str, object] = {name: line[at] for name, at in by_name.items() if name not in used}
             captions = [line[by_name[name]] for name in self._captions]
-            yield key or place, picture.strip() and picture, captions, meta, root
+            yield key or place, image.strip() and image, captions, meta, root
 
     def _lines(self, path: str) -> Iterator[tuple[int, list[str]]]:
         """Line numbers and columns; bytes that are not UTF-8 stay marked in the text."""
@@ -160,11 +158,7 @@ def _bounded(first: str, rest: io.TextIOWrapper, left: list[int]) -> Iterator[st
 
 
 def _root_of(path: str, *, first: str) -> str:
-    """The folder that relative paths start from: the table's own.
-
-    Raises:
-        InputError: the first image is only in the working directory, as in tables made for open_clip.
-    """
+    """The folder that relative paths start from: the table's own."""
     own = folder_of(path, root=None)
     if first and not is_url(own) and image_problem(Path(own) / first) and image_problem(Path(first)) is None:
         raise InputError(f"{path}: {first!r} is not beside the table but in the working directory; say root=. for that")
@@ -172,7 +166,7 @@ def _root_of(path: str, *, first: str) -> str:
 
 
 def _joined(rows: list[_Line | _Bad]) -> list[_Line | _Bad]:
-    """Rows of the same picture as one, where the first of them stood."""
+    """Rows of the same image as one, where the first of them stood."""
     found: dict[tuple[str, str, str], _Line] = {}
     out: list[_Line | _Bad] = []
     for row in rows:

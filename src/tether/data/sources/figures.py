@@ -1,19 +1,21 @@
-"""Figures of scientific papers: archives of LaTeX sources or JATS articles as rows of pictures and captions."""
+"""Figures of scientific papers: archives of LaTeX sources or JATS articles as rows of images and captions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.hash_rng import hash_uniform
 from tether.core.printable import encodable
+from tether.core.ranges import Count, checked
 from tether.core.types import Block, Row
+from tether.data.blocks import cut, indices
 from tether.data.figures.archive import FigureArchive, paper_of
+from tether.data.figures.images import SIZE, Postscript, as_jpeg, resize_for_clip
 from tether.data.figures.members import ENDINGS
-from tether.data.figures.pictures import SIZE, Postscript, as_jpeg, resize_for_clip
 from tether.data.paths import files, fingerprint, labels
 from tether.data.sources.columns import bad_row
 
@@ -25,20 +27,21 @@ _BLOCK_PAPERS = 64
 class FiguresSource:
     """Every captioned figure of every paper; a block is a stretch of papers.
 
-    A row's key is the paper's and the picture's name. ``meta`` holds ``paper`` (what arXiv or PubMed Central call it,
+    A row's key is the paper's and the image's name. ``meta`` holds ``paper`` (what arXiv or PubMed Central call it,
     which is where its licence can be looked up), ``figure``, ``document``, and ``doi``, ``pmcid`` and ``licence`` as
     far as a JATS article says them, else the empty string. What an archive holds that cannot be used is a bad row.
     Splits are by paper, since one figure often stands in several files of a paper.
     """
 
+    @checked
     def __init__(
         self,
         path: str,
         *,
         papers: Literal["archives", "folders"] = "archives",
         split: Split = "all",
-        size: int = SIZE,
-        pictures: Literal["jpeg", "original"] = "jpeg",
+        size: Count = SIZE,
+        images: Literal["jpeg", "original"] = "jpeg",
         postscript: Postscript = "refuse",
         encoding: str = "auto",
         languages: tuple[str, ...] = ("en",),
@@ -50,22 +53,16 @@ class FiguresSource:
             path: an archive, a folder of archives (``.tar.gz``, ``.tar``, ``.zip``...) at any depth, or a pattern.
             papers: ``folders`` says that each folder in ``path`` is an unpacked paper.
             split: ``train`` (85 % of the papers), ``validation``, ``test`` (10 %) or ``all``.
-            size: most pixels of a picture's longer side.
-            pictures: ``jpeg`` prepares them as the paper does; ``original`` leaves the bytes as they are, PDF too.
+            size: most pixels of an image's longer side.
+            images: ``jpeg`` prepares them as the paper does; ``original`` leaves the bytes as they are, PDF too.
             postscript: ``refuse``, or ``ghostscript`` to have the program ``gs`` render EPS.
             encoding: of LaTeX files, see ``extract_tex_figures``; the paper's is ``iso-8859-1``.
             languages: of JATS figures; empty takes every language.
             join: put between the pieces of a JATS caption.
 
         Raises:
-            InputError: no such file, no paper there, or an unknown word.
+            InputError: no such file, or no paper there.
         """
-        if split not in get_args(Split):
-            raise InputError(f"figures: split: expected one of {', '.join(get_args(Split))}, got {split!r}")
-        if postscript not in get_args(Postscript):
-            raise InputError(f"figures: postscript: expected refuse or ghostscript, got {postscript!r}")
-        if size < 1:
-            raise InputError(f"figures: size: expected at least 1 pixel, got {size}")
         self.name = encodable(str(path))
         found = _folders(path) if papers == "folders" else files(path, ending=ENDINGS)
         names = labels(found)
@@ -77,18 +74,18 @@ class FiguresSource:
         }
         if not self._paths:
             raise InputError(f"{path}: none of the {len(found)} papers falls into the split {split!r}")
-        self._size, self._pictures, self._postscript = size, pictures, postscript
+        self._size, self._images, self._postscript = size, images, postscript
         self._encoding, self._languages, self._join = (
             encoding,
             (languages,) if isinstance(languages, str) else tuple(languages),
             join,
         )
-        settings = (split, size, pictures, postscript, encoding, self._languages, join)
+        settings = (split, size, images, postscript, encoding, self._languages, join)
         self.version = fingerprint(found, settings=settings)
 
     def blocks(self) -> Sequence[Block]:
         """Stretches of 64 papers; how many figures they have, only reading tells."""
-        return [Block(f"{at:09d}") for at in range(0, len(self._paths), _BLOCK_PAPERS)]
+        return [Block(block.id) for block in cut(len(self._paths), length=_BLOCK_PAPERS)]
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         """The figures of some papers from row ``start`` on; after each paper's, what could not be used of it.
@@ -96,9 +93,8 @@ class FiguresSource:
         Raises:
             MissingExtraError: a library of the extra ``figures`` is needed and missing.
         """
-        if not block.id.isdecimal() or int(block.id) % _BLOCK_PAPERS or int(block.id) >= len(self._paths):
-            raise InputError(f"{self.name}: no block {block.id!r}")
-        names = list(self._paths)[int(block.id) : int(block.id) + _BLOCK_PAPERS]
+        papers = indices(block, start=0, rows=len(self._paths), length=_BLOCK_PAPERS, where=self.name)
+        names = list(self._paths)[papers.start : papers.stop]
         yield from islice((row for name in names for row in self._rows(name)), start, None)
 
     def _rows(self, name: str) -> Iterator[Row]:
@@ -112,14 +108,14 @@ class FiguresSource:
             return
         by_name = {figure.name: figure for figure in archive.figures()}
         about = {key: archive.about.get(key, "") for key in ("doi", "pmcid", "licence")}
-        for picture, data in archive.pictures():
-            figure, key = by_name[picture], f"{paper}/{picture}"
+        for file, data in archive.images():
+            figure, key = by_name[file], f"{paper}/{file}"
             try:
-                image = data if self._pictures == "original" else self._prepared(data, key)
+                image = data if self._images == "original" else self._prepared(data, key)
             except (InputError, MissingExtraError) as error:
                 yield bad_row(key, str(error))
                 continue
-            meta = {"paper": paper, "figure": picture, "document": figure.document, **about}
+            meta = {"paper": paper, "figure": file, "document": figure.document, **about}
             yield Row(encodable(key), image, (figure.caption,), meta)
         for number, problem in enumerate(archive.problems):
             yield bad_row(f"{paper}/{problem.name or 'archive'}#{number}", problem.reason)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tether.core.component import closest
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.core.types import Block, Row
+from tether.data.blocks import cut
 from tether.data.paths import anchor
 from tether.data.sources.arrow_file import check_arrow
 from tether.data.sources.cells import Reach, folder_of
@@ -24,6 +26,7 @@ _BLOCK_ROWS = 1024
 class HuggingFaceSource:
     """Rows of a data set that ``datasets`` reads; class labels become their names."""
 
+    @checked
     def __init__(
         self,
         path: str,
@@ -48,7 +51,7 @@ class HuggingFaceSource:
             revision: branch, tag or commit on the hub.
             streaming: read from the hub on the way instead of downloading first.
             data_files: files for a generic builder such as ``parquet`` or ``webdataset``.
-            image: column of pictures; None takes the first of type ``Image``, else a usual name.
+            image: column of images; None takes the first of type ``Image``, else a usual name.
             caption: columns of captions; empty guesses one.
             key: column of unique keys; None takes ``key``, ``__key__`` or ``uid``, else the row's number.
             root: folder that the paths of images may not leave; None takes the data set's own folders.
@@ -79,14 +82,14 @@ class HuggingFaceSource:
             data = data[split] if split in data else next(iter(data.values()))
         features = data.features or {}
         known = list(features) or list(next(iter(data), {}))
-        pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-        self._image = pictures[0] if image is None and pictures else choose_image(image, known=known, where=self.name)
+        images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+        self._image = images[0] if image is None and images else choose_image(image, known=known, where=self.name)
         names = (caption,) if isinstance(caption, str) else caption
         self._captions = choose_captions(names, known=known, where=self.name)
         self._key = choose(key, guesses=KEY, known=known, what="key", where=self.name)
         self._names = {name: kind.names for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
         opened = data
-        for name in pictures:
+        for name in images:
             opened = opened.cast_column(name, datasets.Image(decode=False))
         self._table: Dataset | None = opened if isinstance(opened, datasets.Dataset) else None
         self._stream: IterableDataset | None = None if isinstance(opened, datasets.Dataset) else opened
@@ -102,8 +105,7 @@ class HuggingFaceSource:
         """Stretches of 1,024 rows; when streaming, the shards."""
         if self._table is None:
             return [Block(f"shard {number:05d}") for number in range(self._shards)]
-        count = len(self._table)
-        return [Block(f"{at:09d}", min(_BLOCK_ROWS, count - at)) for at in range(0, count, _BLOCK_ROWS)]
+        return cut(len(self._table), length=_BLOCK_ROWS)
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         """The rows of one stretch or shard from row ``start`` on.
@@ -154,7 +156,7 @@ class HuggingFaceSource:
         used = {self._image, self._key, *self._captions}
         return make_row(
             fallback if self._key is None else str(named[self._key]),
-            picture=named[self._image] if self._image else None,
+            image=named[self._image] if self._image else None,
             captions=[named[name] for name in self._captions],
             meta={name: value for name, value in named.items() if name not in used},
             reach=self._reach,

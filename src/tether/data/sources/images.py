@@ -1,4 +1,4 @@
-"""Folders of pictures, with captions beside them or in a metadata file."""
+"""Folders of images, with captions beside them or in a metadata file."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from pathlib import PurePosixPath
 from tether.core.atomic_io import local, parse_json
 from tether.core.errors import InputError
 from tether.core.printable import encodable, is_text
-from tether.core.types import Block, Row
-from tether.data.paths import anchor, files, fingerprint, is_picture, is_url, labels, open_binary, read_text
+from tether.core.ranges import checked
+from tether.core.types import Row
+from tether.data.blocks import IndexedSource
+from tether.data.paths import anchor, files, fingerprint, is_image_file, is_url, labels, open_binary, read_text
 from tether.data.sources.cells import Reach
 from tether.data.sources.columns import bad_row, choose, choose_captions
 from tether.data.sources.columns import texts_of as captions_in
 
-_BLOCK_ROWS = 1024
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _LONGEST = 1 << 22
-"""Bytes of a text file beside a picture, or of a line of metadata, at most."""
+"""Bytes of a text file beside an image, or of a line of metadata, at most."""
 _FILE_COLUMNS = ("file_name", "filename", "file", "image", "filepath", "path")
 
 
-class ImageFolderSource:
-    """Every picture under a folder, in the order of their names.
+class ImageFolderSource(IndexedSource):
+    """Every image under a folder, in the order of their names.
 
     Captions come from a ``metadata.csv`` or ``metadata.jsonl`` with a column ``file_name`` (Hugging Face's
     imagefolder), from a text file of the same name (each line one caption), or from ``template``. The name of the
-    folder that a picture lies in becomes ``meta["label"]``. Hidden files are left out.
+    folder that an image lies in becomes ``meta["label"]``. Hidden files are left out.
     """
 
+    block_rows = 1024
+
+    @checked
     def __init__(
         self,
         path: str,
@@ -42,13 +46,13 @@ class ImageFolderSource:
         """List the folder and read its metadata files.
 
         Args:
-            path: a folder, a pattern of pictures, or a URL of one.
+            path: a folder, a pattern of images, or a URL of one.
             caption: columns of the metadata files that hold captions; empty guesses one.
-            template: caption of pictures that have none, with ``{label}`` for the folder's name.
+            template: caption of images that have none, with ``{label}`` for the folder's name.
             root: a folder that links may lead to as well; without it they end below ``path``.
 
         Raises:
-            InputError: no such folder, no picture in it, or a metadata file that does not fit.
+            InputError: no such folder, no image in it, or a metadata file that does not fit.
         """
         self.name = encodable(str(path))
         if template and "{label}" not in template:
@@ -58,8 +62,8 @@ class ImageFolderSource:
         self._reach = Reach((anchor(path), *([str(local(root))] if root else [])))
         inside = dict(zip(found, labels(found, folder=anchor(path)), strict=True))
         visible = [each for each in found if not _is_hidden(inside[each])]
-        self._pictures = [each for each in visible if is_picture(each)]
-        self._keys = {each: inside[each] for each in self._pictures}
+        self._images = [each for each in visible if is_image_file(each)]
+        self._keys = {each: inside[each] for each in self._images}
         self._sidecars = {each.rpartition(".")[0]: each for each in visible if each.lower().endswith(".txt")}
         names = (caption,) if isinstance(caption, str) else caption
         self._metadata: dict[str, tuple[list[str], Mapping[str, object]]] = {}
@@ -67,30 +71,21 @@ class ImageFolderSource:
         tables = [each for each in visible if each.rpartition("/")[2] in _METADATA]
         for table in tables:
             self._read_table(table, names)
-        if not self._pictures and not self._problems:
-            raise InputError(f"{path}: the data set is empty (no pictures in it)")
-        stems = [each.rpartition(".")[0] for each in self._pictures]
+        if not self._images and not self._problems:
+            raise InputError(f"{path}: the data set is empty (no images in it)")
+        stems = [each.rpartition(".")[0] for each in self._images]
         beside = [self._sidecars[stem] for stem in stems if stem in self._sidecars]
-        self.version = fingerprint([*self._pictures, *beside, *tables], settings=(caption, template))
+        self.version = fingerprint([*self._images, *beside, *tables], settings=(caption, template))
 
-    def blocks(self) -> Sequence[Block]:
-        """Stretches of 1,024 pictures."""
-        count = len(self._pictures) + len(self._problems)
-        return [Block(f"{at:09d}", min(_BLOCK_ROWS, count - at)) for at in range(0, count, _BLOCK_ROWS)]
+    def __len__(self) -> int:
+        """How many images, and lines of metadata without one, which come last and as bad rows."""
+        return len(self._images) + len(self._problems)
 
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        """The rows of one stretch from row ``start`` on; lines of metadata without a picture come last, as bad rows."""
-        count = len(self._pictures) + len(self._problems)
-        if not block.id.isdecimal() or int(block.id) >= count:
-            raise InputError(f"{self.name}: no block {block.id!r}")
-        first = int(block.id)
-        for index in range(first + start, min(first + _BLOCK_ROWS, count)):
-            if index < len(self._pictures):
-                yield self._row(self._pictures[index])
-            else:
-                yield self._problems[index - len(self._pictures)]
-
-    def _row(self, path: str) -> Row:
+    def row(self, index: int) -> Row:
+        """One row."""
+        if index >= len(self._images):
+            return self._problems[index - len(self._images)]
+        path = self._images[index]
         key = self._keys[path]
         parts = _parts(key)
         meta: dict[str, object] = {"label": parts[-2]} if len(parts) > 1 else {}
@@ -121,7 +116,7 @@ class ImageFolderSource:
         if lines and file_column is None:
             raise InputError(f"{table}: no column 'file_name'; known: {', '.join(known)}")
         caption_columns = choose_captions(names, known=known, where=table) if lines else ()
-        there = set(self._pictures)
+        there = set(self._images)
         for number, line in lines:
             place = f"{table.rpartition('/')[2]}:{number}"
             if isinstance(line, str):

@@ -12,7 +12,9 @@ import numpy as np
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Source
+from tether.core.ranges import Count, checked
 from tether.core.types import Block, Row
+from tether.data.blocks import cut, indices
 
 _BLOCK_ROWS = 4096
 Weights = Literal["size"] | tuple[float, ...]
@@ -31,24 +33,22 @@ class MixtureSource:
         counts: rows of each source in the mixture.
     """
 
+    @checked
     def __init__(
         self,
         *,
         sources: tuple[str | dict[str, Any], ...],
         weights: Weights = "size",
-        rows: int | None = None,
+        rows: Count | None = None,
         seed: int = 0,
     ) -> None:
         """Open the sources and count their rows; those that do not know (tars, papers) are read once for it.
 
         Args:
             sources: what ``open_source`` takes.
-            weights: ``size`` for the union of all, or a share of each source (>= 0, of any sum).
+            weights: ``size`` for the union of all, or a fraction of each source (>= 0, of any sum).
             rows: how many in all; None takes every row of the union, or as many as need no repetition.
             seed: of the order.
-
-        Raises:
-            InputError: no source, weights that do not fit, or an empty source that is wanted.
         """
         from tether.data.opening import open_source
 
@@ -56,7 +56,7 @@ class MixtureSource:
 
     @classmethod
     def of(
-        cls, datasets: Sequence[Source], *, weights: Weights = "size", rows: int | None = None, seed: int = 0
+        cls, datasets: Sequence[Source], *, weights: Weights = "size", rows: Count | None = None, seed: int = 0
     ) -> MixtureSource:
         """The same of sources that are open."""
         made = cls.__new__(cls)
@@ -87,17 +87,14 @@ class MixtureSource:
 
     def blocks(self) -> Sequence[Block]:
         """Stretches of 4,096 rows."""
-        count = len(self._order)
-        return [Block(f"{at:012d}", min(_BLOCK_ROWS, count - at)) for at in range(0, count, _BLOCK_ROWS)]
+        return cut(len(self._order), length=_BLOCK_ROWS)
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         """The rows of one stretch from row ``start`` on."""
-        if not block.id.isdecimal() or int(block.id) % _BLOCK_ROWS or int(block.id) >= len(self._order):
-            raise InputError(f"{self.name}: no block {block.id!r}")
-        first = int(block.id)
-        before = np.bincount(self._order[: first + start], minlength=len(self._sources))
+        rows = indices(block, start=start, rows=len(self._order), length=_BLOCK_ROWS, where=self.name)
+        before = np.bincount(self._order[: rows.start], minlength=len(self._sources))
         streams = [self._stream(index, int(count)) for index, count in enumerate(before)]
-        for index in self._order[first + start : first + _BLOCK_ROWS]:
+        for index in self._order[rows.start : rows.stop]:
             yield next(streams[index])
 
     def _stream(self, index: int, position: int) -> Iterator[Row]:
@@ -116,29 +113,24 @@ class MixtureSource:
 
 
 def mix(
-    datasets: Sequence[Source], *, weights: Weights = "size", rows: int | None = None, seed: int = 0
+    datasets: Sequence[Source], *, weights: Weights = "size", rows: Count | None = None, seed: int = 0
 ) -> MixtureSource:
     """Several open sources as one; see ``MixtureSource``."""
     return MixtureSource.of(datasets, weights=weights, rows=rows, seed=seed)
 
 
-def mixed_counts(sizes: Sequence[int], *, weights: Weights, rows: int | None) -> list[int]:
+@checked
+def mixed_counts(sizes: Sequence[int], *, weights: Weights, rows: Count | None) -> list[int]:
     """How many rows of each source, exact to one row; the first of equal remainders gets it.
 
     Args:
         sizes: rows that each source has.
-        weights: ``size`` or a share of each.
+        weights: ``size`` or a fraction of each.
         rows: of all together; None: all, or as many as need no repetition.
-
-    Raises:
-        InputError: weights of another number, negative or without sum, an empty source that is wanted, or ``rows``
-            below 1.
     """
     shares = np.asarray(sizes if weights == "size" else weights, dtype=np.float64)
     if shares.shape != (len(sizes),) or not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
         raise InputError(f"weights: expected {len(sizes)} shares of at least 0, not all 0, got {weights!r} of {sizes}")
-    if rows is not None and rows < 1:
-        raise InputError(f"rows: expected at least 1, got {rows}")
     empty = [number for number, size in enumerate(sizes) if not size and shares[number] > 0]
     if empty:
         raise InputError(f"source {empty[0]} is empty, but the mixture wants rows of it")

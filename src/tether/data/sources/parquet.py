@@ -1,4 +1,4 @@
-"""Parquet files with pictures as bytes, as Hugging Face's struct, or as paths."""
+"""Parquet files with images as bytes, as Hugging Face's struct, or as paths."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from tether.core.errors import InputError
 from tether.core.printable import encodable
+from tether.core.ranges import checked
 from tether.core.types import Block, Row
 from tether.data.paths import files, fingerprint, labels
 from tether.data.sources.cells import Reach, folder_of
@@ -21,6 +22,7 @@ _READ_ROWS = 256
 class ParquetSource:
     """Rows of one or many Parquet files; a block is one row group, so its size is known without reading it."""
 
+    @checked
     def __init__(
         self,
         path: str,
@@ -36,7 +38,7 @@ class ParquetSource:
 
         Args:
             path: a file, a folder, a pattern, numbered shards ``{000..012}``, or a URL of one of these.
-            image: column of pictures: bytes, ``{bytes, path}``, or paths beside the file; None guesses; ``none`` has
+            image: column of images: bytes, ``{bytes, path}``, or paths beside the file; None guesses; ``none`` has
                 none.
             caption: one or several columns of a text or a list of texts; empty guesses one.
             key: column of unique keys; None takes ``key``, ``__key__`` or ``uid``, else file and row number.
@@ -122,10 +124,10 @@ class ParquetSource:
                 key = str(cell(self._key))
             captions = [cell(name) for name in self._captions]
             meta = {name: cell(name) for name in self._meta}
-            picture = cell(self._image)
+            image = cell(self._image)
         except UnicodeDecodeError as error:
             return bad_row(key, f"a text is not UTF-8: byte {error.start}")
         except Exception as error:  # of a date that does not exist, an unknown time zone...
             return bad_row(key, f"a cell cannot be read: {type(error).__name__}")
         reach = Reach((folder_of(self._paths[number], root=self._root),), remote=self._remote)
-        return make_row(key, picture=picture, captions=captions, meta=meta, reach=reach)
+        return make_row(key, image=image, captions=captions, meta=meta, reach=reach)

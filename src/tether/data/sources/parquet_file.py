@@ -18,7 +18,7 @@ from tether.data.paths import filesystem, is_url, open_binary
 from tether.data.sources.parquet_pages import Pages, pages_of
 
 Dictionaries = Literal["kept", "decoded"]
-# Bytes of a column in memory at once; Arrow's own choice is the whole column of a row group, pictures and all.
+# Bytes of a column in memory at once; Arrow's own choice is the whole column of a row group, images and all.
 _NEAR, _FAR = 1 << 20, 1 << 23
 BATCH_BYTES = 1 << 28
 """Bytes that a batch may have."""
@@ -29,11 +29,7 @@ _FIXED = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE
 
 
 def open_parquet(file: str) -> pq.ParquetFile:
-    """A file of this machine or behind a URL, with a footer that makes sense.
-
-    Raises:
-        InputError: it is not Parquet, cannot be read, or its footer cannot be true.
-    """
+    """A file of this machine or behind a URL, with a footer that makes sense."""
     try:
         if is_url(file):
             system, inner = filesystem(file)
@@ -76,9 +72,6 @@ def read_batches(
         columns: which ones.
         rows: of one batch, at most.
         dictionaries: ``kept`` as columns of their own type, or ``decoded``.
-
-    Raises:
-        InputError: damaged, not as long as the footer says, or it unpacks to far more than its size.
     """
     about = file.metadata.row_group(group)
     packed = sum(about.column(index).total_compressed_size for index in range(about.num_columns))

@@ -58,9 +58,6 @@ def pages_of(file: IO[bytes], *, start: int, size: int, codec: str) -> Pages:
         start: where the column's first page begins.
         size: bytes of all its pages.
         codec: how they are compressed.
-
-    Raises:
-        InputError: damaged.
     """
     largest = repeated = 0
     data: list[tuple[int, int]] = []

@@ -10,10 +10,11 @@ from typing import Literal
 from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError, reason_of
 from tether.core.printable import encodable
+from tether.core.ranges import checked
 from tether.core.types import Block, Row
 from tether.data.archives import BROKEN, TarStream
 from tether.data.image_file import MAX_BYTES
-from tether.data.paths import files, fingerprint, is_picture, labels, open_binary, points_outside
+from tether.data.paths import files, fingerprint, is_image_file, labels, open_binary, points_outside
 from tether.data.sources.columns import CAPTION, bad_row, texts_of
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -29,12 +30,13 @@ _DIGITS = 19
 class WebDatasetSource:
     """Rows of one or many tars, each tar one block, read as a stream.
 
-    The picture is the member with a picture's ending. Captions stand in ``.txt``, or in the ``.json`` under a usual
+    The image is the member with an image's ending. Captions stand in ``.txt``, or in the ``.json`` under a usual
     name. ``.json`` fills ``meta``, ``.cls`` becomes ``meta["label"]``, other members are passed over. A member with
     an absolute path or ``..``, one that is no plain file, and one that is too large is refused as a bad row. A broken
     tar, or one that unpacks to far more than its size, gives the rows before the break and then an error that names it.
     """
 
+    @checked
     def __init__(
         self, path: str, *, caption: tuple[str, ...] | str = (), text: Literal["lines", "whole"] = "lines"
     ) -> None:
@@ -82,7 +84,7 @@ class WebDatasetSource:
             if "cls" in group.members:
                 label = texts_of(group.members["cls"])[0].strip()
                 meta["label"] = int(label) if label.isdecimal() and len(label) < _DIGITS else label
-            return Row(key, group.picture, self._texts(group, meta), meta)
+            return Row(key, group.image, self._texts(group, meta), meta)
         except InputError as error:
             return bad_row(group.key, str(error))
 
@@ -101,7 +103,7 @@ class WebDatasetSource:
 @dataclass(slots=True)
 class _Group:
     key: str
-    picture: bytes | None = None
+    image: bytes | None = None
     members: dict[str, bytes] = field(default_factory=dict)
     refused: str = ""
 
@@ -125,20 +127,20 @@ def _groups(path: str, *, start: int) -> Iterator[_Group]:
                             yield group
                             count += 1
                         group = _Group(key)
-                    is_image = is_picture(f".{ending}")
+                    is_image = is_image_file(f".{ending}")
                     most = MAX_BYTES if is_image else _LONGEST if ending in _READ else _ABSURD
                     if reason := _against(member, most=most):
                         group.refused = reason
                     elif count >= start and is_image:
                         data = archive.read(member)
-                        group.picture = group.picture if group.picture is not None else data
+                        group.image = group.image if group.image is not None else data
                     elif count >= start and ending in _READ:
                         group.members.setdefault(ending, archive.read(member))
                 archive.check_end()
             finally:
                 archive.close()
         except BROKEN as error:
-            if group is not None and group.picture and group.members:
+            if group is not None and group.image and group.members:
                 yield group  # its members so far are whole
                 count += 1
             raise InputError(f"{path}: the tar is broken after {count} rows: {reason_of(error)}") from error

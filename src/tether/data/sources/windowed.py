@@ -1,4 +1,4 @@
-"""Another source's pictures through a window: CT in Hounsfield units, 16-bit X-rays, volumes slice by slice."""
+"""Another source's images through a window: CT in Hounsfield units, 16-bit X-rays, volumes slice by slice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.core.types import Block, Row
 from tether.data.high_bit_depth import read_deep
 from tether.data.intensity_window import Curve, DeepImage, WindowLevel
@@ -17,12 +18,13 @@ Frames = Literal["first", "middle", "each"]
 
 
 class WindowedSource:
-    """Rows of another source whose pictures are read at full depth and shown through a window, as grey pixels.
+    """Rows of another source whose images are read at full depth and shown through a window, as grey pixels.
 
     Where a file is DICOM, the row's meta gains ``modality``, ``view`` and, with a secret, the pseudonyms ``patient``
-    and ``study``; a value that the row already has stays. A picture that cannot be read makes a bad row.
+    and ``study``; a value that the row already has stays. An image that cannot be read makes a bad row.
     """
 
+    @checked
     def __init__(
         self,
         *,
@@ -44,16 +46,11 @@ class WindowedSource:
             frames: of a volume or a film the ``first`` frame, the ``middle`` one, or ``each`` as a row of its own,
                 whose key ends in ``#`` and its number, and whose meta says which ``frame`` it is.
             secret: makes pseudonyms of patients and studies, see ``read_dicom``.
-
-        Raises:
-            InputError: half a window, another word, or as ``open_source``.
         """
         from tether.data.opening import open_source
 
         if (center is None) != (width is None):
             raise InputError(f"windowed: center and width come together, got {center!r} and {width!r}")
-        if frames not in ("first", "middle", "each"):
-            raise InputError(f"windowed: frames: expected 'first', 'middle' or 'each', got {frames!r}")
         self._window = None if center is None or width is None else WindowLevel(center, width, curve)
         self._inner, self._frames, self._secret = open_source(source, where="windowed: source"), frames, secret
         self.name = self._inner.name

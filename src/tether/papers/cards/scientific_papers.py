@@ -38,7 +38,7 @@ CARD = Card(
         "tether.data.figures.jats.extract_jats_figures",
         "tether.data.figures.tex_text.latex_to_text",
         "tether.data.figures.archive.FigureArchive",
-        "tether.data.figures.pictures.resize_for_clip",
+        "tether.data.figures.images.resize_for_clip",
         "tether.data.figures.contamination.decontaminate",
         "tether.data.figures.lengths.caption_lengths",
         "tether.data.sources.figures.FiguresSource",

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.data.curate.engine.hashing import hashed
-from tether.data.curate.engine.stateless import column_of, pictures_of, texts_of
+from tether.data.curate.engine.stateless import column_of, images_of, texts_of
 from tether.data.curate.engine.step import IMAGE, Counts, State
 from tether.data.curate.steps.numbers import FRACTION, mask_numbers
 from tether.data.curate.steps.score_selection import check_fraction, check_threshold
@@ -119,9 +119,9 @@ class ClipScore:
 
     def scores(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
         """(n,) float32 cosines of a batch with the columns ``text`` and ``image``; NaN where there is none."""
-        texts, pictures = texts_of(rows).to_pylist(), pictures_of(rows)
-        picture_of = [IMAGE_TRANSFORMS[name]() for name in self.image_transform]
-        transforms: list[ImageTransform] = list(picture_of)
+        texts, pictures = texts_of(rows).to_pylist(), images_of(rows)
+        image_of = [IMAGE_TRANSFORMS[name]() for name in self.image_transform]
+        transforms: list[ImageTransform] = list(image_of)
         shown, good = self.backbone.pictures(pictures, transforms=transforms)
         steps = [TEXT_TRANSFORMS[name] for name in self.text_transform]
         told = [None if text is None else transformed(text, steps) for text in texts]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Float16, Int, UInt64
+from annotated_types import Gt, Le
+from jaxtyping import Bool, Float, Float16, Int
 
-from tether.core.errors import InputError
-from tether.data.curate.engine.hashing import hashed, row_keys
-from tether.data.curate.engine.stateless import column_of, pictures_of
-from tether.data.curate.engine.step import IMAGE, Counts, State
+from tether.core.ranges import checked
+from tether.data.curate.engine.step import State
 from tether.data.curate.steps.greedy_dedup import staying
+from tether.data.curate.steps.image_duplicates import Columns, ImageDuplicates
 from tether.tasks.curate.lazy_encoder import Backbone
 
 EXACT = 20_000
@@ -25,7 +25,7 @@ _SAMPLE = 50_000  # pictures that the cells' centres are found on
 _BLOCK = 1_024
 
 
-class EmbeddingDuplicates:
+class EmbeddingDuplicates(ImageDuplicates):
     """Drops pictures whose embedding has a cosine of at least ``threshold`` with that of one that stays.
 
     It also finds crops, mirrored or recoloured copies and other views of one thing, which ``near_duplicates`` cannot
@@ -36,132 +36,43 @@ class EmbeddingDuplicates:
     decoded, stay. Above 20,000 pictures, pairs are compared that share one of their two nearest cells of a k-means
     partition with seed 0, after the README of opendatalab/CLIP-Parrot-Bias (and SemDeDup, arXiv 2303.09540); the few
     that do not are missed. Memory: two bytes for each picture and dimension while counting, twice that when deciding.
-    Once it was sent to another process it holds the decision alone and counts no more.
     """
 
     refusal = "a picture with nearly the same embedding stays in its place"
-    columns: tuple[str, ...] = (IMAGE,)
-    counts: Counts = "pool"
+    held = {"keys": np.uint64, "vectors": np.float16}  # noqa: RUF012
 
-    def __init__(self, *, model: str, threshold: float = 0.95, device: str = "cpu") -> None:
+    @checked
+    def __init__(self, *, model: str, threshold: Annotated[float, Gt(-1), Le(1)] = 0.95, device: str = "cpu") -> None:
         """Take the settings; the model is loaded when it is needed.
 
         Args:
             model: what ``tether.load`` takes.
             threshold: cosine from which two pictures are alike, in (-1, 1].
             device: of the model.
-
-        Raises:
-            InputError: a threshold out of range.
         """
-        if not -1 < threshold <= 1:
-            raise InputError(f"threshold: expected a cosine in (-1, 1], got {threshold}")
         self.backbone = Backbone(model, device=device)
         self.threshold = threshold
         self._clear()
-
-    def _clear(self) -> None:
-        self.pairs = self.unreadable = 0
-        self._held: list[tuple[np.ndarray, np.ndarray]] = []
-        self._leaving: np.ndarray | None = None
-        self._pictures: int | None = None  # of a decision that came without its vectors
 
     @property
     def settings(self) -> dict[str, Any]:
         """Constructor keywords and the model's digest."""
         return {"model": self.backbone.name, "model_digest": self.backbone.digest, "threshold": self.threshold}
 
-    def empty(self) -> Self:
-        """The same settings and model without any counts."""
-        other = object.__new__(type(self))
-        other.__dict__ = {**self.__dict__}
-        other._clear()
-        return other
+    def read(self, images: pa.BinaryArray) -> tuple[Columns, Bool[np.ndarray, " n"]]:
+        """Embeddings of images, and which could be decoded."""
+        vectors, good = self.backbone.pictures(images)
+        return (vectors.astype(np.float16),), good
 
-    def partial_fit(self, rows: pa.RecordBatch) -> Self:
-        """Embed the pictures of one batch; the captions of one row are taken to share its picture."""
-        self._counting()
-        pictures = pictures_of(rows)
-        keys = hashed(row_keys(column_of(rows, "key")))
-        self.pairs += rows.num_rows
-        first = np.ones(rows.num_rows, np.bool_)
-        first[1:] = keys[1:] != keys[:-1]
-        place = np.flatnonzero(first & np.asarray(pictures.is_valid()))
-        vectors, good = self.backbone.pictures(pictures.take(pa.array(place, pa.int64())))
-        self.unreadable += int((~good).sum())
-        self._add(keys[place][good], vectors[good].astype(np.float16))
-        return self
-
-    def merge(self, other: Self) -> Self:
-        """Add the pictures of another shard.
-
-        Raises:
-            InputError: they were embedded by another model, or either holds its decision alone.
-        """
-        self._counting()
-        other._counting()
-        self.backbone.check_digest(other.backbone.digest, what="embeddings")
-        self.pairs += other.pairs
-        self.unreadable += other.unreadable
-        for held in other._held:
-            self._add(*held)
-        return self
-
-    def _counting(self) -> None:
-        if self._pictures is not None:
-            raise InputError("this step was sent from another process with its decision alone; it counts no more")
-
-    def _add(self, keys: UInt64[np.ndarray, " n"], vectors: Float16[np.ndarray, "n d"]) -> None:
-        if len(keys):
-            self._held.append((keys, vectors))
-        self._leaving = None
-
-    def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
-        """1 for pairs whose picture stays, 0 for those whose picture is like one that does.
-
-        Raises:
-            InputError: nothing was counted yet.
-        """
-        if not self.pairs:
-            raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
-        return (~np.isin(hashed(row_keys(column_of(rows, "key"))), self._decide())).astype(np.float64)
-
-    def _decide(self) -> UInt64[np.ndarray, " n"]:
-        """Hashes of the rows that leave."""
-        if self._leaving is None:
-            keys, vectors = self._table()
-            pairs = [np.zeros((2, 0), np.int64), *_alike(vectors, least=self.threshold)]
-            first, second = np.concatenate(pairs, axis=1)
-            stays = staying(len(keys), better=np.minimum(first, second), worse=np.maximum(first, second))
-            self._leaving = keys[~stays]
-        return self._leaving
-
-    def _table(self) -> tuple[UInt64[np.ndarray, " n"], Float16[np.ndarray, "n d"]]:
-        """Hash and vector of each row, rising by hash, each once."""
-        if not self._held:
-            return np.zeros(0, np.uint64), np.zeros((0, 1), np.float16)
-        keys, vectors = (np.concatenate([held[side] for held in self._held]) for side in (0, 1))
-        if len(self._held) > 1 or (keys[1:] <= keys[:-1]).any():
-            # Of one key the vector that is smallest number by number, so that the order of arrival does not matter.
-            order = np.lexsort((*vectors.T[::-1], keys)) if len(np.unique(keys)) < len(keys) else np.argsort(keys)
-            keys, vectors = keys[order], vectors[order]
-            once = np.concatenate(([True], keys[1:] != keys[:-1]))
-            keys, vectors = keys[once], vectors[once]
-            self._held = [(keys, vectors)]
-        return keys, vectors
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        if self.pairs and self._pictures is None:  # other processes ask it, and need no vectors for that
-            state |= {"_leaving": self._decide(), "_pictures": len(self._table()[0]), "_held": []}
-        return state
+    def staying(self, *columns: np.ndarray) -> Bool[np.ndarray, " n"]:
+        """Which images stay."""
+        pairs = [np.zeros((2, 0), np.int64), *_alike(columns[1], least=self.threshold)]
+        first, second = np.concatenate(pairs, axis=1)
+        return staying(len(columns[0]), better=np.minimum(first, second), worse=np.maximum(first, second))
 
     def state_dict(self) -> dict[str, np.ndarray | int | float | str]:
-        """Hash and vector of each row, how many pairs and unreadable pictures were seen, and the model's digest."""
-        self._counting()
-        keys, vectors = self._table()
-        counts = {"pairs": self.pairs, "unreadable": self.unreadable}
-        return {"keys": keys, "vectors": vectors, **counts, "model_digest": self.backbone.digest}
+        """The columns held, how many pairs and unreadable images were seen, and the model's digest."""
+        return {**super().state_dict(), "model_digest": self.backbone.digest}
 
     def load_state_dict(self, state: State) -> None:
         """Take over what was saved.
@@ -170,15 +81,7 @@ class EmbeddingDuplicates:
             InputError: it was embedded by another model.
         """
         self.backbone.check_digest(str(state["model_digest"]), what="saved embeddings")
-        self._clear()
-        self._add(np.asarray(state["keys"], np.uint64), np.asarray(state["vectors"], np.float16))
-        self.pairs, self.unreadable = int(state["pairs"]), int(state["unreadable"])
-
-    def report(self) -> dict[str, Any]:
-        """Pairs seen, pictures compared, those that stay, and how many could not be decoded."""
-        pictures = len(self._table()[0]) if self._pictures is None else self._pictures
-        stay = pictures - len(self._decide())
-        return {"pairs": self.pairs, "pictures": pictures, "stay": stay, "unreadable": self.unreadable}
+        super().load_state_dict(state)
 
 
 def _alike(vectors: Float16[np.ndarray, "n d"], *, least: float) -> Iterator[Int[np.ndarray, "2 m"]]:

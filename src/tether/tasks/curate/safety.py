@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tether.core.errors import InputError
 from tether.core.model_digest import file_digest
-from tether.data.curate.engine.stateless import pictures_of
+from tether.data.curate.engine.stateless import images_of
 from tether.data.curate.engine.step import FLAG_SCHEMA, IMAGE
 from tether.tasks.curate.lazy_encoder import Backbone
 from tether.tasks.safety.audit import THRESHOLD, checked_threshold
@@ -93,7 +93,7 @@ class SafetyFlag:
         Raises:
             InputError: a classifier of another model, or a missing column.
         """
-        features, good = self.backbone.pictures(pictures_of(rows))
+        features, good = self.backbone.pictures(images_of(rows))
         chance = np.zeros(len(features))
         if good.any():
             chance[good] = self._classifier().predict_proba(features[good])[:, 1]

@@ -10,7 +10,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tether.core.errors import InputError
-from tether.data.curate.engine.stateless import Stateless, column_of, pictures_of, texts_of
+from tether.data.curate.engine.stateless import Stateless, column_of, images_of, texts_of
 from tether.data.curate.engine.step import IMAGE
 from tether.data.curate.steps.ocr_overlap import Case, caption_overlap, words_of
 from tether.tasks.curate.text_reader import LEAST_LETTERS, LEAST_SCORE, SIDE, RapidReader, TextReader
@@ -85,7 +85,7 @@ class Parrot(Stateless):
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
         """1 for pairs that stay, else 0."""
         texts = texts_of(rows).to_pylist()
-        read = self._read(pictures_of(rows)) if self.words is None else _column_words(column_of(rows, self.words))
+        read = self._read(images_of(rows)) if self.words is None else _column_words(column_of(rows, self.words))
         dropped = [self._drops(text or "", lines) for text, lines in zip(texts, read, strict=True)]
         return 1.0 - np.array(dropped, np.float64)
 

@@ -104,8 +104,6 @@ def test_which_rows_stay_is_chance():
         ([-1], {"rarest": 0, "at_most": 1}, "labels: expected 0 to"),
         ([3], {"rarest": 1, "at_most": 1, "classes": 3}, "labels: expected 0 to 2, got 3 to 3"),
         ([0, 1], {"rarest": 3, "at_most": 1}, "rarest: expected 0 to 2, the number of classes, got 3"),
-        ([0, 1], {"rarest": -1, "at_most": 1}, "rarest: expected 0 to 2"),
-        ([0, 1], {"rarest": 1, "at_most": -1}, "at_most: expected at least 0, got -1"),
     ],
 )
 def test_refused_cuts(labels, settings, message):

@@ -18,6 +18,7 @@ import pytest
 
 import engine_steps
 from engine_steps import Broken, Deadly, Marks, Once, Shorter, Twice, Upper, Without
+from tables import Listed, contents, rows_of
 from tether.core.errors import InputError
 from tether.core.types import Row
 from tether.data import open_source
@@ -62,10 +63,6 @@ def pool(tmp_path, monkeypatch):
     return open_pool(write(tmp_path / "pool.parquet", texts_of(200)))
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def kept(folder: Path) -> list[dict]:
     manifest = json.loads((folder / "manifest.json").read_text())
     return [row for shard in manifest["shards"] for row in pq.read_table(folder / shard["file"]).to_pylist()]
@@ -77,13 +74,6 @@ def side(folder: Path, name: str) -> list[dict]:
 
 def recipe(*parts: object) -> list:
     return [(type(part).__name__.lower(), part) for part in parts]
-
-
-@pytest.fixture
-def ray():
-    found = pytest.importorskip("ray")
-    yield found
-    found.shutdown()
 
 
 def test_neighbours_share_a_reading():
@@ -191,29 +181,14 @@ def test_steps_read_pictures_and_columns(tmp_path, kind):
 
 def test_missing_columns_are_named_at_the_door(tmp_path):
     pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "pool.parquet")
-    with pytest.raises(InputError, match=r"shorter: needs pictures, which .* does not have; known: caption"):
+    with pytest.raises(InputError, match=r"shorter: needs images, which .* does not have; known: caption"):
         curate(open_pool(str(tmp_path / "pool.parquet")), steps=recipe(Shorter(1, "web")), out=tmp_path / "out")
     rows = [Row("a", b"x", ("a",), {"source": "web"})]
     with pytest.raises(InputError, match="needs a column 'origin'"):
-        curate(SourcePool(Rows(rows)), steps=recipe(Shorter(1, "web")), out=tmp_path / "out")
+        curate(SourcePool(Listed(rows)), steps=recipe(Shorter(1, "web")), out=tmp_path / "out")
     with pytest.raises(InputError, match="int: expected a step that keeps, maps or flags"):
         curate(open_pool(str(tmp_path / "pool.parquet")), steps=[("int", 3)], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-class Rows:
-    name, version = "rows", "1"
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def blocks(self):
-        from tether.core.types import Block
-
-        return [Block("0", len(self.rows))]
-
-    def read(self, block, *, start=0):
-        yield from self.rows[start:]
 
 
 def test_pictures_as_bytes_structs_and_paths(tmp_path):
@@ -267,15 +242,13 @@ def test_tars_hold_the_same_rows(pool, tmp_path):
     ]
     rows = kept(tmp_path / "a")
     source = open_source(str(tmp_path / "b"))
-    read = [row for block in source.blocks() for row in source.read(block)]
+    read = rows_of(source)
     assert [list(row.texts) for row in read] == [row["captions"] or [] for row in rows]
     assert [row.image for row in read] == [row["image"]["bytes"] for row in rows]
     assert [(row.meta["origin"], row.meta["license"]) for row in read] == [(r["origin"], r["license"]) for r in rows]
     again = curate(pool, steps=steps, out=tmp_path / "c", written_as="webdataset")
     assert again == second
     assert contents(tmp_path / "c") == contents(tmp_path / "b")
-    with pytest.raises(InputError, match="written_as: expected parquet or webdataset, got 'csv'"):
-        curate(pool, steps=steps, out=tmp_path / "d", written_as="csv")
 
 
 def test_tars_of_any_source_and_any_cell(tmp_path):
@@ -284,7 +257,7 @@ def test_tars_of_any_source_and_any_cell(tmp_path):
         Row("none", None, ("only words",), {}),
         Row("silent", b"RIFF....WEBP", (), {}),
     ]
-    curate(SourcePool(Rows(rows)), steps=recipe(Without("nothing")), out=tmp_path / "out", written_as="webdataset")
+    curate(SourcePool(Listed(rows)), steps=recipe(Without("nothing")), out=tmp_path / "out", written_as="webdataset")
     with tarfile.open(tmp_path / "out" / "part-000000.tar") as file:
         names = file.getnames()
         data = {name: file.extractfile(name).read() for name in names}
@@ -304,8 +277,7 @@ def test_tars_of_any_source_and_any_cell(tmp_path):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("workers", [2, 5])
-def test_workers_give_the_same_files(pool, tmp_path, workers):
+def test_workers_give_the_same_files(pool, tmp_path):
     steps = recipe(Without("owl"), Once(), Upper("fox"), Marks("red"), MetaClipCurator(entries=["FOX", "red"], t=20))
     seen: list[tuple[int, int | None]] = []
     counted: dict[str, tuple[int, int]] = {}
@@ -314,7 +286,7 @@ def test_workers_give_the_same_files(pool, tmp_path, workers):
         pool,
         steps=steps,
         out=tmp_path / "many",
-        workers=workers,
+        workers=3,
         on_progress=lambda done, total: seen.append((done, total)),
         on_counts=lambda name, asked, left: counted.update({name: (asked, left)}),
     )
@@ -366,13 +338,10 @@ def test_errors_of_workers_arrive(pool, tmp_path):
     bad = write(tmp_path / "bad.parquet", pa.array([b"red"] * 30 + [b"\xff"]))
     with pytest.raises(InputError, match=r"bad row 'bad\.parquet:30': a caption is not UTF-8"):
         curate(open_pool(bad), steps=recipe(Without("nothing")), out=tmp_path / "bad", workers=2, strict=True)
-    with pytest.raises(InputError, match="workers: expected at least 1, got 0"):
-        curate(pool, steps=recipe(Broken()), out=tmp_path / "out", workers=0)
 
 
 @pytest.mark.distributed
-def test_a_killed_ray_worker_loses_and_repeats_nothing(pool, tmp_path, ray, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(engine_steps.__file__).parent), prepend=":")
+def test_a_killed_ray_worker_loses_and_repeats_nothing(pool, tmp_path, ray):
     marks, log = tmp_path / "marks", tmp_path / "log"
     marks.mkdir()
     steps = recipe(Deadly("pool.parquet:130", marks), Without("owl", log))
@@ -387,10 +356,9 @@ def test_a_killed_ray_worker_loses_and_repeats_nothing(pool, tmp_path, ray, monk
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.distributed)])
-def test_hugging_face_and_parquet_give_the_same_rows(tmp_path, engine, monkeypatch, request):
+def test_hugging_face_and_parquet_give_the_same_rows(tmp_path, engine, request):
     if engine == "ray":
         request.getfixturevalue("ray")
-        monkeypatch.setenv("PYTHONPATH", str(Path(engine_steps.__file__).parent), prepend=":")
     datasets = pytest.importorskip("datasets")
     texts = [row or ["owl"] for row in texts_of(120)]
     path = write(tmp_path / "pool.parquet", texts, keys=[f"k{index}" for index in range(120)])
@@ -427,21 +395,20 @@ if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     steps = [("without", Without("owl")), ("once", Once()), ("upper", Upper("fox"))]
     try:
-        curate(open_pool(sys.argv[1]), steps=steps, out=Path(sys.argv[2]), workers=int(sys.argv[4]))
+        curate(open_pool(sys.argv[1]), steps=steps, out=Path(sys.argv[2]), workers=2)
     except TetherError as error:
         sys.exit(str(error))
 """
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_leaves_whole_files_and_is_gone_on_from(tmp_path, workers, monkeypatch):
+def test_a_full_disk_leaves_whole_files_and_is_resumed_from(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     noise = [rng.bytes(size) for size in [300] * 150 + [3_000] * 50]
     table = pa.table({"caption": [f"{'red' if i % 5 else 'owl'} fox {i}" for i in range(200)], "image": noise})
     pq.write_table(table, tmp_path / "pool.parquet", row_group_size=25)
     (tmp_path / "limited.py").write_text(_LIMITED)
-    arguments = [tmp_path / "pool.parquet", tmp_path / "out", Path(engine_steps.__file__).parent, workers]
+    arguments = [tmp_path / "pool.parquet", tmp_path / "out", Path(engine_steps.__file__).parent]
     command = [sys.executable, str(tmp_path / "limited.py"), *map(str, arguments)]
     monkeypatch.setattr(group, "__kwdefaults__", {"rows": 50})
     pool = open_pool(str(tmp_path / "pool.parquet"))
@@ -449,7 +416,7 @@ def test_a_full_disk_leaves_whole_files_and_is_gone_on_from(tmp_path, workers, m
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
-    assert re.search(r"part-\d+.parquet: could not be written: .*File too large; .* same command goes on", done.stderr)
+    assert re.search(r"part-\d+.parquet: could not be written: .*File too large; .* same command resumes", done.stderr)
     steps = [("without", Without("owl")), ("once", Once()), ("upper", Upper("fox"))]
     curate(pool, steps=steps, out=tmp_path / "whole")
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and ".curate" not in path.parts]
@@ -520,8 +487,6 @@ def test_a_sample_is_spread_over_the_pool(pool):
     whole = SamplePool(pool, rows=10_000)
     found = [row for piece in range(5) for rows in whole.read(piece, columns="all") for row in rows.keys.to_pylist()]
     assert len(found) == 200
-    with pytest.raises(InputError, match="rows: expected at least 1, got 0"):
-        SamplePool(pool, rows=0)
 
 
 def test_examples_are_the_same_however_the_pool_is_cut(tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine_steps import Broken, Without
+from tables import Listed
 from tether.core.errors import InputError
-from tether.core.types import Block, Row
+from tether.core.types import Row
 from tether.data.curate import ExactDuplicates, MetaClipCurator
 from tether.data.curate.engine.hashing import row_keys
 from tether.data.curate.engine.run import curate
@@ -22,21 +22,6 @@ from tether.data.curate.engine.shard_writer import STATE
 from tether.data.curate.pools.opening import open_pool
 from tether.data.curate.pools.pool import explode
 from tether.data.curate.pools.source import SourcePool
-
-
-class Listed:
-    """A source of given rows, in one block."""
-
-    name, version = "listed", "1"
-
-    def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
-
-    def blocks(self) -> Sequence[Block]:
-        return [Block("all")]
-
-    def read(self, block: Block, *, start: int = 0):
-        yield from self.rows[start:]
 
 
 def write(path: Path, group_rows: int = 50, **columns) -> str:

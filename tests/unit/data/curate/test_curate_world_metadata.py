@@ -72,5 +72,3 @@ def test_caps_count_new_entries_only():
     assert list(build_language_metadata(words, language="de"))[100:] == [str(number) for number in range(100, 115)]
     assert len(build_language_metadata(words, language="de", caps=Caps(unigrams=0))) == 100
     assert len(build_language_metadata({"dog": 1}, language="de", titles={"Berlin": 1})) == 102
-    with pytest.raises(InputError, match=r"caps.titles: expected at least 0, got -1"):
-        Caps(titles=-1)

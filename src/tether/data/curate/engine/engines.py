@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.data.curate.engine.plan import Plan, Tally
@@ -15,20 +14,18 @@ EngineName = Literal["local", "ray"]
 
 
 class Engine(Protocol):
-    """Runs ``plan.work`` over pieces; open while a curation lasts."""
+    """Runs ``plan.work`` over pieces until it is closed."""
 
     def __init__(self, workers: int) -> None:
         """Args: workers: processes of this machine that may be used."""
         ...
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
     def run(self, plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[tuple[int, Tally]]:
         """Do the pieces of pass ``number``; yields each with its counts when its files are there."""
+        ...
+
+    def close(self) -> None:
+        """End what was started."""
         ...
 
 
@@ -40,13 +37,7 @@ class Local:
         self._workers = workers
         self._crew = Crew(workers)
 
-    def __enter__(self) -> Self:
-        """Nobody is started yet."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """End the workers."""
         self._crew.close()
 
@@ -86,13 +77,7 @@ class RayData:
     def __init__(self, workers: int) -> None:
         """Args: workers: not used; how many there are is the cluster's to say."""
 
-    def __enter__(self) -> Self:
-        """Nothing is started yet."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """The cluster stays, for whoever curates next."""
 
     def run(self, plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[tuple[int, Tally]]:

@@ -23,11 +23,7 @@ _DIGEST = "sha256"
 
 
 def load_state(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file that ``save_state`` wrote; never unpickles.
-
-    Raises:
-        InputError: missing, damaged, or not written by ``save_state``; it names the file.
-    """
+    """The arrays of a file that ``save_state`` wrote; never unpickles."""
     try:
         arrays = read_arrays(path, what="state of a piece")
         if str(arrays.pop(_DIGEST, "")) != _digest(arrays):
@@ -38,7 +34,7 @@ def load_state(path: Path) -> dict[str, np.ndarray]:
 
 
 def save_state(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays and their digest, so that the file is whole or absent."""
+    """Write arrays and their digest atomically."""
     given = {name: np.asarray(array) for name, array in arrays.items()}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **given, **{_DIGEST: np.asarray(_digest(given))})  # pyrefly: ignore
@@ -90,7 +86,7 @@ class PieceState:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What is remembered of one batch: new words of pairs that are still in, and flags, by place."""
+    """What is remembered of one batch: new words of pairs that are still in, and flags, by position."""
 
     fate: np.ndarray
     texts: tuple[np.ndarray, pa.StringArray]
@@ -98,7 +94,7 @@ class Left:
 
 
 def left_of(batch: PairBatch) -> Left:
-    """A batch without its words and pictures, so that a piece takes little memory."""
+    """A batch without its words and images, so that a piece takes little memory."""
     places = np.flatnonzero(batch.rewritten)
     flags = {}
     for number, given in batch.flags.items():
@@ -126,7 +122,7 @@ def collected(batches: Sequence[Left]) -> dict[str, Any]:
 
 
 class _Sparse:
-    """Texts of some places of a piece, ascending, as arrays that need no pickle."""
+    """Texts at some positions of a piece, ascending, as arrays that need no pickle."""
 
     def __init__(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         self._places = arrays.get(f"{name}.place", np.zeros(0, np.int64))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from tether.core.errors import InputError, TetherError, WriteError
 from tether.data.curate.engine.batch import ALIVE, DUPLICATE, Example, PairBatch
+from tether.data.curate.engine.hashing import hashed
 from tether.data.curate.engine.partition_state import Left, PieceState, collected, left_of, load_state, save_state
 from tether.data.curate.engine.shard_writer import STATE, Format, Shard
 from tether.data.curate.engine.step import IMAGE, CurateStep, FlagStep, RecipeStep, RewriteStep
@@ -73,7 +73,7 @@ class Plan:
         written_as: form of the shards.
         licence: column of licences, or None.
         raw_csv: lists hold texts as they are, formulas included.
-        duplicates: for each piece the (row,) places of rows whose key stood earlier in the pool.
+        duplicates: for each piece the (row,) positions of rows whose key occurred earlier in the pool.
     """
 
     pool: Pool
@@ -96,7 +96,7 @@ class Plan:
         return self.out / STATE / f"pass-{number}" / f"{piece:06d}.npz"
 
     def work(self, number: int, piece: int) -> Tally:
-        """Do one piece of one pass; every file it leaves is whole or absent."""
+        """Do one piece of one pass; every file is written atomically."""
         doing, last = self.passes[number], number == len(self.passes) - 1
         task = _Piece(self, doing, number=number, piece=piece, last=last)
         try:
@@ -106,7 +106,7 @@ class Plan:
         except WriteError as error:
             task.abandon()
             raise TetherError(
-                f"{error}; the pieces that are done are kept: when there is room, the same command goes on"
+                f"{error}; the pieces that are done are kept: when there is room, the same command resumes"
             ) from error
         except BaseException:
             task.abandon()
@@ -198,7 +198,7 @@ class _Piece:
             return self._before.batch(pairs, row, start)
         fate = np.full(len(row), ALIVE, np.int16)
         if not self._plan.pool.keys_unique:
-            self._hashes.append(_hashes(rows.keys.to_pylist()))
+            self._hashes.append(hashed(rows.keys))
         if self._duplicate_rows is not None:
             fate[np.isin(row + first, self._duplicate_rows)] = DUPLICATE
         return PairBatch(pairs, row, fate, np.zeros(len(row), np.bool_), {})
@@ -238,9 +238,3 @@ class _Piece:
         """Remove what is half written."""
         if self._shard is not None:
             self._shard.abandon()
-
-
-def _hashes(keys: Sequence[str]) -> np.ndarray:
-    """(n,) uint64 of BLAKE2b: equal keys are found by them."""
-    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys)
-    return np.frombuffer(digests, np.uint64)

@@ -16,11 +16,12 @@ from tether import __version__
 from tether.core.atomic_io import read_json, remove_leftovers, write_json
 from tether.core.errors import InputError
 from tether.core.locks import is_lock, locked
+from tether.core.ranges import Count, checked
 from tether.data.curate.engine.engines import ENGINES, Engine, EngineName
 from tether.data.curate.engine.manifest import read_manifest, summary
 from tether.data.curate.engine.partition_state import load_state
 from tether.data.curate.engine.plan import Plan, Tally, asked
-from tether.data.curate.engine.shard_writer import FORMATS, STATE, Format
+from tether.data.curate.engine.shard_writer import STATE, Format
 from tether.data.curate.engine.step import CurateStep, FlagStep, RecipeStep, RewriteStep
 from tether.data.curate.pools.pool import Pool, check_columns, licence_column
 
@@ -31,6 +32,7 @@ Progress = Callable[[int, int | None], None]
 Counts = Callable[[str, int, int], None]
 
 
+@checked
 def curate(
     pool: Pool,
     *,
@@ -38,7 +40,7 @@ def curate(
     out: Path,
     seed: int = 0,
     engine: EngineName = "local",
-    workers: int = 1,
+    workers: Count = 1,
     written_as: Format = "parquet",
     strict: bool = False,
     raw_csv: bool = False,
@@ -48,11 +50,11 @@ def curate(
 ) -> dict[str, Any]:
     """Keep the rows of a pool that every step keeps.
 
-    A pair of picture and caption is the unit: a row stays while one of its captions does, and loses the others. The
+    A pair of image and caption is the unit: a row stays while one of its captions does, and loses the others. The
     result depends on the pool, the steps and the seed alone: not on the engine, on interruptions or on the order in
-    which pieces are done. Called again after an interruption it goes on; called again afterwards it changes nothing.
+    which pieces are done. Called again after an interruption it resumes; called again afterwards it changes nothing.
 
-    Written into ``out``, each file whole or absent: ``part-*.parquet`` (or ``.tar``), ``dropped/part-*.csv`` (key,
+    Written into ``out``, each file atomically: ``part-*.parquet`` (or ``.tar``), ``dropped/part-*.csv`` (key,
     caption, step, reason), ``flagged/part-*.csv`` (key, caption, step, label, score of kept pairs),
     ``bad_rows.jsonl`` and, last, ``manifest.json``.
 
@@ -81,12 +83,6 @@ def curate(
     """
     if not steps:
         raise InputError("steps: expected at least one")
-    if engine not in ENGINES:
-        raise InputError(f"engine: expected {' or '.join(ENGINES)}, got {engine!r}")
-    if workers < 1:
-        raise InputError(f"workers: expected at least 1, got {workers}")
-    if written_as not in FORMATS:
-        raise InputError(f"written_as: expected {' or '.join(FORMATS)}, got {written_as!r}")
     steps = [(name, step.empty() if isinstance(step, CurateStep) else step) for name, step in steps]
     check(pool, steps)
     listed = [{"name": name, **step.settings} for name, step in steps]
@@ -108,7 +104,7 @@ def curate(
         if not pieces:
             raise InputError(f"{pool.name}: the pool is empty")
         plan = Plan(pool, tuple(steps), seed, out.absolute(), strict, written_as, licence_column(pool), raw_csv)
-        with ENGINES[engine](workers) as running:
+        with contextlib.closing(ENGINES[engine](workers)) as running:
             repeated = _Passes(plan, running, on_progress, on_counts).run()
         manifest = {
             **identity,
@@ -188,11 +184,7 @@ class _Passes:
 
 
 def check(pool: Pool, steps: Sequence[tuple[str, RecipeStep]]) -> None:
-    """Refuse steps that this pool cannot serve, and a curator after a rewriter that gives several texts.
-
-    Raises:
-        InputError: it names the step.
-    """
+    """Refuse steps that this pool cannot serve, and a curator after a rewriter that gives several texts."""
     several = ""
     for name, step in steps:
         if not isinstance(step, (CurateStep, RewriteStep, FlagStep)):
@@ -272,7 +264,7 @@ def _without_duplicates(plan: Plan, pieces: int) -> list[tuple[str, str]]:
         if not len(places):
             continue
         keys = [key for rows in plan.pool.read(piece, columns="captions") for key in rows.keys.to_pylist()]
-        names = [(keys[place], "the key stands earlier in the pool") for place in places]
+        names = [(keys[place], "the key occurs earlier in the pool") for place in places]
         if plan.strict:
             raise InputError(f"{plan.pool.name}: bad row {names[0][0]!r}: {names[0][1]}")
         repeated += names

@@ -138,8 +138,8 @@ class Shard:
         lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts)
         chosen = self._with_captions(table.take(pa.array(kept)), lists, sizes)
         keys = rows.keys.take(pa.array(kept)).to_pylist()
-        picture = rows.extra[IMAGE].take(pa.array(kept)) if IMAGE in rows.extra else None
-        self._writer.add(chosen, keys=keys, lists=lists, pictures=picture)
+        image = rows.extra[IMAGE].take(pa.array(kept)) if IMAGE in rows.extra else None
+        self._writer.add(chosen, keys=keys, lists=lists, images=image)
         # Row by row, so that the digest does not depend on how many rows are read at once.
         edges, words = offsets.tolist(), texts.to_pylist()
         for number, key in enumerate(keys):
@@ -247,9 +247,7 @@ def _move(buffer: Path, path: Path) -> None:
 
 
 class _Writer(Protocol):
-    def add(
-        self, table: pa.Table, *, keys: list[str], lists: pa.ListArray, pictures: pa.BinaryArray | None
-    ) -> None: ...
+    def add(self, table: pa.Table, *, keys: list[str], lists: pa.ListArray, images: pa.BinaryArray | None) -> None: ...
 
     def close(self) -> None: ...
 
@@ -261,7 +259,7 @@ class _Parquet:
         self._path = path
         self._file: pq.ParquetWriter | None = None
 
-    def add(self, table: pa.Table, *, keys: list[str], lists: pa.ListArray, pictures: pa.BinaryArray | None) -> None:
+    def add(self, table: pa.Table, *, keys: list[str], lists: pa.ListArray, images: pa.BinaryArray | None) -> None:
         if self._file is None:
             self._file = pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._file.write_table(table)
@@ -283,7 +281,7 @@ class _Tar:
         self._file: tarfile.TarFile | None = None
         self._count = 0
 
-    def add(self, table: pa.Table, *, keys: list[str], lists: pa.ListArray, pictures: pa.BinaryArray | None) -> None:
+    def add(self, table: pa.Table, *, keys: list[str], lists: pa.ListArray, images: pa.BinaryArray | None) -> None:
         if self._file is None:
             self._file = tarfile.open(self._path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - open till the end
         left_out = {self._pool.image_column, self._pool.captions_column, self._pool.key_column}
@@ -292,7 +290,7 @@ class _Tar:
         for number, (key, captions, row) in enumerate(zip(keys, lists.to_pylist(), rows, strict=True)):
             name = f"{self._stem}-{self._count:06d}"
             self._count += 1
-            data = None if pictures is None else pictures[number].as_py()
+            data = None if images is None else images[number].as_py()
             if data is not None:
                 self._member(f"{name}.{_ending(data)}", data)
             lines = [" ".join(text.splitlines()) for text in captions]
@@ -331,7 +329,7 @@ _STARTS = {
 
 
 def _ending(data: bytes) -> str:
-    """A picture's usual ending, by its first bytes; what is not known is called jpg and fails when it is decoded."""
+    """An image's usual ending, by its first bytes; what is not known is called jpg and fails when it is decoded."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return next((ending for start, ending in _STARTS.items() if data.startswith(start)), "jpg")

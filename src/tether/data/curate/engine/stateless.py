@@ -10,19 +10,15 @@ import pyarrow as pa
 
 from tether.core.errors import InputError
 from tether.data.curate.engine.step import Counts, State, column_of
+from tether.data.settings import KeptSettings
 
 
-class Stateless(ABC):
+class Stateless(KeptSettings, ABC):
     """A curator whose ``keep`` is a function of the rows alone: nothing to count, nothing to save."""
 
     refusal: str
     columns: tuple[str, ...] = ()
     counts: Counts = "nothing"
-
-    @property
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords as plain values."""
 
     @abstractmethod
     def keep(self, rows: pa.RecordBatch) -> np.ndarray:
@@ -45,11 +41,7 @@ class Stateless(ABC):
         return {}
 
     def load_state_dict(self, state: State) -> None:
-        """Nothing is loaded.
-
-        Raises:
-            InputError: there is something in it.
-        """
+        """Nothing is loaded."""
         if state:
             raise InputError(f"a step that counts nothing was given counts: {', '.join(state)}")
 
@@ -58,20 +50,22 @@ class Stateless(ABC):
         return {}
 
 
+def check_counted(rows: object) -> None:
+    """Refuse to decide before the pool was counted."""
+    if not rows:
+        raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
+
+
 def texts_of(rows: pa.RecordBatch) -> pa.StringArray:
     """The captions."""
     return column_of(rows, "text")
 
 
-def pictures_of(rows: pa.RecordBatch) -> pa.BinaryArray:
-    """The pictures' encoded bytes, null where there is none.
-
-    Raises:
-        InputError: no such column, or one that does not hold bytes.
-    """
+def images_of(rows: pa.RecordBatch) -> pa.BinaryArray:
+    """The images' encoded bytes, null where there is none."""
     column = column_of(rows, "image")
     if pa.types.is_null(column.type):
         return column.cast(pa.binary())
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-        raise InputError(f"column 'image': expected encoded pictures (binary), got {column.type}")
+        raise InputError(f"column 'image': expected encoded images (binary), got {column.type}")
     return column

@@ -1,4 +1,4 @@
-"""What the three kinds of step of a recipe promise: one drops pairs, one rewrites captions, one flags pairs."""
+"""Protocols of the three kinds of step of a recipe: one drops pairs, one rewrites captions, one flags pairs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pyarrow as pa
 from tether.core.errors import InputError
 
 PAIR_SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("text", pa.string())])
-"""What every step sees: one row for each (picture, caption) pair; a picture without captions has one null text."""
+"""What every step sees: one row for each (image, caption) pair; an image without captions has one null text."""
 
 FLAG_SCHEMA = pa.schema([pa.field("label", pa.string()), pa.field("score", pa.float64())])
 """What a flag step says of each pair: null, or a label and how sure it is; a score may stand without a label."""
 
 IMAGE = "image"
-"""Name, among a step's columns, of the picture's encoded bytes (binary, null where the row has no picture)."""
+"""Name, among a step's columns, of the image's encoded bytes (binary, null where the row has no image)."""
 
 Counts = Literal["pool", "nothing"]
 Gives = Literal["one", "several"]
@@ -30,7 +30,7 @@ class RecipeStep(Protocol):
     A step is pickled to worker processes, so it holds settings and arrays; models and detectors are loaded at first
     use, once a process. Steps see batches of any size that end anywhere: what a step says of a pair depends on that
     pair alone (and on what was counted of the whole pool), with chance by a hash of the key. Key and text, like all
-    columns, may hold anything: 1 MB of text, no letter, an empty string, null text, bytes that are no picture.
+    columns, may hold anything: 1 MB of text, no letter, an empty string, null text, bytes that are no image.
 
     Attributes:
         settings: constructor keywords as plain JSON values, for the manifest and its digest; of a file or a model the
@@ -53,7 +53,7 @@ class RecipeStep(Protocol):
 
 @runtime_checkable
 class CurateStep(RecipeStep, Protocol):
-    """A curator that can take its place in a recipe: it says with which probability each pair is kept.
+    """A curator as a step of a recipe: it says with which probability each pair is kept.
 
     A step that counts nothing leaves ``partial_fit`` and ``merge`` without effect, has ``{}`` as its state, and is
     asked to ``keep`` in the same pass as its neighbours, exactly once for each pair that reaches it. A step that
@@ -138,11 +138,7 @@ class FlagStep(RecipeStep, Protocol):
 
 
 def column_of(rows: pa.RecordBatch, name: str) -> pa.Array:
-    """One column of a batch.
-
-    Raises:
-        InputError: there is none of that name.
-    """
+    """One column of a batch."""
     if name not in rows.schema.names:
         raise InputError(f"rows: expected a column {name!r}, got {', '.join(rows.schema.names)}")
     return rows.column(name)

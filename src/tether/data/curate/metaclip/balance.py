@@ -5,56 +5,92 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import Share, checked
 
+Threshold = Annotated[float, Ge(1), Le(math.inf)]
 RandomState = int | random.Random | np.random.RandomState | np.random.Generator
 
 
 def entry_counts(indptr: np.ndarray, ids: np.ndarray, *, n: int) -> Int[np.ndarray, " n"]:
-    """How many (caption, entry) matches each of ``n`` entries has, uint64; counts of shards add.
-
-    Raises:
-        InputError: an id outside 0..n-1, or row pointers that do not fit the ids.
-    """
+    """How many (caption, entry) matches each of ``n`` entries has, uint64; counts of shards add."""
     _check_rows(indptr, ids, n=n)
     return np.bincount(ids, minlength=n).astype(np.uint64)
 
 
 def tail_share(counts: np.ndarray, *, t: float) -> float:
-    """Share of all matches that belongs to entries with strictly fewer than ``t`` matches.
-
-    Raises:
-        InputError: no match at all, the share would be 0/0.
-    """
+    """Fraction of all matches that belongs to entries with strictly fewer than ``t`` matches."""
     counts = np.asarray(counts, np.uint64)
     if not counts.sum():
         raise InputError("counts: no entry has a match, so there is no tail share")
     return float(counts[counts < t].sum() / counts.sum())
 
 
-def threshold_for_share(counts: np.ndarray, *, share: float) -> int:
+@checked
+def threshold_for_share(counts: np.ndarray, *, share: Share) -> int:
     """The count t at which the matches of all entries up to t come nearest to ``share`` (0 to 1) of all; first of ties.
 
     Source: arXiv 2507.22062, released code (``p_to_t``).
-
-    Raises:
-        InputError: a share outside 0..1, or no match at all.
     """
     counts = np.sort(np.asarray(counts, np.uint64))
-    if not 0 <= share <= 1:
-        raise InputError(f"share: expected 0 to 1, got {share}")
     if not len(counts) or not counts.sum():
         raise InputError("counts: no entry has a match, so there is no threshold for a share")
     return int(counts[np.abs(np.cumsum(counts) / counts.sum() - share).argmin()])
 
 
-class Balancer:
+class FittedOnCounts(ABC):
+    """What is fitted on counts and saved by them.
+
+    Attributes:
+        counts_: what it was fitted on.
+    """
+
+    counts_: Any
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Constructor keywords."""
+
+    @abstractmethod
+    def fit(self, counts: Any) -> Self:
+        """Set the probabilities."""
+
+    def _check_fitted(self) -> None:
+        if "counts_" not in self.__dict__:
+            raise InputError("this balancer has no counts yet; call fit(counts) first")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings and counts (lists) as plain values."""
+        counts = self.__dict__.get("counts_")
+        if isinstance(counts, Mapping):
+            plain = {name: each.tolist() for name, each in counts.items()}
+        else:
+            plain = None if counts is None else counts.tolist()
+        return {**self.settings, "counts": plain}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            InputError: saved with other settings.
+        """
+        theirs = {name: state[name] for name in self.settings}
+        if theirs != self.settings:
+            raise InputError(f"state of {theirs} does not fit a balancer of {self.settings}")
+        if state["counts"] is not None:
+            self.fit(state["counts"])
+
+
+class Balancer(FittedOnCounts):
     """Keeps a caption when at least one of its entries wins its own draw.
 
     Entry j wins with ``p_j = t / max(n_j, t)``, n_j being its number of matches; so an entry of at most t matches is
@@ -74,30 +110,25 @@ class Balancer:
     t_: float
     entry_prob_: np.ndarray
 
-    def __init__(self, *, t: float | None = None, tail_share: float | None = None) -> None:
-        """Take a threshold, or the share of matches that shall lie in the tail.
+    @checked
+    def __init__(self, *, t: Threshold | None = None, tail_share: Share | None = None) -> None:
+        """Take a threshold, or the fraction of matches that shall lie in the tail.
 
         Args:
             t: at least 1; 20,000 suits 400 M pairs and 170,000 suits 2.5 B (paper); infinity keeps all matched.
             tail_share: 0 to 1; t is then chosen at ``fit`` by ``threshold_for_share`` (at least 1).
-
-        Raises:
-            InputError: both or none given, or out of range.
         """
         if (t is None) == (tail_share is None):
             raise InputError(f"expected either t or tail_share, got t={t} and tail_share={tail_share}")
-        if t is not None and not t >= 1:
-            raise InputError(f"t: expected at least 1, got {t}")
-        if tail_share is not None and not 0 <= tail_share <= 1:
-            raise InputError(f"tail_share: expected 0 to 1, got {tail_share}")
         self.t, self.tail_share = t, tail_share
 
-    def fit(self, counts: np.ndarray | Iterable[int]) -> Balancer:
-        """Set the probabilities from (n,) counts.
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Constructor keywords."""
+        return {"t": self.t, "tail_share": self.tail_share}
 
-        Raises:
-            InputError: counts that are not whole, negative, not one-dimensional, or all zero with ``tail_share``.
-        """
+    def fit(self, counts: np.ndarray | Iterable[int]) -> Self:
+        """Set the probabilities from (n,) counts."""
         given = np.asarray(counts if isinstance(counts, np.ndarray) else list(counts))
         if given.ndim != 1 or not len(given):
             raise InputError(f"counts: expected one count for each entry, got shape {given.shape}")
@@ -121,7 +152,7 @@ class Balancer:
         kept = np.zeros(len(indptr) - 1)
         matched = np.flatnonzero(np.diff(indptr))
         if len(matched):
-            loses = 1.0 - self.entry_prob_[ids]
+            loses = 1.0 - self.entry_prob_[ids].astype(np.float64)
             kept[matched] = 1.0 - np.multiply.reduceat(loses, np.asarray(indptr)[matched])
         return kept
 
@@ -156,34 +187,6 @@ class Balancer:
             if any(draw() < chance for chance in prob[start:end])
         ]
         return np.array(kept, np.int64)
-
-    def _check_fitted(self) -> None:
-        if "entry_prob_" not in self.__dict__:
-            raise InputError("this balancer has no counts yet; call fit(counts) first")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Settings, counts (a list) and threshold as plain values."""
-        fitted = "counts_" in self.__dict__
-        return {
-            "t": self.t,
-            "tail_share": self.tail_share,
-            "counts": self.counts_.tolist() if fitted else None,
-            "t_": self.t_ if fitted else None,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved state.
-
-        Raises:
-            InputError: saved with another t or tail share.
-        """
-        if (state["t"], state["tail_share"]) != (self.t, self.tail_share):
-            raise InputError(
-                f"state of t={state['t']}, tail_share={state['tail_share']} does not fit a balancer of t={self.t}, "
-                f"tail_share={self.tail_share}"
-            )
-        if state["counts"] is not None:
-            self.fit(np.array(state["counts"], np.uint64))
 
 
 def _check_rows(indptr: np.ndarray, ids: np.ndarray, *, n: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.metaclip.ngrams import NgramTree
 from tether.data.curate.metaclip.pretokenise import spaced
 from tether.data.curate.metaclip.scripts import wrapped
@@ -38,14 +39,7 @@ class _Naive:
 
 
 def checked_entries(entries: Sequence[str], *, on_duplicate: OnDuplicate = "raise") -> list[str]:
-    """The entries as a list, refused when there is none, one is empty or not a text, or one stands twice.
-
-    Raises:
-        InputError: names the position and the entry.
-        TypeError: an entry that is not a str.
-    """
-    if isinstance(entries, str):
-        raise TypeError("entries: expected a sequence of texts, got one str")
+    """The entries as a list, refused when there is none, one is empty or not a text, or one stands twice."""
     listed = list(entries)
     if not listed:
         raise InputError("entries: the metadata is empty; at least one entry is needed")
@@ -87,6 +81,7 @@ class SubstringMatcher:
         [0.33, 1.0, 0.33, 1.0, 0.0]
     """
 
+    @checked
     def __init__(
         self,
         entries: Sequence[str],
@@ -104,15 +99,7 @@ class SubstringMatcher:
                 characters, ``naive`` tests every entry; ``auto`` is ``ngram``, the fastest at every size measured.
             on_duplicate: ``first`` or ``last`` lets a repeated entry stand; then only that one of its positions ever
                 matches. MetaCLIP 2's code has ``last``.
-
-        Raises:
-            InputError: no entries, or an empty or repeated one.
-            TypeError: an entry that is not a str.
         """
-        if wrap not in get_args(Wrap):
-            raise InputError(f"wrap: expected 'metaclip' or 'script', got {wrap!r}")
-        if on_duplicate not in get_args(OnDuplicate):
-            raise InputError(f"on_duplicate: expected 'raise', 'first' or 'last', got {on_duplicate!r}")
         self.entries = checked_entries(entries, on_duplicate=on_duplicate)
         self.wrap: Wrap = wrap
         self.backend: Backend = "ngram" if backend == "auto" else backend
@@ -128,18 +115,12 @@ class SubstringMatcher:
         if self.backend == "ngram":
             return NgramTree(entries) if self.wrap == "metaclip" else JoinedFinder(entries)
         plain: dict[str, type[_Naive] | type[Automaton]] = {"ahocorasick": Automaton, "naive": _Naive}
-        if self.backend not in plain:
-            raise InputError(f"backend: expected auto, ngram, {', '.join(plain)}, got {self.backend!r}")
         return plain[self.backend](
             [f" {entry} " for entry in entries] if self.wrap == "metaclip" else list(map(wrapped, entries))
         )
 
     def match(self, text: str | None) -> list[int]:
-        """Positions of the entries in one caption, ascending; None has none.
-
-        Raises:
-            TypeError: a caption that is neither a str nor None.
-        """
+        """Positions of the entries in one caption, ascending; None has none."""
         if text is None:
             return []
         if not isinstance(text, str):
@@ -154,9 +135,6 @@ class SubstringMatcher:
 
         Returns:
             int64 (n + 1,) row pointers and int64 (m,) entry positions.
-
-        Raises:
-            TypeError: a caption that is neither a str nor None, with its position.
         """
         counts, ids = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
         for chunk in _chunks(texts):

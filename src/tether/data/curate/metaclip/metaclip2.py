@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,12 +14,13 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.model_digest import texts_digest
+from tether.core.ranges import checked
 from tether.data.curate.engine.stateless import column_of, texts_of
-from tether.data.curate.engine.step import Counts, State
-from tether.data.curate.metaclip.balance import tail_share
+from tether.data.curate.metaclip.balance import Threshold, tail_share
+from tether.data.curate.metaclip.balanced_step import BalancedStep
 from tether.data.curate.metaclip.matcher import Backend
 from tether.data.curate.metaclip.metadata import read_entries
-from tether.data.curate.metaclip.multilingual import FALLBACK, WorldMatcher, WorldMatches
+from tether.data.curate.metaclip.multilingual import FALLBACK, WorldMatcher
 from tether.data.curate.metaclip.multilingual_balance import WorldBalancer
 from tether.data.curate.steps.language import LanguageDetector
 
@@ -29,25 +28,25 @@ _ENDINGS = (".txt", ".json")
 _NAMED = 20  # languages without a list that the report names
 
 
-class WorldCurator:
+class WorldCurator(BalancedStep):
     """Balances a pool in many languages: rare entries of every language are kept whole, frequent ones are thinned.
 
     A caption counts for the list of its own language. The reference language has the threshold t; each other
     language gets the one that leaves it the same share of tail matches.
 
-    Source: arXiv 2507.22062 section 3. The released code draws one of a picture's matching texts and then whether it
-    stays; here every (picture, caption) pair is drawn for itself, by a hash of its key, with the same probability
+    Source: arXiv 2507.22062 section 3. The released code draws one of an image's matching texts and then whether it
+    stays; here every (image, caption) pair is drawn for itself, by a hash of its key, with the same probability
     (``choose_text`` is the other rule).
     """
 
     refusal = "no entry of the metadata of its language stands in the caption"
-    counts: Counts = "pool"
 
+    @checked
     def __init__(
         self,
         *,
         entries: str | Mapping[str, str | Sequence[str]],
-        t: float,
+        t: Threshold,
         reference: str = "en",
         language: str | None = None,
         language_map: Mapping[str, str] | None = None,
@@ -66,9 +65,6 @@ class WorldCurator:
                 what is left of ``zh-TW`` without its region.
             fallback: name of the list for captions of any other language; without one they are refused.
             backend: of the matchers.
-
-        Raises:
-            InputError: no list, no list for the reference language, an empty or repeated entry, a t below 1.
         """
         listed = _folder(Path(entries)) if isinstance(entries, str) else entries
         self.matcher = WorldMatcher(
@@ -85,14 +81,7 @@ class WorldCurator:
         self.columns: tuple[str, ...] = () if language is None else (language,)
         self.digest = texts_digest(f"{code} {digest}" for code, digest in self.matcher.digests.items())
         self._detector = LanguageDetector()
-        self._clear()
-
-    def _clear(self) -> None:
-        self.hits = {code: np.zeros(size, np.uint64) for code, size in self._sizes().items()}
-        self.rows: Counter[str] = Counter()
-        self.unmatched: Counter[str] = Counter()
-        self.fell_back: Counter[str] = Counter()
-        self._fitted = False
+        self._clear(sum(self.matcher.sizes))
 
     def _sizes(self) -> dict[str, int]:
         return dict(zip(self.matcher.codes, self.matcher.sizes, strict=True))
@@ -110,21 +99,11 @@ class WorldCurator:
             "fallback": self.matcher.fallback,
         }
 
-    def empty(self) -> Self:
-        """The same settings, sharing the matchers, without counts."""
-        other = object.__new__(type(self))
-        other.matcher, other.digest, other._detector = self.matcher, self.digest, self._detector
-        other.balancer = WorldBalancer(t=self.balancer.t, reference=self.balancer.reference)
-        other.language, other.columns = self.language, self.columns
-        other._clear()
-        return other
-
     def partial_fit(self, rows: pa.RecordBatch) -> Self:
         """Add the matches of one batch."""
         languages = self._languages(rows)
         found = self.matcher.match_many(texts_of(rows), languages=languages)
-        for code, counts in found.counts().items():
-            self.hits[code] += counts
+        self.hits += np.concatenate(list(found.counts().values()))
         names = np.array([*found.codes, ""])[found.code]
         self.rows.update(names.tolist())
         self.unmatched.update(names[np.diff(found.indptr) == 0].tolist())
@@ -132,35 +111,8 @@ class WorldCurator:
         self._fitted = False
         return self
 
-    def merge(self, other: Self) -> Self:
-        """Add the counts of another shard.
-
-        Raises:
-            InputError: it counted other entries.
-        """
-        if other.digest != self.digest:
-            raise InputError(f"cannot add counts of entries {other.digest[:12]} to counts of {self.digest[:12]}")
-        for code, counts in other.hits.items():
-            self.hits[code] += counts
-        self.rows.update(other.rows)
-        self.unmatched.update(other.unmatched)
-        self.fell_back.update(other.fell_back)
-        self._fitted = False
-        return self
-
-    def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
-        """Probability to keep each pair.
-
-        Raises:
-            InputError: nothing was counted yet, or no caption in the reference language holds an entry.
-        """
-        if not self.rows:
-            raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
-        balancer = self._balanced()
-        return balancer.pair_prob(self._match(rows))
-
-    def _match(self, rows: pa.RecordBatch) -> WorldMatches:
-        return self.matcher.match_many(texts_of(rows), languages=self._languages(rows))
+    def _probability(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
+        return self.balancer.pair_prob(self.matcher.match_many(texts_of(rows), languages=self._languages(rows)))
 
     def _languages(self, rows: pa.RecordBatch) -> pa.StringArray:
         """The language of each pair, in small letters and without its region unless a list is called just so."""
@@ -174,56 +126,26 @@ class WorldCurator:
         names = [name if self.matcher.knows(name) else _primary(name) for name in coded.dictionary.to_pylist()]
         return pc.take(pa.array(names, pa.string()), coded.indices)
 
-    def _balanced(self) -> WorldBalancer:
-        if not self._fitted:
-            matched = {code: counts for code, counts in self.hits.items() if counts.any()}
-            reference = self.balancer.reference
-            if reference not in matched:
-                raise InputError(
-                    f"none of the {self.rows[reference]} captions in the reference language {reference!r} holds any "
-                    f"of its {len(self.hits[reference])} entries, so there is no tail share for the others to take "
-                    f"over; languages counted: {', '.join(sorted(filter(None, self.rows))) or 'none with a list'}"
-                )
-            self.balancer.fit(matched)
-            self._fitted = True
-        return self.balancer
-
-    def state_dict(self) -> dict[str, np.ndarray | int | float | str]:
-        """Digest of the lists, counts of the entries that were hit (lists one after the other), and rows."""
-        whole = np.concatenate([self.hits[code] for code in self.matcher.codes])
-        hit = np.flatnonzero(whole)
-        tallies = {name: dict(sorted(getattr(self, name).items())) for name in ("rows", "unmatched", "fell_back")}
-        return {
-            "entries_sha256": self.digest,
-            "hit": hit,
-            "counts": whole[hit],
-            "tallies": json.dumps(tallies, ensure_ascii=False),
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over saved counts.
-
-        Raises:
-            InputError: they belong to other entries.
-        """
-        if str(state["entries_sha256"]) != self.digest:
-            raise InputError(f"counts of entries {str(state['entries_sha256'])[:12]} do not fit {self.digest[:12]}")
-        self._clear()
-        whole = np.zeros(sum(self.matcher.sizes), np.uint64)
-        whole[np.asarray(state["hit"], np.int64)] = state["counts"]
+    def _by_language(self) -> dict[str, np.ndarray]:
         edges = np.cumsum(self.matcher.sizes)[:-1]
-        self.hits = dict(zip(self.matcher.codes, np.split(whole, edges), strict=True))
-        tallies = json.loads(str(state["tallies"]))
-        self.rows, self.unmatched, self.fell_back = (
-            Counter(tallies[name]) for name in ("rows", "unmatched", "fell_back")
-        )
+        return dict(zip(self.matcher.codes, np.split(self.hits, edges), strict=True))
+
+    def _fit(self) -> None:
+        reference, hits = self.balancer.reference, self._by_language()
+        if not hits[reference].any():
+            raise InputError(
+                f"none of the {self.rows[reference]} captions in the reference language {reference!r} holds any "
+                f"of its {len(hits[reference])} entries, so there is no tail share for the others to take "
+                f"over; languages counted: {', '.join(sorted(filter(None, self.rows))) or 'none with a list'}"
+            )
+        self.balancer.fit({code: counts for code, counts in hits.items() if counts.any()})
 
     def report(self) -> dict[str, Any]:
         """The tail share, and for each language its rows, matches and threshold."""
-        balancer = self._balanced()
+        self._fit()
         languages = {}
-        for code in self.matcher.codes:
-            hits, t = self.hits[code], balancer.thresholds_.get(code)
+        for code, hits in self._by_language().items():
+            t = self.balancer.thresholds_.get(code)
             languages[code] = {
                 "rows": self.rows[code],
                 "unmatched": self.unmatched[code],
@@ -235,7 +157,7 @@ class WorldCurator:
             }
         fallen = sorted(self.fell_back.items(), key=lambda item: (-item[1], item[0]))
         return {
-            "tail_share": balancer.share_,
+            "tail_share": self.balancer.share_,
             "languages": languages,
             "without_a_list": {"rows": self.fell_back.total(), "refused": self.rows[""]},
             "languages_without_a_list": dict(fallen[:_NAMED]),

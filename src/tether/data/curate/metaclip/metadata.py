@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from tether.core.atomic_io import read_json, read_text
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.data.curate.metaclip.pretokenise import MARKS, token_lists
 
 LIMIT = 500_000  # arXiv 2309.16671 section 3.1
@@ -26,19 +27,15 @@ _MOST_BIGRAMS = 4_000_000  # kept while counting, about 500 MB; above it those s
 _PUNCTUATION = frozenset(string.punctuation)
 
 
-def build_metadata(sources: Iterable[Iterable[str]], *, limit: int = LIMIT) -> list[str]:
+@checked
+def build_metadata(sources: Iterable[Iterable[str]], *, limit: Count = LIMIT) -> list[str]:
     """Distinct entries in the order of the sources, which matters because it stops at ``limit``.
 
     Empty texts and single ASCII punctuation marks are left out.
 
     Source: arXiv 2309.16671 section 3.1; its sources are ``numbers()``, ``wordnet_heads``, ``frequent`` unigrams,
     ``collocations`` and ``frequent`` titles, in that order.
-
-    Raises:
-        InputError: a limit below 1.
     """
-    if limit < 1:
-        raise InputError(f"limit: expected at least 1, got {limit}")
     entries: dict[str, None] = {}
     for source in sources:
         for entry in source:

@@ -97,10 +97,6 @@ class WorldMatcher:
             fallback: name of the list for the rest; it may be missing.
             backend: of every matcher.
             on_duplicate: what a repeated entry of one list means.
-
-        Raises:
-            InputError: no list at all, or a list that a matcher refuses; it names the language.
-            TypeError: an entry that is not a str.
         """
         if not entries:
             raise InputError("entries: expected the list of at least one language, got none")
@@ -133,11 +129,7 @@ class WorldMatcher:
         return code if code and code in self.matchers else None
 
     def match(self, text: str | None, *, language: str | None) -> list[int]:
-        """Positions of the entries of its language in one caption, ascending.
-
-        Raises:
-            TypeError: a caption that is neither a str nor None.
-        """
+        """Positions of the entries of its language in one caption, ascending."""
         if not self.knows(language):
             self.fell_back[language or ""] += 1
         code = self.code_of(language)
@@ -149,10 +141,6 @@ class WorldMatcher:
         Args:
             texts: n captions or None, as a sequence or an Arrow string column.
             languages: n codes or None.
-
-        Raises:
-            InputError: not as many languages as captions.
-            TypeError: a caption or a language that is neither a str nor None.
         """
         named = _coded(languages)
         if len(named.indices) != len(texts):

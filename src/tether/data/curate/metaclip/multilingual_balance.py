@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from tether.core.errors import InputError
-from tether.data.curate.metaclip.balance import Balancer, RandomState, tail_share, threshold_for_share
+from tether.core.ranges import checked
+from tether.data.curate.metaclip.balance import (
+    Balancer,
+    FittedOnCounts,
+    RandomState,
+    Threshold,
+    tail_share,
+    threshold_for_share,
+)
 from tether.data.curate.metaclip.multilingual import WorldMatches
 
 T_400M = 20_000  # t of English for a pool of 400 M pairs, arXiv 2507.22062 section 3
@@ -19,7 +27,7 @@ T_2500M = 170_000  # t of English for 2.5 B pairs, same place
 Choice = TypeVar("Choice")
 
 
-class WorldBalancer:
+class WorldBalancer(FittedOnCounts):
     """Balances every language to the same degree.
 
     The reference language keeps its threshold t; p is the share of its matches that belong to entries with fewer
@@ -41,21 +49,22 @@ class WorldBalancer:
     entry_prob_: dict[str, np.ndarray]
     counts_: dict[str, np.ndarray]
 
-    def __init__(self, *, t: float, reference: str = "en") -> None:
+    @checked
+    def __init__(self, *, t: Threshold, reference: str = "en") -> None:
         """Take the threshold of the reference language.
 
         Args:
             t: at least 1; ``T_400M`` and ``T_2500M`` are the paper's for English.
             reference: the language whose tail share the others take over.
-
-        Raises:
-            InputError: t below 1 or not a number.
         """
-        if not t >= 1:
-            raise InputError(f"t: expected at least 1, got {t}")
         self.t, self.reference = t, reference
 
-    def fit(self, counts: Mapping[str, np.ndarray]) -> WorldBalancer:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Constructor keywords."""
+        return {"t": self.t, "reference": self.reference}
+
+    def fit(self, counts: Mapping[str, np.ndarray]) -> Self:
         """Set thresholds and probabilities from the matches of each entry of each language.
 
         A language with few entries gets a coarse threshold: there are only so many counts to choose from.
@@ -81,10 +90,10 @@ class WorldBalancer:
             language: self.t if language == self.reference else max(threshold_for_share(each, share=self.share_), 1)
             for language, each in fitted.items()
         }
-        self.entry_prob_ = {
-            language: Balancer(t=t).fit(fitted[language]).entry_prob_.astype(np.float32)
-            for language, t in self.thresholds_.items()
-        }
+        self._balancers = {language: Balancer(t=t).fit(fitted[language]) for language, t in self.thresholds_.items()}
+        for balancer in self._balancers.values():
+            balancer.entry_prob_ = balancer.entry_prob_.astype(np.float32)  # as released
+        self.entry_prob_ = {language: balancer.entry_prob_ for language, balancer in self._balancers.items()}
         return self
 
     def pair_prob(self, matches: WorldMatches) -> Float[np.ndarray, " n"]:
@@ -93,56 +102,21 @@ class WorldBalancer:
         kept = np.zeros(len(matches.code))
         for code in matches.codes:
             places, indptr, ids = matches.of(code)
-            matched = np.flatnonzero(np.diff(indptr))
-            if not len(matched):
-                continue
-            if code not in self.entry_prob_:
-                kept[places[matched]] = 1.0
-                continue
-            loses = 1.0 - self.entry_prob_[code].astype(np.float64)[ids]
-            kept[places[matched]] = 1.0 - np.multiply.reduceat(loses, indptr[matched])
+            if code in self._balancers:
+                kept[places] = self._balancers[code].pair_prob(indptr, ids)
+            else:
+                kept[places] = np.diff(indptr) > 0
         return kept
-
-    def _check_fitted(self) -> None:
-        if "entry_prob_" not in self.__dict__:
-            raise InputError("this balancer has no counts yet; call fit(counts) first")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Settings, counts (lists) and thresholds as plain values."""
-        fitted = "counts_" in self.__dict__
-        return {
-            "t": self.t,
-            "reference": self.reference,
-            "counts": {language: each.tolist() for language, each in self.counts_.items()} if fitted else None,
-            "thresholds": dict(self.thresholds_) if fitted else None,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved state.
-
-        Raises:
-            InputError: saved with another t or reference language.
-        """
-        if (state["t"], state["reference"]) != (self.t, self.reference):
-            raise InputError(
-                f"state of t={state['t']}, reference={state['reference']!r} does not fit a balancer of t={self.t}, "
-                f"reference={self.reference!r}"
-            )
-        if state["counts"] is not None:
-            self.fit({language: np.array(each, np.uint64) for language, each in state["counts"].items()})
 
 
 def choose_text(texts: Sequence[Choice], *, random_state: RandomState) -> Choice:
-    """One of the texts of a picture, each with the same chance: MetaCLIP 2 balances the one that was drawn.
+    """One of the texts of an image, each with the same chance: MetaCLIP 2 balances the one that was drawn.
 
     Give it the texts that matched an entry, with their languages or matches beside them as you like.
 
     Args:
         texts: at least one.
         random_state: a ``random.Random`` draws as the released code does; an int is the seed of one.
-
-    Raises:
-        InputError: no text.
     """
     if not len(texts):
         raise InputError("texts: expected at least one to choose from")

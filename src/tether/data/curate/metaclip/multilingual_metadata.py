@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tether.core.errors import InputError
+from tether.core.ranges import Whole, checked
 from tether.data.curate.metaclip.metadata import numbers
 from tether.data.curate.metaclip.scripts import MARKS, WITHOUT_BLANKS, is_joined
 
@@ -28,6 +29,7 @@ _PAIRS = (*map(tuple, ("()", "[]", "{}", "“”", "‘’", "（）", "【】",
 _PLUS_JOINS = frozenset({"zh", "ja", "fr"})  # languages whose WordNet joins parts of a word by "+"
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class Caps:
     """How many new entries a source may add.
@@ -38,16 +40,9 @@ class Caps:
         titles: None: 76 % of them, at most ``MOST_TITLES``, at least one.
     """
 
-    unigrams: int | None = None
-    bigrams: int = MOST_BIGRAMS
-    titles: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse negative ones."""
-        for name in ("unigrams", "bigrams", "titles"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise InputError(f"caps.{name}: expected at least 0, got {value}")
+    unigrams: Whole | None = None
+    bigrams: Whole = MOST_BIGRAMS
+    titles: Whole | None = None
 
 
 def without_tags(text: str) -> str:
@@ -128,11 +123,7 @@ class LanguageNgrams:
         return self
 
     def merge(self, other: LanguageNgrams) -> LanguageNgrams:
-        """Add the counts of another shard.
-
-        Raises:
-            InputError: it counted another language.
-        """
+        """Add the counts of another shard."""
         if other.language != self.language:
             raise InputError(f"cannot add counts of {other.language!r} to counts of {self.language!r}")
         self.unigrams.update(other.unigrams)

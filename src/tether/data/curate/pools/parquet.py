@@ -1,4 +1,4 @@
-"""Parquet files as a pool: counting reads the captions' column alone, pictures are copied without being decoded."""
+"""Parquet files as a pool: counting reads the captions' column alone, images are copied without being decoded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tether.data.image_file import image_bytes
 from tether.data.paths import files, fingerprint, labels
 from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import IMAGE as IMAGE_GUESSES
-from tether.data.sources.columns import KEY, choose, choose_captions, picture_of
+from tether.data.sources.columns import KEY, choose, choose_captions, image_of
 from tether.data.sources.parquet_file import open_parquet, read_batches
 
 
@@ -54,7 +54,7 @@ class ParquetPool:
 
         Args:
             path: a file, a folder, a pattern, or a URL.
-            image: column of pictures: bytes, ``{bytes, path}``, or paths beside the file; default: the first usual
+            image: column of images: bytes, ``{bytes, path}``, or paths beside the file; default: the first usual
                 name that is there.
             caption: column of captions; default: the first usual name that is there.
             key: column of unique keys; default: the first usual name that is there, else file and row number.
@@ -92,14 +92,14 @@ class ParquetPool:
             raise InputError(f"{path}: no column of captions found; there are: {', '.join(schema.names)}")
         self.captions_column = found_captions[0]
         self.key_column = choose(key, guesses=KEY, known=schema.names, what="key", where=path)
-        self.image_column = choose(image, guesses=IMAGE_GUESSES, known=schema.names, what="picture", where=path)
+        self.image_column = choose(image, guesses=IMAGE_GUESSES, known=schema.names, what="image", where=path)
         self.keys_unique = self.key_column is None
         self._short = dict(zip(names, labels(names), strict=True))
         self._lists = _list_of_strings(schema.field(self.captions_column), where=path)
         self._ranges = group([each.rows for each in self._groups])
 
     def column_names(self) -> Sequence[str]:
-        """All columns, and ``image`` where one holds pictures."""
+        """All columns, and ``image`` where one holds images."""
         return [*self._schema.names, *([IMAGE] if self.image_column and IMAGE not in self._schema.names else [])]
 
     def pieces(self) -> int:
@@ -140,8 +140,8 @@ class ParquetPool:
 
     def _damaged(self, key: str, reason: str, columns: Columns, extra: Sequence[str]) -> Rows:
         table = None if columns == "captions" else self._schema.empty_table()
-        pictures = self.image_column is not None
-        kinds = {name: pa.binary() if name == IMAGE and pictures else self._schema.field(name).type for name in extra}
+        images = self.image_column is not None
+        kinds = {name: pa.binary() if name == IMAGE and images else self._schema.field(name).type for name in extra}
         nothing = {name: pa.nulls(0, kind) for name, kind in kinds.items()}
         return Rows(pa.array([], pa.string()), pa.array([], pa.list_(pa.string())), table, ((key, reason),), nothing)
 
@@ -172,7 +172,7 @@ class ParquetPool:
         if name != IMAGE or self.image_column is None:
             return batch.column(name)
         reach = Reach((folder_of(file, root=self._root),), remote=self._remote)
-        return _pictures(batch.column(self.image_column), reach=reach)
+        return _images(batch.column(self.image_column), reach=reach)
 
     def _texts(self, column: pa.Array) -> tuple[pa.ListArray, np.ndarray]:
         if not self._lists:
@@ -196,7 +196,7 @@ def _batch_rows(group: pq.RowGroupMetaData, names: Sequence[str]) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(size, 1)))
 
 
-def _pictures(column: pa.Array, *, reach: Reach) -> pa.BinaryArray:
+def _images(column: pa.Array, *, reach: Reach) -> pa.BinaryArray:
     """Encoded bytes of a column of bytes, of ``{bytes, path}`` or of paths; null where there is nothing to read."""
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind):
@@ -210,10 +210,10 @@ def _pictures(column: pa.Array, *, reach: Reach) -> pa.BinaryArray:
 
 def _read(cell: object, *, reach: Reach) -> bytes | None:
     try:
-        picture = picture_of(cell, reach=reach)
-        if isinstance(picture, Path):
-            return image_bytes(picture)
-        return picture if isinstance(picture, bytes) else None
+        image = image_of(cell, reach=reach)
+        if isinstance(image, Path):
+            return image_bytes(image)
+        return image if isinstance(image, bytes) else None
     except InputError:
         return None
 

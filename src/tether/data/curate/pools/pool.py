@@ -19,7 +19,7 @@ PIECE_ROWS = 16_384
 BATCH_ROWS = 4_096
 """Rows in memory at once, at most."""
 BATCH_BYTES = 1 << 26
-"""Bytes of pictures and other columns in memory at once, about; one row may be larger."""
+"""Bytes of images and other columns in memory at once, about; one row may be larger."""
 LICENCES = ("license", "licence", "rights", "usage_rights", "license_url", "licence_url")
 """Names of columns that say under which terms a row may be used; their values are counted in the manifest."""
 
@@ -59,7 +59,7 @@ class Pool(Protocol):
         version: changes when the data do.
         keys_unique: whether keys are unique by construction.
         captions_column: name of the written column that holds the kept captions.
-        image_column: name of the written column that holds the picture, or None.
+        image_column: name of the written column that holds the image, or None.
         key_column: name of the written column that holds the key, or None.
         meta_column: name of the written column that holds further columns as JSON, or None.
     """
@@ -86,15 +86,11 @@ class Pool(Protocol):
 
 
 def check_columns(pool: Pool, columns: Iterable[str], *, where: str) -> None:
-    """Refuse a pool that lacks a column which a step reads.
-
-    Raises:
-        InputError: it names the column and lists those that are there.
-    """
+    """Refuse a pool that lacks a column which a step reads."""
     for name in columns:
         known = pool.column_names()
         if name not in known:
-            what = "pictures" if name == IMAGE else f"a column {name!r}"
+            what = "images" if name == IMAGE else f"a column {name!r}"
             raise InputError(f"{where}: needs {what}, which {pool.name} does not have; {closest(name, known)}")
 
 
@@ -121,7 +117,7 @@ def group(sizes: Sequence[int | None], *, rows: int = PIECE_ROWS) -> list[tuple[
 
 
 def explode(rows: Rows) -> tuple[pa.RecordBatch, np.ndarray]:
-    """One row for each (picture, caption) pair.
+    """One row for each (image, caption) pair.
 
     The key of a pair is the row's, followed by ``#`` and the caption's position when the row has several, or when
     its own key ends in ``#`` and a number: what stands before the last ``#`` is then the row's key, always.

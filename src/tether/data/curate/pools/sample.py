@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.data.curate.pools.pool import Columns, Pool, Rows
 
 _PIECES = 16
@@ -17,18 +17,14 @@ class SamplePool:
     It is as good a sample as the pool is mixed; of a pool in which each file is sorted it takes the heads.
     """
 
-    def __init__(self, pool: Pool, *, rows: int) -> None:
+    @checked
+    def __init__(self, pool: Pool, *, rows: Count) -> None:
         """Choose the pieces.
 
         Args:
             pool: where rows come from.
             rows: how many to take, about; at least 1.
-
-        Raises:
-            InputError: fewer than one row asked for.
         """
-        if rows < 1:
-            raise InputError(f"rows: expected at least 1, got {rows}")
         self._pool = pool
         total = pool.pieces()
         count = min(total, _PIECES, rows)

@@ -1,4 +1,4 @@
-"""Any source of rows as a pool: rows become columns, pictures are written as their encoded bytes."""
+"""Any source of rows as a pool: rows become columns, images are written as their encoded bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SCHEMA = pa.schema([("key", pa.string()), ("image", _IMAGE), ("texts", pa.list_
 class SourcePool:
     """A ``core.protocols.Source`` read row by row.
 
-    Written columns are ``key``, ``image`` (bytes and file name, as Hugging Face lays pictures out), ``texts`` and
+    Written columns are ``key``, ``image`` (bytes and file name, as Hugging Face lays images out), ``texts`` and
     ``meta`` (the row's other columns as JSON).
     """
 
@@ -69,16 +69,16 @@ class SourcePool:
         return len(self._ranges)
 
     def read(self, piece: int, *, columns: Columns, extra: Sequence[str] = ()) -> Iterator[Rows]:
-        """Rows of the piece's blocks; a block that breaks is named under its id and the next one goes on."""
+        """Rows of the piece's blocks; a block that breaks is a bad row under its id, and the next one follows."""
         held: list[Row] = []
         bad: list[tuple[str, str]] = []
-        pictures, size = columns == "all" or IMAGE in extra, 0
+        images, size = columns == "all" or IMAGE in extra, 0
         for block in self._blocks[slice(*self._ranges[piece])]:
             try:
                 for row in self._source.read(block):
                     held.append(row)
                     size += sum(len(text) for text in row.texts if isinstance(text, str))
-                    size += _bytes(row.image) if pictures else 0
+                    size += _bytes(row.image) if images else 0
                     if len(held) == BATCH_ROWS or size >= BATCH_BYTES:
                         yield _rows(held, bad, columns, extra)
                         held, bad, size = [], [], 0
@@ -142,7 +142,7 @@ def _problem(row: Row) -> str | None:
     if _bytes(row.image) > MAX_BYTES:
         return f"an image of more than {MAX_BYTES:,} bytes"
     if isinstance(row.image, bytes) and not row.image:
-        return "the picture has zero bytes"
+        return "the image has zero bytes"
     return None
 
 

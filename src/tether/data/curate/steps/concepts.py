@@ -10,6 +10,7 @@ import pyarrow as pa
 from jaxtyping import Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import Whole, checked
 
 IMAGENET_NEGATIVES: Mapping[str, tuple[str, ...]] = {
     "sorrel": ("plant", "herb", "flower", "leaf"),
@@ -75,9 +76,6 @@ def concept_frequency(
 
     Returns:
         (c,) int64 counts; those of shards add.
-
-    Raises:
-        InputError: a class without a name that holds a letter, or captions that are one text.
     """
     if isinstance(captions, str):
         raise InputError("captions: expected many texts, got one str")
@@ -101,11 +99,12 @@ def concept_frequency(
     return counts
 
 
+@checked
 def trim_tail(
     labels: Sequence[int] | np.ndarray,
     *,
-    rarest: int,
-    at_most: int,
+    rarest: Whole,
+    at_most: Whole,
     generator: np.random.Generator,
     classes: int | None = None,
 ) -> Int[np.ndarray, " k"]:
@@ -122,9 +121,6 @@ def trim_tail(
 
     Returns:
         positions of the rows that stay, ascending.
-
-    Raises:
-        InputError: labels that are no whole numbers of at least 0 and below c, or numbers out of range.
     """
     given = np.asarray(labels)
     if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
@@ -133,10 +129,8 @@ def trim_tail(
     count = (int(given.max()) + 1 if len(given) else 0) if classes is None else classes
     if len(given) and (given.min() < 0 or given.max() >= count):
         raise InputError(f"labels: expected 0 to {count - 1}, got {given.min()} to {given.max()}")
-    if not 0 <= rarest <= count:
+    if rarest > count:
         raise InputError(f"rarest: expected 0 to {count}, the number of classes, got {rarest}")
-    if at_most < 0:
-        raise InputError(f"at_most: expected at least 0, got {at_most}")
     stays = np.ones(len(given), np.bool_)
     for label in np.argsort(np.bincount(given, minlength=count), kind="stable")[:rarest]:
         rows = np.flatnonzero(given == label)

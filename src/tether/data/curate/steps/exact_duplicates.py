@@ -11,20 +11,22 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float, UInt64
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.engine.hashing import combined, hashed, row_keys
-from tether.data.curate.engine.stateless import column_of, pictures_of, texts_of
+from tether.data.curate.engine.stateless import check_counted, column_of, images_of, texts_of
 from tether.data.curate.engine.step import IMAGE, Counts, State
+from tether.data.settings import KeptSettings
 
 TEXT = "text"
 _NAMES = ("content", "claim")
 
 
-class ExactDuplicates:
+class ExactDuplicates(KeptSettings):
     """Keeps one of all pairs that are equal in the columns compared: the one whose key has the smallest hash.
 
-    With the text among the columns, pairs are compared; without it, rows are, so that a picture keeps all captions of
-    the row that stays and loses those of its copies. A pair that lacks one of the values (no caption, no picture) is
-    equal to none. Pictures are equal when their files are, byte for byte; ``near_duplicates`` finds the others.
+    With the text among the columns, pairs are compared; without it, rows are, so that an image keeps all captions of
+    the row that stays and loses those of its copies. A pair that lacks one of the values (no caption, no image) is
+    equal to none. Images are equal when their files are, byte for byte; ``near_duplicates`` finds the others.
 
     Memory: 16 bytes for each distinct pair while counting, about three times as much when the pieces are put together.
     """
@@ -32,21 +34,17 @@ class ExactDuplicates:
     refusal = "an equal pair stays in its place"
     counts: Counts = "pool"
 
+    @checked
     def __init__(self, *, of: str | Sequence[str] = (TEXT, IMAGE), text: Literal["exact", "folded"] = "exact") -> None:
         """Say what is compared.
 
         Args:
             of: ``text``, ``image`` or any other column of the pool, one or several; all must be equal.
             text: ``folded`` compares captions without regard to case, white space, punctuation and Unicode form.
-
-        Raises:
-            InputError: no column, one named twice, or ``folded`` without the text among them.
         """
         self.of = (of,) if isinstance(of, str) else tuple(of)
         if not self.of or len(set(self.of)) < len(self.of):
             raise InputError(f"of: expected columns such as text and image, each once, got {list(self.of)}")
-        if text not in ("exact", "folded"):
-            raise InputError(f"text: expected exact or folded, got {text!r}")
         if text == "folded" and TEXT not in self.of:
             raise InputError("text: folded needs the text among the columns compared")
         self.text: Literal["exact", "folded"] = text
@@ -58,11 +56,6 @@ class ExactDuplicates:
         self._content = self._claim = np.zeros(0, np.uint64)
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._waits = 0
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords."""
-        return {"of": list(self.of), "text": self.text}
 
     def empty(self) -> Self:
         """The same settings without any counts."""
@@ -77,11 +70,7 @@ class ExactDuplicates:
         return self
 
     def merge(self, other: Self) -> Self:
-        """Add what another shard holds.
-
-        Raises:
-            InputError: it compared other columns.
-        """
+        """Add what another shard holds."""
         if other.settings != self.settings:
             raise InputError(f"cannot add what was counted with {other.settings} to {self.settings}")
         self.pairs += other.pairs
@@ -90,13 +79,8 @@ class ExactDuplicates:
         return self
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
-        """1 for the pair that stays and for what nothing is equal to, 0 for its copies.
-
-        Raises:
-            InputError: nothing was counted yet.
-        """
-        if not self.pairs:
-            raise InputError("nothing was counted yet; call partial_fit over the whole pool first")
+        """1 for the pair that stays and for what nothing is equal to, 0 for its copies."""
+        check_counted(self.pairs)
         contents, claims = self._table()
         content, claim, whole = self._read(rows)
         if not len(contents):
@@ -122,7 +106,7 @@ class ExactDuplicates:
         if name == TEXT:
             return folded(texts_of(rows)) if self.text == "folded" else texts_of(rows)
         if name == IMAGE:
-            return pictures_of(rows)
+            return images_of(rows)
         column = column_of(rows, name)
         if pa.types.is_nested(column.type):
             raise InputError(f"column {name!r}: expected plain values, got {column.type}")

@@ -1,16 +1,18 @@
-"""Drop pictures that are too small, too large or too narrow, by their headers alone."""
+"""Drop images that are too small, too large or too narrow, by their headers alone."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from annotated_types import Ge
 from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
-from tether.data.curate.engine.stateless import Stateless, pictures_of
+from tether.core.ranges import Count, checked
+from tether.data.curate.engine.stateless import Stateless, images_of
 from tether.data.curate.engine.step import IMAGE
 from tether.data.image_file import open_image
 from tether.data.image_headers import JPEG, PNG, jpeg_frame
@@ -18,21 +20,22 @@ from tether.data.image_headers import JPEG, PNG, jpeg_frame
 _BEGINNING = 2_048  # bytes of a file that mostly hold its header
 
 
-class PictureSize(Stateless):
-    """Keeps pairs whose picture has a usable size and shape.
+class ImageSize(Stateless):
+    """Keeps pairs whose image has a usable size and shape.
 
-    Nothing is decoded: a picture whose header is sound and whose pixels are not passes. A picture that stands on its
+    Nothing is decoded: an image whose header is sound and whose pixels are not passes. An image that stands on its
     side by an EXIF mark is measured as it lies; neither rule minds.
     """
 
     columns: tuple[str, ...] = (IMAGE,)
 
+    @checked
     def __init__(
         self,
         *,
-        least_side: int = 32,
-        most_side: int | None = None,
-        most_aspect: float | None = 3.0,
+        least_side: Count = 32,
+        most_side: Count | None = None,
+        most_aspect: Annotated[float, Ge(1)] | None = 3.0,
         unreadable: Literal["drop", "keep"] = "drop",
         missing: Literal["drop", "keep"] = "keep",
     ) -> None:
@@ -42,44 +45,25 @@ class PictureSize(Stateless):
             least_side: of the shorter side, pixels, at least 1 (which lets all pass).
             most_side: of the longer side, pixels, or None for any.
             most_aspect: longer by shorter side, at least 1, or None for any.
-            unreadable: what happens to bytes that are no picture.
-            missing: what happens to pairs without a picture.
-
-        Raises:
-            InputError: limits that cross or are out of range, another word.
+            unreadable: what happens to bytes that are no image.
+            missing: what happens to pairs without an image.
         """
-        if least_side < 1 or (most_side is not None and most_side < least_side):
-            raise InputError(f"sides: expected 1 <= least_side <= most_side, got {least_side} and {most_side}")
-        if most_aspect is not None and not most_aspect >= 1:
-            raise InputError(f"most_aspect: expected at least 1, got {most_aspect}")
-        for name, choice in (("unreadable", unreadable), ("missing", missing)):
-            if choice not in ("drop", "keep"):
-                raise InputError(f"{name}: expected drop or keep, got {choice!r}")
+        if most_side is not None and most_side < least_side:
+            raise InputError(f"most_side: expected at least least_side={least_side}, got {most_side}")
         self.least_side, self.most_side, self.most_aspect = least_side, most_side, most_aspect
         self.unreadable, self.missing = unreadable, missing
         limits = [f"a side below {least_side}"]
         limits += [f"one above {most_side}"] if most_side else []
         limits += [f"sides of more than {most_aspect:g} to 1"] if most_aspect else []
         limits += ["no readable header"] if unreadable == "drop" else []
-        limits += ["no picture"] if missing == "drop" else []
-        self.refusal = f"the picture has {' or '.join(limits)}"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords."""
-        return {
-            "least_side": self.least_side,
-            "most_side": self.most_side,
-            "most_aspect": self.most_aspect,
-            "unreadable": self.unreadable,
-            "missing": self.missing,
-        }
+        limits += ["no image"] if missing == "drop" else []
+        self.refusal = f"the image has {' or '.join(limits)}"
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
-        """1 for pairs whose picture passes, else 0."""
-        pictures = pictures_of(rows)
-        there = np.asarray(pictures.is_valid())
-        sizes = _sizes(pictures.drop_null())
+        """1 for pairs whose image passes, else 0."""
+        images = images_of(rows)
+        there = np.asarray(images.is_valid())
+        sizes = _sizes(images.drop_null())
         short, long = sizes.min(axis=1), sizes.max(axis=1)
         passed = short >= self.least_side
         if self.most_side is not None:
@@ -92,23 +76,23 @@ class PictureSize(Stateless):
         return kept
 
 
-def _sizes(pictures: pa.BinaryArray) -> Int[np.ndarray, "n 2"]:
+def _sizes(images: pa.BinaryArray) -> Int[np.ndarray, "n 2"]:
     """Width and height of each; the whole file is taken in hand only where its beginning does not tell."""
-    found = [picture_size(data) for data in pc.binary_slice(pictures, 0, _BEGINNING).to_pylist()]
+    found = [image_size(data) for data in pc.binary_slice(images, 0, _BEGINNING).to_pylist()]
     for index in [index for index, size in enumerate(found) if size == (0, 0)]:
-        found[index] = picture_size(pictures[index].as_py())
+        found[index] = image_size(images[index].as_py())
     return np.array(found, np.int64).reshape(-1, 2)
 
 
-def picture_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an encoded picture from its header; (0, 0) for what is no picture."""
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image from its header; (0, 0) for what is no image."""
     if data.startswith(PNG) and data[12:16] == b"IHDR":
         return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     frame = jpeg_frame(data) if data.startswith(JPEG) else None
     if frame is not None:
         return frame[1], frame[0]
     try:
-        with open_image(data, name="picture", max_pixels=None) as opened:
+        with open_image(data, name="image", max_pixels=None) as opened:
             return opened.size
     except InputError:
         return 0, 0

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import MissingExtraError
+from tether.core.ranges import Count, checked
 from tether.data.curate.steps.characters import LETTER, code_points, is_kind, totals
 
 UNKNOWN = "und"
@@ -48,17 +49,9 @@ class LanguageDetector:
     Source: arXiv 1607.01759 and 1612.03651 (the classifier and its compression); the weights are CC BY-SA 3.0.
     """
 
-    def __init__(self, *, characters: int = _READ) -> None:
-        """Set how much of a text is read.
-
-        Args:
-            characters: at least 1.
-
-        Raises:
-            InputError: less than 1.
-        """
-        if characters < 1:
-            raise InputError(f"characters: expected at least 1, got {characters}")
+    @checked
+    def __init__(self, *, characters: Count = _READ) -> None:
+        """Args: characters: how many of a text are read."""
         self.characters = characters
 
     def detect(self, text: str | None) -> tuple[str, float]:

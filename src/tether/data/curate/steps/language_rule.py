@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from tether.core.component import closest
 from tether.core.errors import InputError
+from tether.core.ranges import Share, checked
 from tether.data.curate.engine.stateless import Stateless, column_of, texts_of
 from tether.data.curate.steps.language import UNKNOWN, LanguageDetector, known_languages
 
@@ -25,11 +26,12 @@ class LanguageRule(Stateless):
     look at a sample first.
     """
 
+    @checked
     def __init__(
         self,
         *,
         languages: str | Sequence[str],
-        minimum: float = 0.0,
+        minimum: Share = 0.0,
         unknown: Literal["keep", "drop"] = "drop",
         column: str | None = None,
     ) -> None:
@@ -40,9 +42,6 @@ class LanguageRule(Stateless):
             minimum: least probability of the detector, 0 to 1; below it the language counts as unknown.
             unknown: what happens to captions of unknown language: no letter in them, unsure, or null in ``column``.
             column: name of a column that holds the language (``en``, ``en-GB``, ``EN_us``); nothing is detected then.
-
-        Raises:
-            InputError: no languages, one that is no code, a minimum outside 0..1 or beside ``column``.
         """
         wanted = [languages] if isinstance(languages, str) else list(languages)
         if not wanted:
@@ -50,26 +49,12 @@ class LanguageRule(Stateless):
         for code in wanted:
             if not re.fullmatch("[a-z]{2,3}", code) or code == UNKNOWN:
                 raise InputError(f"languages: expected codes of two or three small letters, such as en, got {code!r}")
-        if not 0 <= minimum <= 1:
-            raise InputError(f"minimum: expected 0 to 1, got {minimum}")
         if column is not None and minimum:
             raise InputError("minimum: belongs to detection; a column of languages has no scores")
-        if unknown not in ("keep", "drop"):
-            raise InputError(f"unknown: expected keep or drop, got {unknown!r}")
         self.languages, self.minimum, self.unknown, self.column = sorted(set(wanted)), minimum, unknown, column
         self.columns = () if column is None else (column,)
         self.refusal = f"the caption is not in {' or '.join(self.languages)}"
         self._detector = LanguageDetector()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords."""
-        return {
-            "languages": self.languages,
-            "minimum": self.minimum,
-            "unknown": self.unknown,
-            "column": self.column,
-        }
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
         """1 for pairs in a wanted language, else 0.

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.engine.stateless import texts_of
 from tether.data.curate.engine.step import Gives
+from tether.data.settings import KeptSettings
 
 _TAG = r"(?is)<!--.*?-->|</?[a-z][^<>]*>"
 _WHITE = (
@@ -22,7 +23,7 @@ _WHITE = (
 _INVISIBLE = "[\\x00-\\x08\\x0E-\\x1B\\x7F-\\x{84}\\x{86}-\\x{9F}\\x{AD}\\x{200B}\\x{2060}\\x{FEFF}]+"
 
 
-class TidyText:
+class TidyText(KeptSettings):
     """Gives captions one Unicode form and single blanks, and takes invisible characters and markup out of them.
 
     ``<b>caf&eacute;</b>`` becomes the word without tags, its accent one character. Words, case and punctuation stay.
@@ -31,26 +32,15 @@ class TidyText:
     columns: tuple[str, ...] = ()
     gives: Gives = "one"
 
+    @checked
     def __init__(self, *, form: Literal["NFC", "NFKC"] = "NFC", markup: Literal["strip", "keep"] = "strip") -> None:
         """Set the form.
 
         Args:
             form: ``NFKC`` also unfolds ligatures, wide letters and raised digits.
             markup: HTML entities become their characters and tags go, also those spelt with entities, or all stay.
-
-        Raises:
-            InputError: another word.
         """
-        if form not in ("NFC", "NFKC"):
-            raise InputError(f"form: expected NFC or NFKC, got {form!r}")
-        if markup not in ("strip", "keep"):
-            raise InputError(f"markup: expected strip or keep, got {markup!r}")
         self.form, self.markup = form, markup
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords."""
-        return {"form": self.form, "markup": self.markup}
 
     def map(self, rows: pa.RecordBatch) -> pa.ListArray:
         """The one text of each caption; it may be empty."""

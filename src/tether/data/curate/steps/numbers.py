@@ -1,4 +1,4 @@
-"""Numbers out of captions: years, prices and lot numbers move a CLIP score, and rarely say what a picture shows."""
+"""Numbers out of captions: years, prices and lot numbers move a CLIP score, and rarely say what an image shows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.engine.stateless import texts_of
 from tether.data.curate.engine.step import Gives
 from tether.data.curate.steps.score_selection import checked_scores, top_rows
@@ -24,9 +25,10 @@ NUMBER = r"\d+(?:[.,:/x-]\d+)*%?"
 ``\\d`` is a digit of any script. It is a definition of ours: the paper gives no pattern in what could be read of it.
 """
 FRACTION = 0.4
-"""Share of the pairs that is kept (arXiv 2309.13770, abstract)."""
+"""Fraction of the pairs that is kept (arXiv 2309.13770, abstract)."""
 
 
+@checked
 def mask_numbers(text: str, *, mode: MaskMode = "number", pattern: str | None = None) -> str:
     """The text without its numbers, and single blanks between what is left.
 
@@ -39,19 +41,13 @@ def mask_numbers(text: str, *, mode: MaskMode = "number", pattern: str | None = 
             one (``mp3`` goes whole).
         pattern: a regular expression of what counts as a number; None for ``NUMBER``. Where years or model names carry
             meaning, give one that spares them.
-
-    Raises:
-        TypeError: not a string.
-        InputError: an unknown mode, or a pattern that is not a regular expression or also matches an empty text.
     """
     if not isinstance(text, str):
         raise TypeError(f"caption: expected str, got {type(text).__name__}")
     found = number_pattern(pattern)
     if mode == "number":
         return " ".join(found.sub(" ", text).split())
-    if mode == "token":
-        return " ".join(word for word in text.split() if not found.search(word))
-    raise InputError(f"mode: expected {' or '.join(MASK_MODES)}, got {mode!r}")
+    return " ".join(word for word in text.split() if not found.search(word))
 
 
 def number_pattern(pattern: str | None) -> re.Pattern[str]:
@@ -66,11 +62,7 @@ def number_pattern(pattern: str | None) -> re.Pattern[str]:
 
 
 def number_ratio(text: str) -> float:
-    """Digits of any script as a share of the characters that are not blank; 0 where there are none.
-
-    Raises:
-        TypeError: not a string.
-    """
+    """Digits of any script as a fraction of the characters that are not blank; 0 where there are none."""
     if not isinstance(text, str):
         raise TypeError(f"caption: expected str, got {type(text).__name__}")
     solid = "".join(text.split())
@@ -85,7 +77,7 @@ class NumberEffect:
         ratio: (n,) ``number_ratio`` of each caption.
         delta: (n,) score of the caption as it is, minus its score without numbers.
         spearman: rank correlation of the two, -1 to 1; NaN where one of them is the same for all pairs.
-        changed: share of what the plain filter keeps that the masked one does not, 0 to 1.
+        changed: fraction of what the plain filter keeps that the masked one does not, 0 to 1.
     """
 
     ratio: Float[np.ndarray, " n"]
@@ -108,10 +100,6 @@ def number_effect(
         raw: their scores.
         masked: the scores of their masked forms.
         fraction: of the pairs that each filter keeps, in (0, 1].
-
-    Raises:
-        TypeError: a caption that is not a string.
-        InputError: lengths that differ, a score that is not finite, or a fraction out of range.
     """
     raw, masked = checked_scores(raw, name="raw"), checked_scores(masked, name="masked")
     if not len(texts) == len(raw) == len(masked):
@@ -143,6 +131,7 @@ class NumberMask:
     columns: tuple[str, ...] = ()
     gives: Gives = "one"
 
+    @checked
     def __init__(self, *, mode: MaskMode = "number", pattern: str | None = None) -> None:
         """Args: as ``mask_numbers``."""
         mask_numbers("", mode=mode, pattern=pattern)  # refuses wrong settings before the work

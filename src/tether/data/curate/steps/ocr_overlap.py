@@ -1,21 +1,26 @@
-"""How much of a caption stands written in its own picture, given the words that a reader found there."""
+"""How much of a caption stands written in its own image, given the words that a reader found there."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Gt, Le
 
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.ranges import checked
 
 Case = Literal["lower", "fold"]
+Similarity = Annotated[float, Gt(0), Le(1)]
 CASES: tuple[Case, ...] = get_args(Case)
 FUZZY = 0.8
 """Similarity from which two words count as one in the fuzzy measures; ours, the paper's value is not known."""
 _WORD = re.compile(r"\w+")
 
 
+@checked
 def words_of(text: str, *, case: Case = "lower") -> list[str]:
     """Words in small letters; everything but letters, digits and the underscore parts them, so ``Coca-Cola`` is two.
 
@@ -24,27 +29,22 @@ def words_of(text: str, *, case: Case = "lower") -> list[str]:
 
     Args:
         text: a caption, or what a reader found.
-        case: ``lower``, or ``fold`` to also make ``ß`` equal ``ss``; the same for caption and picture.
-
-    Raises:
-        TypeError: not a string.
+        case: ``lower``, or ``fold`` to also make ``ß`` equal ``ss``; the same for caption and image.
     """
     if not isinstance(text, str):
         raise TypeError(f"text: expected str, got {type(text).__name__}")
-    if case not in CASES:
-        raise InputError(f"case: expected {' or '.join(CASES)}, got {case!r}")
     return _WORD.findall(text.lower() if case == "lower" else text.casefold())
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """One caption against the words in its picture.
+    """One caption against the words in its image.
 
     Attributes:
         words: of the caption, in order, repeats kept.
-        written: different words in the picture, in order of their first.
-        exact: words of the caption that stand in the picture, repeats kept.
-        fuzzy: words of the caption that resemble one in the picture, the exact ones among them; as ``exact`` where no
+        written: different words in the image, in order of their first.
+        exact: words of the caption that stand in the image, repeats kept.
+        fuzzy: words of the caption that resemble one in the image, the exact ones among them; as ``exact`` where no
             threshold was given.
     """
 
@@ -55,17 +55,20 @@ class Overlap:
 
     @property
     def coverage(self) -> float:
-        """Exact words as a share of the caption's, 0 for a caption without words."""
+        """Exact words as a fraction of the caption's, 0 for a caption without words."""
         return len(self.exact) / len(self.words) if self.words else 0.0
 
     @property
     def fuzzy_coverage(self) -> float:
-        """Fuzzy words as a share of the caption's, 0 for a caption without words."""
+        """Fuzzy words as a fraction of the caption's, 0 for a caption without words."""
         return len(self.fuzzy) / len(self.words) if self.words else 0.0
 
 
-def caption_overlap(caption: str, *, ocr: Collection[str], fuzzy: float | None = None, case: Case = "lower") -> Overlap:
-    """Which words of a caption a reader found in its picture.
+@checked
+def caption_overlap(
+    caption: str, *, ocr: Collection[str], fuzzy: Similarity | None = None, case: Case = "lower"
+) -> Overlap:
+    """Which words of a caption a reader found in its image.
 
     Source: arXiv 2312.14232, section 3; how words are parted and compared is our definition.
 
@@ -77,8 +80,6 @@ def caption_overlap(caption: str, *, ocr: Collection[str], fuzzy: float | None =
         case: as ``words_of``.
 
     Raises:
-        TypeError: a caption or reading that is not a string, or one string for ``ocr``.
-        InputError: a threshold out of range.
         MissingExtraError: ``fuzzy`` needs rapidfuzz.
 
     Example:
@@ -87,10 +88,6 @@ def caption_overlap(caption: str, *, ocr: Collection[str], fuzzy: float | None =
         >>> one.exact, one.coverage
         (('nike',), 0.25)
     """
-    if isinstance(ocr, str):
-        raise TypeError("ocr: expected a list of words, got one str")
-    if fuzzy is not None and not 0 < fuzzy <= 1:
-        raise InputError(f"fuzzy: expected a similarity in (0, 1], got {fuzzy!r}")
     words = tuple(words_of(caption, case=case))
     written = tuple(dict.fromkeys(word for line in ocr for word in words_of(line, case=case)))
     known = frozenset(written)
@@ -120,13 +117,13 @@ class OverlapReport:
 
     Attributes:
         pairs: how many.
-        image_text_rate: share of pictures with any word.
-        caption_word_rate: share of all caption words that stand in their own picture.
+        image_text_rate: fraction of images with any word.
+        caption_word_rate: fraction of all caption words that stand in their own image.
         fuzzy_caption_word_rate: the same with words that resemble one.
-        co_text_rate: share of pairs with a caption word in the picture.
-        co_text_rate_given_text: the same among pictures with any word.
+        co_text_rate: fraction of pairs with a caption word in the image.
+        co_text_rate_given_text: the same among images with any word.
         fuzzy_co_text_rate: as ``co_text_rate`` with words that resemble one.
-        fuzzy_co_text_rate_given_text: the same among pictures with any word.
+        fuzzy_co_text_rate_given_text: the same among images with any word.
     """
 
     pairs: int
@@ -143,21 +140,19 @@ class OverlapReport:
         return asdict(self)
 
 
+@checked
 def overlap_report(
-    captions: Sequence[str], *, ocr: Sequence[Collection[str]], fuzzy: float = FUZZY, case: Case = "lower"
+    captions: Sequence[str], *, ocr: Sequence[Collection[str]], fuzzy: Similarity = FUZZY, case: Case = "lower"
 ) -> OverlapReport:
-    """How many pictures carry text, and how often captions repeat it.
+    """How many images carry text, and how often captions repeat it.
 
     Readers miss words, so a low rate is no proof of a clean set.
 
     Args:
         captions: of the n pairs.
-        ocr: what was read in each picture.
+        ocr: what was read in each image.
         fuzzy: as ``caption_overlap``.
         case: as ``words_of``.
-
-    Raises:
-        InputError: lengths that differ, or a threshold out of range.
     """
     if len(captions) != len(ocr):
         raise InputError(f"ocr: expected one list for each of {len(captions)} captions, got {len(ocr)}")
@@ -166,7 +161,7 @@ def overlap_report(
 
 
 def summarise(overlaps: Sequence[Overlap]) -> OverlapReport:
-    """The rates of overlaps that were computed before, for instance of one cluster of pictures."""
+    """The rates of overlaps that were computed before, for instance of one cluster of images."""
     pairs, words = len(overlaps), sum(len(one.words) for one in overlaps)
     lettered = sum(bool(one.written) for one in overlaps)
     exact, fuzzy = sum(bool(one.exact) for one in overlaps), sum(bool(one.fuzzy) for one in overlaps)

@@ -1,4 +1,4 @@
-"""Short names of what a picture shows, equal or close for copies of other size, quality or format."""
+"""Short names of what an image shows, equal or close for copies of other size, quality or format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tether.core.errors import InputError
 from tether.data.image_file import open_image, orientation
 from tether.data.images import decode
 
-_SIDE = 32  # of the grey picture that is transformed, four times the side of what is kept of it
+_SIDE = 32  # of the grey image that is transformed, four times the side of what is kept of it
 _KEPT = 8
 _DRAFT = 4 * _SIDE  # JPEG is decoded at the smallest of its own scales that is at least this wide
 _LARGE = 1 << 24  # pixels above which the copies of the way below would cost too much
@@ -26,10 +26,10 @@ COLOURS = 3 * _GRID * _GRID
 
 @dataclass(frozen=True, slots=True)
 class Prints:
-    """What is known of n pictures.
+    """What is known of n images.
 
     Attributes:
-        readable: (n,) whether the picture could be decoded; the rest of an unreadable one is 0.
+        readable: (n,) whether the image could be decoded; the rest of an unreadable one is 0.
         shape: (n,) 64 bits of its outline in grey.
         colours: (n, 108) mean red, green and blue of 6 x 6 fields, row by row, 0..255.
         pixels: (n,) width times height.
@@ -41,33 +41,33 @@ class Prints:
     pixels: UInt32[np.ndarray, " n"]
 
 
-def fingerprints(pictures: Sequence[bytes | None]) -> Prints:
-    """The perceptual hash (pHash) and the coarse colours of pictures.
+def fingerprints(images: Sequence[bytes | None]) -> Prints:
+    """The perceptual hash (pHash) and the coarse colours of images.
 
-    The shape's bits say which of the 64 lowest frequencies of the cosine transform of the 32 x 32 grey picture lie
-    above their median, as the library ImageHash has it; unlike there the picture is laid over white where it is
-    transparent, turned upright, and coefficients are rounded, so that plain and symmetric pictures give the same bits
+    The shape's bits say which of the 64 lowest frequencies of the cosine transform of the 32 x 32 grey image lie
+    above their median, as the library ImageHash has it; unlike there the image is laid over white where it is
+    transparent, turned upright, and coefficients are rounded, so that plain and symmetric images give the same bits
     on every machine. A red and a green heart, or two faces that differ by a smile, are one shape that
     ``colours`` tells apart.
 
     Args:
-        pictures: encoded files; None or what is no picture is unreadable.
+        images: encoded files; None or what is no image is unreadable.
     """
-    count = len(pictures)
+    count = len(images)
     readable = np.zeros(count, np.bool_)
     grey = np.zeros((count, _SIDE, _SIDE), np.float64)
     colours = np.zeros((count, COLOURS), np.uint8)
     pixels = np.zeros(count, np.uint32)
-    for index, data in enumerate(pictures):
+    for index, data in enumerate(images):
         if not data:
             continue
         try:
-            picture, pixels[index] = _small(data)
+            image, pixels[index] = _small(data)
         except InputError:
             continue
         readable[index] = True
-        grey[index] = np.asarray(picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
-        colours[index] = np.asarray(picture.resize((_GRID, _GRID), Image.Resampling.BOX)).reshape(COLOURS)
+        grey[index] = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+        colours[index] = np.asarray(image.resize((_GRID, _GRID), Image.Resampling.BOX)).reshape(COLOURS)
     return Prints(readable, _bits(grey), colours, pixels)
 
 
@@ -85,20 +85,16 @@ def _cosines() -> Float[np.ndarray, "8 32"]:
 
 
 def _small(data: bytes) -> tuple[Image.Image, int]:
-    """An upright RGB picture, reduced where its format allows that for nothing, and its true number of pixels.
-
-    Raises:
-        InputError: not a picture, broken, or larger than is decoded anywhere else.
-    """
-    with open_image(data, name="picture") as opened:
+    """An upright RGB image, reduced where its format allows that for nothing, and its true number of pixels."""
+    with open_image(data, name="image") as opened:
         pixels = opened.width * opened.height
         opened.draft("RGB", (_DRAFT, _DRAFT))
         if opened.mode.startswith("I") or opened.mode == "F" or opened.width * opened.height > _LARGE:
             return Image.fromarray(decode(data).permute(1, 2, 0).contiguous().numpy()), pixels
         opened.load()
-        picture = opened if orientation(opened) == 1 else ImageOps.exif_transpose(opened)
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture)
-        return picture.convert("RGB"), pixels
+        image = opened if orientation(opened) == 1 else ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return image.convert("RGB"), pixels

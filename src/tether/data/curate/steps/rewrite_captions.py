@@ -1,4 +1,4 @@
-"""Captions said in other words, as the last step of a recipe: more texts for each picture, or others."""
+"""Captions said in other words, as the last step of a recipe: more texts for each image, or others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, final
 import pyarrow as pa
 
 from tether.core.component import build
-from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.data.captions import REWRITERS, Rewriter
 from tether.data.captions.dataset import one_line
 from tether.data.captions.rng import of_key
@@ -26,11 +26,12 @@ class RewriteCaptions:
 
     columns: tuple[str, ...] = ()
 
+    @checked
     def __init__(
         self,
         *,
         rewriter: str | dict[str, Any] = "template",
-        count: int = 4,
+        count: Count = 4,
         mode: Literal["add", "replace"] = "add",
         seed: int = 0,
     ) -> None:
@@ -41,14 +42,7 @@ class RewriteCaptions:
             count: rewrites of each caption (>= 1); ``replace`` writes one.
             mode: ``add`` keeps the caption first and adds rewrites; ``replace`` writes one in its place.
             seed: of the draws.
-
-        Raises:
-            InputError: a value outside its range, or a rewriter that is not known.
         """
-        if count < 1:
-            raise InputError(f"count: expected at least 1, got {count}")
-        if mode not in ("add", "replace"):
-            raise InputError(f"mode: expected 'add' or 'replace', got {mode!r}")
         self.rewriter: Rewriter = build(rewriter, REWRITERS, where="rewrite_captions: rewriter")
         self._name = rewriter if isinstance(rewriter, str) else str(rewriter["name"])
         self.mode, self.seed = mode, seed

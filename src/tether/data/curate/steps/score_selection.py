@@ -1,4 +1,4 @@
-"""Rows by their scores: the best share of them, or those above a limit. Equal scores go to the earlier row."""
+"""Rows by their scores: the best fraction of them, or those above a limit. Equal scores go to the earlier row."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ def top_rows(scores: Float[np.ndarray, " n"], *, fraction: float) -> Int[np.ndar
     Args:
         scores: of the n rows that could be scored, finite: a fraction of what was lost before means nothing.
         fraction: in (0, 1].
-
-    Raises:
-        InputError: a fraction out of range, or a score that is not finite.
     """
     scores = checked_scores(scores)
     check_fraction(fraction)
@@ -32,11 +29,7 @@ def top_rows(scores: Float[np.ndarray, " n"], *, fraction: float) -> Int[np.ndar
 
 
 def rows_from(scores: Float[np.ndarray, " n"], *, threshold: float) -> Int[np.ndarray, " k"]:
-    """The rows whose score is at least the threshold, in rising order.
-
-    Raises:
-        InputError: a threshold or a score that is not finite.
-    """
+    """The rows whose score is at least the threshold, in rising order."""
     check_threshold(threshold)
     return np.flatnonzero(checked_scores(scores) >= threshold)
 
@@ -49,20 +42,17 @@ def select_unparroted(
     least_clip_score: float = LEAST_CLIP_SCORE,
     least_aesthetic: float = LEAST_AESTHETIC,
 ) -> Int[np.ndarray, " k"]:
-    """Rows whose picture shows no text and whose scores are above both limits, in rising order.
+    """Rows whose image shows no text and whose scores are above both limits, in rising order.
 
     Source: README of opendatalab/CLIP-Parrot-Bias; all comparisons are strict. Its last step, near-duplicates, is the
     step ``embedding_duplicates`` of a recipe.
 
     Args:
-        has_text: whether any text was detected in each picture.
-        clip_score: cosine of picture and caption.
+        has_text: whether any text was detected in each image.
+        clip_score: cosine of image and caption.
         aesthetic: of any predictor on the scale of the limit; None leaves this rule out.
         least_clip_score: what the cosine must exceed.
         least_aesthetic: what the aesthetic score must exceed.
-
-    Raises:
-        InputError: lengths that differ, a score or limit that is not finite, or a mark other than 0 and 1.
     """
     marks = np.asarray(has_text)
     if marks.ndim != 1 or not np.isin(marks, (0, 1)).all():
@@ -86,9 +76,6 @@ def subsets_by(values: Float[np.ndarray, " n"], *, edges: Sequence[float]) -> tu
     With m rising edges there are m + 1 bins: below the first edge, from each edge to below the next, and from the last
     on. Source: arXiv 2312.14232, where the values are numbers of embedded words, coverages, or what removing the text
     takes from the score.
-
-    Raises:
-        InputError: a value that is not finite, or edges that do not rise.
     """
     values = checked_scores(values, name="values")
     if any(not left < right for left, right in itertools.pairwise(edges)) or not len(edges):
@@ -100,11 +87,7 @@ def subsets_by(values: Float[np.ndarray, " n"], *, edges: Sequence[float]) -> tu
 def checked_scores(
     scores: Float[np.ndarray, " n"] | Sequence[float], *, name: str = "scores"
 ) -> Float[np.ndarray, " n"]:
-    """(n,) float64, after a look at shape and values.
-
-    Raises:
-        InputError: not one-dimensional, not numbers, NaN or infinity.
-    """
+    """(n,) float64, after a look at shape and values."""
     try:
         found = np.asarray(scores, np.float64)
     except (TypeError, ValueError) as error:

@@ -1,9 +1,9 @@
-"""Drop captions that are no sentence about a picture: too short, too long, addresses, file names, markup, noise."""
+"""Drop captions that are no sentence about an image: too short, too long, addresses, file names, markup, noise."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int, UInt32
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Share, Whole, checked
 from tether.data.curate.engine.stateless import Stateless, texts_of
 from tether.data.curate.steps.characters import LETTER, MARK, code_points, is_kind, longest_run, totals
 
@@ -34,13 +35,14 @@ class TextRules(Stateless):
     word. Rules read the caption as it is; put ``tidy_text`` before them to mend what can be mended.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        characters: tuple[int, int] = (3, 1000),
-        words: tuple[int, int] = (1, 200),
-        letters: float = 0.3,
-        run: int | None = 9,
+        characters: tuple[Whole, Whole] = (3, 1000),
+        words: tuple[Whole, Whole] = (1, 200),
+        letters: Share = 0.3,
+        run: Count | None = 9,
         addresses: Choice = "drop",
         markup: Choice = "drop",
         broken: Choice = "drop",
@@ -50,27 +52,17 @@ class TextRules(Stateless):
         Args:
             characters: least and most code points.
             words: least and most words.
-            letters: least share, 0 to 1, of letters (with their marks) among what is not white space; above 0 it
+            letters: least fraction, 0 to 1, of letters (with their marks) among what is not white space; above 0 it
                 needs at least one letter.
             run: most repetitions of one character in a row, at least 1, or None for any number.
-            addresses: captions with a web or mail address or a picture's file name in them.
+            addresses: captions with a web or mail address or an image's file name in them.
             markup: captions with HTML tags or entities in them.
             broken: captions with control characters, with the mark that stands for undecodable bytes, or with UTF-8
                 that was read as Latin-1.
-
-        Raises:
-            InputError: limits that are negative or cross, a share outside 0..1, a run below 1, another word.
         """
         for name, (low, high) in (("characters", characters), ("words", words)):
-            if not 0 <= low <= high:
-                raise InputError(f"{name}: expected least and most, 0 <= least <= most, got {low} and {high}")
-        if not 0 <= letters <= 1:
-            raise InputError(f"letters: expected 0 to 1, got {letters}")
-        if run is not None and run < 1:
-            raise InputError(f"run: expected at least 1, got {run}")
-        for name, choice in (("addresses", addresses), ("markup", markup), ("broken", broken)):
-            if choice not in ("drop", "keep"):
-                raise InputError(f"{name}: expected drop or keep, got {choice!r}")
+            if low > high:
+                raise InputError(f"{name}: expected least and most, least <= most, got {low} and {high}")
         self.characters, self.words, self.letters, self.run = tuple(characters), tuple(words), letters, run
         self.addresses, self.markup, self.broken = addresses, markup, broken
         self.refusal = f"the caption breaks a rule: {', '.join(self._rules())}"
@@ -85,19 +77,6 @@ class TextRules(Stateless):
         named += ["no address"] if self.addresses == "drop" else []
         named += ["no markup"] if self.markup == "drop" else []
         return named + (["nothing broken"] if self.broken == "drop" else [])
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Constructor keywords."""
-        return {
-            "characters": list(self.characters),
-            "words": list(self.words),
-            "letters": self.letters,
-            "run": self.run,
-            "addresses": self.addresses,
-            "markup": self.markup,
-            "broken": self.broken,
-        }
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
         """1 for captions that pass, else 0."""

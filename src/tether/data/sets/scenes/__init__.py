@@ -1,4 +1,4 @@
-"""A synthetic world with ground truth: scenes, pictures, captions, near misses, edits, lettering, defects, biases."""
+"""A synthetic world with ground truth: scenes, images, captions, near misses, edits, lettering, defects, biases."""
 
 from tether.data.sets.scenes.biases import PARTNERS, Biased, draw_biased
 from tether.data.sets.scenes.captions import HELD_OUT_TEMPLATES, TEMPLATES, details_of, long, relation, short
@@ -6,7 +6,7 @@ from tether.data.sets.scenes.defects import draw_defect
 from tether.data.sets.scenes.edits import EDITS, Edit, draw_edit
 from tether.data.sets.scenes.lettering import draw_lettering
 from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
-from tether.data.sets.scenes.render import Picture, render
+from tether.data.sets.scenes.render import RenderedScene, render
 from tether.data.sets.scenes.set import Sample, ScenesSet
 from tether.data.sets.scenes.twins import Quadruple, SceneTwins
 from tether.data.sets.scenes.world import HELD_OUT_PAIRS, Defect, Dice, Scene, TextOverlay, Thing, World
@@ -22,8 +22,8 @@ __all__ = [
     "Dice",
     "Edit",
     "Negative",
-    "Picture",
     "Quadruple",
+    "RenderedScene",
     "Sample",
     "Scene",
     "SceneTwins",

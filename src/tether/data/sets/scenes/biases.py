@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tether.core.errors import InputError
+from tether.core.ranges import Share, checked
 from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, HELD_OUT_PAIRS, SHAPES, TEXTURES, Dice, Scene, World
 
 BiasKind = Literal["colour", "texture", "background"]
@@ -48,7 +49,8 @@ class Biased:
     aligned: bool
 
 
-def draw_biased(world: World, dice: Dice, *, kind: BiasKind, strength: float) -> Biased:
+@checked
+def draw_biased(world: World, dice: Dice, *, kind: BiasKind, strength: Share) -> Biased:
     """A scene in which an attribute goes with the class.
 
     Args:
@@ -56,14 +58,7 @@ def draw_biased(world: World, dice: Dice, *, kind: BiasKind, strength: float) ->
         dice: draws.
         kind: ``colour`` (goes with the class word), ``texture`` (with the label) or ``background`` (with the class).
         strength: 0 to 1.
-
-    Raises:
-        InputError: for another kind or strength, or a world too small for it.
     """
-    if kind not in PARTNERS:
-        raise InputError(f"scenes: bias: expected one of {', '.join(PARTNERS)}, got {kind!r}")
-    if not 0 <= strength <= 1:
-        raise InputError(f"scenes: strength: expected 0 to 1, got {strength}")
     values = {"colour": world.colours, "texture": world.textures, "background": world.backgrounds}[kind]
     label = dice.pick(world.shapes)
     partner = PARTNERS[kind][label]

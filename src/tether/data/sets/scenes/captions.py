@@ -174,9 +174,6 @@ def long(
         telling: (thing, attribute) of the detail to hold back to the very end; thing -1 with ``background`` for that.
         most: how many details are given at most; the telling one always is.
         dice: draws for a random order.
-
-    Raises:
-        InputError: when the scene has no such telling detail.
     """
     indices = in_order(scene, order=order, dice=dice)
     arranged = Scene(tuple(scene.things[index] for index in indices), scene.background, scene.variant)

@@ -1,21 +1,25 @@
-"""Flaws planted in a finished picture, with the mask of the pixels they change."""
+"""Flaws planted in a finished image, with the mask of the pixels they change."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.sets.scenes.world import Defect, Dice, Scene
 
-KINDS: tuple[Literal["scratch", "stain", "hole", "grain"], ...] = ("scratch", "stain", "hole", "grain")
+Kind = Literal["scratch", "stain", "hole", "grain"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _EXTENTS = {"scratch": (0.25, 0.5), "stain": (0.12, 0.24), "hole": (0.07, 0.13), "grain": (0.15, 0.28)}
 
 
-def draw_defect(scene: Scene, dice: Dice, *, kinds: Sequence[str] = KINDS, on: str = "anywhere") -> Defect:
+@checked
+def draw_defect(
+    scene: Scene, dice: Dice, *, kinds: Sequence[Kind] = KINDS, on: Literal["anywhere", "thing"] = "anywhere"
+) -> Defect:
     """A random flaw.
 
     Args:
@@ -24,12 +28,7 @@ def draw_defect(scene: Scene, dice: Dice, *, kinds: Sequence[str] = KINDS, on: s
         kinds: some of ``KINDS``.
         on: ``anywhere``, or ``thing`` for the middle part of one of the things.
     """
-    if on not in ("anywhere", "thing"):
-        raise InputError(f"scenes: defect on: expected anywhere or thing, got {on!r}")
-    named = dice.pick(kinds)
-    kind = next((known for known in KINDS if known == named), None)
-    if kind is None:
-        raise InputError(f"scenes: defect kind: expected one of {', '.join(KINDS)}, got {named!r}")
+    kind = dice.pick(kinds)
     extent = dice.uniform(*_EXTENTS[kind])
     x, y = dice.uniform(0.12, 0.88), dice.uniform(0.12, 0.88)
     if on == "thing":

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
-from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.sets.scenes.captions import PLACES, noun, whereabouts, with_article
 from tether.data.sets.scenes.negatives import ANY_WORLD
 from tether.data.sets.scenes.world import BACKGROUNDS, SIZES, TEXTURES, Dice, Scene, Thing, World, free
 
 EditKind = Literal["recolour", "reshape", "resize", "retexture", "break", "mend", "move", "remove", "add", "background"]
-EDITS: tuple[EditKind, ...] = (
-    "recolour",
-    "reshape",
-    "resize",
-    "retexture",
-    "break",
-    "mend",
-    "move",
-    "remove",
-    "add",
-    "background",
-)
+EDITS: tuple[EditKind, ...] = get_args(EditKind)
 _TRIES = 60
 _LEAST_MOVE = 0.25  # of the side, so that a move is seen
 _CLEAR = 0.06  # from the lines between left, middle and right, so that a place word is beyond doubt
@@ -39,14 +28,13 @@ class Edit:
     after: Scene
 
 
+@checked
 def draw_edit(scene: Scene, dice: Dice, *, kind: EditKind, world: World = ANY_WORLD) -> Edit | None:
     """A random edit of one kind; None when the scene allows none (nothing broken to mend, no room to add).
 
     The result is a scene that ``world`` could have drawn. ``instruction`` names things by colour and shape, which no
     two things of a scene share.
     """
-    if kind not in EDITS:
-        raise InputError(f"scenes: edit: expected one of {', '.join(EDITS)}, got {kind!r}")
     for _ in range(_TRIES):
         found = _MAKERS[kind](scene, dice, world)
         if found is not None and world.allows(found[1]):

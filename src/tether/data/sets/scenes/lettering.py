@@ -1,4 +1,4 @@
-"""Text in the picture: words, numbers and watermarks that are true of the scene or not."""
+"""Text in the image: words, numbers and watermarks that are true of the scene or not."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.sets.scenes.world import SHAPES, Dice, Scene, TextOverlay
 
 LetteringKind = Literal["word", "number", "watermark"]
-KINDS: tuple[LetteringKind, ...] = ("word", "number", "watermark")
-_LABEL_HEIGHT, _WATERMARK_HEIGHT = 0.17, 0.15  # of the picture's side
+_LABEL_HEIGHT, _WATERMARK_HEIGHT = 0.17, 0.15  # of the image's side
 _WATERMARK_COVER = 0.42
 
 
+@checked
 def draw_lettering(scene: Scene, dice: Dice, *, kind: LetteringKind, agrees: bool) -> TextOverlay:
     """Text for a scene: the name of a shape in it or a count of its things, or one that is not true of it."""
-    if kind not in KINDS:
-        raise InputError(f"scenes: lettering: expected one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "number":
         count = len(scene.things)
         text = str(count if agrees else dice.pick([number for number in range(1, 10) if number != count]))
@@ -78,7 +76,7 @@ def _glyphs(text: str, height: int, widest: int) -> Float[np.ndarray, "h w"]:
 
 @lru_cache(maxsize=256)
 def _watermark(text: str, size: int) -> Float[np.ndarray, "size size"]:
-    """The text repeated along slanted lines over the whole picture."""
+    """The text repeated along slanted lines over the whole image."""
     glyphs = _glyphs(text, max(8, round(size * _WATERMARK_HEIGHT)), 4 * size)
     height, width = glyphs.shape
     side = 2 * size

@@ -1,35 +1,36 @@
-"""Pictures of several objects of which one is enlarged, and of each object alone (ComCO, arXiv 2502.19842)."""
+"""Images of several objects of which one is enlarged, and of each object alone (ComCO, arXiv 2502.19842)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 from jaxtyping import UInt8
 
 from tether.core.errors import InputError
-from tether.data.sets.scenes.render import LARGEST, SMALLEST, render
+from tether.core.ranges import Whole, checked
+from tether.data.sets.scenes.render import Side, render
 from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, Dice, Scene, Thing, arrange
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SMALL = 12
-"""Diameter of an object that is not enlarged, in 64ths of the picture's side."""
+"""Diameter of an object that is not enlarged, in 64ths of the image's side."""
 ALONE = 20
 """Diameter of an object that is alone."""
-MOST = 4
 
 
 @dataclass(frozen=True, slots=True)
 class MultiObjectItem:
-    """One picture.
+    """One image.
 
     Attributes:
-        objects: index of the object at each place.
-        scene: what is drawn; its things are in the order of the places.
+        objects: the object at each position.
+        scene: what is drawn; its things are in that order.
         pixels: (h, w, 3).
     """
 
@@ -39,32 +40,30 @@ class MultiObjectItem:
 
 
 class MultiObjectWorld:
-    """Pictures of n different objects out of K; the one at place ``big`` is enlarged, all others are of one size.
+    """Images of n different objects out of K; the one at position ``big`` is enlarged, all others are of one size.
 
-    A place is where an object stands in the list, as in a caption; where it lies in the picture is drawn at random for
-    each, so neither place nor size tells the other. Item i is the same whatever is drawn before it.
+    A position is where an object stands in the list, as in a caption; where it lies in the image is drawn at random for
+    each, so neither position nor size tells the other. Item i is the same whatever is drawn before it.
 
     Args:
         objects: K different pairs of colour and shape, such as ``("red", "star")``, that can be seen on the background.
-        n: objects in a picture, 2 to 4 and at most K.
-        big: place of the enlarged one, 0 to n - 1; None enlarges none.
+        n: objects in an image, 2 to 4 and at most K.
+        big: position of the enlarged one, 0 to n - 1; None enlarges none.
         ratio: its diameter over that of the others, 1 to 2.4.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         background: what everything lies on.
-        seed: another seed is another set of pictures.
-
-    Raises:
-        InputError: an object that is not known, twice there or not to be seen, or a number out of range.
+        seed: another seed is another set of images.
     """
 
+    @checked
     def __init__(
         self,
         *,
         objects: Sequence[tuple[str, str]],
-        n: int = 3,
-        big: int | None = 0,
-        ratio: float = 2.2,
-        size: int = 64,
+        n: Annotated[int, Ge(2), Le(4)] = 3,
+        big: Whole | None = 0,
+        ratio: Annotated[float, Ge(1), Le(SIZES["large"][1] / SMALL)] = 2.2,
+        size: Side = 64,
         background: str = "paper",
         seed: int = 0,
     ) -> None:
@@ -79,15 +78,10 @@ class MultiObjectWorld:
                 raise InputError(f"objects: a {colour} {shape} cannot be seen on {background}")
         if len(set(self.objects)) < len(self.objects):
             raise InputError("objects: expected each once")
-        if not 2 <= n <= min(MOST, len(self.objects)):
-            raise InputError(f"n: expected 2 to {min(MOST, len(self.objects))} objects in a picture, got {n}")
-        if big is not None and not 0 <= big < n:
-            raise InputError(f"big: expected a place from 0 to {n - 1} or None, got {big}")
-        most = SIZES["large"][1] / SMALL
-        if not 1 <= ratio <= most:
-            raise InputError(f"ratio: expected 1 to {most:.3g}, got {ratio}")
-        if not SMALLEST <= size <= LARGEST:
-            raise InputError(f"size: expected {SMALLEST} to {LARGEST} pixels, got {size}")
+        if n > len(self.objects):
+            raise InputError(f"n: expected at most {len(self.objects)}, the number of objects, got {n}")
+        if big is not None and big >= n:
+            raise InputError(f"big: expected a position from 0 to {n - 1} or None, got {big}")
         self.n, self.big, self.ratio, self.size = n, big, float(ratio), size
         self.background, self.seed = background, seed
 
@@ -96,22 +90,24 @@ class MultiObjectWorld:
         """Each object as a caption says it, such as ``a red star``."""
         return tuple(f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}" for colour, shape in self.objects)
 
-    def item(self, index: int) -> MultiObjectItem:
-        """Picture ``index``, from 0."""
-        rng = np.random.default_rng([self.seed, 0, _natural(index)])
+    @checked
+    def item(self, index: Whole) -> MultiObjectItem:
+        """Image ``index``, from 0."""
+        rng = np.random.default_rng([self.seed, 0, index])
         chosen = tuple(rng.permutation(len(self.objects))[: self.n].tolist())
         units = [round(SMALL * self.ratio) if place == self.big else SMALL for place in range(self.n)]
         return self._drawn(chosen, units, Dice(rng))
 
-    def single(self, index: int, *, view: int = 0) -> MultiObjectItem:
+    @checked
+    def single(self, index: Whole, *, view: Whole = 0) -> MultiObjectItem:
         """Object ``index`` alone; another view lies elsewhere."""
-        if not 0 <= index < len(self.objects):
+        if index >= len(self.objects):
             raise InputError(f"single: expected an object from 0 to {len(self.objects) - 1}, got {index}")
-        rng = np.random.default_rng([self.seed, 1, index, _natural(view)])
+        rng = np.random.default_rng([self.seed, 1, index, view])
         return self._drawn((index,), [ALONE], Dice(rng))
 
     def pixels(self, items: Sequence[MultiObjectItem]) -> Tensor:
-        """(b, 3, h, w) uint8 pictures of some items, as a model takes them."""
+        """(b, 3, h, w) uint8 images of some items, as a model takes them."""
         import torch
 
         return torch.from_numpy(np.stack([item.pixels for item in items])).permute(0, 3, 1, 2).contiguous()
@@ -133,9 +129,3 @@ class MultiObjectWorld:
 def _word(units: int) -> str:
     """The size word whose range is nearest."""
     return min(SIZES, key=lambda word: abs(units - sum(SIZES[word]) / 2))
-
-
-def _natural(index: int) -> int:
-    if index < 0:
-        raise InputError(f"expected a number from 0, got {index}")
-    return index

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
-from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.sets.scenes.captions import noun, relation, short, with_article
-from tether.data.sets.scenes.world import ATTRIBUTES, Attribute, Dice, Scene, Thing, World
+from tether.data.sets.scenes.world import Attribute, Dice, Scene, Thing, World
 
 ANY_WORLD = World(pairs="all")
 
@@ -25,7 +25,7 @@ class Negative:
         kind: ``attribute``, ``relation`` or ``object``.
         scene: the given scene.
         text: true of it.
-        other: the changed scene, to be rendered as the hard negative picture.
+        other: the changed scene, to be rendered as the hard negative image.
         other_text: true of the changed scene, the hard negative caption.
     """
 
@@ -36,12 +36,11 @@ class Negative:
     other_text: str
 
 
+@checked
 def swap_attribute(
     scene: Scene, dice: Dice, *, attribute: Attribute = "colour", template: str = "plain", world: World = ANY_WORLD
 ) -> Negative | None:
     """A twin in which two things have exchanged one attribute: "a red star and a blue ring", colours swapped."""
-    if attribute not in ATTRIBUTES:
-        raise InputError(f"scenes: attribute: expected one of {', '.join(ATTRIBUTES)}, got {attribute!r}")
     details = ("colour",) if attribute in ("shape", "colour") else ("colour", attribute)
     for first, second in dice.shuffled(list(combinations(range(len(scene.things)), 2))):
         one, two = scene.things[first], scene.things[second]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 from jaxtyping import Bool, Int, UInt8
 
 from tether.core.errors import InputError
@@ -15,11 +17,13 @@ from tether.data.sets.scenes.lettering import letter
 from tether.data.sets.scenes.world import COLOURS, Scene, Thing
 
 SMALLEST, LARGEST = 64, 224
+Side = Annotated[int, Ge(SMALLEST), Le(LARGEST)]
+"""Pixels of an image's side."""
 _SHADE = 14  # how far a shade of 1 lifts every channel
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class RenderedScene:
     """A rendered scene.
 
     Attributes:
@@ -41,8 +45,8 @@ class Picture:
         return self.labels == index + 1
 
 
-def render(scene: Scene, *, size: int = 64) -> Picture:
-    """Draw a scene as a square picture of 64 to 224 pixels a side.
+def render(scene: Scene, *, size: int = 64) -> RenderedScene:
+    """Draw a scene as a square image of 64 to 224 pixels a side.
 
     Things first, then planted defects over them, then lettering over all; ``labels`` and ``boxes`` describe the
     things as if nothing lay over them.
@@ -54,7 +58,7 @@ def render(scene: Scene, *, size: int = 64) -> Picture:
     boxes = [_draw(thing, index + 1, pixels, labels) for index, thing in enumerate(scene.things)]
     flaw = plant(scene.defects, pixels) if scene.defects else None
     text = letter(scene.lettering, pixels) if scene.lettering else None
-    return Picture(pixels, labels, np.array(boxes, dtype=np.int32).reshape(-1, 4), text, flaw)
+    return RenderedScene(pixels, labels, np.array(boxes, dtype=np.int32).reshape(-1, 4), text, flaw)
 
 
 def _draw(thing: Thing, label: int, pixels: np.ndarray, labels: np.ndarray) -> tuple[int, int, int, int]:

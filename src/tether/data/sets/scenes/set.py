@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from tether.core.errors import InputError
-from tether.core.types import Block, Row
-from tether.data.sets import settings
-from tether.data.sets.scenes.biases import PARTNERS, BiasKind, draw_biased
+from tether.core.ranges import Share, Whole, checked
+from tether.core.types import Row
+from tether.data.blocks import IndexedSource
+from tether.data.sets.scenes.biases import BiasKind, draw_biased
 from tether.data.sets.scenes.captions import HELD_OUT_TEMPLATES, TEMPLATES, Order, long, short
 from tether.data.sets.scenes.defects import draw_defect
-from tether.data.sets.scenes.lettering import KINDS, draw_lettering
+from tether.data.sets.scenes.lettering import draw_lettering
 from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
-from tether.data.sets.scenes.render import LARGEST, SMALLEST, Picture, render
-from tether.data.sets.scenes.world import ATTRIBUTES, Dice, Scene, World
+from tether.data.sets.scenes.render import RenderedScene, Side, render
+from tether.data.sets.scenes.world import Attribute, Dice, Scene, World
 
 WORLD_VERSION = 1
-"""Counted up when the same generator would give another scene, picture or caption."""
+"""Counted up when the same generator would give another scene, image or caption."""
 
 Split = Literal["train", "validation", "test", "compositions"]
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test", "compositions")
-_BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,24 @@ class Sample:
 
     Attributes:
         scene: what is seen.
-        picture: its pixels and masks.
+        image: its pixels and masks.
         captions: true of it.
         label: shape of the first thing, the class.
         aligned: with a planted bias, whether the class has its partner value; None without one.
         negative: a near miss, where one was asked for and the scene offers one.
-        negative_picture: the near miss rendered.
+        negative_image: the near miss rendered.
     """
 
     scene: Scene
-    picture: Picture
+    image: RenderedScene
     captions: tuple[str, ...]
     label: str
     aligned: bool | None = None
     negative: Negative | None = None
-    negative_picture: Picture | None = None
+    negative_image: RenderedScene | None = None
 
 
-class ScenesSet:
+class ScenesSet(IndexedSource):
     """Scenes drawn on the fly; row i of a split is the same whatever is read before it.
 
     ``train``, ``validation`` and ``test`` draw from the same world with different generators and never show a pair of
@@ -59,7 +59,7 @@ class ScenesSet:
     Args:
         split: ``train``, ``validation``, ``test`` or ``compositions``.
         rows: how many scenes.
-        size: side of the pictures in pixels, 64 to 224.
+        size: side of the images in pixels, 64 to 224.
         seed: another seed is another set of the same kind.
         things: least and greatest number of things in a scene, within 1 to 4.
         captions: ``short``, ``long`` or ``both`` (short first).
@@ -74,48 +74,33 @@ class ScenesSet:
         bias: ``none``, ``colour``, ``texture`` or ``background``: what goes with the class.
         strength: of the bias, 0 to 1.
         negatives: ``none``, ``attribute``, ``relation`` or ``object``: a near miss in each row's ``meta``.
-
-    Raises:
-        InputError: for a setting that is not one of the above.
     """
 
     name = "scenes"
+    block_rows = 512
 
+    @checked
     def __init__(
         self,
         *,
         split: Split = "train",
-        rows: int = 10_000,
-        size: int = 64,
-        seed: int = 0,
+        rows: Annotated[int, Ge(1), Le(2**40)] = 10_000,
+        size: Side = 64,
+        seed: Whole = 0,
         things: tuple[int, int] = (1, 4),
         captions: Literal["short", "long", "both"] = "short",
         templates: Literal["plain", "seen", "held_out"] = "seen",
         order: Order = "size",
-        ordered: float = 1.0,
-        details: tuple[str, ...] = ("colour",),
+        ordered: Share = 1.0,
+        details: tuple[Attribute, ...] = ("colour",),
         lettering: Literal["none", "word", "number", "watermark"] = "none",
-        agree: float = 1.0,
-        defects: float = 0.0,
+        agree: Share = 1.0,
+        defects: Share = 0.0,
         bias: Literal["none"] | BiasKind = "none",
-        strength: float = 0.0,
+        strength: Share = 0.0,
         negatives: Literal["none", "attribute", "relation", "object"] = "none",
     ) -> None:
         """Check the settings; nothing is drawn yet."""
-        settings.one_of(split, _SPLITS, where="scenes: split")
-        settings.one_of(captions, ("short", "long", "both"), where="scenes: captions")
-        settings.one_of(templates, ("plain", "seen", "held_out"), where="scenes: templates")
-        settings.one_of(order, ("size", "random", "reading", "given"), where="scenes: order")
-        settings.one_of(lettering, ("none", *KINDS), where="scenes: lettering")
-        settings.one_of(bias, ("none", *PARTNERS), where="scenes: bias")
-        settings.one_of(negatives, ("none", "attribute", "relation", "object"), where="scenes: negatives")
-        for attribute in details:
-            settings.one_of(attribute, ATTRIBUTES, where="scenes: details")
-        settings.whole(rows, 1, 2**40, where="scenes: rows")
-        settings.whole(size, SMALLEST, LARGEST, where="scenes: size")
-        settings.whole(seed, 0, 2**63, where="scenes: seed")
-        for key, value in (("agree", agree), ("defects", defects), ("ordered", ordered), ("strength", strength)):
-            settings.share(value, where=f"scenes: {key}")
         if bias != "none" and split == "compositions":
             raise InputError("scenes: bias: the split 'compositions' chooses its pairs itself and takes no bias")
         self.world = World(things=things, pairs="held_out" if split == "compositions" else "seen")
@@ -137,7 +122,7 @@ class ScenesSet:
         return self.rows
 
     def sample(self, index: int) -> Sample:
-        """Scene ``index`` with its picture, captions and near miss."""
+        """Scene ``index`` with its image, captions and near miss."""
         if not 0 <= index < self.rows:
             raise InputError(f"scenes: row {index} asked of {self.rows}")
         return self.draw(np.random.default_rng([self.seed, _SPLITS.index(self.split), index]))
@@ -153,7 +138,7 @@ class ScenesSet:
             scene, aligned = biased.scene, biased.aligned
         captions = self._caption(scene, dice)
         negative = self._near_miss(scene, dice) if self._negatives != "none" else None
-        # What lies over the things is the same in both pictures: only the near miss tells them apart.
+        # What lies over the things is the same in both images: only the near miss tells them apart.
         if self._lettering != "none":
             agrees = dice.chance(self._agree)
             scene = replace(scene, lettering=draw_lettering(scene, dice, kind=self._lettering, agrees=agrees))
@@ -175,36 +160,27 @@ class ScenesSet:
     def row(self, index: int) -> Row:
         """Scene ``index`` as a row; ``meta`` holds the ground truth as plain values, and the label map."""
         sample = self.sample(index)
-        scene, picture = sample.scene, sample.picture
+        scene, image = sample.scene, sample.image
         meta: dict[str, object] = {
             "label": sample.label,
             "things": [asdict(thing) for thing in scene.things],
-            "boxes": picture.boxes.tolist(),
-            "labels": picture.labels,
+            "boxes": image.boxes.tolist(),
+            "labels": image.labels,
             "background": scene.background,
         }
         if scene.lettering is not None:
-            meta |= {"lettering": scene.lettering.text, "agrees": scene.lettering.agrees, "text_mask": picture.text}
+            meta |= {"lettering": scene.lettering.text, "agrees": scene.lettering.agrees, "text_mask": image.text}
         if self._defects:
-            empty = np.zeros(picture.labels.shape, dtype=bool)
-            meta["flaw_mask"] = empty if picture.flaw is None else picture.flaw
+            empty = np.zeros(image.labels.shape, dtype=bool)
+            meta["flaw_mask"] = empty if image.flaw is None else image.flaw
         if sample.aligned is not None:
             meta["aligned"] = sample.aligned
         if self._negatives != "none":
-            found, other = sample.negative, sample.negative_picture
+            found, other = sample.negative, sample.negative_image
             meta["text"] = None if found is None else found.text
             meta["negative_text"] = None if found is None else found.other_text
             meta["negative_image"] = None if other is None else other.pixels
-        return Row(f"{self.split}/{self.seed}/{index:08d}", picture.pixels, sample.captions, meta)
-
-    def blocks(self) -> Sequence[Block]:
-        """Stretches of 512 rows."""
-        return settings.cut(self.rows, length=_BLOCK_ROWS)
-
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        """The rows of one stretch from its row ``start`` on."""
-        for index in settings.indices(block, start=start, rows=self.rows, length=_BLOCK_ROWS, where="scenes"):
-            yield self.row(index)
+        return Row(f"{self.split}/{self.seed}/{index:08d}", image.pixels, sample.captions, meta)
 
     def _caption(self, scene: Scene, dice: Dice) -> tuple[str, ...]:
         found = []

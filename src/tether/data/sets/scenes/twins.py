@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal, cast
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_uniform
-from tether.core.types import Block, Row
-from tether.data.sets import settings
-from tether.data.sets.scenes.captions import TEMPLATES, short
+from tether.core.ranges import Whole, checked
+from tether.core.types import Row
+from tether.data.blocks import IndexedSource
+from tether.data.sets.scenes.captions import short
 from tether.data.sets.scenes.edits import EditKind, draw_edit
 from tether.data.sets.scenes.negatives import swap_attribute
-from tether.data.sets.scenes.render import LARGEST, SMALLEST, render
+from tether.data.sets.scenes.render import Side, render
 from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES, Dice, Scene, World
 
 TWINS_VERSION = 1
@@ -24,33 +25,15 @@ TWINS_VERSION = 1
 
 Change = Literal["swap", "recolour", "reshape", "resize", "retexture", "break", "mend", "remove", "add", "background"]
 _SAID: dict[str, tuple[str, ...]] = {
-    "swap": ("colour",),
-    "recolour": ("colour",),
-    "reshape": ("colour",),
     "resize": ("size", "colour"),
     "retexture": ("texture", "colour"),
     "break": ("state", "colour"),
     "mend": ("state", "colour"),
-    "remove": ("colour",),
-    "add": ("colour",),
-    "background": ("colour",),
 }
-"""Every change with the attributes that captions must say for it to be heard."""
-_EDITS: dict[str, EditKind] = {
-    "recolour": "recolour",
-    "reshape": "reshape",
-    "resize": "resize",
-    "retexture": "retexture",
-    "break": "break",
-    "mend": "mend",
-    "remove": "remove",
-    "add": "add",
-    "background": "background",
-}
+"""Attributes that captions must say for a change to be heard; of the others, the colour."""
 Split = Literal["train", "validation", "test"]
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _SHARES: dict[Split, tuple[float, float]] = {"test": (0.0, 0.1), "validation": (0.1, 0.2), "train": (0.2, 1.0)}
-_BLOCK_ROWS = 512
 _TRIES = 20_000
 
 
@@ -73,17 +56,17 @@ class Quadruple:
     instruction: str
 
 
-class SceneTwins:
+class SceneTwins(IndexedSource):
     """Hard-negative quadruples of the synthetic world, drawn on the fly; row i is the same whatever is read before it.
 
-    A row is a picture with its caption; ``negative_image`` and ``negative_text`` in its ``meta`` are the twin, rendered
+    A row is an image with its caption; ``negative_image`` and ``negative_text`` in its ``meta`` are the twin, rendered
     by the same code, so nothing but the change tells them apart. What a test or validation row shows (the set of its
     colours and the set of its shapes, which a swap leaves alone) no training row shows.
 
     Args:
         split: ``train``, ``validation`` or ``test``.
         quadruples: how many.
-        size: side of the pictures in pixels, 64 to 224.
+        size: side of the images in pixels, 64 to 224.
         seed: another seed is another set of the same kind.
         change: ``swap`` exchanges two things' colours; the others are edits of one thing or of the background.
         form: ``quadruples``, or the same as ordinary ``pairs``, twice as many rows without a twin.
@@ -94,20 +77,19 @@ class SceneTwins:
         sizes: allowed size words.
         textures: allowed textures.
         backgrounds: allowed backgrounds.
-
-    Raises:
-        InputError: for a setting that is not one of the above, or a world in which no such change can be drawn.
     """
 
     name = "scene_twins"
+    block_rows = 512
 
+    @checked
     def __init__(
         self,
         *,
         split: Split = "train",
-        quadruples: int = 5000,
-        size: int = 64,
-        seed: int = 0,
+        quadruples: Annotated[int, Ge(1), Le(2**40)] = 5000,
+        size: Side = 64,
+        seed: Whole = 0,
         change: Change = "swap",
         form: Literal["quadruples", "pairs"] = "quadruples",
         things: tuple[int, int] = (2, 2),
@@ -119,13 +101,6 @@ class SceneTwins:
         backgrounds: tuple[str, ...] = tuple(BACKGROUNDS),
     ) -> None:
         """Check the settings; nothing is drawn yet."""
-        settings.one_of(split, _SPLITS, where="scene_twins: split")
-        settings.one_of(change, _SAID, where="scene_twins: change")
-        settings.one_of(form, ("quadruples", "pairs"), where="scene_twins: form")
-        settings.one_of(template, TEMPLATES, where="scene_twins: template")
-        settings.whole(quadruples, 1, 2**40, where="scene_twins: quadruples")
-        settings.whole(size, SMALLEST, LARGEST, where="scene_twins: size")
-        settings.whole(seed, 0, 2**63, where="scene_twins: seed")
         self.world = World(
             things=things,
             shapes=shapes,
@@ -148,11 +123,7 @@ class SceneTwins:
         return self.rows
 
     def quadruple(self, index: int) -> Quadruple:
-        """Quadruple ``index`` as scenes and words.
-
-        Raises:
-            InputError: no such quadruple, or none could be drawn in this world.
-        """
+        """Quadruple ``index`` as scenes and words."""
         if not 0 <= index < self.quadruples:
             raise InputError(f"scene_twins: quadruple {index} asked of {self.quadruples}")
         dice = Dice(np.random.default_rng([self.seed, _SPLITS.index(self.split), index]))
@@ -175,21 +146,12 @@ class SceneTwins:
         meta["negative_text"] = found.other_text
         return Row(key, render(found.scene, size=self.size).pixels, (found.text,), meta)
 
-    def blocks(self) -> Sequence[Block]:
-        """Stretches of 512 rows."""
-        return settings.cut(self.rows, length=_BLOCK_ROWS)
-
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        """The rows of one stretch from its row ``start`` on."""
-        for index in settings.indices(block, start=start, rows=self.rows, length=_BLOCK_ROWS, where="scene_twins"):
-            yield self.row(index)
-
     def _draw(self, dice: Dice) -> Quadruple | None:
         scene = self.world.draw(dice)
         if self.change == "swap":
             twin = swap_attribute(scene, dice, template=self._template, world=self.world)
             return None if twin is None else Quadruple(scene, twin.text, twin.other, twin.other_text, "")
-        edit = draw_edit(scene, dice, kind=_EDITS[self.change], world=self.world)
+        edit = draw_edit(scene, dice, kind=cast(EditKind, self.change), world=self.world)
         if edit is None:
             return None
         texts = [self._caption(version) for version in (scene, edit.after)]
@@ -200,7 +162,7 @@ class SceneTwins:
             scene,
             template=self._template,
             order="given",
-            details=_SAID[self.change],
+            details=_SAID.get(self.change, ("colour",)),
             background="say" if self.change == "background" else "omit",
         )
 

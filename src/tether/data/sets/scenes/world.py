@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_uniform
+from tether.core.ranges import Share, checked
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring", "hexagon", "moon")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -33,7 +34,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 STATES = ("whole", "broken")
 SIZES: dict[str, tuple[int, int]] = {"small": (10, 13), "medium": (17, 21), "large": (25, 29)}
-"""Least and greatest diameter of each size word, in 64ths of the picture's side."""
+"""Least and greatest diameter of each size word, in 64ths of the image's side."""
 
 BACKGROUNDS: dict[str, tuple[str, ...]] = {
     "paper": ("white", "yellow"),
@@ -51,8 +52,8 @@ BACKGROUNDS: dict[str, tuple[str, ...]] = {
 
 BACKGROUND_VARIANTS = 4
 DAMAGES, TILTS = 4, 3
-ATTRIBUTES = ("shape", "colour", "size", "texture", "state")
 Attribute = Literal["shape", "colour", "size", "texture", "state"]
+ATTRIBUTES: tuple[Attribute, ...] = get_args(Attribute)
 
 _HELD_OUT_SHARE = 0.12
 HELD_OUT_PAIRS = frozenset(
@@ -63,7 +64,7 @@ HELD_OUT_PAIRS = frozenset(
 )
 """Pairs of colour and shape that only the split ``compositions`` shows."""
 
-_MARGIN = 1.5 / 64  # between a thing and the picture's edge, and half of what lies between two things
+_MARGIN = 1.5 / 64  # between a thing and the image's edge, and half of what lies between two things
 _TRIES = 10
 Value = TypeVar("Value")
 
@@ -80,7 +81,7 @@ class Thing:
         state: ``whole`` or ``broken``.
         x: centre from the left edge, in [0, 1].
         y: centre from the top edge, in [0, 1].
-        units: diameter in 64ths of the picture's side.
+        units: diameter in 64ths of the image's side.
         tilt: 0 upright, 1 and 2 turned 14 degrees left and right.
         damage: which way a broken one is broken, 0 to 3.
         shade: brightness around the colour, -1 to 1.
@@ -108,7 +109,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class TextOverlay:
-    """Text in the picture.
+    """Text in the image.
 
     Attributes:
         text: what it says, in small letters, digits and spaces.
@@ -125,13 +126,13 @@ class TextOverlay:
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """A flaw planted in the picture.
+    """A flaw planted in the image.
 
     Attributes:
         kind: ``scratch``, ``stain``, ``hole`` or ``grain``.
         x: centre from the left edge, in [0, 1].
         y: centre from the top edge, in [0, 1].
-        extent: diameter or length as a share of the side.
+        extent: diameter or length as a fraction of the side.
         angle: direction in radians.
         seed: of its outline.
     """
@@ -146,13 +147,13 @@ class Defect:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything a picture shows.
+    """Everything an image shows.
 
     Attributes:
         things: one to four, none overlapping, no two alike in colour and shape.
         background: one of ``BACKGROUNDS``.
         variant: which drawing of the background, 0 to 3.
-        lettering: text in the picture.
+        lettering: text in the image.
         defects: planted flaws.
     """
 
@@ -201,6 +202,7 @@ class Dice:
         return left
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class World:
     """What scenes are drawn from.
@@ -214,9 +216,6 @@ class World:
         backgrounds: allowed backgrounds.
         broken: probability that a thing is broken.
         pairs: ``seen`` never shows one of ``HELD_OUT_PAIRS``, ``held_out`` shows at least one, ``all`` does not care.
-
-    Raises:
-        InputError: for a value that this world does not know, or too few of them to make scenes.
     """
 
     things: tuple[int, int] = (1, 4)
@@ -225,7 +224,7 @@ class World:
     sizes: tuple[str, ...] = tuple(SIZES)
     textures: tuple[str, ...] = TEXTURES
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
-    broken: float = 0.2
+    broken: Share = 0.2
     pairs: Literal["seen", "held_out", "all"] = "seen"
     _choices: dict[str, tuple[tuple[str, str], ...]] = field(init=False, repr=False, compare=False)
     _rare: dict[str, tuple[tuple[str, str], ...]] = field(init=False, repr=False, compare=False)
@@ -246,10 +245,6 @@ class World:
             strange = [value for value in values if value not in known]
             if not values or strange:
                 raise InputError(f"scenes: {key}: expected some of {', '.join(known)}, got {strange or 'none'}")
-        if not 0 <= self.broken <= 1:
-            raise InputError(f"scenes: broken: expected a probability, got {self.broken}")
-        if self.pairs not in ("seen", "held_out", "all"):
-            raise InputError(f"scenes: pairs: expected seen, held_out or all, got {self.pairs!r}")
         choices, rare = {}, {}
         for background in self.backgrounds:
             visible = [colour for colour in self.colours if colour not in BACKGROUNDS[background]]
