@@ -29,9 +29,6 @@ def interval(
         resamples: how often to draw n images with replacement.
         level: of confidence, two-sided.
         seed: of the draws.
-
-    Raises:
-        InputError: no image, unequal shapes, or a level outside (0, 1).
     """
     if sums.ndim != 2 or sums.shape != counts.shape or not len(sums):
         raise InputError(f"bootstrap: expected equal (n, c) arrays with n > 0, got {sums.shape} and {counts.shape}")

@@ -36,9 +36,6 @@ def clip_score(
         caption: (n, d) embeddings of any length.
         weight: of the cosine.
         geometry: what the model compares with.
-
-    Raises:
-        InputError: NaN or infinity, unequal shapes, or a geometry of distances.
     """
     image, caption = checked_pair(image, caption, paired="CLIPScore")
     if geometry.unit:
@@ -67,9 +64,6 @@ def ref_clip_score(
         weight: of CLIPScore.
         negative: what becomes of a best cosine below 0: ``zero`` as the paper has it (section 3), ``keep`` as the
             released clipscore.py does, which makes the mean negative.
-
-    Raises:
-        InputError: NaN or infinity, shapes that do not fit, or counts that do not add up.
     """
     score = clip_score(image, caption, weight=weight)
     caption, references = checked_pair(caption, checked(references, name="references"))

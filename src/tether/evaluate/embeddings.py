@@ -84,9 +84,6 @@ def embed_source(
         strict: stop at the first bad row instead of skipping it.
         on_bad: JSON-lines file that names the rows skipped.
         on_progress: called with (pictures done, None).
-
-    Raises:
-        InputError: no good row, a scale or an embedding that is not finite, or a named label column that a row lacks.
     """
     check_finite(model)
     rows: list[Row] = []

@@ -43,9 +43,6 @@ def modality_gap(
         text: (m, d) embeddings.
         variant: ``distance`` is the length of the gap vector (arXiv 2203.02053), ``squared`` its square,
             ``mean_squared`` its square divided by d, the form of a mean squared error.
-
-    Raises:
-        InputError: NaN or infinity, shapes that do not fit, or an unknown variant.
     """
     difference = gap_vector(image, text)
     if variant == "distance":
@@ -58,11 +55,7 @@ def modality_gap(
 
 
 def alignment(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, alpha: float = 2.0) -> Float[Tensor, ""]:
-    """Mean distance within a pair, to the power ``alpha``; lower is better (arXiv 2005.10242, section 4.1).
-
-    Raises:
-        InputError: NaN or infinity, or sides of unequal shape.
-    """
+    """Mean distance within a pair, to the power ``alpha``; lower is better (arXiv 2005.10242, section 4.1)."""
     image, text = checked_pair(image, text, paired="alignment")
     return torch.linalg.vector_norm(image - text, dim=1).pow(alpha).mean()
 
@@ -72,9 +65,6 @@ def relative_alignment(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) 
 
     Below 0 where the own picture is the nearest one. Distances come from blocks of matrix products. Source: arXiv
     2203.03897, section 3, in the released form, where the text asks.
-
-    Raises:
-        InputError: NaN or infinity, sides of unequal shape, or fewer than two pairs.
     """
     image, text = checked_pair(image, text, paired="relative alignment", least=2)
     own = (image - text).square().sum(dim=1)
@@ -92,9 +82,6 @@ def uniformity(rows: Float[Tensor, "n d"], *, t: float = 2.0) -> Float[Tensor, "
     """Log of the mean Gaussian potential of all distinct pairs; lower is more even (arXiv 2005.10242, section 4.1).
 
     Distances come from blocks of matrix products, so memory grows with n and not with n squared.
-
-    Raises:
-        InputError: NaN or infinity, or fewer than two rows.
     """
     return potential.uniformity(checked(rows, name="rows", least=2), t=t)
 
@@ -103,9 +90,6 @@ def joint_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *,
     """Uniformity of both sides as one set of n + m rows (arXiv 2203.03897, section 3); lower is more even.
 
     The released code puts the images together with themselves; this is the paper's form.
-
-    Raises:
-        InputError: NaN or infinity, or sides of unequal width.
     """
     image, text = checked_pair(image, text)
     return potential.uniformity(torch.cat([image, text]), t=t)
@@ -115,9 +99,6 @@ def cross_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *,
     """Log of the mean Gaussian potential between pictures and the texts of others (arXiv 2405.18570, section 5).
 
     Lower is farther apart, which two opposite clusters satisfy as well as an even spread.
-
-    Raises:
-        InputError: NaN or infinity, sides of unequal shape, or fewer than two pairs.
     """
     image, text = checked_pair(image, text, paired="cross-uniformity", least=2)
     return potential.cross_uniformity(image, text, t=t)
@@ -136,9 +117,6 @@ def linear_separability(
         text: row i is the partner of ``image[i]``; partners fall on the same side of the split.
         train_share: of the pairs, in (0, 1); at least one pair is fitted on and one is left.
         seed: of the split.
-
-    Raises:
-        InputError: NaN or infinity, sides of unequal shape, fewer than two pairs, or a share out of range.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -161,9 +139,6 @@ def effective_rank(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
     Between 1 (all on one line) and min(n, d) (Roy and Vetterli 2007; RankMe, arXiv 2210.02885, section 3). The mean
     is left in, as there.
-
-    Raises:
-        InputError: NaN or infinity, no rows, or rows that are all zero.
     """
     rows = checked(rows, name="rows").double()
     values = torch.linalg.svdvals(rows) if len(rows) < rows.shape[1] else _singular_values(rows)

@@ -100,9 +100,6 @@ def wilson(count: int, *, n: int, quantile: float = NORMAL_QUANTILE) -> Share:
         count: 0 to n.
         n: how many there are; 0 gives NaN.
         quantile: half the width in standard deviations, > 0.
-
-    Raises:
-        InputError: a count outside 0 to n, or a quantile that is not positive.
     """
     if not 0 <= count <= n:
         raise InputError(f"expected a count from 0 to n, got {count} of {n}")
@@ -125,9 +122,6 @@ def coded(
         labels: (n,) one for each row.
         name: what they are called in an error message.
         known: all labels there may be, in order; None takes those that occur, sorted.
-
-    Raises:
-        InputError: not one label a row, labels that are neither words nor whole numbers, or one that is not known.
     """
     values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
     if any(not isinstance(value, (str, int)) for value in values):
@@ -150,9 +144,6 @@ def group_accuracy(
         groups: for each attribute its (n,) value in each row; one attribute gives plain groups, several their
             intersections.
         known: for each attribute all its values, so that empty groups are listed; None takes those that occur.
-
-    Raises:
-        InputError: no attribute, or lengths that differ.
     """
     _, said = coded(predicted, name="predicted", known=_together(predicted, labels))
     _, true = coded(labels, name="labels", known=_together(predicted, labels))
@@ -182,9 +173,6 @@ def worst_group_accuracy(predicted: Labels, *, labels: Labels, attribute: Labels
         predicted: (n,) class said of each row.
         labels: (n,) true class of each row.
         attribute: (n,) the attribute that should not matter.
-
-    Raises:
-        InputError: no rows, or lengths that differ.
     """
     every = group_accuracy(predicted, labels=labels, groups=(labels, attribute))
     found = [group for group in every if group.accuracy.n]
@@ -216,9 +204,6 @@ def max_skew(
         k: how many are looked at, at least 1; more than n are n.
         reference: (g,) share of each group, in the order of the sorted group labels, that would be fair; None takes
             the pool's.
-
-    Raises:
-        InputError: an empty pool, NaN, a k below 1, lengths that differ, or a reference share that is not positive.
     """
     rows = scores[None] if scores.ndim == 1 else scores
     if rows.ndim != 2 or not rows.numel():

@@ -72,9 +72,6 @@ def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers
         frequencies: (c,) training rows of each class, at least 0.
         edge: share of the classes, 0 to 1, that are head and that are tail; at least one class. Ties go to the
             first class.
-
-    Raises:
-        InputError: no rows, unequal lengths, classes out of range, a negative frequency, an edge outside 0..1.
     """
     given, true = whole(predicted, name="predicted"), whole(truth, name="truth")
     frequency = frequencies_of(frequencies)
@@ -121,11 +118,7 @@ def rank_correlation(x: Float[np.ndarray, " c"], y: np.ndarray) -> float | None:
 
 
 def whole(numbers: Numbers, *, name: str) -> Int[np.ndarray, " n"]:
-    """(n,) int64.
-
-    Raises:
-        InputError: not one-dimensional, or not whole numbers.
-    """
+    """(n,) int64."""
     given = np.asarray(numbers.detach().cpu().numpy() if isinstance(numbers, Tensor) else numbers)
     if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
         raise InputError(f"{name}: expected whole numbers (n,), got {given.dtype} {given.shape}")
@@ -133,11 +126,7 @@ def whole(numbers: Numbers, *, name: str) -> Int[np.ndarray, " n"]:
 
 
 def frequencies_of(numbers: Numbers) -> Float[np.ndarray, " c"]:
-    """(c,) float64.
-
-    Raises:
-        InputError: none, not one-dimensional, negative or not finite; it names the class.
-    """
+    """(c,) float64."""
     given = np.asarray(numbers.detach().cpu().numpy() if isinstance(numbers, Tensor) else numbers, np.float64)
     if given.ndim != 1 or not len(given):
         raise InputError(f"frequencies: expected one for each class, got shape {given.shape}")

@@ -33,11 +33,7 @@ class NeuralCollapse:
     head_nearest: Float[Tensor, " c"] | None
 
     def correlations(self, values: Numbers) -> dict[str, float | None]:
-        """Spearman's correlation of each sign with one value of each class (a frequency, an accuracy; NaN is left out).
-
-        Raises:
-            InputError: not one value for each class.
-        """
+        """Spearman's correlation of each sign with one value of each class, such as its frequency; NaN is left out."""
         given = np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, np.float64)
         if given.shape != tuple(self.within_between.shape):
             raise InputError(f"values: expected ({len(self.within_between)},), got {given.shape}")
@@ -70,9 +66,6 @@ def neural_collapse(
         labels: class of each row.
         head: class vectors of the classifier, such as ``CosineHead.weight``.
         classes: c; None takes the head's, or the largest label + 1.
-
-    Raises:
-        InputError: shapes that do not fit, labels out of range, or fewer than two classes with rows.
     """
     rows = checked(features.detach(), name="features").double()
     if labels.shape != rows.shape[:1] or labels.is_floating_point():

@@ -27,9 +27,6 @@ def average_overlap(rank_a: Ranking, rank_b: Ranking, *, k: int = 10) -> Float[T
 
     Returns:
         float64, one number, or (q,).
-
-    Raises:
-        InputError: rankings of unequal shape, with fewer than k items, or with an item twice among the first k.
     """
     first, second = _checked(rank_a, rank_b, k=k)
     equal = first[..., :, None] == second[..., None, :]
@@ -49,9 +46,6 @@ def jaccard_at(rank_a: Ranking, rank_b: Ranking, *, k: int = 10) -> Float[Tensor
         rank_a: see ``average_overlap``.
         rank_b: see ``average_overlap``.
         k: the depth.
-
-    Raises:
-        InputError: as ``average_overlap``.
     """
     first, second = _checked(rank_a, rank_b, k=k)
     common = (first[..., :, None] == second[..., None, :]).sum(dim=(-1, -2)).double()
@@ -68,9 +62,6 @@ def ranking(
         items: unit rows.
         k: how many are wanted, at most n.
         block: queries that are compared at once.
-
-    Raises:
-        InputError: shapes that do not fit, k out of range, or a number that is not finite.
     """
     if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
         raise InputError(f"expected (q, d) and (n, d), got {tuple(queries.shape)} and {tuple(items.shape)}")

@@ -74,9 +74,6 @@ def recall_at_k(
         text_to_image: (m,) row of the image that each text belongs to; None pairs row i with row i.
         similarity: (r, d) and (c, d) rows to (r, c), the same from either side; a model's is ``geometry.similarity``.
         block_cells: most similarities held at once.
-
-    Raises:
-        InputError: NaN or infinity, shapes that do not fit, an index out of range, k < 1.
     """
     _check_k(k)
     found = ranks(image, text, text_to_image=text_to_image, similarity=similarity, block_cells=block_cells)

@@ -29,9 +29,6 @@ def specs_score(
         img: embeddings of any length.
         txt: embeddings of any length.
         pairs: ``rows`` scores row i with row i, ``all`` every picture with every caption.
-
-    Raises:
-        InputError: NaN or infinity, shapes that do not fit, or another word.
     """
     if pairs not in ("rows", "all"):
         raise InputError(f"pairs: expected 'rows' or 'all', got {pairs!r}")

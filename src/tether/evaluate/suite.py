@@ -75,10 +75,6 @@ def evaluate(
         strict: stop at the first bad row instead of skipping it.
         on_bad: JSON-lines file that names the rows skipped.
         on_progress: called with (pictures done, None).
-
-    Raises:
-        InputError: an unknown measure, an empty source, an embedding that is not finite, rows with neither captions
-            nor labels.
     """
     start = time.perf_counter()
     if unknown := [name for name in measures if name not in MEASURES]:

@@ -53,11 +53,7 @@ def logits(
 
 
 def label_ranks(scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Rank of the true class of each row, 1 is best; a tie counts against it.
-
-    Raises:
-        InputError: NaN or infinity, unequal lengths, or a label that is no class.
-    """
+    """Rank of the true class of each row, 1 is best; a tie counts against it."""
     scores = checked(scores, name="logits")
     if labels.shape != (len(scores),) or labels.is_floating_point():
         raise InputError(f"labels: expected ({len(scores)},) integers, got {labels.dtype} {tuple(labels.shape)}")
@@ -75,9 +71,6 @@ def top_k_accuracy(
         scores: (n, c) logits.
         labels: (n,) true class of each row.
         k: the depths, each >= 1.
-
-    Raises:
-        InputError: as ``label_ranks``, or k < 1.
     """
     if not k or min(k) < 1:
         raise InputError(f"k: expected depths of at least 1, got {list(k)}")

@@ -39,10 +39,6 @@ def mean_ablate(
         mlp: indices in ``parts.mlp``, where 0 is the embedding that enters block 0, or ``all``, which includes it.
         source: ``class`` replaces only what the attention takes of the class token (and other leading tokens).
         means: of a data set, as ``Decomposition.mean`` or ``mean_parts`` gives them; those of these pictures if None.
-
-    Raises:
-        InputError: a layer, head or feed-forward net that is not there, parts whose axis was summed away, or means of
-            another model or reduction.
     """
     if source == "class" and parts.reduce == "tokens":
         raise InputError("source: 'class' needs the tokens; decompose with reduce='none' or 'heads'")
@@ -67,9 +63,6 @@ def replace_heads(
     Args:
         parts: of the pictures.
         heads: what stands in for (layer, head).
-
-    Raises:
-        InputError: a head that is not there, or a contribution of another shape.
     """
     own, total = parts.heads, parts.total()
     for (layer, head), other in heads.items():
@@ -100,9 +93,6 @@ def embeddings_from_texts(
         count: texts for each head.
         layers: how many layers are told in words; no more than there are.
         rank: as for ``TextSpan``.
-
-    Raises:
-        InputError: heads that were summed away, or as ``TextSpan.fit``.
     """
     own = parts.heads
     depth, heads = own.shape[1:3]

@@ -25,9 +25,6 @@ def anisotropy(x: Float[np.ndarray, "n d"], *, pairs: Count | None = None, seed:
         x: one vector a row; rows of length zero are left out with a warning.
         pairs: draw this many pairs at random instead of taking all.
         seed: of that draw.
-
-    Raises:
-        InputError: not (n, d), fewer than two rows of length above zero, NaN or infinity, or no pairs.
     """
     unit, _ = _unit(x)
     n = len(unit)
@@ -53,9 +50,6 @@ def self_similarity(
         x: one occurrence a row; rows of length zero are left out with a warning.
         word_ids: (n,) equal for occurrences of one word.
         adjust: ``anisotropy`` subtracts the mean cosine of all pairs.
-
-    Raises:
-        InputError: shapes that do not fit, NaN or infinity, or no word that occurs twice.
     """
     words = np.asarray(word_ids)
     if words.shape != np.shape(x)[:1]:

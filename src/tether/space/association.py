@@ -63,9 +63,6 @@ def association_bias(
         negative: (u, d) of those that count minus.
         top_k: words that count for each image; more than there are means all.
 
-    Raises:
-        InputError: shapes that do not fit, an empty list, NaN or infinity, or top_k below 1.
-
     Warns:
         UserWarning: rows that are not of length 1.
     """
@@ -94,10 +91,6 @@ def weat(
         b: (u, d) of those on the other.
         test: ``permutation`` also gives p and needs sets of one size; ``none`` gives the effect size alone.
         seed: of the random re-partitions, where there are too many for all.
-
-    Raises:
-        InputError: shapes that do not fit, fewer than two rows in all, NaN, a row of length zero, all associations
-            equal, or sets of unequal size with ``test="permutation"``.
     """
     sets = {"x": x, "y": y, "a": a, "b": b}
     rows = {name: _directions(values, name=name) for name, values in sets.items()}
@@ -134,9 +127,6 @@ def histogram_mi(
         labels: (n,) number of each row's class; a single class is allowed.
         bins: on each side.
         sigma: of the Gaussian that smooths the histogram, in bins; what lies beyond the edge is zero.
-
-    Raises:
-        InputError: other shapes, no rows, NaN or infinity, or a setting out of its range.
     """
     x, labels = np.asarray(x, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if x.ndim != 1 or x.shape != labels.shape or not len(x):
@@ -153,11 +143,7 @@ def histogram_mi(
 def checked_words(
     images: np.ndarray, *, positive: np.ndarray, negative: np.ndarray
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "t d"], Float[np.ndarray, " t"]]:
-    """Images, the negative and then the positive words, and a sign for each word, all float64.
-
-    Raises:
-        InputError: shapes that do not fit, no rows, NaN or infinity.
-    """
+    """Images, the negative and then the positive words, and a sign for each word, all float64."""
     given = {"images": images, "negative": negative, "positive": positive}
     rows = {name: _finite(values, name=name) for name, values in given.items()}
     if len({values.shape[1] for values in rows.values()}) > 1:

@@ -35,11 +35,7 @@ class MappedEncoder(EncoderAround):
     """
 
     def __init__(self, model: DualEncoder, *, matrix: Float[Tensor, "d d"]) -> None:
-        """Wrap any model that ``tether.load`` gives.
-
-        Raises:
-            InputError: a matrix of another width.
-        """
+        """Wrap any model that ``tether.load`` gives."""
         super().__init__(model)
         _check_width(model, matrix)
         self.matrix = matrix

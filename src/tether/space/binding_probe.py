@@ -56,10 +56,6 @@ def probe_binding(
             if you ask about new ones.
         strength: inverse of the classifier's regularisation (> 0).
         seed: of the choice of those scenes.
-
-    Raises:
-        InputError: shapes that do not fit, a thing twice in a scene, NaN or infinity, no kind of thing with two
-            attributes among the fitted scenes and one among the others, or a setting out of its range.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -100,9 +96,6 @@ def probe_agreement(first: BindingProbe, second: BindingProbe) -> float:
     Low where two modalities hold the binding along different directions, so that their cosine cannot use it.
 
     Source: arXiv 2502.03566, section 5.
-
-    Raises:
-        InputError: nothing that both speak of, or spaces of different width.
     """
     shared = sorted(first.weights.keys() & second.weights.keys())
     if not shared:

@@ -71,10 +71,6 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             X: one example a row.
             y: (n,) numbers, larger for the good pole: 1 and 0, or degrees. Without it and without ``anchor`` the sign
                 is fixed but means nothing.
-
-        Raises:
-            ValueError: NaN or infinity, not two-dimensional, or y of another length.
-            InputError: more components than n or d allow, examples that are all equal, or a setting out of its range.
         """
         check_values(type(self).__init__, vars(self))
         if y is None:
@@ -129,11 +125,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             )
 
     def score_samples(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-        """Signed coordinate of (n, d) embeddings along the direction, in units of the examples' largest.
-
-        Raises:
-            ValueError: NaN or infinity, or another width.
-        """
+        """Signed coordinate of (n, d) embeddings along the direction, in units of the examples' largest."""
         first = self.coordinates(X)[:, 0]
         return self.sign_ * first / self.scale_
 
@@ -159,11 +151,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not one of a ``ConceptDirection``.
-        """
+        """Read what ``save`` wrote."""
         settings, arrays = read_state(path, what="ConceptDirection", format=_FORMAT, arrays=STATE)
         return cls(**settings).restore(arrays)
 

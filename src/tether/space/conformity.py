@@ -38,10 +38,6 @@ def conformity(
         method: ``exact`` is the mean cosine to all other rows; ``unit_mean`` the cosine to the mean of the unit rows,
             an affine function of it: ``exact = (n l unit_mean - 1) / (n - 1)`` with l the length of that mean.
         chunk: rows that are held normalised at once.
-
-    Raises:
-        InputError: not (n, d), fewer than two rows, NaN or infinity, a row of zeros, an unknown method, or, for
-            ``unit_mean``, unit rows that cancel each other.
     """
     rows = checked_rows(features, name="features")
     n = len(rows)
@@ -112,11 +108,7 @@ class ConformityEstimator(BaseEstimator):
         return self
 
     def predict(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-        """Estimated conformity of (n, d) raw embeddings; NaN, with a warning, for a row of zeros.
-
-        Raises:
-            ValueError: NaN or infinity, or another width.
-        """
+        """Estimated conformity of (n, d) raw embeddings; NaN, with a warning, for a row of zeros."""
         check_is_fitted(self, "mean_")
         table = validate_data(self, X, dtype=np.float64, reset=False)
         directed = _directed(table)
@@ -126,11 +118,7 @@ class ConformityEstimator(BaseEstimator):
         return estimate
 
     def score(self, X: Float[np.ndarray, "n d"], y: object = None) -> float:
-        """Pearson correlation of the estimate with the exact conformity among these rows, in [-1, 1]; ``y`` is ignored.
-
-        Raises:
-            InputError: fewer than two rows, a row of zeros, or rows whose conformity does not differ.
-        """
+        """Pearson correlation of the estimate with the exact conformity among these rows; ``y`` is ignored."""
         exact = conformity(X)
         return pearson(self.predict(X), exact)
 
@@ -142,11 +130,7 @@ class ConformityEstimator(BaseEstimator):
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not one of a ``ConformityEstimator``.
-        """
+        """Read what ``save`` wrote."""
         settings, arrays = read_state(path, what="ConformityEstimator", format=_FORMAT, arrays=_STATE)
         found = cls(**settings)
         found.mean_, found.a_, found.b_ = arrays["mean_"], float(arrays["a_"]), float(arrays["b_"])
@@ -155,11 +139,7 @@ class ConformityEstimator(BaseEstimator):
 
 
 def pearson(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) -> float:
-    """Correlation of two rows of numbers, in [-1, 1].
-
-    Raises:
-        InputError: unequal shapes, fewer than two numbers, or numbers that are all equal.
-    """
+    """Correlation of two rows of numbers, in [-1, 1]."""
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.ndim != 1 or one.shape != two.shape or len(one) < 2:
         raise InputError(f"expected two rows of at least two numbers, got shapes {one.shape} and {two.shape}")

@@ -54,19 +54,11 @@ class DimensionMask:
             raise InputError(f"dims: expected distinct coordinates, fewer than {self.dim}, got {list(self.dims)}")
 
     def apply(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
-        """The rows without the coordinates; of unit rows the lengths fall, so compare by cosine afterwards.
-
-        Raises:
-            InputError: rows of another width.
-        """
+        """The rows without the coordinates; of unit rows the lengths fall, so compare by cosine afterwards."""
         return np.delete(self._checked(x), self.dims, axis=1)
 
     def zero(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """The rows with the coordinates set to zero: the same dot products, the old width.
-
-        Raises:
-            InputError: rows of another width.
-        """
+        """The rows with the coordinates set to zero: the same dot products, the old width."""
         done = self._checked(x).copy()
         done[:, list(self.dims)] = 0
         return done
@@ -77,11 +69,7 @@ class DimensionMask:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not one of a ``DimensionMask``.
-        """
+        """Read what ``save`` wrote."""
         values = read_json(Path(path))
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
             raise InputError(f"{path}: expected the state of a DimensionMask ({_FORMAT})")
@@ -160,9 +148,6 @@ def select_dimensions(
         mode: ``prefix`` leaves out whole lists and keeps the best; ``official`` returns the first ``n`` as released.
         order: ``highest`` takes candidates by their remaining bias, the highest first, as released, which for a
             positive bias begins with those that help least; ``nearest_zero`` begins with those that help most.
-
-    Raises:
-        InputError: shapes that do not fit, NaN, or a setting out of its range.
 
     Warns:
         UserWarning: rows that are not of length 1, or ``theta`` admits no coordinate.
@@ -255,12 +240,7 @@ class FairDims(SelectorMixin, BaseEstimator):
         self.order: Order = order
 
     def fit(self, X: Float[np.ndarray, "n d"], y: object = None) -> Self:
-        """Choose the coordinates on (n, d) unit images; ``y`` is ignored.
-
-        Raises:
-            ValueError: NaN or infinity, or not two-dimensional.
-            InputError: one list of words without the other, or as ``select_dimensions``.
-        """
+        """Choose the coordinates on (n, d) unit images; ``y`` is ignored."""
         check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         if (self.positive is None) != (self.negative is None):

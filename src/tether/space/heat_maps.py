@@ -42,9 +42,6 @@ def patch_scores(
 
     Returns:
         (b, patches), row by row from the top left, for all layers and heads together.
-
-    Raises:
-        InputError: tokens that were summed away, weights of another width, or a class that is not there.
     """
     if weights.ndim != 2 or weights.shape[1] != parts.mlp.shape[-1] or not len(weights):
         raise InputError(f"weights: expected (c, {parts.mlp.shape[-1]}), got {tuple(weights.shape)}")
@@ -84,9 +81,6 @@ def segment_by_parts(
         size: height and width of the masks in pixels.
         grid: patches down and across; None takes those that fit the shape of the masks.
         classes: as for ``patch_scores``.
-
-    Raises:
-        InputError: a grid of another number of patches, and as ``patch_scores``.
     """
     if classes is None:
         classes = best_class(parts, weights=weights)
@@ -96,11 +90,7 @@ def segment_by_parts(
 
 
 def grid_of(patches: int, *, size: tuple[int, int]) -> tuple[int, int]:
-    """Patches down and across for square patches that cover a picture of this height and width.
-
-    Raises:
-        InputError: no such grid has this many patches.
-    """
+    """Patches down and across for square patches that cover a picture of this height and width."""
     rows = max(1, round((patches * size[0] / size[1]) ** 0.5))
     columns = max(1, round(patches / rows))
     if rows * columns != patches:

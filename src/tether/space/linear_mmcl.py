@@ -89,11 +89,7 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return (X - self.mean_image_) @ self.image_encoder_
 
     def embed_text(self, texts: Float[np.ndarray, "m t"]) -> Float[np.ndarray, "m r"]:
-        """Embeddings of (m, d_text) captions.
-
-        Raises:
-            InputError: another width, NaN or infinity.
-        """
+        """Embeddings of (m, d_text) captions."""
         check_is_fitted(self, "image_encoder_")
         rows = np.asarray(texts, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(self.mean_text_) or not np.isfinite(rows).all():
@@ -107,11 +103,7 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def predict_zero_shot(
         self, X: Float[np.ndarray, "n i"], *, class_text: Float[np.ndarray, "c t"]
     ) -> Int[np.ndarray, " n"]:
-        """Place of the most similar of at least two class prompts for each picture; ties go to the first.
-
-        Raises:
-            InputError: fewer than two classes, or what ``embed_text`` refuses.
-        """
+        """Place of the most similar of at least two class prompts for each picture; ties go to the first."""
         if len(class_text) < 2:
             raise InputError(f"class_text: expected at least two classes to tell apart, got {len(class_text)}")
         return self.similarity(X, texts=class_text).argmax(axis=1)
@@ -125,11 +117,7 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote; nothing is unpickled.
-
-        Raises:
-            InputError: no such file, or not one of this estimator.
-        """
+        """Read what ``save`` wrote; nothing is unpickled."""
         settings, arrays = read_state(path, what="LinearMMCL", format=_FORMAT, arrays=_STATE)
         one = cls(**settings)
         for name in _STATE - {"loss_"}:

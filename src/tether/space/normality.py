@@ -40,11 +40,7 @@ class NormalityReport:
 
 
 def normality(columns: Float[np.ndarray, "n d"]) -> NormalityReport:
-    """Test each column for normality (W-CLIP, arXiv 2505.06934, section 4 uses the same two tests).
-
-    Raises:
-        InputError: not two-dimensional, fewer than 20 rows, NaN or infinity, or a constant column.
-    """
+    """Test each column for normality (W-CLIP, arXiv 2505.06934, section 4 uses the same two tests)."""
     x = np.asarray(columns, dtype=np.float64)
     if x.ndim != 2 or len(x) < LEAST_ROWS:
         raise InputError(f"expected (n, d) with at least {LEAST_ROWS} rows, got shape {x.shape}")

@@ -44,12 +44,7 @@ class OutlierClipper(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.count = count
 
     def fit(self, X: Float[np.ndarray, "n d"], y: object = None) -> Self:
-        """Find the coordinates; ``y`` is ignored.
-
-        Raises:
-            ValueError: NaN or infinity, or not two-dimensional.
-            InputError: a setting out of its range.
-        """
+        """Find the coordinates; ``y`` is ignored."""
         check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         scores = standard_scores(X.mean(axis=0)[None])[0]
@@ -74,11 +69,7 @@ class OutlierClipper(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not one of an ``OutlierClipper``.
-        """
+        """Read what ``save`` wrote."""
         values = read_json(Path(path))
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
             raise InputError(f"{path}: expected the state of an OutlierClipper ({_FORMAT})")

@@ -67,10 +67,6 @@ def outlier_dims(
         hidden: for each layer the states of the same tokens, without padding; leave special tokens such as [CLS] out.
         z: limit.
         min_layers: ``all``, or the share of the layers in which a coordinate must be flagged.
-
-    Raises:
-        InputError: fewer than 8 coordinates or 2 tokens, layers of unequal shape, NaN or infinity, or a setting out of
-            its range.
     """
     share = 1.0 if min_layers == "all" else min_layers
     mean = np.stack([layer.mean(axis=0) for layer in _layers(hidden)])
@@ -81,11 +77,7 @@ def outlier_dims(
 
 
 def largest_dims(z: Float[np.ndarray, " d"], *, count: int) -> Int[np.ndarray, " k"]:
-    """The ``count`` coordinates with the largest |z|, ascending; ties go to the first.
-
-    Raises:
-        InputError: a count that is negative or above the number of coordinates.
-    """
+    """The ``count`` coordinates with the largest |z|, ascending; ties go to the first."""
     if not 0 <= count <= len(z):
         raise InputError(f"count: expected 0 to {len(z)} coordinates, got {count}")
     return np.sort(np.argsort(-np.abs(z), kind="stable")[:count])
@@ -95,9 +87,6 @@ def extreme_shares(hidden: Layers) -> ExtremeShares:
     """Share of the tokens whose smallest, and whose largest, coordinate each one is.
 
     A second sign of an outlier, blind to how far it lies: above 0.8 in a later reproduction of arXiv 2011.04393.
-
-    Raises:
-        InputError: as ``outlier_dims``.
     """
     least, most = [], []
     for layer in _layers(hidden):
@@ -116,9 +105,6 @@ def clip_dims(x: np.ndarray | Tensor, *, dims: Sequence[int] | np.ndarray) -> np
 
     Source: arXiv 2011.04393, section 4, which calls it clipping. It is meant for states that are read, after the fact:
     between layers it is another and destructive intervention.
-
-    Raises:
-        InputError: a coordinate that does not exist.
     """
     places = check_dims(dims, width=x.shape[-1])
     if isinstance(x, np.ndarray):
@@ -131,11 +117,7 @@ def clip_dims(x: np.ndarray | Tensor, *, dims: Sequence[int] | np.ndarray) -> np
 
 
 def check_dims(dims: Sequence[int] | np.ndarray, *, width: int) -> list[int]:
-    """Sorted distinct coordinates.
-
-    Raises:
-        InputError: one that is not a whole number from 0 to ``width - 1``.
-    """
+    """Sorted distinct coordinates."""
     found = np.asarray(dims)
     if found.size == 0:
         return []

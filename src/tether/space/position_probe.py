@@ -42,9 +42,6 @@ def position_probe(
         positions: place of each token in its text.
         held_out: share of the tokens that is only looked at.
         seed: of the choice of those.
-
-    Raises:
-        InputError: shapes that do not fit, NaN or infinity, or fewer than two positions among the fitted tokens.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

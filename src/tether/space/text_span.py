@@ -58,12 +58,7 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.rank = rank
 
     def fit(self, X: Float[np.ndarray, "n d"], y: object = None) -> Self:
-        """Choose texts for (n, d) rows; ``y`` is ignored.
-
-        Raises:
-            ValueError: NaN or infinity, or not two-dimensional.
-            InputError: a setting out of range, texts of another width, or fewer than two different rows.
-        """
+        """Choose texts for (n, d) rows; ``y`` is ignored."""
         check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         differ, precision = varies(X), np.finfo(X.dtype).eps
@@ -104,11 +99,7 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return (X - self.mean_) @ self.components_.T
 
     def inverse_transform(self, X: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n d"]:
-        """Rows made of the chosen texts alone: the mean and what ``transform`` gave.
-
-        Raises:
-            InputError: a width other than the number of chosen texts.
-        """
+        """Rows made of the chosen texts alone: the mean and what ``transform`` gave."""
         check_is_fitted(self, "components_")
         amounts = np.asarray(X, dtype=np.float64)
         if amounts.ndim != 2 or amounts.shape[1] != len(self.components_):
@@ -161,9 +152,6 @@ def text_span(
         texts: unit embeddings of t plain descriptions.
         count: most texts that are chosen.
         rank: directions of the contributions that texts are projected on.
-
-    Raises:
-        InputError: as ``TextSpan.fit``.
     """
     span = TextSpan(texts=texts, count=count, rank=rank).fit(contributions)
     made = span.inverse_transform(span.transform(contributions))

@@ -40,9 +40,6 @@ def token_states(states: Sequence[Tensor], *, mask: Tensor, ids: Tensor | None =
             ``Trace`` recorded in a tower of Tether's.
         mask: (b, t) True where a token counts. Leave out padding, and special tokens too: they dominate every figure.
         ids: (b, t) token ids, for ``self_similarity``.
-
-    Raises:
-        InputError: no layer, or shapes that do not fit.
     """
     shapes = [tuple(state.shape) for state in states]
     if not states or len(set(shapes)) != 1 or len(shapes[0]) != 3 or tuple(mask.shape) != shapes[0][:2]:

@@ -18,9 +18,6 @@ def checked_rows(
         name: what they are called in an error message.
         least: smallest allowed n.
         width: the d that is expected; None takes any.
-
-    Raises:
-        InputError: not (n, d), too few rows, another width, NaN or infinity, or a row of zeros (it names the first).
     """
     table = np.asarray(rows, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] == 0:

@@ -76,12 +76,7 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.random_state = random_state
 
     def fit(self, X: Float[np.ndarray, "n d"], y: object = None) -> Self:
-        """Learn mean and matrix from (n, d) raw embeddings; ``y`` is ignored.
-
-        Raises:
-            ValueError: NaN or infinity, or not two-dimensional.
-            InputError: a setting out of range, n <= d, or a singular covariance, without eps or shrinkage.
-        """
+        """Learn mean and matrix from (n, d) raw embeddings; ``y`` is ignored."""
         check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         n, d = X.shape
@@ -128,11 +123,7 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return (X - self.mean_) @ self.components_
 
     def inverse_transform(self, X: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n d"]:
-        """Raw embeddings of (n, k) whitened coordinates; exact unless a feature was removed.
-
-        Raises:
-            InputError: a width other than that of ``transform``'s output, NaN or infinity.
-        """
+        """Raw embeddings of (n, k) whitened coordinates; exact unless a feature was removed."""
         check_is_fitted(self, "components_")
         W = np.asarray(X, dtype=np.float64)
         if W.ndim != 2 or W.shape[1] != len(self.inverse_):
@@ -174,11 +165,7 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote; nothing is unpickled.
-
-        Raises:
-            InputError: no such file, not a safetensors file, or not one of a whitener.
-        """
+        """Read what ``save`` wrote; nothing is unpickled."""
         settings, arrays = read_state(path, what="Whitener", format=_FORMAT, arrays=frozenset(_STATE))
         whitener = cls(**settings)
         for name in _STATE:
@@ -227,9 +214,6 @@ def circle_slerp(
         target: (d,) raw embedding.
         degrees: (k,) where to stop.
         whitener: fitted on the same modality.
-
-    Raises:
-        InputError: source and target point the same or the opposite way once whitened.
     """
     start, end = whitener.transform(np.stack([source, target]))
     between = np.degrees(angle(start, end=end))

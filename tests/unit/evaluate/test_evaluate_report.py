@@ -12,11 +12,13 @@ from tether.core.errors import InputError
 from tether.core.types import Row
 from tether.evaluate import report
 from tether.evaluate.embeddings import Embedded
-from tether.evaluate.report import galleries, projection
+from tether.evaluate.html import projection
+from tether.evaluate.html.curves import Line, Marks, chart, running_mean, thin
+from tether.evaluate.html.numbers import duration
+from tether.evaluate.html.sprite import sprite
+from tether.evaluate.report import galleries
 from tether.evaluate.report.confusion import confusion
-from tether.evaluate.report.curves import Line, Marks, chart, of_run, running_mean, thin
-from tether.evaluate.report.page import duration
-from tether.evaluate.report.sprite import sprite
+from tether.evaluate.report.run_charts import of_run
 from tether.evaluate.retrieval import ranks
 
 from test_evaluate_suite import ColourModel, Rows  # isort: skip - a neighbour

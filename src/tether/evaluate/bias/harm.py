@@ -50,11 +50,7 @@ class HarmRates:
     scale: float
 
     def of(self, group: Hashable, *, category: Hashable) -> Share:
-        """The share of one group and category.
-
-        Raises:
-            InputError: a group or category that is not there.
-        """
+        """The share of one group and category."""
         for row in self.rows:
             if (row.group, row.category) == (group, category):
                 return row.share
@@ -104,9 +100,6 @@ def harm_rates(
         groups: all groups, so that an empty one is listed too; None takes those that occur.
         report: categories to give; None gives all.
         scale: multiplier of cosines, kept with the result.
-
-    Raises:
-        InputError: shapes that do not fit, NaN, or a group or category that is not known.
     """
     image, class_text = checked_pair(image, class_text)
     categories, of_class = coded(category, name="category")
@@ -153,9 +146,6 @@ def class_design_effect(
         add_category: (a,) of each of them; one that was not there before is reported only after.
         groups: all groups, so that an empty one is listed too.
         scale: multiplier of cosines, kept with the result.
-
-    Raises:
-        InputError: as ``harm_rates``, or an added class without a category.
     """
     both = [*_listed(category), *_listed(add_category)]
     if len(_listed(add_category)) != len(add):

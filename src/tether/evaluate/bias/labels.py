@@ -105,10 +105,6 @@ def label_association(
         test: ``chi2`` is the paper's, ``fisher`` exact, ``auto`` exact only where an expected count is below 5.
         adjust: of the p values, for there are as many tests as labels.
         scale: multiplier of cosines.
-
-    Raises:
-        InputError: shapes that do not fit, NaN, a threshold outside (0, 1), one group twice or not there, or an unknown
-            word.
     """
     image, class_text = checked_pair(image, class_text)
     if not 0 < threshold < 1:

@@ -31,9 +31,6 @@ def report(
             the wording matters.
         associations: of labels, by a name for each table such as its threshold.
         most: labels listed in each table, at least 1.
-
-    Raises:
-        InputError: nothing to report, or most below 1.
     """
     tables = associations or {}
     if not harm and not tables:
@@ -76,11 +73,7 @@ def write_report(
     harm: Mapping[str, HarmRates],
     associations: Mapping[str, LabelAssociations] | None = None,
 ) -> None:
-    """Write the findings to a file, atomically: ``.md`` for people, ``.json`` with every row for programs.
-
-    Raises:
-        InputError: another ending, or nothing to report.
-    """
+    """Write the findings to a file, atomically: ``.md`` for people, ``.json`` with every row for programs."""
     path = Path(path)
     if path.suffix == ".md":
         write_text(path, report(harm, associations=associations))

@@ -46,9 +46,6 @@ def stress_test(
         correct: (n, d) unit caption that is true of each.
         close: (n, d) unit near miss of each.
         others: (m, d) unit captions that are true of none, offered to all.
-
-    Raises:
-        InputError: shapes that do not fit, or NaN.
     """
     image, correct = checked_pair(image, correct, paired="stress test")
     image, close = checked_pair(image, close, paired="stress test")

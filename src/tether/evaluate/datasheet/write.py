@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,8 @@ from tether.evaluate.datasheet.languages import languages
 from tether.evaluate.datasheet.markdown import markdown
 from tether.evaluate.datasheet.sample import MOST, captions_of, kept_pool
 from tether.evaluate.datasheet.thumbnails import PICTURES, Pictures
-from tether.evaluate.report.sprite import SpriteSheet, sprite
-from tether.evaluate.report.templates import environment
+from tether.evaluate.html.sprite import SpriteSheet, sprite
+from tether.evaluate.html.templates import render
 
 PAGE, TEXT = "datasheet.html", "datasheet.md"
 _KEPT = 24
@@ -100,25 +99,22 @@ def _digests(manifest: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _render(sheet: Datasheet, *, pool: Pool, kept: Pool | None) -> str:
     shown, places, samples = _pictures(sheet, pool=pool, kept=kept)
-    return (
-        environment("tether.evaluate.datasheet", "tether.evaluate.inspect")
-        .get_template("datasheet.html.j2")
-        .render(
-            sheet=sheet,
-            manifest=sheet.manifest,
-            sprite=shown,
-            places=places,
-            samples=samples,
-            clouds={each.step: cloud(each.words) for each in sheet.flagged},
-            cloud_box=f"0 0 {WIDTH:g} {HEIGHT:g}",
-            curves=_curves(sheet.concepts),
-            licence_names=", ".join(LICENCES),
-            settings=json.dumps(sheet.manifest["steps"], indent=1, ensure_ascii=False),
-            bar=_bar,
-            percent=percent,
-            amount=amount,
-            words_of=_text_of,
-        )
+    return render(
+        "datasheet.html.j2",
+        package="tether.evaluate.datasheet",
+        sheet=sheet,
+        manifest=sheet.manifest,
+        sprite=shown,
+        places=places,
+        samples=samples,
+        clouds={each.step: cloud(each.words) for each in sheet.flagged},
+        cloud_box=f"0 0 {WIDTH:g} {HEIGHT:g}",
+        curves=_curves(sheet.concepts),
+        licence_names=", ".join(LICENCES),
+        bar=_bar,
+        percent=percent,
+        amount=amount,
+        words_of=_text_of,
     )
 
 

@@ -13,9 +13,9 @@ from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
 from tether.data.images import fit
 from tether.data.sets.scenes import Dice, Negative, ScenesSet, render, swap_attribute
+from tether.evaluate.html.sprite import thumbnail_uri
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import mean, share, shown
-from tether.evaluate.inspect.pictures import uri
 from tether.evaluate.inspect.vocabulary import STOP, kind_of, replaced, spans
 
 LEAST = 20
@@ -43,11 +43,7 @@ class Binding:
         self.most = most
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when the true caption is not preferred clearly.
-
-        Raises:
-            InputError: too few captions with two words that can be exchanged.
-        """
+        """A remark when the true caption is not preferred clearly."""
         changed = [(place, *found) for place, found in enumerate(map(swapped, subject.seen.captions)) if found]
         attribute = [one for one in changed if one[2] != "word"]
         used = (attribute if len(attribute) >= LEAST else changed)[: self.most]
@@ -166,7 +162,7 @@ def _with_pictures(
         share("scenes drawn both ways: all four right (chance 17 %)", by_text & by_image),
     ]
     items = tuple(
-        Item(None, twin.text if side == 0 else twin.other_text, uri=uri((before, after)[side][at]))
+        Item(None, twin.text if side == 0 else twin.other_text, uri=thumbnail_uri((before, after)[side][at]))
         for at, twin in enumerate(twins[:3])
         for side in (0, 1)
     )

@@ -89,11 +89,7 @@ class Wording:
         self.most = most
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when a change costs much.
-
-        Raises:
-            InputError: too few pairs.
-        """
+        """A remark when a change costs much."""
         subject.need_pairs(LEAST_PAIRS)
         pairing = subject.pairing
         some = torch.linspace(0, len(pairing.image) - 1, min(self.most, len(pairing.image))).long().unique()

@@ -21,11 +21,7 @@ class Common:
     title = "Conformity: the most common and the most unusual"
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when all rows of a kind lie in a narrow cone.
-
-        Raises:
-            InputError: too few rows.
-        """
+        """A remark when all rows of a kind lie in a narrow cone."""
         subject.need_pairs(LEAST_ROWS)
         figures, drawings, middle = [], [], {}
         for name, rows in (("picture", subject.seen.image), ("text", subject.seen.text)):

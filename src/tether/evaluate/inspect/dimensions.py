@@ -36,11 +36,7 @@ class Dimensions:
         self.dead, self.z = dead, z
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm names dead coordinates.
-
-        Raises:
-            InputError: too few rows, or embeddings that are all equal.
-        """
+        """An alarm names dead coordinates."""
         sides = {"picture": subject.seen.image, "text": subject.seen.text}
         sides = {name: rows for name, rows in sides.items() if len(rows) >= LEAST_ROWS}
         if not sides:

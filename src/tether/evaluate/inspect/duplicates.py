@@ -44,11 +44,7 @@ class Duplicates:
         self.near, self.alike = near, alike
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when many rows are there twice.
-
-        Raises:
-            InputError: fewer than two pictures.
-        """
+        """A remark when many rows are there twice."""
         if len(subject.image) < 2:
             raise InputError(f"expected at least two pictures, got {len(subject.image)}")
         copies = _copies(subject)

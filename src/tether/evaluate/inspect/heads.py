@@ -36,11 +36,7 @@ class Heads:
         self.words = words
 
     def __call__(self, subject: Subject) -> Finding:
-        """The heads that matter most for these pictures, and their words.
-
-        Raises:
-            InputError: a tower that cannot be taken apart, too few pictures, or captions without words.
-        """
+        """The heads that matter most for these pictures, and their words."""
         pixels, rows = subject.sample.pixels, subject.sample.rows
         if len(pixels) < LEAST:
             raise InputError(f"expected at least {LEAST} pictures in the sample, got {len(pixels)}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from tether.core.finding import Figure, Unit
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.groups import NORMAL_QUANTILE, wilson
+from tether.evaluate.html.numbers import plain
 
 RESAMPLES = 1000
 
@@ -49,11 +50,7 @@ def written(value: float, unit: Unit) -> str:
     """One number as its unit is written."""
     if unit == "share":
         return f"{100 * value:.1f} %"
-    if unit == "count":
-        return f"{value:,.0f}"
-    if value and abs(value) < 0.01:
-        return f"{value:.2g}"
-    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    return f"{value:,.0f}" if unit == "count" else plain(value)
 
 
 def range_of(figure: Figure) -> str:

@@ -37,11 +37,7 @@ class Likelihood:
         self.strange = strange
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when rows lie far off.
-
-        Raises:
-            InputError: too few rows, or a covariance that nothing can be made of, such as that of equal rows.
-        """
+        """A remark when rows lie far off."""
         figures, drawings, counts, why = [], [], {}, []
         texts: tuple[str, ...] = ()
         for name, rows in (("picture", subject.seen.image), ("caption", subject.seen.text)):
@@ -93,11 +89,7 @@ class Likelihood:
 
 
 def strangeness(rows: Float[np.ndarray, "n d"], *, seed: int) -> Float[np.ndarray, " n"]:
-    """Distance from the mean in standard deviations, every row judged by the half of the rows that it is not in.
-
-    Raises:
-        InputError: too few rows, or rows whose covariance is zero.
-    """
+    """Distance from the mean in standard deviations, every row judged by the half of the rows that it is not in."""
     if len(rows) < LEAST_ROWS:
         raise InputError(f"expected at least {LEAST_ROWS} different rows, got {len(rows)}")
     halves = np.array_split(np.random.default_rng(seed).permutation(len(rows)), 2)

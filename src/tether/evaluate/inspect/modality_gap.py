@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tether.core.finding import Cloud, Finding
 from tether.evaluate.geometry import modality_gap
+from tether.evaluate.html.projection import clouds
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import at_most, exact, mean, points
 from tether.evaluate.inspect.pairing import pair_up
-from tether.evaluate.report.projection import principal
 
 LEAST_PAIRS = 20
 MATTERS = 0.02
@@ -26,11 +25,7 @@ class Gap:
     title = "The modality gap, and whether it matters here"
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when closing the gap changes recall at 1.
-
-        Raises:
-            InputError: too few pairs.
-        """
+        """A remark when closing the gap changes recall at 1."""
         subject.need_pairs(2)
         image, text, owner = subject.image, subject.text, subject.owner
         distance = float(modality_gap(image, text))
@@ -94,7 +89,4 @@ def _separated(image: Tensor, text: Tensor) -> float:
 
 def _cloud(subject: Subject) -> Cloud:
     image, text = (at_most(torch.arange(len(side)), _POINTS) for side in (subject.image, subject.text))
-    plane = principal(torch.cat([subject.image[image], subject.text[text]]))
-    middle, span = (plane.max(0) + plane.min(0)) / 2, float(np.ptp(plane, axis=0).max()) or 1.0
-    placed = tuple((round(50 + 92 * float(x), 1), round(50 + 92 * float(y), 1)) for x, y in (plane - middle) / span)
-    return Cloud("Both kinds in their two main directions", placed[: len(image)], placed[len(image) :])
+    return Cloud("Both kinds in their two main directions", *clouds(subject.image[image], subject.text[text]))

@@ -43,11 +43,7 @@ class Mismatched:
         self.alarm = alarm
 
     def __call__(self, subject: Subject) -> Finding:
-        """The estimated share, and the pairs it is most likely made of.
-
-        Raises:
-            InputError: too few pairs.
-        """
+        """The estimated share, and the pairs it is most likely made of."""
         subject.need_pairs(LEAST_PAIRS)
         pairing = subject.pairing
         own = torch.maximum(pairing.beats_texts, pairing.beats_images)

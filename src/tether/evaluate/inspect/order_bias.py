@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.evaluate.html.sprite import thumbnail_uri
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import mean, share, shown
-from tether.evaluate.inspect.pictures import uri
 from tether.models.tokenizer import lengths
 
 LEAST_PAIRS = 20
@@ -42,11 +42,7 @@ class Order:
         self.couples = couples
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when the first or the larger half wins clearly.
-
-        Raises:
-            InputError: too few pairs, or captions that do not fit the context two by two.
-        """
+        """A remark when the first or the larger half wins clearly."""
         subject.need_pairs(LEAST_PAIRS)
         figures: list[Figure] = []
         drawings: list[Bars | Gallery] = []
@@ -122,7 +118,7 @@ class Order:
             subject.encode_pixels(large_left), subject.encode_pixels(large_right), alone[left], alone[right]
         )
         items = tuple(
-            Item(None, "the larger wins" if won else "the smaller wins", uri=uri(picture))
+            Item(None, "the larger wins" if won else "the smaller wins", uri=thumbnail_uri(picture))
             for picture, won in zip(large_left[:_SHOWN], wins[:_SHOWN].tolist(), strict=True)
         )
         return [

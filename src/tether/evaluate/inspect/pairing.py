@@ -71,11 +71,7 @@ def pair_up(
     captions: Sequence[str],
     geometry: Geometry = COSINE,
 ) -> Pairing:
-    """Compare every picture with every distinct caption, in blocks; both sides as points of the geometry.
-
-    Raises:
-        InputError: fewer than two distinct captions, or fewer than two pictures.
-    """
+    """Compare every picture with every distinct caption, in blocks; both sides as points of the geometry."""
     texts = tuple(dict.fromkeys(captions))
     if len(texts) < 2 or len(image) < 2:
         raise InputError(

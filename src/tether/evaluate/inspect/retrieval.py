@@ -37,11 +37,7 @@ class Retrieval:
         self.k = k
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm when pairs are not told apart better than by chance.
-
-        Raises:
-            InputError: too few pairs.
-        """
+        """An alarm when pairs are not told apart better than by chance."""
         subject.need_pairs(2)
         pairing = subject.pairing
         apart = mean("share of wrong answers that a pair beats (chance 50 %)", pairing.told_apart, unit="share")

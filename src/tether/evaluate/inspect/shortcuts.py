@@ -87,11 +87,7 @@ class Shortcuts:
         self.alarm = alarm
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm names the attribute and the classes it pulls to.
-
-        Raises:
-            InputError: no classes and attributes to compare.
-        """
+        """An alarm names the attribute and the classes it pulls to."""
         questions = [*_by_nouns(subject), *_by_labels(subject)]
         if not questions:
             raise InputError(

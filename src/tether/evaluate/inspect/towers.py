@@ -63,11 +63,7 @@ class Towers:
         self.copies = copies
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm names the tower whose weights look like their random start.
-
-        Raises:
-            InputError: the model shows no weights and tells no pairs apart, or there are too few pairs.
-        """
+        """An alarm names the tower whose weights look like their random start."""
         module = subject.model if isinstance(subject.model, nn.Module) else None
         still = [side for side in _SIDES if module is not None and untouched(module, side=side)]
         if not still:

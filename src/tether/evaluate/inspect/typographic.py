@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding, Gallery, Item
+from tether.evaluate.html.sprite import thumbnail_uri
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import mean, points, share, shown
-from tether.evaluate.inspect.pictures import uri
 from tether.evaluate.inspect.vocabulary import Vocabulary, vocabulary
 from tether.evaluate.inspect.writing import STYLES, Style, write
 
@@ -83,11 +83,7 @@ class Lettering:
         self.alarm, self.most = alarm, most
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm when drawn words turn pictures.
-
-        Raises:
-            InputError: too few pictures, or captions without words to draw.
-        """
+        """An alarm when drawn words turn pictures."""
         words = vocabulary(subject)
         true = torch.zeros(len(subject.image), len(words.words), dtype=torch.int32)
         true = true.index_add_(0, subject.owner, words.holds.int()) > 0
@@ -137,7 +133,7 @@ class Lettering:
                 None,
                 f"nearest false word: “{words.words[int(worst.winner[at])]}”",
                 f"caption: {subject.caption_of(int(rows[at]))}",
-                uri(worst.written[at]),
+                thumbnail_uri(worst.written[at]),
             )
             for at in order
         )

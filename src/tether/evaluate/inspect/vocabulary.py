@@ -76,11 +76,7 @@ class Vocabulary:
 
 
 def vocabulary(subject: Subject, *, most: int = 24, least: float = 0.01, widest: float = 0.6) -> Vocabulary:
-    """Content words that at least ``least`` and at most ``widest`` of the captions hold (and two captions at least).
-
-    Raises:
-        InputError: fewer than two such words.
-    """
+    """Content words that at least ``least`` and at most ``widest`` of the captions hold (and two captions at least)."""
     captions = [frozenset(words_of(caption)) for caption in subject.seen.captions]
     counts = Counter(word for caption in captions for word in caption if word not in STOP and len(word) > 1)
     count = len(captions)

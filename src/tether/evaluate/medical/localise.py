@@ -60,9 +60,6 @@ def localisation(
         tolerance: pixels around a mask that still count as a hit, in both directions (>= 0).
         sign: of the contrast: ``kept``, so that a map that is cold on the finding loses, or ``ignored``, as some papers
             do.
-
-    Raises:
-        InputError: shapes that do not fit, NaN, no mask that is not empty, or a setting outside its range.
     """
     if heat.ndim != 3 or tuple(heat.shape) != tuple(masks.shape) or masks.dtype != torch.bool or not heat.numel():
         raise InputError(
@@ -104,11 +101,7 @@ def localisation(
 
 
 def best_threshold(heat: Float[Tensor, "n h w"], *, masks: Bool[Tensor, "n h w"], steps: int = 50) -> float:
-    """The threshold with the highest mean Dice among evenly spaced quantiles of the heat; for validation pictures.
-
-    Raises:
-        InputError: as ``localisation``, or fewer than one step.
-    """
+    """The threshold with the highest mean Dice among evenly spaced quantiles of the heat; for validation pictures."""
     if steps < 1:
         raise InputError(f"steps: expected at least 1, got {steps}")
     levels = torch.linspace(0, 1, steps + 2, dtype=torch.float64)[1:-1]

@@ -85,11 +85,7 @@ class MultilabelReport:
     notes: tuple[str, ...]
 
     def gap(self, attribute: str) -> float | None:
-        """Best minus worst mean AUROC over the values of an attribute; None with fewer than two that have one.
-
-        Raises:
-            InputError: no such attribute.
-        """
+        """Best minus worst mean AUROC over the values of an attribute; None with fewer than two that have one."""
         if attribute not in self.groups:
             raise InputError(f"no groups by {attribute!r}; known: {', '.join(self.groups) or 'none'}")
         found = [report.auroc.value for report in self.groups[attribute].values() if report.auroc is not None]
@@ -126,10 +122,6 @@ def multilabel_report(
         resamples: of the bootstrap; 0 gives no intervals.
         level: of confidence, two-sided.
         seed: of the resampling.
-
-    Raises:
-        InputError: tables that do not fit, NaN in the probabilities, labels that are none of these, or a setting
-            outside its range.
     """
     score, label = _checked(probability, truth)
     names = tuple(str(number) for number in range(score.shape[1])) if findings is None else tuple(findings)
@@ -169,9 +161,6 @@ def choose_thresholds(
         truth: (n, k) as for ``multilabel_report``.
         criterion: ``youden`` maximises sensitivity + specificity, ``f1`` their balance with precision; of equal ones
             the highest threshold is taken.
-
-    Raises:
-        InputError: as ``multilabel_report``, or another word.
     """
     if criterion not in ("youden", "f1"):
         raise InputError(f"criterion: expected 'youden' or 'f1', got {criterion!r}")

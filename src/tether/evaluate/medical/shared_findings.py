@@ -35,9 +35,6 @@ def shared_precision(
 
     Returns:
         For each depth the mean, None where no query has anything to find.
-
-    Raises:
-        InputError: shapes that do not fit, NaN in the similarities, another word, or k < 1.
     """
     if match not in ("any", "all"):
         raise InputError(f"match: expected 'any' or 'all', got {match!r}")

@@ -30,11 +30,7 @@ class GroupSplit:
     part: Int[np.ndarray, " n"]
 
     def rows(self, name: str) -> Int[np.ndarray, " m"]:
-        """Places of the rows of one part, in order.
-
-        Raises:
-            InputError: no such part.
-        """
+        """Places of the rows of one part, in order."""
         if name not in self.names:
             raise InputError(f"no part {name!r}; known: {', '.join(self.names)}")
         return np.flatnonzero(self.part == self.names.index(name))

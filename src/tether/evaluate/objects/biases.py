@@ -47,10 +47,6 @@ def order_bias(
         template: what a sentence is put into, with ``{}`` where it goes; long, decorated ones are the stress test.
         embedding: ``sentence``, or ``sum`` of the embeddings of each object alone, the paper's mitigation, which knows
             no order.
-
-    Raises:
-        InputError: fewer than two names or one twice, n out of range, a template without exactly one ``{}``, or an
-            unknown word.
     """
     listed = list(names)
     if len(set(listed)) < len(listed) or not all(isinstance(name, str) and name.strip() for name in listed):
@@ -81,9 +77,6 @@ def size_bias(model: DualEncoder, world: MultiObjectWorld, *, count: int, views:
         world: what pictures are drawn from, at the model's size.
         count: pictures.
         views: pictures of each single object that its prototype is the mean of; the released data have one.
-
-    Raises:
-        InputError: pictures of another size than the model's, or counts below 1.
     """
     if count < 1:
         raise InputError(f"count: expected at least 1 picture, got {count}")

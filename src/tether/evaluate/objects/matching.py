@@ -63,10 +63,6 @@ def matching_pairs(
         biased: place of the favoured object, from 0.
         classes: names of all objects.
         scenario: ``first`` or ``last``.
-
-    Raises:
-        InputError: fewer than two objects, one twice, one that is no class, a place that is not there, or an unknown
-            word.
     """
     if scenario not in ("first", "last"):
         raise InputError(f"scenario: expected 'first' or 'last', got {scenario!r}")
@@ -88,11 +84,7 @@ def matching_pairs(
 def matching_accuracy(
     image: Float[Tensor, "m d"], *, correct: Float[Tensor, "m d"], wrong: Float[Tensor, "m d"]
 ) -> float:
-    """Share of rows whose picture is nearer, by cosine, to the correct caption; a tie is not.
-
-    Raises:
-        InputError: NaN or infinity, or unequal shapes.
-    """
+    """Share of rows whose picture is nearer, by cosine, to the correct caption; a tie is not."""
     rows = [checked(x, name=name).double() for x, name in ((image, "image"), (correct, "correct"), (wrong, "wrong"))]
     if len({x.shape for x in rows}) != 1:
         raise InputError(f"expected three tables of one shape, got {[tuple(x.shape) for x in rows]}")
@@ -116,9 +108,6 @@ def matching_drop(
         objects: names of each item's objects in the order of their places.
         biased: place of the favoured (usually the largest) object, from 0.
         classes: names of all objects, as captions say them.
-
-    Raises:
-        InputError: no item, or as ``matching_pairs`` and ``matching_accuracy``.
     """
     if len(image) != len(objects) or not len(objects):
         raise InputError(f"expected objects for each of at least one picture, got {len(objects)} for {len(image)}")

@@ -74,9 +74,6 @@ def object_probe(
         kind: which released schedule: ``image`` (80 % for training, batches of 8, 25 epochs) or ``text`` (75 %,
             batches of 32, 10 epochs).
         epochs: instead of the schedule's.
-
-    Raises:
-        InputError: NaN, shapes that do not fit, an unknown word, or too few items for both parts of the split.
     """
     if kind not in SCHEDULES:
         raise InputError(f"kind: expected 'image' or 'text', got {kind!r}")

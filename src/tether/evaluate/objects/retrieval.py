@@ -89,10 +89,6 @@ def object_retrieval(
         prototypes: embeddings of the single objects, any length.
         present: which n objects each item holds, in the order of their places.
         listing: ``best_first``, or ``best_last`` as the release lists them.
-
-    Raises:
-        InputError: NaN, infinity or zero rows, shapes that do not fit, an object that is no prototype, one twice in an
-            item, more objects than prototypes, or an unknown word.
     """
     if listing not in ("best_first", "best_last"):
         raise InputError(f"listing: expected 'best_first' or 'best_last', got {listing!r}")

@@ -67,9 +67,6 @@ def cluster_overlap(
         seed: of k-means.
         fuzzy: as ``caption_overlap``.
         digest: of the model that made the features (``core.digest.model_digest``), kept in the result.
-
-    Raises:
-        InputError: lengths that differ, features that are not finite, or more clusters than pictures.
     """
     from sklearn.cluster import KMeans
 

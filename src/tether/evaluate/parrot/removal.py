@@ -78,9 +78,6 @@ def text_removal_effect(
         texts: one caption each.
         seed: of the control's places, which depend on it and the picture's position only.
         fill: as ``data.inpaint.fill_boxes``.
-
-    Raises:
-        InputError: lengths that differ, wrong boxes, or no pair with text and room for a control.
     """
     if not len(images) == len(boxes) == len(texts):
         raise InputError(

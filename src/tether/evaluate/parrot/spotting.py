@@ -88,9 +88,6 @@ def spotting_score(
         points: size of the letters on it.
         font: as ``render_text``.
         prompt: what stands around the word on the text side; the paper has the bare word.
-
-    Raises:
-        InputError: nothing of the vocabulary can be drawn, no style, or a prompt without ``{}``.
     """
     if isinstance(vocabulary, str):
         raise InputError(f"vocabulary: expected a list of words, got one string {vocabulary!r}")

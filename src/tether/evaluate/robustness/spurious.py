@@ -74,9 +74,6 @@ class SpuriousWorld:
 
     Attributes:
         class_text: (2, dim_text) prompts of class 0 and class 1, which say the label and nothing else.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
     def __init__(
@@ -106,11 +103,7 @@ class SpuriousWorld:
         self.class_text: Float[np.ndarray, "2 t"] = np.outer([-1.0, 1.0], self._text_axes[0])
 
     def draw(self, n: int, *, p: float, rng: np.random.Generator) -> SpuriousPairs:
-        """``n`` pairs in which the cue agrees with the class with probability ``p`` in (0, 1); one half tells nothing.
-
-        Raises:
-            InputError: a value outside its range.
-        """
+        """``n`` pairs in which the cue agrees with the class with probability ``p``; one half tells nothing."""
         if n < 1:
             raise InputError(f"n: expected at least 1, got {n!r}")
         _check_p(p)
@@ -140,9 +133,6 @@ def theory_accuracy(p: float, *, sigma_core: float, sigma_cue: float, caption: C
         sigma_core: standard deviation of the core feature (>= 0).
         sigma_cue: of the cue (>= 0).
         caption: what captions said.
-
-    Raises:
-        InputError: a value outside its range.
     """
     _check_p(p)
     _check_spread(sigma_core, sigma_cue)

@@ -1,4 +1,4 @@
-"""All small pictures of a page in one image file, so that a page of hundreds stays light."""
+"""Small images of a page: all in one image file, so that a page of hundreds stays light, or one as a data URI."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
+from torch import Tensor
+
+from tether.evaluate.embeddings import shrink
 
 QUALITY = 82
+SIDE = 72
+"""Pixels of an image that stands alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,6 @@ class SpriteSheet:
 
 def sprite(pictures: UInt8[np.ndarray, "n 3 s s"]) -> SpriteSheet:
     """Lay out and compress n pictures."""
-    from PIL import Image
-
     count, _, side, _ = pictures.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -48,6 +51,17 @@ def sprite(pictures: UInt8[np.ndarray, "n 3 s s"]) -> SpriteSheet:
     for index, picture in enumerate(pictures):
         top, left = index // columns * side, index % columns * side
         grid[top : top + side, left : left + side] = picture.transpose(1, 2, 0)
+    return SpriteSheet(_webp(grid), columns, rows, count)
+
+
+def thumbnail_uri(image: UInt8[Tensor, "3 h w"], *, side: int = SIDE) -> str:
+    """One image as a data URI of at most ``side`` pixels."""
+    return _webp(shrink(image[None], side=side)[0].permute(1, 2, 0).contiguous().numpy())
+
+
+def _webp(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+    from PIL import Image
+
     buffer = io.BytesIO()
-    Image.fromarray(grid).save(buffer, "WEBP", quality=QUALITY, method=4)
-    return SpriteSheet(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", columns, rows, count)
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
