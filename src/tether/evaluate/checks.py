@@ -9,7 +9,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 
 
-def checked(rows: Float[Tensor, "n d"], *, name: str, least: int = 1) -> Float[Tensor, "n d"]:
+def checked_rows(rows: Float[Tensor, "n d"], *, name: str, least: int = 1) -> Float[Tensor, "n d"]:
     """The same rows, at least float32, after a look at shape and values.
 
     Args:
@@ -31,7 +31,7 @@ def checked_pair(
     image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *, paired: str = "", least: int = 1
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
     """Both sides checked, of one width and dtype; with ``paired`` (who asks) also of one length."""
-    image, text = checked(image, name="image", least=least), checked(text, name="text", least=least)
+    image, text = checked_rows(image, name="image", least=least), checked_rows(text, name="text", least=least)
     if image.shape[1] != text.shape[1]:
         raise InputError(f"image and text differ in width: {tuple(image.shape)} and {tuple(text.shape)}")
     if paired and len(image) != len(text):

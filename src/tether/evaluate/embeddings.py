@@ -1,4 +1,4 @@
-"""A source seen through a model: the embeddings, captions and labels that every measure and picture is made of."""
+"""A source seen through a model: the embeddings, captions and labels that every measure and image is made of."""
 
 from __future__ import annotations
 
@@ -78,19 +78,19 @@ def embed_source(
         batch_size: rows in one forward.
         limit: stop after this many rows.
         label: column of the class; None takes ``label`` where rows have it.
-        thumbnail: side in pixels of the small pictures to keep, or None.
+        thumbnail: side in pixels of the small images to keep, or None.
         precision: ``bfloat16`` runs under autocast.
-        workers: threads that decode pictures.
+        workers: threads that decode images.
         strict: stop at the first bad row instead of skipping it.
         on_bad: JSON-lines file that names the rows skipped.
-        on_progress: called with (pictures done, None).
+        on_progress: called with (images done, None).
     """
     check_finite(model)
     rows: list[Row] = []
     small: list[Tensor] = []
 
     def pixels() -> Iterator[Tensor]:
-        for some, pictures in ordered(
+        for some, images in ordered(
             source,
             image_spec=model.image_spec,
             batch_size=batch_size,
@@ -101,8 +101,8 @@ def embed_source(
         ):
             rows.extend(some)
             if thumbnail is not None:
-                small.append(shrink(pictures, side=thumbnail))
-            yield pictures
+                small.append(shrink(images, side=thumbnail))
+            yield images
 
     try:
         image = encode_images(model, pixels(), precision=precision, on_progress=on_progress)
@@ -125,7 +125,7 @@ def embed_source(
 
 
 def shrink(pixels: UInt8[Tensor, "b 3 h w"], *, side: int) -> UInt8[Tensor, "b 3 s s"]:
-    """Pictures at ``side`` pixels squared, antialiased; smaller ones keep the square they have."""
+    """Images at ``side`` pixels squared, antialiased; smaller ones keep the square they have."""
     if pixels.shape[-2] == pixels.shape[-1] <= side:
         return pixels
     resized = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tether.core import uniformity as potential
 from tether.core.errors import InputError
 from tether.core.uniformity import BLOCK_ROWS
-from tether.evaluate.checks import checked, checked_pair
+from tether.evaluate.checks import checked_pair, checked_rows
 
 if TYPE_CHECKING:
     from tether.space.conformity import ConformityEstimator as ConformityEstimator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tether.space.whiten import Whitener as Whitener
 
 _LAZY = {"ConformityEstimator": "conformity", "Whitener": "whiten", "conformity": "conformity"}
-"""Fitted geometries of ``space`` that belong to the picture; they bring scikit-learn, so they come when asked for."""
+"""Fitted geometries of ``space`` that belong to the image; they bring scikit-learn, so they come when asked for."""
 
 Gap = Literal["distance", "squared", "mean_squared"]
 _MOST_ITERATIONS = 1000  # of the logistic regression; its own limit of 100 can be too few for raw embeddings
@@ -61,9 +61,9 @@ def alignment(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, alpha:
 
 
 def relative_alignment(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Mean over texts of the squared distance to their own picture minus that to the nearest other; lower is better.
+    """Mean over texts of the squared distance to their own image minus that to the nearest other; lower is better.
 
-    Below 0 where the own picture is the nearest one. Distances come from blocks of matrix products. Source: arXiv
+    Below 0 where the own image is the nearest one. Distances come from blocks of matrix products. Source: arXiv
     2203.03897, section 3, in the released form, where the text asks.
     """
     image, text = checked_pair(image, text, paired="relative alignment", least=2)
@@ -83,7 +83,7 @@ def uniformity(rows: Float[Tensor, "n d"], *, t: float = 2.0) -> Float[Tensor, "
 
     Distances come from blocks of matrix products, so memory grows with n and not with n squared.
     """
-    return potential.uniformity(checked(rows, name="rows", least=2), t=t)
+    return potential.uniformity(checked_rows(rows, name="rows", least=2), t=t)
 
 
 def joint_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *, t: float = 2.0) -> Float[Tensor, ""]:
@@ -96,7 +96,7 @@ def joint_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *,
 
 
 def cross_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, t: float = 2.0) -> Float[Tensor, ""]:
-    """Log of the mean Gaussian potential between pictures and the texts of others (arXiv 2405.18570, section 5).
+    """Log of the mean Gaussian potential between images and the texts of others (arXiv 2405.18570, section 5).
 
     Lower is farther apart, which two opposite clusters satisfy as well as an even spread.
     """
@@ -107,7 +107,7 @@ def cross_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *,
 def linear_separability(
     image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, train_share: float = 0.8, seed: int = 0
 ) -> float:
-    """How often a linear classifier tells a picture from a text, on pairs it was not fitted on.
+    """How often a linear classifier tells an image from a text, on pairs it was not fitted on.
 
     0.5 is chance: no gap; 1.0 means that a hyperplane parts the two sides. scikit-learn's logistic regression with its
     default penalty. Source: arXiv 2405.18570, section 3; the released code.
@@ -140,7 +140,7 @@ def effective_rank(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     Between 1 (all on one line) and min(n, d) (Roy and Vetterli 2007; RankMe, arXiv 2210.02885, section 3). The mean
     is left in, as there.
     """
-    rows = checked(rows, name="rows").double()
+    rows = checked_rows(rows, name="rows").double()
     values = torch.linalg.svdvals(rows) if len(rows) < rows.shape[1] else _singular_values(rows)
     total = values.sum()
     if not total > 0:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.evaluate.checks import checked
+from tether.evaluate.checks import checked_rows
 from tether.evaluate.imbalance import Numbers, rank_correlation
 
 
@@ -67,7 +67,7 @@ def neural_collapse(
         head: class vectors of the classifier, such as ``CosineHead.weight``.
         classes: c; None takes the head's, or the largest label + 1.
     """
-    rows = checked(features.detach(), name="features").double()
+    rows = checked_rows(features.detach(), name="features").double()
     if labels.shape != rows.shape[:1] or labels.is_floating_point():
         raise InputError(f"labels: expected {len(rows)} whole numbers, got {labels.dtype} {tuple(labels.shape)}")
     labels = labels.to(rows.device).long()
@@ -91,7 +91,7 @@ def neural_collapse(
     all_, nearest = (_spread_out(part, places=present, classes=classes) for part in _coherence(centred))
     if head is None:
         return NeuralCollapse(within, all_, nearest, None, None)
-    vectors = checked(head.detach(), name="head").to(rows.device).double()
+    vectors = checked_rows(head.detach(), name="head").to(rows.device).double()
     return NeuralCollapse(within, all_, nearest, *_coherence(vectors))
 
 

@@ -1,4 +1,4 @@
-"""How far two rankings agree: what a change of wording does to the pictures that are found."""
+"""How far two rankings agree: what a change of wording does to the images that are found."""
 
 from __future__ import annotations
 

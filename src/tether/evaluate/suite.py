@@ -71,10 +71,10 @@ def evaluate(
         bootstrap: resamples for 95 % intervals; 0 makes none.
         seed: of the resamples.
         precision: ``bfloat16`` runs the towers under autocast.
-        workers: threads that decode pictures.
+        workers: threads that decode images.
         strict: stop at the first bad row instead of skipping it.
         on_bad: JSON-lines file that names the rows skipped.
-        on_progress: called with (pictures done, None).
+        on_progress: called with (images done, None).
     """
     start = time.perf_counter()
     if unknown := [name for name in measures if name not in MEASURES]:

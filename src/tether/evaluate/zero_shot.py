@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.geometry import COSINE, Geometry
-from tether.evaluate.checks import checked, checked_pair
+from tether.evaluate.checks import checked_pair, checked_rows
 
 LOGIT_SCALE = 100.0  # arXiv 2103.00020, released code: what cosines are multiplied by
 
@@ -21,11 +21,11 @@ class ZeroShot:
     """Zero-shot results over a labelled set.
 
     Attributes:
-        top1: share of pictures whose own class comes first.
+        top1: share of images whose own class comes first.
         top5: share whose own class is among the first min(5, classes).
         mean_per_class: mean over classes of the share right, for sets with unequal classes.
         confusion: (classes, classes) counts; rows are true classes, columns the class named first.
-        ranks: (n,) rank of the true class of each picture.
+        ranks: (n,) rank of the true class of each image.
         predicted: (n,) the class named first; ties go to the first class.
     """
 
@@ -44,7 +44,7 @@ def logits(
     scale: float = LOGIT_SCALE,
     geometry: Geometry = COSINE,
 ) -> Float[Tensor, "n c"]:
-    """``scale`` times the similarity of (n, d) pictures to (c, d) class rows, both as points of the geometry.
+    """``scale`` times the similarity of (n, d) images to (c, d) class rows, both as points of the geometry.
 
     For the cosine, points are rows of length 1.
     """
@@ -54,7 +54,7 @@ def logits(
 
 def label_ranks(scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Rank of the true class of each row, 1 is best; a tie counts against it."""
-    scores = checked(scores, name="logits")
+    scores = checked_rows(scores, name="logits")
     if labels.shape != (len(scores),) or labels.is_floating_point():
         raise InputError(f"labels: expected ({len(scores)},) integers, got {labels.dtype} {tuple(labels.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= scores.shape[1]:

@@ -148,7 +148,7 @@ def text_span(
     """Choose texts for one head's contributions and say how well they do; see ``TextSpan``.
 
     Args:
-        contributions: of the head to n pictures, such as ``decompose(...).heads[:, layer, head]``.
+        contributions: of the head to n images, such as ``decompose(...).heads[:, layer, head]``.
         texts: unit embeddings of t plain descriptions.
         count: most texts that are chosen.
         rank: directions of the contributions that texts are projected on.

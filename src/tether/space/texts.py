@@ -1,4 +1,4 @@
-"""Texts to embeddings for the parts of this room that take phrases: by any encoder, or by any function."""
+"""Texts to embeddings for the parts of this package that take phrases: by any encoder, or by any function."""
 
 from __future__ import annotations
 

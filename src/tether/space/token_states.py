@@ -1,4 +1,4 @@
-"""Hidden states of a batch of texts or pictures, layer by layer, as one table of tokens without padding."""
+"""Hidden states of a batch of texts or images, layer by layer, as one table of tokens without padding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TokenStates:
 
     Attributes:
         hidden: (l, n, d) float32 states of each layer.
-        rows: (n,) which text or picture each token belongs to.
+        rows: (n,) which text or image each token belongs to.
         positions: (n,) its place there, from 0.
         ids: (n,) its id, or zeros where none were given.
     """

@@ -1,4 +1,4 @@
-"""What the functions of this room ask of a table of embeddings before they trust it."""
+"""What the functions of this package ask of a table of embeddings before they trust it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     Fit it on embeddings as the tower gives them, NOT normalised (unit rows have a null radial direction), of many
     more rows than dimensions, and score other rows than those: the log-likelihood of training rows is too high and
     that of new rows too low while n is only a few times d. Images and captions need one each. A high value means
-    *usual for the reference set*, not *good*: blur moves a picture toward the mean and RAISES it.
+    *usual for the reference set*, not *good*: blur moves an image toward the mean and RAISES it.
 
     All arithmetic is in float64 with a symmetric eigendecomposition; the sign of an eigenvector is arbitrary, so
     compare distances, never single coordinates.

@@ -174,7 +174,7 @@ def test_top_k_counts_ties_against_and_allows_few_classes():
 
 def test_zero_shot_confusion_adds_up():
     weights = weights_of_prompts(unit(4, 3, 8))
-    labels = torch.arange(40) % 3  # the fourth class has no picture
+    labels = torch.arange(40) % 3  # the fourth class has no image
     result = zero_shot(logits(unit(40, 8), weights=weights), labels=labels)
     assert result.confusion.sum() == 40
     assert result.confusion.sum(dim=1).tolist() == [14, 13, 13, 0]

@@ -74,10 +74,10 @@ def test_page_is_whole_light_and_loads_nothing(run, source):
     assert path.stat().st_size < 3_000_000
     for heading in (
         "How training went",
-        "Words to pictures",
-        "Pictures to words",
+        "Words to images",
+        "Images to words",
         "Zero-shot by label",
-        "Where pictures lie",
+        "Where images lie",
     ):
         assert heading in page
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page)
@@ -99,7 +99,7 @@ def test_unfinished_run_has_curves_and_says_what_is_missing(run):
     page = report.write(run).read_text(encoding="utf-8")
     assert "no final model yet" in page
     assert "How training went" in page
-    assert "Words to pictures" not in page
+    assert "Words to images" not in page
 
 
 def test_model_without_a_source_asks_for_one(run):
@@ -222,16 +222,16 @@ def test_map_puts_twins_together():
     assert projection.neighbourhoods(rows[:1]).tolist() == [[0, 0]]
 
 
-def test_sprite_places_every_picture():
+def test_sprite_places_every_image():
     import base64
     import io
 
     from PIL import Image
 
-    pictures = np.zeros((7, 3, 8, 8), dtype=np.uint8)
+    images = np.zeros((7, 3, 8, 8), dtype=np.uint8)
     for index in range(7):
-        pictures[index] = 30 * index
-    made = sprite(pictures)
+        images[index] = 30 * index
+    made = sprite(images)
     grid = np.asarray(Image.open(io.BytesIO(base64.b64decode(made.uri.partition(",")[2]))).convert("RGB")).astype(int)
     assert grid.shape == (24, 24, 3)
     for index in range(7):

@@ -17,7 +17,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 class ColourModel:
-    """Sees a picture's mean colour and reads colour words: a perfect encoder of a tiny world."""
+    """Sees an image's mean colour and reads colour words: a perfect encoder of a tiny world."""
 
     dim = 3
     image_spec = ImageSpec((8, 8))
@@ -114,7 +114,7 @@ def test_label_column_by_name():
 def test_damaged_model_is_named_with_its_source():
     model = ColourModel()
     model.damage = float("nan")
-    with pytest.raises(InputError, match=r"colours: picture 0 .* not finite"):
+    with pytest.raises(InputError, match=r"colours: image 0 .* not finite"):
         evaluate(model, colour_rows())
 
 

@@ -305,7 +305,7 @@ def test_maps_are_cosines_of_the_patches_enlarged(model):
     torch.testing.assert_close(again.patches[0, 0], found.patches[1, 1], rtol=1e-4, atol=1e-5)
 
 
-def test_parts_add_up_to_what_the_patches_give_the_picture():
+def test_parts_add_up_to_what_the_patches_give_the_image():
     model = create("tiny").eval()
     found = similarity_map(model, images=pixels(), phrases=["a", "b"], method="parts")
     from tether.models.decompose import decompose

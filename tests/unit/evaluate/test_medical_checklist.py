@@ -156,7 +156,7 @@ def test_9_retrieval_by_rank_and_by_shared_findings(model):
     assert 0 <= found["precision_at_2"] <= 1
 
 
-def test_10_deep_wide_and_stacked_pictures_and_no_mirrors_unless_asked(model):
+def test_10_deep_wide_and_stacked_images_and_no_mirrors_unless_asked(model):
     deep = np.linspace(0, 60000, 20 * 50).reshape(20, 50).astype(np.uint16)
     shown = WindowLevel(30000, 20000)(deep)
     spec = ImageSpec((32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, resize="longest")

@@ -196,7 +196,7 @@ class TestMatching:
     def test_bad_tables(self):
         with pytest.raises(InputError, match="one shape"):
             matching_accuracy(torch.ones(2, 3), correct=torch.ones(2, 3), wrong=torch.ones(1, 3))
-        with pytest.raises(InputError, match="at least one picture"):
+        with pytest.raises(InputError, match="at least one image"):
             matching_drop(_FirstWord(NAMES), torch.ones(0, 5), objects=[], biased=0, classes=NAMES)
         with pytest.raises(InputError, match="no wrong caption"):
             matching_drop(_FirstWord(NAMES), torch.eye(5)[:1], objects=[NAMES[:2]], biased=0, classes=NAMES[:2])

@@ -96,11 +96,11 @@ def model(request, tmp_path_factory):
 
 
 def encoded(model):
-    picture = torch.randint(
+    image = torch.randint(
         0, 256, (2, 3, *model.image_spec.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     with torch.no_grad():
-        return model.encode_image(picture).pooled, model.encode_text(model.tokenizer(TEXTS)).pooled
+        return model.encode_image(image).pooled, model.encode_text(model.tokenizer(TEXTS)).pooled
 
 
 def test_wrapping_and_folding_are_the_map_on_every_encoder(model):

@@ -215,7 +215,7 @@ def test_embeddings_told_in_words(parts, rng):
     torch.testing.assert_close(embeddings_from_texts(parts, texts=texts, count=8, layers=9), parts.total())
 
 
-def test_a_head_that_says_the_same_of_every_picture_is_told_by_its_mean(parts, rng):
+def test_a_head_that_says_the_same_of_every_image_is_told_by_its_mean(parts, rng):
     texts = unit(rng.standard_normal((60, 8)))
     attention = parts.attention.clone()
     attention[..., 0, :] = attention[:1, ..., 0, :]

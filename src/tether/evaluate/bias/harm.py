@@ -1,4 +1,4 @@
-"""How often pictures of a group are put into a class that does harm, and how the list of classes matters."""
+"""How often images of a group are put into a class that does harm, and how the list of classes matters."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class HarmRate:
     """One group and one category of classes.
 
     Attributes:
-        group: of the pictures.
+        group: of the images.
         category: of the classes.
-        share: of the group's pictures whose most similar class is of this category.
+        share: of the group's images whose most similar class is of this category.
     """
 
     group: Hashable
@@ -59,7 +59,7 @@ class HarmRates:
 
 @dataclass(frozen=True, slots=True)
 class ClassDesign:
-    """The same pictures with a shorter and a longer list of classes.
+    """The same images with a shorter and a longer list of classes.
 
     Attributes:
         before: rates with the classes as they were.
@@ -85,7 +85,7 @@ def harm_rates(
     report: Sequence[Hashable] | None = None,
     scale: float = LOGIT_SCALE,
 ) -> HarmRates:
-    """For each group the share of its pictures whose most similar class belongs to each category.
+    """For each group the share of its images whose most similar class belongs to each category.
 
     Ties go to the first class. Groups are yours: planted, or given by the people concerned; nothing here infers them.
     Say with every rate which classes and which prompts it was measured with: both move it.
@@ -93,10 +93,10 @@ def harm_rates(
     Source: arXiv 2108.02818; the interval is not stated there, Wilson's is used.
 
     Args:
-        image: (n, d) unit pictures.
+        image: (n, d) unit images.
         class_text: (c, d) unit class prompts.
         category: (c,) of each class, such as ``"neutral"`` and ``"harm"``.
-        group: (n,) of each picture.
+        group: (n,) of each image.
         groups: all groups, so that an empty one is listed too; None takes those that occur.
         report: categories to give; None gives all.
         scale: multiplier of cosines, kept with the result.
@@ -107,7 +107,7 @@ def harm_rates(
     if len(of_class) != len(class_text):
         raise InputError(f"category: expected one for each of {len(class_text)} classes, got {len(of_class)}")
     if len(of_image) != len(image):
-        raise InputError(f"group: expected one for each of {len(image)} pictures, got {len(of_image)}")
+        raise InputError(f"group: expected one for each of {len(image)} images, got {len(of_image)}")
     wanted = categories if report is None else tuple(report)
     if strange := [name for name in wanted if name not in categories]:
         raise InputError(f"report: expected categories of {', '.join(map(str, categories))}, got {strange[0]!r}")
@@ -133,15 +133,15 @@ def class_design_effect(
     groups: Sequence[Hashable] | None = None,
     scale: float = LOGIT_SCALE,
 ) -> ClassDesign:
-    """What adding classes to the list does to the rates: a class that fits better takes pictures from the others.
+    """What adding classes to the list does to the rates: a class that fits better takes images from the others.
 
     Source: arXiv 2108.02818.
 
     Args:
-        image: (n, d) unit pictures.
+        image: (n, d) unit images.
         class_text: (c, d) unit prompts of the classes before.
         category: (c,) of each of them.
-        group: (n,) of each picture.
+        group: (n,) of each image.
         add: (a, d) unit prompts of the added classes.
         add_category: (a,) of each of them; one that was not there before is reported only after.
         groups: all groups, so that an empty one is listed too.

@@ -1,4 +1,4 @@
-"""Which labels a model gives to one group of pictures more often than to another, at a threshold of probability."""
+"""Which labels a model gives to one group of images more often than to another, at a threshold of probability."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LabelAssociation:
 
     Attributes:
         label: its name.
-        frequency_a: share of group a's pictures that get it.
+        frequency_a: share of group a's images that get it.
         frequency_b: share of group b's.
         difference: the first minus the second.
         chi2: Pearson's statistic without continuity correction, one degree of freedom; 0 where all or none get it.
@@ -53,11 +53,11 @@ class LabelAssociations:
     Attributes:
         rows: one for each label.
         groups: the two that are compared, a and b.
-        n: pictures of each.
+        n: images of each.
         threshold: probability from which a label counts.
         classes: how many labels the probability is shared among; results depend on it.
         scale: what cosines were multiplied by; results depend on it.
-        passed: mean number of labels that a picture of the two groups gets.
+        passed: mean number of labels that an image of the two groups gets.
     """
 
     rows: tuple[LabelAssociation, ...]
@@ -94,12 +94,12 @@ def label_association(
     Source: arXiv 2108.02818, whose thresholds are 0.005 and 0.04.
 
     Args:
-        image: (n, d) unit pictures.
+        image: (n, d) unit images.
         class_text: (c, d) unit label prompts.
-        group: (n,) of each picture.
-        pair: the two groups to compare; pictures of others are left out.
+        group: (n,) of each image.
+        pair: the two groups to compare; images of others are left out.
         threshold: probability from which a label counts, in (0, 1).
-        groups: all there may be; one of the pair without a picture then has n = 0 and NaN as frequencies. None takes
+        groups: all there may be; one of the pair without an image then has n = 0 and NaN as frequencies. None takes
             those that occur.
         labels: (c,) names; None numbers them.
         test: ``chi2`` is the paper's, ``fisher`` exact, ``auto`` exact only where an expected count is below 5.
@@ -118,7 +118,7 @@ def label_association(
         raise InputError(f"labels: expected {len(class_text)} names, got {len(names)}")
     known, code = coded(group, name="group", known=groups)
     if len(code) != len(image):
-        raise InputError(f"group: expected one for each of {len(image)} pictures, got {len(code)}")
+        raise InputError(f"group: expected one for each of {len(image)} images, got {len(code)}")
     if pair[0] == pair[1] or any(one not in known for one in pair):
         raise InputError(f"pair: expected two of the groups {', '.join(map(str, known))}, got {pair!r}")
     passes = ((scale * image @ class_text.T).softmax(dim=1) >= threshold).cpu()

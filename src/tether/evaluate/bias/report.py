@@ -14,7 +14,7 @@ from tether.evaluate.bias.labels import LEAST_EXPECTED, LabelAssociation, LabelA
 from tether.evaluate.groups import Share
 
 CAUTION = (
-    "Rates belong to these pictures, this list of classes and these prompts; another list or wording moves them, so "
+    "Rates belong to these images, this list of classes and these prompts; another list or wording moves them, so "
     "look at two templates at least. Intervals are Wilson's at 95 %. Groups whose intervals overlap are not told "
     "apart. Groups were given from outside; labels of people are a problem in themselves. That no difference was found "
     "does not show that there is none."
@@ -56,7 +56,7 @@ def report(
             f"## Labels, {name}",
             "",
             f"A label counts from probability {table.threshold:g} among {table.classes} labels, cosines times "
-            f"{table.scale:g}. {table.n[0]} pictures of {first}, {table.n[1]} of {second}; a picture gets "
+            f"{table.scale:g}. {table.n[0]} images of {first}, {table.n[1]} of {second}; an image gets "
             f"{table.passed:.2f} labels on average.",
             "",
             f"| label | {first} | {second} | difference | chi-square | p | p, all labels |",
@@ -94,12 +94,12 @@ def _label_line(row: LabelAssociation) -> str:
 
 def _cells(share: Share) -> str:
     if not share.n:
-        return "0 | no pictures | "
+        return "0 | no images | "
     return f"{share.n} | {share.rate:.3f} | {share.low:.3f} to {share.high:.3f}"
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as mappings, tuples as lists, and null for a rate of no pictures, which JSON has no number for."""
+    """Dataclasses as mappings, tuples as lists, and null for a rate of no images, which JSON has no number for."""
     if isinstance(value, (HarmRates, LabelAssociations)):
         return _plain(asdict(value))
     if isinstance(value, dict):

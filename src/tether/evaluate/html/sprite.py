@@ -20,13 +20,13 @@ SIDE = 72
 
 @dataclass(frozen=True, slots=True)
 class SpriteSheet:
-    """A grid of square cells, and where in it each picture lies.
+    """A grid of square cells, and where in it each image lies.
 
     Attributes:
         uri: the grid as a data URI (WebP).
         columns: cells in a row.
         rows: rows of cells.
-        count: pictures in it.
+        count: images in it.
     """
 
     uri: str
@@ -35,22 +35,22 @@ class SpriteSheet:
     count: int
 
     def position(self, index: int) -> str:
-        """CSS ``background-position`` of one picture."""
+        """CSS ``background-position`` of one image."""
         column, row = index % self.columns, index // self.columns
         across = 100 * column / max(1, self.columns - 1)
         down = 100 * row / max(1, self.rows - 1)
         return f"{across:.4f}% {down:.4f}%"
 
 
-def sprite(pictures: UInt8[np.ndarray, "n 3 s s"]) -> SpriteSheet:
-    """Lay out and compress n pictures."""
-    count, _, side, _ = pictures.shape
+def sprite(images: UInt8[np.ndarray, "n 3 s s"]) -> SpriteSheet:
+    """Lay out and compress n images."""
+    count, _, side, _ = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     grid = np.full((rows * side, columns * side, 3), 255, dtype=np.uint8)
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         top, left = index // columns * side, index % columns * side
-        grid[top : top + side, left : left + side] = picture.transpose(1, 2, 0)
+        grid[top : top + side, left : left + side] = image.transpose(1, 2, 0)
     return SpriteSheet(_webp(grid), columns, rows, count)
 
 

@@ -24,11 +24,11 @@ _SHOWN = 8
 
 
 class Binding:
-    """Exchanges two words of a caption and asks the picture which caption is true.
+    """Exchanges two words of a caption and asks the image which caption is true.
 
     Two different attribute words of one kind (colours, sizes, textures, states) are exchanged where a caption has them,
-    else the first and the last different content words. On the data set ``scenes`` the picture with the attributes
-    exchanged is drawn as well, so that text, picture and both together are tested as in Winoground.
+    else the first and the last different content words. On the data set ``scenes`` the image with the attributes
+    exchanged is drawn as well, so that text, image and both together are tested as in Winoground.
 
     Args:
         most: captions tried at most (>= 1).
@@ -67,7 +67,7 @@ class Binding:
         bars = [Bar(one.name.removeprefix("of these, "), one.value, one.low, one.high) for one in figures[:-1]]
         drawings: list[Bars | Gallery] = []
         if isinstance(subject.source, ScenesSet):
-            figures, drawn = _with_pictures(subject, subject.source, figures)
+            figures, drawn = _with_images(subject, subject.source, figures)
             drawings += drawn
         wrong = torch.argsort(margin, stable=True)[:_SHOWN].tolist()
         items = tuple(
@@ -131,10 +131,8 @@ def _articles(text: str) -> str:
     return replaced(text, changes)
 
 
-def _with_pictures(
-    subject: Subject, scenes: ScenesSet, figures: Sequence[Figure]
-) -> tuple[list[Figure], list[Gallery]]:
-    """Text, picture and group score over scenes whose colours are exchanged in the picture too."""
+def _with_images(subject: Subject, scenes: ScenesSet, figures: Sequence[Figure]) -> tuple[list[Figure], list[Gallery]]:
+    """Text, image and group score over scenes whose colours are exchanged in the image too."""
     dice = Dice(np.random.default_rng([subject.seed, 1]))
     twins: list[Negative] = []
     for key in (subject.seen.keys[row] for row in subject.sample.rows.tolist()):
@@ -158,7 +156,7 @@ def _with_pictures(
     by_image = (right > twin_wrong) & (twin_right > wrong)
     new = [
         share("scenes drawn both ways: both captions told right (chance 25 %)", by_text),
-        share("scenes drawn both ways: both pictures told right (chance 25 %)", by_image),
+        share("scenes drawn both ways: both images told right (chance 25 %)", by_image),
         share("scenes drawn both ways: all four right (chance 17 %)", by_text & by_image),
     ]
     items = tuple(

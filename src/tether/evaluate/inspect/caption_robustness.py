@@ -74,7 +74,7 @@ CHANGES: dict[str, Callable[..., str]] = {
 
 
 class Wording:
-    """How much worse a changed caption finds its picture than the caption itself.
+    """How much worse a changed caption finds its image than the caption itself.
 
     Args:
         most: captions tried at most (>= 1).
@@ -101,7 +101,7 @@ class Wording:
         captions = [pairing.texts[group] for group in groups.tolist()]
         base, first = _found(subject, pairing.unit[groups], rows, own)
         figures: list[Figure] = [
-            mean("share of wrong pictures beaten, captions as they are", base, unit="share"),
+            mean("share of wrong images beaten, captions as they are", base, unit="share"),
             mean("recall at 1, captions as they are", first, unit="share"),
         ]
         bars, worst, items = [], 0.0, []
@@ -129,13 +129,13 @@ class Wording:
         bad = [name for name, lost in costs.items() if (lost.high or 0) < -CLEAR]
         said = "; ".join(f"{name} {points(lost.value)}" for name, lost in costs.items())
         sentence = (
-            f"Wording matters: captions {' and '.join(bad)} find their picture much worse ({said})."
+            f"Wording matters: captions {' and '.join(bad)} find their image much worse ({said})."
             if bad
-            else f"Other wordings find their pictures about as well ({said} of wrong pictures beaten)."
+            else f"Other wordings find their images about as well ({said} of wrong images beaten)."
         )
         drawings: list[Bars | Gallery] = [
             Bars(
-                "Share of wrong pictures that a caption beats",
+                "Share of wrong images that a caption beats",
                 (Bar("as it is", float(base.mean())), *bars),
                 "share",
                 0.5,
@@ -158,7 +158,7 @@ class Wording:
 def _found(
     subject: Subject, text: torch.Tensor, rows: torch.Tensor, own: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each text the share of pictures not its own that its picture beats, and whether it beats all."""
+    """For each text the share of images not its own that its image beats, and whether it beats all."""
     beats, first = [], []
     for start in range(0, len(text), 512):
         part = slice(start, start + 512)

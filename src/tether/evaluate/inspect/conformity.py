@@ -1,4 +1,4 @@
-"""Conformity: which pictures and captions are most common among their kind, which most unusual (arXiv 2411.14517)."""
+"""Conformity: which images and captions are most common among their kind, which most unusual (arXiv 2411.14517)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tether.space.conformity import conformity
 
 LEAST_ROWS = 4
 NARROW = 0.8
-"""Mean cosine of two pictures (or texts) above which nearly all of the space lies unused."""
+"""Mean cosine of two images (or texts) above which nearly all of the space lies unused."""
 _SHOWN = 6
 
 
@@ -24,7 +24,7 @@ class Common:
         """A remark when all rows of a kind lie in a narrow cone."""
         subject.need_pairs(LEAST_ROWS)
         figures, drawings, middle = [], [], {}
-        for name, rows in (("picture", subject.seen.image), ("text", subject.seen.text)):
+        for name, rows in (("image", subject.seen.image), ("text", subject.seen.text)):
             found = conformity(rows.double().numpy())
             middle[name] = float(found.mean())
             figures += [

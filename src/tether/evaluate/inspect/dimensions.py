@@ -37,10 +37,10 @@ class Dimensions:
 
     def __call__(self, subject: Subject) -> Finding:
         """An alarm names dead coordinates."""
-        sides = {"picture": subject.seen.image, "text": subject.seen.text}
+        sides = {"image": subject.seen.image, "text": subject.seen.text}
         sides = {name: rows for name, rows in sides.items() if len(rows) >= LEAST_ROWS}
         if not sides:
-            raise InputError(f"expected at least {LEAST_ROWS} pictures or captions")
+            raise InputError(f"expected at least {LEAST_ROWS} images or captions")
         figures: list[Figure] = []
         drawings, dead, out = [], {}, {}
         flat = []

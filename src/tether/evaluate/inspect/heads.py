@@ -21,7 +21,7 @@ _BATCH = 32
 
 
 class Heads:
-    """Splits each embedding into what every head adds, and finds the words along which a head tells pictures apart.
+    """Splits each embedding into what every head adds, and finds the words along which a head tells images apart.
 
     Args:
         words: how many are found for a head (>= 1).
@@ -36,10 +36,10 @@ class Heads:
         self.words = words
 
     def __call__(self, subject: Subject) -> Finding:
-        """The heads that matter most for these pictures, and their words."""
+        """The heads that matter most for these images, and their words."""
         pixels, rows = subject.sample.pixels, subject.sample.rows
         if len(pixels) < LEAST:
-            raise InputError(f"expected at least {LEAST} pictures in the sample, got {len(pixels)}")
+            raise InputError(f"expected at least {LEAST} images in the sample, got {len(pixels)}")
         known = vocabulary(subject, most=60)
         parts = [decompose(subject.model, some, reduce="tokens") for some in pixels.split(_BATCH)]
         heads = torch.cat([part.attention.cpu() for part in parts])
@@ -60,7 +60,7 @@ class Heads:
         first = found[0]
         names = [f"layer {layer + 1}, head {head + 1}" for layer, head, *_ in found]
         bars = Bars(
-            "Share of all that heads add differently from picture to picture",
+            "Share of all that heads add differently from image to image",
             tuple(Bar(f"{name}: {', '.join(one[3])}", one[2]) for name, one in zip(names, found, strict=True)),
         )
         galleries = [
@@ -68,7 +68,7 @@ class Heads:
             for name, one in zip(names[:_SHOWN], found, strict=False)
         ]
         return Finding(
-            f"The head that tells these pictures apart most ({names[0]}, {100 * first[2]:.0f} % of what heads add) "
+            f"The head that tells these images apart most ({names[0]}, {100 * first[2]:.0f} % of what heads add) "
             f"goes by the words {', '.join(first[3])}.",
             "good",
             tuple(
@@ -83,7 +83,7 @@ class Heads:
 
 
 def _gallery(subject: Subject, rows: Tensor, name: str, words: list[str], added: Tensor, direction: Tensor) -> Gallery:
-    """The pictures to which the head adds most of its first word, and least."""
+    """The images to which the head adds most of its first word, and least."""
     amount = (added - added.mean(dim=0)) @ direction.double()
     order = torch.argsort(amount, descending=True, stable=True)
     items = tuple(

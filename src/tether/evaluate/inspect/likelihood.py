@@ -1,4 +1,4 @@
-"""How usual each picture and each caption is, and the strangest of both (arXiv 2505.06934)."""
+"""How usual each image and each caption is, and the strangest of both (arXiv 2505.06934)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Likelihood:
         strange: robust deviations above the median from which a row counts as strange (> 0).
     """
 
-    title = "Likelihood: the strangest pictures and captions"
+    title = "Likelihood: the strangest images and captions"
 
     def __init__(self, *, strange: float = STRANGE) -> None:
         """Take the limit."""
@@ -40,7 +40,7 @@ class Likelihood:
         """A remark when rows lie far off."""
         figures, drawings, counts, why = [], [], {}, []
         texts: tuple[str, ...] = ()
-        for name, rows in (("picture", subject.seen.image), ("caption", subject.seen.text)):
+        for name, rows in (("image", subject.seen.image), ("caption", subject.seen.text)):
             if name == "caption":  # equal captions are one
                 first = {text: place for place, text in reversed(list(enumerate(subject.seen.captions)))}
                 texts = tuple(dict.fromkeys(subject.seen.captions))
@@ -53,7 +53,7 @@ class Likelihood:
             score = _robust(distance)
             counts[name] = int((score > self.strange).sum())
             order = np.argsort(-distance, kind="stable")[:_SHOWN]
-            if name == "picture":
+            if name == "image":
                 items = tuple(
                     Item(int(row), subject.caption_of(int(row)) or subject.seen.keys[row], f"{score[row]:+.1f}")
                     for row in order
@@ -73,7 +73,7 @@ class Likelihood:
         sentence = (
             f"{said[0].upper()}{said[1:]} lie far from the rest."
             if off
-            else "No picture and no caption lies far from the rest."
+            else "No image and no caption lies far from the rest."
         )
         if why:
             sentence += f" Not told: {'; '.join(why)}."
@@ -82,7 +82,7 @@ class Likelihood:
             "note" if off else "good",
             tuple(figures),
             tuple(drawings),
-            "Strange means unlike the other rows here, not wrong: a rare subject is strange too. Blur moves a picture "
+            "Strange means unlike the other rows here, not wrong: a rare subject is strange too. Blur moves an image "
             "toward the mean and makes it look MORE usual.",
             "tether reproduce w-clip; see docs/guides/geometry.md",
         )

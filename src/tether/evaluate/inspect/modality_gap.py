@@ -34,13 +34,13 @@ class Gap:
         moved = pair_up(moved_image, moved_text, owner=owner, captions=subject.seen.captions)
         before = subject.by_cosine
         changes = {
-            "caption to picture": (moved.text_ranks <= 1).double() - (before.text_ranks <= 1).double(),
-            "picture to caption": (moved.image_ranks <= 1).double() - (before.image_ranks <= 1).double(),
+            "caption to image": (moved.text_ranks <= 1).double() - (before.text_ranks <= 1).double(),
+            "image to caption": (moved.image_ranks <= 1).double() - (before.image_ranks <= 1).double(),
         }
         figures = [
             exact("distance of the centres (0 to 2)", distance),
             mean("cosine of a pair", cosine),
-            exact("pictures and texts told apart by one cut along the gap", _separated(image, text), unit="share"),
+            exact("images and texts told apart by one cut along the gap", _separated(image, text), unit="share"),
             *(
                 mean(f"{name}, change of recall at 1 with the gap closed", change, unit="share")
                 for name, change in changes.items()
@@ -50,7 +50,7 @@ class Gap:
         clear = [one for one in tested if (one.low or 0) > 0 or (one.high or 0) < 0]
         clear = [one for one in clear if abs(one.value) >= MATTERS]
         few = len(before.image) < LEAST_PAIRS
-        said = f"Pictures and texts lie {distance:.2f} apart (of at most 2)"
+        said = f"Images and texts lie {distance:.2f} apart (of at most 2)"
         change = ", ".join(points(one.value) for one in tested)
         if few:
             sentence, level = (
@@ -73,7 +73,7 @@ class Gap:
             level,
             tuple(figures),
             (_cloud(subject),),
-            "Recall within one kind of answer cannot see a gap. Where pictures and texts are ranked in one list, or a "
+            "Recall within one kind of answer cannot see a gap. Where images and texts are ranked in one list, or a "
             "generator reads both, a gap can matter all the same. Centring is the plainest way to close it.",
             "tether reproduce contrastive-gap; tether reproduce alignclip",
         )

@@ -1,4 +1,4 @@
-"""Pairs whose caption seems to belong to another picture, and what share of all pairs that would be."""
+"""Pairs whose caption seems to belong to another image, and what share of all pairs that would be."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BINS = 40
 class Mismatched:
     """Estimates how many captions were exchanged.
 
-    A pair is scored by the larger of two shares: captions its caption beats for the picture, and pictures its picture
+    A pair is scored by the larger of two shares: captions its caption beats for the image, and images its image
     beats for the caption. A true pair beats nearly all; an exchanged one is like a random combination. How often random
     combinations score low is counted on random combinations, so what share of the pairs are like them follows.
 
@@ -34,7 +34,7 @@ class Mismatched:
         alarm: share of the pairs above which it is one, in (0, 1).
     """
 
-    title = "Captions that seem to belong to another picture"
+    title = "Captions that seem to belong to another image"
 
     def __init__(self, *, alarm: float = ALARM) -> None:
         """Take the limit."""
@@ -68,12 +68,12 @@ class Mismatched:
         elif (estimate.low or 0.0) > self.alarm and steady:
             level = "alarm"
             sentence = (
-                f"About {shown(estimate)} of the captions fit their picture no better than a caption drawn at random: "
+                f"About {shown(estimate)} of the captions fit their image no better than a caption drawn at random: "
                 "these pairs look exchanged."
             )
         else:
             level = "good"
-            sentence = "Hardly a caption fits its picture as badly as a random one would: no sign of exchanged pairs."
+            sentence = "Hardly a caption fits its image as badly as a random one would: no sign of exchanged pairs."
         items = tuple(_suspect(subject, pairing, int(at), float(own[at])) for at in suspects)
         counts = torch.histc(own.float(), bins=_BINS, min=0, max=1)
         return Finding(

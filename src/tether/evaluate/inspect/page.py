@@ -36,14 +36,14 @@ class DrawnBar:
 def render(report: Report, subject: Subject) -> str:
     """The page as one string that loads nothing from elsewhere."""
     rows = sorted({row for one in report.sections for row in _rows(one) if 0 <= row < len(subject.image)})
-    pictures: SpriteSheet | None = sprite(subject.thumbnails(rows).numpy()) if rows else None
+    images: SpriteSheet | None = sprite(subject.thumbnails(rows).numpy()) if rows else None
     counts = {level: sum(section.level == level for section in report.sections) for level in LEVEL_WORDS}
     return templates.render(
         "inspect.html.j2",
         package="tether.evaluate.inspect",
         report=report,
         subject=subject,
-        sprite=pictures,
+        sprite=images,
         places={row: place for place, row in enumerate(rows)},
         counts=counts,
         level_words=LEVEL_WORDS,
@@ -55,12 +55,12 @@ def render(report: Report, subject: Subject) -> str:
         kind=lambda drawing: type(drawing).__name__,
         spent=duration(sum(section.seconds for section in report.sections)),
         steps=steps,
-        pictured=pictured,
+        has_images=has_images,
     )
 
 
-def pictured(gallery: Gallery) -> bool:
-    """Whether any of its items has a picture."""
+def has_images(gallery: Gallery) -> bool:
+    """Whether any of its items has an image."""
     return any(item.uri or item.row is not None for item in gallery.items)
 
 

@@ -44,8 +44,8 @@ class Retrieval:
         figures: list[Figure] = [apart]
         bars = []
         for way, ranks, chance, pool in (
-            ("text to picture", pairing.text_ranks, pairing.text_chance, len(subject.image)),
-            ("picture to text", pairing.image_ranks, pairing.image_chance, len(pairing.texts)),
+            ("text to image", pairing.text_ranks, pairing.text_chance, len(subject.image)),
+            ("image to text", pairing.image_ranks, pairing.image_chance, len(pairing.texts)),
         ):
             for depth in self.k:
                 expected = chance_of(chance, pool=pool, k=depth)
@@ -57,18 +57,16 @@ class Retrieval:
         few = len(pairing.image) < LEAST_PAIRS
         lost = apart.value < AT_CHANCE and not few
         first, second = figures[1], figures[1 + len(self.k)]
-        pool = f"among {len(subject.image):,} pictures and {len(pairing.texts):,} different captions"
+        pool = f"among {len(subject.image):,} images and {len(pairing.texts):,} different captions"
         if few:
             sentence = (
                 f"With {len(pairing.image)} pairs nothing can be said about retrieval that another few could not turn."
             )
         elif lost:
-            sentence = (
-                f"The model cannot tell which caption belongs to which picture: {shown(apart)} right, chance 50 %."
-            )
+            sentence = f"The model cannot tell which caption belongs to which image: {shown(apart)} right, chance 50 %."
         else:
             sentence = (
-                f"A caption finds its picture first in {shown(first)} of the cases, a picture its caption in "
+                f"A caption finds its image first in {shown(first)} of the cases, an image its caption in "
                 f"{shown(second)}, {pool}{said}."
             )
         return Finding(
@@ -123,7 +121,7 @@ def _galleries(subject: Subject, pairing: Pairing) -> tuple[Gallery, ...]:
     shown_pairs.append(Gallery(f"Surest pairs, with their {measure}", tuple(best)))
     misses = _misses(subject.points, pairing)
     if misses:
-        shown_pairs.append(Gallery("Pictures for which another caption was preferred most", tuple(misses)))
+        shown_pairs.append(Gallery("Images for which another caption was preferred most", tuple(misses)))
     return tuple(shown_pairs)
 
 

@@ -1,4 +1,4 @@
-"""Planted bias: does an attribute decide what the model calls a picture, although the class is another?"""
+"""Planted bias: does an attribute decide what the model calls an image, although the class is another?"""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ class _Question:
 
 
 class Shortcuts:
-    """For every attribute it can find, how often the attribute pulls a picture to a class that it is not.
+    """For every attribute it can find, how often the attribute pulls an image to a class that it is not.
 
     Classes are the labels, where rows have them, and the nouns that a colour word stands before. Attributes are every
     column with a few values and, for the nouns, the colour words. For each value of an attribute the class it favours
     is found on one half of the rows, and the pull is measured on the other half, against rows without that value: how
-    much more often is a picture of another class taken for the favoured one?
+    much more often is an image of another class taken for the favoured one?
 
     A model that hardly knows the classes is pulled too, by whatever it does know. So an alarm asks for one thing more:
     that the attribute alone calls for its class strongly, and either that true captions fit worse where it contradicts
@@ -134,7 +134,7 @@ class Shortcuts:
             question, figure, pulled = max(alarms, key=lambda one: one[1].value)
             ties = ", ".join(f"{value} → {question.classes[number]}" for value, number in pulled.favours[:4])
             sentence = (
-                f"The {question.name} decides what a picture is called: {shown(figure)} of the pictures are taken for "
+                f"The {question.name} decides what an image is called: {shown(figure)} of the images are taken for "
                 f"the class that goes with it ({ties})."
             )
             level = "alarm"
@@ -152,11 +152,11 @@ class Shortcuts:
             level = "note"
         else:
             most = max((bar.value for bar in bars), default=0.0)
-            sentence = f"No attribute found decides what a picture is called (largest pull {100 * most:.1f} %)."
+            sentence = f"No attribute found decides what an image is called (largest pull {100 * most:.1f} %)."
             level = "good"
         drawings: list[Bars | Gallery] = [Bars("Pull of each attribute (no bias: 0)", tuple(bars))] if bars else []
         if items:
-            drawings.append(Gallery("Pictures that the attribute turned", tuple(items[:_SHOWN])))
+            drawings.append(Gallery("Images that the attribute turned", tuple(items[:_SHOWN])))
         return Finding(
             sentence,
             level,

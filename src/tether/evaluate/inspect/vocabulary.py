@@ -22,7 +22,7 @@ under near next up down out as his her their our your my i he she they who which
 thing things
 """
 STOP = frozenset(_SMALL.split())
-"""Words that say nothing about a picture's content."""
+"""Words that say nothing about an image's content."""
 
 _KINDS = {
     "colour": """red orange yellow green turquoise blue purple pink brown black white grey gray violet golden silver

@@ -20,7 +20,7 @@ class Localisation:
 
     Attributes:
         hits: share of maps whose warmest pixel lies in the mask.
-        chance: the same for a pixel drawn at random: the mean share of the picture that a mask covers.
+        chance: the same for a pixel drawn at random: the mean share of the image that a mask covers.
         dice: mean overlap after the threshold; None without one.
         contrast: mean contrast to noise, None where no row has one.
         each_hit: (n,) whether the warmest pixel lies in the mask.
@@ -56,7 +56,7 @@ def localisation(
     Args:
         heat: warmer where the phrase is; of equal pixels the first counts as the warmest.
         masks: True where it is.
-        threshold: heat from which on a pixel is foreground, chosen on other pictures; None gives no Dice.
+        threshold: heat from which on a pixel is foreground, chosen on other images; None gives no Dice.
         tolerance: pixels around a mask that still count as a hit, in both directions (>= 0).
         sign: of the contrast: ``kept``, so that a map that is cold on the finding loses, or ``ignored``, as some papers
             do.
@@ -101,7 +101,7 @@ def localisation(
 
 
 def best_threshold(heat: Float[Tensor, "n h w"], *, masks: Bool[Tensor, "n h w"], steps: int = 50) -> float:
-    """The threshold with the highest mean Dice among evenly spaced quantiles of the heat; for validation pictures."""
+    """The threshold with the highest mean Dice among evenly spaced quantiles of the heat; for validation images."""
     if steps < 1:
         raise InputError(f"steps: expected at least 1, got {steps}")
     levels = torch.linspace(0, 1, steps + 2, dtype=torch.float64)[1:-1]

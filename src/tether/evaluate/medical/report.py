@@ -116,7 +116,7 @@ def multilabel_report(
         truth: (n, k): 1 present, 0 absent, -1 or NaN uncertain: those rows do not count for that finding.
         findings: k names; None numbers them.
         groups: for each attribute (age, sex, site) its value in each row.
-        patients: (n,) whose row each is: resampled whole, as pictures of one patient are alike. None takes each row for
+        patients: (n,) whose row each is: resampled whole, as images of one patient are alike. None takes each row for
             itself.
         thresholds: k thresholds, None for a finding that has none.
         resamples: of the bootstrap; 0 gives no intervals.

@@ -1,4 +1,4 @@
-"""First-mentioned and largest-object bias of a model, on captions and pictures made for it (arXiv 2502.19842)."""
+"""First-mentioned and largest-object bias of a model, on captions and images made for it (arXiv 2502.19842)."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ def order_bias(
 
 
 def size_bias(model: DualEncoder, world: MultiObjectWorld, *, count: int, views: int = 1) -> ObjectRetrieval:
-    """Which object a picture of several resembles most (IOR); place ``world.big`` is the enlarged one.
+    """Which object an image of several resembles most (IOR); place ``world.big`` is the enlarged one.
 
     Args:
         model: any model that ``tether.load`` gives.
-        world: what pictures are drawn from, at the model's size.
-        count: pictures.
-        views: pictures of each single object that its prototype is the mean of; the released data have one.
+        world: what images are drawn from, at the model's size.
+        count: images.
+        views: images of each single object that its prototype is the mean of; the released data have one.
     """
     if count < 1:
-        raise InputError(f"count: expected at least 1 picture, got {count}")
+        raise InputError(f"count: expected at least 1 image, got {count}")
     items = [world.item(index) for index in range(count)]
     features = encode_images(model, world.pixels(items).split(256))
     present = torch.tensor([item.objects for item in items])
@@ -87,9 +87,9 @@ def size_bias(model: DualEncoder, world: MultiObjectWorld, *, count: int, views:
 
 
 def prototypes(model: DualEncoder, world: MultiObjectWorld, *, views: int = 1) -> Float[Tensor, "K d"]:
-    """(K, d) unit embeddings of every object of a world alone: the mean over ``views`` pictures of each."""
+    """(K, d) unit embeddings of every object of a world alone: the mean over ``views`` images of each."""
     if views < 1:
-        raise InputError(f"views: expected at least 1 picture of each object, got {views}")
+        raise InputError(f"views: expected at least 1 image of each object, got {views}")
     alone = [world.single(index, view=view) for index in range(len(world.objects)) for view in range(views)]
     rows = F.normalize(encode_images(model, world.pixels(alone).split(256)), dim=1)
     return F.normalize(rows.unflatten(0, (len(world.objects), views)).mean(1), dim=1)

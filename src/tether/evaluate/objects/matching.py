@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.evaluate.checks import checked
+from tether.evaluate.checks import checked_rows
 from tether.models.embed import encode_texts
 
 JOIN = " and "
@@ -84,8 +84,8 @@ def matching_pairs(
 def matching_accuracy(
     image: Float[Tensor, "m d"], *, correct: Float[Tensor, "m d"], wrong: Float[Tensor, "m d"]
 ) -> float:
-    """Share of rows whose picture is nearer, by cosine, to the correct caption; a tie is not."""
-    rows = [checked(x, name=name).double() for x, name in ((image, "image"), (correct, "correct"), (wrong, "wrong"))]
+    """Share of rows whose image is nearer, by cosine, to the correct caption; a tie is not."""
+    rows = [checked_rows(x, name=name).double() for x, name in ((image, "image"), (correct, "correct"), (wrong, "wrong"))]
     if len({x.shape for x in rows}) != 1:
         raise InputError(f"expected three tables of one shape, got {[tuple(x.shape) for x in rows]}")
     near, far = (torch.cosine_similarity(rows[0], other) for other in rows[1:])
@@ -110,7 +110,7 @@ def matching_drop(
         classes: names of all objects, as captions say them.
     """
     if len(image) != len(objects) or not len(objects):
-        raise InputError(f"expected objects for each of at least one picture, got {len(objects)} for {len(image)}")
+        raise InputError(f"expected objects for each of at least one image, got {len(objects)} for {len(image)}")
     found: dict[str, float] = {}
     asked = 0
     for scenario in ("first", "last"):

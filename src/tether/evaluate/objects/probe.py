@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.evaluate.checks import checked
+from tether.evaluate.checks import checked_rows
 
 LEARNING_RATE = 1e-3  # released IOC.py and TOC scripts
 
@@ -78,7 +78,7 @@ def object_probe(
     if kind not in SCHEDULES:
         raise InputError(f"kind: expected 'image' or 'text', got {kind!r}")
     schedule = SCHEDULES[kind]
-    items = F.normalize(checked(features, name="features").detach().float().cpu(), dim=1)
+    items = F.normalize(checked_rows(features, name="features").detach().float().cpu(), dim=1)
     if present.ndim != 2 or len(present) != len(items) or not present.shape[1] or present.is_floating_point():
         raise InputError(f"present: expected whole numbers ({len(items)}, n), got {tuple(present.shape)}")
     labels = present.long().cpu()

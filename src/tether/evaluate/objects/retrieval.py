@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.evaluate.checks import checked
+from tether.evaluate.checks import checked_rows
 
 ListOrder = Literal["best_first", "best_last"]
 
@@ -127,7 +127,7 @@ def object_retrieval(
 
 
 def _unit(rows: Tensor, *, name: str) -> Tensor:
-    rows = checked(rows, name=name)
+    rows = checked_rows(rows, name=name)
     lengths = rows.norm(dim=1)
     if not (lengths > 0).all():
         raise InputError(f"{name}: row {int((lengths == 0).nonzero()[0])} is zero and has no direction")

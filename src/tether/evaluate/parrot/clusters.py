@@ -1,4 +1,4 @@
-"""Which kinds of pictures carry text: clusters of embeddings with the overlap of caption and picture in each."""
+"""Which kinds of images carry text: clusters of embeddings with the overlap of caption and image in each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ITERATIONS, RESTARTS, SEED = 300, 10, 42
 
 @dataclass(frozen=True, slots=True)
 class ClusterOverlap:
-    """Clusters of pictures.
+    """Clusters of images.
 
     Attributes:
-        labels: (n,) cluster of each picture, 0 to k - 1.
-        reports: the overlap within each cluster; one without pictures has rates of 0.
-        digest: of the model that embedded the pictures, as it was given.
+        labels: (n,) cluster of each image, 0 to k - 1.
+        reports: the overlap within each cluster; one without images has rates of 0.
+        digest: of the model that embedded the images, as it was given.
     """
 
     labels: Int[np.ndarray, " n"]
@@ -32,7 +32,7 @@ class ClusterOverlap:
     digest: str
 
     def most_lettered(self) -> Int[np.ndarray, " k"]:
-        """Clusters by their share of pictures with text, highest first; ties to the smaller number."""
+        """Clusters by their share of images with text, highest first; ties to the smaller number."""
         return np.argsort([-report.image_text_rate for report in self.reports], kind="stable")
 
 
@@ -56,9 +56,9 @@ def cluster_overlap(
     method with another random start.
 
     Args:
-        features: (n, d) embeddings of pictures.
+        features: (n, d) embeddings of images.
         captions: of the n pairs.
-        ocr: what was read in each picture.
+        ocr: what was read in each image.
         clusters: how many, at most n.
         dimensions: of the shortened embeddings; those of the features where they have fewer.
         chunk: rows of one step of the PCA.
@@ -78,7 +78,7 @@ def cluster_overlap(
             f"expected one caption and reading for each of {len(rows)} rows, got {len(captions)} and {len(ocr)}"
         )
     if not 1 <= clusters <= len(rows):
-        raise InputError(f"clusters: expected 1 to {len(rows)}, the number of pictures, got {clusters}")
+        raise InputError(f"clusters: expected 1 to {len(rows)}, the number of images, got {clusters}")
     if dimensions < 1 or chunk < 1:
         raise InputError(f"expected dimensions and chunk of at least 1, got {dimensions} and {chunk}")
     short = _shortened(rows, dimensions=dimensions, chunk=chunk)

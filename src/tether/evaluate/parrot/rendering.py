@@ -23,7 +23,7 @@ _NO_CHARACTER = "\U0010fffd"  # of private use: every font draws its box for wha
 def render_text(
     text: str, *, size: int = SIZE, points: int = POINTS, style: int = 0, font: str | Path | None = None
 ) -> Image.Image:
-    """A square picture with the text centred on it; where it does not fit, its letters are smaller.
+    """A square image with the text centred on it; where it does not fit, its letters are smaller.
 
     Source: sys_benchmark.py of opendatalab/CLIP-Parrot-Bias, which does not run on Pillow 10 and later.
 

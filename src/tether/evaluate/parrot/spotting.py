@@ -1,4 +1,4 @@
-"""How much of a word a model finds in a picture that shows nothing but the word."""
+"""How much of a word a model finds in an image that shows nothing but the word."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def spotting_score(
     text = F.normalize(encode_texts(model, [prompt.format(word) for word in words]).double(), dim=1)
     own, found = [], []
     for style in styles:
-        pictures = _rendered(words, model, style=style, size=size, points=points, font=font)
-        image = F.normalize(encode_images(model, pictures).double(), dim=1)
+        images = _rendered(words, model, style=style, size=size, points=points, font=font)
+        image = F.normalize(encode_images(model, images).double(), dim=1)
         cosine = (image * text).sum(dim=1)
         own.append(cosine)
         # The sum over all pairs is the product of the sums, so the table of pairs is never made.
@@ -141,5 +141,5 @@ def _rendered(
             render_text(word, size=size, points=points, style=style, font=font)
             for word in words[start : start + _BATCH]
         ]
-        pixels = (torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in drawn)
-        yield torch.stack([fit(picture, model.image_spec) for picture in pixels])
+        pixels = (torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in drawn)
+        yield torch.stack([fit(image, model.image_spec) for image in pixels])

@@ -17,10 +17,10 @@ HITS, MISSES = 4, 8
 
 @dataclass(frozen=True, slots=True)
 class RetrievedItem:
-    """One retrieved picture or caption.
+    """One retrieved image or caption.
 
     Attributes:
-        image: row of the picture (for captions: of the picture it belongs to).
+        image: row of the image (for captions: of the image it belongs to).
         caption: its text.
         similarity: cosine with the query.
         right: whether it answers the query.
@@ -37,8 +37,8 @@ class Query:
     """One question and its first answers.
 
     Attributes:
-        image: row of the picture asked with, or the one the caption belongs to.
-        caption: the text asked with, or one that belongs to the picture.
+        image: row of the image asked with, or the one the caption belongs to.
+        caption: the text asked with, or one that belongs to the image.
         rank: of the right answer; 1 is a hit.
         own_similarity: cosine with the right answer, or what the model compares with.
         answers: the first few, best first.
@@ -54,7 +54,7 @@ class Query:
 
 
 def text_to_image(seen: Embedded, *, ranks: Int[Tensor, " m"]) -> tuple[list[Query], list[Query]]:
-    """Captions asked, pictures found: (hits, misses)."""
+    """Captions asked, images found: (hits, misses)."""
     geometry = seen.geometry
     image, text = geometry.points(seen.image), geometry.points(seen.text)
     own = geometry.paired(text, image[seen.text_to_image])
@@ -74,7 +74,7 @@ def text_to_image(seen: Embedded, *, ranks: Int[Tensor, " m"]) -> tuple[list[Que
 
 
 def image_to_text(seen: Embedded, *, ranks: Int[Tensor, " n"]) -> tuple[list[Query], list[Query]]:
-    """Pictures asked, captions found: (hits, misses)."""
+    """Images asked, captions found: (hits, misses)."""
     geometry = seen.geometry
     image, text = geometry.points(seen.image), geometry.points(seen.text)
     pair = geometry.paired(text, image[seen.text_to_image])
@@ -119,7 +119,7 @@ def _choose(
 
 
 def first_captions(seen: Embedded) -> list[str]:
-    """The first caption of every picture, empty where it has none."""
+    """The first caption of every image, empty where it has none."""
     first = [""] * len(seen.image)
     for caption, owner in zip(reversed(seen.captions), reversed(seen.text_to_image.tolist()), strict=True):
         first[owner] = caption

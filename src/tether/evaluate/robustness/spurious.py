@@ -52,7 +52,7 @@ class SpuriousAccuracy:
 class SpuriousWorld:
     """Two classes, a core feature that varies within each, and a cue that hardly varies and mostly agrees.
 
-    A label is +1 or -1. A picture is made of ``z = (core, cue)`` with core ~ N(label, sigma_core^2) and cue ~
+    A label is +1 or -1. An image is made of ``z = (core, cue)`` with core ~ N(label, sigma_core^2) and cue ~
     N(a, sigma_cue^2), where a is the label with probability p and else its opposite; two orthogonal directions of a
     wide space carry them, with noise over everything. A caption is made of the same two values in a space of its own;
     what it does not say of the core it replaces by the label, and of the cue by nothing.
@@ -64,7 +64,7 @@ class SpuriousWorld:
     above.
 
     Args:
-        dim_image: width of the pictures, at least 2.
+        dim_image: width of the images, at least 2.
         dim_text: width of the captions, at least 2.
         sigma_core: standard deviation of the core feature (>= 0).
         sigma_cue: of the cue (>= 0).
@@ -122,9 +122,9 @@ class SpuriousWorld:
 def theory_accuracy(p: float, *, sigma_core: float, sigma_cue: float, caption: Caption = "rich") -> SpuriousAccuracy:
     """What linear contrastive learning scores zero-shot after endlessly many pairs of the world, exactly.
 
-    A picture is judged by ``u * core + v * cue`` with u the covariance of the core and what is said of it, ``1 +
+    An image is judged by ``u * core + v * cue`` with u the covariance of the core and what is said of it, ``1 +
     sigma_core^2`` when captions are rich and 1 when they only name the class, and v = ``2 p - 1`` that of the cue and
-    the class. Noise that is independent on both sides adds nothing to the covariance; on the picture it is neglected.
+    the class. Noise that is independent on both sides adds nothing to the covariance; on the image it is neglected.
 
     Source: arXiv 2310.04971, theorem 4.1, in closed form.
 
