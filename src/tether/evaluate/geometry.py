@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tether.core import uniformity as potential
 from tether.core.errors import InputError
+from tether.core.ranges import Inner, checked
 from tether.core.uniformity import BLOCK_ROWS
 from tether.evaluate.checks import checked_pair, checked_rows
 
@@ -33,6 +34,7 @@ def gap_vector(image: Float[Tensor, "n d"], text: Float[Tensor, "m d"]) -> Float
     return image.mean(dim=0) - text.mean(dim=0)
 
 
+@checked
 def modality_gap(
     image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *, variant: Gap = "distance"
 ) -> Float[Tensor, ""]:
@@ -47,11 +49,7 @@ def modality_gap(
     difference = gap_vector(image, text)
     if variant == "distance":
         return torch.linalg.vector_norm(difference)
-    if variant == "squared":
-        return difference.square().sum()
-    if variant == "mean_squared":
-        return difference.square().mean()
-    raise InputError(f"variant: expected 'distance', 'squared' or 'mean_squared', got {variant!r}")
+    return difference.square().sum() if variant == "squared" else difference.square().mean()
 
 
 def alignment(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, alpha: float = 2.0) -> Float[Tensor, ""]:
@@ -104,8 +102,9 @@ def cross_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *,
     return potential.cross_uniformity(image, text, t=t)
 
 
+@checked
 def linear_separability(
-    image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, train_share: float = 0.8, seed: int = 0
+    image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, train_share: Inner = 0.8, seed: int = 0
 ) -> float:
     """How often a linear classifier tells an image from a text, on pairs it was not fitted on.
 
@@ -115,14 +114,12 @@ def linear_separability(
     Args:
         image: embeddings, usually normalised.
         text: row i is the partner of ``image[i]``; partners fall on the same side of the split.
-        train_share: of the pairs, in (0, 1); at least one pair is fitted on and one is left.
+        train_share: of the pairs; at least one pair is fitted on and one is left.
         seed: of the split.
     """
     from sklearn.linear_model import LogisticRegression
 
     image, text = checked_pair(image, text, paired="linear separability", least=2)
-    if not 0 < train_share < 1:
-        raise InputError(f"train_share: expected a number in (0, 1), got {train_share!r}")
     count = len(image)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     cut = min(max(round(train_share * count), 1), count - 1)

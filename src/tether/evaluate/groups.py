@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Positive, checked
 
 NORMAL_QUANTILE = 1.959964
 """Of 0.975: half the width of a 95 % interval in standard deviations."""
@@ -93,18 +94,17 @@ class MaxSkew:
     k: int
 
 
-def wilson(count: int, *, n: int, quantile: float = NORMAL_QUANTILE) -> Share:
+@checked
+def wilson(count: int, *, n: int, quantile: Positive = NORMAL_QUANTILE) -> Share:
     """The share ``count / n`` with Wilson's interval, which stays inside [0, 1] and is sound for small n.
 
     Args:
         count: 0 to n.
         n: how many there are; 0 gives NaN.
-        quantile: half the width in standard deviations, > 0.
+        quantile: half the width in standard deviations.
     """
     if not 0 <= count <= n:
         raise InputError(f"expected a count from 0 to n, got {count} of {n}")
-    if not quantile > 0:
-        raise InputError(f"quantile: expected a number above 0, got {quantile!r}")
     if n == 0:
         return Share(0, math.nan, math.nan, math.nan)
     rate, square = count / n, quantile**2
@@ -184,11 +184,12 @@ def worst_group_accuracy(predicted: Labels, *, labels: Labels, attribute: Labels
     return WorstGroup(worst.accuracy.rate, worst.group, right / rows, tuple(found))
 
 
+@checked
 def max_skew(
     scores: Float[Tensor, "*q n"],
     *,
     groups: Labels,
-    k: int,
+    k: Count,
     reference: Float[Tensor, " g"] | None = None,
 ) -> MaxSkew:
     """MaxSkew@k: the log of how over-represented the most over-represented group is among the first k of a ranking.
@@ -201,7 +202,7 @@ def max_skew(
     Args:
         scores: (q, n) or (n,) how well each of the n rows of the pool fits each query; higher ranks first.
         groups: (n,) group of each row of the pool.
-        k: how many are looked at, at least 1; more than n are n.
+        k: how many are looked at; more than n are n.
         reference: (g,) share of each group, in the order of the sorted group labels, that would be fair; None takes
             the pool's.
     """
@@ -210,8 +211,6 @@ def max_skew(
         raise InputError(f"scores: expected (queries, pool) with at least one of each, got {tuple(scores.shape)}")
     if torch.isnan(rows).any():
         raise InputError("scores: expected numbers, got NaN")
-    if k < 1:
-        raise InputError(f"k: expected at least 1, got {k}")
     names, code = coded(groups, name="groups")
     if len(code) != rows.shape[1]:
         raise InputError(f"groups: expected one for each of {rows.shape[1]} rows of the pool, got {len(code)}")

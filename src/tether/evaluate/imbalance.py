@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt, Le
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 
 Numbers = Sequence[float] | np.ndarray | Tensor
+Edges = Annotated[float, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class ImbalanceReport:
         return float(np.nanmean(self.accuracy))
 
 
-def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers, edge: float = 0.2) -> ImbalanceReport:
+@checked
+def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers, edge: Edges = 0.2) -> ImbalanceReport:
     """How strongly accuracy and predictions follow the classes' frequencies in the training split.
 
     Give it a balanced test set: with another one the number of predictions follows the test set's own frequencies.
@@ -70,7 +75,7 @@ def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers
         predicted: (n,) class given to each test row, 0 to c - 1.
         truth: (n,) its true class.
         frequencies: (c,) training rows of each class, at least 0.
-        edge: share of the classes, 0 to 1, that are head and that are tail; at least one class. Ties go to the
+        edge: share of the classes that are head and that are tail; at least one class. Ties go to the
             first class.
     """
     given, true = whole(predicted, name="predicted"), whole(truth, name="truth")
@@ -86,8 +91,6 @@ def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers
                 f"{name}: expected classes 0 to {count - 1}, one for each frequency, got {classes.min()} to "
                 f"{classes.max()}"
             )
-    if not 0 < edge <= 1:
-        raise InputError(f"edge: expected a share above 0 and up to 1, got {edge}")
     confusion = np.bincount(true * count + given, minlength=count * count).reshape(count, count)
     rows = confusion.sum(axis=1)
     accuracy = np.full(count, np.nan)

@@ -15,9 +15,11 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.evaluate.checks import checked_pair, checked_rows
 
 
+@checked
 def specs_score(
     img: Float[Tensor, "n d"], txt: Float[Tensor, "m d"], *, pairs: Literal["rows", "all"] = "rows"
 ) -> Float[Tensor, " n"] | Float[Tensor, "n m"]:
@@ -30,8 +32,6 @@ def specs_score(
         txt: embeddings of any length.
         pairs: ``rows`` scores row i with row i, ``all`` every image with every caption.
     """
-    if pairs not in ("rows", "all"):
-        raise InputError(f"pairs: expected 'rows' or 'all', got {pairs!r}")
     img, txt = checked_pair(img, txt, paired="SPECS" if pairs == "rows" else "")
     img, txt = F.normalize(img, dim=1), F.normalize(txt, dim=1)
     cosine = (img * txt).sum(dim=1) if pairs == "rows" else img @ txt.T

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
+from tether.core.ranges import checked
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.clip_score import PREFIX, clip_score
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.geometry import alignment, effective_rank, modality_gap, uniformity
-from tether.evaluate.retrieval import ranks
+from tether.evaluate.retrieval import Depths, ranks
 from tether.evaluate.zero_shot import logits, zero_shot
 from tether.models.embed import encode_texts
 
@@ -28,12 +29,13 @@ UNIFORMITY_ROWS = 10_000
 """Uniformity looks at all pairs of at most this many evenly spaced rows."""
 
 
+@checked
 def evaluate(
     model: DualEncoder,
     source: Source,
     *,
     measures: Sequence[Measure] = MEASURES,
-    k: Sequence[int] = (1, 5, 10),
+    k: Depths = (1, 5, 10),
     label: str | None = None,
     templates: Sequence[str] | None = None,
     batch_size: int = 256,
@@ -77,8 +79,6 @@ def evaluate(
         on_progress: called with (images done, None).
     """
     start = time.perf_counter()
-    if unknown := [name for name in measures if name not in MEASURES]:
-        raise InputError(f"measures: unknown {', '.join(map(repr, unknown))}; known: {', '.join(MEASURES)}")
     seen = embed_source(
         model,
         source,
@@ -106,7 +106,7 @@ def measure(
     seen: Embedded,
     *,
     measures: Sequence[Measure] = MEASURES,
-    k: Sequence[int] = (1, 5, 10),
+    k: Depths = (1, 5, 10),
     templates: Sequence[str] | None = None,
     batch_size: int = 256,
     bootstrap: int = 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,9 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.geometry import COSINE, Geometry
+from tether.core.ranges import checked
 from tether.evaluate.checks import checked_pair, checked_rows
+from tether.evaluate.retrieval import Depths
 
 LOGIT_SCALE = 100.0  # arXiv 2103.00020, released code: what cosines are multiplied by
 
@@ -62,18 +63,15 @@ def label_ranks(scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"]) -> I
     return (scores >= scores.gather(1, labels.long()[:, None])).sum(dim=1)
 
 
-def top_k_accuracy(
-    scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"], k: Sequence[int] = (1, 5)
-) -> dict[str, float]:
+@checked
+def top_k_accuracy(scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"], k: Depths = (1, 5)) -> dict[str, float]:
     """Share of rows whose true class is among the first min(k, c), under ``top1``, ``top5``...
 
     Args:
         scores: (n, c) logits.
         labels: (n,) true class of each row.
-        k: the depths, each >= 1.
+        k: the depths.
     """
-    if not k or min(k) < 1:
-        raise InputError(f"k: expected depths of at least 1, got {list(k)}")
     place = label_ranks(scores, labels=labels)
     return {f"top{limit}": (place <= limit).double().mean().item() for limit in k}
 

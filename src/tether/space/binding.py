@@ -117,8 +117,6 @@ class LinearBindingMap(nn.Module):
         """
         super().__init__()
         if isinstance(init, str):
-            if init != "identity":
-                raise InputError(f"init: expected 'identity' or a matrix, got {init!r}")
             start = torch.eye(dim)
         else:
             start = init.detach().clone()

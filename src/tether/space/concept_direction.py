@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
-from tether.core.ranges import Positive, check_values
+from tether.core.ranges import Count, Positive, Whole, check_values
 from tether.space.serialisation import read_state, write_state
 
 COMPONENTS = 5  # released pca.py
@@ -55,8 +55,8 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def __init__(
         self,
         *,
-        n_components: int | None = None,
-        anchor: int | None = None,
+        n_components: Count | None = None,
+        anchor: Whole | None = None,
         scale: Positive | Literal["largest"] = "largest",
     ) -> None:
         """See the class for what each argument means; values are checked by ``fit``."""
@@ -79,11 +79,11 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2, y_numeric=True)
         n, d = X.shape
         kept = min(COMPONENTS, n, d) if self.n_components is None else self.n_components
-        if not 1 <= kept <= min(n, d):
+        if kept > min(n, d):
             raise InputError(
                 f"n_components: expected 1 to {min(n, d)} for n_samples={n} and n_features={d}, got {kept!r}"
             )
-        if self.anchor is not None and not 0 <= self.anchor < n:
+        if self.anchor is not None and self.anchor >= n:
             raise InputError(f"anchor: expected a row from 0 to {n - 1}, got {self.anchor!r}")
         mean = X.mean(axis=0)
         _, lengths, directions = np.linalg.svd(X - mean, full_matrices=False)

@@ -119,7 +119,7 @@ def select_dimensions(
     *,
     positive: Float[np.ndarray, "p d"],
     negative: Float[np.ndarray, "u d"],
-    n: int = REMOVED,
+    n: Count = REMOVED,
     theta: float = THETA,
     top_k: Count = TOP_TEXTS,
     mode: Mode = "prefix",
@@ -142,7 +142,7 @@ def select_dimensions(
         images: (n, d) unit embeddings.
         positive: (p, d) unit embeddings of the words that count plus.
         negative: (u, d) of those that count minus.
-        n: most coordinates that may go, >= 1.
+        n: most coordinates that may go.
         theta: limit of mutual information in nats.
         top_k: words that count for each image.
         mode: ``prefix`` leaves out whole lists and keeps the best; ``official`` returns the first ``n`` as released.
@@ -154,7 +154,7 @@ def select_dimensions(
     """
     images, texts, signs = checked_words(images, positive=positive, negative=negative)
     width = images.shape[1]
-    if not 1 <= n < width:
+    if n >= width:
         raise InputError(f"n: expected 1 to {width - 1} of {width} coordinates, got {n}")
     scores = images @ texts.T
     bias = float(signed_top(scores, signs=signs, top_k=top_k))
@@ -224,7 +224,7 @@ class FairDims(SelectorMixin, BaseEstimator):
         *,
         positive: Float[np.ndarray, "p d"] | Sequence[Sequence[float]] | None = None,
         negative: Float[np.ndarray, "u d"] | Sequence[Sequence[float]] | None = None,
-        n: int = REMOVED,
+        n: Count = REMOVED,
         theta: float = THETA,
         top_k: Count = TOP_TEXTS,
         mode: Mode = "prefix",

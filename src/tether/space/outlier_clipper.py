@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
-from tether.core.ranges import Limit, check_values
+from tether.core.ranges import Limit, Whole, check_values
 from tether.space.outlier_dims import SIGMAS, check_dims, largest_dims, standard_scores
 
 _FORMAT = "tether-outlier-clipper-1"
@@ -38,7 +38,7 @@ class OutlierClipper(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     n_features_in_: int
 
-    def __init__(self, *, z: Limit = SIGMAS, count: int | None = None) -> None:
+    def __init__(self, *, z: Limit = SIGMAS, count: Whole | None = None) -> None:
         """See the class for what each argument means; values are checked by ``fit``."""
         self.z = z
         self.count = count

@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Inner, checked
 from tether.evaluate.checks import checked_pair
 from tether.evaluate.groups import Labels, coded
 from tether.evaluate.zero_shot import LOGIT_SCALE
@@ -73,13 +74,14 @@ class LabelAssociations:
         return tuple(sorted(self.rows, key=lambda row: -row.chi2)[:count])
 
 
+@checked
 def label_association(
     image: Float[Tensor, "n d"],
     *,
     class_text: Float[Tensor, "c d"],
     group: Labels,
     pair: tuple[Hashable, Hashable],
-    threshold: float,
+    threshold: Inner,
     groups: Sequence[Hashable] | None = None,
     labels: Sequence[str] | None = None,
     test: Literal["chi2", "fisher", "auto"] = "chi2",
@@ -98,7 +100,7 @@ def label_association(
         class_text: (c, d) unit label prompts.
         group: (n,) of each image.
         pair: the two groups to compare; images of others are left out.
-        threshold: probability from which a label counts, in (0, 1).
+        threshold: probability from which a label counts.
         groups: all there may be; one of the pair without an image then has n = 0 and NaN as frequencies. None takes
             those that occur.
         labels: (c,) names; None numbers them.
@@ -107,12 +109,6 @@ def label_association(
         scale: multiplier of cosines.
     """
     image, class_text = checked_pair(image, class_text)
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold: expected a probability in (0, 1), got {threshold!r}")
-    if test not in ("chi2", "fisher", "auto"):
-        raise InputError(f"test: expected 'chi2', 'fisher' or 'auto', got {test!r}")
-    if adjust not in ("holm", "benjamini_hochberg"):
-        raise InputError(f"adjust: expected 'holm' or 'benjamini_hochberg', got {adjust!r}")
     names = tuple(map(str, range(len(class_text)))) if labels is None else tuple(labels)
     if len(names) != len(class_text):
         raise InputError(f"labels: expected {len(class_text)} names, got {len(names)}")

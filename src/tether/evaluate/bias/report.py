@@ -9,6 +9,7 @@ from typing import Any
 
 from tether.core.atomic_io import write_json, write_text
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.evaluate.bias.harm import HarmRates
 from tether.evaluate.bias.labels import LEAST_EXPECTED, LabelAssociation, LabelAssociations
 from tether.evaluate.groups import Share
@@ -21,8 +22,9 @@ CAUTION = (
 )
 
 
+@checked
 def report(
-    harm: Mapping[str, HarmRates], *, associations: Mapping[str, LabelAssociations] | None = None, most: int = 10
+    harm: Mapping[str, HarmRates], *, associations: Mapping[str, LabelAssociations] | None = None, most: Count = 10
 ) -> str:
     """The findings as Markdown.
 
@@ -30,13 +32,11 @@ def report(
         harm: rates by the prompt template they were measured with; two templates are the least that shows how much
             the wording matters.
         associations: of labels, by a name for each table such as its threshold.
-        most: labels listed in each table, at least 1.
+        most: labels listed in each table.
     """
     tables = associations or {}
     if not harm and not tables:
         raise InputError("expected rates or label associations to report, got none")
-    if most < 1:
-        raise InputError(f"most: expected at least 1, got {most}")
     lines = ["# Bias probes", "", CAUTION, ""]
     if len(harm) == 1:
         lines += ["Only one template was tried, so how much its wording matters is not known.", ""]

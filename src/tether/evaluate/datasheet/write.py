@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tether.core.atomic_io import read_text, write_text
-from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.engine.manifest import read_manifest
 from tether.data.curate.engine.run import MANIFEST
 from tether.data.curate.engine.step import IMAGE
@@ -24,7 +24,7 @@ from tether.evaluate.datasheet.dropped import examples, flags
 from tether.evaluate.datasheet.languages import languages
 from tether.evaluate.datasheet.markdown import markdown
 from tether.evaluate.datasheet.sample import MOST, captions_of, kept_pool
-from tether.evaluate.datasheet.thumbnails import DISPLAYS, Display
+from tether.evaluate.datasheet.thumbnails import Display
 from tether.evaluate.html.sprite import SpriteSheet, sprite
 from tether.evaluate.html.templates import render
 
@@ -33,6 +33,7 @@ _KEPT = 24
 _DIGESTS = ("sha256", "digest")
 
 
+@checked
 def write_datasheet(out: Path, *, pool: Pool, images: Display = "blurred", most: int = MOST) -> tuple[Path, Path]:
     """Write ``datasheet.html`` and ``datasheet.md`` into the folder of a finished curation.
 
@@ -50,10 +51,8 @@ def write_datasheet(out: Path, *, pool: Pool, images: Display = "blurred", most:
         both paths.
 
     Raises:
-        InputError: no manifest in the folder, a list or manifest that is damaged, or another word for images.
+        InputError: no manifest in the folder, a list or manifest that is damaged.
     """
-    if images not in DISPLAYS:
-        raise InputError(f"images: expected {', '.join(DISPLAYS)}, got {images!r}")
     manifest = read_manifest(out / MANIFEST)
     kept = kept_pool(out, written_as=manifest["written_as"], of=pool)
     before = captions_of(pool, rows=manifest["rows"]["good"], total=manifest["pairs"]["good"], most=most)

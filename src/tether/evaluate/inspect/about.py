@@ -54,17 +54,12 @@ class About:
         if subject.lost:
             damage.append(f"{subject.lost} of its embeddings are not finite (NaN or infinity) and were left out")
         if damage:
-            return Finding(
-                f"{said}: {', and '.join(damage)}.",
-                "alarm",
-                tuple(figures),
-                unsaid=unsaid,
-                command=subject.eval_command,
-            )
-        level = "note" if geometry != _PLAIN or subject.bad else "good"
-        spoilt = f"; {subject.bad} rows could not be read" if subject.bad else ""
+            sentence, level = f"{said}: {', and '.join(damage)}.", "alarm"
+        else:
+            spoilt = f"; {subject.bad} rows could not be read" if subject.bad else ""
+            sentence, level = f"{said}{spoilt}.", "note" if geometry != _PLAIN or subject.bad else "good"
         return Finding(
-            f"{said}{spoilt}.",
+            sentence,
             level,
             tuple(figures),
             unsaid=unsaid,

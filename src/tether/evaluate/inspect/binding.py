@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.core.finding import Bars, Figure, Finding, Gallery, Item
+from tether.core.ranges import Count, checked
 from tether.data.images import fit
 from tether.data.sets.scenes import Dice, Negative, ScenesSet, render, swap_attribute
 from tether.evaluate.html.sprite import thumbnail_uri
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import mean, share, shown
+from tether.evaluate.inspect.intervals import bar_of, mean, share, shown, surely_above
 from tether.evaluate.inspect.vocabulary import STOP, kind_of, replaced, spans
 
 LEAST = 20
@@ -23,6 +25,8 @@ _MOST = 1000
 _SHOWN = 8
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Binding:
     """Exchanges two words of a caption and asks the image which caption is true.
 
@@ -31,16 +35,11 @@ class Binding:
     exchanged is drawn as well, so that text, image and both together are tested as in Winoground.
 
     Args:
-        most: captions tried at most (>= 1).
+        most: captions tried at most.
     """
 
     title = "Binding of attributes (swap test)"
-
-    def __init__(self, *, most: int = _MOST) -> None:
-        """Take the number of captions."""
-        if most < 1:
-            raise InputError(f"most: expected at least 1, got {most}")
-        self.most = most
+    most: Count = _MOST
 
     def __call__(self, subject: Subject) -> Finding:
         """A remark when the true caption is not preferred clearly."""
@@ -64,7 +63,7 @@ class Binding:
         ]
         figures.append(mean("how much nearer the true one is (difference of cosines)", margin))
         whole = figures[0]
-        bars = [Bar(one.name.removeprefix("of these, "), one.value, one.low, one.high) for one in figures[:-1]]
+        bars = [bar_of(one.name.removeprefix("of these, "), one) for one in figures[:-1]]
         drawings: list[Bars | Gallery] = []
         if isinstance(subject.source, ScenesSet):
             figures, drawn = _with_images(subject, subject.source, figures)
@@ -79,7 +78,7 @@ class Binding:
             for at in wrong
             if margin[at] <= 0
         )
-        blind = whole.low is not None and whole.low <= 0.5
+        blind = not surely_above(whole, 0.5)
         sentence = (
             f"Captions are read like bags of words: in {shown(whole)} the true one is preferred to the same words "
             "exchanged, which chance would give too."

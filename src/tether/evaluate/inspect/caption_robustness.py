@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
 from tether.core.hash_rng import hash_int
+from tether.core.ranges import Count, checked
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import mean, points
+from tether.evaluate.inspect.intervals import mean, points, surely_below
 from tether.evaluate.inspect.vocabulary import STOP, replaced, spans
 
 LEAST_PAIRS = 20
@@ -73,20 +74,17 @@ CHANGES: dict[str, Callable[..., str]] = {
 """What is done to a caption; each takes the caption and a seed."""
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Wording:
     """How much worse a changed caption finds its image than the caption itself.
 
     Args:
-        most: captions tried at most (>= 1).
+        most: captions tried at most.
     """
 
     title = "Robustness to paraphrase and typing errors"
-
-    def __init__(self, *, most: int = _MOST) -> None:
-        """Take the number of captions."""
-        if most < 1:
-            raise InputError(f"most: expected at least 1, got {most}")
-        self.most = most
+    most: Count = _MOST
 
     def __call__(self, subject: Subject) -> Finding:
         """A remark when a change costs much."""
@@ -111,14 +109,13 @@ class Wording:
             texts = [change(caption, seed=subject.seed) for caption in captions]
             embedded = subject.encode_texts(texts)
             beats, hits = _found(subject, embedded, rows, own)
-            costs[name] = mean(f"{name}: change of the share beaten", beats - base, unit="share")
+            lost = costs[name] = mean(f"{name}: change of the share beaten", beats - base, unit="share")
             figures += [
-                costs[name],
+                lost,
                 mean(f"{name}: change of recall at 1", hits - first, unit="share"),
                 mean(f"{name}: cosine to the caption as it is", (embedded * unchanged).sum(1)),
             ]
-            lost = costs[name]
-            bars.append(Bar(name, float(beats.mean()), strong=(lost.high or 0) < -CLEAR))
+            bars.append(Bar(name, float(beats.mean()), strong=surely_below(lost, -CLEAR)))
             if lost.value < worst:
                 worst = lost.value
                 order = torch.argsort(beats - base, stable=True)[:_SHOWN].tolist()
@@ -126,7 +123,7 @@ class Wording:
                     Item(int(rows[at]), f"“{texts[at]}”", f"beats {beats[at]:.0%}, as it was {base[at]:.0%}")
                     for at in order
                 ]
-        bad = [name for name, lost in costs.items() if (lost.high or 0) < -CLEAR]
+        bad = [name for name, lost in costs.items() if surely_below(lost, -CLEAR)]
         said = "; ".join(f"{name} {points(lost.value)}" for name, lost in costs.items())
         sentence = (
             f"Wording matters: captions {' and '.join(bad)} find their image much worse ({said})."

@@ -6,7 +6,7 @@ import numpy as np
 
 from tether.core.finding import Finding, Gallery, Item
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import exact
+from tether.evaluate.inspect.intervals import capitalised, exact
 from tether.space.conformity import conformity
 
 LEAST_ROWS = 4
@@ -33,8 +33,7 @@ class Common:
             ]
             order = np.argsort(-found, kind="stable")
             if name == "text":  # equal captions are shown once
-                once = {subject.seen.captions[at]: at for at in reversed(order.tolist())}
-                order = np.array([at for at in order.tolist() if once[subject.seen.captions[at]] == at])
+                order = order[np.isin(order, subject.distinct)]
             for title, places in (("Most common", order[:_SHOWN]), ("Most unusual", order[::-1][:_SHOWN])):
                 drawings.append(
                     Gallery(f"{title} {name}s", tuple(_item(subject, name, int(at), found[at]) for at in places))
@@ -43,7 +42,7 @@ class Common:
         said = " and ".join(f"two {name}s have a mean cosine of {value:.2f}" for name, value in middle.items())
         cone = f"; all {' and '.join(narrow)}s crowd into a narrow cone" if narrow else ""
         return Finding(
-            f"{said[0].upper()}{said[1:]}{cone}.",
+            f"{capitalised(said)}{cone}.",
             "note" if narrow else "good",
             tuple(figures),
             tuple(drawings),
@@ -55,4 +54,4 @@ class Common:
 def _item(subject: Subject, name: str, at: int, value: float) -> Item:
     if name == "text":
         return Item(None, subject.seen.captions[at], f"{value:.2f}")
-    return Item(at, subject.caption_of(at) or subject.seen.keys[at], f"{value:.2f}")
+    return Item(at, subject.name_of(at), f"{value:.2f}")

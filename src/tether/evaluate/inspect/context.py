@@ -14,9 +14,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.finding import Figure
 from tether.core.geometry import COSINE
+from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Source
 from tether.evaluate.embeddings import Embedded
+from tether.evaluate.inspect.intervals import mean
 from tether.evaluate.inspect.pairing import Pairing, pair_up
 from tether.models.embed import encode_images, encode_texts
 
@@ -163,16 +166,32 @@ class Subject:
 
     def generator(self, name: str) -> torch.Generator:
         """A fresh generator drawn from the seed and a name."""
-        from tether.core.hash_rng import hash_int
-
         return torch.Generator().manual_seed(hash_int(name, seed=self.seed, salt="inspect") >> 1)
 
-    def need_pairs(self, least: int) -> None:
-        """See that there are enough images with captions.
+    def name_of(self, row: int) -> str:
+        """The first caption of a row, or its key."""
+        return self.caption_of(row) or self.seen.keys[row]
 
-        Raises:
-            InputError: otherwise.
-        """
+    @cached_property
+    def distinct(self) -> tuple[int, ...]:
+        """The first position of every different caption, in order."""
+        first = {caption: at for at, caption in reversed(list(enumerate(self.seen.captions)))}
+        return tuple(sorted(first.values()))
+
+    @cached_property
+    def told_apart(self) -> Figure:
+        """How well pairs are told from others, with its interval."""
+        apart = self.pairing.told_apart
+        return mean("share of wrong answers that a pair beats (chance 50 %)", apart, unit="share")
+
+    def need_sample(self, least: int) -> SampledImages:
+        """The sample, or an InputError when it has fewer images."""
+        if len(self.sample) < least:
+            raise InputError(f"expected at least {least} images in the sample, got {len(self.sample)}")
+        return self.sample
+
+    def need_pairs(self, least: int) -> None:
+        """An InputError when there are fewer images with captions."""
         asked = len(set(self.owner.tolist()))
         if asked < least:
             raise InputError(f"expected at least {least} images with captions, got {asked}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding, Gallery, Item
+from tether.core.ranges import Inner, Positive, checked
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact
 
@@ -25,23 +27,21 @@ _BLOCK = 1024
 _SHOWN = 4
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Duplicates:
     """Finds equal images by a hash of their pixels, then pairs of others with nearly one embedding.
 
     Of these pairs the pixels are compared as well, so the model alone never decides.
 
     Args:
-        near: cosine from which two images are compared, in (0, 1).
-        alike: mean difference in grey levels (0 to 255) up to which they count as near-duplicates (> 0).
+        near: cosine from which two images are compared.
+        alike: mean difference in grey levels (0 to 255) up to which they count as near-duplicates.
     """
 
     title = "Duplicates and near-duplicates"
-
-    def __init__(self, *, near: float = NEAR, alike: float = ALIKE) -> None:
-        """Take the limits."""
-        if not 0 < near < 1 or not alike > 0:
-            raise InputError(f"expected near in (0, 1) and alike > 0, got {near} and {alike}")
-        self.near, self.alike = near, alike
+    near: Inner = NEAR
+    alike: Positive = ALIKE
 
     def __call__(self, subject: Subject) -> Finding:
         """A remark when many rows are there twice."""
@@ -81,10 +81,7 @@ class Duplicates:
         galleries = [
             Gallery(
                 f"Group of {len(group)}",
-                tuple(
-                    Item(row, subject.caption_of(row) or subject.seen.keys[row], subject.seen.keys[row])
-                    for row in group[:6]
-                ),
+                tuple(Item(row, subject.name_of(row), subject.seen.keys[row]) for row in group[:6]),
             )
             for group in sorted(groups, key=len, reverse=True)[:_SHOWN]
         ]

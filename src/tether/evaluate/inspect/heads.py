@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding, Gallery, Item
+from tether.core.ranges import Count, checked
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact
 from tether.evaluate.inspect.vocabulary import vocabulary
@@ -20,26 +22,22 @@ _LAYERS = 4  # from the last; earlier heads hardly reach the embedding (arXiv 23
 _BATCH = 32
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Heads:
     """Splits each embedding into what every head adds, and finds the words along which a head tells images apart.
 
     Args:
-        words: how many are found for a head (>= 1).
+        words: how many are found for a head.
     """
 
     title = "What the heads of the image tower tell apart, in words"
-
-    def __init__(self, *, words: int = _WORDS) -> None:
-        """Take the number of words."""
-        if words < 1:
-            raise InputError(f"words: expected at least 1, got {words}")
-        self.words = words
+    words: Count = _WORDS
 
     def __call__(self, subject: Subject) -> Finding:
         """The heads that matter most for these images, and their words."""
-        pixels, rows = subject.sample.pixels, subject.sample.rows
-        if len(pixels) < LEAST:
-            raise InputError(f"expected at least {LEAST} images in the sample, got {len(pixels)}")
+        sample = subject.need_sample(LEAST)
+        pixels, rows = sample.pixels, sample.rows
         known = vocabulary(subject, most=60)
         parts = [decompose(subject.model, some, reduce="tokens") for some in pixels.split(_BATCH)]
         heads = torch.cat([part.attention.cpu() for part in parts])

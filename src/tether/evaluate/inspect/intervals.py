@@ -1,4 +1,4 @@
-"""Numbers with their uncertainty, as the sections of a report show them."""
+"""Numbers with their uncertainty, and how the sections of a report judge and write them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tether.core.finding import Figure, Unit
+from tether.core.finding import Bar, Figure, Unit
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.groups import NORMAL_QUANTILE, wilson
 from tether.evaluate.html.numbers import plain
@@ -64,6 +64,26 @@ def range_of(figure: Figure) -> str:
 def points(value: float) -> str:
     """A difference of two shares in percentage points, with its sign."""
     return f"{100 * value:+.1f} points"
+
+
+def surely_above(figure: Figure, limit: float) -> bool:
+    """Whether the whole interval lies above a limit."""
+    return figure.low is not None and figure.low > limit
+
+
+def surely_below(figure: Figure, limit: float) -> bool:
+    """Whether the whole interval lies below a limit."""
+    return figure.high is not None and figure.high < limit
+
+
+def bar_of(name: str, figure: Figure, *, strong: bool = False) -> Bar:
+    """A figure as a bar with its interval."""
+    return Bar(name, figure.value, figure.low, figure.high, strong)
+
+
+def capitalised(said: str) -> str:
+    """Words as the beginning of a sentence."""
+    return said[0].upper() + said[1:]
 
 
 def at_most(rows: Tensor, most: int) -> Tensor:

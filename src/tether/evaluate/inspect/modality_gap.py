@@ -10,7 +10,7 @@ from tether.core.finding import Cloud, Finding
 from tether.evaluate.geometry import modality_gap
 from tether.evaluate.html.projection import clouds
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import at_most, exact, mean, points
+from tether.evaluate.inspect.intervals import at_most, exact, mean, points, surely_above, surely_below
 from tether.evaluate.inspect.pairing import pair_up
 
 LEAST_PAIRS = 20
@@ -47,8 +47,7 @@ class Gap:
             ),
         ]
         tested = figures[-2:]
-        clear = [one for one in tested if (one.low or 0) > 0 or (one.high or 0) < 0]
-        clear = [one for one in clear if abs(one.value) >= MATTERS]
+        clear = [one for one in tested if abs(one.value) >= MATTERS and (surely_above(one, 0) or surely_below(one, 0))]
         few = len(before.image) < LEAST_PAIRS
         said = f"Images and texts lie {distance:.2f} apart (of at most 2)"
         change = ", ".join(points(one.value) for one in tested)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError
 from tether.core.finding import Curve, Finding, Gallery, Item
+from tether.core.ranges import Inner, checked
 from tether.evaluate.groups import wilson
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import Figure, exact, shown
+from tether.evaluate.inspect.intervals import Figure, exact, shown, surely_above
 from tether.evaluate.inspect.pairing import Pairing, beaten
 
 LEAST_PAIRS = 100
@@ -23,6 +25,8 @@ _SHOWN = 12
 _BINS = 40
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Mismatched:
     """Estimates how many captions were exchanged.
 
@@ -31,16 +35,11 @@ class Mismatched:
     combinations score low is counted on random combinations, so what share of the pairs are like them follows.
 
     Args:
-        alarm: share of the pairs above which it is one, in (0, 1).
+        alarm: share of the pairs above which it is one.
     """
 
     title = "Captions that seem to belong to another image"
-
-    def __init__(self, *, alarm: float = ALARM) -> None:
-        """Take the limit."""
-        if not 0 < alarm < 1:
-            raise InputError(f"alarm: expected a share in (0, 1), got {alarm}")
-        self.alarm = alarm
+    alarm: Inner = ALARM
 
     def __call__(self, subject: Subject) -> Finding:
         """The estimated share, and the pairs it is most likely made of."""
@@ -65,7 +64,7 @@ class Mismatched:
                 f"The model is no judge of these pairs (a typical pair beats {100 * judge:.0f} % of the others), "
                 "so exchanged captions cannot be found with it."
             )
-        elif (estimate.low or 0.0) > self.alarm and steady:
+        elif surely_above(estimate, self.alarm) and steady:
             level = "alarm"
             sentence = (
                 f"About {shown(estimate)} of the captions fit their image no better than a caption drawn at random: "

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.core.finding import Bars, Figure, Finding, Gallery, Item
+from tether.core.ranges import Count, checked
 from tether.evaluate.html.sprite import thumbnail_uri
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import mean, share, shown
+from tether.evaluate.inspect.intervals import bar_of, capitalised, mean, share, shown, surely_above, surely_below
 from tether.models.tokenizer import lengths
 
 LEAST_PAIRS = 20
@@ -22,6 +25,8 @@ _COUPLES = 200
 _SHOWN = 6
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """Joins the user's own captions and images two by two, both ways round, and asks which half wins.
 
@@ -30,16 +35,11 @@ class Order:
     which half is better known cancels out, and one half is what chance gives.
 
     Args:
-        couples: how many couples are drawn at most (>= 1).
+        couples: how many couples are drawn at most.
     """
 
     title = "First-mentioned and largest-object bias"
-
-    def __init__(self, *, couples: int = _COUPLES) -> None:
-        """Take the number of couples."""
-        if couples < 1:
-            raise InputError(f"couples: expected at least 1, got {couples}")
-        self.couples = couples
+    couples: Count = _COUPLES
 
     def __call__(self, subject: Subject) -> Finding:
         """A remark when the first or the larger half wins clearly."""
@@ -59,19 +59,17 @@ class Order:
         named = {"first": "the first-mentioned half of a caption", "larger": "the larger half of an image"}
         sides = [figure for figure in figures if figure.unit == "share"]
         said = ", ".join(f"{named[one.name.split()[1]]} wins in {shown(one)}" for one in sides)
-        strong = [
-            one for one in sides if (one.low is not None and one.low > 0.5 + CLEAR) or (one.high or 1) < 0.5 - CLEAR
-        ]
+        strong = [one for one in sides if surely_above(one, 0.5 + CLEAR) or surely_below(one, 0.5 - CLEAR)]
         bars = Bars(
             "Share of couples that the half wins",
-            tuple(Bar(one.name.removeprefix("the "), one.value, one.low, one.high, one in strong) for one in sides),
+            tuple(bar_of(one.name.removeprefix("the "), one, strong=one in strong) for one in sides),
             "share",
             0.5,
             "no bias",
         )
         missing = f" Not told: {'; '.join(why)}." if why else ""
         return Finding(
-            f"{said[0].upper()}{said[1:]} (no bias: 50 %).{missing}",
+            f"{capitalised(said)} (no bias: 50 %).{missing}",
             "note" if strong else "good",
             tuple(figures),
             (bars, *drawings),
@@ -104,9 +102,7 @@ class Order:
         ], []
 
     def _largest(self, subject: Subject) -> tuple[list[Figure], list[Gallery]]:
-        pixels = subject.sample.pixels
-        if len(pixels) < LEAST_PAIRS:
-            raise InputError(f"expected at least {LEAST_PAIRS} images in the sample, got {len(pixels)}")
+        pixels = subject.need_sample(LEAST_PAIRS).pixels
         chance = subject.generator("order of images")
         left, right = torch.randint(len(pixels), (2, 2 * self.couples), generator=chance)
         apart = left != right

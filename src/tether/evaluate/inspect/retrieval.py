@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError
-from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.core.finding import Bars, Figure, Finding, Gallery, Item
 from tether.core.geometry import COSINE
+from tether.core.ranges import checked
 from tether.evaluate.groups import wilson
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import mean, share, shown
+from tether.evaluate.inspect.intervals import bar_of, share, shown
 from tether.evaluate.inspect.pairing import Pairing, chance_of
+from tether.evaluate.retrieval import Depths
 from tether.evaluate.suite import class_rows
 from tether.evaluate.zero_shot import logits, zero_shot
 
@@ -21,26 +24,23 @@ AT_CHANCE = 0.55
 _SHOWN = 8
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Retrieval:
     """Recall both ways with equal captions counted as one answer, zero-shot where rows have a class.
 
     Args:
-        k: the depths, each >= 1.
+        k: the depths.
     """
 
     title = "Retrieval and zero-shot on these pairs"
-
-    def __init__(self, *, k: tuple[int, ...] = (1, 5, 10)) -> None:
-        """Take the depths."""
-        if not k or min(k) < 1:
-            raise InputError(f"k: expected depths of at least 1, got {list(k)}")
-        self.k = k
+    k: Depths = (1, 5, 10)
 
     def __call__(self, subject: Subject) -> Finding:
         """An alarm when pairs are not told apart better than by chance."""
         subject.need_pairs(2)
         pairing = subject.pairing
-        apart = mean("share of wrong answers that a pair beats (chance 50 %)", pairing.told_apart, unit="share")
+        apart = subject.told_apart
         figures: list[Figure] = [apart]
         bars = []
         for way, ranks, chance, pool in (
@@ -51,7 +51,7 @@ class Retrieval:
                 expected = chance_of(chance, pool=pool, k=depth)
                 figure = share(f"{way}, recall at {depth} (chance {100 * expected:.1f} %)", ranks <= depth)
                 figures.append(figure)
-                bars.append(Bar(f"{way}, R@{depth}", figure.value, figure.low, figure.high))
+                bars.append(bar_of(f"{way}, R@{depth}", figure))
         extra, said = _zero_shot(subject)
         figures += extra
         few = len(pairing.image) < LEAST_PAIRS

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.core.finding import Bars, Figure, Finding, Gallery, Item
+from tether.core.ranges import Inner, checked
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import difference, exact, mean, share, shown
+from tether.evaluate.inspect.intervals import bar_of, difference, exact, mean, share, shown, surely_above
 from tether.evaluate.inspect.shortcut_scores import Pull, aligned, cramers_v, pull, strength
 from tether.evaluate.inspect.vocabulary import ATTRIBUTES, heads, kind_of, replaced, spans, words_of
 from tether.evaluate.suite import class_rows
@@ -62,6 +63,8 @@ class _Question:
         return self.scores.argmax(axis=1)
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Shortcuts:
     """For every attribute it can find, how often the attribute pulls an image to a class that it is not.
 
@@ -75,16 +78,11 @@ class Shortcuts:
     the class, as they do in a model that only ever saw both together, or that the classes are known all the same.
 
     Args:
-        alarm: pull that makes an alarm, in (0, 1).
+        alarm: pull that makes an alarm.
     """
 
     title = "Planted bias: attributes that decide the class"
-
-    def __init__(self, *, alarm: float = ALARM) -> None:
-        """Take the limit."""
-        if not 0 < alarm < 1:
-            raise InputError(f"alarm: expected a share in (0, 1), got {alarm}")
-        self.alarm = alarm
+    alarm: Inner = ALARM
 
     def __call__(self, subject: Subject) -> Finding:
         """An alarm names the attribute and the classes it pulls to."""
@@ -119,13 +117,13 @@ class Shortcuts:
                 f"{question.name}: pulled to the class that the attribute favours", pulled.values, unit="share"
             )
             figures.append(figure)
-            pulls = (figure.low or 0) > self.alarm
+            pulls = surely_above(figure, self.alarm)
             bias, more = _biased(subject, question, pulled, right) if pulls else (False, [])
             figures += more
             strong = pulls and bias
             if pulls and not strong:
                 weak[f"the {question.of}"] = None
-            bars.append(Bar(question.name, figure.value, figure.low, figure.high, strong))
+            bars.append(bar_of(question.name, figure, strong=strong))
             if strong:
                 alarms.append((question, figure, pulled))
                 items += _examples(subject, question, pulled)
@@ -190,8 +188,8 @@ def _biased(subject: Subject, question: _Question, pulled: Pull, right: Tensor) 
     )
     firm = strength(question.scores, question.truth, question.attribute, favours=pulled.favours) / usual
     figures = [strange, exact(f"{question.name}: strength of the pull (share of what a true caption adds)", firm)]
-    known = (share("", right).low or 0) > KNOWN / len(question.classes)
-    return firm > STRENGTH and (known or (strange.low or 0) > STRANGE), figures
+    known = surely_above(share("", right), KNOWN / len(question.classes))
+    return firm > STRENGTH and (known or surely_above(strange, STRANGE)), figures
 
 
 def _by_nouns(subject: Subject) -> list[_Question]:
@@ -229,7 +227,7 @@ def _by_nouns(subject: Subject) -> list[_Question]:
 
 
 def _without_colour(caption: str) -> str:
-    changes = [(one, "") for one in spans(caption) if one[2] in ATTRIBUTES["colour"]]
+    changes = [(one, "") for one in _colours(caption)]
     return " ".join(replaced(caption, changes).split())
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding, Gallery, Item
+from tether.core.ranges import Inner, checked
 from tether.evaluate.html.sprite import thumbnail_uri
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import mean, points, share, shown
+from tether.evaluate.inspect.intervals import bar_of, mean, points, share, shown, surely_above
 from tether.evaluate.inspect.vocabulary import Vocabulary, vocabulary
 from tether.evaluate.inspect.writing import STYLES, Style, write
 
@@ -60,6 +63,8 @@ class _Attack:
         return words[torch.argsort(gains, descending=True, stable=True)[: -(-len(words) // 2)]]
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Lettering:
     """A typographic attack (after "Multimodal neurons in artificial neural networks", 2021) with its control.
 
@@ -68,19 +73,13 @@ class Lettering:
     is how often that same word wins while the *other* one stands there. Three styles of writing are tried.
 
     Args:
-        alarm: share beyond the control that makes an alarm, in (0, 1).
-        most: images that are written on at most (>= 20).
+        alarm: share beyond the control that makes an alarm.
+        most: images that are written on at most.
     """
 
     title = "Sensitivity to rendered text"
-
-    def __init__(self, *, alarm: float = ALARM, most: int = MOST) -> None:
-        """Take the settings."""
-        if not 0 < alarm < 1:
-            raise InputError(f"alarm: expected a share in (0, 1), got {alarm}")
-        if most < LEAST:
-            raise InputError(f"most: expected at least {LEAST} images, got {most}")
-        self.alarm, self.most = alarm, most
+    alarm: Inner = ALARM
+    most: Annotated[int, Ge(LEAST)] = MOST
 
     def __call__(self, subject: Subject) -> Finding:
         """An alarm when drawn words turn images."""
@@ -113,8 +112,8 @@ class Lettering:
             share(f"{worst.style}: named by that word while another stands on it (control)", worst.control),
             mean(f"{worst.style}: pull of a drawn word (difference of cosines)", worst.pull),
         ]
-        reads = (turned.low or 0) > self.alarm
-        some = not reads and (turned.low or 0) > 0.01
+        reads = surely_above(turned, self.alarm)
+        some = not reads and surely_above(turned, 0.01)
         sentence = (
             f"The model reads: drawn on images ({worst.style}), the words read best turn {shown(turned)} of them."
             if reads
@@ -123,8 +122,7 @@ class Lettering:
         bars = Bars(
             "Turned beyond the control, by style",
             tuple(
-                Bar(one.style, f.value, f.low, f.high, (f.low or 0) > self.alarm)
-                for one, f in zip(tried, figures, strict=False)
+                bar_of(one.style, f, strong=surely_above(f, self.alarm)) for one, f in zip(tried, figures, strict=False)
             ),
         )
         order = torch.argsort(worst.pull, descending=True, stable=True)[:_SHOWN].tolist()

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Inner, Whole, checked
 from tether.evaluate.groups import Labels, Share, coded, wilson
 from tether.evaluate.medical.ranking import AT_ONCE, curves, ranked
 
@@ -92,6 +93,7 @@ class MultilabelReport:
         return max(found) - min(found) if len(found) > 1 else None
 
 
+@checked
 def multilabel_report(
     probability: Table,
     *,
@@ -100,8 +102,8 @@ def multilabel_report(
     groups: Mapping[str, Labels] | None = None,
     patients: Labels | None = None,
     thresholds: Sequence[float | None] | None = None,
-    resamples: int = 0,
-    level: float = 0.95,
+    resamples: Whole = 0,
+    level: Inner = 0.95,
     seed: int = 0,
 ) -> MultilabelReport:
     """AUROC, average precision and calibration of each finding, their means, and the same for groups of rows.
@@ -130,8 +132,6 @@ def multilabel_report(
     limits = (None,) * len(names) if thresholds is None else tuple(thresholds)
     if len(limits) != len(names):
         raise InputError(f"thresholds: expected {len(names)}, one for each finding, got {len(limits)}")
-    if resamples < 0 or not 0 < level < 1:
-        raise InputError(f"expected resamples >= 0 and 0 < level < 1, got {resamples} and {level}")
     owner = np.arange(len(score)) if patients is None else _codes(patients, name="patients", rows=len(score))[1]
     attributes = {
         name: _codes(values, name=f"groups: {name}", rows=len(score)) for name, values in (groups or {}).items()
@@ -151,6 +151,7 @@ def multilabel_report(
     return MultilabelReport(whole.findings, whole.auroc, whole.average_precision, parts, tuple(notes))
 
 
+@checked
 def choose_thresholds(
     probability: Table, *, truth: Table, criterion: Literal["youden", "f1"] = "youden"
 ) -> tuple[float | None, ...]:
@@ -162,8 +163,6 @@ def choose_thresholds(
         criterion: ``youden`` maximises sensitivity + specificity, ``f1`` their balance with precision; of equal ones
             the highest threshold is taken.
     """
-    if criterion not in ("youden", "f1"):
-        raise InputError(f"criterion: expected 'youden' or 'f1', got {criterion!r}")
     score, label = _checked(probability, truth)
     found: list[float | None] = []
     for column in range(score.shape[1]):

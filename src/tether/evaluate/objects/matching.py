@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import checked
 from tether.evaluate.checks import checked_rows
 from tether.models.embed import encode_texts
 
@@ -47,6 +48,7 @@ class MatchingReport:
         return self.first - self.last
 
 
+@checked
 def matching_pairs(
     objects: Sequence[str], *, biased: int, classes: Sequence[str], scenario: Scenario
 ) -> list[MatchingPair]:
@@ -64,8 +66,6 @@ def matching_pairs(
         classes: names of all objects.
         scenario: ``first`` or ``last``.
     """
-    if scenario not in ("first", "last"):
-        raise InputError(f"scenario: expected 'first' or 'last', got {scenario!r}")
     names = list(objects)
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"objects: expected at least two different ones, got {names}")
@@ -85,7 +85,9 @@ def matching_accuracy(
     image: Float[Tensor, "m d"], *, correct: Float[Tensor, "m d"], wrong: Float[Tensor, "m d"]
 ) -> float:
     """Share of rows whose image is nearer, by cosine, to the correct caption; a tie is not."""
-    rows = [checked_rows(x, name=name).double() for x, name in ((image, "image"), (correct, "correct"), (wrong, "wrong"))]
+    rows = [
+        checked_rows(x, name=name).double() for x, name in ((image, "image"), (correct, "correct"), (wrong, "wrong"))
+    ]
     if len({x.shape for x in rows}) != 1:
         raise InputError(f"expected three tables of one shape, got {[tuple(x.shape) for x in rows]}")
     near, far = (torch.cosine_similarity(rows[0], other) for other in rows[1:])

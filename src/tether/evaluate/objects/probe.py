@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import Whole, checked
 from tether.evaluate.checks import checked_rows
 
 LEARNING_RATE = 1e-3  # released IOC.py and TOC scripts
@@ -55,13 +56,14 @@ class ObjectProbe:
     tested: int
 
 
+@checked
 def object_probe(
     features: Float[Tensor, "N d"],
     *,
     present: Int[Tensor, "N n"],
     seed: int,
     kind: Literal["image", "text"] = "image",
-    epochs: int | None = None,
+    epochs: Whole | None = None,
 ) -> ObjectProbe:
     """Train one linear head for each place and test it; the place that is read best is the one the tower favours.
 
@@ -75,8 +77,6 @@ def object_probe(
             batches of 32, 10 epochs).
         epochs: instead of the schedule's.
     """
-    if kind not in SCHEDULES:
-        raise InputError(f"kind: expected 'image' or 'text', got {kind!r}")
     schedule = SCHEDULES[kind]
     items = F.normalize(checked_rows(features, name="features").detach().float().cpu(), dim=1)
     if present.ndim != 2 or len(present) != len(items) or not present.shape[1] or present.is_floating_point():

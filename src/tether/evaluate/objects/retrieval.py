@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.evaluate.checks import checked_rows
 
 ListOrder = Literal["best_first", "best_last"]
@@ -72,6 +73,7 @@ class ObjectRetrieval:
         return float(self.gains.mean())
 
 
+@checked
 def object_retrieval(
     features: Float[Tensor, "N d"],
     *,
@@ -90,8 +92,6 @@ def object_retrieval(
         present: which n objects each item holds, in the order of their places.
         listing: ``best_first``, or ``best_last`` as the release lists them.
     """
-    if listing not in ("best_first", "best_last"):
-        raise InputError(f"listing: expected 'best_first' or 'best_last', got {listing!r}")
     items, singles = _unit(features, name="features"), _unit(prototypes, name="prototypes")
     if items.shape[1] != singles.shape[1]:
         raise InputError(f"features and prototypes differ in width: {tuple(items.shape)}, {tuple(singles.shape)}")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.data.curate.steps.ocr_overlap import FUZZY, OverlapReport, caption_overlap, summarise
 
 CLUSTERS, DIMENSIONS, CHUNK = 4_000, 256, 200_000
@@ -36,16 +37,17 @@ class ClusterOverlap:
         return np.argsort([-report.image_text_rate for report in self.reports], kind="stable")
 
 
+@checked
 def cluster_overlap(
     features: Float[np.ndarray, "n d"],
     *,
     captions: Sequence[str],
     ocr: Sequence[Collection[str]],
     clusters: int = CLUSTERS,
-    dimensions: int = DIMENSIONS,
-    chunk: int = CHUNK,
-    iterations: int = ITERATIONS,
-    restarts: int = RESTARTS,
+    dimensions: Count = DIMENSIONS,
+    chunk: Count = CHUNK,
+    iterations: Count = ITERATIONS,
+    restarts: Count = RESTARTS,
     seed: int = SEED,
     fuzzy: float = FUZZY,
     digest: str = "",
@@ -79,8 +81,6 @@ def cluster_overlap(
         )
     if not 1 <= clusters <= len(rows):
         raise InputError(f"clusters: expected 1 to {len(rows)}, the number of images, got {clusters}")
-    if dimensions < 1 or chunk < 1:
-        raise InputError(f"expected dimensions and chunk of at least 1, got {dimensions} and {chunk}")
     short = _shortened(rows, dimensions=dimensions, chunk=chunk)
     found = KMeans(clusters, n_init=restarts, max_iter=iterations, random_state=seed).fit(short)
     labels = found.labels_.astype(np.int64)
