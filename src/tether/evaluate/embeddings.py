@@ -55,6 +55,20 @@ class Embedded:
             sorted(set(self.labels), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
         )
 
+    @property
+    def label_numbers(self) -> Int[Tensor, " n"]:
+        """The place of each row's label among the classes."""
+        number = {name: at for at, name in enumerate(self.classes)}
+        return torch.tensor([number[name] for name in self.labels], dtype=torch.int64)
+
+    @property
+    def first_captions(self) -> tuple[int, ...]:
+        """For each row the place of its first caption, or -1."""
+        first = dict.fromkeys(range(len(self.image)), -1)
+        for at, row in reversed(list(enumerate(self.text_to_image.tolist()))):
+            first[row] = at
+        return tuple(first.values())
+
 
 def embed_source(
     model: DualEncoder,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,14 +14,6 @@ from tether.core.errors import InputError
 from tether.core.ranges import Inner, checked
 from tether.core.uniformity import BLOCK_ROWS
 from tether.evaluate.checks import checked_pair, checked_rows
-
-if TYPE_CHECKING:
-    from tether.space.conformity import ConformityEstimator as ConformityEstimator
-    from tether.space.conformity import conformity as conformity
-    from tether.space.whiten import Whitener as Whitener
-
-_LAZY = {"ConformityEstimator": "conformity", "Whitener": "whiten", "conformity": "conformity"}
-"""Fitted geometries of ``space`` that belong to the image; they bring scikit-learn, so they come when asked for."""
 
 Gap = Literal["distance", "squared", "mean_squared"]
 _MOST_ITERATIONS = 1000  # of the logistic regression; its own limit of 100 can be too few for raw embeddings
@@ -149,9 +140,3 @@ def effective_rank(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 def _singular_values(rows: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
     """From the R factor: d x d once n rows are folded in, at full precision."""
     return torch.linalg.svdvals(torch.linalg.qr(rows, mode="r").R)
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"tether.space.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'tether.evaluate.geometry' has no attribute {name!r}")

@@ -113,6 +113,12 @@ def wilson(count: int, *, n: int, quantile: Positive = NORMAL_QUANTILE) -> Share
     return Share(n, rate, centre - half if count else 0.0, centre + half if count < n else 1.0)
 
 
+def listed(labels: Labels) -> list[Hashable]:
+    """The labels as Python's own values."""
+    values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else labels
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
+
+
 def coded(
     labels: Labels, *, name: str, known: Sequence[Hashable] | None = None
 ) -> tuple[tuple[Hashable, ...], Int[Tensor, " n"]]:
@@ -123,9 +129,9 @@ def coded(
         name: what they are called in an error message.
         known: all labels there may be, in order; None takes those that occur, sorted.
     """
-    values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
-    if any(not isinstance(value, (str, int)) for value in values):
-        raise InputError(f"{name}: expected a word or a whole number for each row, got {_strange(values)!r}")
+    values = listed(labels)
+    if odd := [value for value in values if not isinstance(value, (str, int))]:
+        raise InputError(f"{name}: expected a word or a whole number for each row, got {odd[0]!r}")
     names = tuple(dict.fromkeys(known)) if known is not None else tuple(sorted(set(values), key=_order))
     place = {value: at for at, value in enumerate(names)}
     if strange := [value for value in values if value not in place]:
@@ -145,8 +151,10 @@ def group_accuracy(
             intersections.
         known: for each attribute all its values, so that empty groups are listed; None takes those that occur.
     """
-    _, said = coded(predicted, name="predicted", known=_together(predicted, labels))
-    _, true = coded(labels, name="labels", known=_together(predicted, labels))
+    both = coded([*listed(predicted), *listed(labels)], name="predicted and labels")[0]
+    said, true = (
+        coded(side, name=name, known=both)[1] for side, name in ((predicted, "predicted"), (labels, "labels"))
+    )
     if not len(groups):
         raise InputError("groups: expected the values of at least one attribute, got none")
     if known is not None and len(known) != len(groups):
@@ -227,15 +235,6 @@ def max_skew(
 
 def _order(value: Hashable) -> tuple[bool, object]:
     return isinstance(value, str), value
-
-
-def _strange(values: Sequence[object]) -> object:
-    return next(value for value in values if not isinstance(value, (str, int)))
-
-
-def _together(first: Labels, second: Labels) -> tuple[Hashable, ...]:
-    both = [*coded(first, name="predicted")[0], *coded(second, name="labels")[0]]
-    return tuple(sorted(set(both), key=_order))
 
 
 def _equal_lengths(codes: dict[str, Tensor]) -> None:

@@ -126,9 +126,8 @@ def measure(
             means.add_texts(f"text_to_image_r{depth}", found.text_to_image <= depth, owner)
     if seen.labels and "zero_shot" in measures:
         classes = seen.classes
-        labels = torch.tensor([classes.index(name) for name in seen.labels])
         weights = class_rows(model, classes, templates=templates, batch_size=batch_size)
-        found = zero_shot(logits(image, weights=weights, geometry=geometry), labels=labels)
+        found = zero_shot(logits(image, weights=weights, geometry=geometry), labels=seen.label_numbers)
         result |= {
             "zero_shot_top1": found.top1,
             "zero_shot_top5": found.top5,
@@ -167,12 +166,13 @@ def _geometry(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
     values["alignment"] = alignment(image[owner], text)
     for side, rows in (("image", image), ("text", text)):
         if len(rows) > 1:
-            values[f"uniformity_{side}"] = uniformity(_spaced(rows, UNIFORMITY_ROWS))
+            values[f"uniformity_{side}"] = uniformity(at_most(rows, UNIFORMITY_ROWS))
         values[f"effective_rank_{side}"] = effective_rank(rows)
     return {name: value.item() for name, value in values.items()}
 
 
-def _spaced(rows: Tensor, most: int) -> Tensor:
+def at_most(rows: Tensor, most: int) -> Tensor:
+    """Evenly spaced rows, at most ``most`` of them."""
     return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ from scipy import ndimage
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, checked
+from tether.space.validation import checked_rows, unit_rows
 
 TOP_TEXTS = 15
 """Most similar words that count for each image: arXiv 2409.19474, released code."""
@@ -93,9 +95,7 @@ def weat(
         seed: of the random re-partitions, where there are too many for all.
     """
     sets = {"x": x, "y": y, "a": a, "b": b}
-    rows = {name: _directions(values, name=name) for name, values in sets.items()}
-    if len({values.shape[1] for values in rows.values()}) > 1:
-        raise InputError(f"expected one width, got { ({name: values.shape for name, values in rows.items()}) }")
+    rows = {name: unit_rows(values) for name, values in _of_one_width(sets).items()}
     both = np.concatenate([rows["x"], rows["y"]])
     each = (both @ rows["a"].T).mean(axis=1) - (both @ rows["b"].T).mean(axis=1)
     n, m = len(rows["x"]), len(rows["y"])
@@ -145,9 +145,7 @@ def checked_words(
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "t d"], Float[np.ndarray, " t"]]:
     """Images, the negative and then the positive words, and a sign for each word, all float64."""
     given = {"images": images, "negative": negative, "positive": positive}
-    rows = {name: _finite(values, name=name) for name, values in given.items()}
-    if len({values.shape[1] for values in rows.values()}) > 1:
-        raise InputError(f"expected one width, got { ({name: values.shape for name, values in rows.items()}) }")
+    rows = _of_one_width(given, zeros=True)
     for name, values in rows.items():
         furthest = np.abs(np.linalg.norm(values, axis=1) - 1).max()
         if furthest > _LENGTH_TOLERANCE:
@@ -181,19 +179,8 @@ def _permutation(each: np.ndarray, *, size: int, seed: int) -> tuple[float, int]
     return reached / (SAMPLED_PARTITIONS + 1), SAMPLED_PARTITIONS + 1
 
 
-def _finite(values: np.ndarray, *, name: str) -> Float[np.ndarray, "n d"]:
-    rows = np.asarray(values, dtype=np.float64)
-    if rows.ndim != 2 or not rows.size:
-        raise InputError(f"{name}: expected embeddings (n, d) with n >= 1, got shape {rows.shape}")
-    if not np.isfinite(rows).all():
-        bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-        raise InputError(f"{name}: NaN or infinity, the first in row {bad}")
+def _of_one_width(tables: Mapping[str, np.ndarray], *, zeros: bool = False) -> dict[str, Float[np.ndarray, "n d"]]:
+    rows = {name: checked_rows(values, name=name, least=1, zeros=zeros) for name, values in tables.items()}
+    if len({values.shape[1] for values in rows.values()}) > 1:
+        raise InputError(f"expected one width, got { ({name: values.shape for name, values in rows.items()}) }")
     return rows
-
-
-def _directions(values: np.ndarray, *, name: str) -> Float[np.ndarray, "n d"]:
-    rows = _finite(values, name=name)
-    length = np.linalg.norm(rows, axis=1)
-    if not length.all():
-        raise InputError(f"{name}: row {int(np.flatnonzero(length == 0)[0])} is zero and has no direction")
-    return rows / length[:, None]

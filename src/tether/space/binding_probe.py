@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float
 
 from tether.core.errors import InputError
 from tether.core.ranges import Inner, Positive, checked
-from tether.space.conformity import unit_rows
-from tether.space.validation import checked_rows
+from tether.space.validation import checked_rows, unit_rows
 
 _MOST_ITERATIONS = 2000
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -180,18 +180,8 @@ def select_dimensions(
     elif len(listed):
         remaining = float(_along(images, texts, scores, listed, signs=signs, top_k=top_k)[-1])
     settings = {"n": n, "theta": theta, "top_k": top_k, "mode": mode, "order": order, "images": len(images)}
-    plain = tuple(map(int, dims))
-    return Selection(
-        plain,
-        bias,
-        remaining,
-        tuple(map(int, listed)),
-        path,
-        candidates,
-        mi,
-        without,
-        DimensionMask(plain, width, settings),
-    )
+    mask = DimensionMask(tuple(map(int, dims)), width, settings)
+    return Selection(mask.dims, bias, remaining, tuple(map(int, listed)), path, candidates, mi, without, mask)
 
 
 class FairDims(SelectorMixin, BaseEstimator):
@@ -248,16 +238,8 @@ class FairDims(SelectorMixin, BaseEstimator):
         self.selection_ = None
         self.mask_ = DimensionMask((), X.shape[1])
         if self.positive is not None and self.negative is not None:
-            self.selection_ = select_dimensions(
-                X,
-                positive=np.asarray(self.positive),
-                negative=np.asarray(self.negative),
-                n=self.n,
-                theta=self.theta,
-                top_k=self.top_k,
-                mode=self.mode,
-                order=self.order,
-            )
+            words: dict[str, Any] = {"positive": np.asarray(self.positive), "negative": np.asarray(self.negative)}
+            self.selection_ = select_dimensions(X, **(self.get_params() | words))
             self.mask_ = self.selection_.mask
         return self
 

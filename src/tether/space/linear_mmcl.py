@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, check_values
-from tether.space.serialisation import read_state, write_state
-
-_FORMAT = "tether-linear-mmcl-1"
-_STATE = frozenset({"mean_image_", "mean_text_", "cross_cov_", "image_encoder_", "text_encoder_", "loss_"})
+from tether.space.serialisation import FittedState
+from tether.space.validation import checked_rows
 
 
-class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedState):
     """The two linear towers that the linear contrastive loss is least for, from one singular value decomposition.
 
     ``losses.linear_mmcl_loss`` of pairs depends on the towers only through the product ``G = W_I^T W_T``, and is
@@ -47,6 +44,8 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     """
 
     n_features_in_: int
+    _format = "tether-linear-mmcl-1"
+    _state = ("mean_image_", "mean_text_", "cross_cov_", "image_encoder_", "text_encoder_", "loss_")
 
     def __init__(self, *, rank: Count | None = None, rho: Positive = 1.0) -> None:
         """See the class for what each argument means; values are checked by ``fit``."""
@@ -91,9 +90,7 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def embed_text(self, texts: Float[np.ndarray, "m t"]) -> Float[np.ndarray, "m r"]:
         """Embeddings of (m, d_text) captions."""
         check_is_fitted(self, "image_encoder_")
-        rows = np.asarray(texts, dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[1] != len(self.mean_text_) or not np.isfinite(rows).all():
-            raise InputError(f"texts: expected finite (m, {len(self.mean_text_)}), got {rows.shape}")
+        rows = checked_rows(texts, name="texts", least=0, width=len(self.mean_text_), zeros=True)
         return (rows - self.mean_text_) @ self.text_encoder_
 
     def similarity(self, X: Float[np.ndarray, "n i"], *, texts: Float[np.ndarray, "m t"]) -> Float[np.ndarray, "n m"]:
@@ -107,24 +104,6 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if len(class_text) < 2:
             raise InputError(f"class_text: expected at least two classes to tell apart, got {len(class_text)}")
         return self.similarity(X, texts=class_text).argmax(axis=1)
-
-    def save(self, path: Path | str) -> None:
-        """Write settings and state to one safetensors file, atomically."""
-        check_is_fitted(self, "image_encoder_")
-        write_state(
-            path, format=_FORMAT, settings=self.get_params(), arrays={name: getattr(self, name) for name in _STATE}
-        )
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote; nothing is unpickled."""
-        settings, arrays = read_state(path, what="LinearMMCL", format=_FORMAT, arrays=_STATE)
-        one = cls(**settings)
-        for name in _STATE - {"loss_"}:
-            setattr(one, name, arrays[name])
-        one.loss_ = float(arrays["loss_"])
-        one.n_features_in_ = len(one.mean_image_)
-        return one
 
     @property
     def _n_features_out(self) -> int:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy import special, stats
 
 from tether.core.errors import InputError
+from tether.space.validation import checked_rows
 
 ANDERSON_LIMIT = 0.752  # 5 % point with mean and variance estimated, Stephens 1974 as tabled by D'Agostino 1986
 LEAST_ROWS = 20  # the D'Agostino-Pearson test's kurtosis part is not valid below
@@ -41,11 +42,7 @@ class NormalityReport:
 
 def normality(columns: Float[np.ndarray, "n d"]) -> NormalityReport:
     """Test each column for normality (W-CLIP, arXiv 2505.06934, section 4 uses the same two tests)."""
-    x = np.asarray(columns, dtype=np.float64)
-    if x.ndim != 2 or len(x) < LEAST_ROWS:
-        raise InputError(f"expected (n, d) with at least {LEAST_ROWS} rows, got shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise InputError("normality: the columns hold NaN or infinity")
+    x = checked_rows(columns, name="columns", least=LEAST_ROWS, zeros=True)
     deviation = x.std(axis=0, ddof=1)
     if not deviation.all():
         raise InputError(f"normality: columns {np.flatnonzero(deviation == 0)[:5].tolist()} are constant")

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, check_values
+from tether.space.validation import checked_rows
 
 RANK = 80
 """Released code: how many directions of a head are kept; a head of fewer channels has no more."""
@@ -101,9 +102,7 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def inverse_transform(self, X: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n d"]:
         """Rows made of the chosen texts alone: the mean and what ``transform`` gave."""
         check_is_fitted(self, "components_")
-        amounts = np.asarray(X, dtype=np.float64)
-        if amounts.ndim != 2 or amounts.shape[1] != len(self.components_):
-            raise InputError(f"expected rows of {len(self.components_)} amounts, got shape {amounts.shape}")
+        amounts = checked_rows(X, name="X", least=0, width=len(self.components_), zeros=True)
         return amounts @ self.components_ + self.mean_
 
     @property
@@ -113,12 +112,7 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _checked_texts(self, width: int) -> np.ndarray:
         if self.texts is None:
             return np.eye(width)
-        texts = np.asarray(self.texts, dtype=np.float64)
-        if texts.ndim != 2 or texts.shape[1] != width or not len(texts):
-            raise InputError(f"texts: expected (t, {width}) embeddings with t >= 1, got shape {texts.shape}")
-        if not np.isfinite(texts).all():
-            raise InputError("texts: hold NaN or infinity")
-        return texts
+        return checked_rows(self.texts, name="texts", least=1, width=width, zeros=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from annotated_types import Ge, Le
 from jaxtyping import Float, Int
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -16,15 +15,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tether.core.errors import InputError
 from tether.core.ranges import NonNegative, Share, check_values
 from tether.space.normality import NormalityReport, normality
-from tether.space.serialisation import read_state, write_state
+from tether.space.serialisation import FittedState
 from tether.space.slerp import angle, slerp
+from tether.space.validation import checked_rows
 
 NOISE_SCALE = 0.1  # released whitening_code.py: what a redundant feature is replaced by
-_STATE = ("mean_", "components_", "eigenvalues_", "dropped_", "inverse_")
-_FORMAT = "tether-whitener-1"
 
 
-class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedState):
     """Turns raw embeddings of one modality into coordinates with mean zero and identity covariance.
 
     Fit it on embeddings as the tower gives them, NOT normalised (unit rows have a null radial direction), of many
@@ -58,6 +56,8 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     """
 
     n_features_in_: int
+    _format = "tether-whitener-1"
+    _state = ("mean_", "components_", "eigenvalues_", "dropped_", "inverse_")
 
     def __init__(
         self,
@@ -125,11 +125,7 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def inverse_transform(self, X: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n d"]:
         """Raw embeddings of (n, k) whitened coordinates; exact unless a feature was removed."""
         check_is_fitted(self, "components_")
-        W = np.asarray(X, dtype=np.float64)
-        if W.ndim != 2 or W.shape[1] != len(self.inverse_):
-            raise InputError(f"expected whitened rows of {len(self.inverse_)} coordinates, got shape {W.shape}")
-        if not np.isfinite(W).all():
-            raise InputError("whitened rows hold NaN or infinity")
+        W = checked_rows(X, name="X", least=0, width=len(self.inverse_), zeros=True)
         return W @ self.inverse_ + self.mean_
 
     def mahalanobis(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
@@ -153,25 +149,6 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     @property
     def _n_features_out(self) -> int:
         return len(self.inverse_)
-
-    def save(self, path: Path | str) -> None:
-        """Write settings and state to one safetensors file, atomically; a generator's position is not kept."""
-        check_is_fitted(self, "components_")
-        settings = self.get_params()
-        if not isinstance(settings["random_state"], int):
-            settings["random_state"] = None
-        arrays = {name: getattr(self, name) for name in _STATE}
-        write_state(path, format=_FORMAT, settings=settings, arrays=arrays)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote; nothing is unpickled."""
-        settings, arrays = read_state(path, what="Whitener", format=_FORMAT, arrays=frozenset(_STATE))
-        whitener = cls(**settings)
-        for name in _STATE:
-            setattr(whitener, name, arrays[name])
-        whitener.n_features_in_ = arrays["mean_"].size
-        return whitener
 
     def _regularise(self, eigenvalues: np.ndarray, reference: np.ndarray) -> np.ndarray:
         if self.shrinkage is not None:

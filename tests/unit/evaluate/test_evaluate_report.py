@@ -74,8 +74,8 @@ def test_page_is_whole_light_and_loads_nothing(run, source):
     assert path.stat().st_size < 3_000_000
     for heading in (
         "How training went",
-        "Words to images",
-        "Images to words",
+        "Text to images",
+        "Images to text",
         "Zero-shot by label",
         "Where images lie",
     ):
@@ -99,7 +99,7 @@ def test_unfinished_run_has_curves_and_says_what_is_missing(run):
     page = report.write(run).read_text(encoding="utf-8")
     assert "no final model yet" in page
     assert "How training went" in page
-    assert "Words to images" not in page
+    assert "Text to images" not in page
 
 
 def test_model_without_a_source_asks_for_one(run):

@@ -68,7 +68,7 @@ def test_what_is_not_installed_is_named(monkeypatch):
         lambda: RapidReader()(np.zeros((32, 32, 3), np.uint8)),
         lambda: RapidReader().settings,
     ):
-        with pytest.raises(MissingExtraError, match=r"tether\[ocr\]"):
+        with pytest.raises(MissingExtraError, match=r"tether-clip\[ocr\]"):
             call()
     assert caption_overlap("sale", ocr=["sale"]).coverage == 1
 
@@ -112,10 +112,6 @@ def test_what_cannot_be_drawn_is_refused():
             render_text(text)
     with pytest.raises(InputError, match="the font has no '京東'"):
         render_text("東京")
-    with pytest.raises(InputError, match="style"):
-        render_text("a", style=4)
-    with pytest.raises(InputError, match="points"):
-        render_text("a", points=3)
     with pytest.raises(InputError, match="cannot read"):
         render_text("a", font="no such font.ttf")
     with pytest.raises(TypeError):
@@ -148,11 +144,9 @@ def test_spotting_score_is_the_mean_of_all_pairs(model):
 
 
 def test_a_vocabulary_without_a_drawable_word_is_refused(model):
-    for vocabulary in ([], ["", "東京"], "dog"):
+    for vocabulary in ([], ["", "東京"]):
         with pytest.raises(InputError, match="vocabulary"):
             spotting_score(model, vocabulary=vocabulary)
-    with pytest.raises(InputError, match="styles"):
-        spotting_score(model, vocabulary=["dog"], styles=())
     with pytest.raises(InputError, match="prompt"):
         spotting_score(model, vocabulary=["dog"], prompt="dog")
     assert np.isnan(spotting_score(model, vocabulary=["dog"], styles=(0,)).margin)
@@ -280,7 +274,7 @@ def test_rapid_reader_reads_and_places_words():
     assert len(reader.settings["weights_sha256"]) == 64
     clean = FillText(reader)(np.array(image))
     assert reader(clean).lines == ()
-    with pytest.raises(InputError, match="not an image"):
+    with pytest.raises(InputError, match="8 bytes"):
         reader(b"no image")
     with pytest.raises(InputError, match="uint8"):
         reader(decode(np.array(image)).float())

@@ -120,7 +120,6 @@ def test_bad_embeddings(poles):
         ({}, np.ones((5, 3)), None, "all equal"),
         ({}, rows[:1], y[:1], "minimum of 2"),
         ({"n_components": 11}, rows, y, "expected 1 to 10"),
-        ({"n_components": 0}, rows, y, "n_components"),
         ({"anchor": 12}, rows, None, "anchor"),
     ):
         with pytest.raises(ValueError, match=message):

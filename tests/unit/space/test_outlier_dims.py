@@ -212,9 +212,8 @@ def test_the_estimator_and_its_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.z_, two.z_)
     with pytest.raises(ValueError, match="39 features"):
         again.transform(x[:, :39])
-    for count in (41, -1):
-        with pytest.raises(InputError, match="count"):
-            OutlierClipper(count=count).fit(x)
+    with pytest.raises(InputError, match="count"):
+        OutlierClipper(count=41).fit(x)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.evaluate.checks import checked_pair
-from tether.evaluate.groups import Labels, Share, coded, wilson
+from tether.evaluate.groups import Labels, Share, coded, listed, wilson
 from tether.evaluate.zero_shot import LOGIT_SCALE
 
 
@@ -147,9 +146,9 @@ def class_design_effect(
         groups: all groups, so that an empty one is listed too.
         scale: multiplier of cosines, kept with the result.
     """
-    both = [*_listed(category), *_listed(add_category)]
-    if len(_listed(add_category)) != len(add):
-        raise InputError(f"add_category: expected one for each of {len(add)} classes, got {len(_listed(add_category))}")
+    both = [*listed(category), *listed(add_category)]
+    if len(listed(add_category)) != len(add):
+        raise InputError(f"add_category: expected one for each of {len(add)} classes, got {len(listed(add_category))}")
     class_text, add = checked_pair(class_text, add)
     before = harm_rates(image, class_text=class_text, category=category, group=group, groups=groups, scale=scale)
     longer = torch.cat([class_text, add])
@@ -160,7 +159,3 @@ def class_design_effect(
         for change, row in zip(difference, before.rows, strict=True)
     )
     return ClassDesign(before, after, difference, relative)
-
-
-def _listed(labels: Labels) -> list[Hashable]:
-    return labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)

@@ -146,10 +146,7 @@ class Subject:
     @cached_property
     def first_caption(self) -> tuple[int, ...]:
         """For each row the place of its first caption, or -1."""
-        first = [-1] * len(self.seen.image)
-        for place, row in reversed(list(enumerate(self.owner.tolist()))):
-            first[row] = place
-        return tuple(first)
+        return self.seen.first_captions
 
     def caption_of(self, row: int) -> str:
         """The first caption of a row, or nothing."""

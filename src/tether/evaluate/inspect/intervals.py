@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -84,8 +83,3 @@ def bar_of(name: str, figure: Figure, *, strong: bool = False) -> Bar:
 def capitalised(said: str) -> str:
     """Words as the beginning of a sentence."""
     return said[0].upper() + said[1:]
-
-
-def at_most(rows: Tensor, most: int) -> Tensor:
-    """Evenly spaced rows, at most ``most`` of them."""
-    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]

@@ -88,7 +88,7 @@ def _zero_shot(subject: Subject) -> tuple[list[Figure], str]:
         return [], ""
     if len(classes) < 2:
         return [], f"; all rows are of the one class {classes[0]!r}, so there is nothing to classify"
-    labels = torch.tensor([classes.index(name) for name in subject.seen.labels])
+    labels = subject.seen.label_numbers
     weights = class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size)
     scores = logits(subject.points.float(), weights=weights, geometry=subject.seen.geometry)
     found = zero_shot(scores, labels=labels)

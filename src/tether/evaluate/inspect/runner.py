@@ -161,14 +161,13 @@ def as_json(report: Report, *, source: Source) -> dict[str, Any]:
                 "title": section.title,
                 "level": section.level,
                 "problem": section.problem,
-                "sentence": section.finding.sentence if section.finding else "",
-                "figures": [finite(dataclasses.asdict(figure)) for figure in section.finding.figures]
-                if section.finding
-                else [],
-                "unsaid": section.finding.unsaid if section.finding else "",
-                "command": section.finding.command if section.finding else "",
+                "sentence": finding.sentence,
+                "figures": [finite(dataclasses.asdict(figure)) for figure in finding.figures],
+                "unsaid": finding.unsaid,
+                "command": finding.command,
             }
             for section in report.sections
+            for finding in [section.finding or Finding("", "unknown")]
         ],
     }
 

@@ -236,7 +236,7 @@ def _by_labels(subject: Subject) -> list[_Question]:
     classes = subject.seen.classes
     if not 2 <= len(classes) <= MOST_CLASSES or len(subject.image) < LEAST_ROWS:
         return []
-    truth = np.array([classes.index(name) for name in subject.seen.labels])
+    truth = subject.seen.label_numbers.numpy()
     weights = F.normalize(class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size), dim=1)
     scores = logits(subject.image, weights=weights, scale=1.0).double().numpy()
     everything = tuple(range(len(truth)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -248,16 +248,10 @@ def _checked(probability: Table, truth: Table) -> tuple[Float[np.ndarray, "n k"]
 
 
 def _codes(labels: Labels, *, name: str, rows: int) -> tuple[tuple[object, ...], np.ndarray]:
-    plain = labels if isinstance(labels, (torch.Tensor, np.ndarray)) else [_plain(label) for label in labels]
-    values, code = coded(plain, name=name)
+    values, code = coded(labels, name=name)
     if len(code) != rows:
         raise InputError(f"{name}: expected one for each of {rows} rows, got {len(code)}")
     return tuple(values), code.numpy()
-
-
-def _plain(label: Hashable) -> Hashable:
-    """A number of numpy's as Python's own."""
-    return label.item() if isinstance(label, np.generic) else label
 
 
 def _resampled(

@@ -169,15 +169,15 @@ def _look(
 
 def _atlas(seen: Embedded, placed: list[int], *, seed: int) -> list[dict[str, Any]]:
     plane = projection.neighbourhoods(F.normalize(seen.image[placed], dim=-1), seed=seed)
-    names = galleries.first_captions(seen)
-    classes = {name: number for number, name in enumerate(seen.classes)}
+    first = seen.first_captions
+    numbers = seen.label_numbers.tolist() or [None] * len(seen.keys)
     return [
         {
             "row": row,
             "x": round(100 * float(x), 2),
             "y": round(100 * float(y), 2),
-            "name": names[row] or seen.keys[row],
-            "class": classes[seen.labels[row]] if seen.labels else None,
+            "name": seen.captions[first[row]] if first[row] >= 0 else seen.keys[row],
+            "class": numbers[row],
         }
         for row, (x, y) in zip(placed, plane, strict=True)
     ]
@@ -194,10 +194,9 @@ def _clouds(seen: Embedded, placed: list[int]) -> dict[str, projection.Points]:
 def _confusion(model: DualEncoder, seen: Embedded) -> Confusion | None:
     if len(seen.classes) < 2:
         return None
-    labels = torch.tensor([seen.classes.index(name) for name in seen.labels])
     weights = class_rows(model, seen.classes, templates=None, batch_size=256)
     scores = logits(seen.geometry.points(seen.image), weights=weights, geometry=seen.geometry)
-    result = zero_shot(scores, labels=labels)
+    result = zero_shot(scores, labels=seen.label_numbers)
     return confusion(result.confusion, names=seen.classes)
 
 
