@@ -128,17 +128,6 @@ def test_bad_embeddings(poles):
         ConceptDirection().fit(rows, y).score_samples(rows[:, :4])
 
 
-def test_state_of_the_estimator_survives_a_file(poles, tmp_path):
-    rows, y = poles
-    direction = ConceptDirection(n_components=2).fit(rows, y)
-    direction.save(tmp_path / "direction.safetensors")
-    again = ConceptDirection.load(tmp_path / "direction.safetensors")
-    assert again.get_params() == direction.get_params()
-    np.testing.assert_array_equal(again.score_samples(rows), direction.score_samples(rows))
-    with pytest.raises(InputError, match=r"state of a MoralDirection .tether-moral-direction-1"):
-        MoralDirection.load(tmp_path / "direction.safetensors", encoder=toy_encoder)
-
-
 # On texts.
 
 
