@@ -23,11 +23,11 @@ Labels = Sequence[Hashable] | np.ndarray | Tensor
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share of a group with Wilson's 95 % interval.
+    """A fraction of a group with Wilson's 95 % interval.
 
     Attributes:
         n: rows of the group.
-        rate: share of them, NaN where there are none.
+        rate: fraction of them, NaN where there are none.
         low: lower end of the interval, NaN where there are no rows.
         high: upper end.
     """
@@ -48,7 +48,7 @@ class GroupAccuracy:
 
     Attributes:
         group: its labels, one for each attribute that the groups are made of.
-        accuracy: share of its rows that are right.
+        accuracy: fraction of its rows that are right.
     """
 
     group: tuple[Hashable, ...]
@@ -211,7 +211,7 @@ def max_skew(
         scores: (q, n) or (n,) how well each of the n rows of the pool fits each query; higher ranks first.
         groups: (n,) group of each row of the pool.
         k: how many are looked at; more than n are n.
-        reference: (g,) share of each group, in the order of the sorted group labels, that would be fair; None takes
+        reference: (g,) fraction of each group, in the order of the sorted group labels, that would be fair; None takes
             the pool's.
     """
     rows = scores[None] if scores.ndim == 1 else scores

@@ -75,7 +75,7 @@ def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers
         predicted: (n,) class given to each test row, 0 to c - 1.
         truth: (n,) its true class.
         frequencies: (c,) training rows of each class, at least 0.
-        edge: share of the classes that are head and that are tail; at least one class. Ties go to the
+        edge: fraction of the classes that are head and that are tail; at least one class. Ties go to the
             first class.
     """
     given, true = whole(predicted, name="predicted"), whole(truth, name="truth")

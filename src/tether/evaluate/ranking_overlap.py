@@ -16,7 +16,7 @@ Ranking = Int[Tensor, "*q n"] | Sequence[int]
 
 @checked
 def average_overlap(rank_a: Ranking, rank_b: Ranking, *, k: Count = 10) -> Float[Tensor, "*q"]:
-    """Mean over the depths d = 1 to k of the share of common items among the first d of both; 1 for equal rankings.
+    """Mean over the depths d = 1 to k of the fraction of common items among the first d of both; 1 for equal rankings.
 
     Early places count more: an item that both rank first is common at every depth.
 

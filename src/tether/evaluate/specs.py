@@ -43,11 +43,11 @@ class IncrementRates:
     """How a score follows growing captions; rates are shares in [0, 1], NaN where no image has steps enough.
 
     Attributes:
-        positive: mean share of steps at which one more true detail raised the score.
-        negative: mean share of steps at which a false detail instead scored lower.
+        positive: mean fraction of steps at which one more true detail raised the score.
+        negative: mean fraction of steps at which a false detail instead scored lower.
         images: (k,) rows of the images counted.
-        each_positive: (k,) share of each of them.
-        each_negative: (k,) share of each of them.
+        each_positive: (k,) fraction of each of them.
+        each_negative: (k,) fraction of each of them.
     """
 
     positive: float

@@ -22,7 +22,7 @@ class ZeroShot:
     """Zero-shot results over a labelled set.
 
     Attributes:
-        top1: share of images whose own class comes first.
+        top1: fraction of images whose own class comes first.
         top5: share whose own class is among the first min(5, classes).
         mean_per_class: mean over classes of the share right, for sets with unequal classes.
         confusion: (classes, classes) counts; rows are true classes, columns the class named first.
@@ -65,7 +65,7 @@ def label_ranks(scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"]) -> I
 
 @checked
 def top_k_accuracy(scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"], k: Depths = (1, 5)) -> dict[str, float]:
-    """Share of rows whose true class is among the first min(k, c), under ``top1``, ``top5``...
+    """Fraction of rows whose true class is among the first min(k, c), under ``top1``, ``top5``...
 
     Args:
         scores: (n, c) logits.

@@ -33,7 +33,7 @@ class Weat:
 
     Attributes:
         effect: difference of the mean associations in standard deviations of all of them, about -2 to 2.
-        p: share of equal-size re-partitions whose first set is associated at least as much; None when not asked for.
+        p: fraction of equal-size re-partitions whose first set is associated at least as much; None when not asked for.
         partitions: how many were looked at; 0 when none.
         associations: (x + y,) mean cosine to ``a`` minus mean cosine to ``b`` of each row, those of ``x`` first.
     """
@@ -164,7 +164,7 @@ def signed_top(scores: Float[np.ndarray, "... n t"], *, signs: Float[np.ndarray,
 
 
 def _permutation(each: np.ndarray, *, size: int, seed: int) -> tuple[float, int]:
-    """Share of re-partitions whose first set sums to at least what was observed, and how many there were."""
+    """Fraction of re-partitions whose first set sums to at least what was observed, and how many there were."""
     limit = each[:size].sum() - _TIE * np.abs(each).sum()
     total = math.comb(len(each), size)
     if total <= EXACT_PARTITIONS:

@@ -73,7 +73,7 @@ def binding_loss(
 
 
 def binding_accuracy(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], text_neg: Float[Tensor, "n d"]) -> float:
-    """Share of the images that are closer, by cosine, to their caption than to its swapped twin; chance is 0.5.
+    """Fraction of the images that are closer, by cosine, to their caption than to its swapped twin; chance is 0.5.
 
     A tie is a miss, so an encoder that cannot tell the two apart scores nothing.
 

@@ -53,7 +53,7 @@ def probe_binding(
         features: one embedding for each scene, of one modality.
         objects: kinds of thing in each scene, each at most once.
         attributes: the attribute of each of them, in the same order.
-        held_out: share of the scenes that is only looked at, or which scenes these are; split by combination
+        held_out: fraction of the scenes that is only looked at, or which scenes these are; split by combination
             if you ask about new ones.
         strength: inverse of the classifier's regularisation.
         seed: of the choice of those scenes.

@@ -17,7 +17,7 @@ from tether.space.serialisation import FittedState
 COMPONENTS = 5  # released pca.py
 CLUSTERS = 2  # released pca.py
 CLEAR = 1.5
-"""How many times the second share of the variance the first must be for one direction to stand out."""
+"""How many times the second fraction of the variance the first must be for one direction to stand out."""
 
 
 class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedState):
@@ -40,7 +40,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fitted
     Attributes:
         mean_: (d,) of the examples.
         components_: (k, d) principal directions; the sign of each is arbitrary.
-        explained_variance_ratio_: (k,) share of the examples' variance along each.
+        explained_variance_ratio_: (k,) fraction of the examples' variance along each.
         sign_: 1 or -1, of the first direction.
         scale_: what the first coordinate is divided by.
         labels_: (n,) cluster of each example, where ``anchor`` was used; otherwise None.
@@ -109,7 +109,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fitted
 
     @property
     def clarity_(self) -> float:
-        """First share of the variance over the second; infinite where there is no second."""
+        """First fraction of the variance over the second; infinite where there is no second."""
         check_is_fitted(self, "explained_variance_ratio_")
         ratio = self.explained_variance_ratio_
         return float(ratio[0] / ratio[1]) if len(ratio) > 1 and ratio[1] > 0 else float("inf")

@@ -25,7 +25,7 @@ REMOVED = 54
 THETA = 0.05
 """Limit of mutual information in nats: released code."""
 FALLBACK_SHARE = 0.25
-"""Share of the coordinates that is admitted, those of least information, where the limit admits none."""
+"""Fraction of the coordinates that is admitted, those of least information, where the limit admits none."""
 _FORMAT = "tether-dimension-mask-1"
 _SCORES_AT_ONCE = 1 << 24  # numbers
 
@@ -76,7 +76,7 @@ class DimensionMask:
         try:
             return cls(tuple(values["dims"]), values["dim"], values["settings"])
         except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: not whole: {error!r}") from None
+            raise InputError(f"{path}: damaged: {error!r}") from None
 
     def _checked(self, x: np.ndarray) -> np.ndarray:
         rows = np.asarray(x)

@@ -74,7 +74,7 @@ class MoralDirection:
 
     @property
     def explained_variance_ratio_(self) -> Float[np.ndarray, " k"]:
-        """Share of the words' variance along each direction kept."""
+        """Fraction of the words' variance along each direction kept."""
         return self.direction.explained_variance_ratio_
 
     @property

@@ -23,8 +23,8 @@ class NormalityReport:
         anderson: (d,) Anderson-Darling statistic, corrected for n; below 0.752 normality stands at 5 %.
         dagostino: (d,) D'Agostino-Pearson K^2.
         dagostino_p: (d,) its p value.
-        anderson_passed: share of columns whose Anderson-Darling statistic is below the 5 % point.
-        dagostino_passed: share of columns with p > 0.05.
+        anderson_passed: fraction of columns whose Anderson-Darling statistic is below the 5 % point.
+        dagostino_passed: fraction of columns with p > 0.05.
         largest_mean: largest absolute column mean.
         largest_correlation: largest absolute correlation of two different columns (0 for one column).
         rows: how many rows were tested.

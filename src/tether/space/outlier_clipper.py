@@ -79,5 +79,5 @@ class OutlierClipper(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             clipper.n_features_in_ = clipper.z_.size
             clipper.dims_ = np.array(check_dims(values["dims"], width=clipper.z_.size), dtype=np.int64)
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not whole: {error!r}") from None
+            raise InputError(f"{path}: damaged: {error!r}") from None
         return clipper

@@ -44,8 +44,8 @@ class ExtremeShares:
     """How often a coordinate is the extreme one.
 
     Attributes:
-        least: (l, d) share of the tokens whose smallest coordinate this is; ties go to the first.
-        most: (l, d) share of the tokens whose largest coordinate this is.
+        least: (l, d) fraction of the tokens whose smallest coordinate this is; ties go to the first.
+        most: (l, d) fraction of the tokens whose largest coordinate this is.
     """
 
     least: Float[np.ndarray, "l d"]
@@ -66,7 +66,7 @@ def outlier_dims(
     Args:
         hidden: for each layer the states of the same tokens, without padding; leave special tokens such as [CLS] out.
         z: limit.
-        min_layers: ``all``, or the share of the layers in which a coordinate must be flagged.
+        min_layers: ``all``, or the fraction of the layers in which a coordinate must be flagged.
     """
     share = 1.0 if min_layers == "all" else min_layers
     mean = np.stack([layer.mean(axis=0) for layer in _layers(hidden)])
@@ -84,7 +84,7 @@ def largest_dims(z: Float[np.ndarray, " d"], *, count: int) -> Int[np.ndarray, "
 
 
 def extreme_shares(hidden: Layers) -> ExtremeShares:
-    """Share of the tokens whose smallest, and whose largest, coordinate each one is.
+    """Fraction of the tokens whose smallest, and whose largest, coordinate each one is.
 
     A second sign of an outlier, blind to how far it lies: above 0.8 in a later reproduction of arXiv 2011.04393.
     """

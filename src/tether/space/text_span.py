@@ -19,7 +19,7 @@ RANK = 80
 COUNT = 20
 """Released README: texts for each head."""
 EXHAUSTED = 1e-6
-"""Once the widest text spreads the rest by less than this share of the first one's spread, only noise is left."""
+"""Once the widest text spreads the rest by less than this fraction of the first one's spread, only noise is left."""
 
 
 class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -44,7 +44,7 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         chosen_: (m,) indices of the texts, in the order they were taken.
         components_: (m, d) their directions, orthonormal: what was left of each when it was taken.
         mean_: (d,) of the rows.
-        explained_: (m,) share of the rows' variance that the texts up to here explain, rising, at most 1.
+        explained_: (m,) fraction of the rows' variance that the texts up to here explain, rising, at most 1.
         n_features_in_: d.
     """
 
@@ -122,7 +122,7 @@ class SpannedRows:
     Attributes:
         indices: (m,) of the texts, in the order they were taken.
         reconstruction: (n, d) the rows as the mean and these texts alone make them.
-        explained_variance: (m,) share of the variance that the texts up to here explain.
+        explained_variance: (m,) fraction of the variance that the texts up to here explain.
     """
 
     indices: Int[np.ndarray, " m"]

@@ -214,8 +214,8 @@ def test_the_estimator_clips_what_it_found() -> None:
     [
         ({"format": "other"}, "expected the state of an OutlierClipper"),
         ({"dims": [99]}, "0 to 39"),
-        ({"z": "abc"}, "not whole"),
-        ({"settings": {"limit": 3}}, "not whole"),
+        ({"z": "abc"}, "damaged"),
+        ({"settings": {"limit": 3}}, "damaged"),
     ],
 )
 def test_a_file_that_is_not_its_own(tmp_path: Path, change: dict[str, Any], message: str) -> None:

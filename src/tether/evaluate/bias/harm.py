@@ -49,7 +49,7 @@ class HarmRates:
     scale: float
 
     def of(self, group: Hashable, *, category: Hashable) -> Share:
-        """The share of one group and category."""
+        """The fraction of one group and category."""
         for row in self.rows:
             if (row.group, row.category) == (group, category):
                 return row.share
@@ -65,7 +65,7 @@ class ClassDesign:
         after: rates with the added ones.
         difference: rate after minus rate before, in the order of ``before.rows``; never above 0 for a category that
             got no new class.
-        relative: the difference as a share of the rate before; NaN where that is 0.
+        relative: the difference as a fraction of the rate before; NaN where that is 0.
     """
 
     before: HarmRates
@@ -84,7 +84,7 @@ def harm_rates(
     report: Sequence[Hashable] | None = None,
     scale: float = LOGIT_SCALE,
 ) -> HarmRates:
-    """For each group the share of its images whose most similar class belongs to each category.
+    """For each group the fraction of its images whose most similar class belongs to each category.
 
     Ties go to the first class. Groups are yours: planted, or given by the people concerned; nothing here infers them.
     Say with every rate which classes and which prompts it was measured with: both move it.

@@ -28,8 +28,8 @@ class LabelAssociation:
 
     Attributes:
         label: its name.
-        frequency_a: share of group a's images that get it.
-        frequency_b: share of group b's.
+        frequency_a: fraction of group a's images that get it.
+        frequency_b: fraction of group b's.
         difference: the first minus the second.
         chi2: Pearson's statistic without continuity correction, one degree of freedom; 0 where all or none get it.
         p: of the test that was asked for, this label alone.

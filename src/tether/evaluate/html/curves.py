@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeGuard
 
 MOST_POINTS = 700
 """Points kept of one line; each bin keeps its lowest and highest, so a spike is never thinned away."""
-_SMOOTHING = 0.06  # share of the run that a running mean spans
+_SMOOTHING = 0.06  # fraction of the run that a running mean spans
 
 Kind = Literal["main", "second", "faint", "limit"]
 
@@ -146,7 +146,7 @@ def thin(points: Sequence[tuple[float, float | None]], *, most: int = MOST_POINT
 
 
 def running_mean(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
-    """Mean of the steps around each one, a small share of the run in all, so it does not lag; gaps are left out."""
+    """Mean of the steps around each one, a small fraction of the run in all, so it does not lag; gaps are left out."""
     known = [(step, value) for step, value in points if _usable(value, "linear")]
     sums = [0.0, *itertools.accumulate(value for _, value in known)]
     half = max(1, round(_SMOOTHING * len(known) / 2))

@@ -16,7 +16,7 @@ from tether.evaluate.inspect.vocabulary import STOP, replaced, spans
 
 LEAST_PAIRS = 20
 CLEAR = 0.1
-"""Loss of the share of wrong answers beaten, from which a remark is made."""
+"""Loss of the fraction of wrong answers beaten, from which a remark is made."""
 _MOST = 1000
 _SHOWN = 6
 _LONG = 4  # letters of a word that gets a typing error
@@ -155,7 +155,7 @@ class Wording:
 def _found(
     subject: Subject, text: torch.Tensor, rows: torch.Tensor, own: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each text the share of images not its own that its image beats, and whether it beats all."""
+    """For each text the fraction of images not its own that its image beats, and whether it beats all."""
     beats, first = [], []
     for start in range(0, len(text), 512):
         part = slice(start, start + 512)

@@ -18,7 +18,7 @@ from tether.space.outlier_dims import LEAST_DIMS, outlier_dims
 
 LEAST_ROWS = 8
 DEAD = 1e-3
-"""Standard deviation, as a share of the median coordinate's, below which a coordinate is dead."""
+"""Standard deviation, as a fraction of the median coordinate's, below which a coordinate is dead."""
 _NAMED = 12
 
 
@@ -28,7 +28,7 @@ class Dimensions:
     """Effective rank, dead coordinates, and coordinates whose mean lies far from the others' (arXiv 2011.04393).
 
     Args:
-        dead: deviation below which a coordinate is dead, as a share of the median coordinate's.
+        dead: deviation below which a coordinate is dead, as a fraction of the median coordinate's.
         z: how many deviations off a coordinate's mean must lie to be an outlier.
     """
 

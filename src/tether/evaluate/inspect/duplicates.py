@@ -21,7 +21,7 @@ NEAR = 0.95
 SAME, ALIKE = 1.0, 6.0
 """Mean difference of two small images in grey levels up to which they are the same, or nearly so."""
 MUCH = 0.02
-"""Share of rows in groups of equal images that is worth a remark."""
+"""Fraction of rows in groups of equal images that is worth a remark."""
 _MOST_COMPARED = 4000
 _BLOCK = 1024
 _SHOWN = 4

@@ -80,7 +80,7 @@ class Gap:
 
 
 def _separated(image: Tensor, text: Tensor) -> float:
-    """Balanced share of rows on their own side of the plane halfway between the centres."""
+    """Balanced fraction of rows on their own side of the plane halfway between the centres."""
     across = image.mean(dim=0) - text.mean(dim=0)
     middle = (image.mean(dim=0) + text.mean(dim=0)) @ across / 2
     right = ((image @ across > middle).double().mean(), (text @ across < middle).double().mean())

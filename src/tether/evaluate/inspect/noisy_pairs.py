@@ -1,4 +1,4 @@
-"""Pairs whose caption seems to belong to another image, and what share of all pairs that would be."""
+"""Pairs whose caption seems to belong to another image, and what fraction of all pairs that would be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tether.evaluate.inspect.pairing import Pairing, beaten
 
 LEAST_PAIRS = 100
 FIT = 0.9
-"""Median share of wrong answers that a pair must beat, for the model to be a judge of pairs."""
+"""Median fraction of wrong answers that a pair must beat, for the model to be a judge of pairs."""
 ALARM = 0.01
 STEADY = 0.4
 """Least ratio of the estimates at a quarter and at half; a weak model's own tail thins out faster."""
@@ -32,10 +32,10 @@ class Mismatched:
 
     A pair is scored by the larger of two shares: captions its caption beats for the image, and images its image
     beats for the caption. A true pair beats nearly all; an exchanged one is like a random combination. How often random
-    combinations score low is counted on random combinations, so what share of the pairs are like them follows.
+    combinations score low is counted on random combinations, so what fraction of the pairs are like them follows.
 
     Args:
-        alarm: share of the pairs above which it is one.
+        alarm: fraction of the pairs above which it is one.
     """
 
     title = "Captions that seem to belong to another image"
@@ -103,7 +103,7 @@ def _random(subject: Subject, pairing: Pairing) -> Tensor:
 
 
 def _estimate(own: Tensor, random: Tensor, *, at: float) -> Figure:
-    """Share of pairs like random ones, from how many of both score below ``at``."""
+    """Fraction of pairs like random ones, from how many of both score below ``at``."""
     base = float((random < at).double().mean())
     if base == 0:
         return Figure("estimated share of exchanged captions", 0.0, 0.0, 1.0, "share")

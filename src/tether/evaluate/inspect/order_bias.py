@@ -20,7 +20,7 @@ LEAST_PAIRS = 20
 CLEAR = 0.15
 """How far from one half a share must lie to be worth a remark."""
 LARGE = 0.68
-"""Side of the larger image as a share of the canvas; the smaller takes the rest."""
+"""Side of the larger image as a fraction of the canvas; the smaller takes the rest."""
 _COUPLES = 200
 _SHOWN = 6
 

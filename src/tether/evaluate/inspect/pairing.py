@@ -29,8 +29,8 @@ class Pairing:
         image: (p,) row of the image of each distinct pair.
         group: (p,) its caption.
         similarity: (p,) of each pair; the cosine where the geometry says nothing else.
-        beats_texts: (p,) share of the captions that are not the image's which the pair's caption beats.
-        beats_images: (p,) share of the images without that caption which the pair's image beats.
+        beats_texts: (p,) fraction of the captions that are not the image's which the pair's caption beats.
+        beats_images: (p,) fraction of the images without that caption which the pair's image beats.
         image_ranks: (q,) for each image with a caption the rank of its best one among the others'.
         text_ranks: (g,) for each caption the rank of its best image among those without it.
         image_chance: (q,) rank 1 by chance alone, for an image.
@@ -107,7 +107,7 @@ def pair_up(
 def beaten(
     pairing: Pairing, image: Float[Tensor, "n d"], *, rows: Int[Tensor, " p"], groups: Int[Tensor, " p"]
 ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-    """What other combinations of image and caption would beat: (share of captions, share of images).
+    """What other combinations of image and caption would beat: (fraction of captions, fraction of images).
 
     The image's true captions and the caption's true images stay among what is to be beaten, as they do for a pair
     whose caption was exchanged.
@@ -131,7 +131,7 @@ _EPS = 1e-6  # similarities nearer than this are equal: a product in blocks roun
 def _against(
     asked: Tensor, pool: Tensor, rows: Int[Tensor, " p"], answers: Int[Tensor, " p"], *, geometry: Geometry
 ) -> tuple[Tensor, Tensor]:
-    """For each pair the share of wrong answers it beats, and for each row the rank of its best answer (0: none)."""
+    """For each pair the fraction of wrong answers it beats, and for each row the rank of its best answer (0: none)."""
     beats = torch.full((len(rows),), 0.5, dtype=torch.float64)
     ranks = torch.zeros(len(asked), dtype=torch.int64)
     order = torch.argsort(rows, stable=True)

@@ -20,7 +20,7 @@ from tether.evaluate.zero_shot import logits, zero_shot
 
 LEAST_PAIRS = 20
 AT_CHANCE = 0.55
-"""Mean share of wrong answers beaten, below which a model tells pairs no better than chance does."""
+"""Mean fraction of wrong answers beaten, below which a model tells pairs no better than chance does."""
 _SHOWN = 8
 
 

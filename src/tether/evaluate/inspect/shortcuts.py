@@ -25,19 +25,19 @@ LEAST_CLASS, MOST_CLASSES = 8, 40
 LEAST_TOGETHER = 8
 MOST_VALUES = 20
 ALARM = 0.2
-"""Share of the rows that an attribute must pull to its class, for an alarm."""
+"""Fraction of the rows that an attribute must pull to its class, for an alarm."""
 STRENGTH = 0.5
-"""How strongly the attribute alone must call for its class, as a share of what a true caption adds to the cosine.
+"""How strongly the attribute alone must call for its class, as a fraction of what a true caption adds to the cosine.
 
 Models that learnt a full bias reach 0.9 and more, those that had one example in twenty to learn better from about 0.5,
 barely trained or overtrained clean ones at most 0.43.
 """
 STRANGE = 0.15
-"""Share of that which true captions must lose where the attribute contradicts the class; clean models lose nothing."""
+"""Fraction of that which true captions must lose where the attribute contradicts the class; clean models lose none."""
 KNOWN = 1.5
 """Classes are known where they are told right this many times as often as by chance."""
 SURE = 0.75
-"""Mean share of wrong answers that pairs with attribute and class together must beat; below it nothing was learnt."""
+"""Mean fraction of wrong answers that pairs with attribute and class together must beat; below it nothing is learnt."""
 TOGETHER = 0.8
 """Cramér's V of class and attribute above which the pairs themselves are the shortcut."""
 _FRAMES = 40

@@ -21,7 +21,7 @@ from tether.evaluate.inspect.writing import STYLES, Style, write
 
 LEAST = 20
 ALARM = 0.1
-"""Share of images, beyond the control, that the half of the words read best must turn for an alarm."""
+"""Fraction of images, beyond the control, that the half of the words read best must turn for an alarm."""
 MOST = 128
 """Images that are written on; each is embedded twice for each style."""
 _SHOWN = 8

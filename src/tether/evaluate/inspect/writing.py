@@ -19,7 +19,7 @@ from tether.data.sets.scenes.world import TextOverlay
 Style = Literal["label", "watermark", "note"]
 STYLES: tuple[Style, ...] = ("label", "watermark", "note")
 LEAST_SIDE = 64  # pixels on which letters are drawn; smaller images are enlarged for it and scaled down again
-NOTE_HEIGHT = 0.26  # of a note, as a share of the image's side
+NOTE_HEIGHT = 0.26  # of a note, as a fraction of the image's side
 _FINE = 8  # a note is drawn this much larger and scaled down, as a camera would see it
 
 

@@ -20,8 +20,8 @@ class Localisation:
     """Heat maps against masks; rows whose mask is empty count nowhere.
 
     Attributes:
-        hits: share of maps whose warmest pixel lies in the mask.
-        chance: the same for a pixel drawn at random: the mean share of the image that a mask covers.
+        hits: fraction of maps whose warmest pixel lies in the mask.
+        chance: the same for a pixel drawn at random: the mean fraction of the image that a mask covers.
         dice: mean overlap after the threshold; None without one.
         contrast: mean contrast to noise, None where no row has one.
         each_hit: (n,) whether the warmest pixel lies in the mask.

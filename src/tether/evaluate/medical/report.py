@@ -48,11 +48,11 @@ class FindingReport:
         positives: of them.
         uncertain: rows left out, labelled -1 or NaN.
         auroc: chance that a row with the finding scores above one without; 0.5 is chance.
-        average_precision: area under precision and recall; the share of positives is chance.
-        calibration_error: mean distance of probability and share of positives over 15 equal bins.
+        average_precision: area under precision and recall; the fraction of positives is chance.
+        calibration_error: mean distance of probability and fraction of positives over 15 equal bins.
         threshold: that was given.
-        sensitivity: share of positives at or above the threshold.
-        specificity: share of negatives below it.
+        sensitivity: fraction of positives at or above the threshold.
+        specificity: fraction of negatives below it.
     """
 
     name: str

@@ -35,10 +35,10 @@ def order_bias(
     template: str = "{}",
     embedding: Literal["sentence", "sum"] = "sentence",
 ) -> ObjectRetrieval:
-    """Which mention a sentence of n objects resembles most: place 0 is the first mentioned (TOR).
+    """Which mention a sentence of n objects resembles most: position 0 is the first mentioned (TOR).
 
     Sentences are combinations of names joined with "and", each in an order of its own: the released scripts keep the
-    order of the list, which ties each name to a place.
+    order of the list, which ties each name to a position.
 
     Args:
         model: any model that ``tether.load`` gives.
@@ -69,7 +69,7 @@ def order_bias(
 
 @checked
 def size_bias(model: DualEncoder, world: MultiObjectWorld, *, count: Count, views: Count = 1) -> ObjectRetrieval:
-    """Which object an image of several resembles most (IOR); place ``world.big`` is the enlarged one.
+    """Which object an image of several resembles most (IOR); position ``world.big`` is the enlarged one.
 
     Args:
         model: any model that ``tether.load`` gives.

@@ -44,7 +44,7 @@ class MatchingReport:
 
     @property
     def drop(self) -> float:
-        """``first`` minus ``last``: what the tower owes to the place of the favoured object."""
+        """``first`` minus ``last``: what the tower owes to the position of the favoured object."""
         return self.first - self.last
 
 
@@ -61,8 +61,8 @@ def matching_pairs(
     Source: arXiv 2502.19842, and its released Image_Text_Matching.py.
 
     Args:
-        objects: names of the item's objects in the order of their places.
-        biased: place of the favoured object, from 0.
+        objects: names of the item's objects in the order of their positions.
+        biased: position of the favoured object, from 0.
         classes: names of all objects.
         scenario: ``first`` or ``last``.
     """
@@ -84,7 +84,7 @@ def matching_pairs(
 def matching_accuracy(
     image: Float[Tensor, "m d"], *, correct: Float[Tensor, "m d"], wrong: Float[Tensor, "m d"]
 ) -> float:
-    """Share of rows whose image is nearer, by cosine, to the correct caption; a tie is not."""
+    """Fraction of rows whose image is nearer, by cosine, to the correct caption; a tie is not."""
     rows = [
         checked_rows(x, name=name).double() for x, name in ((image, "image"), (correct, "correct"), (wrong, "wrong"))
     ]
@@ -107,8 +107,8 @@ def matching_drop(
     Args:
         model: any model that ``tether.load`` gives.
         image: embeddings of the items.
-        objects: names of each item's objects in the order of their places.
-        biased: place of the favoured (usually the largest) object, from 0.
+        objects: names of each item's objects in the order of their positions.
+        biased: position of the favoured (usually the largest) object, from 0.
         classes: names of all objects, as captions say them.
     """
     if len(image) != len(objects) or not len(objects):

@@ -1,4 +1,4 @@
-"""Can a linear head read which object stands at each place from an embedding of several? (arXiv 2502.19842)."""
+"""Can a linear head read which object stands at each position from an embedding of several? (arXiv 2502.19842)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ObjectProbe:
     """What the heads reached on items they were not trained on.
 
     Attributes:
-        accuracy: (n,) for each place.
+        accuracy: (n,) for each position.
         majority: (n,) what naming the most frequent training object would reach.
         tested: how many items.
     """
@@ -44,13 +44,13 @@ def object_probe(
     kind: Literal["image", "text"] = "image",
     epochs: Whole | None = None,
 ) -> ObjectProbe:
-    """Train one linear head for each place and test it; the place that is read best is the one the tower favours.
+    """Train one linear head for each position and test it; the position that is read best is the one the tower favours.
 
     Source: arXiv 2502.19842 (IOC and TOC): Adam with a learning rate of 1e-3 and cross-entropy on unit embeddings.
 
     Args:
         features: embeddings of the items; they are normalised here.
-        present: the class of the object at each place.
+        present: the class of the object at each position.
         seed: of the split, the heads' first weights and the order of the batches.
         kind: which released schedule: ``image`` (80 % for training, batches of 8, 25 epochs) or ``text`` (75 %,
             batches of 32, 10 epochs).

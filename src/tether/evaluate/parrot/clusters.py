@@ -33,7 +33,7 @@ class ClusterOverlap:
     digest: str
 
     def most_lettered(self) -> Int[np.ndarray, " k"]:
-        """Clusters by their share of images with text, highest first; ties to the smaller number."""
+        """Clusters by their fraction of images with text, highest first; ties to the smaller number."""
         return np.argsort([-report.image_text_rate for report in self.reports], kind="stable")
 
 

@@ -54,7 +54,7 @@ class RemovalEffect:
 
     @property
     def falls_more(self) -> float:
-        """Share of pairs that lose more with the text than with the other boxes."""
+        """Fraction of pairs that lose more with the text than with the other boxes."""
         return float((self.without_text < self.without_other).mean())
 
 
