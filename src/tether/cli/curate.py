@@ -51,7 +51,7 @@ def command(
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Processes of the local engine; default: one a core.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    pictures: Annotated[
+    images: Annotated[
         str | None, typer.Option(help="Thumbnails of the datasheet: blurred (default), clear or none.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
@@ -79,7 +79,7 @@ def command(
     from tether.data.curate.pools.parquet import ParquetPool
     from tether.data.curate.pools.sample import SamplePool
     from tether.evaluate.datasheet import write_datasheet
-    from tether.evaluate.datasheet.thumbnails import PICTURES
+    from tether.evaluate.datasheet.thumbnails import DISPLAYS
     from tether.evaluate.datasheet.write import PAGE
 
     if (recipe is None) == (entries is None):
@@ -92,9 +92,9 @@ def command(
     form = next((name for name in FORMATS if name == written_as), None)
     if form is None:
         raise InputError(f"--format: expected {' or '.join(FORMATS)}, got {written_as!r}")
-    shown = next((name for name in PICTURES if name == (pictures or PICTURES[0])), None)
+    shown = next((name for name in DISPLAYS if name == (images or DISPLAYS[0])), None)
     if shown is None:
-        raise InputError(f"--pictures: expected {', '.join(PICTURES)}, got {pictures!r}")
+        raise InputError(f"--images: expected {', '.join(DISPLAYS)}, got {images!r}")
     if workers is not None and not 1 <= workers <= 1024:
         raise InputError(f"--workers: expected 1 to 1024, got {workers}")
     if minimum_pmi != minimum_pmi:
@@ -143,8 +143,8 @@ def command(
             write_text(folder / "recipe.yaml", recipe.read_text(encoding="utf-8"))
         if not plan and entries is not None and entries != AUTO:  # those of an earlier try may lie there
             write_text(folder / "entries.txt", "".join(f"{entry}\n" for entry in read_entries(Path(entries))))
-        if not plan and (pictures or not (folder / PAGE).exists()):
-            write_datasheet(folder, pool=pool, pictures=shown)
+        if not plan and (images or not (folder / PAGE).exists()):
+            write_datasheet(folder, pool=pool, images=shown)
     finally:
         if passing is not None:
             shutil.rmtree(passing, ignore_errors=True)

@@ -133,7 +133,7 @@ class Cloud:
     title: str
     first: tuple[tuple[float, float], ...]
     second: tuple[tuple[float, float], ...]
-    names: tuple[str, str] = ("pictures", "texts")
+    names: tuple[str, str] = ("images", "texts")
 
 
 Drawing = Gallery | Bars | Curve | Cloud

@@ -6,17 +6,19 @@ import numpy as np
 from jaxtyping import Float
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Inner, checked
 
 _MOST_DRAWS = 200_000_000  # above this many drawn rows the number of resamples is lowered, down to _LEAST
 _LEAST = 100
 
 
+@checked
 def interval(
     sums: Float[np.ndarray, "n c"],
     *,
     counts: Float[np.ndarray, "n c"],
-    resamples: int = 1000,
-    level: float = 0.95,
+    resamples: Count = 1000,
+    level: Inner = 0.95,
     seed: int = 0,
 ) -> Float[np.ndarray, "c 2"]:
     """Lower and upper bound of ``sum(sums) / sum(counts)`` for each column, the clusters being resampled whole.
@@ -29,14 +31,9 @@ def interval(
         resamples: how often to draw n images with replacement.
         level: of confidence, two-sided.
         seed: of the draws.
-
-    Raises:
-        InputError: no image, unequal shapes, or a level outside (0, 1).
     """
     if sums.ndim != 2 or sums.shape != counts.shape or not len(sums):
         raise InputError(f"bootstrap: expected equal (n, c) arrays with n > 0, got {sums.shape} and {counts.shape}")
-    if not 0 < level < 1 or resamples < 1:
-        raise InputError(f"bootstrap: expected 0 < level < 1 and resamples >= 1, got {level} and {resamples}")
     n = len(sums)
     resamples = min(resamples, max(_LEAST, _MOST_DRAWS // n))
     rng = np.random.default_rng(seed)

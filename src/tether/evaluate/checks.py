@@ -9,16 +9,13 @@ from torch import Tensor
 from tether.core.errors import InputError
 
 
-def checked(rows: Float[Tensor, "n d"], *, name: str, least: int = 1) -> Float[Tensor, "n d"]:
+def checked_rows(rows: Float[Tensor, "n d"], *, name: str, least: int = 1) -> Float[Tensor, "n d"]:
     """The same rows, at least float32, after a look at shape and values.
 
     Args:
         rows: embeddings of any float dtype; half precision is up-cast.
         name: what they are called in an error message.
         least: smallest allowed n.
-
-    Raises:
-        InputError: not two-dimensional, too few rows, not floating point, NaN or infinity (it names the first row).
     """
     if rows.ndim != 2 or not rows.is_floating_point():
         raise InputError(f"{name}: expected float embeddings (n, d), got {rows.dtype} {tuple(rows.shape)}")
@@ -33,12 +30,8 @@ def checked(rows: Float[Tensor, "n d"], *, name: str, least: int = 1) -> Float[T
 def checked_pair(
     image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *, paired: str = "", least: int = 1
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
-    """Both sides checked, of one width and dtype; with ``paired`` (who asks) also of one length.
-
-    Raises:
-        InputError: as ``checked``, or shapes that do not fit each other (it names both).
-    """
-    image, text = checked(image, name="image", least=least), checked(text, name="text", least=least)
+    """Both sides checked, of one width and dtype; with ``paired`` (who asks) also of one length."""
+    image, text = checked_rows(image, name="image", least=least), checked_rows(text, name="text", least=least)
     if image.shape[1] != text.shape[1]:
         raise InputError(f"image and text differ in width: {tuple(image.shape)} and {tuple(text.shape)}")
     if paired and len(image) != len(text):

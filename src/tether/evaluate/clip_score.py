@@ -1,4 +1,4 @@
-"""How well a caption fits its picture, with and without reference captions (arXiv 2104.08718)."""
+"""How well a caption fits its image, with and without reference captions (arXiv 2104.08718)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.geometry import COSINE, Geometry
-from tether.evaluate.checks import checked, checked_pair
+from tether.evaluate.checks import checked_pair, checked_rows
 
 WEIGHT = 2.5  # section 3: stretches typical cosines over [0, 1]
 PREFIX = "A photo depicts "  # section 3: what is put before each caption before it is encoded
@@ -24,7 +24,7 @@ def clip_score(
     weight: float = WEIGHT,
     geometry: Geometry = COSINE,
 ) -> Float[Tensor, " n"]:
-    """``weight`` times the cosine of picture and caption, at least 0, for each pair.
+    """``weight`` times the cosine of image and caption, at least 0, for each pair.
 
     For a model with an inner product its own similarity takes the cosine's place. Distances have no score: with a minus
     sign they are never above 0, and every pair would get 0.
@@ -36,9 +36,6 @@ def clip_score(
         caption: (n, d) embeddings of any length.
         weight: of the cosine.
         geometry: what the model compares with.
-
-    Raises:
-        InputError: NaN or infinity, unequal shapes, or a geometry of distances.
     """
     image, caption = checked_pair(image, caption, paired="CLIPScore")
     if geometry.unit:
@@ -67,12 +64,9 @@ def ref_clip_score(
         weight: of CLIPScore.
         negative: what becomes of a best cosine below 0: ``zero`` as the paper has it (section 3), ``keep`` as the
             released clipscore.py does, which makes the mean negative.
-
-    Raises:
-        InputError: NaN or infinity, shapes that do not fit, or counts that do not add up.
     """
     score = clip_score(image, caption, weight=weight)
-    caption, references = checked_pair(caption, checked(references, name="references"))
+    caption, references = checked_pair(caption, checked_rows(references, name="references"))
     if counts.shape != (len(caption),) or counts.is_floating_point() or int(counts.min()) < 1:
         raise InputError(f"counts: expected ({len(caption)},) integers of at least 1, got {counts.tolist()}")
     if int(counts.sum()) != len(references):

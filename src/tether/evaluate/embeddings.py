@@ -1,4 +1,4 @@
-"""A source seen through a model: the embeddings, captions and labels that every measure and picture is made of."""
+"""A source seen through a model: the embeddings, captions and labels that every measure and image is made of."""
 
 from __future__ import annotations
 
@@ -55,6 +55,20 @@ class Embedded:
             sorted(set(self.labels), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
         )
 
+    @property
+    def label_numbers(self) -> Int[Tensor, " n"]:
+        """The place of each row's label among the classes."""
+        number = {name: at for at, name in enumerate(self.classes)}
+        return torch.tensor([number[name] for name in self.labels], dtype=torch.int64)
+
+    @property
+    def first_captions(self) -> tuple[int, ...]:
+        """For each row the place of its first caption, or -1."""
+        first = dict.fromkeys(range(len(self.image)), -1)
+        for at, row in reversed(list(enumerate(self.text_to_image.tolist()))):
+            first[row] = at
+        return tuple(first.values())
+
 
 def embed_source(
     model: DualEncoder,
@@ -78,22 +92,19 @@ def embed_source(
         batch_size: rows in one forward.
         limit: stop after this many rows.
         label: column of the class; None takes ``label`` where rows have it.
-        thumbnail: side in pixels of the small pictures to keep, or None.
+        thumbnail: side in pixels of the small images to keep, or None.
         precision: ``bfloat16`` runs under autocast.
-        workers: threads that decode pictures.
+        workers: threads that decode images.
         strict: stop at the first bad row instead of skipping it.
         on_bad: JSON-lines file that names the rows skipped.
-        on_progress: called with (pictures done, None).
-
-    Raises:
-        InputError: no good row, a scale or an embedding that is not finite, or a named label column that a row lacks.
+        on_progress: called with (images done, None).
     """
     check_finite(model)
     rows: list[Row] = []
     small: list[Tensor] = []
 
     def pixels() -> Iterator[Tensor]:
-        for some, pictures in ordered(
+        for some, images in ordered(
             source,
             image_spec=model.image_spec,
             batch_size=batch_size,
@@ -104,8 +115,8 @@ def embed_source(
         ):
             rows.extend(some)
             if thumbnail is not None:
-                small.append(shrink(pictures, side=thumbnail))
-            yield pictures
+                small.append(shrink(images, side=thumbnail))
+            yield images
 
     try:
         image = encode_images(model, pixels(), precision=precision, on_progress=on_progress)
@@ -128,7 +139,7 @@ def embed_source(
 
 
 def shrink(pixels: UInt8[Tensor, "b 3 h w"], *, side: int) -> UInt8[Tensor, "b 3 s s"]:
-    """Pictures at ``side`` pixels squared, antialiased; smaller ones keep the square they have."""
+    """Images at ``side`` pixels squared, antialiased; smaller ones keep the square they have."""
     if pixels.shape[-2] == pixels.shape[-1] <= side:
         return pixels
     resized = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,16 +11,9 @@ from torch import Tensor
 
 from tether.core import uniformity as potential
 from tether.core.errors import InputError
+from tether.core.ranges import Inner, checked
 from tether.core.uniformity import BLOCK_ROWS
-from tether.evaluate.checks import checked, checked_pair
-
-if TYPE_CHECKING:
-    from tether.space.conformity import ConformityEstimator as ConformityEstimator
-    from tether.space.conformity import conformity as conformity
-    from tether.space.whiten import Whitener as Whitener
-
-_LAZY = {"ConformityEstimator": "conformity", "Whitener": "whiten", "conformity": "conformity"}
-"""Fitted geometries of ``space`` that belong to the picture; they bring scikit-learn, so they come when asked for."""
+from tether.evaluate.checks import checked_pair, checked_rows
 
 Gap = Literal["distance", "squared", "mean_squared"]
 _MOST_ITERATIONS = 1000  # of the logistic regression; its own limit of 100 can be too few for raw embeddings
@@ -33,6 +25,7 @@ def gap_vector(image: Float[Tensor, "n d"], text: Float[Tensor, "m d"]) -> Float
     return image.mean(dim=0) - text.mean(dim=0)
 
 
+@checked
 def modality_gap(
     image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *, variant: Gap = "distance"
 ) -> Float[Tensor, ""]:
@@ -43,38 +36,24 @@ def modality_gap(
         text: (m, d) embeddings.
         variant: ``distance`` is the length of the gap vector (arXiv 2203.02053), ``squared`` its square,
             ``mean_squared`` its square divided by d, the form of a mean squared error.
-
-    Raises:
-        InputError: NaN or infinity, shapes that do not fit, or an unknown variant.
     """
     difference = gap_vector(image, text)
     if variant == "distance":
         return torch.linalg.vector_norm(difference)
-    if variant == "squared":
-        return difference.square().sum()
-    if variant == "mean_squared":
-        return difference.square().mean()
-    raise InputError(f"variant: expected 'distance', 'squared' or 'mean_squared', got {variant!r}")
+    return difference.square().sum() if variant == "squared" else difference.square().mean()
 
 
 def alignment(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, alpha: float = 2.0) -> Float[Tensor, ""]:
-    """Mean distance within a pair, to the power ``alpha``; lower is better (arXiv 2005.10242, section 4.1).
-
-    Raises:
-        InputError: NaN or infinity, or sides of unequal shape.
-    """
+    """Mean distance within a pair, to the power ``alpha``; lower is better (arXiv 2005.10242, section 4.1)."""
     image, text = checked_pair(image, text, paired="alignment")
     return torch.linalg.vector_norm(image - text, dim=1).pow(alpha).mean()
 
 
 def relative_alignment(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Mean over texts of the squared distance to their own picture minus that to the nearest other; lower is better.
+    """Mean over texts of the squared distance to their own image minus that to the nearest other; lower is better.
 
-    Below 0 where the own picture is the nearest one. Distances come from blocks of matrix products. Source: arXiv
+    Below 0 where the own image is the nearest one. Distances come from blocks of matrix products. Source: arXiv
     2203.03897, section 3, in the released form, where the text asks.
-
-    Raises:
-        InputError: NaN or infinity, sides of unequal shape, or fewer than two pairs.
     """
     image, text = checked_pair(image, text, paired="relative alignment", least=2)
     own = (image - text).square().sum(dim=1)
@@ -92,41 +71,33 @@ def uniformity(rows: Float[Tensor, "n d"], *, t: float = 2.0) -> Float[Tensor, "
     """Log of the mean Gaussian potential of all distinct pairs; lower is more even (arXiv 2005.10242, section 4.1).
 
     Distances come from blocks of matrix products, so memory grows with n and not with n squared.
-
-    Raises:
-        InputError: NaN or infinity, or fewer than two rows.
     """
-    return potential.uniformity(checked(rows, name="rows", least=2), t=t)
+    return potential.uniformity(checked_rows(rows, name="rows", least=2), t=t)
 
 
 def joint_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "m d"], *, t: float = 2.0) -> Float[Tensor, ""]:
     """Uniformity of both sides as one set of n + m rows (arXiv 2203.03897, section 3); lower is more even.
 
     The released code puts the images together with themselves; this is the paper's form.
-
-    Raises:
-        InputError: NaN or infinity, or sides of unequal width.
     """
     image, text = checked_pair(image, text)
     return potential.uniformity(torch.cat([image, text]), t=t)
 
 
 def cross_uniformity(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, t: float = 2.0) -> Float[Tensor, ""]:
-    """Log of the mean Gaussian potential between pictures and the texts of others (arXiv 2405.18570, section 5).
+    """Log of the mean Gaussian potential between images and the texts of others (arXiv 2405.18570, section 5).
 
     Lower is farther apart, which two opposite clusters satisfy as well as an even spread.
-
-    Raises:
-        InputError: NaN or infinity, sides of unequal shape, or fewer than two pairs.
     """
     image, text = checked_pair(image, text, paired="cross-uniformity", least=2)
     return potential.cross_uniformity(image, text, t=t)
 
 
+@checked
 def linear_separability(
-    image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, train_share: float = 0.8, seed: int = 0
+    image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, train_share: Inner = 0.8, seed: int = 0
 ) -> float:
-    """How often a linear classifier tells a picture from a text, on pairs it was not fitted on.
+    """How often a linear classifier tells an image from a text, on pairs it was not fitted on.
 
     0.5 is chance: no gap; 1.0 means that a hyperplane parts the two sides. scikit-learn's logistic regression with its
     default penalty. Source: arXiv 2405.18570, section 3; the released code.
@@ -134,17 +105,12 @@ def linear_separability(
     Args:
         image: embeddings, usually normalised.
         text: row i is the partner of ``image[i]``; partners fall on the same side of the split.
-        train_share: of the pairs, in (0, 1); at least one pair is fitted on and one is left.
+        train_share: of the pairs; at least one pair is fitted on and one is left.
         seed: of the split.
-
-    Raises:
-        InputError: NaN or infinity, sides of unequal shape, fewer than two pairs, or a share out of range.
     """
     from sklearn.linear_model import LogisticRegression
 
     image, text = checked_pair(image, text, paired="linear separability", least=2)
-    if not 0 < train_share < 1:
-        raise InputError(f"train_share: expected a number in (0, 1), got {train_share!r}")
     count = len(image)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     cut = min(max(round(train_share * count), 1), count - 1)
@@ -161,11 +127,8 @@ def effective_rank(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
     Between 1 (all on one line) and min(n, d) (Roy and Vetterli 2007; RankMe, arXiv 2210.02885, section 3). The mean
     is left in, as there.
-
-    Raises:
-        InputError: NaN or infinity, no rows, or rows that are all zero.
     """
-    rows = checked(rows, name="rows").double()
+    rows = checked_rows(rows, name="rows").double()
     values = torch.linalg.svdvals(rows) if len(rows) < rows.shape[1] else _singular_values(rows)
     total = values.sum()
     if not total > 0:
@@ -177,9 +140,3 @@ def effective_rank(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 def _singular_values(rows: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
     """From the R factor: d x d once n rows are folded in, at full precision."""
     return torch.linalg.svdvals(torch.linalg.qr(rows, mode="r").R)
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"tether.space.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'tether.evaluate.geometry' has no attribute {name!r}")

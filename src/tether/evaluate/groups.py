@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Positive, checked
 
 NORMAL_QUANTILE = 1.959964
 """Of 0.975: half the width of a 95 % interval in standard deviations."""
@@ -22,11 +23,11 @@ Labels = Sequence[Hashable] | np.ndarray | Tensor
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share of a group with Wilson's 95 % interval.
+    """A fraction of a group with Wilson's 95 % interval.
 
     Attributes:
         n: rows of the group.
-        rate: share of them, NaN where there are none.
+        rate: fraction of them, NaN where there are none.
         low: lower end of the interval, NaN where there are no rows.
         high: upper end.
     """
@@ -47,7 +48,7 @@ class GroupAccuracy:
 
     Attributes:
         group: its labels, one for each attribute that the groups are made of.
-        accuracy: share of its rows that are right.
+        accuracy: fraction of its rows that are right.
     """
 
     group: tuple[Hashable, ...]
@@ -93,27 +94,29 @@ class MaxSkew:
     k: int
 
 
-def wilson(count: int, *, n: int, quantile: float = NORMAL_QUANTILE) -> Share:
+@checked
+def wilson(count: int, *, n: int, quantile: Positive = NORMAL_QUANTILE) -> Share:
     """The share ``count / n`` with Wilson's interval, which stays inside [0, 1] and is sound for small n.
 
     Args:
         count: 0 to n.
         n: how many there are; 0 gives NaN.
-        quantile: half the width in standard deviations, > 0.
-
-    Raises:
-        InputError: a count outside 0 to n, or a quantile that is not positive.
+        quantile: half the width in standard deviations.
     """
     if not 0 <= count <= n:
         raise InputError(f"expected a count from 0 to n, got {count} of {n}")
-    if not quantile > 0:
-        raise InputError(f"quantile: expected a number above 0, got {quantile!r}")
     if n == 0:
         return Share(0, math.nan, math.nan, math.nan)
     rate, square = count / n, quantile**2
     centre = (rate + square / (2 * n)) / (1 + square / n)
     half = quantile / (1 + square / n) * math.sqrt(rate * (1 - rate) / n + square / (4 * n * n))
     return Share(n, rate, centre - half if count else 0.0, centre + half if count < n else 1.0)
+
+
+def listed(labels: Labels) -> list[Hashable]:
+    """The labels as Python's own values."""
+    values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else labels
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def coded(
@@ -125,13 +128,10 @@ def coded(
         labels: (n,) one for each row.
         name: what they are called in an error message.
         known: all labels there may be, in order; None takes those that occur, sorted.
-
-    Raises:
-        InputError: not one label a row, labels that are neither words nor whole numbers, or one that is not known.
     """
-    values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
-    if any(not isinstance(value, (str, int)) for value in values):
-        raise InputError(f"{name}: expected a word or a whole number for each row, got {_strange(values)!r}")
+    values = listed(labels)
+    if odd := [value for value in values if not isinstance(value, (str, int))]:
+        raise InputError(f"{name}: expected a word or a whole number for each row, got {odd[0]!r}")
     names = tuple(dict.fromkeys(known)) if known is not None else tuple(sorted(set(values), key=_order))
     place = {value: at for at, value in enumerate(names)}
     if strange := [value for value in values if value not in place]:
@@ -150,12 +150,11 @@ def group_accuracy(
         groups: for each attribute its (n,) value in each row; one attribute gives plain groups, several their
             intersections.
         known: for each attribute all its values, so that empty groups are listed; None takes those that occur.
-
-    Raises:
-        InputError: no attribute, or lengths that differ.
     """
-    _, said = coded(predicted, name="predicted", known=_together(predicted, labels))
-    _, true = coded(labels, name="labels", known=_together(predicted, labels))
+    both = coded([*listed(predicted), *listed(labels)], name="predicted and labels")[0]
+    said, true = (
+        coded(side, name=name, known=both)[1] for side, name in ((predicted, "predicted"), (labels, "labels"))
+    )
     if not len(groups):
         raise InputError("groups: expected the values of at least one attribute, got none")
     if known is not None and len(known) != len(groups):
@@ -182,9 +181,6 @@ def worst_group_accuracy(predicted: Labels, *, labels: Labels, attribute: Labels
         predicted: (n,) class said of each row.
         labels: (n,) true class of each row.
         attribute: (n,) the attribute that should not matter.
-
-    Raises:
-        InputError: no rows, or lengths that differ.
     """
     every = group_accuracy(predicted, labels=labels, groups=(labels, attribute))
     found = [group for group in every if group.accuracy.n]
@@ -196,11 +192,12 @@ def worst_group_accuracy(predicted: Labels, *, labels: Labels, attribute: Labels
     return WorstGroup(worst.accuracy.rate, worst.group, right / rows, tuple(found))
 
 
+@checked
 def max_skew(
     scores: Float[Tensor, "*q n"],
     *,
     groups: Labels,
-    k: int,
+    k: Count,
     reference: Float[Tensor, " g"] | None = None,
 ) -> MaxSkew:
     """MaxSkew@k: the log of how over-represented the most over-represented group is among the first k of a ranking.
@@ -213,20 +210,15 @@ def max_skew(
     Args:
         scores: (q, n) or (n,) how well each of the n rows of the pool fits each query; higher ranks first.
         groups: (n,) group of each row of the pool.
-        k: how many are looked at, at least 1; more than n are n.
-        reference: (g,) share of each group, in the order of the sorted group labels, that would be fair; None takes
+        k: how many are looked at; more than n are n.
+        reference: (g,) fraction of each group, in the order of the sorted group labels, that would be fair; None takes
             the pool's.
-
-    Raises:
-        InputError: an empty pool, NaN, a k below 1, lengths that differ, or a reference share that is not positive.
     """
     rows = scores[None] if scores.ndim == 1 else scores
     if rows.ndim != 2 or not rows.numel():
         raise InputError(f"scores: expected (queries, pool) with at least one of each, got {tuple(scores.shape)}")
     if torch.isnan(rows).any():
         raise InputError("scores: expected numbers, got NaN")
-    if k < 1:
-        raise InputError(f"k: expected at least 1, got {k}")
     names, code = coded(groups, name="groups")
     if len(code) != rows.shape[1]:
         raise InputError(f"groups: expected one for each of {rows.shape[1]} rows of the pool, got {len(code)}")
@@ -243,15 +235,6 @@ def max_skew(
 
 def _order(value: Hashable) -> tuple[bool, object]:
     return isinstance(value, str), value
-
-
-def _strange(values: Sequence[object]) -> object:
-    return next(value for value in values if not isinstance(value, (str, int)))
-
-
-def _together(first: Labels, second: Labels) -> tuple[Hashable, ...]:
-    both = [*coded(first, name="predicted")[0], *coded(second, name="labels")[0]]
-    return tuple(sorted(set(both), key=_order))
 
 
 def _equal_lengths(codes: dict[str, Tensor]) -> None:

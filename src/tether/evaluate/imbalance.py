@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt, Le
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 
 Numbers = Sequence[float] | np.ndarray | Tensor
+Edges = Annotated[float, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class ImbalanceReport:
         return float(np.nanmean(self.accuracy))
 
 
-def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers, edge: float = 0.2) -> ImbalanceReport:
+@checked
+def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers, edge: Edges = 0.2) -> ImbalanceReport:
     """How strongly accuracy and predictions follow the classes' frequencies in the training split.
 
     Give it a balanced test set: with another one the number of predictions follows the test set's own frequencies.
@@ -70,11 +75,8 @@ def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers
         predicted: (n,) class given to each test row, 0 to c - 1.
         truth: (n,) its true class.
         frequencies: (c,) training rows of each class, at least 0.
-        edge: share of the classes, 0 to 1, that are head and that are tail; at least one class. Ties go to the
+        edge: fraction of the classes that are head and that are tail; at least one class. Ties go to the
             first class.
-
-    Raises:
-        InputError: no rows, unequal lengths, classes out of range, a negative frequency, an edge outside 0..1.
 
     Example:
         >>> import numpy as np
@@ -100,8 +102,6 @@ def imbalance_report(predicted: Numbers, *, truth: Numbers, frequencies: Numbers
                 f"{name}: expected classes 0 to {count - 1}, one for each frequency, got {classes.min()} to "
                 f"{classes.max()}"
             )
-    if not 0 < edge <= 1:
-        raise InputError(f"edge: expected a share above 0 and up to 1, got {edge}")
     confusion = np.bincount(true * count + given, minlength=count * count).reshape(count, count)
     rows = confusion.sum(axis=1)
     accuracy = np.full(count, np.nan)
@@ -132,11 +132,7 @@ def rank_correlation(x: Float[np.ndarray, " c"], y: np.ndarray) -> float | None:
 
 
 def whole(numbers: Numbers, *, name: str) -> Int[np.ndarray, " n"]:
-    """(n,) int64.
-
-    Raises:
-        InputError: not one-dimensional, or not whole numbers.
-    """
+    """(n,) int64."""
     given = np.asarray(numbers.detach().cpu().numpy() if isinstance(numbers, Tensor) else numbers)
     if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
         raise InputError(f"{name}: expected whole numbers (n,), got {given.dtype} {given.shape}")
@@ -144,11 +140,7 @@ def whole(numbers: Numbers, *, name: str) -> Int[np.ndarray, " n"]:
 
 
 def frequencies_of(numbers: Numbers) -> Float[np.ndarray, " c"]:
-    """(c,) float64.
-
-    Raises:
-        InputError: none, not one-dimensional, negative or not finite; it names the class.
-    """
+    """(c,) float64."""
     given = np.asarray(numbers.detach().cpu().numpy() if isinstance(numbers, Tensor) else numbers, np.float64)
     if given.ndim != 1 or not len(given):
         raise InputError(f"frequencies: expected one for each class, got shape {given.shape}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,15 +9,16 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.evaluate.checks import checked_pair
-from tether.evaluate.retrieval import Similarity, dot_products, recall_at_k
+from tether.evaluate.retrieval import Depths, Similarity, dot_products, recall_at_k
 
 
 class RetrievalRecall(Metric):
     """Collects embeddings batch by batch and gives ``recall_at_k`` of all of them, over all processes.
 
     Args:
-        k: the depths, each >= 1.
+        k: the depths.
         similarity: how two embeddings are compared, as in ``recall_at_k``.
     """
 
@@ -31,11 +30,10 @@ class RetrievalRecall(Metric):
     owner: list[Tensor]
     per_update: list[Tensor]
 
-    def __init__(self, *, k: Sequence[int] = (1, 5, 10), similarity: Similarity = dot_products) -> None:
+    @checked
+    def __init__(self, *, k: Depths = (1, 5, 10), similarity: Similarity = dot_products) -> None:
         """Start empty."""
         super().__init__()
-        if not k or min(k) < 1:
-            raise InputError(f"k: expected depths of at least 1, got {list(k)}")
         self.k, self.similarity = tuple(k), similarity
         for name in ("image", "text", "owner", "per_update"):
             self.add_state(name, default=[], dist_reduce_fx="cat")

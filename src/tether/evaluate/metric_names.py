@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from tether.evaluate.html.numbers import plain
+
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Text to image": ("text_to_image_",),
     "Image to text": ("image_to_text_",),
@@ -46,9 +48,7 @@ def shown(key: str, value: float) -> str:
         return f"{100 * value:.1f} %"
     if key.endswith("_median_rank") or key in ("classes", "images", "texts"):
         return f"{value:,.0f}"
-    if 0 < abs(value) < 0.01:
-        return f"{value:.2g}"
-    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    return plain(value)
 
 
 def interval_of(key: str, result: Mapping[str, float]) -> str:

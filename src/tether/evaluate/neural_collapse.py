@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.evaluate.checks import checked
+from tether.evaluate.checks import checked_rows
 from tether.evaluate.imbalance import Numbers, rank_correlation
 
 
@@ -33,11 +33,7 @@ class NeuralCollapse:
     head_nearest: Float[Tensor, " c"] | None
 
     def correlations(self, values: Numbers) -> dict[str, float | None]:
-        """Spearman's correlation of each sign with one value of each class (a frequency, an accuracy; NaN is left out).
-
-        Raises:
-            InputError: not one value for each class.
-        """
+        """Spearman's correlation of each sign with one value of each class, such as its frequency; NaN is left out."""
         given = np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, np.float64)
         if given.shape != tuple(self.within_between.shape):
             raise InputError(f"values: expected ({len(self.within_between)},), got {given.shape}")
@@ -70,11 +66,8 @@ def neural_collapse(
         labels: class of each row.
         head: class vectors of the classifier, such as ``CosineHead.weight``.
         classes: c; None takes the head's, or the largest label + 1.
-
-    Raises:
-        InputError: shapes that do not fit, labels out of range, or fewer than two classes with rows.
     """
-    rows = checked(features.detach(), name="features").double()
+    rows = checked_rows(features.detach(), name="features").double()
     if labels.shape != rows.shape[:1] or labels.is_floating_point():
         raise InputError(f"labels: expected {len(rows)} whole numbers, got {labels.dtype} {tuple(labels.shape)}")
     labels = labels.to(rows.device).long()
@@ -98,7 +91,7 @@ def neural_collapse(
     all_, nearest = (_spread_out(part, places=present, classes=classes) for part in _coherence(centred))
     if head is None:
         return NeuralCollapse(within, all_, nearest, None, None)
-    vectors = checked(head.detach(), name="head").to(rows.device).double()
+    vectors = checked_rows(head.detach(), name="head").to(rows.device).double()
     return NeuralCollapse(within, all_, nearest, *_coherence(vectors))
 
 

@@ -1,4 +1,4 @@
-"""How far two rankings agree: what a change of wording does to the pictures that are found."""
+"""How far two rankings agree: what a change of wording does to the images that are found."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 
 Ranking = Int[Tensor, "*q n"] | Sequence[int]
 
 
-def average_overlap(rank_a: Ranking, rank_b: Ranking, *, k: int = 10) -> Float[Tensor, "*q"]:
-    """Mean over the depths d = 1 to k of the share of common items among the first d of both; 1 for equal rankings.
+@checked
+def average_overlap(rank_a: Ranking, rank_b: Ranking, *, k: Count = 10) -> Float[Tensor, "*q"]:
+    """Mean over the depths d = 1 to k of the fraction of common items among the first d of both; 1 for equal rankings.
 
     Early places count more: an item that both rank first is common at every depth.
 
@@ -27,9 +29,6 @@ def average_overlap(rank_a: Ranking, rank_b: Ranking, *, k: int = 10) -> Float[T
 
     Returns:
         float64, one number, or (q,).
-
-    Raises:
-        InputError: rankings of unequal shape, with fewer than k items, or with an item twice among the first k.
     """
     first, second = _checked(rank_a, rank_b, k=k)
     equal = first[..., :, None] == second[..., None, :]
@@ -40,7 +39,8 @@ def average_overlap(rank_a: Ranking, rank_b: Ranking, *, k: int = 10) -> Float[T
     return (common / torch.arange(1, k + 1, device=first.device, dtype=torch.float64)).mean(dim=-1)
 
 
-def jaccard_at(rank_a: Ranking, rank_b: Ranking, *, k: int = 10) -> Float[Tensor, "*q"]:
+@checked
+def jaccard_at(rank_a: Ranking, rank_b: Ranking, *, k: Count = 10) -> Float[Tensor, "*q"]:
     """Items common to the first k of both, over the items of either; the order among them does not matter.
 
     Source: arXiv 2402.15120, section 4 (JS@k).
@@ -49,17 +49,15 @@ def jaccard_at(rank_a: Ranking, rank_b: Ranking, *, k: int = 10) -> Float[Tensor
         rank_a: see ``average_overlap``.
         rank_b: see ``average_overlap``.
         k: the depth.
-
-    Raises:
-        InputError: as ``average_overlap``.
     """
     first, second = _checked(rank_a, rank_b, k=k)
     common = (first[..., :, None] == second[..., None, :]).sum(dim=(-1, -2)).double()
     return common / (2 * k - common)
 
 
+@checked
 def ranking(
-    queries: Float[Tensor, "q d"], items: Float[Tensor, "n d"], *, k: int = 10, block: int = 1024
+    queries: Float[Tensor, "q d"], items: Float[Tensor, "n d"], *, k: Count = 10, block: Count = 1024
 ) -> Int[Tensor, "q k"]:
     """The k items of the largest dot product with each query, best first; of equal ones the first comes first.
 
@@ -68,16 +66,11 @@ def ranking(
         items: unit rows.
         k: how many are wanted, at most n.
         block: queries that are compared at once.
-
-    Raises:
-        InputError: shapes that do not fit, k out of range, or a number that is not finite.
     """
     if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
         raise InputError(f"expected (q, d) and (n, d), got {tuple(queries.shape)} and {tuple(items.shape)}")
     if not 1 <= k <= len(items):
         raise InputError(f"k: expected 1 to {len(items)}, the number of items, got {k}")
-    if block < 1:
-        raise InputError(f"block: expected at least 1, got {block}")
     if not bool(queries.isfinite().all() and items.isfinite().all()):
         raise InputError("queries and items: expected finite numbers, got NaN or infinity")
     with torch.no_grad():
@@ -89,8 +82,6 @@ def ranking(
 
 def _checked(rank_a: Ranking, rank_b: Ranking, *, k: int) -> tuple[Tensor, Tensor]:
     first, second = (torch.as_tensor(rank) for rank in (rank_a, rank_b))
-    if k < 1:
-        raise InputError(f"k: expected at least 1, got {k}")
     if first.shape != second.shape or first.ndim not in (1, 2):
         raise InputError(
             f"expected two rankings (n,) or (q, n) of equal shape, got {tuple(first.shape)} and {tuple(second.shape)}"

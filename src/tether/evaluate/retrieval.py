@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import MinLen
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.evaluate.checks import checked_pair
 
 BLOCK_CELLS = 1 << 24
 """Most similarities held at once: 64 MiB in float32."""
 Similarity = Callable[[Tensor, Tensor], Tensor]
+Depths = Annotated[Sequence[Count], MinLen(1)]
+"""How many of the first are looked at, one figure for each."""
 
 
 def dot_products(rows: Float[Tensor, "r d"], others: Float[Tensor, "c d"]) -> Float[Tensor, "r c"]:
@@ -40,9 +45,9 @@ class Ranks:
         """Ranks of the images that have a caption."""
         return self.image_to_text[self.image_to_text > 0]
 
-    def summary(self, *, k: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    @checked
+    def summary(self, *, k: Depths = (1, 5, 10)) -> dict[str, float]:
         """Recall at each k as a fraction, mean rank and median rank, both ways."""
-        _check_k(k)
         result: dict[str, float] = {}
         for way, ranks in (("image_to_text", self.asked), ("text_to_image", self.text_to_image)):
             for limit in k:
@@ -52,14 +57,15 @@ class Ranks:
         return result
 
 
+@checked
 def recall_at_k(
     image: Float[Tensor, "n d"],
     text: Float[Tensor, "m d"],
     *,
-    k: Sequence[int] = (1, 5, 10),
+    k: Depths = (1, 5, 10),
     text_to_image: Int[Tensor, " m"] | None = None,
     similarity: Similarity = dot_products,
-    block_cells: int = BLOCK_CELLS,
+    block_cells: Count = BLOCK_CELLS,
 ) -> dict[str, float]:
     """Recall at k, mean and median rank, both ways, under the keys ``image_to_text_r1``, ``text_to_image_mean_rank``...
 
@@ -70,19 +76,16 @@ def recall_at_k(
     Args:
         image: (n, d) embeddings; normalise them for cosine similarity, or give a model's ``geometry.points``.
         text: (m, d) embeddings.
-        k: the depths, each >= 1; one beyond the pool counts as a recall of 1.
+        k: the depths; one beyond the pool counts as a recall of 1.
         text_to_image: (m,) row of the image that each text belongs to; None pairs row i with row i.
         similarity: (r, d) and (c, d) rows to (r, c), the same from either side; a model's is ``geometry.similarity``.
         block_cells: most similarities held at once.
-
-    Raises:
-        InputError: NaN or infinity, shapes that do not fit, an index out of range, k < 1.
     """
-    _check_k(k)
     found = ranks(image, text, text_to_image=text_to_image, similarity=similarity, block_cells=block_cells)
     return found.summary(k=k)
 
 
+@checked
 @torch.no_grad()
 def ranks(
     image: Float[Tensor, "n d"],
@@ -90,7 +93,7 @@ def ranks(
     *,
     text_to_image: Int[Tensor, " m"] | None = None,
     similarity: Similarity = dot_products,
-    block_cells: int = BLOCK_CELLS,
+    block_cells: Count = BLOCK_CELLS,
 ) -> Ranks:
     """The rank of every query's right answer: 1 + others with greater similarity + others with equal similarity.
 
@@ -99,8 +102,6 @@ def ranks(
     """
     image, text = checked_pair(image, text)
     owner = _owners(text_to_image, images=len(image), texts=len(text)).to(image.device)
-    if block_cells < 1:
-        raise InputError(f"block_cells: expected at least 1, got {block_cells}")
     from_image = torch.zeros(len(image), dtype=torch.int64, device=image.device)
     from_text = torch.zeros(len(text), dtype=torch.int64, device=image.device)
     if len(image) * len(text) <= block_cells:
@@ -163,8 +164,3 @@ def _owners(text_to_image: Int[Tensor, " m"] | None, *, images: int, texts: int)
 def _median(values: Int[Tensor, " q"]) -> int:
     ordered = values.sort(stable=True).values
     return int(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) // 2
-
-
-def _check_k(k: Sequence[int]) -> None:
-    if not k or min(k) < 1:
-        raise InputError(f"k: expected depths of at least 1, got {list(k)}")

@@ -15,9 +15,11 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from tether.core.errors import InputError
-from tether.evaluate.checks import checked, checked_pair
+from tether.core.ranges import checked
+from tether.evaluate.checks import checked_pair, checked_rows
 
 
+@checked
 def specs_score(
     img: Float[Tensor, "n d"], txt: Float[Tensor, "m d"], *, pairs: Literal["rows", "all"] = "rows"
 ) -> Float[Tensor, " n"] | Float[Tensor, "n m"]:
@@ -28,13 +30,8 @@ def specs_score(
     Args:
         img: embeddings of any length.
         txt: embeddings of any length.
-        pairs: ``rows`` scores row i with row i, ``all`` every picture with every caption.
-
-    Raises:
-        InputError: NaN or infinity, shapes that do not fit, or another word.
+        pairs: ``rows`` scores row i with row i, ``all`` every image with every caption.
     """
-    if pairs not in ("rows", "all"):
-        raise InputError(f"pairs: expected 'rows' or 'all', got {pairs!r}")
     img, txt = checked_pair(img, txt, paired="SPECS" if pairs == "rows" else "")
     img, txt = F.normalize(img, dim=1), F.normalize(txt, dim=1)
     cosine = (img * txt).sum(dim=1) if pairs == "rows" else img @ txt.T
@@ -43,14 +40,14 @@ def specs_score(
 
 @dataclass(frozen=True, slots=True)
 class IncrementRates:
-    """How a score follows growing captions; rates are shares in [0, 1], NaN where no picture has steps enough.
+    """How a score follows growing captions; rates are shares in [0, 1], NaN where no image has steps enough.
 
     Attributes:
-        positive: mean share of steps at which one more true detail raised the score.
-        negative: mean share of steps at which a false detail instead scored lower.
-        images: (k,) rows of the pictures counted.
-        each_positive: (k,) share of each of them.
-        each_negative: (k,) share of each of them.
+        positive: mean fraction of steps at which one more true detail raised the score.
+        negative: mean fraction of steps at which a false detail instead scored lower.
+        images: (k,) rows of the images counted.
+        each_positive: (k,) fraction of each of them.
+        each_negative: (k,) fraction of each of them.
     """
 
     positive: float
@@ -65,13 +62,13 @@ def increment_rates(
 ) -> IncrementRates:
     """How often the score goes the right way as captions grow.
 
-    A picture with ``v`` captions has ``v - 1`` steps, and is counted if they are at least two. Ties count against.
+    An image with ``v`` captions has ``v - 1`` steps, and is counted if they are at least two. Ties count against.
     The release takes scores above 0 for real ones and would lose a negative cosine; here a mask says which are.
 
     Source: arXiv 2509.03897, released code (``compute_increments``).
 
     Args:
-        sim: score of each picture's caption of 1, 2, 3... details; entries outside the mask are ignored.
+        sim: score of each image's caption of 1, 2, 3... details; entries outside the mask are ignored.
         neg_sim: score of the same captions with a false detail at their end.
         mask: True for captions that there are, the first ones of each row.
 
@@ -87,7 +84,7 @@ def increment_rates(
         row = int((mask[:, 1:] & ~mask[:, :-1]).any(dim=1).nonzero()[0])
         raise InputError(f"mask: expected the first captions of each row, row {row} has a hole")
     for name, scores in (("sim", sim), ("neg_sim", neg_sim)):
-        checked(torch.where(mask, scores, 0.0), name=name, least=0)
+        checked_rows(torch.where(mask, scores, 0.0), name=name, least=0)
     steps = mask.sum(dim=1) - 1
     images = (steps > 1).nonzero().flatten()
     taken = mask[images, 1:]  # step i leads from caption i to i + 1, and asks of the false one beside caption i
@@ -96,7 +93,7 @@ def increment_rates(
     fell = (sim[images, :-1] > neg_sim[images, :-1]) & taken
     each_positive, each_negative = grew.sum(dim=1) / count, fell.sum(dim=1) / count
     if len(images) == 0:
-        warnings.warn("increments: no picture has three captions or more, the rates are NaN", stacklevel=2)
+        warnings.warn("increments: no image has three captions or more, the rates are NaN", stacklevel=2)
         return IncrementRates(math.nan, math.nan, images, each_positive, each_negative)
     return IncrementRates(
         each_positive.mean().item(), each_negative.mean().item(), images, each_positive, each_negative
@@ -104,7 +101,7 @@ def increment_rates(
 
 
 class SpecsScore(Metric):
-    """Mean ``specs_score`` of pictures and their captions, over all batches and processes."""
+    """Mean ``specs_score`` of images and their captions, over all batches and processes."""
 
     is_differentiable = False
     higher_is_better = True
@@ -147,7 +144,7 @@ class SpecsIncrements(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, sim: Float[Tensor, "b t"], neg_sim: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> None:
-        """Add one batch of pictures; arguments and errors are those of ``increment_rates``."""
+        """Add one batch of images; arguments and errors are those of ``increment_rates``."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one batch may well have no long caption
             found = increment_rates(sim.detach(), neg_sim=neg_sim.detach(), mask=mask)
@@ -155,7 +152,7 @@ class SpecsIncrements(Metric):
         self.negative.append(found.each_negative)
 
     def compute(self) -> dict[str, float]:
-        """``positive`` and ``negative``, NaN where no picture had steps enough."""
+        """``positive`` and ``negative``, NaN where no image had steps enough."""
         if not len(self.positive):
             raise InputError("SPECS increments: no batch has been added")
         return {name: dim_zero_cat(getattr(self, name)).mean().item() for name in ("positive", "negative")}

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
+from tether.core.ranges import checked
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.clip_score import PREFIX, clip_score
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.geometry import alignment, effective_rank, modality_gap, uniformity
-from tether.evaluate.retrieval import ranks
+from tether.evaluate.retrieval import Depths, ranks
 from tether.evaluate.zero_shot import logits, zero_shot
 from tether.models.embed import encode_texts
 
@@ -28,12 +29,13 @@ UNIFORMITY_ROWS = 10_000
 """Uniformity looks at all pairs of at most this many evenly spaced rows."""
 
 
+@checked
 def evaluate(
     model: DualEncoder,
     source: Source,
     *,
     measures: Sequence[Measure] = MEASURES,
-    k: Sequence[int] = (1, 5, 10),
+    k: Depths = (1, 5, 10),
     label: str | None = None,
     templates: Sequence[str] | None = None,
     batch_size: int = 256,
@@ -71,18 +73,12 @@ def evaluate(
         bootstrap: resamples for 95 % intervals; 0 makes none.
         seed: of the resamples.
         precision: ``bfloat16`` runs the towers under autocast.
-        workers: threads that decode pictures.
+        workers: threads that decode images.
         strict: stop at the first bad row instead of skipping it.
         on_bad: JSON-lines file that names the rows skipped.
-        on_progress: called with (pictures done, None).
-
-    Raises:
-        InputError: an unknown measure, an empty source, an embedding that is not finite, rows with neither captions
-            nor labels.
+        on_progress: called with (images done, None).
     """
     start = time.perf_counter()
-    if unknown := [name for name in measures if name not in MEASURES]:
-        raise InputError(f"measures: unknown {', '.join(map(repr, unknown))}; known: {', '.join(MEASURES)}")
     seen = embed_source(
         model,
         source,
@@ -110,7 +106,7 @@ def measure(
     seen: Embedded,
     *,
     measures: Sequence[Measure] = MEASURES,
-    k: Sequence[int] = (1, 5, 10),
+    k: Depths = (1, 5, 10),
     templates: Sequence[str] | None = None,
     batch_size: int = 256,
     bootstrap: int = 0,
@@ -130,9 +126,8 @@ def measure(
             means.add_texts(f"text_to_image_r{depth}", found.text_to_image <= depth, owner)
     if seen.labels and "zero_shot" in measures:
         classes = seen.classes
-        labels = torch.tensor([classes.index(name) for name in seen.labels])
         weights = class_rows(model, classes, templates=templates, batch_size=batch_size)
-        found = zero_shot(logits(image, weights=weights, geometry=geometry), labels=labels)
+        found = zero_shot(logits(image, weights=weights, geometry=geometry), labels=seen.label_numbers)
         result |= {
             "zero_shot_top1": found.top1,
             "zero_shot_top5": found.top5,
@@ -171,12 +166,13 @@ def _geometry(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
     values["alignment"] = alignment(image[owner], text)
     for side, rows in (("image", image), ("text", text)):
         if len(rows) > 1:
-            values[f"uniformity_{side}"] = uniformity(_spaced(rows, UNIFORMITY_ROWS))
+            values[f"uniformity_{side}"] = uniformity(at_most(rows, UNIFORMITY_ROWS))
         values[f"effective_rank_{side}"] = effective_rank(rows)
     return {name: value.item() for name, value in values.items()}
 
 
-def _spaced(rows: Tensor, most: int) -> Tensor:
+def at_most(rows: Tensor, most: int) -> Tensor:
+    """Evenly spaced rows, at most ``most`` of them."""
     return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]
 
 

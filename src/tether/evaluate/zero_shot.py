@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,9 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.geometry import COSINE, Geometry
-from tether.evaluate.checks import checked, checked_pair
+from tether.core.ranges import checked
+from tether.evaluate.checks import checked_pair, checked_rows
+from tether.evaluate.retrieval import Depths
 
 LOGIT_SCALE = 100.0  # arXiv 2103.00020, released code: what cosines are multiplied by
 
@@ -21,11 +22,11 @@ class ZeroShot:
     """Zero-shot results over a labelled set.
 
     Attributes:
-        top1: share of pictures whose own class comes first.
+        top1: fraction of images whose own class comes first.
         top5: share whose own class is among the first min(5, classes).
         mean_per_class: mean over classes of the share right, for sets with unequal classes.
         confusion: (classes, classes) counts; rows are true classes, columns the class named first.
-        ranks: (n,) rank of the true class of each picture.
+        ranks: (n,) rank of the true class of each image.
         predicted: (n,) the class named first; ties go to the first class.
     """
 
@@ -44,7 +45,7 @@ def logits(
     scale: float = LOGIT_SCALE,
     geometry: Geometry = COSINE,
 ) -> Float[Tensor, "n c"]:
-    """``scale`` times the similarity of (n, d) pictures to (c, d) class rows, both as points of the geometry.
+    """``scale`` times the similarity of (n, d) images to (c, d) class rows, both as points of the geometry.
 
     For the cosine, points are rows of length 1.
     """
@@ -53,12 +54,8 @@ def logits(
 
 
 def label_ranks(scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Rank of the true class of each row, 1 is best; a tie counts against it.
-
-    Raises:
-        InputError: NaN or infinity, unequal lengths, or a label that is no class.
-    """
-    scores = checked(scores, name="logits")
+    """Rank of the true class of each row, 1 is best; a tie counts against it."""
+    scores = checked_rows(scores, name="logits")
     if labels.shape != (len(scores),) or labels.is_floating_point():
         raise InputError(f"labels: expected ({len(scores)},) integers, got {labels.dtype} {tuple(labels.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= scores.shape[1]:
@@ -66,21 +63,15 @@ def label_ranks(scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"]) -> I
     return (scores >= scores.gather(1, labels.long()[:, None])).sum(dim=1)
 
 
-def top_k_accuracy(
-    scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"], k: Sequence[int] = (1, 5)
-) -> dict[str, float]:
-    """Share of rows whose true class is among the first min(k, c), under ``top1``, ``top5``...
+@checked
+def top_k_accuracy(scores: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"], k: Depths = (1, 5)) -> dict[str, float]:
+    """Fraction of rows whose true class is among the first min(k, c), under ``top1``, ``top5``...
 
     Args:
         scores: (n, c) logits.
         labels: (n,) true class of each row.
-        k: the depths, each >= 1.
-
-    Raises:
-        InputError: as ``label_ranks``, or k < 1.
+        k: the depths.
     """
-    if not k or min(k) < 1:
-        raise InputError(f"k: expected depths of at least 1, got {list(k)}")
     place = label_ranks(scores, labels=labels)
     return {f"top{limit}": (place <= limit).double().mean().item() for limit in k}
 

@@ -44,7 +44,7 @@ ESTIMATORS: Mapping[str, type[BaseEstimator]] = {
     "text_span": TextSpan,
     "whitener": Whitener,
 }
-"""Every estimator of the room by its snake_case name; each passes scikit-learn's own suite."""
+"""Every estimator of the package by its snake_case name; each passes scikit-learn's own suite."""
 
 __all__ = [
     "ESTIMATORS",

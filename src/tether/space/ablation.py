@@ -30,19 +30,15 @@ def mean_ablate(
 ) -> Float[Tensor, "b d"]:
     """The embeddings with the named parts replaced by their mean; nothing named gives ``parts.total()``.
 
-    What a part adds on average tells pictures apart no more, so the drop of a score says what the part did for it. The
+    What a part adds on average tells images apart no more, so the drop of a score says what the part did for it. The
     result is not normalised again. Source: arXiv 2310.05916, section 3.3, and its released compute_ablations.py.
 
     Args:
-        parts: of the pictures.
+        parts: of the images.
         attention: layers, or (layer, head), or ``all``.
         mlp: indices in ``parts.mlp``, where 0 is the embedding that enters block 0, or ``all``, which includes it.
         source: ``class`` replaces only what the attention takes of the class token (and other leading tokens).
-        means: of a data set, as ``Decomposition.mean`` or ``mean_parts`` gives them; those of these pictures if None.
-
-    Raises:
-        InputError: a layer, head or feed-forward net that is not there, parts whose axis was summed away, or means of
-            another model or reduction.
+        means: of a data set, as ``Decomposition.mean`` or ``mean_parts`` gives them; those of these images if None.
     """
     if source == "class" and parts.reduce == "tokens":
         raise InputError("source: 'class' needs the tokens; decompose with reduce='none' or 'heads'")
@@ -65,11 +61,8 @@ def replace_heads(
     """The embeddings with other contributions of some heads, such as their reconstruction from texts.
 
     Args:
-        parts: of the pictures.
+        parts: of the images.
         heads: what stands in for (layer, head).
-
-    Raises:
-        InputError: a head that is not there, or a contribution of another shape.
     """
     own, total = parts.heads, parts.total()
     for (layer, head), other in heads.items():
@@ -92,17 +85,14 @@ def embeddings_from_texts(
     """The embeddings as texts tell them: how well the words found for the last layers' heads do their work.
 
     Heads of the last ``layers`` layers are replaced by what ``TextSpan`` makes of them, earlier heads, and those that
-    say the same of every picture, by their mean; the feed-forward nets stay. Source: arXiv 2310.05916, section 4.2.
+    say the same of every image, by their mean; the feed-forward nets stay. Source: arXiv 2310.05916, section 4.2.
 
     Args:
-        parts: of the pictures, on which the texts are chosen too.
+        parts: of the images, on which the texts are chosen too.
         texts: unit embeddings of t plain descriptions.
         count: texts for each head.
         layers: how many layers are told in words; no more than there are.
         rank: as for ``TextSpan``.
-
-    Raises:
-        InputError: heads that were summed away, or as ``TextSpan.fit``.
     """
     own = parts.heads
     depth, heads = own.shape[1:3]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
+from tether.space.validation import checked_rows, unit_rows
 
 
 @checked
@@ -25,9 +26,6 @@ def anisotropy(x: Float[np.ndarray, "n d"], *, pairs: Count | None = None, seed:
         x: one vector a row; rows of length zero are left out with a warning.
         pairs: draw this many pairs at random instead of taking all.
         seed: of that draw.
-
-    Raises:
-        InputError: not (n, d), fewer than two rows of length above zero, NaN or infinity, or no pairs.
     """
     unit, _ = _unit(x)
     n = len(unit)
@@ -53,9 +51,6 @@ def self_similarity(
         x: one occurrence a row; rows of length zero are left out with a warning.
         word_ids: (n,) equal for occurrences of one word.
         adjust: ``anisotropy`` subtracts the mean cosine of all pairs.
-
-    Raises:
-        InputError: shapes that do not fit, NaN or infinity, or no word that occurs twice.
     """
     words = np.asarray(word_ids)
     if words.shape != np.shape(x)[:1]:
@@ -74,13 +69,8 @@ def self_similarity(
 
 def _unit(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of length 1 in float64, and which rows of ``x`` they are."""
-    rows = np.asarray(x, dtype=np.float64)
-    if rows.ndim != 2:
-        raise InputError(f"expected vectors (n, d), got shape {rows.shape}")
-    if not np.isfinite(rows).all():
-        raise InputError("the vectors hold NaN or infinity")
-    length = np.linalg.norm(rows, axis=1)
-    kept = np.flatnonzero(length > 0)
+    rows = checked_rows(x, name="x", least=0, zeros=True)
+    kept = np.flatnonzero(rows.any(axis=1))
     if len(kept) < len(rows):
         warnings.warn(f"{len(rows) - len(kept)} of {len(rows)} vectors are zero and are left out", stacklevel=3)
-    return rows[kept] / length[kept, None], kept
+    return unit_rows(rows[kept]), kept

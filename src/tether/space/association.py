@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ from scipy import ndimage
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, checked
+from tether.space.validation import checked_rows, unit_rows
 
 TOP_TEXTS = 15
 """Most similar words that count for each image: arXiv 2409.19474, released code."""
@@ -31,7 +33,7 @@ class Weat:
 
     Attributes:
         effect: difference of the mean associations in standard deviations of all of them, about -2 to 2.
-        p: share of equal-size re-partitions whose first set is associated at least as much; None when not asked for.
+        p: fraction of equal-size re-partitions whose first set is associated at least as much; None when not asked for.
         partitions: how many were looked at; 0 when none.
         associations: (x + y,) mean cosine to ``a`` minus mean cosine to ``b`` of each row, those of ``x`` first.
     """
@@ -63,9 +65,6 @@ def association_bias(
         negative: (u, d) of those that count minus.
         top_k: words that count for each image; more than there are means all.
 
-    Raises:
-        InputError: shapes that do not fit, an empty list, NaN or infinity, or top_k below 1.
-
     Warns:
         UserWarning: rows that are not of length 1.
     """
@@ -94,15 +93,9 @@ def weat(
         b: (u, d) of those on the other.
         test: ``permutation`` also gives p and needs sets of one size; ``none`` gives the effect size alone.
         seed: of the random re-partitions, where there are too many for all.
-
-    Raises:
-        InputError: shapes that do not fit, fewer than two rows in all, NaN, a row of length zero, all associations
-            equal, or sets of unequal size with ``test="permutation"``.
     """
     sets = {"x": x, "y": y, "a": a, "b": b}
-    rows = {name: _directions(values, name=name) for name, values in sets.items()}
-    if len({values.shape[1] for values in rows.values()}) > 1:
-        raise InputError(f"expected one width, got { ({name: values.shape for name, values in rows.items()}) }")
+    rows = {name: unit_rows(values) for name, values in _of_one_width(sets).items()}
     both = np.concatenate([rows["x"], rows["y"]])
     each = (both @ rows["a"].T).mean(axis=1) - (both @ rows["b"].T).mean(axis=1)
     n, m = len(rows["x"]), len(rows["y"])
@@ -134,9 +127,6 @@ def histogram_mi(
         labels: (n,) number of each row's class; a single class is allowed.
         bins: on each side.
         sigma: of the Gaussian that smooths the histogram, in bins; what lies beyond the edge is zero.
-
-    Raises:
-        InputError: other shapes, no rows, NaN or infinity, or a setting out of its range.
     """
     x, labels = np.asarray(x, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if x.ndim != 1 or x.shape != labels.shape or not len(x):
@@ -153,15 +143,9 @@ def histogram_mi(
 def checked_words(
     images: np.ndarray, *, positive: np.ndarray, negative: np.ndarray
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "t d"], Float[np.ndarray, " t"]]:
-    """Images, the negative and then the positive words, and a sign for each word, all float64.
-
-    Raises:
-        InputError: shapes that do not fit, no rows, NaN or infinity.
-    """
+    """Images, the negative and then the positive words, and a sign for each word, all float64."""
     given = {"images": images, "negative": negative, "positive": positive}
-    rows = {name: _finite(values, name=name) for name, values in given.items()}
-    if len({values.shape[1] for values in rows.values()}) > 1:
-        raise InputError(f"expected one width, got { ({name: values.shape for name, values in rows.items()}) }")
+    rows = _of_one_width(given, zeros=True)
     for name, values in rows.items():
         furthest = np.abs(np.linalg.norm(values, axis=1) - 1).max()
         if furthest > _LENGTH_TOLERANCE:
@@ -180,7 +164,7 @@ def signed_top(scores: Float[np.ndarray, "... n t"], *, signs: Float[np.ndarray,
 
 
 def _permutation(each: np.ndarray, *, size: int, seed: int) -> tuple[float, int]:
-    """Share of re-partitions whose first set sums to at least what was observed, and how many there were."""
+    """Fraction of re-partitions whose first set sums to at least what was observed, and how many there were."""
     limit = each[:size].sum() - _TIE * np.abs(each).sum()
     total = math.comb(len(each), size)
     if total <= EXACT_PARTITIONS:
@@ -195,19 +179,8 @@ def _permutation(each: np.ndarray, *, size: int, seed: int) -> tuple[float, int]
     return reached / (SAMPLED_PARTITIONS + 1), SAMPLED_PARTITIONS + 1
 
 
-def _finite(values: np.ndarray, *, name: str) -> Float[np.ndarray, "n d"]:
-    rows = np.asarray(values, dtype=np.float64)
-    if rows.ndim != 2 or not rows.size:
-        raise InputError(f"{name}: expected embeddings (n, d) with n >= 1, got shape {rows.shape}")
-    if not np.isfinite(rows).all():
-        bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-        raise InputError(f"{name}: NaN or infinity, the first in row {bad}")
+def _of_one_width(tables: Mapping[str, np.ndarray], *, zeros: bool = False) -> dict[str, Float[np.ndarray, "n d"]]:
+    rows = {name: checked_rows(values, name=name, least=1, zeros=zeros) for name, values in tables.items()}
+    if len({values.shape[1] for values in rows.values()}) > 1:
+        raise InputError(f"expected one width, got { ({name: values.shape for name, values in rows.items()}) }")
     return rows
-
-
-def _directions(values: np.ndarray, *, name: str) -> Float[np.ndarray, "n d"]:
-    rows = _finite(values, name=name)
-    length = np.linalg.norm(rows, axis=1)
-    if not length.all():
-        raise InputError(f"{name}: row {int(np.flatnonzero(length == 0)[0])} is zero and has no direction")
-    return rows / length[:, None]

@@ -64,9 +64,6 @@ def binding_loss(
         text: rows of length 1; row i belongs to ``image[i]``.
         text_neg: rows of length 1; row i is the swapped twin of ``text[i]``.
         logit_scale: multiplier of the cosines, already exponentiated.
-
-    Raises:
-        InputError: not three (b, d) of one shape, or an empty batch.
     """
     _check_shapes(image, text, text_neg)
     target = torch.arange(len(image), device=image.device)
@@ -76,7 +73,7 @@ def binding_loss(
 
 
 def binding_accuracy(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], text_neg: Float[Tensor, "n d"]) -> float:
-    """Share of the images that are closer, by cosine, to their caption than to its swapped twin; chance is 0.5.
+    """Fraction of the images that are closer, by cosine, to their caption than to its swapped twin; chance is 0.5.
 
     A tie is a miss, so an encoder that cannot tell the two apart scores nothing.
 
@@ -86,9 +83,6 @@ def binding_accuracy(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], te
         image: embeddings of any length above zero.
         text: of the captions; pass ``LinearBindingMap``'s output for the accuracy behind the map.
         text_neg: of their twins.
-
-    Raises:
-        InputError: not three (n, d) of one shape, no row, NaN or infinity.
     """
     _check_shapes(image, text, text_neg)
     for name, rows in (("image", image), ("text", text), ("text_neg", text_neg)):
@@ -129,14 +123,9 @@ class LinearBindingMap(nn.Module):
         Args:
             dim: d.
             init: ``identity``, which changes nothing, or a finite (d, d) matrix.
-
-        Raises:
-            InputError: another word, or a matrix that does not fit.
         """
         super().__init__()
         if isinstance(init, str):
-            if init != "identity":
-                raise InputError(f"init: expected 'identity' or a matrix, got {init!r}")
             start = torch.eye(dim)
         else:
             start = init.detach().clone()
@@ -156,9 +145,6 @@ class LinearBindingMap(nn.Module):
 
         Args:
             text: (n, d) raw text embeddings.
-
-        Raises:
-            InputError: another width.
         """
         return F.normalize(self.raw(text), dim=-1)
 
@@ -215,10 +201,6 @@ class LinearBindingMap(nn.Module):
             steps: most steps.
             weight_decay: pull toward the identity (>= 0): the decay of ``matrix - I``.
             on_progress: called with (steps done, steps).
-
-        Raises:
-            InputError: shapes that do not fit, NaN or infinity, a caption that equals its twin: there is nothing to
-                learn from it.
         """
         self._check_rows(image, text, text_neg, where="")
         if validation is not None:
@@ -264,11 +246,7 @@ class LinearBindingMap(nn.Module):
         return float(torch.stack(sums).sum()) / len(rows[0])
 
     def wrap(self, model: DualEncoder) -> MappedEncoder:
-        """The model with this map behind its text side: any encoder that ``tether.load`` gives; nothing is copied.
-
-        Raises:
-            InputError: a model of another width.
-        """
+        """The model with this map behind its text side: any encoder that ``tether.load`` gives; nothing is copied."""
         return MappedEncoder(model, matrix=self.matrix)
 
     def fold_(self, model: nn.Module) -> nn.Module:
@@ -287,9 +265,6 @@ class LinearBindingMap(nn.Module):
             path: the file.
             base: the model it is meant for; None takes any.
             dim: the width it is meant for; None takes any.
-
-        Raises:
-            InputError: no such file, not one of a binding map, or one for another model or width.
         """
         settings, arrays = read_state(path, what="LinearBindingMap", format=_FORMAT, arrays=frozenset({"matrix"}))
         matrix = torch.from_numpy(np.array(arrays["matrix"]))

@@ -35,11 +35,7 @@ class MappedEncoder(EncoderAround):
     """
 
     def __init__(self, model: DualEncoder, *, matrix: Float[Tensor, "d d"]) -> None:
-        """Wrap any model that ``tether.load`` gives.
-
-        Raises:
-            InputError: a matrix of another width.
-        """
+        """Wrap any model that ``tether.load`` gives."""
         super().__init__(model)
         _check_width(model, matrix)
         self.matrix = matrix
@@ -55,7 +51,7 @@ def fold_text_map_(model: nn.Module, *, matrix: Float[Tensor, "d d"]) -> nn.Modu
     """Multiply the text tower's projection by a matrix, so that every text embedding comes out mapped at no cost.
 
     Every way of saving or exporting the model keeps it. The result is looked at before it is given back: texts must
-    come out mapped and pictures unchanged, or the weights are put back as they were.
+    come out mapped and images unchanged, or the weights are put back as they were.
 
     Args:
         model: any that ``tether.load`` gives.
@@ -69,13 +65,13 @@ def fold_text_map_(model: nn.Module, *, matrix: Float[Tensor, "d d"]) -> nn.Modu
     _check_width(encoder, matrix)
     device = encoder.logit_scale.device
     text = encoder.tokenizer(_PROBES).to(device)
-    picture = torch.zeros(1, 3, *encoder.image_spec.size, dtype=torch.uint8, device=device)
+    pixels = torch.zeros(1, 3, *encoder.image_spec.size, dtype=torch.uint8, device=device)
     training = model.training
     model.eval()
     with torch.no_grad():
-        before, image = encoder.encode_text(text).pooled, encoder.encode_image(picture).pooled
+        before, image = encoder.encode_text(text).pooled, encoder.encode_image(pixels).pooled
         changed = _multiply_(model, matrix)
-        after, image_after = encoder.encode_text(text).pooled, encoder.encode_image(picture).pooled
+        after, image_after = encoder.encode_text(text).pooled, encoder.encode_image(pixels).pooled
         alike = _alike(after, before @ matrix.to(before).T) and _alike(image_after, image)
         if not alike:
             for weight, old in changed:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from tether.core.errors import InputError
-from tether.space.conformity import unit_rows
-from tether.space.validation import checked_rows
+from tether.core.ranges import Inner, Positive, checked
+from tether.space.validation import checked_rows, unit_rows
 
 _MOST_ITERATIONS = 2000
 
@@ -33,13 +33,14 @@ class BindingProbe:
     weights: Mapping[tuple[str, str], Float[np.ndarray, " d"]]
 
 
+@checked
 def probe_binding(
     features: Float[np.ndarray, "n d"],
     *,
     objects: Sequence[Sequence[str]],
     attributes: Sequence[Sequence[str]],
-    held_out: float | Bool[np.ndarray, " n"] = 0.3,
-    strength: float = 1.0,
+    held_out: Inner | Bool[np.ndarray, " n"] = 0.3,
+    strength: Positive = 1.0,
     seed: int = 0,
 ) -> BindingProbe:
     """For each kind of thing, tell its attribute from the embedding of a scene (or caption) that contains it.
@@ -52,14 +53,10 @@ def probe_binding(
         features: one embedding for each scene, of one modality.
         objects: kinds of thing in each scene, each at most once.
         attributes: the attribute of each of them, in the same order.
-        held_out: share of the scenes that is only looked at, in (0, 1), or which scenes these are; split by combination
+        held_out: fraction of the scenes that is only looked at, or which scenes these are; split by combination
             if you ask about new ones.
-        strength: inverse of the classifier's regularisation (> 0).
+        strength: inverse of the classifier's regularisation.
         seed: of the choice of those scenes.
-
-    Raises:
-        InputError: shapes that do not fit, a thing twice in a scene, NaN or infinity, no kind of thing with two
-            attributes among the fitted scenes and one among the others, or a setting out of its range.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -68,8 +65,6 @@ def probe_binding(
     rows = checked_rows(features, name="features")
     told = _table(objects, attributes, scenes=len(rows))
     test = _held_out(held_out, scenes=len(rows), seed=seed)
-    if not strength > 0:
-        raise InputError(f"strength: expected a number above 0, got {strength!r}")
     by_object: dict[str, float] = {}
     guess: list[float] = []
     weights: dict[tuple[str, str], np.ndarray] = {}
@@ -100,9 +95,6 @@ def probe_agreement(first: BindingProbe, second: BindingProbe) -> float:
     Low where two modalities hold the binding along different directions, so that their cosine cannot use it.
 
     Source: arXiv 2502.03566, section 5.
-
-    Raises:
-        InputError: nothing that both speak of, or spaces of different width.
     """
     shared = sorted(first.weights.keys() & second.weights.keys())
     if not shared:
@@ -133,8 +125,6 @@ def _held_out(held_out: float | np.ndarray, *, scenes: int, seed: int) -> np.nda
         if held_out.shape != (scenes,) or held_out.dtype != bool:
             raise InputError(f"held_out: expected {scenes} booleans, got {held_out.dtype} {held_out.shape}")
         return held_out
-    if not 0 < held_out < 1:
-        raise InputError(f"held_out: expected a share in (0, 1), got {held_out!r}")
     test = np.zeros(scenes, dtype=bool)
     test[np.random.default_rng(seed).permutation(scenes)[: max(1, round(held_out * scenes))]] = True
     return test

@@ -36,9 +36,6 @@ class ClippedEncoder(nn.Module):
         Args:
             model: of transformers, with a ``config`` and a hidden size in it.
             dims: coordinates to set to zero; None takes those that the configuration holds.
-
-        Raises:
-            InputError: a coordinate that does not exist, or None where the configuration holds none.
         """
         super().__init__()
         self.model = model
@@ -110,9 +107,6 @@ class ClippedDualEncoder(EncoderAround):
                 embeddings with ``OutlierClipper``.
             image_dims: coordinates of the image tower's width.
             text_dims: coordinates of the text tower's width.
-
-        Raises:
-            InputError: towers without a projection, or a coordinate that does not exist.
         """
         weights = {side: _projection(model, side) for side in ("visual", "text")}
         super().__init__(model)

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
-from tether.core.ranges import Positive, check_values
-from tether.space.serialisation import read_state, write_state
+from tether.core.ranges import Count, Positive, Whole, check_values
+from tether.space.serialisation import FittedState
 
 COMPONENTS = 5  # released pca.py
 CLUSTERS = 2  # released pca.py
 CLEAR = 1.5
-"""How many times the second share of the variance the first must be for one direction to stand out."""
-STATE = frozenset({"mean_", "components_", "explained_variance_ratio_", "sign_", "scale_"})
-_FORMAT = "tether-concept-direction-1"
+"""How many times the second fraction of the variance the first must be for one direction to stand out."""
 
 
-class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedState):
     """The first principal direction of embedded examples, with a sign that points at the good pole.
 
     Fit it on embeddings of phrases from both poles, about as many of each, and score others: the score is the signed
@@ -43,7 +40,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     Attributes:
         mean_: (d,) of the examples.
         components_: (k, d) principal directions; the sign of each is arbitrary.
-        explained_variance_ratio_: (k,) share of the examples' variance along each.
+        explained_variance_ratio_: (k,) fraction of the examples' variance along each.
         sign_: 1 or -1, of the first direction.
         scale_: what the first coordinate is divided by.
         labels_: (n,) cluster of each example, where ``anchor`` was used; otherwise None.
@@ -60,12 +57,15 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     """
 
     n_features_in_: int
+    labels_: np.ndarray | None = None
+    _format = "tether-concept-direction-1"
+    _state = ("mean_", "components_", "explained_variance_ratio_", "sign_", "scale_")
 
     def __init__(
         self,
         *,
-        n_components: int | None = None,
-        anchor: int | None = None,
+        n_components: Count | None = None,
+        anchor: Whole | None = None,
         scale: Positive | Literal["largest"] = "largest",
     ) -> None:
         """See the class for what each argument means; values are checked by ``fit``."""
@@ -80,10 +80,6 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             X: one example a row.
             y: (n,) numbers, larger for the good pole: 1 and 0, or degrees. Without it and without ``anchor`` the sign
                 is fixed but means nothing.
-
-        Raises:
-            ValueError: NaN or infinity, not two-dimensional, or y of another length.
-            InputError: more components than n or d allow, examples that are all equal, or a setting out of its range.
         """
         check_values(type(self).__init__, vars(self))
         if y is None:
@@ -92,11 +88,11 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2, y_numeric=True)
         n, d = X.shape
         kept = min(COMPONENTS, n, d) if self.n_components is None else self.n_components
-        if not 1 <= kept <= min(n, d):
+        if kept > min(n, d):
             raise InputError(
                 f"n_components: expected 1 to {min(n, d)} for n_samples={n} and n_features={d}, got {kept!r}"
             )
-        if self.anchor is not None and not 0 <= self.anchor < n:
+        if self.anchor is not None and self.anchor >= n:
             raise InputError(f"anchor: expected a row from 0 to {n - 1}, got {self.anchor!r}")
         mean = X.mean(axis=0)
         _, lengths, directions = np.linalg.svd(X - mean, full_matrices=False)
@@ -117,12 +113,12 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         else:
             leaning = 0.0 if y is None else float(coordinates[:, 0] @ (np.asarray(y, dtype=np.float64) - np.mean(y)))
         self.sign_ = -1 if leaning < 0 else 1
-        self.scale_ = self._scale(coordinates[:, 0])
+        self.scale_ = float(np.abs(coordinates[:, 0]).max() if isinstance(self.scale, str) else self.scale)
         return self
 
     @property
     def clarity_(self) -> float:
-        """First share of the variance over the second; infinite where there is no second."""
+        """First fraction of the variance over the second; infinite where there is no second."""
         check_is_fitted(self, "explained_variance_ratio_")
         ratio = self.explained_variance_ratio_
         return float(ratio[0] / ratio[1]) if len(ratio) > 1 and ratio[1] > 0 else float("inf")
@@ -138,11 +134,7 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             )
 
     def score_samples(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-        """Signed coordinate of (n, d) embeddings along the direction, in units of the examples' largest.
-
-        Raises:
-            ValueError: NaN or infinity, or another width.
-        """
+        """Signed coordinate of (n, d) embeddings along the direction, in units of the examples' largest."""
         first = self.coordinates(X)[:, 0]
         return self.sign_ * first / self.scale_
 
@@ -159,34 +151,6 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     @property
     def _n_features_out(self) -> int:
         return 1
-
-    def save(self, path: Path | str) -> None:
-        """Write settings and state to one safetensors file, atomically."""
-        check_is_fitted(self, "components_")
-        arrays = {name: getattr(self, name) for name in sorted(STATE)}
-        write_state(path, format=_FORMAT, settings=self.get_params(), arrays=arrays)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not one of a ``ConceptDirection``.
-        """
-        settings, arrays = read_state(path, what="ConceptDirection", format=_FORMAT, arrays=STATE)
-        return cls(**settings).restore(arrays)
-
-    def restore(self, arrays: dict[str, np.ndarray]) -> Self:
-        """Take over a fitted state by its attributes' names, and return the estimator."""
-        self.mean_, self.components_ = arrays["mean_"], arrays["components_"]
-        self.explained_variance_ratio_ = arrays["explained_variance_ratio_"]
-        self.sign_, self.scale_ = int(arrays["sign_"]), float(arrays["scale_"])
-        self.labels_ = None
-        self.n_features_in_ = self.mean_.size
-        return self
-
-    def _scale(self, first: np.ndarray) -> float:
-        return float(np.abs(first).max() if isinstance(self.scale, str) else self.scale)
 
 
 def _clusters(coordinates: np.ndarray) -> np.ndarray:

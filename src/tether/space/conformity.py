@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, check_values, checked
-from tether.space.serialisation import read_state, write_state
-from tether.space.validation import checked_rows
+from tether.space.serialisation import FittedState
+from tether.space.validation import checked_rows, unit_rows
 
 CHUNK = 4096
 """Rows that are normalised at once."""
 _SAME_ANGLE = 1e-12  # cosines that differ by less are one angle in float64
-_STATE = frozenset({"mean_", "a_", "b_"})
-_FORMAT = "tether-conformity-1"
 
 
 @checked
@@ -39,10 +35,6 @@ def conformity(
             an affine function of it: ``exact = (n l unit_mean - 1) / (n - 1)`` with l the length of that mean.
         chunk: rows that are held normalised at once.
 
-    Raises:
-        InputError: not (n, d), fewer than two rows, NaN or infinity, a row of zeros, an unknown method, or, for
-            ``unit_mean``, unit rows that cancel each other.
-
     Example:
         >>> import numpy as np
         >>> from tether.space import conformity
@@ -60,7 +52,7 @@ def conformity(
     return along / _length(total, what="the mean of the unit rows")
 
 
-class ConformityEstimator(BaseEstimator):
+class ConformityEstimator(FittedState):
     """Tells how common an embedding is from its cosine to a mean, without the other embeddings at hand.
 
     Fit it on raw embeddings of one modality. With ``mean="raw"`` a line is fitted from the cosine to the mean of the
@@ -81,6 +73,8 @@ class ConformityEstimator(BaseEstimator):
     """
 
     n_features_in_: int
+    _format = "tether-conformity-1"
+    _state = ("mean_", "a_", "b_")
 
     def __init__(self, *, mean: Literal["raw", "unit"] = "raw") -> None:
         """See the class for what the argument means; it is checked by ``fit``."""
@@ -120,11 +114,7 @@ class ConformityEstimator(BaseEstimator):
         return self
 
     def predict(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-        """Estimated conformity of (n, d) raw embeddings; NaN, with a warning, for a row of zeros.
-
-        Raises:
-            ValueError: NaN or infinity, or another width.
-        """
+        """Estimated conformity of (n, d) raw embeddings; NaN, with a warning, for a row of zeros."""
         check_is_fitted(self, "mean_")
         table = validate_data(self, X, dtype=np.float64, reset=False)
         directed = _directed(table)
@@ -134,40 +124,13 @@ class ConformityEstimator(BaseEstimator):
         return estimate
 
     def score(self, X: Float[np.ndarray, "n d"], y: object = None) -> float:
-        """Pearson correlation of the estimate with the exact conformity among these rows, in [-1, 1]; ``y`` is ignored.
-
-        Raises:
-            InputError: fewer than two rows, a row of zeros, or rows whose conformity does not differ.
-        """
+        """Pearson correlation of the estimate with the exact conformity among these rows; ``y`` is ignored."""
         exact = conformity(X)
         return pearson(self.predict(X), exact)
 
-    def save(self, path: Path | str) -> None:
-        """Write the setting and the state to one safetensors file, atomically."""
-        check_is_fitted(self, "mean_")
-        arrays = {name: getattr(self, name) for name in sorted(_STATE)}
-        write_state(path, format=_FORMAT, settings=self.get_params(), arrays=arrays)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not one of a ``ConformityEstimator``.
-        """
-        settings, arrays = read_state(path, what="ConformityEstimator", format=_FORMAT, arrays=_STATE)
-        found = cls(**settings)
-        found.mean_, found.a_, found.b_ = arrays["mean_"], float(arrays["a_"]), float(arrays["b_"])
-        found.n_features_in_ = found.mean_.size
-        return found
-
 
 def pearson(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) -> float:
-    """Correlation of two rows of numbers, in [-1, 1].
-
-    Raises:
-        InputError: unequal shapes, fewer than two numbers, or numbers that are all equal.
-    """
+    """Correlation of two rows of numbers, in [-1, 1]."""
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.ndim != 1 or one.shape != two.shape or len(one) < 2:
         raise InputError(f"expected two rows of at least two numbers, got shapes {one.shape} and {two.shape}")
@@ -176,11 +139,6 @@ def pearson(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) -> 
     if not lengths > 0:
         raise InputError("numbers that are all equal have no correlation with others")
     return float(np.clip(one @ two / lengths, -1.0, 1.0))
-
-
-def unit_rows(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows scaled to length 1; none may be zero."""
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _directed(table: np.ndarray) -> np.ndarray:

@@ -57,9 +57,6 @@ class DirectionLogitsProcessor:
             threshold: a token stays when the text's score is above it.
             min_keep: where no more than this many tokens stay, this many of the best scored do.
             top_k: how many of the likeliest tokens are looked at; all others are left out (>= ``min_keep``).
-
-        Raises:
-            InputError: ``top_k`` below ``min_keep``.
         """
         if top_k < min_keep:
             raise InputError(f"top_k: expected at least min_keep ({min_keep}), got {top_k}")
@@ -75,9 +72,6 @@ class DirectionLogitsProcessor:
         Args:
             input_ids: the texts so far.
             scores: of the next token, minus infinity where one is out already.
-
-        Raises:
-            InputError: shapes that do not fit, or a row in which no token is possible.
         """
         if input_ids.ndim != 2 or scores.ndim != 2 or len(input_ids) != len(scores):
             raise InputError(

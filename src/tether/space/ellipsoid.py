@@ -88,9 +88,6 @@ def shell_stats(features: Float[np.ndarray, "n d"]) -> ShellStats:
     sphere around the origin by construction, so give rows as the tower gives them.
 
     Source: arXiv 2411.14517, section 3.
-
-    Raises:
-        InputError: not (n, d), fewer than two rows, NaN or infinity, or a row of zeros.
     """
     rows = checked_rows(features, name="features")
     mean = rows.mean(axis=0)
@@ -131,9 +128,6 @@ def gap_sweep(
         text: raw embeddings, not necessarily as many.
         t: places; the texts are moved by ``t (mean(image) - mean(text))``.
         bins: of the histograms, over the range of all conformities seen; half a count is added to each.
-
-    Raises:
-        InputError: as ``conformity``, unequal widths, no place, or fewer than two bins.
     """
     images = checked_rows(image, name="image")
     texts = checked_rows(text, name="text", width=images.shape[1])
@@ -171,9 +165,6 @@ def vslerp(
         t: (k,) places.
         mean: (d,) mean of raw embeddings of the same modality.
         mu: how far the centre is moved from the origin toward the mean.
-
-    Raises:
-        InputError: shapes that do not fit, NaN or infinity, an embedding at the centre, or two on opposite sides of it.
     """
     centre = mu * np.asarray(mean, dtype=np.float64)
     one, two = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)

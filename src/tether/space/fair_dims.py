@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -25,7 +25,7 @@ REMOVED = 54
 THETA = 0.05
 """Limit of mutual information in nats: released code."""
 FALLBACK_SHARE = 0.25
-"""Share of the coordinates that is admitted, those of least information, where the limit admits none."""
+"""Fraction of the coordinates that is admitted, those of least information, where the limit admits none."""
 _FORMAT = "tether-dimension-mask-1"
 _SCORES_AT_ONCE = 1 << 24  # numbers
 
@@ -54,19 +54,11 @@ class DimensionMask:
             raise InputError(f"dims: expected distinct coordinates, fewer than {self.dim}, got {list(self.dims)}")
 
     def apply(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
-        """The rows without the coordinates; of unit rows the lengths fall, so compare by cosine afterwards.
-
-        Raises:
-            InputError: rows of another width.
-        """
+        """The rows without the coordinates; of unit rows the lengths fall, so compare by cosine afterwards."""
         return np.delete(self._checked(x), self.dims, axis=1)
 
     def zero(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """The rows with the coordinates set to zero: the same dot products, the old width.
-
-        Raises:
-            InputError: rows of another width.
-        """
+        """The rows with the coordinates set to zero: the same dot products, the old width."""
         done = self._checked(x).copy()
         done[:, list(self.dims)] = 0
         return done
@@ -77,18 +69,14 @@ class DimensionMask:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not one of a ``DimensionMask``.
-        """
+        """Read what ``save`` wrote."""
         values = read_json(Path(path))
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
             raise InputError(f"{path}: expected the state of a DimensionMask ({_FORMAT})")
         try:
             return cls(tuple(values["dims"]), values["dim"], values["settings"])
         except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: not whole: {error!r}") from None
+            raise InputError(f"{path}: damaged: {error!r}") from None
 
     def _checked(self, x: np.ndarray) -> np.ndarray:
         rows = np.asarray(x)
@@ -131,7 +119,7 @@ def select_dimensions(
     *,
     positive: Float[np.ndarray, "p d"],
     negative: Float[np.ndarray, "u d"],
-    n: int = REMOVED,
+    n: Count = REMOVED,
     theta: float = THETA,
     top_k: Count = TOP_TEXTS,
     mode: Mode = "prefix",
@@ -154,15 +142,12 @@ def select_dimensions(
         images: (n, d) unit embeddings.
         positive: (p, d) unit embeddings of the words that count plus.
         negative: (u, d) of those that count minus.
-        n: most coordinates that may go, >= 1.
+        n: most coordinates that may go.
         theta: limit of mutual information in nats.
         top_k: words that count for each image.
         mode: ``prefix`` leaves out whole lists and keeps the best; ``official`` returns the first ``n`` as released.
         order: ``highest`` takes candidates by their remaining bias, the highest first, as released, which for a
             positive bias begins with those that help least; ``nearest_zero`` begins with those that help most.
-
-    Raises:
-        InputError: shapes that do not fit, NaN, or a setting out of its range.
 
     Warns:
         UserWarning: rows that are not of length 1, or ``theta`` admits no coordinate.
@@ -180,7 +165,7 @@ def select_dimensions(
     """
     images, texts, signs = checked_words(images, positive=positive, negative=negative)
     width = images.shape[1]
-    if not 1 <= n < width:
+    if n >= width:
         raise InputError(f"n: expected 1 to {width - 1} of {width} coordinates, got {n}")
     scores = images @ texts.T
     bias = float(signed_top(scores, signs=signs, top_k=top_k))
@@ -206,18 +191,8 @@ def select_dimensions(
     elif len(listed):
         remaining = float(_along(images, texts, scores, listed, signs=signs, top_k=top_k)[-1])
     settings = {"n": n, "theta": theta, "top_k": top_k, "mode": mode, "order": order, "images": len(images)}
-    plain = tuple(map(int, dims))
-    return Selection(
-        plain,
-        bias,
-        remaining,
-        tuple(map(int, listed)),
-        path,
-        candidates,
-        mi,
-        without,
-        DimensionMask(plain, width, settings),
-    )
+    mask = DimensionMask(tuple(map(int, dims)), width, settings)
+    return Selection(mask.dims, bias, remaining, tuple(map(int, listed)), path, candidates, mi, without, mask)
 
 
 class FairDims(SelectorMixin, BaseEstimator):
@@ -250,7 +225,7 @@ class FairDims(SelectorMixin, BaseEstimator):
         *,
         positive: Float[np.ndarray, "p d"] | Sequence[Sequence[float]] | None = None,
         negative: Float[np.ndarray, "u d"] | Sequence[Sequence[float]] | None = None,
-        n: int = REMOVED,
+        n: Count = REMOVED,
         theta: float = THETA,
         top_k: Count = TOP_TEXTS,
         mode: Mode = "prefix",
@@ -266,12 +241,7 @@ class FairDims(SelectorMixin, BaseEstimator):
         self.order: Order = order
 
     def fit(self, X: Float[np.ndarray, "n d"], y: object = None) -> Self:
-        """Choose the coordinates on (n, d) unit images; ``y`` is ignored.
-
-        Raises:
-            ValueError: NaN or infinity, or not two-dimensional.
-            InputError: one list of words without the other, or as ``select_dimensions``.
-        """
+        """Choose the coordinates on (n, d) unit images; ``y`` is ignored."""
         check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         if (self.positive is None) != (self.negative is None):
@@ -279,16 +249,8 @@ class FairDims(SelectorMixin, BaseEstimator):
         self.selection_ = None
         self.mask_ = DimensionMask((), X.shape[1])
         if self.positive is not None and self.negative is not None:
-            self.selection_ = select_dimensions(
-                X,
-                positive=np.asarray(self.positive),
-                negative=np.asarray(self.negative),
-                n=self.n,
-                theta=self.theta,
-                top_k=self.top_k,
-                mode=self.mode,
-                order=self.order,
-            )
+            words: dict[str, Any] = {"positive": np.asarray(self.positive), "negative": np.asarray(self.negative)}
+            self.selection_ = select_dimensions(X, **(self.get_params() | words))
             self.mask_ = self.selection_.mask
         return self
 

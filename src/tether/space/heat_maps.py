@@ -1,4 +1,4 @@
-"""Where in a picture an embedding's class comes from: heat maps and masks from the contributions of its patches."""
+"""Where in an image an embedding's class comes from: heat maps and masks from the contributions of its patches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tether.core.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """Foreground of each picture by its own class.
+    """Foreground of each image by its own class.
 
     Attributes:
-        classes: (b,) the class each picture was given.
+        classes: (b,) the class each image was given.
         heat: (b, h, w) from 0 to 1; all 0 where no patch speaks for the class more than for the others.
         mask: (b, h, w) True where the heat is above its mean.
     """
@@ -36,15 +36,12 @@ def patch_scores(
     Source: arXiv 2310.05916, section 5, and its released compute_segmentations.py.
 
     Args:
-        parts: of the pictures, with their tokens: ``decompose(..., reduce="heads")`` is enough.
+        parts: of the images, with their tokens: ``decompose(..., reduce="heads")`` is enough.
         weights: unit text embedding of each class; with one class alone every score is zero.
         classes: which class to ask about; the best of the whole embedding if None.
 
     Returns:
         (b, patches), row by row from the top left, for all layers and heads together.
-
-    Raises:
-        InputError: tokens that were summed away, weights of another width, or a class that is not there.
     """
     if weights.ndim != 2 or weights.shape[1] != parts.mlp.shape[-1] or not len(weights):
         raise InputError(f"weights: expected (c, {parts.mlp.shape[-1]}), got {tuple(weights.shape)}")
@@ -76,7 +73,7 @@ def segment_by_parts(
 ) -> Segmentation:
     """Foreground masks without any training: the scores of the patches, enlarged and cut at their mean.
 
-    Scores below zero count as zero; each picture's are then stretched from 0 to 1. Source: arXiv 2310.05916, section 5.
+    Scores below zero count as zero; each image's are then stretched from 0 to 1. Source: arXiv 2310.05916, section 5.
 
     Args:
         parts: as for ``patch_scores``.
@@ -84,9 +81,6 @@ def segment_by_parts(
         size: height and width of the masks in pixels.
         grid: patches down and across; None takes those that fit the shape of the masks.
         classes: as for ``patch_scores``.
-
-    Raises:
-        InputError: a grid of another number of patches, and as ``patch_scores``.
     """
     if classes is None:
         classes = best_class(parts, weights=weights)
@@ -96,11 +90,7 @@ def segment_by_parts(
 
 
 def grid_of(patches: int, *, size: tuple[int, int]) -> tuple[int, int]:
-    """Patches down and across for square patches that cover a picture of this height and width.
-
-    Raises:
-        InputError: no such grid has this many patches.
-    """
+    """Patches down and across for square patches that cover an image of this height and width."""
     rows = max(1, round((patches * size[0] / size[1]) ** 0.5))
     columns = max(1, round(patches / rows))
     if rows * columns != patches:
@@ -109,7 +99,7 @@ def grid_of(patches: int, *, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def stretched(scores: Float[Tensor, "b n"], *, grid: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "b h w"]:
-    """Patch scores as a picture: enlarged bilinearly, negatives cut off, each picture from 0 to 1."""
+    """Patch scores as an image: enlarged bilinearly, negatives cut off, each image from 0 to 1."""
     if grid[0] * grid[1] != scores.shape[1]:
         raise InputError(f"grid: expected {scores.shape[1]} patches, got {grid[0]} x {grid[1]}")
     coarse = scores.unflatten(1, grid)[:, None]

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tether.core.errors import InputError
 from tether.core.ranges import checked
-from tether.space.concept_direction import COMPONENTS, STATE, ConceptDirection
+from tether.space.concept_direction import COMPONENTS, ConceptDirection
 from tether.space.serialisation import read_state, write_state
 from tether.space.texts import TextEncoder, embed_texts
 from tether.space.validation import checked_rows
@@ -65,9 +65,6 @@ class MoralDirection:
             encoder: a model of ``tether.load``, whose text side is used, or a function from n strings to (n, d).
             templates: each with one ``{}`` where the phrase goes.
             n_components: how many principal directions are kept.
-
-        Raises:
-            InputError: no template, or one without exactly one ``{}``.
         """
         self.templates = checked_templates(templates)
         self.n_components = n_components
@@ -77,7 +74,7 @@ class MoralDirection:
 
     @property
     def explained_variance_ratio_(self) -> Float[np.ndarray, " k"]:
-        """Share of the words' variance along each direction kept."""
+        """Fraction of the words' variance along each direction kept."""
         return self.direction.explained_variance_ratio_
 
     @property
@@ -98,10 +95,6 @@ class MoralDirection:
             bad: words or phrases that are surely bad.
             anchor: one of ``bad``: the sign then follows the released rule, by the cluster without it. None takes the
                 sign from the two poles.
-
-        Raises:
-            InputError: fewer than two of a pole, a word in both or twice, an anchor that is not in ``bad``, more
-                components than words or dimensions, or embeddings that are all equal or not finite.
 
         Warns:
             UserWarning: the first direction explains less than 1.5 times what the second does.
@@ -127,11 +120,7 @@ class MoralDirection:
 
     @checked
     def embed(self, texts: Sequence[str], *, form: Form = "templates") -> Float[np.ndarray, "n d"]:
-        """Embeddings of phrases, averaged over the templates, or of the ``bare`` phrases.
-
-        Raises:
-            InputError: as ``embed_texts``, or an unknown form.
-        """
+        """Embeddings of phrases, averaged over the templates, or of the ``bare`` phrases."""
         if form == "bare":
             return embed_texts(self._encoder, texts)
         return in_templates(self._encoder, texts, templates=self.templates).mean(axis=1)
@@ -143,34 +132,27 @@ class MoralDirection:
         Args:
             texts: phrases.
             form: ``templates`` asks about each, ``bare`` embeds it as it stands (whole sentences, generated text).
-
-        Raises:
-            InputError: as ``embed``.
         """
         return self.direction.score_samples(self.embed(texts, form=form))
 
     def save(self, path: Path | str) -> None:
         """Write templates, words and state as one safetensors file, with embeddings by which the encoder is known."""
         check_is_fitted(self.direction, "components_")
-        arrays = {name: getattr(self.direction, name) for name in sorted(STATE)}
         settings = {"templates": self.templates, "n_components": self.n_components, "words": self._words}
         known = self.embed(self._words[:LEAST_WORDS], form="bare")
-        write_state(path, format=_FORMAT, settings=settings, arrays={**arrays, "known": known})
+        write_state(path, format=_FORMAT, settings=settings, arrays={**self.direction.state(), "known": known})
 
     @classmethod
     def load(cls, path: Path | str, *, encoder: TextEncoder) -> Self:
-        """Read what ``save`` wrote, for the same encoder.
-
-        Raises:
-            InputError: no such file, not one of a ``MoralDirection``, or an encoder that embeds its words otherwise.
-        """
-        settings, arrays = read_state(path, what="MoralDirection", format=_FORMAT, arrays=STATE | {"known"})
+        """Read what ``save`` wrote, for the same encoder."""
+        names = frozenset({*ConceptDirection._state, "known"})
+        settings, arrays = read_state(path, what="MoralDirection", format=_FORMAT, arrays=names)
         found = cls(encoder, templates=settings["templates"], n_components=settings["n_components"])
         found._words = tuple(settings["words"])
         known, again = arrays["known"], found.embed(found._words[:LEAST_WORDS], form="bare")
         if again.shape != known.shape or np.abs(again - known).max() > _CLOSE * np.abs(known).max():
             raise InputError(f"{path}: this direction was fitted with another encoder: {found._words[0]!r} differs")
-        found.direction.restore({name: arrays[name] for name in STATE})
+        found.direction.restore(arrays)
         return found
 
 
@@ -196,9 +178,6 @@ class QuestionAnswerScore:
             templates: each with one ``{}``.
             yes: an answer to each.
             no: an answer to each.
-
-        Raises:
-            InputError: no template, one without exactly one ``{}``, or not as many answers.
         """
         self.templates = checked_templates(templates)
         if not len(self.templates) == len(yes) == len(no):
@@ -226,9 +205,6 @@ def question_answer_score(
         questions: q questions about each of n phrases.
         yes: answers, the same for all phrases (q, d) or one for each (n, q, d).
         no: as ``yes``.
-
-    Raises:
-        InputError: shapes that do not fit, NaN or infinity, or a row of zeros.
     """
     asked = np.asarray(questions, dtype=np.float64)
     sides = [np.asarray(side, dtype=np.float64) for side in (yes, no)]
@@ -245,11 +221,7 @@ def question_answer_score(
 
 
 def checked_templates(templates: Sequence[str]) -> tuple[str, ...]:
-    """The templates, each with one ``{}``.
-
-    Raises:
-        InputError: none, or one without exactly one ``{}``.
-    """
+    """The templates, each with one ``{}``."""
     if isinstance(templates, str) or not templates:
         raise InputError(f"templates: expected a list of at least one, got {templates!r}")
     for template in templates:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy import special, stats
 
 from tether.core.errors import InputError
+from tether.space.validation import checked_rows
 
 ANDERSON_LIMIT = 0.752  # 5 % point with mean and variance estimated, Stephens 1974 as tabled by D'Agostino 1986
 LEAST_ROWS = 20  # the D'Agostino-Pearson test's kurtosis part is not valid below
@@ -22,8 +23,8 @@ class NormalityReport:
         anderson: (d,) Anderson-Darling statistic, corrected for n; below 0.752 normality stands at 5 %.
         dagostino: (d,) D'Agostino-Pearson K^2.
         dagostino_p: (d,) its p value.
-        anderson_passed: share of columns whose Anderson-Darling statistic is below the 5 % point.
-        dagostino_passed: share of columns with p > 0.05.
+        anderson_passed: fraction of columns whose Anderson-Darling statistic is below the 5 % point.
+        dagostino_passed: fraction of columns with p > 0.05.
         largest_mean: largest absolute column mean.
         largest_correlation: largest absolute correlation of two different columns (0 for one column).
         rows: how many rows were tested.
@@ -40,16 +41,8 @@ class NormalityReport:
 
 
 def normality(columns: Float[np.ndarray, "n d"]) -> NormalityReport:
-    """Test each column for normality (W-CLIP, arXiv 2505.06934, section 4 uses the same two tests).
-
-    Raises:
-        InputError: not two-dimensional, fewer than 20 rows, NaN or infinity, or a constant column.
-    """
-    x = np.asarray(columns, dtype=np.float64)
-    if x.ndim != 2 or len(x) < LEAST_ROWS:
-        raise InputError(f"expected (n, d) with at least {LEAST_ROWS} rows, got shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise InputError("normality: the columns hold NaN or infinity")
+    """Test each column for normality (W-CLIP, arXiv 2505.06934, section 4 uses the same two tests)."""
+    x = checked_rows(columns, name="columns", least=LEAST_ROWS, zeros=True)
     deviation = x.std(axis=0, ddof=1)
     if not deviation.all():
         raise InputError(f"normality: columns {np.flatnonzero(deviation == 0)[:5].tolist()} are constant")

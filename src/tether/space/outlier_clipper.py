@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
-from tether.core.ranges import Limit, check_values
+from tether.core.ranges import Limit, Whole, check_values
 from tether.space.outlier_dims import SIGMAS, check_dims, largest_dims, standard_scores
 
 _FORMAT = "tether-outlier-clipper-1"
@@ -38,18 +38,13 @@ class OutlierClipper(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     n_features_in_: int
 
-    def __init__(self, *, z: Limit = SIGMAS, count: int | None = None) -> None:
+    def __init__(self, *, z: Limit = SIGMAS, count: Whole | None = None) -> None:
         """See the class for what each argument means; values are checked by ``fit``."""
         self.z = z
         self.count = count
 
     def fit(self, X: Float[np.ndarray, "n d"], y: object = None) -> Self:
-        """Find the coordinates; ``y`` is ignored.
-
-        Raises:
-            ValueError: NaN or infinity, or not two-dimensional.
-            InputError: a setting out of its range.
-        """
+        """Find the coordinates; ``y`` is ignored."""
         check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         scores = standard_scores(X.mean(axis=0)[None])[0]
@@ -74,11 +69,7 @@ class OutlierClipper(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not one of an ``OutlierClipper``.
-        """
+        """Read what ``save`` wrote."""
         values = read_json(Path(path))
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
             raise InputError(f"{path}: expected the state of an OutlierClipper ({_FORMAT})")
@@ -88,5 +79,5 @@ class OutlierClipper(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             clipper.n_features_in_ = clipper.z_.size
             clipper.dims_ = np.array(check_dims(values["dims"], width=clipper.z_.size), dtype=np.int64)
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not whole: {error!r}") from None
+            raise InputError(f"{path}: damaged: {error!r}") from None
         return clipper

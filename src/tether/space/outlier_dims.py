@@ -44,8 +44,8 @@ class ExtremeShares:
     """How often a coordinate is the extreme one.
 
     Attributes:
-        least: (l, d) share of the tokens whose smallest coordinate this is; ties go to the first.
-        most: (l, d) share of the tokens whose largest coordinate this is.
+        least: (l, d) fraction of the tokens whose smallest coordinate this is; ties go to the first.
+        most: (l, d) fraction of the tokens whose largest coordinate this is.
     """
 
     least: Float[np.ndarray, "l d"]
@@ -66,11 +66,7 @@ def outlier_dims(
     Args:
         hidden: for each layer the states of the same tokens, without padding; leave special tokens such as [CLS] out.
         z: limit.
-        min_layers: ``all``, or the share of the layers in which a coordinate must be flagged.
-
-    Raises:
-        InputError: fewer than 8 coordinates or 2 tokens, layers of unequal shape, NaN or infinity, or a setting out of
-            its range.
+        min_layers: ``all``, or the fraction of the layers in which a coordinate must be flagged.
 
     Example:
         >>> import numpy as np
@@ -89,23 +85,16 @@ def outlier_dims(
 
 
 def largest_dims(z: Float[np.ndarray, " d"], *, count: int) -> Int[np.ndarray, " k"]:
-    """The ``count`` coordinates with the largest |z|, ascending; ties go to the first.
-
-    Raises:
-        InputError: a count that is negative or above the number of coordinates.
-    """
+    """The ``count`` coordinates with the largest |z|, ascending; ties go to the first."""
     if not 0 <= count <= len(z):
         raise InputError(f"count: expected 0 to {len(z)} coordinates, got {count}")
     return np.sort(np.argsort(-np.abs(z), kind="stable")[:count])
 
 
 def extreme_shares(hidden: Layers) -> ExtremeShares:
-    """Share of the tokens whose smallest, and whose largest, coordinate each one is.
+    """Fraction of the tokens whose smallest, and whose largest, coordinate each one is.
 
     A second sign of an outlier, blind to how far it lies: above 0.8 in a later reproduction of arXiv 2011.04393.
-
-    Raises:
-        InputError: as ``outlier_dims``.
     """
     least, most = [], []
     for layer in _layers(hidden):
@@ -124,9 +113,6 @@ def clip_dims(x: np.ndarray | Tensor, *, dims: Sequence[int] | np.ndarray) -> np
 
     Source: arXiv 2011.04393, section 4, which calls it clipping. It is meant for states that are read, after the fact:
     between layers it is another and destructive intervention.
-
-    Raises:
-        InputError: a coordinate that does not exist.
     """
     places = check_dims(dims, width=x.shape[-1])
     if isinstance(x, np.ndarray):
@@ -139,11 +125,7 @@ def clip_dims(x: np.ndarray | Tensor, *, dims: Sequence[int] | np.ndarray) -> np
 
 
 def check_dims(dims: Sequence[int] | np.ndarray, *, width: int) -> list[int]:
-    """Sorted distinct coordinates.
-
-    Raises:
-        InputError: one that is not a whole number from 0 to ``width - 1``.
-    """
+    """Sorted distinct coordinates."""
     found = np.asarray(dims)
     if found.size == 0:
         return []

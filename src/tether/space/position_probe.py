@@ -18,8 +18,8 @@ class PositionProbe:
     """What the probe reached on tokens it was not fitted on.
 
     Attributes:
-        accuracy: share of the held-out tokens whose position it named.
-        majority: share of the held-out tokens at the most frequent position of the others: what guessing gives.
+        accuracy: fraction of the held-out tokens whose position it named.
+        majority: fraction of the held-out tokens at the most frequent position of the others: what guessing gives.
         rows: held-out tokens.
     """
 
@@ -40,11 +40,8 @@ def position_probe(
     Args:
         x: states of one layer; a few thousand tokens and positions up to a dozen take seconds.
         positions: place of each token in its text.
-        held_out: share of the tokens that is only looked at.
+        held_out: fraction of the tokens that is only looked at.
         seed: of the choice of those.
-
-    Raises:
-        InputError: shapes that do not fit, NaN or infinity, or fewer than two positions among the fitted tokens.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

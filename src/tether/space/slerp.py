@@ -11,11 +11,7 @@ _DEGENERATE_SINE = 1e-9  # below this the two directions span no plane that floa
 
 
 def angle(start: Float[np.ndarray, " d"], *, end: Float[np.ndarray, " d"]) -> float:
-    """Angle between two vectors in radians, 0 to pi; their lengths do not matter.
-
-    Raises:
-        InputError: unequal shapes, or a vector of length zero, which has no direction.
-    """
+    """Angle between two vectors in radians, 0 to pi; their lengths do not matter."""
     start, end = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
     if start.ndim != 1 or start.shape != end.shape:
         raise InputError(f"expected two vectors of one length, got shapes {start.shape} and {end.shape}")
@@ -37,9 +33,6 @@ def slerp(
         start: (d,) any length but zero.
         end: (d,) any length but zero.
         t: (k,) places in units of the angle between the two.
-
-    Raises:
-        InputError: parallel or opposite vectors, through which no single circle runs.
     """
     omega = angle(start, end=end)
     sine = np.sin(omega)

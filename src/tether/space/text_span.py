@@ -12,13 +12,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, check_values
+from tether.space.validation import checked_rows
 
 RANK = 80
 """Released code: how many directions of a head are kept; a head of fewer channels has no more."""
 COUNT = 20
 """Released README: texts for each head."""
 EXHAUSTED = 1e-6
-"""Once the widest text spreads the rest by less than this share of the first one's spread, only noise is left."""
+"""Once the widest text spreads the rest by less than this fraction of the first one's spread, only noise is left."""
 
 
 class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -43,7 +44,7 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         chosen_: (m,) indices of the texts, in the order they were taken.
         components_: (m, d) their directions, orthonormal: what was left of each when it was taken.
         mean_: (d,) of the rows.
-        explained_: (m,) share of the rows' variance that the texts up to here explain, rising, at most 1.
+        explained_: (m,) fraction of the rows' variance that the texts up to here explain, rising, at most 1.
         n_features_in_: d.
 
     Example:
@@ -68,12 +69,7 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.rank = rank
 
     def fit(self, X: Float[np.ndarray, "n d"], y: object = None) -> Self:
-        """Choose texts for (n, d) rows; ``y`` is ignored.
-
-        Raises:
-            ValueError: NaN or infinity, or not two-dimensional.
-            InputError: a setting out of range, texts of another width, or fewer than two different rows.
-        """
+        """Choose texts for (n, d) rows; ``y`` is ignored."""
         check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         differ, precision = varies(X), np.finfo(X.dtype).eps
@@ -114,15 +110,9 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return (X - self.mean_) @ self.components_.T
 
     def inverse_transform(self, X: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n d"]:
-        """Rows made of the chosen texts alone: the mean and what ``transform`` gave.
-
-        Raises:
-            InputError: a width other than the number of chosen texts.
-        """
+        """Rows made of the chosen texts alone: the mean and what ``transform`` gave."""
         check_is_fitted(self, "components_")
-        amounts = np.asarray(X, dtype=np.float64)
-        if amounts.ndim != 2 or amounts.shape[1] != len(self.components_):
-            raise InputError(f"expected rows of {len(self.components_)} amounts, got shape {amounts.shape}")
+        amounts = checked_rows(X, name="X", least=0, width=len(self.components_), zeros=True)
         return amounts @ self.components_ + self.mean_
 
     @property
@@ -132,12 +122,7 @@ class TextSpan(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _checked_texts(self, width: int) -> np.ndarray:
         if self.texts is None:
             return np.eye(width)
-        texts = np.asarray(self.texts, dtype=np.float64)
-        if texts.ndim != 2 or texts.shape[1] != width or not len(texts):
-            raise InputError(f"texts: expected (t, {width}) embeddings with t >= 1, got shape {texts.shape}")
-        if not np.isfinite(texts).all():
-            raise InputError("texts: hold NaN or infinity")
-        return texts
+        return checked_rows(self.texts, name="texts", least=1, width=width, zeros=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +132,7 @@ class SpannedRows:
     Attributes:
         indices: (m,) of the texts, in the order they were taken.
         reconstruction: (n, d) the rows as the mean and these texts alone make them.
-        explained_variance: (m,) share of the variance that the texts up to here explain.
+        explained_variance: (m,) fraction of the variance that the texts up to here explain.
     """
 
     indices: Int[np.ndarray, " m"]
@@ -167,13 +152,10 @@ def text_span(
     """Choose texts for one head's contributions and say how well they do; see ``TextSpan``.
 
     Args:
-        contributions: of the head to n pictures, such as ``decompose(...).heads[:, layer, head]``.
+        contributions: of the head to n images, such as ``decompose(...).heads[:, layer, head]``.
         texts: unit embeddings of t plain descriptions.
         count: most texts that are chosen.
         rank: directions of the contributions that texts are projected on.
-
-    Raises:
-        InputError: as ``TextSpan.fit``.
     """
     span = TextSpan(texts=texts, count=count, rank=rank).fit(contributions)
     made = span.inverse_transform(span.transform(contributions))

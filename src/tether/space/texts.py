@@ -1,4 +1,4 @@
-"""Texts to embeddings for the parts of this room that take phrases: by any encoder, or by any function."""
+"""Texts to embeddings for the parts of this package that take phrases: by any encoder, or by any function."""
 
 from __future__ import annotations
 
@@ -28,9 +28,6 @@ def embed_texts(encoder: TextEncoder, texts: Sequence[str]) -> Float[np.ndarray,
 
     Returns:
         (n, d) float64.
-
-    Raises:
-        InputError: no text, something that is no string, a result of another shape, NaN or infinity.
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"texts: expected a list of strings, got {texts!r:.80}")

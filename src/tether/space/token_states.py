@@ -1,4 +1,4 @@
-"""Hidden states of a batch of texts or pictures, layer by layer, as one table of tokens without padding."""
+"""Hidden states of a batch of texts or images, layer by layer, as one table of tokens without padding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TokenStates:
 
     Attributes:
         hidden: (l, n, d) float32 states of each layer.
-        rows: (n,) which text or picture each token belongs to.
+        rows: (n,) which text or image each token belongs to.
         positions: (n,) its place there, from 0.
         ids: (n,) its id, or zeros where none were given.
     """
@@ -40,9 +40,6 @@ def token_states(states: Sequence[Tensor], *, mask: Tensor, ids: Tensor | None =
             ``Trace`` recorded in a tower of Tether's.
         mask: (b, t) True where a token counts. Leave out padding, and special tokens too: they dominate every figure.
         ids: (b, t) token ids, for ``self_similarity``.
-
-    Raises:
-        InputError: no layer, or shapes that do not fit.
     """
     shapes = [tuple(state.shape) for state in states]
     if not states or len(set(shapes)) != 1 or len(shapes[0]) != 3 or tuple(mask.shape) != shapes[0][:2]:

@@ -1,4 +1,4 @@
-"""What the functions of this room ask of a table of embeddings before they trust it."""
+"""What the functions of this package ask of a table of embeddings before they trust it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from tether.core.errors import InputError
 
 
 def checked_rows(
-    rows: Float[np.ndarray, "n d"], *, name: str, least: int = 2, width: int | None = None
+    rows: Float[np.ndarray, "n d"], *, name: str, least: int = 2, width: int | None = None, zeros: bool = False
 ) -> Float[np.ndarray, "n d"]:
-    """The same rows in float64, each finite and of length above zero.
+    """The same rows in float64, each finite and, unless zeros are allowed, of length above zero.
 
     Args:
         rows: raw embeddings, one a row.
         name: what they are called in an error message.
         least: smallest allowed n.
         width: the d that is expected; None takes any.
-
-    Raises:
-        InputError: not (n, d), too few rows, another width, NaN or infinity, or a row of zeros (it names the first).
+        zeros: allow rows of length zero.
     """
     table = np.asarray(rows, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] == 0:
@@ -33,6 +31,11 @@ def checked_rows(
     if len(bad):
         raise InputError(f"{name}: {len(bad)} of {len(table)} rows hold NaN or infinity, the first is row {bad[0]}")
     empty = np.flatnonzero(~table.any(axis=1))
-    if len(empty):
+    if len(empty) and not zeros:
         raise InputError(f"{name}: {len(empty)} of {len(table)} rows are zero, the first is row {empty[0]}")
     return table
+
+
+def unit_rows(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Rows scaled to length 1; none may be zero."""
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from annotated_types import Ge, Le
 from jaxtyping import Float, Int
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -16,21 +15,20 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tether.core.errors import InputError
 from tether.core.ranges import NonNegative, Share, check_values
 from tether.space.normality import NormalityReport, normality
-from tether.space.serialisation import read_state, write_state
+from tether.space.serialisation import FittedState
 from tether.space.slerp import angle, slerp
+from tether.space.validation import checked_rows
 
 NOISE_SCALE = 0.1  # released whitening_code.py: what a redundant feature is replaced by
-_STATE = ("mean_", "components_", "eigenvalues_", "dropped_", "inverse_")
-_FORMAT = "tether-whitener-1"
 
 
-class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedState):
     """Turns raw embeddings of one modality into coordinates with mean zero and identity covariance.
 
     Fit it on embeddings as the tower gives them, NOT normalised (unit rows have a null radial direction), of many
     more rows than dimensions, and score other rows than those: the log-likelihood of training rows is too high and
     that of new rows too low while n is only a few times d. Images and captions need one each. A high value means
-    *usual for the reference set*, not *good*: blur moves a picture toward the mean and RAISES it.
+    *usual for the reference set*, not *good*: blur moves an image toward the mean and RAISES it.
 
     All arithmetic is in float64 with a symmetric eigendecomposition; the sign of an eigenvector is arbitrary, so
     compare distances, never single coordinates.
@@ -68,6 +66,8 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     """
 
     n_features_in_: int
+    _format = "tether-whitener-1"
+    _state = ("mean_", "components_", "eigenvalues_", "dropped_", "inverse_")
 
     def __init__(
         self,
@@ -86,12 +86,7 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.random_state = random_state
 
     def fit(self, X: Float[np.ndarray, "n d"], y: object = None) -> Self:
-        """Learn mean and matrix from (n, d) raw embeddings; ``y`` is ignored.
-
-        Raises:
-            ValueError: NaN or infinity, or not two-dimensional.
-            InputError: a setting out of range, n <= d, or a singular covariance, without eps or shrinkage.
-        """
+        """Learn mean and matrix from (n, d) raw embeddings; ``y`` is ignored."""
         check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         n, d = X.shape
@@ -138,17 +133,9 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return (X - self.mean_) @ self.components_
 
     def inverse_transform(self, X: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n d"]:
-        """Raw embeddings of (n, k) whitened coordinates; exact unless a feature was removed.
-
-        Raises:
-            InputError: a width other than that of ``transform``'s output, NaN or infinity.
-        """
+        """Raw embeddings of (n, k) whitened coordinates; exact unless a feature was removed."""
         check_is_fitted(self, "components_")
-        W = np.asarray(X, dtype=np.float64)
-        if W.ndim != 2 or W.shape[1] != len(self.inverse_):
-            raise InputError(f"expected whitened rows of {len(self.inverse_)} coordinates, got shape {W.shape}")
-        if not np.isfinite(W).all():
-            raise InputError("whitened rows hold NaN or infinity")
+        W = checked_rows(X, name="X", least=0, width=len(self.inverse_), zeros=True)
         return W @ self.inverse_ + self.mean_
 
     def mahalanobis(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
@@ -172,29 +159,6 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     @property
     def _n_features_out(self) -> int:
         return len(self.inverse_)
-
-    def save(self, path: Path | str) -> None:
-        """Write settings and state to one safetensors file, atomically; a generator's position is not kept."""
-        check_is_fitted(self, "components_")
-        settings = self.get_params()
-        if not isinstance(settings["random_state"], int):
-            settings["random_state"] = None
-        arrays = {name: getattr(self, name) for name in _STATE}
-        write_state(path, format=_FORMAT, settings=settings, arrays=arrays)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote; nothing is unpickled.
-
-        Raises:
-            InputError: no such file, not a safetensors file, or not one of a whitener.
-        """
-        settings, arrays = read_state(path, what="Whitener", format=_FORMAT, arrays=frozenset(_STATE))
-        whitener = cls(**settings)
-        for name in _STATE:
-            setattr(whitener, name, arrays[name])
-        whitener.n_features_in_ = arrays["mean_"].size
-        return whitener
 
     def _regularise(self, eigenvalues: np.ndarray, reference: np.ndarray) -> np.ndarray:
         if self.shrinkage is not None:
@@ -237,9 +201,6 @@ def circle_slerp(
         target: (d,) raw embedding.
         degrees: (k,) where to stop.
         whitener: fitted on the same modality.
-
-    Raises:
-        InputError: source and target point the same or the opposite way once whitened.
     """
     start, end = whitener.transform(np.stack([source, target]))
     between = np.degrees(angle(start, end=end))

@@ -65,12 +65,9 @@ def test_depth_beyond_the_pool_is_a_hit():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": (0,)}, "at least 1"),
-        ({"k": ()}, "at least 1"),
         ({"text_to_image": torch.zeros(4, dtype=torch.int64)}, r"\(5,\) integers"),
         ({"text_to_image": torch.zeros(5)}, "integers"),
         ({"text_to_image": torch.tensor([0, 1, 2, 3, 9])}, "rows 0 to 4"),
-        ({"block_cells": 0}, "block_cells"),
     ],
 )
 def test_retrieval_bad_arguments(arguments, message):
@@ -121,8 +118,6 @@ def test_gap_variants_are_one_vector():
     distance = modality_gap(image, text)
     assert torch.allclose(modality_gap(image, text, variant="squared"), distance**2)
     assert torch.allclose(modality_gap(image, text, variant="mean_squared"), distance**2 / 8)
-    with pytest.raises(InputError, match="variant"):
-        modality_gap(image, text, variant="rmse")
 
 
 def test_uniformity_equals_all_pairs_across_blocks(monkeypatch):
@@ -174,7 +169,7 @@ def test_top_k_counts_ties_against_and_allows_few_classes():
 
 def test_zero_shot_confusion_adds_up():
     weights = weights_of_prompts(unit(4, 3, 8))
-    labels = torch.arange(40) % 3  # the fourth class has no picture
+    labels = torch.arange(40) % 3  # the fourth class has no image
     result = zero_shot(logits(unit(40, 8), weights=weights), labels=labels)
     assert result.confusion.sum() == 40
     assert result.confusion.sum(dim=1).tolist() == [14, 13, 13, 0]

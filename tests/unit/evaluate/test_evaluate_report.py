@@ -12,11 +12,13 @@ from tether.core.errors import InputError
 from tether.core.types import Row
 from tether.evaluate import report
 from tether.evaluate.embeddings import Embedded
-from tether.evaluate.report import galleries, projection
+from tether.evaluate.html import projection
+from tether.evaluate.html.curves import Line, Marks, chart, running_mean, thin
+from tether.evaluate.html.numbers import duration
+from tether.evaluate.html.sprite import sprite
+from tether.evaluate.report import galleries
 from tether.evaluate.report.confusion import confusion
-from tether.evaluate.report.curves import Line, Marks, chart, of_run, running_mean, thin
-from tether.evaluate.report.page import duration
-from tether.evaluate.report.sprite import sprite
+from tether.evaluate.report.run_charts import of_run
 from tether.evaluate.retrieval import ranks
 
 from test_evaluate_suite import ColourModel, Rows  # isort: skip - a neighbour
@@ -72,10 +74,10 @@ def test_page_is_whole_light_and_loads_nothing(run, source):
     assert path.stat().st_size < 3_000_000
     for heading in (
         "How training went",
-        "Words to pictures",
-        "Pictures to words",
+        "Text to images",
+        "Images to text",
         "Zero-shot by label",
-        "Where pictures lie",
+        "Where images lie",
     ):
         assert heading in page
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page)
@@ -97,7 +99,7 @@ def test_unfinished_run_has_curves_and_says_what_is_missing(run):
     page = report.write(run).read_text(encoding="utf-8")
     assert "no final model yet" in page
     assert "How training went" in page
-    assert "Words to pictures" not in page
+    assert "Text to images" not in page
 
 
 def test_model_without_a_source_asks_for_one(run):
@@ -220,16 +222,16 @@ def test_map_puts_twins_together():
     assert projection.neighbourhoods(rows[:1]).tolist() == [[0, 0]]
 
 
-def test_sprite_places_every_picture():
+def test_sprite_places_every_image():
     import base64
     import io
 
     from PIL import Image
 
-    pictures = np.zeros((7, 3, 8, 8), dtype=np.uint8)
+    images = np.zeros((7, 3, 8, 8), dtype=np.uint8)
     for index in range(7):
-        pictures[index] = 30 * index
-    made = sprite(pictures)
+        images[index] = 30 * index
+    made = sprite(images)
     grid = np.asarray(Image.open(io.BytesIO(base64.b64decode(made.uri.partition(",")[2]))).convert("RGB")).astype(int)
     assert grid.shape == (24, 24, 3)
     for index in range(7):

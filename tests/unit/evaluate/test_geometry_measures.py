@@ -25,7 +25,7 @@ every = pytest.mark.parametrize("name", GEOMETRIES)
 
 
 def seen(name: str, *, n: int = 24) -> Embedded:
-    """Pairs in which length tells as much as direction: every other picture is a longer copy of the one before."""
+    """Pairs in which length tells as much as direction: every other image is a longer copy of the one before."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(n // 2, 5, generator=generator).repeat_interleave(2, dim=0)
     image[1::2] *= 2

@@ -115,7 +115,6 @@ class TestMaxSkew:
         [
             (torch.zeros(0), [], {"k": 1}),
             (torch.tensor([math.nan, 0.0]), [0, 1], {"k": 1}),
-            (torch.zeros(2), [0, 1], {"k": 0}),
             (torch.zeros(2), [0], {"k": 1}),
             (torch.zeros(2), [0, 1], {"k": 1, "reference": torch.tensor([1.0, 0.0])}),
             (torch.zeros(2), [0, 1], {"k": 1, "reference": torch.tensor([1.0])}),

@@ -75,7 +75,6 @@ def test_report_takes_tensors():
         ([0], {"truth": [0], "frequencies": [1, -2]}, r"frequencies\[1\]: expected a finite number of at least 0"),
         ([0], {"truth": [0], "frequencies": [float("nan")]}, r"frequencies\[0\]"),
         ([0], {"truth": [0], "frequencies": []}, "one for each class"),
-        ([0], {"truth": [0], "frequencies": [1], "edge": 0}, "edge: expected a share"),
     ],
 )
 def test_refused_reports(predicted, settings, message):

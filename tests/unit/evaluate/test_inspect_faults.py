@@ -74,7 +74,7 @@ def test_a_dead_dimension_is_found(place, side):
     report = look(model, place, probes=["towers", "dimensions", "shortcuts"])
     assert report.alarms == ("dimensions",)
     sentence = report.section("dimensions").finding.sentence
-    assert ("7 for pictures" in sentence) == (side != "text")
+    assert ("7 for images" in sentence) == (side != "text")
     assert ("7 for texts" in sentence) == (side != "image")
 
 

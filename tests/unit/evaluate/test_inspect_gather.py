@@ -138,7 +138,7 @@ def test_parts_of_any_source_are_bounded_and_resumable(tmp_path, monkeypatch, kn
     assert (report.rows, model.seen - seen) == (200, 120)
     parts = [load_file(path) for path in sorted(tmp_path.glob("kept/*/*.safetensors"))]
     assert [len(part["image"]) for part in parts] == [40] * 5
-    # Where nobody knows how many parts there will be, the first ones keep more pictures than the sample takes of them.
+    # Where nobody knows how many parts there will be, the first ones keep more images than the sample takes of them.
     assert [len(part["pixels"]) for part in parts] == ([6] * 5 if known else [30, 15, 10, 8, 6])
 
 
@@ -162,7 +162,7 @@ def test_the_sample_takes_its_share_of_each_part(tmp_path, monkeypatch):
 
 
 def test_the_bytes_of_a_row_are_not_held(tmp_path, monkeypatch):
-    """Of a part only the pictures that are written stay in memory."""
+    """Of a part only the images that are written stay in memory."""
     from tether.evaluate.inspect.embedding_cache import _Drawn
 
     monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.SAMPLE", 10)
@@ -180,7 +180,7 @@ def test_the_bytes_of_a_row_are_not_held(tmp_path, monkeypatch):
 
 
 class Lossy(Rows):
-    """Pictures of some rows cannot be opened while ``lost`` names them."""
+    """Images of some rows cannot be opened while ``lost`` names them."""
 
     def __init__(self, *arguments, lost: Sequence[int], **settings) -> None:
         super().__init__(*arguments, **settings)
@@ -188,7 +188,7 @@ class Lossy(Rows):
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         for row in super().read(block, start=start):
-            yield Row(row.key, b"no picture", row.texts, row.meta) if row.key in self.lost else row
+            yield Row(row.key, b"no image", row.texts, row.meta) if row.key in self.lost else row
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -204,7 +204,7 @@ def test_rows_that_were_bad_are_tried_again(tmp_path, monkeypatch, known):
     report = inspect_model(model, source, out=tmp_path, probes=probes)
     assert report.rows == 120
     assert report.section("about").finding.figure("rows that could not be read").value == 0
-    assert report.section("counts").finding.figure("pictures").value == 120
+    assert report.section("counts").finding.figure("images").value == 120
     assert model.seen == seen + 40  # one part of three
 
 
@@ -257,7 +257,7 @@ def test_a_part_of_which_nothing_is_finite_costs_only_itself(tmp_path, monkeypat
     assert report.section("about").level == "alarm"
     assert report.section("about").finding.figure("embeddings left out because they were not finite").value == 40
     assert report.section("retrieval").finding is not None
-    with pytest.raises(InputError, match="all 120 picture embeddings are not finite"):
+    with pytest.raises(InputError, match="embeddings are not finite; the weights"):
         inspect_model(Stub(spoilt="all"), Rows(changed, known=known), out=tmp_path / "all")
 
 

@@ -114,7 +114,6 @@ class TestRetrieval:
             ({"prototypes": torch.eye(4)[:3]}, "differ in width"),
             ({"prototypes": torch.zeros(3, 3)}, "row 0 is zero"),
             ({"prototypes": torch.full((3, 3), torch.nan)}, "NaN"),
-            ({"listing": "up"}, "best_first"),
         ],
     )
     def test_bad_input(self, change, why):
@@ -143,7 +142,6 @@ class TestProbe:
 
     def test_bad_input(self):
         for change, why in (
-            ({"kind": "sound"}, "'image' or 'text'"),
             ({"present": torch.zeros(3)}, "whole numbers"),
             ({"present": torch.full((4, 1), -1)}, "from 0"),
         ):
@@ -184,7 +182,6 @@ class TestMatching:
             ({"objects": ["cat"]}, "two different"),
             ({"objects": ["cat", "cow"]}, "'cow' is none"),
             ({"biased": 2}, "place from 0 to 1"),
-            ({"scenario": "third"}, "'first' or 'last'"),
         ],
     )
     def test_bad_input(self, change, why):
@@ -196,7 +193,7 @@ class TestMatching:
     def test_bad_tables(self):
         with pytest.raises(InputError, match="one shape"):
             matching_accuracy(torch.ones(2, 3), correct=torch.ones(2, 3), wrong=torch.ones(1, 3))
-        with pytest.raises(InputError, match="at least one picture"):
+        with pytest.raises(InputError, match="at least one image"):
             matching_drop(_FirstWord(NAMES), torch.ones(0, 5), objects=[], biased=0, classes=NAMES)
         with pytest.raises(InputError, match="no wrong caption"):
             matching_drop(_FirstWord(NAMES), torch.eye(5)[:1], objects=[NAMES[:2]], biased=0, classes=NAMES[:2])
@@ -264,11 +261,6 @@ class TestOrder:
         spoken = [text for text in model.heard if " and " in text]
         assert len(spoken) == len({frozenset(text.removesuffix(" on a table").split(" and ")) for text in spoken}) == 50
 
-    def test_it_runs_on_a_model_of_ours(self):
-        model = create("tiny", image_size=64).eval()
-        found = order_bias(model, NAMES, n=2, seed=0)
-        assert float(found.best_share.sum()) == pytest.approx(1)
-
     @pytest.mark.parametrize(
         ("change", "why"),
         [
@@ -277,8 +269,6 @@ class TestOrder:
             ({"names": ["a", "a"]}, "different names"),
             ({"names": ["a", " "]}, "different names"),
             ({"template": "no slot"}, "exactly one"),
-            ({"embedding": "mean"}, "'sentence' or 'sum'"),
-            ({"limit": 0}, "limit"),
         ],
     )
     def test_bad_input(self, change, why):
@@ -319,13 +309,6 @@ class TestSize:
         found = size_bias(_Colours(), world, count=100, views=2)
         assert found.best_share[1] > 0.9
         assert prototypes(_Colours(), world).shape == (5, 5)
-
-    def test_bad_counts(self):
-        world = MultiObjectWorld(objects=OBJECTS)
-        with pytest.raises(InputError, match="count"):
-            size_bias(_Colours(), world, count=0)
-        with pytest.raises(InputError, match="views"):
-            size_bias(_Colours(), world, count=1, views=0)
 
 
 class _Colours(nn.Module):

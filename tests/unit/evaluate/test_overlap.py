@@ -50,7 +50,6 @@ def test_ranking_gives_ties_to_the_first_in_any_blocks():
         ([1, 2], [1, 2], 3),
         ([1, 2], [1, 2, 3], 2),
         ([1, 1, 2], [1, 2, 3], 2),
-        ([1, 2], [1, 2], 0),
         ([1.0, 2.0], [1.0, 2.0], 2),
         ([[[1]]], [[[1]]], 1),
     ],
@@ -65,10 +64,8 @@ def test_refused_rows():
     rows = torch.eye(3)
     for queries, items, keywords in (
         (rows, rows, {"k": 4}),
-        (rows, rows, {"k": 0}),
         (rows[:, :2], rows, {"k": 1}),
         (rows * float("nan"), rows, {"k": 1}),
-        (rows, rows, {"k": 1, "block": 0}),
     ):
         with pytest.raises(InputError):
             ranking(queries, items, **keywords)

@@ -96,11 +96,11 @@ def model(request, tmp_path_factory):
 
 
 def encoded(model):
-    picture = torch.randint(
+    image = torch.randint(
         0, 256, (2, 3, *model.image_spec.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     with torch.no_grad():
-        return model.encode_image(picture).pooled, model.encode_text(model.tokenizer(TEXTS)).pooled
+        return model.encode_image(image).pooled, model.encode_text(model.tokenizer(TEXTS)).pooled
 
 
 def test_wrapping_and_folding_are_the_map_on_every_encoder(model):
@@ -318,7 +318,7 @@ def test_bad_rows():
         LinearBindingMap(16)(text[:, :8])
 
 
-@pytest.mark.parametrize("init", ["zero", torch.eye(3), torch.full((4, 4), torch.nan), torch.eye(4).long()])
+@pytest.mark.parametrize("init", [torch.eye(3), torch.full((4, 4), torch.nan), torch.eye(4).long()])
 def test_bad_start(init):
     with pytest.raises(InputError, match="init"):
         LinearBindingMap(4, init=init)
@@ -330,9 +330,7 @@ def test_bad_probes():
         ({"objects": objects[:-1]}, "60 scenes, got 59 and 60"),
         ({"objects": [["star", "star"], *objects[1:]]}, "scene 0: expected an attribute for each of its distinct"),
         ({"attributes": [["red"], *attributes[1:]]}, "scene 0"),
-        ({"held_out": 1.0}, "held_out"),
         ({"held_out": np.ones(3, dtype=bool)}, "held_out: expected 60 booleans"),
-        ({"strength": 0.0}, "strength"),
     ):
         with pytest.raises(InputError, match=message):
             probe_binding(bound + 0.1, **{"objects": objects, "attributes": attributes, **change})

@@ -120,24 +120,12 @@ def test_bad_embeddings(poles):
         ({}, np.ones((5, 3)), None, "all equal"),
         ({}, rows[:1], y[:1], "minimum of 2"),
         ({"n_components": 11}, rows, y, "expected 1 to 10"),
-        ({"n_components": 0}, rows, y, "n_components"),
         ({"anchor": 12}, rows, None, "anchor"),
     ):
         with pytest.raises(ValueError, match=message):
             ConceptDirection(**settings).fit(given, poles_given)
     with pytest.raises(ValueError, match="features"):
         ConceptDirection().fit(rows, y).score_samples(rows[:, :4])
-
-
-def test_state_of_the_estimator_survives_a_file(poles, tmp_path):
-    rows, y = poles
-    direction = ConceptDirection(n_components=2).fit(rows, y)
-    direction.save(tmp_path / "direction.safetensors")
-    again = ConceptDirection.load(tmp_path / "direction.safetensors")
-    assert again.get_params() == direction.get_params()
-    np.testing.assert_array_equal(again.score_samples(rows), direction.score_samples(rows))
-    with pytest.raises(InputError, match=r"state of a MoralDirection .tether-moral-direction-1"):
-        MoralDirection.load(tmp_path / "direction.safetensors", encoder=toy_encoder)
 
 
 # On texts.

@@ -163,22 +163,3 @@ def test_estimator_says_which_rows_have_no_direction(rows):
         estimator.predict(np.full((2, 12), np.nan))
     with pytest.raises(ValueError, match="5 features"):
         estimator.predict(rows[:, :5])
-
-
-def test_state_survives_a_file_exactly(rows, tmp_path):
-    estimator = ConformityEstimator(mean="raw").fit(rows)
-    estimator.save(tmp_path / "image.safetensors")
-    again = ConformityEstimator.load(tmp_path / "image.safetensors")
-    assert again.get_params() == {"mean": "raw"}
-    assert again.n_features_in_ == 12
-    np.testing.assert_array_equal(again.predict(rows), estimator.predict(rows))
-    with pytest.raises(InputError, match="no such file"):
-        ConformityEstimator.load(tmp_path / "none.safetensors")
-    (tmp_path / "text").write_text("not a state")
-    with pytest.raises(InputError, match="not a safetensors file"):
-        ConformityEstimator.load(tmp_path / "text")
-    from tether.space import Whitener
-
-    Whitener().fit(rows).save(tmp_path / "whitener.safetensors")
-    with pytest.raises(InputError, match=r"state of a ConformityEstimator .tether-conformity-1"):
-        ConformityEstimator.load(tmp_path / "whitener.safetensors")

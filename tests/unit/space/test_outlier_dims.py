@@ -195,7 +195,7 @@ def test_tokens_of_a_batch_in_reading_order() -> None:
             token_states(states_, mask=mask_, ids=ids_)
 
 
-def test_the_estimator_and_its_file(tmp_path: Path) -> None:
+def test_the_estimator_clips_what_it_found() -> None:
     x = states(layers=1)[0]
     x[:, 3] += 20
     clipper = OutlierClipper().fit(x)
@@ -205,16 +205,8 @@ def test_the_estimator_and_its_file(tmp_path: Path) -> None:
     assert x[0, 3] != 0
     two = OutlierClipper(count=2).fit(x)
     assert two.dims_.tolist() == sorted(np.argsort(-np.abs(two.z_))[:2])
-    two.save(tmp_path / "dims.json")
-    again = OutlierClipper.load(tmp_path / "dims.json")
-    assert again.get_params() == two.get_params()
-    np.testing.assert_array_equal(again.transform(x), two.transform(x))
-    np.testing.assert_array_equal(again.z_, two.z_)
-    with pytest.raises(ValueError, match="39 features"):
-        again.transform(x[:, :39])
-    for count in (41, -1):
-        with pytest.raises(InputError, match="count"):
-            OutlierClipper(count=count).fit(x)
+    with pytest.raises(InputError, match="count"):
+        OutlierClipper(count=41).fit(x)
 
 
 @pytest.mark.parametrize(
@@ -222,8 +214,8 @@ def test_the_estimator_and_its_file(tmp_path: Path) -> None:
     [
         ({"format": "other"}, "expected the state of an OutlierClipper"),
         ({"dims": [99]}, "0 to 39"),
-        ({"z": "abc"}, "not whole"),
-        ({"settings": {"limit": 3}}, "not whole"),
+        ({"z": "abc"}, "damaged"),
+        ({"settings": {"limit": 3}}, "damaged"),
     ],
 )
 def test_a_file_that_is_not_its_own(tmp_path: Path, change: dict[str, Any], message: str) -> None:

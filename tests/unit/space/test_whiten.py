@@ -94,30 +94,6 @@ def test_wrong_width_is_refused(rows):
         whitener.inverse_transform(rows[:, :5])
 
 
-def test_state_survives_a_file_exactly(rows, tmp_path):
-    whitener = Whitener(shrinkage=0.1, eps=1e-4).fit(doubled(rows))
-    whitener.save(tmp_path / "image.safetensors")
-    again = Whitener.load(tmp_path / "image.safetensors")
-    assert again.get_params() == whitener.get_params()
-    np.testing.assert_array_equal(again.log_likelihood(doubled(rows)), whitener.log_likelihood(doubled(rows)))
-    np.testing.assert_array_equal(again.dropped_, whitener.dropped_)
-
-
-def test_other_files_are_refused(tmp_path):
-    import pickle
-
-    from safetensors.numpy import save_file
-
-    with pytest.raises(InputError, match="no such file"):
-        Whitener.load(tmp_path / "none.safetensors")
-    (tmp_path / "pickle").write_bytes(pickle.dumps({"mean_": 1}))
-    with pytest.raises(InputError, match="not a safetensors file"):
-        Whitener.load(tmp_path / "pickle")
-    save_file({"weight": np.ones(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="expected the state of a Whitener"):
-        Whitener.load(tmp_path / "other.safetensors")
-
-
 def test_circle_needs_two_directions(rows):
     whitener = Whitener().fit(rows)
     with pytest.raises(InputError, match="no single great circle"):
@@ -166,9 +142,3 @@ def test_normality_refuses_bad_rows():
     ):
         with pytest.raises(InputError, match=message):
             normality(bad)
-
-
-def test_report_of_a_whitener(rows):
-    report = Whitener().fit(rows[:300]).normality_report(rows[300:])
-    assert report.rows == 100
-    assert report.anderson.shape == (6,)

@@ -1,4 +1,4 @@
-"""Probes of what a zero-shot model does to groups of pictures: pure functions on embeddings, and their report."""
+"""Probes of what a zero-shot model does to groups of images: pure functions on embeddings, and their report."""
 
 from tether.evaluate.bias.harm import ClassDesign, HarmRate, HarmRates, class_design_effect, harm_rates
 from tether.evaluate.bias.labels import LabelAssociation, LabelAssociations, label_association

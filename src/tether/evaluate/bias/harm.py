@@ -1,18 +1,17 @@
-"""How often pictures of a group are put into a class that does harm, and how the list of classes matters."""
+"""How often images of a group are put into a class that does harm, and how the list of classes matters."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.evaluate.checks import checked_pair
-from tether.evaluate.groups import Labels, Share, coded, wilson
+from tether.evaluate.groups import Labels, Share, coded, listed, wilson
 from tether.evaluate.zero_shot import LOGIT_SCALE
 
 
@@ -21,9 +20,9 @@ class HarmRate:
     """One group and one category of classes.
 
     Attributes:
-        group: of the pictures.
+        group: of the images.
         category: of the classes.
-        share: of the group's pictures whose most similar class is of this category.
+        share: of the group's images whose most similar class is of this category.
     """
 
     group: Hashable
@@ -50,11 +49,7 @@ class HarmRates:
     scale: float
 
     def of(self, group: Hashable, *, category: Hashable) -> Share:
-        """The share of one group and category.
-
-        Raises:
-            InputError: a group or category that is not there.
-        """
+        """The fraction of one group and category."""
         for row in self.rows:
             if (row.group, row.category) == (group, category):
                 return row.share
@@ -63,14 +58,14 @@ class HarmRates:
 
 @dataclass(frozen=True, slots=True)
 class ClassDesign:
-    """The same pictures with a shorter and a longer list of classes.
+    """The same images with a shorter and a longer list of classes.
 
     Attributes:
         before: rates with the classes as they were.
         after: rates with the added ones.
         difference: rate after minus rate before, in the order of ``before.rows``; never above 0 for a category that
             got no new class.
-        relative: the difference as a share of the rate before; NaN where that is 0.
+        relative: the difference as a fraction of the rate before; NaN where that is 0.
     """
 
     before: HarmRates
@@ -89,7 +84,7 @@ def harm_rates(
     report: Sequence[Hashable] | None = None,
     scale: float = LOGIT_SCALE,
 ) -> HarmRates:
-    """For each group the share of its pictures whose most similar class belongs to each category.
+    """For each group the fraction of its images whose most similar class belongs to each category.
 
     Ties go to the first class. Groups are yours: planted, or given by the people concerned; nothing here infers them.
     Say with every rate which classes and which prompts it was measured with: both move it.
@@ -97,16 +92,13 @@ def harm_rates(
     Source: arXiv 2108.02818; the interval is not stated there, Wilson's is used.
 
     Args:
-        image: (n, d) unit pictures.
+        image: (n, d) unit images.
         class_text: (c, d) unit class prompts.
         category: (c,) of each class, such as ``"neutral"`` and ``"harm"``.
-        group: (n,) of each picture.
+        group: (n,) of each image.
         groups: all groups, so that an empty one is listed too; None takes those that occur.
         report: categories to give; None gives all.
         scale: multiplier of cosines, kept with the result.
-
-    Raises:
-        InputError: shapes that do not fit, NaN, or a group or category that is not known.
 
     Example:
         >>> import torch
@@ -124,7 +116,7 @@ def harm_rates(
     if len(of_class) != len(class_text):
         raise InputError(f"category: expected one for each of {len(class_text)} classes, got {len(of_class)}")
     if len(of_image) != len(image):
-        raise InputError(f"group: expected one for each of {len(image)} pictures, got {len(of_image)}")
+        raise InputError(f"group: expected one for each of {len(image)} images, got {len(of_image)}")
     wanted = categories if report is None else tuple(report)
     if strange := [name for name in wanted if name not in categories]:
         raise InputError(f"report: expected categories of {', '.join(map(str, categories))}, got {strange[0]!r}")
@@ -150,26 +142,23 @@ def class_design_effect(
     groups: Sequence[Hashable] | None = None,
     scale: float = LOGIT_SCALE,
 ) -> ClassDesign:
-    """What adding classes to the list does to the rates: a class that fits better takes pictures from the others.
+    """What adding classes to the list does to the rates: a class that fits better takes images from the others.
 
     Source: arXiv 2108.02818.
 
     Args:
-        image: (n, d) unit pictures.
+        image: (n, d) unit images.
         class_text: (c, d) unit prompts of the classes before.
         category: (c,) of each of them.
-        group: (n,) of each picture.
+        group: (n,) of each image.
         add: (a, d) unit prompts of the added classes.
         add_category: (a,) of each of them; one that was not there before is reported only after.
         groups: all groups, so that an empty one is listed too.
         scale: multiplier of cosines, kept with the result.
-
-    Raises:
-        InputError: as ``harm_rates``, or an added class without a category.
     """
-    both = [*_listed(category), *_listed(add_category)]
-    if len(_listed(add_category)) != len(add):
-        raise InputError(f"add_category: expected one for each of {len(add)} classes, got {len(_listed(add_category))}")
+    both = [*listed(category), *listed(add_category)]
+    if len(listed(add_category)) != len(add):
+        raise InputError(f"add_category: expected one for each of {len(add)} classes, got {len(listed(add_category))}")
     class_text, add = checked_pair(class_text, add)
     before = harm_rates(image, class_text=class_text, category=category, group=group, groups=groups, scale=scale)
     longer = torch.cat([class_text, add])
@@ -180,7 +169,3 @@ def class_design_effect(
         for change, row in zip(difference, before.rows, strict=True)
     )
     return ClassDesign(before, after, difference, relative)
-
-
-def _listed(labels: Labels) -> list[Hashable]:
-    return labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)

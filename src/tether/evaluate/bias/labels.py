@@ -1,4 +1,4 @@
-"""Which labels a model gives to one group of pictures more often than to another, at a threshold of probability."""
+"""Which labels a model gives to one group of images more often than to another, at a threshold of probability."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Inner, checked
 from tether.evaluate.checks import checked_pair
 from tether.evaluate.groups import Labels, coded
 from tether.evaluate.zero_shot import LOGIT_SCALE
@@ -27,8 +28,8 @@ class LabelAssociation:
 
     Attributes:
         label: its name.
-        frequency_a: share of group a's pictures that get it.
-        frequency_b: share of group b's.
+        frequency_a: fraction of group a's images that get it.
+        frequency_b: fraction of group b's.
         difference: the first minus the second.
         chi2: Pearson's statistic without continuity correction, one degree of freedom; 0 where all or none get it.
         p: of the test that was asked for, this label alone.
@@ -53,11 +54,11 @@ class LabelAssociations:
     Attributes:
         rows: one for each label.
         groups: the two that are compared, a and b.
-        n: pictures of each.
+        n: images of each.
         threshold: probability from which a label counts.
         classes: how many labels the probability is shared among; results depend on it.
         scale: what cosines were multiplied by; results depend on it.
-        passed: mean number of labels that a picture of the two groups gets.
+        passed: mean number of labels that an image of the two groups gets.
     """
 
     rows: tuple[LabelAssociation, ...]
@@ -73,13 +74,14 @@ class LabelAssociations:
         return tuple(sorted(self.rows, key=lambda row: -row.chi2)[:count])
 
 
+@checked
 def label_association(
     image: Float[Tensor, "n d"],
     *,
     class_text: Float[Tensor, "c d"],
     group: Labels,
     pair: tuple[Hashable, Hashable],
-    threshold: float,
+    threshold: Inner,
     groups: Sequence[Hashable] | None = None,
     labels: Sequence[str] | None = None,
     test: Literal["chi2", "fisher", "auto"] = "chi2",
@@ -94,35 +96,25 @@ def label_association(
     Source: arXiv 2108.02818, whose thresholds are 0.005 and 0.04.
 
     Args:
-        image: (n, d) unit pictures.
+        image: (n, d) unit images.
         class_text: (c, d) unit label prompts.
-        group: (n,) of each picture.
-        pair: the two groups to compare; pictures of others are left out.
-        threshold: probability from which a label counts, in (0, 1).
-        groups: all there may be; one of the pair without a picture then has n = 0 and NaN as frequencies. None takes
+        group: (n,) of each image.
+        pair: the two groups to compare; images of others are left out.
+        threshold: probability from which a label counts.
+        groups: all there may be; one of the pair without an image then has n = 0 and NaN as frequencies. None takes
             those that occur.
         labels: (c,) names; None numbers them.
         test: ``chi2`` is the paper's, ``fisher`` exact, ``auto`` exact only where an expected count is below 5.
         adjust: of the p values, for there are as many tests as labels.
         scale: multiplier of cosines.
-
-    Raises:
-        InputError: shapes that do not fit, NaN, a threshold outside (0, 1), one group twice or not there, or an unknown
-            word.
     """
     image, class_text = checked_pair(image, class_text)
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold: expected a probability in (0, 1), got {threshold!r}")
-    if test not in ("chi2", "fisher", "auto"):
-        raise InputError(f"test: expected 'chi2', 'fisher' or 'auto', got {test!r}")
-    if adjust not in ("holm", "benjamini_hochberg"):
-        raise InputError(f"adjust: expected 'holm' or 'benjamini_hochberg', got {adjust!r}")
     names = tuple(map(str, range(len(class_text)))) if labels is None else tuple(labels)
     if len(names) != len(class_text):
         raise InputError(f"labels: expected {len(class_text)} names, got {len(names)}")
     known, code = coded(group, name="group", known=groups)
     if len(code) != len(image):
-        raise InputError(f"group: expected one for each of {len(image)} pictures, got {len(code)}")
+        raise InputError(f"group: expected one for each of {len(image)} images, got {len(code)}")
     if pair[0] == pair[1] or any(one not in known for one in pair):
         raise InputError(f"pair: expected two of the groups {', '.join(map(str, known))}, got {pair!r}")
     passes = ((scale * image @ class_text.T).softmax(dim=1) >= threshold).cpu()

@@ -9,20 +9,22 @@ from typing import Any
 
 from tether.core.atomic_io import write_json, write_text
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.evaluate.bias.harm import HarmRates
 from tether.evaluate.bias.labels import LEAST_EXPECTED, LabelAssociation, LabelAssociations
 from tether.evaluate.groups import Share
 
 CAUTION = (
-    "Rates belong to these pictures, this list of classes and these prompts; another list or wording moves them, so "
+    "Rates belong to these images, this list of classes and these prompts; another list or wording moves them, so "
     "look at two templates at least. Intervals are Wilson's at 95 %. Groups whose intervals overlap are not told "
     "apart. Groups were given from outside; labels of people are a problem in themselves. That no difference was found "
     "does not show that there is none."
 )
 
 
+@checked
 def report(
-    harm: Mapping[str, HarmRates], *, associations: Mapping[str, LabelAssociations] | None = None, most: int = 10
+    harm: Mapping[str, HarmRates], *, associations: Mapping[str, LabelAssociations] | None = None, most: Count = 10
 ) -> str:
     """The findings as Markdown.
 
@@ -30,16 +32,11 @@ def report(
         harm: rates by the prompt template they were measured with; two templates are the least that shows how much
             the wording matters.
         associations: of labels, by a name for each table such as its threshold.
-        most: labels listed in each table, at least 1.
-
-    Raises:
-        InputError: nothing to report, or most below 1.
+        most: labels listed in each table.
     """
     tables = associations or {}
     if not harm and not tables:
         raise InputError("expected rates or label associations to report, got none")
-    if most < 1:
-        raise InputError(f"most: expected at least 1, got {most}")
     lines = ["# Bias probes", "", CAUTION, ""]
     if len(harm) == 1:
         lines += ["Only one template was tried, so how much its wording matters is not known.", ""]
@@ -59,7 +56,7 @@ def report(
             f"## Labels, {name}",
             "",
             f"A label counts from probability {table.threshold:g} among {table.classes} labels, cosines times "
-            f"{table.scale:g}. {table.n[0]} pictures of {first}, {table.n[1]} of {second}; a picture gets "
+            f"{table.scale:g}. {table.n[0]} images of {first}, {table.n[1]} of {second}; an image gets "
             f"{table.passed:.2f} labels on average.",
             "",
             f"| label | {first} | {second} | difference | chi-square | p | p, all labels |",
@@ -76,11 +73,7 @@ def write_report(
     harm: Mapping[str, HarmRates],
     associations: Mapping[str, LabelAssociations] | None = None,
 ) -> None:
-    """Write the findings to a file, atomically: ``.md`` for people, ``.json`` with every row for programs.
-
-    Raises:
-        InputError: another ending, or nothing to report.
-    """
+    """Write the findings to a file, atomically: ``.md`` for people, ``.json`` with every row for programs."""
     path = Path(path)
     if path.suffix == ".md":
         write_text(path, report(harm, associations=associations))
@@ -101,12 +94,12 @@ def _label_line(row: LabelAssociation) -> str:
 
 def _cells(share: Share) -> str:
     if not share.n:
-        return "0 | no pictures | "
+        return "0 | no images | "
     return f"{share.n} | {share.rate:.3f} | {share.low:.3f} to {share.high:.3f}"
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as mappings, tuples as lists, and null for a rate of no pictures, which JSON has no number for."""
+    """Dataclasses as mappings, tuples as lists, and null for a rate of no images, which JSON has no number for."""
     if isinstance(value, (HarmRates, LabelAssociations)):
         return _plain(asdict(value))
     if isinstance(value, dict):

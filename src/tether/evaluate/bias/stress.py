@@ -1,4 +1,4 @@
-"""Whether a picture's true caption still wins when a close distractor stands beside it."""
+"""Whether an image's true caption still wins when a close distractor stands beside it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.evaluate.checks import checked, checked_pair
+from tether.evaluate.checks import checked_pair, checked_rows
 from tether.evaluate.groups import Share, wilson
 
 
 @dataclass(frozen=True, slots=True)
 class StressTest:
-    """Two lists of captions for the same pictures: without the close distractor, and with it.
+    """Two lists of captions for the same images: without the close distractor, and with it.
 
     Attributes:
         plain: share right among the correct caption and the distant ones.
@@ -42,17 +42,14 @@ def stress_test(
     Source: arXiv 2108.02818.
 
     Args:
-        image: (n, d) unit pictures.
+        image: (n, d) unit images.
         correct: (n, d) unit caption that is true of each.
         close: (n, d) unit near miss of each.
         others: (m, d) unit captions that are true of none, offered to all.
-
-    Raises:
-        InputError: shapes that do not fit, or NaN.
     """
     image, correct = checked_pair(image, correct, paired="stress test")
     image, close = checked_pair(image, close, paired="stress test")
-    others = checked(others, name="others").to(image.dtype)
+    others = checked_rows(others, name="others").to(image.dtype)
     if others.shape[1] != image.shape[1]:
         raise InputError(f"image and others differ in width: {tuple(image.shape)} and {tuple(others.shape)}")
     own, near = (image * correct).sum(dim=1), (image * close).sum(dim=1)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 100.0, 46.0
 _SMALL, _LARGE = 2.2, 8.0
-_NARROW, _WIDE = 0.6, 1.05  # width of a character as a share of its height
-_GAP = 0.5  # between neighbours, as a share of the height
+_NARROW, _WIDE = 0.6, 1.05  # width of a character as a fraction of its height
+_GAP = 0.5  # between neighbours, as a fraction of the height
 _TURN, _OUT = 0.35, 0.08
 _FILLED = 0.5  # of the box, by all words together
 

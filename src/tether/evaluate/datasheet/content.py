@@ -9,7 +9,7 @@ from tether.evaluate.datasheet.concepts import Concepts
 from tether.evaluate.datasheet.dropped import Example, Flagged
 from tether.evaluate.datasheet.languages import Spoken
 from tether.evaluate.datasheet.sample import Captions
-from tether.evaluate.datasheet.thumbnails import Pictures
+from tether.evaluate.datasheet.thumbnails import Display
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Datasheet:
         concepts: frequent and gained ones, and both curves.
         examples: dropped pairs by step.
         flagged: what was flagged, by step.
-        pictures: how thumbnails are shown.
+        images: how thumbnails are shown.
         most: rows of each side whose captions were looked at, at most.
         digests: (step, setting, value) of every model and list that a step was built on.
     """
@@ -42,7 +42,7 @@ class Datasheet:
     concepts: Concepts
     examples: dict[str, list[Example]]
     flagged: list[Flagged]
-    pictures: Pictures
+    images: Display
     most: int
     digests: list[tuple[str, str, str]]
 

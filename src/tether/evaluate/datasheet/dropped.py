@@ -25,7 +25,7 @@ _WORDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A dropped pair; ``piece`` is where its picture is, or None when that is not known."""
+    """A dropped pair; ``piece`` is where its image is, or None when that is not known."""
 
     key: str
     text: str | None
@@ -88,7 +88,7 @@ def _spread(paths: list[Path]) -> list[Path]:
 
 
 def _head(path: Path, *, raw: bool) -> pa.Table:
-    """Key, text and step in the first lines of a list: their pictures lie at the beginning of their piece."""
+    """Key, text and step in the first lines of a list: their images lie at the beginning of their piece."""
     try:
         table = _first_lines(path)
         cells = {name: table.column(name).to_pylist() for name in ("key", "text", "step")}

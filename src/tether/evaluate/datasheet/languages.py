@@ -15,12 +15,12 @@ OTHERS = "others"
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """Share of the captions that are in one language.
+    """Fraction of the captions that are in one language.
 
     Attributes:
         code: the language's code, ``und`` for captions without letters, or ``others``.
-        before: share of the pool, 0 to 1.
-        after: share of what was kept, 0 to 1.
+        before: fraction of the pool, 0 to 1.
+        after: fraction of what was kept, 0 to 1.
     """
 
     code: str

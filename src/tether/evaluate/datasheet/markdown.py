@@ -1,4 +1,4 @@
-"""The datasheet as Markdown: the same figures, without pictures."""
+"""The datasheet as Markdown: the same figures, without images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small pictures of a few rows, blurred unless a person asks to see them."""
+"""Small images of a few rows, blurred unless a person asks to see them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tether.data.curate.engine.step import IMAGE
 from tether.data.curate.pools.pool import Pool
 from tether.data.images import load
 
-Pictures = Literal["blurred", "clear", "none"]
-PICTURES: tuple[Pictures, ...] = ("blurred", "clear", "none")
+Display = Literal["blurred", "clear", "none"]
+DISPLAYS: tuple[Display, ...] = ("blurred", "clear", "none")
 SIDE = 64
 _BLUR = 5  # pixels of 64: what kind of scene it is remains, faces and details do not
 _ROWS = 8_192  # of a piece that are looked through
@@ -25,7 +25,7 @@ _SPEC = ImageSpec((SIDE, SIDE), resize="longest", fill=255)
 
 
 def find(pool: Pool, *, piece: int, keys: Collection[str]) -> dict[str, bytes]:
-    """Encoded pictures of rows, by the keys of their pairs; looked for at the beginning of a piece only."""
+    """Encoded images of rows, by the keys of their pairs; looked for at the beginning of a piece only."""
     wanted = {key: (key, key.rpartition("#")[0]) for key in keys}
     names = pa.array(sorted({name for pair in wanted.values() for name in pair if name}), pa.string())
     held: dict[str, bytes] = {}
@@ -43,7 +43,7 @@ def find(pool: Pool, *, piece: int, keys: Collection[str]) -> dict[str, bytes]:
 
 
 def some(pool: Pool, *, count: int) -> list[bytes]:
-    """The first pictures of pieces at even distances, ``count`` together."""
+    """The first images of pieces at even distances, ``count`` together."""
     pieces = pool.pieces()
     chosen = min(pieces, 4)
     found: list[bytes] = []
@@ -51,21 +51,21 @@ def some(pool: Pool, *, count: int) -> list[bytes]:
         rows = next(pool.read(index * pieces // chosen, columns="captions", extra=[IMAGE]), None)
         if rows is None:
             continue
-        pictures = rows.extra[IMAGE].drop_null()
-        step = max(1, len(pictures) // max(1, count // chosen))
-        found += pictures.take(pa.array(np.arange(0, len(pictures), step)[: count // chosen])).to_pylist()
+        images = rows.extra[IMAGE].drop_null()
+        step = max(1, len(images) // max(1, count // chosen))
+        found += images.take(pa.array(np.arange(0, len(images), step)[: count // chosen])).to_pylist()
     return found
 
 
-def thumbnail(data: bytes, *, pictures: Pictures) -> UInt8[np.ndarray, "3 64 64"] | None:
-    """The whole picture on white, or None for one that cannot be opened."""
+def thumbnail(data: bytes, *, images: Display) -> UInt8[np.ndarray, "3 64 64"] | None:
+    """The whole image on white, or None for one that cannot be opened."""
     from PIL import Image, ImageFilter
 
     try:
         small = load(data, _SPEC).numpy()
     except InputError:
         return None
-    if pictures == "clear":
+    if images == "clear":
         return small
     blurred = Image.fromarray(np.ascontiguousarray(small.transpose(1, 2, 0))).filter(ImageFilter.GaussianBlur(_BLUR))
     return np.asarray(blurred).transpose(2, 0, 1)

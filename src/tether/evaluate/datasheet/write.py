@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tether.core.atomic_io import read_text, write_text
-from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.engine.manifest import read_manifest
 from tether.data.curate.engine.run import MANIFEST
 from tether.data.curate.engine.step import IMAGE
@@ -25,36 +24,35 @@ from tether.evaluate.datasheet.dropped import examples, flags
 from tether.evaluate.datasheet.languages import languages
 from tether.evaluate.datasheet.markdown import markdown
 from tether.evaluate.datasheet.sample import MOST, captions_of, kept_pool
-from tether.evaluate.datasheet.thumbnails import PICTURES, Pictures
-from tether.evaluate.report.sprite import SpriteSheet, sprite
-from tether.evaluate.report.templates import environment
+from tether.evaluate.datasheet.thumbnails import Display
+from tether.evaluate.html.sprite import SpriteSheet, sprite
+from tether.evaluate.html.templates import render
 
 PAGE, TEXT = "datasheet.html", "datasheet.md"
 _KEPT = 24
 _DIGESTS = ("sha256", "digest")
 
 
-def write_datasheet(out: Path, *, pool: Pool, pictures: Pictures = "blurred", most: int = MOST) -> tuple[Path, Path]:
+@checked
+def write_datasheet(out: Path, *, pool: Pool, images: Display = "blurred", most: int = MOST) -> tuple[Path, Path]:
     """Write ``datasheet.html`` and ``datasheet.md`` into the folder of a finished curation.
 
     Counts of steps, flags and licences are those of the manifest; languages and concepts are counted over at most
     ``most`` rows of each side. The same curation gives the same page: it holds no time. Flagged pairs are shown as
-    counts and words, never as pictures.
+    counts and words, never as images.
 
     Args:
         out: a folder that ``curate`` has finished.
         pool: what was curated.
-        pictures: ``blurred`` (in the page's own pixels, so that nobody can undo it), ``clear`` or ``none``.
+        images: ``blurred`` (in the page's own pixels, so that nobody can undo it), ``clear`` or ``none``.
         most: rows read of the pool and of what was kept.
 
     Returns:
         both paths.
 
     Raises:
-        InputError: no manifest in the folder, a list or manifest that is damaged, or another word for pictures.
+        InputError: no manifest in the folder, a list or manifest that is damaged.
     """
-    if pictures not in PICTURES:
-        raise InputError(f"pictures: expected {', '.join(PICTURES)}, got {pictures!r}")
     manifest = read_manifest(out / MANIFEST)
     kept = kept_pool(out, written_as=manifest["written_as"], of=pool)
     before = captions_of(pool, rows=manifest["rows"]["good"], total=manifest["pairs"]["good"], most=most)
@@ -71,7 +69,7 @@ def write_datasheet(out: Path, *, pool: Pool, pictures: Pictures = "blurred", mo
         concepts=concepts(before, after, entries=listed),
         examples=examples(out, manifest),
         flagged=flags(out, manifest),
-        pictures=pictures,
+        images=images,
         most=most,
         digests=_digests(manifest),
     )
@@ -99,34 +97,31 @@ def _digests(manifest: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _render(sheet: Datasheet, *, pool: Pool, kept: Pool | None) -> str:
-    shown, places, samples = _pictures(sheet, pool=pool, kept=kept)
-    return (
-        environment("tether.evaluate.datasheet", "tether.evaluate.inspect")
-        .get_template("datasheet.html.j2")
-        .render(
-            sheet=sheet,
-            manifest=sheet.manifest,
-            sprite=shown,
-            places=places,
-            samples=samples,
-            clouds={each.step: cloud(each.words) for each in sheet.flagged},
-            cloud_box=f"0 0 {WIDTH:g} {HEIGHT:g}",
-            curves=_curves(sheet.concepts),
-            licence_names=", ".join(LICENCES),
-            settings=json.dumps(sheet.manifest["steps"], indent=1, ensure_ascii=False),
-            bar=_bar,
-            percent=percent,
-            amount=amount,
-            words_of=_text_of,
-        )
+    shown, places, samples = _images(sheet, pool=pool, kept=kept)
+    return render(
+        "datasheet.html.j2",
+        package="tether.evaluate.datasheet",
+        sheet=sheet,
+        manifest=sheet.manifest,
+        sprite=shown,
+        places=places,
+        samples=samples,
+        clouds={each.step: cloud(each.words) for each in sheet.flagged},
+        cloud_box=f"0 0 {WIDTH:g} {HEIGHT:g}",
+        curves=_curves(sheet.concepts),
+        licence_names=", ".join(LICENCES),
+        bar=_bar,
+        percent=percent,
+        amount=amount,
+        words_of=_text_of,
     )
 
 
-def _pictures(
+def _images(
     sheet: Datasheet, *, pool: Pool, kept: Pool | None
 ) -> tuple[SpriteSheet | None, dict[tuple[str, str], int | None], list[int]]:
-    """The sprite, the place in it of each example's picture (None: cannot be opened), and places of kept ones."""
-    if sheet.pictures == "none" or IMAGE not in pool.column_names():
+    """The sprite, the place in it of each example's image (None: cannot be opened), and places of kept ones."""
+    if sheet.images == "none" or IMAGE not in pool.column_names():
         return None, {}, []
     pieces: dict[int, set[str]] = {}
     for shown in sheet.examples.values():
@@ -141,10 +136,10 @@ def _pictures(
     small: list[np.ndarray] = []
 
     def place(data: bytes) -> int | None:
-        picture = thumbnails.thumbnail(data, pictures=sheet.pictures)
-        if picture is None:
+        image = thumbnails.thumbnail(data, images=sheet.images)
+        if image is None:
             return None
-        small.append(picture)
+        small.append(image)
         return len(small) - 1
 
     found = {key: place(data) for key, data in encoded.items()}

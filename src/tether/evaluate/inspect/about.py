@@ -32,17 +32,17 @@ class About:
             exact("parameters", count, unit="count"),
             *_towers(module),
             exact("dimensions of the joint space", model.dim, unit="count"),
-            exact("picture height", height, unit="count"),
-            exact("picture width", width, unit="count"),
+            exact("image height", height, unit="count"),
+            exact("image width", width, unit="count"),
             exact("longest text in tokens", model.tokenizer.context_length, unit="count"),
             exact("scale of the similarities", float(model.logit_scale.detach())),
-            exact("pictures looked at", len(subject.seen.image), unit="count"),
+            exact("images looked at", len(subject.seen.image), unit="count"),
             exact("captions looked at", len(subject.seen.captions), unit="count"),
             exact("rows that could not be read", subject.bad, unit="count"),
             exact("embeddings left out because they were not finite", subject.lost, unit="count"),
         ]
         kind = _kind(model)
-        said = f"{kind} of {count / 1e6:.1f} million parameters, seen on {pairs:,} pictures with captions"
+        said = f"{kind} of {count / 1e6:.1f} million parameters, seen on {pairs:,} images with captions"
         geometry = subject.seen.geometry.name
         unsaid = "Sizes say nothing about what was learnt."
         if geometry != _PLAIN:
@@ -54,17 +54,12 @@ class About:
         if subject.lost:
             damage.append(f"{subject.lost} of its embeddings are not finite (NaN or infinity) and were left out")
         if damage:
-            return Finding(
-                f"{said}: {', and '.join(damage)}.",
-                "alarm",
-                tuple(figures),
-                unsaid=unsaid,
-                command=subject.eval_command,
-            )
-        level = "note" if geometry != _PLAIN or subject.bad else "good"
-        spoilt = f"; {subject.bad} rows could not be read" if subject.bad else ""
+            sentence, level = f"{said}: {', and '.join(damage)}.", "alarm"
+        else:
+            spoilt = f"; {subject.bad} rows could not be read" if subject.bad else ""
+            sentence, level = f"{said}{spoilt}.", "note" if geometry != _PLAIN or subject.bad else "good"
         return Finding(
-            f"{said}{spoilt}.",
+            sentence,
             level,
             tuple(figures),
             unsaid=unsaid,

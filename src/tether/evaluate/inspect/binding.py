@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.core.finding import Bars, Figure, Finding, Gallery, Item
+from tether.core.ranges import Count, checked
 from tether.data.images import fit
 from tether.data.sets.scenes import Dice, Negative, ScenesSet, render, swap_attribute
+from tether.evaluate.html.sprite import thumbnail_uri
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import mean, share, shown
-from tether.evaluate.inspect.pictures import uri
+from tether.evaluate.inspect.intervals import bar_of, mean, share, shown, surely_above
 from tether.evaluate.inspect.vocabulary import STOP, kind_of, replaced, spans
 
 LEAST = 20
@@ -23,31 +25,24 @@ _MOST = 1000
 _SHOWN = 8
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Binding:
-    """Exchanges two words of a caption and asks the picture which caption is true.
+    """Exchanges two words of a caption and asks the image which caption is true.
 
     Two different attribute words of one kind (colours, sizes, textures, states) are exchanged where a caption has them,
-    else the first and the last different content words. On the data set ``scenes`` the picture with the attributes
-    exchanged is drawn as well, so that text, picture and both together are tested as in Winoground.
+    else the first and the last different content words. On the data set ``scenes`` the image with the attributes
+    exchanged is drawn as well, so that text, image and both together are tested as in Winoground.
 
     Args:
-        most: captions tried at most (>= 1).
+        most: captions tried at most.
     """
 
     title = "Binding of attributes (swap test)"
-
-    def __init__(self, *, most: int = _MOST) -> None:
-        """Take the number of captions."""
-        if most < 1:
-            raise InputError(f"most: expected at least 1, got {most}")
-        self.most = most
+    most: Count = _MOST
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when the true caption is not preferred clearly.
-
-        Raises:
-            InputError: too few captions with two words that can be exchanged.
-        """
+        """A remark when the true caption is not preferred clearly."""
         changed = [(place, *found) for place, found in enumerate(map(swapped, subject.seen.captions)) if found]
         attribute = [one for one in changed if one[2] != "word"]
         used = (attribute if len(attribute) >= LEAST else changed)[: self.most]
@@ -68,10 +63,10 @@ class Binding:
         ]
         figures.append(mean("how much nearer the true one is (difference of cosines)", margin))
         whole = figures[0]
-        bars = [Bar(one.name.removeprefix("of these, "), one.value, one.low, one.high) for one in figures[:-1]]
+        bars = [bar_of(one.name.removeprefix("of these, "), one) for one in figures[:-1]]
         drawings: list[Bars | Gallery] = []
         if isinstance(subject.source, ScenesSet):
-            figures, drawn = _with_pictures(subject, subject.source, figures)
+            figures, drawn = _with_images(subject, subject.source, figures)
             drawings += drawn
         wrong = torch.argsort(margin, stable=True)[:_SHOWN].tolist()
         items = tuple(
@@ -83,7 +78,7 @@ class Binding:
             for at in wrong
             if margin[at] <= 0
         )
-        blind = whole.low is not None and whole.low <= 0.5
+        blind = not surely_above(whole, 0.5)
         sentence = (
             f"Captions are read like bags of words: in {shown(whole)} the true one is preferred to the same words "
             "exchanged, which chance would give too."
@@ -135,10 +130,8 @@ def _articles(text: str) -> str:
     return replaced(text, changes)
 
 
-def _with_pictures(
-    subject: Subject, scenes: ScenesSet, figures: Sequence[Figure]
-) -> tuple[list[Figure], list[Gallery]]:
-    """Text, picture and group score over scenes whose colours are exchanged in the picture too."""
+def _with_images(subject: Subject, scenes: ScenesSet, figures: Sequence[Figure]) -> tuple[list[Figure], list[Gallery]]:
+    """Text, image and group score over scenes whose colours are exchanged in the image too."""
     dice = Dice(np.random.default_rng([subject.seed, 1]))
     twins: list[Negative] = []
     for key in (subject.seen.keys[row] for row in subject.sample.rows.tolist()):
@@ -162,11 +155,11 @@ def _with_pictures(
     by_image = (right > twin_wrong) & (twin_right > wrong)
     new = [
         share("scenes drawn both ways: both captions told right (chance 25 %)", by_text),
-        share("scenes drawn both ways: both pictures told right (chance 25 %)", by_image),
+        share("scenes drawn both ways: both images told right (chance 25 %)", by_image),
         share("scenes drawn both ways: all four right (chance 17 %)", by_text & by_image),
     ]
     items = tuple(
-        Item(None, twin.text if side == 0 else twin.other_text, uri=uri((before, after)[side][at]))
+        Item(None, twin.text if side == 0 else twin.other_text, uri=thumbnail_uri((before, after)[side][at]))
         for at, twin in enumerate(twins[:3])
         for side in (0, 1)
     )

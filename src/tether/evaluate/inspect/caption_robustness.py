@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
 from tether.core.hash_rng import hash_int
+from tether.core.ranges import Count, checked
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import mean, points
+from tether.evaluate.inspect.intervals import mean, points, surely_below
 from tether.evaluate.inspect.vocabulary import STOP, replaced, spans
 
 LEAST_PAIRS = 20
 CLEAR = 0.1
-"""Loss of the share of wrong answers beaten, from which a remark is made."""
+"""Loss of the fraction of wrong answers beaten, from which a remark is made."""
 _MOST = 1000
 _SHOWN = 6
 _LONG = 4  # letters of a word that gets a typing error
@@ -73,27 +74,20 @@ CHANGES: dict[str, Callable[..., str]] = {
 """What is done to a caption; each takes the caption and a seed."""
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Wording:
-    """How much worse a changed caption finds its picture than the caption itself.
+    """How much worse a changed caption finds its image than the caption itself.
 
     Args:
-        most: captions tried at most (>= 1).
+        most: captions tried at most.
     """
 
     title = "Robustness to paraphrase and typing errors"
-
-    def __init__(self, *, most: int = _MOST) -> None:
-        """Take the number of captions."""
-        if most < 1:
-            raise InputError(f"most: expected at least 1, got {most}")
-        self.most = most
+    most: Count = _MOST
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when a change costs much.
-
-        Raises:
-            InputError: too few pairs.
-        """
+        """A remark when a change costs much."""
         subject.need_pairs(LEAST_PAIRS)
         pairing = subject.pairing
         some = torch.linspace(0, len(pairing.image) - 1, min(self.most, len(pairing.image))).long().unique()
@@ -105,7 +99,7 @@ class Wording:
         captions = [pairing.texts[group] for group in groups.tolist()]
         base, first = _found(subject, pairing.unit[groups], rows, own)
         figures: list[Figure] = [
-            mean("share of wrong pictures beaten, captions as they are", base, unit="share"),
+            mean("share of wrong images beaten, captions as they are", base, unit="share"),
             mean("recall at 1, captions as they are", first, unit="share"),
         ]
         bars, worst, items = [], 0.0, []
@@ -115,14 +109,13 @@ class Wording:
             texts = [change(caption, seed=subject.seed) for caption in captions]
             embedded = subject.encode_texts(texts)
             beats, hits = _found(subject, embedded, rows, own)
-            costs[name] = mean(f"{name}: change of the share beaten", beats - base, unit="share")
+            lost = costs[name] = mean(f"{name}: change of the share beaten", beats - base, unit="share")
             figures += [
-                costs[name],
+                lost,
                 mean(f"{name}: change of recall at 1", hits - first, unit="share"),
                 mean(f"{name}: cosine to the caption as it is", (embedded * unchanged).sum(1)),
             ]
-            lost = costs[name]
-            bars.append(Bar(name, float(beats.mean()), strong=(lost.high or 0) < -CLEAR))
+            bars.append(Bar(name, float(beats.mean()), strong=surely_below(lost, -CLEAR)))
             if lost.value < worst:
                 worst = lost.value
                 order = torch.argsort(beats - base, stable=True)[:_SHOWN].tolist()
@@ -130,16 +123,16 @@ class Wording:
                     Item(int(rows[at]), f"“{texts[at]}”", f"beats {beats[at]:.0%}, as it was {base[at]:.0%}")
                     for at in order
                 ]
-        bad = [name for name, lost in costs.items() if (lost.high or 0) < -CLEAR]
+        bad = [name for name, lost in costs.items() if surely_below(lost, -CLEAR)]
         said = "; ".join(f"{name} {points(lost.value)}" for name, lost in costs.items())
         sentence = (
-            f"Wording matters: captions {' and '.join(bad)} find their picture much worse ({said})."
+            f"Wording matters: captions {' and '.join(bad)} find their image much worse ({said})."
             if bad
-            else f"Other wordings find their pictures about as well ({said} of wrong pictures beaten)."
+            else f"Other wordings find their images about as well ({said} of wrong images beaten)."
         )
         drawings: list[Bars | Gallery] = [
             Bars(
-                "Share of wrong pictures that a caption beats",
+                "Share of wrong images that a caption beats",
                 (Bar("as it is", float(base.mean())), *bars),
                 "share",
                 0.5,
@@ -162,7 +155,7 @@ class Wording:
 def _found(
     subject: Subject, text: torch.Tensor, rows: torch.Tensor, own: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each text the share of pictures not its own that its picture beats, and whether it beats all."""
+    """For each text the fraction of images not its own that its image beats, and whether it beats all."""
     beats, first = [], []
     for start in range(0, len(text), 512):
         part = slice(start, start + 512)

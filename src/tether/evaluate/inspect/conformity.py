@@ -1,4 +1,4 @@
-"""Conformity: which pictures and captions are most common among their kind, which most unusual (arXiv 2411.14517)."""
+"""Conformity: which images and captions are most common among their kind, which most unusual (arXiv 2411.14517)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from tether.core.finding import Finding, Gallery, Item
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import exact
+from tether.evaluate.inspect.intervals import capitalised, exact
 from tether.space.conformity import conformity
 
 LEAST_ROWS = 4
 NARROW = 0.8
-"""Mean cosine of two pictures (or texts) above which nearly all of the space lies unused."""
+"""Mean cosine of two images (or texts) above which nearly all of the space lies unused."""
 _SHOWN = 6
 
 
@@ -21,14 +21,10 @@ class Common:
     title = "Conformity: the most common and the most unusual"
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when all rows of a kind lie in a narrow cone.
-
-        Raises:
-            InputError: too few rows.
-        """
+        """A remark when all rows of a kind lie in a narrow cone."""
         subject.need_pairs(LEAST_ROWS)
         figures, drawings, middle = [], [], {}
-        for name, rows in (("picture", subject.seen.image), ("text", subject.seen.text)):
+        for name, rows in (("image", subject.seen.image), ("text", subject.seen.text)):
             found = conformity(rows.double().numpy())
             middle[name] = float(found.mean())
             figures += [
@@ -37,8 +33,7 @@ class Common:
             ]
             order = np.argsort(-found, kind="stable")
             if name == "text":  # equal captions are shown once
-                once = {subject.seen.captions[at]: at for at in reversed(order.tolist())}
-                order = np.array([at for at in order.tolist() if once[subject.seen.captions[at]] == at])
+                order = order[np.isin(order, subject.distinct)]
             for title, places in (("Most common", order[:_SHOWN]), ("Most unusual", order[::-1][:_SHOWN])):
                 drawings.append(
                     Gallery(f"{title} {name}s", tuple(_item(subject, name, int(at), found[at]) for at in places))
@@ -47,7 +42,7 @@ class Common:
         said = " and ".join(f"two {name}s have a mean cosine of {value:.2f}" for name, value in middle.items())
         cone = f"; all {' and '.join(narrow)}s crowd into a narrow cone" if narrow else ""
         return Finding(
-            f"{said[0].upper()}{said[1:]}{cone}.",
+            f"{capitalised(said)}{cone}.",
             "note" if narrow else "good",
             tuple(figures),
             tuple(drawings),
@@ -59,4 +54,4 @@ class Common:
 def _item(subject: Subject, name: str, at: int, value: float) -> Item:
     if name == "text":
         return Item(None, subject.seen.captions[at], f"{value:.2f}")
-    return Item(at, subject.caption_of(at) or subject.seen.keys[at], f"{value:.2f}")
+    return Item(at, subject.name_of(at), f"{value:.2f}")

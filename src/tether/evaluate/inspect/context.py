@@ -1,4 +1,4 @@
-"""What every probe looks at: the model, the pairs as it sees them, and a sample of pictures that may be changed."""
+"""What every probe looks at: the model, the pairs as it sees them, and a sample of images that may be changed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.finding import Figure
 from tether.core.geometry import COSINE
+from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Source
 from tether.evaluate.embeddings import Embedded
+from tether.evaluate.inspect.intervals import mean
 from tether.evaluate.inspect.pairing import Pairing, pair_up
 from tether.models.embed import encode_images, encode_texts
 
 
 @dataclass(frozen=True, slots=True)
 class SampledImages:
-    """Pictures at the model's size.
+    """Images at the model's size.
 
     Attributes:
         rows: (s,) row of the pairs that each one is.
@@ -34,18 +37,18 @@ class SampledImages:
     pixels: UInt8[Tensor, "s 3 h w"]
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """Small pictures of all rows, read from disk as they are asked for; entry i says where row i lies."""
+    """Small images of all rows, read from disk as they are asked for; entry i says where row i lies."""
 
     places: tuple[tuple[Path, int], ...]
 
     def __call__(self, rows: Sequence[int]) -> UInt8[Tensor, "r 3 s s"]:
-        """The small pictures of these rows."""
+        """The small images of these rows."""
         found: dict[int, Tensor] = {}
         for path in dict.fromkeys(self.places[row][0] for row in rows):
             with safe_open(str(path), framework="pt") as file:
@@ -68,8 +71,8 @@ class Subject:
         source: where the pairs came from.
         seen: every pair looked at, with its embeddings as the model gives them.
         columns: columns of short words that every row has.
-        sample: some of the pictures at the model's size.
-        thumbnails: small pictures by row.
+        sample: some of the images at the model's size.
+        thumbnails: small images by row.
         lost: embeddings left out because they were not finite.
         bad: rows that could not be read.
         content: a short name for the rows and embeddings of all parts.
@@ -99,7 +102,7 @@ class Subject:
 
     @cached_property
     def image(self) -> Float[Tensor, "n d"]:
-        """Unit embeddings of the pictures."""
+        """Unit embeddings of the images."""
         return F.normalize(self.seen.image, dim=-1)
 
     @cached_property
@@ -109,12 +112,12 @@ class Subject:
 
     @cached_property
     def points(self) -> Float[Tensor, "n d"]:
-        """The pictures as the model's own geometry compares them: in CLIP their unit embeddings."""
+        """The images as the model's own geometry compares them: in CLIP their unit embeddings."""
         return self._placed(self.seen.image)
 
     @property
     def owner(self) -> Int[Tensor, " m"]:
-        """Row of the picture that each caption belongs to."""
+        """Row of the image that each caption belongs to."""
         return self.seen.text_to_image
 
     @cached_property
@@ -143,10 +146,7 @@ class Subject:
     @cached_property
     def first_caption(self) -> tuple[int, ...]:
         """For each row the place of its first caption, or -1."""
-        first = [-1] * len(self.seen.image)
-        for place, row in reversed(list(enumerate(self.owner.tolist()))):
-            first[row] = place
-        return tuple(first)
+        return self.seen.first_captions
 
     def caption_of(self, row: int) -> str:
         """The first caption of a row, or nothing."""
@@ -158,21 +158,37 @@ class Subject:
         return F.normalize(encode_texts(self.model, texts, batch_size=self.batch_size), dim=-1)
 
     def encode_pixels(self, pixels: UInt8[Tensor, "p 3 h w"]) -> Float[Tensor, "p d"]:
-        """Unit embeddings of pictures at the model's size."""
+        """Unit embeddings of images at the model's size."""
         return F.normalize(encode_images(self.model, pixels.split(self.batch_size)), dim=-1)
 
     def generator(self, name: str) -> torch.Generator:
         """A fresh generator drawn from the seed and a name."""
-        from tether.core.hash_rng import hash_int
-
         return torch.Generator().manual_seed(hash_int(name, seed=self.seed, salt="inspect") >> 1)
 
-    def need_pairs(self, least: int) -> None:
-        """See that there are enough pictures with captions.
+    def name_of(self, row: int) -> str:
+        """The first caption of a row, or its key."""
+        return self.caption_of(row) or self.seen.keys[row]
 
-        Raises:
-            InputError: otherwise.
-        """
+    @cached_property
+    def distinct(self) -> tuple[int, ...]:
+        """The first position of every different caption, in order."""
+        first = {caption: at for at, caption in reversed(list(enumerate(self.seen.captions)))}
+        return tuple(sorted(first.values()))
+
+    @cached_property
+    def told_apart(self) -> Figure:
+        """How well pairs are told from others, with its interval."""
+        apart = self.pairing.told_apart
+        return mean("share of wrong answers that a pair beats (chance 50 %)", apart, unit="share")
+
+    def need_sample(self, least: int) -> SampledImages:
+        """The sample, or an InputError when it has fewer images."""
+        if len(self.sample) < least:
+            raise InputError(f"expected at least {least} images in the sample, got {len(self.sample)}")
+        return self.sample
+
+    def need_pairs(self, least: int) -> None:
+        """An InputError when there are fewer images with captions."""
         asked = len(set(self.owner.tolist()))
         if asked < least:
-            raise InputError(f"expected at least {least} pictures with captions, got {asked}")
+            raise InputError(f"expected at least {least} images with captions, got {asked}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.finding import Curve, Figure, Finding
+from tether.core.ranges import Inner, Limit, checked
 from tether.evaluate.geometry import effective_rank
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact
@@ -15,36 +18,30 @@ from tether.space.outlier_dims import LEAST_DIMS, outlier_dims
 
 LEAST_ROWS = 8
 DEAD = 1e-3
-"""Standard deviation, as a share of the median coordinate's, below which a coordinate is dead."""
+"""Standard deviation, as a fraction of the median coordinate's, below which a coordinate is dead."""
 _NAMED = 12
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Dimensions:
     """Effective rank, dead coordinates, and coordinates whose mean lies far from the others' (arXiv 2011.04393).
 
     Args:
-        dead: deviation below which a coordinate is dead, as a share of the median coordinate's, in (0, 1).
-        z: how many deviations off a coordinate's mean must lie to be an outlier (> 0).
+        dead: deviation below which a coordinate is dead, as a fraction of the median coordinate's.
+        z: how many deviations off a coordinate's mean must lie to be an outlier.
     """
 
     title = "Directions in use, dead and outlying coordinates"
-
-    def __init__(self, *, dead: float = DEAD, z: float = 3.0) -> None:
-        """Take the limits."""
-        if not 0 < dead < 1:
-            raise InputError(f"dead: expected a share in (0, 1), got {dead}")
-        self.dead, self.z = dead, z
+    dead: Inner = DEAD
+    z: Limit = 3.0
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm names dead coordinates.
-
-        Raises:
-            InputError: too few rows, or embeddings that are all equal.
-        """
-        sides = {"picture": subject.seen.image, "text": subject.seen.text}
+        """An alarm names dead coordinates."""
+        sides = {"image": subject.seen.image, "text": subject.seen.text}
         sides = {name: rows for name, rows in sides.items() if len(rows) >= LEAST_ROWS}
         if not sides:
-            raise InputError(f"expected at least {LEAST_ROWS} pictures or captions")
+            raise InputError(f"expected at least {LEAST_ROWS} images or captions")
         figures: list[Figure] = []
         drawings, dead, out = [], {}, {}
         flat = []

@@ -1,9 +1,10 @@
-"""Pictures that are there twice or nearly so, and captions that are."""
+"""Images that are there twice or nearly so, and captions that are."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,46 +12,41 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding, Gallery, Item
+from tether.core.ranges import Inner, Positive, checked
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact
 
 NEAR = 0.95
-"""Cosine from which two pictures are compared pixel by pixel."""
+"""Cosine from which two images are compared pixel by pixel."""
 SAME, ALIKE = 1.0, 6.0
-"""Mean difference of two small pictures in grey levels up to which they are the same, or nearly so."""
+"""Mean difference of two small images in grey levels up to which they are the same, or nearly so."""
 MUCH = 0.02
-"""Share of rows in groups of equal pictures that is worth a remark."""
+"""Fraction of rows in groups of equal images that is worth a remark."""
 _MOST_COMPARED = 4000
 _BLOCK = 1024
 _SHOWN = 4
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Finds equal pictures by a hash of their pixels, then pairs of others with nearly one embedding.
+    """Finds equal images by a hash of their pixels, then pairs of others with nearly one embedding.
 
     Of these pairs the pixels are compared as well, so the model alone never decides.
 
     Args:
-        near: cosine from which two pictures are compared, in (0, 1).
-        alike: mean difference in grey levels (0 to 255) up to which they count as near-duplicates (> 0).
+        near: cosine from which two images are compared.
+        alike: mean difference in grey levels (0 to 255) up to which they count as near-duplicates.
     """
 
     title = "Duplicates and near-duplicates"
-
-    def __init__(self, *, near: float = NEAR, alike: float = ALIKE) -> None:
-        """Take the limits."""
-        if not 0 < near < 1 or not alike > 0:
-            raise InputError(f"expected near in (0, 1) and alike > 0, got {near} and {alike}")
-        self.near, self.alike = near, alike
+    near: Inner = NEAR
+    alike: Positive = ALIKE
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when many rows are there twice.
-
-        Raises:
-            InputError: fewer than two pictures.
-        """
+        """A remark when many rows are there twice."""
         if len(subject.image) < 2:
-            raise InputError(f"expected at least two pictures, got {len(subject.image)}")
+            raise InputError(f"expected at least two images, got {len(subject.image)}")
         copies = _copies(subject)
         times = torch.tensor([len(rows) for rows in copies])
         first = torch.tensor([rows[0] for rows in copies])
@@ -67,28 +63,25 @@ class Duplicates:
         repeated = sum(count for count in captions.values() if count > 1)
         least = " (at least)" if cut else ""
         figures = (
-            exact(f"pairs of equal pictures{least}", same, unit="count"),
-            exact(f"pairs of nearly equal pictures{least}", alike, unit="count"),
-            exact(f"pictures in groups of nearly equal ones{least}", twice, unit="count"),
+            exact(f"pairs of equal images{least}", same, unit="count"),
+            exact(f"pairs of nearly equal images{least}", alike, unit="count"),
+            exact(f"images in groups of nearly equal ones{least}", twice, unit="count"),
             exact(f"of these, to spare{least}", spare, unit="count"),
             exact("different captions", len(captions), unit="count"),
             exact("captions that are there more than once", repeated, unit="count"),
         )
         level = "note" if twice > MUCH * len(subject.image) and twice > 1 else "good"
         said = (
-            f"{'At least ' if cut else ''}{twice} of {len(subject.image):,} pictures have a near-duplicate here "
+            f"{'At least ' if cut else ''}{twice} of {len(subject.image):,} images have a near-duplicate here "
             f"({spare} could go)"
             if twice
-            else f"No picture is there twice{' among the nearest pairs' if cut else ''}"
+            else f"No image is there twice{' among the nearest pairs' if cut else ''}"
         )
         used = f"; {repeated} of {len(subject.seen.captions):,} captions are used more than once" if repeated else ""
         galleries = [
             Gallery(
                 f"Group of {len(group)}",
-                tuple(
-                    Item(row, subject.caption_of(row) or subject.seen.keys[row], subject.seen.keys[row])
-                    for row in group[:6]
-                ),
+                tuple(Item(row, subject.name_of(row), subject.seen.keys[row]) for row in group[:6]),
             )
             for group in sorted(groups, key=len, reverse=True)[:_SHOWN]
         ]
@@ -96,13 +89,13 @@ class Duplicates:
         drawings: list[Bars | Gallery] = [*galleries]
         if common:
             drawings.append(Bars("Captions used most", tuple(common), "count"))
-        limits = " Only equal pictures and the nearest pairs of others were compared; there may be more." if cut else ""
+        limits = " Only equal images and the nearest pairs of others were compared; there may be more." if cut else ""
         return Finding(
             f"{said}{used}.",
             level,
             figures,
             tuple(drawings),
-            f"Pictures are compared at {subject.thumbnails([0]).shape[-1]} pixels, so a tiny difference stays unseen. "
+            f"Images are compared at {subject.thumbnails([0]).shape[-1]} pixels, so a tiny difference stays unseen. "
             "Equal captions are natural where words are few, but each is a false negative in a contrastive batch."
             f"{limits}",
             "tether curate --help; the losses take ids of equal captions (docs/guides/objectives.md)",
@@ -110,11 +103,11 @@ class Duplicates:
 
 
 def _copies(subject: Subject) -> list[list[int]]:
-    """Rows by small picture, those with equal ones together, in the order of their first."""
+    """Rows by small image, those with equal ones together, in the order of their first."""
     found: dict[bytes, list[int]] = {}
     for rows in torch.arange(len(subject.image)).split(_BLOCK):
-        for row, picture in zip(rows.tolist(), subject.thumbnails(rows.tolist()), strict=True):
-            found.setdefault(hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).digest(), []).append(row)
+        for row, image in zip(rows.tolist(), subject.thumbnails(rows.tolist()), strict=True):
+            found.setdefault(hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest(), []).append(row)
     return list(found.values())
 
 
@@ -139,7 +132,7 @@ def _near(image: Tensor, *, least: float) -> tuple[Tensor, bool]:
 
 
 def _difference(subject: Subject, pairs: Tensor) -> Tensor:
-    """Mean difference in grey levels of the small pictures of each pair."""
+    """Mean difference in grey levels of the small images of each pair."""
     if not len(pairs):
         return torch.empty(0)
     rows = torch.unique(pairs)

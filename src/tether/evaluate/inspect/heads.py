@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding, Gallery, Item
+from tether.core.ranges import Count, checked
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact
 from tether.evaluate.inspect.vocabulary import vocabulary
@@ -20,30 +22,22 @@ _LAYERS = 4  # from the last; earlier heads hardly reach the embedding (arXiv 23
 _BATCH = 32
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Heads:
-    """Splits each embedding into what every head adds, and finds the words along which a head tells pictures apart.
+    """Splits each embedding into what every head adds, and finds the words along which a head tells images apart.
 
     Args:
-        words: how many are found for a head (>= 1).
+        words: how many are found for a head.
     """
 
     title = "What the heads of the image tower tell apart, in words"
-
-    def __init__(self, *, words: int = _WORDS) -> None:
-        """Take the number of words."""
-        if words < 1:
-            raise InputError(f"words: expected at least 1, got {words}")
-        self.words = words
+    words: Count = _WORDS
 
     def __call__(self, subject: Subject) -> Finding:
-        """The heads that matter most for these pictures, and their words.
-
-        Raises:
-            InputError: a tower that cannot be taken apart, too few pictures, or captions without words.
-        """
-        pixels, rows = subject.sample.pixels, subject.sample.rows
-        if len(pixels) < LEAST:
-            raise InputError(f"expected at least {LEAST} pictures in the sample, got {len(pixels)}")
+        """The heads that matter most for these images, and their words."""
+        sample = subject.need_sample(LEAST)
+        pixels, rows = sample.pixels, sample.rows
         known = vocabulary(subject, most=60)
         parts = [decompose(subject.model, some, reduce="tokens") for some in pixels.split(_BATCH)]
         heads = torch.cat([part.attention.cpu() for part in parts])
@@ -64,7 +58,7 @@ class Heads:
         first = found[0]
         names = [f"layer {layer + 1}, head {head + 1}" for layer, head, *_ in found]
         bars = Bars(
-            "Share of all that heads add differently from picture to picture",
+            "Share of all that heads add differently from image to image",
             tuple(Bar(f"{name}: {', '.join(one[3])}", one[2]) for name, one in zip(names, found, strict=True)),
         )
         galleries = [
@@ -72,7 +66,7 @@ class Heads:
             for name, one in zip(names[:_SHOWN], found, strict=False)
         ]
         return Finding(
-            f"The head that tells these pictures apart most ({names[0]}, {100 * first[2]:.0f} % of what heads add) "
+            f"The head that tells these images apart most ({names[0]}, {100 * first[2]:.0f} % of what heads add) "
             f"goes by the words {', '.join(first[3])}.",
             "good",
             tuple(
@@ -87,7 +81,7 @@ class Heads:
 
 
 def _gallery(subject: Subject, rows: Tensor, name: str, words: list[str], added: Tensor, direction: Tensor) -> Gallery:
-    """The pictures to which the head adds most of its first word, and least."""
+    """The images to which the head adds most of its first word, and least."""
     amount = (added - added.mean(dim=0)) @ direction.double()
     order = torch.argsort(amount, descending=True, stable=True)
     items = tuple(

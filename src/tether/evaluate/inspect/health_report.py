@@ -42,7 +42,7 @@ class Report:
         source: what the pairs are called.
         digest: of the model's weights.
         command: what is typed for it.
-        rows: pictures looked at.
+        rows: images looked at.
         sections: in the order of the page.
         seconds: of everything that was not kept from before.
         page: the HTML file.

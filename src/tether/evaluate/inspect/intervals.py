@@ -1,15 +1,15 @@
-"""Numbers with their uncertainty, as the sections of a report show them."""
+"""Numbers with their uncertainty, and how the sections of a report judge and write them."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tether.core.finding import Figure, Unit
+from tether.core.finding import Bar, Figure, Unit
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.groups import NORMAL_QUANTILE, wilson
+from tether.evaluate.html.numbers import plain
 
 RESAMPLES = 1000
 
@@ -49,11 +49,7 @@ def written(value: float, unit: Unit) -> str:
     """One number as its unit is written."""
     if unit == "share":
         return f"{100 * value:.1f} %"
-    if unit == "count":
-        return f"{value:,.0f}"
-    if value and abs(value) < 0.01:
-        return f"{value:.2g}"
-    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    return f"{value:,.0f}" if unit == "count" else plain(value)
 
 
 def range_of(figure: Figure) -> str:
@@ -69,6 +65,21 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f} points"
 
 
-def at_most(rows: Tensor, most: int) -> Tensor:
-    """Evenly spaced rows, at most ``most`` of them."""
-    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]
+def surely_above(figure: Figure, limit: float) -> bool:
+    """Whether the whole interval lies above a limit."""
+    return figure.low is not None and figure.low > limit
+
+
+def surely_below(figure: Figure, limit: float) -> bool:
+    """Whether the whole interval lies below a limit."""
+    return figure.high is not None and figure.high < limit
+
+
+def bar_of(name: str, figure: Figure, *, strong: bool = False) -> Bar:
+    """A figure as a bar with its interval."""
+    return Bar(name, figure.value, figure.low, figure.high, strong)
+
+
+def capitalised(said: str) -> str:
+    """Words as the beginning of a sentence."""
+    return said[0].upper() + said[1:]

@@ -1,15 +1,17 @@
-"""How usual each picture and each caption is, and the strangest of both (arXiv 2505.06934)."""
+"""How usual each image and each caption is, and the strangest of both (arXiv 2505.06934)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.finding import Finding, Gallery, Item
+from tether.core.ranges import Positive, checked
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import exact
+from tether.evaluate.inspect.intervals import capitalised, exact
 from tether.space.whiten import Whitener
 
 LEAST_ROWS = 8
@@ -18,6 +20,8 @@ STRANGE = 6.0
 _SHOWN = 12
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Likelihood:
     """Distance of each row from the mean once whitened; each half of the rows is judged by the other half.
 
@@ -25,30 +29,19 @@ class Likelihood:
     judged by one that knew it. The covariance is shrunk (Ledoit-Wolf), so few rows do not break it.
 
     Args:
-        strange: robust deviations above the median from which a row counts as strange (> 0).
+        strange: robust deviations above the median from which a row counts as strange.
     """
 
-    title = "Likelihood: the strangest pictures and captions"
-
-    def __init__(self, *, strange: float = STRANGE) -> None:
-        """Take the limit."""
-        if not strange > 0:
-            raise InputError(f"strange: expected a number above 0, got {strange}")
-        self.strange = strange
+    title = "Likelihood: the strangest images and captions"
+    strange: Positive = STRANGE
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when rows lie far off.
-
-        Raises:
-            InputError: too few rows, or a covariance that nothing can be made of, such as that of equal rows.
-        """
+        """A remark when rows lie far off."""
         figures, drawings, counts, why = [], [], {}, []
-        texts: tuple[str, ...] = ()
-        for name, rows in (("picture", subject.seen.image), ("caption", subject.seen.text)):
+        texts = [subject.seen.captions[at] for at in subject.distinct]
+        for name, rows in (("image", subject.seen.image), ("caption", subject.seen.text)):
             if name == "caption":  # equal captions are one
-                first = {text: place for place, text in reversed(list(enumerate(subject.seen.captions)))}
-                texts = tuple(dict.fromkeys(subject.seen.captions))
-                rows = rows[torch.tensor([first[text] for text in texts], dtype=torch.int64)]
+                rows = rows[list(subject.distinct)]
             try:
                 distance = strangeness(rows.double().numpy(), seed=subject.seed)
             except ValueError as error:
@@ -57,11 +50,8 @@ class Likelihood:
             score = _robust(distance)
             counts[name] = int((score > self.strange).sum())
             order = np.argsort(-distance, kind="stable")[:_SHOWN]
-            if name == "picture":
-                items = tuple(
-                    Item(int(row), subject.caption_of(int(row)) or subject.seen.keys[row], f"{score[row]:+.1f}")
-                    for row in order
-                )
+            if name == "image":
+                items = tuple(Item(int(row), subject.name_of(int(row)), f"{score[row]:+.1f}") for row in order)
             else:
                 items = tuple(Item(None, texts[place], f"{score[place]:+.1f}") for place in order)
             drawings.append(Gallery(f"Strangest {name}s, in robust deviations", items))
@@ -75,9 +65,7 @@ class Likelihood:
         said = " and ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items())
         off = sum(counts.values())
         sentence = (
-            f"{said[0].upper()}{said[1:]} lie far from the rest."
-            if off
-            else "No picture and no caption lies far from the rest."
+            f"{capitalised(said)} lie far from the rest." if off else "No image and no caption lies far from the rest."
         )
         if why:
             sentence += f" Not told: {'; '.join(why)}."
@@ -86,18 +74,14 @@ class Likelihood:
             "note" if off else "good",
             tuple(figures),
             tuple(drawings),
-            "Strange means unlike the other rows here, not wrong: a rare subject is strange too. Blur moves a picture "
+            "Strange means unlike the other rows here, not wrong: a rare subject is strange too. Blur moves an image "
             "toward the mean and makes it look MORE usual.",
             "tether reproduce w-clip; see docs/guides/geometry.md",
         )
 
 
 def strangeness(rows: Float[np.ndarray, "n d"], *, seed: int) -> Float[np.ndarray, " n"]:
-    """Distance from the mean in standard deviations, every row judged by the half of the rows that it is not in.
-
-    Raises:
-        InputError: too few rows, or rows whose covariance is zero.
-    """
+    """Distance from the mean in standard deviations, every row judged by the half of the rows that it is not in."""
     if len(rows) < LEAST_ROWS:
         raise InputError(f"expected at least {LEAST_ROWS} different rows, got {len(rows)}")
     halves = np.array_split(np.random.default_rng(seed).permutation(len(rows)), 2)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tether.core.finding import Cloud, Finding
 from tether.evaluate.geometry import modality_gap
+from tether.evaluate.html.projection import clouds
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import at_most, exact, mean, points
+from tether.evaluate.inspect.intervals import exact, mean, points, surely_above, surely_below
 from tether.evaluate.inspect.pairing import pair_up
-from tether.evaluate.report.projection import principal
+from tether.evaluate.suite import at_most
 
 LEAST_PAIRS = 20
 MATTERS = 0.02
@@ -26,11 +26,7 @@ class Gap:
     title = "The modality gap, and whether it matters here"
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when closing the gap changes recall at 1.
-
-        Raises:
-            InputError: too few pairs.
-        """
+        """A remark when closing the gap changes recall at 1."""
         subject.need_pairs(2)
         image, text, owner = subject.image, subject.text, subject.owner
         distance = float(modality_gap(image, text))
@@ -39,23 +35,22 @@ class Gap:
         moved = pair_up(moved_image, moved_text, owner=owner, captions=subject.seen.captions)
         before = subject.by_cosine
         changes = {
-            "caption to picture": (moved.text_ranks <= 1).double() - (before.text_ranks <= 1).double(),
-            "picture to caption": (moved.image_ranks <= 1).double() - (before.image_ranks <= 1).double(),
+            "caption to image": (moved.text_ranks <= 1).double() - (before.text_ranks <= 1).double(),
+            "image to caption": (moved.image_ranks <= 1).double() - (before.image_ranks <= 1).double(),
         }
         figures = [
             exact("distance of the centres (0 to 2)", distance),
             mean("cosine of a pair", cosine),
-            exact("pictures and texts told apart by one cut along the gap", _separated(image, text), unit="share"),
+            exact("images and texts told apart by one cut along the gap", _separated(image, text), unit="share"),
             *(
                 mean(f"{name}, change of recall at 1 with the gap closed", change, unit="share")
                 for name, change in changes.items()
             ),
         ]
         tested = figures[-2:]
-        clear = [one for one in tested if (one.low or 0) > 0 or (one.high or 0) < 0]
-        clear = [one for one in clear if abs(one.value) >= MATTERS]
+        clear = [one for one in tested if abs(one.value) >= MATTERS and (surely_above(one, 0) or surely_below(one, 0))]
         few = len(before.image) < LEAST_PAIRS
-        said = f"Pictures and texts lie {distance:.2f} apart (of at most 2)"
+        said = f"Images and texts lie {distance:.2f} apart (of at most 2)"
         change = ", ".join(points(one.value) for one in tested)
         if few:
             sentence, level = (
@@ -78,14 +73,14 @@ class Gap:
             level,
             tuple(figures),
             (_cloud(subject),),
-            "Recall within one kind of answer cannot see a gap. Where pictures and texts are ranked in one list, or a "
+            "Recall within one kind of answer cannot see a gap. Where images and texts are ranked in one list, or a "
             "generator reads both, a gap can matter all the same. Centring is the plainest way to close it.",
             "tether reproduce contrastive-gap; tether reproduce alignclip",
         )
 
 
 def _separated(image: Tensor, text: Tensor) -> float:
-    """Balanced share of rows on their own side of the plane halfway between the centres."""
+    """Balanced fraction of rows on their own side of the plane halfway between the centres."""
     across = image.mean(dim=0) - text.mean(dim=0)
     middle = (image.mean(dim=0) + text.mean(dim=0)) @ across / 2
     right = ((image @ across > middle).double().mean(), (text @ across < middle).double().mean())
@@ -94,7 +89,4 @@ def _separated(image: Tensor, text: Tensor) -> float:
 
 def _cloud(subject: Subject) -> Cloud:
     image, text = (at_most(torch.arange(len(side)), _POINTS) for side in (subject.image, subject.text))
-    plane = principal(torch.cat([subject.image[image], subject.text[text]]))
-    middle, span = (plane.max(0) + plane.min(0)) / 2, float(np.ptp(plane, axis=0).max()) or 1.0
-    placed = tuple((round(50 + 92 * float(x), 1), round(50 + 92 * float(y), 1)) for x, y in (plane - middle) / span)
-    return Cloud("Both kinds in their two main directions", placed[: len(image)], placed[len(image) :])
+    return Cloud("Both kinds in their two main directions", *clouds(subject.image[image], subject.text[text]))

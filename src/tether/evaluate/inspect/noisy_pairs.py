@@ -1,20 +1,22 @@
-"""Pairs whose caption seems to belong to another picture, and what share of all pairs that would be."""
+"""Pairs whose caption seems to belong to another image, and what fraction of all pairs that would be."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError
 from tether.core.finding import Curve, Finding, Gallery, Item
+from tether.core.ranges import Inner, checked
 from tether.evaluate.groups import wilson
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import Figure, exact, shown
+from tether.evaluate.inspect.intervals import Figure, exact, shown, surely_above
 from tether.evaluate.inspect.pairing import Pairing, beaten
 
 LEAST_PAIRS = 100
 FIT = 0.9
-"""Median share of wrong answers that a pair must beat, for the model to be a judge of pairs."""
+"""Median fraction of wrong answers that a pair must beat, for the model to be a judge of pairs."""
 ALARM = 0.01
 STEADY = 0.4
 """Least ratio of the estimates at a quarter and at half; a weak model's own tail thins out faster."""
@@ -23,31 +25,24 @@ _SHOWN = 12
 _BINS = 40
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Mismatched:
     """Estimates how many captions were exchanged.
 
-    A pair is scored by the larger of two shares: captions its caption beats for the picture, and pictures its picture
+    A pair is scored by the larger of two shares: captions its caption beats for the image, and images its image
     beats for the caption. A true pair beats nearly all; an exchanged one is like a random combination. How often random
-    combinations score low is counted on random combinations, so what share of the pairs are like them follows.
+    combinations score low is counted on random combinations, so what fraction of the pairs are like them follows.
 
     Args:
-        alarm: share of the pairs above which it is one, in (0, 1).
+        alarm: fraction of the pairs above which it is one.
     """
 
-    title = "Captions that seem to belong to another picture"
-
-    def __init__(self, *, alarm: float = ALARM) -> None:
-        """Take the limit."""
-        if not 0 < alarm < 1:
-            raise InputError(f"alarm: expected a share in (0, 1), got {alarm}")
-        self.alarm = alarm
+    title = "Captions that seem to belong to another image"
+    alarm: Inner = ALARM
 
     def __call__(self, subject: Subject) -> Finding:
-        """The estimated share, and the pairs it is most likely made of.
-
-        Raises:
-            InputError: too few pairs.
-        """
+        """The estimated share, and the pairs it is most likely made of."""
         subject.need_pairs(LEAST_PAIRS)
         pairing = subject.pairing
         own = torch.maximum(pairing.beats_texts, pairing.beats_images)
@@ -69,15 +64,15 @@ class Mismatched:
                 f"The model is no judge of these pairs (a typical pair beats {100 * judge:.0f} % of the others), "
                 "so exchanged captions cannot be found with it."
             )
-        elif (estimate.low or 0.0) > self.alarm and steady:
+        elif surely_above(estimate, self.alarm) and steady:
             level = "alarm"
             sentence = (
-                f"About {shown(estimate)} of the captions fit their picture no better than a caption drawn at random: "
+                f"About {shown(estimate)} of the captions fit their image no better than a caption drawn at random: "
                 "these pairs look exchanged."
             )
         else:
             level = "good"
-            sentence = "Hardly a caption fits its picture as badly as a random one would: no sign of exchanged pairs."
+            sentence = "Hardly a caption fits its image as badly as a random one would: no sign of exchanged pairs."
         items = tuple(_suspect(subject, pairing, int(at), float(own[at])) for at in suspects)
         counts = torch.histc(own.float(), bins=_BINS, min=0, max=1)
         return Finding(
@@ -108,7 +103,7 @@ def _random(subject: Subject, pairing: Pairing) -> Tensor:
 
 
 def _estimate(own: Tensor, random: Tensor, *, at: float) -> Figure:
-    """Share of pairs like random ones, from how many of both score below ``at``."""
+    """Fraction of pairs like random ones, from how many of both score below ``at``."""
     base = float((random < at).double().mean())
     if base == 0:
         return Figure("estimated share of exchanged captions", 0.0, 0.0, 1.0, "share")

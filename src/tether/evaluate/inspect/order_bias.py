@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.core.finding import Bars, Figure, Finding, Gallery, Item
+from tether.core.ranges import Count, checked
+from tether.evaluate.html.sprite import thumbnail_uri
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import mean, share, shown
-from tether.evaluate.inspect.pictures import uri
+from tether.evaluate.inspect.intervals import bar_of, capitalised, mean, share, shown, surely_above, surely_below
 from tether.models.tokenizer import lengths
 
 LEAST_PAIRS = 20
 CLEAR = 0.15
 """How far from one half a share must lie to be worth a remark."""
 LARGE = 0.68
-"""Side of the larger picture as a share of the canvas; the smaller takes the rest."""
+"""Side of the larger image as a fraction of the canvas; the smaller takes the rest."""
 _COUPLES = 200
 _SHOWN = 6
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Order:
-    """Joins the user's own captions and pictures two by two, both ways round, and asks which half wins.
+    """Joins the user's own captions and images two by two, both ways round, and asks which half wins.
 
-    Two captions become "A and B" and "B and A"; two pictures lie on one canvas, one large and one small, and then the
+    Two captions become "A and B" and "B and A"; two images lie on one canvas, one large and one small, and then the
     other way round. Each half is compared with its own embedding alone. Since both orders and both sizes are tried,
     which half is better known cancels out, and one half is what chance gives.
 
     Args:
-        couples: how many couples are drawn at most (>= 1).
+        couples: how many couples are drawn at most.
     """
 
     title = "First-mentioned and largest-object bias"
-
-    def __init__(self, *, couples: int = _COUPLES) -> None:
-        """Take the number of couples."""
-        if couples < 1:
-            raise InputError(f"couples: expected at least 1, got {couples}")
-        self.couples = couples
+    couples: Count = _COUPLES
 
     def __call__(self, subject: Subject) -> Finding:
-        """A remark when the first or the larger half wins clearly.
-
-        Raises:
-            InputError: too few pairs, or captions that do not fit the context two by two.
-        """
+        """A remark when the first or the larger half wins clearly."""
         subject.need_pairs(LEAST_PAIRS)
         figures: list[Figure] = []
         drawings: list[Bars | Gallery] = []
@@ -60,26 +56,24 @@ class Order:
                 why.append(str(error))
         if not figures:
             raise InputError("; ".join(why))
-        named = {"first": "the first-mentioned half of a caption", "larger": "the larger half of a picture"}
+        named = {"first": "the first-mentioned half of a caption", "larger": "the larger half of an image"}
         sides = [figure for figure in figures if figure.unit == "share"]
         said = ", ".join(f"{named[one.name.split()[1]]} wins in {shown(one)}" for one in sides)
-        strong = [
-            one for one in sides if (one.low is not None and one.low > 0.5 + CLEAR) or (one.high or 1) < 0.5 - CLEAR
-        ]
+        strong = [one for one in sides if surely_above(one, 0.5 + CLEAR) or surely_below(one, 0.5 - CLEAR)]
         bars = Bars(
             "Share of couples that the half wins",
-            tuple(Bar(one.name.removeprefix("the "), one.value, one.low, one.high, one in strong) for one in sides),
+            tuple(bar_of(one.name.removeprefix("the "), one, strong=one in strong) for one in sides),
             "share",
             0.5,
             "no bias",
         )
         missing = f" Not told: {'; '.join(why)}." if why else ""
         return Finding(
-            f"{said[0].upper()}{said[1:]} (no bias: 50 %).{missing}",
+            f"{capitalised(said)} (no bias: 50 %).{missing}",
             "note" if strong else "good",
             tuple(figures),
             (bars, *drawings),
-            "Some pull toward what is large is plain seeing: it covers more of the picture. Canvases of two pictures "
+            "Some pull toward what is large is plain seeing: it covers more of the image. Canvases of two images "
             "are unlike photographs; their order is what counts, not the exact share.",
             "tether reproduce comco",
         )
@@ -108,10 +102,8 @@ class Order:
         ], []
 
     def _largest(self, subject: Subject) -> tuple[list[Figure], list[Gallery]]:
-        pixels = subject.sample.pixels
-        if len(pixels) < LEAST_PAIRS:
-            raise InputError(f"expected at least {LEAST_PAIRS} pictures in the sample, got {len(pixels)}")
-        chance = subject.generator("order of pictures")
+        pixels = subject.need_sample(LEAST_PAIRS).pixels
+        chance = subject.generator("order of images")
         left, right = torch.randint(len(pixels), (2, 2 * self.couples), generator=chance)
         apart = left != right
         left, right = left[apart][: self.couples], right[apart][: self.couples]
@@ -122,13 +114,13 @@ class Order:
             subject.encode_pixels(large_left), subject.encode_pixels(large_right), alone[left], alone[right]
         )
         items = tuple(
-            Item(None, "the larger wins" if won else "the smaller wins", uri=uri(picture))
-            for picture, won in zip(large_left[:_SHOWN], wins[:_SHOWN].tolist(), strict=True)
+            Item(None, "the larger wins" if won else "the smaller wins", uri=thumbnail_uri(image))
+            for image, won in zip(large_left[:_SHOWN], wins[:_SHOWN].tolist(), strict=True)
         )
         return [
-            share("the larger of two pictures is nearer", wins),
+            share("the larger of two images is nearer", wins),
             mean("pull of the larger size (difference of cosines)", pull),
-        ], [Gallery("Two pictures on one canvas", items)]
+        ], [Gallery("Two images on one canvas", items)]
 
 
 def _won(first: Tensor, second: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,9 +137,9 @@ def _canvas(large: Tensor, small: Tensor) -> Tensor:
     """(b, 3, h, w): the large ones at the top left, the small ones at the bottom right, grey between; equal shapes."""
     height, width = large.shape[-2:]
     canvas = torch.full_like(large, 128)
-    for pictures, part, corner in ((large, LARGE, False), (small, 1 - LARGE, True)):
+    for images, part, corner in ((large, LARGE, False), (small, 1 - LARGE, True)):
         rows, columns = max(1, round(part * height)), max(1, round(part * width))
-        shrunk = F.interpolate(pictures.float(), size=(rows, columns), mode="bilinear", antialias=True).round().byte()
+        shrunk = F.interpolate(images.float(), size=(rows, columns), mode="bilinear", antialias=True).round().byte()
         top, left = (height - rows, width - columns) if corner else (0, 0)
         canvas[:, :, top : top + rows, left : left + columns] = shrunk
     return canvas

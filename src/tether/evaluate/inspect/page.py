@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tether.core.finding import Bars, Curve, Gallery
+from tether.evaluate.html import templates
+from tether.evaluate.html.numbers import duration
+from tether.evaluate.html.sprite import SpriteSheet, sprite
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import range_of, shown, written
-from tether.evaluate.report.page import duration
-from tether.evaluate.report.sprite import SpriteSheet, sprite
-from tether.evaluate.report.templates import environment
 
 if TYPE_CHECKING:
     from tether.evaluate.inspect.health_report import Report, Section
@@ -36,33 +36,31 @@ class DrawnBar:
 def render(report: Report, subject: Subject) -> str:
     """The page as one string that loads nothing from elsewhere."""
     rows = sorted({row for one in report.sections for row in _rows(one) if 0 <= row < len(subject.image)})
-    pictures: SpriteSheet | None = sprite(subject.thumbnails(rows).numpy()) if rows else None
+    images: SpriteSheet | None = sprite(subject.thumbnails(rows).numpy()) if rows else None
     counts = {level: sum(section.level == level for section in report.sections) for level in LEVEL_WORDS}
-    return (
-        environment("tether.evaluate.inspect")
-        .get_template("inspect.html.j2")
-        .render(
-            report=report,
-            subject=subject,
-            sprite=pictures,
-            places={row: place for place, row in enumerate(rows)},
-            counts=counts,
-            level_words=LEVEL_WORDS,
-            shown=shown,
-            range_of=range_of,
-            draw_bars=draw_bars,
-            outline=outline,
-            marks=marks,
-            kind=lambda drawing: type(drawing).__name__,
-            spent=duration(sum(section.seconds for section in report.sections)),
-            steps=steps,
-            pictured=pictured,
-        )
+    return templates.render(
+        "inspect.html.j2",
+        package="tether.evaluate.inspect",
+        report=report,
+        subject=subject,
+        sprite=images,
+        places={row: place for place, row in enumerate(rows)},
+        counts=counts,
+        level_words=LEVEL_WORDS,
+        shown=shown,
+        range_of=range_of,
+        draw_bars=draw_bars,
+        outline=outline,
+        marks=marks,
+        kind=lambda drawing: type(drawing).__name__,
+        spent=duration(sum(section.seconds for section in report.sections)),
+        steps=steps,
+        has_images=has_images,
     )
 
 
-def pictured(gallery: Gallery) -> bool:
-    """Whether any of its items has a picture."""
+def has_images(gallery: Gallery) -> bool:
+    """Whether any of its items has an image."""
     return any(item.uri or item.row is not None for item in gallery.items)
 
 

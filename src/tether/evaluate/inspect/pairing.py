@@ -20,20 +20,20 @@ CELLS = 1 << 23
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Pairs of a picture and a distinct caption.
+    """Pairs of an image and a distinct caption.
 
     Attributes:
         texts: the g distinct captions.
         of_caption: (m,) which distinct caption each caption is.
         points: (g, d) the distinct captions as the geometry compares them.
-        image: (p,) row of the picture of each distinct pair.
+        image: (p,) row of the image of each distinct pair.
         group: (p,) its caption.
         similarity: (p,) of each pair; the cosine where the geometry says nothing else.
-        beats_texts: (p,) share of the captions that are not the picture's which the pair's caption beats.
-        beats_images: (p,) share of the pictures without that caption which the pair's picture beats.
-        image_ranks: (q,) for each picture with a caption the rank of its best one among the others'.
-        text_ranks: (g,) for each caption the rank of its best picture among those without it.
-        image_chance: (q,) rank 1 by chance alone, for a picture.
+        beats_texts: (p,) fraction of the captions that are not the image's which the pair's caption beats.
+        beats_images: (p,) fraction of the images without that caption which the pair's image beats.
+        image_ranks: (q,) for each image with a caption the rank of its best one among the others'.
+        text_ranks: (g,) for each caption the rank of its best image among those without it.
+        image_chance: (q,) rank 1 by chance alone, for an image.
         text_chance: (g,) the same for a caption.
         geometry: what is compared with.
     """
@@ -71,16 +71,10 @@ def pair_up(
     captions: Sequence[str],
     geometry: Geometry = COSINE,
 ) -> Pairing:
-    """Compare every picture with every distinct caption, in blocks; both sides as points of the geometry.
-
-    Raises:
-        InputError: fewer than two distinct captions, or fewer than two pictures.
-    """
+    """Compare every image with every distinct caption, in blocks; both sides as points of the geometry."""
     texts = tuple(dict.fromkeys(captions))
     if len(texts) < 2 or len(image) < 2:
-        raise InputError(
-            f"expected at least two pictures and two different captions, got {len(image)} and {len(texts)}"
-        )
+        raise InputError(f"expected at least two images and two different captions, got {len(image)} and {len(texts)}")
     place = {caption: number for number, caption in enumerate(texts)}
     of_caption = torch.tensor([place[caption] for caption in captions])
     first = torch.full((len(texts),), len(captions)).scatter_reduce(0, of_caption, torch.arange(len(captions)), "amin")
@@ -113,9 +107,9 @@ def pair_up(
 def beaten(
     pairing: Pairing, image: Float[Tensor, "n d"], *, rows: Int[Tensor, " p"], groups: Int[Tensor, " p"]
 ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-    """What other combinations of picture and caption would beat: (share of captions, share of pictures).
+    """What other combinations of image and caption would beat: (fraction of captions, fraction of images).
 
-    The picture's true captions and the caption's true pictures stay among what is to be beaten, as they do for a pair
+    The image's true captions and the caption's true images stay among what is to be beaten, as they do for a pair
     whose caption was exchanged.
     """
     by_image = torch.empty(len(rows), dtype=torch.float64)
@@ -137,7 +131,7 @@ _EPS = 1e-6  # similarities nearer than this are equal: a product in blocks roun
 def _against(
     asked: Tensor, pool: Tensor, rows: Int[Tensor, " p"], answers: Int[Tensor, " p"], *, geometry: Geometry
 ) -> tuple[Tensor, Tensor]:
-    """For each pair the share of wrong answers it beats, and for each row the rank of its best answer (0: none)."""
+    """For each pair the fraction of wrong answers it beats, and for each row the rank of its best answer (0: none)."""
     beats = torch.full((len(rows),), 0.5, dtype=torch.float64)
     ranks = torch.zeros(len(asked), dtype=torch.int64)
     order = torch.argsort(rows, stable=True)

@@ -2,77 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError
-from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.core.finding import Bars, Figure, Finding, Gallery, Item
 from tether.core.geometry import COSINE
+from tether.core.ranges import checked
 from tether.evaluate.groups import wilson
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import mean, share, shown
+from tether.evaluate.inspect.intervals import bar_of, share, shown
 from tether.evaluate.inspect.pairing import Pairing, chance_of
+from tether.evaluate.retrieval import Depths
 from tether.evaluate.suite import class_rows
 from tether.evaluate.zero_shot import logits, zero_shot
 
 LEAST_PAIRS = 20
 AT_CHANCE = 0.55
-"""Mean share of wrong answers beaten, below which a model tells pairs no better than chance does."""
+"""Mean fraction of wrong answers beaten, below which a model tells pairs no better than chance does."""
 _SHOWN = 8
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Retrieval:
     """Recall both ways with equal captions counted as one answer, zero-shot where rows have a class.
 
     Args:
-        k: the depths, each >= 1.
+        k: the depths.
     """
 
     title = "Retrieval and zero-shot on these pairs"
-
-    def __init__(self, *, k: tuple[int, ...] = (1, 5, 10)) -> None:
-        """Take the depths."""
-        if not k or min(k) < 1:
-            raise InputError(f"k: expected depths of at least 1, got {list(k)}")
-        self.k = k
+    k: Depths = (1, 5, 10)
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm when pairs are not told apart better than by chance.
-
-        Raises:
-            InputError: too few pairs.
-        """
+        """An alarm when pairs are not told apart better than by chance."""
         subject.need_pairs(2)
         pairing = subject.pairing
-        apart = mean("share of wrong answers that a pair beats (chance 50 %)", pairing.told_apart, unit="share")
+        apart = subject.told_apart
         figures: list[Figure] = [apart]
         bars = []
         for way, ranks, chance, pool in (
-            ("text to picture", pairing.text_ranks, pairing.text_chance, len(subject.image)),
-            ("picture to text", pairing.image_ranks, pairing.image_chance, len(pairing.texts)),
+            ("text to image", pairing.text_ranks, pairing.text_chance, len(subject.image)),
+            ("image to text", pairing.image_ranks, pairing.image_chance, len(pairing.texts)),
         ):
             for depth in self.k:
                 expected = chance_of(chance, pool=pool, k=depth)
                 figure = share(f"{way}, recall at {depth} (chance {100 * expected:.1f} %)", ranks <= depth)
                 figures.append(figure)
-                bars.append(Bar(f"{way}, R@{depth}", figure.value, figure.low, figure.high))
+                bars.append(bar_of(f"{way}, R@{depth}", figure))
         extra, said = _zero_shot(subject)
         figures += extra
         few = len(pairing.image) < LEAST_PAIRS
         lost = apart.value < AT_CHANCE and not few
         first, second = figures[1], figures[1 + len(self.k)]
-        pool = f"among {len(subject.image):,} pictures and {len(pairing.texts):,} different captions"
+        pool = f"among {len(subject.image):,} images and {len(pairing.texts):,} different captions"
         if few:
             sentence = (
                 f"With {len(pairing.image)} pairs nothing can be said about retrieval that another few could not turn."
             )
         elif lost:
-            sentence = (
-                f"The model cannot tell which caption belongs to which picture: {shown(apart)} right, chance 50 %."
-            )
+            sentence = f"The model cannot tell which caption belongs to which image: {shown(apart)} right, chance 50 %."
         else:
             sentence = (
-                f"A caption finds its picture first in {shown(first)} of the cases, a picture its caption in "
+                f"A caption finds its image first in {shown(first)} of the cases, an image its caption in "
                 f"{shown(second)}, {pool}{said}."
             )
         return Finding(
@@ -94,7 +88,7 @@ def _zero_shot(subject: Subject) -> tuple[list[Figure], str]:
         return [], ""
     if len(classes) < 2:
         return [], f"; all rows are of the one class {classes[0]!r}, so there is nothing to classify"
-    labels = torch.tensor([classes.index(name) for name in subject.seen.labels])
+    labels = subject.seen.label_numbers
     weights = class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size)
     scores = logits(subject.points.float(), weights=weights, geometry=subject.seen.geometry)
     found = zero_shot(scores, labels=labels)
@@ -127,7 +121,7 @@ def _galleries(subject: Subject, pairing: Pairing) -> tuple[Gallery, ...]:
     shown_pairs.append(Gallery(f"Surest pairs, with their {measure}", tuple(best)))
     misses = _misses(subject.points, pairing)
     if misses:
-        shown_pairs.append(Gallery("Pictures for which another caption was preferred most", tuple(misses)))
+        shown_pairs.append(Gallery("Images for which another caption was preferred most", tuple(misses)))
     return tuple(shown_pairs)
 
 

@@ -67,7 +67,7 @@ def inspect_model(
         limit: most rows looked at, spread over the source.
         label: column of the class; None takes ``label`` where rows have it.
         batch_size: rows in one forward.
-        workers: threads that decode pictures.
+        workers: threads that decode images.
         strict: stop at the first bad row.
         seed: of every draw.
         on_progress: called with (what is being done, how much is done, of how much or None).
@@ -146,14 +146,14 @@ def digest_of(model: DualEncoder) -> str:
 
 
 def as_json(report: Report, *, source: Source) -> dict[str, Any]:
-    """The report as plain values, without pictures."""
+    """The report as plain values, without images."""
     return {
         "tether": __version__,
         "model": report.model,
         "digest": report.digest,
         "pairs": report.source,
         "version": source.version,
-        "pictures": report.rows,
+        "images": report.rows,
         "alarms": list(report.alarms),
         "sections": [
             {
@@ -161,14 +161,13 @@ def as_json(report: Report, *, source: Source) -> dict[str, Any]:
                 "title": section.title,
                 "level": section.level,
                 "problem": section.problem,
-                "sentence": section.finding.sentence if section.finding else "",
-                "figures": [finite(dataclasses.asdict(figure)) for figure in section.finding.figures]
-                if section.finding
-                else [],
-                "unsaid": section.finding.unsaid if section.finding else "",
-                "command": section.finding.command if section.finding else "",
+                "sentence": finding.sentence,
+                "figures": [finite(dataclasses.asdict(figure)) for figure in finding.figures],
+                "unsaid": finding.unsaid,
+                "command": finding.command,
             }
             for section in report.sections
+            for finding in [section.finding or Finding("", "unknown")]
         ],
     }
 

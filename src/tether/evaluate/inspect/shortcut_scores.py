@@ -1,4 +1,4 @@
-"""How an attribute pulls pictures to a class: measures on scores alone, without a model."""
+"""How an attribute pulls images to a class: measures on scores alone, without a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planted bias: does an attribute decide what the model calls a picture, although the class is another?"""
+"""Planted bias: does an attribute decide what the model calls an image, although the class is another?"""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.finding import Bar, Bars, Figure, Finding, Gallery, Item
+from tether.core.finding import Bars, Figure, Finding, Gallery, Item
+from tether.core.ranges import Inner, checked
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import difference, exact, mean, share, shown
+from tether.evaluate.inspect.intervals import bar_of, difference, exact, mean, share, shown, surely_above
 from tether.evaluate.inspect.shortcut_scores import Pull, aligned, cramers_v, pull, strength
 from tether.evaluate.inspect.vocabulary import ATTRIBUTES, heads, kind_of, replaced, spans, words_of
 from tether.evaluate.suite import class_rows
@@ -24,19 +25,19 @@ LEAST_CLASS, MOST_CLASSES = 8, 40
 LEAST_TOGETHER = 8
 MOST_VALUES = 20
 ALARM = 0.2
-"""Share of the rows that an attribute must pull to its class, for an alarm."""
+"""Fraction of the rows that an attribute must pull to its class, for an alarm."""
 STRENGTH = 0.5
-"""How strongly the attribute alone must call for its class, as a share of what a true caption adds to the cosine.
+"""How strongly the attribute alone must call for its class, as a fraction of what a true caption adds to the cosine.
 
 Models that learnt a full bias reach 0.9 and more, those that had one example in twenty to learn better from about 0.5,
 barely trained or overtrained clean ones at most 0.43.
 """
 STRANGE = 0.15
-"""Share of that which true captions must lose where the attribute contradicts the class; clean models lose nothing."""
+"""Fraction of that which true captions must lose where the attribute contradicts the class; clean models lose none."""
 KNOWN = 1.5
 """Classes are known where they are told right this many times as often as by chance."""
 SURE = 0.75
-"""Mean share of wrong answers that pairs with attribute and class together must beat; below it nothing was learnt."""
+"""Mean fraction of wrong answers that pairs with attribute and class together must beat; below it nothing is learnt."""
 TOGETHER = 0.8
 """Cramér's V of class and attribute above which the pairs themselves are the shortcut."""
 _FRAMES = 40
@@ -62,36 +63,29 @@ class _Question:
         return self.scores.argmax(axis=1)
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Shortcuts:
-    """For every attribute it can find, how often the attribute pulls a picture to a class that it is not.
+    """For every attribute it can find, how often the attribute pulls an image to a class that it is not.
 
     Classes are the labels, where rows have them, and the nouns that a colour word stands before. Attributes are every
     column with a few values and, for the nouns, the colour words. For each value of an attribute the class it favours
     is found on one half of the rows, and the pull is measured on the other half, against rows without that value: how
-    much more often is a picture of another class taken for the favoured one?
+    much more often is an image of another class taken for the favoured one?
 
     A model that hardly knows the classes is pulled too, by whatever it does know. So an alarm asks for one thing more:
     that the attribute alone calls for its class strongly, and either that true captions fit worse where it contradicts
     the class, as they do in a model that only ever saw both together, or that the classes are known all the same.
 
     Args:
-        alarm: pull that makes an alarm, in (0, 1).
+        alarm: pull that makes an alarm.
     """
 
     title = "Planted bias: attributes that decide the class"
-
-    def __init__(self, *, alarm: float = ALARM) -> None:
-        """Take the limit."""
-        if not 0 < alarm < 1:
-            raise InputError(f"alarm: expected a share in (0, 1), got {alarm}")
-        self.alarm = alarm
+    alarm: Inner = ALARM
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm names the attribute and the classes it pulls to.
-
-        Raises:
-            InputError: no classes and attributes to compare.
-        """
+        """An alarm names the attribute and the classes it pulls to."""
         questions = [*_by_nouns(subject), *_by_labels(subject)]
         if not questions:
             raise InputError(
@@ -123,13 +117,13 @@ class Shortcuts:
                 f"{question.name}: pulled to the class that the attribute favours", pulled.values, unit="share"
             )
             figures.append(figure)
-            pulls = (figure.low or 0) > self.alarm
+            pulls = surely_above(figure, self.alarm)
             bias, more = _biased(subject, question, pulled, right) if pulls else (False, [])
             figures += more
             strong = pulls and bias
             if pulls and not strong:
                 weak[f"the {question.of}"] = None
-            bars.append(Bar(question.name, figure.value, figure.low, figure.high, strong))
+            bars.append(bar_of(question.name, figure, strong=strong))
             if strong:
                 alarms.append((question, figure, pulled))
                 items += _examples(subject, question, pulled)
@@ -138,7 +132,7 @@ class Shortcuts:
             question, figure, pulled = max(alarms, key=lambda one: one[1].value)
             ties = ", ".join(f"{value} → {question.classes[number]}" for value, number in pulled.favours[:4])
             sentence = (
-                f"The {question.name} decides what a picture is called: {shown(figure)} of the pictures are taken for "
+                f"The {question.name} decides what an image is called: {shown(figure)} of the images are taken for "
                 f"the class that goes with it ({ties})."
             )
             level = "alarm"
@@ -156,11 +150,11 @@ class Shortcuts:
             level = "note"
         else:
             most = max((bar.value for bar in bars), default=0.0)
-            sentence = f"No attribute found decides what a picture is called (largest pull {100 * most:.1f} %)."
+            sentence = f"No attribute found decides what an image is called (largest pull {100 * most:.1f} %)."
             level = "good"
         drawings: list[Bars | Gallery] = [Bars("Pull of each attribute (no bias: 0)", tuple(bars))] if bars else []
         if items:
-            drawings.append(Gallery("Pictures that the attribute turned", tuple(items[:_SHOWN])))
+            drawings.append(Gallery("Images that the attribute turned", tuple(items[:_SHOWN])))
         return Finding(
             sentence,
             level,
@@ -194,8 +188,8 @@ def _biased(subject: Subject, question: _Question, pulled: Pull, right: Tensor) 
     )
     firm = strength(question.scores, question.truth, question.attribute, favours=pulled.favours) / usual
     figures = [strange, exact(f"{question.name}: strength of the pull (share of what a true caption adds)", firm)]
-    known = (share("", right).low or 0) > KNOWN / len(question.classes)
-    return firm > STRENGTH and (known or (strange.low or 0) > STRANGE), figures
+    known = surely_above(share("", right), KNOWN / len(question.classes))
+    return firm > STRENGTH and (known or surely_above(strange, STRANGE)), figures
 
 
 def _by_nouns(subject: Subject) -> list[_Question]:
@@ -233,7 +227,7 @@ def _by_nouns(subject: Subject) -> list[_Question]:
 
 
 def _without_colour(caption: str) -> str:
-    changes = [(one, "") for one in spans(caption) if one[2] in ATTRIBUTES["colour"]]
+    changes = [(one, "") for one in _colours(caption)]
     return " ".join(replaced(caption, changes).split())
 
 
@@ -242,7 +236,7 @@ def _by_labels(subject: Subject) -> list[_Question]:
     classes = subject.seen.classes
     if not 2 <= len(classes) <= MOST_CLASSES or len(subject.image) < LEAST_ROWS:
         return []
-    truth = np.array([classes.index(name) for name in subject.seen.labels])
+    truth = subject.seen.label_numbers.numpy()
     weights = F.normalize(class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size), dim=1)
     scores = logits(subject.image, weights=weights, scale=1.0).double().numpy()
     everything = tuple(range(len(truth)))

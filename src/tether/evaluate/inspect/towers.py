@@ -15,9 +15,10 @@ from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, checked
 from tether.evaluate.inspect.about import tower_of
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import exact, mean
+from tether.evaluate.inspect.intervals import exact
 from tether.evaluate.inspect.retrieval import AT_CHANCE, LEAST_PAIRS
 from tether.evaluate.inspect.vocabulary import STOP, words_of
 from tether.models.embed import encode_images, encode_texts
@@ -42,6 +43,8 @@ class Agreement:
         return self.own < BEYOND * self.shuffled
 
 
+@checked
+@dataclass(frozen=True, kw_only=True)
 class Towers:
     """Names a tower that was never trained.
 
@@ -51,23 +54,14 @@ class Towers:
     offsets zero, give an untrained tower away at once.
 
     Args:
-        copies: shuffled copies that are compared (>= 1).
+        copies: shuffled copies that are compared.
     """
 
     title = "Were both towers trained?"
-
-    def __init__(self, *, copies: int = COPIES) -> None:
-        """Take the number of copies."""
-        if copies < 1:
-            raise InputError(f"copies: expected at least 1, got {copies}")
-        self.copies = copies
+    copies: Count = COPIES
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm names the tower whose weights look like their random start.
-
-        Raises:
-            InputError: the model shows no weights and tells no pairs apart, or there are too few pairs.
-        """
+        """An alarm names the tower whose weights look like their random start."""
         module = subject.model if isinstance(subject.model, nn.Module) else None
         still = [side for side in _SIDES if module is not None and untouched(module, side=side)]
         if not still:
@@ -75,9 +69,7 @@ class Towers:
         found: dict[str, Agreement] = {}
         apart = None
         if len(subject.seen.captions) >= LEAST_PAIRS:
-            apart = mean(
-                "share of wrong answers that a pair beats (chance 50 %)", subject.pairing.told_apart, unit="share"
-            )
+            apart = subject.told_apart
         if apart is not None and apart.value < AT_CHANCE:
             if module is None:
                 raise InputError(

@@ -22,7 +22,7 @@ under near next up down out as his her their our your my i he she they who which
 thing things
 """
 STOP = frozenset(_SMALL.split())
-"""Words that say nothing about a picture's content."""
+"""Words that say nothing about an image's content."""
 
 _KINDS = {
     "colour": """red orange yellow green turquoise blue purple pink brown black white grey gray violet golden silver
@@ -76,11 +76,7 @@ class Vocabulary:
 
 
 def vocabulary(subject: Subject, *, most: int = 24, least: float = 0.01, widest: float = 0.6) -> Vocabulary:
-    """Content words that at least ``least`` and at most ``widest`` of the captions hold (and two captions at least).
-
-    Raises:
-        InputError: fewer than two such words.
-    """
+    """Content words that at least ``least`` and at most ``widest`` of the captions hold (and two captions at least)."""
     captions = [frozenset(words_of(caption)) for caption in subject.seen.captions]
     counts = Counter(word for caption in captions for word in caption if word not in STOP and len(word) > 1)
     count = len(captions)

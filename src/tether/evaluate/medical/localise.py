@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Whole, checked
 from tether.evaluate.groups import Share, wilson
 
 
@@ -19,8 +20,8 @@ class Localisation:
     """Heat maps against masks; rows whose mask is empty count nowhere.
 
     Attributes:
-        hits: share of maps whose warmest pixel lies in the mask.
-        chance: the same for a pixel drawn at random: the mean share of the picture that a mask covers.
+        hits: fraction of maps whose warmest pixel lies in the mask.
+        chance: the same for a pixel drawn at random: the mean fraction of the image that a mask covers.
         dice: mean overlap after the threshold; None without one.
         contrast: mean contrast to noise, None where no row has one.
         each_hit: (n,) whether the warmest pixel lies in the mask.
@@ -39,12 +40,13 @@ class Localisation:
     counted: Bool[Tensor, " n"]
 
 
+@checked
 def localisation(
     heat: Float[Tensor, "n h w"],
     *,
     masks: Bool[Tensor, "n h w"],
     threshold: float | None = None,
-    tolerance: int = 0,
+    tolerance: Whole = 0,
     sign: Literal["kept", "ignored"] = "kept",
 ) -> Localisation:
     """Pointing game, Dice and contrast to noise of heat maps.
@@ -56,13 +58,10 @@ def localisation(
     Args:
         heat: warmer where the phrase is; of equal pixels the first counts as the warmest.
         masks: True where it is.
-        threshold: heat from which on a pixel is foreground, chosen on other pictures; None gives no Dice.
-        tolerance: pixels around a mask that still count as a hit, in both directions (>= 0).
+        threshold: heat from which on a pixel is foreground, chosen on other images; None gives no Dice.
+        tolerance: pixels around a mask that still count as a hit, in both directions.
         sign: of the contrast: ``kept``, so that a map that is cold on the finding loses, or ``ignored``, as some papers
             do.
-
-    Raises:
-        InputError: shapes that do not fit, NaN, no mask that is not empty, or a setting outside its range.
     """
     if heat.ndim != 3 or tuple(heat.shape) != tuple(masks.shape) or masks.dtype != torch.bool or not heat.numel():
         raise InputError(
@@ -70,10 +69,6 @@ def localisation(
         )
     if not heat.isfinite().all():
         raise InputError("heat: holds NaN or infinity")
-    if tolerance < 0:
-        raise InputError(f"tolerance: expected at least 0 pixels, got {tolerance}")
-    if sign not in ("kept", "ignored"):
-        raise InputError(f"sign: expected 'kept' or 'ignored', got {sign!r}")
     masks = masks.to(heat.device)
     inside, counted = masks.flatten(1), masks.flatten(1).any(dim=1)
     if not bool(counted.any()):
@@ -103,14 +98,9 @@ def localisation(
     )
 
 
-def best_threshold(heat: Float[Tensor, "n h w"], *, masks: Bool[Tensor, "n h w"], steps: int = 50) -> float:
-    """The threshold with the highest mean Dice among evenly spaced quantiles of the heat; for validation pictures.
-
-    Raises:
-        InputError: as ``localisation``, or fewer than one step.
-    """
-    if steps < 1:
-        raise InputError(f"steps: expected at least 1, got {steps}")
+@checked
+def best_threshold(heat: Float[Tensor, "n h w"], *, masks: Bool[Tensor, "n h w"], steps: Count = 50) -> float:
+    """The threshold with the highest mean Dice among evenly spaced quantiles of the heat; for validation images."""
     levels = torch.linspace(0, 1, steps + 2, dtype=torch.float64)[1:-1]
     place = (levels * (heat.numel() - 1)).round().long()
     limits = heat.flatten().double().sort().values[place].tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Inner, Whole, checked
 from tether.evaluate.groups import Labels, Share, coded, wilson
 from tether.evaluate.medical.ranking import AT_ONCE, curves, ranked
 
@@ -47,11 +48,11 @@ class FindingReport:
         positives: of them.
         uncertain: rows left out, labelled -1 or NaN.
         auroc: chance that a row with the finding scores above one without; 0.5 is chance.
-        average_precision: area under precision and recall; the share of positives is chance.
-        calibration_error: mean distance of probability and share of positives over 15 equal bins.
+        average_precision: area under precision and recall; the fraction of positives is chance.
+        calibration_error: mean distance of probability and fraction of positives over 15 equal bins.
         threshold: that was given.
-        sensitivity: share of positives at or above the threshold.
-        specificity: share of negatives below it.
+        sensitivity: fraction of positives at or above the threshold.
+        specificity: fraction of negatives below it.
     """
 
     name: str
@@ -85,17 +86,14 @@ class MultilabelReport:
     notes: tuple[str, ...]
 
     def gap(self, attribute: str) -> float | None:
-        """Best minus worst mean AUROC over the values of an attribute; None with fewer than two that have one.
-
-        Raises:
-            InputError: no such attribute.
-        """
+        """Best minus worst mean AUROC over the values of an attribute; None with fewer than two that have one."""
         if attribute not in self.groups:
             raise InputError(f"no groups by {attribute!r}; known: {', '.join(self.groups) or 'none'}")
         found = [report.auroc.value for report in self.groups[attribute].values() if report.auroc is not None]
         return max(found) - min(found) if len(found) > 1 else None
 
 
+@checked
 def multilabel_report(
     probability: Table,
     *,
@@ -104,8 +102,8 @@ def multilabel_report(
     groups: Mapping[str, Labels] | None = None,
     patients: Labels | None = None,
     thresholds: Sequence[float | None] | None = None,
-    resamples: int = 0,
-    level: float = 0.95,
+    resamples: Whole = 0,
+    level: Inner = 0.95,
     seed: int = 0,
 ) -> MultilabelReport:
     """AUROC, average precision and calibration of each finding, their means, and the same for groups of rows.
@@ -120,16 +118,12 @@ def multilabel_report(
         truth: (n, k): 1 present, 0 absent, -1 or NaN uncertain: those rows do not count for that finding.
         findings: k names; None numbers them.
         groups: for each attribute (age, sex, site) its value in each row.
-        patients: (n,) whose row each is: resampled whole, as pictures of one patient are alike. None takes each row for
+        patients: (n,) whose row each is: resampled whole, as images of one patient are alike. None takes each row for
             itself.
         thresholds: k thresholds, None for a finding that has none.
         resamples: of the bootstrap; 0 gives no intervals.
         level: of confidence, two-sided.
         seed: of the resampling.
-
-    Raises:
-        InputError: tables that do not fit, NaN in the probabilities, labels that are none of these, or a setting
-            outside its range.
 
     Example:
         >>> import numpy as np
@@ -147,8 +141,6 @@ def multilabel_report(
     limits = (None,) * len(names) if thresholds is None else tuple(thresholds)
     if len(limits) != len(names):
         raise InputError(f"thresholds: expected {len(names)}, one for each finding, got {len(limits)}")
-    if resamples < 0 or not 0 < level < 1:
-        raise InputError(f"expected resamples >= 0 and 0 < level < 1, got {resamples} and {level}")
     owner = np.arange(len(score)) if patients is None else _codes(patients, name="patients", rows=len(score))[1]
     attributes = {
         name: _codes(values, name=f"groups: {name}", rows=len(score)) for name, values in (groups or {}).items()
@@ -168,6 +160,7 @@ def multilabel_report(
     return MultilabelReport(whole.findings, whole.auroc, whole.average_precision, parts, tuple(notes))
 
 
+@checked
 def choose_thresholds(
     probability: Table, *, truth: Table, criterion: Literal["youden", "f1"] = "youden"
 ) -> tuple[float | None, ...]:
@@ -178,12 +171,7 @@ def choose_thresholds(
         truth: (n, k) as for ``multilabel_report``.
         criterion: ``youden`` maximises sensitivity + specificity, ``f1`` their balance with precision; of equal ones
             the highest threshold is taken.
-
-    Raises:
-        InputError: as ``multilabel_report``, or another word.
     """
-    if criterion not in ("youden", "f1"):
-        raise InputError(f"criterion: expected 'youden' or 'f1', got {criterion!r}")
     score, label = _checked(probability, truth)
     found: list[float | None] = []
     for column in range(score.shape[1]):
@@ -269,16 +257,10 @@ def _checked(probability: Table, truth: Table) -> tuple[Float[np.ndarray, "n k"]
 
 
 def _codes(labels: Labels, *, name: str, rows: int) -> tuple[tuple[object, ...], np.ndarray]:
-    plain = labels if isinstance(labels, (torch.Tensor, np.ndarray)) else [_plain(label) for label in labels]
-    values, code = coded(plain, name=name)
+    values, code = coded(labels, name=name)
     if len(code) != rows:
         raise InputError(f"{name}: expected one for each of {rows} rows, got {len(code)}")
     return tuple(values), code.numpy()
-
-
-def _plain(label: Hashable) -> Hashable:
-    """A number of numpy's as Python's own."""
-    return label.item() if isinstance(label, np.generic) else label
 
 
 def _resampled(

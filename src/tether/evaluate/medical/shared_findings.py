@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
+from tether.evaluate.retrieval import Depths
 
 
+@checked
 def shared_precision(
     similarity: Float[Tensor, "q n"],
     *,
     queries: Tensor,
     candidates: Tensor,
-    k: Sequence[int] = (1, 5, 10),
+    k: Depths = (1, 5, 10),
     match: Literal["any", "all"] = "any",
 ) -> dict[str, float | None]:
     """Precision at k by findings, under ``precision_at_1``..., mean over the queries that have something to find.
@@ -29,20 +31,13 @@ def shared_precision(
         similarity: higher ranks first; of equal ones the first candidate.
         queries: (q, f) findings of each query: above 0 present, -1 or NaN uncertain.
         candidates: (n, f) the same of each candidate.
-        k: the depths, each >= 1; more than n are n.
+        k: the depths; more than n are n.
         match: a result is right if it shares ``any`` finding, or where ``all`` certain findings are alike, absent ones
             too. With ``any`` a query without findings has nothing to find.
 
     Returns:
         For each depth the mean, None where no query has anything to find.
-
-    Raises:
-        InputError: shapes that do not fit, NaN in the similarities, another word, or k < 1.
     """
-    if match not in ("any", "all"):
-        raise InputError(f"match: expected 'any' or 'all', got {match!r}")
-    if not k or min(k) < 1:
-        raise InputError(f"k: expected depths of at least 1, got {list(k)}")
     shape = (len(queries), len(candidates))
     if tuple(similarity.shape) != shape or queries.ndim != 2 or queries.shape[1:] != candidates.shape[1:] or 0 in shape:
         raise InputError(

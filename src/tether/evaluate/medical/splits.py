@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
-from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_uniform
-from tether.evaluate.groups import Labels
+from tether.evaluate.groups import Labels, listed
 
 SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
@@ -30,11 +29,7 @@ class GroupSplit:
     part: Int[np.ndarray, " n"]
 
     def rows(self, name: str) -> Int[np.ndarray, " m"]:
-        """Places of the rows of one part, in order.
-
-        Raises:
-            InputError: no such part.
-        """
+        """Places of the rows of one part, in order."""
         if name not in self.names:
             raise InputError(f"no part {name!r}; known: {', '.join(self.names)}")
         return np.flatnonzero(self.part == self.names.index(name))
@@ -94,8 +89,7 @@ def check_apart(splits: Mapping[str, Labels]) -> None:
 
 
 def _names(groups: Labels, *, what: str) -> list[str]:
-    given: Sequence[Hashable] = groups.tolist() if isinstance(groups, (Tensor, np.ndarray)) else list(groups)
-    values = [value.item() if isinstance(value, np.generic) else value for value in given]
+    values = listed(groups)
     for place, value in enumerate(values):
         if value is None or (isinstance(value, float) and math.isnan(value)) or str(value).strip() == "":
             raise InputError(f"{what}: row {place} has no group, so it cannot be kept on one side")

@@ -1,4 +1,4 @@
-"""First-mentioned and largest-object bias of a model, on captions and pictures made for it (arXiv 2502.19842)."""
+"""First-mentioned and largest-object bias of a model, on captions and images made for it (arXiv 2502.19842)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, checked
 from tether.data.sets.scenes.many import MultiObjectWorld
 from tether.evaluate.objects.matching import JOIN
 from tether.evaluate.objects.retrieval import ObjectRetrieval, object_retrieval
@@ -23,20 +24,21 @@ from tether.models.embed import encode_images, encode_texts
 SENTENCES = 2000
 
 
+@checked
 def order_bias(
     model: DualEncoder,
     names: Sequence[str],
     *,
     n: int,
     seed: int,
-    limit: int = SENTENCES,
+    limit: Count = SENTENCES,
     template: str = "{}",
     embedding: Literal["sentence", "sum"] = "sentence",
 ) -> ObjectRetrieval:
-    """Which mention a sentence of n objects resembles most: place 0 is the first mentioned (TOR).
+    """Which mention a sentence of n objects resembles most: position 0 is the first mentioned (TOR).
 
     Sentences are combinations of names joined with "and", each in an order of its own: the released scripts keep the
-    order of the list, which ties each name to a place.
+    order of the list, which ties each name to a position.
 
     Args:
         model: any model that ``tether.load`` gives.
@@ -47,10 +49,6 @@ def order_bias(
         template: what a sentence is put into, with ``{}`` where it goes; long, decorated ones are the stress test.
         embedding: ``sentence``, or ``sum`` of the embeddings of each object alone, the paper's mitigation, which knows
             no order.
-
-    Raises:
-        InputError: fewer than two names or one twice, n out of range, a template without exactly one ``{}``, or an
-            unknown word.
     """
     listed = list(names)
     if len(set(listed)) < len(listed) or not all(isinstance(name, str) and name.strip() for name in listed):
@@ -59,10 +57,6 @@ def order_bias(
         raise InputError(f"n: expected 2 to {len(listed)} mentions, as there are so many names, got {n}")
     if template.count("{}") != 1:
         raise InputError(f"template: expected exactly one {{}}, got {template!r}")
-    if embedding not in ("sentence", "sum"):
-        raise InputError(f"embedding: expected 'sentence' or 'sum', got {embedding!r}")
-    if limit < 1:
-        raise InputError(f"limit: expected at least 1, got {limit}")
     present = torch.from_numpy(_drawn(len(listed), n=n, limit=limit, seed=seed))
     alone = encode_texts(model, listed)
     if embedding == "sum":
@@ -73,30 +67,25 @@ def order_bias(
     return object_retrieval(features, prototypes=alone, present=present)
 
 
-def size_bias(model: DualEncoder, world: MultiObjectWorld, *, count: int, views: int = 1) -> ObjectRetrieval:
-    """Which object a picture of several resembles most (IOR); place ``world.big`` is the enlarged one.
+@checked
+def size_bias(model: DualEncoder, world: MultiObjectWorld, *, count: Count, views: Count = 1) -> ObjectRetrieval:
+    """Which object an image of several resembles most (IOR); position ``world.big`` is the enlarged one.
 
     Args:
         model: any model that ``tether.load`` gives.
-        world: what pictures are drawn from, at the model's size.
-        count: pictures.
-        views: pictures of each single object that its prototype is the mean of; the released data have one.
-
-    Raises:
-        InputError: pictures of another size than the model's, or counts below 1.
+        world: what images are drawn from, at the model's size.
+        count: images.
+        views: images of each single object that its prototype is the mean of; the released data have one.
     """
-    if count < 1:
-        raise InputError(f"count: expected at least 1 picture, got {count}")
     items = [world.item(index) for index in range(count)]
     features = encode_images(model, world.pixels(items).split(256))
     present = torch.tensor([item.objects for item in items])
     return object_retrieval(features, prototypes=prototypes(model, world, views=views), present=present)
 
 
-def prototypes(model: DualEncoder, world: MultiObjectWorld, *, views: int = 1) -> Float[Tensor, "K d"]:
-    """(K, d) unit embeddings of every object of a world alone: the mean over ``views`` pictures of each."""
-    if views < 1:
-        raise InputError(f"views: expected at least 1 picture of each object, got {views}")
+@checked
+def prototypes(model: DualEncoder, world: MultiObjectWorld, *, views: Count = 1) -> Float[Tensor, "K d"]:
+    """(K, d) unit embeddings of every object of a world alone: the mean over ``views`` images of each."""
     alone = [world.single(index, view=view) for index in range(len(world.objects)) for view in range(views)]
     rows = F.normalize(encode_images(model, world.pixels(alone).split(256)), dim=1)
     return F.normalize(rows.unflatten(0, (len(world.objects), views)).mean(1), dim=1)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.evaluate.checks import checked
+from tether.core.ranges import checked
+from tether.evaluate.checks import checked_rows
 from tether.models.embed import encode_texts
 
 JOIN = " and "
@@ -43,10 +44,11 @@ class MatchingReport:
 
     @property
     def drop(self) -> float:
-        """``first`` minus ``last``: what the tower owes to the place of the favoured object."""
+        """``first`` minus ``last``: what the tower owes to the position of the favoured object."""
         return self.first - self.last
 
 
+@checked
 def matching_pairs(
     objects: Sequence[str], *, biased: int, classes: Sequence[str], scenario: Scenario
 ) -> list[MatchingPair]:
@@ -59,17 +61,11 @@ def matching_pairs(
     Source: arXiv 2502.19842, and its released Image_Text_Matching.py.
 
     Args:
-        objects: names of the item's objects in the order of their places.
-        biased: place of the favoured object, from 0.
+        objects: names of the item's objects in the order of their positions.
+        biased: position of the favoured object, from 0.
         classes: names of all objects.
         scenario: ``first`` or ``last``.
-
-    Raises:
-        InputError: fewer than two objects, one twice, one that is no class, a place that is not there, or an unknown
-            word.
     """
-    if scenario not in ("first", "last"):
-        raise InputError(f"scenario: expected 'first' or 'last', got {scenario!r}")
     names = list(objects)
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(f"objects: expected at least two different ones, got {names}")
@@ -88,12 +84,10 @@ def matching_pairs(
 def matching_accuracy(
     image: Float[Tensor, "m d"], *, correct: Float[Tensor, "m d"], wrong: Float[Tensor, "m d"]
 ) -> float:
-    """Share of rows whose picture is nearer, by cosine, to the correct caption; a tie is not.
-
-    Raises:
-        InputError: NaN or infinity, or unequal shapes.
-    """
-    rows = [checked(x, name=name).double() for x, name in ((image, "image"), (correct, "correct"), (wrong, "wrong"))]
+    """Fraction of rows whose image is nearer, by cosine, to the correct caption; a tie is not."""
+    rows = [
+        checked_rows(x, name=name).double() for x, name in ((image, "image"), (correct, "correct"), (wrong, "wrong"))
+    ]
     if len({x.shape for x in rows}) != 1:
         raise InputError(f"expected three tables of one shape, got {[tuple(x.shape) for x in rows]}")
     near, far = (torch.cosine_similarity(rows[0], other) for other in rows[1:])
@@ -113,15 +107,12 @@ def matching_drop(
     Args:
         model: any model that ``tether.load`` gives.
         image: embeddings of the items.
-        objects: names of each item's objects in the order of their places.
-        biased: place of the favoured (usually the largest) object, from 0.
+        objects: names of each item's objects in the order of their positions.
+        biased: position of the favoured (usually the largest) object, from 0.
         classes: names of all objects, as captions say them.
-
-    Raises:
-        InputError: no item, or as ``matching_pairs`` and ``matching_accuracy``.
     """
     if len(image) != len(objects) or not len(objects):
-        raise InputError(f"expected objects for each of at least one picture, got {len(objects)} for {len(image)}")
+        raise InputError(f"expected objects for each of at least one image, got {len(objects)} for {len(image)}")
     found: dict[str, float] = {}
     asked = 0
     for scenario in ("first", "last"):

@@ -1,4 +1,4 @@
-"""Can a linear head read which object stands at each place from an embedding of several? (arXiv 2502.19842)."""
+"""Can a linear head read which object stands at each position from an embedding of several? (arXiv 2502.19842)."""
 
 from __future__ import annotations
 
@@ -11,33 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.evaluate.checks import checked
+from tether.core.ranges import Whole, checked
+from tether.evaluate.checks import checked_rows
 
 LEARNING_RATE = 1e-3  # released IOC.py and TOC scripts
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeSchedule:
-    """How the released scripts train their heads.
-
-    Attributes:
-        train: share of the items that is trained on.
-        test: share that is tested on; what is left is for validation and not used here.
-        batch_size: items in a step.
-        epochs: passes over the training items.
-    """
-
-    train: float
-    test: float
-    batch_size: int
-    epochs: int
-
-
-SCHEDULES: dict[str, ProbeSchedule] = {
-    "image": ProbeSchedule(0.8, 0.2, 8, 25),
-    "text": ProbeSchedule(0.75, 0.15, 32, 10),
-}
-"""Of the image probe (IOC) and of the text probe (TOC)."""
+SCHEDULES = {"image": (0.8, 0.2, 8, 25), "text": (0.75, 0.15, 32, 10)}
+"""Of the released image probe (IOC) and text probe (TOC): the fractions of the items to train and to test on (the rest
+is for validation and not used here), items in a step, and epochs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +25,7 @@ class ObjectProbe:
     """What the heads reached on items they were not trained on.
 
     Attributes:
-        accuracy: (n,) for each place.
+        accuracy: (n,) for each position.
         majority: (n,) what naming the most frequent training object would reach.
         tested: how many items.
     """
@@ -55,39 +35,35 @@ class ObjectProbe:
     tested: int
 
 
+@checked
 def object_probe(
     features: Float[Tensor, "N d"],
     *,
     present: Int[Tensor, "N n"],
     seed: int,
     kind: Literal["image", "text"] = "image",
-    epochs: int | None = None,
+    epochs: Whole | None = None,
 ) -> ObjectProbe:
-    """Train one linear head for each place and test it; the place that is read best is the one the tower favours.
+    """Train one linear head for each position and test it; the position that is read best is the one the tower favours.
 
     Source: arXiv 2502.19842 (IOC and TOC): Adam with a learning rate of 1e-3 and cross-entropy on unit embeddings.
 
     Args:
         features: embeddings of the items; they are normalised here.
-        present: the class of the object at each place.
+        present: the class of the object at each position.
         seed: of the split, the heads' first weights and the order of the batches.
         kind: which released schedule: ``image`` (80 % for training, batches of 8, 25 epochs) or ``text`` (75 %,
             batches of 32, 10 epochs).
         epochs: instead of the schedule's.
-
-    Raises:
-        InputError: NaN, shapes that do not fit, an unknown word, or too few items for both parts of the split.
     """
-    if kind not in SCHEDULES:
-        raise InputError(f"kind: expected 'image' or 'text', got {kind!r}")
-    schedule = SCHEDULES[kind]
-    items = F.normalize(checked(features, name="features").detach().float().cpu(), dim=1)
+    for_training, for_test, batch_size, usual_epochs = SCHEDULES[kind]
+    items = F.normalize(checked_rows(features, name="features").detach().float().cpu(), dim=1)
     if present.ndim != 2 or len(present) != len(items) or not present.shape[1] or present.is_floating_point():
         raise InputError(f"present: expected whole numbers ({len(items)}, n), got {tuple(present.shape)}")
     labels = present.long().cpu()
     if int(labels.min()) < 0:
         raise InputError(f"present: expected classes from 0, got {int(labels.min())}")
-    count, tested = int(schedule.train * len(items)), round(schedule.test * len(items))
+    count, tested = int(for_training * len(items)), round(for_test * len(items))
     if count < 1 or tested < 1:
         raise InputError(f"features: {len(items)} items are too few to train on some and test on others")
     generator = torch.Generator().manual_seed(seed)
@@ -100,8 +76,8 @@ def object_probe(
     for value in heads.parameters():
         nn.init.uniform_(value, -bound, bound, generator=generator)
     optimizer = torch.optim.Adam(heads.parameters(), lr=LEARNING_RATE)
-    for _ in range(schedule.epochs if epochs is None else epochs):
-        for rows in train[torch.randperm(count, generator=generator)].split(schedule.batch_size):
+    for _ in range(usual_epochs if epochs is None else epochs):
+        for rows in train[torch.randperm(count, generator=generator)].split(batch_size):
             logits = heads(items[rows]).unflatten(1, (places, classes))
             loss = F.cross_entropy(logits.flatten(0, 1), labels[rows].flatten()) * places
             optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Which single objects an embedding of several resembles, and which place among them wins (arXiv 2502.19842)."""
+"""Which single objects an embedding of several resembles, and which position among them wins (arXiv 2502.19842)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.evaluate.checks import checked
+from tether.core.ranges import checked
+from tether.evaluate.checks import checked_rows
 
 ListOrder = Literal["best_first", "best_last"]
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectRetrieval:
-    """Retrieval of the n objects of N items among K prototypes; place j is the item's j-th object.
+    """Retrieval of the n objects of N items among K prototypes; position j is the item's j-th object.
 
     Attributes:
         predicted: (N, n) the n most similar objects of each item, in the order asked for.
         topn_correct: how many items have exactly their own objects there.
-        first_in_correct: (n,) of those, how often the most similar object is the one at each place.
-        best_counts: (n,) over all items, how often each place is the most similar of those present.
-        precision: (N,) share of the retrieved that are present.
-        recall: (N,) share of the present that are retrieved.
+        first_in_correct: (n,) of those, how often the most similar object is the one at each position.
+        best_counts: (n,) over all items, how often each position is the most similar of those present.
+        precision: (N,) fraction of the retrieved that are present.
+        recall: (N,) fraction of the present that are retrieved.
         f1: (N,) their harmonic mean, 0 when both are 0.
         precision_at: (N, n) precision of the first 1 to n of the list.
         recall_at: (N, n) recall of the first 1 to n of the list.
@@ -48,17 +49,17 @@ class ObjectRetrieval:
 
     @property
     def topn_accuracy(self) -> float:
-        """Share of items whose n most similar objects are exactly their own."""
+        """Fraction of items whose n most similar objects are exactly their own."""
         return self.topn_correct / len(self.predicted)
 
     @property
     def first_share(self) -> Float[Tensor, " n"]:
-        """Of the items retrieved right, the share in which each place comes first; zeros when there are none."""
+        """Of the items retrieved right, the share in which each position comes first; zeros when there are none."""
         return self.first_in_correct.double() / max(1, self.topn_correct)
 
     @property
     def best_share(self) -> Float[Tensor, " n"]:
-        """Share of all items in which each place is the most similar of those present; 1 / n each without a bias."""
+        """Fraction of all items in which each position is the most similar of those present; 1 / n without a bias."""
         return self.best_counts.double() / len(self.predicted)
 
     @property
@@ -72,6 +73,7 @@ class ObjectRetrieval:
         return float(self.gains.mean())
 
 
+@checked
 def object_retrieval(
     features: Float[Tensor, "N d"],
     *,
@@ -79,7 +81,7 @@ def object_retrieval(
     present: Int[Tensor, "N n"],
     listing: ListOrder = "best_first",
 ) -> ObjectRetrieval:
-    """Rank the K single objects by their cosine to each item of several, and see which place wins.
+    """Rank the K single objects by their cosine to each item of several, and see which position wins.
 
     Source: arXiv 2502.19842 (IOR and TOR), and its released IOR.py. It differs in that lists run from the most similar
     down; ``best_last`` gives the released order, from which MAP, NDCG and the figures at 1 to n are then computed.
@@ -87,12 +89,8 @@ def object_retrieval(
     Args:
         features: embeddings of the items, any length.
         prototypes: embeddings of the single objects, any length.
-        present: which n objects each item holds, in the order of their places.
+        present: which n objects each item holds, in the order of their positions.
         listing: ``best_first``, or ``best_last`` as the release lists them.
-
-    Raises:
-        InputError: NaN, infinity or zero rows, shapes that do not fit, an object that is no prototype, one twice in an
-            item, more objects than prototypes, or an unknown word.
 
     Example:
         >>> import torch
@@ -104,8 +102,6 @@ def object_retrieval(
         >>> found.topn_accuracy, found.best_share.tolist()
         (1.0, [1.0, 0.0])
     """
-    if listing not in ("best_first", "best_last"):
-        raise InputError(f"listing: expected 'best_first' or 'best_last', got {listing!r}")
     items, singles = _unit(features, name="features"), _unit(prototypes, name="prototypes")
     if items.shape[1] != singles.shape[1]:
         raise InputError(f"features and prototypes differ in width: {tuple(items.shape)}, {tuple(singles.shape)}")
@@ -141,7 +137,7 @@ def object_retrieval(
 
 
 def _unit(rows: Tensor, *, name: str) -> Tensor:
-    rows = checked(rows, name=name)
+    rows = checked_rows(rows, name=name)
     lengths = rows.norm(dim=1)
     if not (lengths > 0).all():
         raise InputError(f"{name}: row {int((lengths == 0).nonzero()[0])} is zero and has no direction")

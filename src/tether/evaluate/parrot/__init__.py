@@ -1,4 +1,4 @@
-"""Does a model read instead of see: rendered words, text taken away, and clusters of pictures with text."""
+"""Does a model read instead of see: rendered words, text taken away, and clusters of images with text."""
 
 from tether.evaluate.parrot.clusters import ClusterOverlap, cluster_overlap
 from tether.evaluate.parrot.removal import RemovalEffect, control_boxes, text_removal_effect

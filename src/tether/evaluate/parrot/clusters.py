@@ -1,4 +1,4 @@
-"""Which kinds of pictures carry text: clusters of embeddings with the overlap of caption and picture in each."""
+"""Which kinds of images carry text: clusters of embeddings with the overlap of caption and image in each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.data.curate.steps.ocr_overlap import FUZZY, OverlapReport, caption_overlap, summarise
 
 CLUSTERS, DIMENSIONS, CHUNK = 4_000, 256, 200_000
@@ -19,12 +20,12 @@ ITERATIONS, RESTARTS, SEED = 300, 10, 42
 
 @dataclass(frozen=True, slots=True)
 class ClusterOverlap:
-    """Clusters of pictures.
+    """Clusters of images.
 
     Attributes:
-        labels: (n,) cluster of each picture, 0 to k - 1.
-        reports: the overlap within each cluster; one without pictures has rates of 0.
-        digest: of the model that embedded the pictures, as it was given.
+        labels: (n,) cluster of each image, 0 to k - 1.
+        reports: the overlap within each cluster; one without images has rates of 0.
+        digest: of the model that embedded the images, as it was given.
     """
 
     labels: Int[np.ndarray, " n"]
@@ -32,20 +33,21 @@ class ClusterOverlap:
     digest: str
 
     def most_lettered(self) -> Int[np.ndarray, " k"]:
-        """Clusters by their share of pictures with text, highest first; ties to the smaller number."""
+        """Clusters by their fraction of images with text, highest first; ties to the smaller number."""
         return np.argsort([-report.image_text_rate for report in self.reports], kind="stable")
 
 
+@checked
 def cluster_overlap(
     features: Float[np.ndarray, "n d"],
     *,
     captions: Sequence[str],
     ocr: Sequence[Collection[str]],
     clusters: int = CLUSTERS,
-    dimensions: int = DIMENSIONS,
-    chunk: int = CHUNK,
-    iterations: int = ITERATIONS,
-    restarts: int = RESTARTS,
+    dimensions: Count = DIMENSIONS,
+    chunk: Count = CHUNK,
+    iterations: Count = ITERATIONS,
+    restarts: Count = RESTARTS,
     seed: int = SEED,
     fuzzy: float = FUZZY,
     digest: str = "",
@@ -56,9 +58,9 @@ def cluster_overlap(
     method with another random start.
 
     Args:
-        features: (n, d) embeddings of pictures.
+        features: (n, d) embeddings of images.
         captions: of the n pairs.
-        ocr: what was read in each picture.
+        ocr: what was read in each image.
         clusters: how many, at most n.
         dimensions: of the shortened embeddings; those of the features where they have fewer.
         chunk: rows of one step of the PCA.
@@ -67,9 +69,6 @@ def cluster_overlap(
         seed: of k-means.
         fuzzy: as ``caption_overlap``.
         digest: of the model that made the features (``core.digest.model_digest``), kept in the result.
-
-    Raises:
-        InputError: lengths that differ, features that are not finite, or more clusters than pictures.
     """
     from sklearn.cluster import KMeans
 
@@ -81,9 +80,7 @@ def cluster_overlap(
             f"expected one caption and reading for each of {len(rows)} rows, got {len(captions)} and {len(ocr)}"
         )
     if not 1 <= clusters <= len(rows):
-        raise InputError(f"clusters: expected 1 to {len(rows)}, the number of pictures, got {clusters}")
-    if dimensions < 1 or chunk < 1:
-        raise InputError(f"expected dimensions and chunk of at least 1, got {dimensions} and {chunk}")
+        raise InputError(f"clusters: expected 1 to {len(rows)}, the number of images, got {clusters}")
     short = _shortened(rows, dimensions=dimensions, chunk=chunk)
     found = KMeans(clusters, n_init=restarts, max_iter=iterations, random_state=seed).fit(short)
     labels = found.labels_.astype(np.int64)

@@ -1,4 +1,4 @@
-"""What a score loses when the text in the picture is painted over, against boxes of the same sizes elsewhere."""
+"""What a score loses when the text in the image is painted over, against boxes of the same sizes elsewhere."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tether.tasks.curate.scorer import ClipScorer
 
 @dataclass(frozen=True, slots=True)
 class RemovalEffect:
-    """Scores of the pairs whose picture has text and room for a control.
+    """Scores of the pairs whose image has text and room for a control.
 
     Attributes:
         rows: (m,) which of the given pairs these are.
-        whole: (m,) cosine with the picture as it is.
+        whole: (m,) cosine with the image as it is.
         without_text: (m,) with the text painted over.
         without_other: (m,) with boxes of the same sizes painted over elsewhere.
-        no_text: how many pairs have no box in their picture.
+        no_text: how many pairs have no box in their image.
         no_room: how many have no room for a control.
     """
 
@@ -54,7 +54,7 @@ class RemovalEffect:
 
     @property
     def falls_more(self) -> float:
-        """Share of pairs that lose more with the text than with the other boxes."""
+        """Fraction of pairs that lose more with the text than with the other boxes."""
         return float((self.without_text < self.without_other).mean())
 
 
@@ -73,14 +73,11 @@ def text_removal_effect(
 
     Args:
         model: any model that ``tether.load`` gives.
-        images: n pictures.
-        boxes: where text stands in each: (k, 4) x0, y0, x1, y1 in pixels, cut to the picture; none where k is 0.
+        images: n images.
+        boxes: where text stands in each: (k, 4) x0, y0, x1, y1 in pixels, cut to the image; none where k is 0.
         texts: one caption each.
-        seed: of the control's places, which depend on it and the picture's position only.
+        seed: of the control's places, which depend on it and the image's position only.
         fill: as ``data.inpaint.fill_boxes``.
-
-    Raises:
-        InputError: lengths that differ, wrong boxes, or no pair with text and room for a control.
     """
     if not len(images) == len(boxes) == len(texts):
         raise InputError(
@@ -90,7 +87,7 @@ def text_removal_effect(
     versions: list[list[Tensor]] = [[], [], []]
     no_text = no_room = 0
     for row, (image, given) in enumerate(zip(images, boxes, strict=True)):
-        pixels = image if isinstance(image, Tensor) else decode(image, name=f"picture {row}")
+        pixels = image if isinstance(image, Tensor) else decode(image, name=f"image {row}")
         height, width = pixels.shape[-2:]
         inside = boxes_within(given, height=height, width=width)
         if not len(inside):
@@ -109,7 +106,7 @@ def text_removal_effect(
         raise InputError(
             f"none of {len(texts)} pairs has text and room for a control: {no_text} without, {no_room} full"
         )
-    scorer = ClipScorer(model)  # a picture that painting did not change keeps its score to the last digit
+    scorer = ClipScorer(model)  # an image that painting did not change keeps its score to the last digit
     told = [texts[row] for row in rows]
     whole, without, other = (scorer(held, told) for held in versions)
     return RemovalEffect(np.array(rows), whole, without, other, no_text, no_room)
@@ -121,9 +118,9 @@ def control_boxes(
     """A box of each size at a random place off all boxes given, and off each other where there is room.
 
     Args:
-        boxes: inside the picture, as ``boxes_within`` gives them.
-        height: of the picture.
-        width: of the picture.
+        boxes: inside the image, as ``boxes_within`` gives them.
+        height: of the image.
+        width: of the image.
         rng: of the places.
 
     Returns:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
 from PIL import Image, ImageDraw, ImageFont
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 
 STYLES: tuple[tuple[str, str], ...] = (("white", "black"), ("black", "white"), ("grey", "white"), ("grey", "black"))
 """Background and colour of the letters (opendatalab/CLIP-Parrot-Bias, commit a1552ce)."""
@@ -16,20 +18,24 @@ SIZE, POINTS = 224, 32
 """Side of the square and size of the letters, in pixels, of the same code."""
 LEAST_POINTS = 6
 """Smaller letters cannot be told apart."""
+Style = Literal[0, 1, 2, 3]
+Size = Annotated[int, Ge(8)]
+Points = Annotated[int, Ge(LEAST_POINTS)]
 _ROOM = 0.96  # of the side that the line may take
 _NO_CHARACTER = "\U0010fffd"  # of private use: every font draws its box for what it lacks
 
 
+@checked
 def render_text(
-    text: str, *, size: int = SIZE, points: int = POINTS, style: int = 0, font: str | Path | None = None
+    text: str, *, size: Size = SIZE, points: Points = POINTS, style: Style = 0, font: str | Path | None = None
 ) -> Image.Image:
-    """A square picture with the text centred on it; where it does not fit, its letters are smaller.
+    """A square image with the text centred on it; where it does not fit, its letters are smaller.
 
     Source: sys_benchmark.py of opendatalab/CLIP-Parrot-Bias, which does not run on Pillow 10 and later.
 
     Args:
         text: one line; blanks around and between words become single ones.
-        size: side in pixels (>= 8).
+        size: side in pixels.
         points: size of the letters in pixels.
         style: number in ``STYLES``.
         font: a TrueType or OpenType file; None for the free one that Pillow brings, which has Latin letters only.
@@ -44,12 +50,6 @@ def render_text(
     line = " ".join(text.split())
     if not line:
         raise InputError(f"text: expected something to draw, got {text!r}")
-    if style not in range(len(STYLES)):
-        raise InputError(f"style: expected 0 to {len(STYLES) - 1}, got {style!r}")
-    if size < 8 or points < LEAST_POINTS:
-        raise InputError(
-            f"expected a size of at least 8 and points of at least {LEAST_POINTS}, got {size} and {points}"
-        )
     if len(line) > size:  # no letter is narrower than a pixel; measuring a long line takes seconds
         raise InputError(f"text {text[:40]!r}: does not fit {size} pixels, with {len(line)} characters")
     name = None if font is None else str(font)

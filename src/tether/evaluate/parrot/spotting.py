@@ -1,21 +1,24 @@
-"""How much of a word a model finds in a picture that shows nothing but the word."""
+"""How much of a word a model finds in an image that shows nothing but the word."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import checked
 from tether.data.images import fit
-from tether.evaluate.parrot.rendering import POINTS, SIZE, STYLES, render_text
+from tether.evaluate.parrot.rendering import POINTS, SIZE, Points, Size, Style, render_text
 from tether.models.embed import encode_images, encode_texts
 
 _BATCH = 64
@@ -31,7 +34,7 @@ class StyleScore:
         other: cosine of a rendered word with the other words, mean over both.
     """
 
-    style: int
+    style: Style
     mean: float
     other: float
 
@@ -66,13 +69,14 @@ class SpottingScore:
     styles: tuple[StyleScore, ...]
 
 
+@checked
 def spotting_score(
     model: DualEncoder,
     *,
     vocabulary: Sequence[str],
-    styles: Sequence[int] = tuple(range(len(STYLES))),
-    size: int = SIZE,
-    points: int = POINTS,
+    styles: Annotated[Sequence[Style], MinLen(1)] = (0, 1, 2, 3),
+    size: Size = SIZE,
+    points: Points = POINTS,
     font: str | Path | None = None,
     prompt: str = "{}",
 ) -> SpottingScore:
@@ -88,14 +92,7 @@ def spotting_score(
         points: size of the letters on it.
         font: as ``render_text``.
         prompt: what stands around the word on the text side; the paper has the bare word.
-
-    Raises:
-        InputError: nothing of the vocabulary can be drawn, no style, or a prompt without ``{}``.
     """
-    if isinstance(vocabulary, str):
-        raise InputError(f"vocabulary: expected a list of words, got one string {vocabulary!r}")
-    if not len(styles) or any(style not in range(len(STYLES)) for style in styles):
-        raise InputError(f"styles: expected some of 0 to {len(STYLES) - 1}, got {list(styles)}")
     if "{}" not in prompt:
         raise InputError(f"prompt: expected a text with {{}} for the word, got {prompt!r}")
     words, skipped = _drawable(vocabulary, size=size, points=points, font=font)
@@ -105,15 +102,15 @@ def spotting_score(
     text = F.normalize(encode_texts(model, [prompt.format(word) for word in words]).double(), dim=1)
     own, found = [], []
     for style in styles:
-        pictures = _rendered(words, model, style=style, size=size, points=points, font=font)
-        image = F.normalize(encode_images(model, pictures).double(), dim=1)
+        images = _rendered(words, model, style=style, size=size, points=points, font=font)
+        image = F.normalize(encode_images(model, images).double(), dim=1)
         cosine = (image * text).sum(dim=1)
         own.append(cosine)
         # The sum over all pairs is the product of the sums, so the table of pairs is never made.
         pairs = float(image.sum(dim=0) @ text.sum(dim=0) - cosine.sum())
         count = len(words)
         other = pairs / (count * (count - 1)) if count > 1 else float("nan")
-        found.append(StyleScore(int(style), float(cosine.mean()), other))
+        found.append(StyleScore(style, float(cosine.mean()), other))
     every: Float[Tensor, " n"] = torch.cat(own)
     other = float(np.mean([style.other for style in found]))
     mean = float(every.mean())
@@ -137,12 +134,12 @@ def _drawable(
 
 
 def _rendered(
-    words: Sequence[str], model: DualEncoder, *, style: int, size: int, points: int, font: str | Path | None
+    words: Sequence[str], model: DualEncoder, *, style: Style, size: int, points: int, font: str | Path | None
 ) -> Iterator[Tensor]:
     for start in range(0, len(words), _BATCH):
         drawn = [
             render_text(word, size=size, points=points, style=style, font=font)
             for word in words[start : start + _BATCH]
         ]
-        pixels = (torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in drawn)
-        yield torch.stack([fit(picture, model.image_spec) for picture in pixels])
+        pixels = (torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in drawn)
+        yield torch.stack([fit(image, model.image_spec) for image in pixels])

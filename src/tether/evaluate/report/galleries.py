@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tether.core.geometry import Geometry
 from tether.evaluate.embeddings import Embedded
 from tether.evaluate.retrieval import Similarity
 
@@ -17,10 +19,10 @@ HITS, MISSES = 4, 8
 
 @dataclass(frozen=True, slots=True)
 class RetrievedItem:
-    """One retrieved picture or caption.
+    """One retrieved image or caption.
 
     Attributes:
-        image: row of the picture (for captions: of the picture it belongs to).
+        image: row of the image (for captions: of the image it belongs to).
         caption: its text.
         similarity: cosine with the query.
         right: whether it answers the query.
@@ -37,8 +39,8 @@ class Query:
     """One question and its first answers.
 
     Attributes:
-        image: row of the picture asked with, or the one the caption belongs to.
-        caption: the text asked with, or one that belongs to the picture.
+        image: row of the image asked with, or the one the caption belongs to.
+        caption: the text asked with, or one that belongs to the image.
         rank: of the right answer; 1 is a hit.
         own_similarity: cosine with the right answer, or what the model compares with.
         answers: the first few, best first.
@@ -54,45 +56,51 @@ class Query:
 
 
 def text_to_image(seen: Embedded, *, ranks: Int[Tensor, " m"]) -> tuple[list[Query], list[Query]]:
-    """Captions asked, pictures found: (hits, misses)."""
+    """Captions asked, images found: (hits, misses)."""
     geometry = seen.geometry
     image, text = geometry.points(seen.image), geometry.points(seen.text)
     own = geometry.paired(text, image[seen.text_to_image])
-    hits, near, far = _choose(ranks, own, text, image, similarity=geometry.similarity)
-    first = first_captions(seen)
-
-    def query(row: int, *, near: bool = False) -> Query:
-        values, places = geometry.similarity(text[row][None], image)[0].topk(min(ANSWERS, len(image)))
-        owner = int(seen.text_to_image[row])
-        answers = tuple(
-            RetrievedItem(place, first[place], value, place == owner)
-            for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        )
-        return Query(owner, seen.captions[row], int(ranks[row]), float(own[row]), answers, near)
-
-    return [query(row) for row in hits], [query(row, near=True) for row in near] + [query(row) for row in far]
+    first = _spoken(seen)
+    images = [(row, first[row]) for row in range(len(image))]
+    captions = list(zip(seen.text_to_image.tolist(), seen.captions, strict=True))
+    return _queries(text, image, ranks=ranks, own=own, asked=captions, answers=images, geometry=geometry)
 
 
 def image_to_text(seen: Embedded, *, ranks: Int[Tensor, " n"]) -> tuple[list[Query], list[Query]]:
-    """Pictures asked, captions found: (hits, misses)."""
+    """Images asked, captions found: (hits, misses)."""
     geometry = seen.geometry
     image, text = geometry.points(seen.image), geometry.points(seen.text)
     pair = geometry.paired(text, image[seen.text_to_image])
     own = torch.full((len(image),), -torch.inf).scatter_reduce(0, seen.text_to_image, pair, "amax")
-    hits, near, far = _choose(ranks, own, image, text, similarity=geometry.similarity)
-    first = first_captions(seen)
+    first = _spoken(seen)
+    images = [(row, first[row]) for row in range(len(image))]
+    captions = list(zip(seen.text_to_image.tolist(), seen.captions, strict=True))
+    return _queries(image, text, ranks=ranks, own=own, asked=images, answers=captions, geometry=geometry)
 
-    def query(row: int, *, near: bool = False) -> Query:
-        values, places = geometry.similarity(image[row][None], text)[0].topk(min(ANSWERS, len(text)))
-        answers = tuple(
-            RetrievedItem(
-                int(seen.text_to_image[place]), seen.captions[place], value, int(seen.text_to_image[place]) == row
-            )
-            for value, place in zip(values.tolist(), places.tolist(), strict=True)
+
+def _queries(
+    rows: Float[Tensor, "q d"],
+    pool: Float[Tensor, "p d"],
+    *,
+    ranks: Int[Tensor, " q"],
+    own: Float[Tensor, " q"],
+    asked: Sequence[tuple[int, str]],
+    answers: Sequence[tuple[int, str]],
+    geometry: Geometry,
+) -> tuple[list[Query], list[Query]]:
+    """Hits and misses; of what is asked and of each answer the row of its image, and a caption."""
+    hits, near, far = _choose(ranks, own, rows, pool, similarity=geometry.similarity)
+
+    def query(at: int, *, near: bool = False) -> Query:
+        values, places = geometry.similarity(rows[at][None], pool)[0].topk(min(ANSWERS, len(pool)))
+        row, caption = asked[at]
+        found = tuple(
+            RetrievedItem(image, words, value, image == row)
+            for value, (image, words) in zip(values.tolist(), (answers[at] for at in places.tolist()), strict=True)
         )
-        return Query(row, first[row], int(ranks[row]), float(own[row]), answers, near)
+        return Query(row, caption, int(ranks[at]), float(own[at]), found, near)
 
-    return [query(row) for row in hits], [query(row, near=True) for row in near] + [query(row) for row in far]
+    return [query(at) for at in hits], [query(at, near=True) for at in near] + [query(at) for at in far]
 
 
 def _choose(
@@ -118,9 +126,6 @@ def _choose(
     return hits[:HITS].tolist(), near.tolist(), sure.tolist()
 
 
-def first_captions(seen: Embedded) -> list[str]:
-    """The first caption of every picture, empty where it has none."""
-    first = [""] * len(seen.image)
-    for caption, owner in zip(reversed(seen.captions), reversed(seen.text_to_image.tolist()), strict=True):
-        first[owner] = caption
-    return first
+def _spoken(seen: Embedded) -> list[str]:
+    """The first caption of every image, empty where it has none."""
+    return [seen.captions[at] if at >= 0 else "" for at in seen.first_captions]

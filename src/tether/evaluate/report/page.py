@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -16,12 +15,14 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.evaluate import metric_names
 from tether.evaluate.embeddings import Embedded, embed_source
-from tether.evaluate.report import galleries, projection
+from tether.evaluate.html import projection
+from tether.evaluate.html.numbers import duration, rounded_duration
+from tether.evaluate.html.sprite import SpriteSheet, sprite
+from tether.evaluate.html.templates import render
+from tether.evaluate.report import galleries
 from tether.evaluate.report.confusion import Confusion, confusion
-from tether.evaluate.report.curves import of_run
+from tether.evaluate.report.run_charts import of_run
 from tether.evaluate.report.run_folder import RunFolder, read_run
-from tether.evaluate.report.sprite import SpriteSheet, sprite
-from tether.evaluate.report.templates import environment
 from tether.evaluate.retrieval import ranks
 from tether.evaluate.suite import MEASURES, class_rows, measure
 from tether.evaluate.zero_shot import logits, zero_shot
@@ -48,7 +49,7 @@ class ModelSection:
     image_hits: list[galleries.Query]
     image_misses: list[galleries.Query]
     atlas: list[dict[str, Any]]
-    clouds: dict[str, list[tuple[float, float]]]
+    clouds: dict[str, projection.Points]
     confusion: Confusion | None
     class_numbers: dict[str, int]
     label: str | None
@@ -80,9 +81,6 @@ def write(
 
     Returns:
         the path of the page: one file, under 3 MB, with no outside reference.
-
-    Raises:
-        InputError: not a run folder, or a file in it is malformed.
     """
     run = read_run(Path(run_folder))
     model = _model_of(run) if model is None else model
@@ -171,39 +169,34 @@ def _look(
 
 def _atlas(seen: Embedded, placed: list[int], *, seed: int) -> list[dict[str, Any]]:
     plane = projection.neighbourhoods(F.normalize(seen.image[placed], dim=-1), seed=seed)
-    names = galleries.first_captions(seen)
-    classes = {name: number for number, name in enumerate(seen.classes)}
+    first = seen.first_captions
+    numbers = seen.label_numbers.tolist() or [None] * len(seen.keys)
     return [
         {
             "row": row,
             "x": round(100 * float(x), 2),
             "y": round(100 * float(y), 2),
-            "name": names[row] or seen.keys[row],
-            "class": classes[seen.labels[row]] if seen.labels else None,
+            "name": seen.captions[first[row]] if first[row] >= 0 else seen.keys[row],
+            "class": numbers[row],
         }
         for row, (x, y) in zip(placed, plane, strict=True)
     ]
 
 
-def _clouds(seen: Embedded, placed: list[int]) -> dict[str, list[tuple[float, float]]]:
-    """Both modalities in their common two main directions, one scale for both axes."""
+def _clouds(seen: Embedded, placed: list[int]) -> dict[str, projection.Points]:
     if not seen.captions:
         return {}
     texts = torch.nonzero(torch.isin(seen.text_to_image, torch.tensor(placed))).flatten()[: projection.MOST_PLACED]
-    both = torch.cat([F.normalize(seen.image[placed], dim=-1), F.normalize(seen.text[texts], dim=-1)])
-    plane = projection.principal(both)
-    middle, span = (plane.max(0) + plane.min(0)) / 2, float(np.ptp(plane, axis=0).max()) or 1.0
-    points = [(round(50 + 92 * float(x), 2), round(50 + 92 * float(y), 2)) for x, y in (plane - middle) / span]
-    return {"image": points[: len(placed)], "text": points[len(placed) :]}
+    image, text = projection.clouds(F.normalize(seen.image[placed], dim=-1), F.normalize(seen.text[texts], dim=-1))
+    return {"image": image, "text": text}
 
 
 def _confusion(model: DualEncoder, seen: Embedded) -> Confusion | None:
     if len(seen.classes) < 2:
         return None
-    labels = torch.tensor([seen.classes.index(name) for name in seen.labels])
     weights = class_rows(model, seen.classes, templates=None, batch_size=256)
     scores = logits(seen.geometry.points(seen.image), weights=weights, geometry=seen.geometry)
-    result = zero_shot(scores, labels=labels)
+    result = zero_shot(scores, labels=seen.label_numbers)
     return confusion(result.confusion, names=seen.classes)
 
 
@@ -213,22 +206,20 @@ def _parameters(model: Any) -> int | None:
 
 def _render(run: RunFolder, *, seen: ModelSection | None, numbers: dict[str, float], parameters: int | None) -> str:
     charts = of_run(run.records)
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            name=run.path.resolve().name,
-            run=run,
-            charts=charts,
-            chart_data=[chart.data for chart in charts],
-            seen=seen,
-            numbers=numbers,
-            highlights=_highlights(numbers, run),
-            sections=_sections(numbers),
-            cost=_cost(run, parameters),
-            missing=_missing(run, seen),
-            words=metric_names,
-        )
+    return render(
+        "report.html.j2",
+        package="tether.evaluate.report",
+        name=run.path.resolve().name,
+        run=run,
+        charts=charts,
+        chart_data=[chart.data for chart in charts],
+        sprite=None if seen is None else seen.sprite,
+        seen=seen,
+        numbers=numbers,
+        highlights=_highlights(numbers, run),
+        sections=_sections(numbers),
+        cost=_cost(run, parameters),
+        missing=_missing(run, seen),
     )
 
 
@@ -294,19 +285,3 @@ def _missing(run: RunFolder, seen: ModelSection | None) -> str:
     if not run.has_model:
         return "The run has no final model yet, so there is nothing to retrieve with. Train on, then write it again."
     return "The run names no held-out source. Give one: tether report RUN --source emoji:split=test"
-
-
-def duration(seconds: float) -> str:
-    """``74`` becomes ``1 min 14 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def rounded_duration(seconds: float) -> str:
-    """``156`` becomes ``2.6 min``: short enough for a card."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

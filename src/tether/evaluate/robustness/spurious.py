@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Float, Int
 
-from tether.core.errors import InputError
+from tether.core.ranges import Count, Inner, NonNegative, Share, checked
 
-Caption = Literal["rich", "class"] | tuple[float, float]
+Caption = Literal["rich", "class"] | tuple[Share, Share]
 """``rich`` says all, ``class`` only the class word; or the probabilities of saying the shape's and the cue's detail."""
 
 
@@ -52,7 +53,7 @@ class SpuriousAccuracy:
 class SpuriousWorld:
     """Two classes, a core feature that varies within each, and a cue that hardly varies and mostly agrees.
 
-    A label is +1 or -1. A picture is made of ``z = (core, cue)`` with core ~ N(label, sigma_core^2) and cue ~
+    A label is +1 or -1. An image is made of ``z = (core, cue)`` with core ~ N(label, sigma_core^2) and cue ~
     N(a, sigma_cue^2), where a is the label with probability p and else its opposite; two orthogonal directions of a
     wide space carry them, with noise over everything. A caption is made of the same two values in a space of its own;
     what it does not say of the core it replaces by the label, and of the cue by nothing.
@@ -64,38 +65,31 @@ class SpuriousWorld:
     above.
 
     Args:
-        dim_image: width of the pictures, at least 2.
-        dim_text: width of the captions, at least 2.
-        sigma_core: standard deviation of the core feature (>= 0).
-        sigma_cue: of the cue (>= 0).
+        dim_image: width of the images.
+        dim_text: width of the captions.
+        sigma_core: standard deviation of the core feature.
+        sigma_cue: of the cue.
         noise: standard deviation of each coordinate; None takes 1 / sqrt(width) of either side.
         caption: what captions say.
         seed: of the directions, so that training and test share them.
 
     Attributes:
         class_text: (2, dim_text) prompts of class 0 and class 1, which say the label and nothing else.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        dim_image: int = 100,
-        dim_text: int = 50,
-        sigma_core: float = 1.0,
-        sigma_cue: float = 0.05,
-        noise: float | None = None,
+        dim_image: Annotated[int, Ge(2)] = 100,
+        dim_text: Annotated[int, Ge(2)] = 50,
+        sigma_core: NonNegative = 1.0,
+        sigma_cue: NonNegative = 0.05,
+        noise: NonNegative | None = None,
         caption: Caption = "rich",
         seed: int = 0,
     ) -> None:
         """Draw the directions."""
-        if min(dim_image, dim_text) < 2:
-            raise InputError(f"dim_image, dim_text: expected at least 2, got {dim_image} and {dim_text}")
-        _check_spread(sigma_core, sigma_cue)
-        if noise is not None and not 0 <= noise < math.inf:
-            raise InputError(f"noise: expected None or a finite number >= 0, got {noise!r}")
         self.sigma_core, self.sigma_cue = sigma_core, sigma_cue
         self._details = _details(caption)
         rng = np.random.default_rng(seed)
@@ -105,15 +99,9 @@ class SpuriousWorld:
         self._noise = tuple(1 / math.sqrt(dim) if noise is None else noise for dim in (dim_image, dim_text))
         self.class_text: Float[np.ndarray, "2 t"] = np.outer([-1.0, 1.0], self._text_axes[0])
 
-    def draw(self, n: int, *, p: float, rng: np.random.Generator) -> SpuriousPairs:
-        """``n`` pairs in which the cue agrees with the class with probability ``p`` in (0, 1); one half tells nothing.
-
-        Raises:
-            InputError: a value outside its range.
-        """
-        if n < 1:
-            raise InputError(f"n: expected at least 1, got {n!r}")
-        _check_p(p)
+    @checked
+    def draw(self, n: Count, *, p: Inner, rng: np.random.Generator) -> SpuriousPairs:
+        """``n`` pairs in which the cue agrees with the class with probability ``p``; one half tells nothing."""
         label = rng.choice([-1.0, 1.0], size=n)
         cue = np.where(rng.random(n) < p, label, -label)
         z = np.stack([label, cue], axis=1) + rng.standard_normal((n, 2)) * [self.sigma_core, self.sigma_cue]
@@ -126,23 +114,23 @@ class SpuriousWorld:
         return SpuriousPairs(image, text, (label > 0).astype(np.int64), (cue > 0).astype(np.int64))
 
 
-def theory_accuracy(p: float, *, sigma_core: float, sigma_cue: float, caption: Caption = "rich") -> SpuriousAccuracy:
+@checked
+def theory_accuracy(
+    p: Inner, *, sigma_core: NonNegative, sigma_cue: NonNegative, caption: Caption = "rich"
+) -> SpuriousAccuracy:
     """What linear contrastive learning scores zero-shot after endlessly many pairs of the world, exactly.
 
-    A picture is judged by ``u * core + v * cue`` with u the covariance of the core and what is said of it, ``1 +
+    An image is judged by ``u * core + v * cue`` with u the covariance of the core and what is said of it, ``1 +
     sigma_core^2`` when captions are rich and 1 when they only name the class, and v = ``2 p - 1`` that of the cue and
-    the class. Noise that is independent on both sides adds nothing to the covariance; on the picture it is neglected.
+    the class. Noise that is independent on both sides adds nothing to the covariance; on the image it is neglected.
 
     Source: arXiv 2310.04971, theorem 4.1, in closed form.
 
     Args:
-        p: probability that the cue agreed in training, in (0, 1).
-        sigma_core: standard deviation of the core feature (>= 0).
-        sigma_cue: of the cue (>= 0).
+        p: probability that the cue agreed in training.
+        sigma_core: standard deviation of the core feature.
+        sigma_cue: of the cue.
         caption: what captions said.
-
-    Raises:
-        InputError: a value outside its range.
 
     Example:
         >>> from tether.evaluate.robustness import theory_accuracy
@@ -152,8 +140,6 @@ def theory_accuracy(p: float, *, sigma_core: float, sigma_cue: float, caption: C
         rich 0.92 0.82
         class 0.95 0.76
     """
-    _check_p(p)
-    _check_spread(sigma_core, sigma_cue)
     core, cue = 1 + _details(caption)[0] * sigma_core**2, 2 * p - 1
     spread = math.hypot(core * sigma_core, cue * sigma_cue)
     minority, majority = (_above_zero(core + side * cue, spread) for side in (-1, 1))
@@ -170,17 +156,4 @@ def _details(caption: Caption) -> tuple[float, float]:
         return 1.0, 1.0
     if caption == "class":
         return 0.0, 0.0
-    if not isinstance(caption, tuple) or len(caption) != 2 or not all(0 <= share <= 1 for share in caption):
-        raise InputError(f"caption: expected 'rich', 'class' or two probabilities, got {caption!r}")
     return caption
-
-
-def _check_p(p: float) -> None:
-    if not 0 < p < 1:
-        raise InputError(f"p: expected a probability strictly between 0 and 1, got {p!r}")
-
-
-def _check_spread(sigma_core: float, sigma_cue: float) -> None:
-    for name, sigma in (("sigma_core", sigma_core), ("sigma_cue", sigma_cue)):
-        if not 0 <= sigma < math.inf:
-            raise InputError(f"{name}: expected a finite number >= 0, got {sigma!r}")

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tether.evaluate.report.curves import Chart, Line, Marks, chart
+from tether.evaluate.html.curves import Chart, Line, Marks, chart
 from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.runs import BenchRun

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from tether.evaluate.report.curves import Chart
+from tether.evaluate.html.curves import Chart
 from tether.papers.stability.charts import Pair
 
 WIDTH, HEIGHT, LEFT, TOP = 360, 130, 46, 66

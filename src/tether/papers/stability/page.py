@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tether.evaluate.report.templates import environment
+from tether.evaluate.html.templates import render
 from tether.papers.stability.advice import Standing, advice, standings
 from tether.papers.stability.charts import Pair, pairs
 from tether.papers.stability.guards import NONE, USUAL
@@ -26,8 +26,9 @@ def page(found: Mapping[str, Any], outcomes: Sequence[BenchRun] = ()) -> str:
     costs = costs_of(found)
     ranking = standings(table, kinds=kinds, costs=costs)
     drawn = pairs(outcomes, kinds=kinds) if outcomes else []
-    template = environment("tether.papers.stability").get_template("stability.html.j2")
-    return template.render(
+    return render(
+        "stability.html.j2",
+        package="tether.papers.stability",
         scale=scale(found),
         highlights=_highlights(ranking),
         advice=advice(table, kinds=kinds, costs=costs),

@@ -1,16 +1,16 @@
-"""Curves of a run as plain paths: thinned, scaled to per cent of the plot, with ticks at round numbers."""
+"""Curves as plain paths: thinned, scaled to per cent of the plot, with ticks at round numbers."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
 MOST_POINTS = 700
 """Points kept of one line; each bin keeps its lowest and highest, so a spike is never thinned away."""
-_SMOOTHING = 0.06  # share of the run that a running mean spans
+_SMOOTHING = 0.06  # fraction of the run that a running mean spans
 
 Kind = Literal["main", "second", "faint", "limit"]
 
@@ -146,7 +146,7 @@ def thin(points: Sequence[tuple[float, float | None]], *, most: int = MOST_POINT
 
 
 def running_mean(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
-    """Mean of the steps around each one, a small share of the run in all, so it does not lag; gaps are left out."""
+    """Mean of the steps around each one, a small fraction of the run in all, so it does not lag; gaps are left out."""
     known = [(step, value) for step, value in points if _usable(value, "linear")]
     sums = [0.0, *itertools.accumulate(value for _, value in known)]
     half = max(1, round(_SMOOTHING * len(known) / 2))
@@ -155,63 +155,6 @@ def running_mean(points: Sequence[tuple[float, float | None]]) -> list[tuple[flo
         reach = min(half, place, len(known) - 1 - place)  # even to both sides, also at the ends
         smooth.append((step, (sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1)))
     return smooth
-
-
-def of_run(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """The charts of a run's metrics: loss, gradient norm, learning rate, temperature, recall, speed."""
-    steps = [record for record in records if "loss" in record]
-    evals = [record for record in records if isinstance(record.get("eval"), Mapping)]
-
-    def column(name: str) -> list[tuple[float, float | None]]:
-        return [(record["step"], record.get(name)) for record in steps]
-
-    clipped = [
-        (record["step"], record.get("grad_norm"))
-        for record in steps
-        if not record.get("skipped") and (record.get("grad_scale") or 1.0) < 1.0
-    ]
-    skipped = [(record["step"], record.get("grad_norm")) for record in steps if record.get("skipped")]
-    norm_note = f"{len(clipped):,} of {len(steps):,} steps were clipped"
-    norm_note += f", {len(skipped):,} skipped because a gradient was not finite." if skipped else ", none was skipped."
-
-    def measured(key: str) -> list[tuple[float, float | None]]:
-        return [(record["step"], 100 * record["eval"][key]) for record in evals if key in record["eval"]]
-
-    recall = [
-        Line(name, kind, measured(key))
-        for name, kind, key in (
-            ("text to image", "main", "text_to_image_r10"),
-            ("image to text", "second", "image_to_text_r10"),
-        )
-    ]
-    charts = [
-        chart(
-            "Loss",
-            lines=[
-                Line("each step", "faint", column("loss")),
-                Line("running mean", "main", running_mean(column("loss"))),
-            ],
-            marks=[Marks("skipped step", "skipped", [(step, None) for step, _ in skipped])],
-        ),
-        chart(
-            "Gradient norm",
-            lines=[Line("norm", "main", column("grad_norm")), Line("threshold", "limit", column("grad_threshold"))],
-            marks=[Marks("clipped", "clipped", clipped), Marks("skipped", "skipped", skipped)],
-            scale="log",
-            note=norm_note,
-        ),
-        chart("Held-out recall at 10, per cent", lines=recall) if recall[0].points else None,
-        chart("Learning rate", lines=[Line("learning rate", "main", column("lr"))]),
-        chart("Scale of the logits", lines=[Line("logit scale", "main", column("logit_scale"))]),
-        chart(
-            "Images per second",
-            lines=[
-                Line("each step", "faint", column("images_per_second")),
-                Line("running mean", "main", running_mean(column("images_per_second"))),
-            ],
-        ),
-    ]
-    return [one for one in charts if one is not None]
 
 
 def _usable(value: float | None, scale: str) -> TypeGuard[float]:

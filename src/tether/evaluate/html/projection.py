@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 MOST_PLACED = 500
+Points = tuple[tuple[float, float], ...]
 _LEAST_FOR_TSNE = 12
 
 
@@ -38,6 +39,14 @@ def principal(rows: Float[Tensor, "n d"]) -> Float[np.ndarray, "n 2"]:
     plane = torch.zeros(len(rows), 2, dtype=torch.float64)
     plane[:, : min(2, len(s))] = (u * s)[:, :2]
     return plane.numpy()
+
+
+def clouds(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> tuple[Points, Points]:
+    """Both in their common two main directions, one scale for both axes, within 0 to 100."""
+    plane = principal(torch.cat([first, second]))
+    middle, span = (plane.max(0) + plane.min(0)) / 2, float(np.ptp(plane, axis=0).max()) or 1.0
+    placed = tuple((round(50 + 92 * float(x), 1), round(50 + 92 * float(y), 1)) for x, y in (plane - middle) / span)
+    return placed[: len(first)], placed[len(first) :]
 
 
 def unit_square(plane: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
