@@ -227,6 +227,7 @@ class TestReport:
         assert "Only one template" in text
         assert "6 classes offered" in text
         assert "overlap are not told apart" in text
+        assert "| a\\|b | harm | 300 |" in report({"{}": rates(group=["a|b"] * 300)})
 
     def test_json_holds_every_row(self, tmp_path):
         both = {"one {}": rates(groups=("a", "b", "c")), "two {}": rates()}

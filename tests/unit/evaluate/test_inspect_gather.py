@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -44,6 +44,7 @@ def numbers(source: Numbers, *, limit: int) -> list[int]:
     return [int(row.key) for part in parts for block in part.blocks() for row in part.read(block)]
 
 
+@settings(deadline=None)  # thousands of blocks, also on a loaded machine
 @given(total=st.integers(1, 3000), limit=st.integers(1, 3000), block=st.integers(1, 700))
 @example(total=100, limit=90, block=40)
 @example(total=1010, limit=1000, block=1024)

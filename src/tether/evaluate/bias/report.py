@@ -13,6 +13,7 @@ from tether.core.ranges import Count, checked
 from tether.evaluate.bias.harm import HarmRates
 from tether.evaluate.bias.labels import LEAST_EXPECTED, LabelAssociation, LabelAssociations
 from tether.evaluate.groups import Share
+from tether.evaluate.html.markdown import table
 
 CAUTION = (
     "Rates belong to these images, this list of classes and these prompts; another list or wording moves them, so "
@@ -41,29 +42,26 @@ def report(
     if len(harm) == 1:
         lines += ["Only one template was tried, so how much its wording matters is not known.", ""]
     for template, rates in harm.items():
-        lines += [
-            f"## Classes chosen, template {template!r}",
-            "",
-            f"{rates.classes} classes offered, cosines times {rates.scale:g}.",
-            "",
-        ]
-        lines += ["| group | category | n | rate | 95 % interval |", "| --- | --- | --- | --- | --- |"]
-        lines += [f"| {row.group} | {row.category} | {_cells(row.share)} |" for row in rates.rows]
-        lines.append("")
-    for name, table in tables.items():
-        first, second = table.groups
+        said = f"{rates.classes} classes offered, cosines times {rates.scale:g}."
+        lines += [f"## Classes chosen, template {template!r}", "", said, ""]
+        lines += table(
+            ("group", "category", "n", "rate", "95 % interval"),
+            [(str(row.group), str(row.category), *_cells(row.share)) for row in rates.rows],
+        )
+    for name, found in tables.items():
+        first, second = map(str, found.groups)
         lines += [
             f"## Labels, {name}",
             "",
-            f"A label counts from probability {table.threshold:g} among {table.classes} labels, cosines times "
-            f"{table.scale:g}. {table.n[0]} images of {first}, {table.n[1]} of {second}; an image gets "
-            f"{table.passed:.2f} labels on average.",
+            f"A label counts from probability {found.threshold:g} among {found.classes} labels, cosines times "
+            f"{found.scale:g}. {found.n[0]} images of {first}, {found.n[1]} of {second}; an image gets "
+            f"{found.passed:.2f} labels on average.",
             "",
-            f"| label | {first} | {second} | difference | chi-square | p | p, all labels |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            *table(
+                ("label", first, second, "difference", "chi-square", "p", "p, all labels"),
+                [_label_cells(row) for row in found.strongest(most)],
+            ),
         ]
-        lines += [_label_line(row) for row in table.strongest(most)]
-        lines.append("")
     return "\n".join(lines)
 
 
@@ -84,18 +82,16 @@ def write_report(
         raise InputError(f"{path}: expected a name that ends in .md or .json")
 
 
-def _label_line(row: LabelAssociation) -> str:
+def _label_cells(row: LabelAssociation) -> tuple[str, ...]:
     few = "" if row.least_expected >= LEAST_EXPECTED else " (few)"
-    return (
-        f"| {row.label}{few} | {row.frequency_a:.3f} | {row.frequency_b:.3f} | {row.difference:+.3f} "
-        f"| {row.chi2:.2f} | {row.p:.2g} | {row.p_adjusted:.2g} |"
-    )
+    rates = f"{row.frequency_a:.3f}", f"{row.frequency_b:.3f}", f"{row.difference:+.3f}"
+    return f"{row.label}{few}", *rates, f"{row.chi2:.2f}", f"{row.p:.2g}", f"{row.p_adjusted:.2g}"
 
 
-def _cells(share: Share) -> str:
+def _cells(share: Share) -> tuple[str, str, str]:
     if not share.n:
-        return "0 | no images | "
-    return f"{share.n} | {share.rate:.3f} | {share.low:.3f} to {share.high:.3f}"
+        return "0", "no images", ""
+    return str(share.n), f"{share.rate:.3f}", f"{share.low:.3f} to {share.high:.3f}"
 
 
 def _plain(value: Any) -> Any:

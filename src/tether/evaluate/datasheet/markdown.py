@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+
+from tether.evaluate.html.markdown import plain, table
 
 if TYPE_CHECKING:
     from tether.evaluate.datasheet.content import Datasheet
@@ -18,18 +18,18 @@ def markdown(sheet: Datasheet) -> str:
     manifest = sheet.manifest
     rows, pairs = manifest["rows"], manifest["pairs"]
     lines = [
-        f"# Datasheet of {_plain(sheet.name)}",
+        f"# Datasheet of {plain(sheet.name)}",
         "",
-        f"Made from {_plain(manifest['pool']['name'])} by `tether curate`, version {_plain(manifest['tether'])}.",
+        f"Made from {plain(manifest['pool']['name'])} by `tether curate`, version {plain(manifest['tether'])}.",
         "",
-        *_table(("", "rows", "pairs"), [
+        *table(("", "rows", "pairs"), [
             ("pool", f"{rows['good']:,}", f"{pairs['good']:,}"),
             ("kept", f"{rows['kept']:,}", f"{pairs['kept']:,}"),
             ("bad rows, skipped", f"{rows['bad']:,}", ""),
         ]),
         "## What each step did",
         "",
-        *_table(("step", "pairs in", "dropped", "thinned out", "changed or flagged", "pairs left", "reason"), [
+        *table(("step", "pairs in", "dropped", "thinned out", "changed or flagged", "pairs left", "reason"), [
             (
                 step["name"],
                 f"{step['in']:,}",
@@ -50,7 +50,7 @@ def markdown(sheet: Datasheet) -> str:
         "",
         "The same pool, recipe and seed give the same rows, on any engine and in any order.",
         "",
-        *_table(("what", "value"), [
+        *table(("what", "value"), [
             ("pool", manifest["pool"]["name"]),
             ("version of the pool", manifest["pool"]["version"]),
             ("seed", str(manifest["seed"])),
@@ -75,7 +75,7 @@ def _languages(sheet: Datasheet) -> list[str]:
             "",
         ]
     rows = [(each.code, f"{100 * each.before:.1f} %", f"{100 * each.after:.1f} %") for each in sheet.languages]
-    return ["## Languages", "", sheet.sampled, "", *_table(("language", "pool", "kept"), rows)]
+    return ["## Languages", "", sheet.sampled, "", *table(("language", "pool", "kept"), rows)]
 
 
 def _concepts(sheet: Datasheet) -> list[str]:
@@ -86,11 +86,11 @@ def _concepts(sheet: Datasheet) -> list[str]:
         f"Captions in 10,000 that hold each. {sheet.sampled} As varied as {found.even_before:,.0f} equally frequent "
         f"concepts before, and {found.even_after:,.0f} after.",
         "",
-        *_table(("concept", "pool", "kept"), [(each.name, f"{each.before:,.1f}", f"{each.after:,.1f}")
+        *table(("concept", "pool", "kept"), [(each.name, f"{each.before:,.1f}", f"{each.after:,.1f}")
                                               for each in found.frequent]),
         "Those whose share grew most:",
         "",
-        *_table(("concept", "pool", "kept"), [(each.name, f"{each.before:,.1f}", f"{each.after:,.1f}")
+        *table(("concept", "pool", "kept"), [(each.name, f"{each.before:,.1f}", f"{each.after:,.1f}")
                                               for each in found.gained]),
     ]  # fmt: skip
 
@@ -100,8 +100,8 @@ def _dropped(sheet: Datasheet) -> list[str]:
     for step in sheet.manifest["by_step"]:
         shown = sheet.examples.get(step["name"], [])
         if step["kind"] == "curator" and shown:
-            lines += [f"**{_plain(step['name'])}**: {_plain(step['refusal'])}", ""]
-            lines += [f"- {_plain(_short(each.text))}" for each in shown]
+            lines += [f"**{plain(step['name'])}**: {plain(step['refusal'])}", ""]
+            lines += [f"- {plain(_short(each.text))}" for each in shown]
             lines += [""]
     return lines
 
@@ -111,10 +111,10 @@ def _flagged(sheet: Datasheet) -> list[str]:
         return []
     lines = ["## Flagged, and kept", ""]
     for each in sheet.flagged:
-        lines += [f"**{_plain(each.step)}**: {each.pairs:,} pairs", ""]
-        lines += _table(("label", "pairs"), [(label, f"{count:,}") for label, count in each.labels.items()])
+        lines += [f"**{plain(each.step)}**: {each.pairs:,} pairs", ""]
+        lines += table(("label", "pairs"), [(label, f"{count:,}") for label, count in each.labels.items()])
         if each.words:
-            lines += ["Words of their captions: " + ", ".join(_plain(word) for word, _ in each.words[:_WORDS]), ""]
+            lines += ["Words of their captions: " + ", ".join(plain(word) for word, _ in each.words[:_WORDS]), ""]
     return lines
 
 
@@ -129,21 +129,10 @@ def _licences(sheet: Datasheet) -> list[str]:
     return [
         "## Licences",
         "",
-        f"Rows by their column {_plain(found['column'])}.",
+        f"Rows by their column {plain(found['column'])}.",
         "",
-        *_table(("licence", "pool", "kept"), rows),
+        *table(("licence", "pool", "kept"), rows),
     ]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
-    lines += [f"| {' | '.join(_plain(cell) for cell in row)} |" for row in rows]
-    return [*lines, ""]
-
-
-def _plain(text: str) -> str:
-    """One line in which no character means anything to Markdown or HTML."""
-    return re.sub(r"([\\`*_{}\[\]<>#|&~!])", r"\\\1", " ".join(text.split()))
 
 
 def _short(text: str | None) -> str:
