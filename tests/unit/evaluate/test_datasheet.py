@@ -87,7 +87,7 @@ def test_figures_are_those_of_the_manifest(curated):
         assert "abc123" in said
         assert "some/model" in said
     assert f"| text\\_rules | {manifest['by_step'][1]['in']} | 10 | 0 |" in text
-    assert f"| picture\\_size | {manifest['by_step'][2]['in']} | 2 | 0 |" in text
+    assert f"| image\\_size | {manifest['by_step'][2]['in']} | 2 | 0 |" in text
     assert "| CC0 | 22 |" in text
     assert f"<b>{manifest['pairs']['kept']}</b>" in page
 
