@@ -43,9 +43,9 @@ def choose_image(name: str | None, *, known: Iterable[str], where: str) -> str |
     return found
 
 
-def choose_captions(names: Sequence[str], *, known: Iterable[str], where: str) -> tuple[str, ...]:
+def choose_captions(names: Sequence[str] | str, *, known: Iterable[str], where: str) -> tuple[str, ...]:
     """The columns of captions: all that were named, else the first usual name, else none."""
-    known = list(known)
+    known, names = list(known), [names] if isinstance(names, str) and names else names
     if not names:
         found = choose(None, guesses=CAPTION, known=known, what="caption", where=where)
         return () if found is None else (found,)

@@ -65,7 +65,6 @@ class CsvSource(IndexedSource):
         self._separator, self._root, self._group, self._remote = separator, root, group, remote_images
         settings = (image, caption, key, separator, root, group, *([True] if remote_images else []))
         self.version = fingerprint(self._paths, settings=settings)
-        names = (caption,) if isinstance(caption, str) else caption
         self._headers: list[list[str]] = []
         for each in self._paths:
             header = next(self._lines(each), (0, []))[1]
@@ -75,7 +74,7 @@ class CsvSource(IndexedSource):
                 raise InputError(f"{each}: {len(header)} columns; at most {_MOST_COLUMNS} are read")
             self._headers.append(header)
             self._image = choose_image(image, known=header, where=each)
-            self._captions = choose_captions(names, known=header, where=each)
+            self._captions = choose_captions(caption, known=header, where=each)
             self._key = choose(key, guesses=KEY, known=header, what="key", where=each)
 
     def __len__(self) -> int:

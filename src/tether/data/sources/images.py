@@ -65,12 +65,11 @@ class ImageFolderSource(IndexedSource):
         self._images = [each for each in visible if is_image_file(each)]
         self._keys = {each: inside[each] for each in self._images}
         self._sidecars = {each.rpartition(".")[0]: each for each in visible if each.lower().endswith(".txt")}
-        names = (caption,) if isinstance(caption, str) else caption
         self._metadata: dict[str, tuple[list[str], Mapping[str, object]]] = {}
         self._problems: list[Row] = []
         tables = [each for each in visible if each.rpartition("/")[2] in _METADATA]
         for table in tables:
-            self._read_table(table, names)
+            self._read_table(table, caption)
         if not self._images and not self._problems:
             raise InputError(f"{path}: the data set is empty (no images in it)")
         stems = [each.rpartition(".")[0] for each in self._images]
@@ -109,7 +108,7 @@ class ImageFolderSource(IndexedSource):
         """A file beside the images, unless a link leads elsewhere."""
         return path if is_url(path) else str(self._reach.found(path))
 
-    def _read_table(self, table: str, names: Sequence[str]) -> None:
+    def _read_table(self, table: str, names: Sequence[str] | str) -> None:
         lines = list(_lines(self._inside(table)))
         known = list(dict.fromkeys(name for _, line in lines if isinstance(line, dict) for name in line))
         file_column = choose(None, guesses=_FILE_COLUMNS, known=known, what="file", where=table)

@@ -77,8 +77,7 @@ class ParquetSource:
             raise InputError(f"{path}: the data set is empty (no rows)")
         known = schema.names
         self._image = choose_image(image, known=known, where=self.name)
-        names = (caption,) if isinstance(caption, str) else caption
-        self._captions = choose_captions(names, known=known, where=self.name)
+        self._captions = choose_captions(caption, known=known, where=self.name)
         self._key = choose(key, guesses=KEY, known=known, what="key", where=self.name)
         used = {self._image, self._key, *self._captions}
         for column in columns or ():

@@ -87,7 +87,7 @@ class ParquetPool:
         if schema is None or not any(each.rows for each in self._groups):
             raise InputError(f"{path}: the pool is empty (no rows)")
         self._schema = schema
-        found_captions = choose_captions([caption] if caption else [], known=schema.names, where=path)
+        found_captions = choose_captions(caption or (), known=schema.names, where=path)
         if not found_captions:
             raise InputError(f"{path}: no column of captions found; there are: {', '.join(schema.names)}")
         self.captions_column = found_captions[0]
