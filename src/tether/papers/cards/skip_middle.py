@@ -149,7 +149,7 @@ def held_out_gates(lab: Lab, model: CharModel) -> Tensor:
     import torch
 
     from tether.papers.testbeds import char_lm
-    from tether.papers.testbeds.char_lm_spikes import corpus
+    from tether.papers.testbeds.char_lm import corpus
 
     ids, _ = corpus()
     inputs, _ = char_lm.draw_batch(
