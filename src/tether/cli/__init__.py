@@ -210,7 +210,7 @@ def _root(
     ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where in the code an error arose.")] = False,
 ) -> None:
-    """Curate pairs of pictures and words, train a CLIP that does not diverge, look inside it and use it."""
+    """Curate pairs of images and words, train a CLIP that does not diverge, look inside it and use it."""
     if traceback:
         os.environ[TRACEBACK] = "1"
 

@@ -47,7 +47,7 @@ class Encoded:
         text: features of the b texts.
         logit_scale: 0-d multiplier of the cosine similarity, already exponentiated (> 0).
         logit_bias: 0-d offset added to the logits (SigLIP), or None.
-        negative_image: features of b pictures, row i the hard negative of pair i; None where there are none.
+        negative_image: features of b images, row i the hard negative of pair i; None where there are none.
         negative_text: features of b captions, row i the hard negative of pair i; None where there are none.
         geometry: what the embeddings are compared with; the scale multiplies that similarity.
     """
@@ -144,7 +144,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """How a model wants its pictures.
+    """How a model wants its images.
 
     Attributes:
         size: height and width in pixels.

@@ -36,7 +36,7 @@ CARD = Card(
         better="higher",
         margin=0.15,
         baseline="logistic regression of scikit-learn on the same embeddings",
-        scale=f"embeddings of a tiny CLIP of 64 dimensions; {TRAIN} training and {TEST} balanced test pictures; the "
+        scale=f"embeddings of a tiny CLIP of 64 dimensions; {TRAIN} training and {TEST} balanced test images; the "
         "class is which half of eight shapes, the shortcut a background",
     ),
     differences=(

@@ -105,7 +105,7 @@ def reproduce(lab: Lab) -> Trial:
 
 
 def _train(lab: Lab, pixels: Tensor, texts: list[str], test: Things) -> np.ndarray:
-    """Train a tiny CLIP; for each test picture, whether its nearest class prompt is its own."""
+    """Train a tiny CLIP; for each test image, whether its nearest class prompt is its own."""
     import torch
 
     from tether.losses import clip_loss

@@ -29,7 +29,7 @@ CARD = Card(
         "tether.models.blocks.rope.grid_rope",
         "tether.models.blocks.grid.GridConv",
     ),
-    needs=("pairs", "pictures of many patches"),
+    needs=("pairs", "images of many patches"),
     gives="Attention whose cost grows with the number of tokens, not its square, and that still becomes sharper for "
     "longer queries.",
     claim=Claim(

@@ -48,7 +48,7 @@ CARD = Card(
         "The learning rate is ten times the released one for both arms, to show the difference in so few steps.",
         "At a slope of exactly 0 the penalty's gradient is 0; in the released code it is not a number.",
         "Each player draws a real batch of its own.",
-        "Picture quality (inception scores) is out of reach here.",
+        "Image quality (inception scores) is out of reach here.",
     ),
     minutes=1.5,
     guide="objectives.md",
