@@ -1,4 +1,4 @@
-"""The values that pass between rooms: frozen, named, one shape each."""
+"""The values that pass between packages: frozen, named, one shape each."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Row:
     """One image with its texts, as a source yields it.
 
     Attributes:
-        key: unique and stable within the source; draws and side files are keyed by it.
+        key: unique and stable within the source; draws and logs of bad rows are keyed by it.
         image: encoded bytes, a path, or uint8 pixels (h, w, 3); None for text-only rows.
         texts: zero or more captions.
         meta: the row's other columns.

@@ -23,7 +23,7 @@ CARD = Card(
     arxiv="2405.21070",
     venue="NeurIPS 2024",
     code="CVMI-Lab/clip-beyond-tail",
-    room="evaluate",
+    package="evaluate",
     parts=(
         "tether.evaluate.imbalance.imbalance_report",
         "tether.evaluate.neural_collapse.neural_collapse",

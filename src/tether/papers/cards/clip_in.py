@@ -20,7 +20,7 @@ CARD = Card(
     arxiv="2508.02329",
     venue="NeurIPS 2025",
     authors=("Wang", "Yang", "Qiao", "Ma"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.symmetric_negatives.symmetric_negative_loss",
         "tether.losses.symmetric_negatives.SymmetricHardNegativeLoss",

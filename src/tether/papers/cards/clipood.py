@@ -27,7 +27,7 @@ CARD = Card(
     venue="ICML 2023",
     code="thuml/CLIPood",
     authors=("Shu", "Guo", "Wu", "Wang", "Wang", "Long"),
-    room="adapt",
+    package="adapt",
     parts=(
         "tether.adapt.finetune.margin_metric_softmax.MarginMetricSoftmax",
         "tether.adapt.weights.beta_moving_average.BetaMovingAverage",

@@ -24,7 +24,7 @@ CARD = Card(
     venue="CVPR 2025",
     code="clip-oscope/clip-oscope",
     authors=("Abbasi", "Nazari", "Sefid", "Banayeeanzade", "Rohban", "Soleymani Baghshah"),
-    room="evaluate",
+    package="evaluate",
     parts=(
         "tether.evaluate.objects.retrieval.object_retrieval",
         "tether.evaluate.objects.probe.object_probe",

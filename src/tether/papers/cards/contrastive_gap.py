@@ -23,7 +23,7 @@ CARD = Card(
     arxiv="2405.18570",
     code="abrar-fahim/contrastive-gap",
     authors=("Fahim", "Murphy", "Fyshe"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.contrastive_gap.ContrastiveGapLoss",
         "tether.core.uniformity.uniformity",

@@ -18,7 +18,7 @@ CARD = Card(
     title="Devil in the Number: Towards Robust Multi-modality Data Filter",
     year=2023,
     arxiv="2309.13770",
-    room="tasks",
+    package="tasks",
     parts=(
         "tether.tasks.curate.score_filter.ScoreFilter",
         "tether.data.curate.steps.numbers.mask_numbers",

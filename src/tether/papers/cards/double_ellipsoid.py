@@ -24,7 +24,7 @@ CARD = Card(
     venue="ICML 2025",
     code="yossilevii100/double-ellipsoid-clip",
     authors=("Levi", "Gilboa"),
-    room="space",
+    package="space",
     parts=(
         "tether.space.conformity.conformity",
         "tether.space.conformity.ConformityEstimator",

@@ -18,7 +18,7 @@ CARD = Card(
     title="Evaluating CLIP: Towards Characterization of Broader Capabilities and Downstream Implications",
     year=2021,
     arxiv="2108.02818",
-    room="evaluate",
+    package="evaluate",
     parts=(
         "tether.evaluate.bias.harm.harm_rates",
         "tether.evaluate.bias.harm.class_design_effect",

@@ -20,7 +20,7 @@ CARD = Card(
     arxiv="2403.15593",
     venue="ICLR 2024",
     code="human-analysis/FairerCLIP",
-    room="adapt",
+    package="adapt",
     parts=(
         "tether.adapt.debias.fairer_clip.FairerClip",
         "tether.adapt.debias.fairer_solver.Solver",

@@ -18,7 +18,7 @@ CARD = Card(
     arxiv="2409.19474",
     venue="BMVC 2024",
     code="hiaac-nlp/FairPIVARA",
-    room="space",
+    package="space",
     parts=(
         "tether.space.fair_dims.select_dimensions",
         "tether.space.fair_dims.FairDims",

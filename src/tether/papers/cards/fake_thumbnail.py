@@ -24,7 +24,7 @@ CARD = Card(
     venue="CONSTRAINT workshop at ACL 2022",
     code="ssu-humane/fake-news-thumbnail",
     authors=("Choi", "Yoon", "Yoon", "Park"),
-    room="tasks",
+    package="tasks",
     parts=(
         "tether.tasks.headline_match.pair_classifier.PairClassifier",
         "tether.tasks.headline_match.pair_network.PairNetwork",

@@ -26,7 +26,7 @@ CARD = Card(
     venue="ICLR 2026",
     code="kdariina/CLIP-not-BoW-unimodally",
     authors=("Koishigarina", "Uselis", "Oh"),
-    room="space",
+    package="space",
     parts=(
         "tether.space.binding.LinearBindingMap",
         "tether.space.binding.binding_loss",

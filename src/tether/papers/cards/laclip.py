@@ -22,7 +22,7 @@ CARD = Card(
     venue="NeurIPS 2023",
     code="LijieFan/LaCLIP",
     authors=("Fan", "Krishnan", "Isola", "Katabi", "Tian"),
-    room="data",
+    package="data",
     parts=(
         "tether.data.captions.multi_caption.CaptionPool",
         "tether.data.captions.multi_caption.CaptionSampler",

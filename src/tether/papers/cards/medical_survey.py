@@ -29,7 +29,7 @@ CARD = Card(
     year=2025,
     arxiv="2312.07353",
     venue="Medical Image Analysis",
-    room="evaluate",
+    package="evaluate",
     parts=(
         "tether.evaluate.medical.report.multilabel_report",
         "tether.losses.soft_targets.SoftTargetContrastive",

@@ -20,7 +20,7 @@ CARD = Card(
     arxiv="2309.16671",
     venue="ICLR 2024",
     code="facebookresearch/MetaCLIP",
-    room="data",
+    package="data",
     parts=(
         "tether.data.curate.metaclip.matcher.SubstringMatcher",
         "tether.data.curate.metaclip.balance.Balancer",

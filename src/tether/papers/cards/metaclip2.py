@@ -19,7 +19,7 @@ CARD = Card(
     arxiv="2507.22062",
     venue="NeurIPS 2025",
     code="facebookresearch/MetaCLIP",
-    room="data",
+    package="data",
     parts=(
         "tether.data.curate.metaclip.multilingual.WorldMatcher",
         "tether.data.curate.metaclip.multilingual_balance.WorldBalancer",

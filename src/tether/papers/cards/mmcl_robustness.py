@@ -28,7 +28,7 @@ CARD = Card(
     arxiv="2310.04971",
     venue="ICLR 2024",
     authors=("Xue", "Joshi", "Nguyen", "Mirzasoleiman"),
-    room="evaluate",
+    package="evaluate",
     parts=(
         "tether.evaluate.robustness.spurious.theory_accuracy",
         "tether.evaluate.robustness.spurious.SpuriousWorld",

@@ -23,7 +23,7 @@ CARD = Card(
     year=2025,
     arxiv="2506.21137",
     code="ZacharyMeng/NaLaFormer",
-    room="models",
+    package="models",
     parts=(
         "tether.models.blocks.linear_attention.linear_attention",
         "tether.models.blocks.rope.grid_rope",

@@ -19,7 +19,7 @@ CARD = Card(
     arxiv="2102.06171",
     venue="ICML 2021",
     code="deepmind/deepmind-research",
-    room="optim",
+    package="optim",
     parts=(
         "tether.optim.clip.agc.AGC",
         "tether.optim.clip.agc.adaptive_clip_grad_",

@@ -24,7 +24,7 @@ CARD = Card(
     arxiv="2110.04222",
     code="ml-research/OffImgDetectionCLIP",
     authors=("Schramowski", "Kersting"),
-    room="tasks",
+    package="tasks",
     parts=(
         "tether.tasks.safety.prompt_classifier.PromptClassifier",
         "tether.tasks.safety.prompt_tuning.prompt_loss",

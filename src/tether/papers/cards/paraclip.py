@@ -23,7 +23,7 @@ CARD = Card(
     venue="Findings of EACL 2024",
     code="dmis-lab/ParaCLIP",
     authors=("Kim", "Lee", "Kang"),
-    room="adapt",
+    package="adapt",
     parts=(
         "tether.adapt.finetune.paraclip.tune_texts_",
         "tether.adapt.finetune.paraclip.ParaclipStep",

@@ -19,7 +19,7 @@ CARD = Card(
     arxiv="2312.14232",
     venue="ECCV 2024",
     code="opendatalab/CLIP-Parrot-Bias",
-    room="data",
+    package="data",
     parts=(
         "tether.data.curate.steps.ocr_overlap.caption_overlap",
         "tether.data.curate.steps.ocr_overlap.overlap_report",

@@ -22,7 +22,7 @@ CARD = Card(
     arxiv="2011.04393",
     venue="ACL 2021",
     authors=("Luo", "Kulmizev", "Mao"),
-    room="space",
+    package="space",
     parts=(
         "tether.space.outlier_dims.outlier_dims",
         "tether.space.outlier_dims.clip_dims",

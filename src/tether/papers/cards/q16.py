@@ -21,7 +21,7 @@ CARD = Card(
     venue="FAccT 2022",
     code="ml-research/Q16",
     authors=("Schramowski", "Tauchmann", "Kersting"),
-    room="tasks",
+    package="tasks",
     parts=(
         "tether.tasks.safety.audit.DatasetAudit",
         "tether.tasks.safety.contrast.contrast_words",

@@ -32,7 +32,7 @@ CARD = Card(
     arxiv="2311.04711",
     authors=("Metzger",),
     code="nopperl/clip_arxiv_pmc",
-    room="data",
+    package="data",
     parts=(
         "tether.data.figures.tex.extract_tex_figures",
         "tether.data.figures.jats.extract_jats_figures",

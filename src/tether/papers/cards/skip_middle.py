@@ -26,7 +26,7 @@ CARD = Card(
     year=2025,
     arxiv="2506.21103",
     code="tim-lawson/skip-middle",
-    room="models",
+    package="models",
     parts=(
         "tether.models.blocks.mirror_gate.MirrorGate",
         "tether.models.blocks.gate_controller.GateController",

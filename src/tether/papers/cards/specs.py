@@ -25,7 +25,7 @@ CARD = Card(
     arxiv="2509.03897",
     code="mbzuai-nlp/SPECS",
     authors=("Chen", "Salazar", "Kementchedjhieva"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.specs.SpecsLoss",
         "tether.train.steps.presets.SpecsStep",

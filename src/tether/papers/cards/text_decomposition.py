@@ -29,7 +29,7 @@ CARD = Card(
     venue="ICLR 2024",
     code="yossigandelsman/clip_prs",
     authors=("Gandelsman", "Efros", "Steinhardt"),
-    room="space",
+    package="space",
     parts=(
         "tether.space.text_span.TextSpan",
         "tether.space.text_span.text_span",

@@ -19,7 +19,7 @@ CARD = Card(
     venue="NeurIPS 2024",
     code="tripletclip/TripletCLIP",
     authors=("Patel", "Kusumba", "Cheng", "Kim", "Gokhale", "Baral", "Yang"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.triplet_clip.triplet_clip_loss",
         "tether.losses.triplet_clip.TripletClipLoss",

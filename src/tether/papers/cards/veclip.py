@@ -21,7 +21,7 @@ CARD = Card(
     venue="ECCV 2024",
     code="apple/ml-veclip",
     authors=("Lai", "Zhang", "Zhang", "Wu", "Bai", "Timofeev", "Du", "Gan", "Shan", "Chuah", "Yang", "Cao"),
-    room="data",
+    package="data",
     parts=(
         "tether.data.captions.multi_caption.MixedCaptions",
         "tether.data.captions.multi_caption.CaptionSampler",

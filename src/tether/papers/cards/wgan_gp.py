@@ -20,7 +20,7 @@ CARD = Card(
     venue="NeurIPS 2017",
     code="igul222/improved_wgan_training",
     authors=("Gulrajani", "Ahmed", "Arjovsky", "Dumoulin", "Courville"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.wgan.gradient_penalty",
         "tether.losses.wgan.wgan_critic_loss",
