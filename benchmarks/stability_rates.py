@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 
-from tether.papers.stability import guards as room
+from tether.papers.stability import guards as bench_guards
 from tether.papers.stability.models import MODELS
 from tether.papers.stability.runs import run
 
@@ -30,8 +30,8 @@ def main() -> None:
     for name in arguments.names:
         for model in arguments.models:
             for rate in arguments.grid:
-                with mock.patch.dict(room.RATES, {name: {model: rate}}):
-                    final = run(model, fault="clean", guard=room.guards()[name], seed=SEED).final
+                with mock.patch.dict(bench_guards.RATES, {name: {model: rate}}):
+                    final = run(model, fault="clean", guard=bench_guards.guards()[name], seed=SEED).final
                 print(f"{name:16} {model:10} {rate:8g} {'diverged' if final is None else f'{final:8.3f}'}", flush=True)
 
 

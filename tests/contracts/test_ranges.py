@@ -18,7 +18,7 @@ from tether.core.component import schema, settings
 from tether.core.errors import InputError
 from tether.core.ranges import is_checked, rules
 from tether.papers.reproduction import source_index
-from tether.papers.reproduction.part_reference import shelves
+from tether.papers.reproduction.part_reference import registries
 
 PENDING = ("tether.adapt.debias", "tether.models", "tether.papers", "tether.tasks")
 """Packages whose constructors still check by hand, in part: what is decorated there is checked here as well."""
@@ -99,7 +99,7 @@ def checked_functions() -> Iterator[tuple[str, Any]]:
                     yield f"{module.__name__.removeprefix('tether.')}.{function.__qualname__}", function
 
 
-PARTS = {part: name for shelf in shelves() for name, part in shelf.parts().items()}
+PARTS = {part: name for registry in registries() for name, part in registry.parts().items()}
 FUNCTIONS = dict(checked_functions())
 CASES = [pytest.param(FUNCTIONS[name], key, id=f"{name}-{key}") for name in FUNCTIONS for key in rules(FUNCTIONS[name])]
 READ = [

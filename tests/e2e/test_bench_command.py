@@ -53,7 +53,7 @@ def test_a_small_bench_leaves_page_json_and_markdown(capsys, tmp_path, cache):
         (["speed"], "stability"),
         (["stability", "--only", "zclap"], "did you mean 'zclip'"),
         (["stability", "--models", "vit"], "--models: unknown model 'vit'"),
-        (["stability", "--seeds", "1"], "--seeds: expected at least 2"),
+        (["stability", "--seeds", "1"], "seeds: expected a whole number of at least 2"),
         (["stability", "--publish", "--quick"], "only the whole bench is published"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tether.core.atomic_io import read_json
-from tether.core.card import Card, Room
+from tether.core.card import Card, Package
 from tether.papers.cards import CARDS, card, module
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.reproduce import check, stored
@@ -50,7 +50,7 @@ class TestCard:
 
     def test_facts_are_filled_in(self, slug):
         one = card(slug)
-        assert one.room in typing.get_args(Room)
+        assert one.package in typing.get_args(Package)
         assert 1990 <= one.year <= 2100
         assert re.fullmatch(r"(\d{4}\.\d{4,5})?", one.arxiv)
         assert re.fullmatch(r"([\w.-]+/[\w.-]+)?", one.code)
@@ -76,8 +76,8 @@ class TestCard:
                 rf"\b{found.__name__}\b", place.path.read_text(encoding="utf-8").splitlines()[place.line - 1]
             )
 
-    def test_the_first_part_lives_in_the_room(self, slug):
-        assert card(slug).parts[0].split(".")[1] == card(slug).room
+    def test_the_first_part_lives_in_its_package(self, slug):
+        assert card(slug).parts[0].split(".")[1] == card(slug).package
 
     def test_parts_say_where_they_come_from(self, slug):
         if not card(slug).arxiv:

@@ -26,6 +26,7 @@ from tether.core.printable import printable
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 TRACEBACK = "TETHER_TRACEBACK"
+_PLAIN = (str, str | None, bool)
 _Usage: Any = typer.BadParameter.__base__  # of every mistake in what was typed; typer does not export it
 
 
@@ -117,7 +118,32 @@ def as_command(verb: str) -> Any:
     module = importlib.import_module(f"tether.cli.{verbs.module_name(verb)}")
     app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
     app.command(name=verb)(module.command)
-    return get_command(app)
+    return _plainly(get_command(app))
+
+
+class _AsGiven:
+    """Takes a value as it was typed."""
+
+    def coerce(self, value: Any, **_: Any) -> Any:
+        return value
+
+
+def _plainly(command: Any) -> Any:
+    """Words and flags are taken as typed: typer would import pydantic for them, which takes longer than many a verb.
+
+    Another version of typer may not read this attribute; it then is slower and does the same.
+    """
+    every = command.get_params
+
+    def get_params(ctx: Any) -> list[Any]:
+        parameters = every(ctx)
+        for parameter in parameters:
+            if getattr(getattr(parameter, "type_descriptor", None), "annotation", None) in _PLAIN:
+                parameter._runtime_param = _AsGiven()
+        return parameters
+
+    command.get_params = get_params
+    return command
 
 
 def root() -> Any:
@@ -130,7 +156,7 @@ def root() -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    return get_command(app)
+    return _plainly(get_command(app))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -184,7 +210,7 @@ def _root(
     ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where in the code an error arose.")] = False,
 ) -> None:
-    """Curate pairs of pictures and words, train a CLIP that does not diverge, look inside it and use it."""
+    """Curate pairs of images and words, train a CLIP that does not diverge, look inside it and use it."""
     if traceback:
         os.environ[TRACEBACK] = "1"
 

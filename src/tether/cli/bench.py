@@ -25,7 +25,7 @@ def command(
     jobs: Annotated[int, typer.Option(min=1, help="Processes at work, of one thread each.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do finished runs again.")] = False,
     publish: Annotated[
-        bool, typer.Option("--publish", help="Also write the checkout's results/stability.json, guide and pictures.")
+        bool, typer.Option("--publish", help="Also write the checkout's results/stability.json, guide and figures.")
     ] = False,
     guide: Annotated[
         bool, typer.Option("--guide", help="Run nothing: write the guide's tables from results/stability.json.")
@@ -33,8 +33,8 @@ def command(
 ) -> None:
     """Plant known faults in small trainings and compare every clipper and optimiser.
 
-    About half an hour of one core for all of it. Finished runs are kept, so an interrupted bench goes on where it
-    stopped, and a new clipper costs only its own rows.
+    About half an hour of one core for all of it. Finished runs are kept, so an interrupted bench resumes, and a new
+    clipper costs only its own rows.
     """
     from tether.core.atomic_io import write_text
     from tether.papers.reproduction import source_index
@@ -53,7 +53,8 @@ def command(
     root = source_index.need_checkout("--publish") if publish else None
 
     from tether.cli.screen import Screen, bars
-    from tether.papers.stability import bench, cost, page, words
+    from tether.papers.stability import bench, costs
+    from tether.papers.stability.bench_report import bench_report
 
     wanted = bench.plan(
         models=models or (bench.QUICK_MODELS if quick else ()),
@@ -71,16 +72,16 @@ def command(
                 say(f"{done} of {total} runs", err=True)
 
         outcomes = bench.outcomes(wanted, jobs=jobs, fresh=fresh, on_progress=show)
-    costs = cost.costs(wanted.guards, rounds=3 if quick else cost.ROUNDS)
-    found = results.result(wanted, outcomes, costs=costs)
+    measured = costs.guard_costs(wanted.guards, rounds=3 if quick else costs.ROUNDS)
+    found = results.result(wanted, outcomes, costs=measured)
+    report = bench_report(found, outcomes)
     results.write(out / results.FILE, found)
-    write_text(out / "stability.html", page.page(found, outcomes))
-    write_text(out / "stability.md", words.document(found))
-    for line in words.lines(found):
+    write_text(out / "stability.html", report.html())
+    write_text(out / "stability.md", report.markdown())
+    for line in report.sections[0].lines:
         say(f"- {line}")
     say(f"page: {out / 'stability.html'}")
     if root is not None:
         results.write(root / guides.RESULT, found)
-        guides.write(root, found)
-        guides.draw(root, found, outcomes)
+        guides.write(root, found, outcomes)
         say(f"published: {guides.RESULT}, {guides.GUIDE}")

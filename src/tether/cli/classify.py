@@ -18,11 +18,11 @@ def command(
     templates: Annotated[
         str, typer.Option(help='name, photo, photos, drawings, a sentence such as "a map of {}", or a file of them.')
     ] = "photo",
-    top: Annotated[int, typer.Option(min=1, help="Classes listed for each picture.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Classes listed for each image.")] = 3,
     abstain: Annotated[float, typer.Option(min=0, max=1, help="Least confidence for a label to be given.")] = 0.0,
-    calibrate: Annotated[str | None, typer.Option(help="Labelled pictures to fit the confidence on.")] = None,
+    calibrate: Annotated[str | None, typer.Option(help="Labelled images to fit the confidence on.")] = None,
     label_column: Annotated[str, typer.Option(help="Their column with the class names.")] = "label",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
@@ -31,7 +31,7 @@ def command(
         bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
     ] = False,
 ) -> None:
-    """Name pictures from a list of classes, with prompts and calibrated confidence: CSV."""
+    """Name images from a list of classes, with prompts and calibrated confidence: CSV."""
     from typing import cast
 
     from tether.cli.screen import bars
@@ -69,13 +69,13 @@ def command(
             raw_csv=raw_csv,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    say(f"{report.path}: {report.rows} pictures, {report.abstained} without a label")
+    say(f"{report.path}: {report.rows} images, {report.abstained} without a label")
     if report.calibration is None:
         say("confidence: the model's own scale, not calibrated; it orders classes, it is no probability", err=True)
     else:
         fitted = report.calibration
         say(
-            f"confidence: calibrated on {fitted.rows} pictures ({fitted.accuracy:.1%} right); "
+            f"confidence: calibrated on {fitted.rows} images ({fitted.accuracy:.1%} right); "
             f"calibration error {fitted.error_before:.3f} -> {fitted.error:.3f}",
             err=True,
         )

@@ -23,7 +23,7 @@ _SAMPLE = 10_000
 def command(
     source: Annotated[str, typer.Argument(help="Parquet, tar, CSV, folder, pattern, hf:owner/name or a set's name.")],
     out: Annotated[
-        Path | None, typer.Option(help="New folder; a run that was interrupted in it goes on. Not with --plan.")
+        Path | None, typer.Option(help="New folder; an interrupted run in it resumes. Not with --plan.")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A YAML file with a list of steps, as recipes/curate.yaml.")
@@ -45,7 +45,7 @@ def command(
     ] = False,
     sample: Annotated[int, typer.Option(help="Rows that --plan looks at.")] = _SAMPLE,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run, and refuse when there is none.")
+        bool, typer.Option("--resume", help="Resume an interrupted run, and refuse when there is none.")
     ] = False,
     written_as: Annotated[str, typer.Option("--format", help="parquet or webdataset.")] = "parquet",
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",

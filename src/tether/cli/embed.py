@@ -14,7 +14,7 @@ def command(
     source: Annotated[str, typer.Argument(help="A folder, .parquet, .csv or .tar file, a pattern, or a data set.")],
     model: Annotated[str, typer.Option(help="A run's folder, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
     out: Annotated[Path, typer.Option(help="FILE.parquet, or a folder for parts.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one forward.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward.")] = 64,
     thumbnail: Annotated[int, typer.Option(min=0, help="Longest side of the JPEG kept beside each; 0 keeps none.")] = 0,
     part_rows: Annotated[int, typer.Option(min=1, help="Rows of one part: the most a kill costs.")] = 2048,
     precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the forward.")] = "float32",
@@ -23,7 +23,7 @@ def command(
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
 ) -> None:
-    """Turn pictures into vectors, resumable: Parquet with keys, captions and columns."""
+    """Turn images into vectors, resumable: Parquet with keys, captions and columns."""
     from typing import cast
 
     import tether
@@ -49,6 +49,6 @@ def command(
             strict=strict,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    say(f"{report.path}: {report.rows} pictures, {report.new} of them new; model digest {report.digest}")
+    say(f"{report.path}: {report.rows} images, {report.new} of them new; model digest {report.digest}")
     if report.bad:
         say(f"{report.bad} bad rows were skipped; {report.bad_rows} names them", err=True)

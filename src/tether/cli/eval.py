@@ -31,7 +31,7 @@ def command(
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 leaves them out.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1...")] = "cpu",
-    workers: Annotated[int, typer.Option(min=0, help="Threads that decode pictures.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
@@ -104,4 +104,4 @@ def _show(result: dict[str, float], *, title: str) -> None:
         if keys:
             table.add_section()
     Screen().print(table)
-    say(f"{result['images']:,.0f} pictures, {result['texts']:,.0f} texts, {result['seconds']:.1f} s")
+    say(f"{result['images']:,.0f} images, {result['texts']:,.0f} texts, {result['seconds']:.1f} s")

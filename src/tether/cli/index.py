@@ -12,7 +12,7 @@ from tether.cli.say import say
 
 def command(
     embeddings: Annotated[Path, typer.Argument(help="What tether embed wrote: a .parquet file or a folder of them.")],
-    out: Annotated[str, typer.Option(help="Folder of the store, or a URI such as s3://bucket/pictures.")],
+    out: Annotated[str, typer.Option(help="Folder of the store, or a URI such as s3://bucket/images.")],
     existing: Annotated[
         Literal["refuse", "merge", "replace"],
         typer.Option(help="What to do about a store that is there: merge adds new keys and updates known ones."),

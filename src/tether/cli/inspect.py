@@ -32,7 +32,7 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1...")] = "cpu",
-    workers: Annotated[int, typer.Option(min=0, help="Threads that decode pictures.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     check: Annotated[bool, typer.Option("--check", help="End with code 1 when a section raises an alarm.")] = False,
     random_weights: Annotated[

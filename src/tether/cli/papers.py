@@ -13,7 +13,7 @@ PIPED = 250
 
 
 def command(
-    room: Annotated[str | None, typer.Option(help="Only papers of this room, such as optim.")] = None,
+    package: Annotated[str | None, typer.Option(help="Only papers of this package, such as optim.")] = None,
     needs: Annotated[
         str | None, typer.Option(help="Only papers that need this, such as pairs; part of a word will do.")
     ] = None,
@@ -24,12 +24,12 @@ def command(
     from tether.papers.reproduction.results import rows
 
     every = rows()
-    _known("--room", room, {row.card.room for row in every})
+    _known("--package", package, {row.card.package for row in every})
     _known("--verdict", verdict, {row.verdict for row in every})
     chosen = [
         row
         for row in every
-        if room in (None, row.card.room)
+        if package in (None, row.card.package)
         and verdict in (None, row.verdict)
         and (needs is None or any(needs.lower() in need.lower() for need in row.card.needs))
     ]
@@ -44,13 +44,13 @@ def command(
 
     colours = {"reproduced": "green", "contrary": "red", "direction only": "cyan"}
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("slug", "room", "verdict", "title", "needs"):
-        table.add_column(title, no_wrap=title in ("slug", "room", "verdict"))
-    for row in sorted(chosen, key=lambda row: (row.card.room, row.card.slug)):
+    for title in ("slug", "package", "verdict", "title", "needs"):
+        table.add_column(title, no_wrap=title in ("slug", "package", "verdict"))
+    for row in sorted(chosen, key=lambda row: (row.card.package, row.card.slug)):
         card, colour = row.card, colours.get(row.verdict, "dim")
         shown = (Text(text, no_wrap=True, overflow="ellipsis") for text in (card.title, ", ".join(card.needs)))
         said = Text.assemble((row.verdict, colour), (f" ({row.mark})" if row.mark else "", "yellow"))
-        table.add_row(card.slug, card.room, said, *shown)  # one line a paper, for grep
+        table.add_row(card.slug, card.package, said, *shown)  # one line a paper, for grep
     screen = Screen()
     (screen if screen.is_terminal else Screen(width=PIPED)).print(table)
     say(f"{len(chosen)} of {len(every)} papers; tether where SLUG shows the files of one")

@@ -88,7 +88,7 @@ class TrainingProgress:
             from tether.data.bad_rows import named_in
 
             count = len(named_in(bad))
-            say(f"bad rows skipped: {count}, named in {bad}")
+            say(f"bad rows skipped: {count}, listed in {bad}")
         say(f"model and log: {folder}")
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

@@ -15,10 +15,10 @@ def command(
     queries: Annotated[
         list[str] | None, typer.Argument(help="What to look for, in words; several are allowed.")
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="Look for pictures like this one; may be repeated.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Look for images like this one; may be repeated.")] = None,
     where: Annotated[str | None, typer.Option(help="Condition on the columns, such as \"label = 'cat'\".")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many for each query.")] = 10,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with the pictures.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with the images.")] = None,
     images: Annotated[
         Path | None,
         typer.Option(help="The embedded folder, for images without a thumbnail.", exists=True, file_okay=False),
@@ -29,7 +29,7 @@ def command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit.")] = False,
 ) -> None:
-    """Find pictures by words or by a picture, filtered by their columns."""
+    """Find images by words or by an image, filtered by their columns."""
     from typing import cast
 
     import tether
@@ -65,7 +65,7 @@ def command(
     if html is not None:
         from tether.tasks.retrieve.gallery import gallery
 
-        note = f"{len(opened):,} pictures, model {name}" + (f", where {where}" if where else "")
+        note = f"{len(opened):,} images, model {name}" + (f", where {where}" if where else "")
         gallery(hits, html, title="Search results", note=note)
         every = [hit for some in hits.values() for hit in some]
         shown = sum(hit.image is not None for hit in every)

@@ -10,7 +10,6 @@ import typer
 from tether.cli.say import say
 
 if TYPE_CHECKING:
-    from tether.train.compare import Comparison
     from tether.train.config import RunConfig
 
 COMPARE = "compare"
@@ -22,7 +21,7 @@ def command(
         list[str] | None, typer.Argument(help="Settings as key=value, for example clipper.alpha=0.9.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/latest"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's newest checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the folder's newest checkpoint.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved settings and what the views cost, and leave.")
     ] = False,
@@ -37,7 +36,7 @@ def command(
         int | None, typer.Option(help="Steps of each clipper with --clipper compare; 100 if not given.", metavar="N")
     ] = None,
 ) -> None:
-    """Train a dual encoder on pairs of pictures and words."""
+    """Train a dual encoder on pairs of images and texts."""
     from tether.train.config import dump_config, load_config
     from tether.train.run_files import CONFIG
 
@@ -110,10 +109,14 @@ def _known(name: str) -> str:
 
 
 def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -> None:
+    from rich.table import Table
+
     from tether.cli.progress import TrainingProgress
     from tether.compress.quantise import QUANTISERS
-    from tether.evaluate.report import compare as page
-    from tether.train.compare import STEPS, compare
+    from tether.core.atomic_io import write_text
+    from tether.papers.stability.own_report import grid, report
+    from tether.papers.stability.own_run import STEPS, compare
+    from tether.train.run_files import COMPARE_PAGE
 
     wanted = min(STEPS if steps is None else steps, config.steps)
     with TrainingProgress(steps=max(1, wanted)) as progress:
@@ -121,7 +124,7 @@ def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -
         def start(name: str, number: int, of: int) -> None:
             progress.console.print(f"{name}, {number + 1} of {of}")
 
-        found = compare(
+        found, traces = compare(
             config,
             folder=out,
             steps=wanted,
@@ -131,37 +134,17 @@ def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -
             should_stop=progress.interrupted,
             edits=QUANTISERS,
         )
-    path = page.write(out, found)
-    progress.console.print(_table(found))
+    write_text(out / COMPARE_PAGE, report(out.resolve().name, found, traces).html())
+    shown, table = grid(found), Table(box=None, header_style="bold", pad_edge=False)
+    for title in shown.head:
+        table.add_column(title, justify="left" if title == "clipper" else "right", no_wrap=True)
+    for row in shown.rows:
+        table.add_row(*row)
+    progress.console.print(table)
     say(
         f"{found.steps} steps each. * the recipe's own. max, usual, limit: of the gradient norm. "
         "cost: of a calm call, torch's clip_grad_norm_ = 1."
     )
     for line in found.advice:
         say(f"- {line}")
-    say(f"page: {path}")
-
-
-def _table(found: Comparison):
-    from rich.table import Table
-
-    def digits(value: float | None) -> str:
-        return "none" if value is None else f"{value:.3g}"
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("clipper", "loss", "less *", "spikes", "skips", "clipped", "max", "usual", "limit", "cost"):
-        table.add_column(title, justify="left" if title == "clipper" else "right", no_wrap=True)
-    for one in found.seen:
-        table.add_row(
-            f"{one.name} *" if one.name == found.own else one.name,
-            f"ruined at {one.steps}" if one.diverged else digits(one.loss),
-            "" if one.less is None or one.name == found.own else f"{one.less:+.3f}",
-            str(one.spikes),
-            str(one.skipped),
-            f"{one.clipped:.0%}",
-            digits(one.largest),
-            digits(one.usual),
-            digits(one.threshold),
-            f"{one.cost:.2f}",
-        )
-    return table
+    say(f"page: {out / COMPARE_PAGE}")

@@ -1,1 +1,1 @@
-"""Values and protocols shared by every room; it knows no method."""
+"""Values and protocols shared by every package; it knows no method."""

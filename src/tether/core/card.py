@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Room = Literal[
+Package = Literal[
     "data", "models", "losses", "optim", "space", "train", "adapt", "compress", "tasks", "generate", "evaluate"
 ]
 
@@ -42,7 +42,7 @@ class Card:
         arxiv: arXiv id, or the empty string.
         venue: where it appeared, or the empty string.
         code: official repository as ``owner/name``, or the empty string.
-        room: the room its one new idea lives in.
+        package: where its one new idea lives.
         parts: dotted paths of the classes and functions that implement it.
         needs: what a user must have (``gradients``, ``pairs``, ``a trained encoder``...).
         gives: what a user gets, in one sentence.
@@ -57,7 +57,7 @@ class Card:
     title: str
     year: int
     arxiv: str
-    room: Room
+    package: Package
     parts: tuple[str, ...]
     needs: tuple[str, ...]
     gives: str

@@ -74,7 +74,7 @@ def settings(
 
     Args:
         spec: a part's name, or a mapping with ``name`` and constructor keywords.
-        parts: a room's mapping of names to classes.
+        parts: a package's registry, a mapping of names to classes.
         where: file and key, for the error message.
         given: keywords that code passes, which a configuration may not set.
         finite: refuse infinities; otherwise the part itself says which of its settings may be infinite.

@@ -25,7 +25,7 @@ _ARRAYS = ("attention", "mlp", "representation")
 
 @dataclass(frozen=True, slots=True)
 class Decomposition:
-    """What each part of an image tower adds to the unit embedding of each picture (arXiv 2310.05916, section 3).
+    """What each part of an image tower adds to the unit embedding of each image (arXiv 2310.05916, section 3).
 
     All contributions are already in the joint space, with the final norm folded in and divided by the length of the
     embedding, so that all of them together are the unit embedding.
@@ -84,7 +84,7 @@ class Decomposition:
         return self.attention.sum(3) if self.reduce == "none" else self.attention
 
     def mean(self) -> Self:
-        """The mean over the pictures, as a decomposition of one row: what ``mean_ablate`` puts in a part's place."""
+        """The mean over the images, as a decomposition of one row: what ``mean_ablate`` puts in a part's place."""
         return dataclasses.replace(
             self,
             attention=self.attention.mean(0, keepdim=True),

@@ -19,7 +19,7 @@ class EncoderAround(nn.Module, abc.ABC):
     Attributes:
         model: the model inside, not copied.
         dim: size of the shared space.
-        image_spec: how pictures must be prepared.
+        image_spec: how images must be prepared.
         tokenizer: text to ids.
     """
 

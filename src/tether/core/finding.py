@@ -1,4 +1,4 @@
-"""What one section of a health report says, as plain values: a sentence, its figures, its pictures."""
+"""What one section of a health report says, as plain values: a sentence, its figures, its images."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture with words, or words alone.
+    """One image with words, or words alone.
 
     Attributes:
-        row: row of the pairs whose small picture is shown, or None.
+        row: row of the pairs whose small image is shown, or None.
         text: what stands beside it.
         note: a smaller remark, such as a score.
-        uri: a picture of its own as a data URI, shown instead of the row's; or empty.
+        uri: an image of its own as a data URI, shown instead of the row's; or empty.
     """
 
     row: int | None
@@ -198,7 +198,7 @@ def _drawing(values: Mapping[str, Any]) -> Drawing:
     if values["kind"] == "gallery":
         items = tuple(Item(**one) for one in values["items"])
         if outside := [item.uri for item in items if item.uri and not item.uri.startswith("data:")]:
-            raise InputError(f"not a finding: {title}: expected pictures within the page, got {outside[0]!r:.80}")
+            raise InputError(f"not a finding: {title}: expected images within the page, got {outside[0]!r:.80}")
         return Gallery(title, items)
     if values["kind"] == "bars":
         bars = tuple(Bar(**one) for one in values["bars"])

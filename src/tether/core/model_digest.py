@@ -16,7 +16,7 @@ BYTES = 16
 
 
 def model_digest(model: nn.Module) -> str:
-    """32 hex digits of BLAKE2b over every weight's name, type, shape and bytes, and how pictures are prepared.
+    """32 hex digits of BLAKE2b over every weight's name, type, shape and bytes, and how images are prepared.
 
     Equal for every copy of the same weights on any device; about one second for a gigabyte of weights.
     """

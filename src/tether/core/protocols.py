@@ -182,22 +182,22 @@ class ModelEdit(Protocol):
 
 @runtime_checkable
 class TaskHead(Protocol):
-    """Turns an encoder and words into an answer about one picture."""
+    """Turns an encoder and words into an answer about one image."""
 
     def prepare(
         self, model: DualEncoder, prompts: Sequence[str], *, support: Iterable[Batch] | None = None
     ) -> TaskHead:
-        """Encode the prompts (and the few support pictures) once."""
+        """Encode the prompts (and the few support images) once."""
         ...
 
     def predict(self, image: Tensor) -> Any:
-        """Scores, Masks, AnomalyMap, Texts or Ranking for (b, 3, h, w) pictures."""
+        """Scores, Masks, AnomalyMap, Texts or Ranking for (b, 3, h, w) images."""
         ...
 
 
 @runtime_checkable
 class Canvas(Protocol):
-    """Parameters that render to a picture."""
+    """Parameters that render to an image."""
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """What the painting loop moves."""
@@ -210,7 +210,7 @@ class Canvas(Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """Makes pictures from words."""
+    """Makes images from words."""
 
     def generate(self, prompts: Sequence[str], *, steps: int, rng: torch.Generator) -> Tensor:
         """(len(prompts), 3, h, w) in [0, 1]."""

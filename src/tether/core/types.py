@@ -1,4 +1,4 @@
-"""The values that pass between rooms: frozen, named, one shape each."""
+"""The values that pass between packages: frozen, named, one shape each."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Encoded:
         text: features of the b texts.
         logit_scale: 0-d multiplier of the cosine similarity, already exponentiated (> 0).
         logit_bias: 0-d offset added to the logits (SigLIP), or None.
-        negative_image: features of b pictures, row i the hard negative of pair i; None where there are none.
+        negative_image: features of b images, row i the hard negative of pair i; None where there are none.
         negative_text: features of b captions, row i the hard negative of pair i; None where there are none.
         geometry: what the embeddings are compared with; the scale multiplies that similarity.
     """
@@ -115,7 +115,7 @@ class Row:
     """One image with its texts, as a source yields it.
 
     Attributes:
-        key: unique and stable within the source; draws and side files are keyed by it.
+        key: unique and stable within the source; draws and logs of bad rows are keyed by it.
         image: encoded bytes, a path, or uint8 pixels (h, w, 3); None for text-only rows.
         texts: zero or more captions.
         meta: the row's other columns.
@@ -144,7 +144,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """How a model wants its pictures.
+    """How a model wants its images.
 
     Attributes:
         size: height and width in pixels.

@@ -153,11 +153,11 @@ def test_papers_as_table_and_as_json():
 
 def test_papers_can_be_chosen():
     one = next(iter(CARDS.values()))
-    rows = json.loads(call("papers", "--json", "--room", one.room, "--needs", one.needs[0].upper()[:4])[1])
+    rows = json.loads(call("papers", "--json", "--package", one.package, "--needs", one.needs[0].upper()[:4])[1])
     assert one.slug in [row["slug"] for row in rows]
-    assert {row["room"] for row in rows} == {one.room}
+    assert {row["package"] for row in rows} == {one.package}
     assert json.loads(call("papers", "--json", "--needs", "no such thing")[1]) == []
-    code, _, stderr = call("papers", "--room", "garden")
+    code, _, stderr = call("papers", "--package", "garden")
     assert code == 2
     assert "no paper has 'garden'; known:" in stderr
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tether.core import guarded as room
+from tether.core import guarded as module
 from tether.core.errors import InputError
 from tether.core.guarded import guarded
 
@@ -36,13 +36,13 @@ def test_a_pdf_that_takes_too_long_is_refused_and_the_next_is_read():
 
 def test_a_process_that_dies_is_replaced():
     guarded("begin")
-    process = room._WORKERS[0]._process
+    process = module._WORKERS[0]._process
     process.terminate()
     process.wait()
     assert guarded("begin") == ({}, b"")
-    stop = threading.Timer(0.5, room._WORKERS[0]._process.terminate)
+    stop = threading.Timer(0.5, module._WORKERS[0]._process.terminate)
     stop.start()
     with pytest.raises(InputError, match="crashes the program that reads it"):
         guarded("first_page", data=pdf(12, 4), size=50)
     assert guarded("begin") == ({}, b"")
-    assert room._WORKERS[0].owner == os.getpid()
+    assert module._WORKERS[0].owner == os.getpid()

@@ -17,7 +17,7 @@ CARD = Card(
     title="Some | Paper",
     year=2024,
     arxiv="2401.00001",
-    room="space",
+    package="space",
     parts=("tether.core.card.Card",),
     needs=("pairs", "a trained encoder"),
     gives="a space without the gap",
@@ -58,7 +58,7 @@ def test_the_readme_counts_verdicts():
 
 def test_the_index_lists_by_room_needs_and_gives():
     text = pages.index([FRESH])
-    for heading in ("## By room\n\n### space", "### pairs", "### a trained encoder", "## By what you get"):
+    for heading in ("## By package\n\n### space", "### pairs", "### a trained encoder", "## By what you get"):
         assert heading in text
     assert "papers/some-paper\n" in text
     for verdict in pages.VERDICTS:
@@ -161,7 +161,7 @@ class TestMarkers:
 
 def test_every_mapping_of_parts_is_in_the_reference_and_nothing_else():
     """A public mapping from names to classes is a registry, however it is annotated."""
-    found = {shelf.dotted for shelf in part_reference.shelves()}
+    found = {registry.dotted for registry in part_reference.registries()}
     public = {
         f"{source_index.dotted(path)}.{node.target.id}"
         for path in source_index.PACKAGE.rglob("*.py")
@@ -174,14 +174,14 @@ def test_every_mapping_of_parts_is_in_the_reference_and_nothing_else():
     assert not [name for name in found if name.startswith("tether.papers") or name.endswith(".PICKS")]
 
 
-@pytest.mark.parametrize("shelf", part_reference.shelves(), ids=lambda shelf: shelf.dotted)
-def test_every_part_has_a_signature_and_a_sentence(shelf):
-    members = shelf.parts()
+@pytest.mark.parametrize("registry", part_reference.registries(), ids=lambda registry: registry.dotted)
+def test_every_part_has_a_signature_and_a_sentence(registry):
+    members = registry.parts()
     assert members
     for name, part in members.items():
         assert part_reference.signature(part).startswith(f"{part.__name__}("), name
         assert "*args" not in part_reference.signature(part), name
-        assert len(part_reference.first_line(part)) > 10, f"{shelf.dotted}[{name!r}] has no docstring"
+        assert len(part_reference.first_line(part)) > 10, f"{registry.dotted}[{name!r}] has no docstring"
 
 
 def test_a_signature_without_fixed_text_is_refused():

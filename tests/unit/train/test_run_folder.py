@@ -14,7 +14,8 @@ from tether.core.errors import InputError, LockedError, StoppedError, TetherErro
 from tether.core.model_digest import file_digest
 from tether.data.bad_rows import BadRows
 from tether.models.save import write_weights
-from tether.train import compare, load_config, train
+from tether.papers.stability import own_run
+from tether.train import load_config, train
 from tether.train.checkpoints import list_checkpoints
 from tether.train.claim import check_recorded
 from tether.train.metrics_log import Logbook, read_metrics
@@ -203,18 +204,18 @@ def test_a_full_disk_is_told_of_logs_and_weights_as_well(tmp_path, monkeypatch):
 def test_a_comparison_in_which_nothing_was_finished_is_begun_again(config, tmp_path):
     started = tmp_path / "compare" / "zclip"
     for settings in (config(), config("seed=1")):
-        compare._claim(tmp_path, settings, steps=20, resume=False)
+        own_run._claim(tmp_path, settings, steps=20, resume=False)
         assert not started.exists()
         started.mkdir()
         (started / "config.yaml").write_text("data: emoji")
-    (started / compare.ENDED).write_text('{"diverged": ""}')
+    (started / own_run.ENDED).write_text('{"diverged": ""}')
     with pytest.raises(InputError, match="holds a comparison already"):
-        compare._claim(tmp_path, config(), steps=20, resume=False)
+        own_run._claim(tmp_path, config(), steps=20, resume=False)
     with pytest.raises(InputError, match="other settings: seed"):
-        compare._claim(tmp_path, config(), steps=20, resume=True)
+        own_run._claim(tmp_path, config(), steps=20, resume=True)
     (tmp_path / "compare" / "plan.json").write_text('{"config": 3}')
     with pytest.raises(InputError, match=r"plan\.json: expected the steps"):
-        compare._claim(tmp_path, config(), steps=20, resume=True)
+        own_run._claim(tmp_path, config(), steps=20, resume=True)
 
 
 @pytest.mark.parametrize(

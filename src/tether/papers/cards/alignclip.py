@@ -25,7 +25,7 @@ CARD = Card(
     venue="ICLR 2025",
     code="sarahESL/AlignCLIP",
     authors=("Eslami", "de Melo"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.align_clip.align_clip_loss",
         "tether.losses.align_clip.AlignClipLoss",

@@ -23,7 +23,7 @@ CARD = Card(
     arxiv="2405.21070",
     venue="NeurIPS 2024",
     code="CVMI-Lab/clip-beyond-tail",
-    room="evaluate",
+    package="evaluate",
     parts=(
         "tether.evaluate.imbalance.imbalance_report",
         "tether.evaluate.neural_collapse.neural_collapse",
@@ -35,13 +35,13 @@ CARD = Card(
     needs=("a classifier's predictions on a balanced test set", "how often each class stands in the training data"),
     gives="How much a model favours the classes it saw often, and a classifier that is trained to do so less.",
     claim=Claim(
-        says="Trained on the same long-tailed pictures, a CLIP's number of predictions of a class follows the class's "
+        says="Trained on the same long-tailed images, a CLIP's number of predictions of a class follows the class's "
         "frequency less than a supervised classifier's does.",
         metric="Spearman correlation of class frequency and number of predictions on a balanced test set",
         better="lower",
         margin=0.04,
-        baseline="the same image tower with a cosine head and cross-entropy, on as many pictures seen",
-        scale="2,112 scenes of one thing in 90 classes, Zipf 1.2, 32 px; a tiny image tower, 96,000 pictures seen, in "
+        baseline="the same image tower with a cosine head and cross-entropy, on as many images seen",
+        scale="2,112 scenes of one thing in 90 classes, Zipf 1.2, 32 px; a tiny image tower, 96,000 images seen, in "
         "batches of 64 (classifier) and 256 (CLIP)",
     ),
     minutes=4.0,
@@ -69,7 +69,7 @@ LEARNING_RATE = 1e-3
 
 
 def reproduce(lab: Lab) -> Trial:
-    """One seed: a classifier, a classifier that looks at some classes a step, and a CLIP, on the same pictures."""
+    """One seed: a classifier, a classifier that looks at some classes a step, and a CLIP, on the same images."""
     import numpy as np
 
     from tether.papers.testbeds.novel_words import CLASSES, scenes, zipf_counts

@@ -20,7 +20,7 @@ CARD = Card(
     arxiv="2508.02329",
     venue="NeurIPS 2025",
     authors=("Wang", "Yang", "Qiao", "Ma"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.symmetric_negatives.symmetric_negative_loss",
         "tether.losses.symmetric_negatives.SymmetricHardNegativeLoss",
@@ -31,15 +31,15 @@ CARD = Card(
         "tether.train.steps.presets.ClipInStep",
         "tether.data.paired_loader.SideBySide",
     ),
-    needs=("pictures with an edit of each and a caption for both", "long captions, if texts beyond the context matter"),
-    gives="A CLIP that tells a picture from its edit in both directions, and reads captions of any length.",
+    needs=("images with an edit of each and a caption for both", "long captions, if texts beyond the context matter"),
+    gives="A CLIP that tells an image from its edit in both directions, and reads captions of any length.",
     claim=Claim(
-        says="With equally many steps, the symmetric loss tells a picture from its edit and a caption from that of the "
+        says="With equally many steps, the symmetric loss tells an image from its edit and a caption from that of the "
         "edit more often than plain CLIP on the same pairs.",
-        metric="share of held-out pictures and captions that prefer their own to its twin, mean of both directions",
+        metric="share of held-out images and captions that prefer their own to its twin, mean of both directions",
         better="higher",
         margin=0.02,
-        baseline="CLIP on the same pictures and captions as ordinary pairs, as many pairs a step",
+        baseline="CLIP on the same images and captions as ordinary pairs, as many pairs a step",
         scale=f"2,500 quadruples of two shapes at 32 px, CLIP of two small towers, {STEPS} steps of {BATCH}",
     ),
     differences=(

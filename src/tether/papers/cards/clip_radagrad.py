@@ -24,7 +24,7 @@ CARD = Card(
     arxiv="2406.04443",
     venue="ICML 2025",
     code="yaroslavkliukin/Clipped-AdaGrad-and-Adam",
-    room="optim",
+    package="optim",
     parts=(
         "tether.optim.clip_radagrad.ClipRAdaGradD",
         "tether.optim.clip_adagrad.ClipAdaGrad",

@@ -25,7 +25,7 @@ CARD = Card(
     venue="CVPR 2025",
     code="yshinya6/clip-refine",
     authors=("Yamaguchi", "Feng", "Kanai", "Adachi", "Chijiwa"),
-    room="adapt",
+    package="adapt",
     parts=(
         "tether.adapt.finetune.clip_refine.ClipRefineLoss",
         "tether.adapt.finetune.refine.refine_",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tether.papers.testbeds.domain_shift import Labelled
 
 START_STEPS = 1200
-CLASSES, PICTURES, TESTED = 40, 2000, 2000
+CLASSES, IMAGES, TESTED = 40, 2000, 2000
 STEPS, BATCH, LEARNING_RATE = 400, 36, 3e-4
 
 CARD = Card(
@@ -27,14 +27,14 @@ CARD = Card(
     venue="ICML 2023",
     code="thuml/CLIPood",
     authors=("Shu", "Guo", "Wu", "Wang", "Wang", "Long"),
-    room="adapt",
+    package="adapt",
     parts=(
         "tether.adapt.finetune.margin_metric_softmax.MarginMetricSoftmax",
         "tether.adapt.weights.beta_moving_average.BetaMovingAverage",
         "tether.adapt.weights.beta_moving_average.beta_weights",
         "tether.adapt.finetune.clipood.tune_images_",
     ),
-    needs=("a trained encoder", "labelled pictures of some classes"),
+    needs=("a trained encoder", "labelled images of some classes"),
     gives="An image tower that learns your classes and forgets less of what it knew about others.",
     claim=Claim(
         says="Fine-tuned on some classes in another light, the Beta moving average of the weights tells the other "
@@ -43,13 +43,13 @@ CARD = Card(
         better="higher",
         margin=0.01,
         baseline="the weights of the last step of the same run",
-        scale=f"a tiny CLIP of single things, 32 px, {START_STEPS} steps; then {CLASSES} classes, {PICTURES} dim and "
-        f"noisy pictures, {STEPS} steps of {BATCH} at {LEARNING_RATE:g}",
+        scale=f"a tiny CLIP of single things, 32 px, {START_STEPS} steps; then {CLASSES} classes, {IMAGES} dim and "
+        f"noisy images, {STEPS} steps of {BATCH} at {LEARNING_RATE:g}",
     ),
     differences=(
         "A tiny CLIP and synthetic things stand in for ViT-B/16 and photographs, with a learning rate high enough to "
         "forget.",
-        "Pictures are not cropped or mirrored at random.",
+        "Images are not cropped or mirrored at random.",
         "Only matrices decay; in the release everything does.",
         "The margin's own gain cannot be resolved at this size: its identities are tested exactly, and a run without "
         "it is noted.",
@@ -72,7 +72,7 @@ def reproduce(lab: Lab) -> Trial:
     learnt, others = things.split_classes(CLASSES)
     rng, light = np.random.default_rng([lab.seed, 0]), lab.generator("light")
     count = lab.steps(TESTED, 60)
-    train = things.other_light(things.draw(learnt, count=lab.steps(PICTURES, 60), rng=rng), generator=light)
+    train = things.other_light(things.draw(learnt, count=lab.steps(IMAGES, 60), rng=rng), generator=light)
     seen = things.other_light(things.draw(learnt, count=count, rng=rng), generator=light)
     unseen = things.draw(others, count=count, rng=rng)
 

@@ -27,7 +27,7 @@ CARD = Card(
     year=2023,
     arxiv="2305.01588",
     venue="ICML 2023",
-    room="optim",
+    package="optim",
     parts=(
         "tether.optim.clipping_bias.clip_bias",
         "tether.optim.clipping_bias.ClipBiasMeter",

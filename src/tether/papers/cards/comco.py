@@ -1,4 +1,4 @@
-"""ComCO: the first object in a caption and the largest in a picture count most, and training captions are why."""
+"""ComCO: the first object in a caption and the largest in an image count most, and training captions are why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 KEPT = 0.9
 """How often captions name things from the largest down."""
-OBJECTS, PLACES, SENTENCES, PICTURES, MATCHED, VIEWS = 20, 3, 600, 300, 60, 4
+OBJECTS, PLACES, SENTENCES, IMAGES, MATCHED, VIEWS = 20, 3, 600, 300, 60, 4
 BACKGROUND = "paper"
 
 CARD = Card(
@@ -24,7 +24,7 @@ CARD = Card(
     venue="CVPR 2025",
     code="clip-oscope/clip-oscope",
     authors=("Abbasi", "Nazari", "Sefid", "Banayeeanzade", "Rohban", "Soleymani Baghshah"),
-    room="evaluate",
+    package="evaluate",
     parts=(
         "tether.evaluate.objects.retrieval.object_retrieval",
         "tether.evaluate.objects.probe.object_probe",
@@ -35,7 +35,7 @@ CARD = Card(
         "tether.evaluate.objects.biases.size_bias",
         "tether.data.sets.scenes.many.MultiObjectWorld",
     ),
-    needs=("a trained encoder", "names of objects", "or pictures of several objects and of each alone"),
+    needs=("a trained encoder", "names of objects", "or images of several objects and of each alone"),
     gives="How much a model favours the first-mentioned and the largest object, and what matching owes to their order.",
     claim=Claim(
         says="A model whose training captions name things from the largest down favours the first-mentioned object of "
@@ -87,7 +87,7 @@ def look(lab: Lab, order: Literal["size", "random"]) -> dict[str, float]:
     shares, right, first, last = [], [], [], []
     for big in range(PLACES):
         here = world(lab, big=big)
-        seen = size_bias(model, here, count=lab.steps(PICTURES // PLACES, 8), views=VIEWS)
+        seen = size_bias(model, here, count=lab.steps(IMAGES // PLACES, 8), views=VIEWS)
         shares.append(float(seen.best_share[big]))
         right.append(seen.topn_accuracy)
         items = [here.item(index) for index in range(lab.steps(MATCHED // PLACES, 4))]
@@ -108,7 +108,7 @@ def look(lab: Lab, order: Literal["size", "random"]) -> dict[str, float]:
 
 
 def world(lab: Lab, *, big: int) -> MultiObjectWorld:
-    """Pictures of things that training shows in other company, one of them enlarged."""
+    """Images of things that training shows in other company, one of them enlarged."""
     from tether.data.sets.scenes import HELD_OUT_PAIRS
     from tether.data.sets.scenes.many import MultiObjectWorld
     from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES

@@ -23,7 +23,7 @@ CARD = Card(
     arxiv="2405.18570",
     code="abrar-fahim/contrastive-gap",
     authors=("Fahim", "Murphy", "Fyshe"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.contrastive_gap.ContrastiveGapLoss",
         "tether.core.uniformity.uniformity",
@@ -32,7 +32,7 @@ CARD = Card(
         "tether.evaluate.geometry.modality_gap",
     ),
     needs=("pairs",),
-    gives="A CLIP whose pictures and captions share one region of the sphere instead of two cones.",
+    gives="A CLIP whose images and captions share one region of the sphere instead of two cones.",
     claim=Claim(
         says="From the same first weights, at a fixed temperature of 0.01, with small batches in a wide space, "
         "alignment and uniformity leave at most half of the gap that plain CLIP leaves.",

@@ -18,7 +18,7 @@ CARD = Card(
     title="Devil in the Number: Towards Robust Multi-modality Data Filter",
     year=2023,
     arxiv="2309.13770",
-    room="tasks",
+    package="tasks",
     parts=(
         "tether.tasks.curate.score_filter.ScoreFilter",
         "tether.data.curate.steps.numbers.mask_numbers",
@@ -31,13 +31,12 @@ CARD = Card(
     gives="a filter by CLIP score that neither keeps nor drops a pair for the numbers in its caption",
     claim=Claim(
         says="Scored without the numbers in their captions, more of the pairs that a filter keeps truly match.",
-        metric="precision of the 40 % kept: share of pairs whose caption names what the picture shows, percentage "
-        "points",
+        metric="precision of the 40 % kept: share of pairs whose caption names what the image shows, percentage points",
         better="higher",
         margin=3.0,
         baseline="the same scorer and filter on the captions as they are",
         scale="3,000 pairs of 30 classes at 64 px, 45 % of them wrong; a tiny CLIP, 500 steps of 128 on 4,000 correct "
-        "pairs, half of them with a number in the picture that the caption repeats",
+        "pairs, half of them with a number in the image that the caption repeats",
     ),
     minutes=4.0,
     guide="curation.md",
@@ -45,7 +44,7 @@ CARD = Card(
         "Only the paper's abstract could be read, and there is no code: the pattern of what is a number, the two modes "
         "and the rule for an empty caption are ours.",
         "The paper filters DataComp's small pool of 12.8 million pairs with OpenAI's CLIP; here numbers mean nothing "
-        "by construction, and the scorer learnt from pairs whose captions repeat numbers in the picture.",
+        "by construction, and the scorer learnt from pairs whose captions repeat numbers in the image.",
         "What is trained on the two selections is reported in the notes, without a promise at this size.",
     ),
 )
@@ -54,11 +53,11 @@ LEARNT, POOL, TEST = 4_000, 3_000, 400
 STEPS = 500
 NUMBERS = ("14", "17", "23", "29", "35", "38", "46", "51", "62", "74", "87", "90")
 LETTERED, REPEATED = 0.5, 0.8
-"""Of the pairs that the scorer learns from: share with a number in the picture, and of those the captions with it."""
+"""Of the pairs that the scorer learns from: share with a number in the image, and of those the captions with it."""
 WRONG, WRONG_WITH_NUMBER = 0.30, 0.15
-"""Of the pool: wrong captions without a number, and wrong ones with the number that stands in the picture."""
+"""Of the pool: wrong captions without a number, and wrong ones with the number that stands in the image."""
 IRRELEVANT = 0.30
-"""Of the correct captions of the pool: share with a number that stands nowhere in the picture."""
+"""Of the correct captions of the pool: share with a number that stands nowhere in the image."""
 FORMS = ("{said} {number}", "{number} {said}", "{said}, no. {number}")
 
 

@@ -1,4 +1,4 @@
-"""Double ellipsoid: how common a picture or caption is can be read off its cosine to the mean."""
+"""Double ellipsoid: how common an image or caption is can be read off its cosine to the mean."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CARD = Card(
     venue="ICML 2025",
     code="yossilevii100/double-ellipsoid-clip",
     authors=("Levi", "Gilboa"),
-    room="space",
+    package="space",
     parts=(
         "tether.space.conformity.conformity",
         "tether.space.conformity.ConformityEstimator",
@@ -32,8 +32,8 @@ CARD = Card(
         "tether.space.ellipsoid.gap_sweep",
         "tether.space.ellipsoid.vslerp",
     ),
-    needs=("a trained encoder", "raw embeddings of pictures or captions"),
-    gives="How common each picture or caption is among its kind, from one cosine, and the shell they all lie on.",
+    needs=("a trained encoder", "raw embeddings of images or captions"),
+    gives="How common each image or caption is among its kind, from one cosine, and the shell they all lie on.",
     claim=Claim(
         says="Where embeddings lie off centre, the cosine to a mean fitted on other rows tells how common a row is, "
         "far better than its length does.",
@@ -135,7 +135,7 @@ def commonness(lab: Lab) -> dict[str, float]:
 
 
 def embeddings(model: DualEncoder, lab: Lab, spec: str, *, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Raw embeddings of the pictures and of their first captions, float64."""
+    """Raw embeddings of the images and of their first captions, float64."""
     import numpy as np
 
     from tether.models.embed import encode_images, encode_texts

@@ -24,7 +24,7 @@ CARD = Card(
     venue="ICLR 2024",
     code="tianjianl/error_norm_truncation",
     authors=("Li", "Xu", "Koehn", "Khashabi", "Murray"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.error_norm_truncation.ENTLoss",
         "tether.losses.error_norm_truncation.error_norm",

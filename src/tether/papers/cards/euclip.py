@@ -50,7 +50,7 @@ CARD = Card(
     venue="ECCV 2024 workshop Beyond Euclidean",
     code="EIFY/open_clip",
     authors=("Chou", "Alam"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.geometry.geometry_loss",
         "tether.losses.geometry.GeometryLoss",

@@ -1,4 +1,4 @@
-"""Evaluating CLIP: probes of what a free list of classes does to groups of pictures."""
+"""Evaluating CLIP: probes of what a free list of classes does to groups of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tether.core.card import Card, Claim, Trial
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
-PICTURES = 1600
+IMAGES = 1600
 THRESHOLDS = (0.005, 0.04)
 """Those of the paper's label associations."""
 
@@ -18,7 +18,7 @@ CARD = Card(
     title="Evaluating CLIP: Towards Characterization of Broader Capabilities and Downstream Implications",
     year=2021,
     arxiv="2108.02818",
-    room="evaluate",
+    package="evaluate",
     parts=(
         "tether.evaluate.bias.harm.harm_rates",
         "tether.evaluate.bias.harm.class_design_effect",
@@ -27,7 +27,7 @@ CARD = Card(
         "tether.evaluate.bias.report.report",
         "tether.evaluate.groups.group_accuracy",
     ),
-    needs=("a trained encoder", "pictures in groups that you know", "the list of classes you offer"),
+    needs=("a trained encoder", "images in groups that you know", "the list of classes you offer"),
     gives="Rates of harm by group with intervals, the effect of the list of classes, and labels that differ by group.",
     claim=Claim(
         says="The harm rates find a bias that was planted in the captions of one group: its interval lies above the "
@@ -36,7 +36,7 @@ CARD = Card(
         better="higher",
         margin=0.05,
         baseline="the same probe on a model taught with equal rates in both groups",
-        scale=f"tiny CLIP of 64 dimensions taught on scenes of 32 px; {PICTURES} pictures, groups by background",
+        scale=f"tiny CLIP of 64 dimensions taught on scenes of 32 px; {IMAGES} images, groups by background",
     ),
     differences=(
         "That nothing is found without a planted bias was hoped for and did not hold: with even captions the intervals "
@@ -76,9 +76,9 @@ def probe(lab: Lab, *, faulty: tuple[float, float]) -> dict[str, float]:
     from tether.papers.testbeds import biased_scenes
 
     model = biased_scenes.taught(lab, faulty=faulty)
-    pictures = biased_scenes.draw(lab, "probed", rows=lab.steps(PICTURES, 64))
-    image = F.normalize(biased_scenes.images(model, pictures), dim=1)
-    group = [biased_scenes.GROUNDS[ground] for ground in pictures.ground.tolist()]
+    images = biased_scenes.draw(lab, "probed", rows=lab.steps(IMAGES, 64))
+    image = F.normalize(biased_scenes.images(model, images), dim=1)
+    group = [biased_scenes.GROUNDS[ground] for ground in images.ground.tolist()]
     neutral = [with_article(shape) for shape in biased_scenes.SHAPES]
     harmful = [with_article(f"{biased_scenes.FAULTY} {shape}") for shape in biased_scenes.SHAPES]
     better = [f"{thing} {PLACES[biased_scenes.GROUNDS[0]]}" for thing in neutral]
@@ -125,5 +125,5 @@ def probe(lab: Lab, *, faulty: tuple[float, float]) -> dict[str, float]:
         "chi2_of_planted_label": tables[1].rows[0].chi2,
         "p_adjusted_of_planted_label": tables[1].rows[0].p_adjusted,
         "logit_scale": scale,
-        "shape_accuracy": biased_scenes.accuracy(image, weights=classes[: len(neutral)], labels=pictures.shape),
+        "shape_accuracy": biased_scenes.accuracy(image, weights=classes[: len(neutral)], labels=images.shape),
     }

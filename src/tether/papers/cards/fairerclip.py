@@ -20,7 +20,7 @@ CARD = Card(
     arxiv="2403.15593",
     venue="ICLR 2024",
     code="human-analysis/FairerCLIP",
-    room="adapt",
+    package="adapt",
     parts=(
         "tether.adapt.debias.fairer_clip.FairerClip",
         "tether.adapt.debias.fairer_solver.Solver",
@@ -36,7 +36,7 @@ CARD = Card(
         better="higher",
         margin=0.15,
         baseline="logistic regression of scikit-learn on the same embeddings",
-        scale=f"embeddings of a tiny CLIP of 64 dimensions; {TRAIN} training and {TEST} balanced test pictures; the "
+        scale=f"embeddings of a tiny CLIP of 64 dimensions; {TRAIN} training and {TEST} balanced test images; the "
         "class is which half of eight shapes, the shortcut a background",
     ),
     differences=(

@@ -18,7 +18,7 @@ CARD = Card(
     arxiv="2409.19474",
     venue="BMVC 2024",
     code="hiaac-nlp/FairPIVARA",
-    room="space",
+    package="space",
     parts=(
         "tether.space.fair_dims.select_dimensions",
         "tether.space.fair_dims.FairDims",
@@ -29,20 +29,20 @@ CARD = Card(
     needs=("embeddings of images of a concept", "embeddings of two lists of words"),
     gives="Coordinates to leave out of image and text embeddings, and two measures of association.",
     claim=Claim(
-        says="At most a tenth of the coordinates, chosen by the rule on one half of the pictures, carry most of a "
+        says="At most a tenth of the coordinates, chosen by the rule on one half of the images, carry most of a "
         "planted association in the other half.",
-        metric="share of the association bias of held-out pictures that is gone",
+        metric="share of the association bias of held-out images that is gone",
         better="higher",
         margin=0.4,
         baseline=f"as many random coordinates, mean of {RANDOM_DRAWS} draws",
-        scale=f"embeddings of a tiny CLIP of 64 dimensions, {REMOVED} left out; about {IMAGES} pictures of one "
+        scale=f"embeddings of a tiny CLIP of 64 dimensions, {REMOVED} left out; about {IMAGES} images of one "
         "background, two lists of six moods",
     ),
     differences=(
         "Backgrounds and moods of synthetic captions stand in for people and pleasant words.",
         "A list of coordinates is left out as a whole and cut where the bias is least; the released code scores each "
         "coordinate alone and returns the whole list.",
-        "Where the limit of information admits no coordinate, as with few pictures, the quarter of least information "
+        "Where the limit of information admits no coordinate, as with few images, the quarter of least information "
         "is admitted.",
     ),
     minutes=2.0,
@@ -66,7 +66,7 @@ CARD = Card(
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Choose coordinates on half of the pictures of the ground that leans, and measure on the other half."""
+    """Choose coordinates on half of the images of the ground that leans, and measure on the other half."""
     import warnings
 
     import numpy as np
@@ -78,9 +78,9 @@ def reproduce(lab: Lab) -> Trial:
     from tether.space import DimensionMask, association_bias, select_dimensions, weat
 
     model = biased_scenes.taught(lab)
-    pictures = biased_scenes.draw(lab, "leaning", rows=lab.steps(2 * IMAGES, 64))
-    image = F.normalize(biased_scenes.images(model, pictures), dim=1)
-    ours, other = (image[pictures.ground == ground].numpy().astype(np.float64) for ground in (0, 1))
+    images = biased_scenes.draw(lab, "leaning", rows=lab.steps(2 * IMAGES, 64))
+    image = F.normalize(biased_scenes.images(model, images), dim=1)
+    ours, other = (image[images.ground == ground].numpy().astype(np.float64) for ground in (0, 1))
     soft, loud = (
         biased_scenes.sentences(model, [with_article(f"{mood} picture") for mood in moods]).numpy().astype(np.float64)
         for moods in (biased_scenes.SOFT, biased_scenes.LOUD)
@@ -88,7 +88,7 @@ def reproduce(lab: Lab) -> Trial:
     half = len(ours) // 2
     chosen_on, held_out = ours[:half], ours[half:]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the information of few pictures, and shorter rows
+        warnings.simplefilter("ignore", UserWarning)  # the information of few images, and shorter rows
         found = select_dimensions(chosen_on, positive=soft, negative=loud, n=REMOVED, top_k=TOP_K)
         official = select_dimensions(
             chosen_on, positive=soft, negative=loud, n=REMOVED, top_k=TOP_K, theta=np.inf, mode="official"
@@ -118,9 +118,9 @@ def reproduce(lab: Lab) -> Trial:
         "gone_released_list": all_listed,
         "gone_random_best": float(np.max(random)),
         "weat_effect": weat(ours, y=other, a=soft, b=loud, test="none").effect,
-        "shape_accuracy": biased_scenes.accuracy(image, weights=weights, labels=pictures.shape),
+        "shape_accuracy": biased_scenes.accuracy(image, weights=weights, labels=images.shape),
         "shape_accuracy_masked": biased_scenes.accuracy(
-            F.normalize(image * kept), weights=F.normalize(weights * kept), labels=pictures.shape
+            F.normalize(image * kept), weights=F.normalize(weights * kept), labels=images.shape
         ),
     }
     return Trial(float(np.mean(random)), reduced, notes)

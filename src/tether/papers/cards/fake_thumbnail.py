@@ -1,4 +1,4 @@
-"""Fake thumbnails: outlets whose pictures do not fit, and a detector of such pictures trained without labels."""
+"""Fake thumbnails: outlets whose images do not fit, and a detector of such images trained without labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CARD = Card(
     venue="CONSTRAINT workshop at ACL 2022",
     code="ssu-humane/fake-news-thumbnail",
     authors=("Choi", "Yoon", "Yoon", "Park"),
-    room="tasks",
+    package="tasks",
     parts=(
         "tether.tasks.headline_match.pair_classifier.PairClassifier",
         "tether.tasks.headline_match.pair_network.PairNetwork",
@@ -32,25 +32,25 @@ CARD = Card(
         "tether.tasks.headline_match.incongruity.incongruity",
         "tether.tasks.headline_match.incongruity.group_profile",
     ),
-    needs=("a trained encoder", "pictures with titles, most of which fit"),
-    gives="How far each picture is from its title, outlets compared, and a detector that no one had to label for.",
+    needs=("a trained encoder", "images with titles, most of which fit"),
+    gives="How far each image is from its title, outlets compared, and a detector that no one had to label for.",
     claim=Claim(
-        says="A classifier on both embeddings, trained on swapped pairs, tells pictures in which one colour is "
+        says="A classifier on both embeddings, trained on swapped pairs, tells images in which one colour is "
         "another from the title's own better than the cosine does.",
         metric="AUROC on hard swaps",
         better="higher",
         margin=0.03,
-        baseline="the cosine of picture and title, which needs no training and no threshold",
+        baseline="the cosine of image and title, which needs no training and no threshold",
         scale="tiny CLIP, 300 steps on 32 px scenes of two things whose captions seldom name a colour; "
         f"trained on {LEARNT:,} titles, half of their swaps random and half hard, tested on {TESTED:,} others",
     ),
     differences=(
         "Synthetic scenes with colour and shape in their titles stand in for news; the released test set holds links "
-        "to pictures that are not ours to keep.",
+        "to images that are not ours to keep.",
         "A hard swap shows the same shapes, one of them in another colour; the paper's scheme is not published.",
         "The form has rank 32 and the layers are as wide as the embeddings; the paper's full form is as wide too, 512.",
         "The best epoch's weights, by validation accuracy, are kept; the release saves the last ones by an oversight.",
-        "Outlets are simulated: half of them swap 30 % of their pictures at random.",
+        "Outlets are simulated: half of them swap 30 % of their images at random.",
     ),
     minutes=3.0,
     guide="classification.md",
@@ -76,8 +76,8 @@ def reproduce(lab: Lab) -> Trial:
     classifier = PairClassifier(model.dim, hidden=model.dim, seed=lab.seed, epochs=lab.steps(10, 1))
     classifier.fit(text, image=image, y=y, validation=pairs("choose", ("random", "same_group")))
     hard, easy = (
-        classifier.report(title, image=picture, y=label)
-        for title, picture, label in (pairs("test", ("same_group",)), pairs("test", ("random",)))
+        classifier.report(title, image=image, y=label)
+        for title, image, label in (pairs("test", ("same_group",)), pairs("test", ("random",)))
     )
     history = classifier.history
     return Trial(
@@ -98,13 +98,13 @@ def reproduce(lab: Lab) -> Trial:
 def swaps(
     articles: Articles, images: np.ndarray, texts: np.ndarray, *, strategies: tuple[Strategy, ...], lab: Lab
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Titles, pictures and labels: each pair as it is and swapped by each of the strategies, in random order."""
+    """Titles, images and labels: each pair as it is and swapped by each of the strategies, in random order."""
     import numpy as np
 
     from tether.tasks.headline_match import make_mismatched_pairs
     from tether.tasks.headline_match.mismatch import DUPLICATE
 
-    duplicate = 1.0 if lab.smoke else DUPLICATE  # the pictures of a model that has learnt nothing are all alike
+    duplicate = 1.0 if lab.smoke else DUPLICATE  # the images of a model that has learnt nothing are all alike
     made = [
         make_mismatched_pairs(
             images,
@@ -117,15 +117,13 @@ def swaps(
         )
         for strategy in strategies
     ]
-    title, picture, label = (
-        np.concatenate([getattr(one, name) for one in made]) for name in ("text", "image", "label")
-    )
+    title, shown, label = (np.concatenate([getattr(one, name) for one in made]) for name in ("text", "image", "label"))
     order = np.random.default_rng(lab.seed).permutation(len(label))
-    return texts[title[order]], images[picture[order]], label[order]
+    return texts[title[order]], images[shown[order]], label[order]
 
 
 def outlets(lab: Lab, images: np.ndarray, texts: np.ndarray) -> dict[str, float]:
-    """Outlets that swap some of their pictures against outlets that do not, by their mean incongruity."""
+    """Outlets that swap some of their images against outlets that do not, by their mean incongruity."""
     import numpy as np
 
     from tether.papers.testbeds import headlines
@@ -138,8 +136,8 @@ def outlets(lab: Lab, images: np.ndarray, texts: np.ndarray) -> dict[str, float]
         chosen = rng.permutation(len(images))[:articles]
         place = headlines.swapped(articles, share=SWAPPED if number < count // 2 else 0.0, rng=rng)
         shown.append((chosen[place], chosen))
-    pictures, titles = (np.concatenate(side) for side in zip(*shown, strict=True))
-    scores = pair_incongruity(images[pictures], texts=texts[titles])
+    rows, titles = (np.concatenate(side) for side in zip(*shown, strict=True))
+    scores = pair_incongruity(images[rows], texts=texts[titles])
     by_outlet = group_profile(scores, groups=[name for name in names for _ in range(articles)])
     kinds = ["swaps" if number < count // 2 else "sound" for number in range(count)]
     (test,) = group_profile(by_outlet.means, groups=kinds).tests

@@ -21,7 +21,7 @@ CARD = Card(
     year=2025,
     arxiv="2503.04598",
     code="BryceZhuo/HybridNorm",
-    room="models",
+    package="models",
     parts=(
         "tether.models.blocks.presets.hybridnorm",
         "tether.models.blocks.presets.hybridnorm_star",

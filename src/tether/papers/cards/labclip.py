@@ -26,7 +26,7 @@ CARD = Card(
     venue="ICLR 2026",
     code="kdariina/CLIP-not-BoW-unimodally",
     authors=("Koishigarina", "Uselis", "Oh"),
-    room="space",
+    package="space",
     parts=(
         "tether.space.binding.LinearBindingMap",
         "tether.space.binding.binding_loss",
@@ -35,7 +35,7 @@ CARD = Card(
         "tether.space.binding_probe.probe_binding",
     ),
     needs=("a trained encoder", "captions with two things, and the same with attributes exchanged"),
-    gives='A model that tells "a red star and a blue ring" from its swapped twin, and no picture is embedded again.',
+    gives='A model that tells "a red star and a blue ring" from its swapped twin, and no image is embedded again.',
     claim=Claim(
         says="On a model whose encoders bind colours to shapes while their cosine does not, one matrix on the text "
         "side lets the cosine bind, for combinations that training never showed.",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from tether.papers.reproduction.lab import Lab
 
-PICTURES, POOL, REWRITES = 3_000, 300, 4
+IMAGES, POOL, REWRITES = 3_000, 300, 4
 STEPS = 700
 
 CARD = Card(
@@ -22,7 +22,7 @@ CARD = Card(
     venue="NeurIPS 2023",
     code="LijieFan/LaCLIP",
     authors=("Fan", "Krishnan", "Isola", "Katabi", "Tian"),
-    room="data",
+    package="data",
     parts=(
         "tether.data.captions.multi_caption.CaptionPool",
         "tether.data.captions.multi_caption.CaptionSampler",
@@ -37,13 +37,13 @@ CARD = Card(
     gives="A CLIP that understands captions worded otherwise than its training pairs, at no cost in training.",
     claim=Claim(
         says="Trained for the same number of steps, a CLIP that draws its texts from captions and rewrites finds more "
-        "pictures by captions in a wording that neither saw.",
+        "images by captions in a wording that neither saw.",
         metric="recall at 1 of text to image, captions in an unseen wording, percentage points",
         better="higher",
         margin=5.0,
         baseline="the same model, seed and steps on the captions alone",
-        scale=f"{PICTURES:,} scenes of two or three plain things at 32 px, {REWRITES} rewrites of each caption; a tiny "
-        f"CLIP, {STEPS} steps of 64; {POOL} pictures to choose from",
+        scale=f"{IMAGES:,} scenes of two or three plain things at 32 px, {REWRITES} rewrites of each caption; a tiny "
+        f"CLIP, {STEPS} steps of 64; {POOL} images to choose from",
     ),
     differences=(
         "Rules write the rewrites (another frame, another order of what is listed, articles dropped, synonyms), where "
@@ -52,7 +52,7 @@ CARD = Card(
         "training text has, and names the things in any order. In a pilot on another seed with captions in five "
         "frames, which are varied already, 600 steps on rewrites lost 3 points of the unseen and 13 of the usual "
         "wording.",
-        "Query-key normalisation, the paper's schedule and its data are not used; one crop of each picture.",
+        "Query-key normalisation, the paper's schedule and its data are not used; one crop of each image.",
         "How the multi-text variant averages its terms is not published; multi_text_loss takes the plain mean.",
     ),
     minutes=3.0,
@@ -65,9 +65,9 @@ def reproduce(lab: Lab) -> Trial:
     from tether.data.captions import CaptionPool, CaptionSampler, TemplateRewriter
     from tether.data.captions.rng import of_key
     from tether.evaluate.retrieval import recall_at_k
-    from tether.papers.testbeds import reworded
+    from tether.papers.testbeds import in_memory, reworded
 
-    seen = reworded.draw_scenes("train", count=lab.steps(PICTURES, 160), seed=lab.seed)
+    seen = reworded.draw_scenes("train", count=lab.steps(IMAGES, 160), seed=lab.seed)
     asked = reworded.draw_scenes("test", count=lab.steps(POOL, 20), seed=lab.seed)
     captions = reworded.wordings(seen.scenes, how="plain", seed=lab.seed)
     rewriter = TemplateRewriter()
@@ -87,7 +87,7 @@ def reproduce(lab: Lab) -> Trial:
     for arm, said in arms.items():
         model = reworded.train(seen.pixels, said, texts=texts, seed=lab.seed, steps=lab.steps(STEPS))
         for how, said_at_last in queries.items():
-            image, text = reworded.embedded(model, asked.pixels, said_at_last)
+            image, text = in_memory.unit_pairs(model, asked.pixels, said_at_last)
             notes[f"{how}_{arm}"] = 100 * recall_at_k(image, text, k=(1,))["text_to_image_r1"]
     notes["own_wording_gain"] = notes["plain_rewrites"] - notes["plain_captions"]
     return Trial(notes["unseen_captions"], notes["unseen_rewrites"], notes)

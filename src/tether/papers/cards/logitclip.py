@@ -21,7 +21,7 @@ CARD = Card(
     venue="ICML 2023",
     code="hongxin001/LogitClip",
     authors=("Wei", "Zhuang", "Xie", "Feng", "Niu", "An", "Li"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.logit_clip.clip_logits",
         "tether.losses.logit_clip.LogitClipLoss",

@@ -25,7 +25,7 @@ CARD = Card(
     venue="NeurIPS 2023",
     code="changdaeoh/multimodal-mixup",
     authors=("Oh", "So", "Byun", "Lim", "Shin", "Jeon", "Song"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.m2_mix.m2_mix_loss",
         "tether.losses.m2_mix.M2MixLoss",

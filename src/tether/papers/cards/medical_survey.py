@@ -29,7 +29,7 @@ CARD = Card(
     year=2025,
     arxiv="2312.07353",
     venue="Medical Image Analysis",
-    room="evaluate",
+    package="evaluate",
     parts=(
         "tether.evaluate.medical.report.multilabel_report",
         "tether.losses.soft_targets.SoftTargetContrastive",
@@ -46,8 +46,8 @@ CARD = Card(
         "tether.data.dicom.read_dicom",
         "tether.data.sources.windowed.WindowedSource",
     ),
-    needs=("pictures with reports", "findings of each, for soft targets and evaluation"),
-    gives="Many findings a picture: losses that know them, figures with intervals over whole patients, 16-bit input.",
+    needs=("images with reports", "findings of each, for soft targets and evaluation"),
+    gives="Many findings an image: losses that know them, figures with intervals over whole patients, 16-bit input.",
     claim=Claim(
         says="Where half of all pairs share their findings, soft targets from finding vectors give a better "
         "zero-shot macro AUROC than plain InfoNCE after as many steps. The survey itself claims no figure.",
@@ -171,11 +171,11 @@ def _photos(lab: Lab, model: Clip, *, split: str) -> tuple[np.ndarray, np.ndarra
 
     from tether.models.embed import encode_images
 
-    pixels, labels = _pictures(split, _SMOKE_STRIDE if lab.smoke else 1, model.image_spec.size)
+    pixels, labels = _images(split, _SMOKE_STRIDE if lab.smoke else 1, model.image_spec.size)
     return F.normalize(encode_images(model, pixels.split(256)), dim=1).numpy(), np.array(labels)
 
 
-def _pictures(split: str, stride: int, size: tuple[int, int]) -> tuple[Tensor, list[int]]:
+def _images(split: str, stride: int, size: tuple[int, int]) -> tuple[Tensor, list[int]]:
     import torch
 
     from tether.core.types import ImageSpec

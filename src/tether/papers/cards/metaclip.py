@@ -20,7 +20,7 @@ CARD = Card(
     arxiv="2309.16671",
     venue="ICLR 2024",
     code="facebookresearch/MetaCLIP",
-    room="data",
+    package="data",
     parts=(
         "tether.data.curate.metaclip.matcher.SubstringMatcher",
         "tether.data.curate.metaclip.balance.Balancer",
@@ -105,7 +105,7 @@ def reproduce(lab: Lab) -> Trial:
 
 
 def _train(lab: Lab, pixels: Tensor, texts: list[str], test: Things) -> np.ndarray:
-    """Train a tiny CLIP; for each test picture, whether its nearest class prompt is its own."""
+    """Train a tiny CLIP; for each test image, whether its nearest class prompt is its own."""
     import torch
 
     from tether.losses import clip_loss

@@ -19,7 +19,7 @@ CARD = Card(
     arxiv="2507.22062",
     venue="NeurIPS 2025",
     code="facebookresearch/MetaCLIP",
-    room="data",
+    package="data",
     parts=(
         "tether.data.curate.metaclip.multilingual.WorldMatcher",
         "tether.data.curate.metaclip.multilingual_balance.WorldBalancer",
@@ -47,7 +47,7 @@ CARD = Card(
         "The paper curates 29 billion captions in 329 languages; here 830,000 in 14, which the pool names.",
         "What is compared is the variety of what is kept. That models trained on it are better, and that more "
         "languages help English, is not checked.",
-        "The released code draws one of a picture's texts and then whether it stays; the step draws every pair for "
+        "The released code draws one of an image's texts and then whether it stays; the step draws every pair for "
         "itself by a hash of its key, with the same probability. choose_text is the released rule.",
         "A threshold is at least 1. Where the nearest tail share is that of entries without a match the released code "
         "takes 0 and divides 0 by 0.",

@@ -28,7 +28,7 @@ CARD = Card(
     arxiv="2310.04971",
     venue="ICLR 2024",
     authors=("Xue", "Joshi", "Nguyen", "Mirzasoleiman"),
-    room="evaluate",
+    package="evaluate",
     parts=(
         "tether.evaluate.robustness.spurious.theory_accuracy",
         "tether.evaluate.robustness.spurious.SpuriousWorld",
@@ -44,8 +44,8 @@ CARD = Card(
         metric="accuracy out of distribution, where the cue agrees with the class half of the time",
         better="higher",
         margin=0.08,
-        baseline="logistic regression on the same pictures, nearly without regularisation (C = 1e6)",
-        scale=f"data model 1: pictures of {DIM_IMAGE} and captions of {DIM_TEXT} dimensions, {PAIRS} pairs, "
+        baseline="logistic regression on the same images, nearly without regularisation (C = 1e6)",
+        scale=f"data model 1: images of {DIM_IMAGE} and captions of {DIM_TEXT} dimensions, {PAIRS} pairs, "
         f"core deviation {SIGMA_CORE:g}, cue deviation {SIGMA_CUE:g}; {TESTED} tested",
     ),
     differences=(
@@ -105,12 +105,12 @@ def reproduce(lab: Lab) -> Trial:
 
 
 def share(predicted: np.ndarray, pairs: SpuriousPairs) -> float:
-    """Share of the pictures told rightly."""
+    """Share of the images told rightly."""
     return float((predicted == pairs.label).mean())
 
 
 def logistic(pairs: SpuriousPairs) -> Callable[[np.ndarray], np.ndarray]:
-    """A classifier of pictures that sees labels instead of captions."""
+    """A classifier of images that sees labels instead of captions."""
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=1e6, max_iter=5000).fit(pairs.image, pairs.label).predict

@@ -25,7 +25,7 @@ CARD = Card(
     venue="Nature Machine Intelligence 2022",
     code="ml-research/MoRT_NMI",
     authors=("Schramowski", "Turan", "Andersen", "Rothkopf", "Kersting"),
-    room="space",
+    package="space",
     parts=(
         "tether.space.concept_direction.ConceptDirection",
         "tether.space.moral_direction.MoralDirection",

@@ -23,13 +23,13 @@ CARD = Card(
     year=2025,
     arxiv="2506.21137",
     code="ZacharyMeng/NaLaFormer",
-    room="models",
+    package="models",
     parts=(
         "tether.models.blocks.linear_attention.linear_attention",
         "tether.models.blocks.rope.grid_rope",
         "tether.models.blocks.grid.GridConv",
     ),
-    needs=("pairs", "pictures of many patches"),
+    needs=("pairs", "images of many patches"),
     gives="Attention whose cost grows with the number of tokens, not its square, and that still becomes sharper for "
     "longer queries.",
     claim=Claim(

@@ -19,7 +19,7 @@ CARD = Card(
     arxiv="2102.06171",
     venue="ICML 2021",
     code="deepmind/deepmind-research",
-    room="optim",
+    package="optim",
     parts=(
         "tether.optim.clip.agc.AGC",
         "tether.optim.clip.agc.adaptive_clip_grad_",
@@ -37,7 +37,7 @@ CARD = Card(
         better="higher",
         margin=0.55,
         baseline="the same network and batches without clipping, steps that are not finite left out",
-        scale="six blocks of width 24 on 8 x 8 pictures, batch 256, Nesterov momentum 0.9, no warm-up",
+        scale="six blocks of width 24 on 8 x 8 images, batch 256, Nesterov momentum 0.9, no warm-up",
     ),
     differences=(
         "A gradient that is not finite asks for a skip; the released code keeps a NaN, timm's spreads it over a unit.",

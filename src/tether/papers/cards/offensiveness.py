@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from tether.papers.reproduction.lab import Lab
 
-PICTURES, SHARE = 4_000, 0.7
+IMAGES, SHARE = 4_000, 0.7
 FEW, SOME, MANY = (20, 40), 80, 400
-"""Labels: at most 1 %, 2 % and 10 % of the pictures."""
+"""Labels: at most 1 %, 2 % and 10 % of the images."""
 SPLITS = 10
 PROBE_C = 0.316  # of CLIP's own linear probes, arXiv 2103.00020, released code
 
@@ -24,24 +24,24 @@ CARD = Card(
     arxiv="2110.04222",
     code="ml-research/OffImgDetectionCLIP",
     authors=("Schramowski", "Kersting"),
-    room="tasks",
+    package="tasks",
     parts=(
         "tether.tasks.safety.prompt_classifier.PromptClassifier",
         "tether.tasks.safety.prompt_tuning.prompt_loss",
         "tether.tasks.safety.ratings.ratings_to_labels",
         "tether.tasks.safety.ratings.rated_splits",
     ),
-    needs=("a trained encoder", "a few dozen rated pictures"),
-    gives="A classifier of pictures from two sentences and a few ratings, with the encoder left alone.",
+    needs=("a trained encoder", "a few dozen rated images"),
+    gives="A classifier of images from two sentences and a few ratings, with the encoder left alone.",
     claim=Claim(
-        says="From at most 1 % of 4,000 rated pictures, two tuned prompts tell badly damaged things from sound ones "
+        says="From at most 1 % of 4,000 rated images, two tuned prompts tell badly damaged things from sound ones "
         "better than a linear probe on the same frozen CLIP.",
         metric=f"balanced accuracy over {SPLITS} splits, mean of {FEW[0]} and {FEW[1]} labels, percentage points",
         better="higher",
         margin=2.0,
         baseline=f"logistic regression (C = {PROBE_C}, balanced classes) on the same embeddings and labels",
         scale="tiny CLIP of 64 dimensions, 400 steps on scenes of 32 px whose captions sometimes say what state a "
-        f"thing is in; {PICTURES} pictures with ratings from 1 to 5 of planted damage",
+        f"thing is in; {IMAGES} images with ratings from 1 to 5 of planted damage",
     ),
     differences=(
         "Damage planted in synthetic scenes, rated by its share of the thing's area with noise, stands in for moral "
@@ -57,16 +57,16 @@ CARD = Card(
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Teach a model, rate pictures, and learn from few of them in both ways."""
+    """Teach a model, rate images, and learn from few of them in both ways."""
     import numpy as np
 
     from tether.papers.testbeds import damage_ratings
     from tether.tasks.safety import PromptClassifier, rated_splits, ratings_to_labels
 
     model = damage_ratings.taught(lab)
-    pictures = damage_ratings.draw(lab, "graded", rows=lab.steps(PICTURES, 400), share=SHARE)
-    labels = ratings_to_labels(pictures.ratings)
-    features = damage_ratings.embedded(model, pictures)[labels.kept]
+    images = damage_ratings.draw(lab, "graded", rows=lab.steps(IMAGES, 400), share=SHARE)
+    labels = ratings_to_labels(images.ratings)
+    features = damage_ratings.embedded(model, images)[labels.kept]
     zero_shot = PromptClassifier(
         encoder=model, init_texts=damage_ratings.NAMED, scale=float(model.logit_scale.detach())
     ).start()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
     from tether.papers.testbeds.reworded import Worded
 
-PICTURES, POOL, QUERIES = 3_000, 300, 200
+IMAGES, POOL, QUERIES = 3_000, 300, 200
 BASE_STEPS, STEPS, BATCH, LEARNING_RATE = 700, 500, 64, 5e-5
 DEPTH = 10
 
@@ -23,7 +23,7 @@ CARD = Card(
     venue="Findings of EACL 2024",
     code="dmis-lab/ParaCLIP",
     authors=("Kim", "Lee", "Kang"),
-    room="adapt",
+    package="adapt",
     parts=(
         "tether.adapt.finetune.paraclip.tune_texts_",
         "tether.adapt.finetune.paraclip.ParaclipStep",
@@ -36,16 +36,16 @@ CARD = Card(
         "tether.evaluate.ranking_overlap.jaccard_at",
     ),
     needs=("a trained encoder", "pairs", "a paraphraser: rules that come along, or a language model"),
-    gives="A text tower that ranks pictures alike for a query and its paraphrases; embeddings of pictures stay valid.",
+    gives="A text tower that ranks images alike for a query and its paraphrases; embeddings of images stay valid.",
     claim=Claim(
         says="After tuning the text tower on captions and two paraphrases of each, a query and a paraphrase in an "
-        "unseen wording rank the pictures more alike.",
-        metric=f"average overlap of the first {DEPTH} pictures of both queries, from 0 to 1",
+        "unseen wording rank the images more alike.",
+        metric=f"average overlap of the first {DEPTH} images of both queries, from 0 to 1",
         better="higher",
         margin=0.05,
         baseline="the model that the tuning started from",
-        scale=f"a tiny CLIP trained for {BASE_STEPS} steps on {PICTURES:,} scenes at 32 px, then {STEPS} steps of "
-        f"{BATCH} on its text tower; {QUERIES} queries, {POOL} pictures",
+        scale=f"a tiny CLIP trained for {BASE_STEPS} steps on {IMAGES:,} scenes at 32 px, then {STEPS} steps of "
+        f"{BATCH} on its text tower; {QUERIES} queries, {POOL} images",
     ),
     differences=(
         "Rules paraphrase (structure at step 1, synonyms at step 2), where the paper asks a chat model; any language "
@@ -54,7 +54,7 @@ CARD = Card(
         "the learning rate falls as a cosine.",
         "Captions of which a paraphrase equals what it paraphrases are dropped, and rows of a batch that share a text "
         "count as positives of each other; the paper does neither.",
-        "Pictures are embedded once, as their tower is frozen and they are not augmented.",
+        "Images are embedded once, as their tower is frozen and they are not augmented.",
     ),
     minutes=3.0,
     guide="adaptation.md",
@@ -67,9 +67,9 @@ def reproduce(lab: Lab) -> Trial:
 
     from tether.adapt.finetune import paraphrase_batches, tune_texts_
     from tether.data.captions import ParaphrasePairs, RuleParaphraser
-    from tether.papers.testbeds import reworded
+    from tether.papers.testbeds import in_memory, reworded
 
-    seen = reworded.draw_scenes("train", count=lab.steps(PICTURES, 160), seed=lab.seed)
+    seen = reworded.draw_scenes("train", count=lab.steps(IMAGES, 160), seed=lab.seed)
     asked = reworded.draw_scenes("test", count=lab.steps(POOL, 20), seed=lab.seed)
     pairs = ParaphrasePairs(seen.captions, paraphraser=RuleParaphraser(), seed=lab.seed)
     texts = [text for one in pairs.rows for text in (one.caption, one.first, one.second)]
@@ -81,7 +81,7 @@ def reproduce(lab: Lab) -> Trial:
         seed=lab.seed,
         steps=lab.steps(BASE_STEPS),
     )
-    image, _ = reworded.embedded(start, seen.pixels, ["a"])
+    image, _ = in_memory.unit_pairs(start, seen.pixels, ["a"])
     for name, weights in (("base", None), ("first_term", (1.0, 0.0, 0.0)), ("all_terms", (1.0, 1.0, 1.0))):
         model = copy.deepcopy(start)
         if weights is not None:
@@ -104,12 +104,12 @@ def _measured(lab: Lab, model: Clip, asked: Worded) -> dict[str, float]:
 
     from tether.evaluate.ranking_overlap import average_overlap, jaccard_at, ranking
     from tether.evaluate.retrieval import recall_at_k
-    from tether.papers.testbeds import reworded
+    from tether.papers.testbeds import in_memory, reworded
 
     count = min(QUERIES, len(asked))
     scenes = asked.scenes[:count]
     queries = [reworded.wordings(scenes, how=how, seed=lab.seed) for how in ("usual", "unseen")]
-    image, text = reworded.embedded(model, asked.pixels, [*queries[0], *queries[1]])
+    image, text = in_memory.unit_pairs(model, asked.pixels, [*queries[0], *queries[1]])
     ranked = ranking(text, image, k=DEPTH).split(count)
     recalls = [
         100 * recall_at_k(image, rows, k=(1,), text_to_image=torch.arange(count))["text_to_image_r1"]

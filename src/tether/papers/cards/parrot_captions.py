@@ -1,4 +1,4 @@
-"""Parrot Captions Teach CLIP to Spot Text: captions that repeat the text in the picture make a model read."""
+"""Parrot Captions Teach CLIP to Spot Text: captions that repeat the text in the image make a model read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CARD = Card(
     arxiv="2312.14232",
     venue="ECCV 2024",
     code="opendatalab/CLIP-Parrot-Bias",
-    room="data",
+    package="data",
     parts=(
         "tether.data.curate.steps.ocr_overlap.caption_overlap",
         "tether.data.curate.steps.ocr_overlap.overlap_report",
@@ -33,7 +33,7 @@ CARD = Card(
         "tether.evaluate.parrot.removal.text_removal_effect",
         "tether.evaluate.parrot.clusters.cluster_overlap",
     ),
-    needs=("pairs", "pictures whose text was read, or the OCR extra"),
+    needs=("pairs", "images whose text was read, or the OCR extra"),
     gives="how much a set teaches a model to read and how much a model reads, and the part of a set that does not",
     claim=Claim(
         says="A model learns to read rendered words from captions that repeat them, and does not from captions that "
@@ -41,9 +41,9 @@ CARD = Card(
         metric="spotting score: cosine of a rendered word with that word less that with other words, over four styles",
         better="lower",
         margin=0.10,
-        baseline="the same model, pictures, seed and steps, where the captions of four in five pictures with text "
+        baseline="the same model, images, seed and steps, where the captions of four in five images with text "
         "repeat it",
-        scale="4,000 pairs of 30 classes at 64 px, one of 12 words of three letters in half of the pictures; a tiny "
+        scale="4,000 pairs of 30 classes at 64 px, one of 12 words of three letters in half of the images; a tiny "
         "CLIP, 500 steps of 128",
     ),
     minutes=4.0,
@@ -54,8 +54,8 @@ CARD = Card(
         "The words of the test were learnt in scenes and are new as they are rendered, alone on a plain square: a "
         "model of this size, whose tokenizer has each word whole, cannot spell words that it never saw.",
         "How words are parted and compared, the fuzzy threshold and the control of the text removal test are ours.",
-        "Naming is measured on pictures with a word and on pictures without one.",
-        "The curated set drops pictures with text by the generator's truth; the thresholds on CLIP score and "
+        "Naming is measured on images with a word and on images without one.",
+        "The curated set drops images with text by the generator's truth; the thresholds on CLIP score and "
         "aesthetics are tested on the official figures alone.",
     ),
 )
@@ -63,12 +63,12 @@ CARD = Card(
 PAIRS, TEST = 4_000, 300
 STEPS = 500
 LETTERED, REPEATED = 0.5, 0.8
-"""Share of pictures with a word, and in the parroting set the share of their captions that repeat it."""
+"""Share of images with a word, and in the parroting set the share of their captions that repeat it."""
 WORDS = ("cat", "dog", "sun", "map", "key", "box", "jam", "fan", "hat", "cup", "pen", "bus")
 
 
 def reproduce(lab: Lab) -> Trial:
-    """One seed: a model from parroting captions, one from captions of the same pictures that never do, one curated."""
+    """One seed: a model from parroting captions, one from captions of the same images that never do, one curated."""
     import numpy as np
 
     from tether.data.curate import select_unparroted
@@ -119,7 +119,7 @@ def _words(rows: int, *, rng: np.random.Generator) -> list[str | None]:
 
 
 def _measure(lab: Lab, model: Clip) -> dict[str, float]:
-    """Spotting, what the score loses with the text, and naming with and without a word in the picture."""
+    """Spotting, what the score loses with the text, and naming with and without a word in the image."""
     import numpy as np
 
     from tether.evaluate.parrot import spotting_score, text_removal_effect

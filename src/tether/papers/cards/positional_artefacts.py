@@ -22,7 +22,7 @@ CARD = Card(
     arxiv="2011.04393",
     venue="ACL 2021",
     authors=("Luo", "Kulmizev", "Mao"),
-    room="space",
+    package="space",
     parts=(
         "tether.space.outlier_dims.outlier_dims",
         "tether.space.outlier_dims.clip_dims",
@@ -60,8 +60,7 @@ def reproduce(lab: Lab) -> Trial:
     import numpy as np
     import torch
 
-    from tether.papers.testbeds.char_lm import CharModel, alphabet_size, draw_batch, train
-    from tether.papers.testbeds.char_lm_spikes import corpus
+    from tether.papers.testbeds.char_lm import CharModel, alphabet_size, corpus, draw_batch, train
     from tether.space import anisotropy, clip_dims, largest_dims, outlier_dims, position_probe, token_states
 
     model = CharModel(alphabet_size(), layers=LAYERS, seed=lab.seed)

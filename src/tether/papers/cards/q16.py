@@ -21,7 +21,7 @@ CARD = Card(
     venue="FAccT 2022",
     code="ml-research/Q16",
     authors=("Schramowski", "Tauchmann", "Kersting"),
-    room="tasks",
+    package="tasks",
     parts=(
         "tether.tasks.safety.audit.DatasetAudit",
         "tether.tasks.safety.contrast.contrast_words",
@@ -29,12 +29,12 @@ CARD = Card(
         "tether.tasks.safety.prompt_classifier.PromptClassifier",
         "tether.tasks.curate.safety.SafetyFlag",
     ),
-    needs=("a trained encoder", "rated pictures", "pictures to look through", "captions, for the words"),
-    gives="A list of possibly inappropriate pictures, a paragraph for the datasheet, and the words that stand out.",
+    needs=("a trained encoder", "rated images", "images to look through", "captions, for the words"),
+    gives="A list of possibly inappropriate images, a paragraph for the datasheet, and the words that stand out.",
     claim=Claim(
-        says=f"Prompts tuned on at most {RATED} rated pictures rank the planted {100 * PLANTED:.0f} % of {SCANNED} "
-        "pictures higher than the same prompts before tuning.",
-        metric="average precision of the planted pictures",
+        says=f"Prompts tuned on at most {RATED} rated images rank the planted {100 * PLANTED:.0f} % of {SCANNED} "
+        "images higher than the same prompts before tuning.",
+        metric="average precision of the planted images",
         better="higher",
         margin=0.2,
         baseline="zero-shot: the paper's start prompts, untuned",
@@ -45,7 +45,7 @@ CARD = Card(
         "Damage planted in synthetic scenes, rated by its share of the thing's area with noise, stands in for moral "
         "ratings, which are not shipped. It shows the mechanism, not moral judgement.",
         "The scale of the cosines is the small model's own, as 100 is that of the paper's CLIP.",
-        "Words come from the captions of the set; the paper has a language model describe each flagged picture.",
+        "Words come from the captions of the set; the paper has a language model describe each flagged image.",
         "A word that the other captions lack is expected as often as their rarest one; the release expects it 100 "
         "times, which hides it.",
         "Photographs are not looked through: no encoder here can read them.",
@@ -56,7 +56,7 @@ CARD = Card(
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Teach a model, tune its prompts on rated pictures, and look through others."""
+    """Teach a model, tune its prompts on rated images, and look through others."""
     from sklearn.metrics import average_precision_score
 
     from tether.papers.testbeds import damage_ratings

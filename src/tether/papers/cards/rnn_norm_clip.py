@@ -24,7 +24,7 @@ CARD = Card(
     arxiv="1211.5063",
     venue="ICML 2013",
     code="pascanur/trainingRNNs",
-    room="optim",
+    package="optim",
     parts=(
         "tether.optim.clip.global_norm.GlobalNorm",
         "tether.losses.vanishing_gradient.omega_regulariser",

@@ -19,7 +19,7 @@ CARD = Card(
     year=2024,
     arxiv="2408.10202",
     venue="ICLR 2025",
-    room="adapt",
+    package="adapt",
     parts=(
         "tether.adapt.debias.saner_fit.DebiasedTextEncoder",
         "tether.adapt.debias.saner_fit.fit_saner",

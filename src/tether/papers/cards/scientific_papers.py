@@ -32,7 +32,7 @@ CARD = Card(
     arxiv="2311.04711",
     authors=("Metzger",),
     code="nopperl/clip_arxiv_pmc",
-    room="data",
+    package="data",
     parts=(
         "tether.data.figures.tex.extract_tex_figures",
         "tether.data.figures.jats.extract_jats_figures",
@@ -125,7 +125,7 @@ def reproduce(lab: Lab) -> Trial:
 
 
 def _extraction(figures: Source, wanted: dict[tuple[str, str], str]) -> dict[str, float]:
-    """Precision and recall of (paper, picture, caption) against what the papers were written to hold."""
+    """Precision and recall of (paper, image, caption) against what the papers were written to hold."""
     rows: list[Row] = [row for block in figures.blocks() for row in figures.read(block)]
     found = {(row.meta["paper"], row.meta["figure"], row.texts[0]) for row in rows if not row.bad}
     right = len(found & {(paper, figure, caption) for (paper, figure), caption in wanted.items()})
@@ -168,12 +168,8 @@ def _train_(model: Clip, lab: Lab, pixels: Tensor, tokens: Tensor) -> None:
 
 def _recall(model: Clip, pixels: Tensor, texts: list[str]) -> float:
     """Recall at 1 in percent, both directions, mean over galleries."""
-    import torch.nn.functional as F
+    from tether.papers.testbeds.in_memory import mean_recall, unit_pairs
 
-    from tether.evaluate.retrieval import recall_at_k
-    from tether.models.embed import encode_images, encode_texts
-
-    image = F.normalize(encode_images(model, pixels.split(256)), dim=1)
-    text = F.normalize(encode_texts(model, texts), dim=1)
-    parts = [recall_at_k(*pair, k=(1,)) for pair in zip(image.split(GALLERY), text.split(GALLERY), strict=True)]
-    return 50 * sum(part["image_to_text_r1"] + part["text_to_image_r1"] for part in parts) / len(parts)
+    image, text = unit_pairs(model, pixels, texts)
+    parts = [mean_recall(*pair) for pair in zip(image.split(GALLERY), text.split(GALLERY), strict=True)]
+    return 100 * sum(parts) / len(parts)

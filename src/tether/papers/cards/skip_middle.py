@@ -26,7 +26,7 @@ CARD = Card(
     year=2025,
     arxiv="2506.21103",
     code="tim-lawson/skip-middle",
-    room="models",
+    package="models",
     parts=(
         "tether.models.blocks.mirror_gate.MirrorGate",
         "tether.models.blocks.gate_controller.GateController",
@@ -149,7 +149,7 @@ def held_out_gates(lab: Lab, model: CharModel) -> Tensor:
     import torch
 
     from tether.papers.testbeds import char_lm
-    from tether.papers.testbeds.char_lm_spikes import corpus
+    from tether.papers.testbeds.char_lm import corpus
 
     ids, _ = corpus()
     inputs, _ = char_lm.draw_batch(

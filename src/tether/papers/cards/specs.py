@@ -25,7 +25,7 @@ CARD = Card(
     arxiv="2509.03897",
     code="mbzuai-nlp/SPECS",
     authors=("Chen", "Salazar", "Kementchedjhieva"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.specs.SpecsLoss",
         "tether.train.steps.presets.SpecsStep",
@@ -36,7 +36,7 @@ CARD = Card(
         "tether.evaluate.specs.SpecsScore",
         "tether.evaluate.specs.SpecsIncrements",
     ),
-    needs=("a trained encoder that reads long texts", "pictures with captions of several clauses"),
+    needs=("a trained encoder that reads long texts", "images with captions of several clauses"),
     gives="A caption score that goes up with correct detail and down with wrong, and two rates that say how often.",
     claim=Claim(
         says="After SPECS fine-tuning a caption's score follows its details better than after as many steps of "
@@ -50,7 +50,7 @@ CARD = Card(
     ),
     differences=(
         "Captions are cut at punctuation and conjunctions; the release uses an NLTK chunk grammar.",
-        "A false piece is never one that the own caption holds too; the release takes any piece of another picture.",
+        "A false piece is never one that the own caption holds too; the release takes any piece of another image.",
         "Contrast and adaptive margin see the rows of all processes; the release looks at one process.",
         "A mask says which captions there are; the release takes scores above 0, and would lose negative cosines.",
         "A margin of 0 is a fixed one; in the release it means adaptive, here None does.",
@@ -123,17 +123,15 @@ def fit(
 def look(model: Clip, scenes: DetailScenes, *, name: str) -> dict[str, float]:
     """Rates, rank correlation and recall of one model, under keys that end in its name.
 
-    ``other_picture`` are the same rates against a picture of other captions: what the texts give away alone.
+    ``other_picture`` are the same rates against an image of other captions: what the texts give away alone.
     """
     from dataclasses import replace
 
     import torch
-    from torch.nn.functional import normalize
 
-    from tether.evaluate.retrieval import recall_at_k
     from tether.evaluate.specs import increment_rates
-    from tether.models.embed import encode_images, encode_texts
     from tether.papers.testbeds.details import growing_scores, rank_correlation
+    from tether.papers.testbeds.in_memory import mean_recall, unit_pairs
 
     sim, foreign = growing_scores(model, scenes, wrong=scenes.foreign)
     _, false = growing_scores(model, scenes, wrong=scenes.false)
@@ -143,8 +141,6 @@ def look(model: Clip, scenes: DetailScenes, *, name: str) -> dict[str, float]:
         model, replace(scenes, pixels=scenes.pixels.roll(1, 0)), wrong=scenes.foreign
     )
     blind = increment_rates(blind_sim, neg_sim=blind_foreign, mask=mask)
-    image, text = encode_images(model, scenes.pixels.split(256)), encode_texts(model, scenes.captions)
-    recall = recall_at_k(normalize(image), normalize(text), k=(1,))
     return {
         f"both_rates_{name}": (rates.positive + rates.negative) / 2,
         f"positive_{name}": rates.positive,
@@ -153,6 +149,6 @@ def look(model: Clip, scenes: DetailScenes, *, name: str) -> dict[str, float]:
         f"negative_other_picture_{name}": blind.negative,
         f"negative_same_thing_{name}": increment_rates(sim, neg_sim=false, mask=mask).negative,
         f"rank_correlation_{name}": rank_correlation(model, scenes),
-        f"recall_at_1_{name}": (recall["image_to_text_r1"] + recall["text_to_image_r1"]) / 2,
+        f"recall_at_1_{name}": mean_recall(*unit_pairs(model, scenes.pixels, scenes.captions)),
         f"logit_scale_{name}": float(model.logit_scale.detach()),
     }

@@ -24,7 +24,7 @@ CARD = Card(
     year=2025,
     arxiv="2502.17055",
     code="TianjinYellow/StableSPAM",
-    room="optim",
+    package="optim",
     parts=(
         "tether.optim.stable_spam.StableSPAM",
         "tether.optim.stable_spam.ada_clip",

@@ -29,7 +29,7 @@ CARD = Card(
     venue="ICLR 2024",
     code="yossigandelsman/clip_prs",
     authors=("Gandelsman", "Efros", "Steinhardt"),
-    room="space",
+    package="space",
     parts=(
         "tether.space.text_span.TextSpan",
         "tether.space.text_span.text_span",
@@ -41,7 +41,7 @@ CARD = Card(
         "tether.models.decompose.mean_parts",
         "tether.core.decomposition.Decomposition",
     ),
-    needs=("a trained encoder with a vision transformer", "a few hundred pictures", "a list of plain descriptions"),
+    needs=("a trained encoder with a vision transformer", "a few hundred images", "a list of plain descriptions"),
     gives="What every layer, head and patch adds to an image's embedding, heads in words, and masks without training.",
     claim=Claim(
         says=f"The {TEXTS} texts that TextSpan chooses for a head explain at least half as much again of what the head "
@@ -59,7 +59,7 @@ CARD = Card(
         "Towers that pool by mean or by attention are taken apart too: their read-out is one more frozen linear map.",
         "The variance of the final norm is computed in two passes, where the released code cancels digits.",
         "TextSpan stops once no direction is left; the release goes on and picks noise.",
-        "Heat maps are stretched for each picture; the release stretches a batch together, of one picture by default.",
+        "Heat maps are stretched for each image; the release stretches a batch together, of one image by default.",
     ),
     minutes=4.0,
     guide="inspection.md",
@@ -149,7 +149,7 @@ def unit_rows(embeddings: Tensor) -> np.ndarray:
 
 
 def taken_apart(model: DualEncoder, pixels: Tensor, *, reduce: str) -> Decomposition:
-    """One decomposition of many pictures, on the CPU."""
+    """One decomposition of many images, on the CPU."""
     import torch
 
     from tether.core.decomposition import Decomposition, Reduce
@@ -204,7 +204,7 @@ def shares_of_principal(rows: np.ndarray) -> np.ndarray:
 
 
 def first_things(singles: Pairs) -> list[dict[str, object]]:
-    """What each picture of one thing shows."""
+    """What each image of one thing shows."""
     return [cast("list[dict[str, object]]", meta["things"])[0] for meta in singles.meta]
 
 

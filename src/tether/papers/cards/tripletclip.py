@@ -19,7 +19,7 @@ CARD = Card(
     venue="NeurIPS 2024",
     code="tripletclip/TripletCLIP",
     authors=("Patel", "Kusumba", "Cheng", "Kim", "Gokhale", "Baral", "Yang"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.triplet_clip.triplet_clip_loss",
         "tether.losses.triplet_clip.TripletClipLoss",
@@ -28,20 +28,20 @@ CARD = Card(
         "tether.train.steps.presets.HardNegativeStep",
         "tether.data.sets.scenes.twins.SceneTwins",
     ),
-    needs=("pairs", "for each a caption that is nearly right, and a picture that shows it"),
+    needs=("pairs", "for each a caption that is nearly right, and an image that shows it"),
     gives="A CLIP that tells near misses apart: who has which attribute, not only which words and things occur.",
     claim=Claim(
         says="With equally many steps, pairs trained with an attribute swap of each, told and drawn, are found more "
-        "often among near twins than by plain CLIP on the same pictures.",
+        "often among near twins than by plain CLIP on the same images.",
         metric="recall at 1 on unseen combinations, near twins among the candidates, mean of both directions",
         better="higher",
         margin=0.03,
-        baseline="CLIP on the same pictures and captions as ordinary pairs, as many pairs a step",
+        baseline="CLIP on the same images and captions as ordinary pairs, as many pairs a step",
         scale=f"2,500 quadruples of two shapes at 32 px, CLIP of two small towers, {STEPS} steps of {BATCH}",
     ),
     differences=(
         "Negatives are swaps in a synthetic world, rendered again by the same code, instead of a language model's "
-        "captions and a diffusion model's pictures.",
+        "captions and a diffusion model's images.",
         "Which of the two is the real pair is drawn anew each time a quadruple is seen.",
         "Both terms are summed in a step, as in the released code; the paper speaks of alternating them, which the "
         "step hard_negatives offers.",

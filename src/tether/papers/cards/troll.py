@@ -18,7 +18,7 @@ CARD = Card(
     arxiv="2510.03817",
     venue="ICLR 2026",
     authors=("Becker", "Freymuth", "Thilges", "Otto", "Neumann"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.troll.TROLLLoss",
         "tether.losses.kl_projection.project_kl",

@@ -9,7 +9,7 @@ from tether.core.card import Card, Claim, Trial
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
-PICTURES, POOL, NAMED = 3_000, 300, 300
+IMAGES, POOL, NAMED = 3_000, 300, 300
 STEPS = 800
 NAME_PROMPT = "{}"
 
@@ -21,7 +21,7 @@ CARD = Card(
     venue="ECCV 2024",
     code="apple/ml-veclip",
     authors=("Lai", "Zhang", "Zhang", "Wu", "Bai", "Timofeev", "Du", "Gan", "Shan", "Chuah", "Yang", "Cao"),
-    room="data",
+    package="data",
     parts=(
         "tether.data.captions.multi_caption.MixedCaptions",
         "tether.data.captions.multi_caption.CaptionSampler",
@@ -31,16 +31,16 @@ CARD = Card(
         "tether.data.captions.language_model.LMFuser",
         "tether.data.captions.diversity.caption_stats",
     ),
-    needs=("pairs with noisy texts", "a description of each picture", "a fuser: rules that come along, or a model"),
-    gives="A CLIP trained on noisy alt-texts that finds pictures by what is seen, and still knows the names.",
+    needs=("pairs with noisy texts", "a description of each image", "a fuser: rules that come along, or a model"),
+    gives="A CLIP trained on noisy alt-texts that finds images by what is seen, and still knows the names.",
     claim=Claim(
         says="With equally many steps, a CLIP that draws its texts from alt-texts and fused captions, half and half, "
-        "finds more clean captions by picture than one that is trained on the alt-texts alone.",
+        "finds more clean captions by image than one that is trained on the alt-texts alone.",
         metric="recall at 1 of image to text, clean held-out captions, percentage points",
         better="higher",
         margin=10.0,
         baseline="the same model, seed and steps on the alt-texts",
-        scale=f"{PICTURES:,} scenes of two or three plain things at 32 px, 60 % of the alt-texts noisy; a tiny CLIP, "
+        scale=f"{IMAGES:,} scenes of two or three plain things at 32 px, 60 % of the alt-texts noisy; a tiny CLIP, "
         f"{STEPS} steps of 64; {POOL} captions to choose from",
     ),
     differences=(
@@ -61,10 +61,10 @@ def reproduce(lab: Lab) -> Trial:
 
     from tether.data.captions import CaptionSampler, MixedCaptions, TemplateFuser, caption_stats, fuse_captions
     from tether.evaluate.retrieval import recall_at_k
-    from tether.papers.testbeds import reworded
+    from tether.papers.testbeds import in_memory, reworded
     from tether.papers.testbeds.alt_texts import NAMES, alt_texts
 
-    seen = reworded.draw_scenes("train", count=lab.steps(PICTURES, 160), seed=lab.seed)
+    seen = reworded.draw_scenes("train", count=lab.steps(IMAGES, 160), seed=lab.seed)
     asked = reworded.draw_scenes("test", count=lab.steps(POOL, 20), seed=lab.seed)
     single = reworded.draw_scenes("test", count=lab.steps(NAMED, 20), seed=lab.seed, world=reworded.ONE_THING)
     alt = alt_texts(seen.scenes, seed=lab.seed)
@@ -88,10 +88,10 @@ def reproduce(lab: Lab) -> Trial:
             seed=lab.seed,
             steps=lab.steps(STEPS),
         )
-        image, text = reworded.embedded(model, asked.pixels, asked.captions)
+        image, text = in_memory.unit_pairs(model, asked.pixels, asked.captions)
         found = recall_at_k(image, text, k=(1,))
         notes |= {f"recall_{arm}": 100 * found["image_to_text_r1"], f"search_{arm}": 100 * found["text_to_image_r1"]}
-        image, text = reworded.embedded(model, single.pixels, [NAME_PROMPT.format(name) for name in NAMES.values()])
+        image, text = in_memory.unit_pairs(model, single.pixels, [NAME_PROMPT.format(name) for name in NAMES.values()])
         notes[f"names_{arm}"] = 100 * float(((image @ text.T).argmax(dim=1) == labels).double().mean())
     notes["names_mix_over_vecap"] = notes["names_mix"] - notes["names_vecap"]
     notes["recall_mix_over_vecap"] = notes["recall_mix"] - notes["recall_vecap"]

@@ -1,4 +1,4 @@
-"""W-CLIP: whitened embeddings as a likelihood of pictures and captions."""
+"""W-CLIP: whitened embeddings as a likelihood of images and captions."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CARD = Card(
     arxiv="2505.06934",
     venue="ICML 2025",
     code="rbetser/W_CLIP",
-    room="space",
+    package="space",
     parts=("tether.space.whiten.Whitener", "tether.space.whiten.circle_slerp", "tether.space.normality.normality"),
-    needs=("a trained encoder", "reference pictures or captions, ten times as many as dimensions"),
-    gives="A log-likelihood for one picture or caption, with nothing trained: how usual it is for a reference set.",
+    needs=("a trained encoder", "reference images or captions, ten times as many as dimensions"),
+    gives="A log-likelihood for one image or caption, with nothing trained: how usual it is for a reference set.",
     claim=Claim(
-        says="Noise lowers the likelihood of held-out pictures: it tells noisy from clean better than the length of "
+        says="Noise lowers the likelihood of held-out images: it tells noisy from clean better than the length of "
         "the embedding does.",
-        metric=f"AUROC of clean against noisy pictures, noise {CLAIMED} on [0, 1]",
+        metric=f"AUROC of clean against noisy images, noise {CLAIMED} on [0, 1]",
         better="higher",
         margin=0.15,
         baseline="the raw embedding's length, in whichever direction it works better",
@@ -51,7 +51,7 @@ CARD = Card(
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Fit on clean references, score held-out pictures with and without noise, and captions with words shuffled."""
+    """Fit on clean references, score held-out images with and without noise, and captions with words shuffled."""
     import numpy as np
 
     from tether.models.embed import encode_texts
@@ -102,7 +102,7 @@ def reproduce(lab: Lab) -> Trial:
 
 
 def embed(model: DualEncoder, pixels: Tensor) -> np.ndarray:
-    """(n, d) raw embeddings of uint8 pictures."""
+    """(n, d) raw embeddings of uint8 images."""
     from tether.models.embed import encode_images
 
     return encode_images(model, pixels.split(256)).numpy()
@@ -118,7 +118,7 @@ def auroc(usual: np.ndarray, strange: np.ndarray) -> float:
 
 
 def with_noise(pixels: Tensor, *, sigma: float, lab: Lab) -> Tensor:
-    """Pictures with independent normal noise on every value, cut to the range of a pixel."""
+    """Images with independent normal noise on every value, cut to the range of a pixel."""
     import torch
 
     noise = torch.randn(pixels.shape, generator=lab.generator(f"noise {sigma}"))
@@ -126,7 +126,7 @@ def with_noise(pixels: Tensor, *, sigma: float, lab: Lab) -> Tensor:
 
 
 def blurred(pixels: Tensor) -> Tensor:
-    """Pictures under a Gaussian blur, which makes them MORE usual: likelihood is not quality."""
+    """Images under a Gaussian blur, which makes them MORE usual: likelihood is not quality."""
     import torch
     import torch.nn.functional as F
 

@@ -20,7 +20,7 @@ CARD = Card(
     venue="NeurIPS 2017",
     code="igul222/improved_wgan_training",
     authors=("Gulrajani", "Ahmed", "Arjovsky", "Dumoulin", "Courville"),
-    room="losses",
+    package="losses",
     parts=(
         "tether.losses.wgan.gradient_penalty",
         "tether.losses.wgan.wgan_critic_loss",
@@ -48,7 +48,7 @@ CARD = Card(
         "The learning rate is ten times the released one for both arms, to show the difference in so few steps.",
         "At a slope of exactly 0 the penalty's gradient is 0; in the released code it is not a number.",
         "Each player draws a real batch of its own.",
-        "Picture quality (inception scores) is out of reach here.",
+        "Image quality (inception scores) is out of reach here.",
     ),
     minutes=1.5,
     guide="objectives.md",

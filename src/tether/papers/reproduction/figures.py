@@ -9,7 +9,7 @@ RELATIVE, ABSOLUTE = 0.05, 1e-4
 
 Between AVX-512 with one thread and AVX2 with two, nearly all figures of smoke trials differ by less than 1e-5 of
 themselves, ill-conditioned ones (ratios of eigenvalues, agreements after two steps) by 3e-3, and a share of a few
-hundred pictures by one or two pictures, which was 0.026 at most.
+hundred images by one or two images, which was 0.026 at most.
 """
 
 

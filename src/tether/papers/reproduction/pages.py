@@ -42,8 +42,8 @@ def outcome(row: PaperStatus) -> str:
 
 
 def index(rows: Sequence[PaperStatus]) -> str:
-    """All papers, by room, by what a user has, and by what a user gets."""
-    rooms = sorted({row.card.room for row in rows})
+    """All papers, by package, by what a user has, and by what a user gets."""
+    packages = sorted({row.card.package for row in rows})
     needs = sorted({need for row in rows for need in row.card.needs}, key=str.lower)
     return page(
         "# Papers",
@@ -52,8 +52,8 @@ def index(rows: Sequence[PaperStatus]) -> str:
         "## What the verdicts mean",
         bullets(f"**{name}**: {meaning}." for name, meaning in VERDICTS.items()),
         _CHANGED,
-        "## By room",
-        *_sections(rooms, rows, lambda row, room: row.card.room == room),
+        "## By package",
+        *_sections(packages, rows, lambda row, package: row.card.package == package),
         "## By what you have",
         *_sections(needs, rows, lambda row, need: need in row.card.needs),
         "## By what you get",
@@ -112,7 +112,7 @@ def _reference(card: Card) -> str:
 
 
 def _facts(card: Card) -> str:
-    facts = [f"`{card.slug}`", f"room `{card.room}`", str(card.year), card.venue]
+    facts = [f"`{card.slug}`", f"package `{card.package}`", str(card.year), card.venue]
     if card.arxiv:
         facts.append(f"[arXiv {card.arxiv}]({_SOURCE}{card.arxiv})")
     if card.code:

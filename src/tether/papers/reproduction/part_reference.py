@@ -1,4 +1,4 @@
-"""The reference of parts: every room's mapping of names to classes, found by its annotation."""
+"""The reference of parts: every package's mapping of names to classes, found by its annotation."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class _Words(str):
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class Registry:
     """One mapping of part names to classes.
 
     Attributes:
         dotted: where it stands, such as ``tether.space.ESTIMATORS``.
-        promise: the protocol its members keep, as annotated.
+        protocol: the protocol its members keep, as annotated.
     """
 
     dotted: str
-    promise: str
+    protocol: str
 
     @property
-    def room(self) -> str:
+    def package(self) -> str:
         """The first folder below the package."""
         return self.dotted.split(".")[1]
 
@@ -50,7 +50,7 @@ class Shelf:
         return getattr(importlib.import_module(module), name)
 
 
-def shelves() -> list[Shelf]:
+def registries() -> list[Registry]:
     """Every public mapping that is annotated ``Mapping[str, type[...]]``, or made by a class of that base."""
     found = []
     for path in sorted(source_index.PACKAGE.rglob("*.py")):
@@ -70,22 +70,22 @@ def shelves() -> list[Shelf]:
                 case _:
                     continue
             if name.isupper() and not name.startswith("_") and kind.startswith(_ANNOTATION):
-                promise = kind.removeprefix(_ANNOTATION).rstrip("]").partition("[")[0]
-                found.append(Shelf(f"{source_index.dotted(path)}.{name}", promise))
-    return sorted(found, key=lambda shelf: shelf.dotted)
+                protocol = kind.removeprefix(_ANNOTATION).rstrip("]").partition("[")[0]
+                found.append(Registry(f"{source_index.dotted(path)}.{name}", protocol))
+    return sorted(found, key=lambda registry: registry.dotted)
 
 
 def reference() -> str:
     """For each mapping its parts: name in a configuration, what it is, and its constructor."""
     blocks = []
-    for shelf in shelves():
-        blocks += [f"## {shelf.room}: `{shelf.dotted}`", f"Each is a `{shelf.promise}`."]
-        for name, part in shelf.parts().items():
+    for registry in registries():
+        blocks += [f"## {registry.package}: `{registry.dotted}`", f"Each is a `{registry.protocol}`."]
+        for name, part in registry.parts().items():
             blocks += [f"### `{name}`", first_line(part), f"```python\n{signature(part)}\n```"]
     return page(
         "# Parts",
-        "Every part that a configuration can name, by room. A configuration writes `name` or "
-        "`{name: ..., keyword: value}` with the keywords of the constructor; the order below is that of the room's "
+        "Every part that a configuration can name, by package. A configuration writes `name` or "
+        "`{name: ..., keyword: value}` with the keywords of the constructor; the order below is that of the package's "
         "mapping.",
         *blocks,
     )

@@ -67,8 +67,8 @@ def reproduce(
 ) -> dict[str, Any]:
     """Measure one paper and return its result, as ``results/<slug>.json`` holds it.
 
-    A finished seed is kept in the cache under the fingerprint of the source, so an interrupted reproduction goes on
-    where it stopped. A smoke run takes seconds, keeps nothing and has no verdict; the one of seed 0, made by the same
+    A finished seed is kept in the cache under the fingerprint of the source, so an interrupted reproduction
+    resumes. A smoke run takes seconds, keeps nothing and has no verdict; the one of seed 0, made by the same
     code, stands in every result, so that a test can tell at any time whether the figures have moved since.
 
     Args:

@@ -46,7 +46,7 @@ class PaperStatus:
             "title": card.title,
             "year": card.year,
             "arxiv": card.arxiv,
-            "room": card.room,
+            "package": card.package,
             "parts": list(card.parts),
             "needs": list(card.needs),
             "gives": card.gives,

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tether.papers.stability.costs import Cost
 from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.table import TIE, GuardRow, Word, by_guard, cell
-from tether.train.costs import Cost
 
 CALM = "clean"
 
@@ -28,7 +28,7 @@ class Standing:
         against_usual: the same against ``GlobalNorm(1.0)``.
         spikes: mean per run, over all cells.
         lost: mean steps lost per run, over all cells with a fault.
-        clipped: share of the steps clipped, over all cells.
+        clipped: fraction of the steps clipped, over all cells.
         cost: time added to a calm step, ``clip_grad_norm_`` = 1.
     """
 
@@ -106,14 +106,8 @@ def answers(table: Sequence[GuardRow], *, kinds: Mapping[str, str], costs: Mappi
 
 def advice(table: Sequence[GuardRow], *, kinds: Mapping[str, str], costs: Mapping[str, Cost]) -> list[str]:
     """A few plain sentences, the most important first."""
-    ranking = standings(table, kinds=kinds, costs=costs)
-    found = answers(table, kinds=kinds, costs=costs)
-    return [
-        _start_with(table, ranking),
-        *_per_fault(found),
-        *_careful(table, kinds),
-        *_optimizers(ranking),
-    ]
+    ranking, found = standings(table, kinds=kinds, costs=costs), answers(table, kinds=kinds, costs=costs)
+    return [_start_with(table, ranking), *_per_fault(found), *_careful(table, kinds), *_optimizers(ranking)]
 
 
 def _start_with(table: Sequence[GuardRow], ranking: Sequence[Standing]) -> str:

@@ -1,24 +1,26 @@
-"""All runs of the bench: planned, done once, kept on disk, so that an interrupted bench goes on where it stopped."""
+"""All runs of the bench: planned, done once and cached, so that an interrupted bench resumes."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from tether.core.atomic_io import cache_dir, read_json, write_json
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.fingerprint import code_of
+from tether.core.ranges import checked
 from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL, Guard, digest, guards
 from tether.papers.stability.models import MODELS
 from tether.papers.stability.runs import STEPS, BenchRun, run
+from tether.papers.stability.trace import Trace
 
-LEAST_SEEDS = 2
-"""Below two seeds nothing can be said about a difference."""
 QUICK_STEPS, QUICK_SEEDS, QUICK_MODELS = 20, 2, ("language",)
 FOLDER = Path(__file__).parent
 _DECIDES = ("faults.py", "models.py", "runs.py")
@@ -58,12 +60,13 @@ class BenchPlan:
                         yield model, fault, guard, seed
 
 
+@checked
 def plan(
     *,
     models: Sequence[str] = (),
     only: Sequence[str] = (),
-    seeds: int = 3,
-    steps: int = STEPS,
+    seeds: Annotated[int, Ge(2)] = 3,
+    steps: Annotated[int, Ge(20)] = STEPS,
 ) -> BenchPlan:
     """The whole bench, or a part of it.
 
@@ -71,11 +74,11 @@ def plan(
         models: names in ``MODELS``; empty for all.
         only: names of guards, of faults, or both; empty for all. ``none``, ``global_norm`` and the fault ``clean``,
             which the others are compared with, are always there.
-        seeds: how many, from 0 on (>= 2).
-        steps: of each run (>= 20).
+        seeds: how many, from 0 on; below two nothing can be said about a difference.
+        steps: of each run.
 
     Raises:
-        InputError: an unknown name, or too few seeds or steps.
+        InputError: an unknown name.
     """
     every = guards()
     for name in models:
@@ -83,13 +86,8 @@ def plan(
             raise InputError(f"--models: unknown model {name!r}; {closest(name, MODELS)}")
     for name in only:
         if name not in every and name not in FAULTS:
-            raise InputError(
-                f"--only: neither a fault nor a guard is called {name!r}; {closest(name, [*FAULTS, *every])}"
-            )
-    if seeds < LEAST_SEEDS:
-        raise InputError(f"--seeds: expected at least {LEAST_SEEDS}, since guards are compared over seeds; got {seeds}")
-    if steps < 20:
-        raise InputError(f"steps: expected at least 20, got {steps}")
+            known = closest(name, [*FAULTS, *every])
+            raise InputError(f"--only: neither a fault nor a guard is called {name!r}; {known}")
     some_guards = [name for name in every if name in only] or list(every)
     some_faults = [name for name in FAULTS if name in only] or list(FAULTS)
     return BenchPlan(
@@ -112,67 +110,59 @@ def outcomes(
         fresh: do every run again.
         on_progress: called with the runs that are done and all there are.
     """
-    cells = list(wanted.cells())
-    found: dict[int, BenchRun] = {}
-    missing = []
-    for number, (model, fault, guard, seed) in enumerate(cells):
-        path = _kept(model, fault, guard, seed, wanted.steps)
-        if not fresh and path.is_file():
-            found[number] = _read(path)
-        else:
-            missing.append((number, (model, fault, guard, seed, wanted.steps)))
-    if on_progress:
-        on_progress(len(found), len(cells))
+    cells = [(*cell, wanted.steps) for cell in wanted.cells()]
+    paths = [_cached(*cell) for cell in cells]
+    found = {} if fresh else {at: _read(path) for at, path in enumerate(paths) if path.is_file()}
+    missing = {at: cell for at, cell in enumerate(cells) if at not in found}
+    on_progress = on_progress or (lambda done, total: None)
+    on_progress(len(found), len(cells))
     for number, outcome in _work(missing, jobs=jobs):
         found[number] = outcome
-        if on_progress:
-            on_progress(len(found), len(cells))
+        on_progress(len(found), len(cells))
     return [found[number] for number in range(len(cells))]
 
 
-def _work(missing: Sequence[tuple[int, tuple[Any, ...]]], *, jobs: int) -> Iterator[tuple[int, BenchRun]]:
+def _work(missing: Mapping[int, tuple[Any, ...]], *, jobs: int) -> Iterator[tuple[int, BenchRun]]:
     if jobs == 1 or len(missing) < 2:
-        for number, cell in missing:
-            yield number, _run_and_keep(*cell)
+        for number, cell in missing.items():
+            yield number, _run_and_cache(*cell)
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
     try:
-        waiting = {pool.submit(_run_and_keep, *cell): number for number, cell in missing}
+        waiting = {pool.submit(_run_and_cache, *cell): number for number, cell in missing.items()}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _run_and_keep(model: str, fault: str, guard: Guard, seed: int, steps: int) -> BenchRun:
-    """One run with one thread; torch is left as it was."""
-    import torch
+def _run_and_cache(model: str, fault: str, guard: Guard, seed: int, steps: int) -> BenchRun:
+    from tether.papers.stability.costs import one_thread
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         outcome = run(model, fault=fault, guard=guard, seed=seed, steps=steps)
-    finally:
-        torch.set_num_threads(threads)
-    write_json(_kept(model, fault, guard, seed, steps), asdict(outcome))
+    write_json(_cached(model, fault, guard, seed, steps), asdict(outcome))
     return outcome
 
 
-def _kept(model: str, fault: str, guard: Guard, seed: int, steps: int) -> Path:
-    name = digest([_code(), _guard_code(guard.name, guard.kind), str(steps)])
+def _cached(model: str, fault: str, guard: Guard, seed: int, steps: int) -> Path:
+    name = digest([_code(), _guard_code(guard.name), str(steps)])
     return cache_dir() / "stability" / f"{model}-{fault}-{guard.name}-{name}" / f"seed-{seed}.json"
 
 
 def _read(path: Path) -> BenchRun:
-    values = read_json(path)
-    plain = {field.name: values[field.name] for field in fields(BenchRun)}
-    for name in ("losses", "norms", "thresholds", "scales"):
-        plain[name] = tuple(plain[name])
-    plain["looks"] = tuple((step, loss) for step, loss in plain["looks"])
-    return BenchRun(**plain)
+    values = tuples(read_json(path))
+    return BenchRun(**values | {"trace": Trace(**values["trace"])})
+
+
+def tuples(value: Any) -> Any:
+    """Values as JSON gives them, with tuples for lists."""
+    if isinstance(value, dict):
+        return {key: tuples(one) for key, one in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 @functools.cache
@@ -181,5 +171,5 @@ def _code() -> str:
 
 
 @functools.cache
-def _guard_code(name: str, kind: str) -> str:
+def _guard_code(name: str) -> str:
     return guards()[name].fingerprint()

@@ -56,7 +56,7 @@ FAULTS: Mapping[str, Fault] = {
         in_a_row=3,
     ),
     "swapped": Fault(
-        "four times, every partner is wrong in three batches in a row: captions of other pictures, shuffled targets",
+        "four times, every partner is wrong in three batches in a row: captions of other images, shuffled targets",
         where="steps",
         contents="swapped",
         in_a_row=3,

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tether.core.atomic_io import read_json, write_text
 from tether.core.errors import InputError
-from tether.papers.stability.bench import BenchPlan
+from tether.papers.stability.bench import BenchPlan, tuples
+from tether.papers.stability.costs import Cost
 from tether.papers.stability.faults import FAULTS, PLANTED
 from tether.papers.stability.guards import NONE, RATES, USUAL
 from tether.papers.stability.models import subject
-from tether.papers.stability.runs import BEFORE, WARMUP, BenchRun
+from tether.papers.stability.runs import WARMUP, BenchRun
 from tether.papers.stability.table import TIE, Difference, GuardRow, compare, rows
-from tether.train.costs import Cost
+from tether.papers.stability.trace import BEFORE
 
 FILE = "stability.json"
 RULES = {
@@ -118,17 +119,15 @@ def read(path: Path) -> dict[str, Any]:
 
 def table_of(found: Mapping[str, Any]) -> list[GuardRow]:
     """The rows of a result as values."""
-    table = []
-    for values in found["rows"]:
-        plain: dict[str, Any] = {}
-        for field in fields(GuardRow):
-            value = values[field.name]
-            if isinstance(value, Mapping):
-                plain[field.name] = Difference(**value)
-            else:
-                plain[field.name] = tuple(value) if isinstance(value, (list, tuple)) else value
-        table.append(GuardRow(**plain))
-    return table
+    return [
+        GuardRow(**values | {name: Difference(**values[name]) for name in ("against_none", "against_usual")})
+        for values in tuples(list(found["rows"]))
+    ]
+
+
+def kinds_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """``clipper`` or ``optimizer`` for each guard of a result."""
+    return {name: guard["kind"] for name, guard in found["guards"].items()}
 
 
 def costs_of(found: Mapping[str, Any]) -> dict[str, Cost]:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from tether.optim import clip_and_step, parameter_groups
 from tether.papers.stability.faults import FAULTS, Fault
 from tether.papers.stability.guards import Guard
 from tether.papers.stability.models import BenchModel, subject
+from tether.papers.stability.trace import Trace
 
 STEPS = 120
 WARMUP = 0.1
-"""Share of the run over which the learning rate rises; then it stays, so that a late fault meets all of it."""
+"""Fraction of the run over which the learning rate rises; then it stays, so that a late fault meets all of it."""
 LOOK_EVERY = 0.1
-"""Share of the run between two looks at held-out data, in runs without a fault."""
-BEFORE = 20
-"""Steps before, planted ones left out, whose median loss is the level that a spike rises from."""
+"""Fraction of the run between two looks at held-out data, in runs without a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +28,13 @@ class BenchRun:
     """What one run left.
 
     Attributes:
-        model: name of the subject.
-        fault: name of the fault.
+        model: name in ``MODELS``.
+        fault: name in ``FAULTS``.
         guard: name of the clipper or optimiser.
         seed: of weights and batches.
         final: loss on held-out data after the last step, in nats; None when it is not finite.
         looks: (steps taken, loss on held-out data) during runs without a fault.
-        losses: training loss of each step; None when it is not finite.
-        norms: gradient norm of each step before clipping; None when it is not finite.
-        thresholds: the clipper's limit at each step; None when there is none.
-        scales: the factor the gradients were given at each step, the smallest if it differs by tensor.
-        skipped: steps not taken because a gradient was not finite.
+        trace: of its steps.
         cpu_seconds: processor time of the run.
     """
 
@@ -51,17 +44,8 @@ class BenchRun:
     seed: int
     final: float | None
     looks: tuple[tuple[int, float | None], ...]
-    losses: tuple[float | None, ...]
-    norms: tuple[float | None, ...]
-    thresholds: tuple[float | None, ...]
-    scales: tuple[float, ...]
-    skipped: int
+    trace: Trace
     cpu_seconds: float
-
-    @property
-    def clipped(self) -> float:
-        """Share of the steps in which gradients were scaled down."""
-        return sum(scale < 1 for scale in self.scales) / len(self.scales)
 
 
 def run(model: str, *, fault: str, guard: Guard, seed: int, steps: int = STEPS) -> BenchRun:
@@ -88,7 +72,8 @@ def run(model: str, *, fault: str, guard: Guard, seed: int, steps: int = STEPS) 
         if fault == "clean" and step % max(1, round(LOOK_EVERY * steps)) == 0:
             looks.append((step, _finite(who.held_out(network))))
         strikes = step in planted
-        _set_rate(optimizer, rates, min(1.0, (step + 1) / max(1, round(WARMUP * steps))))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * min(1.0, (step + 1) / max(1, round(WARMUP * steps)))
         loss = who.loss(network, who.batch(draw, contents=wrong.contents if strikes else "whole"))
         optimizer.zero_grad()
         (loss * (wrong.loss_factor if strikes else 1.0)).backward()
@@ -108,39 +93,15 @@ def run(model: str, *, fault: str, guard: Guard, seed: int, steps: int = STEPS) 
         seed=seed,
         final=final,
         looks=tuple(looks),
-        losses=_short(losses),
-        norms=_short(norms),
-        thresholds=_short(thresholds),
-        scales=tuple(float(f"{scale:.4g}") if scale < 1 else 1.0 for scale in scales),
-        skipped=sum(skips),
+        trace=Trace(
+            losses=_short(losses),
+            norms=_short(norms),
+            thresholds=_short(thresholds),
+            scales=tuple(float(f"{scale:.4g}") if scale < 1 else 1.0 for scale in scales),
+            skipped=tuple(step for step, skip in enumerate(skips) if skip),
+        ),
         cpu_seconds=round(time.process_time() - began, 3),
     )
-
-
-def spikes(losses: Sequence[float | None], *, rise: float, planted: Sequence[int] = ()) -> int:
-    """How often the loss jumped: steps in a row that lie more than ``rise`` above the level before count once.
-
-    The level is the median loss of the ``BEFORE`` steps before; planted steps neither count nor enter it. A loss that
-    is not finite is a spike.
-
-    Args:
-        losses: of each step; None when it is not finite.
-        rise: in nats, see ``BenchModel``.
-        planted: steps at which the bench itself spoiled the loss.
-    """
-    places, found, inside = set(planted), 0, False
-    for step, loss in enumerate(losses):
-        if step in places:
-            continue
-        before = [
-            value
-            for earlier in range(max(0, step - BEFORE), step)
-            if earlier not in places and (value := losses[earlier]) is not None
-        ]
-        high = loss is None or (len(before) >= BEFORE // 2 and loss > statistics.median(before) + rise)
-        found += high and not inside
-        inside = high
-    return found
 
 
 def _network(who: BenchModel, seed: int, wrong: Fault) -> nn.Module:
@@ -154,18 +115,11 @@ def _network(who: BenchModel, seed: int, wrong: Fault) -> nn.Module:
     return network
 
 
-def _set_rate(optimizer: Optimizer, rates: Sequence[float], factor: float) -> None:
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate * factor
-
-
 @torch.no_grad()
 def _spoil(network: nn.Module, name: str, factor: float) -> None:
-    for own, parameter in network.named_parameters():
-        if own == name and parameter.grad is not None:
-            parameter.grad.mul_(factor)
-            return
-    raise AssertionError(f"the model has no gradient called {name}")
+    gradient = network.get_parameter(name).grad
+    assert gradient is not None
+    gradient.mul_(factor)
 
 
 def _finite(value: float) -> float | None:
@@ -174,4 +128,4 @@ def _finite(value: float) -> float | None:
 
 def _short(values: Sequence[float]) -> tuple[float | None, ...]:
     """Four digits are enough to draw and to count with."""
-    return tuple(float(f"{value:.4g}") if math.isfinite(value) else None for value in values)
+    return tuple(_finite(float(f"{value:.4g}")) for value in values)

@@ -11,7 +11,8 @@ from tether.papers.reproduction.verdict import bounds
 from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.models import subject
-from tether.papers.stability.runs import BenchRun, spikes
+from tether.papers.stability.runs import BenchRun
+from tether.papers.stability.trace import spikes
 
 TIE = 0.05
 """Differences of the final loss within this many nats to both sides do not matter."""
@@ -46,9 +47,9 @@ class GuardRow:
         guard: name of the clipper or optimiser.
         final: held-out loss, never above that of a model that knows nothing: a ruined run counts as that.
         lost: steps behind the same seed without fault and guard, which reached this loss so much earlier.
-        spikes: see ``runs.spikes``.
+        spikes: see ``trace.spikes``.
         skipped: steps whose gradients were not finite.
-        clipped: share of the steps in which gradients were scaled.
+        clipped: fraction of the steps in which gradients were scaled.
         against_none: compared with AdamW and no clipping under the same fault.
         against_usual: compared with ``GlobalNorm(1.0)`` under the same fault.
     """
@@ -103,7 +104,7 @@ def rows(outcomes: Sequence[BenchRun]) -> list[GuardRow]:
     found = []
     for (model, fault, guard), runs in cells.items():
         final = finals[model, fault, guard]
-        steps = len(runs[0].losses)
+        steps = len(runs[0].trace.losses)
         references = cells[model, "clean", NONE]
         planted, rise = FAULTS[fault].planted(steps), subject(model).rise
         found.append(
@@ -113,9 +114,9 @@ def rows(outcomes: Sequence[BenchRun]) -> list[GuardRow]:
                 guard=guard,
                 final=final,
                 lost=tuple(lost(loss, reference.looks) for loss, reference in zip(final, references, strict=True)),
-                spikes=tuple(spikes(one.losses, rise=rise, planted=planted) for one in runs),
-                skipped=tuple(one.skipped for one in runs),
-                clipped=tuple(one.clipped for one in runs),
+                spikes=tuple(spikes(one.trace.losses, rise=rise, planted=planted) for one in runs),
+                skipped=tuple(len(one.trace.skipped) for one in runs),
+                clipped=tuple(one.trace.clipped for one in runs),
                 against_none=compare(final, finals[model, fault, NONE]),
                 against_usual=compare(final, finals[model, fault, USUAL]),
             )

@@ -1,4 +1,4 @@
-"""Texts of scenes as the web might have them: file names, bare nouns, wrong pictures, and names that none else has."""
+"""Texts of scenes as the web might have them: file names, bare nouns, wrong images, and names that none else has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tether.data.sets.scenes.world import SHAPES
 from tether.papers.testbeds.reworded import worded
 
 NOISY, WRONG = 0.6, 0.15
-"""Share of the texts that are noisy, and of those that belong to another picture, which are among them."""
+"""Share of the texts that are noisy, and of those that belong to another image, which are among them."""
 NAMES: dict[str, str] = dict(
     zip(
         SHAPES,
@@ -29,9 +29,9 @@ def named(scene: Scene) -> str:
 
 
 def alt_texts(scenes: Sequence[Scene], *, seed: int) -> list[str]:
-    """One alt-text of each scene: 40 % are captions; 15 % those of another picture; the rest file names and bare nouns.
+    """One alt-text of each scene: 40 % are captions; 15 % those of another image; the rest file names and bare nouns.
 
-    Every one begins with names of the things in the picture that it speaks of.
+    Every one begins with names of the things in the image that it speaks of.
     """
     dice = Dice(np.random.default_rng([seed, 11]))
     found = []

@@ -1,4 +1,4 @@
-"""Scenes and their attribute swaps, a small CLIP, and two questions: who has which colour, and which picture is it."""
+"""Scenes and their attribute swaps, a small CLIP, and two questions: who has which colour, and which image is it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.tokenizer import ClipTokenizer
 from tether.optim.clip import NoClip
-from tether.papers.testbeds.in_memory import fit_batches
+from tether.papers.testbeds.in_memory import draws, fit_batches
 from tether.train.steps.presets import ContrastiveStep, HardNegativeStep
 
 SIDE, CONTEXT = 32, 16
 QUADRUPLES, HELD_OUT = 2500, 400
 GALLERIES = 4
 """Recall is averaged over so many galleries of held-out quadruples, each without two that show the same colours and
-shapes, so that every caption in one has exactly one picture."""
+shapes, so that every caption in one has exactly one image."""
 WARMUP = 30
 WORLD: Mapping[str, Any] = {
     "colours": ("red", "orange", "green", "turquoise", "blue", "purple", "pink", "brown"),
@@ -42,7 +42,7 @@ WORLD: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Quadruples:
-    """Pictures and captions with their twins; row i of the second half is the twin of row i of the first.
+    """Images and captions with their twins; row i of the second half is the twin of row i of the first.
 
     Attributes:
         pixels: (2n, 3, 32, 32).
@@ -64,10 +64,10 @@ class SwapOutcome:
     """What a model does on quadruples whose colours and shapes were never shown together in training.
 
     Attributes:
-        image_binding: share of pictures (twins included) that prefer their caption to its twin; chance 0.5.
-        text_binding: share of captions that prefer their picture to its twin; chance 0.5.
+        image_binding: share of images (twins included) that prefer their caption to its twin; chance 0.5.
+        text_binding: share of captions that prefer their image to its twin; chance 0.5.
         image_recall: recall at 1 of captions, near twins among the candidates.
-        text_recall: recall at 1 of pictures, near twins among the candidates.
+        text_recall: recall at 1 of images, near twins among the candidates.
     """
 
     image_binding: float
@@ -92,10 +92,10 @@ def quadruples(split: str, *, count: int) -> Quadruples:
     source = SceneTwins(split=split, quadruples=count, **WORLD)  # pyrefly: ignore[bad-argument-type]
     rows = [source.row(index) for index in range(count)]
     spec = ImageSpec((SIDE, SIDE))
-    pictures = [row.image for row in rows] + [row.meta["negative_image"] for row in rows]
+    images = [row.image for row in rows] + [row.meta["negative_image"] for row in rows]
     texts = [row.texts[0] for row in rows] + [str(row.meta["negative_text"]) for row in rows]
     shown = [" ".join(sorted(row.texts[0].replace(" and ", " ").split())) for row in rows]
-    pixels = torch.stack([load(picture, spec) for picture in pictures])  # pyrefly: ignore[bad-argument-type]
+    pixels = torch.stack([load(image, spec) for image in images])  # pyrefly: ignore[bad-argument-type]
     return Quadruples(pixels, ClipTokenizer(CONTEXT)(texts), tuple(shown))
 
 
@@ -109,7 +109,7 @@ def train(
         seed: of its weights and of the order of the rows.
         steps: of the optimiser.
         batch: positive pairs in one step.
-        form: ``quadruples``, with twins in ``extra``; ``captions``, with those of the captions alone; or all pictures
+        form: ``quadruples``, with twins in ``extra``; ``captions``, with those of the captions alone; or all images
             as ordinary ``pairs``.
         count: of training quadruples.
     """
@@ -130,20 +130,16 @@ def run(model: Clip, step: Step, batches: Iterator[Batch], *, steps: int) -> Non
 
 def _batches(data: Quadruples, *, size: int, form: str, generator: torch.Generator) -> Iterator[Batch]:
     count = len(data)
-    while True:
-        order = torch.randperm(2 * count if form == "pairs" else count, generator=generator)
-        for rows in order.split(size):
-            if len(rows) < size:
-                continue
-            if form == "pairs":
-                yield Batch(data.pixels[rows], data.tokens[rows])
-                continue
-            swapped = torch.rand(size, generator=generator) < 0.5  # which of the two is the positive
-            first, second = (rows + count * (swapped if of == 0 else ~swapped) for of in (0, 1))
-            extra = {"negative_text": data.tokens[second]}
-            if form == "quadruples":
-                extra["negative_image"] = data.pixels[second]
-            yield Batch(data.pixels[first], data.tokens[first], extra)
+    for rows in draws(2 * count if form == "pairs" else count, size=size, generator=generator, repeats=False):
+        if form == "pairs":
+            yield Batch(data.pixels[rows], data.tokens[rows])
+            continue
+        swapped = torch.rand(size, generator=generator) < 0.5  # which of the two is the positive
+        first, second = (rows + count * (swapped if of == 0 else ~swapped) for of in (0, 1))
+        extra = {"negative_text": data.tokens[second]}
+        if form == "quadruples":
+            extra["negative_image"] = data.pixels[second]
+        yield Batch(data.pixels[first], data.tokens[first], extra)
 
 
 def measure(model: Clip, data: Quadruples) -> SwapOutcome:

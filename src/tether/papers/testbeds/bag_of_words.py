@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.hash_rng import hash_uniform
-from tether.data.sets.scenes import Dice, Scene, World, render, short
+from tether.data.sets.scenes import Dice, Scene, World, short
 from tether.losses import clip_loss
+from tether.papers.testbeds.in_memory import drawn
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart", "ring", "diamond")
 COLOURS = ("red", "yellow", "green", "blue", "purple", "pink", "black", "turquoise", "brown")
@@ -93,14 +94,14 @@ def draw(count: int, *, seed: int, part: str, things: int = 2) -> Scenes:
         things: 2, or 1 for one thing alone.
     """
     dice = Dice(np.random.default_rng([seed, len(part), things]))
-    pixels, words, swapped, colours, keys = [], [], [], [], []
+    scenes, words, swapped, colours, keys = [], [], [], [], []
     while len(keys) < count:
         scene = WORLD.draw(dice, count=things)
         kinds = {thing.shape for thing in scene.things}, {thing.colour for thing in scene.things}
         key = " ".join(sorted(kinds[0]) + sorted(kinds[1]))
         if any(len(kind) < things for kind in kinds) or (things == 2 and part != part_of(key)):
             continue
-        pixels.append(torch.from_numpy(render(scene, size=SIDE).pixels).permute(2, 0, 1))
+        scenes.append(scene)
         scene = replace(scene, things=tuple(dice.shuffled(scene.things)))
         words.append(spell(scene))
         swapped.append(spell(twin(scene)))
@@ -109,7 +110,7 @@ def draw(count: int, *, seed: int, part: str, things: int = 2) -> Scenes:
             row[SHAPES.index(thing.shape)] = COLOURS.index(thing.colour)
         colours.append(row)
         keys.append(key)
-    small = F.avg_pool2d(torch.stack(pixels).float() / 255, 2)
+    small = F.avg_pool2d(drawn(scenes, size=SIDE).float() / 255, 2)
     return Scenes(small, pad(words), pad(swapped), torch.stack(colours), tuple(keys))
 
 

@@ -1,34 +1,29 @@
 """One thing on one of two grounds, with every bias planted that the papers on fairness look for.
 
 The attribute is a background, never anything of people. Shapes lean to a ground; one ground's captions have more of
-one list of moods; and they call a thing faulty more often, whatever the picture shows.
+one list of moods; and they call a thing faulty more often, whatever the image shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tether.core.hash_rng import hash_int
-from tether.core.types import Batch
-from tether.data.sets.scenes import TEMPLATES, Dice, Thing, World, render
+from tether.data.sets.scenes import TEMPLATES, Dice, Thing, World
 from tether.data.sets.scenes.captions import PLACES, with_article
 from tether.evaluate.embeddings import shrink
-from tether.losses import ClipLoss
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
 from tether.papers.reproduction.model_cache import cached_model
-from tether.papers.testbeds.in_memory import fit_batches
-from tether.train.steps.presets import ContrastiveStep
+from tether.papers.testbeds.in_memory import dice_of, drawn, draws, fit_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +53,7 @@ WARMUP = 40
 
 @dataclass(frozen=True, slots=True)
 class Leaning:
-    """A set of such pictures.
+    """A set of such images.
 
     Attributes:
         pixels: (n, 3, 32, 32) uint8.
@@ -73,7 +68,7 @@ class Leaning:
     ground: Tensor
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self.texts)
 
 
@@ -86,7 +81,7 @@ def draw(
     faulty: tuple[float, float] = EVEN,
     shapes: Sequence[str] = SHAPES,
 ) -> Leaning:
-    """Pictures with captions; equal seeds and names give equal ones.
+    """Images with captions; equal seeds and names give equal ones.
 
     Args:
         lab: seed.
@@ -94,7 +89,7 @@ def draw(
         rows: how many.
         lean: probability that a shape lies on its own ground; 0.5 is none.
         faulty: how often a caption calls the thing faulty, by ground.
-        shapes: of the pictures.
+        shapes: of the images.
     """
     worlds = {
         (shape, ground): World(
@@ -108,9 +103,9 @@ def draw(
         for shape in shapes
         for ground in GROUNDS
     }
-    pixels, texts, places = [], [], []
+    scenes, texts, places = [], [], []
     for row in range(rows):
-        dice = Dice(np.random.default_rng(hash_int(f"{name} {row}", seed=lab.seed, salt="leaning")))
+        dice = dice_of(lab, f"{name} {row}", salt="leaning")
         shape = dice.below(len(shapes))
         home = int(shape >= len(shapes) // 2)
         ground = home if dice.chance(lean) else 1 - home
@@ -118,10 +113,10 @@ def draw(
         x, y = (0.5 + dice.uniform(-JITTER, JITTER) for _ in range(2))
         thing = replace(scene.things[0], x=x, y=y, state="whole")
         texts.append(_caption(thing, ground, dice, faulty=faulty[ground]))
-        pixels.append(torch.from_numpy(render(replace(scene, things=(thing,)), size=64).pixels).permute(2, 0, 1))
+        scenes.append(replace(scene, things=(thing,)))
         places.append((shape, ground))
     table = torch.tensor(places)
-    return Leaning(shrink(torch.stack(pixels), side=SIDE), tuple(texts), table[:, 0], table[:, 1])
+    return Leaning(shrink(drawn(scenes, size=64), side=SIDE), tuple(texts), table[:, 0], table[:, 1])
 
 
 def taught(lab: Lab, *, faulty: tuple[float, float] = UNEVEN) -> Clip:
@@ -142,9 +137,9 @@ def taught(lab: Lab, *, faulty: tuple[float, float] = UNEVEN) -> Clip:
     return cast(Clip, load(str(folder), device=lab.device))
 
 
-def images(model: Clip, pictures: Leaning) -> Tensor:
-    """(n, d) embeddings of the pictures, not normalised."""
-    return encode_images(model, pictures.pixels.split(512))
+def images(model: Clip, images: Leaning) -> Tensor:
+    """(n, d) embeddings of the images, not normalised."""
+    return encode_images(model, images.pixels.split(512))
 
 
 def sentences(model: DualEncoder, given: Sequence[str]) -> Tensor:
@@ -158,7 +153,7 @@ def in_frames(things: Sequence[str]) -> list[list[str]]:
 
 
 def accuracy(image: Tensor, *, weights: Tensor, labels: Tensor) -> float:
-    """Share of pictures whose most similar class is their own."""
+    """Share of images whose most similar class is their own."""
     return float(((image @ weights.T).argmax(dim=1) == labels).double().mean())
 
 
@@ -175,19 +170,9 @@ def _caption(thing: Thing, ground: int, dice: Dice, *, faulty: float) -> str:
 
 
 def _teach(lab: Lab, pairs: Leaning, *, steps: int) -> Clip:
-    """Equal captions of a batch are each other's positives."""
     model = create("tiny", seed=lab.seed, dim=DIM, image_size=SIDE, context=CONTEXT)
     ids = model.tokenizer(list(pairs.texts))
     model.prune_vocabulary_(ids)
-    step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed)
-    fit_batches(model, step, _batches(lab, pairs, ids), steps=steps, warmup=min(WARMUP, steps))
-    model.restore_vocabulary_()
-    return model
-
-
-def _batches(lab: Lab, pairs: Leaning, ids: Tensor) -> Iterator[Batch]:
-    generator, size = lab.generator("batches"), min(BATCH, len(pairs))
-    while True:
-        order = torch.randperm(len(pairs), generator=generator)
-        for some in order[: len(pairs) // size * size].split(size):
-            yield Batch(pairs.pixels[some], ids[some])
+    size = min(BATCH, len(pairs))
+    rows = draws(len(pairs), size=size, generator=lab.generator("batches"), repeats=False)
+    return fit_pairs(model, pairs.pixels, ids, rows=rows, steps=steps, warmup=min(WARMUP, steps), seed=lab.seed)

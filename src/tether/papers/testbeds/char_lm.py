@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,7 +23,6 @@ from tether.models.blocks.presets import BlockPreset, block_stack
 from tether.models.vision.tower import initialise_block_
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
-from tether.papers.testbeds.char_lm_spikes import corpus
 
 WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 64, 6, 4, 48, 32
 LEARNING_RATE, BETAS, WEIGHT_DECAY, WARMUP = 3e-3, (0.9, 0.95), 0.01, 50
@@ -31,7 +32,7 @@ too (arXiv 2110.09456, section 2): give them 1.0 as well before judging them."""
 VALIDATION_BATCHES = 20
 
 Blocks = BlockConfig | BlockPreset | Sequence[BlockConfig] | Callable[[int], BlockConfig]
-"""One for all layers, a preset, one for each, or a function of the layer's place."""
+"""One for all layers, a preset, one for each, or a function of the layer's index."""
 
 
 @runtime_checkable
@@ -39,7 +40,7 @@ class LayerGate(Protocol):
     """Decides how much of a layer each token takes."""
 
     def step(self, layer: int, hidden: Tensor) -> Tensor | None:
-        """From the layer's place and the stream (b, l, w) entering it, (b, l) in [0, 1]; None = all of it."""
+        """From the layer's index and the stream (b, l, w) entering it, (b, l) in [0, 1]; None = all of it."""
         ...
 
 
@@ -48,7 +49,7 @@ class ForwardReading:
     """One forward pass, looked at from inside.
 
     Attributes:
-        logits: (b, l, c) of the next character at every place.
+        logits: (b, l, c) of the next character at every position.
         states: the stream (b, l, w) entering each layer, and last the one that leaves the last layer.
         gates: (b, l) for each layer that has one, with gradient; empty without a gate.
     """
@@ -59,7 +60,7 @@ class ForwardReading:
 
 
 class CharModel(nn.Module):
-    """A causal transformer over characters, with learned places and a final norm.
+    """A causal transformer over characters, with learned positions and a final norm.
 
     Args:
         alphabet: number of characters.
@@ -142,7 +143,7 @@ class CharModel(nn.Module):
         return ForwardReading(self.head(self.final_norm(x)), tuple(states), tuple(gates))
 
     def forward(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l c"]:
-        """Logits of the next character at every place."""
+        """Logits of the next character at every position."""
         return self.read(ids).logits
 
 
@@ -172,10 +173,24 @@ class Training:
     Attributes:
         validation: cross-entropy on held-out text, in nats per character.
         losses: of every step.
+        clipped: fraction of the steps in which the gradients were scaled.
     """
 
     validation: float
     losses: tuple[float, ...]
+    clipped: float
+
+
+@functools.cache
+def corpus() -> tuple[Tensor, int]:
+    """The language reference that ships with Python, as character ids, and the size of its alphabet."""
+    from pydoc_data.topics import topics
+
+    text = "\n\n".join(topics[name] for name in sorted(topics))
+    text = "".join(character for character in text if character == "\n" or " " <= character <= "~")
+    alphabet = sorted(set(text))
+    ids = {character: number for number, character in enumerate(alphabet)}
+    return torch.tensor([ids[character] for character in text]), len(alphabet)
 
 
 def adamw(groups: list[dict[str, Any]]) -> Optimizer:
@@ -184,7 +199,7 @@ def adamw(groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def train(
-    model: CharModel,
+    model: Any,
     *,
     seed: int,
     steps: int,
@@ -194,13 +209,16 @@ def train(
     warmup: int = WARMUP,
     batch: int = BATCH,
     penalty: Callable[[ForwardReading], Tensor] | None = None,
+    planted: Mapping[int, float] = MappingProxyType({}),
+    loss_scale: float = 1.0,
+    disturb: Callable[[int, nn.Module], None] | None = None,
     on_step: Callable[[CharStepReport], None] | None = None,
     validation: int = VALIDATION_BATCHES,
 ) -> Training:
     """Train in place on the language reference that ships with Python; equal seeds see the same batches.
 
     Args:
-        model: with an alphabet of ``alphabet_size()``.
+        model: with an alphabet of ``alphabet_size()``, a ``context`` and a method ``read`` such as ``CharModel``'s.
         seed: of the batches.
         steps: optimiser steps.
         learning_rate: reached after the warm-up and kept; the optimiser's own if None.
@@ -209,10 +227,13 @@ def train(
         warmup: steps over which the learning rate grows.
         batch: texts of a step.
         penalty: added to the cross-entropy.
+        planted: steps whose targets are random, and what their loss is multiplied by.
+        loss_scale: multiplies every loss, and with it every gradient.
+        disturb: is given the step and the model between backward and the clipper, to spoil gradients.
         on_step: called between clipping and the optimiser's step.
         validation: held-out batches looked at in the end.
     """
-    ids, _ = corpus()
+    ids, alphabet = corpus()
     cut = len(ids) * 9 // 10
     draw = torch.Generator().manual_seed(seed)
     moved = optimizer(parameter_groups(model, weight_decay=WEIGHT_DECAY))
@@ -220,32 +241,40 @@ def train(
     clipper = NoClip() if clipper is None else clipper
     model.train()
     losses: list[float] = []
+    clipped = 0
     for step in range(steps):
         inputs, targets = draw_batch(ids[:cut], draw, batch=batch, context=model.context)
+        if step in planted:
+            targets = torch.randint(0, alphabet, targets.shape, generator=draw)
         for group, rate in zip(moved.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, (step + 1) / warmup)
         reading = model.read(inputs)
         loss = F.cross_entropy(reading.logits.flatten(0, 1), targets.flatten())
         moved.zero_grad()
-        (loss if penalty is None else loss + penalty(reading)).backward()
+        total = loss if penalty is None else loss + penalty(reading)
+        (total * (loss_scale * planted.get(step, 1.0))).backward()
+        if disturb is not None:
+            disturb(step, model)
         report = clipper.clip_(model.named_parameters(), step=step)
         losses.append(float(loss.detach()))
         if on_step is not None:
             on_step(CharStepReport(step, model, reading, losses[-1], report))
         if not report.skip:
             moved.step()
-    return Training(validation_loss(model, seed=seed + 1, batches=validation, batch=batch), tuple(losses))
+        clipped += int(report.scale < 1)
+    held_out = validation_loss(model, seed=seed + 1, batches=validation, batch=batch)
+    return Training(held_out, tuple(losses), clipped / steps)
 
 
 @torch.no_grad()
-def validation_loss(model: CharModel, *, seed: int, batches: int = VALIDATION_BATCHES, batch: int = BATCH) -> float:
+def validation_loss(model: Any, *, seed: int, batches: int = VALIDATION_BATCHES, batch: int = BATCH) -> float:
     """Mean cross-entropy on the last tenth of the text, in nats per character."""
     ids, _ = corpus()
     draw = torch.Generator().manual_seed(seed)
     scores = []
     for _ in range(batches):
         inputs, targets = draw_batch(ids[len(ids) * 9 // 10 :], draw, batch=batch, context=model.context)
-        scores.append(F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()))
+        scores.append(F.cross_entropy(model.read(inputs).logits.flatten(0, 1), targets.flatten()))
     return float(torch.stack(scores).mean())
 
 
@@ -255,7 +284,7 @@ def alphabet_size() -> int:
 
 
 def draw_batch(ids: Tensor, draw: torch.Generator, *, batch: int, context: int) -> tuple[Tensor, Tensor]:
-    """Texts (b, l) from random places, and what follows each of their characters."""
+    """Texts (b, l) from random positions, and what follows each of their characters."""
     starts = torch.randint(0, len(ids) - context - 1, (batch, 1), generator=draw)
     rows = ids[starts + torch.arange(context + 1)]
     return rows[:, :-1], rows[:, 1:]

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tether.core.card import Trial
 from tether.core.protocols import GradClipper
-from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm, NoClip
+from tether.papers.testbeds import char_lm
+from tether.papers.testbeds.char_lm import (
+    CONTEXT,
+    HEADS,
+    VALIDATION_BATCHES,
+    WIDTH,
+    ForwardReading,
+    adamw,
+    alphabet_size,
+)
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
 Disturb = Callable[[int, nn.Module], None]
 
-WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 64, 2, 4, 48, 32
-LEARNING_RATE, BETAS, WEIGHT_DECAY, WARMUP = 3e-3, (0.9, 0.95), 0.01, 50
+LAYERS = 2
 PLANTED = {100: 30.0, 140: 100.0, 180: 30.0, 220: 100.0, 260: 30.0}
 """Steps whose targets are random, and what their loss is multiplied by."""
 BEFORE, AFTER = 20, 40
 """Steps over which the excess loss is reckoned around a planted batch."""
-VALIDATION_BATCHES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class SpikeRun:
     Attributes:
         validation: cross-entropy on held-out text, in nats per character.
         excess: loss above the mean of the 20 steps before, added over the 40 steps after each planted batch.
-        clipped: share of the steps in which the gradients were scaled.
+        clipped: fraction of the steps in which the gradients were scaled.
     """
 
     validation: float
@@ -53,38 +58,22 @@ class CharacterModel(nn.Module):
     def __init__(self, characters: int) -> None:
         """Args: characters: size of the alphabet."""
         super().__init__()
+        self.context = CONTEXT
         self.characters = nn.Embedding(characters, WIDTH)
-        self.places = nn.Embedding(CONTEXT, WIDTH)
+        self.positions = nn.Embedding(CONTEXT, WIDTH)
         layer = nn.TransformerEncoderLayer(
             WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerEncoder(layer, LAYERS, norm=nn.LayerNorm(WIDTH), enable_nested_tensor=False)
         self.head = nn.Linear(WIDTH, characters)
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False)
-        for table in (self.characters, self.places):
+        for table in (self.characters, self.positions):
             nn.init.normal_(table.weight, std=0.02)
 
-    def forward(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l c"]:
-        """Logits of the next character at every place."""
-        hidden = self.characters(ids) + self.places.weight[: ids.shape[1]]
-        return self.head(self.blocks(hidden, mask=self.mask, is_causal=True))
-
-
-@functools.cache
-def corpus() -> tuple[Tensor, int]:
-    """The language reference that ships with Python, as character ids, and the size of its alphabet."""
-    from pydoc_data.topics import topics
-
-    text = "\n\n".join(topics[name] for name in sorted(topics))
-    text = "".join(character for character in text if character == "\n" or " " <= character <= "~")
-    alphabet = sorted(set(text))
-    places = {character: place for place, character in enumerate(alphabet)}
-    return torch.tensor([places[character] for character in text]), len(alphabet)
-
-
-def adamw(groups: list[dict[str, Any]]) -> Optimizer:
-    """The optimiser of every run that asks for no other."""
-    return AdamW(groups, lr=LEARNING_RATE, betas=BETAS, eps=1e-8)
+    def read(self, ids: Int[Tensor, "b l"]) -> ForwardReading:
+        """Logits of the next character at every position."""
+        hidden = self.characters(ids) + self.positions.weight[: ids.shape[1]]
+        return ForwardReading(self.head(self.blocks(hidden, mask=self.mask, is_causal=True)), (), ())
 
 
 def train(
@@ -112,41 +101,23 @@ def train(
         disturb: is given the step and the model between backward and the clipper, to spoil gradients.
         validation: held-out batches looked at.
     """
-    ids, alphabet = corpus()
-    cut = len(ids) * 9 // 10
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = CharacterModel(alphabet)
+        model = CharacterModel(alphabet_size())
     if edit is not None:
         edit(model)
-    draw = torch.Generator().manual_seed(seed)
-    moved = optimizer(parameter_groups(model, weight_decay=WEIGHT_DECAY))
-    rates = [group["lr"] for group in moved.param_groups]
-    losses: list[float] = []
-    clipped = 0
-    for step in range(steps):
-        inputs, targets = _batch(ids[:cut], draw)
-        factor = loss_scale
-        if step in planted:
-            targets = torch.randint(0, alphabet, targets.shape, generator=draw)
-            factor *= planted[step]
-        for group, rate in zip(moved.param_groups, rates, strict=True):
-            group["lr"] = rate * min(1.0, (step + 1) / WARMUP)
-        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-        moved.zero_grad()
-        (loss * factor).backward()
-        if disturb is not None:
-            disturb(step, model)
-        report = clipper.clip_(model.named_parameters(), step=step)
-        if not report.skip:
-            moved.step()
-        losses.append(float(loss.detach()))
-        clipped += int(report.scale < 1)
-    held_out = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
-        batches = [_batch(ids[cut:], held_out) for _ in range(validation)]
-        scores = [F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()) for inputs, targets in batches]
-    return SpikeRun(float(torch.stack(scores).mean()), excess_loss(losses, planted=planted), clipped / steps)
+    done = char_lm.train(
+        model,
+        seed=seed,
+        steps=steps,
+        loss_scale=loss_scale,
+        planted=planted,
+        optimizer=optimizer,
+        clipper=clipper,
+        disturb=disturb,
+        validation=validation,
+    )
+    return SpikeRun(done.validation, excess_loss(done.losses, planted=planted), done.clipped)
 
 
 def limit_trial(ours: type[GradClipper], lab: Lab, *, scale: float, disturb: Disturb | None = None) -> Trial:
@@ -189,9 +160,3 @@ def excess_loss(losses: Sequence[float], *, planted: Iterable[int] = PLANTED) ->
             after = range(step + 1, min(step + 1 + AFTER, len(losses)))
             total += sum(max(0.0, losses[later] - level) for later in after if later not in places)
     return total
-
-
-def _batch(ids: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    starts = torch.randint(0, len(ids) - CONTEXT - 1, (BATCH, 1), generator=draw)
-    rows = ids[starts + torch.arange(CONTEXT + 1)]
-    return rows[:, :-1], rows[:, 1:]

@@ -1,6 +1,6 @@
 """Things with planted damage, rated from 1 to 5 by how much of them is damaged, and a CLIP that has heard of it.
 
-Nothing here is about people or morals: damage stands in for what raters of pictures mind. A caption says now and then
+Nothing here is about people or morals: damage stands in for what raters of images mind. A caption says now and then
 whether its thing is intact or damaged, so the start prompts carry some signal and not all of it.
 """
 
@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tether.core.hash_rng import hash_int
 from tether.core.types import Batch
 from tether.data.sets.scenes import TEMPLATES, Defect, Dice, Scene, World, render
 from tether.data.sets.scenes.captions import with_article
@@ -27,7 +25,7 @@ from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
 from tether.papers.reproduction.model_cache import cached_model
-from tether.papers.testbeds.in_memory import fit_rows
+from tether.papers.testbeds.in_memory import dice_of, drawn, fit_rows
 from tether.tasks.safety.prompt_classifier import INIT_TEXTS
 from tether.train.steps.presets import ContrastiveStep
 
@@ -69,7 +67,7 @@ _WORLD = World(
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """Pictures with captions and ratings.
+    """Images with captions and ratings.
 
     Attributes:
         pixels: (n, 3, 32, 32) uint8.
@@ -86,12 +84,12 @@ class Rated:
     planted: Bool[np.ndarray, " n"]
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self.texts)
 
 
 def draw(lab: Lab, name: str, *, rows: int, share: float, least: float = 0.0) -> Rated:
-    """Pictures with captions; equal seeds and names give equal ones.
+    """Images with captions; equal seeds and names give equal ones.
 
     Args:
         lab: seed.
@@ -100,9 +98,9 @@ def draw(lab: Lab, name: str, *, rows: int, share: float, least: float = 0.0) ->
         share: of them that are damaged at all, by a degree that is even between ``least`` and the worst.
         least: from 0 to 1.
     """
-    pixels, texts, degrees, ratings = [], [], [], []
+    scenes, texts, degrees, ratings = [], [], [], []
     for row in range(rows):
-        dice = Dice(np.random.default_rng(hash_int(f"{name} {row}", seed=lab.seed, salt="rated")))
+        dice = dice_of(lab, f"{name} {row}", salt="rated")
         scene = _WORLD.draw(dice)
         x, y = (0.5 + dice.uniform(-_JITTER, _JITTER) for _ in range(2))
         thing = replace(scene.things[0], x=x, y=y)
@@ -115,9 +113,9 @@ def draw(lab: Lab, name: str, *, rows: int, share: float, least: float = 0.0) ->
         if (word := _word(degree, scene.background, dice)) is not None:
             said = f"{word} {said}"
         texts.append(TEMPLATES[dice.pick(tuple(TEMPLATES))].format(things=with_article(said)))
-        pixels.append(torch.from_numpy(render(scene, size=64).pixels).permute(2, 0, 1))
+        scenes.append(scene)
     table = np.array(degrees)
-    return Rated(shrink(torch.stack(pixels), side=SIDE), tuple(texts), table, np.array(ratings), table > 0)
+    return Rated(shrink(drawn(scenes, size=64), side=SIDE), tuple(texts), table, np.array(ratings), table > 0)
 
 
 def taught(lab: Lab) -> Clip:
@@ -133,9 +131,9 @@ def taught(lab: Lab) -> Clip:
     return cast(Clip, load(str(folder), device=lab.device))
 
 
-def embedded(model: Clip, pictures: Rated) -> Float[np.ndarray, "n d"]:
-    """(n, d) embeddings of the pictures, not normalised."""
-    return encode_images(model, pictures.pixels.split(512)).double().numpy()
+def embedded(model: Clip, images: Rated) -> Float[np.ndarray, "n d"]:
+    """(n, d) embeddings of the images, not normalised."""
+    return encode_images(model, images.pixels.split(512)).double().numpy()
 
 
 def _teach(lab: Lab, pairs: Rated, *, steps: int) -> Clip:
@@ -181,9 +179,9 @@ def _patches(width: float, x: float, y: float, count: int, dice: Dice) -> tuple[
 
 
 def _degree(scene: Scene) -> float:
-    picture = render(scene, size=64)
-    inside = picture.mask(0)
-    flaw = np.zeros_like(inside) if picture.flaw is None else picture.flaw
+    image = render(scene, size=64)
+    inside = image.mask(0)
+    flaw = np.zeros_like(inside) if image.flaw is None else image.flaw
     return float(min((flaw & inside).sum() / inside.sum() / WHOLE, 1.0))
 
 

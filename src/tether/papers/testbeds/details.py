@@ -29,13 +29,13 @@ _VALUES = (tuple(PLACES.values()), _SPOTS, tuple(f"is {size}" for size in SIZES)
 
 @dataclass(frozen=True, slots=True)
 class DetailScenes:
-    """Pictures with captions in pieces.
+    """Images with captions in pieces.
 
     Attributes:
         pixels: (n, 3, size, size) uint8.
         segments: the true details of each.
         false: for each and each of its details the same sentence with another value; the first names another thing.
-        foreign: for each and each of its details a piece of another picture's caption that is not its own.
+        foreign: for each and each of its details a piece of another image's caption that is not its own.
     """
 
     pixels: Tensor
@@ -44,7 +44,7 @@ class DetailScenes:
     foreign: tuple[tuple[str, ...], ...]
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self.segments)
 
     @property
@@ -78,7 +78,7 @@ def detail_scenes(lab: Lab, *, split: str, rows: int) -> DetailScenes:
 
 
 def _another(segments: Sequence[Sequence[str]], own: Sequence[str], *, rng: np.random.Generator) -> str:
-    """What another picture shows."""
+    """What another image shows."""
     while (piece := segments[int(rng.integers(len(segments)))][0]) == own[0]:
         pass
     return piece
@@ -95,12 +95,12 @@ def _otherwise(sentence: str, *, rng: np.random.Generator) -> str:
 def growing_scores(
     model: DualEncoder, scenes: DetailScenes, *, wrong: Sequence[Sequence[str]]
 ) -> tuple[Tensor, Tensor]:
-    """(n, DETAILS) cosines of each picture with its growing caption, and with a wrong detail at the end of each.
+    """(n, DETAILS) cosines of each image with its growing caption, and with a wrong detail at the end of each.
 
     Column i of the second is the caption of i + 1 true details and the wrong one that stands at i + 1, in place of the
     next true one; in the last column it is at the end of the whole caption.
     """
-    from tether.models.embed import encode_images, encode_texts
+    from tether.papers.testbeds.in_memory import unit_pairs
 
     true = [caption for pieces in scenes.segments for caption in growing(pieces)]
     other = [
@@ -108,30 +108,26 @@ def growing_scores(
         for own, pieces in zip(scenes.segments, wrong, strict=True)
         for place, caption in enumerate(growing(own))
     ]
-    image = torch.nn.functional.normalize(encode_images(model, scenes.pixels.split(256)), dim=1)
-    scores = []
-    for texts in (true, other):
-        text = torch.nn.functional.normalize(encode_texts(model, texts), dim=1)
-        scores.append((text.view(len(scenes), DETAILS, -1) * image[:, None]).sum(dim=2))
-    return scores[0], scores[1]
+    image, text = unit_pairs(model, scenes.pixels, true + other)
+    first, second = (text.view(2, len(scenes), DETAILS, -1) * image[:, None]).sum(dim=3)
+    return first, second
 
 
 @torch.no_grad()
 def rank_correlation(model: DualEncoder, scenes: DetailScenes) -> float:
-    """Mean over pictures of Kendall's tau between the score of a caption and how many of its details are true.
+    """Mean over images of Kendall's tau between the score of a caption and how many of its details are true.
 
-    Each caption has all its details, the first 0, 1, ... of them true and the others of another picture.
+    Each caption has all its details, the first 0, 1, ... of them true and the others of another image.
     """
     from scipy.stats import kendalltau
 
-    from tether.models.embed import encode_images, encode_texts
+    from tether.papers.testbeds.in_memory import unit_pairs
 
     texts = [
         " ".join([*own[:count], *other[count:]])
         for own, other in zip(scenes.segments, scenes.foreign, strict=True)
         for count in range(DETAILS + 1)
     ]
-    image = torch.nn.functional.normalize(encode_images(model, scenes.pixels.split(256)), dim=1)
-    text = torch.nn.functional.normalize(encode_texts(model, texts), dim=1)
+    image, text = unit_pairs(model, scenes.pixels, texts)
     scores = (text.view(len(scenes), DETAILS + 1, -1) * image[:, None]).sum(dim=2).numpy()
     return float(np.mean([kendalltau(np.arange(DETAILS + 1), row).statistic for row in scores]))

@@ -1,4 +1,4 @@
-"""Handwritten digits of 8 x 8 for checks that take seconds: the pictures, and a short run of a residual network."""
+"""Handwritten digits of 8 x 8 for checks that take seconds: the images, and a short run of a residual network."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ BATCH, EPOCHS, MOMENTUM = 256, 12, 0.9
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """Standardised grey pictures with labels 0 to 9.
+    """Standardised grey images with labels 0 to 9.
 
     Attributes:
-        train: (n, 1, 8, 8) pictures to learn from, of mean 0 and deviation 1.
+        train: (n, 1, 8, 8) images to learn from, of mean 0 and deviation 1.
         labels: (n,) of them.
         test: (m, 1, 8, 8) held out.
         test_labels: (m,) of them.
@@ -41,14 +41,14 @@ class Digits:
 
 def digits(lab: Lab) -> Digits:
     """The digits of ``digits:split=train`` and ``validation`` to learn from, those of ``test`` held out."""
-    pictures, labels = [], []
+    images, labels = [], []
     for split in ("train", "validation", "test"):
         pairs = load_pairs(f"digits:split={split},size=8", size=8)
-        pictures.append(255.0 - pairs.pixels[:, :1].float())
+        images.append(255.0 - pairs.pixels[:, :1].float())
         labels.append(torch.tensor([int(str(meta["label"])) for meta in pairs.meta]))
-    train = torch.cat(pictures[:2])
+    train = torch.cat(images[:2])
     mean, deviation = train.mean(), train.std()
-    return Digits((train - mean) / deviation, torch.cat(labels[:2]), (pictures[2] - mean) / deviation, labels[2])
+    return Digits((train - mean) / deviation, torch.cat(labels[:2]), (images[2] - mean) / deviation, labels[2])
 
 
 def network(*, seed: int) -> NFResNet:
@@ -62,12 +62,12 @@ def train(
     """Descend with Nesterov momentum at a constant rate from the first step on, and give the test accuracy.
 
     Args:
-        model: (b, 1, 8, 8) pictures to (b, 10) logits; trained in place.
+        model: (b, 1, 8, 8) images to (b, 10) logits; trained in place.
         clipper: bounds the gradients.
         data: the digits.
         lr: learning rate.
-        generator: of the order of the pictures.
-        epochs: passes over the pictures; a last incomplete batch is left out of each.
+        generator: of the order of the images.
+        epochs: passes over the images; a last incomplete batch is left out of each.
 
     Returns:
         Share of held-out digits that are told rightly; a network whose numbers are not finite is left guessing.

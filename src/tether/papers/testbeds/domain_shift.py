@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +12,11 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from tether.core.hash_rng import hash_uniform
-from tether.core.types import Batch
-from tether.data.sets.scenes import HELD_OUT_PAIRS, Dice, World, render
+from tether.data.sets.scenes import HELD_OUT_PAIRS, Dice, World
 from tether.data.sets.scenes.world import COLOURS, SHAPES
-from tether.losses import ClipLoss
 from tether.models import Clip, create
 from tether.models.embed import encode_images
-from tether.papers.testbeds.in_memory import fit_batches
-from tether.train.steps.presets import ContrastiveStep
+from tether.papers.testbeds.in_memory import drawn, draws, fit_pairs
 
 IMAGE_SIZE = 32
 CLASSES: tuple[str, ...] = tuple(
@@ -37,7 +34,7 @@ _WORLD = World(
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Pictures with classes.
+    """Images with classes.
 
     Attributes:
         pixels: (n, 3, 32, 32).
@@ -57,14 +54,14 @@ def split_classes(count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def draw(classes: Sequence[str], *, count: int, rng: np.random.Generator) -> Labelled:
     """Scenes of one large thing whose class is among those given, as often as chance has it."""
     place = {name: number for number, name in enumerate(classes)}
-    pixels, labels = [], []
+    scenes, labels = [], []
     while len(labels) < count:
         scene = _WORLD.draw(Dice(rng))
         number = place.get(f"{scene.things[0].colour} {scene.things[0].shape}")
         if number is not None:
-            pixels.append(render(scene, size=2 * IMAGE_SIZE).pixels)
+            scenes.append(scene)
             labels.append(number)
-    large = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
+    large = drawn(scenes, size=2 * IMAGE_SIZE).float()
     return Labelled(F.avg_pool2d(large, 2).round_().to(torch.uint8), torch.tensor(labels))
 
 
@@ -79,25 +76,17 @@ def start(*, seed: int, steps: int, pairs: int = PAIRS) -> Clip:
     """A tiny CLIP of all classes in the world's own light, in eval mode.
 
     Args:
-        seed: of its weights, pictures and batches.
+        seed: of its weights, images and batches.
         steps: of its training.
-        pairs: pictures that it sees.
+        pairs: images that it sees.
     """
-    generator = torch.Generator().manual_seed(seed)
     things = draw(CLASSES, count=pairs, rng=np.random.default_rng([seed, 1]))
     model = create("tiny", seed=seed, image_size=IMAGE_SIZE)
     tokens = model.tokenizer([TEMPLATE.format(name) for name in CLASSES])
     model.prune_vocabulary_(tokens)
-
-    def batches() -> Iterator[Batch]:
-        while True:
-            rows = torch.randint(pairs, (BATCH,), generator=generator)
-            yield Batch(things.pixels[rows], tokens[things.labels[rows]])
-
-    step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=seed)
-    fit_batches(model, step, batches(), steps=steps, warmup=WARMUP)
-    model.restore_vocabulary_()
-    return model
+    rows = draws(pairs, size=BATCH, generator=torch.Generator().manual_seed(seed))
+    said = tokens[things.labels]
+    return fit_pairs(model, things.pixels, said, rows=rows, steps=steps, warmup=WARMUP, seed=seed)
 
 
 def accuracy(model: Clip, things: Labelled, *, class_text: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Articles: a picture of two things, and a title that names them with their colours."""
+"""Articles: an image of two things, and a title that names them with their colours."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.core.hash_rng import hash_int
 from tether.core.types import Batch
-from tether.data.sets.scenes import TEMPLATES, Dice, Scene, Thing, World, render
+from tether.data.sets.scenes import TEMPLATES, Dice, Scene, Thing, World
 from tether.data.sets.scenes.captions import listed, noun, with_article
 from tether.evaluate.embeddings import shrink
 from tether.losses import ClipLoss
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.presets import create
-from tether.papers.testbeds.in_memory import fit_rows
+from tether.papers.testbeds.in_memory import dice_of, drawn, fit_rows
 from tether.train.steps.presets import ContrastiveStep
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ _WORLD = World(
 
 @dataclass(frozen=True, slots=True)
 class Articles:
-    """Pictures with titles.
+    """Images with titles.
 
     Attributes:
         pixels: (n, 3, 32, 32) uint8.
@@ -72,18 +70,17 @@ def draw(lab: Lab, name: str, *, rows: int, coloured: float = 1.0) -> Articles:
         rows: how many.
         coloured: share of the titles that name the colours of their things.
     """
-    pixels, texts, things = [], [], []
+    scenes, texts = [], []
     for row in range(rows):
-        dice = Dice(np.random.default_rng(hash_int(f"{name} {row}", seed=lab.seed, salt="headlines")))
+        dice = dice_of(lab, f"{name} {row}", salt="headlines")
         scene = _WORLD.draw(dice)
         texts.append(_title(scene, dice, details=("colour",) if dice.chance(coloured) else ()))
-        things.append(scene.things)
-        pixels.append(torch.from_numpy(render(scene, size=64).pixels).permute(2, 0, 1))
+        scenes.append(scene)
     return Articles(
-        shrink(torch.stack(pixels), side=SIDE),
+        shrink(drawn(scenes, size=64), side=SIDE),
         tuple(texts),
-        tuple(_alike(several) for several in things),
-        tuple(" ".join(sorted(noun(thing) for thing in several)) for several in things),
+        tuple(_alike(scene.things) for scene in scenes),
+        tuple(" ".join(sorted(noun(thing) for thing in scene.things)) for scene in scenes),
     )
 
 
@@ -118,13 +115,13 @@ def taught(lab: Lab) -> Clip:
 
 
 def embedded(model: Clip, articles: Articles) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
-    """(n, d) embeddings of the pictures and of the titles, not normalised."""
+    """(n, d) embeddings of the images and of the titles, not normalised."""
     images = encode_images(model, articles.pixels.split(512)).double().numpy()
     return images, encode_texts(model, articles.texts).double().numpy()
 
 
 def swapped(rows: int, *, share: float, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
-    """Which picture each article shows when a share of the articles pass theirs on in a ring; the others keep it."""
+    """Which image each article shows when a share of the articles pass theirs on in a ring; the others keep it."""
     shown = np.arange(rows)
     chosen = rng.permutation(rows)[: round(share * rows)]
     shown[chosen] = np.roll(chosen, 1)

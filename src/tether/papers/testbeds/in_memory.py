@@ -1,28 +1,101 @@
-"""Train a small CLIP on rows that lie in memory: a run's loop without its files, for checks that train many models."""
+"""Draw, train and measure in memory: what test beds share.
+
+The loops are a run's without its files, for checks that train many models.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.gather import LOCAL
+from tether.core.hash_rng import hash_int
+from tether.core.types import Batch
+from tether.data.sets.scenes import Dice, Scene, render
+from tether.evaluate.retrieval import recall_at_k
+from tether.losses import ClipLoss
+from tether.models.embed import encode_images, encode_texts
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
 from tether.train.loop import Player, Precision, fit
 from tether.train.schedules import Cosine
 from tether.train.steps.module import StepModule
+from tether.train.steps.presets import ContrastiveStep
 
 if TYPE_CHECKING:
-    from tether.core.protocols import GradClipper, Step
-    from tether.core.types import Batch
+    from tether.core.protocols import DualEncoder, GradClipper, Step
     from tether.models.dual import Clip
+    from tether.papers.reproduction.lab import Lab
 
-WARM_SHARE = 0.1
+WARM_FRACTION = 0.1
 BETAS = (0.9, 0.98)  # arXiv 2103.00020, table 6
 LARGEST_GRADIENT = 1.0
+
+
+def dice_of(lab: Lab, name: str, *, salt: str) -> Dice:
+    """Draws that depend on the seed, a name and a salt alone."""
+    return Dice(np.random.default_rng(hash_int(name, seed=lab.seed, salt=salt)))
+
+
+def drawn(scenes: Iterable[Scene], *, size: int) -> UInt8[Tensor, "n 3 h w"]:
+    """Images of scenes."""
+    return torch.stack([torch.from_numpy(render(scene, size=size).pixels).permute(2, 0, 1) for scene in scenes])
+
+
+def draws(count: int, *, size: int, generator: torch.Generator, repeats: bool = True) -> Iterator[Int[Tensor, " b"]]:
+    """Rows of batches without end.
+
+    Args:
+        count: rows to choose from.
+        size: of a batch.
+        generator: draws them.
+        repeats: whether each batch is drawn anew; else all rows come once in a random order, again and again, and what
+            does not fill a batch is left out.
+    """
+    while True:
+        if repeats:
+            yield torch.randint(count, (size,), generator=generator)
+        else:
+            yield from torch.randperm(count, generator=generator)[: count // size * size].split(size)
+
+
+def unit_pairs(
+    model: DualEncoder, pixels: UInt8[Tensor, "n 3 h w"], texts: Sequence[str]
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
+    """Unit embeddings of images and texts."""
+    return F.normalize(encode_images(model, pixels.split(256)), dim=1), F.normalize(encode_texts(model, texts), dim=1)
+
+
+def mean_recall(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, k: int = 1) -> float:
+    """Recall at ``k``, the mean of both directions."""
+    found = recall_at_k(image, text, k=(k,))
+    return (found[f"image_to_text_r{k}"] + found[f"text_to_image_r{k}"]) / 2
+
+
+def fit_pairs(
+    model: Clip, pixels: Tensor, tokens: Tensor, *, rows: Iterator[Tensor], steps: int, warmup: int, seed: int
+) -> Clip:
+    """Train on pairs with ``fit_batches``; equal captions of a batch are each other's positives.
+
+    Args:
+        model: its vocabulary may be pruned; it comes back whole and in evaluation mode.
+        pixels: (n, 3, h, w).
+        tokens: (n, l).
+        rows: of each batch.
+        steps: optimiser steps.
+        warmup: see ``fit_batches``.
+        seed: of the step.
+    """
+    step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=seed)
+    fit_batches(model, step, (Batch(pixels[some], tokens[some]) for some in rows), steps=steps, warmup=warmup)
+    model.restore_vocabulary_()
+    return model
 
 
 def fit_rows(
@@ -58,7 +131,7 @@ def fit_rows(
         parameter_groups(model, weight_decay=weight_decay), lr=learning_rate, betas=BETAS, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=max(steps, 2), pct_start=WARM_SHARE, cycle_momentum=False
+        optimizer, learning_rate, total_steps=max(steps, 2), pct_start=WARM_FRACTION, cycle_momentum=False
     )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for at in range(steps):

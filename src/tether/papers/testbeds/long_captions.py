@@ -1,4 +1,4 @@
-"""Captions whose last words tell two pictures apart, and a text tower that cuts them off or learns to read on."""
+"""Captions whose last words tell two images apart, and a text tower that cuts them off or learns to read on."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tether.adapt.distill import distil_text
 from tether.core.types import Batch, ImageSpec
 from tether.data.images import load
 from tether.data.sets.scenes import SceneTwins, long, render
-from tether.evaluate.retrieval import recall_at_k
 from tether.losses import SymmetricHardNegativeLoss
 from tether.models.dual import Clip
-from tether.models.embed import encode_images, encode_texts
+from tether.models.embed import encode_texts
 from tether.models.rotary_text import to_rotary
 from tether.models.tokenizer import TextCutWarning
 from tether.papers.testbeds.attribute_swaps import SIDE, WORLD, quadruples, run
+from tether.papers.testbeds.in_memory import mean_recall, unit_pairs
 from tether.train.steps.presets import ClipInStep
 
 PLACES = ("paper", "grass", "wood", "stone")
@@ -130,6 +130,4 @@ def _train(model: Clip, *, steps: int, batch: int, count: int, seed: int) -> Non
 
 def _recall(model: Clip, *, count: int) -> float:
     pixels, texts = long_pairs("test", count=count)
-    image = F.normalize(encode_images(model, pixels.split(256)), dim=1)
-    found = recall_at_k(image, F.normalize(encode_texts(model, texts), dim=1), k=(1,))
-    return (found["image_to_text_r1"] + found["text_to_image_r1"]) / 2
+    return mean_recall(*unit_pairs(model, pixels, texts))

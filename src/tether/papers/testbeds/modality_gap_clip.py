@@ -58,7 +58,7 @@ class Look:
 
     Attributes:
         centroid_distance: between the mean unit image and the mean unit text; 0 is no gap, 2 the largest.
-        paired_cosine: mean cosine of a picture and its own caption.
+        paired_cosine: mean cosine of an image and its own caption.
         recall: at 1, mean of both directions, in [0, 1].
     """
 
@@ -122,7 +122,7 @@ def held_out(lab: Lab) -> Pairs:
 
 
 def unit_embeddings(model: DualEncoder, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Unit embeddings (n, d) of the pictures and of their first captions, in float32."""
+    """Unit embeddings (n, d) of the images and of their first captions, in float32."""
     image = encode_images(model, pairs.pixels.split(256))
     text = encode_texts(model, [texts[0] for texts in pairs.texts])
     return torch.nn.functional.normalize(image), torch.nn.functional.normalize(text)

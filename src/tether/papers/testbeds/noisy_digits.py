@@ -24,10 +24,10 @@ class NoisyDigits:
     """One split with its noise.
 
     Attributes:
-        train: (n, 64) pictures in [0, 1].
+        train: (n, 64) images in [0, 1].
         labels: (n,) what they are trained with.
         truth: (n,) what they show.
-        test: (m, 64) pictures in [0, 1].
+        test: (m, 64) images in [0, 1].
         test_truth: (m,) what those show.
     """
 
@@ -54,7 +54,7 @@ class DigitsRun:
 
 
 @functools.cache
-def _pictures() -> tuple[Tensor, Tensor]:
+def _images() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -62,13 +62,13 @@ def _pictures() -> tuple[Tensor, Tensor]:
 
 
 def noisy_digits(*, seed: int, noise: float) -> NoisyDigits:
-    """Split the 1,797 digits 60 to 40 and give a share of the training pictures another label, each equally likely.
+    """Split the 1,797 digits 60 to 40 and give a share of the training images another label, each equally likely.
 
     Args:
         seed: of split and noise.
-        noise: share of the training labels that are replaced, rounded to a whole number of pictures.
+        noise: share of the training labels that are replaced, rounded to a whole number of images.
     """
-    pixels, truth = _pictures()
+    pixels, truth = _images()
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pixels), generator=draw)
     train, test = order.split([round(TRAINED_SHARE * len(order)), len(order) - round(TRAINED_SHARE * len(order))])
@@ -92,7 +92,7 @@ def train(
         loss: what is minimised.
         seed: of everything random.
         noise: share of wrong training labels.
-        epochs: passes over the training pictures.
+        epochs: passes over the training images.
         learning_rate: constant.
     """
     digits = noisy_digits(seed=seed, noise=noise)

@@ -16,10 +16,10 @@ from tether.papers.testbeds.char_lm import (
     CharModel,
     adamw,
     alphabet_size,
+    corpus,
     draw_batch,
     validation_loss,
 )
-from tether.papers.testbeds.char_lm_spikes import corpus
 
 LAYERS, BATCH = 2, 16
 SCORED_BATCHES = 8

@@ -1,4 +1,4 @@
-"""One large thing a picture, its kind called by an invented word, so that nothing but its own pairs teaches it."""
+"""One large thing an image, its kind called by an invented word, so that nothing but its own pairs teaches it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROMPT = "a picture of a {}"
 
 @dataclass(frozen=True, slots=True)
 class Things:
-    """Pictures with captions and classes.
+    """Images with captions and classes.
 
     Attributes:
         pixels: (n, 3, 32, 32).
@@ -53,14 +53,14 @@ def scenes(labels: Int[np.ndarray, " n"], *, rng: np.random.Generator) -> Things
     """A scene for each label, cut out around its thing, under one of the world's templates."""
     worlds = {pair: _world(*pair) for pair in CLASSES}
     dice, texts = Dice(rng), []
-    pictures = np.empty((len(labels), SIZE, SIZE, 3), np.uint8)
+    images = np.empty((len(labels), SIZE, SIZE, 3), np.uint8)
     for index, label in enumerate(labels):
         scene = worlds[CLASSES[label]].draw(dice)
         thing = scene.things[0]
         left, top = (min(max(round(2 * SIZE * place) - SIZE // 2, 0), SIZE) for place in (thing.x, thing.y))
-        pictures[index] = render(scene, size=2 * SIZE).pixels[top : top + SIZE, left : left + SIZE]
+        images[index] = render(scene, size=2 * SIZE).pixels[top : top + SIZE, left : left + SIZE]
         texts.append(TEMPLATES[dice.pick(tuple(TEMPLATES))].format(things=f"a {NAMES[label]}"))
-    return Things(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), texts, np.asarray(labels))
+    return Things(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), texts, np.asarray(labels))
 
 
 def _world(colour: str, shape: str) -> World:

@@ -23,12 +23,12 @@ _CACHED_SETS = 8
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """A data set in memory; entry i of each belongs to picture i.
+    """A data set in memory; entry i of each belongs to image i.
 
     Attributes:
         keys: of the rows.
         pixels: (n, 3, size, size) uint8; shared by everyone who asks for the same set, so not to be changed.
-        texts: the captions of each picture.
+        texts: the captions of each image.
         meta: the other columns of each row.
     """
 
@@ -38,7 +38,7 @@ class Pairs:
     meta: tuple[Mapping[str, object], ...]
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self.keys)
 
 
@@ -48,16 +48,16 @@ def load_pairs(spec: str, *, size: int, limit: int | None = None) -> Pairs:
 
     Args:
         spec: as for ``tether.data.open_source``, such as ``digits:split=test``.
-        size: height and width of the pictures in pixels.
+        size: height and width of the images in pixels.
         limit: how many rows, from the first; None = all.
     """
     keys, pixels, texts, meta = [], [], [], []
     source = open_source(spec, where="lab")
-    for rows, pictures in ordered(source, image_spec=ImageSpec((size, size)), batch_size=256, limit=limit):
+    for rows, images in ordered(source, image_spec=ImageSpec((size, size)), batch_size=256, limit=limit):
         keys += [row.key for row in rows]
         texts += [row.texts for row in rows]
         meta += [row.meta for row in rows]
-        pixels.append(pictures)
+        pixels.append(images)
     return Pairs(tuple(keys), torch.cat(pixels), tuple(texts), tuple(meta))
 
 

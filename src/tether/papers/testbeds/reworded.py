@@ -9,8 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from tether.core.types import Batch, ImageSpec
@@ -18,8 +17,8 @@ from tether.data.images import load
 from tether.data.sets.scenes import HELD_OUT_TEMPLATES, TEMPLATES, Dice, Scene, World, render, short
 from tether.losses import ClipLoss
 from tether.models import Clip, create
-from tether.models.embed import encode_images, encode_texts
 from tether.papers.testbeds.attribute_swaps import run
+from tether.papers.testbeds.in_memory import draws
 from tether.train.steps.presets import ContrastiveStep
 
 SIDE, CONTEXT, BATCH = 32, 40, 64
@@ -34,7 +33,7 @@ Wording = Literal["plain", "usual", "unseen"]
 
 @dataclass(frozen=True, slots=True)
 class Worded:
-    """Scenes and their pictures.
+    """Scenes and their images.
 
     Attributes:
         scenes: what is seen.
@@ -82,13 +81,13 @@ def wordings(scenes: Sequence[Scene], *, how: Wording, seed: int) -> list[str]:
 def train(
     pixels: UInt8[Tensor, "n 3 h w"], said: Callable[[int], str], *, texts: Sequence[str], seed: int, steps: int
 ) -> Clip:
-    """A small CLIP, in eval mode, after ``steps`` steps on pictures whose text is asked for at every visit.
+    """A small CLIP, in eval mode, after ``steps`` steps on images whose text is asked for at every visit.
 
     Args:
-        pixels: the pictures.
-        said: the text of picture i, this time.
+        pixels: the images.
+        said: the text of image i, this time.
         texts: all that it may say, for the table of tokens.
-        seed: of the weights and the order of the pictures.
+        seed: of the weights and the order of the images.
         steps: of the optimiser.
     """
     model = create("tiny", seed=seed, image_size=SIDE, context=CONTEXT)
@@ -97,18 +96,9 @@ def train(
     model.prune_vocabulary_(tokens)
 
     def batches() -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed)
-        size = min(BATCH, len(pixels))
-        while True:
-            for rows in torch.randperm(len(pixels), generator=generator).split(size):
-                if len(rows) == size:
-                    chosen = torch.tensor([place[said(row)] for row in rows.tolist()])
-                    yield Batch(pixels[rows], tokens[chosen])
+        size, generator = min(BATCH, len(pixels)), torch.Generator().manual_seed(seed)
+        for rows in draws(len(pixels), size=size, generator=generator, repeats=False):
+            yield Batch(pixels[rows], tokens[[place[said(row)] for row in rows.tolist()]])
 
     run(model, ContrastiveStep(ClipLoss(), steps=steps, seed=seed), batches(), steps=steps)
     return model
-
-
-def embedded(model: Clip, pixels: Tensor, texts: Sequence[str]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
-    """Unit embeddings of pictures and texts."""
-    return F.normalize(encode_images(model, pixels.split(256))), F.normalize(encode_texts(model, texts))

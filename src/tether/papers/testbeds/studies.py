@@ -1,6 +1,6 @@
 """Scenes as studies: one thing that always looks the same, planted flaws as findings, and a report of each.
 
-Most studies are normal and nearly alike; reports of the same findings differ in words. Nothing here is a picture of a
+Most studies are normal and nearly alike; reports of the same findings differ in words. Nothing here is an image of a
 person, and no figure on it says anything about medicine.
 """
 
@@ -25,6 +25,7 @@ from tether.data.sets.scenes.render import render
 from tether.models import create
 from tether.models.dual import Clip
 from tether.papers.testbeds.attribute_swaps import run
+from tether.papers.testbeds.in_memory import draws
 from tether.train.steps.module import Want
 from tether.train.steps.presets import ContrastiveStep
 
@@ -86,7 +87,7 @@ def studies(count: int, *, seed: int, part: int) -> Studies:
         reports.append(". ".join(dice.shuffled(said)))
     truth, spec = torch.from_numpy(masks.any(axis=(2, 3))), ImageSpec((SIDE, SIDE))
     small = F.interpolate(torch.from_numpy(masks).float(), (SIDE, SIDE), mode="area") >= 0.5
-    return Studies(torch.stack([load(picture, spec) for picture in pixels]), tuple(reports), truth, small)
+    return Studies(torch.stack([load(image, spec) for image in pixels]), tuple(reports), truth, small)
 
 
 def same_findings(data: Studies) -> float:
@@ -110,6 +111,5 @@ def learn(objective: Objective, data: Studies, *, seed: int, steps: int, batch: 
 def _batches(data: Studies, tokens: Int[Tensor, "n l"], *, size: int, seed: int) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(seed)
     vectors = data.vectors
-    while True:
-        rows = torch.randint(len(tokens), (size,), generator=generator)
+    for rows in draws(len(tokens), size=size, generator=generator):
         yield Batch(data.pixels[rows], tokens[rows], {"findings": vectors[rows]})

@@ -24,8 +24,8 @@ class Manuscript:
     Attributes:
         rng: of all that is left to chance.
         text: its LaTeX or XML so far.
-        files: its pictures.
-        wanted: caption of each picture that the rules find, blanks collapsed.
+        files: its images.
+        wanted: caption of each image that the rules find, blanks collapsed.
     """
 
     rng: np.random.Generator
@@ -33,8 +33,8 @@ class Manuscript:
     files: dict[str, bytes] = field(default_factory=dict)
     wanted: dict[str, str] = field(default_factory=dict)
 
-    def picture(self, ending: str) -> tuple[str, str, str]:
-        """A new picture: its file, that without ending, and its caption."""
+    def image(self, ending: str) -> tuple[str, str, str]:
+        """A new image: its file, that without ending, and its caption."""
         plot = draw_plot(self.rng)
         stem = f"figs/plot{len(self.files)}"
         buffer = io.BytesIO()
@@ -49,7 +49,7 @@ class Manuscript:
 
 
 def write_papers(folder: Path, *, count: int, rng: np.random.Generator) -> dict[tuple[str, str], str]:
-    """Papers as ``.tar.gz``, every other one an article in XML; the caption of every (paper, picture) to be found."""
+    """Papers as ``.tar.gz``, every other one an article in XML; the caption of every (paper, image) to be found."""
     wanted: dict[tuple[str, str], str] = {}
     for number in range(count):
         paper = Manuscript(rng)
@@ -81,7 +81,7 @@ def _figure(inside: str, *, environment: str = "figure", options: str = "") -> s
 
 
 def _plain(paper: Manuscript) -> None:
-    file, _, caption = paper.picture(".png")
+    file, _, caption = paper.image(".png")
     paper.text.append(
         _figure(f"\\centering\n\\includegraphics[width=3cm]{{{file}}}\n\\caption{{{caption}}}\\label{{f}}")
     )
@@ -89,7 +89,7 @@ def _plain(paper: Manuscript) -> None:
 
 
 def _without_ending(paper: Manuscript) -> None:
-    file, stem, caption = paper.picture(".jpg")
+    file, stem, caption = paper.image(".jpg")
     first, rest = caption.split(" ", 1)
     latex = f"{first} \\emph{{{rest}}} After~\\cite{{k}}, see Fig.~\\ref{{f}}, $x^2$."
     paper.text.append(_figure(f"\\caption[Short.]{{{latex}}}\n\\includegraphics{{{stem}}}", environment="figure*"))
@@ -99,7 +99,7 @@ def _without_ending(paper: Manuscript) -> None:
 def _sub_figures(paper: Manuscript) -> None:
     parts = []
     for _ in range(2):
-        file, _, caption = paper.picture(".png")
+        file, _, caption = paper.image(".png")
         inner = f"\\includegraphics{{{file}}}\\caption{{{caption}}}"
         parts.append(_figure(inner, environment="subfigure", options="{.5\\textwidth}"))
         paper.wanted[file] = caption
@@ -107,7 +107,7 @@ def _sub_figures(paper: Manuscript) -> None:
 
 
 def _wrapped(paper: Manuscript) -> None:
-    file, _, caption = paper.picture(".png")
+    file, _, caption = paper.image(".png")
     inner = (
         f"% \\includegraphics{{figs/plot0.png}}\n\\includegraphics{{{file}}}%\n\\caption\n {{{caption} % not said\n}}"
     )
@@ -116,41 +116,41 @@ def _wrapped(paper: Manuscript) -> None:
 
 
 def _twice(paper: Manuscript) -> None:
-    file, _, caption = paper.picture(".png")
+    file, _, caption = paper.image(".png")
     for text in ("An earlier word on it.", caption):
         paper.text.append(_figure(f"\\includegraphics{{{file}}}\\caption{{{text}}}"))
     paper.wanted[file] = caption
 
 
 def _two_graphics(paper: Manuscript) -> None:
-    files = [paper.picture(".png")[0] for _ in range(2)]
+    files = [paper.image(".png")[0] for _ in range(2)]
     inside = "".join(f"\\includegraphics{{{file}}}" for file in files)
     paper.text.append(_figure(f"{inside}\\caption{{Two pictures.}}"))
 
 
 def _not_there(paper: Manuscript) -> None:
-    _, stem, caption = paper.picture(".png")
+    _, stem, caption = paper.image(".png")
     paper.text.append(_figure(f"\\includegraphics{{{stem}.pdf}}\\caption{{{caption}}}"))
 
 
 def _alias(paper: Manuscript) -> None:
-    file, _, caption = paper.picture(".png")
+    file, _, caption = paper.image(".png")
     paper.text.append("\\newcommand{\\ig}[1]{\\includegraphics{#1}}")
     paper.text.append(_figure(f"\\ig{{{file}}}\\caption{{{caption}}}"))
 
 
 def _link(paper: Manuscript) -> None:
-    file, _, caption = paper.picture(".png")
+    file, _, caption = paper.image(".png")
     paper.text.append(_figure(f"\\includegraphics{{{file}}}\\caption{{{caption} \\url{{http://x.y}}}}"))
 
 
 def _centred(paper: Manuscript) -> None:
-    file, _, caption = paper.picture(".png")
+    file, _, caption = paper.image(".png")
     paper.text.append(_figure(f"\\begin{{center}}\\includegraphics{{{file}}}\\end{{center}}\\caption{{{caption}}}"))
 
 
 def _commented(paper: Manuscript) -> None:
-    file, _, caption = paper.picture(".png")
+    file, _, caption = paper.image(".png")
     paper.text.append(f"% \\begin{{figure}}\\includegraphics{{{file}}}\\caption{{{caption}}}\\end{{figure}}")
 
 
@@ -161,7 +161,7 @@ def _fig(caption: str, stem: str, *, attributes: str = "", around: str = "{}") -
 
 def _found(attributes: str = "") -> Callable[[Manuscript], None]:
     def add(paper: Manuscript) -> None:
-        file, stem, caption = paper.picture(".jpg")
+        file, stem, caption = paper.image(".jpg")
         title, rest = caption.split(". ", 1)
         paper.text.append(_fig(f"<title>{title}.</title><p>\n<italic>{rest}</italic></p>", stem, attributes=attributes))
         paper.wanted[file] = caption
@@ -173,7 +173,7 @@ def _passed_over(
     attributes: str = "", *, around: str = "{}", ending: str = ".jpg", words: str = ""
 ) -> Callable[[Manuscript], None]:
     def add(paper: Manuscript) -> None:
-        _, stem, caption = paper.picture(ending)
+        _, stem, caption = paper.image(ending)
         paper.text.append(_fig(f"<p>{words or caption}</p>", stem, attributes=attributes, around=around))
 
     return add

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,19 +12,16 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tether.core.types import Batch
 from tether.data.sets.scenes import Dice, World, render
 from tether.data.sets.scenes.captions import with_article
-from tether.losses import ClipLoss
 from tether.models import Clip, create
 from tether.models.embed import encode_images, encode_texts
-from tether.papers.testbeds.in_memory import fit_batches
-from tether.train.steps.presets import ContrastiveStep
+from tether.papers.testbeds.in_memory import draws, fit_pairs
 
 SIDE, PATCH, CONTEXT = 64, 16, 16
 COLOURS = ("red", "orange", "green", "turquoise", "blue")
 SHAPES = ("circle", "square", "star", "heart", "cross", "moon")
-"""Few, so that a batch holds several pictures of one thing and only their text tells them apart: a model of this size
+"""Few, so that a batch holds several images of one thing and only their text tells them apart: a model of this size
 then learns to read within some hundred steps."""
 POINTS = 20
 """Size of the letters in pixels."""
@@ -47,7 +44,7 @@ _WORLD = World(
 
 @dataclass(frozen=True, slots=True)
 class Lettered:
-    """Pictures of things with or without text.
+    """Images of things with or without text.
 
     Attributes:
         pixels: (n, 3, 64, 64).
@@ -62,11 +59,11 @@ class Lettered:
     boxes: Int[np.ndarray, "n 4"]
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self.pixels)
 
     def said(self, row: int) -> str:
-        """What a picture shows, such as ``an orange ring``."""
+        """What an image shows, such as ``an orange ring``."""
         return named(int(self.colours[row]), int(self.shapes[row]))
 
 
@@ -76,7 +73,7 @@ def named(colour: int, shape: int) -> str:
 
 
 def draw(written: Sequence[str | None], *, rng: np.random.Generator) -> Lettered:
-    """One picture for each entry, with that text across the middle and the thing above or below it."""
+    """One image for each entry, with that text across the middle and the thing above or below it."""
     dice = Dice(rng)
     pixels = np.empty((len(written), SIDE, SIDE, 3), np.uint8)
     places, boxes = [], np.zeros((len(written), 4), np.int64)
@@ -93,7 +90,7 @@ def draw(written: Sequence[str | None], *, rng: np.random.Generator) -> Lettered
 
 
 def _write(pixels: UInt8[np.ndarray, "h w 3"], text: str, *, colour: str) -> list[int]:
-    """Draw a line into a picture; the box around it."""
+    """Draw a line into an image; the box around it."""
     image = Image.fromarray(pixels)
     font = ImageFont.load_default(POINTS)
     left, top, right, bottom = font.getbbox(text)
@@ -106,20 +103,11 @@ def _write(pixels: UInt8[np.ndarray, "h w 3"], text: str, *, colour: str) -> lis
 
 def train(pixels: UInt8[Tensor, "n 3 64 64"], texts: Sequence[str], *, seed: int, steps: int) -> Clip:
     """A tiny CLIP of these pairs, in eval mode; equal seeds see equal weights and numbers of rows."""
-    generator = torch.Generator().manual_seed(seed)
     model = create("tiny", seed=seed, image_size=SIDE, patch=PATCH, context=CONTEXT)
     tokens = model.tokenizer(texts)
     model.prune_vocabulary_(tokens)
-
-    def batches() -> Iterator[Batch]:
-        while True:
-            rows = torch.randint(len(pixels), (min(BATCH, len(pixels)),), generator=generator)
-            yield Batch(pixels[rows], tokens[rows])
-
-    step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=seed)
-    fit_batches(model, step, batches(), steps=steps, warmup=WARMUP)
-    model.restore_vocabulary_()
-    return model
+    rows = draws(len(pixels), size=min(BATCH, len(pixels)), generator=torch.Generator().manual_seed(seed))
+    return fit_pairs(model, pixels, tokens, rows=rows, steps=steps, warmup=WARMUP, seed=seed)
 
 
 def accuracy(model: Clip, things: Lettered) -> float:

@@ -10,12 +10,14 @@ import torch
 
 from tether.core.errors import InputError, StoppedError
 from tether.data.loader import Loader
-from tether.evaluate.report import compare as page
 from tether.optim.clip import CLIPPERS
+from tether.papers.stability import own_run
+from tether.papers.stability.own_report import MATTERS, Comparison, Seen, advise, look, report
+from tether.papers.stability.own_run import candidates, compare
+from tether.papers.stability.trace import Trace
 from tether.train import RunConfig, train
-from tether.train.compare import LEAST, MATTERS, Comparison, Seen, advise, candidates, compare, look, spikes
 from tether.train.metrics_log import read_metrics
-from tether.train.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, METRICS
+from tether.train.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, COMPARE_PAGE, METRICS
 
 STEPS = 20
 
@@ -51,12 +53,12 @@ def done(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in CLIPPERS if name not in ("none", "global_norm", "zclip")]:
             patch.delitem(CLIPPERS, name)
-        found = compare(config(), folder=folder, steps=STEPS)
-    return folder, found
+        found, traces = compare(config(), folder=folder, steps=STEPS)
+    return folder, found, report("run", found, traces).html()
 
 
 def test_every_clipper_sees_the_same_first_step_and_leaves_its_log(done):
-    folder, found = done
+    folder, found, _ = done
     logs = {one.name: read_metrics(folder / COMPARE / one.name / METRICS) for one in found.seen}
     assert list(logs) == ["none", "global_norm", "zclip"]
     assert {len(log) for log in logs.values()} == {STEPS}
@@ -66,7 +68,7 @@ def test_every_clipper_sees_the_same_first_step_and_leaves_its_log(done):
 
 
 def test_they_are_the_first_steps_of_the_run_itself(done, tmp_path):
-    folder, found = done
+    folder, found, _ = done
     stop = iter(range(STEPS)).__next__
     with pytest.raises(StoppedError):
         train(config(), folder=tmp_path / "run", should_stop=lambda: stop() == STEPS - 1)
@@ -77,7 +79,7 @@ def test_they_are_the_first_steps_of_the_run_itself(done, tmp_path):
 
 
 def test_the_recipes_clipper_keeps_its_settings(done):
-    _, found = done
+    _, found, _ = done
     seen = {one.name: one for one in found.seen}
     assert found.own == "global_norm"
     assert seen["global_norm"].threshold == 0.5
@@ -89,31 +91,28 @@ def test_the_recipes_clipper_keeps_its_settings(done):
 
 
 def test_what_is_written(done):
-    folder, found = done
+    folder, found, html = done
     values = json.loads((folder / COMPARE_JSON).read_text())
     assert values["advice"] == list(found.advice)
     assert values["seen"][1]["spec"] == {"name": "global_norm", "max_norm": 0.5}
     assert not list(folder.rglob(CHECKPOINTS))
     assert not list(folder.rglob("*.safetensors"))
-    html = page.write(folder, found).read_text()
     assert "http" not in html
     assert "global_norm (yours)" in html
     assert html.count('class="plot"') == 6
 
 
 def test_the_run_can_be_started_in_the_same_folder(done):
-    folder, _ = done
-    page.write(folder, done[1])
+    folder, _, html = done
+    (folder / COMPARE_PAGE).write_text(html)
     result = train(config(steps=1), folder=folder)
     assert result.steps == 1
 
 
 def test_an_interrupted_comparison_goes_on_bit_for_bit(done, tmp_path, monkeypatch):
-    from tether.train import compare as room
-
-    _, whole = done
+    _, whole, _ = done
     made = []
-    monkeypatch.setattr(room, "Loader", lambda *given, **named: made.append(1) or Loader(*given, **named))
+    monkeypatch.setattr(own_run, "Loader", lambda *given, **named: made.append(1) or Loader(*given, **named))
     calls = iter(range(1000)).__next__
     with pytest.raises(
         StoppedError, match="stopped while comparing clippers; go on with the same command with --resume"
@@ -121,7 +120,7 @@ def test_an_interrupted_comparison_goes_on_bit_for_bit(done, tmp_path, monkeypat
         compare(config(), folder=tmp_path / "run", steps=STEPS, should_stop=lambda: calls() == STEPS + 6)
     names: list[str] = []
     seen: list[int] = []
-    found = compare(
+    found, _ = compare(
         config(),
         folder=tmp_path / "run",
         steps=STEPS,
@@ -141,7 +140,7 @@ def test_an_interrupted_comparison_goes_on_bit_for_bit(done, tmp_path, monkeypat
 
 def test_a_clipper_that_diverges_does_not_stop_the_others(tmp_path):
     wild = config(max_skips=2, clipper="none", optimizer={"name": "sgd", "lr": 1e38}, schedule="constant", steps=STEPS)
-    found = compare(wild, folder=tmp_path / "run", steps=STEPS)
+    found, _ = compare(wild, folder=tmp_path / "run", steps=STEPS)
     none = next(one for one in found.seen if one.name == "none")
     assert none.diverged.startswith("step ")
     assert none.loss is None
@@ -170,30 +169,24 @@ def test_candidates_are_all_there_are():
     assert candidates(own, CLIPPERS) == {"none": "none", "global_norm": "global_norm", "zclip": own}
 
 
-class TestSpikes:
-    flat = [2.0, 2.02] * 20
-
-    def test_counts_jumps_once(self):
-        assert spikes(self.flat) == 0
-        assert spikes([*self.flat[:30], 2.6, 2.7, *self.flat[30:]]) == 1
-        assert spikes([*self.flat[:30], 2.6, *self.flat[30:35], None, 2.0]) == 2
-
-    def test_noise_is_no_spike(self):
-        noisy = [2.0 + 0.2 * ((7 * step) % 5) for step in range(60)]
-        assert spikes(noisy) == 0
+def trace(losses: list[float | None]) -> Trace:
+    n = len(losses)
+    return Trace(tuple(losses), (2.0,) * n, (1.0,) * n, (0.5,) * n, ())
 
 
-def log(losses: list[float | None], **changes) -> list[dict]:
-    row = {"grad_norm": 2.0, "grad_threshold": 1.0, "grad_scale": 0.5, "skipped": False} | changes
-    return [{"step": step, "loss": loss, **row} for step, loss in enumerate(losses)]
-
-
-def test_look_reads_a_log():
-    seen = look("zclip", "zclip", log([3.0] * 30 + [2.0] * 10), cost=0.5)
-    assert (seen.loss, seen.clipped, seen.largest, seen.usual, seen.threshold) == (2.0, 1.0, 2.0, 2.0, 1.0)
-    assert look("zclip", "zclip", log([3.0] * 30 + [None] + [2.0] * 9), cost=0.5).loss == 2.0
-    assert look("zclip", "zclip", log([3.0] * 30 + [None] * 6 + [2.0] * 4), cost=0.5).loss is None
-    assert look("zclip", "zclip", log([2.0] * 30), cost=0.5, diverged="step 3").loss is None
+@pytest.mark.parametrize(
+    ("last", "diverged", "loss"),
+    [
+        ([2.0] * 10, "", 2.0),
+        ([None] + [2.0] * 9, "", 2.0),
+        ([None] * 6 + [2.0] * 4, "", None),
+        ([2.0] * 10, "step 3", None),
+    ],
+)
+def test_look_reads_a_trace(last, diverged, loss):
+    one = trace([3.0] * 30 + last)
+    seen = look("zclip", "zclip", one, cost=0.5, beside=trace([3.0] * 40), diverged=diverged)
+    assert (seen.loss, seen.clipped, seen.largest, seen.usual, seen.threshold) == (loss, 1.0, 2.0, 2.0, 1.0)
 
 
 def seen(name: str, *, loss: float | None = 2.0, less: float | None = 0.0, **changes) -> Seen:
@@ -236,6 +229,3 @@ class TestAdvice:
         lines = answer(own=seen("global_norm", clipped=0.9), peak=0.4)
         assert "clipped 90% of the steps" in lines[1]
         assert "40% of its peak" in lines[2]
-
-    def test_least_is_what_the_rule_needs(self):
-        assert LEAST >= 10
