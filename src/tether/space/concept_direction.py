@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
@@ -13,17 +12,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
 from tether.core.ranges import Positive, check_values
-from tether.space.serialisation import read_state, write_state
+from tether.space.serialisation import Saved
 
 COMPONENTS = 5  # released pca.py
 CLUSTERS = 2  # released pca.py
 CLEAR = 1.5
 """How many times the second share of the variance the first must be for one direction to stand out."""
-STATE = frozenset({"mean_", "components_", "explained_variance_ratio_", "sign_", "scale_"})
-_FORMAT = "tether-concept-direction-1"
 
 
-class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ConceptDirection(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """The first principal direction of embedded examples, with a sign that points at the good pole.
 
     Fit it on embeddings of phrases from both poles, about as many of each, and score others: the score is the signed
@@ -51,6 +48,9 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     """
 
     n_features_in_: int
+
+    file_format = "tether-concept-direction-1"
+    state = ("mean_", "components_", "explained_variance_ratio_", "sign_", "scale_")
 
     def __init__(
         self,
@@ -150,31 +150,6 @@ class ConceptDirection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     @property
     def _n_features_out(self) -> int:
         return 1
-
-    def save(self, path: Path | str) -> None:
-        """Write settings and state to one safetensors file, atomically."""
-        check_is_fitted(self, "components_")
-        arrays = {name: getattr(self, name) for name in sorted(STATE)}
-        write_state(path, format=_FORMAT, settings=self.get_params(), arrays=arrays)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not one of a ``ConceptDirection``.
-        """
-        settings, arrays = read_state(path, what="ConceptDirection", format=_FORMAT, arrays=STATE)
-        return cls(**settings).restore(arrays)
-
-    def restore(self, arrays: dict[str, np.ndarray]) -> Self:
-        """Take over a fitted state by its attributes' names, and return the estimator."""
-        self.mean_, self.components_ = arrays["mean_"], arrays["components_"]
-        self.explained_variance_ratio_ = arrays["explained_variance_ratio_"]
-        self.sign_, self.scale_ = int(arrays["sign_"]), float(arrays["scale_"])
-        self.labels_ = None
-        self.n_features_in_ = self.mean_.size
-        return self
 
     def _scale(self, first: np.ndarray) -> float:
         return float(np.abs(first).max() if isinstance(self.scale, str) else self.scale)

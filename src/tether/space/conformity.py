@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
@@ -13,14 +12,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, check_values, checked
-from tether.space.serialisation import read_state, write_state
+from tether.space.serialisation import Saved
 from tether.space.validation import checked_rows
 
 CHUNK = 4096
 """Rows that are normalised at once."""
 _SAME_ANGLE = 1e-12  # cosines that differ by less are one angle in float64
-_STATE = frozenset({"mean_", "a_", "b_"})
-_FORMAT = "tether-conformity-1"
 
 
 @checked
@@ -52,7 +49,7 @@ def conformity(
     return along / _length(total, what="the mean of the unit rows")
 
 
-class ConformityEstimator(BaseEstimator):
+class ConformityEstimator(Saved, BaseEstimator):
     """Tells how common an embedding is from its cosine to a mean, without the other embeddings at hand.
 
     Fit it on raw embeddings of one modality. With ``mean="raw"`` a line is fitted from the cosine to the mean of the
@@ -73,6 +70,9 @@ class ConformityEstimator(BaseEstimator):
     """
 
     n_features_in_: int
+
+    file_format = "tether-conformity-1"
+    state = ("mean_", "a_", "b_")
 
     def __init__(self, *, mean: Literal["raw", "unit"] = "raw") -> None:
         """See the class for what the argument means; it is checked by ``fit``."""
@@ -133,25 +133,6 @@ class ConformityEstimator(BaseEstimator):
         """
         exact = conformity(X)
         return pearson(self.predict(X), exact)
-
-    def save(self, path: Path | str) -> None:
-        """Write the setting and the state to one safetensors file, atomically."""
-        check_is_fitted(self, "mean_")
-        arrays = {name: getattr(self, name) for name in sorted(_STATE)}
-        write_state(path, format=_FORMAT, settings=self.get_params(), arrays=arrays)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not one of a ``ConformityEstimator``.
-        """
-        settings, arrays = read_state(path, what="ConformityEstimator", format=_FORMAT, arrays=_STATE)
-        found = cls(**settings)
-        found.mean_, found.a_, found.b_ = arrays["mean_"], float(arrays["a_"]), float(arrays["b_"])
-        found.n_features_in_ = found.mean_.size
-        return found
 
 
 def pearson(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) -> float:

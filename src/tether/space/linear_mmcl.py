@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -13,13 +12,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, check_values
-from tether.space.serialisation import read_state, write_state
-
-_FORMAT = "tether-linear-mmcl-1"
-_STATE = frozenset({"mean_image_", "mean_text_", "cross_cov_", "image_encoder_", "text_encoder_", "loss_"})
+from tether.space.serialisation import Saved
 
 
-class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class LinearMMCL(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """The two linear towers that the linear contrastive loss is least for, from one singular value decomposition.
 
     ``losses.linear_mmcl_loss`` of pairs depends on the towers only through the product ``G = W_I^T W_T``, and is
@@ -47,6 +43,9 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     """
 
     n_features_in_: int
+
+    file_format = "tether-linear-mmcl-1"
+    state = ("mean_image_", "mean_text_", "cross_cov_", "image_encoder_", "text_encoder_", "loss_")
 
     def __init__(self, *, rank: Count | None = None, rho: Positive = 1.0) -> None:
         """See the class for what each argument means; values are checked by ``fit``."""
@@ -115,28 +114,6 @@ class LinearMMCL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if len(class_text) < 2:
             raise InputError(f"class_text: expected at least two classes to tell apart, got {len(class_text)}")
         return self.similarity(X, texts=class_text).argmax(axis=1)
-
-    def save(self, path: Path | str) -> None:
-        """Write settings and state to one safetensors file, atomically."""
-        check_is_fitted(self, "image_encoder_")
-        write_state(
-            path, format=_FORMAT, settings=self.get_params(), arrays={name: getattr(self, name) for name in _STATE}
-        )
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote; nothing is unpickled.
-
-        Raises:
-            InputError: no such file, or not one of this estimator.
-        """
-        settings, arrays = read_state(path, what="LinearMMCL", format=_FORMAT, arrays=_STATE)
-        one = cls(**settings)
-        for name in _STATE - {"loss_"}:
-            setattr(one, name, arrays[name])
-        one.loss_ = float(arrays["loss_"])
-        one.n_features_in_ = len(one.mean_image_)
-        return one
 
     @property
     def _n_features_out(self) -> int:

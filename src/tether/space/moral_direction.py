@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tether.core.errors import InputError
 from tether.core.ranges import checked
-from tether.space.concept_direction import COMPONENTS, STATE, ConceptDirection
+from tether.space.concept_direction import COMPONENTS, ConceptDirection
 from tether.space.serialisation import read_state, write_state
 from tether.space.texts import TextEncoder, embed_texts
 from tether.space.validation import checked_rows
@@ -152,7 +152,7 @@ class MoralDirection:
     def save(self, path: Path | str) -> None:
         """Write templates, words and state as one safetensors file, with embeddings by which the encoder is known."""
         check_is_fitted(self.direction, "components_")
-        arrays = {name: getattr(self.direction, name) for name in sorted(STATE)}
+        arrays = {name: getattr(self.direction, name) for name in sorted(ConceptDirection.state)}
         settings = {"templates": self.templates, "n_components": self.n_components, "words": self._words}
         known = self.embed(self._words[:LEAST_WORDS], form="bare")
         write_state(path, format=_FORMAT, settings=settings, arrays={**arrays, "known": known})
@@ -164,13 +164,14 @@ class MoralDirection:
         Raises:
             InputError: no such file, not one of a ``MoralDirection``, or an encoder that embeds its words otherwise.
         """
-        settings, arrays = read_state(path, what="MoralDirection", format=_FORMAT, arrays=STATE | {"known"})
+        names = frozenset({*ConceptDirection.state, "known"})
+        settings, arrays = read_state(path, what="MoralDirection", format=_FORMAT, arrays=names)
         found = cls(encoder, templates=settings["templates"], n_components=settings["n_components"])
         found._words = tuple(settings["words"])
         known, again = arrays["known"], found.embed(found._words[:LEAST_WORDS], form="bare")
         if again.shape != known.shape or np.abs(again - known).max() > _CLOSE * np.abs(known).max():
             raise InputError(f"{path}: this direction was fitted with another encoder: {found._words[0]!r} differs")
-        found.direction.restore({name: arrays[name] for name in STATE})
+        found.direction.restore(arrays)
         return found
 
 

@@ -36,3 +36,10 @@ def checked_rows(
     if len(empty):
         raise InputError(f"{name}: {len(empty)} of {len(table)} rows are zero, the first is row {empty[0]}")
     return table
+
+
+def unit_rows(rows: Float[np.ndarray, "n d"], *, name: str) -> Float[np.ndarray, "n d"]:
+    """The same rows, at least one, checked and scaled to length 1."""
+    table = checked_rows(rows, name=name, least=1)
+    scaled = table / np.abs(table).max(axis=1, keepdims=True)  # so that no square under- or overflows
+    return scaled / np.linalg.norm(scaled, axis=1, keepdims=True)

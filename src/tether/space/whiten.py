@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -16,15 +15,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tether.core.errors import InputError
 from tether.core.ranges import NonNegative, Share, check_values
 from tether.space.normality import NormalityReport, normality
-from tether.space.serialisation import read_state, write_state
+from tether.space.serialisation import Saved
 from tether.space.slerp import angle, slerp
 
 NOISE_SCALE = 0.1  # released whitening_code.py: what a redundant feature is replaced by
-_STATE = ("mean_", "components_", "eigenvalues_", "dropped_", "inverse_")
-_FORMAT = "tether-whitener-1"
 
 
-class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class Whitener(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Turns raw embeddings of one modality into coordinates with mean zero and identity covariance.
 
     Fit it on embeddings as the tower gives them, NOT normalised (unit rows have a null radial direction), of many
@@ -58,6 +55,9 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     """
 
     n_features_in_: int
+
+    file_format = "tether-whitener-1"
+    state = ("mean_", "components_", "eigenvalues_", "dropped_", "inverse_")
 
     def __init__(
         self,
@@ -163,28 +163,10 @@ class Whitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _n_features_out(self) -> int:
         return len(self.inverse_)
 
-    def save(self, path: Path | str) -> None:
-        """Write settings and state to one safetensors file, atomically; a generator's position is not kept."""
-        check_is_fitted(self, "components_")
+    def saved_settings(self) -> dict[str, Any]:
+        """The constructor's keywords; a generator's position is not kept."""
         settings = self.get_params()
-        if not isinstance(settings["random_state"], int):
-            settings["random_state"] = None
-        arrays = {name: getattr(self, name) for name in _STATE}
-        write_state(path, format=_FORMAT, settings=settings, arrays=arrays)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote; nothing is unpickled.
-
-        Raises:
-            InputError: no such file, not a safetensors file, or not one of a whitener.
-        """
-        settings, arrays = read_state(path, what="Whitener", format=_FORMAT, arrays=frozenset(_STATE))
-        whitener = cls(**settings)
-        for name in _STATE:
-            setattr(whitener, name, arrays[name])
-        whitener.n_features_in_ = arrays["mean_"].size
-        return whitener
+        return settings | {"random_state": settings["random_state"] if isinstance(self.random_state, int) else None}
 
     def _regularise(self, eigenvalues: np.ndarray, reference: np.ndarray) -> np.ndarray:
         if self.shrinkage is not None:

@@ -65,11 +65,11 @@ def other_folder(tmp_path_factory) -> str:
 def test_a_backbone_gives_unit_rows_and_marks_what_it_cannot_see(folder):
     backbone = Backbone(folder)
     pictures = [noise(0), None, b"no picture", noise(1), noise(0), b"", noise(2)[:60]]
-    rows, good = backbone.pictures(pictures)
+    rows, good = backbone.images(pictures)
     assert good.tolist() == [True, False, False, True, True, False, False]
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), good, atol=1e-6)
     np.testing.assert_allclose(rows[0], rows[4], atol=1e-6)  # one picture at two places of a batch
-    assert backbone.pictures([])[0].shape == (0, 64)
+    assert backbone.images([])[0].shape == (0, 64)
     np.testing.assert_allclose(np.linalg.norm(backbone.texts(["a", "", "b"]), axis=1), 1, atol=1e-6)
 
 
@@ -109,7 +109,7 @@ def test_embeddings_that_are_not_finite_are_no_pictures(folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone.model, "encode_image", broken)
-        _, good = backbone.pictures([noise(0), png(np.zeros((32, 32, 3), np.uint8)), noise(1)])
+        _, good = backbone.images([noise(0), png(np.zeros((32, 32, 3), np.uint8)), noise(1)])
     assert good.tolist() == [True, False, True]
 
 
@@ -128,7 +128,7 @@ def test_scores_are_cosines_after_the_transforms(folder):
     scores = step.scores(rows)
     assert np.isnan(scores).tolist() == [False, False, True, False, False, False, True, False]
     assert scores[[3, 4]].tolist() == [-1, -1]
-    shown, _ = step.backbone.pictures(rows.column("image"))
+    shown, _ = step.backbone.images(rows.column("image"))
     np.testing.assert_allclose(scores[1], shown[1] @ step.backbone.texts(["owl"])[0], atol=1e-6)
     plain = ClipScore(model=folder).scores(rows)
     assert plain[0] == scores[0]
@@ -251,14 +251,14 @@ def copies(folder: str, *, copies: int = 3, kinds: int = 4) -> tuple[pa.RecordBa
 
 def test_one_of_each_kind_stays(folder):
     rows, kind = copies(folder)
-    vectors = Backbone(folder).pictures(rows.column("image"))[0]
+    vectors = Backbone(folder).images(rows.column("image"))[0]
     same = (vectors @ vectors.T)[kind[:, None] == kind].min()
     different = (vectors @ vectors.T)[kind[:, None] != kind].max()
     assert different < same  # or the test says nothing
     step = EmbeddingDuplicates(model=folder, threshold=float((same + different) / 2)).partial_fit(rows)
     kept = step.keep(rows).astype(bool)
     assert sorted(kind[kept]) == [0, 1, 2, 3]
-    assert step.report() == {"pairs": 12, "pictures": 12, "stay": 4, "unreadable": 0}
+    assert step.report() == {"pairs": 12, "images": 12, "stay": 4, "unreadable": 0}
     nothing = EmbeddingDuplicates(model=folder, threshold=1).partial_fit(rows)
     assert nothing.keep(rows).all()
 
@@ -270,7 +270,7 @@ def test_captions_share_the_fate_of_their_picture_and_what_cannot_be_seen_stays(
     kept = step.keep(rows)
     assert kept[0] == kept[1] != kept[2]
     assert kept[3:].tolist() == [1, 1, 1]
-    assert step.report() == {"pairs": 6, "pictures": 2, "stay": 1, "unreadable": 2}
+    assert step.report() == {"pairs": 6, "images": 2, "stay": 1, "unreadable": 2}
 
 
 def test_a_step_sent_to_workers_takes_its_decision_and_no_vectors(folder):
@@ -384,7 +384,7 @@ def test_a_recipe_with_models_gives_the_same_rows_whatever_the_pieces(folder, tm
     first, second = found
     assert first["rows_sha256"] == second["rows_sha256"]
     assert [step["refused"] for step in first["by_step"][:3]] == [1, 2, 3]
-    assert first["by_step"][1]["report"] == {"pairs": 7, "pictures": 6, "stay": 4, "unreadable": 1}
+    assert first["by_step"][1]["report"] == {"pairs": 7, "images": 6, "stay": 4, "unreadable": 1}
     assert first["by_step"][2]["report"]["not_scored"] == 1
     assert len(kept) == first["pairs"]["kept"] == 2
     assert not any(character.isdigit() for row in kept for character in row["text"])

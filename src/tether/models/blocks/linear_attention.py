@@ -103,9 +103,6 @@ def linear_attention(
 
     Returns:
         (b, h, m, e) in the dtype of ``q``. A query that sees no key gets zero.
-
-    Raises:
-        InputError: an unknown kernel, or a bias that differs from query to query.
     """
     features = pick(kernel, KERNELS, option="kernel")
     m, n = q.shape[-2], k.shape[-2]

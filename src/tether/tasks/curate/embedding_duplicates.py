@@ -1,16 +1,18 @@
-"""A step of a recipe: of pictures that a model finds nearly the same, one stays."""
+"""A step of a recipe: of images that a model finds nearly the same, one stays."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pyarrow as pa
+from annotated_types import Gt, Le
 from jaxtyping import Float, Float16, Int, UInt64
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.curate.engine.hashing import hashed, row_keys
 from tether.data.curate.engine.stateless import column_of, pictures_of
 from tether.data.curate.engine.step import IMAGE, Counts, State
@@ -18,44 +20,40 @@ from tether.data.curate.steps.greedy_dedup import staying
 from tether.tasks.curate.lazy_encoder import Backbone
 
 EXACT = 20_000
-"""Pictures up to which all pairs are compared; more are first sorted into cells."""
-_CELL = 2_000  # pictures of a cell, about
-_CELLS_EACH = 2  # nearest cells in which a picture is compared
-_SAMPLE = 50_000  # pictures that the cells' centres are found on
+"""Images up to which all pairs are compared; more are first sorted into cells."""
+_CELL = 2_000  # images of a cell, about
+_CELLS_EACH = 2  # nearest cells in which an image is compared
+_SAMPLE = 50_000  # images that the cells' centres are found on
 _BLOCK = 1_024
 
 
 class EmbeddingDuplicates:
-    """Drops pictures whose embedding has a cosine of at least ``threshold`` with that of one that stays.
+    """Drops images whose embedding has a cosine of at least ``threshold`` with that of one that stays.
 
     It also finds crops, mirrored or recoloured copies and other views of one thing, which ``near_duplicates`` cannot
-    see; it cannot tell a copy from what the model takes for the same. Pictures are ranked by a hash of the key, so the
-    order of the pool does not matter; from the first to the last, a picture stays when none that stays is alike.
+    see; it cannot tell a copy from what the model takes for the same. Images are ranked by a hash of the key, so the
+    order of the pool does not matter; from the first to the last, an image stays when none that stays is alike.
 
-    Rows are compared: a row that stays keeps all its captions. Rows without a picture, and pictures that cannot be
-    decoded, stay. Above 20,000 pictures, pairs are compared that share one of their two nearest cells of a k-means
+    Rows are compared: a row that stays keeps all its captions. Rows without an image, and images that cannot be
+    decoded, stay. Above 20,000 images, pairs are compared that share one of their two nearest cells of a k-means
     partition with seed 0, after the README of opendatalab/CLIP-Parrot-Bias (and SemDeDup, arXiv 2303.09540); the few
-    that do not are missed. Memory: two bytes for each picture and dimension while counting, twice that when deciding.
+    that do not are missed. Memory: two bytes for each image and dimension while counting, twice that when deciding.
     Once it was sent to another process it holds the decision alone and counts no more.
     """
 
-    refusal = "a picture with nearly the same embedding stays in its place"
+    refusal = "an image with nearly the same embedding stays in its place"
     columns: tuple[str, ...] = (IMAGE,)
     counts: Counts = "pool"
 
-    def __init__(self, *, model: str, threshold: float = 0.95, device: str = "cpu") -> None:
+    @checked
+    def __init__(self, *, model: str, threshold: Annotated[float, Gt(-1), Le(1)] = 0.95, device: str = "cpu") -> None:
         """Take the settings; the model is loaded when it is needed.
 
         Args:
             model: what ``tether.load`` takes.
-            threshold: cosine from which two pictures are alike, in (-1, 1].
+            threshold: cosine from which two images are alike.
             device: of the model.
-
-        Raises:
-            InputError: a threshold out of range.
         """
-        if not -1 < threshold <= 1:
-            raise InputError(f"threshold: expected a cosine in (-1, 1], got {threshold}")
         self.backbone = Backbone(model, device=device)
         self.threshold = threshold
         self._clear()
@@ -64,7 +62,7 @@ class EmbeddingDuplicates:
         self.pairs = self.unreadable = 0
         self._held: list[tuple[np.ndarray, np.ndarray]] = []
         self._leaving: np.ndarray | None = None
-        self._pictures: int | None = None  # of a decision that came without its vectors
+        self._images: int | None = None  # of a decision that came without its vectors
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,21 +77,21 @@ class EmbeddingDuplicates:
         return other
 
     def partial_fit(self, rows: pa.RecordBatch) -> Self:
-        """Embed the pictures of one batch; the captions of one row are taken to share its picture."""
+        """Embed the images of one batch; the captions of one row are taken to share its image."""
         self._counting()
-        pictures = pictures_of(rows)
+        images = pictures_of(rows)
         keys = hashed(row_keys(column_of(rows, "key")))
         self.pairs += rows.num_rows
         first = np.ones(rows.num_rows, np.bool_)
         first[1:] = keys[1:] != keys[:-1]
-        place = np.flatnonzero(first & np.asarray(pictures.is_valid()))
-        vectors, good = self.backbone.pictures(pictures.take(pa.array(place, pa.int64())))
+        place = np.flatnonzero(first & np.asarray(images.is_valid()))
+        vectors, good = self.backbone.images(images.take(pa.array(place, pa.int64())))
         self.unreadable += int((~good).sum())
         self._add(keys[place][good], vectors[good].astype(np.float16))
         return self
 
     def merge(self, other: Self) -> Self:
-        """Add the pictures of another shard.
+        """Add the images of another shard.
 
         Raises:
             InputError: they were embedded by another model, or either holds its decision alone.
@@ -108,7 +106,7 @@ class EmbeddingDuplicates:
         return self
 
     def _counting(self) -> None:
-        if self._pictures is not None:
+        if self._images is not None:
             raise InputError("this step was sent from another process with its decision alone; it counts no more")
 
     def _add(self, keys: UInt64[np.ndarray, " n"], vectors: Float16[np.ndarray, "n d"]) -> None:
@@ -117,7 +115,7 @@ class EmbeddingDuplicates:
         self._leaving = None
 
     def keep(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
-        """1 for pairs whose picture stays, 0 for those whose picture is like one that does.
+        """1 for pairs whose image stays, 0 for those whose image is like one that does.
 
         Raises:
             InputError: nothing was counted yet.
@@ -152,33 +150,29 @@ class EmbeddingDuplicates:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        if self.pairs and self._pictures is None:  # other processes ask it, and need no vectors for that
-            state |= {"_leaving": self._decide(), "_pictures": len(self._table()[0]), "_held": []}
+        if self.pairs and self._images is None:  # other processes ask it, and need no vectors for that
+            state |= {"_leaving": self._decide(), "_images": len(self._table()[0]), "_held": []}
         return state
 
     def state_dict(self) -> dict[str, np.ndarray | int | float | str]:
-        """Hash and vector of each row, how many pairs and unreadable pictures were seen, and the model's digest."""
+        """Hash and vector of each row, how many pairs and unreadable images were seen, and the model's digest."""
         self._counting()
         keys, vectors = self._table()
         counts = {"pairs": self.pairs, "unreadable": self.unreadable}
         return {"keys": keys, "vectors": vectors, **counts, "model_digest": self.backbone.digest}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what was saved.
-
-        Raises:
-            InputError: it was embedded by another model.
-        """
+        """Take over what was saved."""
         self.backbone.check_digest(str(state["model_digest"]), what="saved embeddings")
         self._clear()
         self._add(np.asarray(state["keys"], np.uint64), np.asarray(state["vectors"], np.float16))
         self.pairs, self.unreadable = int(state["pairs"]), int(state["unreadable"])
 
     def report(self) -> dict[str, Any]:
-        """Pairs seen, pictures compared, those that stay, and how many could not be decoded."""
-        pictures = len(self._table()[0]) if self._pictures is None else self._pictures
-        stay = pictures - len(self._decide())
-        return {"pairs": self.pairs, "pictures": pictures, "stay": stay, "unreadable": self.unreadable}
+        """Pairs seen, images compared, those that stay, and how many could not be decoded."""
+        images = len(self._table()[0]) if self._images is None else self._images
+        stay = images - len(self._decide())
+        return {"pairs": self.pairs, "images": images, "stay": stay, "unreadable": self.unreadable}
 
 
 def _alike(vectors: Float16[np.ndarray, "n d"], *, least: float) -> Iterator[Int[np.ndarray, "2 m"]]:
