@@ -20,7 +20,7 @@ from tether.core.ranges import is_checked, rules
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.part_reference import registries
 
-PENDING = ("tether.adapt.debias", "tether.models", "tether.papers", "tether.tasks")
+PENDING = ("tether.adapt.debias", "tether.papers")
 """Packages whose constructors still check by hand, in part: what is decorated there is checked here as well."""
 
 UNIONS = (Union, types.UnionType)

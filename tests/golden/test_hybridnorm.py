@@ -14,7 +14,7 @@ from loading import load
 from torch import Tensor
 
 from tether.models.blocks.block import BlockConfig, TransformerBlock
-from tether.models.blocks.layers import rms_norm
+from tether.models.blocks.layers import RmsNorm
 from tether.models.blocks.presets import block_preset
 
 V = load("hybridnorm")
@@ -81,7 +81,7 @@ def test_official(case: str) -> None:
     x = torch.from_numpy(V["x_BTC"]).requires_grad_()
     start = x
     if starts:
-        norm = rms_norm(HYPER["dim"], eps=config.norm_eps)
+        norm = RmsNorm(HYPER["dim"], eps=config.norm_eps)
         norm.load_state_dict({"weight": part("attn_norm")})
         start = norm(x)
     out = block(start, causal=HYPER["causal"])

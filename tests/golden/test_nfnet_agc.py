@@ -9,7 +9,7 @@ import torch
 from loading import load
 from torch import nn
 
-from tether.models.vision.scaled_activation import GAMMAS, scaled_activation
+from tether.models.vision.scaled_activation import GAMMAS, ScaledActivation
 from tether.models.vision.scaled_std_conv import ScaledStdConv2d
 from tether.optim import SGD
 from tether.optim.clip.agc import AGC, adaptive_clip_grad_
@@ -117,7 +117,7 @@ def test_standardised_filters(case: str) -> None:
     "name", sorted(n.removeprefix("act_") for n in V.arrays if n.startswith("act_") and n != "act_x")
 )
 def test_activation(name: str) -> None:
-    got = scaled_activation(name, dim=-1)(torch.from_numpy(V["act_x"]))
+    got = ScaledActivation(name, dim=-1)(torch.from_numpy(V["act_x"]))
     np.testing.assert_allclose(got.numpy(), V[f"act_{name}"], **CLOSE)
 
 

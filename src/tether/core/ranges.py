@@ -26,6 +26,10 @@ Number = Annotated[float, Gt(-math.inf), Lt(math.inf)]
 """Any finite number."""
 
 Positive = Annotated[float, Gt(0)]
+Single = Annotated[float, Gt(-3e38), Lt(3e38)]
+"""What float32 holds."""
+
+PositiveSingle = Annotated[float, Gt(0), Lt(3e38)]
 NonNegative = Annotated[float, Ge(0)]
 Limit = Annotated[float, Gt(0), Le(math.inf)]
 """A number above 0; infinity sets no limit."""
@@ -209,16 +213,16 @@ def _number(hint: Any, kind: type, bounds: Collection[Any]) -> RangeRule:
     name, noun, endless = kind.__name__, "a number", "a finite number"
     if kind is int:
         noun = endless = "a whole number"
-    interval = f"in {left}{low:.6g}, {high:.6g}{right}"
+    interval = f"in {left}{low:.10g}, {high:.10g}{right}"
     match (left, low) != ("(", -math.inf), (right, high) != (")", math.inf):
         case False, False:
             return RangeRule(hint, accepts, endless, name)
         case True, False:
-            least = f"{'above' if left == '(' else 'of at least'} {low:.6g}"
-            return RangeRule(hint, accepts, f"{endless} {least}", f"{name} {'>' if left == '(' else '>='} {low:.6g}")
+            least = f"{'above' if left == '(' else 'of at least'} {low:.10g}"
+            return RangeRule(hint, accepts, f"{endless} {least}", f"{name} {'>' if left == '(' else '>='} {low:.10g}")
         case False, True:
-            most = f"{'below' if right == ')' else 'of at most'} {high:.6g}"
-            return RangeRule(hint, accepts, f"{endless} {most}", f"{name} {'<' if right == ')' else '<='} {high:.6g}")
+            most = f"{'below' if right == ')' else 'of at most'} {high:.10g}"
+            return RangeRule(hint, accepts, f"{endless} {most}", f"{name} {'<' if right == ')' else '<='} {high:.10g}")
     return RangeRule(hint, accepts, f"{noun} {interval}", f"{name} {interval}")
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.geometry import COSINE, Geometry
+from tether.core.ranges import PositiveSingle, Single, checked
+
+Side = Annotated[int, Ge(1), Le(8_192)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class Block:
     rows: int | None = None
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
     """How a model wants its images.
@@ -156,12 +161,16 @@ class ImageSpec:
         fill: 0..255 value of the padding for ``longest``.
     """
 
-    size: tuple[int, int]
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP, arXiv 2103.00020, released code
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    size: tuple[Side, Side]
+    mean: tuple[Single, Single, Single] = (
+        0.48145466,
+        0.4578275,
+        0.40821073,
+    )  # CLIP, arXiv 2103.00020, released code
+    std: tuple[PositiveSingle, PositiveSingle, PositiveSingle] = (0.26862954, 0.26130258, 0.27577711)
     resize: Literal["shortest", "squash", "longest"] = "shortest"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    fill: int = 0
+    fill: Annotated[int, Ge(0), Le(255)] = 0
 
     def normalise(self, pixels: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Raw uint8 pixels (b, 3, h, w) to normalised floats; floats pass through, only their dtype changes."""

@@ -14,8 +14,8 @@ from torch import nn
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError, MissingExtraError
-from tether.models.convert.described import alike, blamed_on, check_values
 from tether.models.convert.open_clip import CONFIG_FILE
+from tether.models.described import alike, blamed_on, check_values
 
 SEED = 0
 
@@ -37,9 +37,6 @@ def open_clip_model(
         cfg: open_clip's ``model_cfg``.
         text_config: of the text tower, where it is one of transformers.
         preprocess: open_clip's ``preprocess_cfg``.
-
-    Raises:
-        InputError: an image tower that timm does not have, or a text tower without its configuration.
     """
     try:
         import open_clip
@@ -79,11 +76,7 @@ def _check_vision(vision: Mapping[str, Any]) -> None:
 
 
 def read_text_config(text: Mapping[str, Any], *, folder: Path) -> dict[str, Any] | None:
-    """The configuration of the Hugging Face text tower that a folder's ``text_cfg`` names, from this machine.
-
-    Raises:
-        InputError: it is neither in the folder nor in the hub's cache.
-    """
+    """The configuration of the Hugging Face text tower that a folder's ``text_cfg`` names, from this machine."""
     name = text.get("hf_model_name")
     if not name:
         return None
@@ -104,11 +97,7 @@ def read_text_config(text: Mapping[str, Any], *, folder: Path) -> dict[str, Any]
 
 
 def check_text_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A text tower's configuration without what names code or files.
-
-    Raises:
-        InputError: a kind of tower that open_clip does not know, or a value of another kind.
-    """
+    """A text tower's configuration without what names code or files."""
     from open_clip.hf_configs import arch_dict
     from transformers import CONFIG_MAPPING
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 
 LEAST_LOG_SCALE, MOST_LOG_SCALE = 0.0, math.log(100.0)
 FIRST_LOG_SCALE = math.log(1 / 0.07)  # CLIP's, arXiv 2103.00020 section 2.5
@@ -29,11 +30,12 @@ class CosineHead(nn.Module):
 
     weight: Tensor
 
+    @checked
     def __init__(
         self,
-        classes: int,
+        classes: Count,
         *,
-        dim: int,
+        dim: Count,
         start: Float[Tensor, "c d"] | None = None,
         prototypes: Literal["learned", "frozen"] = "learned",
         generator: torch.Generator | None = None,
@@ -41,20 +43,13 @@ class CosineHead(nn.Module):
         """Make the class vectors.
 
         Args:
-            classes: c, at least 1.
-            dim: d of the features, at least 1.
+            classes: c.
+            dim: d of the features.
             start: first class vectors, copied; None draws them from a normal law of deviation ``1 / sqrt(d)``.
             prototypes: ``learned`` by gradient, or ``frozen`` as they start.
             generator: of that draw; None is torch's own.
-
-        Raises:
-            InputError: sizes below 1, a start of another shape or not finite, or frozen without a start.
         """
         super().__init__()
-        if classes < 1 or dim < 1:
-            raise InputError(f"expected at least 1 class and 1 dimension, got {classes} and {dim}")
-        if prototypes not in ("learned", "frozen"):
-            raise InputError(f"prototypes: expected 'learned' or 'frozen', got {prototypes!r}")
         if start is None and prototypes == "frozen":
             raise InputError("prototypes: frozen ones need a start, such as the embeddings of the classes' texts")
         if start is None:

@@ -8,16 +8,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.core.decomposition import AXES, Decomposition, Reduce
+from tether.core.decomposition import Decomposition, Reduce
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import checked
 from tether.models.decomposition.pieces import Anatomy, AttentionLayer, ReadOut
 from tether.models.dual import Clip
 from tether.models.wrapped_encoders import OpenClipEncoder, SiglipEncoder
 
 
+@checked
 def decompose(model: DualEncoder, images: Tensor, *, reduce: Reduce = "none") -> Decomposition:
-    """Write the unit embedding of each picture as an exact sum over layers, heads and tokens, and feed-forward nets.
+    """Write the unit embedding of each image as an exact sum over layers, heads and tokens, and feed-forward nets.
 
     The tower runs once, in evaluation mode as ``tether.load`` gives it. Attention weights and the final norm's mean and
     deviation are held at what they were; everything else on the way to the embedding is linear. What belongs to no part
@@ -37,10 +39,7 @@ def decompose(model: DualEncoder, images: Tensor, *, reduce: Reduce = "none") ->
 
     Raises:
         UnsupportedModelError: an image tower of another kind, also an InputError and a NotImplementedError.
-        InputError: no picture, pictures of the wrong shape, NaN, or an unknown word.
     """
-    if reduce not in AXES:
-        raise InputError(f"reduce: expected one of {', '.join(AXES)}, got {reduce!r}")
     if images.ndim != 4 or not len(images):
         raise InputError(f"images: expected (b, 3, h, w) with b >= 1, got {tuple(images.shape)}")
     if images.is_floating_point() and not images.isfinite().all():
@@ -62,13 +61,10 @@ def mean_parts(
         model: as for ``decompose``.
         batches: (b, 3, h, w) each, of any length.
         reduce: as for ``decompose``.
-        on_progress: called with (pictures done, None).
+        on_progress: called with (images done, None).
 
     Returns:
         A ``Decomposition`` of one row, on the CPU in float64.
-
-    Raises:
-        InputError: no picture at all; and as ``decompose``.
     """
     sums: list[Tensor] = []
     done, class_tokens = 0, 1
@@ -81,7 +77,7 @@ def mean_parts(
         if on_progress is not None:
             on_progress(done, None)
     if not sums:
-        raise InputError("batches: expected at least one picture, got none")
+        raise InputError("batches: expected at least one image, got none")
     attention, mlp, representation = (total / done for total in sums)
     return Decomposition(attention, mlp, representation, reduce=reduce, class_tokens=class_tokens)
 

@@ -1,4 +1,4 @@
-"""Parts of a picture and words of a text in the joint space, for every encoder that ``tether.load`` gives."""
+"""Parts of an image and words of a text in the joint space, for every encoder that ``tether.load`` gives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tether.models.wrapped_encoders import OpenClipEncoder, SiglipEncoder
 
 
 def dense_image(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Features:
-    """Embed pictures and each of their patches: a patch goes through the same read-out as the whole picture would.
+    """Embed images and each of their patches: a patch goes through the same read-out as the whole image would.
 
     Of a class token's tower that is the final norm and the projection; a tower that pools is given one patch as if it
     were all there is. So for a mean of patches with a linear read-out, ``pooled`` is the mean of ``tokens``.
@@ -36,7 +36,6 @@ def dense_image(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] |
 
     Raises:
         UnsupportedModelError: an image tower of another kind.
-        InputError: pictures of the wrong shape.
     """
     if isinstance(model, Clip):
         found = model.encode_image(image, keep=keep, want="tokens")
@@ -69,7 +68,6 @@ def dense_text(model: DualEncoder, text: Int[Tensor, "b l"]) -> Features:
 
     Raises:
         UnsupportedModelError: a text tower of another kind.
-        InputError: ids of the wrong shape or type.
     """
     if isinstance(model, Clip):
         found = model.encode_text(text, want="tokens")

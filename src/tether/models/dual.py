@@ -30,7 +30,7 @@ class Clip(nn.Module):
     Attributes:
         config: what it is made of.
         dim: size of the shared space.
-        image_spec: how pictures must be prepared.
+        image_spec: how images must be prepared.
         visual: the image tower.
         text: the text tower.
         log_logit_scale: 0-d logarithm of the scale; kept in its range by ``clamp_logit_scale_``.
@@ -123,7 +123,7 @@ class Clip(nn.Module):
         want: Want = "pooled",
         trace: Trace | None = None,
     ) -> Features:
-        """Embed pictures.
+        """Embed images.
 
         Args:
             image: (b, 3, h, w) uint8 pixels at the model's size, or floats already normalised.
@@ -134,9 +134,6 @@ class Clip(nn.Module):
                 width, such that ``visual.project(tokens[:, 0])`` is ``pooled``. Without them the last block computes
                 the class token only.
             trace: records or changes inner values.
-
-        Raises:
-            InputError: a picture or mask of the wrong shape.
         """
         return self.visual(image, mask=mask, keep=keep, want=want, trace=trace)
 
@@ -156,9 +153,6 @@ class Clip(nn.Module):
             want: ``pooled``, or also all ``tokens``: normed states of the last block in the tower's width; padding is
                 False in the features' mask.
             trace: records or changes inner values.
-
-        Raises:
-            InputError: ids of the wrong shape or type, or a row without an end token.
         """
         return self.text(text, mask=mask, want=want, trace=trace)
 

@@ -1,4 +1,4 @@
-"""Embeddings of many texts or pictures with a trained model, as fast as it goes and without gradient."""
+"""Embeddings of many texts or images with a trained model, as fast as it goes and without gradient."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, checked
 from tether.models.tokenizer import lengths
 
 Precision = Literal["float32", "bfloat16"]
@@ -19,11 +20,12 @@ Progress = Callable[[int, int | None], None]
 CHUNK = 65_536  # texts whose ids are held at once
 
 
+@checked
 def encode_texts(
     model: DualEncoder,
     texts: Sequence[str],
     *,
-    batch_size: int = 256,
+    batch_size: Count = 256,
     precision: Precision = "float32",
     not_finite: NotFinite = "refuse",
     on_progress: Progress | None = None,
@@ -40,13 +42,7 @@ def encode_texts(
 
     Returns:
         (n, d) float32 on the CPU, not normalised, in the order given; (0, d) for no text.
-
-    Raises:
-        InputError: something that is no string, or, where it is refused, an embedding that is not finite; it names
-            the text.
     """
-    if isinstance(texts, str):
-        raise InputError(f"texts: expected a list of strings, got one string {texts!r}")
     distinct = list(dict.fromkeys(texts))
     place = {text: row for row, text in enumerate(distinct)}
     rows: list[Tensor] = [torch.empty(0, model.dim)] * len(distinct)
@@ -75,6 +71,7 @@ def encode_texts(
     return torch.stack(rows)[torch.tensor([place[text] for text in texts])]
 
 
+@checked
 def encode_images(
     model: DualEncoder,
     batches: Iterable[Tensor],
@@ -83,7 +80,7 @@ def encode_images(
     not_finite: NotFinite = "refuse",
     on_progress: Progress | None = None,
 ) -> Float[Tensor, "n d"]:
-    """Embed pictures batch by batch.
+    """Embed images batch by batch.
 
     Args:
         model: any model that ``tether.load`` gives.
@@ -91,14 +88,10 @@ def encode_images(
             ``data.loader.ordered`` yields.
         precision: ``bfloat16`` runs under autocast; the result is float32 all the same.
         not_finite: of an embedding with NaN or infinity, raise, or make the whole row NaN.
-        on_progress: called with (pictures done, None).
+        on_progress: called with (images done, None).
 
     Returns:
         (n, d) float32 on the CPU, not normalised, in the order given; (0, d) for no batch.
-
-    Raises:
-        InputError: pixels or, where they are refused, embeddings that are not finite; it names the first such
-            picture's position.
     """
     parts: list[Tensor] = []
     done = 0
@@ -131,4 +124,4 @@ def _device(model: DualEncoder) -> torch.device:
 def _refuse(bad: Tensor, *, start: int, what: str) -> None:
     if bad.any():
         first = start + int(bad.nonzero()[0])
-        raise InputError(f"picture {first} (counted from 0): its {what} not finite (NaN or infinity)")
+        raise InputError(f"image {first} (counted from 0): its {what} not finite (NaN or infinity)")

@@ -9,8 +9,8 @@ from typing import Literal
 from torch import nn
 
 from tether.core.atomic_io import write_json
-from tether.core.component import closest
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.rules import give
 from tether.models.dual import Clip
@@ -21,6 +21,7 @@ from tether.models.wrapped_encoders import WrappedEncoder
 Format = Literal["open_clip", "transformers", "tether"]
 
 
+@checked
 def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip") -> Path:
     """Write a model for use elsewhere.
 
@@ -35,12 +36,7 @@ def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip"
 
     Returns:
         The folder.
-
-    Raises:
-        InputError: an unknown format, another module, or a model that the other library cannot express.
     """
-    if format not in FORMATS:
-        raise InputError(f"format: unknown format {format!r}; {closest(format, FORMATS)}")
     if isinstance(model, Clip):
         return FORMATS[format](model, Path(folder))
     if not isinstance(model, WrappedEncoder):
@@ -67,13 +63,9 @@ def _transformers(model: Clip, folder: Path) -> Path:
     return folder
 
 
-def _tether(model: Clip, folder: Path) -> Path:
-    return save(model, folder)
-
-
 FORMATS: Mapping[str, Callable[[Clip, Path], Path]] = {
     "open_clip": _open_clip,
     "transformers": _transformers,
-    "tether": _tether,
+    "tether": save,
 }
 """Export formats by name."""

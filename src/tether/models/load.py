@@ -14,16 +14,15 @@ from tether.core.geometry import geometry_of
 from tether.core.protocols import Tokenizer
 from tether.models.config import ModelConfig, read_config
 from tether.models.convert import hugging_face, open_clip
-from tether.models.convert.described import blamed_on
 from tether.models.convert.native import native
 from tether.models.convert.tokenizer_folder import COPIED
 from tether.models.convert.weights import fill as fill
 from tether.models.convert.weights import read_metadata, shards
+from tether.models.described import blamed_on
 from tether.models.dual import Clip
 from tether.models.named import HUB, OPEN_CLIP
 from tether.models.presets import PRESETS, create
-from tether.models.save import CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE
-from tether.models.save_wrapped import FORMAT as WRAPPED_FORMAT
+from tether.models.save import CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE, WRAPPED_FORMAT
 
 if TYPE_CHECKING:
     from tether.models.wrapped_encoders import WrappedEncoder

@@ -8,31 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tether.core.atomic_io import local, read_json
 from tether.core.component import closest
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.protocols import Tokenizer
-from tether.models.build_open_clip import SEED, open_clip_model, read_text_config, seeded
+from tether.models.build_open_clip import open_clip_model, read_text_config, seeded
 from tether.models.config import ModelConfig
 from tether.models.convert import open_clip as names
-from tether.models.convert.described import blamed_on, check_values
 from tether.models.convert.native import native
 from tether.models.convert.rules import take
 from tether.models.convert.tokenizers import local_open_clip_tokenizer, named_open_clip_tokenizer
 from tether.models.convert.weights import assemble, fill, find_weights, read_weights
+from tether.models.described import blamed_on, check_values
 from tether.models.dual import Clip
 from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder, check_forward
 
 
 def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
-    """``ARCHITECTURE/TAG`` or ``ARCHITECTURE/path/to/weights.safetensors``; ``ARCHITECTURE`` alone has random weights.
-
-    Raises:
-        InputError: unknown architecture or tag, no weights named, or a file that does not fit.
-    """
+    """``ARCHITECTURE/TAG``, ``ARCHITECTURE/path/to/weights.safetensors``, or ``ARCHITECTURE`` with random weights."""
     architecture, _, weights = name.partition("/")
     cfg = _known_config(architecture)
     with blamed_on(Path(f"{architecture}.json")):
@@ -43,15 +38,12 @@ def load_named(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
                 f"open_clip:{name}: names no weights; expected open_clip:{architecture}/TAG or "
                 f"open_clip:{architecture}/FILE.safetensors, or ask for random weights (--random-weights)"
             )
-        return _random(config) if config is not None else _wrapped(architecture, cfg, weights=None)
-    file = local(weights)
-    if file.is_file() or Path("/" + weights).is_file():
-        file = file if file.is_file() else Path("/" + weights)
-        return (
-            _native(config, file, described=file) if config is not None else _wrapped(architecture, cfg, weights=file)
-        )
-    if file.suffix:
-        raise InputError(f"{file}: no such file of weights for open_clip:{architecture}")
+        return _built(architecture, cfg, config, weights=None)
+    for file in (local(weights), Path("/" + weights)):
+        if file.is_file():
+            return _built(architecture, cfg, config, weights=file)
+    if local(weights).suffix:
+        raise InputError(f"{local(weights)}: no such file of weights for open_clip:{architecture}")
     return _tagged(architecture, weights)
 
 
@@ -59,9 +51,6 @@ def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     """A folder with an ``open_clip_config.json`` and safetensors, as open_clip pushes to the hub.
 
     Nothing in it is run, and nothing that it names is fetched.
-
-    Raises:
-        InputError: a malformed configuration, no weights, or weights that do not fit.
     """
     path = folder / names.CONFIG_FILE
     values = read_json(path)
@@ -75,7 +64,7 @@ def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
         folder, names.WEIGHTS_FILES, pickles="open_clip_pytorch_model.bin", random_weights=random_weights
     )
     if config is not None:
-        return _native(config, weights, described=path)
+        return native(config, weights, described=path, library=names)
     with blamed_on(path):
         text_config = read_text_config(cfg["text_cfg"], folder=folder)
         tokenizer = local_open_clip_tokenizer(folder if cfg["text_cfg"].get("hf_tokenizer_name") else None, cfg)
@@ -86,19 +75,6 @@ def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
         check=lambda outline: check_forward(_around(outline, cfg, tokenizer)),
     )
     return _around(model, cfg, tokenizer)
-
-
-def _random(config: ModelConfig) -> Clip:
-    model = Clip(config)
-    model.initialise_(torch.Generator().manual_seed(SEED))
-    return model
-
-
-def _native(config: ModelConfig, weights: Path | None, *, described: Path) -> Clip:
-    def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return take(names.plain_names(state), names.rules(config), where=str(weights))
-
-    return native(config, weights, described=described, convert=convert)
 
 
 def _known_config(architecture: str) -> dict[str, Any]:
@@ -139,8 +115,12 @@ def _tagged(architecture: str, tag: str) -> Clip | WrappedEncoder:
     return ours
 
 
-def _wrapped(name: str, cfg: Mapping[str, Any], *, weights: Path | None) -> OpenClipEncoder:
-    """A model that open_clip builds and we wrap; no pickle is read and no tower downloads weights of its own."""
+def _built(
+    name: str, cfg: Mapping[str, Any], config: ModelConfig | None, *, weights: Path | None
+) -> Clip | OpenClipEncoder:
+    """Our own towers, or what open_clip builds; no pickle is read and no tower downloads weights of its own."""
+    if config is not None:
+        return native(config, weights, described=weights or Path(f"{name}.json"), library=names)
     import open_clip
 
     with seeded():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tether.core.atomic_io import read_json
 from tether.core.errors import InputError, MissingExtraError
@@ -16,11 +16,10 @@ from tether.core.types import ImageSpec
 from tether.models.build_open_clip import seeded
 from tether.models.config import CLIP_VOCABULARY
 from tether.models.convert import hugging_face as names
-from tether.models.convert.described import alike, blamed_on, check_values
 from tether.models.convert.native import native
-from tether.models.convert.rules import take
 from tether.models.convert.tokenizers import siglip_tokenizer, transformers_tokenizer
 from tether.models.convert.weights import assemble, find_weights
+from tether.models.described import alike, blamed_on, check_values, mapping
 from tether.models.dual import Clip
 from tether.models.wrapped_encoders import SiglipEncoder, WrappedEncoder, check_forward
 
@@ -28,18 +27,14 @@ HALF = (0.5, 0.5, 0.5)  # SiglipImageProcessor's mean and deviation
 
 
 def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
-    """A folder with a ``config.json`` and safetensors.
-
-    Raises:
-        InputError: another kind of model, no weights, or weights that do not fit.
-    """
+    """A folder with a ``config.json`` and safetensors."""
     path = folder / names.CONFIG_FILE
     cfg = read_json(path)
     kind = cfg.get("model_type") if isinstance(cfg, dict) else None
     preprocess_path = folder / names.PREPROCESS_FILE
     preprocess = read_json(preprocess_path) if preprocess_path.is_file() else None
-    if not isinstance(preprocess, dict | None):
-        raise InputError(f"{preprocess_path}: expected a mapping, got {preprocess!r:.100}")
+    if preprocess is not None:
+        mapping(preprocess, where=str(preprocess_path))
     weights = find_weights(folder, names.WEIGHTS_FILES, pickles="pytorch_model*.bin", random_weights=random_weights)
     if kind == "clip":
         return _clip(folder, cfg, preprocess=preprocess, weights=weights)
@@ -59,10 +54,7 @@ def _clip(folder: Path, cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any]
         context, size = config.text.context, config.text.vocabulary
         tokenizer = transformers_tokenizer(folder, context=context, vocabulary=size)
 
-    def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return take(names.plain_names(state), names.rules(config), where=str(weights))
-
-    return native(config, weights, described=path, tokenizer=tokenizer, convert=convert)
+    return native(config, weights, described=path, tokenizer=tokenizer, library=names)
 
 
 def _siglip(
@@ -100,7 +92,6 @@ def siglip_model(cfg: Mapping[str, Any]) -> nn.Module:
     """A SiglipModel with weights from a fixed seed, from what a configuration says of its two towers.
 
     Raises:
-        InputError: a value of another kind than the library's own.
         MissingExtraError: transformers is not installed.
     """
     try:

@@ -11,11 +11,11 @@ from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.models.build_open_clip import open_clip_model
 from tether.models.config import read_image
-from tether.models.convert.described import blamed_on
 from tether.models.convert.tokenizers import local_open_clip_tokenizer, siglip_tokenizer, text_sizes
 from tether.models.convert.weights import assemble
+from tether.models.described import blamed_on, of_kind
 from tether.models.load_transformers import siglip_model
-from tether.models.save_wrapped import VERSION
+from tether.models.save import VERSION
 from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind
 from tether.models.wrapped_encoders import OpenClipEncoder, SiglipEncoder, WrappedEncoder, check_forward
 
@@ -34,15 +34,12 @@ def rebuild(values: Mapping[str, Any], weights: Path | None, *, path: Path) -> W
         path: where ``values`` were read; the tokenizer's files lie beside it.
 
     Raises:
-        InputError: another version, a missing key, a configuration that the library cannot build, or weights that do
-            not fit it.
         MissingExtraError: the library is not installed.
     """
     if values.get("version") != VERSION:
         raise InputError(f"{path}: version {values.get('version')!r}; this tether reads version {VERSION}")
     for key, kinds in _KEYS.items():
-        if not isinstance(values.get(key), kinds):
-            raise InputError(f"{path}: {key}: expected {kinds[0].__name__}, got {values.get(key)!r}")
+        of_kind(values.get(key), *kinds, where=f"{path}: {key}")
     library = values["library"]
     if library not in _LIBRARIES:
         raise InputError(f"{path}: library: unknown {library!r}; {closest(library, _LIBRARIES)}")

@@ -40,9 +40,6 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
             short forms: ``image_size`` (pixels), ``patch``, ``context``, and ``final_layernorm`` of both towers;
             ``block={...}`` sets both towers' blocks, option by option or with ``preset`` and options on top of it.
             With ``towers="shared"`` the text side takes over from the image side what both must have alike.
-
-    Raises:
-        InputError: unknown size or key, or values that do not fit each other.
     """
     if size not in PRESETS:
         raise InputError(f"size: unknown size {size!r}; {closest(size, PRESETS)}")

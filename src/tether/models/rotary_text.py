@@ -25,8 +25,7 @@ def to_rotary(model: DualEncoder, *, context: int, base: float = 10000.0) -> Cli
         base: of the angles; see ``RotaryEmbedding``.
 
     Raises:
-        InputError: a model whose text tower is another library's, one that turns already, heads of an odd width, or a
-            tokenizer that cannot be given another length.
+        InputError: another library's text tower, one with rotary positions, or a tokenizer of fixed length.
     """
     if not isinstance(model, Clip):
         raise InputError(f"to_rotary: {type(model).__name__} has another library's text tower; expected one of ours")

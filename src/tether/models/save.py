@@ -5,8 +5,11 @@ A model whose tokenizer has files of its own gets them beside, in ``tokenizer/``
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,11 +17,10 @@ from tether.core.atomic_io import atomic_path, write_json
 from tether.core.errors import InputError, WriteError
 from tether.core.geometry import geometry_of
 from tether.models.dual import Clip
-from tether.models.save_wrapped import write_description
 from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder
 
-FORMAT = "tether-clip"
+FORMAT, WRAPPED_FORMAT = "tether-clip", "tether-wrapped"
 VERSION = 1
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -38,7 +40,6 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        InputError: another module, or a model whose tokenizer was exchanged for one that cannot be written.
         WriteError: the disk is full or the folder cannot be written; nothing half-written stays.
     """
     folder = Path(folder)
@@ -52,13 +53,32 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
 def write_config(model: Clip | WrappedEncoder, folder: Path) -> None:
     """Write only what the model is; a run that does so at its start can be loaded from its checkpoints."""
-    if isinstance(model, WrappedEncoder):
-        write_description(model, folder / CONFIG_FILE)
-        return
-    values = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
     kind = tokenizer_kind(model.tokenizer)
+    if isinstance(model, WrappedEncoder):
+        values = _described(model) | {"tokenizer": kind}
+    else:
+        values = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
+        values |= {} if kind == "built_in" else {"tokenizer": kind}
     write_tokenizer(model.tokenizer, folder)
-    write_json(folder / CONFIG_FILE, values if kind == "built_in" else values | {"tokenizer": kind})
+    write_json(folder / CONFIG_FILE, values)
+
+
+def _described(encoder: WrappedEncoder) -> dict[str, Any]:
+    """A wrapped model in words from which its library builds it again without a network."""
+    text_config = None
+    if isinstance(encoder, OpenClipEncoder) and "hf_model_name" in encoder.config["text_cfg"]:
+        tower: Any = encoder.model.get_submodule("text")  # open_clip knows it by its name on the hub alone
+        text_config = json.loads(tower.config.to_json_string(use_diff=False))
+    return {
+        "format": WRAPPED_FORMAT,
+        "version": VERSION,
+        "library": "open_clip" if isinstance(encoder, OpenClipEncoder) else "transformers",
+        "class": type(encoder.model).__name__,
+        "config": encoder.config,
+        "text_config": text_config,
+        "image": dataclasses.asdict(encoder.image_spec),
+        "pad": encoder.pad,
+    }
 
 
 def describe_weights(model: nn.Module) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""One tower for pictures and texts: the stems differ, everything after them is the same (SharedCLIP, arXiv 2406.17639).
+"""One tower for images and texts: the stems differ, everything after them is the same (SharedCLIP, arXiv 2406.17639).
 
-Texts go through with a causal mask and are read at their end token, pictures without one at their class token; both
+Texts go through with a causal mask and are read at their end token, images without one at their class token; both
 are arguments of a block's call. ``create("tiny", towers="shared")`` makes such a model.
 """
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 
 CACHED_TEXTS = 1 << 17
 _LETTERS = 64
@@ -63,12 +64,35 @@ def lengths(text: Tensor) -> Tensor:
     return (place * (text != 0)).amax(1).clamp(min=1)
 
 
-class CutCounter:
-    """Trims id lists to a context, counts the texts that were cut, and warns of the first."""
+@checked
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list; a value that is no string is an InputError."""
+    texts = list(texts)
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"texts, row {row}: expected a string, got {type(text).__name__} {text!r}")
+    return texts
 
-    def __init__(self, context_length: int) -> None:
+
+def bounded(texts: Sequence[str], *, context: int) -> list[str]:
+    """The texts as a list, each without what lies so far back that it cannot fall within the context."""
+    longest = _LETTERS * context
+    found = [text if len(text) <= longest else " ".join(text.split())[:longest] for text in check_texts(texts)]
+    return [text if len(text) <= 1024 else _LONG_WORD.sub(r"\g<0> ", text) for text in found]
+
+
+class _Trimming:
+    """What tokenizers share: rows trimmed to the longest text; texts past the context cut, counted and warned of once.
+
+    Attributes:
+        context_length: longest row it gives.
+        vocab_size: number of ids.
+        cut: how many texts have been cut so far.
+    """
+
+    def __init__(self, context_length: int, *, vocab_size: int) -> None:
         """Start at zero."""
-        self.context_length = context_length
+        self.context_length, self.vocab_size = context_length, vocab_size
         self.cut = 0
 
     def batch(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -90,56 +114,22 @@ class CutCounter:
         return torch.tensor(padded, dtype=torch.int64).view(len(rows), width)
 
 
-def check_texts(texts: Sequence[str]) -> list[str]:
-    """The texts as a list; a lone string or a value that is no string is an InputError."""
-    if isinstance(texts, str):
-        raise InputError(f"texts: expected a list of strings, got one string {texts!r}")
-    texts = list(texts)
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"texts, row {row}: expected a string, got {type(text).__name__} {text!r}")
-    return texts
-
-
-def bounded(texts: Sequence[str], *, context: int) -> list[str]:
-    """The texts as a list, each without what lies so far back that it cannot fall within the context."""
-    longest = _LETTERS * context
-    found = [text if len(text) <= longest else " ".join(text.split())[:longest] for text in check_texts(texts)]
-    return [text if len(text) <= 1024 else _LONG_WORD.sub(r"\g<0> ", text) for text in found]
-
-
-class ClipTokenizer:
-    """Byte-pair ids of CLIP's vocabulary between a start and an end token, trimmed to the longest text.
-
-    Attributes:
-        context_length: longest row it gives.
-        vocab_size: number of ids.
-        cut: how many texts have been cut so far.
-    """
+class ClipTokenizer(_Trimming):
+    """Byte-pair ids of CLIP's vocabulary between a start and an end token."""
 
     def __init__(self, context_length: int = 77) -> None:
         """Cost nothing: the vocabulary loads with the first text."""
-        self.vocab_size = 49_408
-        self.context_length = context_length
-        self._counter = CutCounter(context_length)
-
-    @property
-    def cut(self) -> int:
-        """Texts cut so far."""
-        return self._counter.cut
+        super().__init__(context_length, vocab_size=49_408)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(b, l) int64 ids, zero after the end token; texts past the context are cut, counted and warned of once."""
-        return self._counter.batch([_clip_ids(text) for text in bounded(texts, context=self.context_length)])
+        """(b, l) int64 ids, zero after the end token."""
+        return self.batch([_clip_ids(text) for text in bounded(texts, context=self.context_length)])
 
 
-class FunctionTokenizer:
+class FunctionTokenizer(_Trimming):
     """A tokenizer of another library, brought to the same convention.
 
     Attributes:
-        context_length: longest row it gives.
-        vocab_size: number of ids.
-        cut: how many texts have been cut so far.
         write: writes its plain files into a folder, or None where it has none.
     """
 
@@ -152,20 +142,12 @@ class FunctionTokenizer:
         write: Callable[[Path], object] | None = None,
     ) -> None:
         """Wrap ``encode``, which gives one unpadded, uncut id list for each text, special tokens included."""
-        self.encode = encode
-        self.write = write
-        self.vocab_size = vocab_size
-        self.context_length = context_length
-        self._counter = CutCounter(context_length)
-
-    @property
-    def cut(self) -> int:
-        """Texts cut so far."""
-        return self._counter.cut
+        super().__init__(context_length, vocab_size=vocab_size)
+        self.encode, self.write = encode, write
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """As ``ClipTokenizer``; ids that the model has no row for are an InputError."""
-        ids = self._counter.batch(self.encode(bounded(texts, context=self.context_length)))
+        ids = self.batch(self.encode(bounded(texts, context=self.context_length)))
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
             raise InputError(
                 f"texts: the tokenizer gave ids {int(ids.min())} to {int(ids.max())}, the model has {self.vocab_size}; "

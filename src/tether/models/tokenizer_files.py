@@ -63,11 +63,7 @@ def _swap(write: Callable[[Path], object], target: Path) -> None:
 
 
 def read_kind(kind: object, *, path: Path) -> Kind:
-    """A checked ``tokenizer`` of the ``model.json`` at ``path``.
-
-    Raises:
-        InputError: an unknown word, or ``files`` without the folder.
-    """
+    """A checked ``tokenizer`` of the ``model.json`` at ``path``."""
     for known in get_args(Kind):
         if kind == known:
             if kind == "files" and not (path.parent / TOKENIZER_FOLDER).is_dir():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tether.core.encoder_wrapper import EncoderAround
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, checked
 from tether.core.types import Features
 
 Pooling = Literal["mean", "attention"]
@@ -20,32 +21,26 @@ Pooling = Literal["mean", "attention"]
 
 @final
 class SliceStackEncoder(EncoderAround):
-    """An encoder of stacks of slices; a ``core.protocols.DualEncoder`` whose pictures are (b, slices, 3, h, w).
+    """An encoder of stacks of slices; a ``core.protocols.DualEncoder`` whose images are (b, slices, 3, h, w).
 
     ``mean`` is the mean of the slices' embeddings; the lengths they come with count. ``attention`` weighs them by the
     softmax of a learned direction's product with each slice's unit embedding. It starts at zero, so before training
-    both are the same, exactly. A single picture (b, 3, h, w) is a stack of one slice and comes out as from the model
+    both are the same, exactly. A single image (b, 3, h, w) is a stack of one slice and comes out as from the model
     inside.
 
     Source: arXiv 2312.07353, on volumes; the order of the slices does not count.
     """
 
-    def __init__(self, model: DualEncoder, *, pooling: Pooling = "mean", at_once: int = 64) -> None:
+    @checked
+    def __init__(self, model: DualEncoder, *, pooling: Pooling = "mean", at_once: Count = 64) -> None:
         """Wrap a model.
 
         Args:
             model: any that ``tether.load`` gives.
             pooling: ``mean`` or ``attention`` over the slices.
             at_once: slices in one forward.
-
-        Raises:
-            InputError: another word, or a number below 1.
         """
         super().__init__(model)
-        if pooling not in ("mean", "attention"):
-            raise InputError(f"pooling: expected 'mean' or 'attention', got {pooling!r}")
-        if at_once < 1:
-            raise InputError(f"at_once: expected at least 1, got {at_once}")
         self.pooling: Pooling = pooling
         self.at_once = at_once
         scale = model.logit_scale
@@ -60,9 +55,6 @@ class SliceStackEncoder(EncoderAround):
 
         Returns:
             ``pooled`` (b, d), and the slices' own embeddings as ``tokens`` (b, s, d) with ``mask``.
-
-        Raises:
-            InputError: another shape, a stack without slices, or a mask that does not fit.
         """
         stack = image[:, None] if image.ndim == 4 else image
         if stack.ndim != 5 or 0 in stack.shape[:2]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,12 +18,12 @@ from tether.models.tokenizer import lengths
 
 
 class WrappedEncoder(nn.Module, abc.ABC):
-    """What all wrapped models share: normalising pixels, refusing masks, the scale of cosines.
+    """What all wrapped models share: normalised pixels, no masks, texts padded to the full context, the scale.
 
     Attributes:
         model: the other library's module.
         dim: size of the shared space.
-        image_spec: how pictures must be prepared.
+        image_spec: how images must be prepared.
         tokenizer: text to ids.
         pad: id that the other library pads texts with.
         config: the other library's own description, plain values from which it builds the same architecture again.
@@ -49,18 +49,19 @@ class WrappedEncoder(nn.Module, abc.ABC):
         self.config = dict(config)
 
     @property
-    @abc.abstractmethod
     def log_scale(self) -> Tensor:
         """Logarithm of the logit scale, one element."""
+        return self.model.get_parameter("logit_scale")
 
     @property
-    @abc.abstractmethod
     def logit_bias(self) -> Tensor | None:
         """0-d offset of the logits, or None."""
+        bias = dict(self.model.named_parameters(recurse=False)).get("logit_bias")
+        return None if bias is None else bias.reshape(())
 
     @abc.abstractmethod
     def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Normalised pictures to embeddings, not normalised."""
+        """Normalised images to embeddings, not normalised."""
 
     @abc.abstractmethod
     def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
@@ -81,38 +82,26 @@ class WrappedEncoder(nn.Module, abc.ABC):
         self.log_scale.requires_grad_(False)
 
     def encode_image(self, image: Tensor, *, mask: Bool[Tensor, "b n"] | None = None) -> Features:
-        """(b, 3, h, w) uint8 pixels or normalised floats to pooled features.
-
-        Raises:
-            InputError: a picture of the wrong size, or a mask, which a wrapped model cannot take.
-        """
+        """(b, 3, h, w) uint8 pixels or normalised floats to pooled features."""
         if mask is not None:
             raise InputError(f"mask: a wrapped {type(self.model).__name__} takes none; expected None")
         return Features(self.image_features(self.pixels(image)))
 
     def pixels(self, image: Tensor) -> Float[Tensor, "b 3 h w"]:
-        """Pictures as the other library's tower takes them, normalised.
-
-        Raises:
-            InputError: a picture of the wrong size.
-        """
+        """Images as the other library's tower takes them, normalised."""
         expected = (3, *self.image_spec.size)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
             raise InputError(f"image: expected (b, {', '.join(map(str, expected))}), got {tuple(image.shape)}")
         return self.image_spec.normalise(image, dtype=self.log_scale.dtype)
 
     def encode_text(self, text: Int[Tensor, "b l"], *, mask: Bool[Tensor, "b l"] | None = None) -> Features:
-        """(b, l) token ids, as the tokenizer gives them, to pooled features.
-
-        Raises:
-            InputError: ids of the wrong shape or type, or a mask, which a wrapped model cannot take.
-        """
+        """(b, l) token ids, as the tokenizer gives them, to pooled features."""
         if mask is not None:
             raise InputError(f"mask: a wrapped {type(self.model).__name__} takes none; expected None")
         context = self.tokenizer.context_length
         if text.ndim != 2 or text.dtype != torch.int64 or not 0 < text.shape[1] <= context:
             raise InputError(f"text: expected int64 (b, 1..{context}), got {text.dtype} {tuple(text.shape)}")
-        return Features(self.text_features(text))
+        return Features(self.text_features(_widen(text, context, pad=self.pad)))
 
     def forward(self, image: Tensor, text: Tensor) -> Encoded:
         """Both sides of a batch of pairs, as an objective takes them."""
@@ -127,68 +116,32 @@ def _widen(text: Tensor, width: int, *, pad: int) -> Tensor:
     return wide
 
 
-class _EncodesBoth(Protocol):
-    def encode_image(self, image: Tensor, normalize: bool) -> Tensor: ...
-
-    def encode_text(self, text: Tensor, normalize: bool) -> Tensor: ...
-
-
 class OpenClipEncoder(WrappedEncoder):
     """Any open_clip model; ``config`` is its ``model_cfg``."""
 
-    @property
-    def log_scale(self) -> Tensor:
-        """Logarithm of the logit scale."""
-        return self.model.get_parameter("logit_scale")
-
-    @property
-    def logit_bias(self) -> Tensor | None:
-        """0-d offset of the logits, or None."""
-        bias = dict(self.model.named_parameters(recurse=False)).get("logit_bias")
-        return None if bias is None else bias.reshape(())
-
     def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Normalised pictures to embeddings, not normalised."""
-        return cast(_EncodesBoth, self.model).encode_image(image, False)
+        """Normalised images to embeddings, not normalised."""
+        return cast(Any, self.model).encode_image(image, False)
 
     def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
-        """Token ids to embeddings, not normalised; open_clip's positions need the full context."""
-        ids = _widen(text, self.tokenizer.context_length, pad=self.pad)
-        return cast(_EncodesBoth, self.model).encode_text(ids, False)
+        """Token ids to embeddings, not normalised."""
+        return cast(Any, self.model).encode_text(text, False)
 
 
 class SiglipEncoder(WrappedEncoder):
-    """transformers' SiglipModel; it was trained on texts padded to the full context, so they are padded here.
-
-    ``config`` is the contents of its ``config.json``.
-    """
-
-    @property
-    def log_scale(self) -> Tensor:
-        """Logarithm of the logit scale."""
-        return self.model.get_parameter("logit_scale")
-
-    @property
-    def logit_bias(self) -> Tensor | None:
-        """0-d offset of the logits."""
-        return self.model.get_parameter("logit_bias").reshape(())
+    """transformers' SiglipModel; ``config`` is the contents of its ``config.json``."""
 
     def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Normalised pictures to embeddings, not normalised."""
+        """Normalised images to embeddings, not normalised."""
         return self.model.get_submodule("vision_model")(pixel_values=image).pooler_output
 
     def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
         """Token ids to embeddings, not normalised."""
-        ids = _widen(text, self.tokenizer.context_length, pad=self.pad)
-        return self.model.get_submodule("text_model")(input_ids=ids).pooler_output
+        return self.model.get_submodule("text_model")(input_ids=text).pooler_output
 
 
 def check_forward(encoder: WrappedEncoder) -> None:
-    """Run a model of the meta device once, which computes shapes alone.
-
-    Raises:
-        InputError: what comes out is not one embedding a side, or it pads with no id of its own.
-    """
+    """Run a model of the meta device once, which computes shapes alone."""
     context, vocabulary = encoder.tokenizer.context_length, encoder.tokenizer.vocab_size
     if not 0 <= encoder.pad < vocabulary:
         raise InputError(f"pad: expected an id below the vocabulary of {vocabulary}, got {encoder.pad}")

@@ -16,6 +16,10 @@ from torch import Tensor
 
 from tether.core.atomic_io import atomic_path, parse_json
 from tether.core.errors import InputError, WriteError
+from tether.core.model_digest import model_digest
+
+SHOWN = 12
+"""Digits of a digest that an error names."""
 
 
 def wide_array(value: Tensor) -> np.ndarray:
@@ -105,7 +109,7 @@ class FittedState(BaseEstimator):
 
 
 def read_state(
-    path: Path | str, *, what: str, format: str, arrays: frozenset[str]
+    path: Path | str, *, what: str, format: str, arrays: frozenset[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what ``write_state`` wrote.
 
@@ -113,7 +117,7 @@ def read_state(
         path: the file.
         what: whose state it is, for the error.
         format: what it must be.
-        arrays: the names it must hold.
+        arrays: the names it must hold; None takes any.
 
     Returns:
         Settings and arrays.
@@ -132,7 +136,7 @@ def read_state(
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except Exception as error:  # SafetensorError, or a type of number that NumPy has not
         raise InputError(f"{path}: not a safetensors file: {error}") from error
-    if metadata.get("format") != format or set(found) != arrays:
+    if metadata.get("format") != format or arrays not in (None, set(found)):
         got = f"{metadata.get('format')!r} with {sorted(found)}"
         raise InputError(f"{path}: expected the state of a {what} ({format}), got {got}")
     written = metadata.get("settings", "")
@@ -142,3 +146,29 @@ def read_state(
     if metadata.get("digest", digest := _digest(written, found)) != digest:
         raise InputError(f"{path}: damaged: it does not hold what was written; fit and save it again")
     return settings, found
+
+
+def encoder_digest(encoder: Any, digest: str | None) -> str | None:
+    """The digest of an encoder's weights, or the one given where the encoder is not at hand."""
+    return digest if encoder is None else model_digest(encoder)
+
+
+def known_digest(digest: str | None) -> str:
+    """The digest that ``save`` writes; without it a classifier of embeddings would mean nothing."""
+    if digest is None:
+        raise InputError("save: expected the encoder or its digest, for the state fits the embeddings of one encoder")
+    return digest
+
+
+def check_encoder(
+    path: Path | str, *, recorded: str, encoder: Any, digest: str | None, name: str = "an encoder"
+) -> None:
+    """See that a saved classifier meets the encoder it was fitted on, given itself or by its digest."""
+    if (encoder is None) == (digest is None):
+        raise InputError("load: expected either the encoder or its digest, for the state fits one encoder only")
+    given = encoder_digest(encoder, digest)
+    if given != recorded:
+        raise InputError(
+            f"{path}: was fitted on {name} with digest {recorded[:SHOWN]}, not on this one of digest "
+            f"{str(given)[:SHOWN]}; fit it again"
+        )

@@ -39,3 +39,10 @@ def checked_rows(
 def unit_rows(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     """Rows scaled to length 1; none may be zero."""
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def checked_unit_rows(rows: Float[np.ndarray, "n d"], *, name: str) -> Float[np.ndarray, "n d"]:
+    """The same rows, at least one, checked and scaled to length 1."""
+    table = checked_rows(rows, name=name, least=1)
+    scaled = table / np.abs(table).max(axis=1, keepdims=True)  # so that no square under- or overflows
+    return scaled / np.linalg.norm(scaled, axis=1, keepdims=True)

@@ -1,1 +1,1 @@
-"""What a model can tell you: find pictures, name them."""
+"""What a model can tell you: find images, name them."""

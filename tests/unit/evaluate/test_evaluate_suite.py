@@ -112,7 +112,7 @@ def test_label_column_by_name():
 def test_damaged_model_is_named_with_its_source():
     model = ColourModel()
     model.damage = float("nan")
-    with pytest.raises(InputError, match=r"colours: (image|picture) 0 .* not finite"):
+    with pytest.raises(InputError, match=r"colours: image 0 .* not finite"):
         evaluate(model, colour_rows())
 
 

@@ -194,7 +194,7 @@ def test_streaming_means(images):
     torch.testing.assert_close(means.attention, whole.attention.mean(0, keepdim=True))
     torch.testing.assert_close(means.mlp, whole.mean().mlp)
     assert told == [(2, None), (3, None)]
-    with pytest.raises(InputError, match="at least one picture"):
+    with pytest.raises(InputError, match="at least one image"):
         mean_parts(model, [])
 
 

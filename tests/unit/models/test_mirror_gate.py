@@ -77,7 +77,7 @@ def test_a_gate_out_of_turn_is_refused():
 
 
 @pytest.mark.parametrize("make", [lambda n: MirrorGate(4, depth=n), GateController])
-@pytest.mark.parametrize("depth", [0, 1, 5])
+@pytest.mark.parametrize("depth", [3, 5])
 def test_a_mirror_needs_an_even_number_of_layers(make, depth):
     with pytest.raises(InputError, match=f"an even number of layers, got {depth}"):
         make(depth)
@@ -164,8 +164,6 @@ def test_blocks_that_cannot_be_skipped(options):
 def test_towers_that_cannot_have_a_gate():
     with pytest.raises(InputError, match=r"model.text.*an even number of layers, got 3"):
         create("tiny", text={"gate": "mirror", "layers": 3})
-    with pytest.raises(InputError, match="gate: unknown choice 'skip'"):
-        create("tiny", vision={"gate": "skip"})
 
 
 def test_packed_and_padded_texts_have_the_same_gates(model):
@@ -261,23 +259,6 @@ def test_what_is_not_finite_changes_nothing(rule, before):
     assert all(torch.equal(state["mean"][name], after["mean"][name]) for name in state["mean"])
     assert all(torch.equal(state["variance"][name], after["variance"][name]) for name in state["variance"])
     assert torch.equal(state["updates"], after["updates"])
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"start": 1.2}, r"expected targets in \[0, 1\]"),
-        ({"end": -0.1}, r"expected targets in \[0, 1\]"),
-        ({"rule": "integral"}, "rule: unknown choice 'integral'; known: adaptive"),
-        ({"gain": 0}, "expected gain > 0"),
-        ({"dead_zone": -1}, "dead_zone >= 0"),
-    ],
-)
-def test_settings_out_of_range(settings, message):
-    with pytest.raises(InputError, match=message):
-        GateController(4, **settings)
-    with pytest.raises(InputError, match=next(iter(settings))):
-        SkipMiddleStep(ClipLoss(), steps=1, seed=0, **settings)
 
 
 def test_values_that_do_not_fit_a_controller():

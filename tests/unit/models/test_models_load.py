@@ -1,6 +1,5 @@
 """Models by name, on disk: what comes back, and what every broken input says."""
 
-import errno
 import json
 import pickle
 
@@ -188,11 +187,12 @@ def test_sharded_transformers_weights(tmp_path):
         ({"format": "other"}, r"model\.json: expected 'format': 'tether-clip'"),
         ({"version": 99}, r"model\.json: version 99; this tether reads version 1"),
         ({"model": {"dims": 3}}, r"model\.json: unknown key 'dims'; did you mean 'dim'"),
-        ({"model": {"vision": {"width": "wide"}}}, r"model\.json\.vision\.width: expected int, got 'wide'"),
-        ({"model": {"vision": {"patch": 7}}}, r"model\.json\.vision: patch: expected a divisor of the image size"),
-        ({"model": {"text": {"end": 99_999}}}, r"model\.json\.text: end: expected an id below vocabulary"),
-        ({"model": {"dim": 0}}, "dim: expected a positive whole number, got 0"),
-        ({"model": {"logit_scale": -1.0}}, "logit_scale: expected a positive number"),
+        (
+            {"model": {"vision": {"width": "wide"}}},
+            r"model\.json\.vision\.width: expected a whole number",
+        ),
+        ({"model": {"vision": {"patch": 7}}}, r"model\.json\.vision\.patch: expected a divisor of the image size"),
+        ({"model": {"text": {"end": 99_999}}}, r"model\.json\.text\.end: expected an id below vocabulary"),
         ({"model": 3}, r"model\.json: expected a mapping, got 3"),
     ],
 )
@@ -203,28 +203,11 @@ def test_a_broken_description(folder, change, message):
         tether.load(folder)
 
 
-def test_a_full_disk_leaves_the_old_model(folder, monkeypatch):
-    import safetensors.torch
-
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def full(tensors, path, metadata=None):
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        tether.save(create("tiny", seed=9), folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
 def test_other_modules_are_not_saved(tmp_path):
     with pytest.raises(InputError, match=r"save: expected a model of tether\.load or create, got Linear"):
         tether.save(torch.nn.Linear(2, 2), tmp_path)
     with pytest.raises(InputError, match=r"export: expected a model of tether\.load or create, got Linear"):
         tether.export(torch.nn.Linear(2, 2), tmp_path)
-    with pytest.raises(InputError, match="unknown format 'onnx'; known: open_clip, tether, transformers"):
-        tether.export(create("tiny"), tmp_path, format="onnx")
 
 
 @pytest.mark.parametrize(

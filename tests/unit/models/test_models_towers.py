@@ -31,14 +31,6 @@ def _block(config, *, width=16, heads=4, seed=0):
     return block.double()
 
 
-def test_pooled_is_the_projected_token(model, images):
-    alone, full = model.encode_image(images), model.encode_image(images, want="tokens")
-    assert alone.tokens is None
-    assert full.tokens.shape == (4, 17, 64)
-    assert torch.allclose(alone.pooled, full.pooled, atol=1e-12)
-    assert torch.allclose(model.visual.project(full.tokens[:, 0]), full.pooled, atol=1e-12)
-
-
 def test_text_packed_and_padded_agree(model):
     ids = model.tokenizer(CAPTIONS)
     alone, full = model.encode_text(ids), model.encode_text(ids, want="tokens")
@@ -178,21 +170,6 @@ def test_causal_tokens_do_not_see_ahead():
     assert not torch.allclose(block(x, causal=False)[:, :3], block(other, causal=False)[:, :3], atol=1e-3)
 
 
-def test_a_closed_gate_skips_a_token_and_hides_it():
-    block = _block(OPTIONS["sandwich"])
-    x = torch.randn(2, 5, 16, dtype=torch.float64)
-    gate = torch.ones(2, 5, dtype=torch.float64)
-    assert torch.allclose(block(x, causal=False, gate=gate), block(x, causal=False), atol=1e-12)
-    gate[:, 2] = 0
-    out = block(x, causal=False, gate=gate)
-    assert torch.equal(out[:, 2], x[:, 2])
-    other = x.clone()
-    other[:, 2] = torch.randn(2, 16, dtype=torch.float64)
-    assert (block(other, causal=False) - block(x, causal=False)).abs()[:, [0, 1, 3, 4]].max() > 1e-3
-    moved = (block(other, causal=False, gate=gate) - out).abs()
-    assert moved[:, [0, 1, 3, 4]].max() < 1e-4
-
-
 @pytest.mark.parametrize("rope", ["half", "interleaved"])
 def test_rope_depends_on_distance_only(rope):
     q, k = torch.randn(1, 8, dtype=torch.float64), torch.randn(1, 8, dtype=torch.float64)
@@ -226,28 +203,3 @@ def test_attention_by_products_and_fused_agree(causal, masked):
     if causal:
         scores = scores + torch.full((9, 9), -torch.inf).triu(1)
     assert torch.allclose(scores.softmax(-1) @ v, fused, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"activation": "gelo"}, r"activation: unknown choice 'gelo'; did you mean 'gelu'"),
-        ({"norm": "batch"}, "norm: unknown choice 'batch'; known: layer, rms"),
-        ({"attn_norm": ("before",)}, "attn_norm: unknown placement 'before'"),
-        ({"qkv_norm": "qz"}, "qkv_norm: expected letters"),
-        ({"qkv_norm": "qq"}, "qkv_norm: expected letters"),
-        ({"head_scale": "both"}, "head_scale: unknown choice 'both'"),
-        ({"attention": "performer"}, "attention: unknown choice 'performer'; known: elu, nala, relu, softmax"),
-        ({"rope": "3d"}, "rope: unknown choice '3d'; known: 2d, half, interleaved, none"),
-    ],
-)
-def test_unknown_options_are_named(options, message):
-    with pytest.raises(InputError, match=message):
-        BlockConfig(**options)
-
-
-def test_heads_must_divide():
-    with pytest.raises(InputError, match="heads: expected a divisor of the width 16, got 3"):
-        TransformerBlock(16, heads=3, hidden=8, config=BlockConfig())
-    with pytest.raises(InputError, match="kv_heads"):
-        TransformerBlock(16, heads=4, hidden=8, config=BlockConfig(kv_heads=3))

@@ -295,17 +295,9 @@ def test_export_to_its_own_library(kind, tmp_path, request):
     _assert_equal(tether.load(tether.export(model, tmp_path / "own", format="tether")), model)
 
 
-def test_truncated_and_foreign_weights(convnext, siglip, tmp_path):
+def test_foreign_weights(convnext, siglip, tmp_path):
     folder = tether.save(siglip, tmp_path)
-    path = folder / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-100])
-    with pytest.raises(InputError, match=r"model\.safetensors: truncated or not a safetensors file"):
-        tether.load(folder)
-    torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match=r"model\.safetensors: a pickle"):
-        tether.load(folder)
-    save_file(separate(convnext.state_dict()), path)
+    save_file(separate(convnext.state_dict()), folder / "model.safetensors")
     with pytest.raises(InputError, match=r"model\.safetensors: weights of another architecture: missing model\."):
         tether.load(folder)
 
@@ -319,7 +311,7 @@ def test_truncated_and_foreign_weights(convnext, siglip, tmp_path):
         ("siglip", {"tokenizer": "file"}, "tokenizer: unknown 'file'; did you mean 'files'"),
         ("siglip", {"config": {"model_type": "bert"}}, "model_type 'bert' is not known here; known: siglip"),
         ("siglip", {"config": {"model_type": "siglip"}}, "no model can be built from it: KeyError"),
-        ("siglip", {"image": {"mean": [0, 0, 0]}}, r"model\.json\.image\.size: expected two positive whole numbers"),
+        ("siglip", {"image": {"mean": [0, 0, 0]}}, r"model\.json\.image\.size: expected height and width"),
         ("siglip", {"image": {"side": 3}}, r"model\.json\.image: unknown key 'side'"),
         ("siglip", {"class": "CLIPModel"}, "class: expected SiglipModel, got 'CLIPModel'"),
         ("convnext", {"config": {"embed_dim": 24}}, "no model can be built from it: KeyError"),

@@ -154,8 +154,6 @@ def test_refusals_leave_nothing(tmp_path: Path, model: Clip) -> None:
     for message, settings in {
         "got none": {"classes": []},
         "comes twice": {"classes": ["a", "a"]},
-        "from 0 to 1, got 2": {"classes": ["a"], "abstain": 2.0},
-        "at least 1": {"classes": ["a"], "top": 0},
         "'even' is none of the 1 classes": {"classes": ["a"], "calibrate": Pictures(rows)},
         "column 'kind'": {
             "classes": ["a"],

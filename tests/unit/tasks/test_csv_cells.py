@@ -20,7 +20,7 @@ from tether.data.curate.pools.opening import open_pool
 from tether.evaluate.datasheet.dropped import examples
 from tether.models import create
 from tether.tasks.classify.classify import classify
-from tether.tasks.safety.audit import AuditReport, FlaggedPicture
+from tether.tasks.safety.audit import AuditReport, FlaggedImage
 
 FORMULAS = ("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\uff1d1")
 HARMLESS = ("-0.5", "a = b", "", "'quoted", "-1e-06")
@@ -41,7 +41,7 @@ def write(folder: Path, *, raw: bool) -> list[str]:
 
     empty = np.zeros(0)
     report = AuditReport(
-        1, (FlaggedPicture("=id", 0.9, -0.5, 0.1),), empty, empty, 0.9, "cosine", ("a", "b"), "a", "x", None, "y",
+        1, (FlaggedImage("=id", 0.9, -0.5, 0.1),), empty, empty, 0.9, "cosine", ("a", "b"), "a", "x", None, "y",
         np.zeros(1), np.zeros((0, 2)), (), (),
     )  # fmt: skip
     line = next(csv.DictReader(io.StringIO(report.to_csv(raw_csv=raw))))

@@ -65,11 +65,11 @@ def other_folder(tmp_path_factory) -> str:
 def test_a_backbone_gives_unit_rows_and_marks_what_it_cannot_see(folder):
     backbone = Backbone(folder)
     pictures = [noise(0), None, b"no picture", noise(1), noise(0), b"", noise(2)[:60]]
-    rows, good = backbone.pictures(pictures)
+    rows, good = backbone.images(pictures)
     assert good.tolist() == [True, False, False, True, True, False, False]
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), good, atol=1e-6)
     np.testing.assert_allclose(rows[0], rows[4], atol=1e-6)  # one picture at two places of a batch
-    assert backbone.pictures([])[0].shape == (0, 64)
+    assert backbone.images([])[0].shape == (0, 64)
     np.testing.assert_allclose(np.linalg.norm(backbone.texts(["a", "", "b"]), axis=1), 1, atol=1e-6)
 
 
@@ -109,7 +109,7 @@ def test_embeddings_that_are_not_finite_are_no_pictures(folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone.model, "encode_image", broken)
-        _, good = backbone.pictures([noise(0), png(np.zeros((32, 32, 3), np.uint8)), noise(1)])
+        _, good = backbone.images([noise(0), png(np.zeros((32, 32, 3), np.uint8)), noise(1)])
     assert good.tolist() == [True, False, True]
 
 
@@ -128,7 +128,7 @@ def test_scores_are_cosines_after_the_transforms(folder):
     scores = step.scores(rows)
     assert np.isnan(scores).tolist() == [False, False, True, False, False, False, True, False]
     assert scores[[3, 4]].tolist() == [-1, -1]
-    shown, _ = step.backbone.pictures(rows.column("image"))
+    shown, _ = step.backbone.images(rows.column("image"))
     np.testing.assert_allclose(scores[1], shown[1] @ step.backbone.texts(["owl"])[0], atol=1e-6)
     plain = ClipScore(model=folder).scores(rows)
     assert plain[0] == scores[0]
@@ -251,7 +251,7 @@ def copies(folder: str, *, copies: int = 3, kinds: int = 4) -> tuple[pa.RecordBa
 
 def test_one_of_each_kind_stays(folder):
     rows, kind = copies(folder)
-    vectors = Backbone(folder).pictures(rows.column("image"))[0]
+    vectors = Backbone(folder).images(rows.column("image"))[0]
     same = (vectors @ vectors.T)[kind[:, None] == kind].min()
     different = (vectors @ vectors.T)[kind[:, None] != kind].max()
     assert different < same  # or the test says nothing

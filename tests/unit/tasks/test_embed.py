@@ -53,7 +53,7 @@ def picture(i: int) -> np.ndarray:
 
 
 def row(i: int, **meta: object) -> Row:
-    return Row(f"k{i:02d}", picture(i), (f"picture {i}",), {"label": "even" if i % 2 == 0 else "odd", **meta})
+    return Row(f"k{i:02d}", picture(i), (f"image {i}",), {"label": "even" if i % 2 == 0 else "odd", **meta})
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_one_file_in_order_with_everything(tmp_path: Path, model: Clip) -> None:
     report = run(rows, tmp_path / "e.parquet", model, on_progress=lambda done, total: seen.append((done, total)))
     table = pq.read_table(report.path)
     assert table["key"].to_pylist() == [one.key for one in rows]
-    assert table["texts"].to_pylist()[3] == ["picture 3"]
+    assert table["texts"].to_pylist()[3] == ["image 3"]
     assert table["label"].to_pylist()[:2] == ["even", "odd"]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), model.dim)
     assert table.schema.metadata[b"tether.digest"].decode() == model_digest(model) == report.digest

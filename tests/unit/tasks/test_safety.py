@@ -16,6 +16,7 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.models import create
 from tether.models.embed import encode_images, encode_texts
+from tether.space.validation import unit_rows
 from tether.tasks.safety import (
     DatasetAudit,
     PromptClassifier,
@@ -26,7 +27,7 @@ from tether.tasks.safety import (
     ratings_to_labels,
     word_frequencies,
 )
-from tether.tasks.safety.prompt_tuning import other_share, unit
+from tether.tasks.safety.prompt_tuning import other_share
 
 D = 12
 LABELS = ("acceptable", "inappropriate")
@@ -51,12 +52,14 @@ def test_loss_and_gradient_are_those_of_autograd(weights):
     logits = 100 * F.normalize(torch.from_numpy(X)) @ F.normalize(P).T
     loss = F.cross_entropy(logits, torch.from_numpy(y), weight=torch.tensor(weights, dtype=torch.float64))
     loss.backward()
-    found = prompt_loss(prompts(), features=unit(X, name="X"), y=y, class_weight=np.array(weights), scale=100.0)
+    found = prompt_loss(prompts(), features=unit_rows(X, name="X"), y=y, class_weight=np.array(weights), scale=100.0)
     assert P.grad is not None
     np.testing.assert_allclose(found.loss, loss.item(), rtol=1e-12)
     np.testing.assert_allclose(found.gradient, P.grad.numpy(), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose((found.gradient * prompts()).sum(axis=1), 0, atol=1e-12)
-    longer = prompt_loss(2 * prompts(), features=unit(X, name="X"), y=y, class_weight=np.array(weights), scale=100.0)
+    longer = prompt_loss(
+        2 * prompts(), features=unit_rows(X, name="X"), y=y, class_weight=np.array(weights), scale=100.0
+    )
     np.testing.assert_allclose(longer.gradient, found.gradient / 2, rtol=1e-9)  # goes with 1 / length
 
 
@@ -153,7 +156,7 @@ def test_a_saved_one_goes_on_where_it_stopped(tmp_path: Path):
         found.partial_fit(X, y)
     # counts of the rows seen grow with each call, their shares do not
     np.testing.assert_allclose(found.prompts_, whole.prompts_, rtol=1e-12)
-    with pytest.raises(InputError, match="tuned on mine"):
+    with pytest.raises(InputError, match="fitted on mine"):
         PromptClassifier.load(tmp_path / "one.safetensors", digest="b" * 32)
     with pytest.raises(InputError, match="either the encoder or its digest"):
         PromptClassifier.load(tmp_path / "one.safetensors")
@@ -174,7 +177,7 @@ def test_pictures_and_their_embeddings_give_the_same(kind, tmp_path: Path):
     np.testing.assert_allclose(by_pictures.predict_proba(pixels), by_rows.predict_proba(features), atol=1e-9)
     by_rows.save(tmp_path / "rows.safetensors")
     assert PromptClassifier.load(tmp_path / "rows.safetensors", encoder=model).predict(pixels).shape == (12,)
-    with pytest.raises(InputError, match="not on this encoder"):
+    with pytest.raises(InputError, match="not on this one"):
         PromptClassifier.load(tmp_path / "rows.safetensors", encoder=create("tiny", seed=99).eval())
 
 
@@ -196,18 +199,8 @@ def test_three_classes_of_words():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"scale": 0.0}, "scale"),
-        ({"lr": -1.0}, "lr"),
-        ({"lr": float("nan")}, "lr"),
-        ({"momentum": 1.0}, "momentum"),
-        ({"epochs": -1}, "epochs"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"order": "sorted"}, "order"),
-        ({"class_weight": "balanced"}, "class_weight"),
         ({"class_weight": [1.0]}, "class_weight"),
-        ({"class_weight": [1.0, 0.0]}, "class_weight"),
         ({"labels": ["one"]}, "labels"),
-        ({"random_state": -1}, "random_state"),
         ({"prompts": np.zeros((2, D))}, "prompts: 2 of 2 rows are zero"),
         ({"prompts": np.full((2, D), np.nan)}, "prompts"),
         ({"prompts": np.ones((2, D + 1))}, "rows of 13 features"),
@@ -292,10 +285,6 @@ def test_wrong_splits_are_refused():
     y = (strata < 3).astype(int)
     with pytest.raises(InputError, match="1 of 2"):
         rated_splits(np.append(y, 1), strata=np.append(strata, 2))
-    with pytest.raises(InputError, match="train_size"):
-        rated_splits(y, strata=strata, train_size=0.0)
-    with pytest.raises(InputError, match="n_splits"):
-        rated_splits(y, strata=strata, n_splits=0)
     with pytest.raises(InputError, match="rows of each stratum"):
         rated_splits(y, strata=strata, train_size=0.02)
     with pytest.raises(InputError, match="one label and one stratum"):
@@ -365,7 +354,7 @@ def test_a_probability_of_090_is_a_difference_of_0022_in_cosine():
 
 def test_the_dot_rule_differs_where_prompts_differ_in_length():
     X, _ = rows(200)
-    base = unit(prompts(), name="prompts")
+    base = unit_rows(prompts(), name="prompts")
     classifier = PromptClassifier(prompts=base * [[1.0], [6.0]], labels=LABELS).start()
     ids = [str(row) for row in range(len(X))]
     cosine, dot = (DatasetAudit(classifier, rule=rule).run(X, ids=ids) for rule in ("cosine", "official_dot"))
@@ -376,12 +365,6 @@ def test_the_dot_rule_differs_where_prompts_differ_in_length():
     assert {picture.id for picture in cosine.flagged} != {picture.id for picture in dot.flagged}
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.49, 1.01, float("nan")])
-def test_thresholds_outside_a_half_to_one_are_refused(threshold):
-    with pytest.raises(InputError, match="threshold"):
-        audit(threshold=threshold)
-
-
 def test_wrong_audits_are_refused():
     one, X = audit()
     ids = [str(row) for row in range(len(X))]
@@ -389,14 +372,12 @@ def test_wrong_audits_are_refused():
         one.run(X, ids=ids[:-1])
     with pytest.raises(InputError, match="captions"):
         one.run(X, ids=ids, captions=["a"])
-    with pytest.raises(InputError, match="at least one picture"):
+    with pytest.raises(InputError, match="at least one image"):
         one.run(X[:0], ids=[])
     with pytest.raises(InputError, match="zero"):
         one.run(np.zeros((1, D)), ids=["a"])
     with pytest.raises(InputError, match="flagged_class"):
         audit(flagged_class=2)
-    with pytest.raises(InputError, match="rule"):
-        audit(rule="dot")
 
 
 def test_an_audit_without_a_flag_or_without_words_is_one():
@@ -407,7 +388,7 @@ def test_an_audit_without_a_flag_or_without_words_is_one():
     assert (
         "0 (0.00%)"
         in DatasetAudit(PromptClassifier(prompts=prompts()).start())
-        .run(unit(prompts(), name="p")[:1], ids=["a"])
+        .run(unit_rows(prompts(), name="p")[:1], ids=["a"])
         .to_markdown()
     )
 
@@ -450,16 +431,12 @@ def test_wrong_words_are_refused():
         contrast_words(["a cup"], other_texts=["..."])
     with pytest.raises(InputError, match="ngrams"):
         word_frequencies(["cup"], ngrams=(2,))
-    with pytest.raises(InputError, match="one string"):
+    with pytest.raises(InputError, match="texts"):
         word_frequencies("cup")
-    with pytest.raises(InputError, match="missing"):
-        chi_squared_weights({"a": 1.0}, expected={"a": 1.0}, missing="zero")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="frequency"):
         chi_squared_weights({"a": -1.0}, expected={"a": 1.0})
     with pytest.raises(InputError, match="frequency"):
         chi_squared_weights({"a": 1.0}, expected={"a": 0.0})
-    with pytest.raises(InputError, match="collocation"):
-        word_frequencies(["cup"], collocation=-1.0)
 
 
 def test_a_refused_pass_changes_nothing():

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 from tether.models.blocks.attention import ATTENTION, AttentionCore
 from tether.models.blocks.grid import Grid, GridConv
 from tether.models.blocks.layers import ACTIVATIONS, NORMS, Linear
+from tether.models.blocks.mirror_gate import check_open
 from tether.models.blocks.options import BlockConfig as BlockConfig
 from tether.models.blocks.options import Place
 from tether.models.blocks.packed_sequences import Pool, Runs, pooled
@@ -27,7 +29,8 @@ class TransformerBlock(nn.Module):
     of it).
     """
 
-    def __init__(self, width: int, *, heads: int, hidden: int, config: BlockConfig) -> None:
+    @checked
+    def __init__(self, width: int, *, heads: int, hidden: Count, config: BlockConfig) -> None:
         """Build the layers; linear weights stay unset.
 
         Args:
@@ -35,14 +38,9 @@ class TransformerBlock(nn.Module):
             heads: query heads; must divide the width.
             hidden: width of the feed-forward net.
             config: the block's options.
-
-        Raises:
-            InputError: sizes that do not fit each other or the options.
         """
         super().__init__()
         config.check(width=width, heads=heads)
-        if hidden < 1:
-            raise InputError(f"hidden: expected a positive whole number, got {hidden}")
         kv_heads = config.kv_heads or heads
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
         self.core, self.rope = ATTENTION[config.attention], ROPE[config.rope]
@@ -107,7 +105,7 @@ class TransformerBlock(nn.Module):
             bias: added to the scores, broadcastable to (b, heads, m, n); only for a padded stream.
             gate: (b, n) in [0, 1], or packed (t,): how much of this block each token takes; unless the block was told
                 otherwise, a token is hidden as a key as far as its gate is closed.
-            grid: where the tokens of a picture stand; needed by ``2d`` rope and the convolutions.
+            grid: where the tokens of an image stand; needed by ``2d`` rope and the convolutions.
             pool: ``all`` tokens are computed, or only the ``first`` or ``last`` of each sequence, or the one at the
                 index given for each (b,).
             reads: (b,) index of the pooling token, for the trace only; None means token 0.
@@ -120,7 +118,7 @@ class TransformerBlock(nn.Module):
         if trace is not None:
             x = trace.visit(f"{name}.input", x)
         if self.needs_grid and (grid is None or runs is not None):
-            raise InputError("grid: 2d rope and convolutions need the padded tokens of a picture and their grid")
+            raise InputError("grid: 2d rope and convolutions need the padded tokens of an image and their grid")
         if gate is not None:
             self._check_gate(gate, x)
         if self.attn_conv is not None and grid is not None:
@@ -164,15 +162,11 @@ class TransformerBlock(nn.Module):
         return self._feed_forward(x, gate=gate, grid=grid if isinstance(pool, str) and pool == "all" else None)
 
     def _check_gate(self, gate: Tensor, x: Tensor) -> None:
-        """The gate's values are looked at on the CPU only: elsewhere the look would stall the device."""
         if not self.skippable:
             raise InputError("gate: a block with post norms, residual_scale or convolutions cannot be skipped")
         if gate.shape != x.shape[:-1]:
             raise InputError(f"gate: expected {tuple(x.shape[:-1])}, one for each token, got {tuple(gate.shape)}")
-        if gate.device.type == "cpu" and gate.numel():
-            least, most = gate.detach().aminmax()
-            if not (least >= 0 and most <= 1):
-                raise InputError(f"gate: expected values in [0, 1], got {float(least):g} to {float(most):g}")
+        check_open(gate, name="gate")
 
     def _project(self, x: Tensor, *, runs: Runs | None, pool: Pool) -> tuple[Tensor, Tensor]:
         """Queries of the computed tokens (..., heads * d); keys and values of all (..., 2 * kv_heads * d).
@@ -252,7 +246,7 @@ class TransformerBlock(nn.Module):
             return Turn(self.rope, self.rope_theta, held, held)
         if isinstance(pool, Tensor):
             if grid is not None:
-                raise InputError("pool: the tokens of a picture are computed all, or the first or the last alone")
+                raise InputError("pool: the tokens of an image are computed all, or the first or the last alone")
             return Turn(self.rope, self.rope_theta, pool[:, None], held)
         at = 0 if pool == "first" else n - 1
         return Turn(self.rope, self.rope_theta, held.narrow(-self.rope.axes, at, 1), held)

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, Positive, Share, checked
+from tether.models.blocks.mirror_gate import Depth, check_open
 
 Rule = Literal["proportional", "adaptive", "proportional_derivative"]
 SHORT, LONG = 1, 10
@@ -59,41 +61,32 @@ class GateController:
     harder. The weights are no parameters, start at zero and have no bounds.
     """
 
+    @checked
     def __init__(
         self,
-        depth: int,
+        depth: Depth,
         *,
-        start: float = 1.0,
-        end: float = 0.5,
+        start: Share = 1.0,
+        end: Share = 0.5,
         rule: Rule = "proportional",
-        gain: float = 1e-3,
-        dead_zone: float = 0.01,
+        gain: Positive = 1e-3,
+        dead_zone: NonNegative = 0.01,
         variance_offset: float = 0.0,
     ) -> None:
         """Set the targets: of the mean from the outer layers to the middle, mirrored; of the variance ``t (1 - t)``.
 
         Args:
             depth: layers of the tower, an even number.
-            start: target of the outermost layers' mean gate, in [0, 1].
-            end: target of the middle layers', in [0, 1].
+            start: target of the outermost layers' mean gate.
+            end: target of the middle layers'.
             rule: ``proportional`` adds gain times the distance; ``adaptive`` adds the gain with its sign;
                 ``proportional_derivative`` is the first, but only while the distance grows.
-            gain: speed of the weights, above 0; the paper has 1e-3 for ``proportional``.
-            dead_zone: distance up to which nothing changes, at least 0.
+            gain: speed of the weights; the paper has 1e-3 for ``proportional``.
+            dead_zone: distance up to which nothing changes.
             variance_offset: added to the variance's targets, which never fall below 0.
-
-        Raises:
-            InputError: an odd depth or a setting out of range.
         """
-        if depth < 2 or depth % 2:
+        if depth % 2:
             raise InputError(f"depth: a mirror needs an even number of layers, got {depth}")
-        if not (0 <= start <= 1 and 0 <= end <= 1):
-            raise InputError(f"start, end: expected targets in [0, 1], got {start}, {end}")
-        if rule not in ("proportional", "adaptive", "proportional_derivative"):
-            known = "adaptive, proportional, proportional_derivative"
-            raise InputError(f"rule: unknown choice {rule!r}; known: {known}")
-        if not (gain > 0 and dead_zone >= 0):
-            raise InputError(f"expected gain > 0 and dead_zone >= 0, got {gain}, {dead_zone}")
         self.depth, self.rule, self.gain, self.dead_zone = depth, rule, gain, dead_zone
         half = torch.linspace(start, end, depth // 2)
         mean = torch.cat([half, half.flip(0)])
@@ -122,17 +115,10 @@ class GateController:
         return self._variance.weight
 
     def penalty(self, gates: Float[Tensor, "depth b n"]) -> Float[Tensor, ""]:
-        """What to add to the loss, from every token's gate; the variance is unbiased.
-
-        Raises:
-            InputError: gates of another depth, fewer than two tokens, or (on the CPU) values outside [0, 1].
-        """
+        """What to add to the loss, from every token's gate; the variance is unbiased."""
         if gates.ndim < 2 or len(gates) != self.depth or gates[0].numel() < 2:
             raise InputError(f"gates: expected ({self.depth}, b, n) of two tokens or more, got {tuple(gates.shape)}")
-        if gates.device.type == "cpu":
-            least, most = gates.detach().aminmax()
-            if not (least >= 0 and most <= 1):
-                raise InputError(f"gates: expected values in [0, 1], got {float(least):g} to {float(most):g}")
+        check_open(gates, name="gates")
         flat = gates.flatten(1)
         return self.penalty_of(flat.mean(1), flat.var(1))
 

@@ -1,4 +1,4 @@
-"""Where the tokens of a picture stand, and convolutions over them."""
+"""Where the tokens of an image stand, and convolutions over them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tether.core.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A stream's layout: ``before`` tokens that have no place, then the patches of a picture, row by row.
+    """A stream's layout: ``before`` tokens that have no place, then the patches of an image, row by row.
 
     Attributes:
         rows: patches down.
@@ -47,7 +47,7 @@ class Grid:
 
 
 class GridConv(nn.Module):
-    """A depthwise convolution over the patches, zero outside the picture; its weights stay unset until filled.
+    """A depthwise convolution over the patches, zero outside the image; its weights stay unset until filled.
 
     A token without a place gets zero and gives nothing. A dropped or hidden patch counts as zero, like the
     world outside.
@@ -69,11 +69,7 @@ class GridConv(nn.Module):
         return 0 * (self.weight.sum() + self.bias.sum())
 
     def forward(self, x: Float[Tensor, "b n c"], *, grid: Grid) -> Float[Tensor, "b n c"]:
-        """What the convolution gives at every token.
-
-        Raises:
-            InputError: as many tokens as the grid does not have.
-        """
+        """What the convolution gives at every token."""
         cells = grid.rows * grid.columns
         there = cells if grid.keep is None else grid.keep.shape[1]
         if x.shape[1] != grid.before + there:
@@ -84,9 +80,9 @@ class GridConv(nn.Module):
         index = None if grid.keep is None else grid.keep[..., None].expand(-1, -1, x.shape[2])
         if index is not None:
             patches = patches.new_zeros(len(x), cells, x.shape[2]).scatter(1, index, patches)
-        picture = patches.unflatten(1, (grid.rows, grid.columns)).permute(0, 3, 1, 2)
+        image = patches.unflatten(1, (grid.rows, grid.columns)).permute(0, 3, 1, 2)
         reach = self.weight.shape[-1] // 2
-        out = F.conv2d(picture, self.weight, self.bias, padding=reach, groups=len(self.weight))
+        out = F.conv2d(image, self.weight, self.bias, padding=reach, groups=len(self.weight))
         out = out.permute(0, 2, 3, 1).flatten(1, 2).to(x.dtype)
         if index is not None:
             out = out.gather(1, index)

@@ -47,16 +47,6 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps).to(input.dtype)
 
 
-def layer_norm(width: int, *, eps: float) -> nn.Module:
-    """A LayerNorm with weight and bias."""
-    return LayerNorm(width, eps=eps)
-
-
-def rms_norm(width: int, *, eps: float) -> nn.Module:
-    """An RMSNorm with weight only."""
-    return RmsNorm(width, eps=eps)
-
-
 def quick_gelu(x: Tensor) -> Tensor:
     """X * sigmoid(1.702 x), the approximation that OpenAI's CLIP weights were trained with."""
     return x * torch.sigmoid(1.702 * x)
@@ -73,7 +63,7 @@ def swiglu(x: Tensor) -> Tensor:
     return F.silu(gate) * value
 
 
-NORMS: Mapping[str, Callable[..., nn.Module]] = {"layer": layer_norm, "rms": rms_norm}
+NORMS: Mapping[str, Callable[..., nn.Module]] = {"layer": LayerNorm, "rms": RmsNorm}
 """Norm names to constructors ``(width, *, eps)``."""
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {

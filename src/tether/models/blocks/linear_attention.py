@@ -104,9 +104,6 @@ def linear_attention(
     Returns:
         (b, h, m, e) in the dtype of ``q``. A query that sees no key gets zero.
 
-    Raises:
-        InputError: an unknown kernel, or a bias that differs from query to query.
-
     Example:
         >>> import torch
         >>> from tether.models.blocks.linear_attention import linear_attention

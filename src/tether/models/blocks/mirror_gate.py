@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 
+Depth = Annotated[int, Ge(2)]
 START_STD = 0.02  # arXiv 2506.21103, released code: every linear layer
 
 
@@ -31,18 +35,16 @@ class MirrorGate(nn.Module):
         (torch.Size([4]), True)
     """
 
-    def __init__(self, width: int, *, depth: int) -> None:
+    @checked
+    def __init__(self, width: int, *, depth: Depth) -> None:
         """Build the gate of one tower; its weights come from torch's own generator until ``initialise_``.
 
         Args:
             width: channels of the stream.
             depth: layers of the tower, an even number.
-
-        Raises:
-            InputError: an odd depth.
         """
         super().__init__()
-        if depth < 2 or depth % 2:
+        if depth % 2:
             raise InputError(f"depth: a mirror needs an even number of layers, got {depth}")
         self.depth = depth
         self.weight = nn.Parameter(torch.empty(depth // 2, width))
@@ -64,9 +66,6 @@ class MirrorGate(nn.Module):
 
         Returns:
             (b, n) or (t,) in [0, 1] and float32 at least; 0 leaves the layer out.
-
-        Raises:
-            InputError: a layer out of its turn, or a stream of another width.
         """
         if hidden.shape[-1] != self.weight.shape[1]:
             raise InputError(f"hidden: expected {self.weight.shape[1]} channels, got {hidden.shape[-1]}")
@@ -84,6 +83,14 @@ class MirrorGate(nn.Module):
         else:
             total = self._sums.pop()
         return 1 - total.clamp(0, 1)
+
+
+def check_open(gate: Tensor, *, name: str) -> None:
+    """Refuse gates outside [0, 1]; on the CPU only, as elsewhere the look would stall the device."""
+    if gate.device.type == "cpu" and gate.numel():
+        least, most = gate.detach().aminmax()
+        if not (least >= 0 and most <= 1):
+            raise InputError(f"{name}: expected values in [0, 1], got {float(least):g} to {float(most):g}")
 
 
 def tally(gates: Sequence[Tensor], *, real: Tensor | None = None) -> Float[Tensor, "depth 3"]:

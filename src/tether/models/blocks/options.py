@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from tether.core.errors import InputError
+from tether.core.ranges import PositiveSingle, Single, Whole, checked
 from tether.models.blocks.attention import ATTENTION
 from tether.models.blocks.layers import ACTIVATIONS, NORMS, pick
 from tether.models.blocks.rope import ROPE
@@ -14,6 +14,7 @@ from tether.models.blocks.rope import ROPE
 Place = Literal["pre", "out", "post"]
 
 
+@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockConfig:
     """How a block is built; the defaults are CLIP's own.
@@ -38,7 +39,7 @@ class BlockConfig:
         ctx_norm: a norm over all heads' outputs together, before that gate.
         ctx_norm_eps: added to its variance.
         lepe: side of a depthwise convolution of the values, added to attention's output; 0 means none. Like everything
-            below that looks at neighbours, it needs a picture's grid.
+            below that looks at neighbours, it needs an image's grid.
         position_conv: side of a depthwise convolution added to the stream before each sublayer; 0 means none.
         ffn_conv: side of one added after the activation; 0 means none.
         layer_scale: start of a learned factor for each channel of both sublayers' outputs; None means no factor.
@@ -48,7 +49,7 @@ class BlockConfig:
 
     activation: str = "gelu"
     norm: str = "layer"
-    norm_eps: float = 1e-5
+    norm_eps: PositiveSingle = 1e-5
     attn_norm: tuple[Place, ...] = ("pre",)
     ffn_norm: tuple[Place, ...] = ("pre",)
     qkv_norm: str = ""
@@ -57,37 +58,28 @@ class BlockConfig:
     residual_scale: bool = False
     attention: str = "softmax"
     rope: str = "none"
-    rope_theta: float = 10_000.0
-    kv_heads: int = 0
+    rope_theta: PositiveSingle = 10_000.0
+    kv_heads: Whole = 0
     bias: bool = True
     out_gate: bool = False
     ctx_norm: bool = False
-    ctx_norm_eps: float = 1e-5
-    lepe: int = 0
-    position_conv: int = 0
-    ffn_conv: int = 0
-    layer_scale: float | None = None
+    ctx_norm_eps: PositiveSingle = 1e-5
+    lepe: Whole = 0
+    position_conv: Whole = 0
+    ffn_conv: Whole = 0
+    layer_scale: Single | None = None
     gated_key: Literal["hidden", "seen"] = "hidden"
 
     def __post_init__(self) -> None:
         """Refuse unknown words and placements."""
         for option in ("attn_norm", "ffn_norm"):
-            places = getattr(self, option)
-            if not isinstance(places, (list, tuple)):
-                raise InputError(f"{option}: expected a list of pre, out and post, got {places!r}")
-            for place in places:
-                if place not in ("pre", "out", "post"):
-                    raise InputError(f"{option}: unknown placement {place!r}; known: pre, out, post")
-                if places.count(place) > 1:
-                    raise InputError(f"{option}: expected each placement once, got {', '.join(places)}")
-            object.__setattr__(self, option, tuple(places))
-        if not isinstance(self.qkv_norm, str):
-            raise InputError(f"qkv_norm: expected letters of 'qkvc' once each, got {self.qkv_norm!r}")
-        for letter in self.qkv_norm:
-            if letter not in "qkvc" or self.qkv_norm.count(letter) > 1:
-                raise InputError(f"qkv_norm: expected letters of 'qkvc' once each, got {self.qkv_norm!r}")
-        if self.head_scale not in ("none", "heads", "after_proj"):
-            raise InputError(f"head_scale: unknown choice {self.head_scale!r}; known: after_proj, heads, none")
+            positions = tuple(getattr(self, option))
+            if len(set(positions)) < len(positions):
+                raise InputError(f"{option}: expected each position once, got {', '.join(positions)}")
+            object.__setattr__(self, option, positions)
+        letters = self.qkv_norm
+        if not isinstance(letters, str) or not set(letters) <= set("qkvc") or len(set(letters)) < len(letters):
+            raise InputError(f"qkv_norm: expected letters of 'qkvc' once each, got {letters!r}")
         pick(self.activation, ACTIVATIONS, option="activation")
         pick(self.norm, NORMS, option="norm")
         core = pick(self.attention, ATTENTION, option="attention")
@@ -99,25 +91,12 @@ class BlockConfig:
             )
         for option in ("lepe", "position_conv", "ffn_conv"):
             side = getattr(self, option)
-            if not isinstance(side, int) or isinstance(side, bool) or side < 0 or (side and side % 2 == 0):
+            if side and side % 2 == 0:
                 raise InputError(f"{option}: expected 0 or the odd side of a kernel, got {side!r}")
-        scale = self.layer_scale
-        if scale is not None and not (isinstance(scale, (int, float)) and math.isfinite(scale)):
-            raise InputError(f"layer_scale: expected a number or nothing, got {scale!r}")
-        if self.gated_key not in ("hidden", "seen"):
-            raise InputError(f"gated_key: unknown choice {self.gated_key!r}; known: hidden, seen")
-        for option in ("norm_eps", "ctx_norm_eps", "rope_theta"):
-            value = getattr(self, option)
-            if not (isinstance(value, (int, float)) and 0 < value < math.inf):
-                raise InputError(f"{option}: expected a positive number, got {value!r}")
-        if not isinstance(self.kv_heads, int) or isinstance(self.kv_heads, bool) or self.kv_heads < 0:
-            raise InputError(
-                f"kv_heads: expected 0 (as many as heads) or a positive whole number, got {self.kv_heads!r}"
-            )
 
     @property
     def needs_grid(self) -> bool:
-        """Whether tokens must be the patches of a picture."""
+        """Whether tokens must be the patches of an image."""
         return bool(self.lepe or self.position_conv or self.ffn_conv) or ROPE[self.rope].axes == 2
 
     @property
@@ -132,10 +111,6 @@ class BlockConfig:
         Args:
             width: channels of the stream.
             heads: query heads.
-
-        Raises:
-            InputError: heads that do not divide the width, key heads that do not divide the heads, or heads that
-                rotary positions cannot turn.
         """
         if heads < 1 or width % heads:
             raise InputError(f"heads: expected a divisor of the width {width}, got {heads}")

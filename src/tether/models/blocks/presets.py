@@ -57,11 +57,7 @@ def hybridnorm(layer: int, *, layers: int) -> BlockConfig:
 
 
 def hybridnorm_star(layer: int, *, layers: int) -> BlockConfig:
-    """HybridNorm whose first block is pre-norm, with normalised queries, keys and values there too (arXiv 2503.04598).
-
-    Raises:
-        InputError: fewer than two layers, as nothing of HybridNorm is left then.
-    """
+    """HybridNorm whose first block is pre-norm, queries, keys and values normalised there too (arXiv 2503.04598)."""
     if layers < 2:
         raise InputError(f"layers: hybridnorm* needs at least 2, a pre-norm block and a hybrid one, got {layers}")
     return BlockConfig(qkv_norm="qkv", norm="rms") if layer == 0 else hybridnorm(layer, layers=layers)
@@ -79,7 +75,7 @@ def skip_middle(layer: int, *, layers: int) -> BlockConfig:
 
 
 def nalaformer(layer: int, *, layers: int) -> BlockConfig:
-    """NaLaFormer's linear blocks, for pictures only (arXiv 2506.21137, released code).
+    """NaLaFormer's linear blocks, for images only (arXiv 2506.21137, released code).
 
     ``attention: softmax`` on top gives the released softmax twin, which its last two stages are made of.
     """
@@ -115,9 +111,6 @@ def block_preset(name: str, *, layer: int, layers: int) -> BlockConfig:
         name: a key of ``BLOCK_PRESETS``.
         layer: its place, 0 to ``layers`` - 1.
         layers: how many the tower has.
-
-    Raises:
-        InputError: an unknown name, a place outside the tower, or a tower too short for the preset.
     """
     preset = pick(name, BLOCK_PRESETS, option="preset")
     if not 0 <= layer < layers:
@@ -147,11 +140,7 @@ class BlockPreset:
 
 
 def block_stack(block: BlockConfig | BlockPreset, *, layers: int) -> tuple[BlockConfig, ...]:
-    """The blocks of a whole tower, first to last.
-
-    Raises:
-        InputError: a tower too short for the preset, or options that do not go with it.
-    """
+    """The blocks of a whole tower, first to last."""
     if isinstance(block, BlockConfig):
         return (block,) * layers
     plain = (block_preset(block.preset, layer=layer, layers=layers) for layer in range(layers))

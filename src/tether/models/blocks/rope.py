@@ -16,7 +16,7 @@ class Rotary:
 
     Attributes:
         turn: ``(x (..., n, d), *, position, theta) -> x``, turned.
-        axes: numbers in a position: 0 (none is needed), 1 (place in a text) or 2 (row and column in a picture).
+        axes: numbers in a position: 0 (none is needed), 1 (place in a text) or 2 (row and column in an image).
         divisor: what d must be divisible by.
     """
 

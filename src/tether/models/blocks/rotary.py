@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Annotated, final
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Positive, checked
 from tether.models.blocks.rope import half_rope
 
 
@@ -22,24 +24,20 @@ class RotaryEmbedding(nn.Module):
     half precision cannot coarsen them.
     """
 
-    def __init__(self, head_dim: int, *, base: float = 10000.0, length: int | None = None) -> None:
+    @checked
+    def __init__(
+        self, head_dim: Annotated[int, Ge(2)], *, base: Positive = 10000.0, length: Count | None = None
+    ) -> None:
         """Take the settings.
 
         Args:
             head_dim: channels of one head; even.
-            base: the slowest pair turns by about 1 / base a position (> 0).
+            base: the slowest pair turns by about 1 / base a position.
             length: positions from here on are refused; None = any.
-
-        Raises:
-            InputError: an odd head_dim, or a value outside its range.
         """
         super().__init__()
-        if not isinstance(head_dim, int) or isinstance(head_dim, bool) or head_dim < 2 or head_dim % 2:
+        if head_dim % 2:
             raise InputError(f"head_dim: expected an even number of channels, got {head_dim!r}")
-        if not base > 0:
-            raise InputError(f"base: expected a positive number, got {base!r}")
-        if length is not None and length < 1:
-            raise InputError(f"length: expected at least 1 position, got {length!r}")
         self.head_dim, self.base, self.length = head_dim, base, length
 
     def forward(
@@ -50,9 +48,6 @@ class RotaryEmbedding(nn.Module):
         Args:
             x: queries or keys, (..., l, head_dim); values are never turned.
             position: (l,) whole numbers; None counts from 0.
-
-        Raises:
-            InputError: other channels, or a position that is not whole, is negative or is not below ``length``.
         """
         if x.ndim < 2 or x.shape[-1] != self.head_dim:
             raise InputError(f"x: expected (..., l, {self.head_dim}), got {tuple(x.shape)}")

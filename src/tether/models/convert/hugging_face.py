@@ -28,7 +28,7 @@ _TEXT: Mapping[str, Any] = {
     "max_position_embeddings": 77, "vocab_size": CLIP_VOCABULARY, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
     "eos_token_id": CLIP_END,
 }  # fmt: skip
-_ACTIVATIONS: Mapping[str, str] = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
+_ACTIVATIONS = ("quick_gelu", "gelu")
 _OLD_END = 2  # transformers before PR 24773 wrote this and took the largest id instead
 
 
@@ -52,27 +52,30 @@ def native_config(cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | Non
         vision=VisionConfig(
             image=image_spec(vision["image_size"], preprocess),
             patch=vision["patch_size"],
-            width=vision["hidden_size"],
-            layers=vision["num_hidden_layers"],
-            heads=vision["num_attention_heads"],
-            hidden=vision["intermediate_size"],
-            block=BlockConfig(activation=_ACTIVATIONS[vision["hidden_act"]], norm_eps=vision["layer_norm_eps"]),
+            **_tower(vision),
         ),
         text=TextConfig(
             context=text["max_position_embeddings"],
             vocabulary=text["vocab_size"],
             end=end,
-            width=text["hidden_size"],
-            layers=text["num_hidden_layers"],
-            heads=text["num_attention_heads"],
-            hidden=text["intermediate_size"],
-            block=BlockConfig(activation=_ACTIVATIONS[text["hidden_act"]], norm_eps=text["layer_norm_eps"]),
+            **_tower(text),
         ),
     )
 
 
+def _tower(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that both towers have."""
+    return {
+        "width": cfg["hidden_size"],
+        "layers": cfg["num_hidden_layers"],
+        "heads": cfg["num_attention_heads"],
+        "hidden": cfg["intermediate_size"],
+        "block": BlockConfig(activation=cfg["hidden_act"], norm_eps=cfg["layer_norm_eps"]),
+    }
+
+
 def image_spec(size: int, preprocess: Mapping[str, Any] | None, *, default: ImageSpec | None = None) -> ImageSpec:
-    """How transformers' image processor prepares pictures, as far as an ``ImageSpec`` says it."""
+    """How transformers' image processor prepares images, as far as an ``ImageSpec`` says it."""
     default = ImageSpec(size=(size, size)) if default is None else default
     cfg = {key: value for key, value in (preprocess or {}).items() if value is not None}
     mean, std = cfg.get("image_mean", default.mean), cfg.get("image_std", default.std)
@@ -88,15 +91,11 @@ def image_spec(size: int, preprocess: Mapping[str, Any] | None, *, default: Imag
 
 
 def hugging_face_config(config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The contents of ``config.json`` and ``preprocessor_config.json`` for a model of ours.
-
-    Raises:
-        InputError: the model is not a CLIPModel: other blocks, an oblong picture, a logit bias.
-    """
+    """The contents of ``config.json`` and ``preprocessor_config.json`` for a model of ours."""
     vision, text, image = config.vision, config.text, config.vision.image
     check_classic(config, library="transformers")
     if image.size[0] != image.size[1]:
-        raise InputError(f"export: a CLIPModel takes square pictures, this model takes {image.size}")
+        raise InputError(f"export: a CLIPModel takes square images, this model takes {image.size}")
     if config.logit_bias is not None:
         raise InputError("export: a CLIPModel has no logit bias, this model has one")
     towers = [
@@ -124,15 +123,21 @@ def hugging_face_config(config: ModelConfig) -> tuple[dict[str, Any], dict[str, 
             "pad_token_id": text.end,
         },
     }  # fmt: skip
-    side = image.size[0]
-    size = {"height": side, "width": side} if image.resize == "squash" else {"shortest_edge": side}
-    preprocess = {
-        "image_processor_type": "CLIPImageProcessor",
+    preprocess = preprocess_config(image, processor="CLIPImageProcessor")
+    if image.resize != "squash":
+        side = image.size[0]
+        preprocess |= {"size": {"shortest_edge": side}, "do_center_crop": True, "crop_size": preprocess["size"]}
+    return model, preprocess
+
+
+def preprocess_config(image: ImageSpec, *, processor: str) -> dict[str, Any]:
+    """The contents of a ``preprocessor_config.json`` that squashes images to the model's size."""
+    return {
+        "image_processor_type": processor,
         "do_resize": True,
-        "size": size,
+        "size": {"height": image.size[0], "width": image.size[1]},
         "resample": 2 if image.interpolation == "bilinear" else 3,
-        "do_center_crop": image.resize != "squash",
-        "crop_size": {"height": side, "width": side},
+        "do_center_crop": False,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -140,7 +145,6 @@ def hugging_face_config(config: ModelConfig) -> tuple[dict[str, Any], dict[str, 
         "image_std": list(image.std),
         "do_convert_rgb": True,
     }
-    return model, preprocess
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:

@@ -32,9 +32,6 @@ def native_config(cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | Non
     Args:
         cfg: as in open_clip's model_configs.
         preprocess: open_clip's ``preprocess_cfg``; CLIP's own if None.
-
-    Raises:
-        InputError: no image tower, as in open_clip's audio models, or no text tower.
     """
     for key in ("vision_cfg", "text_cfg"):
         if not isinstance(cfg.get(key), Mapping):
@@ -80,7 +77,7 @@ def native_config(cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | Non
 
 
 def image_spec(size: Any, preprocess: Mapping[str, Any] | None) -> ImageSpec:
-    """How open_clip prepares pictures for a model."""
+    """How open_clip prepares images for a model."""
     cfg = {key: value for key, value in (preprocess or {}).items() if value is not None}
     square = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     default = ImageSpec(size=square)
@@ -104,11 +101,7 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 
 def open_clip_config(config: ModelConfig) -> dict[str, Any]:
-    """The contents of an ``open_clip_config.json`` for a model of ours.
-
-    Raises:
-        InputError: the model uses block options that open_clip's classic CLIP does not have.
-    """
+    """The contents of an ``open_clip_config.json`` for a model of ours."""
     vision, text, image = config.vision, config.text, config.vision.image
     check_classic(config, library="open_clip")
     if vision.width % vision.heads:

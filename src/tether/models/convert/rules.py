@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tether.models.convert.described import other_architecture
+from tether.models.described import other_architecture
 
 Shape = Literal["same", "transposed", "patch", "scalar"]
 
@@ -37,11 +37,7 @@ def both(ours: str, theirs: str, *, shape: Shape = "same") -> Iterator[Rule]:
 
 
 def take(state: Mapping[str, Tensor], rules: Iterable[Rule], *, where: str) -> dict[str, Tensor]:
-    """Another library's tensors under our names.
-
-    Raises:
-        InputError: tensors are missing or left over, i.e. the file holds another architecture.
-    """
+    """Another library's tensors under our names."""
     ours: dict[str, Tensor] = {}
     rules = list(rules)
     wanted = {name for rule in rules for name in rule.theirs}

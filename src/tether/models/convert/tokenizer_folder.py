@@ -11,7 +11,7 @@ from typing import Any
 
 from tether.core.atomic_io import MAX_CONFIG_BYTES, parse_json, read_bytes, read_json
 from tether.core.errors import InputError
-from tether.models.convert.described import check_values
+from tether.models.described import blamed_on, check_values, mapping
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")
 """One of these makes a folder one of a tokenizer."""
@@ -40,11 +40,7 @@ _SETTINGS = (
 
 @contextlib.contextmanager
 def plain_copy(folder: Path) -> Iterator[Path]:
-    """A temporary folder with a tokenizer's plain files and the settings of it that are known.
-
-    Raises:
-        InputError: a file that cannot be read, or a class of tokenizer that is not known here; it names the file.
-    """
+    """A temporary folder with a tokenizer's plain files and the settings of it that are known."""
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         for file in COPIED:
@@ -81,9 +77,7 @@ def _check_growth(values: Any, *, where: str) -> None:
 
 def _settings(path: Path) -> dict[str, Any]:
     """What a ``tokenizer_config.json`` may decide; its templates and its names of code, files and people are left."""
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a mapping, got {values!r:.100}")
+    values = mapping(read_json(path), where=str(path))
     kind = values.get("tokenizer_class")
     if kind is not None:
         plain = str(kind).removesuffix("Fast").removesuffix("Tokenizer")
@@ -98,8 +92,6 @@ def _settings(path: Path) -> dict[str, Any]:
     kept = {key: value for key, value in values.items() if key in _SETTINGS or key.endswith("_token")}
     if isinstance(kept.get("model_max_length"), int | float):
         kept["model_max_length"] = min(kept["model_max_length"], 2**24)  # transformers writes 1e30 for no limit
-    try:
+    with blamed_on(path):
         check_values(kept)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     return kept

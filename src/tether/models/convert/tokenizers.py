@@ -12,6 +12,7 @@ from tether.core.errors import InputError, refusing
 from tether.core.protocols import Tokenizer
 from tether.models.config import CLIP_VOCABULARY
 from tether.models.convert.tokenizer_folder import TOKENIZER_FILES, plain_copy
+from tether.models.described import of_kind
 from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
 
 _SETTINGS: Mapping[str, type] = {"clean": str, "strip_sep_token": bool, "language": str}
@@ -59,9 +60,6 @@ def local_open_clip_tokenizer(folder: Path | None, cfg: Mapping[str, Any]) -> tu
 
     Returns:
         The tokenizer, and the id that it pads with.
-
-    Raises:
-        InputError: a setting that is not allowed, or files that are not a tokenizer.
     """
     text = cfg["text_cfg"]
     context, size = text_sizes(text)
@@ -70,8 +68,7 @@ def local_open_clip_tokenizer(folder: Path | None, cfg: Mapping[str, Any]) -> tu
         if key not in _SETTINGS:
             why = "runs code from a file, so it is" if key == "trust_remote_code" else "is"
             raise InputError(f"tokenizer_kwargs: {key} {why} refused here; known: {', '.join(_SETTINGS)}")
-        if not isinstance(value, _SETTINGS[key]):
-            raise InputError(f"tokenizer_kwargs.{key}: expected {_SETTINGS[key].__name__}, got {value!r:.100}")
+        of_kind(value, _SETTINGS[key], where=f"tokenizer_kwargs.{key}")
     if folder is None and size < CLIP_VOCABULARY:
         reason = f"its vocabulary has {size} ids, open_clip's own tokenizer gives {CLIP_VOCABULARY}"
         return MissingTokenizer(reason, context_length=context, vocab_size=size), 0
@@ -137,11 +134,7 @@ def _trimmed(padded: Tensor, pad: int) -> list[list[int]]:
 
 
 def transformers_tokenizer(folder: Path, *, context: int, vocabulary: int) -> Tokenizer:
-    """The tokenizer whose plain files lie in a folder of transformers, without a network or code.
-
-    Raises:
-        InputError: a class that is not known here, or files that are not a tokenizer.
-    """
+    """The tokenizer whose plain files lie in a folder of transformers, without a network or code."""
     return _from_transformers(folder, context=context, vocabulary=vocabulary, lower_gemma=False)[0]
 
 
@@ -149,9 +142,6 @@ def siglip_tokenizer(folder: Path, *, context: int, vocabulary: int) -> tuple[To
     """As ``transformers_tokenizer``, and the id that it pads with, None where it names none.
 
     SigLIP 2 was trained on lower-cased text with Gemma's tokenizer, which keeps case when a folder names it so.
-
-    Raises:
-        InputError: a class that is not known here, or files that are not a tokenizer.
     """
     return _from_transformers(folder, context=context, vocabulary=vocabulary, lower_gemma=True)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tether.core.atomic_io import read_json
 from tether.core.errors import InputError, reason_of
-from tether.models.convert.described import MAX_BYTES, blamed_on, other_architecture
+from tether.models.described import MAX_BYTES, blamed_on, other_architecture
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 MAX_HEADER = 16 * 2**20
@@ -92,11 +92,7 @@ def shards(path: Path) -> list[Path]:
 
 
 def find_weights(folder: Path, names: Sequence[str], *, pickles: str, random_weights: bool) -> Path | None:
-    """The first of the named files that a folder has; None where there is none and random weights were asked for.
-
-    Raises:
-        InputError: there is none, or only pickles.
-    """
+    """The first of the named files that a folder has; None where there is none and random weights were asked for."""
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
         for pickle in sorted(folder.glob(pickles)):

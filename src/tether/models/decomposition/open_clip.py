@@ -28,7 +28,6 @@ def dissect_open_clip(model: OpenClipEncoder, images: Tensor) -> Anatomy:
     Raises:
         UnsupportedModelError: another tower than open_clip's or timm's ``VisionTransformer``, CoCa's pooling, or
             blocks of another kind.
-        InputError: pictures of the wrong shape.
     """
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer

@@ -38,7 +38,6 @@ def dissect_own(model: Clip, images: Tensor) -> Anatomy:
 
     Raises:
         UnsupportedModelError: a gated tower, or blocks that change the stream otherwise than by adding to it.
-        InputError: pictures of the wrong shape.
     """
     tower = model.visual
     if tower.config.gate != "none":

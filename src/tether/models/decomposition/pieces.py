@@ -52,7 +52,7 @@ class ReadOut:
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """One batch of pictures inside a pre-norm tower.
+    """One batch of images inside a pre-norm tower.
 
     Attributes:
         embedding: (b, q, w) the computed tokens as they enter block 0.

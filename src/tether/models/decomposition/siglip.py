@@ -27,7 +27,6 @@ def dissect_siglip(model: SiglipEncoder, images: Tensor) -> Anatomy:
 
     Raises:
         UnsupportedModelError: a tower without its pooling head.
-        InputError: pictures of the wrong shape.
     """
     tower: Any = cast(Any, model.model).vision_model
     layers: list[Any] = list(tower.encoder.layers)

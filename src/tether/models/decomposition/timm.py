@@ -19,7 +19,6 @@ def dissect_timm(model: OpenClipEncoder, images: Tensor, *, tower: nn.Module) ->
 
     Raises:
         UnsupportedModelError: another network than timm's ``VisionTransformer``, or one with other blocks or poolings.
-        InputError: pictures of the wrong shape.
     """
     trunk: Any = cast(Any, tower).trunk
     blocks = _blocks(trunk)

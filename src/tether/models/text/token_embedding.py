@@ -32,11 +32,7 @@ class TokenTable(nn.Module):
         self._row: Tensor | None = None
 
     def prune_(self, ids: Iterable[int] | Tensor) -> None:
-        """Train only these ids (each once, in any order); call it before the optimiser is built.
-
-        Raises:
-            InputError: an id outside the table, or no id at all.
-        """
+        """Train only these ids (each once, in any order); call it before the optimiser is built."""
         self.restore_()
         used = torch.as_tensor(ids if isinstance(ids, Tensor) else list(ids), dtype=torch.int64).cpu().unique()
         if not len(used) or used[0] < 0 or used[-1] >= self.size:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,20 +12,14 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.geometry import GeometryName
 from tether.core.types import Features
-from tether.models.blocks.block import TransformerBlock
-from tether.models.blocks.layers import NORMS, Linear
-from tether.models.blocks.mirror_gate import MirrorGate, tally
 from tether.models.blocks.packed_sequences import Runs
 from tether.models.blocks.trace import Trace
 from tether.models.config import TextConfig
-from tether.models.embedding_scale import point_scale
 from tether.models.text.token_embedding import TokenTable
-from tether.models.vision.tower import initialise_block_
-
-Want = Literal["pooled", "tokens"]
+from tether.models.tower import Tower, Want
 
 
-class TextTower(nn.Module):
+class TextTower(Tower):
     """Reads token ids left to right (arXiv 2103.00020, section 2.4).
 
     A token sees nothing to its right, so whatever stands after the end token cannot change the embedding: on a CPU
@@ -40,16 +33,7 @@ class TextTower(nn.Module):
         self.token = TokenTable(config.vocabulary, width=config.width)
         learned = config.position == "learned"
         self.position = nn.Parameter(torch.empty(config.context, config.width)) if learned else None
-        self.blocks = nn.ModuleList(
-            TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=block)
-            for block in config.blocks
-        )
-        last = config.blocks[-1]
-        self.gate = MirrorGate(config.width, depth=config.layers) if config.gate == "mirror" else None
-        keep = config.final_layernorm == "keep"
-        self.norm_post = NORMS[last.norm](config.width, eps=last.norm_eps) if keep else nn.Identity()
-        self.projection = Linear(config.width, dim, bias=False)
-        self.point_scale = point_scale(geometry, dim=dim)
+        self.build_stack_(config, dim=dim, geometry=geometry)
 
     def initialise_(self, generator: torch.Generator) -> None:
         """Draw every weight: normal with CLIP's scales (arXiv 2103.00020, released code)."""
@@ -57,18 +41,10 @@ class TextTower(nn.Module):
         nn.init.normal_(self.token.weight, std=0.02, generator=generator)
         if self.position is not None:
             nn.init.normal_(self.position, std=0.01, generator=generator)
-        nn.init.normal_(self.projection.weight, std=self.config.width**-0.5, generator=generator)
-        for block in self.blocks:
-            initialise_block_(block, layers=self.config.layers, generator=generator)
-        if self.gate is not None:
-            self.gate.initialise_(generator)
+        self.initialise_stack_(generator)
 
     def ends(self, text: Int[Tensor, "b l"]) -> Int[Tensor, " b"]:
-        """Index of each row's first end token.
-
-        Raises:
-            InputError: a row without one (checked on the CPU only: elsewhere the look would stall the device).
-        """
+        """Index of each row's first end token; a row without one is only noticed on the CPU, where looking is free."""
         if text.ndim != 2 or text.dtype != torch.int64 or not 0 < text.shape[1] <= self.config.context:
             limit = self.config.context
             raise InputError(f"text: expected int64 (b, 1..{limit}), got {text.dtype} {tuple(text.shape)}")
@@ -82,15 +58,6 @@ class TextTower(nn.Module):
         """Token ids to the stream that enters block 0."""
         tokens = self.token(text)
         return tokens if self.position is None else tokens + self.position[: text.shape[1]]
-
-    def readout(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... w"]:
-        """The final norm, on whichever tokens are given."""
-        return self.norm_post(tokens)
-
-    def project(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... d"]:
-        """Normed token states into the joint space; the end token's is the text's embedding."""
-        rows = self.projection(tokens)
-        return rows if self.point_scale is None else self.point_scale(rows)
 
     def forward(
         self,
@@ -116,17 +83,11 @@ class TextTower(nn.Module):
         x = self.token(text[order][real])
         if self.position is not None:
             x = x + F.embedding(where[:, 1], self.position)
-        last = len(self.blocks) - 1
-        gates: list[Tensor] = []
-        for index, block in enumerate(self.blocks):
-            gate = None if self.gate is None else self.gate.step(index, x)
-            if gate is not None:
-                gates.append(gate)
-            x = block(x, causal=True, runs=runs, gate=gate, pool="last" if index == last else "all")
-        pooled = self.project(self.readout(x))
+        x, extra = self.run(x, pool="last", causal=True, runs=runs)
+        pooled = self.project(x)
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order))
-        return Features(pooled[back], extra={"gates": tally(gates)} if gates else {})
+        return Features(pooled[back], extra=extra)
 
     def _padded(self, text: Tensor, end: Tensor, *, mask: Tensor | None, want: Want, trace: Trace | None) -> Features:
         x = self.embed(text)
@@ -141,18 +102,10 @@ class TextTower(nn.Module):
         real = torch.arange(text.shape[1], device=text.device) <= end[:, None]
         if mask is not None:
             real = real & mask
-        last = len(self.blocks) - 1
-        gates: list[Tensor] = []
-        for index, block in enumerate(self.blocks):
-            alone = index == last and want == "pooled"
-            seen = bias[rows, :, end][:, :, None] if bias is not None and alone else bias
-            gate = None if self.gate is None else self.gate.step(index, x)
-            if gate is not None:
-                gates.append(gate)
-            pool, name = end if alone else "all", f"blocks.{index}"
-            x = block(x, causal=True, bias=seen, gate=gate, pool=pool, trace=trace, name=name, reads=end)
-        extra = {"gates": tally(gates, real=real)} if gates else {}
-        x = self.readout(x)
-        if want == "pooled":
+        alone = want == "pooled"
+        at_end = bias[rows, :, end][:, :, None] if bias is not None and alone else bias
+        pool = end if alone else "all"
+        x, extra = self.run(x, pool=pool, bias=bias, last_bias=at_end, real=real, causal=True, trace=trace, reads=end)
+        if alone:
             return Features(self.project(x[:, 0]), extra=extra)
         return Features(self.project(x[rows, end]), x, real, extra)

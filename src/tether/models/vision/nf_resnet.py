@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.models.vision.scaled_activation import ScaledActivation
 from tether.models.vision.scaled_std_conv import ScaledStdConv2d
 
@@ -53,17 +55,18 @@ class NFBlock(nn.Module):
     Source: arXiv 2102.06171, appendix C, and the released ``nfnets/nfnet.py``; without stochastic depth.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        out_channels: int,
-        stride: int = 1,
-        beta: float = 1.0,
-        alpha: float = ALPHA,
+        out_channels: Count,
+        stride: Literal[1, 2] = 1,
+        beta: Positive = 1.0,
+        alpha: Positive = ALPHA,
         activation: str = "relu",
         branch: Branch = "basic",
-        squeeze_excite: float = 0.0,
+        squeeze_excite: NonNegative = 0.0,
         eps: float = 1e-4,
     ) -> None:
         """Draw the weights from torch's default generator.
@@ -72,29 +75,17 @@ class NFBlock(nn.Module):
             in_channels: of the input.
             out_channels: of the output.
             stride: 1 or 2.
-            beta: one over the expected deviation of the input (> 0).
-            alpha: weight of the branch (> 0).
+            beta: one over the expected deviation of the input.
+            alpha: weight of the branch.
             activation: a name of ``GAMMAS`` that keeps the number of channels.
             branch: what the branch is made of.
             squeeze_excite: inner width of the channel gate over the output's; 0 is no gate. The gate is doubled, so
                 that at the start it is about one.
             eps: of the convolutions.
-
-        Raises:
-            InputError: a value outside its range.
         """
         super().__init__()
-        if stride not in (1, 2):
-            raise InputError(f"stride: expected 1 or 2, got {stride!r}")
-        if branch not in _EXPANSION:
-            raise InputError(f"branch: expected one of {', '.join(_EXPANSION)}, got {branch!r}")
         if activation == "glu":
             raise InputError("activation: 'glu' halves the channels, which a residual block cannot use")
-        for name, value in (("beta", beta), ("alpha", alpha)):
-            if not 0 < value < math.inf:
-                raise InputError(f"{name}: expected a number above 0, got {value!r}")
-        if not squeeze_excite >= 0:
-            raise InputError(f"squeeze_excite: expected a number of at least 0, got {squeeze_excite!r}")
         self.stride, self.beta, self.alpha = stride, float(beta), float(alpha)
         self.act = ScaledActivation(activation)
         width = max(1, int(out_channels * _EXPANSION[branch]))
@@ -130,7 +121,7 @@ class NFBlock(nn.Module):
 
 @final
 class NFResNet(nn.Module):
-    """Pictures to numbers: a stem, stages of ``NFBlock``, an activation, the mean over places and a linear head.
+    """Images to numbers: a stem, stages of ``NFBlock``, an activation, the mean over places and a linear head.
 
     It trains at batch sizes and learning rates at which a network with batch normalisation would, if its gradients are
     clipped by ``optim.clip.AGC(exclude=["*head.weight"])``. ``classes`` may as well be the dimension of an embedding.
@@ -141,44 +132,38 @@ class NFResNet(nn.Module):
         betas: one over the deviation that each block expects of its input.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: int = 3,
+        in_channels: Count = 3,
         *,
-        classes: int,
-        widths: Sequence[int] = (64, 128, 256, 512),
-        depths: Sequence[int] = (2, 2, 2, 2),
+        classes: Count,
+        widths: Annotated[Sequence[Count], MinLen(1)] = (64, 128, 256, 512),
+        depths: Annotated[Sequence[Count], MinLen(1)] = (2, 2, 2, 2),
         branch: Branch = "basic",
         activation: str = "relu",
-        alpha: float = ALPHA,
-        squeeze_excite: float = 0.0,
+        alpha: Positive = ALPHA,
+        squeeze_excite: NonNegative = 0.0,
         stem: Literal["pixel", "patch"] = "patch",
         seed: int = 0,
     ) -> None:
         """Build the network and draw its weights.
 
         Args:
-            in_channels: of the pictures.
-            classes: numbers given for each picture.
+            in_channels: of the images.
+            classes: numbers given for each image.
             widths: channels of each stage; every stage after the first halves the size.
             depths: blocks of each stage, as many as ``widths``.
             branch: what the residual branches are made of.
             activation: a name of ``GAMMAS``.
             alpha: weight of the branches.
             squeeze_excite: see ``NFBlock``.
-            stem: ``patch`` is 7x7 with stride 2 and 3x3 maximum with stride 2; ``pixel``, for small pictures, is 3x3.
+            stem: ``patch`` is 7x7 with stride 2 and 3x3 maximum with stride 2; ``pixel``, for small images, is 3x3.
             seed: of the weights.
-
-        Raises:
-            InputError: widths and depths that do not fit each other, or a value outside its range.
         """
         super().__init__()
-        if not widths or len(widths) != len(depths) or min(*widths, *depths) < 1:
+        if len(widths) != len(depths):
             raise InputError(f"depths: expected one for each of the widths {tuple(widths)}, got {tuple(depths)}")
-        if stem not in ("pixel", "patch"):
-            raise InputError(f"stem: expected 'pixel' or 'patch', got {stem!r}")
-        if not classes >= 1:
-            raise InputError(f"classes: expected a whole number of at least 1, got {classes!r}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.stem = ScaledStdConv2d(
@@ -220,5 +205,5 @@ class NFResNet(nn.Module):
         return self.act(x)
 
     def forward(self, image: Float[Tensor, "b i h w"]) -> Float[Tensor, "b k"]:
-        """Normalised pictures to the head's numbers."""
+        """Normalised images to the head's numbers."""
         return self.head(self.features(image).mean((2, 3)))

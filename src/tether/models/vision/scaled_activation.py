@@ -9,8 +9,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tether.core.component import closest
-from tether.core.errors import InputError
+from tether.models.blocks.layers import pick
 
 GAMMAS: Mapping[str, float] = {
     "identity": 1.0,
@@ -63,14 +62,9 @@ class ScaledActivation(nn.Module):
         Args:
             name: a key of ``GAMMAS``. Those without a ceiling train best: relu, gelu, silu.
             dim: the axis of channels, for ``glu`` (which halves it) and ``log_softmax``; the others ignore it.
-
-        Raises:
-            InputError: an unknown name.
         """
         super().__init__()
-        if name not in GAMMAS:
-            raise InputError(f"activation: unknown name {name!r}; {closest(name, GAMMAS)}")
-        self.name, self.dim, self.gamma = name, dim, GAMMAS[name]
+        self.name, self.dim, self.gamma = name, dim, pick(name, GAMMAS, option="activation")
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same shape; ``glu`` halves the axis of channels."""
@@ -85,8 +79,3 @@ class ScaledActivation(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(module)`` shows."""
         return f"{self.name!r}, gamma={self.gamma:.4f}"
-
-
-def scaled_activation(name: str, *, dim: int = 1) -> ScaledActivation:
-    """The activation of that name, scaled to keep unit variance; see ``ScaledActivation``."""
-    return ScaledActivation(name, dim=dim)

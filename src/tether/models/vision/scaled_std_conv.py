@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Positive, Whole, checked
 
 
 def standardised(weight: Tensor, *, gain: Float[Tensor, " o"], eps: float = 1e-4) -> Tensor:
@@ -48,18 +49,19 @@ class ScaledStdConv2d(nn.Module):
     Source: arXiv 2102.06171, section 2, equation 1.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
+        in_channels: Count,
+        out_channels: Count,
+        kernel_size: Count | tuple[Count, Count],
         *,
-        stride: int = 1,
-        padding: int | Literal["same"] = "same",
-        dilation: int = 1,
-        groups: int = 1,
-        gamma: float = 1.0,
-        eps: float = 1e-4,
+        stride: Count = 1,
+        padding: Whole | Literal["same"] = "same",
+        dilation: Count = 1,
+        groups: Count = 1,
+        gamma: Positive = 1.0,
+        eps: Positive = 1e-4,
         gain_init: float = 1.0,
     ) -> None:
         """Draw filters with a deviation of one over the root of the fan-in, from torch's default generator.
@@ -72,26 +74,14 @@ class ScaledStdConv2d(nn.Module):
             padding: zeros on every side, or ``same``: the output is the input's size over the stride, rounded up.
             dilation: distance of the kernel's points.
             groups: of channels that do not see each other.
-            gamma: multiplies the standardised filters (> 0).
-            eps: floor of the fan-in times the variance (> 0).
+            gamma: multiplies the standardised filters.
+            eps: floor of the fan-in times the variance.
             gain_init: the gains at the start.
-
-        Raises:
-            InputError: sizes that are not positive or do not fit the groups, or a constant outside its range.
         """
         super().__init__()
         height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        sizes = {"in_channels": in_channels, "out_channels": out_channels, "kernel_size": min(height, width)}
-        for name, size in {**sizes, "stride": stride, "dilation": dilation, "groups": groups}.items():
-            if not size >= 1:
-                raise InputError(f"{name}: expected a whole number of at least 1, got {size!r}")
         if in_channels % groups or out_channels % groups:
             raise InputError(f"groups: expected a divisor of {in_channels} and {out_channels}, got {groups}")
-        if padding != "same" and not (isinstance(padding, int) and padding >= 0):
-            raise InputError(f"padding: expected 'same' or a whole number of at least 0, got {padding!r}")
-        for name, value in (("gamma", gamma), ("eps", eps)):
-            if not 0 < value < math.inf:
-                raise InputError(f"{name}: expected a number above 0, got {value!r}")
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.gamma, self.eps = float(gamma), float(eps)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, height, width))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,21 +11,17 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.geometry import GeometryName
 from tether.core.types import Features
-from tether.models.blocks.block import TransformerBlock
-from tether.models.blocks.grid import Grid, GridConv
+from tether.models.blocks.grid import Grid
 from tether.models.blocks.layers import NORMS, Linear
-from tether.models.blocks.mirror_gate import MirrorGate, tally
 from tether.models.blocks.trace import Trace
 from tether.models.config import VisionConfig
-from tether.models.embedding_scale import point_scale
-
-Want = Literal["pooled", "tokens"]
+from tether.models.tower import Tower, Want
 
 
-class VisionTower(nn.Module):
-    """Cuts a picture into patches and lets a class token read them (arXiv 2010.11929; CLIP's form, 2103.00020).
+class VisionTower(Tower):
+    """Cuts an image into patches and lets a class token read them (arXiv 2010.11929; CLIP's form, 2103.00020).
 
-    A forward is ``readout(blocks(embed(image)))``; each stage is public. Token 0 is the class token, token 1 + i is
+    Token 0 is the class token, token 1 + i is
     patch i, row by row from the top left.
     """
 
@@ -38,30 +33,17 @@ class VisionTower(nn.Module):
         self.patch = Linear(3 * config.patch**2, config.width, bias=False)
         self.class_token = nn.Parameter(torch.empty(config.width))
         self.position = nn.Parameter(torch.empty(patches + 1, config.width))
-        first, last = config.blocks[0], config.blocks[-1]
+        first = config.blocks[0]
         self.norm_pre = NORMS[first.norm](config.width, eps=first.norm_eps)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=block)
-            for block in config.blocks
-        )
-        self.gate = MirrorGate(config.width, depth=config.layers) if config.gate == "mirror" else None
-        keep = config.final_layernorm == "keep"
-        self.norm_post = NORMS[last.norm](config.width, eps=last.norm_eps) if keep else nn.Identity()
-        self.projection = Linear(config.width, dim, bias=False)
-        self.point_scale = point_scale(geometry, dim=dim)
+        self.build_stack_(config, dim=dim, geometry=geometry)
 
     def initialise_(self, generator: torch.Generator) -> None:
         """Draw every weight: normal with CLIP's scales (arXiv 2103.00020, released text tower) on both towers."""
-        width, layers = self.config.width, self.config.layers
-        scale = width**-0.5
+        scale = self.config.width**-0.5
         nn.init.normal_(self.patch.weight, std=(3 * self.config.patch**2) ** -0.5, generator=generator)
         nn.init.normal_(self.class_token, std=scale, generator=generator)
         nn.init.normal_(self.position, std=scale, generator=generator)
-        nn.init.normal_(self.projection.weight, std=scale, generator=generator)
-        for block in self.blocks:
-            initialise_block_(block, layers=layers, generator=generator)
-        if self.gate is not None:
-            self.gate.initialise_(generator)
+        self.initialise_stack_(generator)
 
     def patches(self, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Float[Tensor, "b n c"]:
         """Normalised patches as rows (channel, row, column), of which only those in ``keep`` are ever made."""
@@ -75,10 +57,7 @@ class VisionTower(nn.Module):
         else:
             down, across = keep.div(columns, rounding_mode="floor"), keep.remainder(columns)
             kept = cut[torch.arange(len(keep), device=image.device)[:, None], down, across]
-        return self.config.image.normalise(kept, dtype=self._dtype(image)).flatten(2)
-
-    def _dtype(self, image: Tensor) -> torch.dtype:
-        return self.patch.weight.dtype
+        return self.config.image.normalise(kept, dtype=self.patch.weight.dtype).flatten(2)
 
     def embed(self, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Float[Tensor, "b n w"]:
         """Pixels to the stream that enters block 0: the class token, then the patches that are kept."""
@@ -86,15 +65,6 @@ class VisionTower(nn.Module):
         first = (self.class_token + self.position[0]).to(tokens.dtype).expand(len(image), 1, -1)
         where = self.position[1:] if keep is None else self.position[1:][keep]
         return self.norm_pre(torch.cat([first, tokens + where.to(tokens.dtype)], dim=1))
-
-    def readout(self, tokens: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
-        """The final norm, on whichever tokens are given."""
-        return self.norm_post(tokens)
-
-    def project(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... d"]:
-        """Normed token states into the joint space; the class token's is the picture's embedding."""
-        rows = self.projection(tokens)
-        return rows if self.point_scale is None else self.point_scale(rows)
 
     def forward(
         self,
@@ -117,45 +87,15 @@ class VisionTower(nn.Module):
             seen = torch.cat([mask.new_ones(len(image), 1), mask], dim=1)
             bias = torch.zeros(seen.shape, dtype=x.dtype, device=x.device).masked_fill(~seen, -math.inf)[:, None, None]
         grid = Grid(*self.config.grid, before=1, keep=keep, seen=mask)
-        last = len(self.blocks) - 1
-        gates: list[Tensor] = []
-        for index, block in enumerate(self.blocks):
-            pool = "first" if index == last and want == "pooled" else "all"
-            gate = None if self.gate is None else self.gate.step(index, x)
-            if gate is not None:
-                gates.append(gate)
-            name = f"blocks.{index}"
-            x = block(x, causal=False, bias=bias, gate=gate, grid=grid, pool=pool, trace=trace, name=name)
-        extra = {"gates": tally(gates, real=seen)} if gates else {}
-        x = self.readout(x)
+        x, extra = self.run(
+            x,
+            pool="first" if want == "pooled" else "all",
+            bias=bias,
+            last_bias=bias,
+            real=seen,
+            causal=False,
+            grid=grid,
+            trace=trace,
+        )
         pooled = self.project(x[:, 0])
         return Features(pooled, extra=extra) if want == "pooled" else Features(pooled, x, seen, extra)
-
-
-def initialise_block_(block: nn.Module, *, layers: int, generator: torch.Generator, std: float | None = None) -> None:
-    """Draw one block's weights; what ends in the stream is smaller the deeper the tower.
-
-    Args:
-        block: a ``TransformerBlock``.
-        layers: of the whole tower.
-        generator: of the draws.
-        std: of every matrix, before those that end in the stream are divided by the root of twice the layers; CLIP's
-            own scales (arXiv 2103.00020, released code) if None.
-    """
-    if not isinstance(block, TransformerBlock):
-        raise TypeError(f"expected a TransformerBlock, got {type(block).__name__}")
-    width = block.proj.out_features
-    scale = width**-0.5 if std is None else std
-    for conv in block.modules():
-        if isinstance(conv, GridConv):
-            conv.initialise_(generator)
-    for layer, size in (
-        (block.qkv, scale),
-        *(((block.out_gate, scale),) if block.out_gate is not None else ()),
-        (block.proj, scale * (2 * layers) ** -0.5),
-        (block.up, (2 * width) ** -0.5 if std is None else std),
-        (block.down, scale * (2 * layers) ** -0.5),
-    ):
-        nn.init.normal_(layer.weight, std=size, generator=generator)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)

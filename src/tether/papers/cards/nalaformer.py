@@ -94,7 +94,7 @@ def digits_accuracy(lab: Lab, *, core: str) -> float:
 
     from tether.models.blocks.block import BlockConfig, TransformerBlock
     from tether.models.blocks.layers import LayerNorm, Linear
-    from tether.models.vision.tower import initialise_block_
+    from tether.models.tower import initialise_block_
     from tether.optim import AdamW
 
     images, labels = load_digits(return_X_y=True)

@@ -20,7 +20,7 @@ from tether.core.types import ClipReport
 from tether.models.blocks.block import BlockConfig, TransformerBlock
 from tether.models.blocks.layers import NORMS, Linear
 from tether.models.blocks.presets import BlockPreset, block_stack
-from tether.models.vision.tower import initialise_block_
+from tether.models.tower import initialise_block_
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
 

@@ -1,1 +1,1 @@
-"""Name pictures: zero-shot classification with prompts, calibrated confidence and the right to abstain."""
+"""Name images: zero-shot classification with prompts, calibrated confidence and the right to abstain."""

@@ -23,8 +23,8 @@ class Calibration:
 
     Attributes:
         scale: the multiplier.
-        rows: labelled pictures it was fitted on.
-        accuracy: share of them that were right; the scale does not change it.
+        rows: labelled images it was fitted on.
+        accuracy: fraction of them that were right; the scale does not change it.
         loss_before: mean negative log-likelihood with the model's own scale, in nats.
         loss: with the fitted one.
         error_before: expected calibration error with the model's own scale, from 0 to 1.
@@ -43,16 +43,13 @@ class Calibration:
 def fit_scale(cosine: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"], own: float) -> Calibration:
     """The multiplier under which the labels are most likely.
 
-    The loss is convex in the multiplier, so bisection of its slope finds the one minimum; when every picture is
+    The loss is convex in the multiplier, so bisection of its slope finds the one minimum; when every image is
     right by a margin, the likelihood rises for ever and the upper end of ``SCALES`` is taken.
 
     Args:
-        cosine: similarity of n pictures with c classes.
+        cosine: similarity of n images with c classes.
         labels: the true class of each.
         own: the model's own multiplier, to compare with.
-
-    Raises:
-        InputError: no row, unequal lengths, NaN, or a label that is no class.
     """
     if cosine.ndim != 2 or len(cosine) == 0 or labels.shape != (len(cosine),):
         raise InputError(

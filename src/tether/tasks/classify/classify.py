@@ -1,4 +1,4 @@
-"""A source of pictures and a list of classes to a CSV file."""
+"""A source of images and a list of classes to a CSV file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tether.core.csv_rows import CsvRows
 from tether.core.errors import InputError
 from tether.core.outputs import check_file
 from tether.core.protocols import DualEncoder, Source
+from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch, Row
 from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
@@ -32,7 +33,7 @@ class Classified:
 
     Attributes:
         path: the CSV file.
-        rows: pictures named or abstained from.
+        rows: images named or abstained from.
         abstained: of those, below the threshold.
         bad: rows that were skipped.
         bad_rows: JSON-lines file that names them; absent when there are none.
@@ -47,6 +48,7 @@ class Classified:
     calibration: Calibration | None
 
 
+@checked
 def classify(
     source: Source,
     *,
@@ -54,58 +56,54 @@ def classify(
     classes: Sequence[str],
     out: Path,
     templates: Sequence[str] = TEMPLATES["photo"],
-    top: int = 3,
-    abstain: float = 0.0,
+    top: Count = 3,
+    abstain: Share = 0.0,
     calibrate: Source | None = None,
     label_column: str = LABEL,
-    batch_size: int = 64,
+    batch_size: Count = 64,
     workers: int = 0,
     strict: bool = False,
     raw_csv: bool = False,
     on_progress: Progress | None = None,
 ) -> Classified:
-    """Name every good picture of a source.
+    """Name every good image of a source.
 
-    The CSV, written whole or not at all, has ``key``, ``label`` (empty where the confidence is below ``abstain``),
+    The CSV, written atomically, has ``key``, ``label`` (empty where the confidence is below ``abstain``),
     ``confidence``, and for each of the ``top`` classes ``class_i``, ``confidence_i``, ``cosine_i``.
 
     Args:
-        source: where the pictures come from.
+        source: where the images come from.
         model: any model that ``tether.load`` gives.
         classes: different names.
         out: the CSV file.
         templates: sentences with ``{}`` where a class name goes.
-        top: classes listed for each picture.
-        abstain: least confidence, 0 to 1, for a label to be given.
-        calibrate: labelled pictures to fit the confidence on; without them it is the model's own and may be far off.
+        top: classes listed for each image.
+        abstain: least confidence for a label to be given.
+        calibrate: labelled images to fit the confidence on; without them it is the model's own and may be far off.
         label_column: column of ``calibrate`` that holds class names; a row without it may have its label as its only
             caption.
-        batch_size: pictures in one forward.
+        batch_size: images in one forward.
         workers: threads that decode ahead.
         strict: stop at the first bad row.
         raw_csv: write keys and names that a spreadsheet would run as formulas as they are, not with an apostrophe.
         on_progress: called with rows done and, where the source knows, rows in all.
 
     Raises:
-        InputError: no class, a class twice, a label that is no class, no good row, or a bad row under ``strict``.
+        InputError: a label of ``calibrate`` that is no class, no good row, or a bad row under ``strict``.
     """
     classes = classes_of(list(classes))
     check_file(out, where="out")
-    if not 0 <= abstain <= 1:
-        raise InputError(f"abstain: expected a probability from 0 to 1, got {abstain}")
-    if top < 1:
-        raise InputError(f"top: expected at least 1, got {top}")
     if abstain > 0 and calibrate is None:
         warnings.warn(
-            "abstaining by a confidence that was not calibrated: it is the model's own and may be far from the share "
-            "that is right; give labelled pictures to calibrate on",
+            "abstaining by a confidence that was not calibrated: it is the model's own and may be far from the "
+            "fraction that is right; give labelled images to calibrate on",
             stacklevel=2,
         )
     head = ZeroShotClassifier(templates=templates)
     support = None if calibrate is None else _labelled(calibrate, model, classes, label_column, batch_size, workers)
     head.prepare(model, classes, support=support)
     bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
-    bad_rows.unlink(missing_ok=True)  # the file is written anew, so its side file is too
+    bad_rows.unlink(missing_ok=True)  # the file is written anew, so its bad_rows.jsonl is too
     counts = [block.rows for block in source.blocks()]
     total = None if None in counts else sum(count for count in counts if count is not None)
     done = abstained = 0
@@ -148,8 +146,8 @@ def _lines(rows: Sequence[Row], scores: Scores, *, top: int, abstain: float) -> 
     ):
         ranked = [
             text
-            for place, share, similar in zip(places, sure, near, strict=True)
-            for text in (scores.classes[place], f"{share:.6f}", f"{similar:.6f}")
+            for place, chance, similar in zip(places, sure, near, strict=True)
+            for text in (scores.classes[place], f"{chance:.6f}", f"{similar:.6f}")
         ]
         yield [row.key, label or "", f"{sure[0]:.6f}", *ranked]
 

@@ -1,4 +1,4 @@
-"""Several findings in one picture, from words alone: each is present or not by a pair of opposite prompts."""
+"""Several findings in one image, from words alone: each is present or not by a pair of opposite prompts."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from tether.core.errors import InputError
 from tether.core.finite import check_finite
 from tether.core.geometry import COSINE, Geometry, geometry_of
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, Positive, checked
 from tether.core.types import Batch
 from tether.models.embed import encode_images, encode_texts
-from tether.tasks.classify.prompts import SLOT, checked, classes_of
+from tether.tasks.classify.prompts import SLOT, checked_templates, classes_of
 from tether.tasks.classify.zero_shot import weights_of_prompts
 
 POSITIVE, NEGATIVE = ("{}", "findings consistent with {}"), ("no {}", "no evidence of {}")
 """Default prompts. Contrastive models understand negation poorly, so compare them with prompts that describe a normal
-picture."""
+image."""
 
 Pair = tuple[Sequence[str], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
-    """Findings against pictures; each is asked for by itself, so rows do not sum to 1.
+    """Findings against images; each is asked for by itself, so rows do not sum to 1.
 
     Attributes:
         findings: the k names.
-        probability: (b, k) of each finding, ``sigmoid(scale (positive - negative))``; an order of pictures and not a
+        probability: (b, k) of each finding, ``sigmoid(scale (positive - negative))``; an order of images and not a
             calibrated probability.
         positive: (b, k) similarity with the prompts that say so.
         negative: (b, k) similarity with the prompts that deny it.
@@ -45,23 +46,20 @@ class PairScores:
     scale: float
 
     def present(self, *, thresholds: float | Sequence[float]) -> Bool[Tensor, "b k"]:
-        """Where the probability is at least the threshold, one for all or one for each finding.
-
-        Raises:
-            InputError: not one for each finding.
-        """
+        """Where the probability is at least the threshold, one for all or one for each finding."""
         limits = torch.as_tensor(thresholds, dtype=self.probability.dtype)
         if limits.ndim > 1 or (limits.ndim == 1 and len(limits) != len(self.findings)):
             raise InputError(f"thresholds: expected one, or {len(self.findings)}, got {tuple(limits.shape)}")
         return self.probability >= limits
 
 
+@checked
 def pair_scores(
     image: Float[Tensor, "b d"],
     *,
     positive: Float[Tensor, "k d"],
     negative: Float[Tensor, "k d"],
-    scale: float,
+    scale: Positive,
     findings: Sequence[str] = (),
     geometry: Geometry = COSINE,
 ) -> PairScores:
@@ -70,23 +68,18 @@ def pair_scores(
     Source: arXiv 2312.07353, on zero-shot classification.
 
     Args:
-        image: embeddings of pictures, of any length.
+        image: embeddings of images, of any length.
         positive: one row for each finding, as ``weights_of_prompts`` makes it of several prompts.
         negative: as many.
-        scale: multiplier of the difference, such as the model's logit scale (> 0).
+        scale: multiplier of the difference, such as the model's logit scale.
         findings: names; empty numbers them.
         geometry: what embeddings are compared with.
-
-    Raises:
-        InputError: shapes that do not fit, NaN or infinity, or a scale that is not above 0.
     """
     if image.ndim != 2 or positive.ndim != 2 or positive.shape != negative.shape or positive.shape[1] != image.shape[1]:
         raise InputError(
-            f"expected pictures (b, d) and as many positive as negative rows (k, d), got {tuple(image.shape)}, "
+            f"expected images (b, d) and as many positive as negative rows (k, d), got {tuple(image.shape)}, "
             f"{tuple(positive.shape)} and {tuple(negative.shape)}"
         )
-    if not 0 < scale < float("inf"):
-        raise InputError(f"scale: expected a finite number above 0, got {scale!r}")
     names = tuple(findings) or tuple(str(number) for number in range(len(positive)))
     if len(names) != len(positive):
         raise InputError(f"findings: expected {len(positive)} names, got {len(names)}")
@@ -100,7 +93,7 @@ def pair_scores(
 
 
 class PromptPairZeroShot:
-    """Says of each finding whether a picture shows it, without training; a ``core.protocols.TaskHead``.
+    """Says of each finding whether an image shows it, without training; a ``core.protocols.TaskHead``.
 
     Attributes:
         findings: names, once prepared.
@@ -109,13 +102,14 @@ class PromptPairZeroShot:
         scale: multiplier of the difference of similarities: the model's own.
     """
 
+    @checked
     def __init__(
         self,
         *,
         positive: Sequence[str] = POSITIVE,
         negative: Sequence[str] = NEGATIVE,
         own: Mapping[str, Pair] | None = None,
-        batch_size: int = 256,
+        batch_size: Count = 256,
     ) -> None:
         """Choose the prompts.
 
@@ -124,12 +118,9 @@ class PromptPairZeroShot:
             negative: sentences that deny it.
             own: whole sentences for and against some findings by name, instead of the templates.
             batch_size: prompts in one forward.
-
-        Raises:
-            InputError: no sentence, or a template without exactly one ``{}``.
         """
-        self._positive = checked(positive, where="positive")
-        self._negative = checked(negative, where="negative")
+        self._positive = checked_templates(positive, where="positive")
+        self._negative = checked_templates(negative, where="negative")
         self._own = {} if own is None else {name: (tuple(yes), tuple(no)) for name, (yes, no) in own.items()}
         for name, (yes, no) in self._own.items():
             if not yes or not no:
@@ -153,12 +144,9 @@ class PromptPairZeroShot:
 
         Returns:
             This head.
-
-        Raises:
-            InputError: support pictures, no finding, one twice, or sentences for one that is not asked about.
         """
         if support is not None:
-            raise InputError("support: this head learns nothing from pictures; expected None")
+            raise InputError("support: this head learns nothing from images; expected None")
         self.findings = classes_of(list(prompts))
         check_finite(model)
         if strange := [name for name in self._own if name not in self.findings]:
@@ -169,17 +157,13 @@ class PromptPairZeroShot:
         return self
 
     def predict(self, image: Tensor) -> PairScores:
-        """Scores of (b, 3, h, w) pictures, uint8 or normalised floats.
-
-        Raises:
-            InputError: not prepared, or pixels that are not finite.
-        """
+        """Scores of (b, 3, h, w) images, uint8 or normalised floats."""
         if self._model is None:
             raise InputError("PromptPairZeroShot: prepare(model, findings) comes before predict")
         return self.scores(encode_images(self._model, [image]))
 
     def scores(self, vectors: Float[Tensor, "b d"]) -> PairScores:
-        """Scores of pictures that are already embedded."""
+        """Scores of images that are already embedded."""
         return pair_scores(
             vectors.float(),
             positive=self.positive,

@@ -19,8 +19,8 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "a photo of a {}.",
         "a close-up of a {}.",
         "a {} seen from afar.",
-        "a dim picture of a {}.",
-        "a sharp picture of a {}.",
+        "a dim image of a {}.",
+        "a sharp image of a {}.",
         "part of a {}.",
         "a small {}.",
         "a large {}.",
@@ -40,28 +40,21 @@ def templates_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
 
     Args:
         given: the name of a built-in set, one template, the path of a text file with one on each line, or a list.
-
-    Raises:
-        InputError: none at all, one without exactly one ``{}``, or a word that is neither a name nor a template.
     """
     if isinstance(given, str) and given in TEMPLATES:
         return TEMPLATES[given]
     if isinstance(given, str) and SLOT in given:
-        return checked([given], where="template")
+        return checked_templates([given], where="template")
     if isinstance(given, (str, Path)):
         if not _is_file(given):
             known = closest(str(given), TEMPLATES)
             raise InputError(f"templates: {str(given)!r} is neither a file nor a template with {SLOT}; {known}")
-        return checked(lines_of(Path(given)), where=str(given))
-    return checked(given, where="templates")
+        return checked_templates(lines_of(Path(given)), where=str(given))
+    return checked_templates(given, where="templates")
 
 
-def checked(templates: Sequence[str], *, where: str) -> tuple[str, ...]:
-    """The same templates, each with exactly one ``{}``.
-
-    Raises:
-        InputError: none at all, or one that has not; it is named.
-    """
+def checked_templates(templates: Sequence[str], *, where: str) -> tuple[str, ...]:
+    """The same templates, each with exactly one ``{}``."""
     if not templates:
         raise InputError(f"{where}: expected at least one template, such as 'a photo of a {SLOT}.'")
     for template in templates:
@@ -75,9 +68,6 @@ def classes_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
 
     Args:
         given: a list, names with commas between them, or the path of a text file with one on each line.
-
-    Raises:
-        InputError: no class, an empty name, or a class twice.
     """
     where = "classes"
     if isinstance(given, (str, Path)):
@@ -105,11 +95,7 @@ def classes_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, without spaces around them.
-
-    Raises:
-        InputError: it cannot be read, or is not UTF-8.
-    """
+    """The lines of a text file that are not empty, without spaces around them."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 

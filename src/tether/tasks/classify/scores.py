@@ -1,4 +1,4 @@
-"""What a classifier says about pictures."""
+"""What a classifier says about images."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.ranges import Count, Share, checked
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Classes against pictures.
+    """Classes against images.
 
     Attributes:
         classes: the c class names.
         cosine: (b, c) similarity in [-1, 1]; for a model with another geometry, that geometry's.
         probability: (b, c) softmax of ``scale * cosine``; rows sum to 1.
         scale: multiplier of the cosine.
-        calibrated: whether ``scale`` was fitted on labelled pictures; if not, it is the model's own, and the
-            probabilities only order the classes of one picture.
+        calibrated: whether ``scale`` was fitted on labelled images; if not, it is the model's own, and the
+            probabilities only order the classes of one image.
     """
 
     classes: tuple[str, ...]
@@ -30,16 +30,14 @@ class Scores:
     scale: float
     calibrated: bool
 
-    def order(self, *, top: int) -> Int[Tensor, "b k"]:
+    @checked
+    def order(self, *, top: Count) -> Int[Tensor, "b k"]:
         """Class numbers of the ``top`` most similar, best first, ties to the first class; at most c of them."""
-        if top < 1:
-            raise InputError(f"top: expected at least 1, got {top}")
         return torch.argsort(self.cosine, dim=1, descending=True, stable=True)[:, :top]
 
-    def labels(self, *, abstain: float = 0.0) -> tuple[str | None, ...]:
-        """The best class of each picture, or None where its probability is below ``abstain`` (0 to 1)."""
-        if not 0 <= abstain <= 1:
-            raise InputError(f"abstain: expected a probability from 0 to 1, got {abstain}")
+    @checked
+    def labels(self, *, abstain: Share = 0.0) -> tuple[str | None, ...]:
+        """The best class of each image, or None where its probability is below ``abstain``."""
         best = self.order(top=1)
         sure = self.probability.gather(1, best)[:, 0] >= abstain
         return tuple(

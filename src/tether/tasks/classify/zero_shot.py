@@ -13,10 +13,11 @@ from tether.core.errors import InputError
 from tether.core.finite import check_finite
 from tether.core.geometry import COSINE, Geometry, geometry_of
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, checked
 from tether.core.types import Batch
 from tether.models.embed import Progress, encode_images, encode_texts
 from tether.tasks.classify.calibrate import Calibration, fit_scale
-from tether.tasks.classify.prompts import SLOT, TEMPLATES, checked, classes_of
+from tether.tasks.classify.prompts import SLOT, TEMPLATES, checked_templates, classes_of
 from tether.tasks.classify.scores import Scores
 
 LABELS = "labels"
@@ -46,12 +47,9 @@ def class_weights(
 
     Returns:
         (c, d) float32 on the CPU.
-
-    Raises:
-        InputError: no class, a class twice, a template without exactly one ``{}``, or prompts that cancel out.
     """
     classes = classes_of(list(classes))
-    templates = checked(templates, where="templates")
+    templates = checked_templates(templates, where="templates")
     prompts = [template.replace(SLOT, name) for name in classes for template in templates]
     vectors = encode_texts(model, prompts, batch_size=batch_size, on_progress=on_progress)
     geometry = geometry_of(model)
@@ -66,9 +64,6 @@ def weights_of_prompts(prompts: Float[Tensor, "c p d"], *, geometry: Geometry = 
     """One row for each class from the raw embeddings of its p prompts: normalise, mean, normalise.
 
     Where lengths count it is the mean.
-
-    Raises:
-        InputError: not three-dimensional, no prompt, NaN or infinity.
     """
     if prompts.ndim != 3 or not all(prompts.shape):
         raise InputError(f"prompts: expected (classes, prompts, d), none of them 0, got {tuple(prompts.shape)}")
@@ -79,7 +74,7 @@ def weights_of_prompts(prompts: Float[Tensor, "c p d"], *, geometry: Geometry = 
 
 
 class ZeroShotClassifier:
-    """Names pictures without training; a ``core.protocols.TaskHead``.
+    """Names images without training; a ``core.protocols.TaskHead``.
 
     Attributes:
         classes: names, once prepared.
@@ -89,9 +84,10 @@ class ZeroShotClassifier:
         calibration: how the scale was fitted, or None where it is the model's own.
     """
 
-    def __init__(self, *, templates: Sequence[str] = TEMPLATES["photo"], batch_size: int = 256) -> None:
+    @checked
+    def __init__(self, *, templates: Sequence[str] = TEMPLATES["photo"], batch_size: Count = 256) -> None:
         """Choose the templates, and how many prompts go into one forward."""
-        self.templates = checked(templates, where="templates")
+        self.templates = checked_templates(templates, where="templates")
         self.batch_size = batch_size
         self.classes: tuple[str, ...] = ()
         self.weights: Float[Tensor, "c d"] = torch.empty(0, 0)
@@ -108,14 +104,11 @@ class ZeroShotClassifier:
         Args:
             model: any model that ``tether.load`` gives.
             prompts: class names.
-            support: labelled pictures on which the confidence is calibrated; ``extra["labels"]`` holds (b,) class
+            support: labelled images on which the confidence is calibrated; ``extra["labels"]`` holds (b,) class
                 numbers. Without them the model's own scale is used.
 
         Returns:
             This head.
-
-        Raises:
-            InputError: as ``class_weights``, ``check_finite`` and ``calibrate.fit_scale``.
         """
         self.classes = classes_of(list(prompts))
         check_finite(model)
@@ -127,17 +120,13 @@ class ZeroShotClassifier:
         return self
 
     def predict(self, image: Tensor) -> Scores:
-        """Scores of (b, 3, h, w) pictures, uint8 or normalised floats.
-
-        Raises:
-            InputError: not prepared, or pixels that are not finite.
-        """
+        """Scores of (b, 3, h, w) images, uint8 or normalised floats."""
         if self._model is None:
             raise InputError("ZeroShotClassifier: prepare(model, classes) comes before predict")
         return self.scores(encode_images(self._model, [image]))
 
     def scores(self, vectors: Float[Tensor, "b d"]) -> Scores:
-        """Scores of pictures that are already embedded."""
+        """Scores of images that are already embedded."""
         cosine = self._cosine(vectors)
         return Scores(
             classes=self.classes,
@@ -160,6 +149,6 @@ class ZeroShotClassifier:
             cosines.append(self._cosine(encode_images(self._model, [batch.image])))
             labels.append(given.cpu())
         if not labels:
-            raise InputError("support: no labelled picture to calibrate on")
+            raise InputError("support: no labelled image to calibrate on")
         self.calibration = fit_scale(torch.cat(cosines), labels=torch.cat(labels), own=self.scale)
         self.scale = self.calibration.scale

@@ -1,4 +1,4 @@
-"""A step of a recipe: keep the pairs whose picture and caption fit, by the cosine of a model."""
+"""A step of a recipe: keep the pairs whose image and caption fit, by the cosine of a model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tether.core.errors import InputError
+from tether.core.ranges import Number, checked
 from tether.data.curate.engine.hashing import hashed
 from tether.data.curate.engine.stateless import column_of, images_of, texts_of
 from tether.data.curate.engine.step import IMAGE, Counts, State
-from tether.data.curate.steps.numbers import FRACTION, mask_numbers
-from tether.data.curate.steps.score_selection import check_fraction, check_threshold
+from tether.data.curate.steps.numbers import mask_numbers
 from tether.tasks.curate.lazy_encoder import Backbone
-from tether.tasks.curate.score_filter import EMPTY, ImageTransform, TextTransform, transformed
+from tether.tasks.curate.score_filter import (
+    EMPTY,
+    Fraction,
+    ImageTransform,
+    TextTransform,
+    listed,
+    one_limit,
+    transformed,
+)
 from tether.tasks.curate.text_reader import FillText
 
 TextTransformName = Literal["mask_numbers", "mask_number_words"]
@@ -34,14 +42,14 @@ def mask_number_words(text: str) -> str:
 TEXT_TRANSFORMS: Mapping[str, TextTransform] = {"mask_numbers": mask_numbers, "mask_number_words": mask_number_words}
 """What a recipe may have done to captions before they are scored."""
 IMAGE_TRANSFORMS: Mapping[str, type[FillText]] = {"fill_text": FillText}
-"""What a recipe may have done to pictures before they are scored."""
+"""What a recipe may have done to images before they are scored."""
 
 
 class ClipScore:
-    """Keeps the pairs with the highest cosine of picture and caption, a fraction of them or all from a threshold on.
+    """Keeps the pairs with the highest cosine of image and caption, a fraction of them or all from a threshold on.
 
-    Transforms serve the decision only: pairs are kept as they are. Pairs without a picture or caption, and those whose
-    picture cannot be decoded, are refused and count in no fraction. Equal scores go to the smaller hash of the key.
+    Transforms serve the decision only: pairs are kept as they are. Pairs without an image or caption, and those whose
+    image cannot be decoded, are refused and count in no fraction. Equal scores go to the smaller hash of the key.
     With a fraction the pool is scored while it is counted, and memory holds 12 bytes for each pair.
 
     Two machines, or batches of other sizes, may give scores that differ in the seventh digit, and with them a pair
@@ -52,41 +60,32 @@ class ClipScore:
 
     columns: tuple[str, ...] = (IMAGE,)
 
+    @checked
     def __init__(
         self,
         *,
         model: str,
-        fraction: float | None = None,
-        threshold: float | None = None,
-        text_transform: Sequence[TextTransformName] = (),
-        image_transform: Sequence[ImageTransformName] = (),
+        fraction: Fraction | None = None,
+        threshold: Number | None = None,
+        text_transform: Sequence[TextTransformName] | TextTransformName = (),
+        image_transform: Sequence[ImageTransformName] | ImageTransformName = (),
         device: str = "cpu",
     ) -> None:
         """Take the settings; the model is loaded when it is needed.
 
         Args:
             model: what ``tether.load`` takes.
-            fraction: of the pairs that could be scored, in (0, 1]; 0.4 where no threshold is given.
+            fraction: of the pairs that could be scored; 0.4 where no threshold is given.
             threshold: instead, the least cosine that is kept.
             text_transform: names in ``TEXT_TRANSFORMS``, applied in order; a caption of which they leave nothing
                 scores -1.
             image_transform: names in ``IMAGE_TRANSFORMS``, applied in order.
             device: of the model.
-
-        Raises:
-            InputError: both or wrong values of fraction and threshold, or an unknown transform.
         """
-        if fraction is not None and threshold is not None:
-            raise InputError(f"expected fraction or threshold, got both ({fraction} and {threshold})")
-        if threshold is not None:
-            check_threshold(threshold)
-        self.fraction = FRACTION if fraction is None and threshold is None else fraction
-        if self.fraction is not None:
-            check_fraction(self.fraction)
-        self.threshold = threshold
+        self.fraction, self.threshold = one_limit(fraction, threshold)
         self.counts: Counts = "nothing" if self.fraction is None else "pool"
-        self.text_transform = _known(text_transform, TEXT_TRANSFORMS, what="text_transform")
-        self.image_transform = _known(image_transform, IMAGE_TRANSFORMS, what="image_transform")
+        self.text_transform = listed(text_transform)
+        self.image_transform = listed(image_transform)
         self.backbone = Backbone(model, device=device)
         after = "".join(f" after {name}" for name in (*self.text_transform, *self.image_transform))
         limit = f"below {threshold}" if self.fraction is None else f"not among the best {self.fraction:.4g} of the pool"
@@ -119,10 +118,10 @@ class ClipScore:
 
     def scores(self, rows: pa.RecordBatch) -> Float[np.ndarray, " n"]:
         """(n,) float32 cosines of a batch with the columns ``text`` and ``image``; NaN where there is none."""
-        texts, pictures = texts_of(rows).to_pylist(), images_of(rows)
+        texts, images = texts_of(rows).to_pylist(), images_of(rows)
         image_of = [IMAGE_TRANSFORMS[name]() for name in self.image_transform]
         transforms: list[ImageTransform] = list(image_of)
-        shown, good = self.backbone.pictures(pictures, transforms=transforms)
+        shown, good = self.backbone.images(images, transforms=transforms)
         steps = [TEXT_TRANSFORMS[name] for name in self.text_transform]
         told = [None if text is None else transformed(text, steps) for text in texts]
         good &= np.array([text is not None for text in told], np.bool_)
@@ -203,11 +202,7 @@ class ClipScore:
         return {"keys": names, "scores": scores, "model_digest": self.backbone.digest}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over saved scores.
-
-        Raises:
-            InputError: they are of another model.
-        """
+        """Take over saved scores."""
         self._clear()
         if self.counts == "pool":
             self.backbone.check_digest(str(state["model_digest"]), what="saved scores")
@@ -229,11 +224,3 @@ class ClipScore:
             }
             found["quantiles"] = {str(q): round(float(np.quantile(good, q)), _DIGITS) for q in _QUANTILES}
         return found
-
-
-def _known(given: Sequence[Any], known: Mapping[str, Any], *, what: str) -> tuple[Any, ...]:
-    names = (given,) if isinstance(given, str) else tuple(given)
-    strange = [name for name in names if name not in known]
-    if strange:
-        raise InputError(f"{what}: expected some of {', '.join(known)}, got {strange}")
-    return names

@@ -1,4 +1,4 @@
-"""A step of a recipe: of pictures that a model finds nearly the same, one stays."""
+"""A step of a recipe: of images that a model finds nearly the same, one stays."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from tether.tasks.curate.lazy_encoder import Backbone
 
 EXACT = 20_000
 """Pictures up to which all pairs are compared; more are first sorted into cells."""
-_CELL = 2_000  # pictures of a cell, about
-_CELLS_EACH = 2  # nearest cells in which a picture is compared
-_SAMPLE = 50_000  # pictures that the cells' centres are found on
+_CELL = 2_000  # images of a cell, about
+_CELLS_EACH = 2  # nearest cells in which an image is compared
+_SAMPLE = 50_000  # images that the cells' centres are found on
 _BLOCK = 1_024
 
 
 class EmbeddingDuplicates(ImageDuplicates):
-    """Drops pictures whose embedding has a cosine of at least ``threshold`` with that of one that stays.
+    """Drops images whose embedding has a cosine of at least ``threshold`` with that of one that stays.
 
     It also finds crops, mirrored or recoloured copies and other views of one thing, which ``near_duplicates`` cannot
     see; it cannot tell a copy from what the model takes for the same. Pictures are ranked by a hash of the key, so the
-    order of the pool does not matter; from the first to the last, a picture stays when none that stays is alike.
+    order of the pool does not matter; from the first to the last, an image stays when none that stays is alike.
 
-    Rows are compared: a row that stays keeps all its captions. Rows without a picture, and pictures that cannot be
-    decoded, stay. Above 20,000 pictures, pairs are compared that share one of their two nearest cells of a k-means
+    Rows are compared: a row that stays keeps all its captions. Rows without an image, and images that cannot be
+    decoded, stay. Above 20,000 images, pairs are compared that share one of their two nearest cells of a k-means
     partition with seed 0, after the README of opendatalab/CLIP-Parrot-Bias (and SemDeDup, arXiv 2303.09540); the few
-    that do not are missed. Memory: two bytes for each picture and dimension while counting, twice that when deciding.
+    that do not are missed. Memory: two bytes for each image and dimension while counting, twice that when deciding.
     """
 
-    refusal = "a picture with nearly the same embedding stays in its place"
+    refusal = "an image with nearly the same embedding stays in its place"
     held = {"keys": np.uint64, "vectors": np.float16}  # noqa: RUF012
 
     @checked
@@ -47,7 +47,7 @@ class EmbeddingDuplicates(ImageDuplicates):
 
         Args:
             model: what ``tether.load`` takes.
-            threshold: cosine from which two pictures are alike, in (-1, 1].
+            threshold: cosine from which two images are alike, in (-1, 1].
             device: of the model.
         """
         self.backbone = Backbone(model, device=device)
@@ -61,7 +61,7 @@ class EmbeddingDuplicates(ImageDuplicates):
 
     def read(self, images: pa.BinaryArray) -> tuple[Columns, Bool[np.ndarray, " n"]]:
         """Embeddings of images, and which could be decoded."""
-        vectors, good = self.backbone.pictures(images)
+        vectors, good = self.backbone.images(images)
         return (vectors.astype(np.float16),), good
 
     def staying(self, *columns: np.ndarray) -> Bool[np.ndarray, " n"]:

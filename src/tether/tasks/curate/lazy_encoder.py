@@ -26,9 +26,9 @@ _SHOWN = 12  # digits of a digest that an error names
 
 
 class Backbone:
-    """A model that a recipe names, embedding pictures and captions as rows of length 1.
+    """A model that a recipe names, embedding images and captions as rows of length 1.
 
-    It travels as its name and digest, never as weights: each process loads it at its first picture or caption. A
+    It travels as its name and digest, never as weights: each process loads it at its first image or caption. A
     process that finds other weights under the name refuses.
 
     Args:
@@ -37,11 +37,7 @@ class Backbone:
     """
 
     def __init__(self, name: str, *, device: str = "cpu") -> None:
-        """Take the name; nothing is loaded yet.
-
-        Raises:
-            InputError: the name is no text or empty.
-        """
+        """Take the name; nothing is loaded yet."""
         if not isinstance(name, str) or not name:
             raise InputError(f"model: expected what tether.load takes, such as open_clip:ViT-B-32/TAG, got {name!r}")
         self.name, self.device = name, device
@@ -66,50 +62,46 @@ class Backbone:
 
     @property
     def digest(self) -> str:
-        """Of the weights (``core.digest.model_digest``); loads the model where it is not known yet."""
+        """Of the weights (``core.model_digest``); loads the model where it is not known yet."""
         if self._digest is None:
             _ = self.model
         assert self._digest is not None
         return self._digest
 
     def check_digest(self, digest: str, *, what: str) -> None:
-        """See that something was made with this model.
-
-        Raises:
-            InputError: it was not; ``what`` says what it is.
-        """
+        """See that something was made with this model."""
         if digest != self.digest:
             raise InputError(
                 f"{what} of a model with digest {digest[:_SHOWN]} do not fit {self.name}, whose digest is "
                 f"{self.digest[:_SHOWN]}"
             )
 
-    def pictures(
+    def images(
         self, column: pa.Array | Sequence[bytes | None], *, transforms: Sequence[ImageTransform] = ()
     ) -> tuple[Float[np.ndarray, "n d"], Bool[np.ndarray, " n"]]:
-        """Embed encoded pictures, each distinct one once.
+        """Embed encoded images, each distinct one once.
 
         Args:
-            column: the files' bytes, null where there is no picture.
-            transforms: done to each decoded picture, in order.
+            column: the files' bytes, null where there is no image.
+            transforms: done to each decoded image, in order.
 
         Returns:
-            (n, d) float32 rows of length 1, and (n,) True where the picture could be decoded and embedded; other rows
+            (n, d) float32 rows of length 1, and (n,) True where the image could be decoded and embedded; other rows
             are zeros.
         """
         model = self.model
         given = column.to_pylist() if isinstance(column, pa.Array) else list(column)
-        distinct = list(dict.fromkeys(picture for picture in given if picture is not None))
+        distinct = list(dict.fromkeys(image for image in given if image is not None))
         found = {None: -1} | dict.fromkeys(distinct, -1)
         parts: list[Tensor] = []
         count = 0
-        for pictures, pixels in _decoded(distinct, model, transforms):
+        for images, pixels in _decoded(distinct, model, transforms):
             vectors = _finite_images(model, pixels)
-            for picture, vector in zip(pictures, vectors, strict=True):
+            for image, vector in zip(images, vectors, strict=True):
                 if vector is not None:
                     parts.append(vector)
-                    found[picture], count = count, count + 1
-        place = np.array([found[picture] for picture in given], np.int64)
+                    found[image], count = count, count + 1
+        place = np.array([found[image] for image in given], np.int64)
         rows = np.zeros((len(given), model.dim), np.float32)
         good = place >= 0
         if count:
@@ -117,11 +109,7 @@ class Backbone:
         return rows, good
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
-        """Embed texts, each distinct one once: (n, d) float32 rows of length 1.
-
-        Raises:
-            InputError: an embedding is not finite or has no length; the model's weights are damaged then.
-        """
+        """Embed texts, each distinct one once: (n, d) float32 rows of length 1."""
         rows = encode_texts(self.model, texts)
         length = torch.linalg.vector_norm(rows, dim=1)
         if (length == 0).any():
@@ -137,18 +125,18 @@ def _loaded(name: str, device: str) -> tuple[DualEncoder, str]:
 
 
 def _decoded(
-    pictures: Sequence[bytes], model: DualEncoder, transforms: Sequence[ImageTransform]
+    images: Sequence[bytes], model: DualEncoder, transforms: Sequence[ImageTransform]
 ) -> Iterator[tuple[list[bytes], Tensor]]:
-    """Pictures that can be decoded, with their pixels, a batch at a time."""
+    """Images that can be decoded, with their pixels, a batch at a time."""
     held: list[bytes] = []
     pixels: list[Tensor] = []
-    for picture in pictures:
+    for image in images:
         try:
-            shown = fitted(transformed(decode(picture), transforms), model)
+            shown = fitted(transformed(decode(image), transforms), model)
         except InputError:
             continue
         pixels.append(shown)
-        held.append(picture)
+        held.append(image)
         if len(held) == BATCH:
             yield held, torch.stack(pixels)
             held, pixels = [], []
@@ -157,10 +145,10 @@ def _decoded(
 
 
 def _finite_images(model: DualEncoder, pixels: Tensor) -> list[Tensor | None]:
-    """One row of length 1 for each picture, None where the embedding is not finite or has no length."""
+    """One row of length 1 for each image, None where the embedding is not finite or has no length."""
     try:
         rows = list(encode_images(model, [pixels]))
-    except InputError:  # it names one picture only; a batch that fails is rare enough to look at each
+    except InputError:  # it names one image only; a batch that fails is rare enough to look at each
         if len(pixels) == 1:
             return [None]
         return [row for one in pixels.split(1) for row in _finite_images(model, one)]

@@ -1,29 +1,31 @@
-"""A step of a recipe: name the pictures that a person may want to look at, by prompts on a model; none is dropped."""
+"""A step of a recipe: name the images that a person may want to look at, by prompts on a model; none is dropped."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+from annotated_types import MaxLen, MinLen
 
 from tether.core.errors import InputError
 from tether.core.model_digest import file_digest
+from tether.core.ranges import checked
 from tether.data.curate.engine.stateless import images_of
 from tether.data.curate.engine.step import FLAG_SCHEMA, IMAGE
 from tether.tasks.curate.lazy_encoder import Backbone
-from tether.tasks.safety.audit import THRESHOLD, checked_threshold
+from tether.tasks.safety.audit import THRESHOLD, Confidence
 from tether.tasks.safety.prompt_classifier import INIT_TEXTS, PromptClassifier, recorded_digest
 
 LABEL = "inappropriate"
 
 
 class SafetyFlag:
-    """Flags pictures as possibly of the second class of a ``PromptClassifier``, with the probability as score.
+    """Flags images as possibly of the second class of a ``PromptClassifier``, with the probability as score.
 
-    Every picture that can be decoded has a score, whatever it is; a flag is a question to a person. Without a tuned
+    Every image that can be decoded has a score, whatever it is; a flag is a question to a person. Without a tuned
     classifier two sentences decide, which is much worse: tune one on ratings of what your people mind.
 
     Source: arXiv 2202.06675, section 4.
@@ -31,13 +33,14 @@ class SafetyFlag:
 
     columns: tuple[str, ...] = (IMAGE,)
 
+    @checked
     def __init__(
         self,
         *,
         model: str,
         classifier: str | None = None,
-        texts: Sequence[str] = INIT_TEXTS,
-        threshold: float = THRESHOLD,
+        texts: Annotated[Sequence[str], MinLen(2), MaxLen(2)] = INIT_TEXTS,
+        threshold: Confidence = THRESHOLD,
         label: str = LABEL,
         device: str = "cpu",
     ) -> None:
@@ -47,20 +50,18 @@ class SafetyFlag:
             model: what ``tether.load`` takes.
             classifier: file of ``PromptClassifier.save`` with two classes, tuned on this model; None takes ``texts``.
             texts: two sentences, the acceptable one first; used without a classifier only.
-            threshold: least probability, in [0.5, 1].
+            threshold: least probability.
             label: what the flagged class is called; the flag says "possibly" before it.
             device: of the model.
 
         Raises:
-            InputError: a threshold outside [0.5, 1], no two sentences, an empty label, or a file that is not there or
-                holds no classifier of two classes.
+            InputError: a file that is not there or holds no classifier of two classes.
         """
-        if len(texts) != 2 or isinstance(texts, str) or not all(isinstance(text, str) and text for text in texts):
+        if not all(isinstance(text, str) and text for text in texts):
             raise InputError(f"texts: expected two sentences, the acceptable one first, got {texts!r}")
         if not isinstance(label, str) or not label.strip():
             raise InputError(f"label: expected a word for the flagged class, got {label!r}")
-        self.threshold = checked_threshold(threshold)
-        self.classifier = classifier
+        self.threshold, self.classifier = threshold, classifier
         self.texts, self.label = tuple(texts), label
         self.backbone = Backbone(model, device=device)
         if classifier is not None and not Path(classifier).is_file():
@@ -88,12 +89,12 @@ class SafetyFlag:
         }
 
     def flag(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """(n,) labels and scores; both null where there is no picture or it cannot be decoded.
+        """(n,) labels and scores; both null where there is no image or it cannot be decoded.
 
         Raises:
             InputError: a classifier of another model, or a missing column.
         """
-        features, good = self.backbone.pictures(images_of(rows))
+        features, good = self.backbone.images(images_of(rows))
         chance = np.zeros(len(features))
         if good.any():
             chance[good] = self._classifier().predict_proba(features[good])[:, 1]

@@ -1,38 +1,35 @@
-"""Pairs kept by how well picture and caption fit, with what misleads the score taken out of either before."""
+"""Pairs kept by how well image and caption fit, with what misleads the score taken out of either before."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from annotated_types import Gt, Le
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import Number, checked
 from tether.data.curate.steps.numbers import FRACTION
-from tether.data.curate.steps.score_selection import (
-    check_fraction,
-    check_threshold,
-    checked_scores,
-    rows_from,
-    top_rows,
-)
-from tether.tasks.curate.scorer import Picture
+from tether.data.curate.steps.score_selection import checked_scores, rows_from, top_rows
+from tether.tasks.curate.scorer import ImageInput
 
 EMPTY = -1.0
 """Score of a caption of which a transform left nothing: it is kept before no other."""
 T = TypeVar("T")
+Fraction = Annotated[float, Gt(0), Le(1)]
 TextTransform = Callable[[str], str]
-ImageTransform = Callable[[Picture], Picture]
+ImageTransform = Callable[[ImageInput], ImageInput]
 
 
 class PairScorer(Protocol):
     """Scores pairs; ``ClipScorer`` is one, and so is any function."""
 
     def __call__(
-        self, images: Sequence[Picture] | UInt8[Tensor, "n 3 h w"], texts: Sequence[str]
+        self, images: Sequence[ImageInput] | UInt8[Tensor, "n 3 h w"], texts: Sequence[str]
     ) -> Float[np.ndarray, " n"]:
         """(n,) one finite score for each pair, higher where they fit better."""
         ...
@@ -71,18 +68,18 @@ class FilterReport:
 
 
 class ScoreFilter:
-    """Keeps the pairs that a scorer finds to fit best, after transforms of caption and picture.
+    """Keeps the pairs that a scorer finds to fit best, after transforms of caption and image.
 
     The transforms serve the decision only: what is kept is the pair as it was. Source: arXiv 2309.13770, where the
-    transform takes numbers out of the caption (``data.curate.mask_numbers``); with ``FillText`` on the pictures it is
+    transform takes numbers out of the caption (``data.curate.mask_numbers``); with ``FillText`` on the images it is
     a filter after T-MARS. What the paper masks exactly could not be read; the rule is ours.
 
     Args:
-        scorer: a ``ClipScorer`` or any function of pictures and texts.
-        fraction: of the pairs scored that are kept, in (0, 1]; 0.4 where neither this nor a threshold is given.
+        scorer: a ``ClipScorer`` or any function of images and texts.
+        fraction: of the pairs scored that are kept; 0.4 where neither this nor a threshold is given.
         threshold: instead, the least score that is kept.
         text_transform: functions from caption to caption, applied in order.
-        image_transform: functions from picture to picture, applied in order.
+        image_transform: functions from image to image, applied in order.
 
     Example:
         >>> import numpy as np
@@ -97,47 +94,36 @@ class ScoreFilter:
         (-1.0, 2)
     """
 
+    @checked
     def __init__(
         self,
         scorer: PairScorer,
         *,
-        fraction: float | None = None,
-        threshold: float | None = None,
+        fraction: Fraction | None = None,
+        threshold: Number | None = None,
         text_transform: Sequence[TextTransform] | TextTransform | None = None,
         image_transform: Sequence[ImageTransform] | ImageTransform | None = None,
     ) -> None:
-        """Take the settings.
-
-        Raises:
-            InputError: fraction and threshold both given, or out of range.
-        """
-        if fraction is not None and threshold is not None:
-            raise InputError(f"expected fraction or threshold, got both ({fraction} and {threshold})")
-        if threshold is not None:
-            check_threshold(threshold)
-        self.fraction = FRACTION if fraction is None and threshold is None else fraction
-        if self.fraction is not None:
-            check_fraction(self.fraction)
-        self.scorer, self.threshold = scorer, threshold
-        self.text_transform = _listed(text_transform)
-        self.image_transform = _listed(image_transform)
+        """Take the settings."""
+        self.fraction, self.threshold = one_limit(fraction, threshold)
+        self.scorer = scorer
+        self.text_transform, self.image_transform = listed(text_transform), listed(image_transform)
         self._scores = np.zeros(0)
         self._emptied = 0
         self._kept: np.ndarray | None = None
 
     def score(
-        self, images: Sequence[Picture] | UInt8[Tensor, "n 3 h w"], texts: Sequence[str]
+        self, images: Sequence[ImageInput] | UInt8[Tensor, "n 3 h w"], texts: Sequence[str]
     ) -> Float[np.ndarray, " n"]:
         """(n,) float64 score of each transformed pair; -1 where the transforms left no caption.
 
         Raises:
             TypeError: a caption that is no string.
-            InputError: lengths that differ, or a score that is not finite.
         """
         if isinstance(texts, str):
             raise TypeError("texts: expected a list of captions, got one str")
         if len(images) != len(texts):
-            raise InputError(f"expected one text for each picture, got {len(images)} pictures and {len(texts)} texts")
+            raise InputError(f"expected one text for each image, got {len(images)} images and {len(texts)} texts")
         for place, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"texts[{place}]: expected str, got {type(text).__name__}")
@@ -157,9 +143,6 @@ class ScoreFilter:
         """Rows that are kept, in rising order.
 
         With a fraction the floor(fraction * n) best, ties to the smaller row; with a threshold all from there on.
-
-        Raises:
-            InputError: a score that is not finite.
         """
         found = checked_scores(scores)
         if self.threshold is not None:
@@ -197,7 +180,15 @@ def name_of(transform: Callable[..., object]) -> str:
     return getattr(transform, "__name__", type(transform).__name__)
 
 
-def _listed(given: Sequence[Callable[[T], T]] | Callable[[T], T] | None) -> tuple[Callable[[T], T], ...]:
+def one_limit(fraction: float | None, threshold: float | None) -> tuple[float | None, float | None]:
+    """Fraction and threshold, of which one is None; both None stand for a fraction of 0.4."""
+    if fraction is not None and threshold is not None:
+        raise InputError(f"expected fraction or threshold, got both ({fraction} and {threshold})")
+    return (FRACTION if fraction is None and threshold is None else fraction), threshold
+
+
+def listed(given: Any) -> tuple[Any, ...]:
+    """Transforms, or names of them, as a tuple; one alone may be given, or None."""
     if given is None:
         return ()
-    return (given,) if callable(given) else tuple(given)
+    return (given,) if callable(given) or isinstance(given, str) else tuple(given)

@@ -1,4 +1,4 @@
-"""What stands written in a picture: any callable may read, RapidOCR does where nobody brings another."""
+"""What stands written in an image: any callable may read, RapidOCR does where nobody brings another."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.ranges import Count, Share, checked
 from tether.core.types import ImageLike
 from tether.data.images import decode
 from tether.data.inpaint import Fill, fill_boxes
@@ -21,6 +23,7 @@ from tether.data.inpaint import Fill, fill_boxes
 if TYPE_CHECKING:
     from rapidocr import RapidOCR
 
+Side = Annotated[int, Ge(32), Le(4096)]
 SIDE = 320
 """Pixels that the shorter side has at least when text is looked for; RapidOCR's own 736 takes four times as long."""
 LEAST_SCORE, LEAST_LETTERS = 0.8, 2
@@ -29,7 +32,7 @@ LEAST_SCORE, LEAST_LETTERS = 0.8, 2
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Text found in one picture.
+    """Text found in one image.
 
     Attributes:
         lines: what was read, a word or a line each.
@@ -42,7 +45,7 @@ class Reading:
 
 @runtime_checkable
 class TextReader(Protocol):
-    """Reads pictures."""
+    """Reads images."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -50,7 +53,7 @@ class TextReader(Protocol):
         ...
 
     def __call__(self, image: ImageLike | UInt8[Tensor, "3 h w"]) -> Reading:
-        """What stands in a picture."""
+        """What stands in an image."""
         ...
 
 
@@ -59,23 +62,15 @@ class RapidReader:
 
     Args:
         side: pixels to which a smaller shorter side is brought; larger finds smaller letters and takes longer.
-        least_score: confidence below which a line is left out, in [0, 1].
-        least_letters: lines with fewer letters and digits are left out (>= 1).
+        least_score: confidence below which a line is left out.
+        least_letters: lines with fewer letters and digits are left out.
     """
 
+    @checked
     def __init__(
-        self, *, side: int = SIDE, least_score: float = LEAST_SCORE, least_letters: int = LEAST_LETTERS
+        self, *, side: Side = SIDE, least_score: Share = LEAST_SCORE, least_letters: Count = LEAST_LETTERS
     ) -> None:
-        """Take the settings; weights are loaded at the first picture, once in each process.
-
-        Raises:
-            InputError: a setting out of range.
-        """
-        if not 32 <= side <= 4096 or not 0 <= least_score <= 1 or least_letters < 1:
-            raise InputError(
-                "expected side from 32 to 4096, least_score from 0 to 1 and least_letters from 1, got "
-                f"{side}, {least_score} and {least_letters}"
-            )
+        """Take the settings; weights are loaded at the first image, once in each process."""
         self.side, self.least_score, self.least_letters = side, least_score, least_letters
 
     @property
@@ -90,7 +85,7 @@ class RapidReader:
         }
 
     def __call__(self, image: ImageLike | UInt8[Tensor, "3 h w"]) -> Reading:
-        """Read one picture.
+        """Read one image.
 
         Raises:
             InputError: it cannot be decoded.
@@ -111,7 +106,7 @@ class RapidReader:
 
 
 class FillText:
-    """Paints over the text that a reader finds, so that a score speaks of the rest of the picture.
+    """Paints over the text that a reader finds, so that a score speaks of the rest of the image.
 
     After T-MARS (locuslab/T-MARS), which fills each box of text with the mean colour around it.
 
@@ -120,6 +115,7 @@ class FillText:
         fill: as ``data.inpaint.fill_boxes``.
     """
 
+    @checked
     def __init__(self, reader: TextReader | None = None, *, fill: Fill = "border") -> None:
         """Take the reader."""
         self.reader = RapidReader() if reader is None else reader
@@ -131,7 +127,7 @@ class FillText:
         return {"name": "fill_text", "fill": self.fill, "reader": self.reader.settings}
 
     def __call__(self, image: ImageLike | UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
-        """The picture without its text."""
+        """The image without its text."""
         pixels = image if isinstance(image, Tensor) else decode(image)
         return fill_boxes(pixels, self.reader(pixels).boxes, fill=self.fill)
 

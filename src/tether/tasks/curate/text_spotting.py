@@ -1,4 +1,4 @@
-"""A step of a recipe: drop pictures that carry text, or pairs whose caption repeats the text in the picture."""
+"""A step of a recipe: drop images that carry text, or pairs whose caption repeats the text in the image."""
 
 from __future__ import annotations
 
@@ -10,59 +10,54 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Decay, Share, checked
 from tether.data.curate.engine.stateless import Stateless, column_of, images_of, texts_of
 from tether.data.curate.engine.step import IMAGE
 from tether.data.curate.steps.ocr_overlap import Case, caption_overlap, words_of
-from tether.tasks.curate.text_reader import LEAST_LETTERS, LEAST_SCORE, SIDE, RapidReader, TextReader
+from tether.tasks.curate.text_reader import LEAST_LETTERS, LEAST_SCORE, SIDE, RapidReader, Side, TextReader
 
 _REFUSALS = {
-    "overlap": "the caption repeats words that stand in the picture",
-    "text": "text stands in the picture",
+    "overlap": "the caption repeats words that stand in the image",
+    "text": "text stands in the image",
 }
 
 
 class Parrot(Stateless):
     """Drops pairs that teach a model to read instead of to see.
 
-    What stands in a picture is read once for all its captions, or taken from a column that was made before; reading
-    takes a tenth of a second for a small picture and one for a large one. Pairs without a picture, and pictures that
+    What stands in an image is read once for all its captions, or taken from a column that was made before; reading
+    takes a tenth of a second for a small image and one for a large one. Pairs without an image, and images that
     cannot be decoded, stay. A reader misses some text: what stays is poorer in it, not free of it.
 
     Source: arXiv 2312.14232. Its own curation is ``drop: text``, then ``clip_score`` and near-duplicates
     (``data.curate.select_unparroted`` has the whole rule).
     """
 
+    @checked
     def __init__(
         self,
         *,
         drop: Literal["overlap", "text"] = "overlap",
-        coverage: float = 0.0,
+        coverage: Decay = 0.0,
         fuzzy: float | None = None,
         case: Case = "lower",
         words: str | None = None,
-        side: int = SIDE,
-        least_score: float = LEAST_SCORE,
-        least_letters: int = LEAST_LETTERS,
+        side: Side = SIDE,
+        least_score: Share = LEAST_SCORE,
+        least_letters: Count = LEAST_LETTERS,
     ) -> None:
-        """Take the settings; the reader's weights are loaded at the first picture.
+        """Take the settings; the reader's weights are loaded at the first image.
 
         Args:
-            drop: ``overlap`` drops pairs whose caption repeats the picture's words, ``text`` every picture with any.
-            coverage: with ``overlap``, the share of the caption's words that may stand in the picture, in [0, 1).
+            drop: ``overlap`` drops pairs whose caption repeats the image's words, ``text`` every image with any.
+            coverage: with ``overlap``, the fraction of the caption's words that may stand in the image.
             fuzzy: with ``overlap``, words also count as repeated from this similarity on (``caption_overlap``).
             case: as ``words_of``.
             words: column with the words that were read before, a text or a list of texts, null for none; None reads.
             side: as ``RapidReader``.
             least_score: as ``RapidReader``.
             least_letters: as ``RapidReader``.
-
-        Raises:
-            InputError: a setting out of range.
         """
-        if drop not in _REFUSALS:
-            raise InputError(f"drop: expected overlap or text, got {drop!r}")
-        if not 0 <= coverage < 1:
-            raise InputError(f"coverage: expected a share in [0, 1), got {coverage!r}")
         caption_overlap("", ocr=(), fuzzy=fuzzy, case=case)  # refuses wrong settings before the work
         self.drop, self.coverage, self.fuzzy, self.words = drop, coverage, fuzzy, words
         self.case: Case = case
@@ -95,16 +90,16 @@ class Parrot(Stateless):
         found = caption_overlap(text, ocr=lines, fuzzy=self.fuzzy, case=self.case)
         return (found.coverage if self.fuzzy is None else found.fuzzy_coverage) > self.coverage
 
-    def _read(self, pictures: pa.BinaryArray) -> list[Sequence[str]]:
-        given = pictures.to_pylist()
+    def _read(self, images: pa.BinaryArray) -> list[Sequence[str]]:
+        given = images.to_pylist()
         found: dict[bytes | None, Sequence[str]] = {None: ()}
-        for picture in given:
-            if picture not in found:
+        for image in given:
+            if image not in found:
                 try:
-                    found[picture] = self.reader(picture).lines
+                    found[image] = self.reader(image).lines
                 except InputError:  # it cannot be decoded
-                    found[picture] = ()
-        return [found[picture] for picture in given]
+                    found[image] = ()
+        return [found[image] for image in given]
 
 
 def _column_words(column: pa.Array) -> list[Sequence[str]]:

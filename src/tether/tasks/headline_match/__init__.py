@@ -1,4 +1,4 @@
-"""Does a picture represent its headline: incongruity, profiles of outlets, and a detector without labels."""
+"""Does an image represent its headline: incongruity, profiles of outlets, and a detector without labels."""
 
 from tether.tasks.headline_match.incongruity import GroupProfile, GroupScores, GroupTest, group_profile, incongruity
 from tether.tasks.headline_match.incongruity import pair_incongruity as pair_incongruity

@@ -1,4 +1,4 @@
-"""How far a picture is from its headline, and whether some outlets choose worse ones (arXiv 2204.05533)."""
+"""How far an image is from its headline, and whether some outlets choose worse ones (arXiv 2204.05533)."""
 
 from __future__ import annotations
 
@@ -84,31 +84,24 @@ class GroupProfile:
 def incongruity(
     model: DualEncoder, *, images: Tensor | Iterable[Tensor], texts: Sequence[str]
 ) -> Float[np.ndarray, " n"]:
-    """1 - cos(picture, title) of each pair, from 0 (fits) to 2.
+    """1 - cos(image, title) of each pair, from 0 (fits) to 2.
 
     Source: arXiv 2204.05533, section 3.
 
     Args:
         model: any model that ``tether.load`` gives.
-        images: (n, 3, h, w) pictures, uint8 or normalised floats, or batches of such.
+        images: (n, 3, h, w) images, uint8 or normalised floats, or batches of such.
         texts: n titles; longer ones are cut at the model's context.
-
-    Raises:
-        InputError: as many pictures as titles there are not, none at all, or an embedding that is zero or not finite.
     """
     batches = images.split(_BATCH) if isinstance(images, Tensor) else images
-    picture, title = encode_images(model, batches), encode_texts(model, texts)
-    return pair_incongruity(picture.double().numpy(), texts=title.double().numpy())
+    image, title = encode_images(model, batches), encode_texts(model, texts)
+    return pair_incongruity(image.double().numpy(), texts=title.double().numpy())
 
 
 def pair_incongruity(images: Float[np.ndarray, "n d"], *, texts: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-    """1 - cosine of row i with row i, from embeddings of any length above zero.
-
-    Raises:
-        InputError: shapes that differ, no pair, NaN or infinity, or a row of zeros.
-    """
-    picture, title = paired_units(images, texts=texts)
-    return 1 - (picture * title).sum(axis=1)
+    """1 - cosine of row i with row i, from embeddings of any length above zero."""
+    image, title = paired_units(images, texts=texts)
+    return 1 - (image * title).sum(axis=1)
 
 
 def group_profile(scores: Float[np.ndarray, " n"] | Sequence[float], *, groups: Sequence[Hashable]) -> GroupProfile:
@@ -122,9 +115,6 @@ def group_profile(scores: Float[np.ndarray, " n"] | Sequence[float], *, groups: 
     Args:
         scores: (n,) such as ``incongruity``.
         groups: (n,) name of the group of each.
-
-    Raises:
-        InputError: lengths that differ, no score, NaN or infinity.
     """
     given = np.asarray(scores, dtype=np.float64)
     if given.ndim != 1 or isinstance(groups, str) or len(given) != len(groups) or not len(given):

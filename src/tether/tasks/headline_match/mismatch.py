@@ -1,21 +1,23 @@
-"""Titles joined with pictures of other articles: training pairs for a detector without a label (arXiv 2204.05533)."""
+"""Titles joined with images of other articles: training pairs for a detector without a label (arXiv 2204.05533)."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Gt, Le
 from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, Positive, checked
 from tether.tasks.headline_match.validation import paired_units
 
 Strategy = Literal["random", "band", "same_group"]
 BAND = (0.02, 0.15)
 DUPLICATE = 0.95
-_CHUNK = 512  # titles whose similarities with all pictures are held at once
+_CHUNK = 512  # titles whose similarities with all images are held at once
 _SAME = 1e-9  # of a cosine: rows this near to each other are equal
 
 
@@ -25,9 +27,9 @@ class MismatchedPairs:
 
     Attributes:
         text: (m,) row of the title.
-        image: (m,) row of the picture.
+        image: (m,) row of the image.
         label: (m,) 1 where they do not belong together.
-        without: (k,) titles for which no picture of another article would do, ascending.
+        without: (k,) titles for which no image of another article would do, ascending.
     """
 
     text: Int[np.ndarray, " m"]
@@ -36,6 +38,7 @@ class MismatchedPairs:
     without: Int[np.ndarray, " k"]
 
 
+@checked
 def make_mismatched_pairs(
     images: Float[np.ndarray, "n d"],
     *,
@@ -43,44 +46,39 @@ def make_mismatched_pairs(
     groups: Sequence[Hashable] | None = None,
     events: Sequence[Hashable] | None = None,
     strategy: Strategy = "random",
-    ratio: float = 1.0,
-    band: tuple[float, float] = BAND,
-    duplicate: float = DUPLICATE,
+    ratio: Positive = 1.0,
+    band: tuple[NonNegative, Positive] = BAND,
+    duplicate: Annotated[float, Gt(0), Le(1)] = DUPLICATE,
     seed: int = 0,
 ) -> MismatchedPairs:
-    """Every pair as it is, and titles joined with pictures of other articles.
+    """Every pair as it is, and titles joined with images of other articles.
 
-    No picture is taken that is the title's own, or as near to it as ``duplicate`` (agency pictures come again and
+    No image is taken that is the title's own, or as near to it as ``duplicate`` (agency images come again and
     again), or whose own title has the same embedding, for such a pair is representative. The classes differ in nothing
-    else: each title comes in both, and pictures are drawn from the same pool. Split by picture and by outlet before
+    else: each title comes in both, and images are drawn from the same pool. Split by image and by outlet before
     you come here, or the detector learns who writes instead of what fits.
 
     Source: arXiv 2204.05533, section 4; the paper's exact scheme is not published.
 
     Args:
-        images: (n, d) embeddings of the pictures, of any length above zero.
+        images: (n, d) embeddings of the images, of any length above zero.
         texts: (n, d) embeddings of their titles.
         groups: outlet or category of each pair; needed by ``same_group``.
-        events: what each article tells of; pictures of one event represent each other, so they are not swapped.
-        strategy: ``random`` takes any other picture; ``band`` one whose similarity to the title is below that of the
-            own picture by an amount within ``band``; ``same_group`` any of the same group, which takes the shortcut
+        events: what each article tells of; images of one event represent each other, so they are not swapped.
+        strategy: ``random`` takes any other image; ``band`` one whose similarity to the title is below that of the
+            own image by an amount within ``band``; ``same_group`` any of the same group, which takes the shortcut
             away that a group's look offers.
-        ratio: mismatched pairs for each title, > 0; 2.5 gives every title two and every other one a third.
-        band: least and largest amount, 0 <= least < largest.
-        duplicate: largest cosine that two pictures may have, in (0, 1]; 1 excludes exact copies only.
+        ratio: mismatched pairs for each title; 2.5 gives every title two and every other one a third.
+        band: least and largest amount.
+        duplicate: largest cosine that two images may have; 1 excludes exact copies only.
         seed: of the draws and the order.
 
     Raises:
-        InputError: shapes that differ, zero vectors, NaN, a setting out of its range, ``same_group`` without groups,
-            or no title at all for which another picture would do.
+        InputError: no title at all has another image that would do.
     """
-    picture, title = paired_units(images, texts=texts)
-    if strategy not in ("random", "band", "same_group"):
-        raise InputError(f"strategy: expected 'random', 'band' or 'same_group', got {strategy!r}")
-    if not (ratio > 0 and np.isfinite(ratio)) or not 0 <= band[0] < band[1] or not 0 < duplicate <= 1:
-        raise InputError(
-            f"expected ratio > 0, band 0 <= least < largest and duplicate in (0, 1], got {ratio}, {band}, {duplicate}"
-        )
+    image, title = paired_units(images, texts=texts)
+    if not band[0] < band[1]:
+        raise InputError(f"band: expected least < largest, got {band}")
     if (groups is None and strategy == "same_group") or (groups is not None and len(groups) != len(title)):
         got = "none" if groups is None else f"{len(groups)}"
         raise InputError(f"groups: expected one for each of {len(title)} pairs, got {got}")
@@ -96,7 +94,7 @@ def make_mismatched_pairs(
     for start in range(0, len(title), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(title)))
         allowed = _allowed(
-            picture, title, rows, codes=codes, told=told, band=band if strategy == "band" else None, duplicate=duplicate
+            image, title, rows, codes=codes, told=told, band=band if strategy == "band" else None, duplicate=duplicate
         )
         for row, mask in zip(rows.tolist(), allowed, strict=True):
             candidates = np.flatnonzero(mask)
@@ -108,7 +106,7 @@ def make_mismatched_pairs(
             owner.extend([row] * len(taken))
     if len(without) == len(title):
         raise InputError(
-            f"strategy {strategy!r}: none of {len(title)} titles has another picture that would do; widen the band, "
+            f"strategy {strategy!r}: none of {len(title)} titles has another image that would do; widen the band, "
             "raise duplicate, or give larger groups"
         )
     text = np.concatenate([np.arange(len(title)), np.array(owner, np.int64)])
@@ -124,7 +122,7 @@ def _coded(names: Sequence[Hashable]) -> np.ndarray:
 
 
 def _allowed(
-    picture: np.ndarray,
+    image: np.ndarray,
     title: np.ndarray,
     rows: np.ndarray,
     *,
@@ -133,8 +131,8 @@ def _allowed(
     band: tuple[float, float] | None,
     duplicate: float,
 ) -> np.ndarray:
-    """(len(rows), n) True where the picture may stand with the title."""
-    near = picture[rows] @ picture.T
+    """(len(rows), n) True where the image may stand with the title."""
+    near = image[rows] @ image.T
     allowed = (near <= duplicate) & (near < 1 - _SAME) & (title[rows] @ title.T < 1 - _SAME)
     allowed[np.arange(len(rows)), rows] = False
     if codes is not None:
@@ -142,7 +140,7 @@ def _allowed(
     if told is not None:
         allowed &= told[rows][:, None] != told[None]
     if band is not None:
-        similarity = title[rows] @ picture.T
+        similarity = title[rows] @ image.T
         below = similarity[np.arange(len(rows)), rows][:, None] - similarity
         allowed &= (below >= band[0]) & (below <= band[1])
     return allowed

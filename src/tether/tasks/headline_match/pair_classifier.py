@@ -1,22 +1,28 @@
-"""Does a picture represent its title: a small classifier on frozen embeddings (arXiv 2204.05533)."""
+"""Does an image represent its title: a small classifier on frozen embeddings (arXiv 2204.05533)."""
 
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, cast, final
+from typing import Any, Literal, Self, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
-from tether.space.serialisation import read_state, wide_array, write_state
+from tether.core.ranges import Count, Limit, NonNegative, Positive, Whole, checked
+from tether.space.serialisation import (
+    check_encoder,
+    encoder_digest,
+    known_digest,
+    read_state,
+    wide_array,
+    write_state,
+)
 from tether.tasks.headline_match.pair_network import HIDDEN, RANK, Bilinear, PairNetwork
 from tether.tasks.headline_match.pair_training import (
     BATCH,
@@ -33,7 +39,6 @@ from tether.tasks.headline_match.validation import paired_units
 
 Rows = Float[np.ndarray, "n d"]
 _FORMAT = "tether-pair-classifier-1"
-_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class PairReport:
     """How well pairs are told apart.
 
     Attributes:
-        accuracy: share right at a probability of 0.5.
+        accuracy: fraction right at a probability of 0.5.
         auroc: of the probability.
         cosine_auroc: of the plain incongruity, which needs no training; what the classifier must beat.
     """
@@ -53,9 +58,9 @@ class PairReport:
 
 @final
 class PairClassifier:
-    """Tells pictures that do not represent their title (1) from those that do (0), from both embeddings.
+    """Tells images that do not represent their title (1) from those that do (0), from both embeddings.
 
-    A bilinear form sees which coordinates of title and picture must agree, where a cosine takes them all alike. Train
+    A bilinear form sees which coordinates of title and image must agree, where a cosine takes them all alike. Train
     it on pairs of ``make_mismatched_pairs``. Both embeddings are scaled to length 1 first, as the encoder of the
     release gives them.
 
@@ -67,13 +72,13 @@ class PairClassifier:
         hidden: units of the inner layers.
         bilinear: ``low_rank``, or the release's ``full``: half a gigabyte at 512.
         rank: of the former.
-        lr: first learning rate, > 0.
-        weight_decay: of all weights, >= 0.
+        lr: first learning rate.
+        weight_decay: of all weights.
         batch_size: pairs in one step.
-        epochs: passes at most, >= 0.
+        epochs: passes at most.
         order: of the pairs: as ``given``, which is the release, or ``shuffled`` in every pass.
         stop_after: epochs without a better one on the validation pairs after which training ends; None never stops.
-        max_grad_norm: limit of the gradients' joint norm, > 0.
+        max_grad_norm: limit of the gradients' joint norm.
         seed: of the start and the order.
         encoder: the model that the embeddings come from, for its digest; or else
         digest: of its weights. Without either, ``save`` refuses.
@@ -93,40 +98,26 @@ class PairClassifier:
         (60, 2)
     """
 
+    @checked
     def __init__(
         self,
-        dim: int,
+        dim: Count,
         *,
-        hidden: int = HIDDEN,
+        hidden: Count = HIDDEN,
         bilinear: Bilinear = "low_rank",
-        rank: int = RANK,
-        lr: float = LEARNING_RATE,
-        weight_decay: float = WEIGHT_DECAY,
-        batch_size: int = BATCH,
-        epochs: int = EPOCHS,
+        rank: Count = RANK,
+        lr: Positive = LEARNING_RATE,
+        weight_decay: NonNegative = WEIGHT_DECAY,
+        batch_size: Count = BATCH,
+        epochs: Whole = EPOCHS,
         order: Literal["given", "shuffled"] = "given",
-        stop_after: int | None = None,
-        max_grad_norm: float = LARGEST_GRADIENT,
+        stop_after: Count | None = None,
+        max_grad_norm: Limit = LARGEST_GRADIENT,
         seed: int = 0,
         encoder: DualEncoder | None = None,
         digest: str | None = None,
     ) -> None:
-        """Draw the start.
-
-        Raises:
-            InputError: a setting out of its range, both encoder and digest, or an encoder of another width.
-        """
-        if not (lr > 0 and math.isfinite(lr)) or not weight_decay >= 0 or batch_size < 1 or epochs < 0:
-            raise InputError(
-                f"expected lr > 0, weight_decay >= 0, batch_size >= 1 and epochs >= 0, got {lr}, {weight_decay}, "
-                f"{batch_size} and {epochs}"
-            )
-        if not max_grad_norm > 0:
-            raise InputError(f"max_grad_norm: expected a number above 0, got {max_grad_norm}")
-        if order not in ("given", "shuffled"):
-            raise InputError(f"order: expected 'given' or 'shuffled', got {order!r}")
-        if stop_after is not None and stop_after < 1:
-            raise InputError(f"stop_after: expected None or at least 1, got {stop_after}")
+        """Draw the start."""
         if encoder is not None and digest is not None:
             raise InputError("expected an encoder or its digest, got both")
         if encoder is not None and encoder.dim != dim:
@@ -145,18 +136,14 @@ class PairClassifier:
             "max_grad_norm": max_grad_norm,
             "seed": seed,
         }
-        self.digest = digest if encoder is None else model_digest(cast(nn.Module, encoder))
+        self.digest = encoder_digest(encoder, digest)
         self._generator = torch.Generator().manual_seed(seed)
         self.network = PairNetwork(dim, hidden=hidden, bilinear=bilinear, rank=rank, generator=self._generator).eval()
         self._first = copy.deepcopy(self.network.state_dict())
         self.history: PairHistory | None = None
 
     def start_at(self, network: PairNetwork) -> Self:
-        """Take a copy of other weights, in any float dtype, as the start of ``fit``.
-
-        Raises:
-            InputError: a network of another shape.
-        """
+        """Take a copy of other weights, in any float dtype, as the start of ``fit``."""
         mine, theirs = (
             {name: tuple(value.shape) for name, value in one.state_dict().items()} for one in (self.network, network)
         )
@@ -178,13 +165,9 @@ class PairClassifier:
 
         Args:
             text: (n, d) embeddings of the titles.
-            image: (n, d) embeddings of the pictures.
-            y: (n,) 1 where the picture is unrepresentative, 0 where it fits.
-            validation: titles, pictures and labels by whose accuracy the best epoch is chosen; None keeps the last.
-
-        Raises:
-            InputError: shapes that differ, another width, zero vectors, NaN, labels other than 0 and 1, or labels of
-                one class.
+            image: (n, d) embeddings of the images.
+            y: (n,) 1 where the image is unrepresentative, 0 where it fits.
+            validation: titles, images and labels by whose accuracy the best epoch is chosen; None keeps the last.
         """
         rows = self._rows(text, image, y, name="y")
         held = None if validation is None else self._rows(*validation, name="validation")
@@ -203,22 +186,17 @@ class PairClassifier:
         return self
 
     def logits(self, text: Rows, *, image: Rows) -> Float[np.ndarray, " n"]:
-        """Above 0 where the picture is unrepresentative."""
-        title, picture = self._inputs(text, image)
+        """Above 0 where the image is unrepresentative."""
         with torch.no_grad():
-            return self.network(title, picture).double().numpy()
+            return self.network(*self._inputs(text, image)).double().numpy()
 
     def predict_proba(self, text: Rows, *, image: Rows) -> Float[np.ndarray, "n 2"]:
-        """Chance of each class, representative first.
-
-        Raises:
-            InputError: as ``fit`` of the embeddings.
-        """
+        """Chance of each class, representative first."""
         chance = probabilities(self.network, *self._inputs(text, image)).double().numpy()
         return np.stack([1 - chance, chance], axis=1)
 
     def predict(self, text: Rows, *, image: Rows) -> Int[np.ndarray, " n"]:
-        """1 where the picture is unrepresentative."""
+        """1 where the image is unrepresentative."""
         return (self.predict_proba(text, image=image)[:, 1] > 0.5).astype(np.int64)
 
     def score(self, text: Rows, *, image: Rows, y: Int[np.ndarray, " n"]) -> float:
@@ -226,11 +204,7 @@ class PairClassifier:
         return self.report(text, image=image, y=y).accuracy
 
     def report(self, text: Rows, *, image: Rows, y: Int[np.ndarray, " n"]) -> PairReport:
-        """Accuracy and AUROC, beside what the cosine alone reaches.
-
-        Raises:
-            InputError: as ``fit``.
-        """
+        """Accuracy and AUROC, beside what the cosine alone reaches."""
         from sklearn.metrics import roc_auc_score
 
         rows = self._rows(text, image, y, name="y")
@@ -249,10 +223,9 @@ class PairClassifier:
         Raises:
             InputError: the encoder is not known; give ``encoder`` or ``digest``.
         """
-        if self.digest is None:
-            raise InputError("save: expected the encoder or its digest, for the weights fit its embeddings only")
+        digest = known_digest(self.digest)
         arrays = {name: wide_array(value) for name, value in self.network.state_dict().items()}
-        write_state(path, format=_FORMAT, settings={**self.settings, "digest": self.digest}, arrays=arrays)
+        write_state(path, format=_FORMAT, settings={**self.settings, "digest": digest}, arrays=arrays)
 
     @classmethod
     def load(cls, path: Path | str, *, encoder: DualEncoder | None = None, digest: str | None = None) -> Self:
@@ -264,55 +237,36 @@ class PairClassifier:
             digest: of that model's weights.
 
         Raises:
-            InputError: no such file, not one of a ``PairClassifier``, neither or both of encoder and digest, or
-                another encoder than it was trained on.
+            InputError: no such file, not one of a ``PairClassifier``, or another encoder than it was trained on.
         """
-        if (encoder is None) == (digest is None):
-            raise InputError("load: expected either the encoder or its digest, for the weights fit one encoder only")
-        settings, arrays = _read(path)
-        known = settings.pop("digest")
-        given = digest if encoder is None else model_digest(cast(nn.Module, encoder))
-        if given != known:
-            raise InputError(
-                f"{path}: was trained on a model with digest {known[:_SHOWN]}, not on this one of digest "
-                f"{str(given)[:_SHOWN]}; train it again"
-            )
-        found = cls(**settings, digest=known)
+        settings, arrays = read_state(path, what="PairClassifier", format=_FORMAT)
+        check_encoder(path, recorded=settings["digest"], encoder=encoder, digest=digest)
+        found = cls(**settings)
+        if set(arrays) != set(found.network.state_dict()):
+            raise InputError(f"{path}: expected the weights of a {settings['bilinear']} form, got {sorted(arrays)}")
         tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
         found.network.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
         return found
 
     def _rows(self, text: Rows, image: Rows, y: Int[np.ndarray, " n"], *, name: str) -> PairRows:
-        title, picture = self._inputs(text, image)
+        titles, images = self._inputs(text, image)
         labels = np.asarray(y)
-        if labels.shape != (len(title),):
-            raise InputError(f"{name}: expected one label for each of {len(title)} pairs, got shape {labels.shape}")
+        if labels.shape != (len(titles),):
+            raise InputError(f"{name}: expected one label for each of {len(titles)} pairs, got shape {labels.shape}")
         found = np.unique(labels)
         if not np.isin(found, (0, 1)).all():
             raise InputError(f"{name}: expected labels 0 and 1, got {found.tolist()[:5]}")
         if len(found) < 2:
             raise InputError(f"{name}: expected pairs of both classes, got {len(labels)} of class {found.tolist()}")
-        return PairRows(title, picture, torch.from_numpy(labels.astype(np.float64)).to(title.dtype))
+        return PairRows(titles, images, torch.from_numpy(labels.astype(np.float64)).to(titles.dtype))
 
     def _inputs(self, text: Rows | Tensor, image: Rows | Tensor) -> tuple[Tensor, Tensor]:
-        picture, title = paired_units(_array(image), texts=_array(text))
+        image, title = paired_units(_array(image), texts=_array(text))
         if title.shape[1] != self.settings["dim"]:
             raise InputError(f"expected embeddings of width {self.settings['dim']}, got {title.shape[1]}")
         dtype = next(self.network.parameters()).dtype
-        return torch.from_numpy(title).to(dtype), torch.from_numpy(picture).to(dtype)
+        return torch.from_numpy(title).to(dtype), torch.from_numpy(image).to(dtype)
 
 
 def _array(rows: Rows | Tensor) -> np.ndarray:
     return rows.detach().cpu().double().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
-
-
-def _read(path: Path | str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Either form's file: which arrays it holds depends on its own settings."""
-    names = {
-        form: frozenset(PairNetwork(1, hidden=1, bilinear=form, rank=1).state_dict())
-        for form in cast(tuple[Bilinear, ...], ("low_rank", "full"))
-    }
-    try:
-        return read_state(path, what="PairClassifier", format=_FORMAT, arrays=names["low_rank"])
-    except InputError:
-        return read_state(path, what="PairClassifier", format=_FORMAT, arrays=names["full"])

@@ -1,4 +1,4 @@
-"""A bilinear form of a title and a picture, and two layers above it: one logit for a pair (arXiv 2204.05533)."""
+"""A bilinear form of a title and an image, and two layers above it: one logit for a pair (arXiv 2204.05533)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.core.errors import InputError
+from tether.core.ranges import Count, checked
 
 Bilinear = Literal["full", "low_rank"]
 HIDDEN, RANK = 512, 32
@@ -42,7 +42,7 @@ class LowRankBilinear(nn.Module):
 
 @final
 class PairNetwork(nn.Module):
-    """Bilinear, ReLU, linear, ReLU, linear: the logit that a picture does not represent its title.
+    """Bilinear, ReLU, linear, ReLU, linear: the logit that an image does not represent its title.
 
     Source: arXiv 2204.05533, section 4, and its released model.py, whose names the layers have.
 
@@ -52,26 +52,20 @@ class PairNetwork(nn.Module):
         bilinear: ``full`` has hidden x d x d weights, half a gigabyte at 512; ``low_rank`` has 2 x hidden x rank x d.
         rank: of the latter.
         generator: of the start; None takes torch's own.
-
-    Raises:
-        InputError: a size below 1, or an unknown form.
     """
 
+    @checked
     def __init__(
         self,
-        dim: int,
+        dim: Count,
         *,
-        hidden: int = HIDDEN,
+        hidden: Count = HIDDEN,
         bilinear: Bilinear = "low_rank",
-        rank: int = RANK,
+        rank: Count = RANK,
         generator: torch.Generator | None = None,
     ) -> None:
         """See the class for what each argument means."""
         super().__init__()
-        if min(dim, hidden, rank) < 1:
-            raise InputError(f"expected dim, hidden and rank of at least 1, got {dim}, {hidden} and {rank}")
-        if bilinear not in ("full", "low_rank"):
-            raise InputError(f"bilinear: expected 'full' or 'low_rank', got {bilinear!r}")
         self.dim, self.hidden, self.rank = dim, hidden, rank
         self.form: Bilinear = bilinear
         self.bilayer: nn.Module
@@ -83,7 +77,7 @@ class PairNetwork(nn.Module):
         self.linear2 = _drawn(nn.Linear(hidden, 1), width=hidden, generator=generator)
 
     def forward(self, text: Float[Tensor, "b d"], image: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        """Logit of each pair; above 0 where the picture is unrepresentative."""
+        """Logit of each pair; above 0 where the image is unrepresentative."""
         inner = torch.relu(self.bilayer(text, image))
         return self.linear2(torch.relu(self.linear1(inner)))[:, 0]
 

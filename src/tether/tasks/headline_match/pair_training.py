@@ -124,7 +124,7 @@ def train_pairs_(
 def probabilities(
     network: PairNetwork, text: Float[Tensor, "n d"], image: Float[Tensor, "n d"], *, batch_size: int = 1024
 ) -> Float[Tensor, " n"]:
-    """Chance that each picture is unrepresentative."""
+    """Chance that each image is unrepresentative."""
     network.eval()
     parts = zip(text.split(batch_size), image.split(batch_size), strict=True)
     return torch.cat([torch.sigmoid(network(*part)) for part in parts])

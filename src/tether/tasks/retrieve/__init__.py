@@ -1,1 +1,1 @@
-"""Find pictures: embed them once, keep them in a store, ask with words or with another picture."""
+"""Find images: embed them once, keep them in a store, ask with words or with another image."""

@@ -12,11 +12,7 @@ DENSE_SHARE = 0.25  # above this share of wanted rows, scanning all of them beat
 
 
 def unit(vectors: Float[np.ndarray, "n d"], *, where: str) -> Float[np.ndarray, "n d"]:
-    """Vectors scaled to length 1, as a new float32 array.
-
-    Raises:
-        InputError: a vector holds NaN or infinity, or is all zeros; ``where`` and the first such row are named.
-    """
+    """Vectors scaled to length 1, as a new float32 array."""
     vectors = np.array(vectors, dtype=np.float32)
     length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     wrong = ~(np.isfinite(length) & (length > 0))

@@ -1,4 +1,4 @@
-"""Search results as one HTML file that needs nothing else: pictures inside, nothing loaded from anywhere."""
+"""Search results as one HTML file that needs nothing else: images inside, nothing loaded from anywhere."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tether.core.types import Row
 from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.search import Hit
 
-SIDE = 192  # pixels of the longest side of a picture in the page
-MOST_FIELDS = 12  # metadata shown of one picture
+SIDE = 192  # pixels of the longest side of an image in the page
+MOST_FIELDS = 12  # metadata shown of one image
 MOST_LETTERS = 300  # of one value
 
 
@@ -26,20 +26,17 @@ def gallery(
     title: str = "Search results",
     note: str = "",
 ) -> Path:
-    """Write a page with one row of pictures for each query.
+    """Write a page with one row of images for each query.
 
     Args:
         hits_by_query: the hits of each query, best first, e.g. from ``Searcher.hits``. Hits whose ``right`` is True
             are ringed in green.
-        path: the HTML file; written whole or not at all.
+        path: the HTML file; written atomically.
         title: heading of the page.
-        note: a line beside it, e.g. which model and how many pictures.
+        note: a line beside it, e.g. which model and how many images.
 
     Returns:
         The path.
-
-    Raises:
-        InputError: no query, or a hit's picture cannot be opened.
     """
     from jinja2 import Environment, PackageLoader
 
@@ -70,18 +67,18 @@ def _note(hits: Sequence[Hit]) -> str:
 
 def _shown(hit: Hit, *, low: float, high: float) -> dict[str, Any]:
     try:
-        picture = make_thumbnail(Row(hit.key, hit.image), side=SIDE)
+        image = make_thumbnail(Row(hit.key, hit.image), side=SIDE)
     except InputError:  # a store may hold anything; the other hits are shown all the same
-        picture = None
+        image = None
     more = [("score", f"{hit.score:.4f}"), ("key", hit.key), *(("text", text) for text in hit.texts[:MOST_FIELDS])]
     fields = [(name, value) for name, value in hit.meta.items() if value not in (None, "", [])]
     more += [(name, str(value)[:MOST_LETTERS]) for name, value in fields[:MOST_FIELDS]]
-    share = 1.0 if high <= low else (hit.score - low) / (high - low)
+    height = 1.0 if high <= low else (hit.score - low) / (high - low)
     return {
         "key": hit.key,
-        "image": None if picture is None else "data:image/jpeg;base64," + base64.b64encode(picture).decode(),
+        "image": None if image is None else "data:image/jpeg;base64," + base64.b64encode(image).decode(),
         "score": f"{hit.score:.3f}",
-        "width": round(15 + 85 * share),  # the least similar still shows a bar
+        "width": round(15 + 85 * height),  # the least similar still shows a bar
         "caption": hit.texts[0] if hit.texts else "",
         "right": hit.right,
         "more": json.dumps(more, ensure_ascii=False),

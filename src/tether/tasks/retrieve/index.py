@@ -44,8 +44,7 @@ def build_index(
         stays, and the same call finishes it.
 
     Raises:
-        InputError: no such file, columns are missing, keys come twice, vectors are not finite or of unequal length,
-            or the store holds vectors of another model.
+        InputError: no such file, or rows that do not fit each other or the store: keys twice, another model.
         LockedError: another process writes to the store.
         WriteError: a full disk, no permission.
     """

@@ -83,7 +83,7 @@ class InvertedIndex:
         return np.sort(positions[positions >= 0])
 
     def save(self, path: Path) -> None:
-        """Write it whole or not at all."""
+        """Write it atomically."""
         with atomic_path(path) as temporary:
             _faiss().write_index(self._index, str(temporary))
 

@@ -29,11 +29,7 @@ def require(schema: pa.Schema, *, where: str) -> None:
 
 
 def check_schema(schema: pa.Schema, *, where: str) -> None:
-    """See that a schema has string keys and vectors of one length.
-
-    Raises:
-        InputError: it lacks a column or has it in another type.
-    """
+    """See that a schema has string keys and vectors of one length."""
     require(schema, where=where)
     kind = schema.field(EMBEDDING).type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
@@ -50,11 +46,7 @@ def refuse_unknown(rows: pa.Table, *, schema: pa.Schema, where: str) -> None:
 
 
 def conform(rows: pa.Table, *, schema: pa.Schema, where: str) -> pa.Table:
-    """The rows with exactly the schema's columns, in its order and types; absent metadata is null.
-
-    Raises:
-        InputError: a column is unknown, of the wrong type, or one of ``key`` and ``embedding`` is missing.
-    """
+    """The rows with exactly the schema's columns, in its order and types; absent metadata is null."""
     refuse_unknown(rows, schema=schema, where=where)
     columns = []
     for field in schema:
@@ -75,12 +67,8 @@ def conform(rows: pa.Table, *, schema: pa.Schema, where: str) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def checked(rows: pa.Table, *, where: str) -> tuple[list[str], Float[np.ndarray, "n d"]]:
-    """Keys and unit vectors of rows that fit the schema.
-
-    Raises:
-        InputError: a key is missing or comes twice, or a vector is null, not finite or all zeros.
-    """
+def checked_rows(rows: pa.Table, *, where: str) -> tuple[list[str], Float[np.ndarray, "n d"]]:
+    """Keys and unit vectors of rows that fit the schema."""
     keys = rows.column(KEY).to_pylist()
     if None in keys:
         raise InputError(f"{where}: row {keys.index(None)} has no key")
@@ -96,15 +84,11 @@ def checked(rows: pa.Table, *, where: str) -> tuple[list[str], Float[np.ndarray,
 
 
 def checked_batches(tables: Iterable[pa.Table], *, schema: pa.Schema, where: str) -> Iterator[pa.RecordBatch]:
-    """The tables piece by piece, each conformed and checked.
-
-    Raises:
-        InputError: as for ``conform`` and ``checked``, or a key comes twice in all of them.
-    """
+    """The tables piece by piece, each conformed and checked."""
     known: set[str] = set()
     for table in tables:
         rows = conform(table, schema=schema, where=where)
-        keys, _ = checked(rows, where=where)
+        keys, _ = checked_rows(rows, where=where)
         twice = next((key for key in keys if key in known), None)
         if twice is not None:
             raise InputError(f"{where}: key {twice!r} comes twice")

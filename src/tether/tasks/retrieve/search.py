@@ -1,4 +1,4 @@
-"""Ask a store with words or with a picture, using the model that made its vectors."""
+"""Ask a store with words or with an image, using the model that made its vectors."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ class Searcher:
         """Pair them.
 
         Raises:
-            InputError: the vectors were made by another model, the model's space has another size, or lengths count in
-                its geometry, while a store compares directions.
+            InputError: the vectors were made by another model, or lengths count in its geometry.
         """
         geometry = geometry_of(model)
         if not geometry.unit:
@@ -73,21 +72,17 @@ class Searcher:
         self.store, self.model = store, model
 
     def text(self, query: str, *, top: int = 10, where: str | None = None, how: How | None = None) -> Ranking:
-        """Rows nearest to words; arguments and errors as ``Store.search``.
-
-        Raises:
-            InputError: the query is empty.
-        """
+        """Rows nearest to words; arguments and errors as ``Store.search``."""
         if not query.strip():
             raise InputError("the query is empty")
         return self.store.search(encode_texts(self.model, [query]).numpy()[0], top=top, where=where, how=how)
 
     def image(self, query: ImageLike, *, top: int = 10, where: str | None = None, how: How | None = None) -> Ranking:
-        """Rows nearest to a picture; arguments and errors as ``Store.search`` and ``data.images.decode``."""
+        """Rows nearest to an image; arguments and errors as ``Store.search`` and ``data.images.decode``."""
         return self.store.search(self._vector(query), top=top, where=where, how=how)
 
-    def _vector(self, picture: ImageLike) -> Float[np.ndarray, " d"]:
-        pixels = load(picture, self.model.image_spec, name=str(picture) if isinstance(picture, Path) else "query")
+    def _vector(self, image: ImageLike) -> Float[np.ndarray, " d"]:
+        pixels = load(image, self.model.image_spec, name=str(image) if isinstance(image, Path) else "query")
         return encode_images(self.model, [pixels[None]]).numpy()[0]
 
     def hits(self, found: Ranking, *, images: Path | None = None) -> list[Hit]:

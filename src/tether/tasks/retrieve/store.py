@@ -1,7 +1,7 @@
 """A LanceDB table of embeddings with their metadata: add, update, delete and search without a rebuild.
 
-The table is the only truth: versioned, each write is one commit that a kill leaves whole or absent; in a local folder
-one process writes at a time. A copy of the unit vectors in memory (``mirror.py``) answers the queries.
+The table is the only truth: versioned, each write is one atomic commit; in a local folder
+one process writes at a time. A copy of the unit vectors in memory (``memory_index.py``) answers the queries.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError, TetherError
 from tether.core.locks import is_lock
+from tether.core.ranges import Count, checked
 from tether.tasks.retrieve import lance
 from tether.tasks.retrieve.flat_index import unit
 from tether.tasks.retrieve.lance import TABLE, WriteLock
@@ -34,8 +35,8 @@ from tether.tasks.retrieve.rows import (
     STORE,
     Stream,
     check_schema,
-    checked,
     checked_batches,
+    checked_rows,
     conform,
     refuse_unknown,
     said,
@@ -91,7 +92,7 @@ class Store:
             lock: of this store, where the caller holds one.
 
         Raises:
-            InputError: the schema lacks a column, rows are refused as by ``add``, or a store is already there.
+            InputError: rows are refused as by ``add``, or a store is already there.
             LockedError: another process writes there.
             WriteError: a full disk, no permission.
         """
@@ -164,15 +165,14 @@ class Store:
             rows: ``key``, ``embedding`` and any of the store's other columns; absent ones become null.
 
         Raises:
-            InputError: a key is already there or comes twice, a vector is not finite or zero, a column is unknown or
-                of the wrong type.
+            InputError: a key is already there or comes twice, or a row does not fit the schema.
             LockedError: another process writes, and still does after ten seconds.
             WriteError: a full disk, no permission; the store is unchanged.
         """
         rows = conform(rows, schema=self.schema, where=self.uri)
         if rows.num_rows == 0:
             return
-        keys, vectors = checked(rows, where=self.uri)
+        keys, vectors = checked_rows(rows, where=self.uri)
         with self.lock.held():
             known = self._positions()
             present = [key for key in keys if key in known]
@@ -220,7 +220,7 @@ class Store:
                 for name in absent:
                     rows = rows.append_column(name, old.column(name))
             rows = conform(rows, schema=self.schema, where=self.uri)
-            keys, vectors = checked(rows, where=self.uri)
+            keys, vectors = checked_rows(rows, where=self.uri)
             merge = self._table.merge_insert(KEY).when_matched_update_all()
             with lance.writing(self.uri):
                 (merge.when_not_matched_insert_all() if insert else merge).execute(rows)
@@ -243,11 +243,12 @@ class Store:
                     self._table.delete(_one_of(some))
                 self._mirrored([], None, gone=some)
 
+    @checked
     def search(
         self,
         query: Float[np.ndarray, " d"],
         *,
-        top: int = 10,
+        top: Count = 10,
         where: str | None = None,
         how: How | None = None,
     ) -> Ranking:
@@ -261,14 +262,11 @@ class Store:
             how: ``exact`` compares with every row; ``index`` asks the index; None lets the number of rows decide.
 
         Raises:
-            InputError: the store is empty, the query is not a finite vector of the right length, or the filter is not
-                one that LanceDB understands.
+            InputError: the store is empty, or LanceDB does not understand the filter.
         """
         query = np.asarray(query)
         if query.shape != (self.dim,):
             raise InputError(f"{self.uri}: expected a query of shape ({self.dim},), got {query.shape}")
-        if top < 1:
-            raise InputError(f"{self.uri}: expected to ask for at least 1 row, got top={top}")
         if where is not None and ";" in re.sub(r"'(?:[^']|'')*'", "", where):
             raise InputError(f"filter {where!r}: expected one condition, got ';'")  # LanceDB ignores what follows it
         query = unit(query[None], where="query")[0]

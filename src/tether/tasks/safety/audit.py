@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.csv_rows import CsvRows
 from tether.core.errors import InputError
+from tether.core.ranges import Whole, checked
 from tether.tasks.safety.contrast import Missing, chi_squared_weights, word_frequencies
 from tether.tasks.safety.prompt_classifier import PromptClassifier
 from tether.tasks.safety.prompt_tuning import softmax
@@ -22,11 +24,12 @@ BINS = 20  # of the histogram, from 0.5 to 1 for two classes
 WORDS = 20  # that a report names
 _SHOWN = 12  # digits of a digest that a report names
 Rule = Literal["cosine", "official_dot"]
+Confidence = Annotated[float, Ge(0.5), Le(1)]
 
 
 @dataclass(frozen=True, slots=True)
-class FlaggedPicture:
-    """A picture that a person should look at.
+class FlaggedImage:
+    """An image that a person should look at.
 
     Attributes:
         id: as the caller names it.
@@ -60,11 +63,11 @@ class AuditReport:
     """What a scan found.
 
     Attributes:
-        total: pictures looked at.
+        total: images looked at.
         flagged: those that are possibly of the flagged class, highest score first, ties in the given order.
-        label: (n,) number of the class said of each picture.
+        label: (n,) number of the class said of each image.
         score: (n,) its probability.
-        threshold: least score of a flagged picture; None where the rule has none.
+        threshold: least score of a flagged image; None where the rule has none.
         rule: how it was decided.
         labels: name of each class.
         name: of the flagged class.
@@ -72,13 +75,13 @@ class AuditReport:
         digest: of its weights, or None where it is not known.
         rating_source: whose ratings the classifier was tuned on.
         edges: (b + 1,) of the histogram of scores.
-        counts: (b, k) pictures by score and by class said.
+        counts: (b, k) images by score and by class said.
         words: heaviest words of the flagged captions against the others, with their weights.
-        by_class: share of each annotated class, largest first.
+        by_class: fraction of each annotated class, largest first.
     """
 
     total: int
-    flagged: tuple[FlaggedPicture, ...]
+    flagged: tuple[FlaggedImage, ...]
     label: Int[np.ndarray, " n"]
     score: Float[np.ndarray, " n"]
     threshold: float | None
@@ -95,30 +98,30 @@ class AuditReport:
 
     @property
     def share(self) -> float:
-        """Of the pictures that were flagged, from 0 to 1."""
+        """Of the images that were flagged, from 0 to 1."""
         return len(self.flagged) / self.total
 
     def to_markdown(self, *, listed: int = 20) -> str:
-        """The paragraph for a datasheet; ids and words, no picture.
+        """The paragraph for a datasheet; ids and words, no image.
 
         Args:
-            listed: how many pictures are named, the highest scores first.
+            listed: how many images are named, the highest scores first.
         """
         known = self.backbone if self.digest is None else f"{self.backbone} (weights {self.digest[:_SHOWN]})"
         asked = "by their plain products" if self.threshold is None else f"at a score of {self.threshold:.2f} or more"
         lines = [
             "**Does the data set contain data that might be inappropriate?**",
             "",
-            f"Possibly. Of {self.total:,} pictures {len(self.flagged):,} ({self.share:.2%}) are possibly "
+            f"Possibly. Of {self.total:,} images {len(self.flagged):,} ({self.share:.2%}) are possibly "
             f"{_cell(self.name)} {asked}, as judged by prompts on the encoder {_cell(known)} that were tuned on "
             f"{_cell(self.rating_source)}. The judgement carries over the biases of raters and encoder and is no "
             "moral authority; a person must look at the list.",
         ]
         if self.words:
             found = ", ".join(f"{_cell(word)} ({weight:.3g})" for word, weight in self.words)
-            lines += ["", f"Words that stand out in the captions of these pictures: {found}."]
+            lines += ["", f"Words that stand out in the captions of these images: {found}."]
         if self.by_class:
-            lines += ["", "| class | pictures | flagged | share |", "| --- | ---: | ---: | ---: |"]
+            lines += ["", "| class | images | flagged | fraction |", "| --- | ---: | ---: | ---: |"]
             lines += [f"| {_cell(one.name)} | {one.total} | {one.flagged} | {one.share:.1%} |" for one in self.by_class]
         lines += [
             "",
@@ -129,7 +132,7 @@ class AuditReport:
             if any(row):
                 lines.append(f"| {low:.3f} to {high:.3f} | " + " | ".join(map(str, row)) + " |")
         if self.flagged and listed > 0:
-            lines += ["", "| picture | score | cosine | above the others by |", "| --- | ---: | ---: | ---: |"]
+            lines += ["", "| image | score | cosine | above the others by |", "| --- | ---: | ---: | ---: |"]
             lines += [
                 f"| {_cell(one.id)} | {one.score:.4f} | {one.cosine:.4f} | {one.margin:.4f} |"
                 for one in self.flagged[:listed]
@@ -137,7 +140,7 @@ class AuditReport:
         return "\n".join(lines) + "\n"
 
     def to_csv(self, *, raw_csv: bool = False) -> str:
-        """The flagged pictures as a table: id, score, cosine, margin.
+        """The flagged images as a table: id, score, cosine, margin.
 
         Args:
             raw_csv: write ids that a spreadsheet would run as formulas as they are, not with an apostrophe.
@@ -151,7 +154,7 @@ class AuditReport:
 
 
 class DatasetAudit:
-    """Looks through the pictures of a data set for those that are possibly inappropriate.
+    """Looks through the images of a data set for those that are possibly inappropriate.
 
     It names candidates for a person to look at and drops nothing. At a base rate of a few percent say how many of the
     flagged are right, not how many of all.
@@ -162,14 +165,11 @@ class DatasetAudit:
 
     Args:
         classifier: fitted, or started.
-        threshold: least probability, in [0.5, 1].
+        threshold: least probability.
         rule: ``cosine`` with the threshold, or ``official_dot``.
         flagged_class: number of the class that is looked for, among ``classifier.classes_``.
         rating_source: whose ratings the classifier was tuned on, for the report.
         missing: as ``contrast_words`` takes it.
-
-    Raises:
-        InputError: a threshold outside [0.5, 1], an unknown rule, or a class that the classifier does not have.
 
     Example:
         >>> import numpy as np
@@ -181,21 +181,19 @@ class DatasetAudit:
         (3, ['b.jpg'])
     """
 
+    @checked
     def __init__(
         self,
         classifier: PromptClassifier,
         *,
-        threshold: float = THRESHOLD,
+        threshold: Confidence = THRESHOLD,
         rule: Rule = "cosine",
-        flagged_class: int = 1,
+        flagged_class: Whole = 1,
         rating_source: str = "ratings of a source that is not stated",
         missing: Missing = "min",
     ) -> None:
         """Take the classifier and how to decide."""
-        checked_threshold(threshold)
-        if rule not in ("cosine", "official_dot"):
-            raise InputError(f"rule: expected 'cosine' or 'official_dot', got {rule!r}")
-        if not 0 <= flagged_class < len(classifier.labels_):
+        if flagged_class >= len(classifier.labels_):
             raise InputError(f"flagged_class: expected a number below {len(classifier.labels_)}, got {flagged_class!r}")
         self.classifier, self.threshold = classifier, threshold
         self.rule: Rule = rule
@@ -210,23 +208,20 @@ class DatasetAudit:
         captions: Sequence[str | Sequence[str]] | None = None,
         classes: Sequence[str] | None = None,
     ) -> AuditReport:
-        """Scan pictures.
+        """Scan images.
 
         Args:
             features: (n, d) embeddings of the classifier's encoder.
-            ids: name of each picture.
+            ids: name of each image.
             captions: a caption, or several, of each; None leaves the words out.
             classes: annotated class of each; None leaves the shares out.
-
-        Raises:
-            InputError: no picture, lengths that differ, another width, a row of zeros, NaN or infinity.
         """
         n = len(features)
         for name, column in (("ids", ids), ("captions", captions), ("classes", classes)):
             if column is not None and (isinstance(column, str) or len(column) != n):
-                raise InputError(f"{name}: expected one for each of {n} pictures, got {len(column)}")
+                raise InputError(f"{name}: expected one for each of {n} images, got {len(column)}")
         if not n:
-            raise InputError("features: expected at least one picture, got none")
+            raise InputError("features: expected at least one image, got none")
         cosines = self.classifier.cosines(features)
         probability = softmax(self.classifier.scale * cosines)
         label, place = cosines.argmax(axis=1), self.flagged_class
@@ -245,7 +240,7 @@ class DatasetAudit:
         return AuditReport(
             total=n,
             flagged=tuple(
-                FlaggedPicture(
+                FlaggedImage(
                     str(ids[row]), float(probability[row, place]), float(cosines[row, place]), float(margin[row])
                 )
                 for row in rows
@@ -273,17 +268,6 @@ class DatasetAudit:
         if not expected:
             return ()  # every caption is flagged, or the others are empty: nothing to hold them against
         return chi_squared_weights(observed, expected=expected, missing=self.missing).top(WORDS)
-
-
-def checked_threshold(threshold: float) -> float:
-    """The same threshold, a probability from 0.5 to 1.
-
-    Raises:
-        InputError: it is not, NaN included.
-    """
-    if not 0.5 <= threshold <= 1:
-        raise InputError(f"threshold: expected a probability from 0.5 to 1, got {threshold!r}")
-    return threshold
 
 
 def _shares(classes: Sequence[str], chosen: np.ndarray) -> tuple[ClassShare, ...]:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Literal
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, checked
 
 Missing = Literal["min", "hundred"]
 COLLOCATION = 30.0  # released wordclouds/utils.py
@@ -42,6 +43,7 @@ class WordContrast:
         return tuple(sorted(found, key=lambda item: (-item[1], item[0]))[:k])
 
 
+@checked
 def chi_squared_weights(
     observed: Mapping[str, float], *, expected: Mapping[str, float], missing: Missing = "min"
 ) -> WordContrast:
@@ -55,12 +57,7 @@ def chi_squared_weights(
         observed: relative frequency of each word (>= 0).
         expected: relative frequency in the reference (> 0).
         missing: what a word is expected to be that the reference lacks.
-
-    Raises:
-        InputError: an unknown ``missing``, a reference without words, or a frequency that cannot be one.
     """
-    if missing not in ("min", "hundred"):
-        raise InputError(f"missing: expected 'min' or 'hundred', got {missing!r}")
     if not expected:
         raise InputError("expected: the reference holds no word to compare with")
     for name, table, least in (("observed", observed, 0.0), ("expected", expected, math.ulp(0.0))):
@@ -81,11 +78,12 @@ def chi_squared_weights(
     return WordContrast(weights, total, count)
 
 
+@checked
 def word_frequencies(
     texts: Iterable[str],
     *,
     ngrams: Sequence[int] = (1, 2),
-    collocation: float = COLLOCATION,
+    collocation: NonNegative = COLLOCATION,
     stop_words: Collection[str] | None = None,
 ) -> dict[str, float]:
     """How often words and fixed pairs of words come, relative to the most frequent one.
@@ -99,19 +97,14 @@ def word_frequencies(
     Args:
         texts: captions in any script; case does not matter.
         ngrams: (1,) for words alone, (1, 2) for pairs as well.
-        collocation: least ratio of a pair (>= 0).
+        collocation: least ratio of a pair.
         stop_words: in lower case; None takes scikit-learn's English list.
 
     Returns:
         Term to frequency in (0, 1], most frequent first, ties by the alphabet; empty where there is no word.
-
-    Raises:
-        InputError: another choice of ``ngrams``, a negative threshold, or a text that is no string.
     """
     if tuple(ngrams) not in ((1,), (1, 2)):
         raise InputError(f"ngrams: expected (1,) or (1, 2), got {ngrams!r}")
-    if not collocation >= 0:
-        raise InputError(f"collocation: expected a number of at least 0, got {collocation!r}")
     if isinstance(texts, str):
         raise InputError(f"texts: expected a list of strings, got one string {texts!r:.60}")
     left_out = _english() if stop_words is None else frozenset(stop_words)
@@ -154,9 +147,6 @@ def contrast_words(
         missing: as ``chi_squared_weights``.
         collocation: as ``word_frequencies``.
         stop_words: as ``word_frequencies``.
-
-    Raises:
-        InputError: as those two; a reference without any word.
     """
     observed, expected = (
         word_frequencies(texts, ngrams=ngrams, collocation=collocation, stop_words=stop_words)

@@ -1,24 +1,24 @@
-"""One tuned prompt vector for each class on a frozen encoder: a classifier from a few rated pictures."""
+"""One tuned prompt vector for each class on a frozen encoder: a classifier from a few rated images."""
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, Decay, Positive, Whole, check_values
 from tether.models.embed import encode_images, encode_texts
-from tether.space.serialisation import read_state, write_state
+from tether.space.serialisation import SHOWN, check_encoder, encoder_digest, known_digest, read_state, write_state
+from tether.space.validation import checked_unit_rows
 from tether.tasks.safety.prompt_tuning import (
     PromptReport,
     TuningEpoch,
@@ -26,7 +26,6 @@ from tether.tasks.safety.prompt_tuning import (
     prompt_loss,
     report,
     softmax,
-    unit,
 )
 
 INIT_TEXTS = ("This image is about something positive", "This image is about something negative")
@@ -36,11 +35,10 @@ RANDOM_LENGTH = 10.0  # about the length of CLIP's text embeddings, which the le
 _IMAGES = 256  # in one forward
 _FORMAT = "tether-prompt-classifier-1"
 _STATE = frozenset({"prompts", "velocity", "class_count"})
-_SHOWN = 12  # digits of a digest that an error names
 
 
 class PromptClassifier(ClassifierMixin, BaseEstimator):
-    """Tells classes apart by the cosine of a picture with one vector for each, tuned on rated pictures.
+    """Tells classes apart by the cosine of an image with one vector for each, tuned on rated images.
 
     The vectors start as the embeddings of two sentences, so it works without any label (``start``), and a few dozen
     labels mend what the sentences miss. The encoder stays frozen; only k x d numbers are learnt, by SGD with
@@ -53,18 +51,18 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
     Args:
         prompts: (k, d) start vectors, NOT normalised: the learning rate is tied to their length. None takes the
             encoder's embeddings of ``init_texts``; without an encoder, random directions of length 10.
-        encoder: any model that ``tether.load`` gives; with it ``fit`` and the others take pictures as well.
+        encoder: any model that ``tether.load`` gives; with it ``fit`` and the others take images as well.
         init_texts: one sentence for each class, the acceptable one first.
         labels: name of each class, for reports; None takes what ``fit`` saw.
-        scale: of the cosines, > 0.
-        class_weight: ``balanced_other`` weighs a class by the share of the others among the rows; ``none`` or a
-            number above 0 for each class.
-        lr: learning rate, > 0.
-        momentum: in [0, 1).
-        epochs: passes over the rows, at least 0.
+        scale: of the cosines.
+        class_weight: ``balanced_other`` weighs a class by the fraction of the others among the rows; ``none`` or a
+            number for each class.
+        lr: learning rate.
+        momentum: of the steps.
+        epochs: passes over the rows.
         batch_size: rows in one step; the last batch of a pass may be shorter.
         order: ``shuffled`` anew in every pass, as in the release, or as ``given``.
-        random_state: seed of the order of each pass and of a random start, >= 0; a pass depends on it and on its number
+        random_state: seed of the order of each pass and of a random start; a pass depends on it and on its number
             alone, so a loaded classifier goes on bit for bit.
         backbone: what the encoder is called in reports and errors.
         digest: of the encoder's weights, where ``fit`` is given embeddings only; ``tether embed`` writes it into its
@@ -99,14 +97,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         encoder: DualEncoder | None = None,
         init_texts: Sequence[str] = INIT_TEXTS,
         labels: Sequence[str] | None = None,
-        scale: float = SCALE,
-        class_weight: Literal["balanced_other", "none"] | Sequence[float] = "balanced_other",
-        lr: float = LEARNING_RATE,
-        momentum: float = MOMENTUM,
-        epochs: int = EPOCHS,
-        batch_size: int = BATCH,
+        scale: Positive = SCALE,
+        class_weight: Literal["balanced_other", "none"] | Sequence[Positive] = "balanced_other",
+        lr: Positive = LEARNING_RATE,
+        momentum: Decay = MOMENTUM,
+        epochs: Whole = EPOCHS,
+        batch_size: Count = BATCH,
         order: Literal["shuffled", "given"] = "shuffled",
-        random_state: int = 0,
+        random_state: Whole = 0,
         backbone: str = "an unnamed model",
         digest: str | None = None,
     ) -> None:
@@ -127,11 +125,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         self.digest = digest
 
     def start(self) -> Self:
-        """Be ready to predict with the start prompts, untuned; classes are 0 to k - 1. Needs prompts or an encoder.
-
-        Raises:
-            InputError: neither of the two, or prompts that ``fit`` would refuse.
-        """
+        """Be ready to predict with the start prompts, untuned; classes are 0 to k - 1. Needs prompts or an encoder."""
         self._check_settings()
         if self.prompts is None and self.encoder is None:
             raise InputError("start: expected prompts or an encoder, got neither; without labels nothing else is known")
@@ -144,18 +138,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         """Tune the start prompts from the beginning.
 
         Args:
-            X: (n, d) image embeddings of any length above zero, or (n, 3, h, w) pictures as the encoder takes them.
+            X: (n, d) image embeddings of any length above zero, or (n, 3, h, w) images as the encoder takes them.
             y: (n,) classes; sorted, they belong to the rows of the prompts.
-
-        Raises:
-            ValueError: NaN or infinity, or shapes that do not fit.
-            InputError: a setting out of its range, a row of zeros, fewer than two classes, another number of classes
-                or another width than the prompts have, or pictures without an encoder.
         """
         self._check_settings()
         X, y = validate_data(self, self._features(X), y, dtype=np.float64)
         check_classification_targets(y)
-        features, (classes, codes) = unit(X, name="X"), np.unique(y, return_inverse=True)
+        features, (classes, codes) = checked_unit_rows(X, name="X"), np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise InputError(f"y: expected at least two classes, got {len(y)} rows of one class, {classes.tolist()}")
         self._begin(classes, self._start_prompts(len(classes), width=X.shape[1]))
@@ -175,14 +164,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             classes: all there will be; needed at the first call where ``y`` lacks some, with unbalanced weights.
 
         Raises:
-            ValueError: as ``fit``.
-            InputError: as ``fit``, a class not announced, or a balanced one without a row; nothing is changed then.
+            InputError: a class not announced, or a balanced one without a row; nothing is changed then.
         """
         self._check_settings()
         fresh = not hasattr(self, "prompts_")
         X, y = validate_data(self, self._features(X), y, dtype=np.float64, reset=fresh)
         check_classification_targets(y)
-        features = unit(X, name="X")
+        features = checked_unit_rows(X, name="X")
         known = np.unique(y if classes is None else np.asarray(classes)) if fresh else self.classes_
         if len(known) < 2:
             raise InputError(f"classes: expected at least two classes, got {known.tolist()}")
@@ -196,13 +184,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def cosines(self, X: Float[np.ndarray, "n d"] | Tensor) -> Float[np.ndarray, "n k"]:
-        """Cosine of each row with each prompt.
-
-        Raises:
-            ValueError: NaN or infinity, or another width.
-            InputError: a row of zeros.
-        """
-        return self._checked(X) @ unit(self.prompts_, name="prompts").T
+        """Cosine of each row with each prompt."""
+        return self._checked(X) @ checked_unit_rows(self.prompts_, name="prompts").T
 
     def logits(self, X: Float[np.ndarray, "n d"] | Tensor) -> Float[np.ndarray, "n k"]:
         """``scale`` times the cosines."""
@@ -233,9 +216,6 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             X: as for ``fit``.
             y: (n,) classes.
             batch_size: of the mean over batches that the release reports; None takes the setting.
-
-        Raises:
-            InputError: as ``predict``, lengths that differ, or a class that is not known.
         """
         logits, codes = self.logits(X), self._codes(np.asarray(y), self.classes_)
         if len(codes) != len(logits) or not len(codes):
@@ -251,7 +231,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
     @property
     def digest_(self) -> str | None:
         """Digest of the encoder's weights, None where it is not known."""
-        return self.digest if self.encoder is None else model_digest(cast(nn.Module, self.encoder))
+        return encoder_digest(self.encoder, self.digest)
 
     def save(self, path: Path | str) -> None:
         """Write prompts, momentum, names and the encoder's digest to one safetensors file, atomically.
@@ -260,9 +240,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             InputError: the encoder is not known; give ``encoder`` or ``digest``.
         """
         check_is_fitted(self, "prompts_")
-        digest = self.digest_
-        if digest is None:
-            raise InputError("save: expected the encoder or its digest, for prompts mean nothing without their encoder")
+        digest = known_digest(self.digest_)
         own = {name: value for name, value in self.get_params().items() if name not in ("prompts", "encoder")}
         for name in ("init_texts", "labels", "class_weight"):
             own[name] = own[name] if own[name] is None or isinstance(own[name], str) else list(own[name])
@@ -272,7 +250,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
 
     @classmethod
     def load(cls, path: Path | str, *, encoder: DualEncoder | None = None, digest: str | None = None) -> Self:
-        """Read what ``save`` wrote, for the encoder it was tuned on; ``partial_fit`` goes on where it stopped.
+        """Read what ``save`` wrote, for the encoder it was tuned on; ``partial_fit`` resumes.
 
         Args:
             path: the file.
@@ -280,19 +258,12 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             digest: of that model's weights.
 
         Raises:
-            InputError: no such file, not one of a ``PromptClassifier``, neither or both of encoder and digest, or
-                another encoder than it was tuned on.
+            InputError: no such file, not one of a ``PromptClassifier``, or another encoder than it was tuned on.
         """
-        if (encoder is None) == (digest is None):
-            raise InputError("load: expected either the encoder or its digest, for prompts fit one encoder only")
         settings, arrays = read_state(path, what="PromptClassifier", format=_FORMAT, arrays=_STATE)
         found = cls(**settings["own"])
-        given = digest if encoder is None else model_digest(cast(nn.Module, encoder))
-        if given != found.digest:
-            raise InputError(
-                f"{path}: was tuned on {found.backbone} with digest {str(found.digest)[:_SHOWN]}, not on this encoder "
-                f"of digest {str(given)[:_SHOWN]}; tune it again"
-            )
+        recorded = settings["own"]["digest"]
+        check_encoder(path, recorded=recorded, encoder=encoder, digest=digest, name=found.backbone)
         found.prompts, found.encoder = arrays["prompts"], encoder
         found.n_features_in_ = arrays["prompts"].shape[1]
         found._begin(np.asarray(settings["classes"]), arrays["prompts"])
@@ -318,10 +289,10 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         else:
             assert width is not None
             drawn = np.random.default_rng(self.random_state).standard_normal((classes, width))
-            given = RANDOM_LENGTH * unit(drawn, name="prompts")
+            given = RANDOM_LENGTH * checked_unit_rows(drawn, name="prompts")
         if given.ndim != 2 or len(given) < 2 or not np.isfinite(given).all():
             raise InputError(f"prompts: expected at least two finite rows (k, d), got shape {given.shape}")
-        unit(given, name="prompts")
+        checked_unit_rows(given, name="prompts")
         if width is not None and given.shape[1] != width:
             raise InputError(f"X: expected rows of {given.shape[1]} features as the prompts have, got {width}")
         return given
@@ -364,46 +335,24 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
 
     def _checked(self, X: np.ndarray | Tensor) -> np.ndarray:
         check_is_fitted(self, "prompts_")
-        return unit(validate_data(self, self._features(X), dtype=np.float64, reset=False), name="X")
+        return checked_unit_rows(validate_data(self, self._features(X), dtype=np.float64, reset=False), name="X")
 
     def _features(self, X: np.ndarray | Tensor) -> Any:
         if not isinstance(X, Tensor):
             return X
         if X.ndim == 4:
             if self.encoder is None:
-                raise InputError(f"X: pictures of shape {tuple(X.shape)} need encoder=...; or give embeddings (n, d)")
+                raise InputError(f"X: images of shape {tuple(X.shape)} need encoder=...; or give embeddings (n, d)")
             return encode_images(self.encoder, X.split(_IMAGES)).double().numpy()
         return X.detach().cpu().double().numpy()
 
     def _check_settings(self) -> None:
-        for name in ("scale", "lr"):
-            value: Any = getattr(self, name)
-            if not (isinstance(value, numbers.Real) and 0 < value < np.inf):  # pyrefly: ignore - Real compares
-                raise InputError(f"{name}: expected a finite number above 0, got {value!r}")
-        for name, least in (("epochs", 0), ("batch_size", 1), ("random_state", 0)):
-            value = getattr(self, name)
-            if not (isinstance(value, numbers.Integral) and value >= least):  # pyrefly: ignore - Integral compares
-                raise InputError(f"{name}: expected a whole number >= {least}, got {value!r}")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum: expected a number in [0, 1), got {self.momentum!r}")
-        if self.order not in ("shuffled", "given"):
-            raise InputError(f"order: expected 'shuffled' or 'given', got {self.order!r}")
-        if isinstance(self.class_weight, str):
-            if self.class_weight not in ("balanced_other", "none"):
-                raise InputError(
-                    f"class_weight: expected 'balanced_other', 'none' or numbers, got {self.class_weight!r}"
-                )
-        elif not all(0 < value < np.inf for value in self.class_weight):
-            raise InputError(f"class_weight: expected finite numbers above 0, got {list(self.class_weight)}")
-        if self.encoder is not None and self.digest not in (None, model_digest(cast(nn.Module, self.encoder))):
-            raise InputError(f"digest: {str(self.digest)[:_SHOWN]} is not that of the encoder given")
+        check_values(type(self).__init__, self.get_params(deep=False))
+        if self.encoder is not None and self.digest not in (None, encoder_digest(self.encoder, None)):
+            raise InputError(f"digest: {str(self.digest)[:SHOWN]} is not that of the encoder given")
 
 
 def recorded_digest(path: Path | str) -> str:
-    """Digest of the encoder that a saved classifier was tuned on.
-
-    Raises:
-        InputError: no such file, or not one of a ``PromptClassifier``.
-    """
+    """Digest of the encoder that a saved classifier was tuned on."""
     settings, _ = read_state(path, what="PromptClassifier", format=_FORMAT, arrays=_STATE)
     return settings["own"]["digest"]

@@ -9,8 +9,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from tether.core.errors import InputError
-
 
 @dataclass(frozen=True, slots=True)
 class PromptLoss:
@@ -29,11 +27,11 @@ class PromptLoss:
 
 @dataclass(frozen=True, slots=True)
 class TuningEpoch:
-    """One pass over the pictures, measured before each step as the release does.
+    """One pass over the images, measured before each step as the release does.
 
     Attributes:
         loss: mean over batches.
-        accuracy: mean over batches of the share that is right; a short last batch weighs as much as any other.
+        accuracy: mean over batches of the fraction that is right; a short last batch weighs as much as any other.
     """
 
     loss: float
@@ -45,8 +43,8 @@ class PromptReport:
     """What a classifier gets right.
 
     Attributes:
-        accuracy: mean over batches of the share that is right, as the release reports it.
-        by_class: share that is right of each class, NaN for one without rows.
+        accuracy: mean over batches of the fraction that is right, as the release reports it.
+        by_class: fraction that is right of each class, NaN for one without rows.
         balanced: mean of ``by_class`` over the classes that have rows.
         confusion: (k, k) rows of class i that are said to be j.
     """
@@ -57,23 +55,6 @@ class PromptReport:
     confusion: Int[np.ndarray, "k k"]
 
 
-def unit(rows: NDArray[np.floating], *, name: str) -> Float[np.ndarray, "n d"]:
-    """Rows scaled to length 1, float64.
-
-    Raises:
-        InputError: a row without length, whose cosine is undefined; the first is named.
-    """
-    wide = np.asarray(rows, dtype=np.float64)
-    largest = np.abs(wide).max(axis=1, initial=0.0, keepdims=True)
-    empty = np.flatnonzero(largest == 0)
-    if len(empty):
-        raise InputError(
-            f"{name}: {len(empty)} of {len(wide)} rows are zero, the first is row {empty[0]}; their cosine is undefined"
-        )
-    scaled = wide / largest  # so that very small and very large entries do not under- or overflow
-    return scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
-
-
 def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     """Rows that sum to 1."""
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -81,7 +62,7 @@ def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
 
 
 def other_share(counts: Sequence[int] | NDArray[np.integer]) -> Float[np.ndarray, " k"]:
-    """Weight of each class: the share of the others among all rows. With two equal classes both are 0.5."""
+    """Weight of each class: the fraction of the others among all rows. With two equal classes both are 0.5."""
     table = np.asarray(counts, dtype=np.float64)
     return 1 - table / table.sum()
 

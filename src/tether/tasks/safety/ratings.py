@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt, Le
 from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Inner, checked
 
 LOW, HIGH = 2.5, 3.5  # released cross_val_clipprompt.py; the paper also tried 2.0 or 1.5 below
 SPLIT_SEED = 42  # released dataset.py, of both draws
@@ -18,7 +21,7 @@ LEAST_OF_STRATUM = 2
 
 @dataclass(frozen=True, slots=True)
 class RatedLabels:
-    """Pictures with a clear rating.
+    """Images with a clear rating.
 
     Attributes:
         kept: (m,) rows of the ratings that are used, ascending.
@@ -33,7 +36,7 @@ class RatedLabels:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One division of the kept pictures.
+    """One division of the kept images.
 
     Attributes:
         train: positions that are learnt from, in the order of the draw.
@@ -53,17 +56,16 @@ def ratings_to_labels(
     the labels stay as they are and the two start texts of the classifier change places, as in the release.
 
     Args:
-        ratings: (n,) mean rating of each picture; the paper's run from 1 (bad) to 5 (good).
-        low: below it a picture has label 1.
-        high: above it a picture has label 0; exactly at a threshold it is left out.
+        ratings: (n,) mean rating of each image; the paper's run from 1 (bad) to 5 (good).
+        low: below it an image has label 1.
+        high: above it an image has label 0; exactly at a threshold it is left out.
 
     Raises:
-        InputError: not one finite number a picture, ``low`` not below ``high``, or nothing left of one label; the
-            counts are said.
+        InputError: nothing is left of one label; the counts are said.
     """
     given = np.asarray(ratings, dtype=np.float64)
     if given.ndim != 1 or not len(given):
-        raise InputError(f"ratings: expected one number for each picture, got shape {given.shape}")
+        raise InputError(f"ratings: expected one number for each image, got shape {given.shape}")
     bad = np.flatnonzero(~np.isfinite(given))
     if len(bad):
         raise InputError(f"ratings: {len(bad)} of {len(given)} are NaN or infinite, the first is row {bad[0]}")
@@ -79,18 +81,19 @@ def ratings_to_labels(
     return RatedLabels(kept, y, np.rint(given[kept]).astype(np.int64))
 
 
+@checked
 def rated_splits(
     y: Int[np.ndarray, " m"],
     *,
     strata: Int[np.ndarray, " m"],
-    n_splits: int = 10,
-    test_size: float = 0.1,
-    train_size: float = 1.0,
+    n_splits: Count = 10,
+    test_size: Inner = 0.1,
+    train_size: Annotated[float, Gt(0), Le(1)] = 1.0,
     seed: int = SPLIT_SEED,
 ) -> tuple[Split, ...]:
-    """Repeated draws of a test part, stratified by rating, and of a share of the rest to learn from.
+    """Repeated draws of a test part, stratified by rating, and of a fraction of the rest to learn from.
 
-    The share is a second stratified draw inside the training part, with the same seed in every split. So the test
+    The fraction is a second stratified draw inside the training part, with the same seed in every split. So the test
     parts of two shares are equal.
 
     Source: arXiv 2110.04222, released smid/dataset.py: scikit-learn's ``StratifiedShuffleSplit``, stratified by
@@ -99,25 +102,19 @@ def rated_splits(
     Args:
         y: (m,) labels; a split whose training part lacks one of them is refused.
         strata: (m,) what both draws are stratified by, as ``ratings_to_labels`` gives them.
-        n_splits: how many, at least 1.
-        test_size: share that is held back, in (0, 1).
-        train_size: share of the others that is learnt from, in (0, 1]; 1 takes all.
+        n_splits: how many.
+        test_size: fraction that is held back.
+        train_size: fraction of the others that is learnt from.
         seed: of both draws.
 
     Raises:
-        InputError: lengths that differ, a size out of its range, a stratum with fewer than two rows (its counts are
-            said), too few rows for a draw to hold every stratum, or a training part of one label.
+        InputError: a stratum with fewer than two rows, too few rows for a draw, or a training part of one label.
     """
     from sklearn.model_selection import StratifiedShuffleSplit
 
     labels, groups = np.asarray(y), np.asarray(strata)
     if labels.ndim != 1 or labels.shape != groups.shape:
         raise InputError(f"expected one label and one stratum for each row, got {labels.shape} and {groups.shape}")
-    if n_splits < 1 or not 0 < test_size < 1 or not 0 < train_size <= 1:
-        raise InputError(
-            f"expected n_splits >= 1, test_size in (0, 1) and train_size in (0, 1], got {n_splits}, {test_size} and "
-            f"{train_size}"
-        )
     _check_strata(groups)
     outer = StratifiedShuffleSplit(n_splits=n_splits, test_size=test_size, random_state=seed)
     splits = []

@@ -1,1 +1,1 @@
-"""Where in the picture is it: masks from words."""
+"""Where in the image is it: masks from words."""

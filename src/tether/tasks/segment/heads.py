@@ -1,4 +1,4 @@
-"""The heads of this room, by name."""
+"""The heads of this package, by name."""
 
 from __future__ import annotations
 

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, checked
 from tether.core.types import Batch
 from tether.models.decompose import decompose
 from tether.space.heat_maps import Segmentation, segment_by_parts
-from tether.tasks.classify.prompts import TEMPLATES, checked, classes_of
+from tether.tasks.classify.prompts import TEMPLATES, checked_templates, classes_of
 from tether.tasks.classify.zero_shot import class_weights
 
 
 class PartsSegmenter:
-    """Cuts out what a picture's own class comes from; a ``core.protocols.TaskHead``.
+    """Cuts out what an image's own class comes from; a ``core.protocols.TaskHead``.
 
-    The picture is given the class its whole embedding is nearest to. Patches that add more to that class than to the
+    The image is given the class its whole embedding is nearest to. Patches that add more to that class than to the
     others on average are warm, and what is warmer than the mean is foreground. Two classes are the least: with one
     there is nothing to stand out from, and no patch is foreground.
 
@@ -31,9 +32,10 @@ class PartsSegmenter:
         weights: (c, d) unit rows, once prepared.
     """
 
-    def __init__(self, *, templates: Sequence[str] = TEMPLATES["photo"], batch_size: int = 256) -> None:
+    @checked
+    def __init__(self, *, templates: Sequence[str] = TEMPLATES["photo"], batch_size: Count = 256) -> None:
         """Choose the templates, and how many prompts go into one forward."""
-        self.templates = checked(templates, where="templates")
+        self.templates = checked_templates(templates, where="templates")
         self.batch_size = batch_size
         self.classes: tuple[str, ...] = ()
         self.weights: Float[Tensor, "c d"] = torch.empty(0, 0)
@@ -51,23 +53,19 @@ class PartsSegmenter:
 
         Returns:
             This head.
-
-        Raises:
-            InputError: support pictures, or as ``tasks.classify.zero_shot.class_weights``.
         """
         if support is not None:
-            raise InputError("support: this head learns nothing from pictures; expected None")
+            raise InputError("support: this head learns nothing from images; expected None")
         self.classes = classes_of(list(prompts))
         self.weights = class_weights(model, self.classes, templates=self.templates, batch_size=self.batch_size)
         self._model = model
         return self
 
     def predict(self, image: Tensor) -> Segmentation:
-        """Class, heat and mask of (b, 3, h, w) pictures, uint8 or normalised floats, at the pictures' size.
+        """Class, heat and mask of (b, 3, h, w) images, uint8 or normalised floats, at the images' size.
 
         Raises:
             UnsupportedModelError: an image tower that cannot be taken apart.
-            InputError: not prepared, or as ``models.decompose``.
         """
         if self._model is None:
             raise InputError("PartsSegmenter: prepare(model, classes) comes before predict")

@@ -1,18 +1,20 @@
-"""Where a phrase is in a picture: the similarity of each patch, enlarged to the picture."""
+"""Where a phrase is in an image: the similarity of each patch, enlarged to the image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import checked
 from tether.models.decompose import decompose
 from tether.models.dense import dense_image
 from tether.models.embed import encode_texts
@@ -21,13 +23,13 @@ from tether.space.heat_maps import grid_of
 
 @dataclass(frozen=True, slots=True)
 class SimilarityMap:
-    """How similar each place of each picture is to each phrase.
+    """How similar each place of each image is to each phrase.
 
     Attributes:
         phrases: the k phrases.
-        heat: (b, k, h, w) at the pictures' size, enlarged bilinearly; neither cut off nor stretched.
+        heat: (b, k, h, w) at the images' size, enlarged bilinearly; neither cut off nor stretched.
         patches: (b, k, rows, columns) as the encoder gives them: cosines with ``tokens``, contributions to the
-            picture's cosine with ``parts``.
+            image's cosine with ``parts``.
     """
 
     phrases: tuple[str, ...]
@@ -35,18 +37,19 @@ class SimilarityMap:
     patches: Float[Tensor, "b k r c"]
 
 
+@checked
 def similarity_map(
     model: DualEncoder,
     *,
     images: Tensor,
-    phrases: Sequence[str],
+    phrases: Annotated[Sequence[str], MinLen(1)],
     method: Literal["tokens", "parts"] = "tokens",
     grid: tuple[int, int] | None = None,
 ) -> SimilarityMap:
-    """Compare every patch of pictures with phrases.
+    """Compare every patch of images with phrases.
 
-    Patches of a CLIP that was trained on whole pictures need not mean what lies under them; training with
-    ``local_alignment`` makes them. For a model without it, ``parts`` asks what each patch adds to the picture's
+    Patches of a CLIP that was trained on whole images need not mean what lies under them; training with
+    ``local_alignment`` makes them. For a model without it, ``parts`` asks what each patch adds to the image's
     embedding, exactly.
 
     Source: arXiv 2312.07353, on dense tasks.
@@ -57,16 +60,11 @@ def similarity_map(
         phrases: k texts, repeats allowed.
         method: ``tokens`` takes cosines with the patches' own embeddings (``models.dense``), ``parts`` products with
             their contributions (``models.decompose``).
-        grid: patches down and across; None takes those that fit the shape of the pictures.
+        grid: patches down and across; None takes those that fit the shape of the images.
 
     Raises:
         UnsupportedModelError: an image tower of another kind.
-        InputError: no phrase, another word, pictures of the wrong shape, or a grid of another number of patches.
     """
-    if method not in ("tokens", "parts"):
-        raise InputError(f"method: expected 'tokens' or 'parts', got {method!r}")
-    if isinstance(phrases, str) or not len(phrases):
-        raise InputError(f"phrases: expected a list of at least one text, got {phrases!r}")
     if images.ndim != 4 or not len(images):
         raise InputError(f"images: expected (b, 3, h, w) with b >= 1, got {tuple(images.shape)}")
     words = F.normalize(encode_texts(model, phrases), dim=1)

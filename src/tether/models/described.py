@@ -1,4 +1,4 @@
-"""A model's configuration from outside: bounded before anything is built, and named when it is wrong."""
+"""A model's description from outside: plain values checked here before anything is built, and named when wrong."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tether.core.errors import InputError, TetherError
-from tether.models.config import MAX_LAYERS, MAX_SIDE, MAX_SIZE
 
+MAX_LAYERS, MAX_SIZE, MAX_SIDE = 256, 2**24, 8_192
+"""Most layers of a tower, largest width, vocabulary or context, and longest side of an image that a model may have."""
 SHOWN = 5
 MAX_BYTES = 2**30
 """What a configuration may ask for beyond its file of weights: all of it where there is none."""
@@ -38,13 +39,22 @@ def other_architecture(problems: Sequence[str], *, where: Path | str) -> InputEr
     return InputError(f"{where}: weights of another architecture: {'; '.join(problems[:SHOWN])}{more}")
 
 
-def check_values(values: Any, *, key: str = "") -> None:
-    """Refuse what no model has, at any depth of a library's configuration.
+def mapping(values: Any, *, where: str) -> Mapping[str, Any]:
+    """The values, if they are a mapping."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected a mapping, got {values!r:.100}")
+    return values
 
-    Raises:
-        InputError: a number that is not finite, a size beyond ``MAX_SIZE``, or more layers than ``MAX_LAYERS``; it
-            names the key.
-    """
+
+def of_kind(value: Any, *kinds: type, where: str) -> Any:
+    """The value, if its type is among those given: a whole number is also a float, a bool is no number."""
+    if type(value) not in kinds and not (float in kinds and type(value) is int):
+        raise InputError(f"{where}: expected {kinds[0].__name__}, got {value!r:.100}")
+    return value
+
+
+def check_values(values: Any, *, key: str = "") -> None:
+    """Refuse what no model has, at any depth of a library's configuration."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             check_values(value, key=f"{key}.{name}" if key else str(name))
@@ -67,21 +77,15 @@ def alike(values: Any, like: Mapping[str, Any], *, key: str) -> dict[str, Any]:
         values: read from a file.
         like: the library's own defaults, whose kinds decide what is accepted.
         key: where ``values`` stand, for the error message.
-
-    Raises:
-        InputError: no mapping, or a value of another kind than the default.
     """
-    if not isinstance(values, Mapping):
-        raise InputError(f"{key}: expected a mapping, got {values!r:.100}")
+    mapping(values, where=key)
     kept: dict[str, Any] = {}
     for name, default in like.items():
         value = values.get(name)
         if value is None or isinstance(default, Mapping) or name.startswith("_") or name in _NEVER:
             continue
-        same = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
-        if not (same or (default is None and isinstance(value, (int, float, str)))):
-            raise InputError(f"{key}.{name}: expected {type(default).__name__}, got {value!r:.100}")
-        kept[name] = value
+        kinds = (int, float, str) if default is None else (type(default),)
+        kept[name] = of_kind(value, *kinds, where=f"{key}.{name}")
     check_values(kept, key=key)
     return kept
 
