@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tether.train.compare import compare
 
 from tether.core.errors import InputError
 from tether.train import RunConfig, load_config, train
-from tether.train.compare import compare
 from tether.train.config import dump_config
 from tether.train.parts import check_parts
 from tether.train.stages import stretches
