@@ -12,7 +12,7 @@ from tether.core.ranges import Count, checked
 from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.layers import Linear
 from tether.models.blocks.options import BlockConfig
-from tether.models.vision.tower import initialise_block_
+from tether.models.tower import initialise_block_
 
 _AT_ONCE = 1024  # tokens whose logits are held at once, for a vocabulary is large
 
