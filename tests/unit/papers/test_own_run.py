@@ -14,7 +14,7 @@ from tether.optim.clip import CLIPPERS
 from tether.papers.stability import own_run
 from tether.papers.stability.own_report import MATTERS, Comparison, Seen, advise, look, report
 from tether.papers.stability.own_run import candidates, compare
-from tether.papers.stability.trace import Trace
+from tether.papers.stability.trace import RunTrace
 from tether.train import RunConfig, train
 from tether.train.metrics_log import read_metrics
 from tether.train.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, COMPARE_PAGE, METRICS
@@ -169,9 +169,9 @@ def test_candidates_are_all_there_are():
     assert candidates(own, CLIPPERS) == {"none": "none", "global_norm": "global_norm", "zclip": own}
 
 
-def trace(losses: list[float | None]) -> Trace:
+def trace(losses: list[float | None]) -> RunTrace:
     n = len(losses)
-    return Trace(tuple(losses), (2.0,) * n, (1.0,) * n, (0.5,) * n, ())
+    return RunTrace(tuple(losses), (2.0,) * n, (1.0,) * n, (0.5,) * n, ())
 
 
 @pytest.mark.parametrize(

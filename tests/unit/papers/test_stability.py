@@ -23,14 +23,14 @@ from tether.papers.stability.models import subject
 from tether.papers.stability.report import figure
 from tether.papers.stability.runs import BenchRun
 from tether.papers.stability.table import TIE, compare, judge, lost, rows
-from tether.papers.stability.trace import Trace, spikes
+from tether.papers.stability.trace import RunTrace, spikes
 
 STEPS = 40
 KINDS = {"none": "clipper", "global_norm": "clipper", "zclip": "clipper", "sgd": "optimizer"}
 COSTS = {name: Cost(ratio, ratio, ratio) for name, ratio in zip(KINDS, (0.4, 0.4, 0.5, -0.3), strict=True)}
 
 
-TRACE = Trace(
+TRACE = RunTrace(
     losses=tuple(4.0 - 0.02 * step for step in range(STEPS)),
     norms=tuple(1.0 + 0.1 * (step % 3) for step in range(STEPS)),
     thresholds=(1.5,) * STEPS,

@@ -16,7 +16,7 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.models import create
 from tether.models.embed import encode_images, encode_texts
-from tether.space.validation import unit_rows
+from tether.space.validation import checked_unit_rows
 from tether.tasks.safety import (
     DatasetAudit,
     PromptClassifier,
@@ -52,13 +52,15 @@ def test_loss_and_gradient_are_those_of_autograd(weights):
     logits = 100 * F.normalize(torch.from_numpy(X)) @ F.normalize(P).T
     loss = F.cross_entropy(logits, torch.from_numpy(y), weight=torch.tensor(weights, dtype=torch.float64))
     loss.backward()
-    found = prompt_loss(prompts(), features=unit_rows(X, name="X"), y=y, class_weight=np.array(weights), scale=100.0)
+    found = prompt_loss(
+        prompts(), features=checked_unit_rows(X, name="X"), y=y, class_weight=np.array(weights), scale=100.0
+    )
     assert P.grad is not None
     np.testing.assert_allclose(found.loss, loss.item(), rtol=1e-12)
     np.testing.assert_allclose(found.gradient, P.grad.numpy(), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose((found.gradient * prompts()).sum(axis=1), 0, atol=1e-12)
     longer = prompt_loss(
-        2 * prompts(), features=unit_rows(X, name="X"), y=y, class_weight=np.array(weights), scale=100.0
+        2 * prompts(), features=checked_unit_rows(X, name="X"), y=y, class_weight=np.array(weights), scale=100.0
     )
     np.testing.assert_allclose(longer.gradient, found.gradient / 2, rtol=1e-9)  # goes with 1 / length
 
@@ -354,7 +356,7 @@ def test_a_probability_of_090_is_a_difference_of_0022_in_cosine():
 
 def test_the_dot_rule_differs_where_prompts_differ_in_length():
     X, _ = rows(200)
-    base = unit_rows(prompts(), name="prompts")
+    base = checked_unit_rows(prompts(), name="prompts")
     classifier = PromptClassifier(prompts=base * [[1.0], [6.0]], labels=LABELS).start()
     ids = [str(row) for row in range(len(X))]
     cosine, dot = (DatasetAudit(classifier, rule=rule).run(X, ids=ids) for rule in ("cosine", "official_dot"))
@@ -388,7 +390,7 @@ def test_an_audit_without_a_flag_or_without_words_is_one():
     assert (
         "0 (0.00%)"
         in DatasetAudit(PromptClassifier(prompts=prompts()).start())
-        .run(unit_rows(prompts(), name="p")[:1], ids=["a"])
+        .run(checked_unit_rows(prompts(), name="p")[:1], ids=["a"])
         .to_markdown()
     )
 

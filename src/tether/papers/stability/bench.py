@@ -19,7 +19,7 @@ from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL, Guard, digest, guards
 from tether.papers.stability.models import MODELS
 from tether.papers.stability.runs import STEPS, BenchRun, run
-from tether.papers.stability.trace import Trace
+from tether.papers.stability.trace import RunTrace
 
 QUICK_STEPS, QUICK_SEEDS, QUICK_MODELS = 20, 2, ("language",)
 FOLDER = Path(__file__).parent
@@ -155,7 +155,7 @@ def _cached(model: str, fault: str, guard: Guard, seed: int, steps: int) -> Path
 
 def _read(path: Path) -> BenchRun:
     values = tuples(read_json(path))
-    return BenchRun(**values | {"trace": Trace(**values["trace"])})
+    return BenchRun(**values | {"trace": RunTrace(**values["trace"])})
 
 
 def tuples(value: Any) -> Any:

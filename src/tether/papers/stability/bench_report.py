@@ -8,7 +8,7 @@ from typing import Any
 from tether.papers.stability.advice import Standing, advice, answers, standings
 from tether.papers.stability.curves import bench_curves
 from tether.papers.stability.guards import NONE, USUAL
-from tether.papers.stability.report import BETTER, TIES, WORSE, Grid, Report, Section
+from tether.papers.stability.report import BETTER, TIES, WORSE, StabilityReport, StabilitySection, VerdictGrid
 from tether.papers.stability.result import costs_of, kinds_of, table_of
 from tether.papers.stability.runs import BenchRun
 from tether.papers.stability.table import Difference, GuardRow, Word, cell
@@ -17,7 +17,7 @@ WORDS: tuple[Word, ...] = ("better", "ties", "unclear", "worse")
 FIRST_TWO = (f"`{NONE}`", f"`{USUAL}`")
 
 
-def bench_report(found: Mapping[str, Any], outcomes: Sequence[BenchRun] = ()) -> Report:
+def bench_report(found: Mapping[str, Any], outcomes: Sequence[BenchRun] = ()) -> StabilityReport:
     """Everything that a result says.
 
     Args:
@@ -27,31 +27,31 @@ def bench_report(found: Mapping[str, Any], outcomes: Sequence[BenchRun] = ()) ->
     table, kinds, costs = table_of(found), kinds_of(found), costs_of(found)
     ranking = standings(table, kinds=kinds, costs=costs)
     scale = scale_of(found)
-    return Report(
+    return StabilityReport(
         title="Stability bench",
         kind="what helps against which fault",
         lede=scale,
         command="tether bench stability",
         highlights=_highlights(ranking),
         sections=[
-            Section(
+            StabilitySection(
                 "Advice",
                 "Each sentence is made from the table by a rule; none is typed by hand.",
                 lines=advice(table, kinds=kinds, costs=costs),
             ),
-            Section(
+            StabilitySection(
                 "Which clipper is enough",
                 "The first in the order `none`, `global_norm`, then by cost, that is as good as the best.",
                 grids=[_enough(table, kinds=kinds, costs=costs)],
             ),
-            Section(
+            StabilitySection(
                 "Every guard over all faults",
                 "Losses in nats above the same model without fault and guard. “Against” counts cells of one model and "
                 "one fault: better / ties / unclear / worse. Clippers work beside AdamW; optimisers stand alone.",
                 grids=[_standings(ranking)],
             ),
             *(
-                Section(
+                StabilitySection(
                     f"Final loss: {name}",
                     f"{model['says']}; knowing nothing is {model['chance']:.2f} nats. Mean over the seeds, on held-out "
                     f"data. {BETTER} better and {WORSE} worse than `{NONE}` under the same fault; {TIES} ties with "
@@ -60,13 +60,13 @@ def bench_report(found: Mapping[str, Any], outcomes: Sequence[BenchRun] = ()) ->
                 )
                 for name, model in found["models"].items()
             ),
-            Section(
+            StabilitySection(
                 "Curves",
                 "The first seed. Of the clippers besides `global_norm`, the one with the lowest final loss in that "
                 "cell is drawn, with its limit. Red dots are the planted steps, whose own loss is left out.",
                 curves=bench_curves(outcomes, kinds=kinds),
             ),
-            Section(
+            StabilitySection(
                 "Details",
                 "Every cell: the seeds one by one, and both differences with their 95 % bounds.",
                 grids=[
@@ -75,13 +75,13 @@ def bench_report(found: Mapping[str, Any], outcomes: Sequence[BenchRun] = ()) ->
                     for fault, says in found["faults"].items()
                 ],
             ),
-            Section(
+            StabilitySection(
                 "Rules",
                 "Set before the runs, and the same for every guard. Small models and short runs: read it as what a "
                 "guard does to a fault, not as what your loss will be.",
                 lines=[f"*{name}*: {says}." for name, says in found["rules"].items()],
             ),
-            Section("What was run", lines=_settings(found)),
+            StabilitySection("What was run", lines=_settings(found)),
         ],
     )
 
@@ -122,7 +122,7 @@ def _highlights(ranking: Sequence[Standing]) -> list[tuple[str, str, str]]:
     return [(f"{one.harm:+.2f}", words, f"{one.lost:.0f} steps a run") for words, one in shown.items()]
 
 
-def _enough(table: Sequence[GuardRow], **known: Any) -> Grid:
+def _enough(table: Sequence[GuardRow], **known: Any) -> VerdictGrid:
     rows = [
         (
             f"`{one.fault}`",
@@ -135,10 +135,10 @@ def _enough(table: Sequence[GuardRow], **known: Any) -> Grid:
         for one in answers(table, **known)
     ]
     head = ("fault", "model", "enough", f"gain over `{NONE}`, nats", "lowest loss", "as good")
-    return Grid("Which clipper is enough", head, rows)
+    return VerdictGrid("Which clipper is enough", head, rows)
 
 
-def _standings(ranking: Sequence[Standing]) -> Grid:
+def _standings(ranking: Sequence[Standing]) -> VerdictGrid:
     rows = [
         (
             f"`{one.guard}`",
@@ -157,19 +157,19 @@ def _standings(ranking: Sequence[Standing]) -> Grid:
     losses = ("loss lost to faults", "loss lost when clean")
     against = (f"against `{NONE}`", f"against `{USUAL}`")
     head = ("guard", "kind", *losses, *against, "steps lost", "spikes", "clipped", "cost")
-    return Grid("Every guard", head, rows, own=FIRST_TWO)
+    return VerdictGrid("Every guard", head, rows, own=FIRST_TWO)
 
 
 def _counts(words: Mapping[Word, int]) -> str:
     return " / ".join(str(words.get(word, 0)) for word in WORDS)
 
 
-def _finals(table: Sequence[GuardRow], *, model: str) -> Grid:
+def _finals(table: Sequence[GuardRow], *, model: str) -> VerdictGrid:
     """Mean final loss, guards down and faults across, with marks."""
     some = {(row.guard, row.fault): row for row in table if row.model == model}
     faults, guards = dict.fromkeys(fault for _, fault in some), dict.fromkeys(guard for guard, _ in some)
     rows = [(f"`{guard}`", *(marked(some[guard, fault]) for fault in faults)) for guard in guards]
-    return Grid(f"Final loss of {model}", ("guard", *(f"`{fault}`" for fault in faults)), rows, own=FIRST_TWO)
+    return VerdictGrid(f"Final loss of {model}", ("guard", *(f"`{fault}`" for fault in faults)), rows, own=FIRST_TWO)
 
 
 def marked(row: GuardRow) -> str:
@@ -179,7 +179,7 @@ def marked(row: GuardRow) -> str:
     return " ".join([f"{row.mean:.2f}", *filter(None, marks)])
 
 
-def _details(title: str, some: Sequence[GuardRow]) -> Grid:
+def _details(title: str, some: Sequence[GuardRow]) -> VerdictGrid:
     rows = [
         (
             f"`{row.guard}`",
@@ -193,7 +193,7 @@ def _details(title: str, some: Sequence[GuardRow]) -> Grid:
     ]
     counted = ("steps lost", "spikes", "skipped", "clipped")
     head = ("guard", "final loss by seed", *counted, f"less `{NONE}`", f"less `{USUAL}`")
-    return Grid(title, head, rows, own=FIRST_TWO, folded=True)
+    return VerdictGrid(title, head, rows, own=FIRST_TWO, folded=True)
 
 
 def _said(difference: Difference) -> str:

@@ -10,13 +10,13 @@ from tether.evaluate.html.curves import Chart, Kind, Line, Marks, chart, running
 from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.runs import BenchRun
-from tether.papers.stability.trace import Trace
+from tether.papers.stability.trace import RunTrace
 
 BESIDE: tuple[Kind, ...] = ("second", "limit")
 
 
 @dataclass(frozen=True, slots=True)
-class Curves:
+class LossCurves:
     """Charts under one heading.
 
     Attributes:
@@ -34,14 +34,14 @@ class Curves:
 
 def curves(
     title: str,
-    trace: Trace,
+    trace: RunTrace,
     *,
     name: str,
-    beside: Mapping[str, Trace],
+    beside: Mapping[str, RunTrace],
     planted: Sequence[int] = (),
     says: str = "",
     group: str = "",
-) -> Curves:
+) -> LossCurves:
     """Two charts of one training.
 
     Args:
@@ -50,8 +50,8 @@ def curves(
         name: of its guard.
         beside: others, at most two, to draw the loss of; of the first the norm is drawn too.
         planted: steps at which the loss was spoiled on purpose: their own loss is left out.
-        says: see ``Curves``.
-        group: see ``Curves``.
+        says: see ``LossCurves``.
+        group: see ``LossCurves``.
     """
     lines = [
         Line(label, kind, _smooth(other, planted)) for (label, other), kind in zip(beside.items(), BESIDE, strict=False)
@@ -83,10 +83,10 @@ def curves(
             scale="log",
         ),
     )
-    return Curves(title, says, tuple(one for one in drawn if one is not None), group)
+    return LossCurves(title, says, tuple(one for one in drawn if one is not None), group)
 
 
-def bench_curves(outcomes: Sequence[BenchRun], *, kinds: Mapping[str, str]) -> list[Curves]:
+def bench_curves(outcomes: Sequence[BenchRun], *, kinds: Mapping[str, str]) -> list[LossCurves]:
     """The first seed of every fault and model: no guard, the usual clipper, and the best of the other clippers.
 
     Args:
@@ -122,5 +122,5 @@ def _best(cell: Sequence[BenchRun], kinds: Mapping[str, str]) -> str:
     return min(finals, key=lambda name: statistics.fmean(finals[name])) if finals else USUAL
 
 
-def _smooth(trace: Trace, planted: Sequence[int]) -> list[tuple[float, float | None]]:
+def _smooth(trace: RunTrace, planted: Sequence[int]) -> list[tuple[float, float | None]]:
     return running_mean([(step, loss) for step, loss in enumerate(trace.losses) if step not in planted])

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tether.papers.stability.curves import curves
-from tether.papers.stability.report import Grid, Report, Section
-from tether.papers.stability.trace import BEFORE, DEVIATIONS, RISE, Trace, spikes
+from tether.papers.stability.report import StabilityReport, StabilitySection, VerdictGrid
+from tether.papers.stability.trace import BEFORE, DEVIATIONS, RISE, RunTrace, spikes
 from tether.train.config import Spec
 
 LAST = 0.2
@@ -77,7 +77,7 @@ class Comparison:
     advice: tuple[str, ...]
 
 
-def look(name: str, spec: Spec, trace: Trace, *, cost: float, beside: Trace, diverged: str = "") -> Seen:
+def look(name: str, spec: Spec, trace: RunTrace, *, cost: float, beside: RunTrace, diverged: str = "") -> Seen:
     """What a trace tells about one clipper.
 
     Args:
@@ -186,7 +186,7 @@ def last_steps(steps: int) -> int:
     return max(LEAST, round(LAST * steps))
 
 
-def report(name: str, found: Comparison, traces: Mapping[str, Trace]) -> Report:
+def report(name: str, found: Comparison, traces: Mapping[str, RunTrace]) -> StabilityReport:
     """The page of a comparison.
 
     Args:
@@ -194,20 +194,20 @@ def report(name: str, found: Comparison, traces: Mapping[str, Trace]) -> Report:
         found: what was seen.
         traces: by clipper.
     """
-    return Report(
+    return StabilityReport(
         title=name,
         kind="clippers compared",
         lede=f"The first {found.steps} steps of this run, once with each clipper: the same weights, the same batches, "
         "the same learning rates.",
         command="tether train --clipper compare",
         sections=[
-            Section(
+            StabilitySection(
                 "Advice",
                 f"It follows from the table by a rule. One seed and {found.steps} steps can show a clipper that harms "
                 "or that saves a run; they cannot show small gains.",
                 lines=found.advice,
             ),
-            Section(
+            StabilitySection(
                 "What each did",
                 "Loss is the mean over the last steps; “less *” is the paired difference from the recipe's own clipper "
                 "(*) on those batches, with its standard error. A spike is a loss above the median of the "
@@ -216,7 +216,7 @@ def report(name: str, found: Comparison, traces: Mapping[str, Trace]) -> Report:
                 "small gradients, the same each time, `clip_grad_norm_` = 1.",
                 grids=[grid(found, errors=True)],
             ),
-            Section(
+            StabilitySection(
                 "Curves",
                 "Point at a curve to read it.",
                 curves=[
@@ -233,7 +233,7 @@ def report(name: str, found: Comparison, traces: Mapping[str, Trace]) -> Report:
     )
 
 
-def grid(found: Comparison, *, errors: bool = False) -> Grid:
+def grid(found: Comparison, *, errors: bool = False) -> VerdictGrid:
     """The clippers as a table; the recipe's own is marked with a star.
 
     Args:
@@ -258,7 +258,7 @@ def grid(found: Comparison, *, errors: bool = False) -> Grid:
         for one in found.seen
     ]
     head = ("clipper", "loss", "less *", "spikes", "skips", "clipped", "max", "usual", "limit", "cost")
-    return Grid("Clippers", head, rows, own=[f"{found.own} *"])
+    return VerdictGrid("Clippers", head, rows, own=[f"{found.own} *"])
 
 
 def _digits(value: float | None) -> str:

@@ -21,7 +21,7 @@ from tether.core.protocols import ModelEdit
 from tether.data.loader import Loader
 from tether.papers.stability.costs import Cost, calm_gradients_, costs
 from tether.papers.stability.own_report import LEAST, Comparison, advise, look
-from tether.papers.stability.trace import Trace
+from tether.papers.stability.trace import RunTrace
 from tether.train.checkpoints import list_checkpoints
 from tether.train.config import RunConfig, Spec
 from tether.train.metrics_log import read_metrics
@@ -45,7 +45,7 @@ def compare(
     on_record: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     edits: Mapping[str, type[ModelEdit]] = MappingProxyType({}),
-) -> tuple[Comparison, dict[str, Trace]]:
+) -> tuple[Comparison, dict[str, RunTrace]]:
     """Do the first steps of a run once with each clipper.
 
     Writes ``compare.json`` and, for the logs, ``compare/<clipper>/``; the run itself can be started in the same folder
@@ -100,7 +100,7 @@ def compare(
                 edits=edits,
                 make_loader=loaders,
             )
-    traces = {name: Trace.of_log(read_metrics(folder / COMPARE / name / METRICS)) for name in specs}
+    traces = {name: RunTrace.of_log(read_metrics(folder / COMPARE / name / METRICS)) for name in specs}
     own, measured = _own(config.clipper), _costs(config, specs)
     seen = tuple(
         look(name, specs[name], trace, cost=measured[name].ratio, beside=traces[own], diverged=failures[name])

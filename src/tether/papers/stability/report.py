@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from tether.evaluate.html.curves import Drawn
 from tether.evaluate.html.templates import render
 from tether.papers.reproduction import markdown
-from tether.papers.stability.curves import Curves
+from tether.papers.stability.curves import LossCurves
 
 BETTER, WORSE, TIES = "↓", "↑", "="
 _PACKAGE = "tether.papers.stability"
@@ -19,7 +19,7 @@ _LETTER = 6.2  # width of a letter of a figure's legend, in pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class VerdictGrid:
     """A table of text; the first cell of a row names it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class StabilitySection:
     """One part of a report.
 
     Attributes:
@@ -52,8 +52,8 @@ class Section:
     title: str
     about: str = ""
     lines: Sequence[str] = ()
-    grids: Sequence[Grid] = ()
-    curves: Sequence[Curves] = ()
+    grids: Sequence[VerdictGrid] = ()
+    curves: Sequence[LossCurves] = ()
 
     @property
     def anchor(self) -> str:
@@ -67,7 +67,7 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class StabilityReport:
     """All of a comparison.
 
     Attributes:
@@ -83,7 +83,7 @@ class Report:
     kind: str
     lede: str
     command: str
-    sections: Sequence[Section]
+    sections: Sequence[StabilitySection]
     highlights: Sequence[tuple[str, str, str]] = ()
 
     def html(self) -> str:
@@ -100,7 +100,7 @@ class Report:
         return "\n\n".join([f"# {self.title}\n\n{self.lede}", *texts]) + "\n"
 
 
-def figure(curves: Sequence[Curves]) -> str:
+def figure(curves: Sequence[LossCurves]) -> str:
     """Curves as an SVG file with everything in it: a row for each, the loss on the left, the norm on the right."""
     return render("figure.svg.j2", package=_PACKAGE, curves=curves, legend=_legend)
 

@@ -14,7 +14,7 @@ from tether.optim import clip_and_step, parameter_groups
 from tether.papers.stability.faults import FAULTS, Fault
 from tether.papers.stability.guards import Guard
 from tether.papers.stability.models import BenchModel, subject
-from tether.papers.stability.trace import Trace
+from tether.papers.stability.trace import RunTrace
 
 STEPS = 120
 WARMUP = 0.1
@@ -44,7 +44,7 @@ class BenchRun:
     seed: int
     final: float | None
     looks: tuple[tuple[int, float | None], ...]
-    trace: Trace
+    trace: RunTrace
     cpu_seconds: float
 
 
@@ -93,7 +93,7 @@ def run(model: str, *, fault: str, guard: Guard, seed: int, steps: int = STEPS) 
         seed=seed,
         final=final,
         looks=tuple(looks),
-        trace=Trace(
+        trace=RunTrace(
             losses=_short(losses),
             norms=_short(norms),
             thresholds=_short(thresholds),

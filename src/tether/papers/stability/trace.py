@@ -15,7 +15,7 @@ deviations (1.48 times the median one)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class RunTrace:
     """One training; entry i belongs to step i, None stands for what is not finite or not there.
 
     Attributes:
