@@ -110,9 +110,9 @@ def edited(path: Path, old: str, new: str) -> Iterator[None]:
     ("name", "old", "new", "marked"),
     [
         ("losses/infonce.py", "return ", "return 0 + ", {"w-clip", "clip-in", "laclip", "fairpivara"}),
-        ("papers/testbeds/char_lm_spikes.py", "= 3e-3", "= 4e-3", {"zclip", "adagc"}),
+        ("papers/testbeds/char_lm_spikes.py", "LAYERS = 2", "LAYERS = 3", {"zclip", "adagc"}),
         ("papers/testbeds/small_clip.py", "size=32", "size=64", {"w-clip"}),
-        ("models/blocks/rope.py", "return ", "return 0 + ", set(CARDS_TO_EDIT) - {"zclip", "adagc", "troll"}),
+        ("models/blocks/rope.py", "return ", "return 0 + ", set(CARDS_TO_EDIT) - {"troll"}),
         ("papers/cards/zclip.py", "SCALE = 0.01", "SCALE = 0.02", {"zclip"}),
         ("papers/reproduction/lab.py", "hash_int(name", 'hash_int(name + "_"', set(CARDS_TO_EDIT)),
         ("losses/infonce.py", '"""', '"""Edited. ', set()),
