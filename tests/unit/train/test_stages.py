@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tether.core.errors import InputError
+from tether.papers.stability.own_run import compare
 from tether.train import RunConfig, load_config, train
-from tether.train.compare import compare
 from tether.train.config import dump_config
 from tether.train.parts import check_parts
 from tether.train.stages import stretches
