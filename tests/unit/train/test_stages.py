@@ -8,6 +8,7 @@ import pytest
 from tether.train.compare import compare
 
 from tether.core.errors import InputError
+from tether.papers.stability.own_run import compare
 from tether.train import RunConfig, load_config, train
 from tether.train.config import dump_config
 from tether.train.parts import check_parts
