@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tether.train.compare import compare
 
 from tether.core.errors import InputError
 from tether.papers.stability.own_run import compare
