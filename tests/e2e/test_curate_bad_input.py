@@ -336,9 +336,9 @@ def test_steps_with_a_model_take_broken_pictures_and_strange_captions(run, stran
         ("{name: clip_score, fraction: 0, model: MODEL}", "fraction"),
         ("{name: clip_score, threshold: .nan, model: MODEL}", "threshold"),
         ("{name: clip_score, model: none/such}", "none/such"),
-        ("{name: embedding_duplicates, threshold: -1, model: MODEL}", "threshold: expected a cosine"),
+        ("{name: embedding_duplicates, threshold: -1, model: MODEL}", "threshold: expected a number in (-1, 1]"),
         ("{name: safety, threshold: 0, model: MODEL}", "threshold"),
-        ("{name: parrot, coverage: 1}", "coverage: expected a share in [0, 1)"),
+        ("{name: parrot, coverage: 1}", "coverage: expected a number in [0, 1)"),
         ("{name: parrot, words: weather}", "weather"),
     ],
 )
@@ -350,13 +350,13 @@ def test_steps_with_a_model_that_cannot_be(run, strange, model, step, said):
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ("- {name: metaclip, entries: %s, t: 0}", "t: expected at least 1, got 0"),
+        ("- {name: metaclip, entries: %s, t: 0}", "t: expected a number of at least 1, or null, got 0"),
         ("- {name: metaclip, entries: %s, tail_share: -1}", "tail_share"),
         ("- {name: image_size, least_side: 0}", "least_side"),
-        ("- {name: image_size, most_aspect: 0}", "most_aspect: expected at least 1, got 0"),
-        ("- {name: text_rules, run: 0}", "run: expected at least 1, got 0"),
+        ("- {name: image_size, most_aspect: 0}", "most_aspect: expected a finite number of at least 1, or null, got 0"),
+        ("- {name: text_rules, run: 0}", "run: expected a whole number of at least 1, or null, got 0"),
         ("- {name: text_rules, characters: [5, 0]}", "characters: expected least and most"),
-        ("- {name: near_duplicates, distance: -1}", "distance: expected 0 to"),
+        ("- {name: near_duplicates, distance: -1}", "distance: expected a whole number in [0, 16]"),
         ("- {name: language, languages: []}", "languages: expected at least one code"),
         ("- {name: exact_duplicates, of: []}", "of: expected columns"),
         ("- {name: exact_duplicates, of: weather}", "weather"),
@@ -388,7 +388,7 @@ def test_thresholds_of_zero_that_mean_something(run, strange, recipe):
     ("arguments", "said"),
     [
         (["--workers", "0"], "workers"),
-        (["--entries", "{words}", "--t", "0"], "t: expected at least 1, got 0"),
+        (["--entries", "{words}", "--t", "0"], "t: expected a number of at least 1, or null, got 0"),
         (["--entries", "{words}", "--tail-share", "2"], "tail_share"),
         (["--entries", "auto", "--t", "1", "--limit", "0"], "limit"),
         (["--entries", "{words}", "--t", "nan"], "t"),

@@ -85,7 +85,7 @@ def test_entries_of_another_pool_or_other_settings_are_not_taken(pool, tmp_path,
     [
         ([], "give either --entries"),
         (["--entries", "{words}"], "expected either t or tail_share"),
-        (["--entries", "{words}", "--t", "0.5"], "t: expected at least 1, got 0.5"),
+        (["--entries", "{words}", "--t", "0.5"], "t: expected a number of at least 1, or null, got 0.5"),
         (["--entries", "none.txt", "--t", "5"], "none.txt: no such file"),
         (["--entries", "auto"], "expected either t or tail_share"),
         (["--entries", "{words}", "--t", "5", "--engine", "spark"], "--engine: expected local or ray, got 'spark'"),

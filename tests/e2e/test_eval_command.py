@@ -65,7 +65,7 @@ def test_eval_says_what_is_wrong(place, capsys):
         (("eval", place / "none", place / "pairs.csv"), "none"),
         (("eval", place / "run", place / "none.csv"), "none.csv"),
         (("eval", place / "run", place / "pairs.csv", "--label", "colour"), "colour"),
-        (("eval", place / "run", place / "pairs.csv", "--measure", "speed"), "known: retrieval"),
+        (("eval", place / "run", place / "pairs.csv", "--measure", "speed"), "'retrieval'"),
         (("eval", place / "run", place / "pairs.csv", "--template", "no slot"), "no slot"),
     ):
         code, _, err = call(capsys, *arguments)

@@ -67,11 +67,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_a_folder_to_a_page(place: Path, here: Callable[..., str]) -> None:
     embeddings, store, page = place / "e.parquet", place / "db", place / "page.html"
     made = run("embed", place / "pictures", "--model", place / "model", "--out", embeddings, "--thumbnail", 32)
-    assert "24 pictures, 24 of them new" in made.stdout
+    assert "24 images, 24 of them new" in made.stdout
     assert "1 bad rows were skipped" in made.stderr
     assert "broken.jpg" in (place / "e.bad_rows.jsonl").read_text()
     again = here("embed", place / "pictures", "--model", place / "model", "--out", embeddings)
-    assert "24 pictures, 0 of them new" in again
+    assert "24 images, 0 of them new" in again
     assert "24 rows of 64 numbers" in run("index", embeddings, "--out", store).stdout
     assert "already holds a store" in here("index", embeddings, "--out", store, code=2)
 
@@ -119,7 +119,7 @@ def test_killed_while_embedding(place: Path) -> None:
     child.wait()
     before = len(list(out.glob("part-*.parquet")))
     assert before > 0
-    assert f"24 pictures, {24 - before} of them new" in run(*command).stdout
+    assert f"24 images, {24 - before} of them new" in run(*command).stdout
     keys = [key for part in sorted(out.glob("*.parquet")) for key in pq.read_table(part)["key"].to_pylist()]
     assert len(keys) == len(set(keys)) == 24
 
@@ -128,8 +128,8 @@ def test_classify(place: Path, here: Callable[..., str]) -> None:
     out = place / "c.csv"
     common = ["classify", place / "pictures", "--model", place / "model", "--out", out]
     done = run(*common, "--classes", "cat,dog", "--top", 2, "--calibrate", place / "pictures", "--abstain", 0.3)
-    assert "24 pictures, 0 without a label" in done.stdout
-    assert "calibrated on 24 pictures" in done.stderr
+    assert "24 images, 0 without a label" in done.stdout
+    assert "calibrated on 24 images" in done.stderr
     with out.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 24

@@ -34,7 +34,7 @@ def test_each_text_has_a_stretch_as_long_as_its_chance(values):
     start = 0.0
     for name, chance in probs.items():
         if chance > 1e-9:
-            assert pool.pick(0, u=min(start + chance / 2, math.nextafter(1, 0))) == name
+            assert pool.drawn(0, u=min(start + chance / 2, math.nextafter(1, 0))) == name
         start += chance
 
 

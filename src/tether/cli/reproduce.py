@@ -61,7 +61,7 @@ def command(
 
 
 def _line(result: dict) -> str:
-    if result["smoke"]:
+    if result["verdict"] is None:
         return f"{result['slug']}: smoke run ended in {result['wall_seconds']:.1f} s"
     return (
         f"{result['slug']}: {result['verdict']}; {result['metric']}: better by {result['mean']:.4g} "

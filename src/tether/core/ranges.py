@@ -214,6 +214,8 @@ def _number(hint: Any, kind: type, bounds: Collection[Any]) -> RangeRule:
     if kind is int:
         noun = endless = "a whole number"
     interval = f"in {left}{low:.10g}, {high:.10g}{right}"
+    if (right, high) == ("]", math.inf):  # infinity is allowed, and above is all there is to say
+        endless, right = noun, ")"
     match (left, low) != ("(", -math.inf), (right, high) != (")", math.inf):
         case False, False:
             return RangeRule(hint, accepts, endless, name)

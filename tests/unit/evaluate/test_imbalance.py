@@ -194,7 +194,6 @@ def test_scale_is_held_between_one_and_a_hundred():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classes": 0, "dim": 3}, "at least 1 class and 1 dimension"),
         ({"classes": 2, "dim": 3, "start": torch.ones(3, 2)}, r"start: expected \(2, 3\), got \(3, 2\)"),
         ({"classes": 1, "dim": 1, "start": torch.full((1, 1), torch.inf)}, "finite class vectors"),
         ({"classes": 2, "dim": 3, "prototypes": "frozen"}, "frozen ones need a start"),

@@ -7,7 +7,6 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch, Encoded, Features
 from tether.evaluate.geometry import (
     alignment,
-    conformity,
     cross_uniformity,
     joint_uniformity,
     linear_separability,
@@ -15,6 +14,7 @@ from tether.evaluate.geometry import (
     uniformity,
 )
 from tether.losses import ClipLoss, ContrastiveGapLoss
+from tether.space.conformity import conformity
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -243,7 +243,7 @@ class TestMeasures:
         )
 
     def test_nothing_to_count_is_nan_with_a_warning(self) -> None:
-        with pytest.warns(UserWarning, match="no picture has three captions"):
+        with pytest.warns(UserWarning, match="no image has three captions"):
             found = increment_rates(torch.ones(2, 2), neg_sim=torch.ones(2, 2), mask=torch.ones(2, 2).bool())
         assert math.isnan(found.positive)
         assert math.isnan(found.negative)

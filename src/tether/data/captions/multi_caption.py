@@ -142,9 +142,9 @@ class MixedCaptions(CaptionTexts):
         >>> from tether.data.captions import MixedCaptions
         >>> sources = {"alt": ["lamp_0231.jpg", "sale!!!"], "vecap": ["a red lamp on a desk", ""]}
         >>> pool = MixedCaptions(sources, probs={"alt": 0.5, "vecap": 0.5})
-        >>> pool.pick(0, u=0.2), pool.pick(0, u=0.7)
+        >>> pool.drawn(0, u=0.2), pool.drawn(0, u=0.7)
         ('lamp_0231.jpg', 'a red lamp on a desk')
-        >>> pool.pick(1, u=0.7)  # a source that is silent gives way
+        >>> pool.drawn(1, u=0.7)  # a source that is silent gives way
         'sale!!!'
     """
 

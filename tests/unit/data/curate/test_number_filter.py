@@ -226,7 +226,7 @@ def test_picture_transforms_come_before_the_score(model, pictures):
 
 def test_wrong_pairs_are_refused(model, pictures):
     one = ScoreFilter(ClipScorer(model))
-    with pytest.raises(InputError, match="6 pictures and 1 texts"):
+    with pytest.raises(InputError, match="6 images and 1 texts"):
         one.score(pictures, ["a"])
     with pytest.raises(TypeError, match=r"texts\[0\]: expected str, got int"):
         one.score(pictures[:1], [3])
