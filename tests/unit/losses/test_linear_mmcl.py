@@ -193,10 +193,3 @@ class TestWorld:
         ):
             with pytest.raises(InputError, match=message):
                 SpuriousWorld(**settings)
-        for p in (0.0, 1.0, math.nan):
-            with pytest.raises(InputError, match="p: expected a probability strictly between 0 and 1"):
-                SpuriousWorld().draw(3, p=p, rng=np.random.default_rng(0))
-            with pytest.raises(InputError, match="p: expected"):
-                theory_accuracy(p, sigma_core=1.0, sigma_cue=0.1)
-        with pytest.raises(InputError, match="n: expected at least 1"):
-            SpuriousWorld().draw(0, p=0.5, rng=np.random.default_rng(0))
