@@ -20,7 +20,7 @@ from tether.models.decoder import CausalDecoder
 from tether.train.steps.module import StepModule, loss_inside
 from tether.train.steps.teachers import WORDS, Teachers
 from tether.train.steps.views import MODEL, VIEWS, View
-from tether.train.terms import TERMS, ObjectiveTerm, Seen, SeenView, Term
+from tether.train.terms import TERMS, ObjectiveTerm, SeenView, Term, TermInputs
 from tether.train.terms.objective import ROLES
 
 OWN = "objective"
@@ -134,7 +134,7 @@ class ComposedStep:
         assert total is not None  # there is a term
         return Loss(total, logged)
 
-    def _see(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Seen:
+    def _see(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> TermInputs:
         """All views, from one look at the batch."""
         found = {name: view.rows(module, batch, step=step, gather=gather) for name, view in self.views.items()}
         rows = {name: one for name, one in found.items() if one is not None}
@@ -144,7 +144,7 @@ class ComposedStep:
         views = {name: SeenView(one.rows, features[name], one.about) for name, one in rows.items()}
         model = module.model
         heads = dict(module.heads.items())
-        return Seen(batch, views, extra, heads, model.logit_scale, model.logit_bias, geometry_of(model))
+        return TermInputs(batch, views, extra, heads, model.logit_scale, model.logit_bias, geometry_of(model))
 
     def state_dict(self) -> dict[str, Any]:
         """That of every term that has one."""

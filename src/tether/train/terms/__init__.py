@@ -9,7 +9,7 @@ from tether.train.terms.details import DetailHinges
 from tether.train.terms.gates import GatePenalty
 from tether.train.terms.objective import ObjectiveTerm
 from tether.train.terms.similarity import TeacherSimilarity
-from tether.train.terms.term import Seen, SeenView, Term
+from tether.train.terms.term import SeenView, Term, TermInputs
 
 __all__ = [
     "TERMS",
@@ -17,10 +17,10 @@ __all__ = [
     "DetailHinges",
     "GatePenalty",
     "ObjectiveTerm",
-    "Seen",
     "SeenView",
     "TeacherSimilarity",
     "Term",
+    "TermInputs",
 ]
 
 TERMS: Mapping[str, type[Term]] = {

@@ -8,7 +8,7 @@ from typing import cast
 from tether.core.gather import Gather
 from tether.core.types import Loss
 from tether.models.decoder import CausalDecoder
-from tether.train.terms.term import Seen, Term
+from tether.train.terms.term import Term, TermInputs
 
 
 class CaptionTerm(Term):
@@ -28,7 +28,7 @@ class CaptionTerm(Term):
         """See Term."""
         return {"head": self._head}
 
-    def __call__(self, seen: Seen, *, step: int, gather: Gather) -> Sequence[Loss]:
+    def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term."""
         text = seen.views[self._text].rows
         decoder = cast(CausalDecoder, seen.heads[self._head])

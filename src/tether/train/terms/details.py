@@ -10,7 +10,7 @@ from tether.core.gather import Gather
 from tether.core.ranges import NonNegative, checked
 from tether.core.types import Loss
 from tether.losses.specs import SpecsLoss
-from tether.train.terms.term import Seen, Term
+from tether.train.terms.term import Term, TermInputs
 
 
 class DetailHinges(Term):
@@ -52,7 +52,7 @@ class DetailHinges(Term):
         """See Term."""
         return self._views
 
-    def __call__(self, seen: Seen, *, step: int, gather: Gather) -> Sequence[Loss]:
+    def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.
 
         Raises:

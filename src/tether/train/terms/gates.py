@@ -13,7 +13,7 @@ from tether.core.ranges import NonNegative, Positive, Share, checked
 from tether.core.types import Loss
 from tether.models.blocks.gate_controller import GateController, Rule
 from tether.models.blocks.mirror_gate import moments
-from tether.train.terms.term import Seen, Term
+from tether.train.terms.term import Term, TermInputs
 
 
 class GatePenalty(Term):
@@ -52,7 +52,7 @@ class GatePenalty(Term):
         """See Term; it looks at no view, but at what the towers tell of all of them."""
         return {}
 
-    def __call__(self, seen: Seen, *, step: int, gather: Gather) -> Sequence[Loss]:
+    def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.
 
         Raises:

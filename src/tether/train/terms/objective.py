@@ -9,7 +9,7 @@ from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Drawing, Objective, Scheduled
 from tether.core.types import Batch, Encoded, Loss
-from tether.train.terms.term import LABELS, Seen, Term
+from tether.train.terms.term import LABELS, Term, TermInputs
 
 ROLES = ("image", "text", "negative_image", "negative_text", "extra")
 """Settings of the term; all others are the objective's."""
@@ -51,7 +51,7 @@ class ObjectiveTerm(Term):
         """See Term."""
         return self._roles | {f"extra.{name}": view for name, view in self._extra.items()}
 
-    def __call__(self, seen: Seen, *, step: int, gather: Gather) -> Sequence[Loss]:
+    def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.
 
         Raises:
@@ -69,7 +69,7 @@ class ObjectiveTerm(Term):
         batch = Batch(rows.pop("image"), rows.pop("text"), self._extra_of(seen) | rows)
         return (self.objective_at(step)(out, batch, gather=gather),)
 
-    def _extra_of(self, seen: Seen) -> dict[str, object]:
+    def _extra_of(self, seen: TermInputs) -> dict[str, object]:
         """The batch's extra without labels and hard negatives, but with those of the views."""
         hidden = {*LABELS.values(), "negative_image", "negative_text"}
         extra = {name: value for name, value in seen.batch.extra.items() if name not in hidden}

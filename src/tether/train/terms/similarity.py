@@ -10,7 +10,7 @@ from tether.core.gather import Gather
 from tether.core.ranges import Positive, checked
 from tether.core.types import Loss
 from tether.losses.checks import unit_rows
-from tether.train.terms.term import Seen, Term
+from tether.train.terms.term import Term, TermInputs
 
 
 class TeacherSimilarity(Term):
@@ -46,7 +46,7 @@ class TeacherSimilarity(Term):
         """See Term."""
         return self._views
 
-    def __call__(self, seen: Seen, *, step: int, gather: Gather) -> Sequence[Loss]:
+    def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term."""
         image, text, *teacher = (unit_rows(seen.views[name].features) for name in self._views.values())
         losses = [

@@ -32,7 +32,7 @@ class SeenView:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TermInputs:
     """What the terms of one step are made of.
 
     Attributes:
@@ -71,5 +71,5 @@ class Term(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def __call__(self, seen: Seen, *, step: int, gather: Gather) -> Sequence[Loss]:
+    def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """What is added, one by one, over this process's rows; the mean over processes is that of the whole batch."""
