@@ -46,6 +46,7 @@ class TemplateRewriter:
             return [text] * count
         found: list[str] = []
         for _ in range(count):
+            new = text
             for _ in range(_TRIES):
                 new = self._once(text, generator)
                 if new != text and new not in found:

@@ -58,11 +58,13 @@ def _note(image: Tensor, word: str, *, edge: str, height: float) -> Tensor:
 def _sheet(word: str, height: int, widest: int) -> UInt8[np.ndarray, "h w"]:
     """A light sheet with the word on it, as large as fits."""
     high, wide = _FINE * height, _FINE * widest
-    for size in range(high, 8, -4):
+    size = high
+    while True:
         font = ImageFont.load_default(size)
         left, top, right, bottom = font.getbbox(word)
-        if right - left <= 0.94 * wide and bottom - top <= 0.8 * high:
+        if (right - left <= 0.94 * wide and bottom - top <= 0.8 * high) or size <= 12:
             break
+        size -= 4
     used = min(widest, math.ceil((right - left) / 0.94 / _FINE))
     sheet = Image.new("L", (_FINE * used, high), 245)
     place = ((_FINE * used - (right - left)) / 2 - left, (high - (bottom - top)) / 2 - top)

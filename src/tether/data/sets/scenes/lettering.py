@@ -62,13 +62,15 @@ def letter(lettering: TextOverlay, pixels: UInt8[np.ndarray, "h w 3"]) -> Bool[n
 @lru_cache(maxsize=1024)
 def _glyphs(text: str, height: int, widest: int) -> Float[np.ndarray, "h w"]:
     """Cover of a line of text in [0, 1], ``height`` pixels high with its margin, at most ``widest`` wide."""
-    for points in range(height, 3, -1):
+    points = height
+    while True:
         font = ImageFont.load_default(points)
         _, top, _, bottom = font.getbbox("bdghp" + text)
         own_left, _, own_right, _ = font.getbbox(text)
         width = round(own_right - own_left) + 4
-        if bottom - top <= height and width <= widest:
+        if (bottom - top <= height and width <= widest) or points <= 4:
             break
+        points -= 1
     image = Image.new("L", (width, height), 0)
     ImageDraw.Draw(image).text((2 - own_left, (height - (bottom - top)) / 2 - top), text, fill=255, font=font)
     return np.asarray(image, dtype=np.float64) / 255
