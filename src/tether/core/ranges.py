@@ -87,7 +87,7 @@ def checked(target: Decorated) -> Decorated:
         if table is None:  # annotations are resolved at the first call: by then every module is there
             table = rules(target)
             places.extend((name, table.get(name)) for name in inspect.signature(target).parameters)
-        for (name, rule), value in zip(places, args):  # noqa: B905 - seldom as many arguments as parameters
+        for (name, rule), value in zip(places, args):  # noqa: B905 - what is not given has its default
             if rule is not None and not rule.accepts(value):
                 raise InputError(rule.refusal(name, value))
         for name, value in keywords.items():

@@ -29,7 +29,7 @@ from tether.models.embed import encode_images, encode_texts
 
 THUMBNAIL = 56  # pixels
 SAMPLE = 256
-"""Rows whose pictures are kept at the model's size, for the probes that change pixels."""
+"""Rows whose images are kept at the model's size, for the probes that change pixels."""
 COLUMN_LETTERS = 40  # a longer value is no category
 _FORMAT = "tether-inspect-3"
 _WHOLE, _BAD = ".safetensors", ".bad.jsonl"
@@ -50,8 +50,8 @@ def source_digest(source: Source, *, spec: str) -> str:
     if first is None:
         raise InputError(f"{source.name}: the data set is empty")
     found.update(repr((first.key, first.texts)).encode())
-    picture = first.image
-    found.update(picture.tobytes() if isinstance(picture, np.ndarray) else repr(picture).encode())
+    image = first.image
+    found.update(image.tobytes() if isinstance(image, np.ndarray) else repr(image).encode())
     return found.hexdigest()
 
 
@@ -71,7 +71,7 @@ def gather(
 ) -> Subject:
     """Embed up to ``limit`` rows, spread over the source, and read them back as one subject.
 
-    Memory holds, while embedding, the embeddings of one part and the pictures at the model's size that are kept of it;
+    Memory holds, while embedding, the embeddings of one part and the images at the model's size that are kept of it;
     afterwards the embeddings, at most ``limit`` rows of them, and the sample. What lies in the folder is not embedded
     again, but for parts of a finished run in which a row could not be read: these are tried once more.
 
@@ -166,13 +166,13 @@ def _embed(
     image, small = [], []
     spec = model.image_spec
     sample = _Drawn(share, seed=seed, size=spec.size)
-    for some, pictures in ordered(
+    for some, images in ordered(
         part, image_spec=spec, batch_size=batch_size, workers=workers, strict=strict, on_bad=path.with_suffix(_BAD)
     ):
         rows += [replace(row, image=None) for row in some]  # their bytes are many
-        image.append(encode_images(model, [pictures], not_finite="nan"))
-        small.append(shrink(pictures, side=THUMBNAIL))
-        sample.add([row.key for row in some], pictures, fine=torch.isfinite(image[-1]).all(dim=1))
+        image.append(encode_images(model, [images], not_finite="nan"))
+        small.append(shrink(images, side=THUMBNAIL))
+        sample.add([row.key for row in some], images, fine=torch.isfinite(image[-1]).all(dim=1))
     captions = [text for row in rows for text in row.texts]
     text = encode_texts(model, captions, batch_size=batch_size, not_finite="nan")
     owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.texts) for row in rows]))
@@ -212,11 +212,11 @@ def _content(tensors: dict[str, Tensor], rows: str) -> str:
 
 
 class _Drawn:
-    """The rows of a part that a hash of their keys draws, with their pictures; the others' are not held.
+    """The rows of a part that a hash of their keys draws, with their images; the others' are not held.
 
     Attributes:
         places: rows of the part, ascending.
-        pixels: their pictures.
+        pixels: their images.
     """
 
     def __init__(self, most: int, *, seed: int, size: tuple[int, int]) -> None:
@@ -225,12 +225,12 @@ class _Drawn:
         self._most, self._seed, self._seen = most, seed, 0
         self._draws = np.empty(0)
 
-    def add(self, keys: Sequence[str], pictures: Tensor, *, fine: Tensor) -> None:
+    def add(self, keys: Sequence[str], images: Tensor, *, fine: Tensor) -> None:
         """The next rows; only fine ones can be drawn."""
         places = torch.nonzero(fine).flatten()
         draws = np.concatenate([self._draws, _draws([keys[at] for at in places.tolist()], seed=self._seed)])
         best = torch.from_numpy(np.sort(np.argsort(draws, kind="stable")[: self._most]))
-        self.pixels = torch.cat([self.pixels, pictures[places]])[best]
+        self.pixels = torch.cat([self.pixels, images[places]])[best]
         self.places = torch.cat([self.places, places + self._seen])[best]
         self._draws = draws[best.numpy()]
         self._seen += len(keys)
@@ -329,7 +329,7 @@ def _subject(
         mine = {name: [values[place] for place in chosen] for name, values in rows["columns"].items()}
         columns = mine if columns is None else {name: [*columns[name], *mine[name]] for name in columns if name in mine}
     if not keys:
-        raise InputError(f"{source.name}: all {lost} picture embeddings are not finite; the weights are damaged")
+        raise InputError(f"{source.name}: all {lost} image embeddings are not finite; the weights are damaged")
     seen = Embedded(
         keys=tuple(keys),
         captions=tuple(captions),

@@ -41,7 +41,7 @@ class Gap:
         figures = [
             exact("distance of the centres (0 to 2)", distance),
             mean("cosine of a pair", cosine),
-            exact("images and texts told apart by one cut along the gap", _separated(image, text), unit="share"),
+            exact("images and texts separated by one plane across the gap", _separated(image, text), unit="share"),
             *(
                 mean(f"{name}, change of recall at 1 with the gap closed", change, unit="share")
                 for name, change in changes.items()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,7 @@ class EmbeddingDuplicates(ImageDuplicates):
     """
 
     refusal = "an image with nearly the same embedding stays in its place"
-    held = {"keys": np.uint64, "vectors": np.float16}  # noqa: RUF012
+    held: ClassVar[Mapping[str, type[np.generic]]] = {"keys": np.uint64, "vectors": np.float16}
 
     @checked
     def __init__(self, *, model: str, threshold: Annotated[float, Gt(-1), Le(1)] = 0.95, device: str = "cpu") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ class ImageDuplicates(ABC):
 
     columns: tuple[str, ...] = (IMAGE,)
     counts: Counts = "pool"
-    held: Mapping[str, type[np.generic]]
+    held: ClassVar[Mapping[str, type[np.generic]]]
     """Columns that are held, by their names in the state, and their types; the first is the hash of the row's key."""
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,12 @@ class NearDuplicates(KeptSettings, ImageDuplicates):
     """
 
     refusal = "an image that looks the same stays in its place"
-    held = {"key": np.uint64, "shape": np.uint64, "colours": np.uint8, "pixels": np.uint32}  # noqa: RUF012
+    held: ClassVar[Mapping[str, type[np.generic]]] = {
+        "key": np.uint64,
+        "shape": np.uint64,
+        "colours": np.uint8,
+        "pixels": np.uint32,
+    }
 
     @checked
     def __init__(
