@@ -49,6 +49,10 @@ class BadRows:
         """Distinct keys that were skipped, by this process, those already in the log included."""
         return len(self._keys)
 
+    def nothing_good(self) -> str:
+        """Why there is no good row, for a message."""
+        return f"all {self.seen} rows are bad, the latest: {self.latest}" if self.latest else "the data set is empty"
+
     def tried(self, rows: int) -> None:
         """Count rows that were looked at, bad ones included."""
         with self._lock:

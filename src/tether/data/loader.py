@@ -208,7 +208,7 @@ def ordered(
     batch_size: int,
     workers: int = 0,
     strict: bool = False,
-    on_bad: Path | None = None,
+    on_bad: Path | BadRows | None = None,
     limit: int | None = None,
 ) -> Iterator[tuple[list[Row], Tensor]]:
     """Every good row once, in the source's order, with its image; for evaluation and embedding.
@@ -219,7 +219,7 @@ def ordered(
         batch_size: rows at a time; the last batch may be smaller.
         workers: threads that decode; the order does not depend on them.
         strict: raise at the first bad row instead of skipping it.
-        on_bad: JSON-lines log of bad rows.
+        on_bad: JSON-lines log of bad rows, or an account of several readings, for which no good row is no error.
         limit: stop after this many good rows.
 
     Yields:
@@ -228,7 +228,7 @@ def ordered(
     Raises:
         InputError: not one good row, or a bad row under ``strict``.
     """
-    bad = BadRows(source.name, path=on_bad, strict=strict)
+    bad = on_bad if isinstance(on_bad, BadRows) else BadRows(source.name, path=on_bad, strict=strict)
 
     def open_image(row: Row) -> Tensor | InputError:
         try:
@@ -256,9 +256,8 @@ def ordered(
                 return
         if kept:
             yield [row for row, _ in kept], torch.stack([image for _, image in kept])
-    if not done:
-        what = f"all {bad.seen} rows are bad, the latest: {bad.latest}" if bad.latest else "the data set is empty"
-        raise InputError(f"{source.name}: {what}")
+    if not done and bad is not on_bad:
+        raise InputError(f"{source.name}: {bad.nothing_good()}")
 
 
 def _ahead(rows: Iterable[Row], work, *, pool: ThreadPoolExecutor, ahead: int) -> Iterator[tuple[Row, Any]]:

@@ -13,20 +13,20 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Cloud, Curve, Figure, Finding, Gallery, Item
 from tether.core.geometry import COSINE, GEOMETRIES, Geometry
 from tether.core.types import Block, Features, ImageSpec, Row
 from tether.data import open_source
+from tether.data.features import parquet
+from tether.data.features.selection import divide
 from tether.evaluate.inspect import PROBES
 from tether.evaluate.inspect.binding import swapped
 from tether.evaluate.inspect.caption_robustness import CHANGES
 from tether.evaluate.inspect.intervals import mean, share
 from tether.evaluate.inspect.page import draw_bars, steps
 from tether.evaluate.inspect.pairing import beaten, chance_of, pair_up
-from tether.evaluate.inspect.parts import divide
 from tether.evaluate.inspect.runner import inspect_model
 from tether.evaluate.inspect.shortcut_scores import aligned, cramers_v, pull, strength
 from tether.evaluate.inspect.towers import agreement
@@ -169,7 +169,7 @@ def test_finished_work_is_not_done_again(tmp_path):
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
     source, model = Rows(rows(120)), Stub()
 
     def stop(what, done, total):
@@ -293,7 +293,7 @@ def test_a_probe_with_slots(tmp_path):
 @pytest.mark.parametrize("known", [True, False])
 def test_a_limit_is_spread_over_the_source(known):
     source = Rows(rows(400), known=known)
-    parts = divide(source, limit=128)
+    parts = divide(source, limit=128, part_rows=512)
     keys = [row.key for part in parts for block in part.blocks() for row in part.read(block)]
     assert len(keys) == len(set(keys))
     assert 100 <= len(keys) <= 140
@@ -303,7 +303,7 @@ def test_a_limit_is_spread_over_the_source(known):
 
 
 def test_all_rows_when_there_are_fewer():
-    parts = divide(Rows(rows(90)), limit=10_000)
+    parts = divide(Rows(rows(90)), limit=10_000, part_rows=512)
     assert sum(1 for part in parts for block in part.blocks() for _ in part.read(block)) == 90
     assert len(parts) == 1
     block = parts[0].blocks()[1]
@@ -313,11 +313,11 @@ def test_all_rows_when_there_are_fewer():
 def test_memory_holds_the_sample_only(tmp_path, monkeypatch):
     """Parts on disk keep the images of the sample at full size, of the other rows the small ones."""
     monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.SAMPLE", 30)
-    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
     inspect_model(Stub(), Rows(rows(120)), out=tmp_path, probes=["about"])
-    parts = [load_file(path) for path in sorted(tmp_path.glob("kept/*/*.safetensors"))]
-    assert [len(part["pixels"]) for part in parts] == [10, 10, 10]
-    assert [len(part["thumbnails"]) for part in parts] == [40, 40, 40]
+    parts = [parquet.read(path) for path in sorted(tmp_path.glob("kept/*/*.parquet"))]
+    assert [len(part) - part["pixels"].null_count for part in parts] == [10, 10, 10]
+    assert [len(part) - part["thumbnail"].null_count for part in parts] == [40, 40, 40]
 
 
 def test_findings_survive_json():

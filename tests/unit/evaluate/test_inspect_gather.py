@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from tether.core.errors import InputError
 from tether.core.types import Block, Row
+from tether.data.features import parquet
+from tether.data.features.selection import Walk, divide
 from tether.evaluate.inspect.embedding_cache import gather
-from tether.evaluate.inspect.parts import Walk, divide
 from tether.evaluate.inspect.runner import inspect_model
 
 from test_inspect import Counts, Rows, Stub, rows  # isort: skip - a neighbour
@@ -39,8 +39,8 @@ class Numbers:
             yield Row(str(first + at), None)
 
 
-def numbers(source: Numbers, *, limit: int) -> list[int]:
-    parts = divide(source, limit=limit)
+def numbers(source: Numbers, *, limit: int, part_rows: int = 512) -> list[int]:
+    parts = divide(source, limit=limit, part_rows=part_rows)
     return [int(row.key) for part in parts for block in part.blocks() for row in part.read(block)]
 
 
@@ -70,18 +70,17 @@ def test_exactly_the_limit_and_spread(total, limit, block):
 )
 def test_blocks_of_unknown_length_give_all_that_is_asked(sizes, limit, part, most):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tether.evaluate.inspect.parts.PART_ROWS", part)
-        patch.setattr("tether.evaluate.inspect.parts.MOST_BLOCKS", most)
-        found = numbers(Numbers(sizes, known=False), limit=limit)
+        patch.setattr("tether.data.features.selection.MOST_BLOCKS", most)
+        found = numbers(Numbers(sizes, known=False), limit=limit, part_rows=part)
         assert len(found) == len(set(found)) == min(limit, sum(sizes))
         # What was read before can be passed over, and the rest is the same.
         steps = []
-        for piece in divide(Numbers(sizes, known=False), limit=limit):
+        for piece in divide(Numbers(sizes, known=False), limit=limit, part_rows=part):
             read = [int(row.key) for row in piece.read(piece.blocks()[0])]
             assert len(read) == piece.rows <= part
             steps.append((piece.identity, piece.steps, read))
         rest = []
-        for at, piece in enumerate(divide(Numbers(sizes, known=False), limit=limit)):
+        for at, piece in enumerate(divide(Numbers(sizes, known=False), limit=limit, part_rows=part)):
             assert piece.identity == steps[at][0]
             if at % 2:
                 piece.pass_over(steps[at][1])
@@ -124,7 +123,7 @@ def test_behind_a_broken_block_the_next_one_follows(tmp_path):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_parts_of_any_source_are_bounded_and_resumable(tmp_path, monkeypatch, known):
-    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
     monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.SAMPLE", 30)
     source, model = Rows(rows(200), known=known, block=200), Stub()
 
@@ -137,10 +136,10 @@ def test_parts_of_any_source_are_bounded_and_resumable(tmp_path, monkeypatch, kn
     seen = model.seen
     report = inspect_model(model, source, out=tmp_path, probes=["about", Counts()])
     assert (report.rows, model.seen - seen) == (200, 120)
-    parts = [load_file(path) for path in sorted(tmp_path.glob("kept/*/*.safetensors"))]
-    assert [len(part["image"]) for part in parts] == [40] * 5
+    parts = [parquet.read(path) for path in sorted(tmp_path.glob("kept/*/*.parquet"))]
+    assert [len(part) for part in parts] == [40] * 5
     # Where nobody knows how many parts there will be, the first ones keep more images than the sample takes of them.
-    assert [len(part["pixels"]) for part in parts] == ([6] * 5 if known else [30, 15, 10, 8, 6])
+    assert [len(part) - part["pixels"].null_count for part in parts] == ([6] * 5 if known else [30, 15, 10, 8, 6])
 
 
 def subject(source, folder, **settings):
@@ -149,7 +148,7 @@ def subject(source, folder, **settings):
 
 
 def test_the_sample_takes_its_share_of_each_part(tmp_path, monkeypatch):
-    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
     monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.SAMPLE", 30)
     by_length = [
         subject(Rows(rows(200), known=known), tmp_path / str(known), spoilt="some").sample for known in (True, False)
@@ -194,7 +193,7 @@ class Lossy(Rows):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_rows_that_were_bad_are_tried_again(tmp_path, monkeypatch, known):
-    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
     source, model = Lossy(rows(120), lost=[50, 60], known=known), Stub()
     probes = ["about", "duplicates", Counts()]
     report = inspect_model(model, source, out=tmp_path, probes=probes)
@@ -206,13 +205,13 @@ def test_rows_that_were_bad_are_tried_again(tmp_path, monkeypatch, known):
     assert report.rows == 120
     assert report.section("about").finding.figure("rows that could not be read").value == 0
     assert report.section("counts").finding.figure("images").value == 120
-    assert model.seen == seen + 40  # one part of three
+    assert model.seen == seen + 2  # no good row again
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_part_that_failed_and_comes_back_moves_no_finding(tmp_path, monkeypatch, known):
     """Kept sections know rows by number; when a part before them comes back, they are made anew."""
-    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
     source = Lossy(rows(120), lost=range(40, 80), known=known)
     report = inspect_model(Stub(), source, out=tmp_path, probes=["common", Counts()])
     assert report.rows == 80
@@ -224,7 +223,7 @@ def test_a_part_that_failed_and_comes_back_moves_no_finding(tmp_path, monkeypatc
 
 
 def test_a_stopped_run_keeps_parts_with_bad_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
     source, model = Lossy(rows(120), lost=[3, 50]), Stub()
 
     def stop(what, done, total):
@@ -247,7 +246,7 @@ def test_strict_stops_at_what_another_run_passed_over(tmp_path):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_part_of_which_nothing_is_finite_costs_only_itself(tmp_path, monkeypatch, known):
-    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
     changed = rows(120)
     for at in range(40, 80):
         changed[at].image[0, 0, 0] = 7  # the shade that spoils the model
@@ -278,11 +277,11 @@ def test_the_words_of_an_error_decide_nothing(tmp_path, monkeypatch):
                 raise InputError("block 40: no 'side' of it can be read")
             yield from super().read(block, start=start)
 
-    monkeypatch.setattr("tether.evaluate.inspect.parts.PART_ROWS", 40)
+    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
     found = inspect_model(Stub(), Broken(rows(120)), out=tmp_path / "broken", label="side", probes=["about"])
     assert found.rows == 80
 
 
 def test_a_walk_without_an_end_stops(tmp_path):
     """Parts that nobody reads do not come for ever."""
-    assert len(list(Walk(Numbers([5, 5], known=False), limit=4))) == 1
+    assert len(list(Walk(Numbers([5, 5], known=False), limit=4, part_rows=512))) == 1

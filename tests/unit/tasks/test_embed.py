@@ -89,7 +89,7 @@ def test_stopped_anywhere_it_goes_on(tmp_path: Path, model: Clip, name: str) -> 
     rows = [row(i) for i in range(40)]
     rows[5] = Row("broken", b"no picture")
     rows.append(row(1))  # a key that comes twice, after the stop
-    for stop in (13, 0, 25, 39):
+    for stop in (13, 0, 25, 20):  # rows read by that run
         with pytest.raises(KeyboardInterrupt):
             run(rows, tmp_path / name, model, stop=stop)
     report = run(rows, tmp_path / name, model)

@@ -14,9 +14,9 @@ from PIL import Image
 from tether.core.errors import InputError, LockedError, WriteError
 from tether.core.types import Block, Row
 from tether.data import open_source
+from tether.data.features import parquet
 from tether.models import create
 from tether.models.dual import Clip
-from tether.tasks.retrieve import shards
 from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.search import Searcher
@@ -77,7 +77,7 @@ def test_a_damaged_part_is_named_and_made_again_when_it_is_removed(tmp_path, mod
         run([row(i) for i in range(40)], tmp_path / "out", model)
     parts[1].unlink()
     assert run([row(i) for i in range(40)], tmp_path / "out", model).rows == 40
-    keys = [key for part in (tmp_path / "out").glob("part-*.parquet") for key in shards.keys_in(part)]
+    keys = [key for part in (tmp_path / "out").glob("part-*.parquet") for key in parquet.keys_in(part)]
     assert sorted(keys) == [f"k{i:02d}" for i in range(40)]
 
 
@@ -92,11 +92,11 @@ def test_a_flipped_bit_in_a_vector_is_found(tmp_path, model):
 
 
 def test_a_file_that_claims_far_more_than_it_holds_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "ALWAYS_FINE", 2**16)
+    monkeypatch.setattr(parquet, "ALWAYS_FINE", 2**16)
     same = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(2**18, np.float32)), 16)
     pq.write_table(pa.table({"key": map(str, range(2**14)), "embedding": same}), tmp_path / "sound.parquet")
     pq.write_table(pa.table({"key": pa.nulls(2**14, pa.string()), "embedding": same}), tmp_path / "bomb.parquet")
-    assert shards.rows_in(tmp_path / "sound.parquet") == 2**14
+    assert parquet.rows_in(tmp_path / "sound.parquet") == 2**14
     with pytest.raises(InputError, match=r"bomb\.parquet: claims 1,[\d,]+ bytes of values in a file of"):
         build_index(tmp_path / "bomb.parquet", out=tmp_path / "db")
 

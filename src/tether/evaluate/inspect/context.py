@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from safetensors import safe_open
 from torch import Tensor
 
 from tether.core.errors import InputError
@@ -18,6 +18,7 @@ from tether.core.finding import Figure
 from tether.core.geometry import COSINE
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Source
+from tether.data.features import parquet
 from tether.evaluate.embeddings import Embedded
 from tether.evaluate.inspect.intervals import mean
 from tether.evaluate.inspect.pairing import Pairing, pair_up
@@ -49,17 +50,17 @@ class Thumbnails:
 
     def __call__(self, rows: Sequence[int]) -> UInt8[Tensor, "r 3 s s"]:
         """The small images of these rows."""
-        found: dict[int, Tensor] = {}
-        for path in dict.fromkeys(self.places[row][0] for row in rows):
-            with safe_open(str(path), framework="pt") as file:
-                held = file.get_slice("thumbnails")
-                for row in rows:
-                    if self.places[row][0] == path:
-                        at = self.places[row][1]
-                        found[row] = held[at : at + 1]
         if not rows:
             raise InputError("thumbnails: no row was asked for")
-        return torch.cat([found[row] for row in rows])
+        found: dict[int, Tensor] = {}
+        for path in dict.fromkeys(self.places[row][0] for row in rows):
+            held = parquet.read(path, columns=["thumbnail"]).column("thumbnail")
+            for row in rows:
+                if self.places[row][0] == path:
+                    found[row] = torch.frombuffer(bytearray(held[self.places[row][1]].as_py()), dtype=torch.uint8)
+        small = torch.stack([found[row] for row in rows])
+        side = math.isqrt(small.shape[1] // 3)
+        return small.view(-1, 3, side, side)
 
 
 @dataclass(frozen=True)

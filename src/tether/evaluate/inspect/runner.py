@@ -24,9 +24,10 @@ from tether.core.finding import Finding
 from tether.core.locks import locked
 from tether.core.protocols import DualEncoder, Probe, Source
 from tether.core.shape import finite
+from tether.data.features.selection import source_digest
 from tether.evaluate.inspect import PROBES
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.embedding_cache import gather, source_digest
+from tether.evaluate.inspect.embedding_cache import gather
 from tether.evaluate.inspect.health_report import Report, Section
 
 LIMIT = 10_000
@@ -53,8 +54,8 @@ def inspect_model(
     """Inspect a model on its pairs and write ``inspect.html`` and ``inspect.json``.
 
     The pairs are embedded once, part by part on disk. Finished parts and sections are kept under ``out/kept``, by the
-    model's weights and the source, and are not made again, but for parts with rows that could not be read; a section
-    that fails says why and the others go on.
+    model's weights and the source, and are not made again, but for rows that could not be read; a section that
+    fails says why and the others go on.
 
     Args:
         model: any model that ``tether.load`` gives.

@@ -9,6 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from tether.core.errors import InputError, TetherError, WriteError
+from tether.data.features import parquet
 from tether.tasks.retrieve import ivf_index, memory_index, shards
 from tether.tasks.retrieve.lance import TABLE, WriteLock
 from tether.tasks.retrieve.rows import DIGEST, checked_batches, conform, require, said
@@ -50,7 +51,7 @@ def build_index(
     """
     parts = shards.files_of(embeddings)
     schema = _storable(shards.shared_schema(parts), parts=parts)
-    total = sum(shards.rows_in(part) for part in parts)
+    total = sum(parquet.rows_in(part) for part in parts)
     if total == 0:
         raise InputError(f"{embeddings}: holds no rows")
     _check_place(out)
@@ -128,7 +129,7 @@ def _storable(schema: pa.Schema, *, parts: list[Path]) -> pa.Schema:
     if pa.types.is_fixed_size_list(kind):
         size = kind.list_size
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        first = next((rows["embedding"][0] for rows in shards.groups(parts[0], rows=1)), None)
+        first = next((rows["embedding"][0] for rows in parquet.groups(parts[0], rows=1)), None)
         size = 0 if first is None or not first.is_valid else len(first)
     else:
         raise InputError(f"{parts[0]}: column 'embedding': expected lists of float32, got {kind}")

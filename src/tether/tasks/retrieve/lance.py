@@ -12,10 +12,9 @@ from typing import Any
 
 from tether.core.errors import InputError, TetherError, WriteError, is_fault
 from tether.core.locks import locked
+from tether.data.features.parquet import ALWAYS_FINE, MOST_INFLATED
 
 TABLE = "embeddings"
-MOST_INFLATED, ALWAYS_FINE = 100, 2**28
-"""Files may claim this many times their size in values, or this many bytes, whichever is more."""
 WAIT = 10.0
 """Seconds that a write waits for another process to finish its own."""
 

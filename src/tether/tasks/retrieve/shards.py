@@ -1,24 +1,21 @@
-"""Embeddings on disk: Parquet parts that are whole or absent, and the schema they share."""
+"""Embeddings on disk: rows and vectors as an Arrow table, and the schema that several files share."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from tether.core.atomic_io import atomic_path
-from tether.core.errors import InputError, refusing
+from tether.core.errors import InputError
 from tether.core.printable import encodable
 from tether.core.types import Row
-from tether.tasks.retrieve.lance import ALWAYS_FINE, MOST_INFLATED
+from tether.data.features import parquet
 from tether.tasks.retrieve.rows import DIGEST, MODEL, conform
 
 FIXED = ("key", "embedding", "texts", "path", "thumbnail")
@@ -98,22 +95,11 @@ def _column(values: list[object]) -> pa.Array:
         return pa.array([None if value is None else json.dumps(value, default=str) for value in values], pa.string())
 
 
-def write(table: pa.Table, path: Path) -> None:
-    """One Parquet file, whole or absent; vectors are noise to a compressor, so only the rest is compressed."""
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression=_compression(table.schema), write_page_checksum=True)
-
-
 def join(parts: Sequence[Path], path: Path) -> None:
-    """All parts, in order, as one Parquet file, whole or absent."""
+    """All parts, in order, as one Parquet file, written atomically."""
     schema = shared_schema(parts)
-    with (
-        atomic_path(path) as temporary,
-        pq.ParquetWriter(temporary, schema, compression=_compression(schema), write_page_checksum=True) as file,
-    ):
-        for part in parts:
-            for group in groups(part):
-                file.write_table(conform(group, schema=schema, where=str(part)))
+    fitted = (conform(group, schema=schema, where=str(part)) for part in parts for group in parquet.groups(part))
+    parquet.write_groups(fitted, path, schema=schema)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -131,91 +117,25 @@ def files_of(path: Path) -> list[Path]:
     return found
 
 
-def schema_of(path: Path) -> pa.Schema:
-    """Arrow schema of a Parquet file.
-
-    Raises:
-        InputError: it is not Parquet, or is truncated.
-    """
-    with _sound(path):
-        return _opened(path).schema_arrow
-
-
-def rows_in(path: Path) -> int:
-    """Rows of a Parquet file; errors as for ``schema_of``."""
-    with _sound(path):
-        return _opened(path).metadata.num_rows
-
-
-def keys_in(path: Path) -> list[str]:
-    """Keys of a part; errors as for ``schema_of``."""
-    with _sound(path):
-        return _opened(path).read(columns=["key"]).column("key").to_pylist()
-
-
-def groups(path: Path, *, rows: int | None = None) -> Iterator[pa.Table]:
-    """The rows of a file, one row group or ``rows`` of them at a time; errors as for ``schema_of``."""
-    with _sound(path):
-        file = _opened(path)
-        if rows is None:
-            yield from (file.read_row_group(number) for number in range(file.num_row_groups))
-        else:
-            yield from (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_size=rows))
-
-
-def _opened(path: Path) -> pq.ParquetFile:
-    file = pq.ParquetFile(path, page_checksum_verification=True)
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
-    claimed = sum(max(column.total_uncompressed_size, 4 * column.num_values) for column in columns)
-    size = path.stat().st_size
-    if claimed > max(ALWAYS_FINE, MOST_INFLATED * size):
-        raise InputError(f"{path}: claims {claimed:,} bytes of values in a file of {size:,}; damaged, or made to harm")
-    return file
-
-
-def _sound(path: Path) -> contextlib.AbstractContextManager[None]:
-    return refusing(f"{path}: damaged or not a Parquet file")
-
-
 def shared_schema(parts: Sequence[Path]) -> pa.Schema:
     """The schema that holds the columns of every part; a column of two kinds becomes text.
 
     Raises:
         InputError: two parts come from different models.
     """
-    schemas = [schema_of(part) for part in parts]
+    schemas = [parquet.schema_of(part) for part in parts]
     first = schemas[0].metadata or {}
     for part, schema in zip(parts, schemas, strict=True):
         mine = (schema.metadata or {}).get(DIGEST)
         if mine != first.get(DIGEST):
             raise InputError(f"{part}: made by model {mine!r}, but {parts[0]} by {first.get(b'tether.digest')!r}")
-    kinds: dict[str, pa.DataType] = {}
-    for schema in schemas:
-        for field in schema:
-            kinds[field.name] = _wider(kinds.get(field.name, field.type), field.type)
-    kinds = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in kinds.items()}
+    kinds = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in parquet.widest(schemas).items()}
     text = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in first.items()}
     return pa.schema(kinds, metadata=text)
-
-
-def _wider(left: pa.DataType, right: pa.DataType) -> pa.DataType:
-    try:
-        pair = [pa.schema({"x": left}), pa.schema({"x": right})]
-        return pa.unify_schemas(pair, promote_options="permissive").field("x").type
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.string()
 
 
 def batches(parts: Sequence[Path], *, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
     """The rows of all parts, a bounded number at a time, fitted to a schema."""
     for part in parts:
-        for some in groups(part, rows=rows):
+        for some in parquet.groups(part, rows=rows):
             yield conform(some, schema=schema, where=str(part))
-
-
-def _compression(schema: pa.Schema) -> Mapping[str, str]:
-    # nested columns are named by their leaf in Parquet, so every name that may occur is listed
-    names = [name for field in schema for name in (field.name, f"{field.name}.list.element")]
-    plain = ("embedding", "thumbnail")
-    return {name: "none" if name.startswith(plain) else "zstd" for name in names}

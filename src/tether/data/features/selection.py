@@ -1,11 +1,12 @@
-"""Which rows of a source are looked at, and in which pieces: bounded in number, spread over the whole of it."""
+"""Which rows of a source are looked at, and in which parts: all in order, or so many spread over the whole of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -14,8 +15,6 @@ from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.core.types import Block, Row
 
-PART_ROWS = 512
-"""Rows of one part: the most that a kill costs."""
 STRETCH = 64
 """Rows that are read in one go where not all rows can be looked at, at most."""
 LEAST_STRETCHES = 8
@@ -49,12 +48,12 @@ class Part:
 
     steps: Sequence[Step] = ()
 
-    def __init__(self, source: Source, pieces: Sequence[Piece]) -> None:
+    def __init__(self, cursor: _Cursor, pieces: Sequence[Piece]) -> None:
         """Take the pieces; nothing is read yet."""
-        self.name, self.version = source.name, source.version
+        self.name, self.version = cursor.source.name, cursor.source.version
         self.pieces = tuple(pieces)
         self.identity = _named([(piece.block.id, piece.start, piece.rows) for piece in self.pieces])
-        self._source = source
+        self._cursor = cursor
 
     @property
     def rows(self) -> int:
@@ -68,11 +67,28 @@ class Part:
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         """The rows of one piece from its row ``start`` on."""
         piece = self.pieces[int(block.id)]
-        rows = self._source.read(piece.block, start=piece.start + start)
-        return islice(rows, piece.rows - start)
+        return self._cursor.read(piece.block, start=piece.start + start, rows=piece.rows - start)
 
     def pass_over(self, steps: Sequence[Step]) -> None:
         """Leave it unread; no other part depends on it."""
+
+
+class _Cursor:
+    """Reads stretches of blocks; one that begins where the last one ended goes on with the same iterator."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._place: tuple[str, int] | None = None
+        self._rows: Iterator[Row] = iter(())
+
+    def read(self, block: Block, *, start: int, rows: int) -> Iterator[Row]:
+        if self._place != (block.id, start):
+            self._rows = iter(self.source.read(block, start=start))
+        self._place = None  # until all were taken
+        for row in islice(self._rows, rows):
+            yield row
+            start += 1
+        self._place = (block.id, start)
 
 
 class NextRows:
@@ -106,7 +122,7 @@ class NextRows:
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         """Its rows; a block that breaks ends them, and the next part goes on behind it."""
-        return islice(self._walk.take(PART_ROWS), start, None)
+        return islice(self._walk.take(), start, None)
 
     def pass_over(self, steps: Sequence[Step]) -> None:
         """Go on behind what was read of it before."""
@@ -116,20 +132,22 @@ class NextRows:
 class Walk:
     """Parts of a source whose blocks do not tell their lengths; each must be read, or passed over, before the next.
 
-    The limit is shared among up to 64 blocks that lie evenly among all. What blocks that end early leave over goes to
-    those after them, then to blocks not opened so far, and at last to those that go on.
+    A limit is shared among up to 64 blocks that lie evenly among all. What blocks that end early leave over goes to
+    those after them, then to blocks not opened so far, and at last to those that go on. Without one they come in order.
 
     Attributes:
         source: the whole.
         steps: what was read since the last part began.
     """
 
-    def __init__(self, source: Source, *, limit: int) -> None:
+    def __init__(self, source: Source, *, limit: int | None, part_rows: int) -> None:
         """Stand before the first row."""
         self.source = source
         self.steps: list[Step] = []
         self._blocks = source.blocks()
-        self._left = limit
+        self._part_rows = part_rows
+        self._left = sys.maxsize if limit is None else limit
+        self._among = len(self._blocks) if limit is None else MOST_BLOCKS
         self._taken = [0] * len(self._blocks)
         self._ended = [False] * len(self._blocks)
         self._turns: list[int] = []  # blocks that the rest of the limit is shared among, the one in work first
@@ -138,7 +156,7 @@ class Walk:
 
     def __iter__(self) -> Iterator[NextRows]:
         """The parts, until the limit is reached or all blocks have ended."""
-        identity = _named([PART_ROWS, MOST_BLOCKS, self._left, [block.id for block in self._blocks]])
+        identity = _named([self._part_rows, self._among, self._left, [block.id for block in self._blocks]])
         while self._turn() is not None:
             self.steps = []
             yield NextRows(self, identity=identity)
@@ -146,12 +164,13 @@ class Walk:
                 return
             identity = _named([identity, self.steps])
 
-    def take(self, most: int) -> Iterator[Row]:
-        """Up to ``most`` rows from here on.
+    def take(self) -> Iterator[Row]:
+        """The rows of one part from here on.
 
         Raises:
             InputError: a block breaks; it counts as ended.
         """
+        most = self._part_rows
         while most and (block := self._turn()) is not None:
             opened = self._rows is None
             if self._rows is None:
@@ -181,7 +200,7 @@ class Walk:
             among = [block for block in live if not self._taken[block]] or live
             if not among:
                 return None
-            self._turns = [among[at] for at in _evenly(len(among), count=min(self._left, MOST_BLOCKS))]
+            self._turns = [among[at] for at in _evenly(len(among), count=min(self._left, self._among))]
             self._quota = -(-self._left // len(self._turns))
         return self._turns[0]
 
@@ -201,8 +220,8 @@ class Walk:
             self._quota = -(-self._left // max(1, len(self._turns)))
 
 
-def divide(source: Source, *, limit: int) -> list[Part] | Walk:
-    """Parts of up to 512 rows that hold ``limit`` rows, or all when there are fewer.
+def divide(source: Source, *, part_rows: int, limit: int | None = None) -> list[Part] | Walk:
+    """Parts of up to ``part_rows`` rows that hold ``limit`` rows, or all when there are fewer or it is None.
 
     Where not all rows are wanted and the blocks know their lengths, stretches of up to 64 rows are taken evenly over
     the whole source; where they do not, the first rows of blocks that lie evenly among all.
@@ -210,23 +229,20 @@ def divide(source: Source, *, limit: int) -> list[Part] | Walk:
     Raises:
         InputError: a source without a block, or a limit below 1.
     """
-    if limit < 1:
+    if limit is not None and limit < 1:
         raise InputError(f"limit: expected at least 1 row, got {limit}")
     blocks = source.blocks()
     if not blocks:
         raise InputError(f"{source.name}: the data set is empty")
     known = [block.rows for block in blocks if block.rows is not None]
     if len(known) < len(blocks):
-        return Walk(source, limit=limit)
-    if sum(known) <= limit:
-        pieces = [piece for block in blocks for piece in _cut(block, block.rows or 0)]
+        return Walk(source, limit=limit, part_rows=part_rows)
+    if limit is None or sum(known) <= limit:
+        pieces = [Piece(block, 0, rows) for block, rows in zip(blocks, known, strict=True)]
     else:
         pieces = _stretches(blocks, known, limit=limit)
-    return _gathered(source, pieces)
-
-
-def _cut(block: Block, rows: int) -> list[Piece]:
-    return [Piece(block, start, min(PART_ROWS, rows - start)) for start in range(0, rows, PART_ROWS)]
+    cursor = _Cursor(source)
+    return [Part(cursor, some) for some in _filled(pieces, rows=part_rows)]
 
 
 def _stretches(blocks: Sequence[Block], sizes: Sequence[int], *, limit: int) -> list[Piece]:
@@ -257,13 +273,35 @@ def _named(value: object) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
 
 
-def _gathered(source: Source, pieces: Sequence[Piece]) -> list[Part]:
-    """Small pieces together until a part is full."""
-    parts: list[Part] = []
+def _filled(pieces: Sequence[Piece], *, rows: int) -> Iterator[list[Piece]]:
+    """The pieces in lists of so many rows; the last may hold fewer."""
     held: list[Piece] = []
+    room = rows
     for piece in pieces:
-        if held and sum(one.rows for one in held) + piece.rows > PART_ROWS:
-            parts.append(Part(source, held))
-            held = []
-        held.append(piece)
-    return [*parts, Part(source, held)]
+        while piece.rows >= room:
+            yield [*held, replace(piece, rows=room)]
+            piece = replace(piece, start=piece.start + room, rows=piece.rows - room)
+            held, room = [], rows
+        if piece.rows:
+            held.append(piece)
+            room -= piece.rows
+    if held:
+        yield held
+
+
+def source_digest(source: Source, *, spec: str) -> str:
+    """A short name for what a source holds: its name, version and blocks, the words it was opened with, its first row.
+
+    Raises:
+        InputError: a source without a row.
+    """
+    blocks = source.blocks()
+    first = next((row for block in blocks for row in source.read(block)), None)
+    if first is None:
+        raise InputError(f"{source.name}: the data set is empty")
+    found = hashlib.blake2b(digest_size=8)
+    found.update(json.dumps([source.name, source.version, spec, [(one.id, one.rows) for one in blocks]]).encode())
+    found.update(repr((first.key, first.texts)).encode())
+    image = first.image
+    found.update(image.tobytes() if isinstance(image, np.ndarray) else repr(image).encode())
+    return found.hexdigest()
