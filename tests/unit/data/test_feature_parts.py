@@ -125,7 +125,7 @@ def test_a_damaged_part_or_ledger_costs_what_it_held(tmp_path, known):
     text = (tmp_path / LEDGER).read_text()
     (tmp_path / LEDGER).write_text(text[:-7])  # cut off by a crash
     assert told(make(source, tmp_path)) == whole
-    (tmp_path / LEDGER).write_text('\n[1]\n{"part": "part-00000.parquet", "steps": 3}\n{}')
+    (tmp_path / LEDGER).write_text('\n[1]\n{"path": "part-00000.parquet", "steps": 3}\n{}')
     assert told(make(source, tmp_path)) == whole
 
 

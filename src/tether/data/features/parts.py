@@ -48,12 +48,18 @@ class MadePart:
 
     Attributes:
         path: Parquet file.
+        identity: a short name for the rows it was made of.
+        steps: what reading them took.
         rows: rows with features.
+        bad: rows without.
         digest: of the file.
     """
 
     path: Path
+    identity: str
+    steps: Sequence[Step]
     rows: int
+    bad: int
     digest: str
 
 
@@ -134,12 +140,13 @@ def make_parts(
                 else:
                     parquet.write(table, path)
                     keys = table.column("key").to_pylist()
-                    entry = _Entry(part.identity, tuple(part.steps), len(keys), reader.count - len(keys), _digest(path))
-                    ledger.add(path, entry)
+                    lost = reader.count - len(keys)
+                    entry = MadePart(path, part.identity, part.steps, len(keys), lost, _digest(path))
+                    ledger.add(entry)
             bad += reader.count - len(keys)
         known.update(keys)
         if entry is not None:
-            found.append(MadePart(path, entry.rows, entry.digest))
+            found.append(entry)
         done += part.rows
         tell(done, total)
     if not found:
@@ -175,41 +182,32 @@ class _Reader:
             raise
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    identity: str
-    steps: tuple[Step, ...]
-    rows: int
-    bad: int
-    digest: str
-
-
 class _Ledger:
     """The file that says what every part holds; a line that a crash cut off is none, and its part is made again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, MadePart] = {}
         if path.is_file():
             for line in read_bytes(path, limit=_LARGEST).decode(errors="replace").split("\n"):
                 with contextlib.suppress(InputError, KeyError, TypeError, ValueError):
                     said = parse_json(line, where=str(path))
                     steps = tuple((int(block), int(rows), bool(ended)) for block, rows, ended in said["steps"])
-                    self._entries[str(said["part"])] = _Entry(
-                        said["identity"], steps, int(said["rows"]), int(said["bad"]), said["digest"]
-                    )
+                    numbers = int(said["rows"]), int(said["bad"])
+                    part = path.with_name(str(said["path"]))
+                    self._entries[part.name] = MadePart(part, said["identity"], steps, *numbers, said["digest"])
 
-    def kept(self, path: Path, identity: str) -> _Entry | None:
+    def kept(self, path: Path, identity: str) -> MadePart | None:
         """What is known of a part that lies there whole, with these rows."""
         entry = self._entries.get(path.name)
         if entry is None or entry.identity != identity or not path.is_file() or _digest(path) != entry.digest:
             return None
         return entry
 
-    def add(self, path: Path, entry: _Entry) -> None:
+    def add(self, entry: MadePart) -> None:
         try:
             with open_append(self._path) as file:
-                file.write("\n" + json.dumps({"part": path.name, **asdict(entry)}))
+                file.write("\n" + json.dumps({**asdict(entry), "path": entry.path.name}))
         except OSError as error:
             raise WriteError(self._path, error, safe="the parts that were finished are kept") from error
 
