@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,9 @@ import torch.nn.functional as F
 from tether.core.errors import InputError
 from tether.evaluate.clip_score import clip_score, ref_clip_score
 from tether.evaluate.geometry import alignment, effective_rank, gap_vector, modality_gap
+from tether.evaluate.inspect.pairing import beaten, chance_of, pair_up
+from tether.evaluate.inspect.shortcut_scores import aligned, cramers_v, pull, strength
+from tether.evaluate.inspect.towers import agreement
 from tether.evaluate.metric import RetrievalRecall
 from tether.evaluate.retrieval import ranks, recall_at_k
 from tether.evaluate.zero_shot import logits, top_k_accuracy, zero_shot
@@ -202,3 +206,83 @@ def test_metric_over_batches_equals_all_at_once():
         metric.compute()
     with pytest.raises(InputError, match="pairs"):
         metric.update(image, text)
+
+
+def test_pairing_counts_equal_captions_once():
+    image = torch.eye(4)
+    text = torch.eye(4)[[0, 0, 1, 2, 3]]
+    found = pair_up(
+        image, text, owner=torch.tensor([0, 1, 1, 2, 3]), captions=("same", "same", "other", "third", "last")
+    )
+    assert found.texts == ("same", "other", "third", "last")
+    assert found.text_ranks.tolist() == [1, 1, 1, 1]
+    assert found.image_ranks.tolist() == [1, 1, 1, 1]
+    assert found.beats_images.tolist()[0] == 1.0  # images 0 and 1 own "same": 2 and 3 are wrong
+    with pytest.raises(InputError, match="two different captions"):
+        pair_up(image, text, owner=torch.arange(5) % 4, captions=["one"] * 5)
+
+
+def test_blocks_of_pairing_change_nothing(monkeypatch):
+    chance = torch.Generator().manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(n, 8, generator=chance), dim=1) for n in (30, 50))
+    owner, captions = torch.arange(50) % 30, [f"text {at % 45}" for at in range(50)]
+    whole = pair_up(image, text, owner=owner, captions=captions)
+    monkeypatch.setattr("tether.evaluate.inspect.pairing.CELLS", 64)
+    parts = pair_up(image, text, owner=owner, captions=captions)
+    for name in ("beats_texts", "beats_images", "image_ranks", "text_ranks"):
+        assert torch.equal(getattr(whole, name), getattr(parts, name)), name
+    scores = image @ whole.unit.T
+    for at in (0, 7, 20):
+        row, group = int(whole.image[at]), int(whole.group[at])
+        own = set(whole.group[whole.image == row].tolist())
+        wrong = [scores[row, other] < scores[row, group] for other in range(len(whole.texts)) if other not in own]
+        assert float(whole.beats_texts[at]) == pytest.approx(sum(map(int, wrong)) / len(wrong))
+    again = beaten(whole, image, rows=whole.image[:5], groups=whole.group[:5])
+    assert all(0 <= float(value) <= 1 for side in again for value in side)
+
+
+def test_ties_count_half_and_chance_is_exact():
+    flat = pair_up(torch.ones(4, 2), torch.ones(4, 2), owner=torch.arange(4), captions=list("abcd"))
+    assert flat.told_apart.tolist() == [0.5] * 4
+    assert flat.text_ranks.tolist() == [4] * 4
+    assert chance_of(torch.full((3,), 1 / 10, dtype=torch.float64), pool=10, k=3) == pytest.approx(0.3)
+    assert chance_of(torch.full((1,), 2 / 4, dtype=torch.float64), pool=4, k=2) == pytest.approx(1 - 1 / 6)
+
+
+def test_pull_is_zero_without_a_shortcut_and_one_with_it():
+    rng = np.random.default_rng(0)
+    truth, values = rng.integers(0, 4, 4000), rng.integers(0, 4, 4000)
+    names, keys = [f"v{value}" for value in values], [str(at) for at in range(4000)]
+    weak = np.where(rng.random(4000) < 0.5, truth, rng.integers(0, 4, 4000))
+    free = pull(weak, truth, names, keys=keys)
+    assert abs(float(free.values.mean())) < 0.03
+    bound = pull(values, truth, names, keys=keys)
+    assert float(bound.values.mean()) == pytest.approx(1.0, abs=0.01)
+    assert set(bound.favours) == {(f"v{value}", value) for value in range(4)}
+
+
+def test_strength_of_a_pull_is_a_difference_of_cosines():
+    rng = np.random.default_rng(0)
+    truth, values = rng.integers(0, 3, 600), rng.integers(0, 3, 600)
+    names = [f"v{value}" for value in values]
+    scores = np.eye(3)[values] * 0.6 + np.eye(3)[truth]
+    favours = [(f"v{value}", value) for value in range(3)]
+    assert strength(scores, truth, names, favours=favours) == pytest.approx(0.6, abs=0.05)
+    assert strength(np.eye(3)[truth], truth, names, favours=favours) == pytest.approx(0.0, abs=0.05)
+    assert strength(scores, truth, names, favours=[]) == 0.0
+    assert aligned(truth, names, favours=[*favours, ("v0", 2)]).tolist() == (truth == values).tolist()
+
+
+def test_cramers_v_of_bound_and_free():
+    truth = np.arange(400) % 4
+    assert cramers_v(truth, [str(value) for value in truth]) == pytest.approx(1.0)
+    assert cramers_v(truth, [str(at // 4 % 5) for at in range(400)]) == pytest.approx(0.0, abs=1e-9)
+    assert cramers_v(truth, ["one"] * 400) == 0.0
+
+
+def test_agreement_ignores_rotation_and_scale():
+    chance = torch.Generator().manual_seed(0)
+    rows = torch.randn(50, 6, generator=chance)
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=chance))[0]
+    assert agreement(rows, 3 * rows @ turn + 2) == pytest.approx(1.0)
+    assert agreement(rows, torch.ones(50, 2)) == 0.0

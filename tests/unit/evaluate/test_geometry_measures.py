@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from tether.core.errors import InputError
-from tether.core.geometry import GEOMETRIES, Geometry
+from tether.core.geometry import COSINE, GEOMETRIES, Geometry
+from tether.core.types import Features, Row
 from tether.data import open_source
 from tether.evaluate import RetrievalRecall, evaluate, recall_at_k
 from tether.evaluate.clip_score import clip_score
 from tether.evaluate.embeddings import Embedded, embed_source
+from tether.evaluate.inspect.pairing import beaten, pair_up
+from tether.evaluate.inspect.runner import inspect_model
 from tether.evaluate.report import galleries
 from tether.evaluate.retrieval import ranks
 from tether.evaluate.suite import measure
@@ -19,6 +22,8 @@ from tether.evaluate.zero_shot import logits
 from tether.models import create
 from tether.tasks.classify.zero_shot import ZeroShotClassifier, class_weights, weights_of_prompts
 from tether.tasks.retrieve.search import Searcher
+
+from test_inspect import COLOURS, WIDTH, Rows, Stub, rows  # isort: skip - a neighbour
 
 CURVATURE = {name: 0.5 for name in GEOMETRIES if name.startswith("hyperbolic")}
 every = pytest.mark.parametrize("name", GEOMETRIES)
@@ -129,3 +134,73 @@ def test_a_store_of_directions_is_refused() -> None:
     Searcher(Directions(), model=create("tiny", geometry="elliptic"))  # the same neighbours as by cosine
     with pytest.raises(InputError, match="compares by cosine, this model by euclidean-squared"):
         Searcher(Directions(), model=create("tiny", geometry="euclidean-squared"))
+
+
+class OnALine(Stub):
+    """Puts everything on one ray, so that only lengths tell colours apart; made for the squared distance."""
+
+    geometry = Geometry("euclidean-squared")
+
+    def _far(self, colours: torch.Tensor) -> torch.Tensor:
+        names = torch.tensor(list(COLOURS.values())) / 255
+        place = torch.cdist(colours, names).argmin(dim=1)
+        return (1 + place[:, None]) * torch.ones(WIDTH)
+
+    def encode_image(self, image: torch.Tensor, *, mask=None) -> Features:
+        return Features(self._far(image.float().mean(dim=(2, 3)) / 255))
+
+    def encode_text(self, text: torch.Tensor, *, mask=None) -> Features:
+        return Features(self._far(torch.tensor(list(COLOURS.values())) / 255)[text[:, 0] - 1])
+
+
+def test_pairs_are_compared_as_the_model_does(tmp_path):
+    """By cosine this model tells nothing apart; by its own distance it tells every colour."""
+    probes = ["about", "towers", "retrieval", "mismatched", "gap"]
+    four = [Row(row.key, row.image, (" ".join(row.texts[0].split()[:2]),), {"label": row.key}) for row in rows(120)]
+    report = inspect_model(OnALine(), Rows(four), out=tmp_path, probes=probes)
+    assert report.alarms == ()
+    apart = report.section("retrieval").finding.figure("share of wrong answers that a pair beats (chance 50 %)")
+    assert apart.value == 1
+    assert "similarity (euclidean-squared)" in report.section("retrieval").finding.drawings[1].title
+    assert report.section("about").level == "note"
+    assert "'euclidean-squared'" in report.section("about").finding.unsaid
+    assert report.section("gap").finding is not None
+    plain = OnALine()
+    plain.geometry = COSINE
+    assert "retrieval" in inspect_model(plain, Rows(four), out=tmp_path / "cosine", probes=["retrieval"]).alarms
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_pairing_in_every_geometry(name):
+    geometry = Geometry(name, 0.5 if name.startswith("hyperbolic") else None)
+    chance = torch.Generator().manual_seed(0)
+    text = geometry.points(torch.randn(40, 8, generator=chance)).double()
+    captions = [f"text {at}" for at in range(40)]
+    own = pair_up(text, text, owner=torch.arange(40), captions=captions, geometry=geometry)
+    if not name.endswith("inner"):  # where nothing is nearer than itself
+        assert own.told_apart.tolist() == [1.0] * 40
+    scores = geometry.similarity(text, text)
+    assert torch.allclose(own.similarity, scores.diagonal(), atol=1e-5)
+    better = scores > scores.diagonal()[:, None] + 1e-6
+    assert own.image_ranks.tolist() == (1 + better.sum(dim=1)).tolist()
+    assert torch.allclose(own.unit.norm(dim=1), torch.ones(40, dtype=torch.float64))
+    beats = beaten(own, text, rows=torch.arange(5), groups=torch.arange(5))[0]
+    assert torch.allclose(beats, (scores < scores.diagonal()[:, None] - 1e-6)[:5].double().mean(dim=1))
+
+
+def test_the_geometry_of_a_wrapped_model_is_found(tmp_path):
+    class Wrapping(Stub):
+        model = OnALine()
+
+    report = inspect_model(Wrapping(), Rows(rows(40)), out=tmp_path, probes=["about"])
+    assert "'euclidean-squared'" in report.section("about").finding.unsaid
+
+
+def test_another_geometry_is_said(tmp_path):
+    """Most sections compare by cosine; of a model that does not they are a first look, and the report says so."""
+    model = create("tiny", seed=0, image_size=64, geometry="hyperbolic").eval()
+    pairs = open_source("scenes:split=test,rows=40", where="test")
+    report = inspect_model(model, pairs, out=tmp_path, probes=["about", "retrieval"])
+    assert report.section("about").level == "note"
+    assert "'hyperbolic'" in report.section("about").finding.unsaid
+    assert report.section("retrieval").finding is not None

@@ -16,23 +16,16 @@ import torch
 
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Cloud, Curve, Figure, Finding, Gallery, Item
-from tether.core.geometry import COSINE, GEOMETRIES, Geometry
 from tether.core.types import Block, Features, ImageSpec, Row
 from tether.data import open_source
-from tether.data.features import parquet
-from tether.data.features.selection import divide
 from tether.evaluate.inspect import PROBES
 from tether.evaluate.inspect.binding import swapped
 from tether.evaluate.inspect.caption_robustness import CHANGES
 from tether.evaluate.inspect.intervals import mean, share
 from tether.evaluate.inspect.page import draw_bars, steps
-from tether.evaluate.inspect.pairing import beaten, chance_of, pair_up
 from tether.evaluate.inspect.runner import inspect_model
-from tether.evaluate.inspect.shortcut_scores import aligned, cramers_v, pull, strength
-from tether.evaluate.inspect.towers import agreement
 from tether.evaluate.inspect.vocabulary import heads
 from tether.evaluate.inspect.writing import STYLES, write
-from tether.models import create
 
 from encoders import ENCODERS  # isort: skip - a neighbour
 
@@ -168,21 +161,6 @@ def test_finished_work_is_not_done_again(tmp_path):
     assert inspect_model(model, source, out=tmp_path, probes=["dimensions"]).section("dimensions").finding is not None
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
-    source, model = Rows(rows(120)), Stub()
-
-    def stop(what, done, total):
-        if done == 80:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        inspect_model(model, source, out=tmp_path, probes=["about"], on_progress=stop)
-    seen = model.seen
-    assert inspect_model(model, source, out=tmp_path, probes=["about"]).rows == 120
-    assert model.seen == seen + 40
-
-
 def test_another_source_of_the_same_name_is_not_mistaken(tmp_path):
     inspect_model(Stub(), Rows(rows(60)), out=tmp_path, probes=["about"])
     changed = [Row(row.key, row.image, ("a green thing",), row.meta) for row in rows(60)]
@@ -290,36 +268,6 @@ def test_a_probe_with_slots(tmp_path):
         assert report.section("slotted").finding.figure("most").value == most
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_limit_is_spread_over_the_source(known):
-    source = Rows(rows(400), known=known)
-    parts = divide(source, limit=128, part_rows=512)
-    keys = [row.key for part in parts for block in part.blocks() for row in part.read(block)]
-    assert len(keys) == len(set(keys))
-    assert 100 <= len(keys) <= 140
-    places = [int(key.removeprefix("row ")) for key in keys]
-    assert places == sorted(places)
-    assert max(places) > 200
-
-
-def test_all_rows_when_there_are_fewer():
-    parts = divide(Rows(rows(90)), limit=10_000, part_rows=512)
-    assert sum(1 for part in parts for block in part.blocks() for _ in part.read(block)) == 90
-    assert len(parts) == 1
-    block = parts[0].blocks()[1]
-    assert [row.key for row in parts[0].read(block, start=38)] == ["row 78", "row 79"]
-
-
-def test_memory_holds_the_sample_only(tmp_path, monkeypatch):
-    """Parts on disk keep the images of the sample at full size, of the other rows the small ones."""
-    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.SAMPLE", 30)
-    monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
-    inspect_model(Stub(), Rows(rows(120)), out=tmp_path, probes=["about"])
-    parts = [parquet.read(path) for path in sorted(tmp_path.glob("kept/*/*.parquet"))]
-    assert [len(part) - part["pixels"].null_count for part in parts] == [10, 10, 10]
-    assert [len(part) - part["thumbnail"].null_count for part in parts] == [40, 40, 40]
-
-
 def test_findings_survive_json():
     finding = Finding(
         "It is so.",
@@ -341,86 +289,6 @@ def test_findings_survive_json():
         Finding.from_dict({"sentence": "x"})
     with pytest.raises(InputError, match="there are: a, b"):
         finding.figure("z")
-
-
-def test_pairing_counts_equal_captions_once():
-    image = torch.eye(4)
-    text = torch.eye(4)[[0, 0, 1, 2, 3]]
-    found = pair_up(
-        image, text, owner=torch.tensor([0, 1, 1, 2, 3]), captions=("same", "same", "other", "third", "last")
-    )
-    assert found.texts == ("same", "other", "third", "last")
-    assert found.text_ranks.tolist() == [1, 1, 1, 1]
-    assert found.image_ranks.tolist() == [1, 1, 1, 1]
-    assert found.beats_images.tolist()[0] == 1.0  # images 0 and 1 own "same": 2 and 3 are wrong
-    with pytest.raises(InputError, match="two different captions"):
-        pair_up(image, text, owner=torch.arange(5) % 4, captions=["one"] * 5)
-
-
-def test_blocks_of_pairing_change_nothing(monkeypatch):
-    chance = torch.Generator().manual_seed(0)
-    image, text = (torch.nn.functional.normalize(torch.randn(n, 8, generator=chance), dim=1) for n in (30, 50))
-    owner, captions = torch.arange(50) % 30, [f"text {at % 45}" for at in range(50)]
-    whole = pair_up(image, text, owner=owner, captions=captions)
-    monkeypatch.setattr("tether.evaluate.inspect.pairing.CELLS", 64)
-    parts = pair_up(image, text, owner=owner, captions=captions)
-    for name in ("beats_texts", "beats_images", "image_ranks", "text_ranks"):
-        assert torch.equal(getattr(whole, name), getattr(parts, name)), name
-    scores = image @ whole.unit.T
-    for at in (0, 7, 20):
-        row, group = int(whole.image[at]), int(whole.group[at])
-        own = set(whole.group[whole.image == row].tolist())
-        wrong = [scores[row, other] < scores[row, group] for other in range(len(whole.texts)) if other not in own]
-        assert float(whole.beats_texts[at]) == pytest.approx(sum(map(int, wrong)) / len(wrong))
-    again = beaten(whole, image, rows=whole.image[:5], groups=whole.group[:5])
-    assert all(0 <= float(value) <= 1 for side in again for value in side)
-
-
-def test_ties_count_half_and_chance_is_exact():
-    flat = pair_up(torch.ones(4, 2), torch.ones(4, 2), owner=torch.arange(4), captions=list("abcd"))
-    assert flat.told_apart.tolist() == [0.5] * 4
-    assert flat.text_ranks.tolist() == [4] * 4
-    assert chance_of(torch.full((3,), 1 / 10, dtype=torch.float64), pool=10, k=3) == pytest.approx(0.3)
-    assert chance_of(torch.full((1,), 2 / 4, dtype=torch.float64), pool=4, k=2) == pytest.approx(1 - 1 / 6)
-
-
-def test_pull_is_zero_without_a_shortcut_and_one_with_it():
-    rng = np.random.default_rng(0)
-    truth, values = rng.integers(0, 4, 4000), rng.integers(0, 4, 4000)
-    names, keys = [f"v{value}" for value in values], [str(at) for at in range(4000)]
-    weak = np.where(rng.random(4000) < 0.5, truth, rng.integers(0, 4, 4000))
-    free = pull(weak, truth, names, keys=keys)
-    assert abs(float(free.values.mean())) < 0.03
-    bound = pull(values, truth, names, keys=keys)
-    assert float(bound.values.mean()) == pytest.approx(1.0, abs=0.01)
-    assert set(bound.favours) == {(f"v{value}", value) for value in range(4)}
-
-
-def test_strength_of_a_pull_is_a_difference_of_cosines():
-    rng = np.random.default_rng(0)
-    truth, values = rng.integers(0, 3, 600), rng.integers(0, 3, 600)
-    names = [f"v{value}" for value in values]
-    scores = np.eye(3)[values] * 0.6 + np.eye(3)[truth]
-    favours = [(f"v{value}", value) for value in range(3)]
-    assert strength(scores, truth, names, favours=favours) == pytest.approx(0.6, abs=0.05)
-    assert strength(np.eye(3)[truth], truth, names, favours=favours) == pytest.approx(0.0, abs=0.05)
-    assert strength(scores, truth, names, favours=[]) == 0.0
-    assert aligned(truth, names, favours=[*favours, ("v0", 2)]).tolist() == (truth == values).tolist()
-
-
-def test_cramers_v_of_bound_and_free():
-    truth = np.arange(400) % 4
-    assert cramers_v(truth, [str(value) for value in truth]) == pytest.approx(1.0)
-    assert cramers_v(truth, [str(at // 4 % 5) for at in range(400)]) == pytest.approx(0.0, abs=1e-9)
-    assert cramers_v(truth, ["one"] * 400) == 0.0
-
-
-def test_agreement_ignores_rotation_and_scale():
-    chance = torch.Generator().manual_seed(0)
-    rows = torch.randn(50, 6, generator=chance)
-    turn = torch.linalg.qr(torch.randn(6, 6, generator=chance))[0]
-    assert agreement(rows, 3 * rows @ turn + 2) == pytest.approx(1.0)
-    assert agreement(rows, torch.ones(50, 2)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -482,66 +350,6 @@ def test_figures_know_their_uncertainty():
     values = torch.arange(100.0)
     found = mean("x", values)
     assert found.low < 49.5 < found.high
-
-
-class OnALine(Stub):
-    """Puts everything on one ray, so that only lengths tell colours apart; made for the squared distance."""
-
-    geometry = Geometry("euclidean-squared")
-
-    def _far(self, colours: torch.Tensor) -> torch.Tensor:
-        names = torch.tensor(list(COLOURS.values())) / 255
-        place = torch.cdist(colours, names).argmin(dim=1)
-        return (1 + place[:, None]) * torch.ones(WIDTH)
-
-    def encode_image(self, image: torch.Tensor, *, mask=None) -> Features:
-        return Features(self._far(image.float().mean(dim=(2, 3)) / 255))
-
-    def encode_text(self, text: torch.Tensor, *, mask=None) -> Features:
-        return Features(self._far(torch.tensor(list(COLOURS.values())) / 255)[text[:, 0] - 1])
-
-
-def test_pairs_are_compared_as_the_model_does(tmp_path):
-    """By cosine this model tells nothing apart; by its own distance it tells every colour."""
-    probes = ["about", "towers", "retrieval", "mismatched", "gap"]
-    four = [Row(row.key, row.image, (" ".join(row.texts[0].split()[:2]),), {"label": row.key}) for row in rows(120)]
-    report = inspect_model(OnALine(), Rows(four), out=tmp_path, probes=probes)
-    assert report.alarms == ()
-    apart = report.section("retrieval").finding.figure("share of wrong answers that a pair beats (chance 50 %)")
-    assert apart.value == 1
-    assert "similarity (euclidean-squared)" in report.section("retrieval").finding.drawings[1].title
-    assert report.section("about").level == "note"
-    assert "'euclidean-squared'" in report.section("about").finding.unsaid
-    assert report.section("gap").finding is not None
-    plain = OnALine()
-    plain.geometry = COSINE
-    assert "retrieval" in inspect_model(plain, Rows(four), out=tmp_path / "cosine", probes=["retrieval"]).alarms
-
-
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_pairing_in_every_geometry(name):
-    geometry = Geometry(name, 0.5 if name.startswith("hyperbolic") else None)
-    chance = torch.Generator().manual_seed(0)
-    text = geometry.points(torch.randn(40, 8, generator=chance)).double()
-    captions = [f"text {at}" for at in range(40)]
-    own = pair_up(text, text, owner=torch.arange(40), captions=captions, geometry=geometry)
-    if not name.endswith("inner"):  # where nothing is nearer than itself
-        assert own.told_apart.tolist() == [1.0] * 40
-    scores = geometry.similarity(text, text)
-    assert torch.allclose(own.similarity, scores.diagonal(), atol=1e-5)
-    better = scores > scores.diagonal()[:, None] + 1e-6
-    assert own.image_ranks.tolist() == (1 + better.sum(dim=1)).tolist()
-    assert torch.allclose(own.unit.norm(dim=1), torch.ones(40, dtype=torch.float64))
-    beats = beaten(own, text, rows=torch.arange(5), groups=torch.arange(5))[0]
-    assert torch.allclose(beats, (scores < scores.diagonal()[:, None] - 1e-6)[:5].double().mean(dim=1))
-
-
-def test_the_geometry_of_a_wrapped_model_is_found(tmp_path):
-    class Wrapping(Stub):
-        model = OnALine()
-
-    report = inspect_model(Wrapping(), Rows(rows(40)), out=tmp_path, probes=["about"])
-    assert "'euclidean-squared'" in report.section("about").finding.unsaid
 
 
 def test_a_word_that_grows_in_small_letters():
@@ -628,13 +436,3 @@ def test_words_are_chosen_and_judged_at_both_edges(tmp_path, monkeypatch):
     count = len(edges) // 2 // len(STYLES)
     for half in (edges[:count:2], edges[1:count:2]):
         assert abs(half.count("top") - half.count("bottom")) <= 1
-
-
-def test_another_geometry_is_said(tmp_path):
-    """Most sections compare by cosine; of a model that does not they are a first look, and the report says so."""
-    model = create("tiny", seed=0, image_size=64, geometry="hyperbolic").eval()
-    pairs = open_source("scenes:split=test,rows=40", where="test")
-    report = inspect_model(model, pairs, out=tmp_path, probes=["about", "retrieval"])
-    assert report.section("about").level == "note"
-    assert "'hyperbolic'" in report.section("about").finding.unsaid
-    assert report.section("retrieval").finding is not None

@@ -3,106 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from tether.core.errors import InputError
 from tether.core.types import Block, Row
 from tether.data.features import parquet
-from tether.data.features.selection import Walk, divide
 from tether.evaluate.inspect.embedding_cache import gather
 from tether.evaluate.inspect.runner import inspect_model
 
 from test_inspect import Counts, Rows, Stub, rows  # isort: skip - a neighbour
-
-
-class Numbers:
-    """Rows that are their own number, in blocks of given sizes."""
-
-    name, version = "numbers", "1"
-
-    def __init__(self, sizes: Sequence[int], *, known: bool) -> None:
-        self.sizes, self.known = sizes, known
-        self.opened: list[str] = []
-
-    def blocks(self) -> Sequence[Block]:
-        return [Block(str(at), size if self.known else None) for at, size in enumerate(self.sizes)]
-
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        self.opened.append(block.id)
-        first = sum(self.sizes[: int(block.id)])
-        for at in range(start, self.sizes[int(block.id)]):
-            yield Row(str(first + at), None)
-
-
-def numbers(source: Numbers, *, limit: int, part_rows: int = 512) -> list[int]:
-    parts = divide(source, limit=limit, part_rows=part_rows)
-    return [int(row.key) for part in parts for block in part.blocks() for row in part.read(block)]
-
-
-@settings(deadline=None)  # thousands of blocks, also on a loaded machine
-@given(total=st.integers(1, 3000), limit=st.integers(1, 3000), block=st.integers(1, 700))
-@example(total=100, limit=90, block=40)
-@example(total=1010, limit=1000, block=1024)
-@example(total=2001, limit=2000, block=64)
-@example(total=10_001, limit=10_000, block=1024)
-def test_exactly_the_limit_and_spread(total, limit, block):
-    sizes = [min(block, total - start) for start in range(0, total, block)]
-    found = numbers(Numbers(sizes, known=True), limit=limit)
-    assert len(found) == len(set(found)) == min(limit, total)
-    assert found == sorted(found)
-    assert found[0] == 0
-    if min(limit, total) > 1:
-        assert found[-1] == total - 1
-        gap = max(after - before for before, after in pairwise(found))
-        assert gap <= 1 + -(-(total - min(limit, total)) // max(1, min(limit, 8) - 1))
-
-
-@given(
-    sizes=st.lists(st.integers(0, 90), min_size=1, max_size=100),
-    limit=st.integers(1, 3000),
-    part=st.sampled_from([1, 7, 512]),
-    most=st.sampled_from([1, 4, 64]),
-)
-def test_blocks_of_unknown_length_give_all_that_is_asked(sizes, limit, part, most):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tether.data.features.selection.MOST_BLOCKS", most)
-        found = numbers(Numbers(sizes, known=False), limit=limit, part_rows=part)
-        assert len(found) == len(set(found)) == min(limit, sum(sizes))
-        # What was read before can be passed over, and the rest is the same.
-        steps = []
-        for piece in divide(Numbers(sizes, known=False), limit=limit, part_rows=part):
-            read = [int(row.key) for row in piece.read(piece.blocks()[0])]
-            assert len(read) == piece.rows <= part
-            steps.append((piece.identity, piece.steps, read))
-        rest = []
-        for at, piece in enumerate(divide(Numbers(sizes, known=False), limit=limit, part_rows=part)):
-            assert piece.identity == steps[at][0]
-            if at % 2:
-                piece.pass_over(steps[at][1])
-                rest += steps[at][2]
-            else:
-                rest += [int(row.key) for row in piece.read(piece.blocks()[0])]
-        assert rest == found
-
-
-def test_a_limit_is_shared_among_blocks_that_lie_evenly():
-    source = Numbers([100] * 200, known=False)
-    found = numbers(source, limit=640)
-    assert len(set(source.opened)) == 64
-    assert max(found) > 19_000
-    assert len(found) == 640
-
-
-def test_a_long_block_is_read_once():
-    """A tar is a stream: what was read is not passed over again for the next part."""
-    source = Numbers([2000], known=False)
-    assert len(numbers(source, limit=10_000)) == 2000
-    assert len(source.opened) == 1
 
 
 class Breaks(Rows):
@@ -137,7 +48,7 @@ def test_parts_of_any_source_are_bounded_and_resumable(tmp_path, monkeypatch, kn
     report = inspect_model(model, source, out=tmp_path, probes=["about", Counts()])
     assert (report.rows, model.seen - seen) == (200, 120)
     parts = [parquet.read(path) for path in sorted(tmp_path.glob("kept/*/*.parquet"))]
-    assert [len(part) for part in parts] == [40] * 5
+    assert [len(part) for part in parts] == [len(part) - part["thumbnail"].null_count for part in parts] == [40] * 5
     # Where nobody knows how many parts there will be, the first ones keep more images than the sample takes of them.
     assert [len(part) - part["pixels"].null_count for part in parts] == ([6] * 5 if known else [30, 15, 10, 8, 6])
 
@@ -280,8 +191,3 @@ def test_the_words_of_an_error_decide_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tether.evaluate.inspect.embedding_cache.PART_ROWS", 40)
     found = inspect_model(Stub(), Broken(rows(120)), out=tmp_path / "broken", label="side", probes=["about"])
     assert found.rows == 80
-
-
-def test_a_walk_without_an_end_stops(tmp_path):
-    """Parts that nobody reads do not come for ever."""
-    assert len(list(Walk(Numbers([5, 5], known=False), limit=4, part_rows=512))) == 1

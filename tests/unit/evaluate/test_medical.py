@@ -18,7 +18,6 @@ from tether.evaluate.medical import (
     localisation,
     multilabel_report,
     pair_scores,
-    shared_precision,
     similarity_map,
 )
 from tether.evaluate.medical.ranking import curves, ranked
@@ -377,39 +376,6 @@ def test_bad_heat_is_refused(change, message):
     heat = given.pop("heat")
     with pytest.raises(InputError, match=message):
         localisation(heat, **given)
-
-
-# Retrieval by findings
-
-
-def test_precision_counts_whoever_shares_a_finding():
-    queries = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 0, 0]])
-    candidates = torch.tensor([[1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 0, 0]])
-    similarity = torch.tensor([[4.0, 3, 2, 1], [1, 1, 1, 1], [0, 0, 9, 0]])
-    found = shared_precision(similarity, queries=queries, candidates=candidates, k=(1, 2, 9))
-    assert found == {"precision_at_1": 1.0, "precision_at_2": pytest.approx(0.75), "precision_at_9": pytest.approx(0.5)}
-    alike = shared_precision(similarity, queries=queries, candidates=candidates, k=(1, 4), match="all")
-    assert alike == {"precision_at_1": pytest.approx(0.5), "precision_at_4": pytest.approx(0.25)}
-    unsure = torch.tensor([[1, -1, 0]])
-    same = shared_precision(torch.zeros(1, 4), queries=unsure, candidates=candidates, k=(4,), match="all")
-    assert same == {"precision_at_4": pytest.approx(0.5)}
-    nothing = shared_precision(torch.zeros(1, 4), queries=torch.zeros(1, 3), candidates=candidates)
-    assert set(nothing.values()) == {None}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"queries": torch.zeros(2, 4)}, "expected similarity"),
-        ({"candidates": torch.zeros(5, 3)}, "expected similarity"),
-    ],
-)
-def test_bad_retrieval_is_refused(change, message):
-    given = {"queries": torch.zeros(2, 3), "candidates": torch.zeros(4, 3)} | change
-    with pytest.raises(InputError, match=message):
-        shared_precision(torch.zeros(2, 4), **given)
-    with pytest.raises(InputError, match="NaN"):
-        shared_precision(torch.full((1, 1), torch.nan), queries=torch.ones(1, 1), candidates=torch.ones(1, 1))
 
 
 def test_even_sides_have_no_noise_of_rounding():

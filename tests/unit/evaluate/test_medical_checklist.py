@@ -1,4 +1,4 @@
-"""The survey's eleven items (arXiv 2312.07353), one test each; docs/guides/medical.md maps them to calls."""
+"""The survey's eleven items (arXiv 2312.07353), one test each, and retrieval by findings."""
 
 import re
 import socket
@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, ImageSpec, Row
 from tether.data.augment import Colour, Flip
@@ -20,6 +21,7 @@ from tether.evaluate.medical import (
     check_apart,
     group_split,
     multilabel_report,
+    shared_precision,
 )
 from tether.losses import LocalAlignmentLoss, MultiPositive, SoftTargetContrastive
 from tether.models import create
@@ -132,3 +134,33 @@ def test_the_guide_answers_every_item_with_a_call_or_an_honest_no():
     assert items == [str(number) for number in range(1, 12)]
     assert text.count("not here") >= 4
     assert "no medical evidence" in text
+
+
+def test_precision_counts_whoever_shares_a_finding():
+    queries = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 0, 0]])
+    candidates = torch.tensor([[1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 0, 0]])
+    similarity = torch.tensor([[4.0, 3, 2, 1], [1, 1, 1, 1], [0, 0, 9, 0]])
+    found = shared_precision(similarity, queries=queries, candidates=candidates, k=(1, 2, 9))
+    assert found == {"precision_at_1": 1.0, "precision_at_2": pytest.approx(0.75), "precision_at_9": pytest.approx(0.5)}
+    alike = shared_precision(similarity, queries=queries, candidates=candidates, k=(1, 4), match="all")
+    assert alike == {"precision_at_1": pytest.approx(0.5), "precision_at_4": pytest.approx(0.25)}
+    unsure = torch.tensor([[1, -1, 0]])
+    same = shared_precision(torch.zeros(1, 4), queries=unsure, candidates=candidates, k=(4,), match="all")
+    assert same == {"precision_at_4": pytest.approx(0.5)}
+    nothing = shared_precision(torch.zeros(1, 4), queries=torch.zeros(1, 3), candidates=candidates)
+    assert set(nothing.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queries": torch.zeros(2, 4)}, "expected similarity"),
+        ({"candidates": torch.zeros(5, 3)}, "expected similarity"),
+    ],
+)
+def test_bad_retrieval_is_refused(change, message):
+    given = {"queries": torch.zeros(2, 3), "candidates": torch.zeros(4, 3)} | change
+    with pytest.raises(InputError, match=message):
+        shared_precision(torch.zeros(2, 4), **given)
+    with pytest.raises(InputError, match="NaN"):
+        shared_precision(torch.full((1, 1), torch.nan), queries=torch.ones(1, 1), candidates=torch.ones(1, 1))

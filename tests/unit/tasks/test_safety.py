@@ -23,8 +23,6 @@ from tether.tasks.safety import (
     chi_squared_weights,
     contrast_words,
     prompt_loss,
-    rated_splits,
-    ratings_to_labels,
     word_frequencies,
 )
 from tether.tasks.safety.prompt_tuning import other_share
@@ -244,53 +242,6 @@ def test_no_pickle_and_no_other_file_is_loaded(tmp_path: Path):
     for path in (tmp_path / "text", tmp_path / "absent"):
         with pytest.raises(InputError):
             PromptClassifier.load(path, digest="a")
-
-
-def test_ratings_at_a_threshold_are_left_out_and_halves_go_to_the_even():
-    found = ratings_to_labels([1.5, 2.5, 2.4999, 3.5, 3.6, 4.5, 5.0])
-    assert found.kept.tolist() == [0, 2, 4, 5, 6]
-    assert found.y.tolist() == [1, 1, 0, 0, 0]
-    assert found.strata.tolist() == [2, 2, 4, 4, 5]
-
-
-@pytest.mark.parametrize(
-    ("ratings", "limits", "match"),
-    [
-        ([1.0, float("nan"), 5.0], {}, "NaN"),
-        ([1.0, 2.0], {}, "only one class"),
-        ([3.0, 3.0], {}, "only one class"),
-        ([1.0, 5.0], {"low": 3.5, "high": 2.5}, "low below high"),
-        ([1.0, 5.0], {"low": 3.0, "high": 3.0}, "low below high"),
-        ([], {}, "one number"),
-        ([[1.0, 5.0]], {}, "one number"),
-    ],
-)
-def test_wrong_ratings_are_refused(ratings, limits, match):
-    with pytest.raises(InputError, match=match):
-        ratings_to_labels(ratings, **limits)
-
-
-def test_a_share_of_the_training_part_keeps_the_test_part():
-    strata = np.repeat([1, 2, 4, 5], 40)
-    y = (strata < 3).astype(int)
-    whole, part = (rated_splits(y, strata=strata, train_size=size, n_splits=3) for size in (1.0, 0.25))
-    for all_of_it, some in zip(whole, part, strict=True):
-        np.testing.assert_array_equal(all_of_it.test, some.test)
-        assert set(some.train) < set(all_of_it.train)
-        assert not set(all_of_it.train) & set(all_of_it.test)
-        assert np.bincount(strata[some.train])[[1, 2, 4, 5]].tolist() == [9, 9, 9, 9]
-    assert len({tuple(split.test) for split in whole}) == 3
-
-
-def test_wrong_splits_are_refused():
-    strata = np.repeat([1, 5], 20)
-    y = (strata < 3).astype(int)
-    with pytest.raises(InputError, match="1 of 2"):
-        rated_splits(np.append(y, 1), strata=np.append(strata, 2))
-    with pytest.raises(InputError, match="rows of each stratum"):
-        rated_splits(y, strata=strata, train_size=0.02)
-    with pytest.raises(InputError, match="one label and one stratum"):
-        rated_splits(y, strata=strata[:-1])
 
 
 def test_half_precision_loses_ties_where_float64_does_not():
