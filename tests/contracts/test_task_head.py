@@ -12,8 +12,8 @@ from tether.core.protocols import TaskHead
 from tether.core.types import Batch
 from tether.models import create
 from tether.models.dual import Clip
-from tether.tasks.classify.heads import HEADS as CLASSIFIERS
-from tether.tasks.segment.heads import HEADS as SEGMENTERS
+from tether.tasks.classify import HEADS as CLASSIFIERS
+from tether.tasks.segment import HEADS as SEGMENTERS
 
 HEADS = {**CLASSIFIERS, **SEGMENTERS}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from tether.evaluate.html.numbers import plain
+from tether.evaluate.html.text import plain
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Text to image": ("text_to_image_",),

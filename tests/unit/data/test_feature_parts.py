@@ -1,4 +1,4 @@
-"""Features in parts: which rows, and whatever stopped or damaged them, the next run leaves what an uninterrupted one does."""
+"""Features in parts: which rows, and that a run after any stop or damage leaves what an uninterrupted one does."""
 
 from __future__ import annotations
 

@@ -22,8 +22,7 @@ from tether.data.curate.metaclip.metaclip import MetaClipCurator
 from tether.data.curate.pools.opening import open_pool
 from tether.evaluate.datasheet import write_datasheet
 from tether.evaluate.datasheet.cloud import HEIGHT, WIDTH, cloud
-from tether.evaluate.datasheet.concepts import concepts, word_counts
-from tether.evaluate.datasheet.languages import languages
+from tether.evaluate.datasheet.concepts import concepts, languages, word_counts
 from tether.evaluate.datasheet.sample import Captions
 from tether.evaluate.datasheet.thumbnails import thumbnail
 

@@ -14,8 +14,8 @@ from tether.evaluate import report
 from tether.evaluate.embeddings import Embedded
 from tether.evaluate.html import projection
 from tether.evaluate.html.curves import Line, Marks, chart, running_mean, thin
-from tether.evaluate.html.numbers import duration
 from tether.evaluate.html.sprite import sprite
+from tether.evaluate.html.text import duration
 from tether.evaluate.report import galleries
 from tether.evaluate.report.confusion import confusion
 from tether.evaluate.report.run_charts import of_run

@@ -20,7 +20,7 @@ from tether.evaluate.medical import (
     pair_scores,
     similarity_map,
 )
-from tether.evaluate.medical.ranking import curves, ranked
+from tether.evaluate.medical.report import curves, ranked
 from tether.models import create
 
 RNG = np.random.default_rng(0)

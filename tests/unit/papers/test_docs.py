@@ -169,7 +169,7 @@ def test_every_mapping_of_parts_is_in_the_reference_and_nothing_else():
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         if "[str, type[" in ast.unparse(node.annotation) and not node.target.id.startswith("_")
     }
-    assert {"tether.tasks.classify.heads.HEADS", "tether.data.augment.AUGMENTATIONS"} <= public
+    assert {"tether.tasks.classify.HEADS", "tether.data.augment.AUGMENTATIONS"} <= public
     assert found == public | {"tether.data.opening.SOURCES"}
     assert not [name for name in found if name.startswith("tether.papers") or name.endswith(".PICKS")]
 

@@ -15,9 +15,8 @@ import pytest
 
 from tether.core.errors import InputError, WriteError
 from tether.tasks.retrieve import memory_index, store
-from tether.tasks.retrieve.flat_index import UnitVectors, unit
+from tether.tasks.retrieve.flat_index import UnitVectors, best, unit
 from tether.tasks.retrieve.ivf_index import InvertedIndex
-from tether.tasks.retrieve.ranking import best
 from tether.tasks.retrieve.store import Store
 
 DIM = 16

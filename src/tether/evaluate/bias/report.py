@@ -13,7 +13,7 @@ from tether.core.ranges import Count, checked
 from tether.evaluate.bias.harm import HarmRates
 from tether.evaluate.bias.labels import LEAST_EXPECTED, LabelAssociation, LabelAssociations
 from tether.evaluate.groups import Share
-from tether.evaluate.html.markdown import table
+from tether.evaluate.html.text import table
 
 CAUTION = (
     "Rates belong to these images, this list of classes and these prompts; another list or wording moves them, so "

@@ -1,13 +1,58 @@
-"""The datasheet as Markdown: the same figures, without images."""
+"""Everything that a datasheet says, and its Markdown: the same figures, without images."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
-from tether.evaluate.html.markdown import plain, table
+from tether.evaluate.datasheet.concepts import Concepts, Spoken
+from tether.evaluate.datasheet.dropped import Example, Flagged
+from tether.evaluate.datasheet.sample import Captions
+from tether.evaluate.datasheet.thumbnails import Display
+from tether.evaluate.html.text import escaped, table
 
-if TYPE_CHECKING:
-    from tether.evaluate.datasheet.content import Datasheet
+
+@dataclass(frozen=True, slots=True)
+class Datasheet:
+    """Everything that a datasheet says.
+
+    Attributes:
+        name: of the folder.
+        manifest: what the curation says of itself.
+        recipe: the steps as they were given, or as the manifest lists them.
+        entries: number of metadata entries that concepts are counted by; 0 for words.
+        before: captions of the pool.
+        after: captions of what was kept.
+        languages: None where the detector is missing.
+        concepts: frequent and gained ones, and both curves.
+        examples: dropped pairs by step.
+        flagged: what was flagged, by step.
+        images: how thumbnails are shown.
+        most: rows of each side whose captions were looked at, at most.
+        digests: (step, setting, value) of every model and list that a step was built on.
+    """
+
+    name: str
+    manifest: dict[str, Any]
+    recipe: str
+    entries: int
+    before: Captions
+    after: Captions
+    languages: list[Spoken] | None
+    concepts: Concepts
+    examples: dict[str, list[Example]]
+    flagged: list[Flagged]
+    images: Display
+    most: int
+    digests: list[tuple[str, str, str]]
+
+    @property
+    def sampled(self) -> str:
+        """How the shares of captions were found, as a sentence."""
+        if self.before.complete and self.after.complete:
+            return "Counted over all captions."
+        return f"Estimated on the captions of {self.most:,} rows of each side, spread over the files."
+
 
 _SHOWN = 120
 _WORDS = 30
@@ -18,9 +63,9 @@ def markdown(sheet: Datasheet) -> str:
     manifest = sheet.manifest
     rows, pairs = manifest["rows"], manifest["pairs"]
     lines = [
-        f"# Datasheet of {plain(sheet.name)}",
+        f"# Datasheet of {escaped(sheet.name)}",
         "",
-        f"Made from {plain(manifest['pool']['name'])} by `tether curate`, version {plain(manifest['tether'])}.",
+        f"Made from {escaped(manifest['pool']['name'])} by `tether curate`, version {escaped(manifest['tether'])}.",
         "",
         *table(("", "rows", "pairs"), [
             ("pool", f"{rows['good']:,}", f"{pairs['good']:,}"),
@@ -100,8 +145,8 @@ def _dropped(sheet: Datasheet) -> list[str]:
     for step in sheet.manifest["by_step"]:
         shown = sheet.examples.get(step["name"], [])
         if step["kind"] == "curator" and shown:
-            lines += [f"**{plain(step['name'])}**: {plain(step['refusal'])}", ""]
-            lines += [f"- {plain(_short(each.text))}" for each in shown]
+            lines += [f"**{escaped(step['name'])}**: {escaped(step['refusal'])}", ""]
+            lines += [f"- {escaped(_short(each.text))}" for each in shown]
             lines += [""]
     return lines
 
@@ -111,10 +156,10 @@ def _flagged(sheet: Datasheet) -> list[str]:
         return []
     lines = ["## Flagged, and kept", ""]
     for each in sheet.flagged:
-        lines += [f"**{plain(each.step)}**: {each.pairs:,} pairs", ""]
+        lines += [f"**{escaped(each.step)}**: {each.pairs:,} pairs", ""]
         lines += table(("label", "pairs"), [(label, f"{count:,}") for label, count in each.labels.items()])
         if each.words:
-            lines += ["Words of their captions: " + ", ".join(plain(word) for word, _ in each.words[:_WORDS]), ""]
+            lines += ["Words of their captions: " + ", ".join(escaped(word) for word, _ in each.words[:_WORDS]), ""]
     return lines
 
 
@@ -129,7 +174,7 @@ def _licences(sheet: Datasheet) -> list[str]:
     return [
         "## Licences",
         "",
-        f"Rows by their column {plain(found['column'])}.",
+        f"Rows by their column {escaped(found['column'])}.",
         "",
         *table(("licence", "pool", "kept"), rows),
     ]

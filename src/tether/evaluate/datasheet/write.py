@@ -18,11 +18,9 @@ from tether.data.curate.metaclip.metadata import read_entries
 from tether.data.curate.pools.pool import LICENCES, Pool
 from tether.evaluate.datasheet import thumbnails
 from tether.evaluate.datasheet.cloud import HEIGHT, WIDTH, cloud
-from tether.evaluate.datasheet.concepts import Concepts, concepts
-from tether.evaluate.datasheet.content import Datasheet
+from tether.evaluate.datasheet.concepts import Concepts, concepts, languages
 from tether.evaluate.datasheet.dropped import examples, flags
-from tether.evaluate.datasheet.languages import languages
-from tether.evaluate.datasheet.markdown import markdown
+from tether.evaluate.datasheet.markdown import Datasheet, markdown
 from tether.evaluate.datasheet.sample import MOST, captions_of, kept_pool
 from tether.evaluate.datasheet.thumbnails import Display
 from tether.evaluate.html.sprite import SpriteSheet, sprite

@@ -9,7 +9,7 @@ from torch import Tensor
 from tether.core.finding import Bar, Figure, Unit
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.groups import NORMAL_QUANTILE, wilson
-from tether.evaluate.html.numbers import plain
+from tether.evaluate.html.text import plain
 
 RESAMPLES = 1000
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tether.core.finding import Bars, Curve, Gallery
 from tether.evaluate.html import templates
-from tether.evaluate.html.numbers import duration
 from tether.evaluate.html.sprite import SpriteSheet, sprite
+from tether.evaluate.html.text import duration
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import range_of, shown, written
 

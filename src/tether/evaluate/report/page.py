@@ -16,9 +16,9 @@ from tether.core.protocols import DualEncoder, Source
 from tether.evaluate import metric_names
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.html import projection
-from tether.evaluate.html.numbers import duration, rounded_duration
 from tether.evaluate.html.sprite import SpriteSheet, sprite
 from tether.evaluate.html.templates import render
+from tether.evaluate.html.text import duration, rounded_duration
 from tether.evaluate.report import galleries
 from tether.evaluate.report.confusion import Confusion, confusion
 from tether.evaluate.report.run_charts import of_run

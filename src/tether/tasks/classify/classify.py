@@ -20,8 +20,7 @@ from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
 from tether.tasks.classify.calibrate import Calibration
 from tether.tasks.classify.prompts import TEMPLATES, classes_of
-from tether.tasks.classify.scores import Scores
-from tether.tasks.classify.zero_shot import LABELS, ZeroShotClassifier
+from tether.tasks.classify.zero_shot import LABELS, Scores, ZeroShotClassifier
 
 Progress = Callable[[int, int | None], None]
 LABEL = "label"

@@ -14,7 +14,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.models.embed import encode_images, encode_texts
-from tether.tasks.headline_match.validation import paired_units
+from tether.tasks.headline_match.mismatch import paired_units
 
 _BATCH = 256
 LEAST = 2

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
 from tether.core.ranges import NonNegative, Positive, checked
-from tether.tasks.headline_match.validation import paired_units
+from tether.space.validation import checked_unit_rows
 
 Strategy = Literal["random", "band", "same_group"]
 BAND = (0.02, 0.15)
@@ -144,3 +144,13 @@ def _allowed(
         below = similarity[np.arange(len(rows)), rows][:, None] - similarity
         allowed &= (below >= band[0]) & (below <= band[1])
     return allowed
+
+
+def paired_units(
+    images: Float[np.ndarray, "n d"], *, texts: Float[np.ndarray, "n d"]
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
+    """Both sides of n pairs with rows of length 1."""
+    image, title = checked_unit_rows(images, name="images"), checked_unit_rows(texts, name="texts")
+    if image.shape != title.shape:
+        raise InputError(f"expected as many images as texts, of one width, got {image.shape} and {title.shape}")
+    return image, title

@@ -23,6 +23,7 @@ from tether.space.serialisation import (
     wide_array,
     write_state,
 )
+from tether.tasks.headline_match.mismatch import paired_units
 from tether.tasks.headline_match.pair_network import HIDDEN, RANK, Bilinear, PairNetwork
 from tether.tasks.headline_match.pair_training import (
     BATCH,
@@ -35,7 +36,6 @@ from tether.tasks.headline_match.pair_training import (
     probabilities,
     train_pairs_,
 )
-from tether.tasks.headline_match.validation import paired_units
 
 Rows = Float[np.ndarray, "n d"]
 _FORMAT = "tether-pair-classifier-1"

@@ -19,7 +19,7 @@ from tether.core.types import ImageLike
 from tether.data.images import load
 from tether.data.paths import points_outside
 from tether.models.embed import encode_images, encode_texts
-from tether.tasks.retrieve.ranking import How, Ranking
+from tether.tasks.retrieve.flat_index import How, Ranking
 from tether.tasks.retrieve.store import Store
 
 

@@ -23,10 +23,9 @@ from tether.core.errors import InputError, TetherError
 from tether.core.locks import is_lock
 from tether.core.ranges import Count, checked
 from tether.tasks.retrieve import lance
-from tether.tasks.retrieve.flat_index import unit
+from tether.tasks.retrieve.flat_index import How, Ranking, unit
 from tether.tasks.retrieve.lance import TABLE, WriteLock
 from tether.tasks.retrieve.memory_index import Mirror
-from tether.tasks.retrieve.ranking import How, Ranking
 from tether.tasks.retrieve.rows import (
     DIGEST,
     EMBEDDING,

@@ -1,6 +1,9 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and Markdown of words from outside."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
 
 
 def plain(value: float) -> str:
@@ -24,3 +27,15 @@ def rounded_duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table and the empty line after it."""
+    lines = [f"| {' | '.join(map(escaped, head))} |", f"| {' | '.join('---' for _ in head)} |"]
+    lines += [f"| {' | '.join(escaped(cell) for cell in row)} |" for row in rows]
+    return [*lines, ""]
+
+
+def escaped(text: str) -> str:
+    """One line in which no character means anything to Markdown or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>#|&~!])", r"\\\1", " ".join(text.split()))
