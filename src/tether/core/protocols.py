@@ -163,7 +163,7 @@ class Curator(Protocol):
         ...
 
     def keep(self, rows: pa.RecordBatch) -> np.ndarray:
-        """(n,) float64 probability to keep each row; the draw itself is ``core.draw.hash_uniform`` of its key."""
+        """(n,) float64 probability to keep each row; the draw itself is ``core.hash_rng.hash_uniform`` of its key."""
         ...
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tether.core.atomic_io import read_json, read_text
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
-from tether.data.curate.metaclip.pretokenise import MARKS, token_lists
+from tether.data.curate.metaclip.spacing import MARKS, token_lists
 
 LIMIT = 500_000  # arXiv 2309.16671 section 3.1
 WIKIPEDIA_COUNT = 100  # least unigram count, same place

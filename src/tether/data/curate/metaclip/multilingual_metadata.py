@@ -12,7 +12,7 @@ from typing import Literal
 from tether.core.errors import InputError
 from tether.core.ranges import Whole, checked
 from tether.data.curate.metaclip.metadata import numbers
-from tether.data.curate.metaclip.scripts import MARKS, WITHOUT_BLANKS, is_joined
+from tether.data.curate.metaclip.spacing import PUNCTUATION, WITHOUT_BLANKS, is_joined
 
 MOST_UNIGRAMS = 251_465  # all caps: arXiv 2507.22062, released build_metadata.py
 UNIGRAM_SHARE = 0.1  # of the language's distinct words
@@ -23,7 +23,7 @@ TITLE_SHARE = 0.76  # of the titles at hand
 LONGEST = 256  # characters of an entry
 
 Source = Literal["number", "wordnet", "unigram", "bigram", "title"]
-_TOKEN_MARKS = MARKS | {"¿"}  # counting n-grams knows one mark more than matching does
+_TOKEN_MARKS = PUNCTUATION | {"¿"}  # counting n-grams knows one mark more than matching does
 _TAGS = re.compile("&lt;.*?&gt;|<.*?>")
 _PAIRS = (*map(tuple, ("()", "[]", "{}", "“”", "‘’", "（）", "【】", "《》", "〈〉", "「」")), ("『 ", "』"))
 _PLUS_JOINS = frozenset({"zh", "ja", "fr"})  # languages whose WordNet joins parts of a word by "+"
@@ -85,7 +85,7 @@ class LanguageNgrams:
         """Start from nothing.
 
         Args:
-            language: metadata language; those of ``scripts.WITHOUT_BLANKS`` follow the stricter rule.
+            language: metadata language; those of ``spacing.WITHOUT_BLANKS`` follow the stricter rule.
             segment: for a language without blanks, from a piece without white space to its words.
         """
         self.language, self.segment = language, segment

@@ -13,8 +13,7 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.ranges import checked
-from tether.data.curate.engine.stateless import texts_of
-from tether.data.curate.engine.step import Gives
+from tether.data.curate.engine.step import Gives, texts_of
 from tether.data.curate.steps.score_selection import checked_scores, top_rows
 
 MaskMode = Literal["number", "token"]
