@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -142,7 +142,7 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values that continue after the last batch handed out, equal in every process."""
-        return {**self._position.as_dict(), **self._identity()}
+        return {**asdict(self._position), **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where another loader of the same settings stopped; the number of processes may differ.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Literal
 
 from tether.core.errors import InputError
 from tether.core.ranges import Whole, checked
-from tether.data.curate.metaclip.metadata import numbers
+from tether.data.curate.metaclip.metadata import numbers, pointwise_information
 from tether.data.curate.metaclip.spacing import PUNCTUATION, WITHOUT_BLANKS, is_joined
 
 MOST_UNIGRAMS = 251_465  # all caps: arXiv 2507.22062, released build_metadata.py
@@ -132,12 +131,7 @@ class LanguageNgrams:
 
     def pmi(self, *, minimum: int = 1) -> dict[str, float]:
         """``"a b"`` -> ``log2(n_ab N / (n_a n_b))`` of every pair seen at least ``minimum`` times."""
-        total = sum(self.unigrams.values())
-        return {
-            f"{a} {b}": math.log2(count * total / (self.unigrams[a] * self.unigrams[b]))
-            for (a, b), count in self.bigrams.items()
-            if count >= minimum
-        }
+        return pointwise_information(self.bigrams, unigrams=self.unigrams, minimum=minimum)
 
 
 def build_language_metadata(
