@@ -17,9 +17,9 @@ import tether
 from tether.cli import main
 from tether.models.presets import create
 
-TRAIN = ["train", "data=images", "size=tiny", "steps=2", "batch_size=2", "precision=fp32", "threads=1"]
-EMBED = ["embed", "images", "--out", "e.parquet"]
-CLASSIFY = ["classify", "images", "--model", "model", "--out", "c.csv"]
+TRAIN = ["train", "data=photos", "size=tiny", "steps=2", "batch_size=2", "precision=fp32", "threads=1"]
+EMBED = ["embed", "photos", "--out", "e.parquet"]
+CLASSIFY = ["classify", "photos", "--model", "model", "--out", "c.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def stage(tmp_path_factory) -> Path:
     """A model, a run with a checkpoint, and two good images beside five that are none."""
     folder = tmp_path_factory.mktemp("stage")
     tether.save(create("tiny"), folder / "model")
-    (folder / "images").mkdir()
+    (folder / "photos").mkdir()
     for name in ("red", "blue"):
-        Image.new("RGB", (40, 40), name).save(folder / "images" / f"{name}.png")
-        (folder / "images" / f"{name}.txt").write_text(name)
-    shutil.copytree(folder / "images", folder / "mixed")
-    whole = (folder / "images" / "red.png").read_bytes()
+        Image.new("RGB", (40, 40), name).save(folder / "photos" / f"{name}.png")
+        (folder / "photos" / f"{name}.txt").write_text(name)
+    shutil.copytree(folder / "photos", folder / "mixed")
+    whole = (folder / "photos" / "red.png").read_bytes()
     (folder / "mixed" / "cut.png").write_bytes(whole[:40])
     (folder / "mixed" / "nothing.png").write_bytes(b"")
     (folder / "mixed" / "words.jpg").write_text("no image")
@@ -73,15 +73,15 @@ def call(capsys) -> Callable[..., tuple[int, str]]:
         (["embed", "no.csv", "--model", "model", "--out", "e.parquet"], "tether: no.csv: no such file or folder"),
         (["embed", "mixed", "--model", "model", "--out", "e.parquet", "--strict"], "tether: mixed: bad row 'cut.png'"),
         (["eval", "model", "mixed", "--strict"], "tether: mixed: bad row 'cut.png'"),
-        (["eval", "open_clip:NoSuch", "images"], "tether: open_clip:NoSuch: unknown architecture"),
+        (["eval", "open_clip:NoSuch", "photos"], "tether: open_clip:NoSuch: unknown architecture"),
         ([*CLASSIFY, "--classes", "cat,cat"], "tether: classes: class 'cat' comes twice"),
         ([*CLASSIFY, "--classes", ""], "tether: classes: expected at least one class, got none"),
-        (["index", "images", "--out", "i"], "tether: images: holds no .parquet file"),
+        (["index", "photos", "--out", "i"], "tether: photos: holds no .parquet file"),
         (["index", "no.parquet", "--out", "i"], "tether: no.parquet:"),
         (["search", "no-store", "cat"], "tether: no-store: no such store; make one with: tether index"),
         (["export", "nosuch", "out"], "tether: nosuch: no such model"),
-        (["report", "images"], "tether: images: not a run"),
-        (["curate", "images", "--out", "u"], "tether: give either --entries"),
+        (["report", "photos"], "tether: photos: not a run"),
+        (["curate", "photos", "--out", "u"], "tether: give either --entries"),
         (["train", "no.yaml"], "tether: no.yaml: no such file"),
         (["train", "--resume"], "tether: command line: key 'data' is required"),
         ([*TRAIN, "clippper=none"], "unknown key 'clippper'; did you mean 'clipper'?"),
@@ -91,10 +91,10 @@ def call(capsys) -> Callable[..., tuple[int, str]]:
             "optimizer (adamw): lr: expected a finite number of at least 0, got 'fast'",
         ),
         ([*TRAIN, "precision=fp64"], "tether: command line: precision: Input should be 'fp32', 'bf16' or 'fp16'"),
-        ([*TRAIN, "batch_size=16"], "tether: images: only 2 good rows; one batch needs 16"),
+        ([*TRAIN, "batch_size=16"], "tether: photos: only 2 good rows; one batch needs 16"),
         ([*TRAIN, "data=empty"], "tether: empty: empty, no files there"),
         ([*TRAIN, "model.load=nosuch"], "tether: nosuch: no such model"),
-        ([*TRAIN, "--out", "images"], "tether: images: exists, is not empty and is not a run"),
+        ([*TRAIN, "--out", "photos"], "tether: photos: exists, is not empty and is not a run"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
 )
@@ -115,7 +115,7 @@ def test_bad_images_are_counted_and_named_by_eval(place: Path, call) -> None:
     assert json.loads((place / "numbers.json").read_text())["images"] == 3
     lines = (place / "numbers.bad_rows.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["key"] for line in lines) == ["cut.png", "nothing.png", "words.jpg"]
-    call("eval", "model", "images", "--json", "numbers.json", "--bootstrap", "0")
+    call("eval", "model", "photos", "--json", "numbers.json", "--bootstrap", "0")
     assert not (place / "numbers.bad_rows.jsonl").exists()
 
 
