@@ -143,10 +143,11 @@ def listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def details_of(scene: Scene) -> list[Detail]:
+def details_of(scene: Scene, *, order: Order = "size", dice: Dice | None = None) -> list[Detail]:
     """Facts beyond colours and shapes: the background, then for each thing its place, size, texture and state."""
     found = [Detail(-1, "background", f"Everything is {PLACES[scene.background]}.")]
-    for index, thing in enumerate(scene.things):
+    for index in in_order(scene, order=order, dice=dice):
+        thing = scene.things[index]
         name = f"The {noun(thing)}"
         found += [
             Detail(index, "place", f"{name} is {whereabouts(thing)}."),
@@ -178,7 +179,7 @@ def long(
     arranged = Scene(tuple(scene.things[index] for index in indices), scene.background, scene.variant)
     facts = [
         Detail(indices[detail.thing] if detail.thing >= 0 else -1, detail.attribute, detail.text)
-        for detail in details_of(arranged)
+        for detail in details_of(arranged, order="given")
     ]
     last = [detail for detail in facts if (detail.thing, detail.attribute) == telling]
     if telling is not None and not last:

@@ -69,14 +69,14 @@ def swap_relation(scene: Scene, dice: Dice, *, world: World = ANY_WORLD) -> Nega
     return None
 
 
-def replace_thing(scene: Scene, dice: Dice, *, world: World = ANY_WORLD) -> Negative | None:
+def replace_thing(scene: Scene, dice: Dice, *, template: str = "plain", world: World = ANY_WORLD) -> Negative | None:
     """The same scene with another shape in the place of one thing, one that was nowhere in it."""
     present = {thing.shape for thing in scene.things}
     for index in dice.shuffled(range(len(scene.things))):
         for shape in dice.shuffled([shape for shape in world.shapes if shape not in present]):
             other = _with(scene, {index: replace(scene.things[index], shape=shape)})
             if world.allows(other):
-                told = [short(version, order="given") for version in (scene, other)]
+                told = [short(version, template=template, order="given") for version in (scene, other)]
                 return Negative("object", scene, told[0], other, told[1])
     return None
 
