@@ -55,12 +55,12 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 
 def image(rng: random.Random) -> bytes | None:
-    """A small PNG of one of few colours and sizes, no picture, or bytes that are none."""
+    """A small PNG of one of few colours and sizes, no image, or bytes that are none."""
     kind = rng.random()
     if kind < 0.05:
         return None
     if kind < 0.1:
-        return b"no picture"
+        return b"no image"
     file = io.BytesIO()
     size = rng.choice([(8, 8), (16, 8), (32, 32), (64, 8)])
     pixels = np.random.default_rng(rng.randrange(12)).integers(0, 256, (*size, 3), dtype=np.uint8)
