@@ -122,7 +122,7 @@ def test_it_is_a_source(source):
     assert source.version
 
 
-def test_blocks_are_fixed_and_named_apart(source):
+def test_blocks_are_fixed_and_have_distinct_ids(source):
     blocks = list(source.blocks())
     assert blocks == list(source.blocks())
     assert blocks
