@@ -57,7 +57,7 @@ from tether.data.curate import threshold_for_share
 from tether.data.curate.engine.recipe import entries_of, read_recipe
 from tether.data.curate.engine.run import curate
 from tether.data.curate.engine.workers import cores
-from tether.data.curate.metaclip.pretokenise import spaced
+from tether.data.curate.metaclip.spacing import spaced
 from tether.data.curate.pools.opening import open_pool
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "curate.yaml"

@@ -40,7 +40,7 @@ import pyarrow.parquet as pq
 
 from tether.data.curate import Balancer, MetaClipCurator, SubstringMatcher, entry_counts
 from tether.data.curate.engine.run import curate
-from tether.data.curate.metaclip.pretokenise import spaced
+from tether.data.curate.metaclip.spacing import spaced
 from tether.data.curate.pools.opening import open_pool
 
 SYLLABLES = [first + last for first in "bdfgklmnprstvz" for last in "aeiou"]

@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 
 from tether.data import open_source
 from tether.data.curate import NearDuplicates
-from tether.data.curate.steps.hamming import differing
+from tether.data.curate.steps.near_duplicates import differing
 from tether.data.curate.steps.phash import Prints, fingerprints
 
 MOST = 4_000

@@ -54,13 +54,13 @@ SPECS = {
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 
-def picture(rng: random.Random) -> bytes | None:
-    """A small PNG of one of few colours and sizes, no picture, or bytes that are none."""
+def image(rng: random.Random) -> bytes | None:
+    """A small PNG of one of few colours and sizes, no image, or bytes that are none."""
     kind = rng.random()
     if kind < 0.05:
         return None
     if kind < 0.1:
-        return b"no picture"
+        return b"no image"
     file = io.BytesIO()
     size = rng.choice([(8, 8), (16, 8), (32, 32), (64, 8)])
     pixels = np.random.default_rng(rng.randrange(12)).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -73,7 +73,7 @@ def pool(rows: int = 300, *, seed: int = 0) -> pa.RecordBatch:
     words = ["red"] * 20 + ["blue"] * 8 + ["dog"] * 4 + ["fox", "owl", "???", "", "a photo", "IMG_20240131.jpg"]
     texts = [None if rng.random() < 0.05 else " ".join(rng.choices(words, k=rng.randint(0, 3))) for _ in range(rows)]
     pairs = pa.record_batch([[f"row {i}" for i in range(rows)], texts], schema=PAIR_SCHEMA)
-    pairs = pairs.append_column("image", pa.array([picture(rng) for _ in range(rows)], pa.binary()))
+    pairs = pairs.append_column("image", pa.array([image(rng) for _ in range(rows)], pa.binary()))
     spoken = pa.array([rng.choice(["en", "de", "zh", None]) for _ in range(rows)], pa.string())
     return pairs.append_column("language", spoken)
 

@@ -17,25 +17,25 @@ import tether
 from tether.cli import main
 from tether.models.presets import create
 
-TRAIN = ["train", "data=pictures", "size=tiny", "steps=2", "batch_size=2", "precision=fp32", "threads=1"]
-EMBED = ["embed", "pictures", "--out", "e.parquet"]
-CLASSIFY = ["classify", "pictures", "--model", "model", "--out", "c.csv"]
+TRAIN = ["train", "data=photos", "size=tiny", "steps=2", "batch_size=2", "precision=fp32", "threads=1"]
+EMBED = ["embed", "photos", "--out", "e.parquet"]
+CLASSIFY = ["classify", "photos", "--model", "model", "--out", "c.csv"]
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory) -> Path:
-    """A model, a run with a checkpoint, and two good pictures beside five that are none."""
+    """A model, a run with a checkpoint, and two good images beside five that are none."""
     folder = tmp_path_factory.mktemp("stage")
     tether.save(create("tiny"), folder / "model")
-    (folder / "pictures").mkdir()
+    (folder / "photos").mkdir()
     for name in ("red", "blue"):
-        Image.new("RGB", (40, 40), name).save(folder / "pictures" / f"{name}.png")
-        (folder / "pictures" / f"{name}.txt").write_text(name)
-    shutil.copytree(folder / "pictures", folder / "mixed")
-    whole = (folder / "pictures" / "red.png").read_bytes()
+        Image.new("RGB", (40, 40), name).save(folder / "photos" / f"{name}.png")
+        (folder / "photos" / f"{name}.txt").write_text(name)
+    shutil.copytree(folder / "photos", folder / "mixed")
+    whole = (folder / "photos" / "red.png").read_bytes()
     (folder / "mixed" / "cut.png").write_bytes(whole[:40])
     (folder / "mixed" / "nothing.png").write_bytes(b"")
-    (folder / "mixed" / "words.jpg").write_text("no picture")
+    (folder / "mixed" / "words.jpg").write_text("no image")
     (folder / "mixed" / "good.jpg").write_bytes(whole)
     (folder / "mixed" / "good.txt").write_text("a PNG that is called .jpg")
     (folder / "empty").mkdir()
@@ -73,15 +73,15 @@ def call(capsys) -> Callable[..., tuple[int, str]]:
         (["embed", "no.csv", "--model", "model", "--out", "e.parquet"], "tether: no.csv: no such file or folder"),
         (["embed", "mixed", "--model", "model", "--out", "e.parquet", "--strict"], "tether: mixed: bad row 'cut.png'"),
         (["eval", "model", "mixed", "--strict"], "tether: mixed: bad row 'cut.png'"),
-        (["eval", "open_clip:NoSuch", "pictures"], "tether: open_clip:NoSuch: unknown architecture"),
+        (["eval", "open_clip:NoSuch", "photos"], "tether: open_clip:NoSuch: unknown architecture"),
         ([*CLASSIFY, "--classes", "cat,cat"], "tether: classes: class 'cat' comes twice"),
         ([*CLASSIFY, "--classes", ""], "tether: classes: expected at least one class, got none"),
-        (["index", "pictures", "--out", "i"], "tether: pictures: holds no .parquet file"),
+        (["index", "photos", "--out", "i"], "tether: photos: holds no .parquet file"),
         (["index", "no.parquet", "--out", "i"], "tether: no.parquet:"),
         (["search", "no-store", "cat"], "tether: no-store: no such store; make one with: tether index"),
         (["export", "nosuch", "out"], "tether: nosuch: no such model"),
-        (["report", "pictures"], "tether: pictures: not a run"),
-        (["curate", "pictures", "--out", "u"], "tether: give either --entries"),
+        (["report", "photos"], "tether: photos: not a run"),
+        (["curate", "photos", "--out", "u"], "tether: give either --entries"),
         (["train", "no.yaml"], "tether: no.yaml: no such file"),
         (["train", "--resume"], "tether: command line: key 'data' is required"),
         ([*TRAIN, "clippper=none"], "unknown key 'clippper'; did you mean 'clipper'?"),
@@ -91,10 +91,10 @@ def call(capsys) -> Callable[..., tuple[int, str]]:
             "optimizer (adamw): lr: expected a finite number of at least 0, got 'fast'",
         ),
         ([*TRAIN, "precision=fp64"], "tether: command line: precision: Input should be 'fp32', 'bf16' or 'fp16'"),
-        ([*TRAIN, "batch_size=16"], "tether: pictures: only 2 good rows; one batch needs 16"),
+        ([*TRAIN, "batch_size=16"], "tether: photos: only 2 good rows; one batch needs 16"),
         ([*TRAIN, "data=empty"], "tether: empty: empty, no files there"),
         ([*TRAIN, "model.load=nosuch"], "tether: nosuch: no such model"),
-        ([*TRAIN, "--out", "pictures"], "tether: pictures: exists, is not empty and is not a run"),
+        ([*TRAIN, "--out", "photos"], "tether: photos: exists, is not empty and is not a run"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
 )
@@ -108,14 +108,14 @@ def test_one_clear_message(place: Path, call, arguments: list[str], message: str
     assert all(name.endswith(".parts") for name in left), left  # where embed goes on from
 
 
-def test_bad_pictures_are_counted_and_named_by_eval(place: Path, call) -> None:
+def test_bad_images_are_counted_and_named_by_eval(place: Path, call) -> None:
     code, err = call("eval", "model", "mixed", "--json", "numbers.json", "--bootstrap", "0")
     assert code == 0, err
     assert "3 bad rows were skipped; numbers.bad_rows.jsonl names them" in err
     assert json.loads((place / "numbers.json").read_text())["images"] == 3
     lines = (place / "numbers.bad_rows.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["key"] for line in lines) == ["cut.png", "nothing.png", "words.jpg"]
-    call("eval", "model", "pictures", "--json", "numbers.json", "--bootstrap", "0")
+    call("eval", "model", "photos", "--json", "numbers.json", "--bootstrap", "0")
     assert not (place / "numbers.bad_rows.jsonl").exists()
 
 

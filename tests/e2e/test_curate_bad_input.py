@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import tarfile
 import unicodedata
 
 import numpy as np
@@ -14,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tables import encoded, rows_of, tarred
 from tether.cli import main
 from tether.data import open_source
 from tether.data.images import decode
@@ -39,21 +38,19 @@ MANY = {
 }
 
 
-def picture(number: int = 0, *, size: tuple[int, int] = (40, 40), kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
+def image(number: int = 0, *, kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), np.uint8)
+    return encoded(Image.fromarray(pixels), kind)
 
 
 BROKEN = {
     "empty": b"",
-    "text": b"this is no picture",
-    "cut": picture(1)[:200],
-    "header alone": picture(2)[:33],
-    "cut jpeg": picture(3, kind="JPEG")[:300],
+    "text": b"this is no image",
+    "cut": image(1)[:200],
+    "header alone": image(2)[:33],
+    "cut jpeg": image(3, kind="JPEG")[:300],
     "html": b"<!doctype html><p>404</p>",
-    "bomb": picture(4)[:16] + (60_000).to_bytes(4, "big") * 2 + picture(4)[24:],
+    "bomb": image(4)[:16] + (60_000).to_bytes(4, "big") * 2 + image(4)[24:],
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
 }
 
@@ -64,38 +61,29 @@ class Run:
     def __init__(self, tmp_path, capsys) -> None:
         self.folder, self.capsys, self.count = tmp_path, capsys, 0
 
-    def __call__(self, source, *arguments, recipe: str | None = None) -> dict:
+    def _main(self, source, arguments, recipe: str | None) -> tuple[int, str]:
         self.count += 1
-        out = self.folder / f"out{self.count}"
+        self.out = self.folder / f"out{self.count}"
         if recipe is not None:
             (self.folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
             arguments = ("--recipe", self.folder / "recipe.yaml", *arguments)
-        command = ["curate", str(source), *map(str, arguments), "--out", str(out), "--workers", "1"]
-        code: object = 0
-        try:
-            main(command)
-        except SystemExit as left:
-            code = left.code
-        assert code == 0, self.capsys.readouterr().err
-        self.capsys.readouterr()
-        self.out = out
-        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        with pytest.raises(SystemExit) as left:
+            main(["curate", str(source), "--workers", "1", *map(str, arguments), "--out", str(self.out)])
+        return left.value.code, self.capsys.readouterr().err
+
+    def __call__(self, source, *arguments, recipe: str | None = None) -> dict:
+        code, said = self._main(source, arguments, recipe)
+        assert code == 0, said
+        manifest = json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))
         assert manifest["rows"]["good"] >= manifest["rows"]["kept"]
         return manifest
 
     def refused(self, source, *arguments, recipe: str | None = None) -> str:
-        if recipe is not None:
-            (self.folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
-            arguments = ("--recipe", self.folder / "recipe.yaml", *arguments)
-        self.count += 1
-        out = self.folder / f"no{self.count}"
-        with pytest.raises(SystemExit) as left:
-            main(["curate", str(source), *map(str, arguments), "--out", str(out), "--workers", "1"])
-        said = self.capsys.readouterr().err
-        assert left.value.code == 2, said
+        code, said = self._main(source, arguments, recipe)
+        assert code == 2, said
         assert "Traceback" not in said
-        assert not list(out.glob("part-*"))
-        return said
+        assert not list(self.out.glob("part-*"))
+        return " ".join(said.split())
 
     def kept(self) -> pa.Table:
         return pa.concat_tables([pq.read_table(file) for file in sorted(self.out.glob("part-*.parquet"))])
@@ -122,9 +110,7 @@ def run(tmp_path, capsys):
 @pytest.fixture
 def strange(tmp_path):
     """A Parquet pool whose keys name what is strange about each caption."""
-    table = pa.table(
-        {"key": list(MANY), "image": [picture(n) for n in range(len(MANY))], "caption": list(MANY.values())}
-    )
+    table = pa.table({"key": list(MANY), "image": [image(n) for n in range(len(MANY))], "caption": list(MANY.values())})
     pq.write_table(table, tmp_path / "strange.parquet", row_group_size=4)
     return tmp_path / "strange.parquet"
 
@@ -150,7 +136,7 @@ def test_tars_hold_the_same(run, strange):
     wanted = dict(zip(run.kept()["key"].to_pylist(), run.kept()["caption"].to_pylist(), strict=True))
     run(strange, "--format", "webdataset", recipe=ALL)
     source = open_source(str(run.out))
-    rows = [row for block in source.blocks() for row in source.read(block)]
+    rows = rows_of(source)
     assert not [row.bad for row in rows if row.bad]
     assert len(rows) == len(wanted)
     assert all(len(row.texts) <= 1 for row in rows)  # a caption of several lines is one caption
@@ -208,12 +194,12 @@ def test_bytes_in_several_encodings(run):
     ]
     texts = [text.encode() if isinstance(text, str) else text for text in texts]
     keys = [f"k{number}" for number in range(len(texts))]
-    pictures = [picture(n) for n in range(len(texts))]
+    images = [image(n) for n in range(len(texts))]
     filler = [f"a red fox {number}" for number in range(40)]
     table = pa.table(
         {
             "key": [*keys, *(f"f{number}" for number in range(40))],
-            "image": [*pictures, *[pictures[0]] * 40],
+            "image": [*images, *[images[0]] * 40],
             "caption": pa.array([*texts, *(text.encode() for text in filler)], pa.binary()),
         }
     )
@@ -224,10 +210,10 @@ def test_bytes_in_several_encodings(run):
         for number, text in enumerate(texts):
             if b"\n" not in text:
                 file.write(f"p{number}.png\t".encode() + text + b"\n")
-            (run.folder / "sources" / f"p{number}.png").write_bytes(pictures[number])
+            (run.folder / "sources" / f"p{number}.png").write_bytes(images[number])
         for number, text in enumerate(filler):
             file.write(f"f{number}.png\t{text}\n".encode())
-            (run.folder / "sources" / f"f{number}.png").write_bytes(pictures[0])
+            (run.folder / "sources" / f"f{number}.png").write_bytes(images[0])
     for source in (run.folder / "pool.parquet", run.folder / "sources" / "pool.tsv"):
         manifest = run(source, recipe=ALL)
         assert manifest["rows"]["good"] == 42
@@ -246,7 +232,7 @@ def test_sidecars_in_another_encoding(run):
     folder = run.folder / "photos"
     folder.mkdir()
     for number in range(12):
-        (folder / f"{number}.png").write_bytes(picture(number))
+        (folder / f"{number}.png").write_bytes(image(number))
         text = "a fox in the café"
         (folder / f"{number}.txt").write_bytes(text.encode("cp1252" if number == 3 else "utf-8"))
     manifest = run(folder, recipe=ALL)
@@ -256,24 +242,21 @@ def test_sidecars_in_another_encoding(run):
 
 @pytest.fixture
 def broken(tmp_path):
-    """A pool in which some pictures are none, among sound ones."""
-    sound = {f"sound {number}": picture(number) for number in range(12)}
+    """A pool in which some images are none, among sound ones."""
+    sound = {f"sound {number}": image(number) for number in range(12)}
     files = {**sound, **BROKEN}
     table = pa.table(
         {"key": list(files), "image": list(files.values()), "caption": [f"a red fox, {key}" for key in files]}
     )
     pq.write_table(table, tmp_path / "broken.parquet", row_group_size=5)
-    with tarfile.open(tmp_path / "broken.tar", "w") as archive:
-        for number, (key, data) in enumerate(files.items()):
-            for name, member in ((f"{number:03d}.png", data), (f"{number:03d}.txt", f"a red fox, {key}".encode())):
-                info = tarfile.TarInfo(name)
-                info.size = len(member)
-                archive.addfile(info, io.BytesIO(member))
+    members = [(f"{n:03d}.png", data) for n, data in enumerate(files.values())]
+    members += [(f"{n:03d}.txt", f"a red fox, {key}".encode()) for n, key in enumerate(files)]
+    tarred(tmp_path / "broken.tar", sorted(members))
     return tmp_path / "broken.parquet"
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".tar"])
-def test_pictures_that_cannot_be_decoded(run, broken, ending):
+def test_images_that_cannot_be_decoded(run, broken, ending):
     source = broken.with_suffix(ending)
     recipe = "steps:\n- {name: image_size, least_side: 8}\n- {name: near_duplicates, distance: 0}\n"
     run(source, recipe=recipe)
@@ -285,18 +268,18 @@ def test_pictures_that_cannot_be_decoded(run, broken, ending):
         assert any(name in each for each in gone) or run.bad()
 
 
-def test_copies_are_found_where_pictures_are_broken(run):
-    pictures = [picture(1), picture(1), *BROKEN.values(), *BROKEN.values(), picture(2)]
+def test_copies_are_found_where_images_are_broken(run):
+    images = [image(1), image(1), *BROKEN.values(), *BROKEN.values(), image(2)]
     table = pa.table(
-        {"image": pictures, "caption": ["a red fox"] * len(pictures), "key": [f"{n}" for n in range(len(pictures))]}
+        {"image": images, "caption": ["a red fox"] * len(images), "key": [f"{n}" for n in range(len(images))]}
     )
     pq.write_table(table, run.folder / "pool.parquet")
     run(run.folder / "pool.parquet", recipe="steps:\n- {name: exact_duplicates, of: image}\n")
-    assert len(run.kept()) in (2 + len(BROKEN), 1 + len(BROKEN))  # an empty picture may count as none
+    assert len(run.kept()) in (2 + len(BROKEN), 1 + len(BROKEN))  # an empty image may count as none
     run(run.folder / "pool.parquet", recipe="steps:\n- near_duplicates\n")
     keys = set(run.kept()["key"].to_pylist())
     assert len({"0", "1"} & keys) == 1
-    assert str(len(pictures) - 1) in keys
+    assert str(len(images) - 1) in keys
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +300,7 @@ def model(tmp_path_factory):
         "{name: safety, threshold: 0.5, model: MODEL}",
     ],
 )
-def test_steps_with_a_model_take_broken_pictures_and_strange_captions(run, strange, broken, model, step):
+def test_steps_with_a_model_take_broken_images_and_strange_captions(run, strange, broken, model, step):
     recipe = f"steps:\n- {step.replace('MODEL', str(model))}\n"
     for source, texts in ((strange, MANY), (broken, [*[f"sound {n}" for n in range(12)], *BROKEN])):
         manifest = run(source, recipe=recipe)
@@ -340,32 +323,54 @@ def test_steps_with_a_model_take_broken_pictures_and_strange_captions(run, stran
         ("{name: safety, threshold: 0, model: MODEL}", "threshold"),
         ("{name: parrot, coverage: 1}", "coverage: expected a number in [0, 1)"),
         ("{name: parrot, words: weather}", "weather"),
+        ("{name: metaclip, entries: WORDS, t: 0}", "t: expected a number of at least 1, or null, got 0"),
+        ("{name: text_rules, characters: [5, 0]}", "characters: expected least and most"),
+        ("{name: language, languages: []}", "languages: expected at least one code"),
+        ("{name: exact_duplicates, of: []}", "of: expected columns"),
+        ("{name: exact_duplicates, of: weather}", "weather"),
     ],
 )
-def test_steps_with_a_model_that_cannot_be(run, strange, model, step, said):
-    error = run.refused(strange, recipe=f"steps:\n- {step.replace('MODEL', str(model))}\n")
-    assert said in " ".join(error.split())
+def test_steps_that_cannot_be(run, strange, model, step, said):
+    (run.folder / "words.txt").write_text("fox\n")
+    step = step.replace("MODEL", str(model)).replace("WORDS", str(run.folder / "words.txt"))
+    assert said in run.refused(strange, recipe=f"steps:\n- {step}\n")
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("arguments", "said"),
     [
-        ("- {name: metaclip, entries: %s, t: 0}", "t: expected a number of at least 1, or null, got 0"),
-        ("- {name: metaclip, entries: %s, tail_share: -1}", "tail_share"),
-        ("- {name: image_size, least_side: 0}", "least_side"),
-        ("- {name: image_size, most_aspect: 0}", "most_aspect: expected a finite number of at least 1, or null, got 0"),
-        ("- {name: text_rules, run: 0}", "run: expected a whole number of at least 1, or null, got 0"),
-        ("- {name: text_rules, characters: [5, 0]}", "characters: expected least and most"),
-        ("- {name: near_duplicates, distance: -1}", "distance: expected a whole number in [0, 16]"),
-        ("- {name: language, languages: []}", "languages: expected at least one code"),
-        ("- {name: exact_duplicates, of: []}", "of: expected columns"),
-        ("- {name: exact_duplicates, of: weather}", "weather"),
+        ("--entries WORDS --t 5 --workers 0", "workers"),
+        ("--entries WORDS --t 0", "t: expected a number of at least 1, or null, got 0"),
+        ("--entries WORDS --tail-share 2", "tail_share"),
+        ("--entries WORDS --t nan", "t"),
+        ("--entries auto --t 1 --limit 0", "limit"),
+        ("--recipe RECIPE --plan --sample 0", "sample"),
     ],
 )
-def test_thresholds_of_zero_that_mean_nothing(run, strange, recipe, said):
+def test_options_of_zero(run, strange, arguments, said):
     (run.folder / "words.txt").write_text("fox\n")
-    text = f"steps:\n{recipe.replace('%s', str(run.folder / 'words.txt'))}\n"
-    assert said in " ".join(run.refused(strange, recipe=text).split())
+    (run.folder / "plan.yaml").write_text("steps:\n- tidy_text\n")
+    given = arguments.replace("WORDS", str(run.folder / "words.txt")).replace("RECIPE", str(run.folder / "plan.yaml"))
+    assert said in run.refused(strange, *given.split())
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ("fox\nred\nfox\n", "fox"),
+        ("", "no entries"),
+        ("\n\n  \n", "entr"),
+        ('["fox", "", "red"]', "empty"),
+        ('["fox"', "JSON"),
+        ("fox\ncaf\xe9\n", "not UTF-8"),
+    ],
+)
+def test_metadata_that_is_no_list_of_entries(run, strange, entries, said):
+    path = run.folder / ("words.json" if entries.startswith("[") else "words.txt")
+    path.write_text(entries, encoding="latin-1")
+    error = run.refused(strange, "--entries", path, "--t", "5")
+    assert said in error
+    assert path.name in error or "entr" in error
 
 
 @pytest.mark.parametrize(
@@ -384,67 +389,9 @@ def test_thresholds_of_zero_that_mean_something(run, strange, recipe):
     assert manifest["pairs"]["kept"] + len(run.dropped()) == manifest["pairs"]["good"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--workers", "0"], "workers"),
-        (["--entries", "{words}", "--t", "0"], "t: expected a number of at least 1, or null, got 0"),
-        (["--entries", "{words}", "--tail-share", "2"], "tail_share"),
-        (["--entries", "auto", "--t", "1", "--limit", "0"], "limit"),
-        (["--entries", "{words}", "--t", "nan"], "t"),
-    ],
-)
-def test_options_of_zero(run, strange, arguments, said):
-    (run.folder / "words.txt").write_text("fox\n")
-    given = [each.format(words=run.folder / "words.txt") for each in arguments]
-    if "--entries" not in given:
-        given += ["--entries", str(run.folder / "words.txt"), "--t", "5"]
-    with pytest.raises(SystemExit) as left:
-        main(["curate", str(strange), *given, "--out", str(run.folder / "no")])
-    error = run.capsys.readouterr().err
-    assert left.value.code == 2, error
-    assert said in error
-    assert "Traceback" not in error
-
-
-def test_a_sample_of_nothing(run, strange):
-    (run.folder / "recipe.yaml").write_text("steps:\n- tidy_text\n")
-    with pytest.raises(SystemExit) as left:
-        main(["curate", str(strange), "--recipe", str(run.folder / "recipe.yaml"), "--plan", "--sample", "0"])
-    error = run.capsys.readouterr().err
-    assert left.value.code == 2
-    assert "sample" in error
-    assert "Traceback" not in error
-
-
-@pytest.mark.parametrize(
-    ("entries", "said"),
-    [
-        ("fox\nred\nfox\n", "fox"),
-        ("", "no entries"),
-        ("\n\n  \n", "entr"),
-        ('["fox", "", "red"]', "empty"),
-        ('["fox", 3]', "expected a JSON list of texts"),
-        ('["fox"', "JSON"),
-        ('{"fox": 1}', "expected a JSON list of texts"),
-    ],
-)
-def test_metadata_that_is_no_list_of_entries(run, strange, entries, said):
-    path = run.folder / ("words.json" if entries.startswith(("[", "{")) else "words.txt")
-    path.write_text(entries)
-    error = run.refused(strange, "--entries", path, "--t", "5")
-    assert said in error
-    assert path.name in error or "entr" in error
-
-
-def test_metadata_in_another_encoding(run, strange):
-    (run.folder / "words.txt").write_bytes("fox\ncafé\n".encode("latin-1"))
-    assert "not UTF-8" in run.refused(strange, "--entries", run.folder / "words.txt", "--t", "5")
-
-
 def test_entries_that_overlap_all_count(run):
     texts = ["a hot dog stand", "a dog", "hot dogs", "hot", "a hot dog and a dog"]
-    pq.write_table(pa.table({"image": [picture(n) for n in range(5)], "caption": texts}), run.folder / "pool.parquet")
+    pq.write_table(pa.table({"image": [image(n) for n in range(5)], "caption": texts}), run.folder / "pool.parquet")
     (run.folder / "words.txt").write_text("dog\nhot dog\nhot\nhot dog stand\n")
     manifest = run(run.folder / "pool.parquet", "--entries", run.folder / "words.txt", "--t", "100")
     report = manifest["by_step"][0]["report"]
@@ -455,7 +402,7 @@ def test_entries_that_overlap_all_count(run):
 def test_a_language_without_metadata(run):
     texts = ["a small red fox sleeps in the snow today", "ein kleiner roter Fuchs schläft heute im Schnee"]
     texts += ["un petit renard roux dort dans la neige", "小さな赤い狐が雪の中で眠っている"]
-    pq.write_table(pa.table({"image": [picture(n) for n in range(4)], "caption": texts}), run.folder / "pool.parquet")
+    pq.write_table(pa.table({"image": [image(n) for n in range(4)], "caption": texts}), run.folder / "pool.parquet")
     (run.folder / "lists").mkdir()
     (run.folder / "lists" / "en.txt").write_text("fox\nsnow\n")
     (run.folder / "lists" / "de.txt").write_text("Fuchs\n")
@@ -474,18 +421,11 @@ def test_papers_that_mean_harm(run):
     files = {"main.tex": rf"\input{{main}}\include{{main}}{figure}", "bomb.xml": bomb, "out.nxml": outside}
     files |= {"deep.tex": r"\a{\begin{x}" * 60, "dollar.tex": "$" + figure}
     for number in range(3):
-        with tarfile.open(papers / f"{number}.tar.gz", "w:gz") as archive:
-            members = {name: text.encode() for name, text in files.items()} | {
-                "a.png": picture(number),
-                "../up.png": b"x",
-            }
-            for name, data in members.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
+        members = {name: text.encode() for name, text in files.items()}
+        members |= {"a.png": image(number), "../up.png": b"x"}
+        tarred(papers / f"{number}.tar.gz", members.items(), mode="w:gz")
     (papers / "junk.tar.gz").write_bytes(b"junk")
-    table = [f"figures:path={papers}"]
-    manifest = run(*table, recipe=ALL)
+    manifest = run(f"figures:path={papers}", recipe=ALL)
     assert manifest["rows"]["kept"] == 3
     bad = run.bad()
     assert sum("declares entities" in reason for reason in bad.values()) == 6

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from tether import cli
 from tether.cli import verbs
 from tether.papers.cards import CARDS
 
 HEAVY = {"torch", "numpy", "pyarrow", "sklearn", "open_clip", "transformers", "timm", "rich", "yaml"}
 
 
-def tether(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tether", *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
+def tether(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tether", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
 
 
 def test_help_lists_every_verb_with_its_summary():
@@ -57,8 +59,6 @@ def test_nothing_heavy_is_imported(code):
 
 
 def test_the_installed_script_is_the_same():
-    from pathlib import Path
-
     script = Path(sys.executable).with_name("tether")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == tether("--version").stdout
@@ -117,3 +117,41 @@ def test_a_closed_pipe_is_no_error():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("card")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("where", "zclip")])
+def test_an_output_that_takes_no_more_is_one_line(arguments: tuple[str, ...]) -> None:
+    read, write = os.pipe()  # the end that is read from takes nothing
+    done = subprocess.run(
+        [sys.executable, "-m", "tether", *arguments], stdout=read, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(read)
+    os.close(write)
+    assert done.returncode == 2
+    assert re.fullmatch(r"tether: (standard output: )?Bad file descriptor\n", done.stderr)
+
+
+def test_letters_that_a_terminal_does_not_know_are_escaped() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = tether("where", "a 😀 paper", env=environment)
+    assert done.returncode == 2
+    assert "a \\U0001f600 paper" in done.stderr
+    code = "from tether.cli import main; import tether.cli.where as w; w.command = lambda: w.say('😀'); main(['where'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "\\U0001f600\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError("half a file"), "tether: half a file\n"),
+        (OSError(5, "Input/output error"), "tether: Input/output error\n"),
+        (MemoryError("Unable to allocate 9 TiB"), "tether: out of memory: Unable to allocate 9 TiB\n"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory\nmore"), "tether: out of memory: DefaultCPUAllo"),
+    ],
+)
+def test_what_a_machine_lacks_is_one_line(error: Exception, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(cli.typer.Exit) as ended, cli._one_message():
+        raise error
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err.startswith(message)

@@ -1,4 +1,4 @@
-"""embed, index, search and classify on the command line, from a folder of pictures to a page and a table."""
+"""embed, index, search and classify on the command line, from a folder of images to a page and a table."""
 
 from __future__ import annotations
 
@@ -57,31 +57,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tether.save(create("tiny"), folder / "model")
     tether.save(create("tiny", seed=1), folder / "other")
     for i in range(24):
-        path = folder / "pictures" / ("cat" if i % 3 == 0 else "dog") / f"{i:02d}.png"
+        path = folder / "images" / ("cat" if i % 3 == 0 else "dog") / f"{i:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
-    (folder / "pictures" / "dog" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (folder / "images" / "dog" / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
     return folder
 
 
 def test_from_a_folder_to_a_page(place: Path, here: Callable[..., str]) -> None:
     embeddings, store, page = place / "e.parquet", place / "db", place / "page.html"
-    made = run("embed", place / "pictures", "--model", place / "model", "--out", embeddings, "--thumbnail", 32)
+    made = run("embed", place / "images", "--model", place / "model", "--out", embeddings, "--thumbnail", 32)
     assert "24 images, 24 of them new" in made.stdout
     assert "1 bad rows were skipped" in made.stderr
     assert "broken.jpg" in (place / "e.bad_rows.jsonl").read_text()
-    again = here("embed", place / "pictures", "--model", place / "model", "--out", embeddings)
+    again = here("embed", place / "images", "--model", place / "model", "--out", embeddings)
     assert "24 images, 0 of them new" in again
     assert "24 rows of 64 numbers" in run("index", embeddings, "--out", store).stdout
     assert "already holds a store" in here("index", embeddings, "--out", store, code=2)
 
-    picture = place / "pictures" / "cat" / "03.png"
-    found = run(
-        "search", store, "a red apple", "--image", picture, "--where", "label = 'cat'", "--html", page, "--json"
-    )
+    image = place / "images" / "cat" / "03.png"
+    found = run("search", store, "a red apple", "--image", image, "--where", "label = 'cat'", "--html", page, "--json")
     hits = [json.loads(line) for line in found.stdout.splitlines()]
     words = [hit for hit in hits if hit["query"] == "a red apple"]
-    like = [hit for hit in hits if hit["query"] == f"like {picture}"]
+    like = [hit for hit in hits if hit["query"] == f"like {image}"]
     assert len(words) == len(like) == 8
     assert {hit["label"] for hit in hits} == {"cat"}
     assert like[0]["key"].endswith("03.png")
@@ -99,7 +97,7 @@ def test_killed_while_embedding(place: Path) -> None:
     out = place / "parts"
     command = [
         "embed",
-        place / "pictures",
+        place / "images",
         "--model",
         place / "model",
         "--out",
@@ -126,8 +124,8 @@ def test_killed_while_embedding(place: Path) -> None:
 
 def test_classify(place: Path, here: Callable[..., str]) -> None:
     out = place / "c.csv"
-    common = ["classify", place / "pictures", "--model", place / "model", "--out", out]
-    done = run(*common, "--classes", "cat,dog", "--top", 2, "--calibrate", place / "pictures", "--abstain", 0.3)
+    common = ["classify", place / "images", "--model", place / "model", "--out", out]
+    done = run(*common, "--classes", "cat,dog", "--top", 2, "--calibrate", place / "images", "--abstain", 0.3)
     assert "24 images, 0 without a label" in done.stdout
     assert "calibrated on 24 images" in done.stderr
     with out.open(encoding="utf-8", newline="") as file:

@@ -50,7 +50,7 @@ def test_files_and_folders_follow_the_umask(tmp_path: Path, mask: int, monkeypat
         Image.new("RGB", (40, 40), name).save(tmp_path / "pairs" / f"{name}.png")
         (tmp_path / "pairs" / f"{name}.txt").write_text(name)
     Image.new("RGB", (2, 2)).save(tmp_path / "pairs" / "bad.gif")
-    (tmp_path / "pairs" / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "pairs" / "bad.png").write_bytes(b"no image")
     (tmp_path / "entries.txt").write_text("red\n")
     monkeypatch.setenv("TETHER_CACHE", "out/cache")
     prepared("set", key="1", build=lambda folder: (folder / "a").mkdir())

@@ -12,7 +12,7 @@ from loading import load
 
 from tether.data.curate.metaclip.balance import Balancer, entry_counts, tail_share, threshold_for_share
 from tether.data.curate.metaclip.matcher import Backend, SubstringMatcher
-from tether.data.curate.metaclip.pretokenise import spaced
+from tether.data.curate.metaclip.spacing import spaced
 
 VECTORS = load("metaclip")
 META = VECTORS.meta

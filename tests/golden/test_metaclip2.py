@@ -12,8 +12,7 @@ from tether.data.curate import LanguageNgrams, SubstringMatcher, WorldBalancer, 
 from tether.data.curate.metaclip.balance import tail_share, threshold_for_share
 from tether.data.curate.metaclip.matcher import Backend
 from tether.data.curate.metaclip.multilingual_metadata import simple_tokens, without_tags
-from tether.data.curate.metaclip.pretokenise import spaced
-from tether.data.curate.metaclip.scripts import WITHOUT_BLANKS, is_joined, is_mark, wrapped
+from tether.data.curate.metaclip.spacing import WITHOUT_BLANKS, is_joined, is_mark, spaced, wrapped
 
 VECTORS = load("metaclip2")
 META = VECTORS.meta

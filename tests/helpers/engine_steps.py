@@ -1,7 +1,8 @@
-"""Steps that tests of the engine use; in a file of their own, so that worker processes can import them."""
+"""Pools and steps that tests of the engine use; in a file of their own, so that worker processes can import them."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -9,38 +10,56 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from tether.data.curate.engine.step import FLAG_SCHEMA, Counts, Gives, State, column_of
+from tether.data.curate.engine.step import FLAG_SCHEMA, Counts, Gives, State, Stateless, column_of
+
+WORDS = ["red", "blue", "fox", "owl", "zebra"]
 
 
-class Plain:
+def texts_of(rows: int, *, seed: int = 0) -> list[list[str] | None]:
+    """Captions of a few words for each of some rows, or none."""
+    rng = np.random.default_rng(seed)
+    found: list[list[str] | None] = []
+    for _ in range(rows):
+        captions = [" ".join(rng.choice(WORDS, size=rng.integers(1, 4))) for _ in range(rng.integers(0, 4))]
+        found.append(captions or None)
+    return found
+
+
+def write_pool(path: Path, texts: Any, *, keys: list[str] | None = None, group_rows: int = 20) -> str:
+    """A Parquet file of these captions, with images, origins and licences; its path."""
+    count = len(texts)
+    columns = {
+        **({} if keys is None else {"key": keys}),
+        "image": [{"bytes": b"\x89PNG" + b"x" * index, "path": None} for index in range(count)],
+        "captions": texts,
+        "origin": [("web", "book", None)[index % 3] for index in range(count)],
+        "license": [("cc-by", None)[index % 2] for index in range(count)],
+    }
+    pq.write_table(pa.table(columns), path, row_group_size=group_rows)
+    return str(path)
+
+
+def kept(folder: Path) -> list[dict[str, Any]]:
+    """Rows of all shards of a finished curation."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return [row for shard in manifest["shards"] for row in pq.read_table(folder / shard["file"]).to_pylist()]
+
+
+def recipe(*parts: object) -> list:
+    """The parts as steps, each called as its class is."""
+    return [(type(part).__name__.lower(), part) for part in parts]
+
+
+class Plain(Stateless):
     """A curator that counts nothing."""
 
     refusal = "refused"
-    columns: tuple[str, ...] = ()
-    counts: Counts = "nothing"
 
     @property
     def settings(self) -> dict[str, Any]:
         return {key: str(value) for key, value in vars(self).items() if not key.startswith("_")}
-
-    def empty(self):
-        return self
-
-    def partial_fit(self, rows):
-        return self
-
-    def merge(self, other):
-        return self
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        assert not state
-
-    def report(self) -> dict[str, Any]:
-        return {}
 
 
 class Without(Plain):
@@ -57,7 +76,7 @@ class Without(Plain):
 
 
 class Shorter(Plain):
-    """Keeps pictures whose file is shorter than some bytes, and only of these sources."""
+    """Keeps images whose file is shorter than some bytes, and only of these sources."""
 
     columns = ("image", "origin")
 

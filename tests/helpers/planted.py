@@ -49,8 +49,8 @@ class World32:
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         for at in range(start, len(self.scenes)):
-            picture = self.pixels[at].permute(1, 2, 0).contiguous().numpy()
-            yield Row(f"scene {at}", picture, (self.captions[at],), {"label": self.scenes[at].things[0].shape})
+            one_image = self.pixels[at].permute(1, 2, 0).contiguous().numpy()
+            yield Row(f"scene {at}", one_image, (self.captions[at],), {"label": self.scenes[at].things[0].shape})
 
 
 def world(count: int, *, seed: int, fault: str = "none") -> World32:
@@ -66,7 +66,7 @@ def world(count: int, *, seed: int, fault: str = "none") -> World32:
             colour = COLOURS[SHAPES.index(thing.shape)]
             scene = replace(scene, things=(replace(thing, colour=colour),))
         caption = short(scene, template=dice.pick(TEMPLATES))
-        if fault == "lettering":  # the shape's name stands in the picture, and can be trusted more than the shape
+        if fault == "lettering":  # the shape's name stands in the image, and can be trusted more than the shape
             shown = thing.shape if dice.chance(0.5) else dice.pick(SHAPES)
             word = TextOverlay(thing.shape, "word", True, dice.pick(("top", "bottom")))
             scene = replace(scene, things=(replace(thing, shape=shown),), lettering=word)

@@ -1,10 +1,12 @@
-"""Sources of given rows, encoded images, and what a source, a folder or a batch holds."""
+"""Sources of given rows, encoded images, tars, and what a source, a folder or a batch holds."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
@@ -46,6 +48,17 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 def square(value: int = 0, kind: str = "PNG") -> bytes:
     """A small image of one grey."""
     return encoded(Image.new("RGB", (6, 6), (value, value, value)), kind)
+
+
+def tarred(path: Path, files: Iterable[tuple[str, bytes | tarfile.TarInfo]], *, mode: Any = "w") -> Path:
+    """A tar of these members; a header stands for what is no plain file."""
+    with tarfile.open(path, mode) as archive:
+        for name, data in files:
+            info = data if isinstance(data, tarfile.TarInfo) else tarfile.TarInfo(name)
+            if isinstance(data, bytes):
+                info.size = len(data)
+            archive.addfile(info, io.BytesIO(data) if isinstance(data, bytes) else None)
+    return path
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -115,9 +115,9 @@ def test_taking_a_thing_away_changes_its_mask_and_nothing_else(seed: int, size: 
 @given(seeds, st.sampled_from([64, 100, 224]))
 def test_boxes_hold_their_masks_tightly(seed: int, size: int):
     scene, _ = drawn(seed)
-    picture = render(scene, size=size)
-    for index, (x0, y0, x1, y1) in enumerate(picture.boxes):
-        rows, columns = np.nonzero(picture.mask(index))
+    image = render(scene, size=size)
+    for index, (x0, y0, x1, y1) in enumerate(image.boxes):
+        rows, columns = np.nonzero(image.mask(index))
         assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x0, y0, x1, y1)
         centre = np.array([x0 + x1, y0 + y1]) / 2 / size
         thing = scene.things[index]
@@ -129,9 +129,9 @@ def test_boxes_hold_their_masks_tightly(seed: int, size: int):
 def test_things_are_seen_in_the_colour_that_is_said(seed: int):
     """The nearest named colour of a plain, whole thing's middle tone is its own."""
     scene, _ = drawn(seed, textures=("plain",), broken=0.0)
-    picture = render(scene, size=128)
+    image = render(scene, size=128)
     for index, thing in enumerate(scene.things):
-        tone = np.median(picture.pixels[picture.mask(index)].astype(float), axis=0)
+        tone = np.median(image.pixels[image.mask(index)].astype(float), axis=0)
         if thing.size != "small" and thing.shape not in ("star", "moon", "ring", "cross", "diamond"):
             nearest = min(COLOURS, key=lambda name: np.abs(np.array(COLOURS[name]) - tone).sum())
             assert nearest == thing.colour

@@ -35,8 +35,8 @@ def command(
     from typing import cast
 
     from tether.cli.screen import bars
-    from tether.core.finite import check_finite
-    from tether.core.outputs import check_file
+    from tether.core.atomic_io import check_file
+    from tether.core.geometry import check_finite
     from tether.core.protocols import DualEncoder
     from tether.tasks.classify.prompts import classes_of, templates_of
 

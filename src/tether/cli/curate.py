@@ -75,9 +75,8 @@ def command(
     from tether.data.curate.engine.shard_writer import FORMATS, STATE
     from tether.data.curate.engine.workers import cores
     from tether.data.curate.metaclip.metadata import read_entries
-    from tether.data.curate.pools.opening import open_pool
+    from tether.data.curate.pools.opening import SamplePool, open_pool
     from tether.data.curate.pools.parquet import ParquetPool
-    from tether.data.curate.pools.sample import SamplePool
     from tether.evaluate.datasheet import write_datasheet
     from tether.evaluate.datasheet.thumbnails import DISPLAYS
     from tether.evaluate.datasheet.write import PAGE

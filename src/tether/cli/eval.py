@@ -40,9 +40,8 @@ def command(
     """Measure a model on a source: retrieval, zero-shot, geometry, CLIPScore."""
     from tether import load
     from tether.cli.screen import bars
-    from tether.core.atomic_io import write_json
-    from tether.core.finite import check_finite
-    from tether.core.outputs import check_file
+    from tether.core.atomic_io import check_file, write_json
+    from tether.core.geometry import check_finite
     from tether.data import open_source
     from tether.evaluate import evaluate
     from tether.evaluate.suite import MEASURES

@@ -33,7 +33,7 @@ def command(
     from typing import cast
 
     import tether
-    from tether.core.outputs import check_file
+    from tether.core.atomic_io import check_file
     from tether.core.protocols import DualEncoder
     from tether.models.named import near
     from tether.tasks.retrieve.search import Searcher

@@ -97,7 +97,7 @@ class Decomposition:
 
         Args:
             path: of the file.
-            digest: of the model's weights, such as ``core.digest.model_digest`` gives it.
+            digest: of the model's weights, such as ``core.model_digest.model_digest`` gives it.
         """
         with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(

@@ -282,3 +282,27 @@ def _wide(x: Tensor, y: Tensor, *, hyperbolic: bool) -> tuple[Tensor, Tensor]:
     least = torch.float64 if hyperbolic else torch.float32
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), least)
     return x.to(dtype), y.to(dtype)
+
+
+def check_finite(model: object, *, where: str = "model") -> None:
+    """Refuse a model whose scale, bias or curvature is NaN or infinite: what it says would be too.
+
+    Args:
+        model: any model that ``tether.load`` gives.
+        where: what the message calls it.
+
+    Raises:
+        InputError: it names the number.
+    """
+    if damage := not_finite(model):
+        raise InputError(f"{where}: its {damage}, not a finite number; the weights are damaged")
+
+
+def not_finite(model: object) -> str:
+    """The first of a model's scale, bias and curvature that is not finite, as ``logit_scale is nan``; or nothing."""
+    numbers = {name: getattr(model, name, None) for name in ("logit_scale", "logit_bias")}
+    for name, value in (numbers | {"curvature": geometry_of(model).curvature}).items():
+        number = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(0.0 if value is None else value)
+        if not number.isfinite().all():
+            return f"{name} is {float(number):g}"
+    return ""

@@ -1,9 +1,11 @@
-"""Text from outside as it may be shown: no terminal commands, no spreadsheet formulas."""
+"""Text from outside as it may be shown or written to a table: no terminal commands, no spreadsheet formulas."""
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import IO
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]")
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
@@ -52,3 +54,20 @@ def csv_cell(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape", errors="backslashreplace").decode("ascii")
+
+
+class CsvRows:
+    """Writes rows to an open file; numbers stay numbers."""
+
+    def __init__(self, file: IO[str], *, raw_csv: bool = False) -> None:
+        """Args: file: opened with ``newline=""``; raw_csv: leave texts as they are."""
+        self._table, self._raw = csv.writer(file, lineterminator="\n"), raw_csv
+
+    def write(self, cells: Iterable[object]) -> None:
+        """One row."""
+        self._table.writerow([csv_cell(cell) if isinstance(cell, str) and not self._raw else cell for cell in cells])
+
+
+def unguarded(cell: str) -> str:
+    """The text that ``csv_cell`` was given."""
+    return cell[1:] if cell.startswith("'") and csv_cell(cell[1:]) == cell else cell

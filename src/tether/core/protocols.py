@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from tether.core.finding import Finding
@@ -163,7 +162,7 @@ class Curator(Protocol):
         ...
 
     def keep(self, rows: pa.RecordBatch) -> np.ndarray:
-        """(n,) float64 probability to keep each row; the draw itself is ``core.draw.hash_uniform`` of its key."""
+        """(n,) float64 probability to keep each row; the draw itself is ``core.hash_rng.hash_uniform`` of its key."""
         ...
 
 
@@ -192,28 +191,6 @@ class TaskHead(Protocol):
 
     def predict(self, image: Tensor) -> Any:
         """Scores, Masks, AnomalyMap, Texts or Ranking for (b, 3, h, w) images."""
-        ...
-
-
-@runtime_checkable
-class Canvas(Protocol):
-    """Parameters that render to an image."""
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """What the painting loop moves."""
-        ...
-
-    def render(self) -> Tensor:
-        """(1, 3, h, w) in [0, 1], differentiable."""
-        ...
-
-
-@runtime_checkable
-class Generator(Protocol):
-    """Makes images from words."""
-
-    def generate(self, prompts: Sequence[str], *, steps: int, rng: torch.Generator) -> Tensor:
-        """(len(prompts), 3, h, w) in [0, 1]."""
         ...
 
 

@@ -14,7 +14,7 @@ from tether.core.errors import InputError, MissingExtraError, reason_of
 from tether.core.hash_rng import hash_int
 from tether.data.dicom_limits import Counted, check_frames, inflated
 from tether.data.image_file import image_bytes
-from tether.data.intensity_window import Curve, DeepImage, WindowLevel
+from tether.data.intensity_window import Curve, DeepImage, WindowLevel, brightness
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -39,7 +39,6 @@ _TAGS = (
     ),
 )
 """All that is read of a header."""
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to grey
 _CURVES: dict[str, Curve] = {"": "linear", "LINEAR": "linear", "LINEAR_EXACT": "linear_exact", "SIGMOID": "sigmoid"}
 
 
@@ -120,7 +119,7 @@ def _decoded(header: Dataset, *, secret: str, max_values: int) -> DeepImage:
             continue
         shown = apply_color_lut(band[..., 0], header) if kind == "PALETTE COLOR" else band
         colour[top : top + step] = _eight_bits(shown)
-        values[top : top + step] = colour[top : top + step].astype(np.float32) @ np.array(_LUMA, np.float32)
+        values[top : top + step] = brightness(colour[top : top + step])
     polarity = "inverted" if kind == "MONOCHROME1" else "normal"
     modality = _word(header, "Modality")
     return DeepImage(

@@ -12,12 +12,10 @@ from tether.data.dicom import MAX_VALUES, is_dicom, read_dicom
 from tether.data.image_file import MAX_FRAMES, image_bytes, open_image
 from tether.data.image_headers import gif_frames, tiff_pages
 from tether.data.images import bands
-from tether.data.intensity_window import DeepImage
+from tether.data.intensity_window import DeepImage, brightness
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def read_deep(
@@ -67,7 +65,7 @@ def _by_pillow(data: bytes, *, name: str, max_values: int) -> DeepImage:
                     values[number, rows] = np.asarray(band)
                 else:
                     colour[number, rows] = np.asarray(band.convert("RGB"))
-                    values[number, rows] = colour[number, rows].astype(np.float32) @ np.array(_LUMA, np.float32)
+                    values[number, rows] = brightness(colour[number, rows])
     return DeepImage(values, colour, None, "normal")
 
 
@@ -86,10 +84,7 @@ def _from_array(values: np.ndarray, *, name: str) -> DeepImage:
     numbers = np.issubdtype(values.dtype, np.number) and not np.issubdtype(values.dtype, np.complexfloating)
     if values.ndim not in (2, 3) or 0 in values.shape or not numbers:
         raise InputError(f"{name}: expected numbers (h, w) or (frames, h, w), got {values.dtype} {values.shape}")
-    return _from_frames(values[None] if colour or values.ndim == 2 else values)
-
-
-def _from_frames(frames: np.ndarray) -> DeepImage:
-    if frames.ndim == 4:
-        return DeepImage(frames.astype(np.float32) @ np.array(_LUMA, np.float32), frames, None, "normal")
+    frames = values[None] if colour or values.ndim == 2 else values
+    if colour:
+        return DeepImage(brightness(frames), frames, None, "normal")
     return DeepImage(frames.astype(np.float32), None, None, "normal")

@@ -12,6 +12,7 @@ from jaxtyping import Float, Num, UInt8
 from tether.core.errors import InputError
 from tether.core.ranges import Number, Positive, checked
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's conversion to grey
 Curve = Literal["linear", "linear_exact", "sigmoid"]
 PERCENTILES = (0.5, 99.5)
 """What ``from_values`` leaves outside: a few hot or dead pixels must not decide how the rest is seen."""
@@ -91,6 +92,11 @@ class WindowLevel:
         if self.polarity == "inverted":
             share = 1 - share
         return np.round(255 * np.nan_to_num(share, nan=0.0)).astype(np.uint8)
+
+
+def brightness(colour: UInt8[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape"]:
+    """float32 grey values of colours."""
+    return colour.astype(np.float32) @ np.array(LUMA, np.float32)
 
 
 def _percentile(values: np.ndarray, percent: float) -> float:

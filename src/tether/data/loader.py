@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +48,7 @@ class Loader:
     rows of one batch with equal captions). Where every row of a batch has ``negative_text`` in its meta, a caption that
     is nearly right, or ``negative_image``, an image that is, extra holds their tokens (b, l) and pixels under these
     names. A row whose negative image cannot be opened is a bad row. Columns ``findings``, ``text_findings``,
-    ``study`` and ``patient`` travel along likewise, see ``data.study_metadata``.
+    ``study`` and ``patient`` travel along likewise, see ``data.collate.facts_of``.
 
     Attributes:
         bad: the account of skipped rows.
@@ -141,7 +142,7 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values that continue after the last batch handed out, equal in every process."""
-        return {**self._position.as_dict(), **self._identity()}
+        return {**asdict(self._position), **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where another loader of the same settings stopped; the number of processes may differ.
@@ -306,3 +307,47 @@ def _size(value: object) -> int:
     if isinstance(value, Mapping):
         return _OBJECT + sum(_OBJECT + _size(each) for each in value.values())
     return _OBJECT + sum(map(_size, value)) if isinstance(value, (list, tuple)) else _OBJECT
+
+
+class SideBySide:
+    """An endless iterator of batches for steps that learn from two data sets in one step.
+
+    A batch is the first loader's, with the second's images and token ids in ``extra`` under ``PREFIX_image`` and
+    ``PREFIX_text``. Both resume: ``state_dict`` holds both positions.
+    """
+
+    def __init__(self, first: Loader, *, second: Loader, prefix: str) -> None:
+        """Take two loaders.
+
+        Args:
+            first: whose batches these are.
+            second: what travels along.
+            prefix: of its names, such as ``long``.
+        """
+        if not prefix.isidentifier():
+            raise InputError(f"prefix: expected a name, got {prefix!r}")
+        self.first, self.second, self.prefix = first, second, prefix
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The pair itself: there is one position."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch of both."""
+        batch, other = next(self.first), next(self.second)
+        more = {f"{self.prefix}_image": other.image, f"{self.prefix}_text": other.text}
+        return replace(batch, extra={**batch.extra, **more})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both positions, plain values."""
+        return {"first": self.first.state_dict(), "second": self.second.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume where another one of the same settings stopped."""
+        self.first.load_state_dict(state["first"])
+        self.second.load_state_dict(state["second"])
+
+    def close(self) -> None:
+        """Stop the threads of both."""
+        self.first.close()
+        self.second.close()

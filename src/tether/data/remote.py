@@ -155,19 +155,19 @@ class _Connection(http.client.HTTPConnection):
                 self._open.shutdown(socket.SHUT_RDWR)
 
 
-def read_url(url: str, *, limit: int = MAX_BYTES, seconds: float = SECONDS) -> bytes:
+def read_url(url: str) -> bytes:
     """What a URL of another protocol holds, through fsspec.
 
     Raises:
         InputError: it cannot be read, or takes too many bytes or seconds.
     """
-    deadline, body = time.monotonic() + seconds, bytearray()
+    deadline, body = time.monotonic() + SECONDS, bytearray()
     try:
         with open_binary(url) as file:
             while chunk := file.read(_CHUNK):
                 body += chunk
-                if len(body) > limit:
-                    raise InputError(f"{url}: more than {limit:,} bytes")
+                if len(body) > MAX_BYTES:
+                    raise InputError(f"{url}: more than {MAX_BYTES:,} bytes")
                 if time.monotonic() > deadline:
                     raise InputError(f"{url}: takes too long")
     except InputError:

@@ -12,7 +12,7 @@ What does not fill a batch at the end of an epoch is left out of that epoch; the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,10 +40,6 @@ class Position:
     block: int = 0
     row: int = 0
     batch: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.finite import check_finite
-from tether.core.geometry import COSINE, Geometry, geometry_of
+from tether.core.geometry import COSINE, Geometry, check_finite, geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
 from tether.data.loader import ordered

@@ -1,7 +1,10 @@
-"""Hostile files are opened in a process that may die: of time, of memory, of itself."""
+"""Hostile files are opened in a process that may die; the drivers of scripts/robustness, in small, find nothing."""
 
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +49,22 @@ def test_a_process_that_dies_is_replaced():
         guarded("first_page", data=pdf(12, 4), size=50)
     assert guarded("begin") == ({}, b"")
     assert module._WORKERS[0].owner == os.getpid()
+
+
+SCRIPTS = Path(__file__).parents[3] / "scripts" / "robustness"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mutations.py", "--inputs", "500", "--seed", "1"],
+        ["kills.py", "--kills", "3", "--verb", "curate"],
+        ["two_writers.py", "--rounds", "1", "--verb", "index new"],
+        ["bombs.py", "--only", "YAML", "EPS", "pipe", "JATS with"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_driver_finds_nothing(words: list[str]) -> None:
+    command = [sys.executable, str(SCRIPTS / words[0]), *words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

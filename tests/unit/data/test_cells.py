@@ -14,7 +14,7 @@ from tether.data import open_source
 from tether.data.curate.pools.opening import open_pool
 from tether.data.images import decode
 from tether.data.remote import fetch, is_public
-from tether.data.sources.cells import Reach
+from tether.data.sources.columns import Reach
 
 
 def everything(_):

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tables import encoded, rows_of, tarred
 from tether.core import guarded_worker
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.types import Row
 from tether.data import open_source
-from tether.data.captions import CAPTION_PICKS, SomeSentences, sentences
 from tether.data.figures import FigureArchive, Limits, as_jpeg, resize_for_clip
 from tether.data.images import decode
 
@@ -33,25 +32,15 @@ JATS = (
 )
 
 
-def picture(width: int = 20, height: int = 10, *, kind: str = "PNG", colour=(200, 10, 10), mode: str = "RGB") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, (width, height), colour).save(buffer, kind)
-    return buffer.getvalue()
+def image(width: int = 20, height: int = 10, *, kind: str = "PNG", colour=(200, 10, 10), mode: str = "RGB") -> bytes:
+    return encoded(Image.new(mode, (width, height), colour), kind)
 
 
-PAPER = {"main.tex": TEX.encode(), "a.png": picture()}
+PAPER = {"main.tex": TEX.encode(), "a.png": image()}
 
 
 def tar(path, files: dict[str, bytes | tarfile.TarInfo], *, mode: str = "w:gz"):
-    with tarfile.open(path, mode) as archive:
-        for name, data in files.items():
-            if isinstance(data, tarfile.TarInfo):
-                archive.addfile(data)
-                continue
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
+    return tarred(path, files.items(), mode=mode)
 
 
 def zipped(path, files: dict[str, bytes]):
@@ -89,7 +78,7 @@ def test_every_kind_of_archive(tmp_path, kind):
 
 def test_documents_of_an_archive_are_joined_and_the_last_wins(tmp_path):
     other = TEX.replace("red", "blue") + TEX.replace("a.png", "sub/b.png")
-    files = {"1.tex": TEX.encode(), "2.tex": other.encode(), "a.png": picture(), "sub/b.png": picture()}
+    files = {"1.tex": TEX.encode(), "2.tex": other.encode(), "a.png": image(), "sub/b.png": image()}
     files["notes.txt"] = b"\\includegraphics{a.png}"
     found = {
         figure.name: figure.caption for figure in FigureArchive(tar(tmp_path / "x.tar", files, mode="w")).figures()
@@ -101,7 +90,7 @@ def test_documents_of_an_archive_are_joined_and_the_last_wins(tmp_path):
 
 
 def test_an_article_with_its_licence(tmp_path):
-    files = {"PMC7/p.nxml": JATS.encode(), "PMC7/f1.jpg": picture(kind="JPEG"), "PMC7/f1.gif": picture(kind="GIF")}
+    files = {"PMC7/p.nxml": JATS.encode(), "PMC7/f1.jpg": image(kind="JPEG"), "PMC7/f1.gif": image(kind="GIF")}
     archive = FigureArchive(tar(tmp_path / "PMC7.tar.gz", files), strict=True)
     assert [(figure.name, figure.caption) for figure in archive.figures()] == [("PMC7/f1.jpg", "Growth. Over time.")]
     assert archive.about == {
@@ -127,7 +116,7 @@ def test_names_that_point_outside(tmp_path, name):
 
 
 def test_links_and_devices_are_not_followed(tmp_path):
-    (tmp_path / "secret.png").write_bytes(picture())
+    (tmp_path / "secret.png").write_bytes(image())
     link, hard, device = (tarfile.TarInfo(f"{kind}.png") for kind in ("link", "hard", "device"))
     link.type, link.linkname = tarfile.SYMTYPE, "../secret.png"
     hard.type, hard.linkname = tarfile.LNKTYPE, "a.png"
@@ -224,7 +213,7 @@ def test_a_file_cut_in_its_middle_is_a_problem_and_a_bad_row(tmp_path):
             FigureArchive(tmp_path / name, strict=True)
     tar(tmp_path / "whole.tar.gz", PAPER)
     source = open_source({"name": "figures", "path": str(tmp_path)})
-    rows = [row for block in source.blocks() for row in source.read(block)]
+    rows = rows_of(source)
     assert [row.key for row in rows if row.image] == ["whole/a.png"]
     assert len(rows) == 4
 
@@ -270,7 +259,7 @@ def test_a_paper_that_cannot_be_read_costs_only_its_documents(tmp_path):
         "bad.tex": b"$",
         "bomb.xml": bomb.encode(),
         "self.tex": rb"\input{self}",
-        "f1.jpg": picture(kind="JPEG"),
+        "f1.jpg": image(kind="JPEG"),
     }
     archive = FigureArchive(tar(tmp_path / "x.tar.gz", files))
     assert [figure.name for figure in archive.figures()] == ["a.png"]
@@ -280,7 +269,7 @@ def test_a_paper_that_cannot_be_read_costs_only_its_documents(tmp_path):
 def test_rows_of_a_source(tmp_path):
     (tmp_path / "in").mkdir()
     tar(tmp_path / "in" / "2.tar.gz", PAPER)
-    files = {"p.nxml": JATS.encode(), "f1.jpg": picture(600, 1200, kind="JPEG"), "bad.tex": b"$"}
+    files = {"p.nxml": JATS.encode(), "f1.jpg": image(600, 1200, kind="JPEG"), "bad.tex": b"$"}
     tar(tmp_path / "in" / "1.tar.gz", files)
     source = open_source(f"figures:path={tmp_path / 'in'}")
     (tmp_path / "in" / "0.tar.gz").write_bytes(b"junk")
@@ -328,21 +317,21 @@ def test_unpacked_papers_and_splits(tmp_path, monkeypatch):
         open_source({"name": "figures", "path": str(tmp_path / "0000"), "papers": "folders"})
 
 
-def test_pictures_as_a_model_wants_them():
-    tall = resize_for_clip(picture(100, 2000))
+def test_images_as_a_model_wants_them():
+    tall = resize_for_clip(image(100, 2000))
     assert (tall.shape, tall.dtype) == ((512, 26, 3), np.uint8)
-    assert resize_for_clip(picture(30, 20)).shape == (20, 30, 3)
-    assert resize_for_clip(picture(30, 20), size=15).shape == (10, 15, 3)
-    clear = resize_for_clip(picture(4, 4, colour=(0, 0, 0, 0), mode="RGBA"))
+    assert resize_for_clip(image(30, 20)).shape == (20, 30, 3)
+    assert resize_for_clip(image(30, 20), size=15).shape == (10, 15, 3)
+    clear = resize_for_clip(image(4, 4, colour=(0, 0, 0, 0), mode="RGBA"))
     assert clear.min() == 255
     assert decode(as_jpeg(tall)).shape == (3, 512, 26)
-    for broken in (b"", b"%PDX", picture()[:40]):
+    for broken in (b"", b"%PDX", image()[:40]):
         with pytest.raises(InputError):
             resize_for_clip(broken, name="fig")
 
 
 def test_the_first_page_of_a_pdf(monkeypatch):
-    data = picture(300, 100, kind="PDF")
+    data = image(300, 100, kind="PDF")
     if importlib.util.find_spec("pypdfium2"):
         pixels = resize_for_clip(data, size=200)
         assert pixels.shape == (67, 200, 3)
@@ -399,31 +388,3 @@ def test_postscript_is_not_run_unasked(monkeypatch):
     vast = data.replace(b"10 10", b"90000 90000")
     with pytest.raises(InputError, match="8100000000 pixels"):
         resize_for_clip(vast, postscript="ghostscript")
-
-
-def test_sentences_of_long_captions():
-    text = "Growth over time. (A) Control, see Fig. 2. Bars are s.e.m. of e.g. three runs!  What is B? It is 3.5 cm."
-    assert sentences(text) == [
-        "Growth over time.",
-        "(A) Control, see Fig. 2.",
-        "Bars are s.e.m. of e.g. three runs!",
-        "What is B?",
-        "It is 3.5 cm.",
-    ]
-    assert sentences("  ") == []
-    assert sentences("no end") == ["no end"]
-
-
-def test_some_sentences_at_every_visit():
-    text = " ".join(f"Sentence number {number} is here." for number in range(30))
-    pick = CAPTION_PICKS["sentences"](most_words=12)
-    assert isinstance(pick, SomeSentences)
-    row = Row("k", None, (text, " "), {})
-    seen = {pick(row, draw=(start << 32) | start) for start in range(60)}
-    assert len(seen) == 30
-    assert all(len(part.split()) <= 12 and part in text and part.startswith("Sentence") for part in seen)
-    assert pick(row, draw=5 << 32) == pick(row, draw=5 << 32)
-    long = Row("k", None, ("word " * 40,), {})
-    assert len(pick(long, draw=0).split()) == 12
-    with pytest.raises(InputError, match="most_words"):
-        SomeSentences(most_words=0)

@@ -78,7 +78,7 @@ def assert_equal(one, two):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_pictures_and_captions_stay_together(way):
+def test_images_and_captions_stay_together(way):
     source = Pool(40)
     batches = loader(source, **way)
     for _ in range(15):
@@ -223,7 +223,7 @@ def row(key, *texts, image=True, bad=""):
     return Row(key, np.zeros((8, 8, 3), np.uint8) if image else None, texts, bad=bad)
 
 
-def test_rows_without_caption_picture_or_their_own_key_are_bad(tmp_path):
+def test_rows_without_caption_image_or_their_own_key_are_bad(tmp_path):
     good = [row(f"g{i}", "a text", "") for i in range(6)]
     bad = [
         row("none"),

@@ -1,4 +1,4 @@
-"""Several sources as one; pictures that evaluation sets hold too; how long captions are."""
+"""Several sources as one; images that evaluation sets hold too; how long captions are."""
 
 import io
 from collections import Counter
@@ -10,7 +10,8 @@ from PIL import Image
 from tether.core.errors import InputError
 from tether.core.types import Block, Row
 from tether.data import open_source
-from tether.data.figures import caption_lengths, decontaminate
+from tether.data.captions import caption_lengths
+from tether.data.figures import decontaminate
 from tether.data.figures.contamination import THRESHOLD
 from tether.data.sources.mixture import MixtureSource, mix, mixed_counts
 
@@ -146,14 +147,14 @@ def test_a_source_that_has_shrunk_is_said():
         rows_of(mixture)
 
 
-def test_identical_pictures_are_kept_at_a_threshold_of_one():
+def test_identical_images_are_kept_at_a_threshold_of_one():
     rows = torch.randn(500, 37, generator=torch.Generator().manual_seed(0))
     found = decontaminate(rows, eval_features=rows, threshold=1.0)
     assert found.keep.all()
     assert found.score.max() == 1.0
 
 
-def test_pictures_too_like_the_evaluation_set():
+def test_images_too_like_the_evaluation_set():
     draws = torch.Generator().manual_seed(0)
     pool, held = torch.randn(200, 16, generator=draws), torch.randn(9, 16, generator=draws)
     pool[3] = held[5] * 7.0

@@ -77,7 +77,7 @@ def test_no_training_row_shows_what_a_held_out_row_shows(change) -> None:
     assert not test_shown & validation_shown
 
 
-def test_pairs_are_the_same_pictures_without_twins() -> None:
+def test_pairs_are_the_same_images_without_twins() -> None:
     quadruples, pairs = SceneTwins(quadruples=4), SceneTwins(quadruples=4, form="pairs")
     assert len(pairs) == 8
     for index in range(4):

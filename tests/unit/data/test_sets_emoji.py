@@ -210,17 +210,17 @@ class TestRender:
 
     @pytest.mark.parametrize("size", [16, 64, 224])
     def test_sizes(self, size: int):
-        picture = render(drawings() / f"{self.RED_CIRCLE}.svg", size=size)
-        assert picture.shape == (size, size, 3)
-        assert picture.dtype == np.uint8
-        red, green, blue = map(int, picture[size // 2, size // 2])
+        image = render(drawings() / f"{self.RED_CIRCLE}.svg", size=size)
+        assert image.shape == (size, size, 3)
+        assert image.dtype == np.uint8
+        red, green, blue = map(int, image[size // 2, size // 2])
         assert red > 180
         assert max(green, blue) < 120
 
     @pytest.mark.parametrize(("background", "value"), [("#ffffff", (255,) * 3), ("#204060", (32, 64, 96))])
     def test_what_is_not_drawn_is_exactly_the_background(self, background: str, value: tuple[int, int, int]):
-        picture = render(drawings() / f"{self.RED_CIRCLE}.svg", size=64, background=background)
-        assert tuple(map(int, picture[0, 0])) == value
+        image = render(drawings() / f"{self.RED_CIRCLE}.svg", size=64, background=background)
+        assert tuple(map(int, image[0, 0])) == value
 
     def test_edges_are_smooth_and_half_covered_ones_are_blended(self):
         """A pixel's cover is the same on black and on white: white minus black is (1 - cover) everywhere."""
@@ -234,7 +234,7 @@ class TestRender:
 
     def test_all_drawings_show_something(self):
         pixels = EmojiSet(split="test").pixels
-        assert all(np.ptp(picture) > 20 for picture in pixels)
+        assert all(np.ptp(image) > 20 for image in pixels)
 
 
 def test_the_groups_file_names_its_licence():

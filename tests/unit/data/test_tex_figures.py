@@ -49,7 +49,7 @@ def captions(source: str | bytes, *names: str, **keywords) -> dict[str, str]:
         ),
     ],
 )
-def test_which_caption_belongs_to_which_picture(inside, wanted):
+def test_which_caption_belongs_to_which_image(inside, wanted):
     found = captions(figure(inside))
     assert {name: text.removesuffix(r"\end{figure}").strip() for name, text in found.items()} == wanted
 
@@ -67,7 +67,7 @@ def test_lines_that_define_commands_are_left_out_whole():
     assert list(captions(last)) == ["a.png"]
 
 
-def test_the_last_caption_of_a_picture_wins():
+def test_the_last_caption_of_an_image_wins():
     once, again = (figure(rf"\includegraphics{{a.png}}\caption{{{word}}}") for word in ("First", "Second"))
     assert captions(once + again) == {"a.png": "Second"}
     assert captions(again + once) == {"a.png": "First"}
@@ -240,7 +240,7 @@ def test_languages_are_whole_codes(languages, wanted):
     assert extract_jats_figures(text, languages=languages).keys() == wanted
 
 
-def test_pictures_beside_an_article():
+def test_images_beside_an_article():
     text = article(fig())
     assert extract_jats_figures(text, image_names=["x.gif", "y.jpg"]) == {}
     assert extract_jats_figures(text, image_names=["X.jpg"]) == {}
@@ -290,9 +290,9 @@ def test_an_article_of_a_hundred_thousand_levels():
 
 
 def test_missing_libraries_are_named(monkeypatch):
-    from tether.data.figures import tex_text
+    from tether.data.figures import tex
 
-    tex_text._converter.cache_clear()
+    tex._converter.cache_clear()
     for module in ("pylatexenc", "defusedxml.common", "defusedxml.ElementTree"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=r"pylatexenc.*tether-clip\[figures\]"):

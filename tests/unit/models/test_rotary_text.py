@@ -13,8 +13,7 @@ from tether.adapt.distill import distil_text
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, ImageSpec
-from tether.data.loader import Loader
-from tether.data.paired_loader import SideBySide
+from tether.data.loader import Loader, SideBySide
 from tether.data.sets.scenes import ScenesSet, SceneTwins
 from tether.losses import ClipLoss, M2MixLoss, SymmetricHardNegativeLoss, clip_loss
 from tether.models import create

@@ -15,8 +15,8 @@ from tether.core.gather import LOCAL
 from tether.core.protocols import DualEncoder
 from tether.core.types import Row
 from tether.data import open_source
+from tether.data.collate import facts_of
 from tether.data.loader import Loader
-from tether.data.study_metadata import facts_of
 from tether.losses import OBJECTIVES
 from tether.models import create
 from tether.models.volume_encoder import SliceStackEncoder

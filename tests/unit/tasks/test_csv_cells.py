@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_embed import Pictures, picture
 
-from tether.core.csv_rows import CsvRows, unguarded
+from tether.core.printable import CsvRows, unguarded
 from tether.core.types import Row
 from tether.data.curate.engine.run import curate
 from tether.data.curate.metaclip.metaclip import MetaClipCurator

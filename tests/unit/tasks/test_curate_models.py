@@ -19,7 +19,7 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.data.curate.engine.run import curate
 from tether.data.curate.engine.step import PAIR_SCHEMA
 from tether.data.curate.pools.opening import open_pool
-from tether.data.curate.steps.greedy_dedup import staying
+from tether.data.curate.steps.image_duplicates import kept_greedily
 from tether.evaluate.parrot import render_text
 from tether.models import create
 from tether.models.save import save
@@ -228,7 +228,7 @@ def test_those_that_stay_are_apart_and_cover_the_rest():
         pairs = rng.integers(0, count, (2, int(rng.integers(0, 60))))
         pairs = pairs[:, pairs[0] != pairs[1]]
         better, worse = pairs.min(axis=0), pairs.max(axis=0)
-        stays = staying(count, better=better, worse=worse)
+        stays = kept_greedily(count, better=better, worse=worse)
         assert not (stays[better] & stays[worse]).any()
         covered = np.zeros(count, bool)
         covered[worse[stays[better]]] = True

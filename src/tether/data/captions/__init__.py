@@ -9,16 +9,14 @@ from collections.abc import Mapping
 
 from tether.data.captions.augment import Augmented, TextAugment
 from tether.data.captions.dataset import read_rewrites, rewrite_dataset
-from tether.data.captions.diversity import CaptionStats, caption_stats
 from tether.data.captions.fuse import TemplateFuser, fuse_captions
 from tether.data.captions.language_model import LMFuser, LMParaphraser, LMRewriter
 from tether.data.captions.laterality import CarefullyAugmented, mirrored, names_side, protected
 from tether.data.captions.lexicon import Lexicon, lexicon
 from tether.data.captions.multi_caption import CaptionPool, CaptionSampler, CaptionTexts, MixedCaptions
 from tether.data.captions.paraphrase import Paraphrased, ParaphrasePairs, RuleParaphraser, keep_caption
-from tether.data.captions.rewriter import Fuser, Paraphraser, Rewriter
+from tether.data.captions.rewriter import Fuser, Paraphraser, Rewriter, TemplateRewriter
 from tether.data.captions.rng import Chance
-from tether.data.captions.rule_rewriter import TemplateRewriter
 from tether.data.captions.sampling import (
     CaptionPick,
     FirstCaption,
@@ -26,8 +24,10 @@ from tether.data.captions.sampling import (
     MixedCaption,
     RandomCaption,
     Rewritten,
+    SomeSentences,
+    sentences,
 )
-from tether.data.captions.sentences import SomeSentences, sentences
+from tether.data.captions.statistics import CaptionLengths, CaptionStats, caption_lengths, caption_stats
 
 CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {
     "first": FirstCaption,
@@ -52,6 +52,7 @@ __all__ = [
     "CAPTION_PICKS",
     "REWRITERS",
     "Augmented",
+    "CaptionLengths",
     "CaptionPick",
     "CaptionPool",
     "CaptionSampler",
@@ -79,6 +80,7 @@ __all__ = [
     "TemplateFuser",
     "TemplateRewriter",
     "TextAugment",
+    "caption_lengths",
     "caption_stats",
     "fuse_captions",
     "keep_caption",

@@ -83,7 +83,7 @@ class LanguageModel:
 
     @property
     def digest(self) -> str:
-        """Of the weights (``core.digest.model_digest``); loads the model where it is not known yet."""
+        """Of the weights (``core.model_digest.model_digest``); loads the model where it is not known yet."""
         return self._model()[2]
 
     def _model(self) -> tuple[Any, Any, str]:

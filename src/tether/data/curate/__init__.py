@@ -16,8 +16,7 @@ from tether.data.curate.metaclip.multilingual_metadata import LanguageNgrams, bu
 from tether.data.curate.steps.concepts import concept_frequency, trim_tail
 from tether.data.curate.steps.exact_duplicates import ExactDuplicates
 from tether.data.curate.steps.image_size import ImageSize
-from tether.data.curate.steps.language import LanguageDetector, Languages
-from tether.data.curate.steps.language_rule import LanguageRule
+from tether.data.curate.steps.language import LanguageDetector, LanguageRule, Languages
 from tether.data.curate.steps.near_duplicates import NearDuplicates
 from tether.data.curate.steps.normalise_text import TidyText
 from tether.data.curate.steps.numbers import NumberMask, mask_numbers, number_effect, number_ratio

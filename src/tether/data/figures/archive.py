@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 from tether.core.errors import InputError
 from tether.data.figures.jats import JATS_IMAGES, extract_jats_figures, jats_about, read_jats
 from tether.data.figures.members import ENDINGS, Limits, members
-from tether.data.figures.tex import IMAGES, extract_tex_figures
-from tether.data.figures.tex_text import latex_to_text
+from tether.data.figures.tex import IMAGES, extract_tex_figures, latex_to_text
 
 _log = logging.getLogger("tether.data")
 _TEX, _JATS = (".tex",), (".nxml", ".xml")

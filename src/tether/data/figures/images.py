@@ -63,12 +63,12 @@ def resize_for_clip(
     return np.asarray(small)
 
 
-def as_jpeg(pixels: UInt8[np.ndarray, "h w 3"], *, quality: int = 75) -> bytes:
+def as_jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """JPEG bytes of RGB pixels; 75 is Pillow's quality where none is said, as in the paper's code."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=75)
     return buffer.getvalue()
 
 

@@ -16,8 +16,7 @@ from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.image_file import image_problem
 from tether.data.paths import files, fingerprint, is_url, labels, open_binary
-from tether.data.sources.cells import Reach, folder_of
-from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
+from tether.data.sources.columns import KEY, Reach, bad_row, choose, choose_captions, choose_image, folder_of, make_row
 
 _LONGEST = 1 << 24
 """Characters of a row, at most."""

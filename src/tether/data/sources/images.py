@@ -14,8 +14,7 @@ from tether.core.ranges import checked
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.paths import anchor, files, fingerprint, is_image_file, is_url, labels, open_binary, read_text
-from tether.data.sources.cells import Reach
-from tether.data.sources.columns import bad_row, choose, choose_captions
+from tether.data.sources.columns import Reach, bad_row, choose, choose_captions
 from tether.data.sources.columns import texts_of as captions_in
 
 _METADATA = ("metadata.jsonl", "metadata.csv")

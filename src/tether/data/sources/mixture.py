@@ -112,11 +112,8 @@ class MixtureSource:
                 raise InputError(f"{source.name}: block {self._blocks[index][at].id!r} has fewer rows than before")
 
 
-def mix(
-    datasets: Sequence[Source], *, weights: Weights = "size", rows: Count | None = None, seed: int = 0
-) -> MixtureSource:
-    """Several open sources as one; see ``MixtureSource``."""
-    return MixtureSource.of(datasets, weights=weights, rows=rows, seed=seed)
+mix = MixtureSource.of
+"""Several open sources as one."""
 
 
 @checked

@@ -12,8 +12,7 @@ from tether.core.printable import encodable
 from tether.core.ranges import checked
 from tether.core.types import Block, Row
 from tether.data.paths import files, fingerprint, labels
-from tether.data.sources.cells import Reach, folder_of
-from tether.data.sources.columns import KEY, bad_row, choose, choose_captions, choose_image, make_row
+from tether.data.sources.columns import KEY, Reach, bad_row, choose, choose_captions, choose_image, folder_of, make_row
 from tether.data.sources.parquet_file import open_parquet, read_batches
 
 _READ_ROWS = 256

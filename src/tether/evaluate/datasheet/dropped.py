@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 
-from tether.core.csv_rows import unguarded
 from tether.core.errors import InputError, reason_of
 from tether.core.hash_rng import hash_int
+from tether.core.printable import unguarded
 from tether.evaluate.datasheet.concepts import word_counts
 
 _FILES = 12

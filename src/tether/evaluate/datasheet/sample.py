@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tether.data.curate.pools.opening import open_pool
+from tether.data.curate.pools.opening import SamplePool, open_pool
 from tether.data.curate.pools.pool import Pool
-from tether.data.curate.pools.sample import SamplePool
 
 MOST = 10_000
 """Rows that are read of each side."""

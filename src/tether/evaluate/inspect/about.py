@@ -7,8 +7,7 @@ from collections import Counter
 from torch import nn
 
 from tether.core.finding import Figure, Finding
-from tether.core.finite import not_finite
-from tether.core.geometry import COSINE
+from tether.core.geometry import COSINE, not_finite
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact
 from tether.models.dual import Clip

@@ -29,7 +29,7 @@ CARD = Card(
         "tether.models.rotary_text.to_rotary",
         "tether.adapt.distill.text.distil_text",
         "tether.train.steps.presets.ClipInStep",
-        "tether.data.paired_loader.SideBySide",
+        "tether.data.loader.SideBySide",
     ),
     needs=("images with an edit of each and a caption for both", "long captions, if texts beyond the context matter"),
     gives="A CLIP that tells an image from its edit in both directions, and reads captions of any length.",

@@ -27,7 +27,7 @@ CARD = Card(
         "tether.data.captions.multi_caption.CaptionPool",
         "tether.data.captions.multi_caption.CaptionSampler",
         "tether.data.captions.sampling.Rewritten",
-        "tether.data.captions.rule_rewriter.TemplateRewriter",
+        "tether.data.captions.rewriter.TemplateRewriter",
         "tether.data.captions.language_model.LMRewriter",
         "tether.data.captions.dataset.rewrite_dataset",
         "tether.data.curate.steps.rewrite_captions.RewriteCaptions",

@@ -27,7 +27,7 @@ CARD = Card(
         "tether.data.curate.metaclip.multilingual_metadata.LanguageNgrams",
         "tether.data.curate.metaclip.multilingual_metadata.build_language_metadata",
         "tether.data.curate.metaclip.metaclip2.WorldCurator",
-        "tether.data.curate.metaclip.scripts.wrapped",
+        "tether.data.curate.metaclip.spacing.wrapped",
     ),
     needs=("pairs in several languages", "a list of entries for each language"),
     gives="a pool in which rare concepts are kept and frequent ones thinned to the same degree in every language",

@@ -36,14 +36,14 @@ CARD = Card(
     parts=(
         "tether.data.figures.tex.extract_tex_figures",
         "tether.data.figures.jats.extract_jats_figures",
-        "tether.data.figures.tex_text.latex_to_text",
+        "tether.data.figures.tex.latex_to_text",
         "tether.data.figures.archive.FigureArchive",
         "tether.data.figures.images.resize_for_clip",
         "tether.data.figures.contamination.decontaminate",
-        "tether.data.figures.lengths.caption_lengths",
+        "tether.data.captions.statistics.caption_lengths",
         "tether.data.sources.figures.FiguresSource",
         "tether.data.sources.mixture.MixtureSource",
-        "tether.data.captions.sentences.SomeSentences",
+        "tether.data.captions.sampling.SomeSentences",
     ),
     needs=("archives of LaTeX sources or JATS articles",),
     gives="Pairs of figures and captions out of papers, read safely, and mixed with other pairs in given proportions.",
@@ -84,7 +84,7 @@ def reproduce(lab: Lab) -> Trial:
     import torch
 
     from tether.data import open_source
-    from tether.data.figures import caption_lengths
+    from tether.data.captions import caption_lengths
     from tether.data.sources.figures import FiguresSource
     from tether.data.sources.mixture import mix
     from tether.models import create

@@ -29,7 +29,7 @@ CARD = Card(
         "tether.data.captions.fuse.fuse_captions",
         "tether.data.captions.fuse.TemplateFuser",
         "tether.data.captions.language_model.LMFuser",
-        "tether.data.captions.diversity.caption_stats",
+        "tether.data.captions.statistics.caption_stats",
     ),
     needs=("pairs with noisy texts", "a description of each image", "a fuser: rules that come along, or a model"),
     gives="A CLIP trained on noisy alt-texts that finds images by what is seen, and still knows the names.",

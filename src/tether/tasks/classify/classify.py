@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from tether.core.atomic_io import atomic_path
-from tether.core.csv_rows import CsvRows
+from tether.core.atomic_io import atomic_path, check_file
 from tether.core.errors import InputError
-from tether.core.outputs import check_file
+from tether.core.printable import CsvRows
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch, Row

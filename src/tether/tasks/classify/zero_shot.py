@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.finite import check_finite
-from tether.core.geometry import COSINE, Geometry, geometry_of
+from tether.core.geometry import COSINE, Geometry, check_finite, geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from tether.core.errors import InputError
 from tether.core.ranges import Number, checked
 from tether.data.curate.engine.hashing import hashed
-from tether.data.curate.engine.stateless import column_of, images_of, texts_of
-from tether.data.curate.engine.step import IMAGE, Counts, State
+from tether.data.curate.engine.step import IMAGE, Counts, State, column_of, images_of, texts_of
 from tether.data.curate.steps.numbers import mask_numbers
 from tether.tasks.curate.lazy_encoder import Backbone
 from tether.tasks.curate.score_filter import (

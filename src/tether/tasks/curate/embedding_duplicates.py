@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, Float16, Int
 
 from tether.core.ranges import checked
 from tether.data.curate.engine.step import State
-from tether.data.curate.steps.greedy_dedup import staying
-from tether.data.curate.steps.image_duplicates import Columns, ImageDuplicates
+from tether.data.curate.steps.image_duplicates import Columns, ImageDuplicates, kept_greedily
 from tether.tasks.curate.lazy_encoder import Backbone
 
 EXACT = 20_000
@@ -68,7 +67,7 @@ class EmbeddingDuplicates(ImageDuplicates):
         """Which images stay."""
         pairs = [np.zeros((2, 0), np.int64), *_alike(columns[1], least=self.threshold)]
         first, second = np.concatenate(pairs, axis=1)
-        return staying(len(columns[0]), better=np.minimum(first, second), worse=np.maximum(first, second))
+        return kept_greedily(len(columns[0]), better=np.minimum(first, second), worse=np.maximum(first, second))
 
     def state_dict(self) -> dict[str, np.ndarray | int | float | str]:
         """The columns held, how many pairs and unreadable images were seen, and the model's digest."""

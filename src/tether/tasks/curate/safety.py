@@ -13,8 +13,7 @@ from annotated_types import MaxLen, MinLen
 from tether.core.errors import InputError
 from tether.core.model_digest import file_digest
 from tether.core.ranges import checked
-from tether.data.curate.engine.stateless import images_of
-from tether.data.curate.engine.step import FLAG_SCHEMA, IMAGE
+from tether.data.curate.engine.step import FLAG_SCHEMA, IMAGE, images_of
 from tether.tasks.curate.lazy_encoder import Backbone
 from tether.tasks.safety.audit import THRESHOLD, Confidence
 from tether.tasks.safety.prompt_classifier import INIT_TEXTS, PromptClassifier, recorded_digest

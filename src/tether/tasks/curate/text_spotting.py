@@ -11,8 +11,7 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Decay, Share, checked
-from tether.data.curate.engine.stateless import Stateless, column_of, images_of, texts_of
-from tether.data.curate.engine.step import IMAGE
+from tether.data.curate.engine.step import IMAGE, Stateless, column_of, images_of, texts_of
 from tether.data.curate.steps.ocr_overlap import Case, caption_overlap, words_of
 from tether.tasks.curate.text_reader import LEAST_LETTERS, LEAST_SCORE, SIDE, RapidReader, Side, TextReader
 

@@ -12,8 +12,8 @@ from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.core.csv_rows import CsvRows
 from tether.core.errors import InputError
+from tether.core.printable import CsvRows
 from tether.core.ranges import Whole, checked
 from tether.tasks.safety.contrast import Missing, chi_squared_weights, word_frequencies
 from tether.tasks.safety.prompt_classifier import PromptClassifier

@@ -12,7 +12,7 @@ from torch import Tensor
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Share, checked
-from tether.data.captions.sentences import sentences
+from tether.data.captions.sampling import sentences
 from tether.data.segments import Words, draw_triplet, split_caption
 from tether.train.steps.module import joined_texts
 

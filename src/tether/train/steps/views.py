@@ -63,7 +63,7 @@ class View(abc.ABC):
         if not isinstance(found, Tensor):
             raise InputError(
                 f"batch.extra: expected {source!r}, got {', '.join(batch.extra) or 'nothing'}; every row of the source "
-                "must have it in its meta, or tether.data.paired_loader bring it"
+                "must have it in its meta, or tether.data.loader bring it"
             )
         labels = batch.extra.get(LABELS.get(source, ""))
         about = {"labels": labels} if isinstance(labels, Tensor) else {}

@@ -19,15 +19,15 @@ from tether.core.errors import InputError
 from tether.data.curate import ExactDuplicates, NearDuplicates
 from tether.data.curate.engine.hashing import combined, hashed, row_keys
 from tether.data.curate.steps.exact_duplicates import folded
-from tether.data.curate.steps.hamming import differing, near_pairs
+from tether.data.curate.steps.near_duplicates import differing, near_pairs
 from tether.data.curate.steps.phash import fingerprints
 
 
-def rows(texts, pictures=None, keys=None, **columns) -> pa.RecordBatch:
+def rows(texts, images=None, keys=None, **columns) -> pa.RecordBatch:
     keys = keys or [f"row {i}" for i in range(len(texts))]
     batch = {"key": keys, "text": pa.array(texts, pa.string())}
-    if pictures is not None:
-        batch["image"] = pa.array(pictures, pa.binary())
+    if images is not None:
+        batch["image"] = pa.array(images, pa.binary())
     return pa.record_batch({**batch, **columns})
 
 
@@ -104,8 +104,8 @@ def test_folded_captions_are_equal_without_case_marks_and_form():
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([b"", b"1", b"12"])), min_size=1, max_size=30))
 def test_exactly_one_of_every_group_stays(pairs):
-    texts, pictures = zip(*pairs, strict=True)
-    batch = rows(list(texts), list(pictures))
+    texts, images = zip(*pairs, strict=True)
+    batch = rows(list(texts), list(images))
     step = ExactDuplicates()
     stays = kept(step, batch)
     staying = [pair for pair, stay in zip(pairs, stays, strict=True) if stay]
@@ -154,13 +154,13 @@ def test_wrong_settings_of_exact_duplicates_are_refused(settings, message):
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP"])
 def test_the_shape_is_the_librarys_hash(kind):
-    pictures = [drawing(seed, side=64 + seed) for seed in range(30)]
-    ours = fingerprints([encoded(picture, kind) for picture in pictures]).shape
-    theirs = np.array([int(str(imagehash.phash(picture)), 16) for picture in pictures], np.uint64)
+    images = [drawing(seed, side=64 + seed) for seed in range(30)]
+    ours = fingerprints([encoded(image, kind) for image in images]).shape
+    theirs = np.array([int(str(imagehash.phash(image)), 16) for image in images], np.uint64)
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_plain_and_symmetric_pictures_have_no_noise_in_their_bits():
+def test_plain_and_symmetric_images_have_no_noise_in_their_bits():
     plain = [encoded(Image.new("RGB", (50, 40), (value, value, value))) for value in range(1, 256, 7)]
     assert set(fingerprints(plain).shape.tolist()) == {1 << 63}
     row = np.minimum(np.arange(64), np.arange(64)[::-1]).astype(np.uint8)
@@ -169,7 +169,7 @@ def test_plain_and_symmetric_pictures_have_no_noise_in_their_bits():
     assert not (fingerprints(waves).shape & ~possible).any()
 
 
-def test_a_picture_is_upright_over_white_and_its_first_frame():
+def test_an_image_is_upright_over_white_and_its_first_frame():
     turned = drawing(1).transpose(Image.Transpose.ROTATE_90)
     marked = Image.Exif()
     marked[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -193,9 +193,9 @@ def test_sixteen_bits_palettes_and_grey_are_read():
     assert found.shape[0] == found.shape[1] == found.shape[2]
 
 
-def test_what_is_no_picture_is_unreadable():
+def test_what_is_no_image_is_unreadable():
     good = encoded(drawing(0), "JPEG")
-    bad = [None, b"", b"no picture", good[: len(good) // 2], encoded(drawing(0))[:60]]
+    bad = [None, b"", b"no image", good[: len(good) // 2], encoded(drawing(0))[:60]]
     found = fingerprints([good, *bad])
     assert found.readable.tolist() == [True, *[False] * 5]
     assert fingerprints([]).shape.shape == (0,)
@@ -207,31 +207,31 @@ def test_what_is_no_picture_is_unreadable():
 def test_copies_are_found_and_others_are_not():
     originals = [drawing(seed) for seed in range(40)]
     changes = [
-        lambda picture: encoded(picture, "JPEG", quality=60),
-        lambda picture: encoded(picture.resize((60, 60), Image.Resampling.BICUBIC)),
-        lambda picture: encoded(ImageEnhance.Brightness(picture).enhance(1.04)),
-        lambda picture: encoded(picture.filter(ImageFilter.GaussianBlur(1))),
+        lambda image: encoded(image, "JPEG", quality=60),
+        lambda image: encoded(image.resize((60, 60), Image.Resampling.BICUBIC)),
+        lambda image: encoded(ImageEnhance.Brightness(image).enhance(1.04)),
+        lambda image: encoded(image.filter(ImageFilter.GaussianBlur(1))),
     ]
-    pictures = [encoded(picture) for picture in originals]
-    pictures += [change(picture) for picture, change in zip(originals, itertools.cycle(changes), strict=False)]
-    stays = np.array(kept(NearDuplicates(), rows(["x"] * 80, pictures)))
+    images = [encoded(image) for image in originals]
+    images += [change(image) for image, change in zip(originals, itertools.cycle(changes), strict=False)]
+    stays = np.array(kept(NearDuplicates(), rows(["x"] * 80, images)))
     assert ((stays[:40].astype(int) + stays[40:]) == 1).sum() >= 38
     assert stays.sum() <= 42
 
 
 def test_the_largest_stays_or_any():
-    pictures = [encoded(drawing(1, side=side)) for side in (40, 96, 60)]
+    images = [encoded(drawing(1, side=side)) for side in (40, 96, 60)]
     for seed in range(4):
         keys = [f"{seed} {i}" for i in range(3)]
-        assert kept(NearDuplicates(), rows(["x"] * 3, pictures, keys)) == [False, True, False]
+        assert kept(NearDuplicates(), rows(["x"] * 3, images, keys)) == [False, True, False]
     found = {
-        tuple(kept(NearDuplicates(prefer="any"), rows(["x"] * 3, pictures, [f"{seed} {i}" for i in range(3)])))
+        tuple(kept(NearDuplicates(prefer="any"), rows(["x"] * 3, images, [f"{seed} {i}" for i in range(3)])))
         for seed in range(20)
     }
     assert len(found) == 3
 
 
-def test_one_shape_in_two_colours_is_two_pictures():
+def test_one_shape_in_two_colours_is_two_images():
     grey = drawing(5).convert("L")
     dark = grey.point(lambda value: value // 3)
     red, blue = Image.merge("RGB", [grey, dark, dark]), Image.merge("RGB", [dark, dark, grey])
@@ -240,14 +240,14 @@ def test_one_shape_in_two_colours_is_two_pictures():
     assert kept(NearDuplicates(distance=16, colour=255), batch).count(True) == 1
 
 
-def test_captions_of_one_picture_stay_or_go_together():
-    picture = encoded(drawing(1))
-    batch = rows(list("abcde"), [picture] * 5, keys=["x#0", "x#1", "x#2", "y#0", "y#1"])
+def test_captions_of_one_image_stay_or_go_together():
+    image = encoded(drawing(1))
+    batch = rows(list("abcde"), [image] * 5, keys=["x#0", "x#1", "x#2", "y#0", "y#1"])
     stays = kept(NearDuplicates(), batch)
     assert stays in ([True] * 3 + [False] * 2, [False] * 3 + [True] * 2)
 
 
-def test_rows_without_a_readable_picture_stay():
+def test_rows_without_a_readable_image_stay():
     step = NearDuplicates()
     batch = rows(["x"] * 4, [None, None, b"no", b"no"])
     assert kept(step, batch) == [True] * 4

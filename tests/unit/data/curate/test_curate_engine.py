@@ -1,79 +1,35 @@
-"""The engine under the steps: passes, columns, rewriting, flags, forms of output, workers that die."""
+"""The engine under the steps: passes, columns, rewriting, flags, forms of output, and whatever strays into a pool."""
 
 from __future__ import annotations
 
+import csv
 import datetime
 import json
-import re
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.csv import read_csv
 
-import engine_steps
-from engine_steps import Broken, Deadly, Marks, Once, Shorter, Twice, Upper, Without
+from engine_steps import Marks, Once, Shorter, Twice, Upper, Without, kept, recipe, texts_of, write_pool
 from tables import Listed, contents, rows_of
 from tether.core.errors import InputError
 from tether.core.types import Row
 from tether.data import open_source
-from tether.data.curate import MetaClipCurator
-from tether.data.curate.engine.plan import Pass, Plan, passes_of
+from tether.data.curate import ExactDuplicates, MetaClipCurator
+from tether.data.curate.engine.hashing import row_keys
+from tether.data.curate.engine.plan import Pass, passes_of
 from tether.data.curate.engine.run import curate
-from tether.data.curate.pools.opening import open_pool
-from tether.data.curate.pools.pool import group
-from tether.data.curate.pools.sample import SamplePool
+from tether.data.curate.pools.opening import SamplePool, open_pool
+from tether.data.curate.pools.pool import explode
 from tether.data.curate.pools.source import SourcePool
-
-WORDS = ["red", "blue", "fox", "owl", "zebra"]
-
-
-def texts_of(rows: int, *, seed: int = 0) -> list[list[str] | None]:
-    rng = np.random.default_rng(seed)
-    found: list[list[str] | None] = []
-    for _ in range(rows):
-        captions = [" ".join(rng.choice(WORDS, size=rng.integers(1, 4))) for _ in range(rng.integers(0, 4))]
-        found.append(captions or None)
-    return found
-
-
-def write(path: Path, texts: list, *, keys: list[str] | None = None, group_rows: int = 20) -> str:
-    count = len(texts)
-    table = pa.table(
-        {
-            **({} if keys is None else {"key": keys}),
-            "image": [{"bytes": b"\x89PNG" + b"x" * index, "path": None} for index in range(count)],
-            "captions": texts,
-            "origin": [("web", "book", None)[index % 3] for index in range(count)],
-            "license": [("cc-by", None)[index % 2] for index in range(count)],
-        }
-    )
-    pq.write_table(table, path, row_group_size=group_rows)
-    return str(path)
-
-
-@pytest.fixture
-def pool(tmp_path, monkeypatch):
-    monkeypatch.setattr(group, "__kwdefaults__", {"rows": 40})
-    return open_pool(write(tmp_path / "pool.parquet", texts_of(200)))
-
-
-def kept(folder: Path) -> list[dict]:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    return [row for shard in manifest["shards"] for row in pq.read_table(folder / shard["file"]).to_pylist()]
 
 
 def side(folder: Path, name: str) -> list[dict]:
-    return [row for path in sorted((folder / name).iterdir()) for row in csv.read_csv(path).to_pylist()]
-
-
-def recipe(*parts: object) -> list:
-    return [(type(part).__name__.lower(), part) for part in parts]
+    return [row for path in sorted((folder / name).iterdir()) for row in read_csv(path).to_pylist()]
 
 
 def test_neighbours_share_a_reading():
@@ -142,7 +98,7 @@ def test_several_texts_become_captions(pool, tmp_path):
 
 
 def test_a_column_of_texts_becomes_one_of_lists_for_several(tmp_path):
-    path = write(tmp_path / "pool.parquet", ["red fox", None, "owl"])
+    path = write_pool(tmp_path / "pool.parquet", ["red fox", None, "owl"])
     curate(open_pool(path), steps=recipe(Twice()), out=tmp_path / "out")
     assert [row["captions"] for row in kept(tmp_path / "out")] == [["red fox", "red fox!"], [], ["owl"]]
     curate(open_pool(path), steps=recipe(Upper("fox")), out=tmp_path / "one")
@@ -165,8 +121,8 @@ def test_flags_drop_nothing_and_name_what_is_kept(pool, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "source"])
-def test_steps_read_pictures_and_columns(tmp_path, kind):
-    path = write(tmp_path / "pool.parquet", texts_of(200))
+def test_steps_read_images_and_columns(tmp_path, kind):
+    path = write_pool(tmp_path / "pool.parquet", texts_of(200))
     pool = open_pool(path) if kind == "parquet" else SourcePool(open_source(path))
     manifest = curate(pool, steps=recipe(Without("owl"), Shorter(100, "book")), out=tmp_path / "out")
     rows = kept(tmp_path / "out")
@@ -191,7 +147,7 @@ def test_missing_columns_are_named_at_the_door(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_as_bytes_structs_and_paths(tmp_path):
+def test_images_as_bytes_structs_and_paths(tmp_path):
     (tmp_path / "a.png").write_bytes(b"12345")
     for image in (
         pa.array([b"12345", None, b"123456789"]),
@@ -209,9 +165,9 @@ def test_pictures_as_bytes_structs_and_paths(tmp_path):
         assert [row["caption"] for row in kept(out)] == ["a"]
 
 
-def test_a_large_picture_is_read_by_itself(tmp_path, monkeypatch):
+def test_a_large_image_is_read_by_itself(tmp_path, monkeypatch):
     monkeypatch.setattr("tether.data.curate.pools.parquet.BATCH_BYTES", 1_000)
-    path = write(tmp_path / "pool.parquet", texts_of(200))
+    path = write_pool(tmp_path / "pool.parquet", texts_of(200))
     pool = open_pool(path)
     light = [len(rows.keys) for rows in pool.read(0, columns="captions")]
     heavy = [len(rows.keys) for rows in pool.read(0, columns="captions", extra=("image",))]
@@ -276,181 +232,6 @@ def test_tars_of_any_source_and_any_cell(tmp_path):
                                    "000000-000000.json"]  # fmt: skip
 
 
-@pytest.mark.distributed
-def test_workers_give_the_same_files(pool, tmp_path):
-    steps = recipe(Without("owl"), Once(), Upper("fox"), Marks("red"), MetaClipCurator(entries=["FOX", "red"], t=20))
-    seen: list[tuple[int, int | None]] = []
-    counted: dict[str, tuple[int, int]] = {}
-    alone = curate(pool, steps=steps, out=tmp_path / "alone")
-    manifest = curate(
-        pool,
-        steps=steps,
-        out=tmp_path / "many",
-        workers=3,
-        on_progress=lambda done, total: seen.append((done, total)),
-        on_counts=lambda name, asked, left: counted.update({name: (asked, left)}),
-    )
-    assert manifest == alone
-    assert contents(tmp_path / "many") == contents(tmp_path / "alone")
-    assert seen[0] == (0, 15)
-    assert seen[-1] == (15, 15)
-    assert counted["without"] == (alone["by_step"][0]["in"], alone["by_step"][0]["kept"])
-    assert counted["metaclipcurator"] == (alone["by_step"][4]["in"], alone["by_step"][4]["kept"])
-    assert 0 < counted["marks"][1] < counted["marks"][0]
-
-
-@pytest.mark.distributed
-def test_a_worker_that_dies_loses_and_repeats_nothing(pool, tmp_path):
-    marks, log = tmp_path / "marks", tmp_path / "log"
-    marks.mkdir()
-    steps = recipe(Deadly("pool.parquet:130", marks), Once(), Without("owl", log))
-    whole = curate(pool, steps=steps, out=tmp_path / "whole")
-    log.unlink()
-    for name in ("one", "two"):
-        (marks / name).touch()
-    assert curate(pool, steps=steps, out=tmp_path / "out", workers=2) == whole
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert not list(marks.iterdir())
-    keys = log.read_text().split()
-    assert len(keys) == len(set(keys))
-
-
-@pytest.mark.distributed
-def test_a_piece_that_kills_every_worker_is_given_up(pool, tmp_path):
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    for name in range(3):
-        (marks / str(name)).touch()
-    steps = recipe(Deadly("pool.parquet:130", marks))
-    with pytest.raises(
-        InputError, match=r'3 workers died over piece 3; is there enough memory.* if __name__ == "__main__"'
-    ):
-        curate(pool, steps=steps, out=tmp_path / "out", workers=2)
-    curate(pool, steps=steps, out=tmp_path / "out", workers=2)
-    curate(pool, steps=steps, out=tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-@pytest.mark.distributed
-def test_errors_of_workers_arrive(pool, tmp_path):
-    with pytest.raises(RuntimeError, match=r"(?s)a worker failed at piece \d:.*KeyError: 'a mistake'"):
-        curate(pool, steps=recipe(Broken()), out=tmp_path / "out", workers=2)
-    bad = write(tmp_path / "bad.parquet", pa.array([b"red"] * 30 + [b"\xff"]))
-    with pytest.raises(InputError, match=r"bad row 'bad\.parquet:30': a caption is not UTF-8"):
-        curate(open_pool(bad), steps=recipe(Without("nothing")), out=tmp_path / "bad", workers=2, strict=True)
-
-
-@pytest.mark.distributed
-def test_a_killed_ray_worker_loses_and_repeats_nothing(pool, tmp_path, ray):
-    marks, log = tmp_path / "marks", tmp_path / "log"
-    marks.mkdir()
-    steps = recipe(Deadly("pool.parquet:130", marks), Without("owl", log))
-    whole = curate(pool, steps=steps, out=tmp_path / "whole")
-    log.unlink()
-    (marks / "one").touch()
-    assert curate(pool, steps=steps, out=tmp_path / "out", engine="ray") == whole
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert not list(marks.iterdir())
-    keys = log.read_text().split()
-    assert len(keys) == len(set(keys))
-
-
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.distributed)])
-def test_hugging_face_and_parquet_give_the_same_rows(tmp_path, engine, request):
-    if engine == "ray":
-        request.getfixturevalue("ray")
-    datasets = pytest.importorskip("datasets")
-    texts = [row or ["owl"] for row in texts_of(120)]
-    path = write(tmp_path / "pool.parquet", texts, keys=[f"k{index}" for index in range(120)])
-    table = pq.read_table(path)
-    datasets.Dataset.from_dict(table.to_pydict()).save_to_disk(str(tmp_path / "hf"), max_shard_size="2KB")
-    metaclip = MetaClipCurator(entries=["fox", "red", "zebra"], t=15)
-    steps = recipe(Without("owl"), Upper("blue"), Shorter(100, "book"), metaclip)
-    found = []
-    sources = [("a", path), ("b", str(tmp_path / "hf"))]
-    for name, source in sources if engine == "local" else sources[1:]:
-        manifest = curate(open_pool(source), steps=steps, out=tmp_path / f"out {name}", engine=engine, seed=4)
-        found.append((manifest["by_step"], manifest["rows"], manifest["licences"]))
-        rows = kept(tmp_path / f"out {name}")
-        found[-1] += ([(row["key"], row.get("captions") or row.get("texts")) for row in rows],)
-    if engine == "ray":
-        manifest = curate(open_pool(path), steps=steps, out=tmp_path / "alone", seed=4)
-        rows = [(row["key"], row["captions"]) for row in kept(tmp_path / "alone")]
-        found.append((manifest["by_step"], manifest["rows"], manifest["licences"], rows))
-    assert found[0] == found[1]
-    assert found[0][3]
-
-
-_LIMITED = """
-import resource, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from engine_steps import Once, Upper, Without
-from tether.core.errors import TetherError
-from tether.data.curate.pools.opening import open_pool
-from tether.data.curate.pools.pool import group
-from tether.data.curate.engine.run import curate
-if __name__ == "__main__":
-    group.__kwdefaults__["rows"] = 50
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    steps = [("without", Without("owl")), ("once", Once()), ("upper", Upper("fox"))]
-    try:
-        curate(open_pool(sys.argv[1]), steps=steps, out=Path(sys.argv[2]), workers=2)
-    except TetherError as error:
-        sys.exit(str(error))
-"""
-
-
-@pytest.mark.distributed
-def test_a_full_disk_leaves_whole_files_and_is_resumed_from(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    noise = [rng.bytes(size) for size in [300] * 150 + [3_000] * 50]
-    table = pa.table({"caption": [f"{'red' if i % 5 else 'owl'} fox {i}" for i in range(200)], "image": noise})
-    pq.write_table(table, tmp_path / "pool.parquet", row_group_size=25)
-    (tmp_path / "limited.py").write_text(_LIMITED)
-    arguments = [tmp_path / "pool.parquet", tmp_path / "out", Path(engine_steps.__file__).parent]
-    command = [sys.executable, str(tmp_path / "limited.py"), *map(str, arguments)]
-    monkeypatch.setattr(group, "__kwdefaults__", {"rows": 50})
-    pool = open_pool(str(tmp_path / "pool.parquet"))
-    assert pool.pieces() == 4
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert re.search(r"part-\d+.parquet: could not be written: .*File too large; .* same command resumes", done.stderr)
-    steps = [("without", Without("owl")), ("once", Once()), ("upper", Upper("fox"))]
-    curate(pool, steps=steps, out=tmp_path / "whole")
-    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and ".curate" not in path.parts]
-    assert [path.name for path in written if path.suffix == ".parquet"]
-    for path in written:
-        assert path.read_bytes() == (tmp_path / "whole" / path.relative_to(tmp_path / "out")).read_bytes()
-    curate(pool, steps=steps, out=tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_a_shard_that_disappears_is_named_and_its_return_is_enough(tmp_path, monkeypatch):
-    monkeypatch.setattr(group, "__kwdefaults__", {"rows": 40})
-    (tmp_path / "pool").mkdir()
-    for name in "abc":
-        write(tmp_path / "pool" / f"{name}.parquet", texts_of(60, seed=ord(name)))
-    steps = recipe(Without("owl"), Once(), Upper("fox"))
-    pool = open_pool(str(tmp_path / "pool"))
-    work = Plan.work
-
-    def losing(self, number, piece):
-        if number == 1 and piece == 2:
-            (tmp_path / "pool" / "b.parquet").rename(tmp_path / "b.parquet")
-        return work(self, number, piece)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Plan, "work", losing)
-        with pytest.raises(InputError, match=r"b\.parquet: .*No such file"):
-            curate(pool, steps=steps, out=tmp_path / "out")
-    (tmp_path / "b.parquet").rename(tmp_path / "pool" / "b.parquet")
-    curate(open_pool(str(tmp_path / "pool")), steps=steps, out=tmp_path / "out")
-    curate(pool, steps=steps, out=tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
 def test_captions_of_any_writing_and_length(tmp_path):
     texts = [
         "\u05e9\u05dc\u05d5\u05dd red",
@@ -490,7 +271,7 @@ def test_a_sample_is_spread_over_the_pool(pool):
 
 
 def test_examples_are_the_same_however_the_pool_is_cut(tmp_path, monkeypatch):
-    path = write(tmp_path / "pool.parquet", texts_of(30), group_rows=30)
+    path = write_pool(tmp_path / "pool.parquet", texts_of(30), group_rows=30)
     first = curate(open_pool(path), steps=recipe(Without("owl")), out=tmp_path / "a")
     shown = first["by_step"][0]["examples"]["refused"]
     assert 0 < len(shown) <= 8
@@ -498,3 +279,134 @@ def test_examples_are_the_same_however_the_pool_is_cut(tmp_path, monkeypatch):
     assert list(shown[0]) == ["key", "text"]
     monkeypatch.setattr("tether.data.curate.pools.parquet.BATCH_ROWS", 7)
     assert curate(open_pool(path), steps=recipe(Without("owl")), out=tmp_path / "b") == first
+
+
+def write(path: Path, group_rows: int = 50, **columns) -> str:
+    pq.write_table(pa.table(columns), path, row_group_size=group_rows, compression="zstd", use_dictionary=False)
+    return str(path)
+
+
+def errors(folder: Path) -> list[tuple[str, str]]:
+    lines = (folder / "bad_rows.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(line["key"], line["error"]) for line in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("second", [["blue"], ["blue", "owl"], []])
+def test_rows_whose_own_keys_end_in_a_number_are_rows_of_their_own(tmp_path, second):
+    path = write(tmp_path / "pool.parquet", key=["doc#0", "doc#1"], caption=[["red"], second], image=[b"1", b"1"])
+    pool = open_pool(path)
+    (rows,) = pool.read(0, columns="captions")
+    pairs, row = explode(rows)
+    assert row_keys(pairs.column("key")).to_pylist() == [["doc#0", "doc#1"][number] for number in row]
+    manifest = curate(pool, steps=recipe(ExactDuplicates(of="image")), out=tmp_path / "out")
+    assert manifest["rows"] == {"good": 2, "bad": 0, "kept": 1}
+    (key,) = pq.read_table(tmp_path / "out" / "part-000000.parquet")["key"].to_pylist()
+    assert key in ("doc#0", "doc#1")
+
+
+def test_a_damaged_row_group_and_a_step_that_reads_columns(tmp_path):
+    columns = {"caption": ["red fox"] * 100, "image": [b"%d" % n for n in range(100)], "license": ["cc"] * 100}
+    path = Path(write(tmp_path / "pool.parquet", **columns))
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    raw = bytearray(path.read_bytes())
+    start, size = column.data_page_offset, column.total_compressed_size
+    path.write_bytes(raw[:start] + b"\xff" * size + raw[start + size :])
+    for form in ("parquet", "webdataset"):
+        out = tmp_path / form
+        manifest = curate(open_pool(str(path)), steps=recipe(ExactDuplicates(of="image")), out=out,
+                          written_as=form)  # fmt: skip
+        assert manifest["rows"] == {"good": 50, "bad": 1, "kept": 50}
+        assert manifest["licences"]["values"] == {"cc": {"pool": 50, "kept": 50}}
+
+
+def test_licences_of_lists_and_structs_are_counted(tmp_path):
+    for name, values in (("lists", [["cc", "by"], None, ["cc", "by"]]), ("structs", [{"n": 1}, None, {"n": 1}])):
+        path = write(tmp_path / f"{name}.parquet", caption=["red"] * 3, license=values)
+        manifest = curate(open_pool(path), steps=recipe(Without("owl")), out=tmp_path / name)
+        counted = {json.dumps(values[0]): {"pool": 2, "kept": 2}, "": {"pool": 1, "kept": 1}}
+        assert manifest["licences"]["values"] == counted
+
+
+def test_a_run_whose_steps_drop_everything_finishes(tmp_path):
+    pool = open_pool(write(tmp_path / "pool.parquet", caption=["red fox"] * 5))
+    steps = [("without", Without("red")), ("metaclip", MetaClipCurator(entries=["red"], t=20))]
+    manifest = curate(pool, steps=steps, out=tmp_path / "out")
+    assert manifest["rows"] == {"good": 5, "bad": 0, "kept": 0}
+    assert manifest["by_step"][1]["report"] == {}
+
+
+def test_half_characters_make_a_row_bad_and_not_the_run(tmp_path):
+    odd = tmp_path / "\udcff.png"
+    rows = [
+        Row("good", b"x", ("red",), {"a": "\U0001f600"}),
+        Row("key\udcff", b"x", ("red",)),
+        Row("meta", b"x", ("red",), {"deep": ["\ud83d"]}),
+        Row("file", odd, ("red",)),
+        Row("gone", tmp_path / "gone\udcff.png", ("red",)),
+        Row("unread\ud83d", None, bad="\udcff: cannot be read"),
+    ]
+    manifest = curate(SourcePool(Listed(rows)), steps=recipe(Without("owl")), out=tmp_path / "out")
+    assert manifest["rows"] == {"good": 1, "bad": 5, "kept": 1}
+    found = dict(errors(tmp_path / "out"))
+    assert list(found) == ["key\\udcff", "meta", "file", "gone", "unread\\ud83d"]
+    assert found["key\\udcff"].startswith("key: not UTF-8")
+    assert found["meta"].startswith("meta: not UTF-8")
+    assert found["file"].endswith("\\udcff.png: no such file")
+
+
+def test_keys_of_bytes_that_are_not_text(tmp_path):
+    path = write(tmp_path / "pool.parquet", key=[b"a", b"\xff"], caption=["red", "blue"])
+    manifest = curate(open_pool(path), steps=recipe(Without("owl")), out=tmp_path / "out")
+    assert manifest["rows"] == {"good": 1, "bad": 1, "kept": 1}
+    assert errors(tmp_path / "out") == [("pool.parquet:1", "the key is not UTF-8")]
+
+
+def test_dropped_text_does_not_wait_for_the_end_of_the_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr("tether.data.curate.pools.parquet.BATCH_ROWS", 10)
+    texts = [f'owl, "{number}"\n' + "x" * 100_000 for number in range(60)]
+    path = write(tmp_path / "pool.parquet", caption=texts)
+    held = []
+
+    class Watching(Without):
+        def keep(self, rows):
+            held.append(pa.total_allocated_bytes())
+            return super().keep(rows)
+
+    curate(open_pool(path), steps=[("without", Watching("owl"))], out=tmp_path / "out")
+    assert max(held) - held[0] < 4_000_000  # of 6 MB dropped
+    with (tmp_path / "out" / "dropped" / "part-000000.csv").open(newline="", encoding="utf-8") as file:
+        read = list(csv.DictReader(file))
+    assert [row["text"] for row in read] == texts
+    assert not (tmp_path / "out" / "flagged").exists()
+
+
+def test_long_captions_of_a_source_are_read_a_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("tether.data.curate.pools.source.BATCH_BYTES", 1000)
+    pool = SourcePool(Listed([Row(str(number), None, ("x" * 400,)) for number in range(9)]))
+    assert [len(rows.keys) for rows in pool.read(0, columns="captions")] == [3, 3, 3]
+
+
+def test_bad_rows_of_one_key_are_all_listed(tmp_path):
+    path = write(tmp_path / "pool.parquet", key=["a", "a", "b"], caption=[b"\xff", b"\xfe", b"red"])
+    manifest = curate(open_pool(path), steps=recipe(Without("owl")), out=tmp_path / "out")
+    assert manifest["rows"] == {"good": 1, "bad": 2, "kept": 1}
+    assert errors(tmp_path / "out") == [("a", "a caption is not UTF-8")] * 2
+
+
+def test_a_null_in_a_list_is_no_caption(tmp_path):
+    lists = [["red", None, "blue"], [None], [None, None], ["fox", None]]
+    path = write(tmp_path / "pool.parquet", caption=lists)
+    manifest = curate(open_pool(path), steps=recipe(Without("owl")), out=tmp_path / "out")
+    assert manifest["pairs"] == {"good": 5, "kept": 5}
+    table = pq.read_table(tmp_path / "out" / "part-000000.parquet")
+    assert table["caption"].to_pylist() == [["red", "blue"], [], [], ["fox"]]
+
+
+def test_a_second_image_is_a_member_of_bytes(tmp_path):
+    path = write(tmp_path / "pool.parquet", caption=["red"], image=[b"\x89PNG"], mask=[{"bytes": b"\0", "path": "m"}])
+    curate(open_pool(path), steps=recipe(Without("owl")), out=tmp_path / "out", written_as="webdataset")
+    with tarfile.open(tmp_path / "out" / "part-000000.tar") as file:
+        opened = {name.partition(".")[2]: file.extractfile(name) for name in file.getnames()}
+        data = {ending: member.read() for ending, member in opened.items() if member is not None}
+    assert data["mask.bin"] == b"\0"
+    assert json.loads(data["json"])["mask"] == {"path": "m"}

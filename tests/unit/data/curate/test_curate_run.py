@@ -40,8 +40,8 @@ def captions(rows: int, *, seed: int = 0) -> list[list[str] | None]:
 
 
 def write(path, texts: Sequence, *, group_rows: int = 50, **columns) -> str:
-    pictures = [{"bytes": b"\x89PNG %d" % index, "path": f"{index}.png"} for index in range(len(texts))]
-    table = pa.table({"image": pictures, "captions": texts, "score": np.arange(len(texts)), **columns})
+    images = [{"bytes": b"\x89PNG %d" % index, "path": f"{index}.png"} for index in range(len(texts))]
+    table = pa.table({"image": images, "captions": texts, "score": np.arange(len(texts)), **columns})
     pq.write_table(table, path, row_group_size=group_rows)
     return str(path)
 
@@ -239,10 +239,10 @@ def test_repeated_keys_count_once(tmp_path):
 
 
 def test_any_source_and_its_bad_rows(tmp_path):
-    picture = tmp_path / "one.png"
-    picture.write_bytes(b"png")
+    image = tmp_path / "one.png"
+    image.write_bytes(b"png")
     rows = [
-        Row("file", picture, ("red fox",), {"label": np.int64(3), "mask": np.eye(2, dtype=int), "from": tmp_path}),
+        Row("file", image, ("red fox",), {"label": np.int64(3), "mask": np.eye(2, dtype=int), "from": tmp_path}),
         Row("pixels", np.zeros((2, 2, 3), np.uint8), ("owl", "nothing")),
         Row("bytes", b"jpeg", ("blue",)),
         Row("words only", None, ("fox",)),
@@ -401,15 +401,3 @@ def test_explode_of_sliced_lists(tmp_path):
         "text": ["a", "b", None, "c", None],
     }
     assert row.tolist() == [0, 0, 1, 2, 3]
-
-
-@pytest.mark.distributed
-@pytest.mark.usefixtures("ray")
-def test_ray_gives_the_same_files(tmp_path):
-    path = write(tmp_path / "pool.parquet", captions(430))
-    curate(open_pool(path), steps=[step()], out=tmp_path / "local")
-    curate(open_pool(path), steps=[step()], out=tmp_path / "ray", engine="ray")
-    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
-    bad = write(tmp_path / "bad.parquet", pa.array([b"red", b"\xff"]))
-    with pytest.raises(InputError, match="a caption is not UTF-8"):
-        curate(open_pool(bad), steps=[step()], out=tmp_path / "strict", engine="ray", strict=True)

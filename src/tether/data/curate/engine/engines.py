@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.data.curate.engine.plan import Plan, Tally
-from tether.data.curate.engine.workers import Crew
+from tether.data.curate.engine.workers import Local
 
 EngineName = Literal["local", "ray"]
 
@@ -27,27 +27,6 @@ class Engine(Protocol):
     def close(self) -> None:
         """End what was started."""
         ...
-
-
-class Local:
-    """One piece after the other in this process, or several at once in worker processes."""
-
-    def __init__(self, workers: int) -> None:
-        """Args: workers: how many processes; with one, this process does it all."""
-        self._workers = workers
-        self._crew = Crew(workers)
-
-    def close(self) -> None:
-        """End the workers."""
-        self._crew.close()
-
-    def run(self, plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[tuple[int, Tally]]:
-        """Do the pieces."""
-        if min(self._workers, len(pieces)) > 1:
-            yield from self._crew.run(plan, number=number, pieces=pieces)
-            return
-        for piece in pieces:
-            yield piece, plan.work(number, piece)
 
 
 class _Actor:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import UInt64
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64: Steele, Lea and Flood, 2014
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+from tether.core.hash_rng import GOLDEN, mixed
+
 _NUMBER = "#[0-9]+$"
 
 
@@ -27,10 +27,7 @@ def hashed(column: pa.Array) -> UInt64[np.ndarray, " n"]:
 
 def combined(first: UInt64[np.ndarray, " n"], second: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
     """One name for two, in this order."""
-    mixed = first * _GOLDEN + second  # wraps around
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
-    return mixed ^ (mixed >> np.uint64(31))
+    return mixed(first * GOLDEN + second)
 
 
 def numbered(keys: pa.StringArray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Worker processes of this machine that do pieces; one that dies loses its piece, which another one does."""
+"""Pieces done on this machine, by worker processes; one that dies loses its piece, which another one does."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ class _Worker:
     piece: int  # what it does, -1 for nothing
 
 
-class Crew:
-    """Some processes that stay for all passes, so that what they have loaded serves them all."""
+class Local:
+    """The engine of this machine: this process alone, or workers that stay for all passes and keep what they loaded."""
 
     def __init__(self, workers: int) -> None:
-        """Nobody is started before there is work.
-
-        Args:
-            workers: how many, at most.
-        """
+        """Args: workers: how many processes at most; none is started before there is work, and with one none at all."""
         self._workers = workers
         self._threads = max(1, cores() // workers)
         self._crew: dict[Connection, _Worker] = {}
         self._run = 0
 
     def run(self, plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[tuple[int, Tally]]:
-        """Do the pieces of a pass; yields each with its counts when its files are there.
+        """Do the pieces of pass ``number``; yields each with its counts when its files are there.
 
         Raises:
             InputError: what ``plan.work`` refuses, or a piece over which three workers died.
             OSError: a worker could not write.
         """
+        if min(self._workers, len(pieces)) < 2:
+            for piece in pieces:
+                yield piece, plan.work(number, piece)
+            return
         waiting, deaths = deque(pieces), Counter[int]()
         self._run += 1
         while len(self._crew) < min(self._workers, len(pieces)):

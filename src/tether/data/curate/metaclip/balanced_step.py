@@ -12,8 +12,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tether.core.errors import InputError
-from tether.data.curate.engine.stateless import check_counted
-from tether.data.curate.engine.step import Counts, State
+from tether.data.curate.engine.step import Counts, State, check_counted
 
 
 class BalancedStep(ABC):

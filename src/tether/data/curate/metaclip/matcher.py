@@ -12,8 +12,7 @@ from jaxtyping import Int
 from tether.core.errors import InputError
 from tether.core.ranges import checked
 from tether.data.curate.metaclip.ngrams import NgramTree
-from tether.data.curate.metaclip.pretokenise import spaced
-from tether.data.curate.metaclip.scripts import wrapped
+from tether.data.curate.metaclip.spacing import spaced, wrapped
 from tether.data.curate.metaclip.unsegmented_matcher import Automaton, JoinedFinder
 
 Texts = Sequence[str | None] | pa.Array | pa.ChunkedArray
@@ -63,7 +62,7 @@ class SubstringMatcher:
     found. Normalise entries and captions alike (Unicode NFC) or not at all.
 
     With ``wrap="script"`` the blank on a side is left out where the entry's outer character is a mark or belongs to
-    a script that sets none (``scripts.is_joined``): Chinese and Thai words are found inside running text. Kana and
+    a script that sets none (``spacing.is_joined``): Chinese and Thai words are found inside running text. Kana and
     Hangul keep their blanks, so a katakana word inside running text is not found, and full-width marks of a caption
     are not set apart.
 

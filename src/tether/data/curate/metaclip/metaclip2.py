@@ -15,7 +15,7 @@ from jaxtyping import Float
 from tether.core.errors import InputError
 from tether.core.model_digest import texts_digest
 from tether.core.ranges import checked
-from tether.data.curate.engine.stateless import column_of, texts_of
+from tether.data.curate.engine.step import column_of, texts_of
 from tether.data.curate.metaclip.balance import Threshold, tail_share
 from tether.data.curate.metaclip.balanced_step import BalancedStep
 from tether.data.curate.metaclip.matcher import Backend

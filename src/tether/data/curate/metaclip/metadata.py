@@ -15,12 +15,11 @@ import pyarrow.compute as pc
 from tether.core.atomic_io import read_json, read_text
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
-from tether.data.curate.metaclip.pretokenise import MARKS, token_lists
+from tether.data.curate.metaclip.spacing import MARKS, token_lists
 
 LIMIT = 500_000  # arXiv 2309.16671 section 3.1
 WIKIPEDIA_COUNT = 100  # least unigram count, same place
 WIKIPEDIA_PMI = 30.0  # least pointwise mutual information of a bigram, in bits, same place
-WIKIPEDIA_VIEWS = 70  # least views of a title, same place
 POOL_COUNT = 5  # a pool is far smaller than Wikipedia; rarer words are mostly misspellings
 POOL_PMI = 5.0  # bits; 30 cannot be reached by a pool of less than a billion words
 _MOST_BIGRAMS = 4_000_000  # kept while counting, about 500 MB; above it those seen once are forgotten
@@ -61,6 +60,18 @@ def frequent(counts: Mapping[str, int], *, minimum: int = WIKIPEDIA_COUNT) -> li
     return sorted((word for word, count in counts.items() if count >= minimum), key=lambda word: (-counts[word], word))
 
 
+def pointwise_information(
+    bigrams: Mapping[tuple[str, str], int], *, unigrams: Mapping[str, int], minimum: int = 1
+) -> dict[str, float]:
+    """``"a b"`` -> ``log2(n_ab N / (n_a n_b))`` of every pair seen at least ``minimum`` times; N sums the words."""
+    total = sum(unigrams.values())
+    return {
+        f"{first} {second}": math.log2(count * total / (unigrams[first] * unigrams[second]))
+        for (first, second), count in bigrams.items()
+        if count >= minimum
+    }
+
+
 def collocations(
     bigrams: Mapping[tuple[str, str], int],
     *,
@@ -68,7 +79,7 @@ def collocations(
     minimum_pmi: float = WIKIPEDIA_PMI,
     minimum: int = 1,
 ) -> list[str]:
-    """Pairs of words that stand together far more often than chance, by ``log2(n_ab N / (n_a n_b))``, highest first.
+    """Pairs of words that stand together far more often than chance, highest first.
 
     Args:
         bigrams: count of each pair of neighbours.
@@ -76,15 +87,8 @@ def collocations(
         minimum_pmi: least pointwise mutual information in bits.
         minimum: least count of the pair.
     """
-    total = sum(unigrams.values())
-    scored = []
-    for (first, second), count in bigrams.items():
-        if count < minimum:
-            continue
-        score = math.log2(count * total / (unigrams[first] * unigrams[second]))
-        if score >= minimum_pmi:
-            scored.append((-score, f"{first} {second}"))
-    return [text for _, text in sorted(scored)]
+    scores = pointwise_information(bigrams, unigrams=unigrams, minimum=minimum)
+    return [text for score, text in sorted((-score, text) for text, score in scores.items()) if -score >= minimum_pmi]
 
 
 class NgramCounts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,8 +10,8 @@ from typing import Literal
 
 from tether.core.errors import InputError
 from tether.core.ranges import Whole, checked
-from tether.data.curate.metaclip.metadata import numbers
-from tether.data.curate.metaclip.scripts import MARKS, WITHOUT_BLANKS, is_joined
+from tether.data.curate.metaclip.metadata import numbers, pointwise_information
+from tether.data.curate.metaclip.spacing import PUNCTUATION, WITHOUT_BLANKS, is_joined
 
 MOST_UNIGRAMS = 251_465  # all caps: arXiv 2507.22062, released build_metadata.py
 UNIGRAM_SHARE = 0.1  # of the language's distinct words
@@ -23,7 +22,7 @@ TITLE_SHARE = 0.76  # of the titles at hand
 LONGEST = 256  # characters of an entry
 
 Source = Literal["number", "wordnet", "unigram", "bigram", "title"]
-_TOKEN_MARKS = MARKS | {"¿"}  # counting n-grams knows one mark more than matching does
+_TOKEN_MARKS = PUNCTUATION | {"¿"}  # counting n-grams knows one mark more than matching does
 _TAGS = re.compile("&lt;.*?&gt;|<.*?>")
 _PAIRS = (*map(tuple, ("()", "[]", "{}", "“”", "‘’", "（）", "【】", "《》", "〈〉", "「」")), ("『 ", "』"))
 _PLUS_JOINS = frozenset({"zh", "ja", "fr"})  # languages whose WordNet joins parts of a word by "+"
@@ -85,7 +84,7 @@ class LanguageNgrams:
         """Start from nothing.
 
         Args:
-            language: metadata language; those of ``scripts.WITHOUT_BLANKS`` follow the stricter rule.
+            language: metadata language; those of ``spacing.WITHOUT_BLANKS`` follow the stricter rule.
             segment: for a language without blanks, from a piece without white space to its words.
         """
         self.language, self.segment = language, segment
@@ -132,12 +131,7 @@ class LanguageNgrams:
 
     def pmi(self, *, minimum: int = 1) -> dict[str, float]:
         """``"a b"`` -> ``log2(n_ab N / (n_a n_b))`` of every pair seen at least ``minimum`` times."""
-        total = sum(self.unigrams.values())
-        return {
-            f"{a} {b}": math.log2(count * total / (self.unigrams[a] * self.unigrams[b]))
-            for (a, b), count in self.bigrams.items()
-            if count >= minimum
-        }
+        return pointwise_information(self.bigrams, unigrams=self.unigrams, minimum=minimum)
 
 
 def build_language_metadata(

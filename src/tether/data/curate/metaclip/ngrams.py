@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from tether.data.curate.metaclip.pretokenise import token_lists, tokens
+from tether.data.curate.metaclip.spacing import token_lists, tokens
 
 _HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the multiplier of Fibonacci hashing
 _BITS_PER_EDGE = 16  # of the bitmap that answers most failing look-ups with one read

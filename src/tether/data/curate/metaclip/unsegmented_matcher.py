@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tether.data.curate.metaclip.ngrams import NgramTree
-from tether.data.curate.metaclip.pretokenise import spaced
-from tether.data.curate.metaclip.scripts import JOINED_RANGES, is_mark, wrapped
+from tether.data.curate.metaclip.spacing import JOINED_RANGES, is_mark, spaced, wrapped
 
 
 class Automaton:
@@ -43,7 +42,7 @@ class Automaton:
 
 
 class JoinedFinder:
-    """Finds the entries (given as distinct texts, by position) under the rule of ``scripts.wrapped``.
+    """Finds the entries (given as distinct texts, by position) under the rule of ``spacing.wrapped``.
 
     An entry with a blank on both sides goes into an ``NgramTree``, which looks whole columns up; one that lacks a
     blank goes into an automaton, which runs over the captions that hold such a character at all.

@@ -17,9 +17,8 @@ from tether.data.curate.engine.step import IMAGE
 from tether.data.curate.pools.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group, valid_text
 from tether.data.image_file import image_bytes
 from tether.data.paths import files, fingerprint, labels
-from tether.data.sources.cells import Reach, folder_of
 from tether.data.sources.columns import IMAGE as IMAGE_GUESSES
-from tether.data.sources.columns import KEY, choose, choose_captions, image_of
+from tether.data.sources.columns import KEY, Reach, choose, choose_captions, folder_of, image_of
 from tether.data.sources.parquet_file import open_parquet, read_batches
 
 

@@ -13,9 +13,16 @@ from jaxtyping import Bool, Float, UInt64
 from tether.core.errors import InputError
 from tether.core.ranges import checked
 from tether.data.curate.engine.hashing import combined, hashed, row_keys
-from tether.data.curate.engine.stateless import check_counted, column_of, images_of, texts_of
-from tether.data.curate.engine.step import IMAGE, Counts, State
-from tether.data.settings import KeptSettings
+from tether.data.curate.engine.step import (
+    IMAGE,
+    Counts,
+    KeptSettings,
+    State,
+    check_counted,
+    column_of,
+    images_of,
+    texts_of,
+)
 
 TEXT = "text"
 _NAMES = ("content", "claim")

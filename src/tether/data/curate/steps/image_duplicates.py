@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt64
 
 from tether.core.errors import InputError
 from tether.data.curate.engine.hashing import hashed, row_keys
-from tether.data.curate.engine.stateless import check_counted, column_of, images_of
-from tether.data.curate.engine.step import IMAGE, Counts, State
+from tether.data.curate.engine.step import IMAGE, Counts, State, check_counted, column_of, images_of
 
 Columns = tuple[np.ndarray, ...]
 
@@ -150,3 +149,28 @@ def best_of_each(groups: UInt64[np.ndarray, " n"], rank: np.ndarray) -> Int[np.n
     order = np.lexsort((rank, groups))
     ordered = groups[order]
     return order[np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(order)]]
+
+
+def kept_greedily(
+    count: int, *, better: Int[np.ndarray, " m"], worse: Int[np.ndarray, " m"]
+) -> Bool[np.ndarray, " count"]:
+    """From the first to the last, a thing stays when none before it that stays is alike.
+
+    So no two that stay are alike, and whatever goes is alike to one that stays.
+
+    Args:
+        count: how many things there are, the best first.
+        better: the smaller number of each pair that is alike; pairs may come twice and in any order.
+        worse: its larger number.
+    """
+    stays = np.zeros(count, np.bool_)
+    undecided = np.ones(count, np.bool_)
+    while undecided.any():
+        waits = np.zeros(count, np.bool_)
+        waits[worse] = True  # something better is not decided yet
+        stays |= undecided & ~waits
+        undecided &= waits
+        undecided[worse[stays[better]]] = False
+        left = undecided[better] & undecided[worse]
+        better, worse = better[left], worse[left]
+    return stays

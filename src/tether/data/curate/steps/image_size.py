@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
-from tether.data.curate.engine.stateless import Stateless, images_of
-from tether.data.curate.engine.step import IMAGE
+from tether.data.curate.engine.step import IMAGE, Stateless, images_of
 from tether.data.image_file import open_image
 from tether.data.image_headers import JPEG, PNG, jpeg_frame
 

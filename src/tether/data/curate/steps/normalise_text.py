@@ -10,9 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tether.core.ranges import checked
-from tether.data.curate.engine.stateless import texts_of
-from tether.data.curate.engine.step import Gives
-from tether.data.settings import KeptSettings
+from tether.data.curate.engine.step import Gives, KeptSettings, texts_of
 
 _TAG = r"(?is)<!--.*?-->|</?[a-z][^<>]*>"
 _WHITE = (

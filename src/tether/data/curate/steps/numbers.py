@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +13,10 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.ranges import checked
-from tether.data.curate.engine.stateless import texts_of
-from tether.data.curate.engine.step import Gives
+from tether.data.curate.engine.step import Gives, texts_of
 from tether.data.curate.steps.score_selection import checked_scores, top_rows
 
 MaskMode = Literal["number", "token"]
-MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
 NUMBER = r"\d+(?:[.,:/x-]\d+)*%?"
 """Digits, then any number of one of ``. , : / x -`` followed by digits, then an optional per cent sign.
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt32
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Share, Whole, checked
-from tether.data.curate.engine.stateless import Stateless, texts_of
+from tether.data.curate.engine.step import Stateless, texts_of
 from tether.data.curate.steps.characters import LETTER, MARK, code_points, is_kind, longest_run, totals
 
 Choice = Literal["drop", "keep"]

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from tether.core.errors import InputError
 from tether.core.ranges import Whole, checked
+from tether.data.captions.grammar import with_articles
 from tether.data.sets.scenes.render import Side, render
 from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, Dice, Scene, Thing, arrange
 
@@ -88,7 +89,7 @@ class MultiObjectWorld:
     @property
     def names(self) -> tuple[str, ...]:
         """Each object as a caption says it, such as ``a red star``."""
-        return tuple(f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}" for colour, shape in self.objects)
+        return tuple(with_articles(f"a {colour} {shape}") for colour, shape in self.objects)
 
     @checked
     def item(self, index: Whole) -> MultiObjectItem:

@@ -1,4 +1,4 @@
-"""Numbers out of captions, rows by their scores, and the filter that joins the two."""
+"""Classes counted in captions, rare ones cut; numbers out of captions, rows by their scores, and the filter of both."""
 
 from __future__ import annotations
 
@@ -13,11 +13,114 @@ from PIL import Image
 import encoders
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.data.curate import NumberMask, mask_numbers, number_effect, number_ratio, subsets_by, top_rows
+from tether.data.curate.steps.concepts import IMAGENET_NEGATIVES, concept_frequency, names_of, trim_tail, words_of
 from tether.data.curate.steps.score_selection import rows_from, select_unparroted
 from tether.data.images import load
 from tether.models import create
 from tether.tasks.curate.score_filter import ScoreFilter
 from tether.tasks.curate.scorer import ClipScorer
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("Tench", ["tench"]),
+        ("ram or tup", ["ram", "tup"]),
+        ("T-shirt / jersey", ["t-shirt", "jersey"]),
+        ("hot dog (food)", ["hot dog"]),
+        ("horse", ["horse"]),
+        ("meteor shower", ["meteor shower"]),
+        (["Crane", "crane (bird) or heron"], ["crane", "crane  or heron"]),
+    ],
+)
+def test_names_of_a_class(given, names):
+    assert names_of(given) == names
+
+
+def test_words():
+    assert words_of("Don't hot-dog, ÉTÉ 42!") == ["don", "t", "hot", "dog", "t"]
+    assert words_of(None) == words_of("42 ...") == []
+    assert words_of("Two Dogs", lemmatise=lambda word: word.removesuffix("s")) == ["two", "dog"]
+
+
+def test_a_caption_counts_once_for_a_class_and_for_several_classes():
+    captions = ["a hot DOG and a dog", "dog is hot", "dogs", "horse, dog", None, "", "or"]
+    found = concept_frequency(captions, class_names=["dog or horse", "hot dog", "horse", "whale"])
+    assert found.tolist() == [3, 2, 1, 0]
+    assert found.dtype == np.int64
+    assert concept_frequency(pa.array(captions), class_names=["dog"]).tolist() == [3]
+    assert concept_frequency(pa.chunked_array([captions]), class_names=["dog"]).tolist() == [3]
+    lemmas = concept_frequency(captions, class_names=["dogs"], lemmatise=lambda word: word.removesuffix("s"))
+    assert lemmas.tolist() == [4]
+
+
+def test_words_of_another_meaning():
+    captions = ["a crane in the harbour", "a crane by the water", "a ram", "ram with random noise", "access ram"]
+    plain = concept_frequency(captions, class_names=["crane", "ram or tup"])
+    strict = concept_frequency(captions, class_names=["crane", "ram or tup"], negatives=IMAGENET_NEGATIVES)
+    assert plain.tolist() == [2, 3]
+    assert strict.tolist() == [1, 1]
+
+
+def test_shards_add():
+    captions = ["a dog", "a horse", "dog", "hot dog"]
+    names = ["dog", "horse", "hot dog"]
+    parts = concept_frequency(captions[:2], class_names=names) + concept_frequency(captions[2:], class_names=names)
+    assert parts.tolist() == concept_frequency(captions, class_names=names).tolist()
+
+
+def test_a_long_caption_and_strange_scripts():
+    found = concept_frequency(["dog " * 300_000, "狗 dog", "\u202edog", "d\u0301og"], class_names=["dog"])
+    assert found.tolist() == [3]
+
+
+def test_classes_without_a_letter_are_refused_and_empty_alternatives_left_out():
+    with pytest.raises(InputError, match=r"class_names\[1\]: expected a name with a letter from a to z, got '\(x\)'"):
+        concept_frequency([], class_names=["dog", "(x)"])
+    assert concept_frequency(["a cat"], class_names=["dog or (animal)"]).tolist() == [0]
+    with pytest.raises(InputError, match="many texts, got one str"):
+        concept_frequency("dog", class_names=["dog"])
+
+
+LABELS = np.array([0, 1, 0, 2, 0, 1, 3, 1, 0, 3])
+
+
+def test_rarest_classes_are_cut():
+    kept = trim_tail(LABELS, rarest=2, at_most=1, generator=np.random.default_rng(0))
+    assert np.bincount(LABELS[kept], minlength=4).tolist() == [4, 3, 1, 1]
+    assert (np.diff(kept) > 0).all()
+    gone = trim_tail(LABELS, rarest=2, at_most=0, generator=np.random.default_rng(0))
+    assert set(LABELS[gone]) == {0, 1}
+    assert trim_tail(LABELS, rarest=0, at_most=0, generator=np.random.default_rng(0)).tolist() == list(range(10))
+    assert trim_tail(LABELS, rarest=4, at_most=9, generator=np.random.default_rng(0)).tolist() == list(range(10))
+
+
+def test_classes_without_a_row_are_the_rarest_and_ties_go_to_the_first():
+    kept = trim_tail([0, 1, 2], rarest=2, at_most=0, generator=np.random.default_rng(0), classes=4)
+    assert kept.tolist() == [1, 2]
+    assert trim_tail([], rarest=0, at_most=0, generator=np.random.default_rng(0)).tolist() == []
+
+
+def test_which_rows_stay_is_chance():
+    labels = np.zeros(20, np.int64)
+    kept = {trim_tail(labels, rarest=1, at_most=1, generator=np.random.default_rng(seed)).item() for seed in range(40)}
+    assert len(kept) > 8
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "message"),
+    [
+        ([0.5], {"rarest": 1, "at_most": 1}, "labels: expected whole numbers"),
+        ([[0]], {"rarest": 1, "at_most": 1}, "labels: expected whole numbers"),
+        ([-1], {"rarest": 0, "at_most": 1}, "labels: expected 0 to"),
+        ([3], {"rarest": 1, "at_most": 1, "classes": 3}, "labels: expected 0 to 2, got 3 to 3"),
+        ([0, 1], {"rarest": 3, "at_most": 1}, "rarest: expected 0 to 2, the number of classes, got 3"),
+    ],
+)
+def test_refused_cuts(labels, settings, message):
+    with pytest.raises(InputError, match=message):
+        trim_tail(labels, generator=np.random.default_rng(0), **settings)
+
 
 NO_DIGITS = st.text(st.characters(exclude_categories=["Nd", "Cs"]), max_size=30)
 
@@ -152,61 +255,61 @@ def model():
 
 @pytest.mark.filterwarnings("ignore")  # those of other libraries
 @pytest.mark.parametrize("kind", [encoders.open_clip, encoders.transformers])
-def test_scores_of_other_libraries_models(kind, pictures, tmp_path):
+def test_scores_of_other_libraries_models(kind, some_images, tmp_path):
     other = kind(tmp_path)
-    scores = ClipScorer(other)(pictures, ["a red cat"] * 3 + ["dog"] * 3)
+    scores = ClipScorer(other)(some_images, ["a red cat"] * 3 + ["dog"] * 3)
     assert np.abs(scores).max() <= 1
     assert len(set(scores.tolist())) > 1
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
+def some_images() -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (6, 40, 32, 3), dtype=np.uint8))
 
 
-def test_scores_are_cosines_whatever_form_the_pictures_have(model, pictures, tmp_path):
+def test_scores_are_cosines_whatever_form_the_images_have(model, some_images, tmp_path):
     texts = ["a", "b 1", "c", "a", "", "b"]
-    scores = ClipScorer(model)(pictures, texts)
-    pixels = torch.stack([load(picture, model.image_spec) for picture in pictures])
+    scores = ClipScorer(model)(some_images, texts)
+    pixels = torch.stack([load(image, model.image_spec) for image in some_images])
     with torch.inference_mode():
         words = model.encode_text(model.tokenizer(texts)).unit
         expected = (model.encode_image(pixels).unit * words).sum(dim=1)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     np.testing.assert_allclose(ClipScorer(model)(pixels, texts), expected, atol=1e-6)
-    Image.fromarray(pictures[0]).save(tmp_path / "a.png")
+    Image.fromarray(some_images[0]).save(tmp_path / "a.png")
     path = tmp_path / "a.png"
     np.testing.assert_allclose(ClipScorer(model)([path, path.read_bytes()], ["a", "a"]), scores[[0, 0]], atol=1e-6)
 
 
-def test_nothing_is_encoded_twice(model, pictures, monkeypatch):
+def test_nothing_is_encoded_twice(model, some_images, monkeypatch):
     scorer = ClipScorer(model)
     seen: list[int] = []
     plain = model.encode_image
     monkeypatch.setattr(model, "encode_image", lambda pixels, **rest: seen.append(len(pixels)) or plain(pixels, **rest))
     texts = ["a 1", "b", "c", "d", "e", "f"]
-    raw = ScoreFilter(scorer).score(pictures, texts)
-    masked = ScoreFilter(scorer, text_transform=[mask_numbers]).score([*pictures[:5], pictures[0]], texts)
+    raw = ScoreFilter(scorer).score(some_images, texts)
+    masked = ScoreFilter(scorer, text_transform=[mask_numbers]).score([*some_images[:5], some_images[0]], texts)
     assert seen == [6]
     assert raw[1] == masked[1]
     assert raw[0] != masked[0]
     scorer.remembered = 0
-    scorer(pictures, texts)
-    scorer(pictures, texts)
+    scorer(some_images, texts)
+    scorer(some_images, texts)
     assert seen == [6, 6]
 
 
-def test_without_numbers_both_filters_keep_the_same(model, pictures):
+def test_without_numbers_both_filters_keep_the_same(model, some_images):
     texts = ["red star", "blue dog", "owl", "fox", "two cats", "a"]
     kept = []
     for transform in (None, mask_numbers):
         one = ScoreFilter(ClipScorer(model), text_transform=transform)
-        kept.append(one.select(one.score(pictures, texts)).tolist())
+        kept.append(one.select(one.score(some_images, texts)).tolist())
     assert kept[0] == kept[1]
 
 
-def test_a_caption_of_numbers_alone_is_kept_last(model, pictures):
+def test_a_caption_of_numbers_alone_is_kept_last(model, some_images):
     one = ScoreFilter(ClipScorer(model), fraction=0.99, text_transform=[mask_numbers])
-    scores = one.score(pictures, ["red", "2019", "a", "b", "c", ""])
+    scores = one.score(some_images, ["red", "2019", "a", "b", "c", ""])
     assert scores[[1, 5]].tolist() == [-1, -1]
     assert 5 not in one.select(scores)
     report = one.report()
@@ -216,24 +319,24 @@ def test_a_caption_of_numbers_alone_is_kept_last(model, pictures):
     assert ScoreFilter(lambda images, texts: np.zeros(1)).report().kept == -1
 
 
-def test_picture_transforms_come_before_the_score(model, pictures):
+def test_image_transforms_come_before_the_score(model, some_images):
     grey = np.full((32, 32, 3), 128, np.uint8)
-    one = ScoreFilter(ClipScorer(model), image_transform=lambda picture: grey)
-    scores = one.score(pictures, ["a"] * 6)
+    one = ScoreFilter(ClipScorer(model), image_transform=lambda image: grey)
+    scores = one.score(some_images, ["a"] * 6)
     assert np.ptp(scores) == 0
     assert scores[0] == ClipScorer(model)([grey], ["a"])[0]
 
 
-def test_wrong_pairs_are_refused(model, pictures):
+def test_wrong_pairs_are_refused(model, some_images):
     one = ScoreFilter(ClipScorer(model))
     with pytest.raises(InputError, match="6 images and 1 texts"):
-        one.score(pictures, ["a"])
+        one.score(some_images, ["a"])
     with pytest.raises(TypeError, match=r"texts\[0\]: expected str, got int"):
-        one.score(pictures[:1], [3])
+        one.score(some_images[:1], [3])
     with pytest.raises(TypeError, match="got one str"):
-        one.score(pictures[:1], "a")
+        one.score(some_images[:1], "a")
     with pytest.raises(InputError, match="not an image"):
-        one.score([b"no picture"], ["a"])
+        one.score([b"no image"], ["a"])
     with pytest.raises(InputError, match="expected 1 scores, got 2"):
         ScoreFilter(lambda images, texts: np.zeros(2)).score([b""], ["a"])
     with pytest.raises(InputError, match="NaN"):

@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits: windows against pydicom's, DICOM files of every kind, 16-bit PNG and TIFF, volumes."""
+"""Images of more than 8 bits: windows against pydicom's, DICOM files of every kind, 16-bit PNG and TIFF, volumes."""
 
 import io
 import shutil
@@ -131,7 +131,7 @@ def test_identities_are_pseudonyms_or_nothing():
         ("no such.dcm", "no such file"),
     ],
 )
-def test_files_without_a_picture_are_refused_by_name(name, message):
+def test_files_without_an_image_are_refused_by_name(name, message):
     with pytest.raises(InputError, match=message) as caught:
         read_dicom(FILES / name)
     assert name in str(caught.value)
@@ -196,8 +196,8 @@ def test_every_slice_can_be_a_row(tmp_path):
     assert [row.meta["frame"] for row in source.read(block, start=13)] == [13, 14, 0]
     middle = open_source({"name": "windowed", "source": str(tmp_path), "frames": "middle"})
     first = open_source({"name": "windowed", "source": str(tmp_path)})
-    pictures = [next(iter(one.read(one.blocks()[0]))).image for one in (middle, first)]
-    assert not np.array_equal(*pictures)
+    images = [next(iter(one.read(one.blocks()[0]))).image for one in (middle, first)]
+    assert not np.array_equal(*images)
 
 
 def test_half_a_window_or_another_word_is_refused(tmp_path):

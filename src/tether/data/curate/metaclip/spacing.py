@@ -1,9 +1,40 @@
-"""Which characters need no blank beside them: how a metadata entry is wrapped where a script writes none."""
+"""Where blanks stand: how MetaCLIP spaces a caption, and how MetaCLIP 2 wraps an entry where a script writes none."""
 
 from __future__ import annotations
 
 import re
 import string
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+MARKS = ",.;:?!`"
+WHITE = "\t\n\r"
+_TABLE = str.maketrans({mark: f" {mark} " for mark in MARKS} | dict.fromkeys(WHITE, " "))
+
+
+def spaced(text: str) -> str:
+    """The caption with a blank at both ends and around each mark; blanks are not collapsed, case is not folded.
+
+    Source: arXiv 2309.16671, released code (``substr_matching.py``).
+    """
+    return f" {text.translate(_TABLE)} "
+
+
+def tokens(text: str) -> list[str]:
+    """What stands between the single blanks of ``spaced(text)``, the outer two left out; empty strings count."""
+    return text.translate(_TABLE).split(" ")
+
+
+def token_lists(texts: pa.StringArray) -> pa.ListArray:
+    """``tokens`` of every text at once; a null has one empty token."""
+    column = texts.fill_null("")
+    marks = pc.ReplaceSubstringOptions(f"[{MARKS}]", r" \0 ")
+    white = pc.ReplaceSubstringOptions("[\t\n\r]", " ")
+    for options in (marks, white):
+        column = pc.call_function("replace_substring_regex", [column], options)
+    return pc.call_function("split_pattern", [column], pc.SplitPatternOptions(" "))
+
 
 JOINED_RANGES = (
     (0x4E00, 0x9FFF),  # Han
@@ -31,18 +62,18 @@ WIDE_MARKS = "，。、；：？！“”‘’（）【】《》〈〉「」『
 WITHOUT_BLANKS = frozenset({"bo", "dz", "ja", "km", "lo", "my", "ryu", "th", "zh", "zh_classical", "zh_yue"})
 """Languages whose words stand side by side, so that a bigram is joined without a blank."""
 
-MARKS = frozenset(string.punctuation + WIDE_MARKS)
+PUNCTUATION = frozenset(string.punctuation + WIDE_MARKS)
 _JOINED = re.compile(f"[{''.join(f'{chr(low)}-{chr(high)}' for low, high in JOINED_RANGES)}]")
 
 
 def is_mark(character: str) -> bool:
     """Whether one character is ASCII punctuation or one of ``WIDE_MARKS``."""
-    return character in MARKS
+    return character in PUNCTUATION
 
 
 def is_joined(character: str) -> bool:
     """Whether one character needs no blank beside it: a mark, or a letter of a script that sets none."""
-    return character in MARKS or _JOINED.match(character) is not None
+    return character in PUNCTUATION or _JOINED.match(character) is not None
 
 
 def wrapped(entry: str) -> str:
