@@ -163,24 +163,7 @@ class StableSPAM(Stepper):
             reset_mode: ``official`` or ``clean``, see above.
             inplace_grad: leave in ``.grad`` what AdaClip made of it, as the released code does.
         """
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": tuple(betas),
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "amsgrad": amsgrad,
-                "gamma1": gamma1,
-                "gamma2": gamma2,
-                "gamma3": gamma3,
-                "total_steps": total_steps,
-                "eta_min": eta_min,
-                "reset_interval": reset_interval,
-                "reset_mode": reset_mode,
-                "inplace_grad": inplace_grad,
-            },
-        )
+        super().__init__(params, locals())
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
         return dict.fromkeys(("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])), 0.0)
