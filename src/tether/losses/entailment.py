@@ -104,11 +104,7 @@ def _over(number: float, length: Tensor) -> Tensor:
 
 
 def check_origin(geometry: GeometryName) -> None:
-    """See that a geometry has cones.
-
-    Raises:
-        InputError: otherwise.
-    """
+    """See that a geometry has cones."""
     if geometry in ("clip", "elliptic"):
         raise InputError(
             f"entailment: {geometry} has no origin to open away from; use a Euclidean or hyperbolic geometry"

@@ -33,9 +33,6 @@ def linear_mmcl_loss(
         image_weights: of the picture's tower, to p dimensions.
         text_weights: of the caption's tower, to the same.
         rho: weight of the last term.
-
-    Raises:
-        InputError: shapes that do not fit, or fewer than two pairs.
     """
     n = len(image)
     shapes = " ".join(str(tuple(value.shape)) for value in (image, text, image_weights, text_weights))

@@ -58,9 +58,6 @@ def local_similarity(
         temp2: sharpness of the maximum over words.
         attention: the first softmax is over ``cosine`` similarities, or over ``dot`` products as in GLoRIA's release.
         block: reports at once; None takes as many as fit into 64 MB.
-
-    Raises:
-        InputError: shapes that do not fit, or a report without a word.
     """
     regions, words = _wide(regions, words)
     if regions.ndim != 3 or words.ndim != 3 or regions.shape[2] != words.shape[2] or 0 in regions.shape:
@@ -144,9 +141,6 @@ def local_alignment_loss(
         directions: ``mean`` or ``sum`` of both, or one of them.
         block: see ``local_similarity``.
         gather: rows of all processes; None for this process alone. Regions must be as many on every process.
-
-    Raises:
-        InputError: as ``local_similarity``, or not one report for each picture.
     """
     if len(regions) != len(words):
         raise InputError(f"expected one report for each picture, got {len(regions)} pictures and {len(words)} reports")

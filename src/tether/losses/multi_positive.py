@@ -50,10 +50,6 @@ def multi_positive_loss(
         left_out: True where a text must be no negative of a picture either, such as one of the same patient; a
             positive stays one.
         credit: ``each`` or ``any`` of the positives.
-
-    Raises:
-        InputError: shapes that do not fit, no positive at all, or, on the CPU, rows whose length is not
-            1.
     """
     if img.ndim != 2 or txt.ndim != 2 or img.shape[1] != txt.shape[1] or not (len(img) and len(txt)):
         raise InputError(f"expected embeddings (b, d) and (n, d), got {tuple(img.shape)} and {tuple(txt.shape)}")
@@ -110,11 +106,7 @@ class MultiPositive:
         self.same_patient = same_patient
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
-        """The loss of this process's pairs; terms are both directions, the logit scale and the positives a row.
-
-        Raises:
-            InputError: rows that do not fit, or numbers that are not one for each pair.
-        """
+        """The loss of this process's pairs; terms are both directions, the logit scale and the positives a row."""
         check_cosine(out)
         image, text = unit_rows(out.image), unit_rows(out.text)
         check_unit_pairs(image, text)

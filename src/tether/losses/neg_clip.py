@@ -51,10 +51,6 @@ def neg_clip_loss(
         duplicates: what candidates of a row's own label are; see ``hard_info_nce``. With templates a negative of one
             pair is often the caption of another: ``left_out`` takes it out.
         gather: rows of all processes; None for this process alone.
-
-    Raises:
-        InputError: rows that do not fit each other, an empty batch, missing labels, or, on the CPU, rows whose length
-            is not 1.
     """
     check_negatives(img, txt, negative_text=neg_txt)
     EqualNegatives()(txt, neg_txt, what="captions")
@@ -162,11 +158,7 @@ class NegClipLoss:
         self._equal = EqualNegatives()
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
-        """The loss of this process's pairs; terms are both directions, the accuracy and the logit scale.
-
-        Raises:
-            InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
-        """
+        """The loss of this process's pairs; terms are both directions, the accuracy and the logit scale."""
         check_cosine(out)
         image, text = unit_rows(out.image), unit_rows(out.text)
         negative = negative_rows(out, "negative_text")

@@ -68,9 +68,6 @@ def paraclip_loss(
         labels: equal for rows that mean the same, such as equal captions: each counts as a positive of the others,
             where they would be false negatives. Ours; None leaves them negatives.
         gather: rows of all processes; None for this process alone.
-
-    Raises:
-        InputError: shapes that are not four equal (b, d) with b >= 2 over all processes, or weights of 0.
     """
     named = {"img": img, "txt": txt, "para1": para1, "para2": para2}
     shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in named.items())

@@ -34,9 +34,6 @@ def finding_similarity(left: Tensor, *, right: Tensor) -> Float[Tensor, "b n"]:
     Args:
         left: (b, k) findings of each picture: 0 absent, above 0 present, -1 or NaN uncertain.
         right: (n, k) the same findings of each report.
-
-    Raises:
-        InputError: not two tables of the same findings, or a value below 0 that is not -1.
     """
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1] or not left.shape[1]:
         raise InputError(
@@ -62,9 +59,6 @@ def soft_targets(
             e times the share of one that shares none. ``shares`` divides the cosines by their sum, so that reports
             without a common finding get nothing.
         temperature: the cosines are divided by it before the softmax; 1 as published.
-
-    Raises:
-        InputError: as ``finding_similarity``.
     """
     cosine = finding_similarity(left, right=right)
     if form == "softmax":
@@ -93,9 +87,6 @@ def soft_target_loss(
         logit_scale: multiplier of the cosines, 1 / tau.
         targets: what each picture should give each text; rows add up to 1.
         text_targets: what each text should give each picture; rows add up to 1.
-
-    Raises:
-        InputError: shapes that do not fit, an empty side, or, on the CPU, rows whose length is not 1.
     """
     _check_sides(img, txt, targets, text_targets)
     logits = logit_scale * products(img, txt)

@@ -80,9 +80,6 @@ class SpecsLoss(nn.Module):
             lambda_detail: weight of the true details.
             lambda_neg: weight of the false ones.
             margin: in logits; None is adaptive and starts at 0.
-
-        Raises:
-            InputError: a value below 0 or not finite.
         """
         super().__init__()
         self.lambda_contrast, self.lambda_detail, self.lambda_neg = lambda_contrast, lambda_detail, lambda_neg
@@ -113,9 +110,6 @@ class SpecsLoss(nn.Module):
             valid: False for rows that the hinges leave out, such as those whose detail was cut off with the text's end,
                 where base and detail are one. None takes all; without any the hinges are 0.
             gather: rows of all processes.
-
-        Raises:
-            InputError: shapes that are not five equal (b, d), or an empty batch.
         """
         image, whole, short, longer, wrong = _unit(img, caption=caption, base=base, detail=detail, neg=neg)
         rows = torch.ones_like(image[:, 0]) if valid is None else _mask(valid, like=image)

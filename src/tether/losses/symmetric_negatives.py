@@ -78,10 +78,6 @@ def symmetric_negative_loss(
             twins alone and has none.
         gather: rows of all processes; None for this process alone.
 
-    Raises:
-        InputError: rows that do not fit each other, a missing twin, an empty batch, missing labels, or,
-            on the CPU, rows whose length is not 1.
-
     Example:
         >>> import torch
         >>> import torch.nn.functional as F
@@ -196,11 +192,7 @@ class SymmetricHardNegativeLoss:
         self._equal = EqualNegatives()
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
-        """The loss of this process's quadruples; terms are the four directions and the logit scale.
-
-        Raises:
-            InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
-        """
+        """The loss of this process's quadruples; terms are the four directions and the logit scale."""
         found = _terms(
             quadruple_rows(out, equal=self._equal),
             out.logit_scale,

@@ -67,9 +67,6 @@ def triplet_clip_loss(
         duplicates: as in ``neg_clip_loss``.
         gather: rows of all processes; None for this process alone.
 
-    Raises:
-        InputError: as ``neg_clip_loss``.
-
     Example:
         >>> import torch
         >>> import torch.nn.functional as F
@@ -128,11 +125,7 @@ class TripletClipLoss:
         self._equal = EqualNegatives()
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
-        """The loss of this process's quadruples; terms are both roles, the accuracy and the logit scale.
-
-        Raises:
-            InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
-        """
+        """The loss of this process's quadruples; terms are both roles, the accuracy and the logit scale."""
         found = _terms(
             quadruple_rows(out, equal=self._equal),
             out.logit_scale,

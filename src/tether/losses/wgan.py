@@ -154,9 +154,6 @@ def wgan_critic_loss(
         one_sided: see ``gradient_penalty``.
         eps: see ``gradient_penalty``.
         generator: see ``gradient_penalty``.
-
-    Raises:
-        InputError: as ``gradient_penalty``.
     """
     _check_samples(real, fake)
     loss = _mean(_scores(critic, fake.detach())) - _mean(_scores(critic, real.detach()))
@@ -196,9 +193,6 @@ def clip_weights_(module: nn.Module, c: Limit = WEIGHT_BOUND) -> Float[Tensor, "
 
     Returns:
         0-d share of the values that now lie on the bound; it stays on their device.
-
-    Raises:
-        InputError: a module without parameters.
     """
     parameters = list(module.parameters())
     if not parameters:

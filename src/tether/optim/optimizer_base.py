@@ -98,11 +98,7 @@ class Stepper(CheckedGroups, abc.ABC):
         super().__init__(groups, defaults(type(self), values))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, also in the middle of training: their statistics begin with their first gradient.
-
-        Raises:
-            InputError: as for the constructor.
-        """
+        """Add parameters, also in the middle of training: their statistics begin with their first gradient."""
         super().add_param_group(param_group)
         try:
             self._admit(self.param_groups[-1])

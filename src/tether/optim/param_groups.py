@@ -33,9 +33,6 @@ def parameter_groups(model: nn.Module, *, weight_decay: NonNegative) -> list[dic
         Groups for any ``torch.optim.Optimizer``, with ``name`` (``decay`` or ``no_decay``), ``params`` as pairs
         (name, parameter) so that checkpoints carry the names, and ``lr_scale`` 1.0, which the training loop
         multiplies into the group's learning rate.
-
-    Raises:
-        InputError: nothing to train.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not named:

@@ -182,11 +182,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         return self.kernels_.image(X) @ self.image_map_
 
     def transform_text(self, text_features: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m k"]:
-        """Codes of text embeddings.
-
-        Raises:
-            InputError: another width, NaN or infinity.
-        """
+        """Codes of text embeddings."""
         check_is_fitted(self, "text_map_")
         return self.kernels_.text(_rows(text_features, width=self.n_features_in_)) @ self.text_map_
 
@@ -228,11 +224,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote, ready to transform and predict; nothing is unpickled.
-
-        Raises:
-            InputError: no such file, not a safetensors file, or not one of a ``FairerClip``.
-        """
+        """Read what ``save`` wrote, ready to transform and predict; nothing is unpickled."""
         settings, arrays = read_state(path, what="FairerClip", format=_FORMAT, arrays=frozenset(_ARRAYS))
         classes = settings.pop("classes")
         settings |= {name: tuple(settings[name]) for name in ("tau_image", "tau_text", "gamma")}

@@ -105,9 +105,6 @@ def hsic_solve(
         tau: weights of ``s`` and of ``z``, entering as tau / (1 - tau).
         gamma: ridge, times n.
         dim: how many directions.
-
-    Raises:
-        InputError: unequal lengths, more directions than features, or no dependence on ``y`` at all.
     """
     n, r = features.shape
     for name, given in (("y", y), ("s", s), ("z", z)):

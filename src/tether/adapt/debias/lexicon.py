@@ -97,11 +97,7 @@ class AttributeLexicon:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not a lexicon.
-        """
+        """Read what ``save`` wrote."""
         values = read_json(Path(path))
         if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
             raise InputError(f"{path}: expected an attribute lexicon ({_FORMAT})")
