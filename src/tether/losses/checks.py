@@ -1,4 +1,4 @@
-"""What is asked of embeddings at a loss's door, and labels for captions that are equal."""
+"""What a loss asks of the embeddings it is given, and labels for captions that are equal."""
 
 from __future__ import annotations
 

@@ -203,9 +203,9 @@ def multi_text_loss(
     labels: Int[Tensor, " b"] | None = None,
     gather: Gather | None = None,
 ) -> Float[Tensor, ""]:
-    """The mean over m texts of CLIP's symmetric loss of the pictures and those texts; one text gives CLIP's loss.
+    """The mean over m texts of CLIP's symmetric loss of the images and those texts; one text gives CLIP's loss.
 
-    Texts of one picture are never candidates of each other. The text tower sees m times as many texts.
+    Texts of one image are never candidates of each other. The text tower sees m times as many texts.
 
     Source: arXiv 2305.20088, section 4 ("multi-text"); how its parts are averaged is not published, so this is the
     plain mean.

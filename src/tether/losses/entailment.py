@@ -1,4 +1,4 @@
-"""A text is more general than its picture: the picture must lie in the cone that the text spans."""
+"""A text is more general than its image: the image must lie in the cone that the text spans."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def entailment(
 
     Args:
         general: apexes (texts), as points of the geometry; see ``core.geometry.place``.
-        specific: what each entails (pictures).
+        specific: what each entails (images).
         geometry: any Euclidean or hyperbolic one; all of a family share the cone.
         min_radius: K, in units of the points.
         curvature: of a hyperbolic geometry.

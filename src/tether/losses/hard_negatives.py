@@ -1,4 +1,4 @@
-"""Hard negatives: for each pair a caption, and perhaps a picture, that differs from its own in one detail only.
+"""Hard negatives: for each pair a caption, and perhaps an image, that differs from its own in one detail only.
 
 What NegCLIP, TripletCLIP and CLIP-IN share: softmax over the batch with further candidates, either for every row or for
 its own row alone, and what becomes of candidates that are not wrong at all.

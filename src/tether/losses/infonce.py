@@ -1,4 +1,4 @@
-"""InfoNCE without the B x B matrix: the one core under every contrastive loss of this room.
+"""InfoNCE without the B x B matrix: the one core under every contrastive loss of this package.
 
 The logits are made a tile of rows at a time. The forward keeps the log-sum-exp of each row and, online, of each column;
 the backward makes each tile once more and adds both gradients. One ``exp`` serves both directions where the numbers

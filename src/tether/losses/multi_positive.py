@@ -1,4 +1,4 @@
-"""Several texts for a picture and several pictures for a study: every one of them is a positive."""
+"""Several texts for an image and several images for a study: every one of them is a positive."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def multi_positive_loss(
     """Contrastive loss with any number of positives a row, mean of both directions.
 
     With ``p_ij`` the softmax of row i: ``each`` is the mean of ``-log p_ij`` over its positives, so all are wanted;
-    ``any`` is ``-log sum p_ij``, so one is enough, as where only one sentence of a report speaks of the picture. With
+    ``any`` is ``-log sum p_ij``, so one is enough, as where only one sentence of a report speaks of the image. With
     one positive a row both are CLIP's loss. A row without a positive counts nothing.
 
     Source: arXiv 2312.07353, on long reports and several views.
@@ -46,8 +46,8 @@ def multi_positive_loss(
         img: rows of length 1.
         txt: rows of length 1, not necessarily as many.
         logit_scale: multiplier of the cosines, already exponentiated.
-        positive: True where a text belongs to a picture.
-        left_out: True where a text must be no negative of a picture either, such as one of the same patient; a
+        positive: True where a text belongs to an image.
+        left_out: True where a text must be no negative of an image either, such as one of the same patient; a
             positive stays one.
         credit: ``each`` or ``any`` of the positives.
     """

@@ -32,10 +32,10 @@ class SymmetricTerms:
 
     Attributes:
         total: mean of the four others, to be minimised.
-        i2t: pictures look for their captions.
-        t2i: captions look for their pictures.
-        i2t_edit: edited pictures look for the edited captions.
-        t2i_edit: edited captions look for the edited pictures.
+        i2t: images look for their captions.
+        t2i: captions look for their images.
+        i2t_edit: edited images look for the edited captions.
+        t2i_edit: edited captions look for the edited images.
     """
 
     total: Float[Tensor, ""]
@@ -59,7 +59,7 @@ def symmetric_negative_loss(
     duplicates: Duplicates = "negatives",
     gather: Gather | None = None,
 ) -> SymmetricTerms:
-    """Every picture must be told from its edit, and every caption from its own (arXiv 2508.02329).
+    """Every image must be told from its edit, and every caption from its own (arXiv 2508.02329).
 
     The exact published form could not be had; ``own`` is our reading of it, the others are its neighbours.
 

@@ -29,7 +29,7 @@ class TripletTerms:
         total: real plus negative, to be minimised.
         real: NegCLIP's loss of the pairs against the negative captions.
         negative: NegCLIP's loss of the negative pairs against the real captions.
-        accuracy: top-1 of both directions and both roles, averaged; a picture chooses among 2b captions.
+        accuracy: top-1 of both directions and both roles, averaged; an image chooses among 2b captions.
     """
 
     total: Float[Tensor, ""]
@@ -52,7 +52,7 @@ def triplet_clip_loss(
 ) -> TripletTerms:
     """``N(img, txt, neg_txt) + N(neg_img, neg_txt, txt)`` with N NegCLIP's loss (arXiv 2411.02545, released code).
 
-    A plain sum, about twice CLIP's loss: halve the learning rate or tune it. A negative picture is never a negative of
+    A plain sum, about twice CLIP's loss: halve the learning rate or tune it. A negative image is never a negative of
     a real caption; ``symmetric_negative_loss`` has that too. The paper speaks of alternating terms, its code sums
     them; one term a step is NegCLIP's loss under the step ``hard_negatives`` with ``roles="in_turn"``.
 

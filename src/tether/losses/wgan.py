@@ -21,7 +21,7 @@ Critic = Callable[[Tensor], Tensor]
 """Samples (b, ...) to scores (b,) or (b, 1); any module or function."""
 
 PENALTY_WEIGHT = 10.0
-"""Lambda on pictures and text (arXiv 1704.00028, section 4); the released toy uses 0.1."""
+"""Lambda on images and text (arXiv 1704.00028, section 4); the released toy uses 0.1."""
 WEIGHT_BOUND = 0.01
 """Of the weight clipping that the penalty replaces (arXiv 1701.07875, algorithm 1)."""
 

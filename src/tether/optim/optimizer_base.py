@@ -1,4 +1,4 @@
-"""What our own optimisers share: the doors, the closure, whole state, and the figures of all tensors as one vector."""
+"""What our own optimisers share: checks, the closure, whole state, and the figures of all tensors as one vector."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def saner_loss(
         h: (b, d) frozen embeddings of the neutral texts.
         attributes: (b, g, d) frozen embeddings of the g versions of each text, of any length but zero; several
             attributes come as a list, and their terms add up.
-        image: (b, d) frozen embeddings of the texts' pictures, of any length but zero; None leaves contrast out.
+        image: (b, d) frozen embeddings of the texts' images, of any length but zero; None leaves contrast out.
         logit_scale: multiplier of the cosines in it, already exponentiated; needed with images.
         weights: of debiasing, reconstruction and contrast.
         spread: standard deviation over the groups with g (``population``) or g - 1 (``sample``) in the denominator.

@@ -72,7 +72,7 @@ def fit_saner(
         model: any model that ``tether.load`` gives.
         texts: n captions; those that name the attribute are made neutral first.
         lexicons: one for each attribute.
-        images: (n, d) embeddings of their pictures, as ``models.embed.encode_images`` gives them; None leaves the
+        images: (n, d) embeddings of their images, as ``models.embed.encode_images`` gives them; None leaves the
             contrastive term out.
         hidden: width of the layer.
         weights: of debiasing, reconstruction and contrast.

@@ -1,4 +1,4 @@
-"""CLIPood's recipe: the image tower fine-tuned on labelled pictures, then averaged over its whole way."""
+"""CLIPood's recipe: the image tower fine-tuned on labelled images, then averaged over its whole way."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Tuned:
 
     Attributes:
         model: a copy of the encoder with the averaged weights, frozen, in eval mode: the one to use.
-        accuracy: share of the last batch's pictures that were told rightly before its step.
+        accuracy: share of the last batch's images that were told rightly before its step.
         average: the average itself, for its state.
     """
 
@@ -69,14 +69,14 @@ def tune_images_(
     precision: Literal["fp32", "bf16"] = "fp32",
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Tuned:
-    """Fine-tune the image tower on labelled pictures; texts and logit scale stay, so any class can be asked later.
+    """Fine-tune the image tower on labelled images; texts and logit scale stay, so any class can be asked later.
 
     The model given ends with the weights of the last step, which forget more; use the averaged copy that is returned.
     It runs in eval mode: norm layers keep their statistics, dropout is off, parameters learn all the same. The
     learning rate falls to 0 as a cosine.
 
     Source: arXiv 2302.00864, section 4, and the released ``train``. Only matrices decay here; in the release
-    everything does. The release goes through 20 epochs of 500 steps of 36 pictures, cropped and mirrored at random.
+    everything does. The release goes through 20 epochs of 500 steps of 36 images, cropped and mirrored at random.
 
     Args:
         model: any encoder of ``tether.load``; its frozen parameters stay frozen.
@@ -98,7 +98,7 @@ def tune_images_(
     step = _LabelStep(MarginMetricSoftmax(class_text.to(model.logit_scale.device), margin=margin, logit_scale=scale))
     moving = image_parameters(model)
     average = BetaMovingAverage(model, total_steps=steps, beta=beta, only=list(moving))
-    # What a picture does not reach has no gradient, and AdamW leaves that alone, decay included.
+    # What an image does not reach has no gradient, and AdamW leaves that alone, decay included.
     go = descent(
         model,
         moving,
@@ -122,7 +122,7 @@ def tune_images_(
 
 
 class _LabelStep:
-    """The loss of a batch of pictures with ``labels`` in its extra."""
+    """The loss of a batch of images with ``labels`` in its extra."""
 
     def __init__(self, loss: MarginMetricSoftmax) -> None:
         self.loss = loss

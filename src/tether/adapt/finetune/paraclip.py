@@ -26,13 +26,13 @@ from tether.train.schedules import Cosine
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-5, 0.1  # not published; the sheet's suggestion for a small model
 TEXTS = 3
-"""Texts of each picture in a batch: the caption and both paraphrases."""
+"""Texts of each image in a batch: the caption and both paraphrases."""
 
 
 class ParaclipStep:
-    """One batch of pictures with three texts each; a ``core.protocols.Step`` for any loop.
+    """One batch of images with three texts each; a ``core.protocols.Step`` for any loop.
 
-    ``batch.image`` are pictures (b, 3, h, w) or their embeddings (b, d), which never change; ``batch.text`` (3b, l)
+    ``batch.image`` are images (b, 3, h, w) or their embeddings (b, d), which never change; ``batch.text`` (3b, l)
     are the captions, then the first, then the second paraphrases, encoded in one forward. ``batch.extra["labels"]``
     (b,), if there, are equal where rows mean the same.
     """
@@ -96,7 +96,7 @@ def tune_texts_(
 ) -> TextTuned:
     """Fine-tune the text tower in place on captions and their paraphrases; the image tower stays bit for bit.
 
-    Embeddings of pictures that were made before stay valid. It runs in eval mode: norm layers keep their statistics,
+    Embeddings of images that were made before stay valid. It runs in eval mode: norm layers keep their statistics,
     dropout is off. The learning rate falls to 0 as a cosine. Some tasks may get worse, which the paper saw too; keep a
     copy and compare.
 
@@ -106,7 +106,7 @@ def tune_texts_(
         model: any encoder of ``tether.load`` with towers of their own; its frozen parameters stay frozen.
         batches: see ``ParaclipStep``; ``paraphrase_batches`` makes them; at least ``steps``.
         steps: of the run.
-        weights: of the three parts; ``(1, 0, 0)`` pairs pictures with second paraphrases and nothing else.
+        weights: of the three parts; ``(1, 0, 0)`` pairs images with second paraphrases and nothing else.
         learning_rate: at the start.
         weight_decay: on matrices only.
         temperature: ``frozen`` keeps the logit scale, ``trained`` moves it too, below its cap.
@@ -183,8 +183,8 @@ def paraphrase_batches(
 
     Args:
         model: whose tokenizer reads the texts.
-        pairs: captions with their paraphrases; ``row`` of each says which picture is its own.
-        image: embeddings of the pictures, made once with this model, or their pixels, encoded again in every step.
+        pairs: captions with their paraphrases; ``row`` of each says which image is its own.
+        image: embeddings of the images, made once with this model, or their pixels, encoded again in every step.
         batch_size: rows of a batch, 2 to as many as there are pairs.
         generator: of the order.
         duplicates: rows of which any two texts are equal are ``positives`` of each other, or ``negatives``.

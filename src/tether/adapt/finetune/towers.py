@@ -22,7 +22,7 @@ Side = Literal["image", "text", "scale"]
 def tower_parameters(model: Clip | WrappedEncoder, *, side: Side) -> dict[str, nn.Parameter]:
     """All floating-point parameters that one side's embedding depends on, frozen or not, by name, in order.
 
-    Libraries name their towers as they like, so one blank picture (or one short text) is embedded and differentiated,
+    Libraries name their towers as they like, so one blank image (or one short text) is embedded and differentiated,
     in eval mode.
 
     Args:
@@ -55,13 +55,13 @@ def _answer(model: Clip | WrappedEncoder, side: Side) -> Tensor:
 
 @contextlib.contextmanager
 def freeze_image_tower(model: Clip | WrappedEncoder) -> Iterator[None]:
-    """While inside, nothing moves what a picture's embedding depends on: no gradient, no dropout, no batch statistics.
+    """While inside, nothing moves what an image's embedding depends on: no gradient, no dropout, no batch statistics.
 
     Modules that hold parameters of the image tower alone are in eval mode; calling ``model.train()`` inside would undo
     that. Afterwards everything is as it was.
 
     Raises:
-        UnsupportedModelError: both towers share parameters, so that no text could be learnt without moving pictures.
+        UnsupportedModelError: both towers share parameters, so that no text could be learnt without moving images.
     """
     image, text = (tower_parameters(model, side=side) for side in ("image", "text"))
     shared = [name for name in image if name in text]
@@ -90,7 +90,7 @@ def freeze_image_tower(model: Clip | WrappedEncoder) -> Iterator[None]:
 
 
 def image_parameters(model: Clip | WrappedEncoder) -> dict[str, nn.Parameter]:
-    """Trainable parameters that a picture's embedding depends on, by name, in the model's order.
+    """Trainable parameters that an image's embedding depends on, by name, in the model's order.
 
     Raises:
         InputError: none of them is trainable.
