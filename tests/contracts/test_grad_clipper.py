@@ -366,12 +366,13 @@ def test_nothing_waits_for_the_device(name: str, steps: int) -> None:
 
 
 @clippers
-def test_clip_and_step_is_clip_then_step(name: str) -> None:
+@pytest.mark.parametrize("kind", [AdamW, torch.optim.AdamW])
+def test_clip_and_step_is_clip_then_step(name: str, kind: type[torch.optim.AdamW]) -> None:
     clippers, models = (make(name), make(name)), []
     for _ in range(2):
         torch.manual_seed(0)
         models.append(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double())
-    optimizers = [AdamW(model.parameters(), lr=0.01, eps=1e-3) for model in models]
+    optimizers = [kind(model.parameters(), lr=0.01, eps=1e-3) for model in models]
     for step in range(8):
         data = torch.randn(5, 3, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         for model in models:
@@ -384,6 +385,8 @@ def test_clip_and_step_is_clip_then_step(name: str) -> None:
             optimizers[0].step()
         other = clip_and_step(optimizers[1], clipper=clippers[1], named_params=models[1].named_parameters(), step=step)
         assert bool(other.skip) == bool(report.skip) == (step == 5)
+        assert not {"grad_scale", "found_inf"} & vars(optimizers[1]).keys()
+        torch.testing.assert_close(other.scale, report.scale, rtol=1e-4, atol=0)
         for first, second in zip(models[0].parameters(), models[1].parameters(), strict=True):
             torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-7)  # folded, the factor is float32
 

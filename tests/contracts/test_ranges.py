@@ -20,9 +20,6 @@ from tether.core.ranges import is_checked, rules
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.part_reference import registries
 
-PENDING = ("tether.adapt.debias", "tether.papers")
-"""Packages whose constructors still check by hand, in part: what is decorated there is checked here as well."""
-
 UNIONS = (Union, types.UnionType)
 
 
@@ -107,7 +104,7 @@ READ = [
     for part, name in PARTS.items()
     for key in sorted(rules(part.__init__).keys() & schema(part).model_fields.keys())
 ]
-FITTED = [part for part in PARTS if issubclass(part, BaseEstimator) and not part.__module__.startswith(PENDING)]
+FITTED = [part for part in PARTS if issubclass(part, BaseEstimator)]
 """Estimators, whose settings ``fit`` checks and not the constructor, as scikit-learn has it."""
 
 
@@ -123,7 +120,7 @@ def test_a_decorated_function_has_ranges() -> None:
     assert not [name for name, function in FUNCTIONS.items() if not rules(function)]
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if not part.__module__.startswith(PENDING)])
+@pytest.mark.parametrize("part", PARTS)
 def test_a_constructor_with_ranges_is_checked(part: type) -> None:
     decorated = is_checked(part.__init__) or part in FITTED
     assert decorated or not rules(part.__init__), f"decorate {part.__name__}.__init__ with checked"

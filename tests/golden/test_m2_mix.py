@@ -9,7 +9,7 @@ from loading import load
 
 from tether.evaluate.geometry import relative_alignment, uniformity
 from tether.losses import m2_mix_loss
-from tether.losses.geodesic import geodesic_mix
+from tether.losses.m2_mix import geodesic_mix
 
 V = load("m2-mix")
 CLOSE = V.meta["tolerance"]

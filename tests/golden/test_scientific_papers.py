@@ -12,6 +12,9 @@ from tether.data.paths import points_outside
 VECTORS = load("scientific-papers")
 TEX = VECTORS.meta.get("tex", {})
 JATS = VECTORS.meta.get("xml", {})
+MORE = load("scientific-papers-more")
+"""Further files, written and random ones, that tell the ways of the official code apart."""
+MORE_TEX, MORE_JATS = MORE.meta.get("tex", {}), MORE.meta.get("xml", {})
 
 
 def squeezed(captions: dict[str, str]) -> dict[str, str]:
@@ -61,3 +64,17 @@ def test_archives_say_the_same(name, tmp_path):
     found = FigureArchive(tmp_path / "paper").figures()
     wanted = {picture: text for picture, text in squeezed(case["captions"]).items() if text}
     assert squeezed({figure.name: figure.caption for figure in found}) == wanted
+
+
+@pytest.mark.parametrize("name", sorted(MORE_TEX))
+def test_figures_of_more_latex(name):
+    case = MORE_TEX[name]
+    found = extract_tex_figures(case["source"], image_names=case["graphics"])
+    assert {picture: text.split() for picture, text in found.items()} == {
+        picture: text.split() for picture, text in case["captions"].items()
+    }
+
+
+def test_figures_of_more_articles():
+    for name, case in MORE_JATS.items():
+        assert extract_jats_figures(case["source"], image_names=case["images"]) == case["paper_rule"], name

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tether.papers.cards import CARDS
-from tether.papers.reproduction.docstrings import described, example
+from tether.papers.reproduction.part_reference import described, example
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

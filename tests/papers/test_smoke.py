@@ -8,8 +8,8 @@ import math
 import pytest
 
 from tether.papers.cards import CARDS
-from tether.papers.reproduction.figures import moved
 from tether.papers.reproduction.reproduce import reproduce, smoke_trial, stored
+from tether.papers.reproduction.results import moved
 
 
 @functools.cache

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from tether.core.protocols import Objective
 from tether.losses.align_clip import AlignClipLoss, AlignTerms, align_clip_loss
 from tether.losses.checks import caption_labels
-from tether.losses.clip import ClipLoss, clip_loss
+from tether.losses.clip import ClipLoss, clip_loss, multi_text_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
 from tether.losses.entailment import entailment
-from tether.losses.error_norm_truncation import ENTLoss, TruncatedLoss, error_norm
-from tether.losses.error_norm_truncation_causal import CausalENT
+from tether.losses.error_norm_truncation import CausalENT, ENTLoss, TruncatedLoss, error_norm
 from tether.losses.geometry import GeometryLoss, GeometryTerms, geometry_loss
 from tether.losses.hard_negatives import EqualNegativesWarning, hard_info_nce
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
@@ -22,7 +21,6 @@ from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_b
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
 from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
-from tether.losses.multi_text import multi_text_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss

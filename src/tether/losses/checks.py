@@ -1,4 +1,4 @@
-"""What is asked of embeddings at a loss's door, and labels for captions that are equal."""
+"""What a loss asks of the embeddings it is given, and labels for captions that are equal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ def check_unit_pairs(image: Tensor, text: Tensor) -> None:
 
     Lengths are looked at on the CPU only, for on an accelerator the answer would have to be waited for. NaN passes:
     a loss hands it on, and the clipper skips the step.
-
-    Raises:
-        InputError: shapes that are not two equal (b, d), an empty batch, or a row whose length is not 1.
     """
     shapes = f"image {tuple(image.shape)} and text {tuple(text.shape)}"
     if image.ndim != 2 or text.ndim != 2:

@@ -1,19 +1,24 @@
-"""CLIP's loss: each image must find its text in the batch, and each text its image."""
+"""CLIP's loss: each image must find its text in the batch, or one of several, and each text its image."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.ranges import Decay, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import caption_labels, check_cosine, check_unit_pairs, unit_rows
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
-from tether.losses.rows import RowEdit
+
+RowEdit = Callable[[Tensor, Tensor], Tensor]
+"""Queries (b, d) and all keys (n, d) to queries; the logits are ``queries @ keys.T``, scale and bias included."""
+
 
 Directions = Literal["mean", "sum", "image_to_text", "text_to_image"]
 Reduction = Literal["mean", "sum", "none"]
@@ -50,9 +55,6 @@ def clip_loss(
         label_smoothing: share of the target spread over all candidates, in [0, 1).
         extra_img: further images that no text of the batch belongs to, as many on every process.
         extra_txt: further texts that no image of the batch belongs to, as many on every process.
-
-    Raises:
-        InputError: not (b, d) of equal shape, an empty batch, or, on the CPU, rows whose length is not 1.
     """
     check_unit_pairs(img, txt)
     losses = _both(
@@ -191,3 +193,33 @@ def batch_labels(batch: Batch) -> Int[Tensor, " b"]:
     """``batch.extra["labels"]``, or a label for each distinct caption."""
     labels = batch.extra.get("labels")
     return labels if isinstance(labels, Tensor) else caption_labels(batch.text)
+
+
+def multi_text_loss(
+    img: Float[Tensor, "b d"],
+    txt: Float[Tensor, "m b d"],
+    logit_scale: Float[Tensor, ""] | float,
+    *,
+    labels: Int[Tensor, " b"] | None = None,
+    gather: Gather | None = None,
+) -> Float[Tensor, ""]:
+    """The mean over m texts of CLIP's symmetric loss of the images and those texts; one text gives CLIP's loss.
+
+    Texts of one image are never candidates of each other. The text tower sees m times as many texts.
+
+    Source: arXiv 2305.20088, section 4 ("multi-text"); how its parts are averaged is not published, so this is the
+    plain mean.
+
+    Args:
+        img: rows of length 1.
+        txt: for each of m texts its rows of length 1; ``txt[k, i]`` and ``img[i]`` are one pair.
+        logit_scale: multiplier of the cosines, already exponentiated.
+        labels: as in ``clip_loss``.
+        gather: rows of all processes; None for this process alone.
+
+    Raises:
+        InputError: not (m, b, d) with m >= 1, or what ``clip_loss`` refuses.
+    """
+    if txt.ndim != 3 or len(txt) == 0:
+        raise InputError(f"txt: expected (m, b, d) with m >= 1, got {tuple(txt.shape)}")
+    return torch.stack([clip_loss(img, one, logit_scale, labels=labels, gather=gather) for one in txt]).mean()

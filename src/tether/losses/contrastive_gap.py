@@ -62,11 +62,8 @@ class ContrastiveGapLoss:
             contrastive: weight of CLIP's loss.
             t: sharpness of the potentials.
             duplicates: pairs with equal captions are each other's ``negatives``, as published, or ``positives``: then
-                they share CLIP's target and no uniformity pushes their texts apart, nor one's picture from the other's
+                they share CLIP's target and no uniformity pushes their texts apart, nor one's image from the other's
                 text. What counts as equal is ``batch.extra["labels"]`` (b,), or the tokens where there is none.
-
-        Raises:
-            InputError: no term with a weight.
         """
         weights = {"uniform": uniform, "align": align, "cross_uniform": cross_uniform, "contrastive": contrastive}
         if not any(weights.values()):

@@ -1,4 +1,4 @@
-"""A text is more general than its picture: the picture must lie in the cone that the text spans."""
+"""A text is more general than its image: the image must lie in the cone that the text spans."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def entailment(
 
     Args:
         general: apexes (texts), as points of the geometry; see ``core.geometry.place``.
-        specific: what each entails (pictures).
+        specific: what each entails (images).
         geometry: any Euclidean or hyperbolic one; all of a family share the cone.
         min_radius: K, in units of the points.
         curvature: of a hyperbolic geometry.
@@ -104,11 +104,7 @@ def _over(number: float, length: Tensor) -> Tensor:
 
 
 def check_origin(geometry: GeometryName) -> None:
-    """See that a geometry has cones.
-
-    Raises:
-        InputError: otherwise.
-    """
+    """See that a geometry has cones."""
     if geometry in ("clip", "elliptic"):
         raise InputError(
             f"entailment: {geometry} has no origin to open away from; use a Euclidean or hyperbolic geometry"

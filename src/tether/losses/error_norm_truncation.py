@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, final
+from typing import Annotated, Literal, Protocol, final, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Gt, Le
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -54,9 +56,6 @@ def error_norm(
         logits: raw scores of every class at every place.
         targets: class of each place, or ``ignore_index``.
         ignore_index: what stands at padding; it may be a class number.
-
-    Raises:
-        InputError: shapes or types that do not fit, or, on the CPU, a target that is no class.
     """
     _check(logits, targets, ignore_index)
     rows, labels = logits.detach().flatten(0, -2), targets.flatten()
@@ -137,9 +136,6 @@ class ENTLoss:
             logits: raw scores; half precision is widened to float32.
             targets: class of each place, or ``ignore_index``.
             step: of the training, from 0; None evaluates: nothing is dropped.
-
-        Raises:
-            InputError: shapes or types that do not fit, or, on the CPU, a target that is no class.
         """
         _check(logits, targets, self.ignore_index)
         real = targets != self.ignore_index
@@ -189,3 +185,56 @@ def _check(logits: Tensor, targets: Tensor, ignore_index: int) -> None:
             raise InputError(
                 f"targets: expected classes 0..{logits.shape[-1] - 1} or {ignore_index}, got {int(targets[bad][0])}"
             )
+
+
+@runtime_checkable
+class HasLogits(Protocol):
+    """What a transformers causal language model returns."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(b, l, classes)."""
+        ...
+
+
+@final
+class CausalENT:
+    """Shifts labels by one place and calls an ``ENTLoss``; pass it to ``Trainer(compute_loss_func=...)``.
+
+    Logits without gradient are taken as evaluation, where nothing is dropped. The sum is divided by the Trainer's own
+    count of tokens, so gradient accumulation gives the loss of the whole batch; with ``normalize="kept"`` each slice's
+    mean over its kept tokens is weighted by its share of the tokens.
+    """
+
+    def __init__(self, loss: ENTLoss, *, step: Callable[[], int]) -> None:
+        """Take the loss and where the step is read.
+
+        Args:
+            loss: with any setting; its ``ignore_index`` must be that of the labels (-100).
+            step: gives the number of optimiser steps done, such as ``lambda: trainer.state.global_step``.
+        """
+        self.loss, self.step = loss, step
+
+    def __call__(
+        self,
+        outputs: HasLogits | Mapping[str, Tensor],
+        labels: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The loss of one forward pass.
+
+        Args:
+            outputs: of the model, with ``logits`` (b, l, classes).
+            labels: (b, l) ids; the one at place i + 1 is predicted at place i.
+            num_items_in_batch: tokens of the whole step, as the Trainer counts them; None for those of this call.
+        """
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
+        if logits.shape[:-1] != labels.shape:
+            raise InputError(
+                f"expected logits (b, l, classes) and labels (b, l), got {tuple(logits.shape)}, {tuple(labels.shape)}"
+            )
+        following = F.pad(labels, (0, 1), value=self.loss.ignore_index)[:, 1:].contiguous()
+        found = self.loss(logits, following, step=self.step() if logits.requires_grad else None)
+        if num_items_in_batch is None or self.loss.normalize == "sum":
+            return found.loss
+        return found.loss * found.tokens / num_items_in_batch

@@ -1,4 +1,4 @@
-"""The contrastive loss in any geometry, and with it the entailment of pictures by texts (EuCLIP, arXiv 2409.13079)."""
+"""The contrastive loss in any geometry, and with it the entailment of images by texts (EuCLIP, arXiv 2409.13079)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def geometry_loss(
     labels: Int[Tensor, " b"] | None = None,
     gather: Gather = LOCAL,
 ) -> GeometryTerms:
-    """Cross-entropy of ``logit_scale`` times the similarity, both ways, and the entailment of pictures by texts.
+    """Cross-entropy of ``logit_scale`` times the similarity, both ways, and the entailment of images by texts.
 
     Inner products and the squared Euclidean distance go through the tiled InfoNCE, so their B x B logits are never
     stored; the others store them. With ``gather`` the mean over processes is the loss of the whole batch.

@@ -1,4 +1,4 @@
-"""Hard negatives: for each pair a caption, and perhaps a picture, that differs from its own in one detail only.
+"""Hard negatives: for each pair a caption, and perhaps an image, that differs from its own in one detail only.
 
 What NegCLIP, TripletCLIP and CLIP-IN share: softmax over the batch with further candidates, either for every row or for
 its own row alone, and what becomes of candidates that are not wrong at all.
@@ -63,9 +63,6 @@ def hard_info_nce(
         twin_labels: of the twins, where there are any.
         duplicates: what keys and twins of a query's label are, other than its positive: ``negatives`` like all others,
             ``positives`` that share the target equally, or ``left_out``.
-
-    Raises:
-        InputError: shapes that do not fit, or labels that are missing.
     """
     queries, keys = widen(queries, keys)
     if keys.shape[0] < offset + queries.shape[0]:
@@ -98,9 +95,6 @@ def hard_search(
     """``hard_info_nce`` without twins, and whether the positive is the most similar of all keys, in one pass.
 
     Keys of a query's label are no hits, whatever ``duplicates`` says. ``scale`` is above 0.
-
-    Raises:
-        InputError: as ``hard_info_nce``.
     """
     if duplicates == "negatives":
         return search(queries, keys, scale=scale, offset=offset)
@@ -204,9 +198,6 @@ def check_negatives(img: Tensor, txt: Tensor, **negatives: Tensor | None) -> Non
         img: (b, d) rows of length 1.
         txt: (b, d) rows of length 1.
         **negatives: further rows by the name that errors call them.
-
-    Raises:
-        InputError: a negative that is missing or does not fit; it says which.
     """
     check_unit_pairs(img, txt)
     for name, rows in negatives.items():
@@ -244,11 +235,7 @@ class EqualNegatives:
 
 
 def negative_rows(out: Encoded, name: Literal["negative_image", "negative_text"]) -> Float[Tensor, "b d"]:
-    """The hard negatives of a batch, as unit rows.
-
-    Raises:
-        InputError: there are none.
-    """
+    """The hard negatives of a batch, as unit rows."""
     features = out.negative_image if name == NEGATIVE_IMAGE else out.negative_text
     if features is None:
         raise InputError(
@@ -259,11 +246,7 @@ def negative_rows(out: Encoded, name: Literal["negative_image", "negative_text"]
 
 
 def quadruple_rows(out: Encoded, *, equal: EqualNegatives) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Unit rows of images, texts and the hard negatives of both, checked; negatives that equal their own are counted.
-
-    Raises:
-        InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
-    """
+    """Unit rows of images, texts and hard negatives of both, checked; negatives that equal their own are counted."""
     check_cosine(out)
     image, text = unit_rows(out.image), unit_rows(out.text)
     other_image, other_text = negative_rows(out, NEGATIVE_IMAGE), negative_rows(out, NEGATIVE_TEXT)

@@ -1,4 +1,4 @@
-"""InfoNCE without the B x B matrix: the one core under every contrastive loss of this room.
+"""InfoNCE without the B x B matrix: the one core under every contrastive loss of this package.
 
 The logits are made a tile of rows at a time. The forward keeps the log-sum-exp of each row and, online, of each column;
 the backward makes each tile once more and adds both gradients. One ``exp`` serves both directions where the numbers
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Decay, checked
-from tether.losses.top1 import Hits
 
 TILE_BYTES = {"cpu": 16 << 20}
 """Size of one tile of logits by device: on the CPU about the last-level cache."""
@@ -75,9 +74,6 @@ def info_nce(
         query_labels: equal for queries that mean the same; needs ``key_labels``.
         key_labels: of the keys; the positive must have its query's label.
         label_smoothing: share of the target spread over all keys, in [0, 1).
-
-    Raises:
-        InputError: shapes that do not fit, or labels of one side only.
     """
     queries, keys = widen(queries, keys)
     if keys.shape[0] < offset + queries.shape[0]:
@@ -112,9 +108,6 @@ def info_nce_pairs(
         extra_right: further negatives for the left rows.
         labels: equal for pairs that mean the same: each is a positive of the others, with an equal share.
         label_smoothing: share of the target spread over all candidates, in [0, 1).
-
-    Raises:
-        InputError: shapes that do not fit.
     """
     left, right = widen(left, right)
     count = left.shape[0]
@@ -136,11 +129,7 @@ def info_nce_pairs(
 def search(
     queries: Float[Tensor, "b d"], keys: Float[Tensor, "n d"], *, scale: Float[Tensor, ""] | float, offset: int = 0
 ) -> Searched:
-    """``info_nce`` without labels, and its hits, from one pass over the logits; ``scale`` is above 0.
-
-    Raises:
-        InputError: as ``info_nce``.
-    """
+    """``info_nce`` without labels, and its hits, from one pass over the logits; ``scale`` is above 0."""
     queries, keys = widen(queries, keys)
     count = queries.shape[0]
     if keys.shape[0] < offset + count:
@@ -156,11 +145,7 @@ def search_pairs(
     scale: Float[Tensor, ""] | float,
     extra_right: Float[Tensor, "k d"],
 ) -> tuple[Searched, Searched]:
-    """``info_nce_pairs`` without labels, and the hits of both directions, from one pass; ``scale`` is above 0.
-
-    Raises:
-        InputError: as ``info_nce_pairs``.
-    """
+    """``info_nce_pairs`` without labels, and the hits of both directions, from one pass; ``scale`` is above 0."""
     left, right = widen(left, right)
     count = left.shape[0]
     if right.shape[0] != count:
@@ -401,3 +386,33 @@ def _tile_gradient(
 
 _REACH = {torch.float32: 60.0, torch.float64: 600.0}
 """Logarithm of the largest ratio that leaves room for seven, or sixteen, digits above the smallest number."""
+
+
+class Hits:
+    """Looks at the logits tile by tile; columns are compared, since ``argmax`` over them is slow."""
+
+    def __init__(self, rows: Float[Tensor, "r d"], *, offset: int, count: int) -> None:
+        """Args: rows: of the logits; offset: column of the first pair; count: of the pairs."""
+        self.offset, self.count = offset, count
+        self._best = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        self._peak, self._before = rows.new_full((2, count), -torch.inf)
+
+    def look_(self, logits: Float[Tensor, "h n"], *, start: int, columns: bool) -> None:
+        """Take in a tile that begins at row ``start``; with ``columns`` there are no rows but those of pairs."""
+        part = slice(start, start + len(logits))
+        torch.argmax(logits, dim=1, out=self._best[part])
+        if columns:
+            paired = logits[:, self.offset : self.offset + self.count]
+            square = paired[:, part]
+            own_or_later = torch.ones_like(square, dtype=torch.bool).tril_()
+            above = square.masked_fill(own_or_later, -torch.inf).amax(dim=0)
+            self._before[part] = torch.maximum(self._peak[part], above)
+            self._peak = torch.maximum(self._peak, paired.amax(dim=0))
+
+    def of_rows(self) -> Bool[Tensor, " b"]:
+        """Whether each pair is the first maximum of its row."""
+        return self._best[: self.count] == self.offset + torch.arange(self.count, device=self._best.device)
+
+    def of_columns(self, positive: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
+        """Whether each pair, whose logits these are, is the first maximum of its column."""
+        return (positive >= self._peak) & (positive > self._before)

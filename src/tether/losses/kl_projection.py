@@ -63,10 +63,6 @@ def project_kl(logp_new: Float[Tensor, "*b v"], logp_old: Float[Tensor, "*b v"],
         logp_new: normalised log-probabilities.
         logp_old: normalised log-probabilities of the same shape.
         eps: radius in nats.
-
-    Raises:
-        InputError: shapes that differ, or (looked at on the CPU only) rows of ``old``
-            that do not add up to 1.
     """
     if logp_new.shape != logp_old.shape or logp_new.ndim < 1 or logp_new.shape[-1] == 0:
         raise InputError(

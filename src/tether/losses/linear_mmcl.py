@@ -28,14 +28,11 @@ def linear_mmcl_loss(
     Source: arXiv 2310.04971, section 3 (the multi-modal form of a linear contrastive loss).
 
     Args:
-        image: n >= 2 pictures as vectors; row i and ``text[i]`` are one pair.
+        image: n >= 2 images as vectors; row i and ``text[i]`` are one pair.
         text: their captions as vectors.
-        image_weights: of the picture's tower, to p dimensions.
+        image_weights: of the image's tower, to p dimensions.
         text_weights: of the caption's tower, to the same.
         rho: weight of the last term.
-
-    Raises:
-        InputError: shapes that do not fit, or fewer than two pairs.
     """
     n = len(image)
     shapes = " ".join(str(tuple(value.shape)) for value in (image, text, image_weights, text_weights))

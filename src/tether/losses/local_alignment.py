@@ -1,4 +1,4 @@
-"""Words and the parts of a picture they name: a local loss beside the global one (the GLoRIA family)."""
+"""Words and the parts of an image they name: a local loss beside the global one (the GLoRIA family)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tether.losses.clip import ClipLoss, Directions
 from tether.losses.siglip import SigLipLoss
 
 BLOCK_BYTES = 64 << 20
-"""Size of one table of a block of reports against all pictures, words and regions."""
+"""Size of one table of a block of reports against all images, words and regions."""
 
 _PLAIN_EXP = 40.0
 """Up to this sharpness the exponential of a share is far from overflow in float32."""
@@ -41,26 +41,23 @@ def local_similarity(
     attention: Literal["cosine", "dot"] = "cosine",
     block: Count | None = None,
 ) -> Float[Tensor, "b n"]:
-    """How well each picture's parts answer the words of each report: ``log sum_w exp(temp2 cos(c_w, w))``.
+    """How well each image's parts answer the words of each report: ``log sum_w exp(temp2 cos(c_w, w))``.
 
-    For picture i and report j: ``a_wr`` is the softmax over the report's words of ``w . r``, then the softmax over the
-    regions of ``temp1 a_wr``; the context ``c_w = sum_r a_wr r`` is what the word sees of the picture. The table of
+    For image i and report j: ``a_wr`` is the softmax over the report's words of ``w . r``, then the softmax over the
+    regions of ``temp1 a_wr``; the context ``c_w = sum_r a_wr r`` is what the word sees of the image. The table of
     b x n x words x regions is made for a block of reports at a time, and made again in the backward.
 
     Source: arXiv 2312.07353, multi-scale alignment, with the constants of the GLoRIA family; the weighted regions are
     the raw ones, and words that are not real take no part in either softmax.
 
     Args:
-        regions: parts of each picture, of any length but 0.
+        regions: parts of each image, of any length but 0.
         words: of each report, of any length but 0 where they are real.
         real: True where a word is one and not padding; at least one in each row.
         temp1: sharpness of the attention over regions.
         temp2: sharpness of the maximum over words.
         attention: the first softmax is over ``cosine`` similarities, or over ``dot`` products as in GLoRIA's release.
         block: reports at once; None takes as many as fit into 64 MB.
-
-    Raises:
-        InputError: shapes that do not fit, or a report without a word.
     """
     regions, words = _wide(regions, words)
     if regions.ndim != 3 or words.ndim != 3 or regions.shape[2] != words.shape[2] or 0 in regions.shape:
@@ -128,13 +125,13 @@ def local_alignment_loss(
     block: Count | None = None,
     gather: Gather | None = None,
 ) -> Float[Tensor, ""]:
-    """Symmetric cross-entropy of ``temp3`` times ``local_similarity``; report i belongs to picture i.
+    """Symmetric cross-entropy of ``temp3`` times ``local_similarity``; report i belongs to image i.
 
-    With ``gather`` each process compares its pictures with all reports and its reports with all pictures, so the mean
+    With ``gather`` each process compares its images with all reports and its reports with all images, so the mean
     over processes is the loss of the whole batch.
 
     Args:
-        regions: parts of each picture.
+        regions: parts of each image.
         words: of each report.
         real: True where a word is one.
         temp1: see ``local_similarity``.
@@ -144,9 +141,6 @@ def local_alignment_loss(
         directions: ``mean`` or ``sum`` of both, or one of them.
         block: see ``local_similarity``.
         gather: rows of all processes; None for this process alone. Regions must be as many on every process.
-
-    Raises:
-        InputError: as ``local_similarity``, or not one report for each picture.
     """
     if len(regions) != len(words):
         raise InputError(f"expected one report for each picture, got {len(regions)} pictures and {len(words)} reports")
@@ -170,7 +164,7 @@ def local_alignment_loss(
 
 @final
 class LocalAlignmentLoss:
-    """A global objective, and words beside the parts of the picture that they name.
+    """A global objective, and words beside the parts of the image that they name.
 
     ``out.image.tokens`` (b, p, d) and ``out.text.tokens`` (b, w, d) are parts and words in the joint space, where
     ``out.text.mask`` says which words are real; the step ``{name: contrastive, want: tokens}`` brings them.

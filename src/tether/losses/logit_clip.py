@@ -136,9 +136,6 @@ class LogitClipLoss(nn.Module):
             p: order of the norm, 1 to infinity.
             dim: where the classes are: -1, or 1 for logits (n, classes, ...) of several places.
             nan: ``pass`` hands NaN on, ``refuse`` raises.
-
-        Raises:
-            InputError: a value outside its range.
         """
         super().__init__()
         self.base_loss: Callable[[Tensor, Tensor], Tensor] = nn.CrossEntropyLoss() if base_loss is None else base_loss

@@ -15,10 +15,9 @@ from tether.core.gather import Gather
 from tether.core.protocols import Objective
 from tether.core.ranges import Limit, checked
 from tether.core.types import Batch, Encoded, Loss
-from tether.losses.clip import ClipLoss
+from tether.losses.clip import ClipLoss, RowEdit
 from tether.losses.logit_clip import EPS, Order, clip_factors
 from tether.losses.row_norms import row_norms
-from tether.losses.rows import RowEdit
 from tether.losses.siglip import SigLipLoss
 
 
@@ -48,9 +47,6 @@ def clip_rows(
         keys: all candidates.
         tau: largest norm that is left alone.
         p: order of the norm, 1 to infinity.
-
-    Raises:
-        InputError: shapes that do not fit.
     """
     return queries * _factors(queries, keys, tau=tau, p=p)
 

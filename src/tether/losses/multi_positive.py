@@ -1,4 +1,4 @@
-"""Several texts for a picture and several pictures for a study: every one of them is a positive."""
+"""Several texts for an image and several images for a study: every one of them is a positive."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def multi_positive_loss(
     """Contrastive loss with any number of positives a row, mean of both directions.
 
     With ``p_ij`` the softmax of row i: ``each`` is the mean of ``-log p_ij`` over its positives, so all are wanted;
-    ``any`` is ``-log sum p_ij``, so one is enough, as where only one sentence of a report speaks of the picture. With
+    ``any`` is ``-log sum p_ij``, so one is enough, as where only one sentence of a report speaks of the image. With
     one positive a row both are CLIP's loss. A row without a positive counts nothing.
 
     Source: arXiv 2312.07353, on long reports and several views.
@@ -46,14 +46,10 @@ def multi_positive_loss(
         img: rows of length 1.
         txt: rows of length 1, not necessarily as many.
         logit_scale: multiplier of the cosines, already exponentiated.
-        positive: True where a text belongs to a picture.
-        left_out: True where a text must be no negative of a picture either, such as one of the same patient; a
+        positive: True where a text belongs to an image.
+        left_out: True where a text must be no negative of an image either, such as one of the same patient; a
             positive stays one.
         credit: ``each`` or ``any`` of the positives.
-
-    Raises:
-        InputError: shapes that do not fit, no positive at all, or, on the CPU, rows whose length is not
-            1.
     """
     if img.ndim != 2 or txt.ndim != 2 or img.shape[1] != txt.shape[1] or not (len(img) and len(txt)):
         raise InputError(f"expected embeddings (b, d) and (n, d), got {tuple(img.shape)} and {tuple(txt.shape)}")
@@ -110,11 +106,7 @@ class MultiPositive:
         self.same_patient = same_patient
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
-        """The loss of this process's pairs; terms are both directions, the logit scale and the positives a row.
-
-        Raises:
-            InputError: rows that do not fit, or numbers that are not one for each pair.
-        """
+        """The loss of this process's pairs; terms are both directions, the logit scale and the positives a row."""
         check_cosine(out)
         image, text = unit_rows(out.image), unit_rows(out.text)
         check_unit_pairs(image, text)

@@ -1,4 +1,4 @@
-"""NegCLIP: every picture also sees the hard negative captions of the whole batch."""
+"""NegCLIP: every image also sees the hard negative captions of the whole batch."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def neg_clip_loss(
     duplicates: Duplicates = "negatives",
     gather: Gather | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean of image-to-text over 2b captions and text-to-image over b pictures (arXiv 2210.01936, section 4).
+    """Mean of image-to-text over 2b captions and text-to-image over b images (arXiv 2210.01936, section 4).
 
-    The negative captions are candidates of every picture, and of no caption: text to image is plain CLIP. With
+    The negative captions are candidates of every image, and of no caption: text to image is plain CLIP. With
     ``gather`` those of all processes are, in the order of the processes.
 
     Args:
@@ -51,10 +51,6 @@ def neg_clip_loss(
         duplicates: what candidates of a row's own label are; see ``hard_info_nce``. With templates a negative of one
             pair is often the caption of another: ``left_out`` takes it out.
         gather: rows of all processes; None for this process alone.
-
-    Raises:
-        InputError: rows that do not fit each other, an empty batch, missing labels, or, on the CPU, rows whose length
-            is not 1.
     """
     check_negatives(img, txt, negative_text=neg_txt)
     EqualNegatives()(txt, neg_txt, what="captions")
@@ -69,8 +65,8 @@ class NegClipTerms:
 
     Attributes:
         total: mean of both directions.
-        image_to_text: pictures look for their captions.
-        text_to_image: captions look for their pictures.
+        image_to_text: images look for their captions.
+        text_to_image: captions look for their images.
         accuracy: as of ``neg_clip_accuracy``.
     """
 
@@ -134,7 +130,7 @@ def neg_clip_accuracy(
     *,
     gather: Gather | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean of the shares of pictures that pick their caption among all, and of captions that pick their picture."""
+    """Mean of the shares of images that pick their caption among all, and of captions that pick their image."""
     gather = gather or LOCAL
     offset, texts = gather.rank * len(img), gather(txt)
     if neg_txt is not None:
@@ -144,7 +140,7 @@ def neg_clip_accuracy(
 
 @final
 class NegClipLoss:
-    """NegCLIP's objective: hard negative captions for every picture. Source: arXiv 2210.01936, section 4.
+    """NegCLIP's objective: hard negative captions for every image. Source: arXiv 2210.01936, section 4.
 
     It needs captions in ``Encoded.negative_text``, which the step ``hard_negatives`` puts there.
     """
@@ -162,11 +158,7 @@ class NegClipLoss:
         self._equal = EqualNegatives()
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
-        """The loss of this process's pairs; terms are both directions, the accuracy and the logit scale.
-
-        Raises:
-            InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
-        """
+        """The loss of this process's pairs; terms are both directions, the accuracy and the logit scale."""
         check_cosine(out)
         image, text = unit_rows(out.image), unit_rows(out.text)
         negative = negative_rows(out, "negative_text")

@@ -1,4 +1,4 @@
-"""ParaCLIP's loss: a picture finds the second paraphrase of its caption, and caption and paraphrases stay together."""
+"""ParaCLIP's loss: an image finds the second paraphrase of its caption, and caption and paraphrases stay together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ParaclipTerms:
 
     Attributes:
         total: ``w1 l1 + w2 l2 + w3 l3``, a sum and no mean.
-        l1: pictures and second paraphrases.
+        l1: images and second paraphrases.
         l2: captions and first paraphrases.
         l3: first and second paraphrases.
     """
@@ -52,14 +52,14 @@ def paraclip_loss(
 ) -> ParaclipTerms:
     """``L(img, para2) + L(txt, para1) + L(para1, para2)``, L being CLIP's symmetric loss of cosines times the scale.
 
-    The picture is paired with the SECOND paraphrase, whose wording is farthest from the caption's; what is known of
-    the caption is kept through the other two terms. Pictures get no gradient: their tower is frozen. Logits are at
+    The image is paired with the SECOND paraphrase, whose wording is farthest from the caption's; what is known of
+    the caption is kept through the other two terms. Images get no gradient: their tower is frozen. Logits are at
     least float32, and never stored as a whole.
 
     Source: arXiv 2402.15120, section 3.2. There is no released training code.
 
     Args:
-        img: of any length but 0, normalised here; row i of all four belongs to one picture.
+        img: of any length but 0, normalised here; row i of all four belongs to one image.
         txt: captions.
         para1: paraphrases of the captions.
         para2: paraphrases of the paraphrases.
@@ -68,9 +68,6 @@ def paraclip_loss(
         labels: equal for rows that mean the same, such as equal captions: each counts as a positive of the others,
             where they would be false negatives. Ours; None leaves them negatives.
         gather: rows of all processes; None for this process alone.
-
-    Raises:
-        InputError: shapes that are not four equal (b, d) with b >= 2 over all processes, or weights of 0.
     """
     named = {"img": img, "txt": txt, "para1": para1, "para2": para2}
     shapes = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in named.items())

@@ -20,9 +20,6 @@ def row_norms(queries: Float[Tensor, "b d"], *, keys: Float[Tensor, "n d"], p: f
     d/n of a product with all keys. The keys' mean is taken out first: rows that share a direction, as texts do, would
     otherwise lose digits in float32. Other orders look at a tile of rows at a time, and again in the backward. First-
     order gradients only.
-
-    Raises:
-        InputError: shapes that do not fit.
     """
     queries, keys = widen(queries, keys)
     if p == 2 and len(keys) > keys.shape[1]:

@@ -13,8 +13,7 @@ from tether.core.gather import LOCAL, Gather
 from tether.core.ranges import checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.checks import check_cosine, check_unit_pairs, unit_rows
-from tether.losses.clip import batch_labels
-from tether.losses.rows import RowEdit
+from tether.losses.clip import RowEdit, batch_labels
 from tether.losses.sigmoid import sigmoid_pairs
 
 
@@ -39,9 +38,6 @@ def siglip_loss(
         logit_bias: added to the logits; SigLIP starts at -10.
         labels: equal for pairs that mean the same: the answer is yes for all of them.
         gather: rows of all processes; None for this process alone.
-
-    Raises:
-        InputError: not (b, d) of equal shape, an empty batch, or, on the CPU, rows whose length is not 1.
     """
     check_unit_pairs(img, txt)
     gather = gather or LOCAL

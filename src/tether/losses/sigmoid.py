@@ -35,9 +35,6 @@ def sigmoid_pairs(
 
     ``y`` is 1 for the pair (i, offset + i) and, with labels, for every right row of the same label, else -1.
     Half-precision rows are widened to float32; float64 stays. First-order gradients only.
-
-    Raises:
-        InputError: shapes that do not fit, or labels of one side only.
     """
     left, right = widen(left, right)
     if right.shape[0] < offset + left.shape[0]:

@@ -16,7 +16,7 @@ from tether.losses.checks import check_cosine, check_unit_lengths, check_unit_pa
 from tether.losses.positive_override import products
 
 FINDINGS, TEXT_FINDINGS = "findings", "text_findings"
-"""Where a batch's extra holds the finding vectors of the pictures, and of the texts where those differ."""
+"""Where a batch's extra holds the finding vectors of the images, and of the texts where those differ."""
 TAU = 0.07
 """Temperature of arXiv 2103.00020, section 2.4, at the start."""
 
@@ -24,7 +24,7 @@ Form = Literal["softmax", "shares"]
 
 
 def finding_similarity(left: Tensor, *, right: Tensor) -> Float[Tensor, "b n"]:
-    """Cosine of the finding vectors of b pictures and n reports; 0 where either has no finding.
+    """Cosine of the finding vectors of b images and n reports; 0 where either has no finding.
 
     A finding that is uncertain (-1) or unknown (NaN) on either side of a pair is left out of that pair's cosine, and
     is not taken for absent.
@@ -32,11 +32,8 @@ def finding_similarity(left: Tensor, *, right: Tensor) -> Float[Tensor, "b n"]:
     Source: arXiv 2312.07353, on false negatives.
 
     Args:
-        left: (b, k) findings of each picture: 0 absent, above 0 present, -1 or NaN uncertain.
+        left: (b, k) findings of each image: 0 absent, above 0 present, -1 or NaN uncertain.
         right: (n, k) the same findings of each report.
-
-    Raises:
-        InputError: not two tables of the same findings, or a value below 0 that is not -1.
     """
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1] or not left.shape[1]:
         raise InputError(
@@ -53,18 +50,15 @@ def finding_similarity(left: Tensor, *, right: Tensor) -> Float[Tensor, "b n"]:
 def soft_targets(
     left: Tensor, *, right: Tensor, form: Form = "softmax", temperature: Positive = 1.0
 ) -> Float[Tensor, "b n"]:
-    """Targets of each picture among all reports, rows that add up to 1.
+    """Targets of each image among all reports, rows that add up to 1.
 
     Args:
-        left: (b, k) findings of each picture, see ``finding_similarity``.
+        left: (b, k) findings of each image, see ``finding_similarity``.
         right: (n, k) findings of each report.
         form: ``softmax`` of the cosines, as published, which is almost even: a report that shares every finding gets
             e times the share of one that shares none. ``shares`` divides the cosines by their sum, so that reports
             without a common finding get nothing.
         temperature: the cosines are divided by it before the softmax; 1 as published.
-
-    Raises:
-        InputError: as ``finding_similarity``.
     """
     cosine = finding_similarity(left, right=right)
     if form == "softmax":
@@ -83,7 +77,7 @@ def soft_target_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy of ``softmax(logit_scale * img @ txt.T)`` against given targets, mean of both directions.
 
-    Pictures and texts need not be pairs, nor as many: whoever shares findings is pulled together.
+    Images and texts need not be pairs, nor as many: whoever shares findings is pulled together.
 
     Source: arXiv 2312.07353, on false negatives.
 
@@ -91,11 +85,8 @@ def soft_target_loss(
         img: rows of length 1.
         txt: rows of length 1.
         logit_scale: multiplier of the cosines, 1 / tau.
-        targets: what each picture should give each text; rows add up to 1.
-        text_targets: what each text should give each picture; rows add up to 1.
-
-    Raises:
-        InputError: shapes that do not fit, an empty side, or, on the CPU, rows whose length is not 1.
+        targets: what each image should give each text; rows add up to 1.
+        text_targets: what each text should give each image; rows add up to 1.
     """
     _check_sides(img, txt, targets, text_targets)
     logits = logit_scale * products(img, txt)
@@ -106,8 +97,8 @@ def soft_target_loss(
 class SoftTargetContrastive:
     """A contrastive objective whose targets follow the findings: two normal studies do not push each other away.
 
-    ``batch.extra["findings"]`` (b, k) are the findings of the pictures; ``["text_findings"]`` (b, k) those of the
-    texts where they differ, so that pictures and texts may come from different studies. -1 or NaN is uncertain.
+    ``batch.extra["findings"]`` (b, k) are the findings of the images; ``["text_findings"]`` (b, k) those of the
+    texts where they differ, so that images and texts may come from different studies. -1 or NaN is uncertain.
     Give "no finding" an entry of its own, or normal studies have the cosine 0 to everything and an even target.
 
     Source: arXiv 2312.07353, on false negatives (MedCLIP family).

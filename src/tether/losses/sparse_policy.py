@@ -117,9 +117,6 @@ class SparseDist:
 
         Args:
             other: distributions of the same rows and sampled tokens.
-
-        Raises:
-            InputError: other rows or another vocabulary.
         """
         if self.vocabulary != other.vocabulary or self.tail.shape != other.tail.shape:
             raise InputError(

@@ -25,7 +25,7 @@ class SpecsTerms:
 
     Attributes:
         total: all three.
-        contrast: each caption among the pictures.
+        contrast: each caption among the images.
         detail: a true detail must raise the similarity.
         negative: a false one must lower it.
         margin: in force after the call, in logits; detached.
@@ -42,7 +42,7 @@ class SpecsTerms:
 class SpecsLoss(nn.Module):
     """Contrast of whole captions, and two hinges on captions that grow by a true and by a false detail.
 
-    With ``r = logit_scale * cosine`` of a text with its own picture, the hinges are ``max(0, m + r_base - r_detail)``
+    With ``r = logit_scale * cosine`` of a text with its own image, the hinges are ``max(0, m + r_base - r_detail)``
     and ``max(0, m + r_negative - r_base)``. The margin is in logits: with a scale of 100, a margin of 1.5 is a cosine
     of 0.015, with a scale of 14 one of 0.11. An adaptive one follows the mean difference that each hinge asks for,
     within 0 and 1.5, so a hinge whose difference is 1.5 on average still charges about half of the rows. It is a
@@ -80,9 +80,6 @@ class SpecsLoss(nn.Module):
             lambda_detail: weight of the true details.
             lambda_neg: weight of the false ones.
             margin: in logits; None is adaptive and starts at 0.
-
-        Raises:
-            InputError: a value below 0 or not finite.
         """
         super().__init__()
         self.lambda_contrast, self.lambda_detail, self.lambda_neg = lambda_contrast, lambda_detail, lambda_neg
@@ -101,10 +98,10 @@ class SpecsLoss(nn.Module):
         valid: Bool[Tensor, " b"] | None = None,
         gather: Gather = LOCAL,
     ) -> SpecsTerms:
-        """The loss of this process's rows; embeddings of any length, row i of all belongs to picture i.
+        """The loss of this process's rows; embeddings of any length, row i of all belongs to image i.
 
         Args:
-            img: pictures.
+            img: images.
             caption: whole captions.
             base: captions cut short.
             detail: the same with one more true detail.
@@ -113,9 +110,6 @@ class SpecsLoss(nn.Module):
             valid: False for rows that the hinges leave out, such as those whose detail was cut off with the text's end,
                 where base and detail are one. None takes all; without any the hinges are 0.
             gather: rows of all processes.
-
-        Raises:
-            InputError: shapes that are not five equal (b, d), or an empty batch.
         """
         image, whole, short, longer, wrong = _unit(img, caption=caption, base=base, detail=detail, neg=neg)
         rows = torch.ones_like(image[:, 0]) if valid is None else _mask(valid, like=image)

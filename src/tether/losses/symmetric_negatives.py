@@ -32,10 +32,10 @@ class SymmetricTerms:
 
     Attributes:
         total: mean of the four others, to be minimised.
-        i2t: pictures look for their captions.
-        t2i: captions look for their pictures.
-        i2t_edit: edited pictures look for the edited captions.
-        t2i_edit: edited captions look for the edited pictures.
+        i2t: images look for their captions.
+        t2i: captions look for their images.
+        i2t_edit: edited images look for the edited captions.
+        t2i_edit: edited captions look for the edited images.
     """
 
     total: Float[Tensor, ""]
@@ -59,7 +59,7 @@ def symmetric_negative_loss(
     duplicates: Duplicates = "negatives",
     gather: Gather | None = None,
 ) -> SymmetricTerms:
-    """Every picture must be told from its edit, and every caption from its own (arXiv 2508.02329).
+    """Every image must be told from its edit, and every caption from its own (arXiv 2508.02329).
 
     The exact published form could not be had; ``own`` is our reading of it, the others are its neighbours.
 
@@ -77,10 +77,6 @@ def symmetric_negative_loss(
             pair is often another pair, which ``batch`` counts as wrong unless it is ``left_out``. ``pair`` asks about
             twins alone and has none.
         gather: rows of all processes; None for this process alone.
-
-    Raises:
-        InputError: rows that do not fit each other, a missing twin, an empty batch, missing labels, or,
-            on the CPU, rows whose length is not 1.
 
     Example:
         >>> import torch
@@ -196,11 +192,7 @@ class SymmetricHardNegativeLoss:
         self._equal = EqualNegatives()
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
-        """The loss of this process's quadruples; terms are the four directions and the logit scale.
-
-        Raises:
-            InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
-        """
+        """The loss of this process's quadruples; terms are the four directions and the logit scale."""
         found = _terms(
             quadruple_rows(out, equal=self._equal),
             out.logit_scale,

@@ -29,7 +29,7 @@ class TripletTerms:
         total: real plus negative, to be minimised.
         real: NegCLIP's loss of the pairs against the negative captions.
         negative: NegCLIP's loss of the negative pairs against the real captions.
-        accuracy: top-1 of both directions and both roles, averaged; a picture chooses among 2b captions.
+        accuracy: top-1 of both directions and both roles, averaged; an image chooses among 2b captions.
     """
 
     total: Float[Tensor, ""]
@@ -52,7 +52,7 @@ def triplet_clip_loss(
 ) -> TripletTerms:
     """``N(img, txt, neg_txt) + N(neg_img, neg_txt, txt)`` with N NegCLIP's loss (arXiv 2411.02545, released code).
 
-    A plain sum, about twice CLIP's loss: halve the learning rate or tune it. A negative picture is never a negative of
+    A plain sum, about twice CLIP's loss: halve the learning rate or tune it. A negative image is never a negative of
     a real caption; ``symmetric_negative_loss`` has that too. The paper speaks of alternating terms, its code sums
     them; one term a step is NegCLIP's loss under the step ``hard_negatives`` with ``roles="in_turn"``.
 
@@ -66,9 +66,6 @@ def triplet_clip_loss(
         neg_labels: as in ``neg_clip_loss``.
         duplicates: as in ``neg_clip_loss``.
         gather: rows of all processes; None for this process alone.
-
-    Raises:
-        InputError: as ``neg_clip_loss``.
 
     Example:
         >>> import torch
@@ -128,11 +125,7 @@ class TripletClipLoss:
         self._equal = EqualNegatives()
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
-        """The loss of this process's quadruples; terms are both roles, the accuracy and the logit scale.
-
-        Raises:
-            InputError: no hard negatives, rows that do not fit, or a model that does not compare by cosine.
-        """
+        """The loss of this process's quadruples; terms are both roles, the accuracy and the logit scale."""
         found = _terms(
             quadruple_rows(out, equal=self._equal),
             out.logit_scale,

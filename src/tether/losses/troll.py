@@ -122,11 +122,7 @@ class TROLLLoss:
         *,
         mask: Bool[Tensor, "b l"] | None = None,
     ) -> TokenTerms:
-        """The parts of the loss token by token, for a trainer that has a way of its own to average them.
-
-        Raises:
-            InputError: as for the loss.
-        """
+        """The parts of the loss token by token, for a trainer that has a way of its own to average them."""
         if logits_new.ndim != 3 or logits_new.shape[:2] != tokens.shape:
             raise InputError(
                 f"expected logits (b, l, v) and tokens (b, l), got {tuple(logits_new.shape)} and {tuple(tokens.shape)}"

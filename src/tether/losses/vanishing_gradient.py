@@ -41,9 +41,6 @@ def omega_regulariser(
         activation: of the recurrent units; its slope is taken from the states.
         ratio: ``squared`` as released, ``norm`` as printed.
         bound: squared length of an error signal below which a state is left out.
-
-    Raises:
-        InputError: shapes that do not fit.
     """
     if hidden.ndim != 3 or hidden.shape != dC_dh.shape or weight_hh.shape != (hidden.shape[2],) * 2:
         raise InputError(

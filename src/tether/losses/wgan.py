@@ -21,7 +21,7 @@ Critic = Callable[[Tensor], Tensor]
 """Samples (b, ...) to scores (b,) or (b, 1); any module or function."""
 
 PENALTY_WEIGHT = 10.0
-"""Lambda on pictures and text (arXiv 1704.00028, section 4); the released toy uses 0.1."""
+"""Lambda on images and text (arXiv 1704.00028, section 4); the released toy uses 0.1."""
 WEIGHT_BOUND = 0.01
 """Of the weight clipping that the penalty replaces (arXiv 1701.07875, algorithm 1)."""
 
@@ -154,9 +154,6 @@ def wgan_critic_loss(
         one_sided: see ``gradient_penalty``.
         eps: see ``gradient_penalty``.
         generator: see ``gradient_penalty``.
-
-    Raises:
-        InputError: as ``gradient_penalty``.
     """
     _check_samples(real, fake)
     loss = _mean(_scores(critic, fake.detach())) - _mean(_scores(critic, real.detach()))
@@ -196,9 +193,6 @@ def clip_weights_(module: nn.Module, c: Limit = WEIGHT_BOUND) -> Float[Tensor, "
 
     Returns:
         0-d share of the values that now lie on the bound; it stays on their device.
-
-    Raises:
-        InputError: a module without parameters.
     """
     parameters = list(module.parameters())
     if not parameters:

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 
 from torch.optim import Optimizer
 
-from tether.optim.adamw import AdamW
 from tether.optim.clip_adagrad import ClipAdaGrad, ClipAdaGradD
 from tether.optim.clip_adam import ClipAdam, ClipAdamD
 from tether.optim.clip_radagrad import ClipRAdaGradD
 from tether.optim.fused_clip_step import clip_and_step
 from tether.optim.param_groups import parameter_groups
-from tether.optim.sgd import SGD
 from tether.optim.spam import SPAM
 from tether.optim.stable_spam import StableSPAM
+from tether.optim.torch_own import SGD, AdamW
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
     "adamw": AdamW,

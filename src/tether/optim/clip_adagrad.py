@@ -49,17 +49,7 @@ class ClipAdaGrad(ClippedOptimizer):
             clip_eps: added to the norm that the limit is divided by.
             weight_decay: share of the weight, times the learning rate, taken off after each step.
         """
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "clip": clip,
-                "clip_scope": clip_scope,
-                "eps": eps,
-                "clip_eps": clip_eps,
-                "weight_decay": weight_decay,
-            },
-        )
+        super().__init__(params, locals())
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
         return {"squares": 0.0}
@@ -116,20 +106,7 @@ class ClipAdaGradD(ClippedOptimizer):
             clip_eps: added to the norm that the limit is divided by.
             weight_decay: share of the weight, times the learning rate, taken off after each step.
         """
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "clip": clip,
-                "clip_scope": clip_scope,
-                "eta": eta,
-                "v0": v0,
-                "direction": direction,
-                "eps": eps,
-                "clip_eps": clip_eps,
-                "weight_decay": weight_decay,
-            },
-        )
+        super().__init__(params, locals())
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
         return {"squares": group["v0"]} | ({"previous": 0.0} if group["direction"] == "previous" else {})

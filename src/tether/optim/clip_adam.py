@@ -82,19 +82,7 @@ class ClipAdam(ClippedOptimizer):
             weight_decay: share of the weight, times the learning rate, taken off after each step.
             bias_correction: whether the moments are corrected for having started at zero.
         """
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": tuple(betas),
-                "clip": clip,
-                "clip_scope": clip_scope,
-                "eps": eps,
-                "clip_eps": clip_eps,
-                "weight_decay": weight_decay,
-                "bias_correction": bias_correction,
-            },
-        )
+        super().__init__(params, locals())
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
         return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
@@ -162,21 +150,7 @@ class ClipAdamD(ClippedOptimizer):
             weight_decay: share of the weight, times the learning rate, taken off after each step.
             bias_correction: whether the moments are corrected as if they had started at zero.
         """
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": tuple(betas),
-                "clip": clip,
-                "clip_scope": clip_scope,
-                "eta": eta,
-                "v0": v0,
-                "eps": eps,
-                "clip_eps": clip_eps,
-                "weight_decay": weight_decay,
-                "bias_correction": bias_correction,
-            },
-        )
+        super().__init__(params, locals())
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
         return {"exp_avg": 0.0, "exp_avg_sq": group["betas"][1] * group["v0"]}

@@ -85,21 +85,7 @@ class ClipRAdaGradD(ClippedOptimizer):
             clip_eps: added to the norm that the limit is divided by; torch's own clipping has 1e-6.
             weight_decay: share of the weight, times the learning rate, taken off after each step.
         """
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "clip": clip,
-                "eta": eta,
-                "b0": b0,
-                "mode": mode,
-                "clip_scope": clip_scope,
-                "delayed": delayed,
-                "eps": eps,
-                "clip_eps": clip_eps,
-                "weight_decay": weight_decay,
-            },
-        )
+        super().__init__(params, locals())
 
     def _complete(self, group: dict[str, Any]) -> None:
         first = self.param_groups[0]

@@ -267,9 +267,6 @@ def two_point_stationary_point(sigma: NonNegative, *, c: Limit, u: Positive, bat
         u: skew of the noise (not 1, which is symmetric).
         batch_size: samples that are averaged before the clipping.
 
-    Raises:
-        InputError: a skew of 1.
-
     Source: our own instance of the lower bound in arXiv 2305.01588.
     """
     if u == 1:
@@ -319,9 +316,6 @@ def clipped_sgd(
 
     Returns:
         The points after each step.
-
-    Raises:
-        InputError: no step.
 
     Source: arXiv 2305.01588, section 2.
     """

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from tether.core.protocols import GradClipper, NamedParams
 from tether.core.types import ClipReport
-from tether.optim.clip.global_factor import UniformClipper
+from tether.optim.clip.base import UniformClipper
 
 
 def clip_and_step(optimizer: Optimizer, *, clipper: GradClipper, named_params: NamedParams, step: int) -> ClipReport:

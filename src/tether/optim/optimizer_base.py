@@ -1,4 +1,4 @@
-"""What our own optimisers share: the doors, the closure, whole state, and the figures of all tensors as one vector."""
+"""What our own optimisers share: checks, the closure, whole state, and the figures of all tensors as one vector."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.norms import local_part, send
-from tether.core.ranges import check_values
-from tether.optim.param_groups import FUSED_DEVICES, Params, as_groups
+from tether.optim.param_groups import FUSED_DEVICES, CheckedGroups, Params, as_groups, defaults
 
 PIECE = 1 << 17
 """Elements worked on at once on a CPU: what one piece needs stays in the cache between one operation and the next."""
@@ -68,7 +67,7 @@ class Moving:
             yield piece.to(wide)
 
 
-class Stepper(torch.optim.Optimizer, abc.ABC):
+class Stepper(CheckedGroups, abc.ABC):
     """An optimiser whose whole state lies in ``state``, entry by entry with each parameter.
 
     What belongs to the optimiser and not to one tensor (the number of calls, a common accumulator) stands with every
@@ -84,8 +83,10 @@ class Stepper(torch.optim.Optimizer, abc.ABC):
     figures: ClassVar[frozenset[str]] = frozenset()
     common: ClassVar[frozenset[str]] = frozenset({"calls"})
 
-    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
-        """Take parameters or groups and the settings of those groups that have none of their own.
+    def __init__(self, params: Params, values: Mapping[str, Any]) -> None:
+        """Take parameters or groups, and the values of the constructor's parameters.
+
+        Its keyword-only parameters are the settings of those groups that have none of their own.
 
         Raises:
             InputError: no parameter, one that is complex, of whole numbers or on a device without fused kernels, or a
@@ -94,14 +95,10 @@ class Stepper(torch.optim.Optimizer, abc.ABC):
         groups, _ = as_groups(params)
         if not groups:
             raise InputError(f"{type(self).__name__}: expected at least one parameter, got none")
-        super().__init__(groups, defaults)
+        super().__init__(groups, defaults(type(self), values))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, also in the middle of training: their statistics begin with their first gradient.
-
-        Raises:
-            InputError: as for the constructor.
-        """
+        """Add parameters, also in the middle of training: their statistics begin with their first gradient."""
         super().add_param_group(param_group)
         try:
             self._admit(self.param_groups[-1])
@@ -121,7 +118,6 @@ class Stepper(torch.optim.Optimizer, abc.ABC):
                     f"{type(self).__name__}: {name}: expected a device among {', '.join(sorted(FUSED_DEVICES))}, "
                     f"got {parameter.device}"
                 )
-        check_values(type(self).__init__, group, where=type(self).__name__)
         self._complete(group)
 
     def _complete(self, group: dict[str, Any]) -> None:

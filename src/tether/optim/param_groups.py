@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.core.ranges import NonNegative, checked
+from tether.core.ranges import NonNegative, check_values, checked
 
 Params = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 """What an optimiser's constructor takes: parameters, or groups as ``parameter_groups`` makes them."""
@@ -31,9 +33,6 @@ def parameter_groups(model: nn.Module, *, weight_decay: NonNegative) -> list[dic
         Groups for any ``torch.optim.Optimizer``, with ``name`` (``decay`` or ``no_decay``), ``params`` as pairs
         (name, parameter) so that checkpoints carry the names, and ``lr_scale`` 1.0, which the training loop
         multiplies into the group's learning rate.
-
-    Raises:
-        InputError: nothing to train.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not named:
@@ -57,3 +56,19 @@ def as_groups(params: Params) -> tuple[list[Any], bool]:
             item["params"] = members
         tensors.extend(member[1] if isinstance(member, tuple) else member for member in members)
     return given, all(t.device.type in FUSED_DEVICES and t.is_floating_point() for t in tensors)
+
+
+def defaults(optimizer: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a group: the constructor's keyword-only parameters, with their values among ``values``."""
+    parameters = inspect.signature(optimizer.__init__).parameters.values()
+    settings = {each.name: values[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+class CheckedGroups(torch.optim.Optimizer):
+    """An optimiser whose groups' own settings have the ranges of its constructor's."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; a setting out of range is an InputError."""
+        check_values(type(self).__init__, param_group, where=type(self).__name__)
+        super().add_param_group(param_group)

@@ -82,22 +82,7 @@ class SPAM(Stepper):
             bias_correction: whether the moments are corrected for having started at zero.
             inplace_grad: leave in ``.grad`` what the cap made of it, as the released code does.
         """
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": tuple(betas),
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "threshold": threshold,
-                "reset_interval": reset_interval,
-                "warmup_steps": warmup_steps,
-                "accumulate_steps": accumulate_steps,
-                "cap_mode": cap_mode,
-                "bias_correction": bias_correction,
-                "inplace_grad": inplace_grad,
-            },
-        )
+        super().__init__(params, locals())
 
     def _tensors(self, group: Mapping[str, Any]) -> dict[str, float]:
         return {"exp_avg": 0.0, "exp_avg_sq": 0.0}

@@ -95,10 +95,6 @@ class TestSolver:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"tau": (1.0, 0.0)},
-            {"tau": (0.0, -0.1)},
-            {"gamma": -1.0},
-            {"dim": 0},
             {"dim": 7},
             {"y": np.ones((40, 2))},
             {"s": np.ones((3, 2)), "tau": (0.5, 0.0)},
@@ -199,12 +195,7 @@ class TestDoors:
     @pytest.mark.parametrize(
         ("settings", "given"),
         [
-            ({"tau_image": (1.0, 0.5)}, {}),
-            ({"n_iter": 0}, {}),
-            ({"n_features": 0}, {}),
             ({"max_samples": 1}, {}),
-            ({"sigma": 0.0}, {}),
-            ({"centre": "texts"}, {}),
             ({}, {"s": [1, 2]}),
             ({}, {"text_features": TEXT[:1]}),
             ({}, {"text_features": TEXT[:, :3]}),

@@ -122,8 +122,6 @@ def test_round_trip(tmp_path):
         {"groups": {"one": ["a"], "two": ["b"]}, "neutral": {"c": "d"}},
         {"groups": {"one": ["a"], "two": ["b"]}, "neutral": {"a": "b"}},
         {"groups": {"one": ["a"], "two": ["b"]}, "nouns": ("a",)},
-        {"groups": {"one": ["a"], "two": ["b"]}, "place": "after"},
-        {"groups": {"one": ["a"], "two": ["b"]}, "inflection": "german"},
     ],
 )
 def test_refuses(settings):

@@ -8,7 +8,7 @@ from tether.core.gather import LOCAL
 from tether.core.protocols import Drawing, Scheduled
 from tether.core.types import Batch, Encoded, Features
 from tether.losses import ClipLoss, M2MixLoss, clip_loss, m2_mix_loss
-from tether.losses.geodesic import geodesic_mix
+from tether.losses.m2_mix import geodesic_mix
 from tether.space.slerp import slerp
 from tether.train.steps.presets import ContrastiveStep
 

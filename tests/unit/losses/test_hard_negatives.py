@@ -143,11 +143,6 @@ def test_accuracy_comes_from_the_pass_of_the_loss(duplicates: Any, tiles: str, m
     torch.testing.assert_close(both, (wanted[0] + wanted[1]) / 2)
 
 
-def test_neg_clip_is_clip_with_further_captions() -> None:
-    img, txt, _, neg_txt = four()
-    agree(neg_clip_loss(img, txt, neg_txt, 30.0), clip_loss(img, txt, 30.0, extra_txt=neg_txt), (img, txt, neg_txt))
-
-
 def test_triplet_is_the_sum_of_both_roles_and_twice_clip_without_information() -> None:
     img, txt, neg_img, neg_txt = four()
     terms = triplet_clip_loss(img, txt, neg_img, neg_txt, 30.0)

@@ -59,25 +59,6 @@ def test_a_linear_critic_has_one_slope_everywhere():
     torch.testing.assert_close(gradient_penalty(critic, real, fake, eps=4.0).slopes, slopes.new_full((5,), 3.0))
 
 
-def test_gradient_agrees_with_finite_differences():
-    critic, real, fake = net(3, 8, 1), samples(5, 3, seed=1), samples(5, 3, seed=2)
-    alpha = torch.rand(5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    weight = critic[0].weight
-
-    def penalty(values: Tensor) -> Tensor:
-        with torch.no_grad():
-            weight.copy_(values)
-        return gradient_penalty(critic, real, fake, alpha=alpha, create_graph=False).penalty
-
-    start = weight.detach().clone()
-    gradient_penalty(critic, real, fake, alpha=alpha).penalty.backward()
-    for place in [(0, 0), (3, 2), (7, 1)]:
-        change = torch.zeros_like(start)
-        change[place] = 1e-6
-        slope = (penalty(start + change) - penalty(start - change)) / 2e-6
-        torch.testing.assert_close(weight.grad[place], slope, rtol=1e-6, atol=1e-9)
-
-
 def test_alpha_is_one_per_sample_and_drawn_from_the_generator():
     critic, seen = net(4, 8, 1), []
     critic.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))

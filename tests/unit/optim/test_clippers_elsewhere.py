@@ -340,7 +340,7 @@ def test_lightning_goes_on_where_it_stopped(here: Path) -> None:
 
 
 def test_hidden_shards_are_refused() -> None:
-    from tether.optim.integrations.whole import refuse_hidden_shards
+    from tether.optim.integrations import refuse_hidden_shards
 
     class FullyShardedDataParallel(nn.Module):
         """Stands for torch's own, which needs a process group."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,8 +11,8 @@ from torch import nn
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.optim import OPTIMIZERS, SGD, AdamW, clip_and_step, parameter_groups
-from tether.optim.clip import GlobalNorm, NoClip, ZClip
-from tether.optim.stable_spam import ada_clip, ada_norm, clip_entries
+from tether.optim.clip import GlobalNorm
+from tether.optim.stable_spam import ada_clip, ada_norm, clip_entries, maxima
 
 
 def network() -> nn.Sequential:
@@ -86,31 +88,6 @@ def test_sgd_is_torchs(rule: str, momentum: float) -> None:
         torch.testing.assert_close(first, second)
 
 
-@pytest.mark.parametrize("make", [NoClip, lambda: GlobalNorm(0.5), lambda: ZClip(warmup_steps=2, max_grad_norm=None)])
-@pytest.mark.parametrize("kind", [AdamW, SGD, torch.optim.AdamW])
-def test_folding_equals_clip_then_step(make, kind) -> None:
-    plain, folded = network(), network()
-    clippers = make(), make()
-    optimizers = [kind(model.parameters(), lr=0.01) for model in (plain, folded)]
-    scaled = 0
-    for step in range(8):
-        for model in (plain, folded):
-            differentiate(model, step, size=200.0 if step in (4, 6) else 1.0)
-            if step == 5:
-                next(model.parameters()).grad[0, 0] = torch.nan
-        report = clippers[0].clip_(plain.named_parameters(), step=step)
-        if not report.skip:
-            optimizers[0].step()
-        other = clip_and_step(optimizers[1], clipper=clippers[1], named_params=folded.named_parameters(), step=step)
-        assert bool(report.skip) == bool(other.skip) == (step == 5)
-        torch.testing.assert_close(other.scale, report.scale, rtol=1e-4, atol=0)
-        scaled += int(report.scale < 1)
-        for first, second in zip(plain.parameters(), folded.parameters(), strict=True):
-            torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
-        assert not {"grad_scale", "found_inf"} & vars(optimizers[1]).keys()
-    assert make is NoClip or scaled >= 3
-
-
 def test_folding_is_not_used_when_the_optimiser_moves_other_parameters() -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=1.0, momentum=0.0)
@@ -148,3 +125,22 @@ def test_ada_clip_and_ada_norm_of_constant_gradients() -> None:
         torch.testing.assert_close(length, torch.ones(2, dtype=torch.float64))
     _, limit = ada_clip(size * 10, mean=largest_mean, step=step + 1, gamma=0.99)
     assert bool((limit < size * 3).all())
+
+
+def test_largest_entries_by_absolute_value() -> None:
+    parts = [
+        torch.tensor([[1.0, -3.0], [2.0, 0.5]]),
+        torch.tensor(-0.25),
+        torch.empty(0, 4),
+        torch.tensor([0.0, 7.0]).bfloat16(),
+        torch.arange(6.0, dtype=torch.float64).view(2, 3).t(),
+    ]
+    got = maxima(parts, shards=[()] * len(parts))
+    assert got.dtype == torch.float64
+    assert got.tolist() == [3.0, 0.25, 0.0, 7.0, 5.0]
+
+
+def test_what_is_not_finite_shows() -> None:
+    got = maxima([torch.tensor([1.0, math.nan]), torch.tensor([-math.inf, 1.0]), torch.ones(2)], shards=[()] * 3)
+    assert got.isfinite().tolist() == [False, False, True]
+    assert got[0].isnan()

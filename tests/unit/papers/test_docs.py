@@ -8,7 +8,7 @@ import pytest
 
 from tether.core.card import Card, Claim
 from tether.core.errors import InputError
-from tether.papers.reproduction import docs, markers, pages, part_reference, source_index
+from tether.papers.reproduction import docs, pages, part_reference, source_index
 from tether.papers.reproduction.markdown import cell, table
 from tether.papers.reproduction.results import PaperStatus
 
@@ -137,20 +137,20 @@ def test_generating_twice_gives_the_same(tmp_path):
 
 class TestMarkers:
     def test_figures_are_brought_up_to_date(self, monkeypatch):
-        monkeypatch.setattr(markers, "stored", lambda slug: RESULT if slug == "some-paper" else None)
+        monkeypatch.setattr(docs, "stored", lambda slug: RESULT if slug == "some-paper" else None)
         text = "mean <!--= some-paper.mean:.2f -->9<!--/-->, <!--= some-paper.verdict -->?<!--/-->; plain 1.5"
-        once = markers.filled(text, where="guide.md")
+        once = docs.filled(text, where="guide.md")
         assert f"-->{RESULT['mean']:.2f}<!--/-->" in once
         assert once.endswith(f"{RESULT['verdict']}<!--/-->; plain 1.5")
-        assert markers.filled(once, where="guide.md") == once
+        assert docs.filled(once, where="guide.md") == once
         ours = sum(seed["ours"] for seed in RESULT["seeds"]) / len(RESULT["seeds"])
-        assert f">{ours:.3f}<" in markers.filled("<!--= some-paper.ours:.3f --><!--/-->", where="guide.md")
+        assert f">{ours:.3f}<" in docs.filled("<!--= some-paper.ours:.3f --><!--/-->", where="guide.md")
 
     @pytest.mark.parametrize("key", ["some-paper.men", "some-paper.notes.gone", "some-paper.mean:q", "other.mean", "x"])
     def test_a_marker_without_a_figure_is_refused(self, monkeypatch, key):
-        monkeypatch.setattr(markers, "stored", lambda slug: RESULT if slug == "some-paper" else None)
+        monkeypatch.setattr(docs, "stored", lambda slug: RESULT if slug == "some-paper" else None)
         with pytest.raises(InputError, match=r"guide\.md: marker"):
-            markers.filled(f"<!--= {key} --><!--/-->", where="guide.md")
+            docs.filled(f"<!--= {key} --><!--/-->", where="guide.md")
 
     def test_only_the_readme_and_the_guides_are_committed(self, repository):
         wanted = docs.committed(repository)

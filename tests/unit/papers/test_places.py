@@ -113,7 +113,7 @@ def edited(path: Path, old: str, new: str) -> Iterator[None]:
         ("papers/testbeds/char_lm_spikes.py", "LAYERS = 2", "LAYERS = 3", {"zclip", "adagc"}),
         ("papers/testbeds/small_clip.py", "size=32", "size=64", {"w-clip"}),
         ("models/blocks/rope.py", "return ", "return 0 + ", set(CARDS_TO_EDIT) - {"troll"}),
-        ("papers/cards/zclip.py", "SCALE = 0.01", "SCALE = 0.02", {"zclip"}),
+        ("papers/cards/zclip.py", "limit_trial(ZClip, lab)", "limit_trial(ZClip, lab) or 0", {"zclip"}),
         ("papers/reproduction/lab.py", "hash_int(name", 'hash_int(name + "_"', set(CARDS_TO_EDIT)),
         ("losses/infonce.py", '"""', '"""Edited. ', set()),
         ("papers/testbeds/char_lm_spikes.py", "= 20, 40", "= (\n    20,  # a comment\n    40,\n)\n\n\n", set()),

@@ -11,8 +11,8 @@ import torch
 from tether.core.card import Card, Claim, Trial
 from tether.core.errors import InputError
 from tether.papers.reproduction import reproduce, results, source_index
-from tether.papers.reproduction.figures import ABSOLUTE, RELATIVE, moved
 from tether.papers.reproduction.lab import Lab
+from tether.papers.reproduction.results import ABSOLUTE, RELATIVE, moved
 from tether.papers.testbeds.pairs import emoji
 from tether.papers.testbeds.small_clip import small_clip
 

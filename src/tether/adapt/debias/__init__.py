@@ -14,7 +14,7 @@ from tether.adapt.debias.saner import SanerLayer, SanerLoss, group_cosines, sane
 from tether.adapt.debias.saner_fit import DebiasedTextEncoder, GatedTokenizer, SanerFit, fit_saner
 
 DEBIASERS: Mapping[str, type[BaseEstimator]] = {"fairer_clip": FairerClip}
-"""Every estimator of the room by its snake_case name; each passes scikit-learn's own suite."""
+"""Every estimator of the package by its snake_case name; each passes scikit-learn's own suite."""
 
 __all__ = [
     "DEBIASERS",

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tether.adapt.debias.fairer_solver import FairerKernels, Solver, SolverSettings, cosines
 from tether.adapt.debias.hsic import RandomFeatures, plus_minus
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Decay, NonNegative, Positive, check_values
 from tether.space.serialisation import read_state, write_state
 
 _FORMAT = "tether-fairer-clip-2"
@@ -47,7 +48,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         n_features: random features of embeddings, 1000 to 4000 in the paper; memory is their square.
         n_code_features: random features of codes.
         dim: columns of a code; None takes one less than there are classes: 1 for two, as in every released setting.
-        tau_image: weights in [0, 1) of the attribute and of agreement, image side.
+        tau_image: weights of the attribute and of agreement, image side.
         tau_text: the same for the text side.
         gamma: ridges of both sides, images first.
         n_iter: rounds of text and image solve after the first image solve.
@@ -86,16 +87,16 @@ class FairerClip(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        n_features: int = 1000,
-        n_code_features: int = 1000,
-        dim: int | None = None,
-        tau_image: tuple[float, float] = (0.7, 0.7),
-        tau_text: tuple[float, float] = (0.1, 0.1),
-        gamma: tuple[float, float] = (3e-4, 2e-4),
-        n_iter: int = 1,
-        sigma: float | Literal["median"] = "median",
+        n_features: Count = 1000,
+        n_code_features: Count = 1000,
+        dim: Count | None = None,
+        tau_image: tuple[Decay, Decay] = (0.7, 0.7),
+        tau_text: tuple[Decay, Decay] = (0.1, 0.1),
+        gamma: tuple[NonNegative, NonNegative] = (3e-4, 2e-4),
+        n_iter: Count = 1,
+        sigma: Positive | Literal["median"] = "median",
         centre: Literal["none", "images"] = "none",
-        max_samples: int | None = None,
+        max_samples: Count | None = None,
         kernels: FairerKernels | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -137,10 +138,11 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         Warns:
             UserWarning: the attribute is the same for all rows.
         """
+        check_values(type(self).__init__, vars(self))
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
-        return self._fit(X, codes, s, text_features, rounds=self.n_iter, labels="given")
+        return self._fit(X, codes, s, text_features, labels="given")
 
     def fit_unlabelled(
         self,
@@ -164,13 +166,14 @@ class FairerClip(ClassifierMixin, BaseEstimator):
             ValueError: NaN or infinity, or shapes that scikit-learn refuses.
             InputError: fewer than two classes, pseudo-labels of one class only, or a setting out of its range.
         """
+        check_values(type(self).__init__, vars(self))
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         text = _rows(text_features, width=X.shape[1])
         self.classes_ = np.arange(len(text))
         codes = cosines(X, text).argmax(axis=1) if start is None else np.asarray(start)
         if codes.shape != (len(X),) or not np.isin(codes, self.classes_).all():
             raise InputError(f"start: expected {len(X)} numbers from 0 to {len(text) - 1}")
-        return self._fit(X, codes, s, text, rounds=self.n_iter, labels="pseudo")
+        return self._fit(X, codes, s, text, labels="pseudo")
 
     def transform_image(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
         """Codes of image embeddings."""
@@ -179,11 +182,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         return self.kernels_.image(X) @ self.image_map_
 
     def transform_text(self, text_features: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m k"]:
-        """Codes of text embeddings.
-
-        Raises:
-            InputError: another width, NaN or infinity.
-        """
+        """Codes of text embeddings."""
         check_is_fitted(self, "text_map_")
         return self.kernels_.text(_rows(text_features, width=self.n_features_in_)) @ self.text_map_
 
@@ -225,11 +224,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote, ready to transform and predict; nothing is unpickled.
-
-        Raises:
-            InputError: no such file, not a safetensors file, or not one of a ``FairerClip``.
-        """
+        """Read what ``save`` wrote, ready to transform and predict; nothing is unpickled."""
         settings, arrays = read_state(path, what="FairerClip", format=_FORMAT, arrays=frozenset(_ARRAYS))
         classes = settings.pop("classes")
         settings |= {name: tuple(settings[name]) for name in ("tau_image", "tau_text", "gamma")}
@@ -253,16 +248,13 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         s: Sequence[object] | np.ndarray | None,
         text_features: np.ndarray | None,
         *,
-        rounds: int,
         labels: Literal["given", "pseudo"],
     ) -> Self:
         classes = len(self.classes_)
         if classes < 2:
             raise InputError(f"y: expected at least two classes, got {classes} class")
-        if rounds < 1 or (self.max_samples is not None and self.max_samples < classes):
-            raise InputError(f"expected n_iter >= 1 and max_samples >= {classes}, got {rounds}, {self.max_samples}")
-        if self.centre not in ("none", "images"):
-            raise InputError(f"centre: expected 'none' or 'images', got {self.centre!r}")
+        if self.max_samples is not None and self.max_samples < classes:
+            raise InputError(f"max_samples: expected at least the {classes} classes, got {self.max_samples}")
         rng = check_random_state(self.random_state)
         shortcut = None if s is None else np.asarray(s)
         if shortcut is not None and shortcut.shape != (len(X),):
@@ -289,7 +281,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         )
         solver = Solver(settings, X=X, text=text, attribute=_attribute(shortcut), rng=rng)
         solver.solve("image", codes, other=None)
-        for number in range(rounds):
+        for number in range(self.n_iter):
             if number and labels == "pseudo":
                 offset = solver.codes["image"].mean(axis=0) if self.centre == "images" else 0.0  # as predict does
                 codes = cosines(solver.codes["image"] - offset, solver.class_codes() - offset).argmax(axis=1)

@@ -11,6 +11,7 @@ from scipy import linalg
 from scipy.spatial.distance import pdist
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, Decay, NonNegative, Positive, checked
 
 MEDIAN_ROWS = 4000
 """Rows whose distances set the width of a kernel: arXiv 2403.15593, released hal/kernels/gaussian.py."""
@@ -37,11 +38,12 @@ class RandomFeatures:
         return np.sqrt(2 / len(self.offsets)) * np.cos(x @ self.weights.T + self.offsets)
 
 
+@checked
 def draw_features(
     x: Float[np.ndarray, "n d"],
     *,
-    count: int,
-    width: float | Literal["median"] = "median",
+    count: Count,
+    width: Positive | Literal["median"] = "median",
     rng: np.random.RandomState,
 ) -> RandomFeatures:
     """Draw random features for rows such as ``x``.
@@ -49,22 +51,15 @@ def draw_features(
     Args:
         x: (n, d) rows that the median distance is taken of.
         count: how many features.
-        width: standard deviation of the kernel, > 0; ``median`` squares to half the median of the squared distances
+        width: standard deviation of the kernel; ``median`` squares to half the median of the squared distances
             that are not zero, over at most 4000 rows (1 where all rows are equal).
         rng: draws.
-
-    Raises:
-        InputError: a count below 1 or a width that is not positive.
     """
-    if count < 1:
-        raise InputError(f"features: expected at least 1, got {count}")
     if width == "median":
         some = x if len(x) <= MEDIAN_ROWS else x[rng.choice(len(x), MEDIAN_ROWS, replace=False)]
         apart = pdist(some, "sqeuclidean")
         apart = apart[apart > 0]
         width = float(np.sqrt(np.median(apart) / 2)) if len(apart) else 1.0
-    if not width > 0:
-        raise InputError(f"width: expected 'median' or a number above 0, got {width!r}")
     return RandomFeatures(rng.standard_normal((count, x.shape[1])) / width, rng.uniform(0, 2 * np.pi, size=count))
 
 
@@ -83,15 +78,16 @@ class HsicMap:
     rank: int
 
 
+@checked
 def hsic_solve(
     features: Float[np.ndarray, "n r"],
     *,
     y: Float[np.ndarray, "n c"],
     s: Float[np.ndarray, "n g"] | None = None,
     z: Float[np.ndarray, "n q"] | None = None,
-    tau: tuple[float, float] = (0.0, 0.0),
-    gamma: float = 3e-4,
-    dim: int = 1,
+    tau: tuple[Decay, Decay] = (0.0, 0.0),
+    gamma: NonNegative = 3e-4,
+    dim: Count = 1,
 ) -> HsicMap:
     """Directions of the features that depend most on ``y`` and ``z`` and least on ``s``.
 
@@ -106,21 +102,16 @@ def hsic_solve(
         y: (n, c) what the codes shall depend on, e.g. classes as +-1.
         s: (n, g) what they shall not depend on; None where there is nothing.
         z: (n, q) random features of the other side's codes, which they shall agree with; None in the first solve.
-        tau: weights of ``s`` and of ``z``, each in [0, 1): entering as tau / (1 - tau).
-        gamma: ridge, >= 0, times n.
+        tau: weights of ``s`` and of ``z``, entering as tau / (1 - tau).
+        gamma: ridge, times n.
         dim: how many directions.
-
-    Raises:
-        InputError: unequal lengths, a weight outside [0, 1), a negative gamma, or no dependence on ``y`` at all.
     """
     n, r = features.shape
     for name, given in (("y", y), ("s", s), ("z", z)):
         if given is not None and (given.ndim != 2 or len(given) != n):
             raise InputError(f"{name}: expected {n} rows, got shape {given.shape}")
-    if not all(0 <= weight < 1 for weight in tau):
-        raise InputError(f"tau: expected two weights in [0, 1), got {tau}")
-    if not gamma >= 0 or not 1 <= dim <= r:
-        raise InputError(f"expected gamma >= 0 and 1 <= dim <= {r}, got {gamma} and {dim}")
+    if dim > r:
+        raise InputError(f"dim: expected at most the {r} features, got {dim}")
     wanted = _dependence(features, y, name="y")
     if z is not None and tau[1] > 0:
         wanted += tau[1] / (1 - tau[1]) * _dependence(features, z, name="z")

@@ -10,12 +10,14 @@ from typing import Literal, Self
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 
 _FORMAT = "tether-attribute-lexicon-1"
 _ARTICLE = re.compile(r"\b(an?)(\s+)$", re.IGNORECASE)
 _EMPTY = re.compile(r"\s+([,.;:!?]|$)")
 
 
+@checked
 @dataclass(frozen=True)
 class AttributeLexicon:
     """An attribute's groups, each with the words and phrases that name it.
@@ -49,14 +51,9 @@ class AttributeLexicon:
         """Refuse lists that contradict themselves, and make the patterns."""
         if len(self.groups) < 2:
             raise InputError(f"groups: an attribute needs at least two, got {list(self.groups)}")
-        if self.place not in ("before", "end") or self.inflection not in ("english", "none"):
-            raise InputError(
-                f"expected place 'before' or 'end' and inflection 'english' or 'none', got {self.place!r} and "
-                f"{self.inflection!r}"
-            )
         owner: dict[str, str] = {}
         for group, words in self.groups.items():
-            if isinstance(words, str) or not words or not all(word and word == word.lower().strip() for word in words):
+            if not words or not all(word and word == word.lower().strip() for word in words):
                 raise InputError(f"groups: {group}: expected a list of words in lower case, got {words!r}")
             for word in words:
                 if owner.setdefault(word, group) != group:
@@ -100,11 +97,7 @@ class AttributeLexicon:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            InputError: no such file, or not a lexicon.
-        """
+        """Read what ``save`` wrote."""
         values = read_json(Path(path))
         if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
             raise InputError(f"{path}: expected an attribute lexicon ({_FORMAT})")

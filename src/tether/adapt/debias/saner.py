@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.ranges import Count, NonNegative, checked
 from tether.losses.clip import clip_loss
 
 WEIGHTS = (1.0, 0.1, 1e-4)
@@ -27,21 +28,17 @@ class SanerLayer(nn.Module):
     Source: arXiv 2408.10202. Whether the paper's layer adds or replaces is not known; adding is ours.
     """
 
-    def __init__(self, dim: int, *, hidden: int | None = None, generator: torch.Generator | None = None) -> None:
+    @checked
+    def __init__(self, dim: Count, *, hidden: Count | None = None, generator: torch.Generator | None = None) -> None:
         """Draw the first layer.
 
         Args:
             dim: of the embeddings.
             hidden: width between the two layers; None takes ``dim``.
             generator: draws the first layer's weights; None uses torch's default one.
-
-        Raises:
-            InputError: a width below 1.
         """
         super().__init__()
         hidden = dim if hidden is None else hidden
-        if dim < 1 or hidden < 1:
-            raise InputError(f"expected widths of at least 1, got dim={dim} and hidden={hidden}")
         self.dim = dim
         self.first = nn.Linear(dim, hidden)
         self.last = nn.Linear(hidden, dim)
@@ -74,6 +71,7 @@ class SanerLoss:
     contrast: Float[Tensor, ""]
 
 
+@checked
 def saner_loss(
     z: Float[Tensor, "b d"],
     *,
@@ -81,7 +79,7 @@ def saner_loss(
     attributes: Float[Tensor, "b g d"] | Sequence[Float[Tensor, "b g d"]],
     image: Float[Tensor, "b d"] | None = None,
     logit_scale: Float[Tensor, ""] | float | None = None,
-    weights: tuple[float, float, float] = WEIGHTS,
+    weights: tuple[NonNegative, NonNegative, NonNegative] = WEIGHTS,
     spread: Spread = "population",
 ) -> SanerLoss:
     """Equal nearness to all groups, without moving far and without losing the images.
@@ -96,16 +94,16 @@ def saner_loss(
         h: (b, d) frozen embeddings of the neutral texts.
         attributes: (b, g, d) frozen embeddings of the g versions of each text, of any length but zero; several
             attributes come as a list, and their terms add up.
-        image: (b, d) frozen embeddings of the texts' pictures, of any length but zero; None leaves contrast out.
+        image: (b, d) frozen embeddings of the texts' images, of any length but zero; None leaves contrast out.
         logit_scale: multiplier of the cosines in it, already exponentiated; needed with images.
-        weights: of debiasing, reconstruction and contrast, each >= 0.
+        weights: of debiasing, reconstruction and contrast.
         spread: standard deviation over the groups with g (``population``) or g - 1 (``sample``) in the denominator.
 
     Raises:
-        InputError: shapes that do not fit, fewer than two groups, images without a scale, or a negative weight.
+        InputError: shapes that do not fit, fewer than two groups, or images without a scale.
     """
     several = [attributes] if isinstance(attributes, Tensor) else list(attributes)
-    _check(z, h=h, attributes=several, weights=weights, spread=spread)
+    _check(z, h=h, attributes=several)
     unit = F.normalize(z, dim=1)
     debias = torch.stack([_spread(unit, versions, spread=spread).mean() for versions in several]).sum()
     reconstruction = F.mse_loss(z, h)
@@ -134,9 +132,7 @@ def _spread(unit: Tensor, versions: Tensor, *, spread: Spread) -> Tensor:
     return apart / (groups if spread == "population" else groups - 1) ** 0.5
 
 
-def _check(
-    z: Tensor, *, h: Tensor, attributes: Sequence[Tensor], weights: tuple[float, float, float], spread: str
-) -> None:
+def _check(z: Tensor, *, h: Tensor, attributes: Sequence[Tensor]) -> None:
     if z.ndim != 2 or z.shape != h.shape or not len(z):
         raise InputError(f"expected z and h of one shape (b, d) with b >= 1, got {tuple(z.shape)} and {tuple(h.shape)}")
     if not attributes:
@@ -146,7 +142,3 @@ def _check(
             raise InputError(f"attributes: expected ({len(z)}, groups, {z.shape[1]}), got {tuple(versions.shape)}")
         if versions.shape[1] < 2:
             raise InputError(f"attributes: expected at least two groups, got {versions.shape[1]}")
-    if len(weights) != 3 or min(weights) < 0:
-        raise InputError(f"weights: expected three numbers >= 0, got {weights}")
-    if spread not in ("population", "sample"):
-        raise InputError(f"spread: expected 'population' or 'sample', got {spread!r}")

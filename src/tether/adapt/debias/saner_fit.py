@@ -18,6 +18,7 @@ from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Tokenizer
+from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.core.types import Features
 from tether.models.embed import encode_texts
 from tether.space.serialisation import read_state, wide_array, write_state
@@ -44,18 +45,19 @@ class SanerFit:
     debias: tuple[float, ...]
 
 
+@checked
 def fit_saner(
     model: DualEncoder,
     *,
     texts: Sequence[str],
     lexicons: Sequence[AttributeLexicon],
     images: Float[Tensor, "n d"] | None = None,
-    hidden: int | None = None,
-    weights: tuple[float, float, float] = WEIGHTS,
+    hidden: Count | None = None,
+    weights: tuple[NonNegative, NonNegative, NonNegative] = WEIGHTS,
     spread: Spread = "population",
-    epochs: int = 5,
-    batch_size: int = 128,
-    lr: float = 1e-3,
+    epochs: Count = 5,
+    batch_size: Count = 128,
+    lr: Positive = 1e-3,
     seed: int = 0,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> SanerFit:
@@ -70,7 +72,7 @@ def fit_saner(
         model: any model that ``tether.load`` gives.
         texts: n captions; those that name the attribute are made neutral first.
         lexicons: one for each attribute.
-        images: (n, d) embeddings of their pictures, as ``models.embed.encode_images`` gives them; None leaves the
+        images: (n, d) embeddings of their images, as ``models.embed.encode_images`` gives them; None leaves the
             contrastive term out.
         hidden: width of the layer.
         weights: of debiasing, reconstruction and contrast.
@@ -82,15 +84,12 @@ def fit_saner(
         on_progress: called with (steps done, steps).
 
     Raises:
-        InputError: no lexicon, no caption that can be rewritten, as many images as there are not, or a setting out of
-            its range.
+        InputError: no lexicon, no caption that can be rewritten, or as many images as there are not.
     """
     if not lexicons:
         raise InputError("lexicons: expected at least one, got none")
     if images is not None and len(images) != len(texts):
         raise InputError(f"images: expected one for each of {len(texts)} texts, got {len(images)}")
-    if min(epochs, batch_size) < 1 or not lr > 0:
-        raise InputError(f"expected epochs and batch_size >= 1 and lr > 0, got {epochs}, {batch_size} and {lr}")
     neutral, versions, kept = _rewritten(texts, lexicons)
     if not kept:
         raise InputError(f"none of {len(texts)} texts holds a word that can carry the attribute")

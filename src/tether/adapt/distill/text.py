@@ -49,7 +49,7 @@ def distil_text(
 ) -> Distilled:
     """Train the student's text side, in place, on ``mean(1 - cos(student, teacher))`` (arXiv 2508.02329).
 
-    The teacher reads every text once, before the first step. Whatever else the student has (its pictures' side, its
+    The teacher reads every text once, before the first step. Whatever else the student has (its images' side, its
     scale) gets no gradient and stays as it is; so do parameters that are frozen.
 
     Args:
@@ -111,7 +111,7 @@ def distil_text(
 
 @torch.no_grad()
 def _agreement(student: DualEncoder, texts: Sequence[str], wanted: Float[Tensor, "n d"]) -> float:
-    assert isinstance(student, nn.Module)  # checked at the door
+    assert isinstance(student, nn.Module)  # checked at the start
     mode = student.training
     student.eval()
     found = F.normalize(encode_texts(student, texts), dim=1)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.finetune.clipood import Tuned, class_texts, tune_images_
-from tether.adapt.finetune.image_tower import image_parameters
 from tether.adapt.finetune.margin_metric_softmax import MarginMetricSoftmax
 from tether.adapt.finetune.paraclip import ParaclipStep, TextTuned, paraphrase_batches, tune_texts_
 from tether.adapt.finetune.refine import Refined, RefineStep, refine_
-from tether.adapt.finetune.text_tower import freeze_image_tower, tower_parameters
+from tether.adapt.finetune.towers import freeze_image_tower, image_parameters, tower_parameters
 
 __all__ = [
     "ClipRefineLoss",

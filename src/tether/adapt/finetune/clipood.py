@@ -1,8 +1,7 @@
-"""CLIPood's recipe: the image tower fine-tuned on labelled pictures, then averaged over its whole way."""
+"""CLIPood's recipe: the image tower fine-tuned on labelled images, then averaged over its whole way."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,19 +11,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.finetune.image_tower import image_parameters
+from tether.adapt.finetune.descent import descent, eval_mode, exactly
 from tether.adapt.finetune.margin_metric_softmax import MARGIN, MarginMetricSoftmax
+from tether.adapt.finetune.towers import image_parameters
 from tether.adapt.weights.beta_moving_average import BETA, BetaMovingAverage
 from tether.core.errors import InputError
-from tether.core.gather import LOCAL, Gather
+from tether.core.gather import Gather
 from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.core.types import Batch, Loss
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.optim import AdamW, parameter_groups
-from tether.optim.clip import NoClip
-from tether.train.loop import Player, Precision, StepReport, fit
+from tether.train.loop import StepReport
 from tether.train.schedules import Cosine
 
 TEMPLATE = "a photo of a {}."  # released engine.py
@@ -37,7 +35,7 @@ class Tuned:
 
     Attributes:
         model: a copy of the encoder with the averaged weights, frozen, in eval mode: the one to use.
-        accuracy: share of the last batch's pictures that were told rightly before its step.
+        accuracy: share of the last batch's images that were told rightly before its step.
         average: the average itself, for its state.
     """
 
@@ -49,11 +47,7 @@ class Tuned:
 def class_texts(
     model: Clip | WrappedEncoder, classes: Sequence[str], *, template: str = TEMPLATE
 ) -> Float[Tensor, "c d"]:
-    """Unit embeddings of class names in a sentence, underscores read as spaces, on the model's device.
-
-    Raises:
-        InputError: a template without exactly one ``{}``.
-    """
+    """Unit embeddings of class names in a sentence, underscores read as spaces, on the model's device."""
     if template.count("{}") != 1:
         raise InputError(f"template: expected exactly one {{}}, got {template!r}")
     texts = encode_texts(model, [template.replace("{}", name.replace("_", " ")) for name in classes])
@@ -75,14 +69,14 @@ def tune_images_(
     precision: Literal["fp32", "bf16"] = "fp32",
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Tuned:
-    """Fine-tune the image tower on labelled pictures; texts and logit scale stay, so any class can be asked later.
+    """Fine-tune the image tower on labelled images; texts and logit scale stay, so any class can be asked later.
 
     The model given ends with the weights of the last step, which forget more; use the averaged copy that is returned.
     It runs in eval mode: norm layers keep their statistics, dropout is off, parameters learn all the same. The
     learning rate falls to 0 as a cosine.
 
     Source: arXiv 2302.00864, section 4, and the released ``train``. Only matrices decay here; in the release
-    everything does. The release goes through 20 epochs of 500 steps of 36 pictures, cropped and mirrored at random.
+    everything does. The release goes through 20 epochs of 500 steps of 36 images, cropped and mirrored at random.
 
     Args:
         model: any encoder of ``tether.load``; its frozen parameters stay frozen.
@@ -101,17 +95,19 @@ def tune_images_(
         InputError: fewer batches than steps, or what the loss refuses.
     """
     scale = float(model.logit_scale.detach()) if logit_scale is None else logit_scale
-    device = model.logit_scale.device
-    step = _LabelStep(MarginMetricSoftmax(class_text.to(device), margin=margin, logit_scale=scale))
+    step = _LabelStep(MarginMetricSoftmax(class_text.to(model.logit_scale.device), margin=margin, logit_scale=scale))
     moving = image_parameters(model)
     average = BetaMovingAverage(model, total_steps=steps, beta=beta, only=list(moving))
-    # What a picture does not reach has no gradient, and AdamW leaves that alone, decay included.
-    optimizer = AdamW(
-        parameter_groups(model, weight_decay=weight_decay), lr=learning_rate, betas=(0.9, 0.999), eps=1e-8
+    # What an image does not reach has no gradient, and AdamW leaves that alone, decay included.
+    go = descent(
+        model,
+        moving,
+        step=step,
+        schedule=Cosine(),
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        precision=precision,
     )
-    for group in optimizer.param_groups:
-        group["initial_lr"] = learning_rate
-    player = Player(step, optimizer, list(moving.items()), Cosine(), NoClip())
     seen: list[Tensor] = []
 
     def look(report: StepReport) -> None:
@@ -120,28 +116,13 @@ def tune_images_(
         if on_step is not None:
             on_step(report)
 
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        fit(
-            model,
-            [player],
-            map(_as_batch, _exactly(batches, steps)),
-            start=0,
-            steps=steps,
-            accumulate=1,
-            precision=Precision(device, torch.float32 if precision == "fp32" else torch.bfloat16),
-            gather=LOCAL,
-            on_step=look,
-        )
-    finally:
-        for part, mode in modes:
-            part.training = mode
+    with eval_mode(model):
+        go(model, batches=map(_as_batch, exactly(batches, steps)), start=0, steps=steps, on_step=look)
     return Tuned(average.model, float(seen[0]), average)
 
 
 class _LabelStep:
-    """The loss of a batch of pictures with ``labels`` in its extra."""
+    """The loss of a batch of images with ``labels`` in its extra."""
 
     def __init__(self, loss: MarginMetricSoftmax) -> None:
         self.loss = loss
@@ -156,12 +137,3 @@ class _LabelStep:
 def _as_batch(pair: tuple[Tensor, Tensor]) -> Batch:
     image, labels = pair
     return Batch(image, torch.empty(len(image), 0, dtype=torch.int64), {"labels": labels})
-
-
-def _exactly(batches: Iterable[tuple[Tensor, Tensor]], steps: int) -> Iterable[tuple[Tensor, Tensor]]:
-    count = 0
-    for batch in itertools.islice(batches, steps):
-        yield batch
-        count += 1
-    if count < steps:
-        raise InputError(f"batches: expected at least steps={steps}, got {count}")

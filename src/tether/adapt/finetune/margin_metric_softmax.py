@@ -50,9 +50,6 @@ class MarginMetricSoftmax:
             class_text: one row of length 1 for each of at least two classes.
             margin: lambda of the paper, in units of cosine.
             logit_scale: kappa, what cosines are multiplied by; the model's own, and it does not learn.
-
-        Raises:
-            InputError: fewer than two classes, or a row whose length is not 1.
         """
         if class_text.ndim != 2 or len(class_text) < 2:
             raise InputError(f"class_text: expected (c, d) rows of at least two classes, got {tuple(class_text.shape)}")
@@ -75,9 +72,6 @@ class MarginMetricSoftmax:
 
         Returns:
             The total, and as shares of the batch ``accuracy``, on plain similarities, and ``margin_accuracy``.
-
-        Raises:
-            InputError: shapes that do not fit, an empty batch, or, on the CPU, a label that is no class.
         """
         classes, dim = self.class_text.shape
         if features.ndim != 2 or features.shape[1] != dim or len(features) == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,9 +10,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.finetune.text_tower import freeze_image_tower, tower_parameters
+from tether.adapt.finetune.descent import descent, eval_mode, exactly
+from tether.adapt.finetune.towers import freeze_image_tower, tower_parameters
 from tether.core.errors import InputError
-from tether.core.gather import LOCAL, Gather
+from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.ranges import Count, Positive, checked
 from tether.core.types import Batch, Loss
@@ -21,20 +21,18 @@ from tether.data.captions import ParaphrasePairs
 from tether.losses.paraclip import LEAST_ROWS, paraclip_loss
 from tether.models.dual import Clip
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.optim import AdamW, parameter_groups
-from tether.optim.clip import NoClip
-from tether.train.loop import Player, Precision, StepReport, fit
+from tether.train.loop import StepReport
 from tether.train.schedules import Cosine
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-5, 0.1  # not published; the sheet's suggestion for a small model
 TEXTS = 3
-"""Texts of each picture in a batch: the caption and both paraphrases."""
+"""Texts of each image in a batch: the caption and both paraphrases."""
 
 
 class ParaclipStep:
-    """One batch of pictures with three texts each; a ``core.protocols.Step`` for any loop.
+    """One batch of images with three texts each; a ``core.protocols.Step`` for any loop.
 
-    ``batch.image`` are pictures (b, 3, h, w) or their embeddings (b, d), which never change; ``batch.text`` (3b, l)
+    ``batch.image`` are images (b, 3, h, w) or their embeddings (b, d), which never change; ``batch.text`` (3b, l)
     are the captions, then the first, then the second paraphrases, encoded in one forward. ``batch.extra["labels"]``
     (b,), if there, are equal where rows mean the same.
     """
@@ -44,11 +42,7 @@ class ParaclipStep:
         self.weights = tuple(weights)
 
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """The loss of a batch; terms are its three parts before their weights.
-
-        Raises:
-            InputError: texts that are not three for each picture.
-        """
+        """The loss of a batch; terms are its three parts before their weights."""
         assert isinstance(model, Clip | WrappedEncoder)
         if len(batch.text) != TEXTS * len(batch.image):
             raise InputError(f"expected {TEXTS} texts for each of {len(batch.image)} pictures, got {len(batch.text)}")
@@ -102,7 +96,7 @@ def tune_texts_(
 ) -> TextTuned:
     """Fine-tune the text tower in place on captions and their paraphrases; the image tower stays bit for bit.
 
-    Embeddings of pictures that were made before stay valid. It runs in eval mode: norm layers keep their statistics,
+    Embeddings of images that were made before stay valid. It runs in eval mode: norm layers keep their statistics,
     dropout is off. The learning rate falls to 0 as a cosine. Some tasks may get worse, which the paper saw too; keep a
     copy and compare.
 
@@ -112,7 +106,7 @@ def tune_texts_(
         model: any encoder of ``tether.load`` with towers of their own; its frozen parameters stay frozen.
         batches: see ``ParaclipStep``; ``paraphrase_batches`` makes them; at least ``steps``.
         steps: of the run.
-        weights: of the three parts; ``(1, 0, 0)`` pairs pictures with second paraphrases and nothing else.
+        weights: of the three parts; ``(1, 0, 0)`` pairs images with second paraphrases and nothing else.
         learning_rate: at the start.
         weight_decay: on matrices only.
         temperature: ``frozen`` keeps the logit scale, ``trained`` moves it too, below its cap.
@@ -145,7 +139,6 @@ def tune_texts_(
     if temperature == "trained":
         moving |= {name: one for name, one in tower_parameters(model, side="scale").items() if one.requires_grad}
     still = [one for name, one in model.named_parameters() if one.requires_grad and name not in moving]
-    modes = [(part, part.training) for part in model.modules()]
     seen: list[Mapping[str, Tensor]] = []
 
     def look(report: StepReport) -> None:
@@ -155,32 +148,23 @@ def tune_texts_(
         if on_step is not None:
             on_step(report)
 
-    with freeze_image_tower(model):
-        model.eval()
+    with freeze_image_tower(model), eval_mode(model):
         for parameter in still:
             parameter.requires_grad_(False)
         try:
-            optimizer = AdamW(
-                parameter_groups(model, weight_decay=weight_decay), lr=learning_rate, betas=(0.9, 0.999), eps=1e-8
-            )
-            for group in optimizer.param_groups:
-                group["initial_lr"] = learning_rate
-            fit(
+            go = descent(
                 model,
-                [Player(ParaclipStep(weights=weights), optimizer, list(moving.items()), Cosine(), NoClip())],
-                _exactly(batches, steps),
-                start=0,
-                steps=steps,
-                accumulate=1,
-                precision=Precision(model.logit_scale.device, torch.float32 if precision == "fp32" else torch.bfloat16),
-                gather=LOCAL,
-                on_step=look,
+                moving,
+                step=ParaclipStep(weights=weights),
+                schedule=Cosine(),
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                precision=precision,
             )
+            go(model, batches=exactly(batches, steps), start=0, steps=steps, on_step=look)
         finally:
             for parameter in still:
                 parameter.requires_grad_(True)
-            for part, mode in modes:
-                part.training = mode
     first, last = ({name: float(value) for name, value in terms.items()} for terms in (seen[0], seen[-1]))
     return TextTuned(steps, first, last)
 
@@ -199,14 +183,11 @@ def paraphrase_batches(
 
     Args:
         model: whose tokenizer reads the texts.
-        pairs: captions with their paraphrases; ``row`` of each says which picture is its own.
-        image: embeddings of the pictures, made once with this model, or their pixels, encoded again in every step.
+        pairs: captions with their paraphrases; ``row`` of each says which image is its own.
+        image: embeddings of the images, made once with this model, or their pixels, encoded again in every step.
         batch_size: rows of a batch, 2 to as many as there are pairs.
         generator: of the order.
         duplicates: rows of which any two texts are equal are ``positives`` of each other, or ``negatives``.
-
-    Raises:
-        InputError: sizes that do not fit.
     """
     if not LEAST_ROWS <= batch_size <= len(pairs):
         raise InputError(f"batch_size: expected {LEAST_ROWS} to {len(pairs)}, the number of pairs, got {batch_size}")
@@ -248,12 +229,3 @@ def _labels(columns: Sequence[Sequence[str]]) -> Tensor:
             first = holder.setdefault(" ".join(text.lower().split()), row)
             parent[root(row)] = root(first)
     return torch.tensor([root(row) for row in range(len(parent))])
-
-
-def _exactly(batches: Iterable[Batch], steps: int) -> Iterator[Batch]:
-    count = 0
-    for batch in itertools.islice(batches, steps):
-        yield batch
-        count += 1
-    if count < steps:
-        raise InputError(f"batches: expected at least steps={steps}, got {count}")

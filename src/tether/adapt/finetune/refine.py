@@ -11,22 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
+from tether.adapt.finetune.descent import descent, eval_mode
 from tether.adapt.frozen import frozen_copy
 from tether.core.errors import InputError
-from tether.core.gather import LOCAL, Gather
+from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.ranges import Count, Decay, Positive, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.models.dual import Clip
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.optim import AdamW, parameter_groups
-from tether.optim.clip import NoClip
-from tether.train.loop import Player, Precision, StepReport, fit
+from tether.train.loop import StepReport
 from tether.train.schedules import Constant
 from tether.train.steps.module import StepModule, ViewRows, loss_inside
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-6, 0.1  # released config/01_post-pre-training/clip-refine.yaml
-_ADAM: Mapping[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # torch's defaults, which the release uses
 LEAST_LENGTH = 0.5
 """Share of the first step's length of the embeddings below which the stage stops."""
 _CHECK_EVERY = 10  # steps between two looks at the length, so that an accelerator is not waited for in every step
@@ -154,14 +152,17 @@ def refine_(
     idle = loss.lambda_rand == loss.lambda_kd == loss.lambda_cont == 0
     teacher = frozen_copy(model) if loss.lambda_kd > 0 else None
     step = RefineStep(loss, teacher=teacher, steps=steps, decay=decay)
-    optimizer = AdamW(parameter_groups(model, weight_decay=weight_decay), lr=learning_rate, **_ADAM)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = learning_rate
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    player = Player(step, optimizer, named, Constant(), NoClip())
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    cast = Precision(model.logit_scale.device, dtype)
-    forward, modes = StepModule(model, micro_batch=micro_batch), [(part, part.training) for part in model.modules()]
+    moving = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    go = descent(
+        model,
+        moving,
+        step=step,
+        schedule=Constant(),
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        precision=precision,
+    )
+    forward = StepModule(model, micro_batch=micro_batch)
     lengths: list[Tensor] = []
 
     def look(report: StepReport) -> None:
@@ -171,29 +172,13 @@ def refine_(
         if on_step is not None:
             on_step(report)
 
-    forward.eval()
     ended: Literal["done", "shrunk"] = "done"
-    try:
+    with eval_mode(forward):
         for number, batch in enumerate(() if idle else itertools.islice(batches, steps)):
-            end = number + 1
-            one = iter((batch,))
-            fit(
-                forward,
-                [player],
-                one,
-                start=number,
-                steps=end,
-                accumulate=1,
-                precision=cast,
-                gather=LOCAL,
-                on_step=look,
-            )
+            go(forward, batches=iter((batch,)), start=number, steps=number + 1, on_step=look)
             if number % _CHECK_EVERY == 0 and float(lengths[-1]) < least_length * float(lengths[0]):
                 ended = "shrunk"
                 break
-    finally:
-        for part, mode in modes:
-            part.training = mode
     if not lengths:
         if idle:
             return Refined(0, "done", float("nan"), float("nan"))

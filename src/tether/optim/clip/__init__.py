@@ -17,11 +17,8 @@ from tether.core.protocols import GradClipper
 from tether.optim.clip.adagc import AdaGC
 from tether.optim.clip.agc import AGC, AGCReport, adaptive_clip_grad_
 from tether.optim.clip.autoclip import AutoClip
-from tether.optim.clip.base import Clipper, NonFiniteGradientError
-from tether.optim.clip.global_factor import UniformClipper
-from tether.optim.clip.global_norm import GlobalNorm
-from tether.optim.clip.none import NoClip
-from tether.optim.clip.per_tensor import TensorClipper
+from tether.optim.clip.base import Clipper, NonFiniteGradientError, TensorClipper, UniformClipper
+from tether.optim.clip.global_norm import GlobalNorm, NoClip
 from tether.optim.clip.zclip import ZClip
 
 CLIPPERS: Mapping[str, type[GradClipper]] = {

@@ -14,8 +14,7 @@ from tether.core.norms import GradientNorms, named_pair
 from tether.core.protocols import NamedParams
 from tether.core.ranges import Decay, Limit, NonNegative, Positive, Whole, checked
 from tether.core.types import ClipReport
-from tether.optim.clip.names import check_patterns, matches, plain_names
-from tether.optim.clip.per_tensor import TensorClipper
+from tether.optim.clip.base import TensorClipper, check_patterns, matches, plain_names
 
 WHOLE = ""
 """Key of the one statistic of ``scope="global"``; no parameter has an empty name."""
@@ -103,9 +102,6 @@ class AdaGC(TensorClipper):
 
         Use it when the batch size changes or layers are unfrozen; the warm-up is not repeated. A tensor that was
         forgotten starts anew with its next norm.
-
-        Raises:
-            InputError: patterns that match no known name.
         """
         rows = [row for name, row in self._keys.items() if matches(name, patterns)]
         if self._keys and not rows:
@@ -185,9 +181,6 @@ class AdaGC(TensorClipper):
         """Take over the statistics of an AdaGC with the same settings.
 
         Parameters it does not know start anew; ``clip_`` refuses it when it knows none of them.
-
-        Raises:
-            InputError: a missing or unknown key, other settings, or names and gamma that do not fit together.
         """
         super().load_state_dict(state)
         names, gamma = list(state["names"]), torch.as_tensor(state["gamma"])

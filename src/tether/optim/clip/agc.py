@@ -14,8 +14,7 @@ from tether.core.norms import GradientNorms, named_pair
 from tether.core.protocols import NamedParams
 from tether.core.ranges import Positive, checked
 from tether.core.types import ClipReport
-from tether.optim.clip.base import Clipper
-from tether.optim.clip.names import check_patterns, matches, plain_names
+from tether.optim.clip.base import Clipper, check_patterns, matches, plain_names
 from tether.optim.clip.unit_norms import UnitNorms, UnitRule, scale_units_, unit_norms
 
 SMALLEST_DIVISOR = 1e-6

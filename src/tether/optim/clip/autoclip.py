@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, checked
-from tether.optim.clip.global_factor import UniformClipper
+from tether.optim.clip.base import UniformClipper
 from tether.optim.clip.running_percentile import FullHistory, History, Window
 
 
@@ -83,11 +83,7 @@ class AutoClip(UniformClipper):
         return {**super().state_dict(), "history": self.history}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the history of an AutoClip with the same settings.
-
-        Raises:
-            InputError: a missing or unknown key, other settings, or a history that is none.
-        """
+        """Take over the history of an AutoClip with the same settings."""
         super().load_state_dict(state)
         history = torch.as_tensor(state["history"])
         if history.ndim != 1 or not bool((history.isfinite() & (history >= 0)).all()):

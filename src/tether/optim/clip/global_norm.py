@@ -1,4 +1,4 @@
-"""The ancestor of all clippers: one limit on the joint norm of all gradients."""
+"""One limit on the joint norm of all gradients, the ancestor of all clippers, and none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ import torch
 from torch import Tensor
 
 from tether.core.ranges import Limit, NonNegative, checked
-from tether.optim.clip.global_factor import UniformClipper
+from tether.optim.clip.base import UniformClipper
+
+
+@final
+class NoClip(UniformClipper):
+    """Reports the global norm and leaves finite gradients alone; non-finite ones are still zeroed and skipped."""
+
+    def _decide(self, norm: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(norm), torch.full_like(norm, torch.inf)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"nonfinite": self.nonfinite}
 
 
 @final

@@ -144,10 +144,6 @@ def unit_norms(
             gradient is left out.
         rule: whose units, see ``unit_axes``.
         leave_out: given a name, whether that tensor has no units; it counts in the global norm all the same.
-
-    Raises:
-        InputError: not pairs of name and parameter, a gradient that is sparse or of whole numbers, or one that is
-            sharded in another way than its weight.
     """
     names, gradients, weights = [], [], []
     split, cut = [], []

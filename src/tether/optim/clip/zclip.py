@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Decay, Limit, NonNegative, Positive, checked
-from tether.optim.clip.global_factor import UniformClipper
+from tether.optim.clip.base import UniformClipper
 
 DIVISOR_EPS = 1e-6
 """Added to the norm when gradients are scaled (zclip.py, ``apply_in_place_clipping``; torch's rule in warm-up)."""
@@ -186,11 +186,7 @@ class ZClip(UniformClipper):
         return {**super().state_dict(), **{key: value.clone() for key, value in self._state.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the state of a ZClip with the same settings.
-
-        Raises:
-            InputError: a missing or unknown key, other settings, or a tensor of another shape.
-        """
+        """Take over the state of a ZClip with the same settings."""
         super().load_state_dict(state)
         for key, own in self._state.items():
             if torch.as_tensor(state[key]).shape != own.shape:

@@ -13,7 +13,7 @@ from tether.core.errors import InputError, MissingExtraError
 from tether.core.protocols import GradClipper
 from tether.core.types import ClipReport
 from tether.optim.clip import CLIPPERS
-from tether.optim.integrations.whole import refuse_hidden_shards
+from tether.optim.integrations import refuse_hidden_shards
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from tether.core.protocols import GradClipper
     from tether.papers.reproduction.lab import Lab
 
-SCALE = 0.01
-"""Multiplies the loss, so that the usual constant limit of 1 is a hundred times too high."""
 FAULT, EVERY, FAULTY = 1000.0, 4, "blocks.layers.1.self_attn.out_proj.weight"
 """In the second check: what one tensor's gradient is multiplied by, in which steps, and which tensor."""
 
@@ -24,7 +22,7 @@ CARD = Card(
     arxiv="2502.11034",
     code="lishuai-97/AdaGC",
     package="optim",
-    parts=("tether.optim.clip.adagc.AdaGC", "tether.optim.clip.per_tensor.TensorClipper"),
+    parts=("tether.optim.clip.adagc.AdaGC", "tether.optim.clip.base.TensorClipper"),
     needs=("gradients",),
     gives="A limit for each tensor by itself, so that a spike in one of them neither passes nor shrinks the others.",
     claim=Claim(
@@ -58,7 +56,7 @@ def reproduce(lab: Lab) -> Trial:
     from tether.papers.testbeds.char_lm_spikes import limit_trial, train
 
     steps, validation = lab.steps(300, 3), lab.steps(20, 1)
-    trial = limit_trial(AdaGC, lab, scale=SCALE)
+    trial = limit_trial(AdaGC, lab)
     fault = {
         type(clipper).__name__: train(
             clipper, seed=lab.seed, steps=steps, validation=validation, planted={}, disturb=spoil

@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
     from tether.papers.reproduction.lab import Lab
 
-SCALE = 0.01
-"""Multiplies the loss, so that the usual constant limit of 1 is a hundred times too high."""
-
 CARD = Card(
     slug="autoclip",
     title="AutoClip: Adaptive Gradient Clipping for Source Separation Networks",
@@ -54,7 +51,7 @@ def reproduce(lab: Lab) -> Trial:
     from tether.papers.testbeds.char_lm_spikes import limit_trial
 
     shadow = Shadow()
-    trial = limit_trial(AutoClip, lab, scale=SCALE, disturb=shadow.compare)
+    trial = limit_trial(AutoClip, lab, disturb=shadow.compare)
     trial.notes["factor_changed_by_loss_scale"] = shadow.largest
     return trial
 
@@ -73,6 +70,8 @@ class Shadow:
         """Keep the largest relative difference between the two factors."""
         import torch
         from torch import nn
+
+        from tether.papers.testbeds.char_lm_spikes import SCALE
 
         norms, report = self.plain.measure(model.named_parameters(), step=step)
         times = nn.Parameter(torch.zeros_like(norms.total))

@@ -71,7 +71,7 @@ def look(lab: Lab, order: Literal["size", "random"]) -> dict[str, float]:
     """One training and its figures."""
     from tether.evaluate.objects import matching_drop, order_bias, size_bias
     from tether.models.embed import encode_images
-    from tether.papers.testbeds.multi_object_clip import several_clip
+    from tether.papers.testbeds.small_clip import several_clip
 
     model = several_clip(lab, order="size", ordered=KEPT) if order == "size" else several_clip(lab, order="random")
     names = world(lab, big=0).names
@@ -112,7 +112,7 @@ def world(lab: Lab, *, big: int) -> MultiObjectWorld:
     from tether.data.sets.scenes import HELD_OUT_PAIRS
     from tether.data.sets.scenes.many import MultiObjectWorld
     from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES
-    from tether.papers.testbeds.multi_object_clip import SIDE
+    from tether.papers.testbeds.small_clip import SIDE
 
     seen = [
         (colour, shape)
@@ -130,8 +130,8 @@ def recalls(model: DualEncoder, lab: Lab) -> dict[str, float]:
     """How well the model knows its world: recall at 1 among 200 held-out pairs, chance 0.005."""
     from tether.evaluate.retrieval import recall_at_k
     from tether.models.embed import encode_images, encode_texts
-    from tether.papers.testbeds.multi_object_clip import SIDE
     from tether.papers.testbeds.pairs import load_pairs
+    from tether.papers.testbeds.small_clip import SIDE
 
     pairs = load_pairs(
         f"scenes:split=test,things=[2,{PLACES}],templates=plain,order=random,rows={lab.steps(200, 16)}", size=SIDE

@@ -28,7 +28,7 @@ CARD = Card(
     parts=(
         "tether.losses.error_norm_truncation.ENTLoss",
         "tether.losses.error_norm_truncation.error_norm",
-        "tether.losses.error_norm_truncation_causal.CausalENT",
+        "tether.losses.error_norm_truncation.CausalENT",
     ),
     needs=("targets, some of them wrong",),
     gives="A cross-entropy that leaves out the tokens which look like noise, for any sequence model or classifier.",

@@ -31,7 +31,7 @@ CARD = Card(
         "tether.data.captions.language_model.LMRewriter",
         "tether.data.captions.dataset.rewrite_dataset",
         "tether.data.curate.steps.rewrite_captions.RewriteCaptions",
-        "tether.losses.multi_text.multi_text_loss",
+        "tether.losses.clip.multi_text_loss",
     ),
     needs=("pairs", "a rewriter: rules that come along, or a language model"),
     gives="A CLIP that understands captions worded otherwise than its training pairs, at no cost in training.",

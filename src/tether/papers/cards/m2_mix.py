@@ -29,7 +29,7 @@ CARD = Card(
     parts=(
         "tether.losses.m2_mix.m2_mix_loss",
         "tether.losses.m2_mix.M2MixLoss",
-        "tether.losses.geodesic.geodesic_mix",
+        "tether.losses.m2_mix.geodesic_mix",
         "tether.evaluate.geometry.relative_alignment",
         "tether.evaluate.geometry.joint_uniformity",
     ),

@@ -27,7 +27,7 @@ CARD = Card(
     parts=(
         "tether.adapt.finetune.paraclip.tune_texts_",
         "tether.adapt.finetune.paraclip.ParaclipStep",
-        "tether.adapt.finetune.text_tower.tower_parameters",
+        "tether.adapt.finetune.towers.tower_parameters",
         "tether.losses.paraclip.paraclip_loss",
         "tether.data.captions.paraphrase.ParaphrasePairs",
         "tether.data.captions.paraphrase.RuleParaphraser",

@@ -105,8 +105,8 @@ def scenes(lab: Lab) -> dict[str, float]:
     import numpy as np
 
     from tether.models.embed import encode_texts
-    from tether.papers.testbeds.multi_object_clip import LAYERS, SIDE, several_clip
     from tether.papers.testbeds.pairs import load_pairs
+    from tether.papers.testbeds.small_clip import LAYERS, SIDE, several_clip
     from tether.space import embeddings_from_texts, mean_ablate
 
     model = several_clip(lab, order="random")
@@ -214,7 +214,7 @@ def masks(model: Clip, singles: Pairs, parts: Decomposition, *, weights: np.ndar
     import torch
 
     from tether.models.blocks.trace import Trace
-    from tether.papers.testbeds.multi_object_clip import LAYERS, SIDE
+    from tether.papers.testbeds.small_clip import LAYERS, SIDE
     from tether.space import segment_by_parts
     from tether.space.heat_maps import grid_of, stretched
 

@@ -62,7 +62,7 @@ def reproduce(lab: Lab) -> Trial:
     from tether.data.captions import CaptionSampler, MixedCaptions, TemplateFuser, caption_stats, fuse_captions
     from tether.evaluate.retrieval import recall_at_k
     from tether.papers.testbeds import in_memory, reworded
-    from tether.papers.testbeds.alt_texts import NAMES, alt_texts
+    from tether.papers.testbeds.reworded import NAMES, alt_texts
 
     seen = reworded.draw_scenes("train", count=lab.steps(IMAGES, 160), seed=lab.seed)
     asked = reworded.draw_scenes("test", count=lab.steps(POOL, 20), seed=lab.seed)

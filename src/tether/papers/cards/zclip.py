@@ -9,9 +9,6 @@ from tether.core.card import Card, Claim, Trial
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
-SCALE = 0.01
-"""Multiplies the loss, so that the usual constant limit of 1 is a hundred times too high."""
-
 CARD = Card(
     slug="zclip",
     title="ZClip: Adaptive Spike Mitigation for LLM Pre-Training",
@@ -47,4 +44,4 @@ def reproduce(lab: Lab) -> Trial:
     from tether.optim.clip import ZClip
     from tether.papers.testbeds.char_lm_spikes import limit_trial
 
-    return limit_trial(ZClip, lab, scale=SCALE)
+    return limit_trial(ZClip, lab)

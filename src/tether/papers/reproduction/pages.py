@@ -8,8 +8,8 @@ from typing import Any
 
 from tether.core.card import Card
 from tether.papers.reproduction import source_index
-from tether.papers.reproduction.docstrings import described
 from tether.papers.reproduction.markdown import bullets, number, page, sentence, table
+from tether.papers.reproduction.part_reference import described
 from tether.papers.reproduction.results import CHANGED, PaperStatus
 
 VERDICTS = {

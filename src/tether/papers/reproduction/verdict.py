@@ -6,9 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import MinLen
 
 from tether.core.errors import InputError
+from tether.core.ranges import Number, Positive, checked
 
 Verdict = Literal["reproduced", "direction only", "not shown", "contrary"]
 LEAST_SEEDS = 3
@@ -49,15 +52,10 @@ def improvements(
     return [sign * (new - old) for old, new in zip(baseline, ours, strict=True)]
 
 
-def bounds(differences: Sequence[float]) -> tuple[float, float]:
-    """One-sided 95 % lower and upper bound of the mean, by Student's t with n - 1 degrees of freedom.
-
-    Raises:
-        InputError: fewer than two differences.
-    """
+@checked
+def bounds(differences: Annotated[Sequence[Number], MinLen(2)]) -> tuple[float, float]:
+    """One-sided 95 % lower and upper bound of the mean, by Student's t with n - 1 degrees of freedom."""
     n = len(differences)
-    if n < 2:
-        raise InputError(f"a bound needs at least two pairs, got {n}")
     mean = statistics.fmean(differences)
     half = student_t(n - 1) * statistics.stdev(differences) / math.sqrt(n)
     return mean - half, mean + half
@@ -92,8 +90,9 @@ def judge(mean: float, *, lower: float, upper: float, margin: float) -> Verdict:
     return "contrary" if upper < 0 else "not shown"
 
 
+@checked
 def summarise(
-    baseline: Sequence[float], ours: Sequence[float], *, better: Literal["higher", "lower"], margin: float
+    baseline: Sequence[float], ours: Sequence[float], *, better: Literal["higher", "lower"], margin: Positive
 ) -> Summary:
     """Judge paired seeds.
 
@@ -101,13 +100,11 @@ def summarise(
         baseline: the metric without the method, one value per seed.
         ours: the metric with it, for the same seeds.
         better: which way is up.
-        margin: least mean improvement that counts as reproduced (> 0).
+        margin: least mean improvement that counts as reproduced.
 
     Raises:
-        InputError: fewer than three pairs, a value that is not finite, or a margin that is not positive.
+        InputError: fewer than three pairs, or a value that is not finite.
     """
-    if not (math.isfinite(margin) and margin > 0):
-        raise InputError(f"expected a positive margin, got {margin}")
     differences = improvements(baseline, ours, better=better)
     if len(differences) < LEAST_SEEDS:
         raise InputError(f"a verdict needs at least {LEAST_SEEDS} paired seeds, got {len(differences)}")

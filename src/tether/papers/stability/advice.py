@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tether.papers.stability.costs import Cost
 from tether.papers.stability.guards import NONE, USUAL
-from tether.papers.stability.table import TIE, GuardRow, Word, by_guard, cell
+from tether.papers.stability.table import TIE, GuardRow, Word, as_good, by_guard, cell
 
 CALM = "clean"
 
@@ -98,8 +98,7 @@ def answers(table: Sequence[GuardRow], *, kinds: Mapping[str, str], costs: Mappi
         rows = [row for row in cell(table, model=model, fault=fault) if kinds[row.guard] == "clipper"]
         means = {row.guard: row.mean for row in rows if row.guard == NONE or row.against_none.word == "better"}
         best = min(means, key=lambda name: means[name])
-        order = sorted(means, key=lambda name: (name != NONE, name != USUAL, costs[name].ratio))
-        enough, *tied = [name for name in order if means[name] <= means[best] + TIE]
+        enough, *tied = as_good(means, tie=TIE, order=lambda name: (name != NONE, name != USUAL, costs[name].ratio))
         found.append(Answer(model, fault, enough, best, means[NONE] - means[enough], tuple(tied)))
     return found
 

@@ -76,9 +76,6 @@ def plan(
             which the others are compared with, are always there.
         seeds: how many, from 0 on; below two nothing can be said about a difference.
         steps: of each run.
-
-    Raises:
-        InputError: an unknown name.
     """
     every = guards()
     for name in models:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tether.papers.stability.curves import curves
 from tether.papers.stability.report import StabilityReport, StabilitySection, VerdictGrid
+from tether.papers.stability.table import as_good
 from tether.papers.stability.trace import BEFORE, DEVIATIONS, RISE, RunTrace, spikes
 from tether.train.config import Spec
 
@@ -139,16 +140,14 @@ def advise(found: Comparison) -> list[str]:
 def _answer(found: Comparison, own: Seen) -> str:
     losses = {one.name: one.loss for one in found.seen if one.loss is not None and _better(one, own)}
     if losses:
-        limit = min(losses.values()) + MATTERS * abs(min(losses.values()))
-        near = [one for one in found.seen if losses.get(one.name, math.inf) <= limit]
-        best = min(near, key=lambda one: one.cost)
-        others = [one.name for one in near if one is not best]
+        costs = {one.name: one.cost for one in found.seen}
+        best, *others = as_good(losses, tie=MATTERS * abs(min(losses.values())), order=costs.__getitem__)
         also = f" ({', '.join(others)}: as good)" if others else ""
         if own.loss is None:
-            return f"Try clipper={best.name}{also}: {own.name} diverged and it did not."
-        lower = (own.loss - losses[best.name]) / abs(own.loss)
+            return f"Try clipper={best}{also}: {own.name} diverged and it did not."
+        lower = (own.loss - losses[best]) / abs(own.loss)
         return (
-            f"Try clipper={best.name}{also}: over the last {last_steps(found.steps)} of {found.steps} steps the loss "
+            f"Try clipper={best}{also}: over the last {last_steps(found.steps)} of {found.steps} steps the loss "
             f"was {lower:.1%} lower than with {own.name}, on the same batches."
         )
     if own.loss is None:

@@ -113,11 +113,7 @@ def compare(
 
 
 def candidates(own: Spec, known: Mapping[str, type]) -> dict[str, Spec]:
-    """Every clipper by name; the recipe's own one as the recipe has it.
-
-    Raises:
-        InputError: the recipe's clipper is unknown.
-    """
+    """Every clipper by name; the recipe's own one as the recipe has it."""
     name = _own(own)
     if name not in known:
         raise InputError(f"clipper: unknown part {name!r}; {closest(name, known)}")

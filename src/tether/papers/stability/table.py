@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tether.papers.reproduction.verdict import bounds
 from tether.papers.stability.faults import FAULTS
@@ -80,6 +80,18 @@ def judge(low: float, high: float) -> Word:
     if low >= -TIE and high <= TIE:
         return "ties"
     return "better" if high < 0 else "worse" if low > 0 else "unclear"
+
+
+def as_good(losses: Mapping[str, float], *, tie: float, order: Callable[[str], Any]) -> list[str]:
+    """Which guards to take: those whose loss is within ``tie`` of the lowest, the one to take first.
+
+    Args:
+        losses: of the guards that come into question, by name; at least one.
+        tie: a difference of the loss that does not matter.
+        order: what decides among them, such as the cost; the lowest goes first.
+    """
+    most = min(losses.values()) + tie
+    return sorted((name for name, loss in losses.items() if loss <= most), key=order)
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> Difference:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from tether.core.errors import InputError
 from tether.core.protocols import GradClipper
+from tether.core.ranges import checked
 from tether.core.types import ClipReport
 from tether.models.blocks.block import BlockConfig, TransformerBlock
 from tether.models.blocks.layers import NORMS, Linear
@@ -80,6 +81,7 @@ class CharModel(nn.Module):
 
     gate: LayerGate | None
 
+    @checked
     def __init__(
         self,
         alphabet: int,
@@ -93,15 +95,13 @@ class CharModel(nn.Module):
         gate: LayerGate | None = None,
         embedding_std: float = EMBEDDING_STD,
         weight_std: float | None = None,
-        places: str = "learned",
+        places: Literal["learned", "none"] = "learned",
         seed: int = 0,
     ) -> None:
         """Draw the weights; see the class for the arguments."""
         super().__init__()
         if not (gate is None or (isinstance(gate, nn.Module) and isinstance(gate, LayerGate))):
             raise InputError(f"gate: expected a module with step(layer, hidden), got {type(gate).__name__}")
-        if places not in ("learned", "none"):
-            raise InputError(f"places: unknown choice {places!r}; known: learned, none")
         configs = _each(blocks, layers)
         self.context = context
         self.characters = nn.Embedding(alphabet, width)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Disturb = Callable[[int, nn.Module], None]
 
 LAYERS = 2
+SCALE = 0.01
+"""Multiplies the loss, so that the usual constant limit of 1 is a hundred times too high."""
 PLANTED = {100: 30.0, 140: 100.0, 180: 30.0, 220: 100.0, 260: 30.0}
 """Steps whose targets are random, and what their loss is multiplied by."""
 BEFORE, AFTER = 20, 40
@@ -120,13 +122,12 @@ def train(
     return SpikeRun(done.validation, excess_loss(done.losses, planted=planted), done.clipped)
 
 
-def limit_trial(ours: type[GradClipper], lab: Lab, *, scale: float, disturb: Disturb | None = None) -> Trial:
-    """A constant limit of 1, a clipper and none, at a share of the loss and, for the notes, at its full size.
+def limit_trial(ours: type[GradClipper], lab: Lab, *, disturb: Disturb | None = None) -> Trial:
+    """A constant limit of 1, a clipper and none, at ``SCALE`` of the loss and, for the notes, at its full size.
 
     Args:
         ours: the clipper, with its defaults.
         lab: seed and budget.
-        scale: multiplies the loss.
         disturb: of the clipper's own run at this scale, as for ``train``.
     """
     name = ours.__name__.lower()
@@ -134,8 +135,8 @@ def limit_trial(ours: type[GradClipper], lab: Lab, *, scale: float, disturb: Dis
     def run(clipper: GradClipper, **more: Any) -> SpikeRun:
         return train(clipper, seed=lab.seed, steps=lab.steps(300, 3), validation=lab.steps(20, 1), **more)
 
-    constant, none = (run(clipper, loss_scale=scale) for clipper in (GlobalNorm(1.0), NoClip()))
-    found = run(ours(), loss_scale=scale, disturb=disturb)
+    constant, none = (run(clipper, loss_scale=SCALE) for clipper in (GlobalNorm(1.0), NoClip()))
+    found = run(ours(), loss_scale=SCALE, disturb=disturb)
     notes = {
         "no_clipping": none.validation,
         "excess_no_clipping": none.excess,

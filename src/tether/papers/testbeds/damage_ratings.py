@@ -14,20 +14,17 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tether.core.types import Batch
 from tether.data.sets.scenes import TEMPLATES, Defect, Dice, Scene, World, render
 from tether.data.sets.scenes.captions import with_article
 from tether.evaluate.embeddings import shrink
-from tether.losses import ClipLoss
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.load import load
-from tether.models.presets import create
 from tether.models.save import save
 from tether.papers.reproduction.model_cache import cached_model
-from tether.papers.testbeds.in_memory import dice_of, drawn, fit_rows
+from tether.papers.testbeds import in_memory
+from tether.papers.testbeds.in_memory import dice_of, drawn
 from tether.tasks.safety.prompt_classifier import INIT_TEXTS
-from tether.train.steps.presets import ContrastiveStep
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
@@ -52,7 +49,7 @@ PATCHES, PATCH, WHOLE = 6, 0.45, 0.7
 """Patches of the worst damage, the side of one as a share of the thing's, and what share of its pixels is damage 1."""
 NOISE = 0.3
 """Standard deviation of what raters disagree by."""
-SIDE, DIM, BATCH, STEPS, PAIRS, LEARNING_RATE = 32, 64, 128, 400, 4096, 2e-3
+SIDE, STEPS, PAIRS = 32, 400, 4096
 _JITTER = 0.06  # how far a thing may lie from the middle, as a share of the side
 _WORLD = World(
     things=(1, 1),
@@ -137,21 +134,7 @@ def embedded(model: Clip, images: Rated) -> Float[np.ndarray, "n d"]:
 
 
 def _teach(lab: Lab, pairs: Rated, *, steps: int) -> Clip:
-    model = create("tiny", seed=lab.seed, dim=DIM, image_size=SIDE)
-    ids = model.tokenizer(list(pairs.texts))
-    model.prune_vocabulary_(model.tokenizer([*pairs.texts, *INIT_TEXTS, *NAMED]))
-    fit_rows(
-        model,
-        lambda rows: Batch(pairs.pixels[rows], ids[rows]),
-        rows=len(pairs),
-        step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed),
-        steps=steps,
-        batch_size=BATCH,
-        learning_rate=LEARNING_RATE,
-        generator=lab.generator("batches"),
-    )
-    model.restore_vocabulary_()
-    return model.eval()
+    return in_memory.taught(lab, pairs.pixels, pairs.texts, steps=steps, further=[*INIT_TEXTS, *NAMED])
 
 
 def _word(degree: float, ground: str, dice: Dice) -> str | None:

@@ -10,29 +10,25 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.core.types import Batch
 from tether.data.sets.scenes import TEMPLATES, Dice, Scene, Thing, World
 from tether.data.sets.scenes.captions import listed, noun, with_article
 from tether.evaluate.embeddings import shrink
-from tether.losses import ClipLoss
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
-from tether.models.presets import create
-from tether.papers.testbeds.in_memory import dice_of, drawn, fit_rows
-from tether.train.steps.presets import ContrastiveStep
+from tether.papers.testbeds import in_memory
+from tether.papers.testbeds.damage_ratings import COLOURS, SHAPES
+from tether.papers.testbeds.in_memory import dice_of, drawn
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
-SIDE, DIM, BATCH, STEPS, PAIRS, LEARNING_RATE = 32, 64, 128, 300, 4096, 2e-3
+SIDE, STEPS, PAIRS = 32, 300, 4096
 COLOURED = 0.15
 """How often a caption that the model learns from names the colours, which every title does."""
-_SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
-_COLOURS = ("red", "orange", "green", "turquoise", "blue", "purple", "pink", "brown", "black")
 _WORLD = World(
     things=(2, 2),
-    shapes=_SHAPES,
-    colours=_COLOURS,
+    shapes=SHAPES,
+    colours=COLOURS,
     sizes=("medium", "large"),
     textures=("plain",),
     backgrounds=("paper", "snow"),
@@ -97,21 +93,7 @@ def _title(scene: Scene, dice: Dice, *, details: Sequence[str]) -> str:
 def taught(lab: Lab) -> Clip:
     """A tiny CLIP that has learnt from other pairs, whose captions seldom name a colour, in eval mode."""
     articles, steps = draw(lab, "train", rows=lab.steps(PAIRS, 128), coloured=COLOURED), lab.steps(STEPS, 2)
-    model = create("tiny", seed=lab.seed, dim=DIM, image_size=SIDE)
-    ids = model.tokenizer(list(articles.texts))
-    model.prune_vocabulary_(ids)
-    fit_rows(
-        model,
-        lambda rows: Batch(articles.pixels[rows], ids[rows]),
-        rows=len(articles),
-        step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed),
-        steps=steps,
-        batch_size=BATCH,
-        learning_rate=LEARNING_RATE,
-        generator=lab.generator("batches"),
-    )
-    model.restore_vocabulary_()
-    return model.eval()
+    return in_memory.taught(lab, articles.pixels, articles.texts, steps=steps)
 
 
 def embedded(model: Clip, articles: Articles) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:

@@ -21,6 +21,7 @@ from tether.data.sets.scenes import Dice, Scene, render
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
 from tether.models.embed import encode_images, encode_texts
+from tether.models.presets import create
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
 from tether.train.loop import Player, Precision, fit
@@ -96,6 +97,33 @@ def fit_pairs(
     fit_batches(model, step, (Batch(pixels[some], tokens[some]) for some in rows), steps=steps, warmup=warmup)
     model.restore_vocabulary_()
     return model
+
+
+def taught(lab: Lab, pixels: Tensor, texts: Sequence[str], *, steps: int, further: Sequence[str] = ()) -> Clip:
+    """A tiny CLIP of 64 dimensions after ``steps`` batches of 128 pairs, in eval mode.
+
+    Args:
+        lab: seed of the weights and the batches.
+        pixels: (n, 3, 32, 32).
+        texts: a caption of each.
+        steps: optimiser steps.
+        further: texts whose tokens keep their place in the table besides those of the captions.
+    """
+    model = create("tiny", seed=lab.seed, dim=64, image_size=32)
+    ids = model.tokenizer(list(texts))
+    model.prune_vocabulary_(model.tokenizer([*texts, *further]))
+    fit_rows(
+        model,
+        lambda rows: Batch(pixels[rows], ids[rows]),
+        rows=len(texts),
+        step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed),
+        steps=steps,
+        batch_size=128,
+        learning_rate=2e-3,
+        generator=lab.generator("batches"),
+    )
+    model.restore_vocabulary_()
+    return model.eval()
 
 
 def fit_rows(

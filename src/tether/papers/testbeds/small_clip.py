@@ -1,13 +1,14 @@
-"""A tiny CLIP on emoji, trained by a whole run once for each seed and set of settings and kept in the user's cache."""
+"""Tiny CLIPs on emoji and on scenes, trained once for each seed and set of settings and kept in the user's cache."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tether.data import open_source
+from tether.models.dual import Clip
 from tether.models.load import load
 from tether.papers.reproduction.model_cache import cached_model
 from tether.train import RunConfig, train
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tether.papers.reproduction.lab import Lab
+
 
 SMALL_CLIP_DATA = "emoji:holdout=sequence,size=32"
 SMALL_CLIP_STEPS = 300
@@ -64,3 +66,34 @@ def _trained(wanted: Mapping[str, Any]) -> Path:
 
     facts = [open_source(config.data, where="lab").version, config.model_dump(mode="json")]
     return cached_model("small-clip", made_by=Path(__file__), facts=facts, make=make)
+
+
+SIDE, PATCH, LAYERS = 64, 16, 2
+MOST_THINGS, STEPS, BATCH = 3, 800, 64
+
+SETTINGS: Mapping[str, Any] = {
+    "model": {
+        "size": "tiny",
+        "image_size": SIDE,
+        "patch": PATCH,
+        "context": 32,
+        "vision": {"layers": LAYERS},
+    },
+    "batch_size": BATCH,
+    "optimizer": {"name": "adamw", "lr": 1e-3},
+    "vocabulary": "used",
+}
+"""Keys of ``RunConfig``."""
+
+
+def several_clip(lab: Lab, *, order: Literal["size", "random"], ordered: float = 1.0) -> Clip:
+    """The model, in eval mode; trained at the first call of a seed, then read from the user's cache.
+
+    Args:
+        lab: seed and budget.
+        order: in which captions name the things.
+        ordered: how often they keep it.
+    """
+    said = f"order={order},ordered={ordered:g}"
+    data = f"scenes:size={SIDE},rows=8192,things=[1,{MOST_THINGS}],templates=plain,{said}"
+    return cast(Clip, small_clip(lab, data=data, steps=STEPS, settings=SETTINGS))

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tether.core.errors import UnsupportedModelError
+from tether.adapt.finetune.descent import eval_mode
+from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.ranges import checked
 from tether.models.dual import Clip
 from tether.models.wrapped_encoders import WrappedEncoder
@@ -21,7 +22,7 @@ Side = Literal["image", "text", "scale"]
 def tower_parameters(model: Clip | WrappedEncoder, *, side: Side) -> dict[str, nn.Parameter]:
     """All floating-point parameters that one side's embedding depends on, frozen or not, by name, in order.
 
-    Libraries name their towers as they like, so one blank picture (or one short text) is embedded and differentiated,
+    Libraries name their towers as they like, so one blank image (or one short text) is embedded and differentiated,
     in eval mode.
 
     Args:
@@ -30,19 +31,15 @@ def tower_parameters(model: Clip | WrappedEncoder, *, side: Side) -> dict[str, n
     """
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.is_floating_point()}
     asked = [parameter.requires_grad for parameter in named.values()]
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
     try:
         for parameter in named.values():
             parameter.requires_grad_(True)
-        with torch.enable_grad():
+        with eval_mode(model), torch.enable_grad():
             reached = _answer(model, side)
             found = torch.autograd.grad(reached, list(named.values()), allow_unused=True)
     finally:
         for parameter, wanted in zip(named.values(), asked, strict=True):
             parameter.requires_grad_(wanted)
-        for part, mode in modes:
-            part.training = mode
     return {name: parameter for (name, parameter), grad in zip(named.items(), found, strict=True) if grad is not None}
 
 
@@ -58,13 +55,13 @@ def _answer(model: Clip | WrappedEncoder, side: Side) -> Tensor:
 
 @contextlib.contextmanager
 def freeze_image_tower(model: Clip | WrappedEncoder) -> Iterator[None]:
-    """While inside, nothing moves what a picture's embedding depends on: no gradient, no dropout, no batch statistics.
+    """While inside, nothing moves what an image's embedding depends on: no gradient, no dropout, no batch statistics.
 
     Modules that hold parameters of the image tower alone are in eval mode; calling ``model.train()`` inside would undo
     that. Afterwards everything is as it was.
 
     Raises:
-        UnsupportedModelError: both towers share parameters, so that no text could be learnt without moving pictures.
+        UnsupportedModelError: both towers share parameters, so that no text could be learnt without moving images.
     """
     image, text = (tower_parameters(model, side=side) for side in ("image", "text"))
     shared = [name for name in image if name in text]
@@ -90,3 +87,15 @@ def freeze_image_tower(model: Clip | WrappedEncoder) -> Iterator[None]:
             parameter.requires_grad_(wanted)
         for module, mode in modes:
             module.training = mode
+
+
+def image_parameters(model: Clip | WrappedEncoder) -> dict[str, nn.Parameter]:
+    """Trainable parameters that an image's embedding depends on, by name, in the model's order.
+
+    Raises:
+        InputError: none of them is trainable.
+    """
+    found = {name: one for name, one in tower_parameters(model, side="image").items() if one.requires_grad}
+    if not found:
+        raise InputError("the image tower has no trainable parameter")
+    return found
