@@ -11,6 +11,7 @@ from torch import nn
 from tether.core.atomic_io import write_json
 from tether.core.errors import InputError
 from tether.core.ranges import checked
+from tether.models.composed.encoder import ComposedEncoder
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.rules import give
 from tether.models.dual import Clip
@@ -43,6 +44,8 @@ def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip"
         raise InputError(f"export: expected a model of tether.load or create, got {type(model).__name__}")
     if format == "tether":
         return save(model, folder)
+    if isinstance(model, ComposedEncoder):
+        raise InputError(f"export: a composed encoder goes to 'tether' alone, not to {format!r}")
     return export_wrapped(model, Path(folder), format=format)
 
 

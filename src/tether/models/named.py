@@ -10,6 +10,7 @@ from tether.core.errors import InputError
 from tether.core.printable import printable
 
 OPEN_CLIP, HUB = "open_clip:", "hf:"
+STARTER = "starter"
 
 
 def _spelled_out(name: str | Path) -> Path:

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
 from tether.models.wrapped_encoders import OpenClipEncoder, SiglipEncoder
 
-MODELS: Mapping[str, type[nn.Module]] = {"clip": Clip, "open_clip": OpenClipEncoder, "siglip": SiglipEncoder}
+MODELS: Mapping[str, type[nn.Module]] = {
+    "clip": Clip,
+    "open_clip": OpenClipEncoder,
+    "siglip": SiglipEncoder,
+    "composed": ComposedEncoder,
+}
 """Each is a ``core.protocols.DualEncoder``: our own towers, and what wraps the others."""

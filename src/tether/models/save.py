@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from tether.core.atomic_io import atomic_path, write_json
 from tether.core.errors import InputError, WriteError
 from tether.core.geometry import geometry_of
+from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
 from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
 from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder
 
-FORMAT, WRAPPED_FORMAT = "tether-clip", "tether-wrapped"
+FORMAT, WRAPPED_FORMAT, COMPOSED_FORMAT = "tether-clip", "tether-wrapped", "tether-composed"
 VERSION = 1
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -33,7 +34,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     with a ``model.json`` is whole.
 
     Args:
-        model: a ``Clip``, or a wrapped model of open_clip or transformers.
+        model: a ``Clip``, a composed encoder, or a wrapped model of open_clip or transformers.
         folder: where to; made if absent. Files of an earlier save are replaced.
 
     Returns:
@@ -53,14 +54,20 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
 def write_config(model: Clip | WrappedEncoder, folder: Path) -> None:
     """Write only what the model is; a run that does so at its start can be loaded from its checkpoints."""
-    kind = tokenizer_kind(model.tokenizer)
-    if isinstance(model, WrappedEncoder):
-        values = _described(model) | {"tokenizer": kind}
-    else:
-        values = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
-        values |= {} if kind == "built_in" else {"tokenizer": kind}
+    values = describe(model)
     write_tokenizer(model.tokenizer, folder)
     write_json(folder / CONFIG_FILE, values)
+
+
+def describe(model: Clip | WrappedEncoder) -> dict[str, Any]:
+    """A model in plain values from which ``tether.load`` builds the same architecture."""
+    kind = tokenizer_kind(model.tokenizer)
+    if isinstance(model, ComposedEncoder):
+        return {"format": COMPOSED_FORMAT, "version": VERSION, **model.describe(), "tokenizer": kind}
+    if isinstance(model, WrappedEncoder):
+        return _described(model) | {"tokenizer": kind}
+    values = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
+    return values | ({} if kind == "built_in" else {"tokenizer": kind})
 
 
 def _described(encoder: WrappedEncoder) -> dict[str, Any]:

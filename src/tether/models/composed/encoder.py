@@ -1,0 +1,85 @@
+"""An image tower and a text tower that never met, joined by maps into one space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+from tether.core.types import Features
+from tether.models.composed.maps import build_map
+from tether.models.composed.towers import ImageTower, TextTower
+from tether.models.wrapped_encoders import WrappedEncoder
+
+SCALE = math.log(1 / 0.07)
+
+
+class Joined(nn.Module):
+    """The towers, their maps and the scale."""
+
+    def __init__(
+        self, image: ImageTower, text: TextTower, *, image_map: Mapping[str, Any], text_map: Mapping[str, Any]
+    ) -> None:
+        """Build the maps from their settings."""
+        super().__init__()
+        self.image, self.text = image, text
+        self.image_map, self.text_map = build_map(image_map), build_map(text_map)
+        self.logit_scale = nn.Parameter(torch.tensor(SCALE))
+
+
+class ComposedEncoder(WrappedEncoder):
+    """A ``core.protocols.DualEncoder`` of two towers and two maps; ``config`` describes all four.
+
+    Attributes:
+        model: holds ``image``, ``text``, ``image_map`` and ``text_map``, modules that may be used by themselves.
+    """
+
+    def __init__(
+        self, image: ImageTower, text: TextTower, *, image_map: Mapping[str, Any], text_map: Mapping[str, Any]
+    ) -> None:
+        """Args: image: tower. text: tower. image_map: settings of a map, see ``maps``. text_map: the same."""
+        super().__init__(
+            Joined(image, text, image_map=image_map, text_map=text_map),
+            dim=image_map["dim"],
+            image_spec=image.image_spec,
+            tokenizer=text.tokenizer,
+            config={"image_map": dict(image_map), "text_map": dict(text_map)},
+        )
+        if image_map["dim"] != text_map["dim"]:
+            raise InputError(f"join: the image map gives {image_map['dim']} values, the text map {text_map['dim']}")
+
+    @property
+    def parts(self) -> Joined:
+        """The towers and maps."""
+        return cast(Joined, self.model)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values from which ``compose.rebuild`` makes the same architecture."""
+        towers = {"image": self.parts.image, "text": self.parts.text}
+        return {
+            **{side: tower.settings for side, tower in towers.items()},
+            **self.config,
+            "locked": [side for side, tower in towers.items() if tower.locked],
+        }
+
+    def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Normalised images to embeddings, not normalised."""
+        return self.parts.image_map(self.parts.image(image))
+
+    def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
+        """Token ids, zero after the end token, to embeddings, not normalised."""
+        return self.parts.text_map(self.parts.text(text))
+
+    def encode_text(self, text: Int[Tensor, "b l"], *, mask: Bool[Tensor, "b l"] | None = None) -> Features:
+        """(b, l) token ids, as the tokenizer gives them, to pooled features; the tower pads them itself."""
+        if mask is not None:
+            raise InputError(f"mask: a {type(self).__name__} takes none; expected None")
+        context = self.tokenizer.context_length
+        if text.ndim != 2 or text.dtype != torch.int64 or not 0 < text.shape[1] <= context:
+            raise InputError(f"text: expected int64 (b, 1..{context}), got {text.dtype} {tuple(text.shape)}")
+        return Features(self.text_features(text))

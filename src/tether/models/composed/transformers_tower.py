@@ -1,0 +1,230 @@
+"""Towers from folders of transformers and sentence-transformers: plain files, safetensors, classes of the library."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from tether.core.atomic_io import read_json
+from tether.core.component import closest
+from tether.core.errors import InputError, MissingExtraError
+from tether.core.protocols import Tokenizer
+from tether.core.types import ImageSpec
+from tether.models.build_open_clip import seeded
+from tether.models.composed.towers import POOLINGS, TransformersImages, TransformersTexts
+from tether.models.config import read_image
+from tether.models.convert import hugging_face as names
+from tether.models.convert.tokenizers import transformers_tokenizer
+from tether.models.convert.weights import assemble, find_weights
+from tether.models.described import alike, blamed_on, mapping, of_kind
+
+IMAGE_KINDS = (
+    "beit", "clip_vision_model", "convnext", "convnextv2", "data2vec-vision", "deit", "dinov2",
+    "dinov2_with_registers", "dinov3_vit", "ijepa", "regnet", "resnet", "siglip_vision_model", "swin", "swinv2", "vit",
+    "vit_msn",
+)  # fmt: skip
+TEXT_KINDS = (
+    "albert", "bert", "camembert", "clip_text_model", "deberta", "deberta-v2", "distilbert", "electra", "modernbert",
+    "mpnet", "mt5", "roberta", "t5", "umt5", "xlm-roberta",
+)  # fmt: skip
+"""Values of ``model_type`` that are built, each by the library's own class."""
+_CLS = ("deit", "vit", "vit_msn")  # their pooler is seldom trained
+_OFFSET = ("camembert", "mpnet", "roberta", "xlm-roberta")  # positions begin behind the padding's
+_SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize")
+HALF = (0.5, 0.5, 0.5)
+
+
+def open_transformers_images(folder: Path, *, output: str | None, random_weights: bool) -> TransformersImages:
+    """An image tower from a folder whose ``config.json`` is of a kind in ``IMAGE_KINDS``."""
+    path, preprocess = folder / names.CONFIG_FILE, folder / names.PREPROCESS_FILE
+    cfg, inputs = read_json(path), read_json(preprocess) if preprocess.is_file() else None
+    kind = cfg["model_type"]
+    with blamed_on(path):
+        cfg = _plain(cfg, kind)
+        output = output or ("mean" if kind == "ijepa" else "cls" if kind in _CLS else "pooler")
+        side = cfg.get("image_size") or _side(inputs)
+        default = ImageSpec(size=(side, side), mean=HALF, std=HALF, resize="squash")
+        spec = names.image_spec(side, inputs, default=default)
+        settings = {"library": "transformers", "config": cfg, "output": output, "image": dataclasses.asdict(spec)}
+
+    def build() -> TransformersImages:
+        return build_transformers_images(settings)
+
+    return _with_weights(build, folder, described=path, random_weights=random_weights)
+
+
+def open_transformers_texts(folder: Path, *, output: str | None, random_weights: bool) -> TransformersTexts:
+    """A text tower from a folder of transformers, or of sentence-transformers (``modules.json``)."""
+    inner, said = _sentence_modules(folder)
+    path = inner / names.CONFIG_FILE
+    cfg = read_json(path)
+    kind = cfg["model_type"]
+    with blamed_on(path):
+        cfg = _plain(cfg, kind)
+        settings = {
+            "library": "transformers",
+            "config": cfg,
+            "output": output or said.get("output", "mean"),
+            "normalised": said.get("normalised", False),
+            "pad": cfg.get("pad_token_id") or 0,
+            "context": _context(inner, cfg),
+        }
+        tokenizer = transformers_tokenizer(inner, context=settings["context"], vocabulary=_config(cfg).vocab_size)
+
+    def build() -> TransformersTexts:
+        return build_transformers_texts(settings, tokenizer)
+
+    return _with_weights(build, inner, described=path, random_weights=random_weights)
+
+
+def build_transformers_images(settings: Mapping[str, Any]) -> TransformersImages:
+    """The image tower that ``settings`` describe, with weights from a fixed seed."""
+    inner, config = _model(settings["config"], pooler=settings["output"] == "pooler")
+    width = getattr(config, "hidden_size", None) or config.hidden_sizes[-1]
+    spec = read_image(settings["image"], where="image.image")
+    return TransformersImages(inner, width=int(width), image_spec=spec, settings=settings)
+
+
+def build_transformers_texts(settings: Mapping[str, Any], tokenizer: Tokenizer) -> TransformersTexts:
+    """The text tower that ``settings`` describe, with weights from a fixed seed."""
+    if settings["output"] not in POOLINGS:
+        raise InputError(
+            f"output: a text tower gives no {settings['output']!r}; {closest(settings['output'], POOLINGS)}"
+        )
+    inner, config = _model(settings["config"], pooler=False)
+    return TransformersTexts(inner, width=int(config.hidden_size), tokenizer=tokenizer, settings=settings)
+
+
+def vocabulary_of(settings: Mapping[str, Any]) -> int:
+    """How many ids the text tower of ``settings`` has rows for."""
+    return int(_config(settings["config"]).vocab_size)
+
+
+def kind_of(folder: Path) -> tuple[str | None, Literal["image", "text"] | None]:
+    """The ``model_type`` of a folder, and the side that it is a tower for; None where it is none."""
+    path = _sentence_modules(folder)[0] / names.CONFIG_FILE
+    cfg = read_json(path) if path.is_file() else {}
+    kind = cfg.get("model_type") if isinstance(cfg, dict) else None
+    return kind, "image" if kind in IMAGE_KINDS else "text" if kind in TEXT_KINDS else None
+
+
+def _model(cfg: Mapping[str, Any], *, pooler: bool) -> tuple[nn.Module, Any]:
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    config = _config(cfg)
+    auto = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+    with seeded():
+        model = auto.from_config(config)
+    if not pooler and "pooler" in dict(model.named_children()) and cfg["model_type"] not in _OWN_POOLER:
+        model.pooler = None  # it is not read
+    return model, config
+
+
+_OWN_POOLER = ("convnext", "convnextv2", "regnet", "resnet")  # called without asking whether it is there
+
+
+def _config(cfg: Mapping[str, Any]) -> Any:
+    return _library().CONFIG_MAPPING[cfg["model_type"]](**{key: cfg[key] for key in cfg if key != "model_type"})
+
+
+def _plain(cfg: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """A library's configuration without what names code or files."""
+    return {"model_type": kind, **alike(cfg, _library().CONFIG_MAPPING[kind]().to_dict(), key="config")}
+
+
+def _library() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtraError("transformers", extra="hf") from None
+    return transformers
+
+
+def _with_weights(build: Callable[[], Any], folder: Path, *, described: Path, random_weights: bool) -> Any:
+    weights = find_weights(folder, names.WEIGHTS_FILES, pickles="pytorch_model*.bin", random_weights=random_weights)
+    with blamed_on(described), torch.device("meta"):
+        outline = build()
+    inner = cast(Any, outline.inner)
+    own, prefix, tied = set(inner.state_dict()), f"{inner.base_model_prefix}.", inner._tied_weights_keys
+
+    def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The file's tensors that the tower has: not heads, and without the prefix of a model with one."""
+        state = {key.removeprefix(prefix) if key not in own else key: value for key, value in state.items()}
+        for key, source in tied.items() if isinstance(tied, Mapping) else ():
+            if source in state:
+                state.setdefault(key, state[source])
+        return {key: value for key, value in state.items() if key in own}
+
+    def check(module: nn.Module) -> None:
+        if isinstance(outline, TransformersImages):
+            outline.inner = module
+            with torch.device("meta"), torch.no_grad():
+                outline.eval()(torch.empty(1, 3, *outline.image_spec.size))
+
+    tower = outline
+    tower.inner = assemble(lambda: build().inner, weights, described=described, convert=convert, check=check)
+    return tower
+
+
+def _side(preprocess: Any) -> int:
+    """Pixels of a side that an image processor makes, where the network itself takes any."""
+    size = mapping(preprocess or {}, where="preprocessor_config.json")
+    for key in ("crop_size", "size"):
+        found = size.get(key)
+        found = found.get("height", found.get("shortest_edge")) if isinstance(found, Mapping) else found
+        if isinstance(found, int):
+            return found
+    return 224
+
+
+def _context(folder: Path, cfg: Mapping[str, Any]) -> int:
+    """Longest text: what sentence-transformers or the tokenizer says, within the table of positions."""
+    most = cfg.get("max_position_embeddings") or 512
+    most -= (cfg.get("pad_token_id") or 0) + 1 if cfg["model_type"] in _OFFSET else 0
+    for file, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        values = read_json(folder / file) if (folder / file).is_file() else {}
+        said = values.get(key) if isinstance(values, dict) else None
+        if isinstance(said, int) and said > 0:
+            return min(said, most)
+    return most
+
+
+def _sentence_modules(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Where the transformer of a sentence-transformers folder lies, and how its states are read."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return folder, {}
+    listed = of_kind(read_json(path), list, where=str(path))
+    inner, said = folder, dict[str, Any](normalised=False)
+    for entry in listed:
+        kind = str(mapping(entry, where=str(path)).get("type")).rpartition(".")[2]
+        part = (folder / str(entry.get("path", ""))).resolve()
+        if not part.is_relative_to(folder.resolve()) or kind not in _SENTENCE_MODULES:
+            raise InputError(f"{path}: {kind} is not known here; known: {', '.join(_SENTENCE_MODULES)}")
+        if kind == "Transformer":
+            inner = part
+        elif kind == "Pooling":
+            said["output"] = _pooling(part / "config.json")
+        else:
+            said["normalised"] = True
+    return inner, said
+
+
+def _pooling(path: Path) -> str:
+    """The one pooling that a ``1_Pooling/config.json`` of any age asks for."""
+    values = mapping(read_json(path), where=str(path))
+    asked = [name.partition("_")[0] for name in _POOLING_KEYS if values.get(f"pooling_mode_{name}")]
+    asked = asked or [values.get("pooling_mode")]
+    if len(asked) != 1 or asked[0] not in POOLINGS:
+        raise InputError(f"{path}: pooling {json.dumps(asked)}; expected one of {', '.join(POOLINGS)}")
+    return asked[0]
+
+
+_POOLING_KEYS = ("cls_token", "lasttoken", "max_tokens", "mean_sqrt_len_tokens", "mean_tokens", "weightedmean_tokens")
