@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
@@ -134,7 +135,12 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def preprocess_config(image: ImageSpec) -> dict[str, Any]:
-    """open_clip's ``preprocess_cfg`` of an ``ImageSpec``."""
+    """open_clip's ``preprocess_cfg`` of an ``ImageSpec``; what it cannot say is warned of."""
+    if image.resized not in (None, image.size):
+        warnings.warn(
+            f"open_clip scales images to {image.size} at once; this model wants {image.resized} and the centre of it",
+            stacklevel=4,
+        )
     return {
         "size": list(image.size),
         "mode": "RGB",
