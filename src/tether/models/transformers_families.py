@@ -127,10 +127,12 @@ def _kind(cfg: Mapping[str, Any], key: str, known: tuple[str, ...]) -> str:
 
 
 def _tower(cfg: Mapping[str, Any], key: str, default: Any) -> dict[str, Any]:
-    values = alike(cfg.get(key), default.to_dict(), key=key)
+    plain = default.to_dict()
+    values = alike(cfg.get(key), plain, key=key)
+    both = plain | values
     for repeats in ("depths", "num_block_repeats"):
-        if sum(values.get(repeats, ())) * values.get("depth_coefficient", 1) > MAX_LAYERS:
-            raise InputError(f"{key}.{repeats}: expected at most {MAX_LAYERS} layers, got {values[repeats]!r:.100}")
+        if sum(both.get(repeats) or ()) * both.get("depth_coefficient", 1) > MAX_LAYERS:
+            raise InputError(f"{key}.{repeats}: expected at most {MAX_LAYERS} layers, got {both[repeats]!r:.100}")
     return values | {"model_type": default.model_type}
 
 

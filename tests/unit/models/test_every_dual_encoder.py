@@ -1,66 +1,37 @@
 """Every dual encoder of transformers on disk: the same embeddings as its own library with its own processor."""
 
-from pathlib import Path
+import json
+import shutil
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import tether
-from tether.data.images import load
+from references import (
+    TEXTS,
+    assert_alike,
+    bert_words,
+    clip_words,
+    embeddings,
+    gemma_words,
+    pictures,
+    roberta_words,
+    siglip_words,
+)
+from tether.core.errors import InputError
+from tether.core.types import ImageSpec
+from tether.data import open_source
+from tether.data.loader import Loader, ordered
+from tether.models import create
+from tether.models.embed import encode_images
 from tether.models.wrapped_encoders import TransformersEncoder
 
-TEXTS = ["a cat", "A Small RED cat sits in the sun", "the dog", "dog cat " * 9]
-WORDS = ("a", "small", "red", "cat", "sits", "in", "the", "sun", "dog", "##s")
+pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = SIZES | {"image_size": 32, "patch_size": 8}
 TEXT = SIZES | {"vocab_size": 64, "max_position_embeddings": 16}
-
-
-def _bert():
-    from transformers import BertTokenizer
-
-    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
-    return BertTokenizer(vocab={name: row for row, name in enumerate(names)}, model_max_length=16)
-
-
-def _roberta():
-    from transformers import XLMRobertaTokenizer
-
-    names = ("<s>", "<pad>", "</s>", "<unk>", *(f"▁{word}" for word in WORDS), *"acdegilmnorstu", "▁", "<mask>")
-    return XLMRobertaTokenizer(vocab=[(name, -float(row)) for row, name in enumerate(names)], model_max_length=14)
-
-
-def _clip():
-    from transformers import CLIPTokenizer
-
-    letters = "acdegilmnorstuACDEGILMNORSTU"
-    names = ("<|startoftext|>", *letters, *(f"{letter}</w>" for letter in letters), "<|endoftext|>")
-    vocabulary = {name: row for row, name in enumerate(names)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
-
-
-def _siglip():
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {"<unk>": 0, "</s>": 1} | {word: 2 + row for row, word in enumerate(WORDS)}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    named = {"pad_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>", "model_input_names": ["input_ids"]}
-    return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=16, **named)
-
-
-def _gemma(**named):
-    from transformers import Siglip2Tokenizer
-
-    names = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"acdegilmnorstu")
-    return Siglip2Tokenizer(
-        vocab={name: row for row, name in enumerate(names)}, merges=[], model_max_length=16, **named
-    )
 
 
 def _align(t):
@@ -78,25 +49,25 @@ def _align(t):
         resample=2,
     )
     config = t.AlignConfig(text_config=TEXT, vision_config=vision, projection_dim=24)
-    return t.AlignModel(config), t.AlignProcessor(images, _bert())
+    return t.AlignModel(config), t.AlignProcessor(images, bert_words())
 
 
 def _altclip(t):
     text = TEXT | {"project_dim": 40}
     config = t.AltCLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
-    return t.AltCLIPModel(config), t.AltCLIPProcessor(_clip_images(t), _roberta())
+    return t.AltCLIPModel(config), t.AltCLIPProcessor(_clip_images(t), roberta_words())
 
 
 def _chinese_clip(t):
     config = t.ChineseCLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=24)
     images = t.ChineseCLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
-    return t.ChineseCLIPModel(config), t.ChineseCLIPProcessor(images, _bert())
+    return t.ChineseCLIPModel(config), t.ChineseCLIPProcessor(images, bert_words())
 
 
 def _clip_model(t, act="quick_gelu"):
     text = TEXT | {"eos_token_id": 57, "hidden_act": act}
     config = t.CLIPConfig(text_config=text, vision_config=VISION | {"hidden_act": act}, projection_dim=24)
-    return t.CLIPModel(config), t.CLIPProcessor(_clip_images(t, edge=36), _clip())
+    return t.CLIPModel(config), t.CLIPProcessor(_clip_images(t, edge=36), clip_words())
 
 
 def _clip_images(t, edge=32):
@@ -109,24 +80,24 @@ def _clipseg(t, cls="CLIPSegModel"):
         text_config=TEXT | {"eos_token_id": 57}, vision_config=VISION, projection_dim=24, **decoder
     )
     images = t.ViTImageProcessor(size={"height": 48, "width": 48}, image_mean=[0.485, 0.456, 0.406])
-    return getattr(t, cls)(config), t.CLIPSegProcessor(images, _clip())
+    return getattr(t, cls)(config), t.CLIPSegProcessor(images, clip_words())
 
 
 def _metaclip(t):
     config = t.MetaClip2Config(text_config=TEXT | {"eos_token_id": 2}, vision_config=VISION, projection_dim=24)
-    return t.MetaClip2Model(config), t.CLIPProcessor(_clip_images(t), _roberta())
+    return t.MetaClip2Model(config), t.CLIPProcessor(_clip_images(t), roberta_words())
 
 
 def _siglip_model(t):
     config = t.SiglipConfig(text_config=TEXT | {"projection_size": 32}, vision_config=VISION)
     images = t.SiglipImageProcessor(size={"height": 32, "width": 32})
-    return t.SiglipModel(config), t.SiglipProcessor(images, _siglip())
+    return t.SiglipModel(config), t.SiglipProcessor(images, siglip_words())
 
 
 def _siglip2_fixed(t):
     config = t.SiglipConfig(text_config=TEXT | {"projection_size": 32}, vision_config=VISION)
     images = t.SiglipImageProcessor(size={"height": 32, "width": 32}, resample=2)
-    words = _gemma(model_input_names=["input_ids"], padding_side="right", add_eos_token=True)
+    words = gemma_words(model_input_names=["input_ids"], padding_side="right", add_eos_token=True)
     return t.SiglipModel(config), t.SiglipProcessor(images, words)
 
 
@@ -134,7 +105,7 @@ def _siglip2(t, **named):
     vision = SIZES | {"num_patches": 16, "patch_size": 8}
     config = t.Siglip2Config(text_config=TEXT | {"projection_size": 32}, vision_config=vision)
     images = t.Siglip2ImageProcessor(patch_size=8, max_num_patches=23)
-    words = _gemma(**({"model_input_names": ["input_ids"], "padding_side": "right"} | named))
+    words = gemma_words(**({"model_input_names": ["input_ids"], "padding_side": "right"} | named))
     return t.Siglip2Model(config), t.Siglip2Processor(images, words)
 
 
@@ -147,14 +118,14 @@ def _vit_bert(t):
         t.ViTConfig(**VISION), t.BertConfig(**TEXT), projection_dim=24
     )
     images = t.ViTImageProcessor(size={"height": 32, "width": 32})
-    return t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(images, _bert())
+    return t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(images, bert_words())
 
 
 def _clip_roberta(t):
     config = t.VisionTextDualEncoderConfig.from_vision_text_configs(
         t.CLIPVisionConfig(**VISION), t.XLMRobertaConfig(**TEXT), projection_dim=24
     )
-    return t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(_clip_images(t), _roberta())
+    return t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(_clip_images(t), roberta_words())
 
 
 MAKERS = {
@@ -193,31 +164,9 @@ def kind(request, tmp_path_factory):
     return folder, getattr(model, "clip", model).eval(), processor
 
 
-def _pictures(folder: Path) -> list[Path]:
-    paths = []
-    for row, (height, width) in enumerate(((47, 71), (90, 40), (32, 32), (57, 203))):
-        noise = np.random.default_rng(row).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
-        paths.append(folder / f"{row}.png")
-        Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR).save(paths[-1])
-    return paths
-
-
-def _ours(model, pictures):
-    images = [model.encode_image(load(path, model.image_spec)[None]).pooled for path in pictures]
-    return torch.cat(images), model.encode_text(model.tokenizer(TEXTS)).pooled
-
-
-def _assert_alike(found, expected):
-    for mine, theirs in zip(found, expected, strict=True):
-        assert mine.shape == theirs.shape
-        assert torch.nn.functional.cosine_similarity(mine, theirs).min() > 0.99999
-        assert torch.nn.functional.cosine_similarity(theirs[:1], theirs[1:]).max() < 0.9999
-        torch.testing.assert_close(mine.norm(dim=1), theirs.norm(dim=1), rtol=1e-3, atol=0)
-
-
 @torch.inference_mode()
-def _theirs(model, processor, pictures):
-    seen = processor.image_processor([Image.open(path) for path in pictures], return_tensors="pt")
+def _theirs(model, processor, paths):
+    seen = processor.image_processor([Image.open(path) for path in paths], return_tensors="pt")
     said = {"padding": "max_length" if "Siglip" in type(model).__name__ else True, "max_length": 16}
     if processor.tokenizer.model_max_length < 16:
         said["max_length"] = processor.tokenizer.model_max_length
@@ -226,22 +175,179 @@ def _theirs(model, processor, pictures):
     return model.get_image_features(**seen).pooler_output, model.get_text_features(**kept).pooler_output
 
 
-@pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 def test_the_same_embeddings_as_its_own_library(kind, tmp_path):
     folder, theirs, processor = kind
-    pictures = _pictures(tmp_path)
-    expected = _theirs(theirs, processor, pictures)
+    paths = pictures(tmp_path)
+    expected = _theirs(theirs, processor, paths)
     model = tether.load(folder)
     scale = 1 / theirs.temperature if hasattr(theirs, "temperature") else theirs.logit_scale.exp()
     assert model.logit_scale.item() == pytest.approx(scale.item(), rel=1e-5)
     with torch.inference_mode():
-        _assert_alike(_ours(model, pictures), expected)
+        assert_alike(embeddings(model, paths), expected)
         saved = tether.save(model, tmp_path / "saved")
         again = tether.load(saved)
         assert again.image_spec == model.image_spec
-        _assert_alike(_ours(again, pictures), expected)
+        assert_alike(embeddings(again, paths), expected)
         if isinstance(model, TransformersEncoder):
             exported = tether.export(again, tmp_path / "exported", format="transformers")
-            _assert_alike(_ours(tether.load(exported), pictures), expected)
+            assert_alike(embeddings(tether.load(exported), paths), expected)
             reference = type(theirs).from_pretrained(exported).eval()
-            _assert_alike(_theirs(reference, processor, pictures), expected)
+            assert_alike(_theirs(reference, processor, paths), expected)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A CLIP of CLIP's own vocabulary, small otherwise."""
+    folder = tmp_path_factory.mktemp("clip")
+    return tether.export(create("tiny", seed=1), folder, format="transformers")
+
+
+@pytest.mark.parametrize("kinds", [["CLIPModel"], ["CLIPModel", "Normalize"]])
+def test_a_clip_of_sentence_transformers(kinds, clip_folder, tmp_path):
+    shutil.copytree(clip_folder, tmp_path / "0_CLIPModel")
+    listed = [
+        {"idx": row, "name": str(row), "path": f"{row}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+        for row, kind in enumerate(kinds)
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(listed))
+    found, plain = tether.load(tmp_path), tether.load(clip_folder)
+    assert torch.equal(
+        found.encode_text(found.tokenizer(TEXTS)).pooled, plain.encode_text(plain.tokenizer(TEXTS)).pooled
+    )
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (
+            [{"type": "sentence_transformers.models.Transformer", "path": ""}],
+            r"expected a CLIPModel.*\['Transformer'\]",
+        ),
+        ([{"type": "x.CLIPModel", "path": "0"}, {"type": "x.Dense", "path": "1"}], "with Normalize at most after it"),
+        ([{"type": "x.CLIPModel", "path": "../elsewhere"}], r"path: expected a folder inside.*'\.\./elsewhere'"),
+        ([{"type": "x.CLIPModel"}], "path: expected a folder inside with a config.json"),
+        (["CLIPModel"], "expected a CLIPModel"),
+        ({"type": "CLIPModel"}, "expected a CLIPModel"),
+    ],
+)
+def test_another_folder_of_sentence_transformers(listed, message, clip_folder, tmp_path):
+    shutil.copytree(clip_folder, tmp_path / "elsewhere")
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it" / "modules.json").write_text(json.dumps(listed))
+    with pytest.raises(InputError, match=rf"modules\.json: .*{message}"):
+        tether.load(tmp_path / "it")
+
+
+JINA = {
+    "model_type": "jina_clip",
+    "auto_map": {"AutoModel": "jinaai/jina-clip-implementation--modeling_clip.JinaCLIPModel"},
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (JINA, "'jina_clip' needs the code that auto_map names, and no code of a folder or a hub is run"),
+        ({"model_type": "bert"}, "model_type 'bert' is not known here; known: align"),
+        ({"model_type": ["clip"]}, "is not known here"),
+        ([], "expected a mapping"),
+        ({"model_type": "vision-text-dual-encoder"}, "vision_config: expected a mapping"),
+        (
+            {"model_type": "vision-text-dual-encoder", "vision_config": {"model_type": "timm_wrapper"}},
+            "vision_config.model_type: unknown 'timm_wrapper'; known: clip_vision_model",
+        ),
+        (
+            {"model_type": "align", "text_config": TEXT, "vision_config": {"num_block_repeats": [10**6]}},
+            "num_block_repeats: expected at most 256 layers",
+        ),
+        (
+            {"model_type": "align", "text_config": TEXT, "vision_config": {"depth_coefficient": 1e6}},
+            "num_block_repeats: expected at most 256 layers",
+        ),
+        (
+            {
+                "model_type": "siglip2",
+                "text_config": TEXT,
+                "vision_config": SIZES | {"patch_size": 8, "num_patches": 16},
+            },
+            "image_processor_type: 'Evil' is not known here; known: CLIP",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_dual_encoder(config, message, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "EvilImageProcessor"}))
+    with pytest.raises(InputError, match=message) as caught:
+        tether.load(tmp_path, random_weights=True)
+    assert str(tmp_path / "config.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": {"longest_edge": 32}}, "size: expected height and width"),
+        ({"size": 10**6}, "size: expected a whole number from 1 to"),
+        ({"crop_size": None, "size": {"shortest_edge": "x"}}, "size: expected a whole number"),
+        ({"do_resize": False}, "do_resize: images must be resized"),
+        ({"resample": 1}, r"resample: expected one of \[0, 2, 3\]"),
+        ({"image_mean": "x"}, "no model can be built from it"),
+    ],
+)
+def test_a_processor_that_cannot_be_followed(change, message, clip_folder, tmp_path):
+    folder = shutil.copytree(clip_folder, tmp_path / "model")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=message):
+        tether.load(folder)
+
+
+@pytest.fixture(scope="module")
+def naflex(tmp_path_factory):
+    import transformers
+
+    folder = tmp_path_factory.mktemp("naflex")
+    torch.manual_seed(0)
+    model, processor = _siglip2(transformers)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return tether.load(folder)
+
+
+def test_images_of_several_shapes_are_embedded_in_order(naflex, tmp_path):
+    paths = pictures(tmp_path)
+    for path in paths:
+        path.with_suffix(".txt").write_text("a cat")
+    batches = list(ordered(open_source(str(tmp_path)), image_spec=naflex.image_spec, batch_size=3))
+    assert [row.key for rows, _ in batches for row in rows] == [path.name for path in paths]
+    assert len({tuple(pixels.shape[1:]) for _, pixels in batches}) > 1
+    found = encode_images(naflex, [pixels for _, pixels in batches])
+    with torch.inference_mode():
+        torch.testing.assert_close(found, embeddings(naflex, paths)[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 30, 32), (1, 3, 80, 80), (1, 3, 0, 8), (3, 32, 32), (1, 1, 32, 32)])
+def test_images_that_are_no_patches(naflex, shape):
+    with pytest.raises(InputError, match=r"image: expected (\(b, 3, h, w\) in|1 to 23) patches"):
+        naflex.encode_image(torch.zeros(shape))
+
+
+def test_a_training_batch_has_one_size(naflex, tmp_path):
+    for path in pictures(tmp_path):
+        path.with_suffix(".txt").write_text("a cat")
+    source = open_source(str(tmp_path))
+    loader = Loader(source, image_spec=naflex.image_spec, tokenizer=naflex.tokenizer, batch_size=4, seed=0)
+    batch = next(iter(loader))
+    assert batch.image.shape == (4, 3, *naflex.image_spec.size)
+    assert naflex.encode_image(batch.image).pooled.shape == (4, 32)
+
+
+def test_patches_and_their_rule_go_together():
+    with pytest.raises(InputError, match="patches: expected a side and a number with resize 'patches' alone"):
+        ImageSpec((32, 32), resize="patches")
+    with pytest.raises(InputError, match="patches: expected"):
+        ImageSpec((32, 32), patches=(8, 16))
+
+
+def test_a_spec_says_only_what_is_set():
+    assert repr(ImageSpec((32, 32))).endswith("interpolation='bicubic', fill=0)")  # digests of models are made of it
+    assert "resized=(36, 36)" in repr(ImageSpec((32, 32), resized=(36, 36)))

@@ -34,6 +34,8 @@ def native_config(cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | Non
         cfg: as in open_clip's model_configs.
         preprocess: open_clip's ``preprocess_cfg``; CLIP's own if None.
     """
+    if "audio_cfg" in cfg:
+        raise InputError("model_cfg.audio_cfg: a model of sounds; tether takes images and texts only")
     for key in ("vision_cfg", "text_cfg"):
         if not isinstance(cfg.get(key), Mapping):
             raise InputError(f"model_cfg.{key}: expected a mapping, got {cfg.get(key)!r:.100} beside {sorted(cfg)}")

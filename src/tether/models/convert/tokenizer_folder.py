@@ -34,8 +34,9 @@ _SETTINGS = (
     "add_bos_token", "add_eos_token", "add_prefix_space", "added_tokens_decoder", "additional_special_tokens",
     "clean_up_tokenization_spaces", "do_lower_case", "errors", "extra_ids", "extra_special_tokens",
     "keep_accents", "language_codes", "legacy", "legacy_behaviour", "lowercase", "model_input_names",
-    "model_max_length", "padding_side", "remove_space", "spaces_between_special_tokens", "split_special_tokens", "src_lang",
-    "strip_accents", "tgt_lang", "tokenize_chinese_chars", "tokenizer_class", "trim_offsets", "truncation_side",
+    "model_max_length", "padding_side", "remove_space", "spaces_between_special_tokens", "split_special_tokens",
+    "src_lang", "strip_accents", "tgt_lang", "tokenize_chinese_chars", "tokenizer_class", "trim_offsets",
+    "truncation_side",
 )  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def plain_copy(folder: Path) -> Iterator[Path]:
             (copy / CONFIG).write_text(json.dumps(_settings(folder / CONFIG)), encoding="utf-8")
         described = folder / "config.json"
         values = read_json(described) if described.is_file() else None
-        if isinstance(values, Mapping) and values.get("model_type") in FAMILIES:
+        if isinstance(values, Mapping) and str(values.get("model_type")) in FAMILIES:
             (copy / "config.json").write_text(json.dumps({"model_type": values["model_type"]}), encoding="utf-8")
         yield copy
 
