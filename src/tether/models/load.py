@@ -14,6 +14,7 @@ from tether.core.geometry import geometry_of
 from tether.core.protocols import Tokenizer
 from tether.models.config import ModelConfig, read_config
 from tether.models.convert import hugging_face, open_clip
+from tether.models.convert.image_processor import PREPROCESS_FILE, PROCESSOR_FILE
 from tether.models.convert.native import native
 from tether.models.convert.tokenizer_folder import COPIED
 from tether.models.convert.weights import fill as fill
@@ -114,6 +115,10 @@ def _from_path(path: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
         from tether.models.load_open_clip import load_folder
 
         return load_folder(path, random_weights=random_weights)
+    if (path / "modules.json").is_file():
+        from tether.models.load_transformers import load_sentence_transformers
+
+        return load_sentence_transformers(path, random_weights=random_weights)
     raise InputError(f"{path}: holds no {CONFIG_FILE}, open_clip_config.json or config.json; {_HINT}")
 
 
@@ -238,7 +243,7 @@ def _weight_files(folder: Path) -> Iterator[list[str]]:
 
 
 _DESCRIPTIONS = (
-    CONFIG_FILE, hugging_face.CONFIG_FILE, hugging_face.PREPROCESS_FILE, hugging_face.WEIGHTS_FILES[1],
+    CONFIG_FILE, hugging_face.CONFIG_FILE, PREPROCESS_FILE, PROCESSOR_FILE, hugging_face.WEIGHTS_FILES[1],
     open_clip.CONFIG_FILE, *COPIED, *(f"tokenizer/{name}" for name in COPIED),
 )  # fmt: skip
 """What is fetched of any repository on the hub; it decides which weights are."""

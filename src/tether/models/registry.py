@@ -8,12 +8,12 @@ from torch import nn
 
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
-from tether.models.wrapped_encoders import OpenClipEncoder, SiglipEncoder
+from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder
 
 MODELS: Mapping[str, type[nn.Module]] = {
     "clip": Clip,
     "open_clip": OpenClipEncoder,
-    "siglip": SiglipEncoder,
+    "transformers": TransformersEncoder,
     "composed": ComposedEncoder,
 }
 """Each is a ``core.protocols.DualEncoder``: our own towers, and what wraps the others."""
