@@ -90,17 +90,19 @@ def _show(result: dict[str, float], *, title: str) -> None:
     from rich.table import Table
 
     from tether.cli.screen import Screen
-    from tether.evaluate.metric_names import SECTIONS, describe, interval_of, shown
+    from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("measure")
     table.add_column("value", justify="right")
+    table.add_column("chance", justify="right", style="dim")
     if any(key.endswith("_low") for key in result):
         table.add_column("95 % interval", justify="right", style="dim")
     for prefixes in SECTIONS.values():
-        keys = [key for key in result if key.startswith(prefixes) and not key.endswith(("_low", "_high"))]
+        keys = keys_of(result, prefixes)
         for key in keys:
-            table.add_row(*[describe(key), shown(key, result[key]), interval_of(key, result)][: len(table.columns)])
+            cells = [describe(key), shown(key, result[key]), chance_of(key, result), interval_of(key, result)]
+            table.add_row(*cells[: len(table.columns)])
         if keys:
             table.add_section()
     Screen().print(table)

@@ -36,6 +36,9 @@ class Evaluation(BaseModel):
     source: Spec
     every: int = Field(default=0, ge=0, lt=2**31, description="steps between evaluations; 0 = only at the end")
     limit: int | None = Field(default=None, ge=2, lt=2**31, description="rows looked at, from the first")
+    best: str | None = Field(
+        default=None, description="measure whose best model of all evaluations is kept, such as text_to_image_r10"
+    )
 
 
 class Stage(BaseModel):
@@ -81,6 +84,9 @@ class RunConfig(BaseModel):
     micro_batch: Count | None = Field(default=None, description="pairs encoded at once: same loss, less memory")
     accumulate: Count = Field(default=1, description="batches per optimiser step, each with its own negatives")
     steps: int = Field(default=1000, ge=1, lt=10**8, description="optimiser steps")
+    epochs: float | None = Field(
+        default=None, gt=0, le=10**6, description="passes over the data; the steps follow from it and the data"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="bf16", description="autocast; weights stay float32")
     sharding: Literal["auto", "ddp", "fsdp2"] = Field(default="auto", description="with several processes")
     vocabulary: Literal["whole", "used"] = Field(
@@ -121,6 +127,11 @@ def load_config(path: Path | None = None, *, overrides: Sequence[str] = ()) -> R
         values = _read_yaml(path)
     for override in overrides:
         _set(values, override)
+    length = [key for key in ("steps", "epochs") for one in overrides if one.startswith(f"{key}=")]
+    if len(length) == 2:
+        raise InputError("steps and epochs: give one; the other follows from it")
+    if length == ["steps"]:
+        values["epochs"] = None
     size = values.get("size", RunConfig.model_fields["size"].default)
     values = {**SIZES.get(size if isinstance(size, str) else "", {}), **values}
     try:
