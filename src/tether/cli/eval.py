@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 
@@ -30,7 +31,7 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 256,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 leaves them out.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1...")] = "cpu",
+    device: Device = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     random_weights: Annotated[

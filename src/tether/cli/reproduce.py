@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 
@@ -22,7 +23,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for SLUG.json; the checkout's results/ unless --smoke.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    device: Device = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was already measured.")] = False,
 ) -> None:

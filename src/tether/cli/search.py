@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import as_json, say
 
 
@@ -27,6 +28,7 @@ def command(
         str | None,
         typer.Option(help="The model that made the vectors; a store that was made beside it knows its name."),
     ] = None,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit.")] = False,
 ) -> None:
     """Find images by words or by an image, filtered by their columns."""
@@ -49,7 +51,7 @@ def command(
         if not opened.model:
             raise typer.BadParameter("the store does not say which model made its vectors; give --model")
         name = near(opened.model, written_in=store, again=f"tether search {store} --model NAME ...")
-    searcher = Searcher(opened, model=cast(DualEncoder, tether.load(name)))
+    searcher = Searcher(opened, model=cast(DualEncoder, tether.load(name, device=device)))
     found = {text: searcher.text(text, top=top, where=where) for text in queries or ()}
     found |= {f"like {path}": searcher.image(path, top=top, where=where) for path in image or ()}
     hits = {query: searcher.hits(ranking, images=images) for query, ranking in found.items()}
