@@ -30,6 +30,7 @@ def command(
     """Check papers' claims over paired seeds and store the measured verdicts."""
     from tether.cli.screen import bars
     from tether.core.atomic_io import write_json
+    from tether.models.load import chosen_device
     from tether.papers.cards import CARDS, card
     from tether.papers.reproduction import source_index
     from tether.papers.reproduction.reproduce import reproduce
@@ -51,7 +52,7 @@ def command(
                 slug,
                 seeds=range(count),
                 smoke=smoke,
-                device=device,
+                device=str(chosen_device(device)),
                 threads=threads,
                 fresh=fresh,
                 on_progress=lambda done, total, task=task: progress.update(task, completed=done),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -114,17 +114,22 @@ class RunConfig(BaseModel):
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 
-def load_config(path: Path | None = None, *, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    path: Path | None = None, *, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> RunConfig:
     """Read a recipe and apply trailing ``key.sub=value`` overrides; values are YAML.
+
+    Args:
+        path: of a YAML file.
+        overrides: what is other than in the file.
+        values: instead of a file, its keys.
 
     Raises:
         InputError: the file or key, what came and what is known.
     """
-    values: dict[str, Any] = {}
-    where = "command line"
-    if path is not None:
-        where = str(path)
-        values = _read_yaml(path)
+    where = "command line" if path is None else str(path)
+    values = dict(values or {}) if path is None else _read_yaml(path)
+    own = values.get("data")
     for override in overrides:
         _set(values, override)
     length = [key for key in ("steps", "epochs") for one in overrides if one.startswith(f"{key}=")]
@@ -132,12 +137,32 @@ def load_config(path: Path | None = None, *, overrides: Sequence[str] = ()) -> R
         raise InputError("steps and epochs: give one; the other follows from it")
     if length == ["steps"]:
         values["epochs"] = None
+    if values.get("data") != own and not any(one.startswith("evaluate") for one in overrides):
+        values |= held_out(values)
     size = values.get("size", RunConfig.model_fields["size"].default)
     values = {**SIZES.get(size if isinstance(size, str) else "", {}), **values}
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise InputError(explain(error, where=where, known=RunConfig.model_fields)) from None
+
+
+def held_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Data that are other than the recipe's are measured on a part of their own that is held out.
+
+    Built-in sets with a part of their own for that (``emoji``) are left as the recipe has them.
+    """
+    data, wanted = values["data"], values.get("evaluate")
+    source = wanted.get("source") if isinstance(wanted, Mapping) else None
+    if source is None or _set_of(data) in ("split", _set_of(source)):
+        return {}
+    parts = {part: {"name": "split", "source": data, "part": part} for part in ("train", "held_out")}
+    return {"data": parts["train"], "evaluate": {**(wanted or {}), "source": parts["held_out"]}}
+
+
+def _set_of(spec: object) -> object:
+    """The name in a specification: ``emoji`` of ``emoji:split=test`` and of ``{name: emoji}``."""
+    return spec.get("name") if isinstance(spec, Mapping) else str(spec).partition(":")[0]
 
 
 def dump_config(config: RunConfig) -> str:

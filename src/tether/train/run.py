@@ -22,7 +22,7 @@ from tether.core.errors import InputError, MissingExtraError, StoppedError, Teth
 from tether.core.gather import process_gather
 from tether.core.protocols import ModelEdit
 from tether.data.loader import Loader
-from tether.models.load import fill
+from tether.models.load import chosen_device, fill
 from tether.models.save import describe_weights, save, write_config
 from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from tether.train.claim import claimed
@@ -59,6 +59,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     edits: Mapping[str, type[ModelEdit]] = MappingProxyType({}),
     make_loader: Callable[..., Loader] = Loader,
+    device: str = "auto",
 ) -> Result:
     """Train one model into ``folder``.
 
@@ -72,6 +73,7 @@ def train(
         should_stop: asked after every step; when true the run saves and raises ``StoppedError``.
         edits: what ``config.edits`` may name, such as ``tether.compress.quantise.QUANTISERS``. They are applied before
             training and merged into the weights after it, before the last evaluation.
+        device: ``auto`` is an accelerator if there is one; ``cpu``; ``cuda``.
         make_loader: gives the batches; who trains several times on the same data can hand out one loader again.
 
     Raises:
@@ -92,7 +94,7 @@ def train(
     again = f"go on with: tether train --resume --out {folder}"
     with together(again=again):
         accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # else it overlooks a CPU's process group
+            cpu=chosen_device(device).type == "cpu",  # else it overlooks a CPU's process group
             log_with=list(config.trackers) or None,
             project_dir=folder,
         )
