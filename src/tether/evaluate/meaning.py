@@ -10,7 +10,7 @@ from tether.core.atomic_io import read_json, write_json
 from tether.core.shape import check
 
 FILE = "meaning.json"
-RECALL = "text_to_image_r10"
+_DEPTHS = (10, 5, 1)
 _BY_HEART = 0.25
 """Recall of images learnt from above that of held-out ones, both among equally many, from which it is remarked on."""
 _MANY = 30
@@ -22,6 +22,7 @@ _SHAPE = {
     "captions": int,
     "epochs": _NUMBER,
     "pool": int,
+    "depth": int,
     "held_out": _NUMBER,
     "low": _NUMBER,
     "high": _NUMBER,
@@ -42,7 +43,8 @@ class Meaning:
         captions: their captions.
         epochs: passes over them.
         pool: images held out, among which each caption looks for its own.
-        held_out: share of held-out captions whose image is among the first ten.
+        depth: how many of the first images are looked at: ten, or fewer where that is a large part of the pool.
+        held_out: share of held-out captions whose image is among these.
         low: lower end of its 95 % interval over images.
         high: upper end.
         chance: what a model that knows nothing reaches.
@@ -56,6 +58,7 @@ class Meaning:
     captions: int
     epochs: float
     pool: int
+    depth: int
     held_out: float
     low: float
     high: float
@@ -77,7 +80,8 @@ class Meaning:
     def lines(self) -> Iterator[str]:
         """The sentences, the most important first."""
         found = f"{self.held_out:.0%} of the captions ({self.low:.0%} to {self.high:.0%}; chance {self.chance:.0%})"
-        yield f"Of {self.pool:,} held-out images of {self.source}, {found} find their image among the first ten."
+        first = "put their image first" if self.depth == 1 else f"find their image among the first {self.depth}"
+        yield f"Among {self.pool:,} held-out images of {self.source}, {found} {first}."
         if not self.learnt:
             yield "That is not clearly better than chance: the model cannot be used on new images."
         if self.train is not None:
@@ -113,8 +117,13 @@ def read_meaning(folder: Path) -> Meaning | None:
     return Meaning(**{name: values[name] for name in _SHAPE})
 
 
-def recall_of(metrics: Mapping[str, float]) -> tuple[float, float, float, float]:
-    """The recall at ten of the texts, the ends of its interval, and chance."""
-    value = metrics[RECALL]
-    low, high = (metrics.get(f"{RECALL}_{side}", value) for side in ("low", "high"))
-    return value, low, high, metrics[f"{RECALL}_chance"]
+def depth_for(pool: int) -> int:
+    """How many of the first images are looked at, so that chance does not find most of them."""
+    return next((depth for depth in _DEPTHS if 2 * depth <= pool), 1)
+
+
+def recall_of(metrics: Mapping[str, float], *, depth: int) -> tuple[float, float, float, float]:
+    """The recall of the texts at a depth, the ends of its interval, and chance."""
+    name = f"text_to_image_r{depth}"
+    low, high = (metrics.get(f"{name}_{side}", metrics[name]) for side in ("low", "high"))
+    return metrics[name], low, high, metrics[f"{name}_chance"]

@@ -16,7 +16,7 @@ from tether.data import open_source
 from tether.data.shuffle import reason_against
 from tether.data.survey import survey
 from tether.evaluate import evaluate
-from tether.evaluate.meaning import Meaning, read_meaning, recall_of
+from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
 from tether.train.config import RunConfig, load_config
 from tether.train.length import epochs_of
 from tether.train.parts import Encoder
@@ -177,12 +177,12 @@ def _meaning(config: RunConfig, result: Result, *, out: Path) -> Meaning:
     source = open_source(config.data, where="data")
     images, captions = _counts(source)
     pool = int(result.metrics["images"])
-    model = load(out)
+    depth = depth_for(pool)
     try:
-        known = evaluate(model, source, measures=("retrieval",), limit=min(pool, images or pool))["text_to_image_r10"]
+        known = evaluate(load(out), source, measures=("retrieval",), limit=pool)[f"text_to_image_r{depth}"]
     except InputError:
         known = None
-    value, low, high, chance = recall_of(result.metrics)
+    value, low, high, chance = recall_of(result.metrics, depth=depth)
     name = open_source(config.evaluate.source).name
     scratch = "load" not in config.model
     return Meaning(
@@ -191,6 +191,7 @@ def _meaning(config: RunConfig, result: Result, *, out: Path) -> Meaning:
         captions=captions,
         epochs=epochs_of(config, images),
         pool=pool,
+        depth=depth,
         held_out=value,
         low=low,
         high=high,
