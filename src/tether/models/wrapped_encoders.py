@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
+from tether.models.embed_anything import Embeds
 from tether.models.tokenizer import lengths
 
 
-class WrappedEncoder(nn.Module, abc.ABC):
+class WrappedEncoder(nn.Module, Embeds, abc.ABC):
     """What all wrapped models share: normalised pixels, no masks, texts padded to the full context, the scale.
 
     Attributes:
