@@ -97,8 +97,11 @@ def train(
         InputError: the data or a setting, what came and what was expected.
 
     Example:
-        >>> import tether
-        >>> done = tether.train("digits", out="runs/digits", settings=["size=tiny", "steps=2"])  # doctest: +SKIP
+        >>> import tempfile, tether
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = tether.train("digits", recipe="demo", out=folder, settings=["size=tiny", "model={}", "steps=2"])
+        ...     done.result.steps
+        2
     """
     prepared = prepare(data, recipe=recipe, start=start, settings=settings, seed=seed)
     if on_plan is not None:
