@@ -12,15 +12,32 @@ if TYPE_CHECKING:
     from tether.models.export import export as export
     from tether.models.load import load as load
     from tether.models.save import save as save
+    from tether.workflows.classify import classify as classify
+    from tether.workflows.embed import embed as embed
+    from tether.workflows.evaluate import evaluate as eval
+    from tether.workflows.search import search as search
 
 __version__ = "0.1.0"
 
-_LAZY = {"load": "tether.models.load", "save": "tether.models.save", "export": "tether.models.export"}
+_LAZY = {
+    "load": ("tether.models.load", "load"),
+    "save": ("tether.models.save", "save"),
+    "export": ("tether.models.export", "export"),
+    "eval": ("tether.workflows.evaluate", "evaluate"),
+    "embed": ("tether.workflows.embed", "embed"),
+    "search": ("tether.workflows.search", "search"),
+    "classify": ("tether.workflows.classify", "classify"),
+}
+_PACKAGES = ("train",)
+"""Packages that are verbs as well; see ``core.callable_module``."""
 
-__all__ = ["__version__", "export", "load", "save"]
+__all__ = ["__version__", "classify", "embed", "eval", "export", "load", "save", "search", "train"]
 
 
 def __getattr__(name: str) -> object:
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        module, attribute = _LAZY[name]
+        return getattr(importlib.import_module(module), attribute)
+    if name in _PACKAGES:
+        return importlib.import_module(f"tether.{name}")
     raise AttributeError(f"module 'tether' has no attribute {name!r}")

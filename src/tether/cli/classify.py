@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 
@@ -24,7 +25,7 @@ def command(
     label_column: Annotated[str, typer.Option(help="Their column with the class names.")] = "label",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    device: Device = "auto",
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     raw_csv: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 
@@ -19,7 +20,7 @@ def command(
     part_rows: Annotated[int, typer.Option(min=1, help="Rows of one part: the most a kill costs.")] = 2048,
     precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the forward.")] = "float32",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    device: Device = "auto",
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
 ) -> None:

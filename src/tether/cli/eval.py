@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 
@@ -30,7 +31,7 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 256,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 leaves them out.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1...")] = "cpu",
+    device: Device = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     random_weights: Annotated[
@@ -89,17 +90,19 @@ def _show(result: dict[str, float], *, title: str) -> None:
     from rich.table import Table
 
     from tether.cli.screen import Screen
-    from tether.evaluate.metric_names import SECTIONS, describe, interval_of, shown
+    from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("measure")
     table.add_column("value", justify="right")
+    table.add_column("chance", justify="right", style="dim")
     if any(key.endswith("_low") for key in result):
         table.add_column("95 % interval", justify="right", style="dim")
     for prefixes in SECTIONS.values():
-        keys = [key for key in result if key.startswith(prefixes) and not key.endswith(("_low", "_high"))]
+        keys = keys_of(result, prefixes)
         for key in keys:
-            table.add_row(*[describe(key), shown(key, result[key]), interval_of(key, result)][: len(table.columns)])
+            cells = [describe(key), shown(key, result[key]), chance_of(key, result), interval_of(key, result)]
+            table.add_row(*cells[: len(table.columns)])
         if keys:
             table.add_section()
     Screen().print(table)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def command(
     label: Annotated[str | None, typer.Option(help="Column that holds the class (default: 'label' if there).")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1...")] = "cpu",
+    device: Device = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     check: Annotated[bool, typer.Option("--check", help="End with code 1 when a section raises an alarm.")] = False,

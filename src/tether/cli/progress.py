@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -14,8 +15,9 @@ from tether.cli.screen import Screen, Words, bars
 from tether.train.run_files import BAD_ROWS
 
 if TYPE_CHECKING:
-    from tether.train.result import Result
+    from tether.workflows.train import Trained
 
+_SHOWN = ("text_to_image_r10", "image_to_text_r10")
 _RECALL = re.compile(r"(text_to_image|image_to_text)_r\d+")
 _LINES = 10
 """Lines printed over a run when the output is not a terminal."""
@@ -58,10 +60,8 @@ class TrainingProgress:
     def show(self, record: dict[str, Any]) -> None:
         """One record of the logbook."""
         if "eval" in record:
-            shown = "  ".join(
-                f"{name} {value:.1%}" for name, value in record["eval"].items() if _RECALL.fullmatch(name)
-            )
-            self.console.print(f"step {record['step'] + 1}: {shown}")
+            if record["step"] + 1 < self.steps:
+                self.console.print(f"step {record['step'] + 1}: {'  '.join(_recalls(record['eval']))}")
             return
         if record["skipped"]:
             self.console.print(f"step {record['step'] + 1}: gradients were not finite; step skipped", style="yellow")
@@ -76,19 +76,33 @@ class TrainingProgress:
             left = (self.steps - done) * record["seconds"] / done
             self.console.print(f"step {done}/{self.steps}  {state}  {left:.0f} s left")
 
-    def summarise(self, result: Result, *, folder: Path) -> None:
+    def summarise(self, done: Trained, *, folder: Path) -> None:
         """The last words of a finished run."""
+        result = done.result
         skipped = f", {result.skipped} skipped" if result.skipped else ""
         say(f"{result.steps} steps{skipped} in {result.seconds:.0f} s ({result.images_per_second:.0f} images a second)")
-        for name, value in result.metrics.items():
-            if _RECALL.fullmatch(name):
-                say(f"  {name:<24}{value:7.1%}")
+        if done.source:
+            say(
+                f"held out, {done.source}: {result.metrics.get('images', 0):,.0f} images, "
+                f"{result.metrics.get('texts', 0):,.0f} captions"
+            )
+        for line in _recalls(result.metrics, every=True):
+            say(f"  {line}")
+        if "best_step" in result.metrics:
+            say(f"  the best of all evaluations, after step {result.metrics['best_step']:.0f}; chosen on these images")
         bad = folder / BAD_ROWS
         if bad.exists():
             from tether.data.bad_rows import named_in
 
             count = len(named_in(bad))
             say(f"bad rows skipped: {count}, listed in {bad}")
+        if done.meaning is not None:
+            say("What this means")
+            for line in done.meaning.lines():
+                say(f"  {line}")
+            say("Next")
+            for line in done.meaning.next:
+                say(f"  {line}")
         say(f"model and log: {folder}")
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -96,3 +110,11 @@ class TrainingProgress:
             raise KeyboardInterrupt  # asked twice: do not wait for the checkpoint
         self._asked = True
         os.write(2, _STOPPING)  # a signal may come in the middle of a print, which cannot be entered twice
+
+
+def _recalls(metrics: Mapping[str, float], *, every: bool = False) -> list[str]:
+    """Recalls with their interval and chance, all or those at ten."""
+    from tether.evaluate.metric_names import beside, describe, shown
+
+    names = [name for name in metrics if _RECALL.fullmatch(name) and (every or name in _SHOWN)]
+    return [f"{describe(name)} {shown(name, metrics[name])} ({beside(name, metrics)})" for name in names]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 
@@ -22,13 +23,14 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for SLUG.json; the checkout's results/ unless --smoke.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    device: Device = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was already measured.")] = False,
 ) -> None:
     """Check papers' claims over paired seeds and store the measured verdicts."""
     from tether.cli.screen import bars
     from tether.core.atomic_io import write_json
+    from tether.models.load import chosen_device
     from tether.papers.cards import CARDS, card
     from tether.papers.reproduction import source_index
     from tether.papers.reproduction.reproduce import reproduce
@@ -50,7 +52,7 @@ def command(
                 slug,
                 seeds=range(count),
                 smoke=smoke,
-                device=device,
+                device=str(chosen_device(device)),
                 threads=threads,
                 fresh=fresh,
                 on_progress=lambda done, total, task=task: progress.update(task, completed=done),

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import as_json, say
 
 
 def command(
-    store: Annotated[str, typer.Argument(help="What tether index made: a folder or a URI.")],
+    store: Annotated[
+        str, typer.Argument(help="What tether index made, or a source of images: a folder, a file, a set.")
+    ],
     queries: Annotated[
         list[str] | None, typer.Argument(help="What to look for, in words; several are allowed.")
     ] = None,
@@ -27,32 +30,37 @@ def command(
         str | None,
         typer.Option(help="The model that made the vectors; a store that was made beside it knows its name."),
     ] = None,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit.")] = False,
 ) -> None:
-    """Find images by words or by an image, filtered by their columns."""
-    from typing import cast
+    """Find images by words or by an image, filtered by their columns.
 
-    import tether
+    Examples:
+    tether search photos/ "a red bicycle" --model starter --html found.html
+    tether search photos.db "a red bicycle" --image like.jpg --where "label = 'street'"
+    """
+    from tether.cli.screen import bars
     from tether.core.atomic_io import check_file
-    from tether.core.protocols import DualEncoder
-    from tether.models.named import near
-    from tether.tasks.retrieve.search import Searcher
-    from tether.tasks.retrieve.store import Store
+    from tether.workflows.search import search
 
     if not queries and not image:
         raise typer.BadParameter("say what to look for: words, or --image FILE")
     if html is not None:
         check_file(html, where="--html")
-    opened = Store.open(store)
-    name = model
-    if not name:
-        if not opened.model:
-            raise typer.BadParameter("the store does not say which model made its vectors; give --model")
-        name = near(opened.model, written_in=store, again=f"tether search {store} --model NAME ...")
-    searcher = Searcher(opened, model=cast(DualEncoder, tether.load(name)))
-    found = {text: searcher.text(text, top=top, where=where) for text in queries or ()}
-    found |= {f"like {path}": searcher.image(path, top=top, where=where) for path in image or ()}
-    hits = {query: searcher.hits(ranking, images=images) for query, ranking in found.items()}
+    with bars() as progress:
+        task = progress.add_task("embed", total=None, visible=False)
+        found = search(
+            store,
+            queries or (),
+            model=model,
+            images=image or (),
+            top=top,
+            condition=where,
+            folder=images,
+            device=device,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
+        )
+    hits = found.hits
 
     for query, some in hits.items():
         if json:
@@ -65,7 +73,7 @@ def command(
     if html is not None:
         from tether.tasks.retrieve.gallery import gallery
 
-        note = f"{len(opened):,} images, model {name}" + (f", where {where}" if where else "")
+        note = f"{found.images:,} images, model {found.model}" + (f", where {where}" if where else "")
         gallery(hits, html, title="Search results", note=note)
         every = [hit for some in hits.values() for hit in some]
         shown = sum(hit.image is not None for hit in every)

@@ -7,24 +7,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 if TYPE_CHECKING:
     from tether.train.config import RunConfig
+    from tether.workflows.train import Prepared
 
 COMPARE = "compare"
 
 
 def command(
-    recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; see recipes/.", show_default=False)] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="Your pairs: a folder of images with captions, a CSV, Parquet, tars, a set's name; or a YAML recipe.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings as key=value, for example clipper.alpha=0.9.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A YAML file, or a recipe of the package: demo, speedrun. DATA replaces its data."),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Model to begin with: starter, a folder, open_clip:..., hf:...")
     ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/latest"),
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the folder's newest checkpoint.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the resolved settings and what the views cost, and leave.")
+        bool, typer.Option("--dry-run", help="Build everything, take a few steps, say what the run would cost, leave.")
     ] = False,
+    device: Device = "auto",
     clipper: Annotated[
         str | None,
         typer.Option(
@@ -36,64 +52,91 @@ def command(
         int | None, typer.Option(help="Steps of each clipper with --clipper compare; 100 if not given.", metavar="N")
     ] = None,
 ) -> None:
-    """Train a dual encoder on pairs of images and texts."""
-    from tether.train.config import dump_config, load_config
+    """Train a dual encoder on pairs of images and texts.
+
+    Examples:
+    tether train photos/ --out runs/mine
+    tether train pairs.csv --from open_clip:ViT-B-32/weights.safetensors --out runs/tuned
+    tether train --recipe demo data=photos/ steps=1000 --out runs/scratch
+    tether train --resume --out runs/mine
+    """
     from tether.train.run_files import CONFIG
+    from tether.workflows.train import prepare
 
     given = list(overrides or [])
-    if recipe is not None and "=" in str(recipe) and not recipe.exists():
-        given, recipe = [str(recipe), *given], None
-    recorded = recipe is None and resume and (out / CONFIG).is_file()
+    if data is not None and "=" in data and not Path(data).exists():
+        given, data = [data, *given], None
+    if data is not None and data.lower().endswith((".yaml", ".yml")):
+        if recipe is not None:
+            raise typer.BadParameter(f"{data} is a recipe, and --recipe names another", param_hint="DATA")
+        recipe, data = data, None
+    recorded = recipe is None and data is None and resume and (out / CONFIG).is_file()
     if recorded:
-        recipe = out / CONFIG
+        recipe = str(out / CONFIG)
     if clipper is not None and clipper != COMPARE:
         given.append(f"clipper={_known(clipper)}")
     if compare_steps is not None and clipper != COMPARE:
         raise typer.BadParameter("goes with --clipper compare only", param_hint="--compare-steps")
-    config = load_config(recipe, overrides=given)
+    prepared = prepare(data, recipe=recipe, start=start, settings=given)
+    config = prepared.config
     if recorded and not dry_run:
         from tether.train.claim import check_recorded
 
         check_recorded(config, given=given, folder=out)
+    _tell(prepared)
     if dry_run:
-        from tether.compress.quantise import QUANTISERS
-        from tether.train.parts import check_parts
-        from tether.train.view_costs import view_costs
-
-        costs = [f"# {line}" for line in view_costs(check_parts(config, QUANTISERS, where=str(recipe or "settings")))]
-        say(dump_config(config) + "\n".join(costs), lines=True)
+        _rehearse(config, where=recipe or "settings", device=device)
         return
-
     if clipper == COMPARE:
         _compare(config, out=out, steps=compare_steps, resume=resume)
         return
 
     from tether.cli.progress import TrainingProgress
-    from tether.compress.quantise import QUANTISERS
-    from tether.evaluate import evaluate
-    from tether.train.run import train
+    from tether.train.length import with_steps
+    from tether.workflows.train import go
 
-    wanted = config.evaluate
-    measure = None
-    if wanted is not None:
-        from tether.data import open_source
-
-        source = open_source(wanted.source, where=f"{recipe or 'command line'}: evaluate.source")
-
-        def measure(model):
-            return evaluate(model, source, limit=wanted.limit)
-
+    config = with_steps(config)
     with TrainingProgress(steps=config.steps) as progress:
-        result = train(
+        done = go(
             config,
-            folder=out,
+            out=out,
             resume=resume,
-            evaluate=measure,
+            device=device,
             on_record=progress.show,
             should_stop=progress.interrupted,
-            edits=QUANTISERS,
+            where=recipe or "command line",
         )
-    progress.summarise(result, folder=out)
+    progress.summarise(done, folder=out)
+
+
+def _tell(prepared: Prepared) -> None:
+    """What was found in the data, what was chosen, and why."""
+    if prepared.plan is None:
+        return
+    say("found:")
+    for line in prepared.found:
+        say(f"  {line}")
+    say("chosen:")
+    for line in prepared.plan.because:
+        say(f"  {line}")
+    say("to change it:")
+    for line in prepared.plan.change:
+        say(f"  {line}")
+
+
+def _rehearse(config: RunConfig, *, where: str, device: str) -> None:
+    """Build all parts, take a few steps, and say what the run would cost."""
+    from tether.compress.quantise import QUANTISERS
+    from tether.train.config import dump_config
+    from tether.train.length import with_steps
+    from tether.train.parts import check_parts
+    from tether.train.rehearsal import rehearse
+    from tether.train.view_costs import view_costs
+
+    config = with_steps(config)
+    costs = list(view_costs(check_parts(config, QUANTISERS, where=where)))
+    found = rehearse(config, device=device, edits=QUANTISERS)
+    say(dump_config(config) + "\n".join(f"# {line}" for line in [*costs, *found.lines()]), lines=True)
 
 
 def _known(name: str) -> str:

@@ -21,6 +21,7 @@ _WHERE = {
     "parquet": "tether.data.sources.parquet:ParquetSource",
     "scene_twins": "tether.data.sets.scenes.twins:SceneTwins",
     "scenes": "tether.data.sets.scenes.set:ScenesSet",
+    "split": "tether.data.sources.split:SplitSource",
     "textile": "tether.data.sets.textile:TextileSet",
     "webdataset": "tether.data.sources.webdataset:WebDatasetSource",
     "windowed": "tether.data.sources.windowed:WindowedSource",

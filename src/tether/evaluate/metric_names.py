@@ -34,6 +34,15 @@ _WORDS = {
 _PERCENT = re.compile(r"(_r\d+|^zero_shot_.*)$")
 
 
+_BESIDE = ("_low", "_high", "_chance")
+"""Endings of the keys that belong to another one."""
+
+
+def keys_of(result: Mapping[str, object], prefixes: tuple[str, ...]) -> list[str]:
+    """The measures of one section, without their bounds and chances."""
+    return [key for key in result if key.startswith(prefixes) and not key.endswith(_BESIDE)]
+
+
 def describe(key: str) -> str:
     """``text_to_image_r10`` becomes ``text to image R@10``; an unknown key stays readable."""
     if key in _WORDS:
@@ -51,9 +60,20 @@ def shown(key: str, value: float) -> str:
     return plain(value)
 
 
+def chance_of(key: str, result: Mapping[str, float]) -> str:
+    """What a model that knows nothing reaches, or nothing where that is not known."""
+    return shown(key, result[f"{key}_chance"]) if f"{key}_chance" in result else ""
+
+
 def interval_of(key: str, result: Mapping[str, float]) -> str:
     """``low to high`` when the result holds both, else nothing."""
     if f"{key}_low" not in result or f"{key}_high" not in result:
         return ""
     low, high = (shown(key, result[f"{key}_{side}"]).removesuffix(" %") for side in ("low", "high"))
     return f"{low} to {high}"
+
+
+def beside(key: str, result: Mapping[str, float]) -> str:
+    """``low to high, chance c``, as far as the result holds them."""
+    chance = chance_of(key, result)
+    return ", ".join(filter(None, (interval_of(key, result), chance and f"chance {chance}")))

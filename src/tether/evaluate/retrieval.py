@@ -119,6 +119,25 @@ def ranks(
     return Ranks(from_image, from_text)
 
 
+def chance(owner: Int[Tensor, " m"], *, images: int, k: Depths = (1, 5, 10)) -> dict[str, float]:
+    """What a model that knows nothing reaches: the recall of ranking at random, as keys ``text_to_image_r1_chance``...
+
+    Args:
+        owner: (m,) row of the image that each text belongs to.
+        images: how many images.
+        k: the depths.
+    """
+    own = torch.bincount(owner, minlength=images).double()
+    own, texts = own[own > 0], len(owner)
+    found: dict[str, float] = {}
+    for depth in k:
+        drawn = torch.arange(min(depth, texts), dtype=torch.float64)
+        missed = ((texts - own[:, None] - drawn).clamp(min=0) / (texts - drawn)).prod(dim=1)
+        found[f"image_to_text_r{depth}_chance"] = (1 - missed).mean().item()
+        found[f"text_to_image_r{depth}_chance"] = min(1.0, depth / images)
+    return found
+
+
 def _rank_images(scores: Float[Tensor, "r m"], owner: Int[Tensor, " m"], *, first: int, out: Int[Tensor, " n"]) -> None:
     """Ranks of the images ``first`` to ``first + r`` against every text."""
     count = len(scores)

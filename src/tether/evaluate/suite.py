@@ -19,7 +19,7 @@ from tether.evaluate.bootstrap import interval
 from tether.evaluate.clip_score import PREFIX, clip_score
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.geometry import alignment, effective_rank, modality_gap, uniformity
-from tether.evaluate.retrieval import Depths, ranks
+from tether.evaluate.retrieval import Depths, chance, ranks
 from tether.evaluate.zero_shot import logits, zero_shot
 from tether.models.embed import encode_texts
 
@@ -55,6 +55,7 @@ def evaluate(
 
     * ``images``, ``texts``, ``seconds`` (all of it, reading included);
     * ``text_to_image_r1`` ... ``image_to_text_r10``, ``..._mean_rank``, ``..._median_rank``: see ``recall_at_k``;
+    * ``<recall>_chance``, ``<top-k>_chance``: what a model that knows nothing reaches;
     * ``zero_shot_top1``, ``zero_shot_top5``, ``zero_shot_mean_per_class``, ``classes``;
     * ``gap_distance``, ``gap_squared``, ``gap_mean_squared``, ``alignment``, ``uniformity_image``,
       ``uniformity_text``, ``effective_rank_image``, ``effective_rank_text``, all of unit embeddings;
@@ -119,7 +120,7 @@ def measure(
     means = _Means(len(image))
     if len(text) and "retrieval" in measures:
         found = ranks(image, text, text_to_image=owner, similarity=geometry.similarity)
-        result |= found.summary(k=k)
+        result |= found.summary(k=k) | chance(owner, images=len(image), k=k)
         asked = found.image_to_text > 0
         for depth in k:
             means.add(f"image_to_text_r{depth}", (found.image_to_text <= depth) & asked, asked)
@@ -133,6 +134,7 @@ def measure(
             "zero_shot_top5": found.top5,
             "zero_shot_mean_per_class": found.mean_per_class,
             "classes": float(len(classes)),
+            **{f"zero_shot_top{depth}_chance": min(1.0, depth / len(classes)) for depth in (1, 5)},
         }
         for depth in (1, 5):
             means.add(f"zero_shot_top{depth}", found.ranks <= depth, torch.ones_like(found.ranks))

@@ -15,6 +15,7 @@ from tether.core.protocols import Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
 from tether.models.blocks.trace import Trace
 from tether.models.config import CLIP_VOCABULARY, ModelConfig
+from tether.models.embed_anything import Embeds
 from tether.models.shared import share_
 from tether.models.text.tower import TextTower
 from tether.models.tokenizer import ClipTokenizer
@@ -24,7 +25,7 @@ LOG_CURVATURES = (math.log(0.1), math.log(10.0))  # arXiv 2304.09172, section 3:
 Want = Literal["pooled", "tokens"]
 
 
-class Clip(nn.Module):
+class Clip(nn.Module, Embeds):
     """A contrastive language-image model (arXiv 2103.00020); a ``core.protocols.DualEncoder``.
 
     Attributes:

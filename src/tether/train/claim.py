@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,17 @@ from tether.models.named import near
 from tether.train.checkpoints import list_checkpoints, remove_unfinished
 from tether.train.config import RunConfig, dump_config, load_config
 from tether.train.parallel import agree
-from tether.train.run_files import BAD_ROWS, CHECKPOINTS, COMPARE, COMPARE_JSON, COMPARE_PAGE, CONFIG, METRICS, SUMMARY
+from tether.train.run_files import (
+    BAD_ROWS,
+    BEST,
+    CHECKPOINTS,
+    COMPARE,
+    COMPARE_JSON,
+    COMPARE_PAGE,
+    CONFIG,
+    METRICS,
+    SUMMARY,
+)
 
 _MAY_CHANGE = {"log_every", "save_every", "keep", "evaluate", "trackers", "workers", "max_skips", "threads", "sharding"}
 """Settings that leave the trajectory alone, so a resumed run may have others."""
@@ -64,6 +75,7 @@ def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
     if theirs is None or not _begun(folder):
         for name in (METRICS, BAD_ROWS):
             (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / BEST, ignore_errors=True)
     elif not resume:
         raise InputError(f"{folder}: holds a run already; go on with --resume or choose another folder")
     else:

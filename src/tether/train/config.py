@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +36,9 @@ class Evaluation(BaseModel):
     source: Spec
     every: int = Field(default=0, ge=0, lt=2**31, description="steps between evaluations; 0 = only at the end")
     limit: int | None = Field(default=None, ge=2, lt=2**31, description="rows looked at, from the first")
+    best: str | None = Field(
+        default=None, description="measure whose best model of all evaluations is kept, such as text_to_image_r10"
+    )
 
 
 class Stage(BaseModel):
@@ -81,6 +84,9 @@ class RunConfig(BaseModel):
     micro_batch: Count | None = Field(default=None, description="pairs encoded at once: same loss, less memory")
     accumulate: Count = Field(default=1, description="batches per optimiser step, each with its own negatives")
     steps: int = Field(default=1000, ge=1, lt=10**8, description="optimiser steps")
+    epochs: float | None = Field(
+        default=None, gt=0, le=10**6, description="passes over the data; the steps follow from it and the data"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="bf16", description="autocast; weights stay float32")
     sharding: Literal["auto", "ddp", "fsdp2"] = Field(default="auto", description="with several processes")
     vocabulary: Literal["whole", "used"] = Field(
@@ -108,25 +114,55 @@ class RunConfig(BaseModel):
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 
-def load_config(path: Path | None = None, *, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    path: Path | None = None, *, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> RunConfig:
     """Read a recipe and apply trailing ``key.sub=value`` overrides; values are YAML.
+
+    Args:
+        path: of a YAML file.
+        overrides: what is other than in the file.
+        values: instead of a file, its keys.
 
     Raises:
         InputError: the file or key, what came and what is known.
     """
-    values: dict[str, Any] = {}
-    where = "command line"
-    if path is not None:
-        where = str(path)
-        values = _read_yaml(path)
+    where = "command line" if path is None else str(path)
+    values = dict(values or {}) if path is None else _read_yaml(path)
+    own = values.get("data")
     for override in overrides:
         _set(values, override)
+    length = [key for key in ("steps", "epochs") for one in overrides if one.startswith(f"{key}=")]
+    if len(length) == 2:
+        raise InputError("steps and epochs: give one; the other follows from it")
+    if length == ["steps"]:
+        values["epochs"] = None
+    if values.get("data") != own and not any(one.startswith("evaluate") for one in overrides):
+        values |= held_out(values)
     size = values.get("size", RunConfig.model_fields["size"].default)
     values = {**SIZES.get(size if isinstance(size, str) else "", {}), **values}
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise InputError(explain(error, where=where, known=RunConfig.model_fields)) from None
+
+
+def held_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Data that are other than the recipe's are measured on a part of their own that is held out.
+
+    Built-in sets with a part of their own for that (``emoji``) are left as the recipe has them.
+    """
+    data, wanted = values["data"], values.get("evaluate")
+    source = wanted.get("source") if isinstance(wanted, Mapping) else None
+    if source is None or _set_of(data) in ("split", _set_of(source)):
+        return {}
+    parts = {part: {"name": "split", "source": data, "part": part} for part in ("train", "held_out")}
+    return {"data": parts["train"], "evaluate": {**(wanted or {}), "source": parts["held_out"]}}
+
+
+def _set_of(spec: object) -> object:
+    """The name in a specification: ``emoji`` of ``emoji:split=test`` and of ``{name: emoji}``."""
+    return spec.get("name") if isinstance(spec, Mapping) else str(spec).partition(":")[0]
 
 
 def dump_config(config: RunConfig) -> str:

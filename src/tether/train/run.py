@@ -17,21 +17,24 @@ import numpy as np
 import torch
 
 from tether.core.atomic_io import write_json
+from tether.core.component import closest
 from tether.core.errors import InputError, MissingExtraError, StoppedError, TetherError, WriteError
 from tether.core.gather import process_gather
 from tether.core.protocols import ModelEdit
 from tether.data.loader import Loader
+from tether.models.load import chosen_device, fill
 from tether.models.save import describe_weights, save, write_config
 from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from tether.train.claim import claimed
 from tether.train.config import RunConfig
 from tether.train.environment import describe_environment
+from tether.train.length import with_steps
 from tether.train.loop import StepReport, fit
 from tether.train.metrics_log import Logbook
 from tether.train.parallel import together
 from tether.train.parts import Encoder, check_parts
 from tether.train.result import Result, read_result
-from tether.train.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
+from tether.train.run_files import BEST, CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
 from tether.train.stages import Stretch
 from tether.train.trainer import Trainer
 
@@ -56,6 +59,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     edits: Mapping[str, type[ModelEdit]] = MappingProxyType({}),
     make_loader: Callable[..., Loader] = Loader,
+    device: str = "auto",
 ) -> Result:
     """Train one model into ``folder``.
 
@@ -69,6 +73,7 @@ def train(
         should_stop: asked after every step; when true the run saves and raises ``StoppedError``.
         edits: what ``config.edits`` may name, such as ``tether.compress.quantise.QUANTISERS``. They are applied before
             training and merged into the weights after it, before the last evaluation.
+        device: ``auto`` is an accelerator if there is one; ``cpu``; ``cuda``.
         make_loader: gives the batches; who trains several times on the same data can hand out one loader again.
 
     Raises:
@@ -84,11 +89,12 @@ def train(
             raise MissingExtraError(tracker, extra="track")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    config = with_steps(config)
     plan = check_parts(config, edits, where="settings")
     again = f"go on with: tether train --resume --out {folder}"
     with together(again=again):
         accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # else it overlooks a CPU's process group
+            cpu=chosen_device(device).type == "cpu",  # else it overlooks a CPU's process group
             log_with=list(config.trackers) or None,
             project_dir=folder,
         )
@@ -171,13 +177,13 @@ class _Run:
             while self.number + 1 < len(self.plan):
                 self._cross()
                 self._play()
+            return self._finish()
         finally:
             self.trainer.loader.close()
             if self.main:
                 self.logbook.close()
             if config.trackers:
                 self.accelerator.end_training()
-        return self._finish()
 
     def _play(self) -> None:
         """The steps of this stretch that are left."""
@@ -287,8 +293,11 @@ class _Run:
         """Measure the model as it stands, on the main process."""
         if self.pending:
             self._log()
-        self._measure(self.trainer.whole_encoder())
+        encoder = self.trainer.whole_encoder()
+        self._measure(encoder)
         self._record({"step": self.done - 1, "eval": self.metrics, "seconds": self.seconds})
+        if self.main:
+            self._keep_best(encoder)
         self.clock = time.perf_counter()
 
     def _measure(self, encoder: Encoder) -> None:
@@ -298,6 +307,20 @@ class _Run:
                 self.metrics = self.evaluate(encoder)
             encoder.train()
         self.accelerator.wait_for_everyone()
+
+    def _keep_best(self, encoder: Encoder) -> None:
+        """Save the model if it is the best that was measured so far."""
+        name = self.config.evaluate.best if self.config.evaluate else None
+        if name is None or not self.metrics:
+            return
+        if name not in self.metrics:
+            raise InputError(f"evaluate.best: {closest(name, self.metrics)}, got {name!r}")
+        saved = list_checkpoints(self.folder / BEST)
+        if saved and load_checkpoint(saved[-1]).state["metrics"][name] >= self.metrics[name]:
+            return
+        tensors = {key: tensor.detach().cpu() for key, tensor in encoder.state_dict().items()}
+        best = Checkpoint(self.done, {"model": tensors}, {"metrics": self.metrics}, describe_weights(encoder))
+        save_checkpoint(self.folder / BEST, best, keep=1)
 
     def _save(self) -> None:
         if self.pending:
@@ -310,6 +333,17 @@ class _Run:
         self.accelerator.wait_for_everyone()
         self.clock = time.perf_counter()
 
+    def _take_best(self, encoder: Encoder) -> None:
+        """Give the model the weights of the best evaluation, if that was an earlier one."""
+        name = self.config.evaluate.best if self.config.evaluate else None
+        saved = list_checkpoints(self.folder / BEST)
+        if name is None or not saved:
+            return
+        best = load_checkpoint(saved[-1])
+        if best.state["metrics"][name] > self.metrics[name]:
+            fill(encoder, best.tensors["model"], where=best.where)
+            self.metrics = {**best.state["metrics"], "best_step": float(best.step)}
+
     def _finish(self) -> Result:
         trainer = self.trainer
         if trainer.average is not None:
@@ -318,6 +352,10 @@ class _Run:
         for edit in reversed(trainer.edits):
             edit.merge_(encoder)
         self._measure(encoder)
+        if self.main:
+            self._take_best(encoder)
+            if self.metrics:
+                self._record({"step": self.done - 1, "eval": self.metrics, "seconds": self.seconds})
         images = sum((one.end - one.first) * one.config.batch_size * one.config.accumulate for one in self.plan)
         result = Result(
             steps=self.done,

@@ -2,7 +2,7 @@
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, BEST = "checkpoints", "best"
 ENVIRONMENT = "environment.json"
 SUMMARY = "summary.json"
 BAD_ROWS = "bad_rows.jsonl"

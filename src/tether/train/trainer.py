@@ -53,7 +53,7 @@ class Trainer:
         device: torch.device,
         gather: Gather,
         edits: Mapping[str, type[ModelEdit]],
-        make_loader: Callable[..., Loader],
+        make_loader: Callable[..., Loader] = Loader,
         where: str,
     ) -> None:
         """Build everything, and take over a checkpoint of this stretch, or of the last step of the one before.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import PurePosixPath
 
 from tether.core.atomic_io import local, parse_json
@@ -14,21 +16,26 @@ from tether.core.ranges import checked
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.paths import anchor, files, fingerprint, is_image_file, is_url, labels, open_binary, read_text
-from tether.data.sources.columns import Reach, bad_row, choose, choose_captions
+from tether.data.sources.columns import IMAGE, Reach, bad_row, choose, choose_captions
 from tether.data.sources.columns import texts_of as captions_in
 
-_METADATA = ("metadata.jsonl", "metadata.csv")
+_METADATA = ("metadata.jsonl", "metadata.csv", "captions.csv", "captions.tsv", "captions.txt")
 _LONGEST = 1 << 22
 """Bytes of a text file beside an image, or of a line of metadata, at most."""
-_FILE_COLUMNS = ("file_name", "filename", "file", "image", "filepath", "path")
+_FILE_COLUMNS = ("file_name", "filename", "file", *IMAGE, "image_name", "photo")
+_CAPTION_COLUMNS = ("image", "caption")
+"""Of a table without a header, as Flickr8k's ``name.jpg#0<tab>caption``."""
+_SEPARATORS = ("\t", "|", ",", ";")
 
 
 class ImageFolderSource(IndexedSource):
     """Every image under a folder, in the order of their names.
 
     Captions come from a ``metadata.csv`` or ``metadata.jsonl`` with a column ``file_name`` (Hugging Face's
-    imagefolder), from a text file of the same name (each line one caption), or from ``template``. The name of the
-    folder that an image lies in becomes ``meta["label"]``. Hidden files are left out.
+    imagefolder), from a ``captions.csv``, ``captions.tsv`` or ``captions.txt`` (a column of files and one of captions,
+    or Flickr8k's ``name.jpg#0<tab>caption`` without a header), from a text file of the same name (each line one
+    caption), or from ``template``. A table names its images from its own folder on, or by a file name that only one
+    image has. The name of the folder that an image lies in becomes ``meta["label"]``. Hidden files are left out.
     """
 
     block_rows = 1024
@@ -66,7 +73,11 @@ class ImageFolderSource(IndexedSource):
         self._sidecars = {each.rpartition(".")[0]: each for each in visible if each.lower().endswith(".txt")}
         self._metadata: dict[str, tuple[list[str], Mapping[str, object]]] = {}
         self._problems: list[Row] = []
-        tables = [each for each in visible if each.rpartition("/")[2] in _METADATA]
+        tables = [each for each in visible if each.rpartition("/")[2].lower() in _METADATA]
+        self._by_name: dict[str, str | None] = {}  # None where several images have the name
+        for each in self._images:
+            name = each.rpartition("/")[2]
+            self._by_name[name] = None if name in self._by_name else each
         for table in tables:
             self._read_table(table, caption)
         if not self._images and not self._problems:
@@ -107,6 +118,12 @@ class ImageFolderSource(IndexedSource):
         """A file beside the images, unless a link leads elsewhere."""
         return path if is_url(path) else str(self._reach.found(path))
 
+    def _named(self, name: str, *, folder: str) -> str | None:
+        """The image that a table names from its folder on, or by a file name that no other image has."""
+        name = name.replace("\\", "/")
+        path = f"{folder}/{name.removeprefix('./')}"
+        return path if path in self._keys else self._by_name.get(name.rpartition("/")[2])
+
     def _read_table(self, table: str, names: Sequence[str] | str) -> None:
         lines = list(_lines(self._inside(table)))
         known = list(dict.fromkeys(name for _, line in lines if isinstance(line, dict) for name in line))
@@ -114,15 +131,14 @@ class ImageFolderSource(IndexedSource):
         if lines and file_column is None:
             raise InputError(f"{table}: no column 'file_name'; known: {', '.join(known)}")
         caption_columns = choose_captions(names, known=known, where=table) if lines else ()
-        there = set(self._images)
         for number, line in lines:
             place = f"{table.rpartition('/')[2]}:{number}"
             if isinstance(line, str):
                 self._problems.append(bad_row(place, line))
                 continue
-            name = str(line.get(file_column or "") or "")
-            path = f"{table.rpartition('/')[0]}/{name}"
-            if path not in there:
+            name = str(line.get(file_column or "") or "").strip()
+            path = self._named(name, folder=table.rpartition("/")[0])
+            if path is None:
                 self._problems.append(bad_row(place, f"{table}: line {number} names {name!r}, which is not there"))
                 continue
             try:
@@ -144,13 +160,21 @@ def _lines(table: str) -> Iterator[tuple[int, dict[str, object] | str]]:
     number = 0
     with open_binary(table) as binary:
         try:
-            if table.endswith(".csv"):
+            if not table.lower().endswith(".jsonl"):
                 text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
-                reader = csv.DictReader(iter(lambda: text.readline(_LONGEST), ""), restkey="", restval=None)
+                first = text.readline(_LONGEST)
+                mark = next((mark for mark in _SEPARATORS if mark in first), ",")
+                header = None if is_image_file(_plain(first.split(mark)[0])) else first
+                lines = chain([] if header else [first], iter(lambda: text.readline(_LONGEST), ""))
+                names = next(csv.reader([header], delimiter=mark), []) if header else _CAPTION_COLUMNS
+                reader = csv.DictReader(
+                    lines, [name.strip() for name in names], delimiter=mark, restkey="", restval=None
+                )
                 for line in reader:
-                    number = reader.line_num
+                    number = reader.line_num + bool(header)
                     wrong = "" in line or None in line.values()
-                    yield number, "another number of columns than the header" if wrong else dict(line)
+                    cells = dict(line) if header else {**line, "image": _plain(line["image"])}
+                    yield number, "another number of columns than the header" if wrong else cells
                 return
             while data := binary.readline(_LONGEST + 1):
                 number += 1
@@ -160,6 +184,11 @@ def _lines(table: str) -> Iterator[tuple[int, dict[str, object] | str]]:
                     yield number, _object(data)
         except (csv.Error, OSError) as error:
             raise InputError(f"{table}: after line {number}: {error}") from error
+
+
+def _plain(name: str) -> str:
+    """The file in ``name.jpg#0``, where the number counts the captions of one image."""
+    return re.sub(r"#\d+$", "", name.strip().strip('"'))
 
 
 def _object(line: bytes) -> dict[str, object] | str:

@@ -12,7 +12,7 @@ MOST_POINTS = 700
 """Points kept of one line; each bin keeps its lowest and highest, so a spike is never thinned away."""
 _SMOOTHING = 0.06  # fraction of the run that a running mean spans
 
-Kind = Literal["main", "second", "faint", "limit"]
+Kind = Literal["main", "second", "faint", "limit", "chance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Line:
 
     Attributes:
         name: as the legend says it.
-        kind: how it is drawn: the main line, a second one, a faint one behind it, or a dashed limit.
+        kind: how it is drawn: the main line, a second one, a faint one behind it, a dashed limit, or dotted chance.
         points: (step, value), by step; None where there is no value.
     """
 
@@ -37,6 +37,14 @@ class Marks:
     name: str
     kind: Literal["clipped", "skipped", "measured"]
     points: Sequence[tuple[float, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """An area behind a line, such as its intervals: (step, low, high), by step."""
+
+    name: str
+    points: Sequence[tuple[float, float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,9 @@ def chart(
     *,
     lines: Sequence[Line],
     marks: Sequence[Marks] = (),
+    bands: Sequence[Band] = (),
     scale: Literal["linear", "log"] = "linear",
+    from_zero: bool = False,
     note: str = "",
 ) -> Chart | None:
     """Lay out one chart; None when no line has two values."""
@@ -87,7 +97,9 @@ def chart(
     main = [
         value for line in lines if line.kind != "limit" for _, value in line.points if _usable(value, scale)
     ] or values
-    low, high = _range(main, values, scale=scale)
+    edges = [value for band in bands for _, *ends in band.points for value in ends]
+    low, high = _range([*main, *edges], [*values, *edges], scale=scale)
+    low = 0.0 if from_zero else low
     first, last = min(steps), max(steps)
 
     def x(step: float) -> float:
@@ -100,7 +112,8 @@ def chart(
             place = (value - low) / (high - low)
         return 100 * (1 - min(1.0, max(0.0, place)))
 
-    drawn = [Drawn(line.name, line.kind, _line_path(thin(line.points), x, y, scale)) for line in lines]
+    drawn = [Drawn(band.name, "band", _area(band.points, x, y)) for band in bands if len(band.points) > 1]
+    drawn += [Drawn(line.name, line.kind, _line_path(thin(line.points), x, y, scale)) for line in lines]
     for some in marks:
         points = [(step, value) for step, value in some.points if first <= step <= last]
         path = "".join(f"M{x(step):.2f} {y(value):.2f}h0" for step, value in points if _usable(value, scale))
@@ -182,6 +195,12 @@ def _line_path(points: Sequence[tuple[float, float | None]], x, y, scale: str) -
         path.append(f"{'L' if pen_down else 'M'}{x(step):.2f} {y(value):.2f}")
         pen_down = True
     return "".join(path)
+
+
+def _area(points: Sequence[tuple[float, float, float]], x, y) -> str:
+    """The closed path around a band, along its upper edge and back along the lower one."""
+    around = [(step, high) for step, _, high in points] + [(step, low) for step, low, _ in reversed(points)]
+    return "M" + "L".join(f"{x(step):.2f} {y(value):.2f}" for step, value in around) + "Z"
 
 
 def _ticks(low: float, high: float, *, wanted: int = 5) -> list[float]:

@@ -233,7 +233,7 @@ def _highlights(numbers: dict[str, float], run: RunFolder) -> list[tuple[str, st
         ("zero_shot_top1", "zero-shot, top-1"),
     ):
         if key in numbers:
-            found.append((metric_names.shown(key, numbers[key]), name, metric_names.interval_of(key, numbers)))
+            found.append((metric_names.shown(key, numbers[key]), name, metric_names.beside(key, numbers)))
     losses = [record["loss"] for record in run.records if record.get("loss") is not None]
     if losses:
         found.append((f"{losses[-1]:.3g}", "last training loss", f"first {losses[0]:.3g}"))
@@ -245,13 +245,13 @@ def _highlights(numbers: dict[str, float], run: RunFolder) -> list[tuple[str, st
 def _sections(numbers: dict[str, float]) -> dict[str, list[tuple[str, str, str]]]:
     found = {}
     for title, prefixes in metric_names.SECTIONS.items():
-        keys = [key for key in numbers if key.startswith(prefixes) and not key.endswith(("_low", "_high"))]
+        keys = metric_names.keys_of(numbers, prefixes)
         if keys:
             found[title] = [
                 (
                     metric_names.describe(key),
                     metric_names.shown(key, numbers[key]),
-                    metric_names.interval_of(key, numbers),
+                    metric_names.beside(key, numbers),
                 )
                 for key in keys
             ]

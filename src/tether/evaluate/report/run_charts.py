@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tether.evaluate.html.curves import Chart, Line, Marks, chart, running_mean
+from tether.evaluate.html.curves import Band, Chart, Line, Marks, chart, running_mean
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -69,11 +69,16 @@ def _smoothed(steps: Records, name: str) -> list[Line]:
 
 
 def _recall(evals: Records) -> list[Chart | None]:
-    lines = [
-        Line(name, kind, [(one["step"], 100 * one["eval"][key]) for one in evals if key in one["eval"]])
-        for name, kind, key in (
-            ("text to image", "main", "text_to_image_r10"),
-            ("image to text", "second", "image_to_text_r10"),
-        )
-    ]
-    return [chart("Held-out recall at 10, per cent", lines=lines)] if lines[0].points else []
+    ways = (("text to image", "main", "text_to_image_r10"), ("image to text", "second", "image_to_text_r10"))
+    lines = [Line(name, kind, _per_cent(evals, key)) for name, kind, key in ways]
+    lines += [Line("chance", "chance", _per_cent(evals, "text_to_image_r10_chance"))]
+    if not lines[0].points:
+        return []
+    lows, highs = (_per_cent(evals, f"text_to_image_r10_{side}") for side in ("low", "high"))
+    band = Band("95 % interval", [(step, low, high) for (step, low), (_, high) in zip(lows, highs, strict=True)])
+    lines = [line for line in lines if line.points]
+    return [chart("Held-out recall at 10, per cent", lines=lines, bands=[band], from_zero=True)]
+
+
+def _per_cent(evals: Records, key: str) -> list[tuple[float, float]]:
+    return [(one["step"], 100 * one["eval"][key]) for one in evals if key in one["eval"]]

@@ -15,11 +15,11 @@ from tether.core.atomic_io import read_json
 from tether.core.component import closest
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.protocols import Tokenizer
-from tether.core.types import ImageSpec
 from tether.models.build_open_clip import seeded
 from tether.models.composed.towers import POOLINGS, TransformersImages, TransformersTexts
 from tether.models.config import read_image
 from tether.models.convert import hugging_face as names
+from tether.models.convert.image_processor import image_spec, read_processor
 from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.convert.weights import assemble, find_weights
 from tether.models.described import alike, blamed_on, mapping, of_kind
@@ -42,15 +42,14 @@ HALF = (0.5, 0.5, 0.5)
 
 def open_transformers_images(folder: Path, *, output: str | None, random_weights: bool) -> TransformersImages:
     """An image tower from a folder whose ``config.json`` is of a kind in ``IMAGE_KINDS``."""
-    path, preprocess = folder / names.CONFIG_FILE, folder / names.PREPROCESS_FILE
-    cfg, inputs = read_json(path), read_json(preprocess) if preprocess.is_file() else None
+    path = folder / names.CONFIG_FILE
+    cfg, inputs = read_json(path), read_processor(folder)
     kind = cfg["model_type"]
     with blamed_on(path):
         cfg = _plain(cfg, kind)
         output = output or ("mean" if kind == "ijepa" else "cls" if kind in _CLS else "pooler")
-        side = cfg.get("image_size") or _side(inputs)
-        default = ImageSpec(size=(side, side), mean=HALF, std=HALF, resize="squash")
-        spec = names.image_spec(side, inputs, default=default)
+        side = cfg.get("image_size") or (224 if inputs is None else None)
+        spec = image_spec(side, inputs, kind="ViT")
         settings = {"library": "transformers", "config": cfg, "output": output, "image": dataclasses.asdict(spec)}
 
     def build() -> TransformersImages:
@@ -171,17 +170,6 @@ def _with_weights(build: Callable[[], Any], folder: Path, *, described: Path, ra
     tower = outline
     tower.inner = assemble(lambda: build().inner, weights, described=described, convert=convert, check=check)
     return tower
-
-
-def _side(preprocess: Any) -> int:
-    """Pixels of a side that an image processor makes, where the network itself takes any."""
-    size = mapping(preprocess or {}, where="preprocessor_config.json")
-    for key in ("crop_size", "size"):
-        found = size.get(key)
-        found = found.get("height", found.get("shortest_edge")) if isinstance(found, Mapping) else found
-        if isinstance(found, int):
-            return found
-    return 224
 
 
 def _context(folder: Path, cfg: Mapping[str, Any]) -> int:

@@ -1,0 +1,38 @@
+"""How long a run is: steps, or passes over its data."""
+
+from __future__ import annotations
+
+from tether.core.protocols import Source
+from tether.data.shuffle import reason_against
+from tether.train.config import RunConfig
+
+MANY_EPOCHS = 30
+"""Passes from which a run is likely to learn its pairs by heart."""
+
+
+def with_steps(config: RunConfig) -> RunConfig:
+    """The same run with its steps counted, where its length is given in epochs.
+
+    One epoch shows every image once, with one of its captions. Rows that do not fill a batch are left out of an epoch.
+
+    Raises:
+        InputError: the data cannot be opened.
+    """
+    if config.epochs is None:
+        return config
+    from tether.data import open_source
+
+    rows = usable_rows(open_source(config.data, where="data"))
+    steps = max(1, round(config.epochs * max(1, rows // (config.batch_size * config.accumulate))))
+    return config.model_copy(update={"steps": steps})
+
+
+def epochs_of(config: RunConfig, rows: int) -> float:
+    """Passes over so many rows."""
+    per_epoch = max(1, rows // config.batch_size)
+    return config.steps * config.accumulate / per_epoch
+
+
+def usable_rows(source: Source) -> int:
+    """Rows with an image and a caption; the source is read once."""
+    return sum(reason_against(row, need_text=True) is None for block in source.blocks() for row in source.read(block))

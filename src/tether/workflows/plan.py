@@ -1,0 +1,113 @@
+"""How to learn from some pairs: chosen by how many there are, with the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tether.data.survey import Survey
+
+STARTER = "starter"
+FEW, MANY = 20_000, 1_000_000
+"""Different images below which the towers of a trained model stay locked, and from which random weights can learn."""
+_BATCHES = 4
+"""Batches that an epoch has at least, where there are enough images for it."""
+_HELD_OUT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe for some data, and why.
+
+    Attributes:
+        recipe: keys of ``train.config.RunConfig``.
+        because: why it is so, in sentences.
+        change: what one would change, as arguments of ``tether train``.
+    """
+
+    recipe: Mapping[str, Any]
+    because: list[str]
+    change: list[str] = field(default_factory=list)
+
+
+def plan(survey: Survey, *, data: str | Mapping[str, Any], start: str | None = None, seed: int = 0) -> Plan:
+    """Choose how to learn from a source.
+
+    Few images teach a map between two trained towers, which stay as they are; more can tune the towers; only millions
+    of pairs teach towers from random weights.
+
+    Args:
+        survey: what the source holds.
+        data: the source, as ``open_source`` takes it.
+        start: a model to begin with; None takes ``starter`` below a million images.
+        seed: of the held-out part and of the run.
+    """
+    count = survey.distinct
+    held = max(1, round(_HELD_OUT * count))
+    parts = {
+        part: {"name": "split", "source": data, "part": part, "share": _HELD_OUT} for part in ("train", "held_out")
+    }
+    recipe: dict[str, Any] = {"data": parts["train"], "seed": seed, "batch_size": _batch(count - held)}
+    because = [f"{min(held, 5000):,} of {count:,} images are held out, with all their captions, to measure on"]
+    change: list[str] = []
+    if count < FEW:
+        name = start or STARTER
+        recipe |= _locked(name)
+        because.append(
+            f"{count:,} images are too few to teach a model to see or to read: the towers of {name} stay as they are, "
+            "and a map between them is trained"
+        )
+        change.append(f"--from MODEL  another model's towers{'' if start else ', such as a CLIP in a folder of yours'}")
+    elif count < MANY or start:
+        name = start or STARTER
+        recipe |= _tuned(name)
+        because.append(f"{count:,} images can adapt a trained model, and cannot replace it: all of {name} is tuned")
+        change.append("--from MODEL  another model to begin with")
+    else:
+        recipe |= _scratch()
+        because.append(f"{count:,} images can teach a model from random weights")
+        change.append("--from MODEL  begin with a trained model")
+    change.append(f"epochs={recipe['epochs']:g}  passes over the data")
+    change.append("evaluate.source=FILE  other held-out pairs")
+    recipe["evaluate"] = {"source": parts["held_out"], **recipe.pop("evaluate", {})}
+    return Plan(recipe, because, change)
+
+
+def _batch(images: int) -> int:
+    """A power of two of at most 256 that an epoch holds several times."""
+    batch = 256
+    while batch > 2 and batch * _BATCHES > images:
+        batch //= 2
+    return min(batch, max(1, images))
+
+
+def _locked(name: str) -> dict[str, Any]:
+    return {
+        "model": {"load": name, "maps": "linear"},
+        "trainable": ["maps.*", "scale"],
+        "optimizer": {"name": "adamw", "lr": 1e-3},
+        "epochs": 30,
+        "precision": "fp32",
+    }
+
+
+def _tuned(name: str) -> dict[str, Any]:
+    return {
+        "model": {"load": name},
+        "optimizer": {"name": "adamw", "lr": 1e-5},
+        "schedule": {"name": "cosine", "warmup": 100},
+        "epochs": 5,
+        "evaluate": {"every": 500, "best": "text_to_image_r10"},
+    }
+
+
+def _scratch() -> dict[str, Any]:
+    return {
+        "size": "base",
+        "optimizer": {"name": "adamw", "lr": 5e-4},
+        "schedule": {"name": "cosine", "warmup": 2000},
+        "clipper": "zclip",
+        "epochs": 30,
+        "evaluate": {"every": 5000, "best": "text_to_image_r10"},
+    }

@@ -1,0 +1,138 @@
+"""``tether search``: images by words or by an image, in a store or straight from a folder of images."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from tether.core.atomic_io import cache_dir
+from tether.core.errors import InputError
+from tether.core.hash_rng import hash_int
+from tether.core.model_digest import model_digest
+from tether.core.protocols import DualEncoder
+from tether.core.types import Row
+from tether.data import open_source
+from tether.models.named import near
+from tether.tasks.retrieve.embed import embed, make_thumbnail
+from tether.tasks.retrieve.index import build_index
+from tether.tasks.retrieve.lance import table_of
+from tether.tasks.retrieve.search import Hit, Searcher
+from tether.tasks.retrieve.store import Store
+from tether.workflows.models import Model, opened
+
+THUMBNAIL = 192  # pixels of the longest side of what is kept of an image
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        hits: query -> rows, best first.
+        images: how many were looked through.
+        model: what it is called.
+    """
+
+    hits: Mapping[str, Sequence[Hit]]
+    images: int
+    model: str
+
+    def __getitem__(self, query: str) -> Sequence[Hit]:
+        """The hits of one query."""
+        return self.hits[query]
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for query, hits in self.hits.items():
+            shown = "".join(_figure(hit) for hit in hits)
+            rows.append(f"<h4>{escape(query)}</h4><div style='display:flex;flex-wrap:wrap;gap:8px'>{shown}</div>")
+        return "".join(rows)
+
+
+def search(
+    where: str | Path,
+    queries: str | Sequence[str] = (),
+    *,
+    model: Model | None = None,
+    images: Sequence[Path] = (),
+    top: int = 10,
+    condition: str | None = None,
+    folder: Path | None = None,
+    device: str = "auto",
+    on_progress: Progress | None = None,
+) -> Found:
+    """Find images by words or by images.
+
+    Args:
+        where: a store of ``tether index``, or a source as ``data.open_source`` takes it, which is embedded first; its
+            vectors are kept in the cache, so that the next search is quick.
+        queries: words, one or several.
+        model: loaded, or a name that ``tether.load`` takes; a store knows its own.
+        images: look for images like these.
+        top: how many for each query.
+        condition: on the columns, such as ``"label = 'cat'"``.
+        folder: that was embedded, to show images that have no thumbnail.
+        device: where to load the model.
+        on_progress: called with images embedded and images in all.
+
+    Raises:
+        InputError: no such store or source, no model, or an empty query.
+
+    Example:
+        >>> import os, tempfile, tether
+        >>> os.environ["TETHER_CACHE"] = tempfile.mkdtemp()
+        >>> model = tether.load("tiny", random_weights=True)
+        >>> found = tether.search("scenes:rows=5,size=64", "a red circle", model=model, top=2)
+        >>> len(found["a red circle"])
+        2
+    """
+    wanted = [queries] if isinstance(queries, str) else list(queries)
+    if not wanted and not images:
+        raise InputError("search: say what to look for: words, or images")
+    store, encoder, name = open_store(str(where), model=model, device=device, on_progress=on_progress)
+    searcher = Searcher(store, model=encoder)
+    found = {text: searcher.text(text, top=top, where=condition) for text in wanted}
+    found |= {f"like {path}": searcher.image(path, top=top, where=condition) for path in images}
+    hits = {query: searcher.hits(ranking, images=folder) for query, ranking in found.items()}
+    return Found(hits, len(store), name)
+
+
+def open_store(
+    where: str, *, model: Model | None, device: str = "auto", on_progress: Progress | None = None
+) -> tuple[Store, DualEncoder, str]:
+    """A store, or one made of a source, with the model that made its vectors; arguments are those of ``search``."""
+    if table_of(where, None) is not None:
+        store = Store.open(where)
+        if model is None:
+            if not store.model:
+                raise InputError(f"{where}: does not say which model made its vectors; give --model")
+            model = near(store.model, written_in=where, again=f"tether search {where} --model NAME ...")
+        return store, *opened(model, device=device)
+    source = open_source(where, where="search: expected a store of tether index or a source of images")
+    if model is None:
+        raise InputError(f"{where}: no store but a source of images; say what embeds them: --model starter, or a run")
+    encoder, name = opened(model, device=device)
+    digest = model_digest(encoder)  # pyrefly: ignore - every model of tether.load is a module
+    key = f"{hash_int(f'{source.name} {source.version} {digest} {THUMBNAIL}'):016x}"
+    place = cache_dir() / "search" / key
+    vectors, stored = place / "vectors.parquet", place / "store"
+    done = embed(
+        source, model=encoder, model_name=name, out=vectors, thumbnail=THUMBNAIL, workers=1, on_progress=on_progress
+    )
+    if table_of(stored, None) is None or len(Store.open(stored)) != done.rows:
+        return build_index(vectors, out=stored, existing="replace"), encoder, name
+    return Store.open(stored), encoder, name
+
+
+def _figure(hit: Hit) -> str:
+    """A hit as HTML, its image inside."""
+    try:
+        data = make_thumbnail(Row(hit.key, hit.image), side=THUMBNAIL)
+    except InputError:
+        data = None
+    shown = f"<img style='height:120px' src='data:image/jpeg;base64,{base64.b64encode(data).decode()}'>" if data else ""
+    return f"<figure style='margin:0'>{shown}<figcaption>{escape(hit.key)} {hit.score:.3f}</figcaption></figure>"

@@ -1,0 +1,220 @@
+"""``tether train``: from data, or a recipe, to a run that says what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from tether.compress.quantise import QUANTISERS
+from tether.core.errors import InputError
+from tether.core.protocols import Source
+from tether.core.recipes import find
+from tether.data import open_source
+from tether.data.shuffle import reason_against
+from tether.data.survey import survey
+from tether.evaluate import evaluate
+from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
+from tether.train.config import RunConfig, load_config
+from tether.train.length import epochs_of
+from tether.train.parts import Encoder
+from tether.train.result import Result
+from tether.train.run import train as run
+from tether.workflows.plan import Plan, plan
+
+BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        folder: of the run; ``tether.load(folder)`` is the model.
+        result: steps, seconds, loss and the last evaluation.
+        source: of the held-out pairs, or the empty string.
+        meaning: what the figures say; None where nothing was held out.
+    """
+
+    folder: Path
+    result: Result
+    source: str
+    meaning: Meaning | None
+
+    def __str__(self) -> str:
+        """What the figures say, one sentence a line."""
+        lines = list(self.meaning.lines()) if self.meaning else ["Nothing was held out, so nothing was measured."]
+        return "\n".join([*lines, f"Model: {self.folder}"])
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{escape(line)}</p>" for line in str(self).splitlines())
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run before it begins: its settings, and what was found and chosen where no recipe was given."""
+
+    config: RunConfig
+    found: list[str]
+    plan: Plan | None
+
+
+def train(
+    data: str | Path | Mapping[str, Any] | None = None,
+    *,
+    out: str | Path,
+    recipe: str | Path | None = None,
+    start: str | None = None,
+    settings: Sequence[str] = (),
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+    on_plan: Callable[[Prepared], None] | None = None,
+    on_record: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train a dual encoder on pairs of images and texts.
+
+    With data alone, the source is looked at first: few pairs train a map between the locked towers of ``start``, more
+    tune it, millions train from random weights; a tenth of the images is held out and measured on.
+
+    Args:
+        data: a folder of images with captions, a CSV, Parquet, tars, or a set's name; see ``data.open_source``.
+        out: folder of the run.
+        recipe: a YAML file or the name of a recipe of the package instead of a choice; ``data`` replaces its data.
+        start: the model to begin with.
+        settings: what is other, as ``key=value``.
+        seed: of the held-out part and of the run.
+        resume: go on from the folder's newest checkpoint.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        on_plan: gets the settings before the run begins.
+        on_record: gets each log record.
+        should_stop: asked after every step; when true the run saves and raises ``StoppedError``.
+
+    Raises:
+        InputError: the data or a setting, what came and what was expected.
+
+    Example:
+        >>> import tempfile, tether
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = tether.train("digits", recipe="demo", out=folder, settings=["size=tiny", "model={}", "steps=2"])
+        ...     done.result.steps
+        2
+    """
+    prepared = prepare(data, recipe=recipe, start=start, settings=settings, seed=seed)
+    if on_plan is not None:
+        on_plan(prepared)
+    return go(
+        prepared.config, out=Path(out), resume=resume, device=device, on_record=on_record, should_stop=should_stop
+    )
+
+
+def prepare(
+    data: str | Path | Mapping[str, Any] | None,
+    *,
+    recipe: str | Path | None = None,
+    start: str | None = None,
+    settings: Sequence[str] = (),
+    seed: int = 0,
+) -> Prepared:
+    """The settings of a run; arguments are those of ``train``."""
+    spec = str(data) if isinstance(data, Path) else data
+    settings = list(settings)
+    if recipe is not None:
+        if spec is not None:
+            settings.insert(0, f"data={spec}" if isinstance(spec, str) else f"data={dict(spec)!r}")
+        if start is not None:
+            settings.append(f"model={{load: {start!r}}}")
+        return Prepared(load_config(find(recipe), overrides=settings), [], None)
+    if spec is None:
+        return Prepared(load_config(overrides=settings), [], None)
+    found = survey(open_source(spec, where="data"))
+    chosen = plan(found, data=spec, start=start, seed=seed)
+    return Prepared(load_config(values=chosen.recipe, overrides=settings), list(found.lines()), chosen)
+
+
+def go(
+    config: RunConfig,
+    *,
+    out: Path,
+    resume: bool = False,
+    device: str = "auto",
+    on_record: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    where: str = "settings",
+) -> Trained:
+    """Run the settings; arguments are those of ``train``, ``where`` is what errors call the settings."""
+    wanted, measure, name = config.evaluate, None, ""
+    if wanted is not None:
+        source = open_source(wanted.source, where=f"{where}: evaluate.source")
+
+        name = source.name
+
+        def measure(model: Encoder) -> dict[str, float]:
+            return evaluate(model, source, limit=wanted.limit, bootstrap=BOOTSTRAP)
+
+    result = run(
+        config,
+        folder=out,
+        resume=resume,
+        evaluate=measure,
+        on_record=on_record,
+        should_stop=should_stop,
+        edits=QUANTISERS,
+        device=device,
+    )
+    meaning = read_meaning(out)
+    if meaning is None and wanted is not None and "text_to_image_r10_chance" in result.metrics:
+        meaning = _meaning(config, result, out=out)
+        meaning.save(out)
+    return Trained(out, result, name, meaning)
+
+
+def _meaning(config: RunConfig, result: Result, *, out: Path) -> Meaning:
+    """Measure the finished model on images that it learnt from, as many as were held out, and compare."""
+    from tether.models.load import load
+
+    assert config.evaluate is not None
+    source = open_source(config.data, where="data")
+    images, captions = _counts(source)
+    pool = int(result.metrics["images"])
+    depth = depth_for(pool)
+    try:
+        known = evaluate(load(out), source, measures=("retrieval",), limit=pool)[f"text_to_image_r{depth}"]
+    except InputError:
+        known = None
+    value, low, high, chance = recall_of(result.metrics, depth=depth)
+    name = open_source(config.evaluate.source).name
+    scratch = "load" not in config.model
+    return Meaning(
+        source=name,
+        images=images,
+        captions=captions,
+        epochs=epochs_of(config, images),
+        pool=pool,
+        depth=depth,
+        held_out=value,
+        low=low,
+        high=high,
+        chance=chance,
+        train=known if pool >= 2 else None,
+        scratch=scratch,
+        next=_next(config, out=out),
+    )
+
+
+def _counts(source: Source) -> tuple[int, int]:
+    """Rows that can be used, and their captions."""
+    rows = [
+        row for block in source.blocks() for row in source.read(block) if reason_against(row, need_text=True) is None
+    ]
+    return len(rows), sum(sum(bool(text.strip()) for text in row.texts) for row in rows)
+
+
+def _next(config: RunConfig, *, out: Path) -> list[str]:
+    data = config.data.get("source") if isinstance(config.data, dict) else config.data
+    name = data if isinstance(data, str) else "photos/"
+    found = [f'tether search {name} "a dog on a beach" --model {out} --html found.html', f"tether inspect {out}"]
+    return found if "load" in config.model else [f"tether train {name} --out {out}-from-starter", *found]
