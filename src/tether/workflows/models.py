@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from tether.core.finite import check_finite
+from tether.core.geometry import check_finite
 from tether.core.protocols import DualEncoder
 from tether.models.load import load
 
