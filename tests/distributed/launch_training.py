@@ -15,7 +15,7 @@ from tether.train.steps.presets import ContrastiveStep
 
 def launch(folder: Path, settings: list[str], stop_after: int) -> None:
     """The last process alone is asked to stop after so many steps; if the run is there, it goes on."""
-    last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
+    last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
     asked = []
 
     def should_stop() -> bool:

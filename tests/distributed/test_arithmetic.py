@@ -7,10 +7,10 @@ import worker_adversarial
 import worker_losses_clippers
 import worker_optimizers
 import worker_unit_norms
-from processes import in_group, run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from processes import in_group, run_ranks
 from tether.core.errors import InputError
 from tether.train.steps.adversarial import AdversarialPair
 

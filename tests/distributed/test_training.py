@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from launch_training import launch, launch_ranked
-from processes import Child, command_line, ranks, run_ranks
 from safetensors.torch import load_file
 
+from processes import Child, command_line, ranks, run_ranks
 from tether.train.metrics_log import read_metrics
 
 SETTINGS = [

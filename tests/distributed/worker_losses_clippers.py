@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from tether.core.gather import LOCAL, Gather, process_gather
 from tether.core.geometry import GEOMETRIES, is_hyperbolic

@@ -1,15 +1,12 @@
 """``tether bench stability`` and ``tether train --clipper`` as a user types them."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 import warnings
 
 import pytest
 
+from processes import run_tether, tether, wait_for
 from tether.cli import main
 from tether.papers.stability import guide
 
@@ -98,24 +95,18 @@ def test_bad_words_for_a_clipper(capsys, tmp_path, arguments, message):
 
 def test_compare_stops_on_ctrl_c_and_goes_on(tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "tether", "train", *TINY, "--out", str(run), "--clipper", "compare"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    going = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    command = ["train", *TINY, "--out", run, "--clipper", "compare"]
+    going = tether(*command)
     log = run / "compare" / "global_norm" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline and going.poll() is None:
-        time.sleep(0.02)
-    going.send_signal(signal.SIGINT)
-    _, err = going.communicate(timeout=60)
+    wait_for(lambda: log.exists() and log.read_text(), going)
+    going.signal(signal.SIGINT)
+    _, err = going.communicate()
     assert going.returncode == 130
     assert "go on with the same command with --resume" in err
     assert not (run / "compare.json").exists()
-    done = subprocess.run(
-        [*command, "--resume"], capture_output=True, text=True, check=False, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "24 steps each" in done.stdout
-    assert f"page: {run / 'compare.html'}" in done.stdout
+    said, _ = run_tether(*command, "--resume")
+    assert "24 steps each" in said
+    assert f"page: {run / 'compare.html'}" in said
     seen = json.loads((run / "compare.json").read_text())["seen"]
     assert {one["steps"] for one in seen} == {24}
     assert (run / "compare.html").is_file()

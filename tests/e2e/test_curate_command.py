@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
-import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from processes import run_tether, tether, wait_for
 from tether.cli import main
 from tether.core.errors import InputError
 from tether.data.curate.engine.plan import Plan
 
-TETHER = (sys.executable, "-c", "from tether.cli import main; main()")
 TEXTS = ["a red fox"] * 60 + ["a red owl"] * 4 + ["a red mole"] * 6 + ["IMG 0031"] * 10
-
-
-def run(*arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    command = [*TETHER, "curate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.fixture
@@ -35,10 +28,9 @@ def pool(tmp_path):
 def test_curates_with_a_list_of_entries(pool, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "entries.txt").write_text("of an earlier try\n")
-    done = run(pool, "--entries", tmp_path / "words.txt", "--t", 10, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert "80 rows with 80 captions; 0 bad rows" in done.stdout
-    assert "10 refused (no entry of the metadata stands in the caption)" in done.stdout
+    said, _ = run_tether("curate", pool, "--entries", tmp_path / "words.txt", "--t", 10, "--out", tmp_path / "out")
+    assert "80 rows with 80 captions; 0 bad rows" in said
+    assert "10 refused (no entry of the metadata stands in the caption)" in said
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     kept = pq.read_table(tmp_path / "out" / manifest["shards"][0]["file"])["caption"].to_pylist()
     assert kept.count("a red owl") == 4
@@ -49,12 +41,11 @@ def test_curates_with_a_list_of_entries(pool, tmp_path):
 
 
 def test_makes_entries_of_the_pool_itself_and_goes_on(pool, tmp_path):
-    arguments = (pool, "--entries", "auto", "--minimum", 4, "--t", 10, "--out", tmp_path / "out")
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
+    arguments = ("curate", pool, "--entries", "auto", "--minimum", 4, "--t", 10, "--out", tmp_path / "out")
+    said = run_tether(*arguments)
     entries = (tmp_path / "out" / "entries.txt").read_text().split("\n")
     assert {"fox", "owl", "mole", "red", "IMG"} <= set(entries)
-    assert run(*arguments).stdout == done.stdout
+    assert run_tether(*arguments) == said
 
 
 def test_entries_of_another_pool_or_other_settings_are_not_taken(pool, tmp_path, capsys):
@@ -207,22 +198,18 @@ def test_strict_stops_at_a_bad_row(tmp_path, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
 def test_stopped_it_goes_on_to_the_same_rows(tmp_path, number):
-    texts = [f"a red {'fox' if index % 3 else 'owl'} {index}" for index in range(60_000)]
-    pq.write_table(pa.table({"caption": texts}), tmp_path / "pool.parquet", row_group_size=2_000)
+    texts = [f"a red {'fox' if index % 3 else 'owl'} {index}" for index in range(30_000)]
+    pq.write_table(pa.table({"caption": texts}), tmp_path / "pool.parquet", row_group_size=1_000)
     (tmp_path / "words.txt").write_text("fox\nowl\n")
-    arguments = [tmp_path / "pool.parquet", "--entries", tmp_path / "words.txt", "--t", 15_000, "--out"]
-    command = [*TETHER, "curate", *map(str, arguments), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "out").glob("part-*")) and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), stderr
+    command = ["curate", tmp_path / "pool.parquet", "--entries", tmp_path / "words.txt", "--t", 7_500, "--out"]
+    child = tether(*command, tmp_path / "out")
+    wait_for(lambda: list((tmp_path / "out").glob("part-*")), child)
+    os.kill(child.pid, number)
+    _, stderr = child.communicate()
+    assert child.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), stderr
     assert "Traceback" not in stderr
-    assert run(*arguments, tmp_path / "out").returncode == 0
-    assert run(*arguments, tmp_path / "whole").returncode == 0
+    run_tether(*command, tmp_path / "out")
+    run_tether(*command, tmp_path / "whole")
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("out", "whole")]
     assert manifests[0] == manifests[1]
     for shard in manifests[0]["shards"]:
