@@ -6,9 +6,9 @@ import csv
 import json
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,27 +18,9 @@ from PIL import Image
 import tether
 from processes import tether as tether_process
 from processes import wait_for
-from tether.cli import main
 from tether.models import create
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """A verb in this process; gives all that was printed."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it
-
-    def call(*arguments: object, code: int = 0) -> str:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capfd.readouterr()
-        assert (ended.value.code or 0) == code, said
-        assert "Traceback" not in said.err
-        return said.out + said.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +36,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_from_a_folder_to_a_page(place: Path, here: Callable[..., str]) -> None:
+def test_from_a_folder_to_a_page(place: Path, call: Callable[..., Any]) -> None:
     embeddings, store, page = place / "e.parquet", place / "db", place / "page.html"
-    made = here("embed", place / "pictures", "--model", place / "model", "--out", embeddings, "--thumbnail", 32)
-    assert "24 images, 24 of them new" in made
-    assert "1 bad rows were skipped" in made
+    made = call("embed", place / "pictures", "--model", place / "model", "--out", embeddings, "--thumbnail", 32)
+    assert "24 images, 24 of them new" in made.out
+    assert "1 bad rows were skipped" in made.err
     assert "broken.jpg" in (place / "e.bad_rows.jsonl").read_text()
-    again = here("embed", place / "pictures", "--model", place / "model", "--out", embeddings)
-    assert "24 images, 0 of them new" in again
-    assert "24 rows of 64 numbers" in here("index", embeddings, "--out", store)
-    assert "already holds a store" in here("index", embeddings, "--out", store, code=2)
+    again = call("embed", place / "pictures", "--model", place / "model", "--out", embeddings)
+    assert "24 images, 0 of them new" in again.out
+    assert "24 rows of 64 numbers" in call("index", embeddings, "--out", store).out
+    assert "already holds a store" in call("index", embeddings, "--out", store, code=2).err
 
     picture = place / "pictures" / "cat" / "03.png"
-    found = here(
+    found = call(
         "search", store, "a red apple", "--image", picture, "--where", "label = 'cat'", "--html", page, "--json"
     )
-    hits = [json.loads(line) for line in found.splitlines() if line.startswith("{")]
+    hits = [json.loads(line) for line in found.out.splitlines()]
     words = [hit for hit in hits if hit["query"] == "a red apple"]
     like = [hit for hit in hits if hit["query"] == f"like {picture}"]
     assert len(words) == len(like) == 8
@@ -78,14 +60,14 @@ def test_from_a_folder_to_a_page(place: Path, here: Callable[..., str]) -> None:
     assert like[0]["score"] == pytest.approx(1, abs=1e-4)
     assert page.read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 16
 
-    assert "no row passes" in here("search", store, "apple", "--where", "label = 'cow'")
-    assert "No field named lable" in here("search", store, "apple", "--where", "lable = 'cat'", code=2)
-    wrong = here("search", store, "apple", "--model", place / "other", code=2)
-    assert "scores between two models mean nothing" in wrong
-    here("search", store, code=2)
+    assert "no row passes" in call("search", store, "apple", "--where", "label = 'cow'").out
+    assert "No field named lable" in call("search", store, "apple", "--where", "lable = 'cat'", code=2).err
+    wrong = call("search", store, "apple", "--model", place / "other", code=2)
+    assert "scores between two models mean nothing" in wrong.err
+    call("search", store, code=2)
 
 
-def test_killed_while_embedding(place: Path, here: Callable[..., str]) -> None:
+def test_killed_while_embedding(place: Path, call: Callable[..., Any]) -> None:
     out = place / "parts"
     command = ["embed", place / "pictures", "--model", place / "model", "--out", out]
     command += ["--part-rows", 1, "--batch-size", 1]
@@ -95,24 +77,24 @@ def test_killed_while_embedding(place: Path, here: Callable[..., str]) -> None:
     child.communicate()
     before = len(list(out.glob("part-*.parquet")))
     assert before > 0
-    assert f"24 images, {24 - before} of them new" in here(*command)
+    assert f"24 images, {24 - before} of them new" in call(*command).out
     keys = [key for part in sorted(out.glob("*.parquet")) for key in pq.read_table(part)["key"].to_pylist()]
     assert len(keys) == len(set(keys)) == 24
 
 
-def test_classify(place: Path, here: Callable[..., str]) -> None:
+def test_classify(place: Path, call: Callable[..., Any]) -> None:
     out = place / "c.csv"
     common = ["classify", place / "pictures", "--model", place / "model", "--out", out]
-    done = here(*common, "--classes", "cat,dog", "--top", 2, "--calibrate", place / "pictures", "--abstain", 0.3)
-    assert "24 images, 0 without a label" in done
-    assert "calibrated on 24 images" in done
+    done = call(*common, "--classes", "cat,dog", "--top", 2, "--calibrate", place / "pictures", "--abstain", 0.3)
+    assert "24 images, 0 without a label" in done.out
+    assert "calibrated on 24 images" in done.err
     with out.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 24
     assert {line["label"] for line in lines} <= {"cat", "dog"}
-    assert "not calibrated" in here(*common, "--classes", "cat,dog")
-    assert "'cat' comes twice" in here(*common, "--classes", "cat,dog,cat", code=2)
-    assert "got none" in here(*common, "--classes", "", code=2)
+    assert "not calibrated" in call(*common, "--classes", "cat,dog").err
+    assert "'cat' comes twice" in call(*common, "--classes", "cat,dog,cat", code=2).err
+    assert "got none" in call(*common, "--classes", "", code=2).err
 
 
 def test_a_few_kills_lose_nothing() -> None:
