@@ -13,8 +13,8 @@ from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.core.types import Block, Row
 from tether.data import SOURCES, open_source
-from tether.data.sources.split import SplitSource
 from tether.data.images import decode
+from tether.data.sources.split import SplitSource
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of datasets' own files
 

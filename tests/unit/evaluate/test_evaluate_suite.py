@@ -95,7 +95,11 @@ def test_only_what_is_asked():
         "images",
         "texts",
         "seconds",
-        *(f"{way}_{what}" for way in ("text_to_image", "image_to_text") for what in ("r2", "r2_chance", "mean_rank", "median_rank")),
+        *(
+            f"{way}_{what}"
+            for way in ("text_to_image", "image_to_text")
+            for what in ("r2", "r2_chance", "mean_rank", "median_rank")
+        ),
     }
 
 
