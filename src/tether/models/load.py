@@ -101,7 +101,7 @@ def chosen_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"device {str(device)!r}: not here; expected auto, cpu, cuda or cuda:N ({reason_of(error)})"
+            f"device {str(device)!r}: not here; expected cpu, cuda, cuda:N or auto ({reason_of(error)})"
         ) from None
     return torch.device(device)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from html import escape
 from pathlib import Path
 
-from tether.core.atomic_io import cache_dir
+from tether.core.atomic_io import cache_dir, local
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.types import Row
-from tether.data import open_source
+from tether.data import SOURCES, open_source
 from tether.models.named import near
 from tether.tasks.retrieve.embed import embed, make_thumbnail
 from tether.tasks.retrieve.index import build_index
@@ -112,7 +113,14 @@ def open_store(
                 raise InputError(f"{where}: does not say which model made its vectors; give --model")
             model = near(store.model, written_in=where, again=f"tether search {where} --model NAME ...")
         return store, *opened(model, device=device)
-    source = open_source(where, where="search: expected a store of tether index or a source of images")
+    if (
+        where.partition(":")[0] not in SOURCES
+        and "://" not in where
+        and not has_magic(where)
+        and not local(where).exists()
+    ):
+        raise InputError(f"{where}: no such store; make one with: tether index; or name a folder or file of images")
+    source = open_source(where, where="search: a source of images")
     if model is None:
         raise InputError(f"{where}: no store but a source of images; say what embeds them: --model starter, or a run")
     encoder, name = opened(model, device=device)

@@ -20,7 +20,19 @@ from tether.data.remote import fetch, is_public, read_url
 
 IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "image_bytes", "bytes", "filepath", "file_path")
 IMAGE += ("image_path", "img_path", "path", "file_name", "filename", "image_file", "image_url", "url")
-CAPTION = ("captions", "caption", "texts", "text", "txt", "title", "sentences", "alt_text", "description", "prompt")
+CAPTION = (
+    "captions",
+    "caption",
+    "texts",
+    "text",
+    "txt",
+    "title",
+    "sentences",
+    "alt_text",
+    "description",
+    "prompt",
+    "comment",
+)
 KEY = ("key", "__key__", "uid")
 NONE = "none"
 """Said instead of a column's name: this table has no such column."""

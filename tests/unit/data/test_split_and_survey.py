@@ -1,0 +1,130 @@
+"""Parts of a source by image, and what a source holds."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tether.core.errors import InputError
+from tether.data import open_source
+from tether.data.sources.split import SplitSource
+from tether.data.survey import survey
+
+
+def photos(folder: Path, count: int, *, copies: int = 0) -> Path:
+    """Different images with two captions each, and copies of the first under other names."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lines = []
+    for number in range(count):
+        name = f"{number:03d}.png"
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).save(folder / name)
+        lines += [(name, f"photo {number}"), (name, f"the photo with number {number}")]
+    for number in range(copies):
+        (folder / f"copy{number}.png").write_bytes((folder / "000.png").read_bytes())
+        lines.append((f"copy{number}.png", "photo 0"))
+    with (folder / "captions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "caption"), *lines])
+    return folder
+
+
+def keys(source) -> set[str]:
+    return {row.key for block in source.blocks() for row in source.read(block)}
+
+
+def test_parts_share_no_image_whatever_its_name(tmp_path):
+    source = str(photos(tmp_path / "photos", 40, copies=5))
+    parts = [SplitSource(source=source, part=part, share=0.25, seed=3) for part in ("train", "held_out")]
+    train, held = map(keys, parts)
+    assert not train & held
+    assert len(train | held) == 45
+    assert [part.images for part in parts] == [30, 10]
+    same = {"000.png", *(f"copy{number}.png" for number in range(5))}
+    assert same <= train or same <= held
+    assert parts[0].copies == 5
+    assert parts[0].version != parts[1].version
+
+
+def test_more_images_move_few_others(tmp_path):
+    before = keys(SplitSource(source=str(photos(tmp_path / "a", 40)), part="held_out", share=0.2))
+    after = keys(SplitSource(source=str(photos(tmp_path / "b", 50)), part="held_out", share=0.2))
+    assert len(before & after) >= 6
+
+
+def test_one_image_cannot_be_split(tmp_path):
+    with pytest.raises(InputError, match="1 different images"):
+        SplitSource(source=str(photos(tmp_path / "photos", 1, copies=3)), part="train")
+
+
+def test_rows_that_cannot_be_read_are_left_to_the_training_part(tmp_path):
+    folder = photos(tmp_path / "photos", 5)
+    with (folder / "captions.csv").open("a") as file:
+        file.write("gone.png,a photo that is gone\n")
+    train = SplitSource(source=str(folder), part="train", share=0.2)
+    assert sum(bool(row.bad) for block in train.blocks() for row in train.read(block)) == 1
+
+
+def test_survey_counts_and_names(tmp_path):
+    folder = photos(tmp_path / "photos", 6, copies=1)
+    Image.new("RGB", (8, 8)).save(folder / "silent.png")
+    found = survey(open_source(str(folder)))
+    assert (found.images, found.distinct, found.copies, found.pairs) == (7, 6, 1, 13)
+    assert found.per_image == (1, 2, 2)
+    assert found.no_caption == 1
+    text = "\n".join(found.lines())
+    assert "6 different images, 13 captions" in text
+    assert "silent.png (no caption)" in text
+    assert "30 x 20" in text
+
+
+def test_survey_of_one_caption_for_all(tmp_path):
+    folder = photos(tmp_path / "photos", 6)
+    lines = "".join(f"{number:03d}.png,a photo\n" for number in range(6))
+    (folder / "captions.csv").write_text(f"image,caption\n{lines}")
+    assert "6 of 6 captions are the same: 'a photo'" in "\n".join(survey(open_source(str(folder))).lines())
+
+
+def test_survey_without_a_pair(tmp_path):
+    folder = photos(tmp_path / "photos", 2)
+    (folder / "captions.csv").unlink()
+    with pytest.raises(InputError, match=r"no image with a caption among 2 rows; the first: 000.png: no caption"):
+        survey(open_source(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.csv", "image,caption\n000.png,one\n001.png,two\n"),
+        ("captions.csv", "\ufeffImage;Caption\n000.png;one\n001.png;two\n"),
+        ("Captions.CSV", "FILE_NAME,TEXT\n000.png,one\n001.png,two\n"),
+        ("captions.tsv", "path\ttext\nsub/000.png\tone\n./001.png\ttwo\n"),
+        ("captions.txt", "000.png#0\tone\n001.png#0\ttwo\n"),
+        ("captions.txt", "image_name| comment\n000.png| one\n001.png| two\n"),
+        ("captions.txt", "000.png,one\n001.png,two\n"),
+        ("metadata.jsonl", '{"file_name": "000.png", "text": "one"}\n{"file_name": "001.png", "text": "two"}\n'),
+    ],
+)
+def test_captions_as_people_keep_them(tmp_path, name, text):
+    folder = photos(tmp_path / "photos", 2)
+    (folder / "captions.csv").unlink()
+    (folder / name).write_text(text)
+    source = open_source(str(folder))
+    rows = [row for block in source.blocks() for row in source.read(block)]
+    found = {row.key: [text.strip() for text in row.texts] for row in rows}
+    assert found == {"000.png": ["one"], "001.png": ["two"]}
+
+
+def test_a_name_that_two_images_have_is_none(tmp_path):
+    folder = photos(tmp_path / "photos", 1)
+    for sub in ("a", "b"):
+        (folder / sub).mkdir()
+        (folder / sub / "x.png").write_bytes((folder / "000.png").read_bytes())
+    (folder / "captions.csv").write_text("image,caption\nx.png,one\n000.png,two\n")
+    source = open_source(str(folder))
+    bad = [row.bad for block in source.blocks() for row in source.read(block) if row.bad]
+    assert len(bad) == 1
+    assert "names 'x.png', which is not there" in bad[0]
