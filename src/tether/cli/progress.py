@@ -6,7 +6,6 @@ import os
 import re
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -76,35 +75,6 @@ class TrainingProgress:
             left = (self.steps - done) * record["seconds"] / done
             self.console.print(f"step {done}/{self.steps}  {state}  {left:.0f} s left")
 
-    def summarise(self, done: Trained, *, folder: Path) -> None:
-        """The last words of a finished run."""
-        result = done.result
-        skipped = f", {result.skipped} skipped" if result.skipped else ""
-        say(f"{result.steps} steps{skipped} in {result.seconds:.0f} s ({result.images_per_second:.0f} images a second)")
-        if done.source:
-            say(
-                f"held out, {done.source}: {result.metrics.get('images', 0):,.0f} images, "
-                f"{result.metrics.get('texts', 0):,.0f} captions"
-            )
-        for line in _recalls(result.metrics, every=True):
-            say(f"  {line}")
-        if "best_step" in result.metrics:
-            say(f"  the best of all evaluations, after step {result.metrics['best_step']:.0f}; chosen on these images")
-        bad = folder / BAD_ROWS
-        if bad.exists():
-            from tether.data.bad_rows import named_in
-
-            count = len(named_in(bad))
-            say(f"bad rows skipped: {count}, listed in {bad}")
-        if done.meaning is not None:
-            say("What this means")
-            for line in done.meaning.lines():
-                say(f"  {line}")
-            say("Next")
-            for line in done.meaning.next:
-                say(f"  {line}")
-        say(f"model and log: {folder}")
-
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice: do not wait for the checkpoint
@@ -118,3 +88,32 @@ def _recalls(metrics: Mapping[str, float], *, every: bool = False) -> list[str]:
 
     names = [name for name in metrics if _RECALL.fullmatch(name) and (every or name in _SHOWN)]
     return [f"{describe(name)} {shown(name, metrics[name])} ({beside(name, metrics)})" for name in names]
+
+
+def summarise(done: Trained) -> None:
+    """The last words of a finished run."""
+    result, folder = done.result, done.folder
+    skipped = f", {result.skipped} skipped" if result.skipped else ""
+    what = f"{result.steps} steps{skipped}" if result.steps else "fitted"
+    say(f"{what} in {result.seconds:.0f} s ({result.images_per_second:.0f} images a second)")
+    if done.source:
+        counts = [f"{result.metrics.get(name, 0):,.0f}" for name in ("images", "texts")]
+        say(f"held out, {done.source}: {counts[0]} images, {counts[1]} captions")
+    for line in _recalls(result.metrics, every=True):
+        say(f"  {line}")
+    if "best_step" in result.metrics:
+        say(f"  the best of all evaluations, after step {result.metrics['best_step']:.0f}; chosen on these images")
+    bad = folder / BAD_ROWS
+    if bad.exists():
+        from tether.data.bad_rows import named_in
+
+        count = len(named_in(bad))
+        say(f"bad rows skipped: {count}, listed in {bad}")
+    if done.meaning is not None:
+        say("What this means")
+        for line in done.meaning.lines():
+            say(f"  {line}")
+        say("Next")
+        for line in done.meaning.next:
+            say(f"  {line}")
+    say(f"model and log: {folder}")

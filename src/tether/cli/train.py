@@ -91,10 +91,14 @@ def command(
         _compare(config, out=out, steps=compare_steps, resume=resume)
         return
 
-    from tether.cli.progress import TrainingProgress
+    from tether.cli.progress import TrainingProgress, summarise
     from tether.train.length import with_steps
     from tether.workflows.train import go
 
+    where = recipe or "command line"
+    if config.fit is not None:
+        _fit(config, out=out, resume=resume, device=device, where=where)
+        return
     config = with_steps(config)
     with TrainingProgress(steps=config.steps) as progress:
         done = go(
@@ -104,9 +108,27 @@ def command(
             device=device,
             on_record=progress.show,
             should_stop=progress.interrupted,
-            where=recipe or "command line",
+            where=where,
         )
-    progress.summarise(done, folder=out)
+    summarise(done)
+
+
+def _fit(config: RunConfig, *, out: Path, resume: bool, device: str, where: str) -> None:
+    from tether.cli.progress import summarise
+    from tether.cli.screen import bars
+    from tether.workflows.train import go
+
+    with bars() as progress:
+        task = progress.add_task("features", total=None)
+        done = go(
+            config,
+            out=out,
+            resume=resume,
+            device=device,
+            where=where,
+            on_progress=lambda count, total: progress.update(task, completed=count, total=total),
+        )
+    summarise(done)
 
 
 def _tell(prepared: Prepared) -> None:
@@ -133,6 +155,10 @@ def _rehearse(config: RunConfig, *, where: str, device: str) -> None:
     from tether.train.rehearsal import rehearse
     from tether.train.view_costs import view_costs
 
+    if config.fit is not None:
+        say(dump_config(config), lines=True)
+        say("# the towers see each image once, and the maps are fitted in closed form: no steps to rehearse")
+        return
     config = with_steps(config)
     costs = list(view_costs(check_parts(config, QUANTISERS, where=where)))
     found = rehearse(config, device=device, edits=QUANTISERS)

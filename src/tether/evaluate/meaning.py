@@ -20,7 +20,7 @@ _SHAPE = {
     "source": str,
     "images": int,
     "captions": int,
-    "epochs": _NUMBER,
+    "epochs": (*_NUMBER, None),
     "pool": int,
     "depth": int,
     "held_out": _NUMBER,
@@ -41,7 +41,7 @@ class Meaning:
         source: of the held-out pairs.
         images: different images that were learnt from.
         captions: their captions.
-        epochs: passes over them.
+        epochs: passes over them; None for a fit in closed form, which sees them once.
         pool: images held out, among which each caption looks for its own.
         depth: how many of the first images are looked at: ten, or fewer where that is a large part of the pool.
         held_out: share of held-out captions whose image is among these.
@@ -56,7 +56,7 @@ class Meaning:
     source: str
     images: int
     captions: int
-    epochs: float
+    epochs: float | None
     pool: int
     depth: int
     held_out: float
@@ -90,10 +90,11 @@ class Meaning:
                 yield f"{known}: it has learnt its pairs by heart; the held-out figure is what new images will see."
             else:
                 yield f"{known}, so it has not learnt them by heart."
-        yield f"It learnt from {self.images:,} images with {self.captions:,} captions, {self.epochs:.3g} times each."
+        times = "" if self.epochs is None else f", {self.epochs:.3g} times each"
+        yield f"It learnt from {self.images:,} images with {self.captions:,} captions{times}."
         if self.scratch and self.images < 100_000:
             yield "That is too little to learn from random weights: millions of pairs are usual. Start from a model."
-        if self.epochs > _MANY and self.by_heart:
+        if self.epochs is not None and self.epochs > _MANY and self.by_heart:
             yield f"More than {_MANY} passes mostly repeat what is known: fewer epochs, or more data."
         if self.pool < _FEW_HELD_OUT:
             yield f"With {self.pool} held-out images the figure is rough; its interval says how rough."

@@ -74,6 +74,9 @@ class RunConfig(BaseModel):
         default_factory=list,
         description="changes of the model for the run, in order; folded into its weights at the end",
     )
+    fit: Spec | None = Field(
+        default=None, description="instead of steps: `maps` fits the maps of a model whose towers rest, in closed form"
+    )
     step: Spec = Field(default="contrastive", description="how a batch becomes a loss: a name, or views and terms")
     objective: Spec = Field(default="clip", description="the loss on the two embeddings")
     optimizer: Spec = Field(default="adamw")

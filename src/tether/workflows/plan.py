@@ -11,8 +11,6 @@ from tether.data.survey import Survey
 STARTER = "starter"
 FEW, MANY = 20_000, 1_000_000
 """Different images below which the towers of a trained model stay locked, and from which random weights can learn."""
-_BATCHES = 4
-"""Batches that an epoch has at least, where there are enough images for it."""
 _HELD_OUT = 0.1
 
 
@@ -48,7 +46,7 @@ def plan(survey: Survey, *, data: str | Mapping[str, Any], start: str | None = N
     parts = {
         part: {"name": "split", "source": data, "part": part, "share": _HELD_OUT} for part in ("train", "held_out")
     }
-    recipe: dict[str, Any] = {"data": parts["train"], "seed": seed, "batch_size": _batch(count - held)}
+    recipe: dict[str, Any] = {"data": parts["train"], "seed": seed}
     because = [f"{min(held, 5000):,} of {count:,} images are held out, with all their captions, to measure on"]
     change: list[str] = []
     if count < FEW:
@@ -56,7 +54,7 @@ def plan(survey: Survey, *, data: str | Mapping[str, Any], start: str | None = N
         recipe |= _locked(name)
         because.append(
             f"{count:,} images are too few to teach a model to see or to read: the towers of {name} stay as they are, "
-            "and a map between them is trained"
+            "and the maps between them are fitted to these pairs"
         )
         change.append(f"--from MODEL  another model's towers{'' if start else ', such as a CLIP in a folder of yours'}")
     elif count < MANY or start:
@@ -68,28 +66,15 @@ def plan(survey: Survey, *, data: str | Mapping[str, Any], start: str | None = N
         recipe |= _scratch()
         because.append(f"{count:,} images can teach a model from random weights")
         change.append("--from MODEL  begin with a trained model")
-    change.append(f"epochs={recipe['epochs']:g}  passes over the data")
+    if "epochs" in recipe:
+        change.append(f"epochs={recipe['epochs']:g}  passes over the data")
     change.append("evaluate.source=FILE  other held-out pairs")
     recipe["evaluate"] = {"source": parts["held_out"], **recipe.pop("evaluate", {})}
     return Plan(recipe, because, change)
 
 
-def _batch(images: int) -> int:
-    """A power of two of at most 256 that an epoch holds several times."""
-    batch = 256
-    while batch > 2 and batch * _BATCHES > images:
-        batch //= 2
-    return min(batch, max(1, images))
-
-
 def _locked(name: str) -> dict[str, Any]:
-    return {
-        "model": {"load": name, "maps": "linear"},
-        "trainable": ["maps.*", "scale"],
-        "optimizer": {"name": "adamw", "lr": 1e-3},
-        "epochs": 30,
-        "precision": "fp32",
-    }
+    return {"model": {"load": name}, "fit": "maps"}
 
 
 def _tuned(name: str) -> dict[str, Any]:

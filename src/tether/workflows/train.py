@@ -22,6 +22,7 @@ from tether.train.length import epochs_of
 from tether.train.parts import Encoder
 from tether.train.result import Result
 from tether.train.run import train as run
+from tether.workflows.fit import fit
 from tether.workflows.plan import Plan, plan
 
 BOOTSTRAP = 1000
@@ -142,6 +143,7 @@ def go(
     resume: bool = False,
     device: str = "auto",
     on_record: Callable[[dict[str, Any]], None] | None = None,
+    on_progress: Callable[[int, int | None], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     where: str = "settings",
 ) -> Trained:
@@ -155,16 +157,27 @@ def go(
         def measure(model: Encoder) -> dict[str, float]:
             return evaluate(model, source, limit=wanted.limit, bootstrap=BOOTSTRAP)
 
-    result = run(
-        config,
-        folder=out,
-        resume=resume,
-        evaluate=measure,
-        on_record=on_record,
-        should_stop=should_stop,
-        edits=QUANTISERS,
-        device=device,
-    )
+    if config.fit is not None:
+        result = fit(
+            config,
+            folder=out,
+            resume=resume,
+            evaluate=measure,
+            device=device,
+            on_record=on_record,
+            on_progress=on_progress,
+        )
+    else:
+        result = run(
+            config,
+            folder=out,
+            resume=resume,
+            evaluate=measure,
+            on_record=on_record,
+            should_stop=should_stop,
+            edits=QUANTISERS,
+            device=device,
+        )
     meaning = read_meaning(out)
     if meaning is None and wanted is not None and "text_to_image_r10_chance" in result.metrics:
         meaning = _meaning(config, result, out=out)
@@ -192,7 +205,7 @@ def _meaning(config: RunConfig, result: Result, *, out: Path) -> Meaning:
         source=name,
         images=images,
         captions=captions,
-        epochs=epochs_of(config, images),
+        epochs=None if config.fit is not None else epochs_of(config, images),
         pool=pool,
         depth=depth,
         held_out=value,
