@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.finetune.clipood import Tuned, class_texts, tune_images_
+from tether.adapt.finetune.map_fit import FittedMaps, MapFit
 from tether.adapt.finetune.margin_metric_softmax import MarginMetricSoftmax
 from tether.adapt.finetune.paraclip import ParaclipStep, TextTuned, paraphrase_batches, tune_texts_
 from tether.adapt.finetune.refine import Refined, RefineStep, refine_
@@ -11,6 +12,8 @@ from tether.adapt.finetune.towers import freeze_image_tower, image_parameters, t
 
 __all__ = [
     "ClipRefineLoss",
+    "FittedMaps",
+    "MapFit",
     "MarginMetricSoftmax",
     "ParaclipStep",
     "RefineStep",

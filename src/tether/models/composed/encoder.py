@@ -58,6 +58,10 @@ class ComposedEncoder(WrappedEncoder):
         """The towers and maps."""
         return cast(Joined, self.model)
 
+    def before_maps(self) -> BeforeMaps:
+        """What ``models.embed`` takes to embed with the towers alone, for rows that are kept while maps change."""
+        return BeforeMaps(self)
+
     def describe(self) -> dict[str, Any]:
         """Plain values from which ``compose.rebuild`` makes the same architecture."""
         towers = {"image": self.parts.image, "text": self.parts.text}
@@ -83,3 +87,36 @@ class ComposedEncoder(WrappedEncoder):
         if text.ndim != 2 or text.dtype != torch.int64 or not 0 < text.shape[1] <= context:
             raise InputError(f"text: expected int64 (b, 1..{context}), got {text.dtype} {tuple(text.shape)}")
         return Features(self.text_features(text))
+
+
+class BeforeMaps:
+    """The towers of a composed encoder without their maps; the two sides have rows of different lengths.
+
+    Attributes:
+        dim: length of the rows where there are none.
+        image_spec: how images must be prepared.
+        tokenizer: text to ids.
+    """
+
+    def __init__(self, model: ComposedEncoder) -> None:
+        """Look at a model, which stays as it is."""
+        self.model, self.dim = model, 0
+        self.image_spec, self.tokenizer = model.image_spec, model.tokenizer
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The model's."""
+        return self.model.logit_scale
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """The model's."""
+        return self.model.logit_bias
+
+    def encode_image(self, image: Tensor, *, mask: Tensor | None = None) -> Features:
+        """Pixels to the image tower's rows."""
+        return Features(self.model.parts.image(self.model.pixels(image)))
+
+    def encode_text(self, text: Tensor, *, mask: Tensor | None = None) -> Features:
+        """Token ids to the text tower's rows."""
+        return Features(self.model.parts.text(text))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tether.core.atomic_io import read_json
 from tether.core.component import closest
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError, MissingExtraError, refusing
 from tether.core.protocols import Tokenizer
 from tether.models.build_open_clip import seeded
 from tether.models.composed.towers import POOLINGS, TransformersImages, TransformersTexts
@@ -21,8 +22,8 @@ from tether.models.config import read_image
 from tether.models.convert import hugging_face as names
 from tether.models.convert.image_processor import image_spec, read_processor
 from tether.models.convert.tokenizers import transformers_tokenizer
-from tether.models.convert.weights import assemble, find_weights
-from tether.models.described import alike, blamed_on, mapping, of_kind
+from tether.models.convert.weights import assemble, find_weights, read_weights
+from tether.models.described import alike, blamed_on, mapping, of_kind, other_architecture
 
 IMAGE_KINDS = (
     "beit", "clip_vision_model", "convnext", "convnextv2", "data2vec-vision", "deit", "dinov2",
@@ -147,29 +148,51 @@ def _library() -> Any:
 
 
 def _with_weights(build: Callable[[], Any], folder: Path, *, described: Path, random_weights: bool) -> Any:
+    """A tower with the weights of a folder; transformers itself brings the names of older files up to date."""
     weights = find_weights(folder, names.WEIGHTS_FILES, pickles="pytorch_model*.bin", random_weights=random_weights)
-    with blamed_on(described), torch.device("meta"):
-        outline = build()
-    inner = cast(Any, outline.inner)
-    own, prefix, tied = set(inner.state_dict()), f"{inner.base_model_prefix}.", inner._tied_weights_keys
-
-    def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The file's tensors that the tower has: not heads, and without the prefix of a model with one."""
-        state = {key.removeprefix(prefix) if key not in own else key: value for key, value in state.items()}
-        for key, source in tied.items() if isinstance(tied, Mapping) else ():
-            if source in state:
-                state.setdefault(key, state[source])
-        return {key: value for key, value in state.items() if key in own}
-
-    def check(module: nn.Module) -> None:
-        if isinstance(outline, TransformersImages):
-            outline.inner = module
-            with torch.device("meta"), torch.no_grad():
-                outline.eval()(torch.empty(1, 3, *outline.image_spec.size))
-
-    tower = outline
-    tower.inner = assemble(lambda: build().inner, weights, described=described, convert=convert, check=check)
+    with blamed_on(described), torch.device("meta"), torch.no_grad():
+        tower = build()
+        if isinstance(tower, TransformersImages):
+            tower.eval()(torch.empty(1, 3, *tower.image_spec.size))  # refuses an output that it has not
+    outline = cast(Any, tower.inner)
+    if weights is None:
+        tower.inner = assemble(lambda: build().inner, None, described=described)
+        return tower
+    size = sum(value.numel() for value in outline.state_dict().values())
+    if size > sum(value.numel() for value in read_weights(weights, meta=True).values()) * _TIED:
+        raise InputError(f"{weights}: weights of another architecture: {described} asks for {size:,} values")
+    with refusing(str(weights)), _quiet():
+        found, report = type(outline).from_pretrained(
+            None, config=outline.config, state_dict=read_weights(weights), output_loading_info=True, dtype=torch.float32
+        )
+    wanted = set(outline.state_dict())
+    problems = [f"missing {key}" for key in sorted(wanted & set(report["missing_keys"]))]
+    problems += [f"{key[0]} is {tuple(key[1])}, expected {tuple(key[2])}" for key in sorted(report["mismatched_keys"])]
+    if problems:
+        raise other_architecture(problems, where=weights)
+    if "pooler" not in dict(outline.named_children()) and "pooler" in dict(found.named_children()):
+        found.pooler = None
+    tower.inner = found
     return tower
+
+
+_TIED = 2  # a file holds once what a model has twice
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers reports on heads that are not wanted, and draws a bar for every file."""
+    from transformers.utils import logging
+
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _context(folder: Path, cfg: Mapping[str, Any]) -> int:
