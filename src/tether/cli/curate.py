@@ -26,7 +26,7 @@ def command(
         Path | None, typer.Option(help="New folder; an interrupted run in it resumes. Not with --plan.")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="A YAML file with a list of steps, as recipes/curate.yaml.")
+        str | None, typer.Option(help="A YAML file with a list of steps, or `curate`, the package's own.")
     ] = None,
     entries: Annotated[
         str | None,
@@ -62,13 +62,20 @@ def command(
     minimum: Annotated[int, typer.Option(help="Least count of a word or pair of words for 'auto'.")] = 5,
     minimum_pmi: Annotated[float, typer.Option(help="Least mutual information of a pair for 'auto', bits.")] = 5.0,
 ) -> None:
-    """Make a training set of a pool of pairs: clean, without copies, balanced, and say what was dropped and why."""
+    """Make a training set of a pool of pairs: clean, without copies, balanced, and say what was dropped and why.
+
+    Examples:
+      tether curate photos/ --recipe curate --plan
+      tether curate photos/ --recipe curate --out curated
+      tether curate pool.parquet --entries auto --tail-share 0.06 --out balanced
+    """
     import shutil
     import tempfile
 
     from tether.core.atomic_io import write_text
     from tether.core.errors import InputError
     from tether.core.locks import is_lock, locked
+    from tether.core.recipes import find
     from tether.data.curate.engine.engines import ENGINES
     from tether.data.curate.engine.recipe import AUTO
     from tether.data.curate.engine.run import MANIFEST, curate
@@ -115,15 +122,17 @@ def command(
             "row_group_size=10_000",
             err=True,
         )
+    steps_file = find(recipe) if recipe is not None else None
     passing = Path(tempfile.mkdtemp(prefix="tether-plan-")) if out is None else None
     folder = passing or out
     assert folder is not None
+    finished = (folder / MANIFEST).exists()
     try:
         with locked(folder, purpose="tether curate"), _Display() as display:
             if plan:
                 pool = SamplePool(pool, rows=sample)
             auto = {"limit": limit, "minimum": minimum, "minimum_pmi": minimum_pmi}
-            steps = _steps(pool, folder, recipe, entries, t=t, tail_share=tail_share, auto=auto, display=display)
+            steps = _steps(pool, folder, steps_file, entries, t=t, tail_share=tail_share, auto=auto, display=display)
             manifest = curate(
                 pool,
                 steps=steps,
@@ -138,8 +147,8 @@ def command(
                 on_counts=display.counts,
                 held=not plan,
             )
-        if not plan and recipe is not None and not (folder / "recipe.yaml").exists():
-            write_text(folder / "recipe.yaml", recipe.read_text(encoding="utf-8"))
+        if not plan and steps_file is not None and not (folder / "recipe.yaml").exists():
+            write_text(folder / "recipe.yaml", steps_file.read_text(encoding="utf-8"))
         if not plan and entries is not None and entries != AUTO:  # those of an earlier try may lie there
             write_text(folder / "entries.txt", "".join(f"{entry}\n" for entry in read_entries(Path(entries))))
         if not plan and (images or not (folder / PAGE).exists()):
@@ -149,6 +158,8 @@ def command(
             shutil.rmtree(passing, ignore_errors=True)
     if plan:
         say(f"plan: what would happen to {manifest['rows']['good']:,} rows spread over the pool; nothing was written")
+    if finished:
+        say(f"{folder}: this curation was finished before, and nothing was done; it made:")
     for line in summary(manifest, examples=plan):
         say(line)
     if plan:

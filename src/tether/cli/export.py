@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 
@@ -18,17 +19,23 @@ def command(
     form: Annotated[
         Literal["open_clip", "transformers", "tether"], typer.Option("--format", help="Who shall open it.")
     ] = "open_clip",
+    device: Device = "cpu",
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
     ] = False,
 ) -> None:
-    """Write a model as a folder that open_clip, transformers or Tether opens."""
+    """Write a model as a folder that open_clip, transformers or Tether opens.
+
+    Examples:
+      tether export runs/mine exported/
+      tether export runs/mine exported/ --format transformers
+    """
     from tether import export, load
     from tether.core.errors import InputError
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is not an empty folder; choose another")
-    folder = export(load(model, random_weights=random_weights), out, format=form)
+    folder = export(load(model, random_weights=random_weights, device=device), out, format=form)
     opened = {
         "open_clip": f'open_clip.create_model("local-dir:{folder}")',
         "transformers": f'AutoModel.from_pretrained("{folder}")',

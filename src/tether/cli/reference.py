@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from tether.cli import as_command, verbs
+from tether.cli import EXAMPLES, as_command, verbs
 from tether.papers.reproduction.markdown import page, table
 
 
@@ -32,11 +32,13 @@ def _verb(verb: str) -> list[str]:
         for parameter in command.params
         if parameter.param_type_name == "option" and "--help" not in parameter.opts
     ]
+    what, _, examples = inspect.cleandoc(command.help or "").partition(f"\b\n{EXAMPLES}")
     usage = " ".join(["tether", verb, *("[OPTIONS]" for _ in options[:1]), *map(_metavar, arguments)])
     return [
         f"### tether {verb}",
-        inspect.cleandoc(command.help or ""),
+        what.strip(),
         f"```\n{usage}\n```",
+        f"```\n{inspect.cleandoc(examples)}\n```",
         table(["argument", "what it is"], ([f"`{_metavar(one)}`", one.help or ""] for one in arguments))
         if arguments
         else "",

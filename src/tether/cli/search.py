@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import Device
-from tether.cli.say import as_json, say
+from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
+from tether.cli.say import say
 
 
 def command(
@@ -31,22 +31,22 @@ def command(
         typer.Option(help="The model that made the vectors; a store that was made beside it knows its name."),
     ] = None,
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit.")] = False,
+    json: Json = None,
+    existing: Existing = "refuse",
 ) -> None:
     """Find images by words or by an image, filtered by their columns.
 
     Examples:
-    tether search photos/ "a red bicycle" --model starter --html found.html
-    tether search photos.db "a red bicycle" --image like.jpg --where "label = 'street'"
+      tether search photos/ "a red bicycle" --model starter --html found.html
+      tether search photos.db --image like.jpg --where "label = 'street'"
     """
     from tether.cli.screen import bars
-    from tether.core.atomic_io import check_file
     from tether.workflows.search import search
 
     if not queries and not image:
         raise typer.BadParameter("say what to look for: words, or --image FILE")
-    if html is not None:
-        check_file(html, where="--html")
+    check_new(html, existing=existing, where="--html")
+    check_new(json, existing=existing, where="--json")
     with bars() as progress:
         task = progress.add_task("embed", total=None, visible=False)
         found = search(
@@ -62,11 +62,13 @@ def command(
         )
     hits = found.hits
 
-    for query, some in hits.items():
-        if json:
-            for hit in some:
-                say(as_json({**hit.meta, "query": query, "key": hit.key, "score": hit.score, "texts": hit.texts}))
-            continue
+    if json is not None:
+        named = [(query, hit) for query, some in hits.items() for hit in some]
+        listed = [
+            {**hit.meta, "query": query, "key": hit.key, "score": hit.score, "texts": hit.texts} for query, hit in named
+        ]
+        put_json(listed, to=json, lines=True)
+    for query, some in hits.items() if json != STDOUT else ():
         say(query if some else f"{query}: no row passes the filter")
         for hit in some:
             say(f"  {hit.score:.4f}  {hit.key}  {hit.texts[0] if hit.texts else ''}".rstrip())

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from annotated_types import Ge
 
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError, MissingExtraError, installing
 from tether.core.protocols import Source
 from tether.core.ranges import checked
 from tether.core.types import ImageLike
@@ -76,7 +76,7 @@ class Survey:
             shown = [f"{code} {share:.0%}" for code, share in list(self.languages.items())[:4] if share >= 0.01]
             yield f"languages of the captions: {', '.join(shown)}"
         elif self.languages is None:
-            yield "languages of the captions: not looked at (pip install 'tether-clip[curate]')"
+            yield f"languages of the captions: not looked at; it takes {installing('curate')}"
         if self.copies:
             yield f"{self.copies:,} rows show an image that another row has already, byte for byte"
         if self.no_caption:

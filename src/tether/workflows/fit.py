@@ -30,6 +30,8 @@ from tether.train.tower_features import TowerFeatures, tower_features
 
 FITS: Mapping[str, type[Any]] = {"maps": MapFit}
 """What ``RunConfig.fit`` may name."""
+USED = {"model", "data", "fit", "evaluate", "workers", "strict", "seed"}
+"""Settings of a run that a fit reads; the others are about steps."""
 
 
 def fit(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.compress.quantise import QUANTISERS
+from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.core.recipes import find
@@ -19,10 +20,10 @@ from tether.evaluate import evaluate
 from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
 from tether.train.config import RunConfig, load_config
 from tether.train.length import epochs_of
-from tether.train.parts import Encoder
+from tether.train.parts import Encoder, check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
-from tether.workflows.fit import fit
+from tether.workflows.fit import FITS, USED, fit
 from tether.workflows.plan import Plan, plan
 
 BOOTSTRAP = 1000
@@ -128,12 +129,31 @@ def prepare(
             settings.insert(0, f"data={spec}" if isinstance(spec, str) else f"data={dict(spec)!r}")
         if start is not None:
             settings.append(f"model={{load: {start!r}}}")
-        return Prepared(load_config(find(recipe), overrides=settings), [], None)
+        return Prepared(_checked(load_config(find(recipe), overrides=settings)), [], None)
     if spec is None:
-        return Prepared(load_config(overrides=settings), [], None)
+        return Prepared(_checked(load_config(overrides=settings)), [], None)
+    _checked(load_config(values={"data": spec, "evaluate": {"source": spec}}, overrides=settings))
     found = survey(open_source(spec, where="data"))
     chosen = plan(found, data=spec, start=start, seed=seed)
-    return Prepared(load_config(values=chosen.recipe, overrides=settings), list(found.lines()), chosen)
+    config = load_config(values=chosen.recipe, overrides=settings)
+    if config.fit is not None and (idle := [one for one in settings if _root(one) not in USED]):
+        raise InputError(
+            f"{', '.join(idle)}: would have no effect, for {found.distinct:,} images are few and the maps are fitted "
+            "without steps; fit=null trains with steps"
+        )
+    return Prepared(_checked(config), list(found.lines()), chosen)
+
+
+def _checked(config: RunConfig) -> RunConfig:
+    """The settings, once every part takes its own, before data are read."""
+    if config.fit is not None:
+        build(config.fit, FITS, where="settings: fit", finite=True)
+    check_parts(config, QUANTISERS, where="settings")
+    return config
+
+
+def _root(setting: str) -> str:
+    return setting.partition("=")[0].partition(".")[0]
 
 
 def go(
@@ -229,5 +249,8 @@ def _counts(source: Source) -> tuple[int, int]:
 def _next(config: RunConfig, *, out: Path) -> list[str]:
     data = config.data.get("source") if isinstance(config.data, dict) else config.data
     name = data if isinstance(data, str) else "photos/"
-    found = [f'tether search {name} "a dog on a beach" --model {out} --html found.html', f"tether inspect {out}"]
+    found = [
+        f'tether search {name} "a dog on a beach" --model {out} --html found.html',
+        f"tether inspect {out} --pairs {name}",
+    ]
     return found if "load" in config.model else [f"tether train {name} --out {out}-from-starter", *found]
