@@ -140,7 +140,7 @@ def load_config(
         raise InputError("steps and epochs: give one; the other follows from it")
     if length == ["steps"]:
         values["epochs"] = None
-    if values.get("data") != own and not any(one.startswith("evaluate") for one in overrides):
+    if values.get("data") != own and not any(one.startswith(("evaluate=", "evaluate.source")) for one in overrides):
         values |= held_out(values)
     size = values.get("size", RunConfig.model_fields["size"].default)
     values = {**SIZES.get(size if isinstance(size, str) else "", {}), **values}

@@ -155,7 +155,8 @@ def go(
         name = source.name
 
         def measure(model: Encoder) -> dict[str, float]:
-            return evaluate(model, source, limit=wanted.limit, bootstrap=BOOTSTRAP)
+            found = evaluate(model, source, limit=wanted.limit, bootstrap=BOOTSTRAP)
+            return {key: value for key, value in found.items() if key != "seconds"}  # a run has its own
 
     if config.fit is not None:
         result = fit(
