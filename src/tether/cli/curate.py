@@ -26,7 +26,7 @@ def command(
         Path | None, typer.Option(help="New folder; an interrupted run in it resumes. Not with --plan.")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="A YAML file with a list of steps, as recipes/curate.yaml.")
+        str | None, typer.Option(help="A YAML file with a list of steps, or `curate`, the package's own.")
     ] = None,
     entries: Annotated[
         str | None,
@@ -69,6 +69,7 @@ def command(
     from tether.core.atomic_io import write_text
     from tether.core.errors import InputError
     from tether.core.locks import is_lock, locked
+    from tether.core.recipes import find
     from tether.data.curate.engine.engines import ENGINES
     from tether.data.curate.engine.recipe import AUTO
     from tether.data.curate.engine.run import MANIFEST, curate
@@ -81,6 +82,7 @@ def command(
     from tether.evaluate.datasheet.thumbnails import DISPLAYS
     from tether.evaluate.datasheet.write import PAGE
 
+    steps_file = None if recipe is None else find(recipe)
     if (recipe is None) == (entries is None):
         raise InputError("give either --entries (with --t or --tail-share) or --recipe")
     if recipe is not None and (t is not None or tail_share is not None):
@@ -123,7 +125,7 @@ def command(
             if plan:
                 pool = SamplePool(pool, rows=sample)
             auto = {"limit": limit, "minimum": minimum, "minimum_pmi": minimum_pmi}
-            steps = _steps(pool, folder, recipe, entries, t=t, tail_share=tail_share, auto=auto, display=display)
+            steps = _steps(pool, folder, steps_file, entries, t=t, tail_share=tail_share, auto=auto, display=display)
             manifest = curate(
                 pool,
                 steps=steps,
@@ -138,8 +140,8 @@ def command(
                 on_counts=display.counts,
                 held=not plan,
             )
-        if not plan and recipe is not None and not (folder / "recipe.yaml").exists():
-            write_text(folder / "recipe.yaml", recipe.read_text(encoding="utf-8"))
+        if not plan and steps_file is not None and not (folder / "recipe.yaml").exists():
+            write_text(folder / "recipe.yaml", steps_file.read_text(encoding="utf-8"))
         if not plan and entries is not None and entries != AUTO:  # those of an earlier try may lie there
             write_text(folder / "entries.txt", "".join(f"{entry}\n" for entry in read_entries(Path(entries))))
         if not plan and (images or not (folder / PAGE).exists()):

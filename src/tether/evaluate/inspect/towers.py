@@ -102,7 +102,7 @@ class Towers:
             tuple(figures),
             (Bars("Agreement with the words of the captions (0 to 1)", tuple(bars), "number"),) if bars else (),
             "A tower that was trained badly, or for something else, passes. How good both are is told by retrieval.",
-            "tether train recipes/speedrun.yaml" if random or found else "",
+            "tether train --recipe speedrun" if random or found else "",
         )
 
     def _agreements(self, subject: Subject, module: nn.Module) -> dict[str, Agreement]:
