@@ -14,7 +14,7 @@ from tether.cli.screen import Screen, Words, bars
 from tether.train.run_files import BAD_ROWS
 
 if TYPE_CHECKING:
-    from tether.workflows.train import Trained
+    from tether.workflows.train import TrainedRun
 
 _SHOWN = ("text_to_image_r10", "image_to_text_r10")
 _RECALL = re.compile(r"(text_to_image|image_to_text)_r\d+")
@@ -90,7 +90,7 @@ def _recalls(metrics: Mapping[str, float], *, every: bool = False) -> list[str]:
     return [f"{describe(name)} {shown(name, metrics[name])} ({beside(name, metrics)})" for name in names]
 
 
-def summarise(done: Trained) -> None:
+def summarise(done: TrainedRun) -> None:
     """The last words of a finished run."""
     result, folder = done.result, done.folder
     skipped = f", {result.skipped} skipped" if result.skipped else ""

@@ -23,13 +23,13 @@ from tether.train.parts import Encoder
 from tether.train.result import Result
 from tether.train.run import train as run
 from tether.workflows.fit import fit
-from tether.workflows.plan import Plan, plan
+from tether.workflows.plan import TrainingPlan, plan
 
 BOOTSTRAP = 1000
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A finished run.
 
     Attributes:
@@ -59,7 +59,7 @@ class Prepared:
 
     config: RunConfig
     found: list[str]
-    plan: Plan | None
+    plan: TrainingPlan | None
 
 
 def train(
@@ -75,7 +75,7 @@ def train(
     on_plan: Callable[[Prepared], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Trained:
+) -> TrainedRun:
     """Train a dual encoder on pairs of images and texts.
 
     With data alone, the source is looked at first: few pairs train a map between the locked towers of ``start``, more
@@ -146,7 +146,7 @@ def go(
     on_progress: Callable[[int, int | None], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     where: str = "settings",
-) -> Trained:
+) -> TrainedRun:
     """Run the settings; arguments are those of ``train``, ``where`` is what errors call the settings."""
     wanted, measure, name = config.evaluate, None, ""
     if wanted is not None:
@@ -183,7 +183,7 @@ def go(
     if meaning is None and wanted is not None and "text_to_image_r10_chance" in result.metrics:
         meaning = _meaning(config, result, out=out)
         meaning.save(out)
-    return Trained(out, result, name, meaning)
+    return TrainedRun(out, result, name, meaning)
 
 
 def _meaning(config: RunConfig, result: Result, *, out: Path) -> Meaning:
