@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +14,7 @@ from annotated_types import Ge, Le
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tether.core.errors import InputError
 from tether.core.geometry import COSINE, Geometry
 from tether.core.ranges import PositiveSingle, Single, checked
 
@@ -155,10 +156,13 @@ class ImageSpec:
         size: height and width in pixels.
         mean: per-channel mean, on the [0, 1] scale.
         std: per-channel standard deviation, on the [0, 1] scale.
-        resize: ``shortest`` (scale the short side, centre crop), ``squash`` (ignore the aspect) or
-            ``longest`` (scale the long side, pad with ``fill``).
-        interpolation: ``bicubic`` or ``bilinear``, antialiased.
+        resize: ``shortest`` (scale the short side, centre crop), ``squash`` (ignore the aspect), ``longest`` (scale
+            the long side, pad with ``fill``) or ``patches`` (keep the aspect: as many whole patches as allowed).
+        interpolation: ``bicubic`` or ``bilinear``, antialiased, or ``nearest``.
         fill: 0..255 value of the padding for ``longest``.
+        resized: height and width to scale to before the centre is cut out; ``size`` if None. transformers' processors
+            round the margin down, open_clip's to even, so theirs say it even where both are alike.
+        patches: side of a patch and the most patches of an image, for ``patches``; ``size`` is then the square one.
     """
 
     size: tuple[Side, Side]
@@ -168,9 +172,26 @@ class ImageSpec:
         0.40821073,
     )  # CLIP, arXiv 2103.00020, released code
     std: tuple[PositiveSingle, PositiveSingle, PositiveSingle] = (0.26862954, 0.26130258, 0.27577711)
-    resize: Literal["shortest", "squash", "longest"] = "shortest"
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Literal["shortest", "squash", "longest", "patches"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     fill: Annotated[int, Ge(0), Le(255)] = 0
+    resized: tuple[Side, Side] | None = None
+    patches: tuple[Side, Side] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse patches without the rule for them, or the rule without patches."""
+        if (self.resize == "patches") != (self.patches is not None):
+            raise InputError(f"patches: expected a side and a number with resize 'patches' alone, got {self.patches}")
+
+    def __repr__(self) -> str:
+        """Fields that are None are left out, so that digests made before they came still hold."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        said = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+        return f"ImageSpec({said})"
+
+    def fixed(self) -> ImageSpec:
+        """The same for batches whose images must be of one size: ``patches`` becomes ``squash``."""
+        return replace(self, resize="squash", patches=None) if self.resize == "patches" else self
 
     def normalise(self, pixels: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Raw uint8 pixels (b, 3, h, w) to normalised floats; floats pass through, only their dtype changes."""

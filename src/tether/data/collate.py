@@ -56,6 +56,7 @@ class Assembler:
         if isinstance(caption, str) and caption not in CAPTION_PICKS:
             raise InputError(f"caption: expected a callable or one of {', '.join(CAPTION_PICKS)}, got {caption!r}")
         self._pick: CaptionPick = CAPTION_PICKS[caption]() if isinstance(caption, str) else caption
+        image_spec = image_spec.fixed()
         self._spec, self._tokenizer, self._seed, self._share = image_spec, tokenizer, seed, share
         self._augment, self._bad = augment, bad
         self._pixels: Tensor | None = None

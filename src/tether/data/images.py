@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -87,14 +88,15 @@ def fit(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
         raise InputError(f"expected uint8 pixels (3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
     height, width = spec.size
-    if pixels.shape[1:] == (height, width):
+    if spec.patches is not None:
+        return _resize(pixels, *_whole_patches(pixels, *spec.patches), spec.interpolation)
+    if spec.resized is None and pixels.shape[1:] == (height, width):
         return pixels
-    if spec.resize == "squash":
-        return _resize(pixels, height, width, spec.interpolation)
     if spec.resize == "shortest":
         pixels = _middle(pixels, height, width)
     rows, columns = _resized(pixels.shape[1], pixels.shape[2], spec)
-    return _centre(_resize(pixels, rows, columns, spec.interpolation), height, width, fill=spec.fill)
+    pixels = _resize(pixels, rows, columns, spec.interpolation)
+    return _centre(pixels, height, width, fill=spec.fill, floor=spec.resized is not None)
 
 
 def load(image: ImageLike, spec: ImageSpec, *, name: str = "") -> UInt8[Tensor, "3 H W"]:
@@ -104,12 +106,30 @@ def load(image: ImageLike, spec: ImageSpec, *, name: str = "") -> UInt8[Tensor, 
 
 def _resized(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     """Size after the resize and before the crop; the two roundings are open_clip's (square and other targets)."""
-    if spec.resize == "shortest" and spec.size[0] == spec.size[1]:
-        short = spec.size[0]
+    to = spec.resized or spec.size
+    if spec.resize == "squash":
+        return to
+    if spec.resize == "shortest" and to[0] == to[1]:
+        short = to[0]
         return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
-    ratios = height / spec.size[0], width / spec.size[1]
+    ratios = height / to[0], width / to[1]
     ratio = min(ratios) if spec.resize == "shortest" else max(ratios)
     return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def _whole_patches(pixels: Tensor, side: int, most: int) -> tuple[int, int]:
+    """The largest size of whole patches of about the same aspect: SigLIP 2's search (arXiv 2502.14786, NaFlex)."""
+
+    def scaled(scale: float) -> tuple[int, int]:
+        rows, columns = (max(1, math.ceil(length * scale / side)) for length in pixels.shape[1:])
+        return rows, columns
+
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        scale = (low + high) / 2
+        low, high = (scale, high) if math.prod(scaled(scale)) <= most else (low, scale)
+    rows, columns = scaled(low)
+    return rows * side, columns * side
 
 
 def _middle(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -125,9 +145,11 @@ def _middle(pixels: Tensor, height: int, width: int) -> Tensor:
     return pixels
 
 
-def _resize(pixels: Tensor, height: int, width: int, mode: Literal["bicubic", "bilinear"]) -> Tensor:
+def _resize(pixels: Tensor, height: int, width: int, mode: Literal["bicubic", "bilinear", "nearest"]) -> Tensor:
     if pixels.shape[1:] == (height, width):
         return pixels
+    if mode == "nearest":
+        return F.interpolate(pixels[None], (height, width), mode=mode)[0]
     if _native_bytes():
         return F.interpolate(pixels[None], (height, width), mode=mode, antialias=True)[0]
     resized = F.interpolate(pixels[None].float(), (height, width), mode=mode, antialias=True)[0]
@@ -140,12 +162,13 @@ def _native_bytes() -> bool:
     return "AVX" in torch.backends.cpu.get_cpu_capability()
 
 
-def _centre(pixels: Tensor, height: int, width: int, *, fill: int) -> Tensor:
+def _centre(pixels: Tensor, height: int, width: int, *, fill: int, floor: bool) -> Tensor:
     missing = max(0, height - pixels.shape[1]), max(0, width - pixels.shape[2])
     if any(missing):
         top, left = missing[0] // 2, missing[1] // 2
         pixels = F.pad(pixels, (left, missing[1] - left, top, missing[0] - top), value=fill)
-    top, left = round((pixels.shape[1] - height) / 2), round((pixels.shape[2] - width) / 2)
+    spare = pixels.shape[1] - height, pixels.shape[2] - width
+    top, left = (length // 2 if floor else round(length / 2) for length in spare)
     return pixels[:, top : top + height, left : left + width]
 
 

@@ -216,7 +216,8 @@ def ordered(
     Args:
         source: where rows come from.
         image_spec: how the model wants its images.
-        batch_size: rows at a time; the last batch may be smaller.
+        batch_size: rows at a time; the last batch may be smaller, and so may any where images keep their aspect
+            (``resize: patches``), since a batch has one size.
         workers: threads that decode; the order does not depend on them.
         strict: raise at the first bad row instead of skipping it.
         on_bad: JSON-lines log of bad rows.
@@ -247,6 +248,9 @@ def ordered(
             if isinstance(image, InputError):
                 bad.add(row.key, str(image))
                 continue
+            if kept and image.shape != kept[0][1].shape:
+                yield [row for row, _ in kept], torch.stack([image for _, image in kept])
+                kept = []
             kept.append((row, image))
             done += 1
             if len(kept) == batch_size or done == limit:

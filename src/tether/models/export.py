@@ -12,6 +12,7 @@ from tether.core.atomic_io import write_json
 from tether.core.errors import InputError
 from tether.core.ranges import checked
 from tether.models.convert import hugging_face, open_clip
+from tether.models.convert.image_processor import PREPROCESS_FILE
 from tether.models.convert.rules import give
 from tether.models.dual import Clip
 from tether.models.export_wrapped import export_wrapped
@@ -58,7 +59,7 @@ def _transformers(model: Clip, folder: Path) -> Path:
     config, preprocess = hugging_face.hugging_face_config(model.config)
     state = give(model.state_dict(), hugging_face.rules(model.config))
     write_weights(folder / "model.safetensors", state, metadata={"format": "pt"})
-    write_json(folder / hugging_face.PREPROCESS_FILE, preprocess)
+    write_json(folder / PREPROCESS_FILE, preprocess)
     write_json(folder / hugging_face.CONFIG_FILE, config)
     return folder
 

@@ -8,9 +8,11 @@ from typing import Literal
 from tether.core.atomic_io import write_json
 from tether.core.errors import InputError, WriteError
 from tether.models.convert import hugging_face, open_clip
+from tether.models.convert.image_processor import PREPROCESS_FILE, preprocess_config
 from tether.models.save import write_weights
 from tether.models.tokenizer import FunctionTokenizer
-from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder
+from tether.models.transformers_families import file_names
+from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder, WrappedEncoder
 
 
 def export_wrapped(encoder: WrappedEncoder, folder: Path, *, format: Literal["open_clip", "transformers"]) -> Path:
@@ -20,22 +22,19 @@ def export_wrapped(encoder: WrappedEncoder, folder: Path, *, format: Literal["op
         raise InputError(
             f"export: a wrapped {type(encoder.model).__name__} goes to {own!r} or 'tether' alone, not to {format!r}"
         )
+    renamed = file_names(encoder.model) if own == "transformers" else {}
+    state = {renamed.get(name, name): value for name, value in encoder.model.state_dict().items()}
     weights = open_clip.WEIGHTS_FILES[0] if own == "open_clip" else "model.safetensors"
-    write_weights(folder / weights, encoder.model.state_dict(), metadata={"format": "pt"})
+    write_weights(folder / weights, state, metadata={"format": "pt"})
     if isinstance(encoder.tokenizer, FunctionTokenizer) and encoder.tokenizer.write is not None:
         try:
             encoder.tokenizer.write(folder)
         except Exception as error:  # the libraries that write these files raise of many kinds
             raise WriteError(folder, error) from error
-    if own == "open_clip":
+    if isinstance(encoder, TransformersEncoder):
+        write_json(folder / PREPROCESS_FILE, preprocess_config(encoder.image_spec, kind=encoder.family.processor))
+        write_json(folder / hugging_face.CONFIG_FILE, encoder.config)
+    else:
         config = {"model_cfg": encoder.config, "preprocess_cfg": open_clip.preprocess_config(encoder.image_spec)}
         write_json(folder / open_clip.CONFIG_FILE, config)
-    else:
-        if encoder.image_spec.resize != "squash":
-            raise InputError(
-                f"export: SiglipImageProcessor squashes images, this model wants {encoder.image_spec.resize!r}"
-            )
-        preprocess = hugging_face.preprocess_config(encoder.image_spec, processor="SiglipImageProcessor")
-        write_json(folder / hugging_face.PREPROCESS_FILE, preprocess)
-        write_json(folder / hugging_face.CONFIG_FILE, encoder.config)
     return folder

@@ -1,106 +1,132 @@
-"""transformers' folders: CLIPModel becomes our own towers, SiglipModel stays as it is."""
+"""transformers' folders: CLIPModel becomes our own towers, every other dual encoder stays as it is."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tether.core.atomic_io import read_json
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError
+from tether.core.protocols import Tokenizer
 from tether.core.types import ImageSpec
-from tether.models.build_open_clip import seeded
 from tether.models.config import CLIP_VOCABULARY
 from tether.models.convert import hugging_face as names
+from tether.models.convert.image_processor import image_spec, read_processor
 from tether.models.convert.native import native
-from tether.models.convert.tokenizers import siglip_tokenizer, transformers_tokenizer
+from tether.models.convert.tokenizers import text_padding, transformers_tokenizer
 from tether.models.convert.weights import assemble, find_weights
-from tether.models.described import alike, blamed_on, check_values, mapping
+from tether.models.described import blamed_on, check_values
 from tether.models.dual import Clip
-from tether.models.wrapped_encoders import SiglipEncoder, WrappedEncoder, check_forward
+from tether.models.transformers_families import Family, family_of, file_names, transformers_model
+from tether.models.wrapped_encoders import TransformersEncoder, WrappedEncoder, check_forward
 
-HALF = (0.5, 0.5, 0.5)  # SiglipImageProcessor's mean and deviation
+_MODULES = "modules.json"
 
 
 def load_folder(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     """A folder with a ``config.json`` and safetensors."""
     path = folder / names.CONFIG_FILE
     cfg = read_json(path)
-    kind = cfg.get("model_type") if isinstance(cfg, dict) else None
-    preprocess_path = folder / names.PREPROCESS_FILE
-    preprocess = read_json(preprocess_path) if preprocess_path.is_file() else None
-    if preprocess is not None:
-        mapping(preprocess, where=str(preprocess_path))
-    weights = find_weights(folder, names.WEIGHTS_FILES, pickles="pytorch_model*.bin", random_weights=random_weights)
-    if kind == "clip":
-        return _clip(folder, cfg, preprocess=preprocess, weights=weights)
-    if kind == "siglip":
-        return _siglip(folder, cfg, preprocess=preprocess, weights=weights)
-    raise InputError(f"{path}: model_type {kind!r} is not known here; known: clip, siglip")
-
-
-def _clip(folder: Path, cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | None, weights: Path | None) -> Clip:
-    path, tokenizer = folder / names.CONFIG_FILE, None
     with blamed_on(path):
-        check_values(cfg)
-        config = names.native_config(cfg, preprocess=preprocess)
-    if config is None:
-        raise InputError(f"{path}: known are gelu and quick_gelu, RGB, one end token")
-    if config.text.vocabulary != CLIP_VOCABULARY:
-        context, size = config.text.context, config.text.vocabulary
-        tokenizer = transformers_tokenizer(folder, context=context, vocabulary=size)
-
-    return native(config, weights, described=path, tokenizer=tokenizer, library=names)
-
-
-def _siglip(
-    folder: Path, cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | None, weights: Path | None
-) -> SiglipEncoder:
-    path = folder / names.CONFIG_FILE
+        family = family_of(cfg)
+    preprocess = read_processor(folder)
+    weights = find_weights(folder, names.WEIGHTS_FILES, pickles="pytorch_model*.bin", random_weights=random_weights)
+    if family.model == "CLIPModel":
+        with blamed_on(path):
+            check_values(cfg)
+            config = names.native_config(cfg, preprocess=preprocess)
+        if config is not None:
+            context, size = config.text.context, config.text.vocabulary
+            own = size != CLIP_VOCABULARY
+            tokenizer = transformers_tokenizer(folder, context=context, vocabulary=size) if own else None
+            return native(config, weights, described=path, tokenizer=tokenizer, library=names)
     with blamed_on(path), torch.device("meta"):
-        described = cast(Any, siglip_model(cfg)).config
-        text, vision = described.text_config, described.vision_config
-        default = ImageSpec(size=(vision.image_size, vision.image_size), mean=HALF, std=HALF, resize="squash")
-        spec = names.image_spec(vision.image_size, preprocess, default=default)
-    tokenizer, pad = siglip_tokenizer(folder, context=text.max_position_embeddings, vocabulary=text.vocab_size)
-
-    def wrap(model: nn.Module) -> SiglipEncoder:
-        return SiglipEncoder(
-            model,
-            dim=vision.hidden_size,
-            image_spec=spec,
-            tokenizer=tokenizer,
-            pad=text.pad_token_id if pad is None else pad,  # SigLIP 2's configuration says 1, its tokenizer 0
-            config=json.loads(described.to_json_string(use_diff=False)) | {"architectures": ["SiglipModel"]},
-        )
-
+        outline = transformers_model(cfg)
+        plain = cast(Any, outline).config
+        side = getattr(plain.vision_config, "image_size", None)
+        spec = image_spec(side, preprocess, kind=family.processor, any_size=family.any_size)
+        config = json.loads(plain.to_json_string(use_diff=False)) | {"architectures": [family.model]}
+    wrap = wrapper(config, outline, image=spec, tokenizer=read_tokenizer(folder, family, outline))
     model = assemble(
-        lambda: siglip_model(cfg),
+        lambda: transformers_model(cfg),
         weights,
         described=path,
-        convert=names.plain_names,
+        convert=lambda state: module_names(state, family, file_names(outline)),
         check=lambda outline: check_forward(wrap(outline)),
     )
     return wrap(model)
 
 
-def siglip_model(cfg: Mapping[str, Any]) -> nn.Module:
-    """A SiglipModel with weights from a fixed seed, from what a configuration says of its two towers.
+def load_sentence_transformers(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
+    """A folder with a ``modules.json`` of sentence-transformers that is a CLIP alone, in a folder of its own."""
+    path = folder / _MODULES
+    listed = read_json(path)
+    entries = listed if isinstance(listed, list) and all(isinstance(entry, dict) for entry in listed) else []
+    kinds = [str(entry.get("type", "")).rpartition(".")[2] for entry in entries]
+    if not kinds or kinds[0] != "CLIPModel" or set(kinds[1:]) - {"Normalize"}:
+        raise InputError(f"{path}: expected a CLIPModel, with Normalize at most after it, got {kinds}")
+    inside = (folder / str(entries[0].get("path", ""))).resolve()
+    if not inside.is_relative_to(folder.resolve()) or not (inside / names.CONFIG_FILE).is_file():
+        raise InputError(f"{path}: path: expected a folder inside with a config.json, got {entries[0].get('path')!r}")
+    return load_folder(inside, random_weights=random_weights)
 
-    Raises:
-        MissingExtraError: transformers is not installed.
+
+def read_tokenizer(folder: Path, family: Family, model: nn.Module) -> Tokenizer:
+    """The tokenizer in a folder, for the text tower of a model."""
+    context, vocabulary = tower_sizes(model)
+    return transformers_tokenizer(folder, context=context, vocabulary=vocabulary, lower_gemma=family.lower_gemma)
+
+
+def tower_sizes(model: nn.Module) -> tuple[int, int]:
+    """Longest text and number of ids; RoBERTa's towers leave the places up to their padding's unused."""
+    text = cast(Any, model).config.text_config
+    unused = 0
+    for name, part in model.named_modules():
+        places = isinstance(part, nn.Embedding) and name.startswith("text_model") and "position_emb" in name
+        if places and part.padding_idx is not None:
+            unused = int(part.padding_idx) + 1
+    return text.max_position_embeddings - unused, text.vocab_size
+
+
+def wrapper(
+    config: Mapping[str, Any], outline: nn.Module, *, image: ImageSpec, tokenizer: Tokenizer, pad: int | None = None
+) -> Callable[[nn.Module], TransformersEncoder]:
+    """What wraps a module of the same class as ``outline``; ``pad`` is the id where the tokenizer names none."""
+    family = family_of(config)
+    dim: Any = config
+    for key in family.dim.split("."):
+        dim = dim[key]
+    pad = cast(Any, outline).config.text_config.pad_token_id if pad is None else pad
+    padding = text_padding(tokenizer, pad=pad, masked=family.masked)
+
+    def wrap(model: nn.Module) -> TransformersEncoder:
+        return TransformersEncoder(
+            model, dim=dim, image_spec=image, tokenizer=tokenizer, config=config, text_padding=padding
+        )
+
+    return wrap
+
+
+def module_names(state: Mapping[str, Tensor], family: Family, written: Mapping[str, str]) -> dict[str, Tensor]:
+    """A file's weights by the module's names.
+
+    Args:
+        state: by the file's names.
+        family: of the model; what its class has not is left out.
+        written: the file's names by the module's, where they differ.
     """
-    try:
-        from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
-    except ImportError:
-        raise MissingExtraError("transformers", extra="hf") from None
-    text = alike(cfg.get("text_config"), SiglipTextConfig().to_dict(), key="text_config")
-    vision = alike(cfg.get("vision_config"), SiglipVisionConfig().to_dict(), key="vision_config")
-    if "projection_size" not in text and "hidden_size" in text:
-        text["projection_size"] = text["hidden_size"]
-    with seeded():
-        return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    inner = any(name.startswith(family.prefix) for name in state)
+    ours = {theirs: own for own, theirs in written.items()}
+    found = {}
+    for name, value in names.plain_names(state).items():
+        plain = name.removeprefix(family.prefix) if inner else name
+        for tower in ("text_model", "vision_model"):  # transformers before version 5 wrote some of them twice
+            plain = plain.replace(f"{tower}.{tower}.", f"{tower}.", 1)
+        if not plain.startswith(family.unread or "\0"):
+            found[ours.get(plain, plain)] = value
+    return found

@@ -6,18 +6,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.models.build_open_clip import open_clip_model
 from tether.models.config import read_image
-from tether.models.convert.tokenizers import local_open_clip_tokenizer, siglip_tokenizer, text_sizes
+from tether.models.convert.tokenizers import local_open_clip_tokenizer, text_sizes
 from tether.models.convert.weights import assemble
 from tether.models.described import blamed_on, of_kind
-from tether.models.load_transformers import siglip_model
+from tether.models.load_transformers import read_tokenizer, tower_sizes, wrapper
 from tether.models.save import VERSION
 from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind
-from tether.models.wrapped_encoders import OpenClipEncoder, SiglipEncoder, WrappedEncoder, check_forward
+from tether.models.transformers_families import family_of, transformers_model
+from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder, WrappedEncoder, check_forward
 
 _KEYS: Mapping[str, tuple[type, ...]] = {
     "library": (str,), "class": (str,), "config": (dict,), "text_config": (dict, type(None)), "image": (dict,),
@@ -72,24 +75,18 @@ def _open_clip(values: Mapping[str, Any], path: Path) -> Callable[[], OpenClipEn
     return build
 
 
-def _transformers(values: Mapping[str, Any], path: Path) -> Callable[[], SiglipEncoder]:
+def _transformers(values: Mapping[str, Any], path: Path) -> Callable[[], TransformersEncoder]:
     cfg = values["config"]
-    if cfg.get("model_type") != "siglip":
-        raise InputError(f"config: model_type {cfg.get('model_type')!r} is not known here; known: siglip")
     image = read_image(values["image"], where=f"{path}.image")
-    text, dim = cfg["text_config"], cfg["vision_config"]["hidden_size"]
-    context, vocabulary = text["max_position_embeddings"], text["vocab_size"]
+    with torch.device("meta"):
+        outline = transformers_model(cfg)
     if values["tokenizer"] == "files":
-        files = path.parent / TOKENIZER_FOLDER
-        tokenizer, _ = siglip_tokenizer(files, context=context, vocabulary=vocabulary)
+        tokenizer = read_tokenizer(path.parent / TOKENIZER_FOLDER, family_of(cfg), outline)
     else:
+        context, vocabulary = tower_sizes(outline)
         tokenizer = no_tokenizer(path, context=context, vocabulary=vocabulary)
-
-    def build() -> SiglipEncoder:
-        model = siglip_model(cfg)
-        return SiglipEncoder(model, dim=dim, image_spec=image, tokenizer=tokenizer, pad=values["pad"], config=cfg)
-
-    return build
+    wrap = wrapper(cfg, outline, image=image, tokenizer=tokenizer, pad=values["pad"])
+    return lambda: wrap(transformers_model(cfg))
 
 
 _LIBRARIES: Mapping[str, Callable[[Mapping[str, Any], Path], Callable[[], WrappedEncoder]]] = {

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from torch import nn
 
 from tether.models.dual import Clip
-from tether.models.wrapped_encoders import OpenClipEncoder, SiglipEncoder
+from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder
 
-MODELS: Mapping[str, type[nn.Module]] = {"clip": Clip, "open_clip": OpenClipEncoder, "siglip": SiglipEncoder}
+MODELS: Mapping[str, type[nn.Module]] = {
+    "clip": Clip,
+    "open_clip": OpenClipEncoder,
+    "transformers": TransformersEncoder,
+}
 """Each is a ``core.protocols.DualEncoder``: our own towers, and what wraps the others."""

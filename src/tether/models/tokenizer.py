@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -131,6 +131,7 @@ class FunctionTokenizer(_Trimming):
 
     Attributes:
         write: writes its plain files into a folder, or None where it has none.
+        source: the other library's tokenizer, where it is one object.
     """
 
     def __init__(
@@ -140,10 +141,11 @@ class FunctionTokenizer(_Trimming):
         context_length: int,
         vocab_size: int,
         write: Callable[[Path], object] | None = None,
+        source: Any = None,
     ) -> None:
         """Wrap ``encode``, which gives one unpadded, uncut id list for each text, special tokens included."""
         super().__init__(context_length, vocab_size=vocab_size)
-        self.encode, self.write = encode, write
+        self.encode, self.write, self.source = encode, write, source
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """As ``ClipTokenizer``; ids that the model has no row for are an InputError."""

@@ -1,4 +1,4 @@
-"""Models of other libraries as they are, behind our protocol: ConvNeXt, EVA, SigLIP, Hugging Face text towers."""
+"""Models of other libraries as they are, behind our protocol: open_clip's and transformers'."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
+from tether.models.convert.tokenizers import TextPadding
 from tether.models.tokenizer import lengths
+from tether.models.transformers_families import family_of
 
 
 class WrappedEncoder(nn.Module, abc.ABC):
@@ -49,8 +51,8 @@ class WrappedEncoder(nn.Module, abc.ABC):
         self.config = dict(config)
 
     @property
-    def log_scale(self) -> Tensor:
-        """Logarithm of the logit scale, one element."""
+    def scale(self) -> nn.Parameter:
+        """What the logit scale is made of, one element."""
         return self.model.get_parameter("logit_scale")
 
     @property
@@ -65,21 +67,21 @@ class WrappedEncoder(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
-        """Token ids at the model's full context to embeddings, not normalised."""
+        """(b, l) token ids, zero after the end, to embeddings, not normalised."""
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
         """0-d multiplier of cosines, with gradient."""
-        return self.log_scale.exp().reshape(())
+        return self.scale.exp().reshape(())
 
     @torch.no_grad()
     def clamp_logit_scale_(self) -> None:
         """Keep the scale in [1, 100]."""
-        self.log_scale.clamp_(0.0, math.log(100.0))
+        self.scale.clamp_(0.0, math.log(100.0))
 
     def freeze_logit_scale_(self) -> None:
         """Keep the scale at its present value in training; call it before the optimiser is built."""
-        self.log_scale.requires_grad_(False)
+        self.scale.requires_grad_(False)
 
     def encode_image(self, image: Tensor, *, mask: Bool[Tensor, "b n"] | None = None) -> Features:
         """(b, 3, h, w) uint8 pixels or normalised floats to pooled features."""
@@ -92,7 +94,7 @@ class WrappedEncoder(nn.Module, abc.ABC):
         expected = (3, *self.image_spec.size)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
             raise InputError(f"image: expected (b, {', '.join(map(str, expected))}), got {tuple(image.shape)}")
-        return self.image_spec.normalise(image, dtype=self.log_scale.dtype)
+        return self.image_spec.normalise(image, dtype=self.scale.dtype)
 
     def encode_text(self, text: Int[Tensor, "b l"], *, mask: Bool[Tensor, "b l"] | None = None) -> Features:
         """(b, l) token ids, as the tokenizer gives them, to pooled features."""
@@ -101,19 +103,20 @@ class WrappedEncoder(nn.Module, abc.ABC):
         context = self.tokenizer.context_length
         if text.ndim != 2 or text.dtype != torch.int64 or not 0 < text.shape[1] <= context:
             raise InputError(f"text: expected int64 (b, 1..{context}), got {text.dtype} {tuple(text.shape)}")
-        return Features(self.text_features(_widen(text, context, pad=self.pad)))
+        return Features(self.text_features(text))
 
     def forward(self, image: Tensor, text: Tensor) -> Encoded:
         """Both sides of a batch of pairs, as an objective takes them."""
         return Encoded(self.encode_image(image), self.encode_text(text), self.logit_scale, self.logit_bias)
 
 
-def _widen(text: Tensor, width: int, *, pad: int) -> Tensor:
-    """(b, l) with zeros as padding to (b, width) with ``pad``."""
-    wide = text.new_full((len(text), width), pad)
-    real = torch.arange(text.shape[1], device=text.device) < lengths(text)[:, None]
-    wide[:, : text.shape[1]] = text.where(real, pad)
-    return wide
+def padded(text: Tensor, *, width: int, pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """(b, l) with zeros after the end to (b, width) with ``pad``, and a mask that is True for what is no padding."""
+    count = lengths(text)[:, None]
+    place = torch.arange(width, device=text.device)
+    from_start = place - (width - count) if left else place.expand(len(text), -1)
+    real = (from_start >= 0) & (from_start < count)
+    return text.gather(1, from_start.clamp(0, text.shape[1] - 1)).where(real, pad), real
 
 
 class OpenClipEncoder(WrappedEncoder):
@@ -124,20 +127,89 @@ class OpenClipEncoder(WrappedEncoder):
         return cast(Any, self.model).encode_image(image, False)
 
     def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
-        """Token ids to embeddings, not normalised."""
-        return cast(Any, self.model).encode_text(text, False)
+        """(b, l) token ids, zero after the end, to embeddings, not normalised."""
+        wide, _ = padded(text, width=self.tokenizer.context_length, pad=self.pad)
+        return cast(Any, self.model).encode_text(wide, False)
 
 
-class SiglipEncoder(WrappedEncoder):
-    """transformers' SiglipModel; ``config`` is the contents of its ``config.json``."""
+class TransformersEncoder(WrappedEncoder):
+    """A dual encoder of transformers; ``config`` is the contents of its ``config.json``.
+
+    Attributes:
+        family: what tells its class from others.
+        text_padding: how its texts are padded.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        dim: int,
+        image_spec: ImageSpec,
+        tokenizer: Tokenizer,
+        config: Mapping[str, Any],
+        text_padding: TextPadding,
+    ) -> None:
+        """Hold the model and what belongs to it."""
+        super().__init__(
+            model, dim=dim, image_spec=image_spec, tokenizer=tokenizer, config=config, pad=text_padding.pad
+        )
+        self.family, self.text_padding = family_of(config), text_padding
+
+    @property
+    def scale(self) -> nn.Parameter:
+        """What the logit scale is made of, one element."""
+        return self.model.get_parameter(self.family.scale)
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """0-d multiplier of cosines, with gradient."""
+        return 1 / self.scale.reshape(()) if self.family.scale == "temperature" else super().logit_scale
+
+    @torch.no_grad()
+    def clamp_logit_scale_(self) -> None:
+        """Keep the scale in [1, 100]."""
+        if self.family.scale == "temperature":
+            self.scale.clamp_(0.01, 1.0)
+        else:
+            super().clamp_logit_scale_()
+
+    def pixels(self, image: Tensor) -> Float[Tensor, "b 3 h w"]:
+        """Images as the tower takes them, normalised; those in patches may have any size that has few enough."""
+        if self.image_spec.patches is None:
+            return super().pixels(image)
+        side, most = self.image_spec.patches
+        if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % side or image.shape[3] % side:
+            raise InputError(f"image: expected (b, 3, h, w) in patches of {side} pixels, got {tuple(image.shape)}")
+        if image.shape[2] * image.shape[3] > most * side * side or not image.shape[2] * image.shape[3]:
+            raise InputError(f"image: expected 1 to {most} patches of {side} pixels, got {tuple(image.shape)}")
+        return self.image_spec.normalise(image, dtype=self.scale.dtype)
 
     def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Normalised images to embeddings, not normalised."""
-        return self.model.get_submodule("vision_model")(pixel_values=image).pooler_output
+        if self.image_spec.patches is None:
+            return _pooled(cast(Any, self.model).get_image_features(pixel_values=image))
+        side = self.image_spec.patches[0]
+        shape = torch.tensor([length // side for length in image.shape[2:]], device=image.device)
+        patches = image.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+        found = cast(Any, self.model).get_image_features(
+            pixel_values=patches,
+            pixel_attention_mask=torch.ones(patches.shape[:2], dtype=torch.int64, device=image.device),
+            spatial_shapes=shape.expand(len(image), 2),
+        )
+        return _pooled(found)
 
     def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
-        """Token ids to embeddings, not normalised."""
-        return self.model.get_submodule("text_model")(input_ids=text).pooler_output
+        """(b, l) token ids, zero after the end, to embeddings, not normalised."""
+        width = self.tokenizer.context_length if self.family.full_context else text.shape[1]
+        ids, words = padded(text, width=width, pad=self.pad, left=self.text_padding.left)
+        mask = words.long() if self.text_padding.masked else None
+        return _pooled(cast(Any, self.model).get_text_features(input_ids=ids, attention_mask=mask))
+
+
+def _pooled(found: Any) -> Tensor:
+    """What transformers 5 gives inside an output, and versions before as it is."""
+    return found if isinstance(found, Tensor) else found.pooler_output
 
 
 def check_forward(encoder: WrappedEncoder) -> None:

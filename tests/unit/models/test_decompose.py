@@ -51,12 +51,17 @@ def siglip(folder):
         vision_config=shape | {"image_size": 32, "patch_size": 16},
     )
     from tether.core.types import ImageSpec
+    from tether.models.convert.tokenizers import TextPadding
     from tether.models.tokenizer import ClipTokenizer
-    from tether.models.wrapped_encoders import SiglipEncoder
+    from tether.models.wrapped_encoders import TransformersEncoder
 
     model = SiglipModel(config)
     spec = ImageSpec(size=(32, 32))
-    return filled(SiglipEncoder(model, dim=32, image_spec=spec, tokenizer=ClipTokenizer(16), config={})).eval()
+    pad, config = TextPadding(0, masked=False), {"model_type": "siglip", "vision_config": {"hidden_size": 32}}
+    wrapped = TransformersEncoder(
+        model, dim=32, image_spec=spec, tokenizer=ClipTokenizer(16), config=config, text_padding=pad
+    )
+    return filled(wrapped).eval()
 
 
 def filled(model):

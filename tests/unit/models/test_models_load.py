@@ -164,7 +164,7 @@ def test_a_folder_of_something_else(tmp_path):
         tether.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match=r"config\.json: model_type 'bert' is not known here; known: clip, siglip"):
+    with pytest.raises(InputError, match=r"config\.json: model_type 'bert' is not known here; known: align, altclip, "):
         tether.load(tmp_path)
 
 
@@ -232,7 +232,5 @@ def test_a_model_without_an_image_tower_is_named(tmp_path, monkeypatch):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg}))
     monkeypatch.setattr(load_open_clip, "_known_config", lambda architecture: cfg)
     for name in ("open_clip:HTSAT-tiny/tag", tmp_path):
-        with pytest.raises(
-            InputError, match=r"json: model_cfg\.vision_cfg: expected a mapping, got None beside \['audio"
-        ):
+        with pytest.raises(InputError, match=r"json: model_cfg\.audio_cfg: a model of sounds; tether takes images"):
             tether.load(name)

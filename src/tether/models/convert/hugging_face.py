@@ -8,14 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.types import ImageSpec
 from tether.models.blocks.block import BlockConfig
 from tether.models.config import CLIP_END, CLIP_VOCABULARY, ModelConfig, TextConfig, VisionConfig
+from tether.models.convert.image_processor import image_spec, preprocess_config
 from tether.models.convert.open_clip import check_classic
 from tether.models.convert.rules import Rule, both
 
 CONFIG_FILE = "config.json"
-PREPROCESS_FILE = "preprocessor_config.json"
 WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 # transformers writes only what differs from these in old files (its CLIPVisionConfig and CLIPTextConfig).
@@ -74,22 +73,6 @@ def _tower(cfg: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def image_spec(size: int, preprocess: Mapping[str, Any] | None, *, default: ImageSpec | None = None) -> ImageSpec:
-    """How transformers' image processor prepares images, as far as an ``ImageSpec`` says it."""
-    default = ImageSpec(size=(size, size)) if default is None else default
-    cfg = {key: value for key, value in (preprocess or {}).items() if value is not None}
-    mean, std = cfg.get("image_mean", default.mean), cfg.get("image_std", default.std)
-    wanted = cfg.get("size")
-    squash = isinstance(wanted, dict) and "height" in wanted and not cfg.get("do_center_crop", False)
-    return ImageSpec(
-        size=(size, size),
-        mean=(float(mean[0]), float(mean[1]), float(mean[2])),
-        std=(float(std[0]), float(std[1]), float(std[2])),
-        resize="squash" if squash else default.resize,
-        interpolation="bilinear" if cfg.get("resample", 3) == 2 else "bicubic",
-    )
-
-
 def hugging_face_config(config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """The contents of ``config.json`` and ``preprocessor_config.json`` for a model of ours."""
     vision, text, image = config.vision, config.text, config.vision.image
@@ -123,28 +106,7 @@ def hugging_face_config(config: ModelConfig) -> tuple[dict[str, Any], dict[str, 
             "pad_token_id": text.end,
         },
     }  # fmt: skip
-    preprocess = preprocess_config(image, processor="CLIPImageProcessor")
-    if image.resize != "squash":
-        side = image.size[0]
-        preprocess |= {"size": {"shortest_edge": side}, "do_center_crop": True, "crop_size": preprocess["size"]}
-    return model, preprocess
-
-
-def preprocess_config(image: ImageSpec, *, processor: str) -> dict[str, Any]:
-    """The contents of a ``preprocessor_config.json`` that squashes images to the model's size."""
-    return {
-        "image_processor_type": processor,
-        "do_resize": True,
-        "size": {"height": image.size[0], "width": image.size[1]},
-        "resample": 2 if image.interpolation == "bilinear" else 3,
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(image.mean),
-        "image_std": list(image.std),
-        "do_convert_rgb": True,
-    }
+    return model, preprocess_config(image, kind="CLIP")
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
@@ -177,5 +139,5 @@ def _blocks(ours: str, theirs: str, layers: int) -> Iterator[Rule]:
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the position ids that old files hold."""
-    return {name: value for name, value in state.items() if not name.endswith("position_ids")}
+    """Without the position and token type ids that old files hold."""
+    return {name: value for name, value in state.items() if not name.endswith(("position_ids", "token_type_ids"))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
@@ -33,6 +34,8 @@ def native_config(cfg: Mapping[str, Any], *, preprocess: Mapping[str, Any] | Non
         cfg: as in open_clip's model_configs.
         preprocess: open_clip's ``preprocess_cfg``; CLIP's own if None.
     """
+    if "audio_cfg" in cfg:
+        raise InputError("model_cfg.audio_cfg: a model of sounds; tether takes images and texts only")
     for key in ("vision_cfg", "text_cfg"):
         if not isinstance(cfg.get(key), Mapping):
             raise InputError(f"model_cfg.{key}: expected a mapping, got {cfg.get(key)!r:.100} beside {sorted(cfg)}")
@@ -134,7 +137,12 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def preprocess_config(image: ImageSpec) -> dict[str, Any]:
-    """open_clip's ``preprocess_cfg`` of an ``ImageSpec``."""
+    """open_clip's ``preprocess_cfg`` of an ``ImageSpec``; what it cannot say is warned of."""
+    if image.resized not in (None, image.size):
+        warnings.warn(
+            f"open_clip scales images to {image.size} at once; this model wants {image.resized} and the centre of it",
+            stacklevel=4,
+        )
     return {
         "size": list(image.size),
         "mode": "RGB",

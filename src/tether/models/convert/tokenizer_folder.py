@@ -12,6 +12,7 @@ from typing import Any
 from tether.core.atomic_io import MAX_CONFIG_BYTES, parse_json, read_bytes, read_json
 from tether.core.errors import InputError
 from tether.models.described import blamed_on, check_values, mapping
+from tether.models.transformers_families import FAMILIES
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")
 """One of these makes a folder one of a tokenizer."""
@@ -32,9 +33,10 @@ _CLASSES = (
 _SETTINGS = (
     "add_bos_token", "add_eos_token", "add_prefix_space", "added_tokens_decoder", "additional_special_tokens",
     "clean_up_tokenization_spaces", "do_lower_case", "errors", "extra_ids", "extra_special_tokens",
-    "keep_accents", "language_codes", "legacy", "legacy_behaviour", "lowercase", "model_max_length", "padding_side",
-    "remove_space", "spaces_between_special_tokens", "split_special_tokens", "src_lang", "strip_accents", "tgt_lang",
-    "tokenize_chinese_chars", "tokenizer_class", "trim_offsets", "truncation_side",
+    "keep_accents", "language_codes", "legacy", "legacy_behaviour", "lowercase", "model_input_names",
+    "model_max_length", "padding_side", "remove_space", "spaces_between_special_tokens", "split_special_tokens",
+    "src_lang", "strip_accents", "tgt_lang", "tokenize_chinese_chars", "tokenizer_class", "trim_offsets",
+    "truncation_side",
 )  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def plain_copy(folder: Path) -> Iterator[Path]:
             (copy / CONFIG).write_text(json.dumps(_settings(folder / CONFIG)), encoding="utf-8")
         described = folder / "config.json"
         values = read_json(described) if described.is_file() else None
-        if isinstance(values, Mapping) and values.get("model_type") in ("clip", "siglip"):
+        if isinstance(values, Mapping) and str(values.get("model_type")) in FAMILIES:
             (copy / "config.json").write_text(json.dumps({"model_type": values["model_type"]}), encoding="utf-8")
         yield copy
 

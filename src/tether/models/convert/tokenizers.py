@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +115,27 @@ def _wrapped(theirs: Any, *, context: int, size: int, where: str) -> tuple[Token
     def plain(texts: list[str]) -> list[list[int]]:
         cleaned = [theirs.clean_fn(text) for text in texts]
         with refusing(where):
-            rows = theirs.tokenizer(cleaned)["input_ids"]
+            rows = _uncut(theirs.tokenizer, cleaned, context=context)
         drop = theirs.tokenizer.sep_token_id if theirs.strip_sep_token else None
         return [[0 if token == drop else token for token in row] for row in rows]
 
     whole = isinstance(theirs, open_clip.tokenizer.HFTokenizer) and not theirs.tokenizer_mode
     encode = plain if whole else padded
     return FunctionTokenizer(encode, context_length=context, vocab_size=size, write=write), pad
+
+
+def _uncut(tokenizer: Any, texts: list[str], *, context: int) -> list[list[int]]:
+    """Ids of transformers' tokenizer; those of a longer text than the context are cut by its own rule but one too many.
+
+    The one too many is the last id again: our cut counts such a text, keeps its last id and drops the one before.
+    """
+    rows = tokenizer(texts, verbose=False)["input_ids"]
+    long = [row for row, ids in enumerate(rows) if len(ids) > context]
+    if long:
+        cut = tokenizer([texts[row] for row in long], truncation=True, max_length=context)["input_ids"]
+        for row, ids in zip(long, cut, strict=True):
+            rows[row] = [*ids, ids[-1]]
+    return rows
 
 
 def _trimmed(padded: Tensor, pad: int) -> list[list[int]]:
@@ -133,25 +148,35 @@ def _trimmed(padded: Tensor, pad: int) -> list[list[int]]:
     return rows
 
 
-def transformers_tokenizer(folder: Path, *, context: int, vocabulary: int) -> Tokenizer:
-    """The tokenizer whose plain files lie in a folder of transformers, without a network or code."""
-    return _from_transformers(folder, context=context, vocabulary=vocabulary, lower_gemma=False)[0]
+@dataclass(frozen=True, slots=True)
+class TextPadding:
+    """How texts are padded.
 
-
-def siglip_tokenizer(folder: Path, *, context: int, vocabulary: int) -> tuple[Tokenizer, int | None]:
-    """As ``transformers_tokenizer``, and the id that it pads with, None where it names none.
-
-    SigLIP 2 was trained on lower-cased text with Gemma's tokenizer, which keeps case when a folder names it so.
+    Attributes:
+        pad: the id of padding.
+        masked: the text tower is given a mask of what is no padding.
+        left: padding comes first.
     """
-    return _from_transformers(folder, context=context, vocabulary=vocabulary, lower_gemma=True)
+
+    pad: int
+    masked: bool = True
+    left: bool = False
 
 
-def _from_transformers(
-    folder: Path, *, context: int, vocabulary: int, lower_gemma: bool
-) -> tuple[Tokenizer, int | None]:
+def transformers_tokenizer(
+    folder: Path, *, context: int, vocabulary: int, lower_gemma: bool = False
+) -> FunctionTokenizer | MissingTokenizer:
+    """The tokenizer whose plain files lie in a folder of transformers, without a network or code.
+
+    Args:
+        folder: with the files.
+        context: longest text of the model; the tokenizer's own limit, where it is lower, counts.
+        vocabulary: number of ids of the model.
+        lower_gemma: lower the case where the tokenizer is Gemma's, which keeps it: SigLIP 2 was trained so.
+    """
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         reason = f"{folder} holds none of {', '.join(TOKENIZER_FILES)}"
-        return MissingTokenizer(reason, context_length=context, vocab_size=vocabulary), None
+        return MissingTokenizer(reason, context_length=context, vocab_size=vocabulary)
     from transformers import AutoTokenizer
 
     with plain_copy(folder) as copy, refusing(f"{folder}: its tokenizer could not be loaded"):
@@ -163,9 +188,35 @@ def _from_transformers(
             kept = [] if inner.normalizer is None else [inner.normalizer]
             inner.normalizer = normalizers.Sequence([normalizers.Lowercase(), *kept])
 
+    context = max(1, min(context, int(theirs.model_max_length)))
+
     def encode(texts: list[str]) -> list[list[int]]:
         with refusing(f"{folder}: its tokenizer failed"):
-            return theirs(texts)["input_ids"]
+            return _uncut(theirs, texts, context=context)
 
-    write = theirs.save_pretrained
-    return FunctionTokenizer(encode, context_length=context, vocab_size=vocabulary, write=write), theirs.pad_token_id
+    return FunctionTokenizer(
+        encode, context_length=context, vocab_size=vocabulary, write=theirs.save_pretrained, source=theirs
+    )
+
+
+def text_padding(tokenizer: Tokenizer, *, pad: int | None, masked: bool) -> TextPadding:
+    """How the texts of a ``transformers_tokenizer`` are padded: as its files say, else as given.
+
+    A class's own default of side and mask is not what a file says: SigLIP 2 was trained on the right without a mask,
+    which the files of the published models say and the class of their tokenizer does not.
+
+    Args:
+        tokenizer: the tokenizer, or what stands for it.
+        pad: the model's id of padding, for a tokenizer that names none.
+        masked: what the model's class does where the files do not say.
+    """
+    source = tokenizer.source if isinstance(tokenizer, FunctionTokenizer) else None
+    if source is None:
+        return TextPadding(pad or 0, masked)
+    said = source.init_kwargs
+    names = said.get("model_input_names")
+    return TextPadding(
+        (pad or 0) if source.pad_token_id is None else source.pad_token_id,
+        masked if names is None else "attention_mask" in names,
+        said.get("padding_side") == "left",
+    )

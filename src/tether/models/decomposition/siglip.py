@@ -19,10 +19,10 @@ from tether.models.decomposition.pieces import (
     stacked_heads,
 )
 from tether.models.decomposition.pooling import attention_read_out
-from tether.models.wrapped_encoders import SiglipEncoder
+from tether.models.wrapped_encoders import TransformersEncoder
 
 
-def dissect_siglip(model: SiglipEncoder, images: Tensor) -> Anatomy:
+def dissect_siglip(model: TransformersEncoder, images: Tensor) -> Anatomy:
     """One pass through the wrapped model's image tower; each head of its pooling attention is a reader.
 
     Raises:
