@@ -69,7 +69,9 @@ class RunConfig(BaseModel):
 
     size: Literal["tiny", "small", "base"] = Field(default="small", description="one dial: model, batch and steps")
     data: Spec = Field(description="training source: a name, a path, or a mapping with a name")
-    model: dict[str, Any] = Field(default_factory=dict, description="settings of a new model, or `load: NAME`")
+    model: dict[str, Any] = Field(
+        default_factory=dict, description="settings of a new model, `load: NAME`, or `image`, `text` and `join`"
+    )
     edits: list[Spec] = Field(
         default_factory=list,
         description="changes of the model for the run, in order; folded into its weights at the end",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -74,6 +75,17 @@ def compose(
     }
     with seeded():
         return ComposedEncoder(eyes, words, image_map=maps["image"], text_map=maps["text"])
+
+
+def from_recipe(values: Mapping[str, Any]) -> ComposedEncoder:
+    """``compose`` with the keys of a recipe's ``model``."""
+    known = inspect.signature(compose).parameters
+    for key in values:
+        if key not in known:
+            raise InputError(f"model: unknown key {key!r} beside 'image'; {closest(key, known)}")
+    if "text" not in values:
+        raise InputError("model: 'image' names a tower; expected 'text' beside it")
+    return compose(**values)
 
 
 def _tower(spec: TowerSpec, side: Side) -> Tower:
