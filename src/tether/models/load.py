@@ -155,7 +155,7 @@ def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
 
         model: Clip | WrappedEncoder = rebuild(values, weights, path=described)
     elif isinstance(values, dict) and values.get("format") == COMPOSED_FORMAT:
-        from tether.models.composed.compose import rebuild as rebuild_composed
+        from tether.models.composed.rebuild import rebuild as rebuild_composed
 
         model = rebuild_composed(values, weights, path=described)
     else:
