@@ -17,6 +17,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import Row
 from tether.data import SOURCES, open_source
 from tether.models.named import near
+from tether.models.precision import chosen_precision
 from tether.tasks.retrieve.embed import embed, make_thumbnail
 from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.lance import table_of
@@ -129,7 +130,14 @@ def open_store(
     place = cache_dir() / "search" / key
     vectors, stored = place / "vectors.parquet", place / "store"
     done = embed(
-        source, model=encoder, model_name=name, out=vectors, thumbnail=THUMBNAIL, workers=1, on_progress=on_progress
+        source,
+        model=encoder,
+        model_name=name,
+        out=vectors,
+        thumbnail=THUMBNAIL,
+        precision=chosen_precision(encoder),
+        workers=1,
+        on_progress=on_progress,
     )
     if table_of(stored, None) is None or len(Store.open(stored)) != done.rows:
         return build_index(vectors, out=stored, existing="replace"), encoder, name
