@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import encoders
 import tether
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Tokenizer
@@ -73,33 +74,9 @@ def _convnext(folder):
     return tether.load(folder)
 
 
-def _word_tokenizer(folder, words):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {word: 3 + row for row, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="</s>", eos_token="</s>", unk_token="<unk>")
-    fast.save_pretrained(folder)
-
-
 def _siglip(folder):
-    from transformers import SiglipConfig, SiglipModel
-
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = SiglipConfig(
-        text_config=shape | {"vocab_size": 64, "max_position_embeddings": 16, "projection_size": 32},
-        vision_config=shape | {"image_size": 32, "patch_size": 16},
-    )
-    torch.manual_seed(0)
-    SiglipModel(config).save_pretrained(folder)
-    _word_tokenizer(
-        folder,
-        ["a", "small", "red", "cat", "sits", "on", "the", "long", "green", "mat", "in", "sun", "dog", "of", "and"],
-    )
-    return tether.load(folder)
+    words = ["a", "small", "red", "cat", "sits", "on", "the", "long", "green", "mat", "in", "sun", "dog", "of", "and"]
+    return encoders.transformers(folder, words=words)
 
 
 def _hugging_face_clip(folder):

@@ -1,21 +1,21 @@
-"""One process of a training run under torchrun: folder, then overrides.
-
-With STOP_AFTER in the environment the last process alone is asked to stop after so many steps; if the run is there, it
-goes on.
-"""
+"""One process of a training run."""
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 
-from tether.core.errors import StoppedError
-from tether.train import load_config, train
+import torch
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+from tether.core.errors import StoppedError
+from tether.core.types import Loss
+from tether.train import load_config, train
+from tether.train.steps import STEPS
+from tether.train.steps.presets import ContrastiveStep
+
+
+def launch(folder: Path, settings: list[str], stop_after: int) -> None:
+    """The last process alone is asked to stop after so many steps; if the run is there, it goes on."""
     last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
-    stop_after = int(os.environ.get("STOP_AFTER", "0"))
     asked = []
 
     def should_stop() -> bool:
@@ -23,4 +23,21 @@ if __name__ == "__main__":
         return last and len(asked) == stop_after
 
     with contextlib.suppress(StoppedError):
-        train(load_config(overrides=sys.argv[2:]), folder=folder, resume=folder.exists(), should_stop=should_stop)
+        train(load_config(overrides=settings), folder=folder, resume=folder.exists(), should_stop=should_stop)
+
+
+class Ranked(ContrastiveStep):
+    """Tells its rank, and its loss in the last process is not a number at step 2."""
+
+    def __init__(self, objective, *, steps: int, seed: int) -> None:
+        super().__init__(objective, steps=steps, seed=seed)
+
+    def __call__(self, model, batch, *, step, gather):
+        loss = super().__call__(model, batch, step=step, gather=gather)
+        total = loss.total * float("nan") if step == 2 and gather.rank == gather.world - 1 else loss.total
+        return Loss(total, {**loss.terms, "rank": torch.tensor(float(gather.rank))})
+
+
+def launch_ranked(folder: Path, settings: list[str], stop_after: int) -> None:
+    STEPS["ranked"] = Ranked  # pyrefly: ignore
+    launch(folder, settings, stop_after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_training import TORCHRUN, assert_same_path, run
+from test_training import assert_same_path, run
 
 from tether.train.metrics_log import read_metrics
 
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return run([], tmp_path_factory.mktemp("alone") / "run", *GATED)
+    return run(1, tmp_path_factory.mktemp("alone") / "run", *GATED)
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
 def test_two_processes_equal_one(tmp_path, alone, sharding):
-    folder = run(TORCHRUN, tmp_path / "run", f"sharding={sharding}", *GATED)
+    folder = run(2, tmp_path / "run", f"sharding={sharding}", *GATED)
     assert_same_path(folder, alone)
     mine, theirs = (list(read_metrics(path / "metrics.jsonl")) for path in (folder, alone))
     for side in ("image", "text"):

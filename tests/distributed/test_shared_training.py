@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_training import TORCHRUN, assert_same_path, run
+from test_training import assert_same_path, run
 
 MORE = ["model={towers: shared}", "logit_scale=fixed", "steps=3", "accumulate=1"]
 OBJECTIVES = {
@@ -19,5 +19,5 @@ pytestmark = pytest.mark.distributed
 @pytest.mark.parametrize(("objective", "sharding"), [("align_clip", "fsdp2"), ("m2_mix", "ddp")])
 def test_two_processes_equal_one(tmp_path: Path, objective: str, sharding: str) -> None:
     settings = [*MORE, *OBJECTIVES[objective]]
-    alone = run([], tmp_path / "alone", *settings)
-    assert_same_path(run(TORCHRUN, tmp_path / "two", f"sharding={sharding}", *settings), alone)
+    alone = run(1, tmp_path / "alone", *settings)
+    assert_same_path(run(2, tmp_path / "two", f"sharding={sharding}", *settings), alone)

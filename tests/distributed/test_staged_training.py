@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_training import TORCHRUN, assert_same_path, run
+from test_training import assert_same_path, run
 
 import tether
 from tether.models import create
@@ -31,15 +31,15 @@ def staged(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, staged):
-    return run([], tmp_path_factory.mktemp("alone") / "run", *staged)
+    return run(1, tmp_path_factory.mktemp("alone") / "run", *staged)
 
 
 @pytest.mark.parametrize(("sharding", "stop_after"), [("ddp", 0), ("fsdp2", 0), ("ddp", 2), ("fsdp2", 3)])
 def test_two_processes_equal_one(tmp_path, staged, alone, sharding, stop_after):
-    folder = run(TORCHRUN, tmp_path / "run", f"sharding={sharding}", *staged, stop_after=stop_after)
+    folder = run(2, tmp_path / "run", f"sharding={sharding}", *staged, stop_after=stop_after)
     if stop_after:
         checkpoint = load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
         assert checkpoint.step == stop_after
         assert checkpoint.tensors["heads"]
-        run(TORCHRUN, folder, f"sharding={sharding}", *staged)
+        run(2, folder, f"sharding={sharding}", *staged)
     assert_same_path(folder, alone)

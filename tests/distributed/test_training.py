@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from launch_training import launch, launch_ranked
 from safetensors.torch import load_file
 
+from processes import Child, command_line, ranks, run_ranks
 from tether.train.metrics_log import read_metrics
 
-SCRIPT = Path(__file__).with_name("launch_training.py")
 SETTINGS = [
     "data={name: emoji, split: validation, size: 32}",
     "size=tiny",
@@ -35,20 +35,14 @@ SETTINGS = [
 pytestmark = pytest.mark.distributed
 
 
-def run(launcher: list[str], folder: Path, *more: str, stop_after: int = 0, script: Path = SCRIPT) -> Path:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "STOP_AFTER": str(stop_after)}
-    command = [sys.executable, *launcher, str(script), str(folder), *SETTINGS, *more]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+def run(processes: int, folder: Path, *more: str, stop_after: int = 0, function: Callable[..., None] = launch) -> Path:
+    run_ranks(function, folder, [*SETTINGS, *more], stop_after, world=processes)
     return folder
-
-
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return run([], tmp_path_factory.mktemp("alone") / "run")
+    return run(1, tmp_path_factory.mktemp("alone") / "run")
 
 
 def assert_same_path(left: Path, right: Path) -> None:
@@ -61,18 +55,25 @@ def assert_same_path(left: Path, right: Path) -> None:
         assert torch.allclose(value, theirs[name], atol=1e-5), name
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
-def test_two_processes_equal_one(tmp_path, alone, sharding):
-    folder = run(TORCHRUN, tmp_path / "run", f"sharding={sharding}")
+def test_two_processes_of_torchrun_equal_one(tmp_path, alone):
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+    command = [sys.executable, *torchrun, "-m", "tether", "train", *SETTINGS, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_path(tmp_path / "run", alone)
+
+
+def test_two_sharded_processes_equal_one(tmp_path, alone):
+    folder = run(2, tmp_path / "run", "sharding=fsdp2")
     assert json.loads((folder / "environment.json").read_text())["processes"] == 2
     assert_same_path(folder, alone)
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
 def test_all_stop_together_when_one_is_asked_and_go_on_as_if_nothing_had_been(tmp_path, alone, sharding):
-    folder = run(TORCHRUN, tmp_path / "run", f"sharding={sharding}", stop_after=2)
+    folder = run(2, tmp_path / "run", f"sharding={sharding}", stop_after=2)
     assert not (folder / "summary.json").exists()
-    assert_same_path(run(TORCHRUN, folder, f"sharding={sharding}"), alone)
+    assert_same_path(run(2, folder, f"sharding={sharding}"), alone)
 
 
 def test_two_processes_with_hard_negatives_equal_one(tmp_path):
@@ -83,59 +84,40 @@ def test_two_processes_with_hard_negatives_equal_one(tmp_path):
         "micro_batch=4",
         "steps=3",
     ]
-    alone = run([], tmp_path / "alone", *negatives)
-    assert_same_path(run(TORCHRUN, tmp_path / "two", "sharding=fsdp2", *negatives), alone)
+    alone = run(1, tmp_path / "alone", *negatives)
+    assert_same_path(run(2, tmp_path / "two", "sharding=fsdp2", *negatives), alone)
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
 def test_terms_are_means_over_processes_and_all_skip_what_one_cannot_use(tmp_path, sharding):
-    script = SCRIPT.with_name("worker_terms.py")
-    folder = run(TORCHRUN, tmp_path / "run", f"sharding={sharding}", "accumulate=1", "step=ranked", script=script)
+    more = [f"sharding={sharding}", "accumulate=1", "step=ranked"]
+    folder = run(2, tmp_path / "run", *more, function=launch_ranked)
     records = read_metrics(folder / "metrics.jsonl")
     assert [record["rank"] for record in records] == [0.5] * 5
     assert [record["skipped"] for record in records] == [False, False, True, False, False]
     assert [record["loss"] is None for record in records] == [False, False, True, False, False]
 
 
-def processes(folder: Path) -> list[subprocess.Popen[str]]:
+def start(folder: Path) -> list[Child]:
     """Two processes of ``tether train``, as a launcher starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    command = [sys.executable, "-m", "tether", "train", *SETTINGS, "steps=100000", "--out", str(folder)]
-    return [
-        subprocess.Popen(
-            command,
-            env=common | {"MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    return ranks(command_line, "train", *SETTINGS, "steps=100000", "--out", str(folder))
 
 
 def test_a_killed_process_ends_the_other_with_one_message_and_a_second_run_beside_them_is_refused(tmp_path):
-    first, second = processes(tmp_path / "run")
-    others: list[subprocess.Popen[str]] = []
+    first, second = start(tmp_path / "run")
+    others: list[Child] = []
     try:
         while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
             assert first.poll() is None, first.communicate()
             time.sleep(0.05)
-        others = processes(tmp_path / "run")
+        others = start(tmp_path / "run")
         for process in others:
-            _, said = process.communicate(timeout=120)
+            _, said = process.communicate()
             assert process.returncode == 2, said
             assert f"process {first.pid} on " in said
             assert "Traceback" not in said
         second.kill()
-        _, said = first.communicate(timeout=120)
+        _, said = first.communicate()
         assert first.returncode == 2, said
         assert said == (
             f"tether: another process of the run ended; go on with: tether train --resume --out {tmp_path / 'run'}\n"

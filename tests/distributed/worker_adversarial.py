@@ -1,11 +1,6 @@
-"""One of two gloo processes: a critic and a generator on half batches, against one process on the whole ones.
-
-Started by test_adversarial.py as ``worker_adversarial.py STORE RANK``; exits non-zero on a difference.
-"""
+"""One of two gloo processes: a critic and a generator on half batches, against one process on the whole ones."""
 
 from __future__ import annotations
-
-import sys
 
 import torch
 import torch.distributed as dist
@@ -62,16 +57,9 @@ def train(model: AdversarialPair, rows: slice) -> AdversarialPair:
     return model
 
 
-def main(store: str, rank: int) -> None:
-    alone = train(pair(seed=0), slice(None))
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    shared = pair(seed=rank)
+def check() -> None:
+    rank, alone, shared = dist.get_rank(), train(pair(seed=0), slice(None)), pair(seed=dist.get_rank())
     shared.share_gradients_()
     train(shared, slice(rank * ROWS // 2, (rank + 1) * ROWS // 2))
     for (name, mine), whole in zip(shared.named_parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(mine, whole, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))

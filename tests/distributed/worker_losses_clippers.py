@@ -1,11 +1,7 @@
-"""One of two gloo processes: compares losses and clippers with what one process computes on the whole batch.
-
-Started by test_losses_clippers.py as ``worker_losses_clippers.py CHECK STORE RANK``; exits non-zero on a difference.
-"""
+"""One of two gloo processes: compares losses and clippers with what one process computes on the whole batch."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from tether.core.gather import LOCAL, Gather, process_gather
 from tether.core.geometry import GEOMETRIES, is_hyperbolic
@@ -67,7 +62,8 @@ def make_clipper(name: str) -> Clipper:
     return SHORT.get(name, CLIPPERS[name])()  # pyrefly: ignore
 
 
-def check_losses(rank: int) -> None:
+def check_losses() -> None:
+    rank = dist.get_rank()
     generator = torch.Generator().manual_seed(0)
     whole = [torch.randn(WORLD * ROWS, 6, generator=generator, dtype=torch.float64) for _ in range(4)]
     labels = torch.tensor([0, 1, 2, 0, 4, 5, 1, 1, 8, 9])
@@ -174,7 +170,8 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def check_clippers(rank: int, wrap: Callable[[nn.Module], nn.Module]) -> None:
+def check_clippers(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    rank = dist.get_rank()
     mine = slice(rank * ROWS, (rank + 1) * ROWS)
     for name in CLIPPERS:
         alone, shared, folded = network(), wrap(network()), wrap(network())
@@ -231,18 +228,3 @@ def sharded(module: nn.Module) -> nn.Module:
     mesh = init_device_mesh("cpu", (WORLD,))
     fully_shard(module[0], mesh=mesh)  # pyrefly: ignore
     return fully_shard(module, mesh=mesh)
-
-
-CHECKS: dict[str, Callable[[int], None]] = {
-    "losses": check_losses,
-    "ddp": lambda rank: check_clippers(rank, DistributedDataParallel),
-    "fsdp2": lambda rank: check_clippers(rank, sharded),
-}
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    check, store, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    CHECKS[check](rank)
-    dist.barrier()
-    dist.destroy_process_group()

@@ -1,12 +1,10 @@
 """One of two gloo processes: compares every optimiser with what one process computes on the whole batch.
 
-Half way the state is written whole, read into a fresh optimiser and gone on with, in the other arrangement too. Started
-by test_sharded_optimizers.py as ``worker_optimizers.py CHECK STORE RANK``; exits non-zero on a difference.
+Half way the state is written whole, read into a fresh optimiser and gone on with, in the other arrangement too.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from tether.core.component import build
 from tether.optim import OPTIMIZERS, parameter_groups
@@ -78,7 +75,8 @@ def poison(module: nn.Module, rank: int) -> None:
         gradient[-1, 0] = torch.nan
 
 
-def check(rank: int, wrap: Callable[[nn.Module], nn.Module]) -> None:
+def check(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    rank = dist.get_rank()
     mine = slice(rank * ROWS, (rank + 1) * ROWS)
     for label, spec in SPECS.items():
         alone, shared = network(), wrap(network())
@@ -111,14 +109,3 @@ def check(rank: int, wrap: Callable[[nn.Module], nn.Module]) -> None:
                 optimizers = [make(spec, module) for module in (alone, shared)]
                 for optimizer, named, tensors in zip(optimizers, names, reversed(saved), strict=True):
                     load_optimizer_tensors(optimizer, named, tensors)
-
-
-CHECKS: dict[str, Callable[[nn.Module], nn.Module]] = {"ddp": DistributedDataParallel, "fsdp2": sharded}
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    kind, store, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    check(rank, CHECKS[kind])
-    dist.barrier()
-    dist.destroy_process_group()

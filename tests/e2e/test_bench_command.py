@@ -1,26 +1,14 @@
 """``tether bench stability`` and ``tether train --clipper`` as a user types them."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-import warnings
 
 import pytest
 
-from tether.cli import main
+from processes import run_tether, tether, wait_for
 from tether.papers.stability import guide
 
 TINY = ["size=tiny", "data=emoji:size=32", "batch_size=8", "steps=24", "precision=fp32", "threads=1"]
-
-
-def call(capsys, *arguments):
-    with warnings.catch_warnings(), pytest.raises(SystemExit) as leaving:  # main replaces showwarning
-        main(list(map(str, arguments)))
-    output = capsys.readouterr()
-    return leaving.value.code, output.out, output.err
 
 
 @pytest.fixture
@@ -31,10 +19,9 @@ def cache(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "cache_dir", lambda: tmp_path / "cache")
 
 
-def test_a_small_bench_leaves_page_json_and_markdown(capsys, tmp_path, cache):
+def test_a_small_bench_leaves_page_json_and_markdown(call, tmp_path, cache):
     some = ["--quick", "--only", "global_norm", "--only", "scaled_loss"]
-    code, out, err = call(capsys, "bench", "stability", *some, "--out", tmp_path / "out")
-    assert (code or 0) == 0
+    out, err = call("bench", "stability", *some, "--out", tmp_path / "out")
     assert "8 of 8 runs" in err
     assert f"page: {tmp_path / 'out' / 'stability.html'}" in out
     found = json.loads((tmp_path / "out" / "stability.json").read_text())
@@ -42,7 +29,7 @@ def test_a_small_bench_leaves_page_json_and_markdown(capsys, tmp_path, cache):
     assert out.startswith("- ")
     for ending in ("html", "md"):
         assert "scaled_loss" in (tmp_path / "out" / f"stability.{ending}").read_text()
-    _, _, again = call(capsys, "bench", "stability", *some, "--out", tmp_path / "out")
+    again = call("bench", "stability", *some, "--out", tmp_path / "out").err
     assert "8 of 8 runs" in again
     assert "0 of 8 runs" not in again  # all of them were kept
 
@@ -57,24 +44,21 @@ def test_a_small_bench_leaves_page_json_and_markdown(capsys, tmp_path, cache):
         (["stability", "--publish", "--quick"], "only the whole bench is published"),
     ],
 )
-def test_bad_input(capsys, arguments, message):
-    code, _, err = call(capsys, "bench", *arguments)
-    assert code == 2
-    assert message in err
+def test_bad_input(call, arguments, message):
+    assert message in call("bench", *arguments, code=2).err
 
 
-def test_the_guide_is_written_from_the_stored_result(capsys):
+def test_the_guide_is_written_from_the_stored_result(call):
     from tether.papers.reproduction.source_index import need_checkout
 
     path = need_checkout("this test") / guide.GUIDE
     before = path.read_text()
-    code, out, _ = call(capsys, "bench", "stability", "--guide")
-    assert (code or 0, out.strip(), path.read_text()) == (0, guide.GUIDE, before)
+    out = call("bench", "stability", "--guide").out
+    assert (out.strip(), path.read_text()) == (guide.GUIDE, before)
 
 
-def test_the_name_of_a_clipper_is_short_for_the_setting(capsys):
-    code, out, _ = call(capsys, "train", *TINY, "--clipper", "zclip", "--dry-run")
-    assert (code or 0) == 0
+def test_the_name_of_a_clipper_is_short_for_the_setting(call):
+    out = call("train", *TINY, "--clipper", "zclip", "--dry-run").out
     assert "clipper: zclip" in out
     assert "# view image: 17 tokens, " in out
 
@@ -89,33 +73,25 @@ def test_the_name_of_a_clipper_is_short_for_the_setting(capsys):
         (["--clipper", "compare", "clipper.alfa=1"], "unknown key 'alfa'"),
     ],
 )
-def test_bad_words_for_a_clipper(capsys, tmp_path, arguments, message):
-    code, _, err = call(capsys, "train", *TINY, "--out", tmp_path / "run", *arguments)
-    assert code == 2
-    assert message in err
+def test_bad_words_for_a_clipper(call, tmp_path, arguments, message):
+    assert message in call("train", *TINY, "--out", tmp_path / "run", *arguments, code=2).err
     assert not (tmp_path / "run").exists()
 
 
 def test_compare_stops_on_ctrl_c_and_goes_on(tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "tether", "train", *TINY, "--out", str(run), "--clipper", "compare"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    going = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    command = ["train", *TINY, "--out", run, "--clipper", "compare"]
+    going = tether(*command)
     log = run / "compare" / "global_norm" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline and going.poll() is None:
-        time.sleep(0.02)
-    going.send_signal(signal.SIGINT)
-    _, err = going.communicate(timeout=60)
+    wait_for(lambda: log.exists() and log.read_text(), going)
+    going.signal(signal.SIGINT)
+    _, err = going.communicate()
     assert going.returncode == 130
     assert "go on with the same command with --resume" in err
     assert not (run / "compare.json").exists()
-    done = subprocess.run(
-        [*command, "--resume"], capture_output=True, text=True, check=False, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "24 steps each" in done.stdout
-    assert f"page: {run / 'compare.html'}" in done.stdout
+    said, _ = run_tether(*command, "--resume")
+    assert "24 steps each" in said
+    assert f"page: {run / 'compare.html'}" in said
     seen = json.loads((run / "compare.json").read_text())["seen"]
     assert {one["steps"] for one in seen} == {24}
     assert (run / "compare.html").is_file()

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
-import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tether.cli import main
+from processes import run_tether, tether, wait_for
 from tether.core.errors import InputError
 from tether.data.curate.engine.plan import Plan
 
-TETHER = (sys.executable, "-c", "from tether.cli import main; main()")
 TEXTS = ["a red fox"] * 60 + ["a red owl"] * 4 + ["a red mole"] * 6 + ["IMG 0031"] * 10
-
-
-def run(*arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    command = [*TETHER, "curate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.fixture
@@ -35,10 +27,9 @@ def pool(tmp_path):
 def test_curates_with_a_list_of_entries(pool, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "entries.txt").write_text("of an earlier try\n")
-    done = run(pool, "--entries", tmp_path / "words.txt", "--t", 10, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert "80 rows with 80 captions; 0 bad rows" in done.stdout
-    assert "10 refused (no entry of the metadata stands in the caption)" in done.stdout
+    said, _ = run_tether("curate", pool, "--entries", tmp_path / "words.txt", "--t", 10, "--out", tmp_path / "out")
+    assert "80 rows with 80 captions; 0 bad rows" in said
+    assert "10 refused (no entry of the metadata stands in the caption)" in said
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     kept = pq.read_table(tmp_path / "out" / manifest["shards"][0]["file"])["caption"].to_pylist()
     assert kept.count("a red owl") == 4
@@ -49,26 +40,19 @@ def test_curates_with_a_list_of_entries(pool, tmp_path):
 
 
 def test_makes_entries_of_the_pool_itself_and_goes_on(pool, tmp_path):
-    arguments = (pool, "--entries", "auto", "--minimum", 4, "--t", 10, "--out", tmp_path / "out")
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
+    arguments = ("curate", pool, "--entries", "auto", "--minimum", 4, "--t", 10, "--out", tmp_path / "out")
+    said = run_tether(*arguments)
     entries = (tmp_path / "out" / "entries.txt").read_text().split("\n")
     assert {"fox", "owl", "mole", "red", "IMG"} <= set(entries)
-    assert run(*arguments).stdout == done.stdout
+    assert run_tether(*arguments) == said
 
 
-def test_entries_of_another_pool_or_other_settings_are_not_taken(pool, tmp_path, capsys):
-    def main_with(source: object, *more: object, out: str = "out") -> tuple[int, str]:
-        arguments = ["--entries", "auto", "--t", 10, "--workers", 1, "--out", tmp_path / out, *more]
-        with pytest.raises(SystemExit) as left:
-            main(["curate", *map(str, (source, *arguments))])
-        return left.value.code, capsys.readouterr().err
-
-    assert main_with(pool, "--minimum", 4)[0] == 0
-    assert main_with(pool, "--minimum", 4)[0] == 0
+def test_entries_of_another_pool_or_other_settings_are_not_taken(pool, tmp_path, call):
+    arguments = ["--entries", "auto", "--t", 10, "--workers", 1, "--out"]
+    for _ in range(2):
+        call("curate", pool, *arguments, tmp_path / "out", "--minimum", 4)
     for more in (("--minimum", 20), ("--minimum", 4, "--limit", 2), ("--minimum", 4, "--minimum-pmi", 1)):
-        code, said = main_with(pool, *more)
-        assert code == 2
+        said = call("curate", pool, *arguments, tmp_path / "out", *more, code=2).err
         assert "entries.txt: made of another pool, by hand, or with another --limit" in said
     pq.write_table(pa.table({"caption": ["a grey cat"] * 30}), tmp_path / "other.parquet")
     (tmp_path / "left").mkdir()
@@ -76,7 +60,7 @@ def test_entries_of_another_pool_or_other_settings_are_not_taken(pool, tmp_path,
         (tmp_path / "left" / name).write_text((tmp_path / "out" / name).read_text())
     (tmp_path / "left" / ".entries.txt.abcdefgh.tmp").write_text("of a killed process")
     (tmp_path / "left" / ".entries.json.abcdefgh.tmp").touch()
-    assert main_with(tmp_path / "other.parquet", "--minimum", 4, out="left")[0] == 0
+    call("curate", tmp_path / "other.parquet", *arguments, tmp_path / "left", "--minimum", 4)
     assert "cat" in (tmp_path / "left" / "entries.txt").read_text().split()
 
 
@@ -100,14 +84,9 @@ def test_entries_of_another_pool_or_other_settings_are_not_taken(pool, tmp_path,
         (["--entries", "{words}", "--t", "5", "--workers", "0"], "--workers: expected 1 to 1024, got 0"),
     ],
 )
-def test_says_what_is_wrong(pool, tmp_path, capsys, arguments, message):
+def test_says_what_is_wrong(pool, tmp_path, call, arguments, message):
     given = [a.format(words=tmp_path / "words.txt") for a in arguments]
-    with pytest.raises(SystemExit) as left:
-        main(["curate", str(pool), *given, "--out", str(tmp_path / "out")])
-    assert left.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
+    assert message in call("curate", pool, *given, "--out", tmp_path / "out", code=2).err
     assert not list((tmp_path / "out").glob("part-*"))
 
 
@@ -127,12 +106,9 @@ def recipe(tmp_path):
     return tmp_path / "recipe.yaml"
 
 
-def test_plan_shows_and_writes_nothing(recipe, tmp_path, capsys):
+def test_plan_shows_and_writes_nothing(recipe, tmp_path, call):
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(SystemExit) as left:
-        main(["curate", str(tmp_path / "pool.parquet"), "--recipe", str(recipe), "--plan", "--sample", "125"])
-    assert left.value.code == 0
-    said = capsys.readouterr().out
+    said = call("curate", tmp_path / "pool.parquet", "--recipe", recipe, "--plan", "--sample", "125").out
     assert "what would happen to 125 rows" in said
     assert "text_rules: 125 in, 5 refused" in said
     assert "refused: pool.parquet:120: 'IMG_001.jpg'" in said
@@ -140,17 +116,11 @@ def test_plan_shows_and_writes_nothing(recipe, tmp_path, capsys):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_recipe_goes_from_pool_to_tars_and_can_be_resumed(recipe, tmp_path, capsys, monkeypatch):
-    arguments = ["curate", str(tmp_path / "pool.parquet"), "--recipe", str(recipe), "--format", "webdataset", "--out"]
-
-    def main_with(*more: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as left:
-            main([*arguments, *more])
-        said = capsys.readouterr()
-        return left.value.code, said.out + said.err
-
+def test_a_recipe_goes_from_pool_to_tars_and_can_be_resumed(recipe, tmp_path, call, monkeypatch):
+    arguments = ["curate", tmp_path / "pool.parquet", "--recipe", recipe, "--format", "webdataset", "--out"]
     out = tmp_path / "out"
-    assert main_with(str(out), "--resume") == (2, f"tether: --resume: {out} holds no run that could go on\n")
+    said = call(*arguments, out, "--resume", code=2)
+    assert said == ("", f"tether: --resume: {out} holds no run that could go on\n")
     work = Plan.work
 
     def stopped(self, number, piece):
@@ -160,11 +130,9 @@ def test_a_recipe_goes_from_pool_to_tars_and_can_be_resumed(recipe, tmp_path, ca
 
     with monkeypatch.context() as patch:
         patch.setattr(Plan, "work", stopped)
-        assert main_with(str(out))[0] == 2
-    code, said = main_with(str(out), "--resume")
-    assert code == 0
-    assert "going on where an interrupted run stopped: 2 of 3 pieces are done" in said
-    assert main_with(str(tmp_path / "whole"))[0] == 0
+        call(*arguments, out, code=2)
+    assert "going on where an interrupted run stopped: 2 of 3 pieces are done" in call(*arguments, out, "--resume").err
+    call(*arguments, tmp_path / "whole")
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (out, tmp_path / "whole")]
     assert manifests[0] == manifests[1]
     assert [step["name"] for step in manifests[0]["by_step"]] == [
@@ -175,7 +143,7 @@ def test_a_recipe_goes_from_pool_to_tars_and_can_be_resumed(recipe, tmp_path, ca
     assert (out / "part-000000.tar").read_bytes() == (tmp_path / "whole" / "part-000000.tar").read_bytes()
 
 
-def test_it_tells_of_row_groups_that_are_too_large(tmp_path, capsys, monkeypatch):
+def test_it_tells_of_row_groups_that_are_too_large(tmp_path, call, monkeypatch):
     monkeypatch.setattr("tether.cli.curate._LARGE", 50)
     (tmp_path / "recipe.yaml").write_text("steps: [text_rules]")
     for rows, told in ((51, 1), (50, 0)):
@@ -184,45 +152,34 @@ def test_it_tells_of_row_groups_that_are_too_large(tmp_path, capsys, monkeypatch
             "tether.data.curate.pools.parquet.group", lambda sizes: [(i, i + 1) for i in range(len(sizes))]
         )
         arguments = ["--recipe", tmp_path / "recipe.yaml", "--workers", 1, "--out", tmp_path / f"out {rows}"]
-        with pytest.raises(SystemExit) as left:
-            main(["curate", *map(str, (tmp_path / "pool.parquet", *arguments))])
-        assert left.value.code == 0
-        assert capsys.readouterr().err.count("holds 51 rows and is one piece") == told
+        said = call("curate", tmp_path / "pool.parquet", *arguments)
+        assert said.err.count("holds 51 rows and is one piece") == told
 
 
-def test_strict_stops_at_a_bad_row(tmp_path, capsys):
+def test_strict_stops_at_a_bad_row(tmp_path, call):
     pq.write_table(pa.table({"caption": pa.array([b"fox", b"\xff"])}), tmp_path / "pool.parquet")
     (tmp_path / "words.txt").write_text("fox\n")
-    arguments = [str(tmp_path / "pool.parquet"), "--entries", str(tmp_path / "words.txt"), "--t", "5", "--out"]
-    with pytest.raises(SystemExit) as left:
-        main(["curate", *arguments, str(tmp_path / "strict"), "--strict"])
-    assert left.value.code == 2
-    assert "bad row 'pool.parquet:1': a caption is not UTF-8" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as left:
-        main(["curate", *arguments, str(tmp_path / "out")])
-    assert left.value.code == 0
-    assert "1 bad rows skipped" in capsys.readouterr().out
+    command = ["curate", tmp_path / "pool.parquet", "--entries", tmp_path / "words.txt", "--t", "5", "--out"]
+    refused = call(*command, tmp_path / "strict", "--strict", code=2).err
+    assert "bad row 'pool.parquet:1': a caption is not UTF-8" in refused
+    assert "1 bad rows skipped" in call(*command, tmp_path / "out").out
     assert "pool.parquet:1" in (tmp_path / "out" / "bad_rows.jsonl").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
 def test_stopped_it_goes_on_to_the_same_rows(tmp_path, number):
-    texts = [f"a red {'fox' if index % 3 else 'owl'} {index}" for index in range(60_000)]
-    pq.write_table(pa.table({"caption": texts}), tmp_path / "pool.parquet", row_group_size=2_000)
+    texts = [f"a red {'fox' if index % 3 else 'owl'} {index}" for index in range(30_000)]
+    pq.write_table(pa.table({"caption": texts}), tmp_path / "pool.parquet", row_group_size=1_000)
     (tmp_path / "words.txt").write_text("fox\nowl\n")
-    arguments = [tmp_path / "pool.parquet", "--entries", tmp_path / "words.txt", "--t", 15_000, "--out"]
-    command = [*TETHER, "curate", *map(str, arguments), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "out").glob("part-*")) and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), stderr
+    command = ["curate", tmp_path / "pool.parquet", "--entries", tmp_path / "words.txt", "--t", 7_500, "--out"]
+    child = tether(*command, tmp_path / "out")
+    wait_for(lambda: list((tmp_path / "out").glob("part-*")), child)
+    os.kill(child.pid, number)
+    _, stderr = child.communicate()
+    assert child.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), stderr
     assert "Traceback" not in stderr
-    assert run(*arguments, tmp_path / "out").returncode == 0
-    assert run(*arguments, tmp_path / "whole").returncode == 0
+    run_tether(*command, tmp_path / "out")
+    run_tether(*command, tmp_path / "whole")
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("out", "whole")]
     assert manifests[0] == manifests[1]
     for shard in manifests[0]["shards"]:

@@ -7,10 +7,10 @@ import io
 import json
 import logging
 import re
-import warnings
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -45,16 +45,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def shown(place: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any]) -> Callable[..., str]:
     monkeypatch.chdir(place)
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it
 
     def run(*arguments: str, code: int = 0) -> str:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(arguments))
-        said = capfd.readouterr()
-        assert (ended.value.code or 0) == code, said
+        said = call(*arguments, code=code)
         assert not [sign for sign in UNSAFE if sign in said.out + said.err], ascii(said)
         return said.out if code == 0 else said.err
 
@@ -65,21 +60,21 @@ TRAIN = ("data=pairs.csv", "size=tiny", "steps=1", "batch_size=2", "precision=fp
 
 
 @pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
-def test_every_verb_shows_text_from_outside_as_it_is(place: Path, call: Callable[..., str]) -> None:
-    call("embed", "pairs.csv", "--model", "model", "--out", f"{ODD}/e.parquet", "--thumbnail", "16")
-    assert "columns: key, texts" in call("index", f"{ODD}/e.parquet", "--out", "[/b]")
-    found = call("search", "[/b]", ODD, "--top", "13", "--html", f"{ODD}/g.html")
-    assert all(shown in found for shown in (*CAPTIONS[:1], "\\x1b]0;title\\x07", "\\x9b31m", "two\\nlines", "a 😀 cat"))
-    hits = [json.loads(line) for line in call("search", "[/b]", "cat", "--json", "--top", "13").splitlines()]
+def test_every_verb_shows_text_from_outside_as_it_is(place: Path, shown: Callable[..., str]) -> None:
+    shown("embed", "pairs.csv", "--model", "model", "--out", f"{ODD}/e.parquet", "--thumbnail", "16")
+    assert "columns: key, texts" in shown("index", f"{ODD}/e.parquet", "--out", "[/b]")
+    found = shown("search", "[/b]", ODD, "--top", "13", "--html", f"{ODD}/g.html")
+    assert all(text in found for text in (*CAPTIONS[:1], "\\x1b]0;title\\x07", "\\x9b31m", "two\\nlines", "a 😀 cat"))
+    hits = [json.loads(line) for line in shown("search", "[/b]", "cat", "--json", "--top", "13").splitlines()]
     assert {hit[ODD] for hit in hits} == set(CAPTIONS)
-    call("eval", "model", "pairs.csv", "--bootstrap", "0", "--json", f"{ODD}/n.json")
-    call("classify", "pairs.csv", "--model", "model", "--classes", f"cat,{ODD}", "--out", f"{ODD}/c.csv")
-    assert "inspect.html" in call("inspect", "model", "--pairs", "pairs.csv", *PROBES, "--out", f"{ODD}/i")
-    assert "model and log: x[/b]" in call("train", *TRAIN, "--out", f"{ODD}/run")
-    call("report", f"{ODD}/run", "--source", "pairs.csv", "--bootstrap", "0")
+    shown("eval", "model", "pairs.csv", "--bootstrap", "0", "--json", f"{ODD}/n.json")
+    shown("classify", "pairs.csv", "--model", "model", "--classes", f"cat,{ODD}", "--out", f"{ODD}/c.csv")
+    assert "inspect.html" in shown("inspect", "model", "--pairs", "pairs.csv", *PROBES, "--out", f"{ODD}/i")
+    assert "model and log: x[/b]" in shown("train", *TRAIN, "--out", f"{ODD}/run")
+    shown("report", f"{ODD}/run", "--source", "pairs.csv", "--bootstrap", "0")
     (place / "entries.txt").write_text("x\n[/b]\n")
-    call("curate", "pairs.csv", "--entries", "entries.txt", "--t", "1", "--workers", "1", "--out", f"{ODD}/kept")
-    call("curate", "pairs.csv", "--entries", "entries.txt", "--t", "1", "--workers", "1", "--plan")
+    shown("curate", "pairs.csv", "--entries", "entries.txt", "--t", "1", "--workers", "1", "--out", f"{ODD}/kept")
+    shown("curate", "pairs.csv", "--entries", "entries.txt", "--t", "1", "--workers", "1", "--plan")
     for name in PAGES:
         nothing_runs((place / ODD / name).read_text(encoding="utf-8"))
     text = (place / ODD / "kept" / "datasheet.md").read_text(encoding="utf-8").partition("```yaml")[0]
@@ -129,8 +124,8 @@ def nothing_runs(text: str) -> None:
         ("train", *TRAIN, f"{ODD}=1"),
     ],
 )
-def test_messages_show_what_was_typed_escaped(call: Callable[..., str], arguments: tuple[str, ...]) -> None:
-    assert "\\x1b" in call(*arguments, code=2)
+def test_messages_show_what_was_typed_escaped(shown: Callable[..., str], arguments: tuple[str, ...]) -> None:
+    assert "\\x1b" in shown(*arguments, code=2)
 
 
 def test_warnings_and_the_log_are_shown_escaped(capsys: pytest.CaptureFixture[str]) -> None:

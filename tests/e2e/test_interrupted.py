@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,40 +13,37 @@ import pytest
 from PIL import Image
 
 import tether
+from processes import Child, run_tether, wait_for
+from processes import tether as tether_process
 from tether.cli import main
 from tether.models.presets import create
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 TRAIN = ["size=tiny", "batch_size=2", "precision=fp32", "threads=1", "save_every=100000"]
 
 
-SLOW = """
-import sys, time
-from pathlib import Path
-from tether.cli import main
-from tether.data import image_file
-read = image_file.read_bytes
-def slowly(path, *, limit):
-    if Path(path).name == "slow.png":
-        Path("reached").touch()
-        while not Path("go").exists():
-            time.sleep(0.01)
-    return read(path, limit=limit)
-image_file.read_bytes = slowly
-main(sys.argv[1:])
-"""
+def slowly(*arguments: str) -> None:
+    """The command line, where ``slow.png`` is read as slowly as the test wants."""
+    from tether.data import image_file
+
+    read = image_file.read_bytes
+
+    def read_slowly(path, *, limit):
+        if Path(path).name == "slow.png":
+            Path("reached").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
+        return read(path, limit=limit)
+
+    image_file.read_bytes = read_slowly
+    main(list(arguments))
 
 
-def start(place: Path, *arguments: object, how: tuple[str, ...] = ("-m", "tether")) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *how, *map(str, arguments)],
-        cwd=place,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a terminal's Ctrl-C goes to the whole group
-    )
+def ended(child: Child) -> str:
+    """What an interrupted one says."""
+    _, stderr = child.communicate()
+    assert child.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    return stderr
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +73,12 @@ def place(tmp_path: Path) -> Path:
 )
 def test_ctrl_c_in_the_middle(place: Path, model: Path, verb: list[str]) -> None:
     before = {path.name for path in place.iterdir()}
-    process = start(place, *(word.format(model=model) for word in verb), how=("-c", SLOW))
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline and not (place / "reached").exists():
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    child = Child(slowly, *(word.format(model=model) for word in verb), cwd=place)
+    wait_for((place / "reached").exists, child)
+    child.signal(signal.SIGINT)
     time.sleep(0.3)
     (place / "go").touch()
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert stderr.rstrip().endswith("tether: interrupted")
-    assert "Traceback" not in stderr
+    assert ended(child).rstrip().endswith("tether: interrupted")
     left = {path.name for path in place.iterdir()} - before
     assert not [name for name in left if name.startswith("out.") and not name.endswith(".parts")], left
 
@@ -99,35 +88,23 @@ def test_ctrl_c_while_indexing(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal(rows * dim, dtype=np.float32)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors), dim)
     pq.write_table(pa.table({"key": [f"k{n}" for n in range(rows)], "embedding": column}), tmp_path / "e.parquet")
-    process = start(tmp_path, "index", "e.parquet", "--out", "store")
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline and not (tmp_path / "store").exists():
-        time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert stderr.rstrip().endswith("tether: interrupted")
-    assert "Traceback" not in stderr
-    again = start(tmp_path, "index", "e.parquet", "--out", "store")
-    stdout, stderr = again.communicate(timeout=60)
-    assert again.returncode == 0, stderr
-    assert f"{rows} rows of {dim} numbers" in stdout
+    child = tether_process("index", "e.parquet", "--out", "store", cwd=tmp_path)
+    wait_for((tmp_path / "store").exists, child)
+    child.signal(signal.SIGINT)
+    assert ended(child).rstrip().endswith("tether: interrupted")
+    assert f"{rows} rows of {dim} numbers" in run_tether("index", "e.parquet", "--out", "store", cwd=tmp_path)[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
 def test_training_saves_and_says_how_to_go_on(place: Path, number: signal.Signals) -> None:
     (place / "pairs.csv").write_text("filepath,title\na.png,one\nb.png,two\n")
-    process = start(place, "train", "data=pairs.csv", "steps=100000", *TRAIN, "--out", "run")
-    deadline = time.monotonic() + 60
+    child = tether_process("train", "data=pairs.csv", "steps=100000", *TRAIN, "--out", "run", cwd=place)
     log = place / "run" / "metrics.jsonl"
-    while process.poll() is None and time.monotonic() < deadline and not (log.exists() and log.stat().st_size):
-        time.sleep(0.01)
-    os.killpg(process.pid, number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
+    wait_for(lambda: log.exists() and log.stat().st_size, child)
+    child.signal(number)
+    stderr = ended(child)
     assert "stopping after this step, with a checkpoint" in stderr
     assert "go on with: tether train --resume --out run" in stderr
-    assert "Traceback" not in stderr
     assert not (place / "run" / "summary.json").exists()
     assert len(list((place / "run" / "checkpoints").glob("step-*"))) == 1
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from tether.cli import main
 from tether.data.sets.prepare import prepared
 from tether.models import create
 from tether.models.save import save
@@ -40,9 +39,10 @@ def mask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("mask", [0o027, 0o002], indirect=True, ids=oct)
-def test_files_and_folders_follow_the_umask(tmp_path: Path, mask: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_and_folders_follow_the_umask(
+    tmp_path: Path, mask: int, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it
     save(create("tiny"), tmp_path / "out" / "model")
     (tmp_path / "model").symlink_to("out/model")
     (tmp_path / "pairs").mkdir()
@@ -55,9 +55,7 @@ def test_files_and_folders_follow_the_umask(tmp_path: Path, mask: int, monkeypat
     monkeypatch.setenv("TETHER_CACHE", "out/cache")
     prepared("set", key="1", build=lambda folder: (folder / "a").mkdir())
     for arguments in CALLS:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        assert not ended.value.code, arguments
+        call(*arguments)
     made = [path for path in (tmp_path / "out").rglob("*") if not path.is_symlink()]
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in made}
     wanted = {path: (0o777 if path.is_dir() else 0o666) & ~mask for path in made}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -37,24 +37,30 @@ def open_clip(folder: Path) -> Clip | WrappedEncoder:
     return tether.load(folder)
 
 
-def transformers(folder: Path) -> Clip | WrappedEncoder:
+def word_tokenizer(folder: Path, *, words: Sequence[str] = WORDS, pad: str = "</s>") -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
+    from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {word: 3 + row for row, word in enumerate(WORDS)}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="</s>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {word: 3 + row for row, word in enumerate(words)}
+    whole = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    whole.pre_tokenizer = pre_tokenizers.Whitespace()
+    whole.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(tokenizer_object=whole, pad_token=pad, eos_token="</s>", unk_token="<unk>").save_pretrained(
+        folder
+    )
+
+
+def transformers(folder: Path, *, words: Sequence[str] = WORDS, layers: int = 2) -> Clip | WrappedEncoder:
+    from transformers import SiglipConfig, SiglipModel
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers, "num_attention_heads": 2}
     config = SiglipConfig(
         text_config=shape | {"vocab_size": 64, "max_position_embeddings": 16, "projection_size": 32},
         vision_config=shape | {"image_size": 32, "patch_size": 16},
     )
     torch.manual_seed(0)
     SiglipModel(config).save_pretrained(folder)
+    word_tokenizer(folder, words=words)
     return tether.load(folder)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from processes import tether as tether_process
+from processes import wait_for
 from tether.core.errors import InputError, MissingExtraError
 from tether.train import load_config, train
 from tether.train.checkpoints import list_checkpoints
@@ -77,12 +76,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, uninterrupted, stop_after):
 
 def test_a_killed_process_goes_on_bit_for_bit(tmp_path, uninterrupted):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "tether", "train", *SETTINGS, "--out", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list_checkpoints(folder / "checkpoints"):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    child = tether_process("train", *SETTINGS, "--out", folder)
+    wait_for(lambda: list_checkpoints(folder / "checkpoints"), child)
+    child.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
     assert list_checkpoints(folder / "checkpoints")
     assert not (folder / "summary.json").exists()
     train(config(), folder=folder, resume=True)

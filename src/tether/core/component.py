@@ -33,6 +33,11 @@ def schema(part: type, *, given: typing.Collection[str] = ()) -> type[BaseModel]
     Parameters whose annotation pydantic cannot check (modules, tensors, callables) are left out: code passes them,
     a configuration cannot. So are those ``given`` by code, and such members of a union.
     """
+    return _schema(part, frozenset(given))
+
+
+@functools.cache
+def _schema(part: type, given: frozenset[str]) -> type[BaseModel]:
     from pydantic import ConfigDict, create_model
 
     hints = typing.get_type_hints(part.__init__)

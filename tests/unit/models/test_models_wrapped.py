@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import tether
+from encoders import transformers, word_tokenizer
 from tether.core.errors import InputError
 from tether.models import create
 from tether.models.save import separate, write_config, write_weights
@@ -19,20 +20,7 @@ from tether.train import load_config, train
 from tether.train.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 
 TEXTS = ["a cat", "a small red cat sits", "the dog in the sun"]
-WORDS = ["a", "small", "red", "cat", "sits", "the", "dog", "in", "sun"]
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-
-
-def _word_tokenizer(folder, end):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {word: 3 + row for row, word in enumerate(WORDS)}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=end, eos_token="</s>", unk_token="<unk>")
-    fast.save_pretrained(folder)
 
 
 def _open_clip(folder, text, **more):
@@ -61,24 +49,14 @@ def _hugging_face_text(folder):
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     RobertaConfig(vocab_size=64, pad_token_id=0, max_position_embeddings=24, **sizes).save_pretrained(folder / "text")
-    _word_tokenizer(folder, "<pad>")
+    word_tokenizer(folder, pad="<pad>")
     names = {"hf_model_name": str(folder / "text"), "hf_tokenizer_name": str(folder)}
     text = {**names, "context_length": 16, "vocab_size": 64, "hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler"}
     return _open_clip(folder, text)
 
 
 def _siglip(folder):
-    from transformers import SiglipConfig, SiglipModel
-
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = SiglipConfig(
-        text_config=sizes | {"vocab_size": 64, "max_position_embeddings": 16, "projection_size": 32},
-        vision_config=sizes | {"image_size": 32, "patch_size": 16},
-    )
-    torch.manual_seed(0)
-    SiglipModel(config).save_pretrained(folder)
-    _word_tokenizer(folder, "</s>")
-    return tether.load(folder)
+    return transformers(folder, layers=1)
 
 
 def _siglip2(folder):
@@ -372,7 +350,7 @@ def test_a_clip_with_words_of_its_own(tmp_path):
     vision = sizes | {"image_size": 32, "patch_size": 16}
     source = tmp_path / "source"
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(source)
-    _word_tokenizer(source, "<pad>")
+    word_tokenizer(source, pad="<pad>")
     model = tether.load(source)
     folder = tether.save(model, tmp_path / "saved")
     shutil.rmtree(source)
