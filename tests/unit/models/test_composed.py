@@ -13,6 +13,7 @@ from tether.models.composed import starter
 from tether.models.composed.class_names import ClassNameMap, ridge_of_rows
 from tether.models.composed.compose import compose, from_recipe
 from tether.models.embed import encode_texts
+from tether.models.named import near
 from tether.train.config import RunConfig
 from tether.train.parts import new_encoder
 
@@ -190,6 +191,13 @@ def test_conse_is_the_mean_of_likely_names():
     mean = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).softmax(1)[0, :2]
     expected = torch.nn.functional.normalize(torch.tensor([[mean[0], mean[1], 0.0]]), dim=1)
     assert torch.allclose(found(torch.tensor([[3.0, 2.0, 1.0, 0.0]])), expected, atol=1e-6)
+
+
+def test_a_store_may_name_starter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert near("starter", written_in=tmp_path / "store", again="--model NAME") == "starter"
+    with pytest.raises(InputError, match="is not loaded unasked"):
+        near("starters", written_in=tmp_path / "store", again="--model NAME")
 
 
 def test_starter_without_its_weights(monkeypatch):
