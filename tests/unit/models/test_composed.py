@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import tether
+from encoders import ENCODERS
 from tether.core.errors import InputError, MissingExtraError
 from tether.models import create
 from tether.models.composed import starter
@@ -72,6 +73,20 @@ def test_the_other_side_is_dropped(towers):
     inside = [name for name, _ in model.parts.image.named_parameters()]
     assert inside
     assert not any(".text." in name for name in inside)
+
+
+@pytest.mark.parametrize(("image", "text"), [("open_clip", "transformers"), ("transformers", "open_clip")])
+def test_sides_of_wrapped_encoders(tmp_path, image, text):
+    for name in (image, text):
+        (tmp_path / name).mkdir()
+    eyes, words = (ENCODERS[name](tmp_path / name) for name in (image, text))
+    model = compose(image=str(tmp_path / image), text=str(tmp_path / text)).eval()
+    again = tether.load(tether.save(model, tmp_path / "saved"))
+    pixels = torch.zeros(1, 3, *eyes.image_spec.size, dtype=torch.uint8)
+    ids = words.tokenizer(TEXTS)
+    assert torch.equal(again.before_maps().encode_image(pixels).pooled, eyes.encode_image(pixels).pooled)
+    assert torch.equal(again.before_maps().encode_text(again.tokenizer(TEXTS)).pooled, words.encode_text(ids).pooled)
+    assert len(again.parts.text.state_dict()) < len(words.state_dict())
 
 
 def test_towers_are_those_of_their_libraries(towers):
