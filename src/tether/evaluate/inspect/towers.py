@@ -16,11 +16,13 @@ from tether.core.finding import Bar, Bars, Finding
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
+from tether.data.words import words_of
 from tether.evaluate.inspect.about import tower_of
+from tether.evaluate.inspect.above_chance import LEAST_PAIRS
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact
-from tether.evaluate.inspect.retrieval import AT_CHANCE, LEAST_PAIRS
-from tether.evaluate.inspect.vocabulary import STOP, words_of
+from tether.evaluate.inspect.retrieval import AT_CHANCE
+from tether.evaluate.inspect.vocabulary import STOP
 from tether.models.embed import encode_images, encode_texts
 
 COPIES = 3
