@@ -21,7 +21,7 @@ $(VENV)/.stamp-dev: pyproject.toml
 	touch $@ $(VENV)/.stamp-use
 
 demo: $(VENV)/.stamp-use
-	$(BIN)/tether train recipes/demo.yaml --out $(RUN) --resume
+	$(BIN)/tether train --recipe demo --out $(RUN) --resume
 	$(BIN)/tether report $(RUN)
 	$(BIN)/tether embed emoji:split=all --model $(RUN) --out $(RUN)/embeddings.parquet --thumbnail 64 --precision bfloat16
 	$(BIN)/tether index $(RUN)/embeddings.parquet --out $(RUN)/store --existing replace

@@ -64,6 +64,13 @@ def transformers(folder: Path, *, words: Sequence[str] = WORDS, layers: int = 2)
     return tether.load(folder)
 
 
+def sentence_transformers(folder: Path) -> Clip | WrappedEncoder:
+    tether.export(create("tiny", seed=1), folder / "0_CLIPModel", format="transformers")
+    listed = [{"idx": 0, "name": "", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    return tether.load(folder)
+
+
 ENCODERS: dict[str, Callable[[Path], Clip | WrappedEncoder]] = {
     "own": own,
     "open_clip": open_clip,

@@ -21,6 +21,15 @@ def command(
     ] = "photo",
     top: Annotated[int, typer.Option(min=1, help="Classes listed for each image.")] = 3,
     abstain: Annotated[float, typer.Option(min=0, max=1, help="Least confidence for a label to be given.")] = 0.0,
+    none_of_these: Annotated[
+        str | None,
+        typer.Option(
+            help="No label where the best class has no higher cosine: a number, or auto (as search --cutoff)."
+        ),
+    ] = None,
+    cutoff_from: Annotated[
+        str | None, typer.Option(help="Images with captions to fit that on; a run of ours has its own.")
+    ] = None,
     calibrate: Annotated[str | None, typer.Option(help="Labelled images to fit the confidence on.")] = None,
     label_column: Annotated[str, typer.Option(help="Their column with the class names.")] = "label",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward.")] = 64,
@@ -55,11 +64,13 @@ def command(
     import tether
     from tether.data import open_source
     from tether.tasks.classify.classify import classify
+    from tether.workflows.calibration import cutoff_of, unseen_words
 
     opened = open_source(source, where="SOURCE")
     labelled = None if calibrate is None else open_source(calibrate, where="--calibrate")
     loaded = cast(DualEncoder, tether.load(model, device=device, random_weights=random_weights))
     check_finite(loaded, where=model)
+    cutoff = cutoff_of(none_of_these, model=loaded, name=model, pairs=cutoff_from, option="--none-of-these")
     with bars() as progress:
         task = progress.add_task("classify", total=None)
         report = classify(
@@ -70,6 +81,7 @@ def command(
             templates=sentences,
             top=top,
             abstain=abstain,
+            above=None if cutoff is None else cutoff.threshold,
             calibrate=labelled,
             label_column=label_column,
             batch_size=batch_size,
@@ -82,6 +94,8 @@ def command(
         put_json(asdict(report), to=json)
     if json != STDOUT:
         say(f"{report.path}: {report.rows} images, {report.abstained} without a label")
+    for line in [*([cutoff.line(pool=report.rows)] if cutoff else []), *unseen_words(names, model=loaded, name=model)]:
+        say(line, err=True)
     if report.calibration is None:
         say("confidence: the model's own scale, not calibrated; it orders classes, it is no probability", err=True)
     else:

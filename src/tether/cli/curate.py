@@ -88,6 +88,7 @@ def command(
     from tether.evaluate.datasheet.thumbnails import DISPLAYS
     from tether.evaluate.datasheet.write import PAGE
 
+    steps_file = None if recipe is None else find(recipe)
     if (recipe is None) == (entries is None):
         raise InputError("give either --entries (with --t or --tail-share) or --recipe")
     if recipe is not None and (t is not None or tail_share is not None):
@@ -122,7 +123,6 @@ def command(
             "row_group_size=10_000",
             err=True,
         )
-    steps_file = find(recipe) if recipe is not None else None
     passing = Path(tempfile.mkdtemp(prefix="tether-plan-")) if out is None else None
     folder = passing or out
     assert folder is not None

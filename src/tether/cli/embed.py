@@ -18,7 +18,10 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward.")] = 64,
     thumbnail: Annotated[int, typer.Option(min=0, help="Longest side of the JPEG kept beside each; 0 keeps none.")] = 0,
     part_rows: Annotated[int, typer.Option(min=1, help="Rows of one part: the most a kill costs.")] = 2048,
-    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the forward.")] = "float32",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="Of the forward; auto takes bfloat16 where it is faster and gives the same vectors."),
+    ] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
     device: Device = "auto",
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
@@ -41,6 +44,7 @@ def command(
     from tether.cli.screen import bars
     from tether.core.protocols import DualEncoder
     from tether.data import open_source
+    from tether.models.precision import chosen_precision
     from tether.tasks.retrieve.embed import embed
 
     opened = open_source(source, where="SOURCE")
@@ -55,7 +59,7 @@ def command(
             batch_size=batch_size,
             part_rows=part_rows,
             thumbnail=thumbnail or None,
-            precision=precision,
+            precision=chosen_precision(loaded, precision),
             workers=workers,
             strict=strict,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),

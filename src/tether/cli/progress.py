@@ -16,7 +16,7 @@ from tether.cli.screen import Screen, Words, bars
 from tether.train.run_files import BAD_ROWS
 
 if TYPE_CHECKING:
-    from tether.workflows.train import Trained
+    from tether.workflows.train import TrainedRun
 
 _SHOWN = ("text_to_image_r10", "image_to_text_r10")
 _RECALL = re.compile(r"(text_to_image|image_to_text)_r\d+")
@@ -95,7 +95,7 @@ def _recalls(metrics: Mapping[str, float], *, every: bool = False) -> list[str]:
     return [f"{describe(name)} {shown(name, metrics[name])} ({beside(name, metrics)})" for name in names]
 
 
-def summarise(done: Trained, *, before: bool = False) -> None:
+def summarise(done: TrainedRun, *, before: bool = False) -> None:
     """The last words of a finished run, or of one that was finished ``before``."""
     result, folder = done.result, done.folder
     if before:

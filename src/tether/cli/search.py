@@ -21,6 +21,13 @@ def command(
     image: Annotated[list[Path] | None, typer.Option(help="Look for images like this one; may be repeated.")] = None,
     where: Annotated[str | None, typer.Option(help="Condition on the columns, such as \"label = 'cat'\".")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many for each query.")] = 10,
+    cutoff: Annotated[
+        str | None,
+        typer.Option(help="Show only what scores more: a number, or auto (1 % of wrong pairs pass); may find nothing."),
+    ] = None,
+    cutoff_from: Annotated[
+        str | None, typer.Option(help="Images with captions to fit the cutoff on; a run of ours has its own.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page with the images.")] = None,
     images: Annotated[
         Path | None,
@@ -38,6 +45,7 @@ def command(
 
     Examples:
       tether search photos/ "a red bicycle" --model starter --html found.html
+      tether search photos/ "a red bicycle" --model runs/mine --cutoff auto
       tether search photos.db --image like.jpg --where "label = 'street'"
     """
     from tether.cli.screen import bars
@@ -57,26 +65,35 @@ def command(
             top=top,
             condition=where,
             folder=images,
+            cutoff=cutoff,
+            cutoff_from=cutoff_from,
             device=device,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
         )
     hits = found.hits
+    nothing = {query: found.nothing(query) for query in hits}
 
+    for line in found.remarks():
+        say(line, err=True)
     if json is not None:
         named = [(query, hit) for query, some in hits.items() for hit in some]
         listed = [
             {**hit.meta, "query": query, "key": hit.key, "score": hit.score, "texts": hit.texts} for query, hit in named
         ]
         put_json(listed, to=json, lines=True)
-    for query, some in hits.items() if json != STDOUT else ():
-        say(query if some else f"{query}: no row passes the filter")
+    for query, some in hits.items():
+        if json == STDOUT:
+            if not some:
+                say(f"{query}: {nothing[query]}", err=True)
+            continue
+        say(query if some else f"{query}: {nothing[query]}")
         for hit in some:
             say(f"  {hit.score:.4f}  {hit.key}  {hit.texts[0] if hit.texts else ''}".rstrip())
     if html is not None:
         from tether.tasks.retrieve.gallery import gallery
 
         note = f"{found.images:,} images, model {found.model}" + (f", where {where}" if where else "")
-        gallery(hits, html, title="Search results", note=note)
+        gallery(hits, html, title="Search results", note=note, remarks=found.remarks(), nothing=nothing)
         every = [hit for some in hits.values() for hit in some]
         shown = sum(hit.image is not None for hit in every)
         hint = "" if shown == len(every) else "; --images FOLDER shows those below the folder that was embedded"

@@ -12,7 +12,7 @@ from tether.cli.say import say
 
 if TYPE_CHECKING:
     from tether.train.config import RunConfig
-    from tether.workflows.train import Prepared, Trained
+    from tether.workflows.train import Prepared, TrainedRun
 
 COMPARE = "compare"
 
@@ -113,7 +113,7 @@ def command(
     summarise(done, before=finished)
 
 
-def _fit(config: RunConfig, *, out: Path, resume: bool, device: str, where: str) -> Trained:
+def _fit(config: RunConfig, *, out: Path, resume: bool, device: str, where: str) -> TrainedRun:
     from tether.cli.screen import bars
     from tether.workflows.train import go
 

@@ -14,6 +14,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import checked
 from tether.models.decomposition.pieces import Anatomy, AttentionLayer, ReadOut
 from tether.models.dual import Clip
+from tether.models.transformers_families import SIGLIP
 from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder
 
 
@@ -129,7 +130,7 @@ def _dissect(model: DualEncoder, images: Tensor) -> Anatomy:
         from tether.models.decomposition.open_clip import dissect_open_clip
 
         return dissect_open_clip(model, images)
-    if isinstance(model, TransformersEncoder) and model.family.model == "SiglipModel":
+    if isinstance(model, TransformersEncoder) and model.family.model in SIGLIP:
         from tether.models.decomposition.siglip import dissect_siglip
 
         return dissect_siglip(model, images)

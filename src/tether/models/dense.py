@@ -16,6 +16,7 @@ from tether.core.types import Features
 from tether.models.decomposition.pieces import listening
 from tether.models.dual import Clip
 from tether.models.tokenizer import lengths
+from tether.models.transformers_families import SIGLIP
 from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder
 
 
@@ -43,7 +44,7 @@ def dense_image(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] |
         return replace(found, tokens=model.visual.project(found.tokens[:, 1:]), mask=None)
     if keep is not None:
         raise UnsupportedModelError(f"keep: {type(model).__name__} cannot drop patches; expected None")
-    if isinstance(model, TransformersEncoder) and model.family.model == "SiglipModel":
+    if isinstance(model, TransformersEncoder) and model.family.model in SIGLIP:
         tower: Any = model.model.get_submodule("vision_model")
         if "head" not in dict(tower.named_children()):
             raise UnsupportedModelError("the image tower has no pooling head; expected SigLIP's")
@@ -73,7 +74,9 @@ def dense_text(model: DualEncoder, text: Int[Tensor, "b l"]) -> Features:
         found = model.encode_text(text, want="tokens")
         assert found.tokens is not None  # they were asked for
         return replace(found, tokens=model.text.project(found.tokens), mask=word_mask(text))
-    if isinstance(model, TransformersEncoder) and model.family.model == "SiglipModel":
+    if isinstance(model, TransformersEncoder) and model.family.model in SIGLIP:
+        if model.text_padding.left:
+            raise UnsupportedModelError("the texts are padded on the left; expected words at the start")
         tower: Any = model.model.get_submodule("text_model")
         with listening({"last": tower.final_layer_norm}) as seen:
             pooled = model.encode_text(text).pooled

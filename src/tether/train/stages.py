@@ -68,7 +68,7 @@ def _changed(config: RunConfig, stage: Stage, *, where: str) -> RunConfig:
     changes = {name: value for name, value in given.items() if value is not None and name not in _OWN}
     sizes = {name: given[name] for name in _SIZES if given[name] is not None}
     if sizes:
-        if "load" in config.model:
+        if {"load", "image"} & set(config.model):
             raise InputError(f"{where}: {', '.join(sizes)}: the size of a loaded model cannot be changed yet")
         changes["model"] = {**config.model, **sizes}
     return config.model_copy(update={**changes, "stages": []})

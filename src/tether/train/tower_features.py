@@ -22,7 +22,7 @@ from tether.core.types import Row
 from tether.data.features import parquet
 from tether.data.features.parts import Refuse, make_parts
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.composed.towers import Tower
+from tether.models.composed.towers import TowerSide
 from tether.models.tokenizer import lengths
 
 PART_ROWS = 256
@@ -145,7 +145,7 @@ class _Rows:
 @torch.inference_mode()
 def text_rows(model: ComposedEncoder, texts: list[str]) -> Float[Tensor, "m v"]:
     """(m, v) float32 rows of the text tower on the CPU, short texts beside short ones."""
-    tower: Tower = model.parts.text
+    tower: TowerSide = model.parts.text
     rows = torch.empty(len(texts), tower.width)
     if not texts:
         return rows

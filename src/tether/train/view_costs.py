@@ -31,12 +31,12 @@ def view_costs(plan: Sequence[Stretch]) -> Iterator[str]:
 
 
 def _of_step(step: Step, config: RunConfig) -> Iterator[str]:
-    model = None if "load" in config.model else model_settings(config)[2]
+    model = None if {"load", "image"} & set(config.model) else model_settings(config)[2]
     for name, view in (step.views if isinstance(step, ComposedStep) else {}).items():
         if view.encoder != MODEL:
             yield f"view {name}: read by {view.encoder}, without gradient"
         elif model is None:
-            yield f"view {name}: not counted, for the model is a loaded one"
+            yield f"view {name}: not counted, for the model is not one of Tether's own making"
         else:
             tokens, operations = _cost(view, model)
             yield f"view {name}: {tokens} tokens, {operations / 1e6:,.1f} MFLOP a pair"

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from tether.data import open_source
+from tether.models.precision import chosen_precision
 from tether.tasks.retrieve.embed import embed as to_file
 from tether.workflows.models import Model, opened
 
@@ -51,6 +52,7 @@ def embed(
     out: str | Path,
     batch_size: int = 64,
     thumbnail: int | None = None,
+    precision: str = "auto",
     device: str = "auto",
 ) -> Vectors:
     """Turn the images of a source into vectors; a run that was stopped resumes.
@@ -61,6 +63,7 @@ def embed(
         out: a ``.parquet`` file.
         batch_size: images in one forward.
         thumbnail: longest side of a JPEG kept beside each vector, for galleries; None for none.
+        precision: of the forward; ``auto`` takes bfloat16 where it is faster and gives the same vectors.
         device: where to load the model.
 
     Example:
@@ -73,5 +76,13 @@ def embed(
     """
     encoder, name = opened(model, device=device)
     rows = open_source(str(source) if isinstance(source, Path) else source, where="source")
-    done = to_file(rows, model=encoder, model_name=name, out=Path(out), batch_size=batch_size, thumbnail=thumbnail)
+    done = to_file(
+        rows,
+        model=encoder,
+        model_name=name,
+        out=Path(out),
+        batch_size=batch_size,
+        thumbnail=thumbnail,
+        precision=chosen_precision(encoder, precision),
+    )
     return Vectors(Path(out), done.rows, done.bad)

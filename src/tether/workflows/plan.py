@@ -15,7 +15,7 @@ _HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """A recipe for some data, and why.
 
     Attributes:
@@ -29,7 +29,7 @@ class Plan:
     change: list[str] = field(default_factory=list)
 
 
-def plan(survey: Survey, *, data: str | Mapping[str, Any], start: str | None = None, seed: int = 0) -> Plan:
+def plan(survey: Survey, *, data: str | Mapping[str, Any], start: str | None = None, seed: int = 0) -> TrainingPlan:
     """Choose how to learn from a source.
 
     Few images teach a map between two trained towers, which stay as they are; more can tune the towers; only millions
@@ -70,7 +70,7 @@ def plan(survey: Survey, *, data: str | Mapping[str, Any], start: str | None = N
         change.append(f"epochs={recipe['epochs']:g}  passes over the data")
     change.append("evaluate.source=FILE  other held-out pairs")
     recipe["evaluate"] = {"source": parts["held_out"], **recipe.pop("evaluate", {})}
-    return Plan(recipe, because, change)
+    return TrainingPlan(recipe, because, change)
 
 
 def _locked(name: str) -> dict[str, Any]:

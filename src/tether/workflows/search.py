@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import has_magic
 from html import escape
 from pathlib import Path
@@ -16,12 +16,15 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.types import Row
 from tether.data import SOURCES, open_source
+from tether.evaluate.cutoff import Cutoff
 from tether.models.named import near
+from tether.models.precision import chosen_precision
 from tether.tasks.retrieve.embed import embed, make_thumbnail
 from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.lance import table_of
 from tether.tasks.retrieve.search import Hit, Searcher
 from tether.tasks.retrieve.store import Store
+from tether.workflows.calibration import Pairs, Wanted, cutoff_of, unseen_words
 from tether.workflows.models import Model, opened
 
 THUMBNAIL = 192  # pixels of the longest side of what is kept of an image
@@ -33,23 +36,42 @@ class Found:
     """What was found.
 
     Attributes:
-        hits: query -> rows, best first.
+        hits: query -> rows, best first; with a cutoff, those above it alone.
         images: how many were looked through.
         model: what it is called.
+        nearest: query in words -> score of the best row, above the cutoff or not.
+        cutoff: from which score on a row fits, or None.
+        unseen: what is to be said of words that no caption of the model's run has.
     """
 
     hits: Mapping[str, Sequence[Hit]]
     images: int
     model: str
+    nearest: Mapping[str, float] = field(default_factory=dict)
+    cutoff: Cutoff | None = None
+    unseen: Sequence[str] = ()
 
     def __getitem__(self, query: str) -> Sequence[Hit]:
         """The hits of one query."""
         return self.hits[query]
 
+    def remarks(self) -> list[str]:
+        """What the cutoff means here, and which words the model never saw."""
+        return [*([self.cutoff.line(pool=self.images)] if self.cutoff else []), *self.unseen]
+
+    def nothing(self, query: str) -> str:
+        """Why a query has no hit, or the empty string."""
+        if self.hits[query]:
+            return ""
+        if self.cutoff is None or query not in self.nearest:
+            return "no row passes the filter"
+        best, at = self.nearest[query], self.cutoff.threshold
+        return f"nothing found: the best of {self.images:,} images scores {best:.3f}, the cutoff is {at:.3f}"
+
     def _repr_html_(self) -> str:
-        rows = []
+        rows = [f"<p>{escape(line)}</p>" for line in self.remarks()]
         for query, hits in self.hits.items():
-            shown = "".join(_figure(hit) for hit in hits)
+            shown = "".join(_figure(hit) for hit in hits) or escape(self.nothing(query))
             rows.append(f"<h4>{escape(query)}</h4><div style='display:flex;flex-wrap:wrap;gap:8px'>{shown}</div>")
         return "".join(rows)
 
@@ -63,6 +85,8 @@ def search(
     top: int = 10,
     condition: str | None = None,
     folder: Path | None = None,
+    cutoff: Wanted | str = None,
+    cutoff_from: Pairs = None,
     device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Found:
@@ -77,11 +101,14 @@ def search(
         top: how many for each query.
         condition: on the columns, such as ``"label = 'cat'"``.
         folder: that was embedded, to show images that have no thumbnail.
+        cutoff: give a query in words only rows that score more: a number, or ``auto``, the lowest score that at most
+            one in a hundred wrong pairs of image and caption exceeds, fitted on the held-out pairs of the model's run.
+        cutoff_from: pairs that the model did not learn from, to fit the cutoff on instead.
         device: where to load the model.
         on_progress: called with images embedded and images in all.
 
     Raises:
-        InputError: no such store or source, no model, or an empty query.
+        InputError: no such store or source, no model, an empty query, or nothing to fit a cutoff on.
 
     Example:
         >>> import os, tempfile, tether
@@ -94,12 +121,18 @@ def search(
     wanted = [queries] if isinstance(queries, str) else list(queries)
     if not wanted and not images:
         raise InputError("search: say what to look for: words, or images")
+    if cutoff is not None and not wanted:
+        raise InputError("--cutoff: is for queries in words; images have none")
     store, encoder, name = open_store(str(where), model=model, device=device, on_progress=on_progress)
+    used = cutoff_of(cutoff, model=encoder, name=name, pairs=cutoff_from, option="--cutoff")
     searcher = Searcher(store, model=encoder)
     found = {text: searcher.text(text, top=top, where=condition) for text in wanted}
+    nearest = {text: float(ranking.scores[0]) for text, ranking in found.items() if len(ranking.scores)}
     found |= {f"like {path}": searcher.image(path, top=top, where=condition) for path in images}
     hits = {query: searcher.hits(ranking, images=folder) for query, ranking in found.items()}
-    return Found(hits, len(store), name)
+    if used is not None:
+        hits |= {text: [hit for hit in hits[text] if hit.score > used.threshold] for text in wanted}
+    return Found(hits, len(store), name, nearest, used, unseen_words(wanted, model=encoder, name=name))
 
 
 def open_store(
@@ -129,7 +162,14 @@ def open_store(
     place = cache_dir() / "search" / key
     vectors, stored = place / "vectors.parquet", place / "store"
     done = embed(
-        source, model=encoder, model_name=name, out=vectors, thumbnail=THUMBNAIL, workers=1, on_progress=on_progress
+        source,
+        model=encoder,
+        model_name=name,
+        out=vectors,
+        thumbnail=THUMBNAIL,
+        precision=chosen_precision(encoder),
+        workers=1,
+        on_progress=on_progress,
     )
     if table_of(stored, None) is None or len(Store.open(stored)) != done.rows:
         return build_index(vectors, out=stored, existing="replace"), encoder, name

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tether.compress.quantise import QUANTISERS
 from tether.core.component import build
 from tether.core.errors import InputError
-from tether.core.protocols import Source
+from tether.core.protocols import DualEncoder
 from tether.core.recipes import find
 from tether.data import open_source
-from tether.data.shuffle import reason_against
 from tether.data.survey import survey
+from tether.data.words import count_words
 from tether.evaluate import evaluate
 from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
 from tether.train.config import RunConfig, load_config
@@ -23,14 +23,15 @@ from tether.train.length import epochs_of
 from tether.train.parts import Encoder, check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
+from tether.workflows.calibration import digest_of, keep_cutoffs
 from tether.workflows.fit import FITS, USED, fit
-from tether.workflows.plan import Plan, plan
+from tether.workflows.plan import TrainingPlan, plan
 
 BOOTSTRAP = 1000
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A finished run.
 
     Attributes:
@@ -60,7 +61,7 @@ class Prepared:
 
     config: RunConfig
     found: list[str]
-    plan: Plan | None
+    plan: TrainingPlan | None
 
 
 def train(
@@ -76,7 +77,7 @@ def train(
     on_plan: Callable[[Prepared], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Trained:
+) -> TrainedRun:
     """Train a dual encoder on pairs of images and texts.
 
     With data alone, the source is looked at first: few pairs train a map between the locked towers of ``start``, more
@@ -166,7 +167,7 @@ def go(
     on_progress: Callable[[int, int | None], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     where: str = "settings",
-) -> Trained:
+) -> TrainedRun:
     """Run the settings; arguments are those of ``train``, ``where`` is what errors call the settings."""
     wanted, measure, name = config.evaluate, None, ""
     if wanted is not None:
@@ -175,7 +176,8 @@ def go(
         name = source.name
 
         def measure(model: Encoder) -> dict[str, float]:
-            return evaluate(model, source, limit=wanted.limit, bootstrap=BOOTSTRAP)
+            found = evaluate(model, source, limit=wanted.limit, bootstrap=BOOTSTRAP)
+            return {key: value for key, value in found.items() if key != "seconds"}  # a run has its own
 
     if config.fit is not None:
         result = fit(
@@ -202,30 +204,35 @@ def go(
     if meaning is None and wanted is not None and "text_to_image_r10_chance" in result.metrics:
         meaning = _meaning(config, result, out=out)
         meaning.save(out)
-    return Trained(out, result, name, meaning)
+    return TrainedRun(out, result, name, meaning)
 
 
 def _meaning(config: RunConfig, result: Result, *, out: Path) -> Meaning:
-    """Measure the finished model on images that it learnt from, as many as were held out, and compare."""
+    """Measure the finished model on images that it learnt from, as many as were held out, and compare.
+
+    Leaves in the folder what later warns its users: the captions' words, and cutoffs.
+    """
     from tether.models.load import load
 
     assert config.evaluate is not None
-    source = open_source(config.data, where="data")
-    images, captions = _counts(source)
+    source, held_out = open_source(config.data, where="data"), open_source(config.evaluate.source)
+    model = cast(DualEncoder, load(out))
+    scratch = "load" not in config.model
+    words = count_words(source, digest=digest_of(model), scratch=scratch and "text" not in config.model)
+    words.save(out)
+    keep_cutoffs(model, held_out, folder=out)
     pool = int(result.metrics["images"])
     depth = depth_for(pool)
     try:
-        known = evaluate(load(out), source, measures=("retrieval",), limit=pool)[f"text_to_image_r{depth}"]
+        known = evaluate(model, source, measures=("retrieval",), limit=pool)[f"text_to_image_r{depth}"]
     except InputError:
         known = None
     value, low, high, chance = recall_of(result.metrics, depth=depth)
-    name = open_source(config.evaluate.source).name
-    scratch = "load" not in config.model
     return Meaning(
-        source=name,
-        images=images,
-        captions=captions,
-        epochs=None if config.fit is not None else epochs_of(config, images),
+        source=held_out.name,
+        images=words.images,
+        captions=words.captions,
+        epochs=None if config.fit is not None else epochs_of(config, words.images),
         pool=pool,
         depth=depth,
         held_out=value,
@@ -236,14 +243,6 @@ def _meaning(config: RunConfig, result: Result, *, out: Path) -> Meaning:
         scratch=scratch,
         next=_next(config, out=out),
     )
-
-
-def _counts(source: Source) -> tuple[int, int]:
-    """Rows that can be used, and their captions."""
-    rows = [
-        row for block in source.blocks() for row in source.read(block) if reason_against(row, need_text=True) is None
-    ]
-    return len(rows), sum(sum(bool(text.strip()) for text in row.texts) for row in rows)
 
 
 def _next(config: RunConfig, *, out: Path) -> list[str]:

@@ -19,10 +19,12 @@ from tether.core.finding import Bar, Bars, Cloud, Curve, Figure, Finding, Galler
 from tether.core.types import Block, Features, ImageSpec, Row
 from tether.data import open_source
 from tether.evaluate.inspect import PROBES
+from tether.evaluate.inspect.above_chance import Recall, recalls
 from tether.evaluate.inspect.binding import swapped
 from tether.evaluate.inspect.caption_robustness import CHANGES
 from tether.evaluate.inspect.intervals import mean, share
 from tether.evaluate.inspect.page import draw_bars, steps
+from tether.evaluate.inspect.pairing import pair_up
 from tether.evaluate.inspect.runner import inspect_model
 from tether.evaluate.inspect.vocabulary import heads
 from tether.evaluate.inspect.writing import STYLES, write
@@ -70,6 +72,32 @@ class Stub:
         if self.spoilt == "equal":
             table = torch.ones_like(table)
         return Features(table[text[:, 0] - 1])
+
+
+class Coded(Stub):
+    """Sees noise and, so strongly, the number in the caption, which is the row's."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.codes = torch.randn(200, WIDTH, generator=generator)
+        self.noise = torch.randn(200, WIDTH, generator=generator)
+        self.strength = strength
+
+    class tokenizer:  # noqa: N801 - stands for an instance
+        context_length, vocab_size = 77, 200
+
+        def __new__(cls, texts: Sequence[str]) -> torch.Tensor:
+            return torch.tensor([[1 + int(text.split()[-1])] for text in texts])
+
+    def encode_image(self, image: torch.Tensor, *, mask=None) -> Features:
+        start = self.seen
+        self.seen += len(image)
+        code, noise = (side[start : start + len(image)] for side in (self.codes, self.noise))
+        return Features(noise + self.strength * code)
+
+    def encode_text(self, text: torch.Tensor, *, mask=None) -> Features:
+        return Features(self.codes[text[:, 0] - 1])
 
 
 class Rows:
@@ -184,6 +212,37 @@ def test_equal_embeddings(tmp_path):
     assert "all image embeddings" in report.section("dimensions").finding.sentence.lower()
     assert report.section("likelihood").finding is None
     assert "image" in report.section("likelihood").problem
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.12, 3.0])
+def test_what_presupposes_a_working_model_is_said_of_one_alone(tmp_path, strength):
+    """At 0.12 a pair beats 60 % of the others, and hardly one is found first."""
+    pairs = Rows([Row(row.key, row.image, row.texts) for row in rows(120)])
+    report = inspect_model(Coded(strength), pairs, out=tmp_path, probes=["retrieval", "gap", "likelihood"])
+    told = {section.name: section.level for section in report.sections}
+    if strength == 3.0:
+        assert (told["retrieval"], told["gap"]) == ("good", "good")
+        return
+    assert told == {"retrieval": "alarm", "gap": "unknown", "likelihood": "unknown"}
+    finding = report.section("gap").finding
+    assert "Could not tell" in finding.sentence
+    assert "not clearly above chance: text to image R@1" in finding.sentence
+    assert finding.figures, "the figures remain"
+    apart = report.section("retrieval").finding.figure("share of wrong answers that a pair beats (chance 50 %)")
+    assert (apart.value > 0.55) == (strength > 0)
+
+
+def test_an_interval_holds_for_captions_that_stand_or_fall_together():
+    image = torch.nn.functional.normalize(torch.randn(60, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    owner = torch.arange(60).repeat_interleave(5)
+    text = torch.where((owner % 2 == 0)[:, None], image[owner], -image[owner])  # all of an image's, or none
+    pairing = pair_up(image, text, owner=owner, captions=[f"caption {at}" for at in range(300)])
+    found = recalls(pairing, images=60, k=(1,))[0]
+    queries = share("recall", pairing.text_ranks <= 1)
+    assert found.figure.value == queries.value == 0.5
+    assert found.figure.high - found.figure.low > 1.8 * (queries.high - queries.low)
+    assert found.clear
+    assert not Recall("text to image", 1, share("recall", torch.zeros(60, dtype=torch.bool)), 1 / 60).clear
 
 
 def test_rank_deficient_embeddings(tmp_path):

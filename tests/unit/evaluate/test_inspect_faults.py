@@ -29,6 +29,7 @@ def test_a_clean_model_raises_no_alarm(place):
     assert told == {section.name for section in report.sections}, [s.problem for s in report.sections]
     apart = report.section("retrieval").finding.figure("share of wrong answers that a pair beats (chance 50 %)")
     assert apart.low > 0.9
+    assert {section.name for section in report.sections if section.level == "unknown"} == set()
 
 
 def test_a_colour_word_bias_is_found(place):

@@ -63,6 +63,7 @@ MAKERS = {
     "siglip": encoders.transformers,
     "convnext": encoders.open_clip,
     "text": _open_clip_text,
+    "sentences": encoders.sentence_transformers,
 }
 for _kind in ("siglip", "convnext", "text"):
     MAKERS[f"saved {_kind}"] = lambda folder, kind=_kind: tether.save(tether.load(_folder(kind)), folder)
@@ -335,7 +336,9 @@ def test_names_that_no_folder_has(name):
         tether.load(name)
 
 
-@pytest.mark.parametrize("kind", ["own", "classic", "clip", "sharded", "siglip", "convnext", "saved siglip"])
+@pytest.mark.parametrize(
+    "kind", ["own", "classic", "clip", "sharded", "siglip", "convnext", "saved siglip", "sentences"]
+)
 def test_only_the_files_of_a_model_are_fetched(kind, tmp_path, monkeypatch):
     import huggingface_hub
     from huggingface_hub.utils import filter_repo_objects

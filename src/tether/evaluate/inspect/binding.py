@@ -39,6 +39,7 @@ class Binding:
     """
 
     title = "Binding of attributes (swap test)"
+    presupposes_skill = True
     most: Count = _MOST
 
     def __call__(self, subject: Subject) -> Finding:

@@ -84,6 +84,7 @@ class Wording:
     """
 
     title = "Robustness to paraphrase and typing errors"
+    presupposes_skill = True
     most: Count = _MOST
 
     def __call__(self, subject: Subject) -> Finding:

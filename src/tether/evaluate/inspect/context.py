@@ -20,6 +20,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Source
 from tether.data.features import parquet
 from tether.evaluate.embeddings import Embedded
+from tether.evaluate.inspect.above_chance import LEAST_PAIRS, Recall, recalls
 from tether.evaluate.inspect.intervals import mean
 from tether.evaluate.inspect.pairing import Pairing, pair_up
 from tether.models.embed import encode_images, encode_texts
@@ -181,6 +182,21 @@ class Subject:
         """How well pairs are told from others, with its interval."""
         apart = self.pairing.told_apart
         return mean("share of wrong answers that a pair beats (chance 50 %)", apart, unit="share")
+
+    @cached_property
+    def recalls(self) -> list[Recall]:
+        """Recall at 1, 5 and 10, both ways, beside chance."""
+        return recalls(self.pairing, images=len(self.image), k=(1, 5, 10))
+
+    @cached_property
+    def doubt(self) -> str:
+        """Why nothing can be told here that presupposes a working model, or nothing."""
+        try:
+            self.need_pairs(LEAST_PAIRS)
+            unclear = next((one for one in self.recalls if not one.clear), None)
+        except InputError as error:
+            return f"here that cannot be known: {error}"
+        return "" if unclear is None else f"this one is not clearly above chance: {unclear}"
 
     def need_sample(self, least: int) -> SampledImages:
         """The sample, or an InputError when it has fewer images."""

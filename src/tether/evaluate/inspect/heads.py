@@ -32,6 +32,7 @@ class Heads:
     """
 
     title = "What the heads of the image tower tell apart, in words"
+    presupposes_skill = True
     words: Count = _WORDS
 
     def __call__(self, subject: Subject) -> Finding:

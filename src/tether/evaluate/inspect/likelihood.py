@@ -33,6 +33,7 @@ class Likelihood:
     """
 
     title = "Likelihood: the strangest images and captions"
+    presupposes_skill = True
     strange: Positive = STRANGE
 
     def __call__(self, subject: Subject) -> Finding:

@@ -24,6 +24,7 @@ class Gap:
     """Distance of the two centres, and recall with each side moved to its own centre."""
 
     title = "The modality gap, and whether it matters here"
+    presupposes_skill = True
 
     def __call__(self, subject: Subject) -> Finding:
         """A remark when closing the gap changes recall at 1."""

@@ -39,6 +39,7 @@ class Order:
     """
 
     title = "First-mentioned and largest-object bias"
+    presupposes_skill = True
     couples: Count = _COUPLES
 
     def __call__(self, subject: Subject) -> Finding:

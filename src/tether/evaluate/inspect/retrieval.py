@@ -11,14 +11,14 @@ from tether.core.finding import Bars, Figure, Finding, Gallery, Item
 from tether.core.geometry import COSINE
 from tether.core.ranges import checked
 from tether.evaluate.groups import wilson
+from tether.evaluate.inspect.above_chance import LEAST_PAIRS, recalls
 from tether.evaluate.inspect.context import Subject
-from tether.evaluate.inspect.intervals import bar_of, share, shown
-from tether.evaluate.inspect.pairing import Pairing, chance_of
+from tether.evaluate.inspect.intervals import bar_of, share, shown, surely_above
+from tether.evaluate.inspect.pairing import Pairing
 from tether.evaluate.retrieval import Depths
 from tether.evaluate.suite import class_rows
 from tether.evaluate.zero_shot import logits, zero_shot
 
-LEAST_PAIRS = 20
 AT_CHANCE = 0.55
 """Mean fraction of wrong answers beaten, below which a model tells pairs no better than chance does."""
 _SHOWN = 8
@@ -37,26 +37,18 @@ class Retrieval:
     k: Depths = (1, 5, 10)
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm when pairs are not told apart better than by chance."""
+        """An alarm when pairs are not told apart, or a recall is not clearly above chance."""
         subject.need_pairs(2)
         pairing = subject.pairing
         apart = subject.told_apart
-        figures: list[Figure] = [apart]
-        bars = []
-        for way, ranks, chance, pool in (
-            ("text to image", pairing.text_ranks, pairing.text_chance, len(subject.image)),
-            ("image to text", pairing.image_ranks, pairing.image_chance, len(pairing.texts)),
-        ):
-            for depth in self.k:
-                expected = chance_of(chance, pool=pool, k=depth)
-                figure = share(f"{way}, recall at {depth} (chance {100 * expected:.1f} %)", ranks <= depth)
-                figures.append(figure)
-                bars.append(bar_of(f"{way}, R@{depth}", figure))
-        extra, said = _zero_shot(subject)
-        figures += extra
-        few = len(pairing.image) < LEAST_PAIRS
+        found = recalls(pairing, images=len(subject.image), k=self.k)
+        bars = [bar_of(f"{one.way}, R@{one.depth}", one.figure, strong=not one.clear) for one in found]
+        zero = _zero_shot(subject)
+        figures = [apart, *(one.figure for one in found), *zero.figures]
+        few = len(pairing.image_ranks) < LEAST_PAIRS
         lost = apart.value < AT_CHANCE and not few
-        first, second = figures[1], figures[1 + len(self.k)]
+        unclear = [] if few else [one for one in subject.recalls if not one.clear]
+        first, second = found[0], found[len(self.k)]
         pool = f"among {len(subject.image):,} images and {len(pairing.texts):,} different captions"
         if few:
             sentence = (
@@ -64,16 +56,21 @@ class Retrieval:
             )
         elif lost:
             sentence = f"The model cannot tell which caption belongs to which image: {shown(apart)} right, chance 50 %."
+        elif unclear:
+            sentence = f"The model is not clearly better than chance {pool}: {', '.join(map(str, unclear))}{zero.said}."
         else:
+            place = "first" if first.depth == 1 else f"among the first {first.depth}"
             sentence = (
-                f"A caption finds its image first in {shown(first)} of the cases, an image its caption in "
-                f"{shown(second)}, {pool}{said}."
+                f"A caption finds its image {place} in {shown(first.figure)} of the cases "
+                f"(chance {first.chance:.1%}), an image its caption in {shown(second.figure)} ({second.chance:.1%}), "
+                f"{pool}{zero.said}."
             )
+        level = "unknown" if few else "alarm" if lost or unclear else "note" if zero.unclear else "good"
         return Finding(
             sentence,
-            "unknown" if few else "alarm" if lost else "good",
+            level,
             tuple(figures),
-            (Bars("Recall", tuple(bars)), *_galleries(subject, pairing)),
+            (Bars("Recall; marked: not clearly above chance", tuple(bars)), *_galleries(subject, pairing)),
             "A recall depends on how many pairs there are and how alike; compare models on the same pairs only. "
             "Equal captions count as one answer here, while tether eval counts each tie against the model. "
             "The intervals tell what other rows could change, not what another training would.",
@@ -81,13 +78,22 @@ class Retrieval:
         )
 
 
-def _zero_shot(subject: Subject) -> tuple[list[Figure], str]:
+@dataclass(frozen=True, slots=True)
+class _ZeroShot:
+    """Figures, what is said of them, and whether they are not clearly above chance."""
+
+    figures: tuple[Figure, ...] = ()
+    said: str = ""
+    unclear: bool = False
+
+
+def _zero_shot(subject: Subject) -> _ZeroShot:
     """Zero-shot by class, with a word on why it is missing when it is."""
     classes = subject.seen.classes
     if not classes:
-        return [], ""
+        return _ZeroShot()
     if len(classes) < 2:
-        return [], f"; all rows are of the one class {classes[0]!r}, so there is nothing to classify"
+        return _ZeroShot(said=f"; all rows are of the one class {classes[0]!r}, so there is nothing to classify")
     labels = subject.seen.label_numbers
     weights = class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size)
     scores = logits(subject.points.float(), weights=weights, geometry=subject.seen.geometry)
@@ -106,7 +112,9 @@ def _zero_shot(subject: Subject) -> tuple[list[Figure], str]:
     )
     at = classes.index(name)
     figures.append(share(f"zero-shot, worst class ({name})", (found.predicted == at)[labels == at]))
-    return figures, f"; zero-shot over {len(classes)} classes is right in {shown(top)}"
+    unclear = not surely_above(top, 1 / len(classes))
+    said = f"; zero-shot over {len(classes)} classes is right in {shown(top)}"
+    return _ZeroShot(tuple(figures), f"{said}, not clearly above chance" if unclear else said, unclear)
 
 
 def _galleries(subject: Subject, pairing: Pairing) -> tuple[Gallery, ...]:

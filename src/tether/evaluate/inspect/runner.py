@@ -26,6 +26,7 @@ from tether.core.protocols import DualEncoder, Probe, Source
 from tether.core.shape import finite
 from tether.data.features.selection import source_digest
 from tether.evaluate.inspect import PROBES
+from tether.evaluate.inspect.above_chance import without_skill
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.embedding_cache import gather
 from tether.evaluate.inspect.health_report import Report, Section
@@ -202,6 +203,8 @@ def _section(name: str, probe: Probe[Subject], chosen: Mapping[str, Any], subjec
     start = time.perf_counter()
     try:
         finding = probe(subject)
+        if getattr(probe, "presupposes_skill", False):
+            finding = without_skill(finding, doubt=subject.doubt)
     except (InputError, MissingExtraError) as error:
         return Section(name, probe.title, None, str(error), time.perf_counter() - start)
     except Exception as error:  # one section must not cost the reader the others

@@ -13,10 +13,11 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.finding import Bars, Figure, Finding, Gallery, Item
 from tether.core.ranges import Inner, checked
+from tether.data.words import words_of
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import bar_of, difference, exact, mean, share, shown, surely_above
 from tether.evaluate.inspect.shortcut_scores import Pull, aligned, cramers_v, pull, strength
-from tether.evaluate.inspect.vocabulary import ATTRIBUTES, heads, kind_of, replaced, spans, words_of
+from tether.evaluate.inspect.vocabulary import ATTRIBUTES, heads, kind_of, replaced, spans
 from tether.evaluate.suite import class_rows
 from tether.evaluate.zero_shot import logits
 
@@ -82,6 +83,7 @@ class Shortcuts:
     """
 
     title = "Planted bias: attributes that decide the class"
+    presupposes_skill = True
     alarm: Inner = ALARM
 
     def __call__(self, subject: Subject) -> Finding:

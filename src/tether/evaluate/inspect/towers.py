@@ -16,11 +16,13 @@ from tether.core.finding import Bar, Bars, Finding
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
+from tether.data.words import words_of
 from tether.evaluate.inspect.about import tower_of
+from tether.evaluate.inspect.above_chance import LEAST_PAIRS
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact
-from tether.evaluate.inspect.retrieval import AT_CHANCE, LEAST_PAIRS
-from tether.evaluate.inspect.vocabulary import STOP, words_of
+from tether.evaluate.inspect.retrieval import AT_CHANCE
+from tether.evaluate.inspect.vocabulary import STOP
 from tether.models.embed import encode_images, encode_texts
 
 COPIES = 3
@@ -102,7 +104,7 @@ class Towers:
             tuple(figures),
             (Bars("Agreement with the words of the captions (0 to 1)", tuple(bars), "number"),) if bars else (),
             "A tower that was trained badly, or for something else, passes. How good both are is told by retrieval.",
-            "tether train recipes/speedrun.yaml" if random or found else "",
+            "tether train --recipe speedrun" if random or found else "",
         )
 
     def _agreements(self, subject: Subject, module: nn.Module) -> dict[str, Agreement]:

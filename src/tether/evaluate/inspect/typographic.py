@@ -78,6 +78,7 @@ class Lettering:
     """
 
     title = "Sensitivity to rendered text"
+    presupposes_skill = True
     alarm: Inner = ALARM
     most: Annotated[int, Ge(LEAST)] = MOST
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.data.words import WORD, words_of
 from tether.evaluate.inspect.context import Subject
 
 _SMALL = """
@@ -34,18 +35,12 @@ _KINDS = {
 ATTRIBUTES: dict[str, frozenset[str]] = {kind: frozenset(words.split()) for kind, words in _KINDS.items()}
 """Attribute words by kind; exchanging two of one kind makes a caption false and keeps its words."""
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _PLURAL = re.compile(r"(?<=[a-z]{3})s$")
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in small letters."""
-    return _WORD.findall(text.lower())
 
 
 def spans(text: str) -> list[tuple[int, int, str]]:
     """(start, end, word in small letters) of every word."""
-    return [(found.start(), found.end(), found[0].lower()) for found in _WORD.finditer(text)]
+    return [(found.start(), found.end(), found[0].lower()) for found in WORD.finditer(text)]
 
 
 def kind_of(word: str) -> str | None:

@@ -19,6 +19,7 @@ from tether.evaluate.html import projection
 from tether.evaluate.html.sprite import SpriteSheet, sprite
 from tether.evaluate.html.templates import render
 from tether.evaluate.html.text import duration, rounded_duration
+from tether.evaluate.meaning import read_meaning
 from tether.evaluate.report import galleries
 from tether.evaluate.report.confusion import Confusion, confusion
 from tether.evaluate.report.run_charts import of_run
@@ -222,6 +223,7 @@ def _render(run: RunFolder, *, seen: ModelSection | None, numbers: dict[str, flo
         sections=_sections(numbers),
         cost=_cost(run, parameters),
         missing=_missing(run, seen),
+        meaning=read_meaning(run.path),
     )
 
 

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
-
-import torch
 
 from tether.core.atomic_io import local
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
 from tether.models.build_open_clip import seeded
-from tether.models.composed.dual_tower import build_dual, dual_tower
+from tether.models.composed.dual_tower import dual_tower
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.maps import MAPS
-from tether.models.composed.timm_tower import PREFIX, build_timm, open_timm
-from tether.models.composed.towers import ImageTower, Side, TextTower, Tower, Training
+from tether.models.composed.timm_tower import PREFIX, open_timm
+from tether.models.composed.towers import ImageSide, Side, TextSide, TowerSide, Training
 from tether.models.composed.transformers_tower import (
-    build_transformers_images,
-    build_transformers_texts,
     kind_of,
     open_transformers_images,
     open_transformers_texts,
-    vocabulary_of,
 )
-from tether.models.convert.tokenizers import transformers_tokenizer
-from tether.models.convert.weights import assemble
-from tether.models.described import blamed_on, mapping
-from tether.models.save import VERSION
-from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind
 
 TowerSpec = str | Path | Mapping[str, Any]
 _TOWER_KEYS = ("name", "output", "train", "random_weights")
-_LIBRARIES = ("timm", "transformers", "dual")
 
 
 @checked
@@ -63,7 +53,7 @@ def compose(
         InputError: no such tower, one of the other side, without the asked output, or with weights of another.
         MissingExtraError: a tower's library is not installed.
     """
-    eyes, words = cast(ImageTower, _tower(image, "image")), cast(TextTower, _tower(text, "text"))
+    eyes, words = cast(ImageSide, _tower(image, "image")), cast(TextSide, _tower(text, "text"))
     joined = {"image": join, "text": join} if isinstance(join, str) else dict(join)
     if set(joined) != {"image", "text"} or not all(kind in MAPS for kind in joined.values()):
         raise InputError(f"join: expected one of none, linear, mlp for image and text, got {join!r}")
@@ -76,7 +66,18 @@ def compose(
         return ComposedEncoder(eyes, words, image_map=maps["image"], text_map=maps["text"])
 
 
-def _tower(spec: TowerSpec, side: Side) -> Tower:
+def from_recipe(values: Mapping[str, Any]) -> ComposedEncoder:
+    """``compose`` with the keys of a recipe's ``model``."""
+    known = inspect.signature(compose).parameters
+    for key in values:
+        if key not in known:
+            raise InputError(f"model: unknown key {key!r} beside 'image'; {closest(key, known)}")
+    if "text" not in values:
+        raise InputError("model: 'image' names a tower; expected 'text' beside it")
+    return compose(**values)
+
+
+def _tower(spec: TowerSpec, side: Side) -> TowerSide:
     values = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
     for key in values:
         if key not in _TOWER_KEYS:
@@ -92,7 +93,7 @@ def _tower(spec: TowerSpec, side: Side) -> Tower:
     return tower
 
 
-def _open(name: str, side: Side, *, output: str | None, random_weights: bool) -> Tower:
+def _open(name: str, side: Side, *, output: str | None, random_weights: bool) -> TowerSide:
     if name.startswith(PREFIX):
         if side == "text":
             raise InputError(f"{name}: an image tower; expected a text tower")
@@ -114,61 +115,3 @@ def _open(name: str, side: Side, *, output: str | None, random_weights: bool) ->
 
 
 _A = {"image": "an image", "text": "a text"}
-
-
-def rebuild(values: Mapping[str, Any], weights: Path | None, *, path: Path) -> ComposedEncoder:
-    """The encoder that ``values`` describe, with the weights of a file, or without one from a fixed seed.
-
-    Args:
-        values: the contents of ``model.json``.
-        weights: the file.
-        path: where ``values`` were read; the tokenizer's files lie beside it.
-    """
-    if values.get("version") != VERSION:
-        raise InputError(f"{path}: version {values.get('version')!r}; this tether reads version {VERSION}")
-    kind = read_kind(values.get("tokenizer"), path=path)
-    parts = {
-        key: mapping(values.get(key), where=f"{path}: {key}") for key in ("image", "text", "image_map", "text_map")
-    }
-
-    def build() -> ComposedEncoder:
-        eyes = cast(ImageTower, _build(parts["image"], "image", path=path, tokenizer=kind))
-        words = cast(TextTower, _build(parts["text"], "text", path=path, tokenizer=kind))
-        with seeded():
-            return ComposedEncoder(eyes, words, image_map=parts["image_map"], text_map=parts["text_map"])
-
-    model = assemble(build, weights, described=path, check=_check)
-    with blamed_on(path):
-        for side, tower in (("image", model.parts.image), ("text", model.parts.text)):
-            tower.lock_("locked" if side in cast(Sequence[str], values.get("locked", ())) else "tuned")
-    return model
-
-
-def _check(encoder: ComposedEncoder) -> None:
-    """Refuse maps that do not fit their towers."""
-    parts = encoder.parts
-    for side, tower, given in (("image", parts.image, "image_map"), ("text", parts.text, "text_map")):
-        if encoder.config[given]["width"] != tower.width:
-            raise InputError(f"{given}: width {encoder.config[given]['width']}, the {side} tower has {tower.width}")
-    with torch.no_grad(), torch.device("meta"):
-        rows = parts.image.eval()(torch.empty(1, 3, *encoder.image_spec.size))
-        if tuple(parts.image_map(rows).shape) != (1, encoder.dim):
-            raise InputError(f"image_map: gives {tuple(parts.image_map(rows).shape)}, expected (1, {encoder.dim})")
-
-
-def _build(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer: str) -> Tower:
-    library = settings.get("library")
-    if library not in _LIBRARIES or (library == "timm" and side == "text"):
-        raise InputError(f"{side}: library: unknown {library!r}; {closest(str(library), _LIBRARIES)}")
-    if library == "timm":
-        return build_timm(settings)
-    if library == "dual":
-        return build_dual(settings, side, path=path, tokenizer=tokenizer)
-    if side == "image":
-        return build_transformers_images(settings)
-    context, vocabulary = int(settings["context"]), vocabulary_of(settings)
-    if tokenizer == "files":
-        words = transformers_tokenizer(path.parent / TOKENIZER_FOLDER, context=context, vocabulary=vocabulary)
-    else:
-        words = no_tokenizer(path, context=context, vocabulary=vocabulary)
-    return build_transformers_texts(settings, words)

@@ -9,7 +9,7 @@ from typing import Any
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.composed.towers import DualImages, DualTexts, ImageTower, Side, TextTower
+from tether.models.composed.towers import DualImages, DualTexts, ImageSide, Side, TextSide
 from tether.models.config import CLIP_VOCABULARY, read_config
 from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.dual import Clip
@@ -20,14 +20,14 @@ from tether.models.wrapped_encoders import WrappedEncoder
 _SCALES = ("log", "temperature")
 
 
-def dual_tower(model: Clip | WrappedEncoder, side: Side) -> ImageTower | TextTower:
+def dual_tower(model: Clip | WrappedEncoder, side: Side) -> ImageSide | TextSide:
     """The tower of one side; of a composed encoder the tower that it is made of, without its map."""
     if isinstance(model, ComposedEncoder):
         return model.parts.image if side == "image" else model.parts.text
     return _around(model, side, {"library": "dual", "model": describe(model)})
 
 
-def build_dual(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer: str) -> ImageTower | TextTower:
+def build_dual(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer: str) -> ImageSide | TextSide:
     """The tower that ``settings`` describe, with unset weights.
 
     Args:
@@ -55,7 +55,7 @@ def build_dual(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer
     return _around(_LIBRARIES[values["library"]](values, path)(), side, settings)
 
 
-def _around(model: Clip | WrappedEncoder, side: Side, settings: Mapping[str, Any]) -> ImageTower | TextTower:
+def _around(model: Clip | WrappedEncoder, side: Side, settings: Mapping[str, Any]) -> ImageSide | TextSide:
     """Drop what the other side alone needs, so that it is neither saved nor trained."""
     if isinstance(model, Clip) and model.config.towers == "shared":
         raise InputError("its two towers share their blocks; expected a model with a tower for each side")

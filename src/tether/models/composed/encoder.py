@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.types import Features
 from tether.models.composed.maps import build_map
-from tether.models.composed.towers import ImageTower, TextTower
+from tether.models.composed.towers import ImageSide, TextSide
 from tether.models.wrapped_encoders import WrappedEncoder
 
 SCALE = math.log(1 / 0.07)
@@ -23,7 +23,7 @@ class Joined(nn.Module):
     """The towers, their maps and the scale."""
 
     def __init__(
-        self, image: ImageTower, text: TextTower, *, image_map: Mapping[str, Any], text_map: Mapping[str, Any]
+        self, image: ImageSide, text: TextSide, *, image_map: Mapping[str, Any], text_map: Mapping[str, Any]
     ) -> None:
         """Build the maps from their settings."""
         super().__init__()
@@ -40,7 +40,7 @@ class ComposedEncoder(WrappedEncoder):
     """
 
     def __init__(
-        self, image: ImageTower, text: TextTower, *, image_map: Mapping[str, Any], text_map: Mapping[str, Any]
+        self, image: ImageSide, text: TextSide, *, image_map: Mapping[str, Any], text_map: Mapping[str, Any]
     ) -> None:
         """Args: image: tower. text: tower. image_map: settings of a map, see ``maps``. text_map: the same."""
         super().__init__(
@@ -63,7 +63,7 @@ class ComposedEncoder(WrappedEncoder):
         return BeforeMaps(self)
 
     def describe(self) -> dict[str, Any]:
-        """Plain values from which ``compose.rebuild`` makes the same architecture."""
+        """Plain values from which ``rebuild.rebuild`` makes the same architecture."""
         towers = {"image": self.parts.image, "text": self.parts.text}
         return {
             **{side: tower.settings for side, tower in towers.items()},

@@ -19,7 +19,7 @@ Side = Literal["image", "text"]
 Training = Literal["locked", "tuned"]
 
 
-class Tower(nn.Module, abc.ABC):
+class TowerSide(nn.Module, abc.ABC):
     """A module of any library with what belongs to it; a locked one has no gradients and stays in eval mode.
 
     Attributes:
@@ -41,12 +41,12 @@ class Tower(nn.Module, abc.ABC):
             self.requires_grad_(False)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> Tower:
+    def train(self, mode: bool = True) -> TowerSide:
         """As any module's, but a locked tower stays in eval mode."""
         return super().train(mode and not self.locked)
 
 
-class ImageTower(Tower):
+class ImageSide(TowerSide):
     """Normalised pixels to rows.
 
     Attributes:
@@ -63,7 +63,7 @@ class ImageTower(Tower):
         """One row for each image, not normalised."""
 
 
-class TextTower(Tower):
+class TextSide(TowerSide):
     """Token ids to rows.
 
     Attributes:
@@ -80,7 +80,7 @@ class TextTower(Tower):
         """One row for each text, not normalised; ids are zero after the end token."""
 
 
-class TimmImages(ImageTower):
+class TimmImages(ImageSide):
     """A timm network without its classifier: what the classifier would read."""
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
@@ -88,7 +88,7 @@ class TimmImages(ImageTower):
         return self.inner(image)
 
 
-class TransformersImages(ImageTower):
+class TransformersImages(ImageSide):
     """A vision model of transformers, read out as ``settings['output']`` says."""
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
@@ -104,7 +104,7 @@ class TransformersImages(ImageTower):
         return found[:, 0] if output == "cls" else found.mean(1)
 
 
-class TransformersTexts(TextTower):
+class TransformersTexts(TextSide):
     """A text model of transformers, read out as ``settings['output']`` says."""
 
     def forward(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b w"]:
@@ -133,7 +133,7 @@ POOLINGS = {"mean": _mean, "cls": lambda states, mask: states[:, 0], "lasttoken"
 """Poolings of a text's token states by sentence-transformers' names."""
 
 
-class DualImages(ImageTower):
+class DualImages(ImageSide):
     """The image side of an encoder that ``tether.load`` gives."""
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
@@ -141,7 +141,7 @@ class DualImages(ImageTower):
         return cast(Any, self.inner).encode_image(image).pooled
 
 
-class DualTexts(TextTower):
+class DualTexts(TextSide):
     """The text side of an encoder that ``tether.load`` gives."""
 
     def forward(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b w"]:

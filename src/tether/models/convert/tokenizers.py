@@ -115,13 +115,27 @@ def _wrapped(theirs: Any, *, context: int, size: int, where: str) -> tuple[Token
     def plain(texts: list[str]) -> list[list[int]]:
         cleaned = [theirs.clean_fn(text) for text in texts]
         with refusing(where):
-            rows = theirs.tokenizer(cleaned)["input_ids"]
+            rows = _uncut(theirs.tokenizer, cleaned, context=context)
         drop = theirs.tokenizer.sep_token_id if theirs.strip_sep_token else None
         return [[0 if token == drop else token for token in row] for row in rows]
 
     whole = isinstance(theirs, open_clip.tokenizer.HFTokenizer) and not theirs.tokenizer_mode
     encode = plain if whole else padded
     return FunctionTokenizer(encode, context_length=context, vocab_size=size, write=write), pad
+
+
+def _uncut(tokenizer: Any, texts: list[str], *, context: int) -> list[list[int]]:
+    """Ids of transformers' tokenizer; those of a longer text than the context are cut by its own rule but one too many.
+
+    The one too many is the last id again: our cut counts such a text, keeps its last id and drops the one before.
+    """
+    rows = tokenizer(texts, verbose=False)["input_ids"]
+    long = [row for row, ids in enumerate(rows) if len(ids) > context]
+    if long:
+        cut = tokenizer([texts[row] for row in long], truncation=True, max_length=context)["input_ids"]
+        for row, ids in zip(long, cut, strict=True):
+            rows[row] = [*ids, ids[-1]]
+    return rows
 
 
 def _trimmed(padded: Tensor, pad: int) -> list[list[int]]:
@@ -178,13 +192,7 @@ def transformers_tokenizer(
 
     def encode(texts: list[str]) -> list[list[int]]:
         with refusing(f"{folder}: its tokenizer failed"):
-            rows = theirs(texts, verbose=False)["input_ids"]
-            long = [row for row, ids in enumerate(rows) if len(ids) > context]
-            if long:  # cut by its own rule, and left one too long, so that the cut is counted and takes the copy away
-                cut = theirs([texts[row] for row in long], truncation=True, max_length=context)["input_ids"]
-                for row, ids in zip(long, cut, strict=True):
-                    rows[row] = [*ids, ids[-1]]
-            return rows
+            return _uncut(theirs, texts, context=context)
 
     return FunctionTokenizer(
         encode, context_length=context, vocab_size=vocabulary, write=theirs.save_pretrained, source=theirs

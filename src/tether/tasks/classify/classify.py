@@ -32,7 +32,7 @@ class Classified:
     Attributes:
         path: the CSV file.
         rows: images named or abstained from.
-        abstained: of those, below the threshold.
+        abstained: of those, without a label.
         bad: rows that were skipped.
         bad_rows: JSON-lines file that names them; absent when there are none.
         calibration: how the confidence was fitted, or None.
@@ -56,6 +56,7 @@ def classify(
     templates: Sequence[str] = TEMPLATES["photo"],
     top: Count = 3,
     abstain: Share = 0.0,
+    above: float | None = None,
     calibrate: Source | None = None,
     label_column: str = LABEL,
     batch_size: Count = 64,
@@ -66,8 +67,8 @@ def classify(
 ) -> Classified:
     """Name every good image of a source.
 
-    The CSV, written atomically, has ``key``, ``label`` (empty where the confidence is below ``abstain``),
-    ``confidence``, and for each of the ``top`` classes ``class_i``, ``confidence_i``, ``cosine_i``.
+    The CSV, written atomically, has ``key``, ``label`` (empty where the confidence is below ``abstain`` or the cosine
+    not ``above``), ``confidence``, and for each of the ``top`` classes ``class_i``, ``confidence_i``, ``cosine_i``.
 
     Args:
         source: where the images come from.
@@ -77,6 +78,8 @@ def classify(
         templates: sentences with ``{}`` where a class name goes.
         top: classes listed for each image.
         abstain: least confidence for a label to be given.
+        above: what the cosine of the best class must exceed for a label to be given, so that an image of none of the
+            classes may get none.
         calibrate: labelled images to fit the confidence on; without them it is the model's own and may be far off.
         label_column: column of ``calibrate`` that holds class names; a row without it may have its label as its only
             caption.
@@ -115,7 +118,7 @@ def classify(
         table = CsvRows(file, raw_csv=raw_csv)
         table.write(_header(min(top, len(classes))))
         for rows, pixels in stream:
-            for line in _lines(rows, head.predict(pixels), top=top, abstain=abstain):
+            for line in _lines(rows, head.predict(pixels), top=top, abstain=abstain, above=above):
                 abstained += line[1] == ""
                 table.write(line)
             done += len(rows)
@@ -136,11 +139,18 @@ def _header(top: int) -> list[str]:
     return ["key", "label", "confidence", *ranked]
 
 
-def _lines(rows: Sequence[Row], scores: Scores, *, top: int, abstain: float) -> Iterator[list[str]]:
+def _lines(
+    rows: Sequence[Row], scores: Scores, *, top: int, abstain: float, above: float | None
+) -> Iterator[list[str]]:
     order = scores.order(top=top)
     confidence, cosine = scores.probability.gather(1, order), scores.cosine.gather(1, order)
     for row, label, places, sure, near in zip(
-        rows, scores.labels(abstain=abstain), order.tolist(), confidence.tolist(), cosine.tolist(), strict=True
+        rows,
+        scores.labels(abstain=abstain, above=above),
+        order.tolist(),
+        confidence.tolist(),
+        cosine.tolist(),
+        strict=True,
     ):
         ranked = [
             text

@@ -45,10 +45,12 @@ class Scores:
         return torch.argsort(self.cosine, dim=1, descending=True, stable=True)[:, :top]
 
     @checked
-    def labels(self, *, abstain: Share = 0.0) -> tuple[str | None, ...]:
-        """The best class of each image, or None where its probability is below ``abstain``."""
+    def labels(self, *, abstain: Share = 0.0, above: float | None = None) -> tuple[str | None, ...]:
+        """The best class of each image; None where its probability is below ``abstain`` or its cosine not ``above``."""
         best = self.order(top=1)
         sure = self.probability.gather(1, best)[:, 0] >= abstain
+        if above is not None:
+            sure &= self.cosine.gather(1, best)[:, 0] > above
         return tuple(
             self.classes[i] if yes else None for i, yes in zip(best[:, 0].tolist(), sure.tolist(), strict=True)
         )

@@ -25,6 +25,8 @@ def gallery(
     *,
     title: str = "Search results",
     note: str = "",
+    remarks: Sequence[str] = (),
+    nothing: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a page with one row of images for each query.
 
@@ -34,6 +36,8 @@ def gallery(
         path: the HTML file; written atomically.
         title: heading of the page.
         note: a line beside it, e.g. which model and how many images.
+        remarks: lines below it.
+        nothing: why a query has no hit.
 
     Returns:
         The path.
@@ -43,8 +47,9 @@ def gallery(
     if not hits_by_query:
         raise InputError("gallery: expected at least one query")
     pages = Environment(loader=PackageLoader("tether.tasks.retrieve", "."), autoescape=True)
-    queries = [_query(text, hits) for text, hits in hits_by_query.items()]
-    page = pages.get_template("gallery.html.j2").render(title=title, note=note, queries=queries)
+    why = nothing or {}
+    queries = [_query(text, hits) | {"nothing": why.get(text)} for text, hits in hits_by_query.items()]
+    page = pages.get_template("gallery.html.j2").render(title=title, note=note, remarks=remarks, queries=queries)
     write_text(path, page)
     return path
 

@@ -1,0 +1,87 @@
+"""A composed encoder back from its ``model.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from tether.core.component import closest
+from tether.core.errors import InputError
+from tether.models.build_open_clip import seeded
+from tether.models.composed.dual_tower import build_dual
+from tether.models.composed.encoder import ComposedEncoder
+from tether.models.composed.timm_tower import build_timm
+from tether.models.composed.towers import ImageSide, Side, TextSide, TowerSide
+from tether.models.composed.transformers_tower import (
+    build_transformers_images,
+    build_transformers_texts,
+    vocabulary_of,
+)
+from tether.models.convert.tokenizers import transformers_tokenizer
+from tether.models.convert.weights import assemble
+from tether.models.described import blamed_on, mapping
+from tether.models.save import VERSION
+from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind
+
+_LIBRARIES = ("timm", "transformers", "dual")
+
+
+def rebuild(values: Mapping[str, Any], weights: Path | None, *, path: Path) -> ComposedEncoder:
+    """The encoder that ``values`` describe, with the weights of a file, or without one from a fixed seed.
+
+    Args:
+        values: the contents of ``model.json``.
+        weights: the file.
+        path: where ``values`` were read; the tokenizer's files lie beside it.
+    """
+    if values.get("version") != VERSION:
+        raise InputError(f"{path}: version {values.get('version')!r}; this tether reads version {VERSION}")
+    kind = read_kind(values.get("tokenizer"), path=path)
+    parts = {
+        key: mapping(values.get(key), where=f"{path}: {key}") for key in ("image", "text", "image_map", "text_map")
+    }
+
+    def build() -> ComposedEncoder:
+        eyes = cast(ImageSide, _build(parts["image"], "image", path=path, tokenizer=kind))
+        words = cast(TextSide, _build(parts["text"], "text", path=path, tokenizer=kind))
+        with seeded():
+            return ComposedEncoder(eyes, words, image_map=parts["image_map"], text_map=parts["text_map"])
+
+    model = assemble(build, weights, described=path, check=_check)
+    with blamed_on(path):
+        for side, tower in (("image", model.parts.image), ("text", model.parts.text)):
+            tower.lock_("locked" if side in cast(Sequence[str], values.get("locked", ())) else "tuned")
+    return model
+
+
+def _check(encoder: ComposedEncoder) -> None:
+    """Refuse maps that do not fit their towers."""
+    parts = encoder.parts
+    for side, tower, given in (("image", parts.image, "image_map"), ("text", parts.text, "text_map")):
+        if encoder.config[given]["width"] != tower.width:
+            raise InputError(f"{given}: width {encoder.config[given]['width']}, the {side} tower has {tower.width}")
+    with torch.no_grad(), torch.device("meta"):
+        rows = parts.image.eval()(torch.empty(1, 3, *encoder.image_spec.size))
+        if tuple(parts.image_map(rows).shape) != (1, encoder.dim):
+            raise InputError(f"image_map: gives {tuple(parts.image_map(rows).shape)}, expected (1, {encoder.dim})")
+
+
+def _build(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer: str) -> TowerSide:
+    library = settings.get("library")
+    if library not in _LIBRARIES or (library == "timm" and side == "text"):
+        raise InputError(f"{side}: library: unknown {library!r}; {closest(str(library), _LIBRARIES)}")
+    if library == "timm":
+        return build_timm(settings)
+    if library == "dual":
+        return build_dual(settings, side, path=path, tokenizer=tokenizer)
+    if side == "image":
+        return build_transformers_images(settings)
+    context, vocabulary = int(settings["context"]), vocabulary_of(settings)
+    if tokenizer == "files":
+        words = transformers_tokenizer(path.parent / TOKENIZER_FOLDER, context=context, vocabulary=vocabulary)
+    else:
+        words = no_tokenizer(path, context=context, vocabulary=vocabulary)
+    return build_transformers_texts(settings, words)

@@ -1,0 +1,185 @@
+"""From a folder of photos to a model: what is chosen, what is left, and what it says of itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tether
+from tether.core.errors import InputError
+from tether.data.survey import Survey
+from tether.evaluate.meaning import Meaning, depth_for, read_meaning
+from tether.models.presets import create
+from tether.models.save import save
+from tether.train.config import load_config
+from tether.workflows.plan import FEW, MANY, plan
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "grey": (128, 128, 128)}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Forty images of four colours, brighter and brighter, and a table of captions."""
+    folder = tmp_path_factory.mktemp("photos")
+    lines = []
+    for number in range(10):
+        for name, colour in COLOURS.items():
+            pixels = np.clip(np.array(colour) + 5 * number, 0, 255).astype(np.uint8)
+            Image.fromarray(np.full((40, 48, 3), pixels)).save(folder / f"{name}{number}.png")
+            lines.append((f"{name}{number}.png", f"a {name} wall, picture {number}"))
+    with (folder / "captions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "caption"), *lines])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> str:
+    """A folder of a small model."""
+    folder = tmp_path_factory.mktemp("clip")
+    save(create("tiny", seed=0).eval(), folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
+
+
+def found(images: int) -> Survey:
+    return Survey("photos", images, 0, images, images, (1, 1, 1), ("a", 1), 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("images", "start", "keys"),
+    [
+        (600, None, {"fit": "maps", "model": {"load": "starter"}}),
+        (600, "mine", {"fit": "maps", "model": {"load": "mine"}}),
+        (FEW, None, {"fit": None, "model": {"load": "starter"}, "epochs": 5}),
+        (MANY, None, {"fit": None, "model": {}, "size": "base"}),
+        (MANY, "mine", {"fit": None, "model": {"load": "mine"}}),
+    ],
+)
+def test_the_choice_follows_the_number_of_images(images, start, keys):
+    chosen = plan(found(images), data="photos", start=start)
+    config = load_config(values=chosen.recipe)
+    assert {key: getattr(config, key) for key in keys} == keys
+    assert config.data["part"] == "train"
+    assert config.evaluate.source["part"] == "held_out"
+    assert any("held out" in line for line in chosen.because)
+    assert chosen.change
+
+
+def test_photos_to_a_model_that_says_what_it_is_worth(photos, clip, tmp_path):
+    out = tmp_path / "run"
+    done = tether.train(photos, out=out, start=clip)
+    assert done.result.metrics["images"] == 4
+    assert done.meaning == read_meaning(out)
+    assert done.meaning.images == 36
+    assert done.meaning.depth == depth_for(4) == 1
+    assert "Among 4 held-out images" in str(done)
+    assert "<script" not in done._repr_html_()
+    model = tether.load(out)
+    assert model.embed(["a red wall", photos / "red0.png"]).shape == (2, model.dim)
+    record = json.loads((out / "metrics.jsonl").read_text())
+    assert record["eval"]["text_to_image_r1_chance"] == 0.25
+    with pytest.raises(InputError, match="holds a run already"):
+        tether.train(photos, out=out, start=clip)
+    again = tether.train(photos, out=out, start=clip, resume=True)
+    assert again.result == done.result
+
+
+def test_fitted_twice_is_the_same(photos, clip, tmp_path):
+    rows = []
+    for name in ("a", "b"):
+        tether.train(photos, out=tmp_path / name, start=clip)
+        rows.append(tether.load(tmp_path / name).embed(["a red wall", photos / "blue3.png"]))
+    assert rows[0].equal(rows[1])
+
+
+def test_own_data_are_never_measured_on_those_of_a_recipe(photos):
+    config = load_config(
+        values={"data": "emoji", "evaluate": {"source": "emoji:split=test"}}, overrides=[f"data={photos}"]
+    )
+    assert config.data == {"name": "split", "source": str(photos), "part": "train"}
+    assert config.evaluate.source == {"name": "split", "source": str(photos), "part": "held_out"}
+    given = load_config(
+        values={"data": "emoji", "evaluate": {"source": "emoji"}},
+        overrides=[f"data={photos}", "evaluate.source=scenes"],
+    )
+    assert (given.data, given.evaluate.source) == (str(photos), "scenes")
+
+
+def test_epochs_become_steps(photos, tmp_path):
+    settings = ["size=tiny", "model={}", "batch_size=8", "epochs=1.5", "precision=fp32", "evaluate.every=2"]
+    settings += ["evaluate.best=text_to_image_r1"]
+    done = tether.train(photos, recipe="speedrun", out=tmp_path / "run", settings=settings)
+    assert done.result.steps == 6  # 36 images are 4 batches of 8
+    assert "best_step" in done.result.metrics or done.result.metrics["text_to_image_r1"] >= 0
+    curve = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    measured = [(one["step"], one["eval"]["text_to_image_r1"]) for one in curve if "eval" in one]
+    assert [step for step, _ in measured] == [1, 3, 5]
+    assert measured[-1][1] == max(value for _, value in measured)
+    with pytest.raises(InputError, match="steps and epochs"):
+        load_config(values={"data": "emoji"}, overrides=["steps=2", "epochs=1"])
+
+
+def test_unknown_measure_to_keep_by(photos, tmp_path):
+    settings = ["size=tiny", "model={}", "batch_size=8", "steps=2", "evaluate.every=1", "evaluate.best=text_to_image_r"]
+    with pytest.raises(InputError, match="did you mean 'text_to_image_r"):
+        tether.train(photos, recipe="speedrun", out=tmp_path / "run", settings=settings)
+
+
+def meaning(**changes) -> Meaning:
+    values = {
+        "source": "photos", "images": 585, "captions": 2925, "epochs": 80.0, "pool": 65, "depth": 10, "held_out": 0.16,
+        "low": 0.12, "high": 0.2, "chance": 0.154, "train": 0.95, "scratch": True, "next": [],
+    }  # fmt: skip
+    return Meaning(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "unsaid"),
+    [
+        ({}, ["not clearly better than chance", "by heart", "too little to learn from random weights"], []),
+        ({"low": 0.5, "held_out": 0.6}, ["learnt its pairs by heart"], ["not clearly better"]),
+        ({"low": 0.8, "held_out": 0.9, "scratch": False, "epochs": None}, ["has not learnt them by heart"], ["times"]),
+        ({"pool": 12, "depth": 5}, ["among the first 5", "With 12 held-out images the figure is rough"], []),
+    ],
+)
+def test_what_figures_mean(changes, said, unsaid):
+    text = "\n".join(meaning(**changes).lines())
+    assert all(words in text for words in said), text
+    assert not any(words in text for words in unsaid), text
+
+
+def test_search_in_a_folder(photos, clip):
+    calls = []
+    for _ in range(2):
+        hits = tether.search(
+            photos, "a red wall", model=clip, top=3, on_progress=lambda done, total: calls.append(done)
+        )
+        assert len(hits["a red wall"]) == 3
+    assert hits.images == 40
+    assert "data:image/jpeg;base64," in hits._repr_html_()
+    with pytest.raises(InputError, match="say what embeds them"):
+        tether.search(photos, "a red wall")
+    with pytest.raises(InputError, match="no such store"):
+        tether.search(str(photos / "none"), "a red wall", model=clip)
+
+
+def test_results_are_escaped(tmp_path, clip):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "<b>.png")
+    Image.new("RGB", (32, 32), "red").save(folder / "y.png")
+    shown = tether.search(folder, "<i>x", model=clip, top=1)._repr_html_()
+    assert "<i>" not in shown
+    assert "<b>" not in shown
+    labels = tether.classify(folder, ["<i>", "cat"], model=clip)
+    assert sum(labels.counts().values()) == 2
+    assert "<i>" not in labels._repr_html_()
