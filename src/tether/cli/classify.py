@@ -17,8 +17,11 @@ def command(
     model: Annotated[str, typer.Option(help="A run's folder, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
     out: Annotated[Path, typer.Option(help="The CSV file.")],
     templates: Annotated[
-        str, typer.Option(help='name, photo, photos, drawings, a sentence such as "a map of {}", or a file of them.')
-    ] = "photo",
+        str | None,
+        typer.Option(
+            help='name, photo, photos, drawings, "a map of {}", or a file of such sentences; default: the model\'s own.'
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes listed for each image.")] = 3,
     abstain: Annotated[float, typer.Option(min=0, max=1, help="Least confidence for a label to be given.")] = 0.0,
     none_of_these: Annotated[
@@ -51,7 +54,10 @@ def command(
     from tether.tasks.classify.prompts import classes_of, templates_of
 
     check_file(out, where="--out")
-    names, sentences = classes_of(classes), templates_of(templates)  # before the model: mistakes show at once
+    names, sentences = (
+        classes_of(classes),
+        templates and templates_of(templates),
+    )  # before the model: mistakes show at once
 
     import tether
     from tether.data import open_source

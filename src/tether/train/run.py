@@ -28,7 +28,7 @@ from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoi
 from tether.train.claim import claimed
 from tether.train.config import RunConfig
 from tether.train.environment import describe_environment
-from tether.train.length import with_steps
+from tether.train.epochs import with_steps
 from tether.train.loop import StepReport, fit
 from tether.train.metrics_log import Logbook
 from tether.train.parallel import together
