@@ -39,7 +39,7 @@ def clip_words() -> Any:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
 
 
-def siglip_words() -> Any:
+def siglip_words(context: int = 16) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -49,15 +49,15 @@ def siglip_words() -> Any:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     named = {"pad_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>", "model_input_names": ["input_ids"]}
-    return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=16, **named)
+    return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=context, **named)
 
 
-def gemma_words(**named: Any) -> Any:
+def gemma_words(context: int = 16, **named: Any) -> Any:
     from transformers import Siglip2Tokenizer
 
     names = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"acdegilmnorstu")
     return Siglip2Tokenizer(
-        vocab={name: row for row, name in enumerate(names)}, merges=[], model_max_length=16, **named
+        vocab={name: row for row, name in enumerate(names)}, merges=[], model_max_length=context, **named
     )
 
 
@@ -73,6 +73,14 @@ def pictures(folder: Path) -> list[Path]:
 def embeddings(model: Any, paths: list[Path]) -> tuple[Tensor, Tensor]:
     images = [model.encode_image(load(path, model.image_spec)[None]).pooled for path in paths]
     return torch.cat(images), model.encode_text(model.tokenizer(TEXTS)).pooled
+
+
+def probabilities(model: Any, images: list[Tensor], labels: list[str]) -> Tensor:
+    """(images, labels), as the model was trained: sigmoids where it has a bias, else softmaxes over the labels."""
+    with torch.inference_mode():
+        rows = torch.cat([model.encode_image(image[None]).unit for image in images])
+        logits = model.logit_scale * rows @ model.encode_text(model.tokenizer(labels)).unit.T
+        return logits.softmax(1) if model.logit_bias is None else (logits + model.logit_bias).sigmoid()
 
 
 def assert_alike(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:

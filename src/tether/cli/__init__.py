@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from inspect import getdoc  # the name inspect is a verb here
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -26,6 +27,7 @@ from tether.core.printable import printable
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 TRACEBACK = "TETHER_TRACEBACK"
+EXAMPLES = "Examples:\n"
 _PLAIN = (str, str | None, bool)
 _Usage: Any = typer.BadParameter.__base__  # of every mistake in what was typed; typer does not export it
 
@@ -117,7 +119,8 @@ def as_command(verb: str) -> Any:
     """The verb's typer command; imports its module."""
     module = importlib.import_module(f"tether.cli.{verbs.module_name(verb)}")
     app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-    app.command(name=verb)(module.command)
+    said = getdoc(module.command) or ""
+    app.command(name=verb, help=said.replace(EXAMPLES, f"\b\n{EXAMPLES}"))(module.command)  # click then keeps the lines
     return _plainly(get_command(app))
 
 

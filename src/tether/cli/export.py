@@ -12,7 +12,7 @@ from tether.cli.say import say
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="A run or model folder, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
+        str, typer.Argument(help="A run or model folder, starter, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
     ],
     out: Annotated[Path, typer.Argument(help="New folder.")],
     form: Annotated[
@@ -22,7 +22,12 @@ def command(
         bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
     ] = False,
 ) -> None:
-    """Write a model as a folder that open_clip, transformers or Tether opens."""
+    """Write a model with its tokenizer and image processor as a folder that open_clip, transformers or Tether opens.
+
+    Examples:
+    tether export runs/demo out/ --format transformers
+    tether export starter out/ --format tether
+    """
     from tether import export, load
     from tether.core.errors import InputError
 
@@ -30,8 +35,8 @@ def command(
         raise InputError(f"{out}: exists and is not an empty folder; choose another")
     folder = export(load(model, random_weights=random_weights), out, format=form)
     opened = {
-        "open_clip": f'open_clip.create_model("local-dir:{folder}")',
-        "transformers": f'AutoModel.from_pretrained("{folder}")',
+        "open_clip": f'open_clip.create_model_from_pretrained("local-dir:{folder}")',
+        "transformers": f'pipeline("zero-shot-image-classification", model="{folder}")',
         "tether": f'tether.load("{folder}")',
     }
     say(f"wrote {folder}; open it with {opened[form]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from tether.cli import as_command, verbs
+from tether.cli import EXAMPLES, as_command, verbs
 from tether.papers.reproduction.markdown import page, table
 
 
@@ -35,13 +35,18 @@ def _verb(verb: str) -> list[str]:
     usage = " ".join(["tether", verb, *("[OPTIONS]" for _ in options[:1]), *map(_metavar, arguments)])
     return [
         f"### tether {verb}",
-        inspect.cleandoc(command.help or ""),
+        _said(command.help or ""),
         f"```\n{usage}\n```",
         table(["argument", "what it is"], ([f"`{_metavar(one)}`", one.help or ""] for one in arguments))
         if arguments
         else "",
         table(["option", "what it does", "default"], map(_option, options)) if options else "",
     ]
+
+
+def _said(text: str) -> str:
+    about, found, examples = inspect.cleandoc(text).partition(f"\b\n{EXAMPLES}")
+    return f"{about}{EXAMPLES}\n```sh\n{examples}\n```" if found else about
 
 
 def _metavar(argument: Any) -> str:

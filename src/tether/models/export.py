@@ -1,8 +1,7 @@
-"""A model as a folder that open_clip or transformers opens, with the same embeddings."""
+"""A model as a folder that open_clip or transformers opens, with the same embeddings and its tokenizer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +11,16 @@ from tether.core.atomic_io import write_json
 from tether.core.errors import InputError
 from tether.core.ranges import checked
 from tether.models.composed.encoder import ComposedEncoder
+from tether.models.config import CLIP_VOCABULARY
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.image_processor import PREPROCESS_FILE
 from tether.models.convert.rules import give
 from tether.models.dual import Clip
-from tether.models.export_wrapped import export_wrapped
+from tether.models.export_wrapped import exported_wrapped
+from tether.models.exported import Exported, refused
 from tether.models.save import save, write_weights
+from tether.models.tokenizer import ClipTokenizer
+from tether.models.tokenizer_files import export_tokenizer
 from tether.models.wrapped_encoders import WrappedEncoder
 
 Format = Literal["open_clip", "transformers", "tether"]
@@ -25,11 +28,13 @@ Format = Literal["open_clip", "transformers", "tether"]
 
 @checked
 def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip") -> Path:
-    """Write a model for use elsewhere.
+    """Write a model for use elsewhere: weights, configuration, image processor and tokenizer.
 
-    ``open_clip`` folders open with ``open_clip.create_model("local-dir:FOLDER")``, ``transformers`` ones with
-    ``CLIPModel.from_pretrained(FOLDER)``; both also with ``tether.load(FOLDER)``. A pruned vocabulary is whole again
-    in every format. A wrapped model goes to its own library (SigLIP's opens with ``SiglipModel``) or to ``tether``.
+    ``open_clip`` folders open with ``open_clip.create_model_from_pretrained("local-dir:FOLDER")`` and
+    ``open_clip.get_tokenizer`` of the same name, ``transformers`` ones with ``AutoModel``, ``AutoProcessor`` or
+    ``pipeline("zero-shot-image-classification", model=FOLDER)``, without a network; both also with
+    ``tether.load(FOLDER)``. A pruned vocabulary is whole again in every format. A wrapped model goes to its own
+    library or to ``tether``.
 
     Args:
         model: what ``tether.load`` or ``create`` gave.
@@ -38,38 +43,37 @@ def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip"
 
     Returns:
         The folder.
+
+    Raises:
+        InputError: the other library cannot hold this model; nothing is written.
     """
-    if isinstance(model, Clip):
-        return FORMATS[format](model, Path(folder))
-    if not isinstance(model, WrappedEncoder):
+    folder = Path(folder)
+    if not isinstance(model, (Clip, WrappedEncoder)):
         raise InputError(f"export: expected a model of tether.load or create, got {type(model).__name__}")
     if format == "tether":
         return save(model, folder)
     if isinstance(model, ComposedEncoder):
-        raise InputError(f"export: a composed encoder goes to 'tether' alone, not to {format!r}")
-    return export_wrapped(model, Path(folder), format=format)
-
-
-def _open_clip(model: Clip, folder: Path) -> Path:
-    config = open_clip.open_clip_config(model.config)
-    state = give(model.state_dict(), open_clip.rules(model.config))
-    write_weights(folder / open_clip.WEIGHTS_FILES[0], state, metadata={"format": "pt"})
-    write_json(folder / open_clip.CONFIG_FILE, config)
+        raise refused(f"{format} has no model of two composed towers joined by maps")
+    found = exported_wrapped(model, folder, format=format) if isinstance(model, WrappedEncoder) else _own(model, format)
+    write_weights(folder / found.weights_file, found.state, metadata={"format": "pt"})
+    export_tokenizer(model.tokenizer, folder, format=format)
+    for name, values in found.described.items():
+        write_json(folder / name, values)
     return folder
 
 
-def _transformers(model: Clip, folder: Path) -> Path:
+def _own(model: Clip, format: Literal["open_clip", "transformers"]) -> Exported:
+    state, ids = model.state_dict(), model.config.text.vocabulary
+    own_words = not isinstance(model.tokenizer, ClipTokenizer)
+    if ids != CLIP_VOCABULARY and not own_words:
+        raise refused(
+            f"{format} needs a tokenizer of {ids} ids like this model, whose own is CLIP's of {CLIP_VOCABULARY}"
+        )
+    if format == "open_clip":
+        config = open_clip.open_clip_config(model.config, own_words=own_words)
+        state = give(state, open_clip.rules(model.config))
+        return Exported(open_clip.WEIGHTS_FILES[0], state, {open_clip.CONFIG_FILE: config})
     config, preprocess = hugging_face.hugging_face_config(model.config)
-    state = give(model.state_dict(), hugging_face.rules(model.config))
-    write_weights(folder / "model.safetensors", state, metadata={"format": "pt"})
-    write_json(folder / PREPROCESS_FILE, preprocess)
-    write_json(folder / hugging_face.CONFIG_FILE, config)
-    return folder
-
-
-FORMATS: Mapping[str, Callable[[Clip, Path], Path]] = {
-    "open_clip": _open_clip,
-    "transformers": _transformers,
-    "tether": save,
-}
-"""Export formats by name."""
+    state = give(state, hugging_face.rules(model.config))
+    described = {PREPROCESS_FILE: preprocess, hugging_face.CONFIG_FILE: config}
+    return Exported(hugging_face.WEIGHTS_FILES[0], state, described)

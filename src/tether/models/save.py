@@ -6,7 +6,6 @@ A model whose tokenizer has files of its own gets them beside, in ``tokenizer/``
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,17 +71,13 @@ def describe(model: Clip | WrappedEncoder) -> dict[str, Any]:
 
 def _described(encoder: WrappedEncoder) -> dict[str, Any]:
     """A wrapped model in words from which its library builds it again without a network."""
-    text_config = None
-    if isinstance(encoder, OpenClipEncoder) and "hf_model_name" in encoder.config["text_cfg"]:
-        tower: Any = encoder.model.get_submodule("text")  # open_clip knows it by its name on the hub alone
-        text_config = json.loads(tower.config.to_json_string(use_diff=False))
     return {
         "format": WRAPPED_FORMAT,
         "version": VERSION,
         "library": "open_clip" if isinstance(encoder, OpenClipEncoder) else "transformers",
         "class": type(encoder.model).__name__,
         "config": encoder.config,
-        "text_config": text_config,
+        "text_config": encoder.hub_text_config() if isinstance(encoder, OpenClipEncoder) else None,
         "image": dataclasses.asdict(encoder.image_spec),
         "pad": encoder.pad,
     }

@@ -32,6 +32,8 @@ class _Bpe(Protocol):
     sot_token_id: int
     eot_token_id: int
     vocab_size: int
+    encoder: dict[str, int]
+    bpe_ranks: dict[tuple[str, str], int]
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -50,6 +52,14 @@ def _bpe() -> _Bpe:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return cast(_Bpe, module._tokenizer)
+
+
+def clip_vocabulary() -> tuple[dict[str, int], list[str]]:
+    """Ids by token, the two special ones as OpenAI named them, and the merges in order: CLIP's, from the package."""
+    ids = dict(_bpe().encoder)
+    for ours, theirs in (("<start_of_text>", "<|startoftext|>"), ("<end_of_text>", "<|endoftext|>")):
+        ids[theirs] = ids.pop(ours)
+    return ids, [" ".join(pair) for pair in _bpe().bpe_ranks]
 
 
 @functools.lru_cache(maxsize=CACHED_TEXTS)

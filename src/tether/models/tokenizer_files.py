@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
+from tether.core.atomic_io import write_json, write_text
 from tether.core.component import closest
 from tether.core.errors import InputError, WriteError
 from tether.core.protocols import Tokenizer
 from tether.models.convert.tokenizers import MissingTokenizer
-from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
+from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer, clip_vocabulary
 
 TOKENIZER_FOLDER = "tokenizer"
+_CLIP = {
+    "tokenizer_class": "CLIPTokenizer", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",
+    "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
+}  # fmt: skip
 Kind = Literal["built_in", "files", "none"]
 
 
@@ -60,6 +66,31 @@ def _swap(write: Callable[[Path], object], target: Path) -> None:
         if target.exists():
             target.rename(old)
         new.rename(target)
+
+
+def export_tokenizer(tokenizer: Tokenizer, folder: Path, *, format: Literal["open_clip", "transformers"]) -> None:
+    """Write a tokenizer beside the weights as another library reads it; open_clip carries CLIP's own itself.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(tokenizer, MissingTokenizer):
+        warnings.warn(
+            f"{folder}: has no tokenizer, since the model has none ({tokenizer.reason}); put its files there, for "
+            "transformers makes up one that knows no words",
+            stacklevel=3,
+        )
+    elif isinstance(tokenizer, FunctionTokenizer) and tokenizer.write is not None:
+        try:
+            tokenizer.write(folder)
+        except Exception as error:  # the libraries that write these files raise of many kinds
+            raise WriteError(folder, error) from error
+    elif format == "transformers":
+        ids, merges = clip_vocabulary()
+        write_json(folder / "vocab.json", ids)
+        write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges, ""]))
+        write_json(folder / "tokenizer_config.json", _CLIP | {"model_max_length": tokenizer.context_length})
 
 
 def read_kind(kind: object, *, path: Path) -> Kind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, cast
@@ -122,6 +123,13 @@ def padded(text: Tensor, *, width: int, pad: int, left: bool = False) -> tuple[T
 
 class OpenClipEncoder(WrappedEncoder):
     """Any open_clip model; ``config`` is its ``model_cfg``."""
+
+    def hub_text_config(self) -> dict[str, Any] | None:
+        """The whole configuration of a Hugging Face text tower, which ``config`` knows by its name alone; or None."""
+        if "hf_model_name" not in self.config["text_cfg"]:
+            return None
+        tower: Any = self.model.get_submodule("text")
+        return json.loads(tower.config.to_json_string(use_diff=False))
 
     def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Normalised images to embeddings, not normalised."""

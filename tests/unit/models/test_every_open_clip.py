@@ -1,6 +1,7 @@
 """Families of open_clip at a small size, random weights on disk: the same embeddings as open_clip's own."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -131,7 +132,11 @@ def test_the_same_embeddings_as_open_clip(folder, tmp_path):
     assert grey_levels < 2.01  # torch resizes, not Pillow
     assert torch.nn.functional.cosine_similarity(model.encode_image(pixels).pooled, expected[0]).min() > 0.999
     exported = tether.export(again, tmp_path / "out", format="open_clip")
-    loaded = open_clip.create_model(f"local-dir:{exported}").eval()
+    shutil.rmtree(folder)  # so that nothing can come from there
+    loaded, again = open_clip.create_model_from_pretrained(f"local-dir:{exported}")
+    assert torch.equal(torch.stack([again(Image.open(path)) for path in paths]), seen)
+    assert torch.equal(open_clip.get_tokenizer(f"local-dir:{exported}")(TEXTS), read)
+    loaded.eval()
     assert_alike((loaded.encode_image(seen, False), loaded.encode_text(read, False)), expected)
 
 
@@ -141,6 +146,13 @@ def test_a_model_without_a_text_tower(tmp_path):
         tether.load(tmp_path, random_weights=True)
 
 
-def test_a_crop_that_open_clip_cannot_say_is_warned_of():
-    with pytest.warns(UserWarning, match=r"open_clip scales images to \(32, 32\) at once; this model wants \(36, 36\)"):
-        preprocess_config(ImageSpec((32, 32), resized=(36, 36)))
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"resized": (36, 36)}, r"open_clip scales images to \(32, 32\) at once, this model to \(36, 36\)"),
+        ({"interpolation": "nearest"}, "open_clip resizes by bicubic or bilinear"),
+    ],
+)
+def test_images_that_open_clip_prepares_in_another_way(settings, reason):
+    with pytest.raises(InputError, match=reason):
+        preprocess_config(ImageSpec((32, 32), **settings))

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from tether.core.errors import InputError
 from tether.models.blocks.block import BlockConfig
 from tether.models.config import CLIP_END, CLIP_VOCABULARY, ModelConfig, TextConfig, VisionConfig
 from tether.models.convert.image_processor import image_spec, preprocess_config
 from tether.models.convert.open_clip import check_classic
 from tether.models.convert.rules import Rule, both
+from tether.models.exported import refused
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -78,9 +78,11 @@ def hugging_face_config(config: ModelConfig) -> tuple[dict[str, Any], dict[str, 
     vision, text, image = config.vision, config.text, config.vision.image
     check_classic(config, library="transformers")
     if image.size[0] != image.size[1]:
-        raise InputError(f"export: a CLIPModel takes square images, this model takes {image.size}")
+        raise refused(f"a CLIPModel takes square images, this model takes {image.size}")
     if config.logit_bias is not None:
-        raise InputError("export: a CLIPModel has no logit bias, this model has one")
+        raise refused("a CLIPModel has no logit bias, this model has one; --format open_clip holds it")
+    if text.end == _OLD_END:
+        raise refused(f"a CLIPModel takes the end token {_OLD_END} for the largest id")
     towers = [
         {
             "hidden_size": tower.width,

@@ -12,6 +12,7 @@ from tether.core.atomic_io import read_json
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.models.described import MAX_SIDE, mapping
+from tether.models.exported import refused
 
 PREPROCESS_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
 _CLIP_COLOURS = {"image_mean": ImageSpec((1, 1)).mean, "image_std": ImageSpec((1, 1)).std}
@@ -159,7 +160,7 @@ def preprocess_config(image: ImageSpec, *, kind: str) -> dict[str, Any]:
     if image.patches is not None:
         return values | dict(zip(("patch_size", "max_num_patches"), image.patches, strict=True))
     if image.resize == "longest" or (kind in ("Siglip", "ViT") and (image.resize != "squash" or image.resized)):
-        raise InputError(f"export: a {kind}ImageProcessor squashes images, this model wants {image.resize!r}")
+        raise refused(f"a {kind}ImageProcessor does not resize by {image.resize!r} to {image.resized or image.size}")
     to = image.resized or image.size
     values["size"] = {"height": to[0], "width": to[1]}
     values["do_center_crop"] = image.resize != "squash" or image.resized is not None

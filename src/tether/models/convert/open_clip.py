@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
@@ -13,6 +12,7 @@ from tether.core.types import ImageSpec
 from tether.models.blocks.block import BlockConfig
 from tether.models.config import CLIP_END, CLIP_VOCABULARY, ModelConfig, TextConfig, VisionConfig
 from tether.models.convert.rules import Rule, both
+from tether.models.exported import refused
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "model.safetensors")
@@ -103,12 +103,12 @@ def _three(values: Any) -> tuple[float, float, float]:
     return float(first), float(second), float(third)
 
 
-def open_clip_config(config: ModelConfig) -> dict[str, Any]:
-    """The contents of an ``open_clip_config.json`` for a model of ours."""
+def open_clip_config(config: ModelConfig, *, own_words: bool = False) -> dict[str, Any]:
+    """The contents of an ``open_clip_config.json`` for a model of ours; ``own_words`` lie beside it as files."""
     vision, text, image = config.vision, config.text, config.vision.image
     check_classic(config, library="open_clip")
     if vision.width % vision.heads:
-        raise InputError("export: heads must divide the width")
+        raise refused("open_clip needs heads that divide the width")
     cfg: dict[str, Any] = {
         "embed_dim": config.dim,
         "quick_gelu": vision.blocks[0].activation == "quick_gelu",
@@ -131,18 +131,23 @@ def open_clip_config(config: ModelConfig) -> dict[str, Any]:
             "norm_kwargs": {"eps": text.blocks[0].norm_eps},
         },
     }
+    if own_words:
+        cfg["text_cfg"] |= {"hf_tokenizer_name": ".", "pool_type": "eos", "eos_id": text.end}
     if config.logit_bias is not None:
         cfg["init_logit_bias"] = config.logit_bias
     return {"model_cfg": cfg, "preprocess_cfg": preprocess_config(image)}
 
 
 def preprocess_config(image: ImageSpec) -> dict[str, Any]:
-    """open_clip's ``preprocess_cfg`` of an ``ImageSpec``; what it cannot say is warned of."""
+    """open_clip's ``preprocess_cfg`` of an ``ImageSpec``.
+
+    Raises:
+        InputError: open_clip has no such preparation of images.
+    """
     if image.resized not in (None, image.size):
-        warnings.warn(
-            f"open_clip scales images to {image.size} at once; this model wants {image.resized} and the centre of it",
-            stacklevel=4,
-        )
+        raise refused(f"open_clip scales images to {image.size} at once, this model to {image.resized} before the crop")
+    if image.interpolation == "nearest":
+        raise refused("open_clip resizes by bicubic or bilinear, this model by 'nearest'")
     return {
         "size": list(image.size),
         "mode": "RGB",
@@ -157,22 +162,20 @@ def preprocess_config(image: ImageSpec) -> dict[str, Any]:
 def check_classic(config: ModelConfig, *, library: str) -> None:
     """Refuse to export a model whose blocks or geometry the other library cannot express."""
     if config.geometry != "clip":
-        raise InputError(f"export: {library} compares by cosine, this model's geometry is {config.geometry!r}")
+        raise refused(f"{library} compares by cosine, this model's geometry is {config.geometry!r}")
     for name, tower in (("vision", config.vision), ("text", config.text)):
         first = tower.blocks[0]
         classic = BlockConfig(activation=first.activation, norm_eps=first.norm_eps)
         if any(block != classic for block in tower.blocks) or first.activation not in ("gelu", "quick_gelu"):
-            raise InputError(f"export: {library} has no such blocks as this model's {name} tower: {tower.block}")
+            raise refused(f"{library} has no such blocks as this model's {name} tower: {tower.block}")
         if tower.final_layernorm != "keep":
-            raise InputError(f"export: {library} needs the final layer norm of the {name} tower, which was dropped")
+            raise refused(f"{library} needs the final layer norm of the {name} tower, which was dropped")
         if tower.gate != "none":
-            raise InputError(f"export: {library} has no gate like that of this model's {name} tower")
+            raise refused(f"{library} has no gate like that of this model's {name} tower")
     if config.vision.blocks[0].activation != config.text.blocks[0].activation and library == "open_clip":
-        raise InputError("export: open_clip needs one activation for both towers")
+        raise refused("open_clip needs one activation for both towers")
     if config.text.position != "learned":
-        raise InputError(f"export: {library} needs a vector for each place of a text; this model's tower has none")
-    if config.text.vocabulary != CLIP_VOCABULARY:
-        raise InputError(f"export: {library} needs CLIP's vocabulary, this model has {config.text.vocabulary} ids")
+        raise refused(f"{library} needs a vector for each place of a text; this model's tower has none")
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
