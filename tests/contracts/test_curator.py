@@ -32,6 +32,7 @@ SPECS = {
     "exact_duplicates": {"name": "exact_duplicates", "of": ["text", "image"]},
     "near_duplicates": {"name": "near_duplicates", "distance": 2},
     "image_size": {"name": "image_size", "least_side": 16},
+    "decodes": {"name": "decodes"},
     "text_rules": {"name": "text_rules", "characters": [3, 12]},
     "tidy_text": {"name": "tidy_text"},
     "language": {"name": "language", "languages": ["en", "de"], "column": "language"},

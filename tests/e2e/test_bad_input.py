@@ -59,8 +59,11 @@ def place(stage: Path, tmp_path: Path, monkeypatch) -> Path:
         (["embed", "empty", "--model", "model", "--out", "e.parquet"], "tether: empty: empty, no files there"),
         (["embed", "nosuch", "--model", "model", "--out", "e.parquet"], "'nosuch' is neither a data set"),
         (["embed", "no.csv", "--model", "model", "--out", "e.parquet"], "tether: no.csv: no such file or folder"),
-        (["embed", "mixed", "--model", "model", "--out", "e.parquet", "--strict"], "tether: mixed: bad row 'cut.png'"),
-        (["eval", "model", "mixed", "--strict"], "tether: mixed: bad row 'cut.png'"),
+        (
+            ["embed", "mixed", "--model", "model", "--out", "e.parquet", "--strict"],
+            "tether: mixed: bad row 'cut.png': not an image",
+        ),
+        (["eval", "model", "mixed", "--strict"], "tether: mixed: bad row 'cut.png': not an image"),
         (["eval", "open_clip:NoSuch", "photos"], "tether: open_clip:NoSuch: unknown architecture"),
         ([*CLASSIFY, "--classes", "cat,cat"], "tether: classes: class 'cat' comes twice"),
         ([*CLASSIFY, "--classes", ""], "tether: classes: expected at least one class, got none"),
@@ -99,7 +102,7 @@ def test_bad_images_are_counted_and_named_by_eval(place: Path, call) -> None:
     assert json.loads((place / "numbers.json").read_text())["images"] == 3
     lines = (place / "numbers.bad_rows.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["key"] for line in lines) == ["cut.png", "nothing.png", "words.jpg"]
-    call("eval", "model", "photos", "--json", "numbers.json", "--bootstrap", "0")
+    call("eval", "model", "photos", "--json", "numbers.json", "--bootstrap", "0", "--existing", "replace")
     assert not (place / "numbers.bad_rows.jsonl").exists()
 
 

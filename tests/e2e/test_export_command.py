@@ -35,8 +35,3 @@ def test_mistakes_are_one_message(call, saved, tmp_path):
     for arguments in ([tmp_path / "nothing", tmp_path / "out"], [saved, tmp_path / "out", "--format", "onnx"]):
         call("export", *arguments, code=2)
         assert not (tmp_path / "out").exists()
-
-
-def test_the_help_shows_each_example_on_a_line(call):
-    lines = call("export", "--help").out.splitlines()
-    assert "  tether export runs/demo out/ --format transformers" in lines

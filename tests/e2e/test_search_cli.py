@@ -90,6 +90,7 @@ def test_classify(place: Path, call: Callable[..., Any]) -> None:
         lines = list(csv.DictReader(file))
     assert len(lines) == 24
     assert {line["label"] for line in lines} <= {"cat", "dog"}
+    common += ["--existing", "replace"]
     assert "not calibrated" in call(*common, "--classes", "cat,dog").err
     assert "'cat' comes twice" in call(*common, "--classes", "cat,dog,cat", code=2).err
     assert "got none" in call(*common, "--classes", "", code=2).err

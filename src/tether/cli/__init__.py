@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import errno
 import importlib
-import inspect
 import io
 import os
 import sys
@@ -21,6 +20,7 @@ from typer.main import get_command
 
 from tether import __version__
 from tether.cli import verbs
+from tether.cli.options import json_alone
 from tether.cli.say import say
 from tether.core.errors import MissingExtraError, StoppedError, TetherError, reason_of
 from tether.core.printable import printable
@@ -29,6 +29,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
 TRACEBACK = "TETHER_TRACEBACK"
 EXAMPLES = "Examples:\n"
+"""Heads the last paragraph of a verb's docstring: commands, one a line."""
 _PLAIN = (str, str | None, bool)
 _Usage: Any = typer.BadParameter.__base__  # of every mistake in what was typed; typer does not export it
 
@@ -99,9 +100,19 @@ def _one_message() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, _Usage):
             error.message = printable(error.message, keep="\n")
+            if (option := getattr(error, "option_name", None)) and hasattr(error, "possibilities") and error.ctx:
+                _say_instead(error, option)
         elif isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "CPUAllocator" in str(error):
             raise typer.Exit(_fail(error, f"out of memory: {reason_of(error)}")) from error
         raise
+
+
+def _say_instead(error: Any, option: str) -> None:
+    """Add to the message on an unknown option what to type, if anything comes near."""
+    from tether.cli.mistakes import instead
+
+    if said := instead(option, error.ctx.command):
+        error.message, error.possibilities = f"{error.message}; {said}", None
 
 
 def _quote_log() -> None:
@@ -120,9 +131,11 @@ def as_command(verb: str) -> Any:
     """The verb's typer command; imports its module."""
     module = importlib.import_module(f"tether.cli.{verbs.module_name(verb)}")
     app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-    said = inspect.getdoc(module.command) or ""
-    app.command(name=verb, help=said.replace(EXAMPLES, f"\b\n{EXAMPLES}"))(module.command)  # click then keeps the lines
-    return _plainly(get_command(app))
+    app.command(name=verb)(module.command)
+    command = _plainly(get_command(app))
+    command.help = (command.help or "").replace(EXAMPLES, f"\b\n{EXAMPLES}")  # \b: lines that follow stay lines
+    json_alone(command)
+    return command
 
 
 class _AsGiven:

@@ -35,6 +35,10 @@ def command(
 
     About half an hour of one core for all of it. Finished runs are kept, so an interrupted bench resumes, and a new
     clipper costs only its own rows.
+
+    Examples:
+      tether bench stability --quick
+      tether bench stability --only zclip --models language --out runs/zclip
     """
     from tether.core.atomic_io import write_text
     from tether.papers.reproduction import source_index

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import Device
+from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
 from tether.cli.say import say
 
 
@@ -43,21 +43,27 @@ def command(
     raw_csv: Annotated[
         bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
     ] = False,
+    json: Json = None,
+    existing: Existing = "refuse",
 ) -> None:
-    """Name images from a list of classes, with prompts and calibrated confidence: CSV."""
+    """Name images from a list of classes, with prompts and calibrated confidence: CSV.
+
+    Examples:
+      tether classify photos/ --model starter --classes "cat,dog,bird" --out named.csv
+      tether classify new/ --model runs/mine --classes names.txt --calibrate labelled/ --abstain 0.8 --out named.csv
+    """
+    from dataclasses import asdict
     from typing import cast
 
     from tether.cli.screen import bars
-    from tether.core.atomic_io import check_file
     from tether.core.geometry import check_finite
     from tether.core.protocols import DualEncoder
     from tether.tasks.classify.prompts import classes_of, templates_of
 
-    check_file(out, where="--out")
-    names, sentences = (
-        classes_of(classes),
-        templates and templates_of(templates),
-    )  # before the model: mistakes show at once
+    check_new(out, existing=existing, where="--out")
+    check_new(json, existing=existing, where="--json")
+    names = classes_of(classes)  # before the model: mistakes show at once
+    sentences = None if templates is None else templates_of(templates)
 
     import tether
     from tether.data import open_source
@@ -88,7 +94,10 @@ def command(
             raw_csv=raw_csv,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    say(f"{report.path}: {report.rows} images, {report.abstained} without a label")
+    if json is not None:
+        put_json(asdict(report), to=json)
+    if json != STDOUT:
+        say(f"{report.path}: {report.rows} images, {report.abstained} without a label")
     for line in [*([cutoff.line(pool=report.rows)] if cutoff else []), *unseen_words(names, model=loaded, name=model)]:
         say(line, err=True)
     if report.calibration is None:

@@ -62,7 +62,13 @@ def command(
     minimum: Annotated[int, typer.Option(help="Least count of a word or pair of words for 'auto'.")] = 5,
     minimum_pmi: Annotated[float, typer.Option(help="Least mutual information of a pair for 'auto', bits.")] = 5.0,
 ) -> None:
-    """Make a training set of a pool of pairs: clean, without copies, balanced, and say what was dropped and why."""
+    """Make a training set of a pool of pairs: clean, without copies, balanced, and say what was dropped and why.
+
+    Examples:
+      tether curate photos/ --recipe curate --plan
+      tether curate photos/ --recipe curate --out curated
+      tether curate pool.parquet --entries auto --tail-share 0.06 --out balanced
+    """
     import shutil
     import tempfile
 
@@ -120,6 +126,7 @@ def command(
     passing = Path(tempfile.mkdtemp(prefix="tether-plan-")) if out is None else None
     folder = passing or out
     assert folder is not None
+    finished = (folder / MANIFEST).exists()
     try:
         with locked(folder, purpose="tether curate"), _Display() as display:
             if plan:
@@ -151,6 +158,8 @@ def command(
             shutil.rmtree(passing, ignore_errors=True)
     if plan:
         say(f"plan: what would happen to {manifest['rows']['good']:,} rows spread over the pool; nothing was written")
+    if finished:
+        say(f"{folder}: this curation was finished before, and nothing was done; it made:")
     for line in summary(manifest, examples=plan):
         say(line)
     if plan:

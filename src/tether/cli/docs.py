@@ -15,7 +15,12 @@ def command(
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="List stale figures; end with 1 if there are any.")] = False,
 ) -> None:
-    """Write the generated pages, or check what of them is committed."""
+    """Write the generated pages, or check what of them is committed.
+
+    Examples:
+      tether docs --write
+      tether docs --check
+    """
     from tether.cli.reference import reference
     from tether.papers.reproduction import docs, source_index
 

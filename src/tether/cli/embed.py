@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tether.cli.options import Device
+from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
 from tether.cli.say import say
 
 
@@ -26,9 +26,19 @@ def command(
     device: Device = "auto",
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    json: Json = None,
+    existing: Existing = "refuse",
 ) -> None:
-    """Turn images into vectors, resumable: Parquet with keys, captions and columns."""
+    """Turn images into vectors, resumable: Parquet with keys, captions and columns.
+
+    Examples:
+      tether embed photos/ --model starter --out photos.parquet
+      tether embed photos/ --model runs/mine --thumbnail 128 --out photos.parquet
+    """
+    from dataclasses import asdict
     from typing import cast
+
+    check_new(json, existing=existing, where="--json")
 
     import tether
     from tether.cli.screen import bars
@@ -54,6 +64,9 @@ def command(
             strict=strict,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    say(f"{report.path}: {report.rows} images, {report.new} of them new; model digest {report.digest}")
+    if json is not None:
+        put_json(asdict(report), to=json)
+    if json != STDOUT:
+        say(f"{report.path}: {report.rows} images, {report.new} of them new; model digest {report.digest}")
     if report.bad:
         say(f"{report.bad} bad rows were skipped; {report.bad_rows} names them", err=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import Device
+from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
 from tether.cli.say import say
 
 
@@ -18,7 +18,8 @@ def command(
     source: Annotated[
         str, typer.Argument(help="A data set by name (emoji:split=test), a folder or file, hf:OWNER/NAME.")
     ],
-    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    json: Json = None,
+    existing: Existing = "refuse",
     measure: Annotated[
         list[str] | None,
         typer.Option(help="retrieval, zero_shot, geometry or clip_score; repeat it for several (default: all)."),
@@ -38,18 +39,23 @@ def command(
         bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
     ] = False,
 ) -> None:
-    """Measure a model on a source: retrieval, zero-shot, geometry, CLIPScore."""
+    """Measure a model on a source: retrieval, zero-shot, geometry, CLIPScore.
+
+    Examples:
+      tether eval runs/mine photos/
+      tether eval open_clip:ViT-B-32/laion2b_s34b_b79k photos.csv --measure retrieval
+      tether eval runs/mine photos/ --json mine.json
+    """
     from tether import load
     from tether.cli.screen import bars
-    from tether.core.atomic_io import check_file, write_json
     from tether.core.geometry import check_finite
     from tether.data import open_source
     from tether.evaluate import evaluate
     from tether.evaluate.suite import MEASURES
 
-    if json is not None:
-        check_file(json, where="--json")
-    bad = json.with_name(f"{json.stem}.bad_rows.jsonl") if json is not None else Path("eval.bad_rows.jsonl")
+    check_new(json, existing=existing, where="--json")
+    beside = Path("eval" if json in (None, STDOUT) else str(json))
+    bad = beside.with_name(f"{beside.stem}.bad_rows.jsonl")
     bad.unlink(missing_ok=True)
     rows = open_source(source, where="SOURCE")
     encoder = load(model, device=device, random_weights=random_weights)
@@ -74,15 +80,15 @@ def command(
             on_bad=bad,
             on_progress=lambda done, _: bar.update(task, completed=done),
         )
-    _show(result, title=f"{model} on {source}")
+    if json != STDOUT:
+        _show(result, title=f"{model} on {source}")
     if bad.exists():
         from tether.data.bad_rows import named_in
 
         count = len(named_in(bad))
         say(f"{count} bad rows were skipped; {bad} names them", err=True)
     if json is not None:
-        write_json(json, {"model": model, "source": source, "version": rows.version, "limit": limit} | result)
-        say(f"wrote {json}")
+        put_json({"model": model, "source": source, "version": rows.version, "limit": limit} | result, to=json)
 
 
 def _show(result: dict[str, float], *, title: str) -> None:

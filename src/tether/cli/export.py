@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 
@@ -18,6 +19,7 @@ def command(
     form: Annotated[
         Literal["open_clip", "transformers", "tether"], typer.Option("--format", help="Who shall open it.")
     ] = "open_clip",
+    device: Device = "cpu",
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
     ] = False,
@@ -25,15 +27,15 @@ def command(
     """Write a model with its tokenizer and image processor as a folder that open_clip, transformers or Tether opens.
 
     Examples:
-    tether export runs/demo out/ --format transformers
-    tether export starter out/ --format tether
+      tether export runs/demo out/ --format transformers
+      tether export starter out/ --format tether
     """
     from tether import export, load
     from tether.core.errors import InputError
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is not an empty folder; choose another")
-    folder = export(load(model, random_weights=random_weights), out, format=form)
+    folder = export(load(model, random_weights=random_weights, device=device), out, format=form)
     opened = {
         "open_clip": f'open_clip.create_model_from_pretrained("local-dir:{folder}")',
         "transformers": f'pipeline("zero-shot-image-classification", model="{folder}")',

@@ -18,7 +18,12 @@ def command(
         typer.Option(help="What to do about a store that is there: merge adds new keys and updates known ones."),
     ] = "refuse",
 ) -> None:
-    """Put vectors into a store that can be searched, changed and filtered."""
+    """Put vectors into a store that can be searched, changed and filtered.
+
+    Examples:
+      tether index photos.parquet --out photos.db
+      tether index more.parquet --out photos.db --existing merge
+    """
     from tether.cli.screen import bars
     from tether.tasks.retrieve.index import build_index
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tether.cli.options import Device
+from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -39,16 +39,25 @@ def command(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
     ] = False,
+    json: Json = None,
+    existing: Existing = "refuse",
 ) -> None:
-    """Inspect a model on pairs: a health report as one HTML page and JSON, resumable; a finding for each section."""
+    """Inspect a model on pairs: a health report as one HTML page and JSON, resumable; a finding for each section.
+
+    Examples:
+      tether inspect runs/mine --pairs photos/
+      tether inspect starter --pairs emoji:split=test --probe gap --probe lettering --out health
+    """
     from typing import cast
 
     from tether import load
     from tether.cli.screen import bars
+    from tether.core.atomic_io import read_json
     from tether.core.protocols import DualEncoder
     from tether.data import open_source
     from tether.evaluate.inspect.runner import inspect_model
 
+    check_new(json, existing=existing, where="--json")
     rows = open_source(pairs, where="--pairs")
     encoder = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
     with bars() as bar:
@@ -68,7 +77,10 @@ def command(
             seed=seed,
             on_progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
-    _show(report)
+    if json is not None:
+        put_json(read_json(Path(report.numbers)), to=json)
+    if json != STDOUT:
+        _show(report)
     if check and report.alarms:
         say(f"tether: alarms: {', '.join(report.alarms)}", err=True)
         raise typer.Exit(ALARMED)

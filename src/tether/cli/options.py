@@ -1,9 +1,70 @@
-"""Options that several verbs have."""
+"""Options that several verbs have, and where their output goes."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
+from tether.cli.say import as_json, say
+
 Device = Annotated[str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, cuda:1...")]
+Json = Annotated[
+    str | None,
+    typer.Option(help="Print JSON instead; with a FILE.json after it, write it there besides.", metavar="[FILE.json]"),
+]
+Existing = Annotated[
+    Literal["refuse", "replace"], typer.Option(help="What to do about a file of that name that is there.")
+]
+STDOUT = "-"
+
+
+def json_alone(command: Any) -> None:
+    """Let ``--json`` stand without a file: only ``-`` and a name ending in .json or .jsonl are taken for one."""
+    parse = command.parse_args
+
+    def parse_args(ctx: Any, args: list[str]) -> list[str]:
+        pairs = zip(args, [*args[1:], ""], strict=False)
+        alone = [(one, STDOUT) if one == "--json" and not _names_json(after) else (one,) for one, after in pairs]
+        return parse(ctx, [word for words in alone for word in words])
+
+    if any(parameter.name == "json" for parameter in command.params):
+        command.parse_args = parse_args
+
+
+def _names_json(word: str) -> bool:
+    return word == STDOUT or word.lower().endswith((".json", ".jsonl"))
+
+
+def check_new(path: Path | str | None, *, existing: str, where: str) -> None:
+    """Refuse a file that is there already, unless it shall be replaced, and one that cannot be written; not ``-``."""
+    from tether.core.atomic_io import check_file
+    from tether.core.errors import InputError
+
+    if path is None or path == STDOUT:
+        return
+    check_file(Path(path), where=where)
+    if Path(path).exists() and existing == "refuse":
+        raise InputError(f"{where}: {path} is there already; give another name, or --existing replace")
+
+
+def put_json(value: Any, *, to: str, lines: bool = False) -> None:
+    """Print a value as JSON, or write it to the file that ``--json`` named.
+
+    Args:
+        value: the value, or a sequence of them.
+        to: what ``--json`` gave.
+        lines: one line for each value of the sequence.
+    """
+    from tether.core.atomic_io import write_text
+
+    def shown(indent: int | None) -> str:
+        return "".join(f"{as_json(one, indent=indent)}\n" for one in (value if lines else [value]))
+
+    text = shown(None if lines else 2)
+    if to == STDOUT:
+        say(text.removesuffix("\n"), lines=True) if text else None
+        return
+    write_text(Path(to), text)
+    say(f"wrote {to}", err=True)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.say import as_json, say
+from tether.cli.options import Existing, Json, check_new, put_json
+from tether.cli.say import say
 
 PIPED = 250
 """Columns where no terminal says how wide it is."""
@@ -18,11 +19,19 @@ def command(
         str | None, typer.Option(help="Only papers that need this, such as pairs; part of a word will do.")
     ] = None,
     verdict: Annotated[str | None, typer.Option(help="Only papers with this verdict, such as reproduced.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json: Json = None,
+    existing: Existing = "refuse",
 ) -> None:
-    """List the papers: what each gives and whether its claim holds here."""
+    """List the papers: what each gives and whether its claim holds here.
+
+    Examples:
+      tether papers
+      tether papers --package optim --verdict reproduced
+      tether papers --json
+    """
     from tether.papers.reproduction.results import rows
 
+    check_new(json, existing=existing, where="--json")
     every = rows()
     _known("--package", package, {row.card.package for row in every})
     _known("--verdict", verdict, {row.verdict for row in every})
@@ -33,8 +42,8 @@ def command(
         and verdict in (None, row.verdict)
         and (needs is None or any(needs.lower() in need.lower() for need in row.card.needs))
     ]
-    if json:
-        say(as_json([row.as_json() for row in chosen], indent=2), lines=True)
+    if json is not None:
+        put_json([row.as_json() for row in chosen], to=json)
         return
 
     from rich.table import Table

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from tether.cli import screen
 from tether.cli.say import say
 from tether.cli.screen import Screen, Words, bars
 from tether.train.run_files import BAD_ROWS
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _SHOWN = ("text_to_image_r10", "image_to_text_r10")
 _RECALL = re.compile(r"(text_to_image|image_to_text)_r\d+")
 _LINES = 10
-"""Lines printed over a run when the output is not a terminal."""
+"""Lines printed over a run when the output is not a terminal; more where they would be ``screen.EVERY`` s apart."""
 _STOPPING = b"tether: stopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
 
 
@@ -31,6 +33,7 @@ class TrainingProgress:
         self.steps = steps
         self.console = Screen()
         self._asked = False
+        self._said = time.monotonic()
         self._before: dict[int, Any] = {}
         self._progress = bars(
             Words("state"), screen=self.console, transient=False, disable=not self.console.is_terminal
@@ -71,7 +74,9 @@ class TrainingProgress:
         )
         done = record["step"] + 1
         self._progress.update(self._task, completed=done, state=state)
-        if not self.console.is_terminal and (done % max(1, self.steps // _LINES) == 0 or done == 1):
+        late = time.monotonic() - self._said >= screen.EVERY
+        if not self.console.is_terminal and (late or done % max(1, self.steps // _LINES) == 0 or done == 1):
+            self._said = time.monotonic()
             left = (self.steps - done) * record["seconds"] / done
             self.console.print(f"step {done}/{self.steps}  {state}  {left:.0f} s left")
 
@@ -90,9 +95,11 @@ def _recalls(metrics: Mapping[str, float], *, every: bool = False) -> list[str]:
     return [f"{describe(name)} {shown(name, metrics[name])} ({beside(name, metrics)})" for name in names]
 
 
-def summarise(done: TrainedRun) -> None:
-    """The last words of a finished run."""
+def summarise(done: TrainedRun, *, before: bool = False) -> None:
+    """The last words of a finished run, or of one that was finished ``before``."""
     result, folder = done.result, done.folder
+    if before:
+        say(f"{folder}: this run was finished before, and nothing was done; it said:")
     skipped = f", {result.skipped} skipped" if result.skipped else ""
     what = f"{result.steps} steps{skipped}" if result.steps else "fitted"
     say(f"{what} in {result.seconds:.0f} s ({result.images_per_second:.0f} images a second)")

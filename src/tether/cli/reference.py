@@ -32,21 +32,18 @@ def _verb(verb: str) -> list[str]:
         for parameter in command.params
         if parameter.param_type_name == "option" and "--help" not in parameter.opts
     ]
+    what, _, examples = inspect.cleandoc(command.help or "").partition(f"\b\n{EXAMPLES}")
     usage = " ".join(["tether", verb, *("[OPTIONS]" for _ in options[:1]), *map(_metavar, arguments)])
     return [
         f"### tether {verb}",
-        _said(command.help or ""),
+        what.strip(),
         f"```\n{usage}\n```",
+        f"```\n{inspect.cleandoc(examples)}\n```",
         table(["argument", "what it is"], ([f"`{_metavar(one)}`", one.help or ""] for one in arguments))
         if arguments
         else "",
         table(["option", "what it does", "default"], map(_option, options)) if options else "",
     ]
-
-
-def _said(text: str) -> str:
-    about, found, examples = inspect.cleandoc(text).partition(f"\b\n{EXAMPLES}")
-    return f"{about}{EXAMPLES}\n```sh\n{examples}\n```" if found else about
 
 
 def _metavar(argument: Any) -> str:

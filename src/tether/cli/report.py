@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tether.cli.options import Device
 from tether.cli.say import say
 
 
@@ -22,18 +23,26 @@ def command(
     limit: Annotated[int, typer.Option(min=2, help="Rows looked at, from the first.")] = 2000,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 leaves them out.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the resamples and the map.")] = 0,
+    device: Device = "auto",
 ) -> None:
-    """Write a run's report: one HTML file with curves, galleries, confusion, map, numbers, configuration and cost."""
+    """Write a run's report: one HTML file with curves, galleries, confusion, map, numbers, configuration and cost.
+
+    Examples:
+      tether report runs/mine
+      tether report runs/mine --source other-photos/ --label group
+    """
     from tether.evaluate import report
 
     encoder = rows = None
     if model is not None:
         from tether import load
 
-        encoder = load(model)
+        encoder = load(model, device=device)
     if source is not None:
         from tether.data import open_source
 
         rows = open_source(source, where="--source")
-    path = report.write(run, model=encoder, source=rows, label=label, limit=limit, bootstrap=bootstrap, seed=seed)
+    path = report.write(
+        run, model=encoder, source=rows, label=label, limit=limit, bootstrap=bootstrap, seed=seed, device=device
+    )
     say(str(path))

@@ -27,7 +27,13 @@ def command(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was already measured.")] = False,
 ) -> None:
-    """Check papers' claims over paired seeds and store the measured verdicts."""
+    """Check papers' claims over paired seeds and store the measured verdicts.
+
+    Examples:
+      tether reproduce zclip
+      tether reproduce zclip w-clip --smoke
+      tether reproduce --all --seeds 3 --out results
+    """
     from tether.cli.screen import bars
     from tether.core.atomic_io import write_json
     from tether.models.load import chosen_device

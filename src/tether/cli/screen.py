@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
 from rich.text import Text
 
 from tether.core.printable import printable
+
+EVERY = 30.0
+"""Seconds between the lines that stand for a bar where the output is no terminal."""
 
 
 class Screen(Console):
@@ -37,8 +41,41 @@ class Words(ProgressColumn):
         return Text(printable(said), no_wrap=True)
 
 
-def bars(*more: ProgressColumn, screen: Screen | None = None, **options: Any) -> Progress:
-    """Bars on standard error that vanish when they are done.
+class LoggedBars(Progress):
+    """Bars; where nobody can see them, a line of how far it is, ``EVERY`` seconds apart."""
+
+    def __init__(self, *columns: ProgressColumn, **options: Any) -> None:
+        """Args: columns, options: of ``rich.progress.Progress``."""
+        super().__init__(*columns, **options)
+        self._said = time.monotonic()
+
+    def start(self) -> None:
+        """As ``Progress.start``, on a terminal."""
+        if self.console.is_terminal:
+            super().start()
+
+    def stop(self) -> None:
+        """As ``Progress.stop``, on a terminal."""
+        if self.console.is_terminal:
+            super().stop()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """As ``Progress.update``."""
+        super().update(task_id, **changes)
+        if self.disable or self.console.is_terminal or time.monotonic() - self._said < EVERY:
+            return
+        self._said = time.monotonic()
+        open_ones = [task for task in self.tasks if task.visible and not task.finished]
+        self.console.print("; ".join(map(_line, open_ones)), soft_wrap=True)
+
+
+def _line(task: Task) -> str:
+    left = "" if task.time_remaining is None else f", about {task.time_remaining:.0f} s left"
+    return f"{task.description}: {task.completed:,.0f}{'' if task.total is None else f' of {task.total:,.0f}'}{left}"
+
+
+def bars(*more: ProgressColumn, screen: Screen | None = None, **options: Any) -> LoggedBars:
+    """Bars on standard error that vanish when they are done; lines now and then where it is no terminal.
 
     Args:
         more: columns behind the usual ones.
@@ -47,4 +84,4 @@ def bars(*more: ProgressColumn, screen: Screen | None = None, **options: Any) ->
     """
     columns = (Words(), BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn())
     settings: dict[str, Any] = {"transient": True, **options}
-    return Progress(*columns, console=screen or Screen(stderr=True), **settings)
+    return LoggedBars(*columns, console=screen or Screen(stderr=True), **settings)

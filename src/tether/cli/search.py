@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import Device
-from tether.cli.say import as_json, say
+from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
+from tether.cli.say import say
 
 
 def command(
@@ -38,23 +38,23 @@ def command(
         typer.Option(help="The model that made the vectors; a store that was made beside it knows its name."),
     ] = None,
     device: Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit.")] = False,
+    json: Json = None,
+    existing: Existing = "refuse",
 ) -> None:
     """Find images by words or by an image, filtered by their columns.
 
     Examples:
-    tether search photos/ "a red bicycle" --model starter --html found.html
-    tether search photos/ "a red bicycle" --model runs/mine --cutoff auto
-    tether search photos.db "a red bicycle" --image like.jpg --where "label = 'street'"
+      tether search photos/ "a red bicycle" --model starter --html found.html
+      tether search photos/ "a red bicycle" --model runs/mine --cutoff auto
+      tether search photos.db --image like.jpg --where "label = 'street'"
     """
     from tether.cli.screen import bars
-    from tether.core.atomic_io import check_file
     from tether.workflows.search import search
 
     if not queries and not image:
         raise typer.BadParameter("say what to look for: words, or --image FILE")
-    if html is not None:
-        check_file(html, where="--html")
+    check_new(html, existing=existing, where="--html")
+    check_new(json, existing=existing, where="--json")
     with bars() as progress:
         task = progress.add_task("embed", total=None, visible=False)
         found = search(
@@ -75,12 +75,16 @@ def command(
 
     for line in found.remarks():
         say(line, err=True)
+    if json is not None:
+        named = [(query, hit) for query, some in hits.items() for hit in some]
+        listed = [
+            {**hit.meta, "query": query, "key": hit.key, "score": hit.score, "texts": hit.texts} for query, hit in named
+        ]
+        put_json(listed, to=json, lines=True)
     for query, some in hits.items():
-        if json:
+        if json == STDOUT:
             if not some:
                 say(f"{query}: {nothing[query]}", err=True)
-            for hit in some:
-                say(as_json({**hit.meta, "query": query, "key": hit.key, "score": hit.score, "texts": hit.texts}))
             continue
         say(query if some else f"{query}: {nothing[query]}")
         for hit in some:

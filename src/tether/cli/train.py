@@ -12,7 +12,7 @@ from tether.cli.say import say
 
 if TYPE_CHECKING:
     from tether.train.config import RunConfig
-    from tether.workflows.train import Prepared
+    from tether.workflows.train import Prepared, TrainedRun
 
 COMPARE = "compare"
 
@@ -55,12 +55,12 @@ def command(
     """Train a dual encoder on pairs of images and texts.
 
     Examples:
-    tether train photos/ --out runs/mine
-    tether train pairs.csv --from open_clip:ViT-B-32/weights.safetensors --out runs/tuned
-    tether train --recipe demo data=photos/ steps=1000 --out runs/scratch
-    tether train --resume --out runs/mine
+      tether train photos/ --out runs/mine
+      tether train pairs.csv --from open_clip:ViT-B-32 --out runs/tuned
+      tether train photos/ --recipe demo steps=1000 --out runs/scratch
+      tether train --resume --out runs/mine
     """
-    from tether.train.run_files import CONFIG
+    from tether.train.run_files import CONFIG, SUMMARY
     from tether.workflows.train import prepare
 
     given = list(overrides or [])
@@ -95,9 +95,9 @@ def command(
     from tether.train.epochs import with_steps
     from tether.workflows.train import go
 
-    where = recipe or "command line"
+    where, finished = recipe or "command line", (out / SUMMARY).exists()
     if config.fit is not None:
-        _fit(config, out=out, resume=resume, device=device, where=where)
+        summarise(_fit(config, out=out, resume=resume, device=device, where=where), before=finished)
         return
     config = with_steps(config)
     with TrainingProgress(steps=config.steps) as progress:
@@ -110,17 +110,16 @@ def command(
             should_stop=progress.interrupted,
             where=where,
         )
-    summarise(done)
+    summarise(done, before=finished)
 
 
-def _fit(config: RunConfig, *, out: Path, resume: bool, device: str, where: str) -> None:
-    from tether.cli.progress import summarise
+def _fit(config: RunConfig, *, out: Path, resume: bool, device: str, where: str) -> TrainedRun:
     from tether.cli.screen import bars
     from tether.workflows.train import go
 
     with bars() as progress:
         task = progress.add_task("features", total=None)
-        done = go(
+        return go(
             config,
             out=out,
             resume=resume,
@@ -128,7 +127,6 @@ def _fit(config: RunConfig, *, out: Path, resume: bool, device: str, where: str)
             where=where,
             on_progress=lambda count, total: progress.update(task, completed=count, total=total),
         )
-    summarise(done)
 
 
 def _tell(prepared: Prepared) -> None:

@@ -12,7 +12,11 @@ from tether.cli.say import say
 def command(
     slug: Annotated[str, typer.Argument(help="A paper, such as zclip; tether papers lists them.")],
 ) -> None:
-    """Show where a paper stands: card, parts, tests, vector, guide and result."""
+    """Show where a paper stands: card, parts, tests, vector, guide and result.
+
+    Examples:
+      tether where zclip
+    """
     from tether.papers.cards import card as find_card
     from tether.papers.reproduction import source_index
     from tether.papers.reproduction.results import rows

@@ -19,11 +19,62 @@ if TYPE_CHECKING:  # pydantic takes a tenth of a second to import, and many ask 
     from pydantic import BaseModel, ValidationError
 
 
+_MEANT = {
+    "lr": "learning_rate optimizer.lr",
+    "learning_rate": "lr optimizer.lr",
+    "wd": "weight_decay",
+    "beta": "betas optimizer.betas",
+    "optim": "optimizer",
+    "scheduler": "schedule",
+    "lr_scheduler": "schedule",
+    "warmup": "schedule.warmup",
+    "warmup_steps": "warmup schedule.warmup",
+    "clip": "clipper",
+    "grad_clip": "clipper",
+    "max_norm": "max_grad_norm clipper.max_norm",
+    "max_grad_norm": "max_norm clipper.max_norm",
+    "loss": "objective",
+    "bs": "batch_size",
+    "iterations": "steps",
+    "max_steps": "steps",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "dataset": "data",
+    "train_data": "data",
+    "images": "data",
+    "val_data": "evaluate.source",
+    "validation": "evaluate.source",
+    "eval": "evaluate.source",
+    "fp16": "precision",
+    "bf16": "precision",
+    "amp": "precision",
+    "dtype": "precision",
+    "num_workers": "workers",
+    "temperature": "logit_scale",
+    "freeze": "trainable",
+    "lora": "edits",
+    "checkpoint": "model.load",
+    "pretrained": "model.load",
+    "random_seed": "seed",
+}
+"""What people type to the names that it may have here, the nearest meaning first."""
+
+
+def meant(name: str, known: typing.Collection[str]) -> str:
+    """The known name, or a key below one, that another name for it means; the empty string where there is none."""
+    names = _MEANT.get(name.lower().replace("-", "_"), "").split()
+    return next((found for found in names if found.partition(".")[0] in known), "")
+
+
 def closest(name: str, known: typing.Iterable[str]) -> str:
-    """``known: a, b, c``, led by a suggestion when one name is near."""
+    """``known: a, b, c``, led by a suggestion when one name is near, by its meaning or by its letters."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+
+    def likeness(other: str) -> float:  # a wrong letter is likelier than one that is missing or too many
+        return difflib.SequenceMatcher(None, name, other).ratio() + 0.1 * (len(other) == len(name))
+
+    near = meant(name, names) or max(difflib.get_close_matches(name, names), key=likeness, default="")
+    hint = f"did you mean {near!r}? " if near else ""
     return f"{hint}known: {', '.join(names)}"
 
 

@@ -59,12 +59,14 @@ def is_fault(error: BaseException) -> bool:
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
+def installing(extra: str) -> str:
+    """What to type for an extra: from the package index, and in a clone."""
+    return f"pip install 'tether-clip[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
+
+
 class MissingExtraError(TetherError, ImportError):
     """An optional library is needed; the message names the extra that brings it."""
 
     def __init__(self, library: str, *, extra: str) -> None:
         """Name the missing library and the extra, e.g. ``MissingExtraError("ray", extra="ray")``."""
-        super().__init__(
-            f"this needs the library {library!r}; install it with: pip install 'tether-clip[{extra}]' "
-            f"(in a checkout: pip install -e '.[{extra}]')"
-        )
+        super().__init__(f"this needs the library {library!r}; install it with: {installing(extra)}")

@@ -65,7 +65,8 @@ class BadRows:
             InputError: under ``strict``, or when more than half of the first rows are bad.
             WriteError: the log could not be written.
         """
-        key, reason = encodable(key), encodable(reason)
+        key = encodable(key)
+        reason = encodable(reason).removeprefix(f"{key}: ")
         if self.strict:
             raise InputError(f"{self.source}: bad row {key!r}: {reason}")
         with self._lock:

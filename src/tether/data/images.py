@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -71,7 +72,12 @@ def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) ->
     except InputError as error:
         raise InputError(f"{_named(name)}: {error}") from error
     except RuntimeError as error:
-        raise InputError(f"{_named(name)}: broken JPEG of {len(data)} bytes: {reason_of(error)}") from error
+        raise InputError(f"{_named(name)}: broken JPEG of {len(data)} bytes: {_reason(error)}") from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """What torchvision says, without the place in its sources that it puts before."""
+    return re.sub(r"^\w+, \S+:\d+, ", "", reason_of(error))
 
 
 def fit(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W"]:

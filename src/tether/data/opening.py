@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from tether.core.component import build, closest
@@ -81,7 +81,8 @@ def open_source(spec: str | Path | Mapping[str, Any], *, where: str = "--data") 
         InputError: nothing of that name, an unknown setting, or no such file.
     """
     if isinstance(spec, Mapping):
-        return build(spec, SOURCES, where=where)
+        path = spec.get("path")
+        return build({**spec, "path": plain(path)} if isinstance(path, str) else spec, SOURCES, where=where)
     if isinstance(spec, Path):
         return build({"name": kind_of(str(spec), where=where), "path": str(spec)}, SOURCES, where=where)
     if not isinstance(spec, str) or not spec.strip():
@@ -92,7 +93,7 @@ def open_source(spec: str | Path | Mapping[str, Any], *, where: str = "--data") 
         return build({"name": "hf", "path": path, **keywords(settings, where=where)}, SOURCES, where=where)
     if name in SOURCES and not rest.startswith("//"):
         return build({"name": name, **keywords(rest, where=where)}, SOURCES, where=where)
-    return build({"name": kind_of(spec, where=where), "path": spec}, SOURCES, where=where)
+    return build({"name": kind_of(spec, where=where), "path": plain(spec)}, SOURCES, where=where)
 
 
 def keywords(text: str, *, where: str) -> dict[str, Any]:
@@ -115,6 +116,11 @@ def keywords(text: str, *, where: str) -> dict[str, Any]:
         else:
             found[key] = value
     return found
+
+
+def plain(path: str) -> str:
+    """A local path in one spelling, so that ``photos``, ``photos/`` and ``./photos`` are one source; a URL as it is."""
+    return path if "://" in path else str(PurePath(path))
 
 
 def kind_of(path: str, *, where: str) -> str:

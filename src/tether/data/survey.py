@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 import pyarrow as pa
 
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError, MissingExtraError, installing
 from tether.core.protocols import Source
 from tether.core.types import ImageLike
 from tether.data.shuffle import reason_against
@@ -93,7 +93,7 @@ class Survey:
             shown = [f"{code} {share:.0%}" for code, share in list(self.languages.items())[:4] if share >= 0.01]
             yield f"languages of the captions: {', '.join(shown)}"
         elif self.languages is None:
-            yield "languages of the captions: not looked at (pip install 'tether-clip[curate]')"
+            yield f"languages of the captions: not looked at; it takes {installing('curate')}"
         if self.copies:
             yield f"{self.copies:,} rows show an image that another row has already, byte for byte"
         if self.no_caption.count:

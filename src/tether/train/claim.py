@@ -32,6 +32,10 @@ _MAY_CHANGE = {"log_every", "save_every", "keep", "evaluate", "trackers", "worke
 _BESIDE = {COMPARE, COMPARE_JSON, COMPARE_PAGE, BAD_ROWS}
 """What may lie in a folder that no run has been in."""
 
+_LONGER = """\
+The schedule was laid out over the run's own length, so it cannot grow. To train its model further, begin another run:
+  tether train --recipe {folder}/config.yaml --from {folder} --out {folder}-more steps=N"""
+
 
 @contextlib.contextmanager
 def claimed(folder: Path, config: RunConfig, *, resume: bool) -> Iterator[None]:
@@ -82,6 +86,8 @@ def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
         held, ours = theirs.model_dump(), config.model_dump()
         if other := [key for key in ours if held[key] != ours[key] and key not in _MAY_CHANGE]:
             lines = [f"  {key}: the run has {held[key]!r}, asked for {ours[key]!r}" for key in other]
+            if {"steps", "epochs"} & {*other} and (folder / SUMMARY).exists():
+                lines.append(_LONGER.format(folder=folder))
             raise InputError(f"{path}: cannot resume with other settings:\n" + "\n".join(lines))
     if not (folder / SUMMARY).exists():
         write_text(path, dump_config(config))

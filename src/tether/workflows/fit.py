@@ -57,9 +57,7 @@ def fit(
     Raises:
         InputError: the folder holds another run, a setting that a fit does not use, no trained model, or too few pairs.
     """
-    assert config.fit is not None
-    _check_settings(config)
-    part: MapFit = build(config.fit, FITS, where="settings: fit", finite=True)
+    part = check_fit(config)
     with claimed(folder, config, resume=resume):
         if (folder / SUMMARY).exists():
             return read_result(folder)
@@ -90,14 +88,21 @@ def fit(
         return result
 
 
-def _check_settings(config: RunConfig) -> None:
-    """Refuse settings of steps, which a fit in closed form has not."""
+def check_fit(config: RunConfig) -> MapFit:
+    """The part that fits, once the settings are those of a fit.
+
+    Raises:
+        InputError: an unknown part, or settings that only steps have.
+    """
+    assert config.fit is not None
+    part: MapFit = build(config.fit, FITS, where="settings: fit", finite=True)
     plain = load_config(values={"data": config.data, "size": config.size}).model_dump()
     given = config.model_dump()
     if idle := [key for key in given if key not in _USED and given[key] != plain[key]]:
         raise InputError(
             f"settings: {', '.join(idle)}: a fit takes no steps; expected {', '.join(_USED)}, or fit=null for steps"
         )
+    return part
 
 
 def composed(model: Mapping[str, Any], *, device: str) -> ComposedEncoder:

@@ -20,11 +20,11 @@ from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
 from tether.models.load import load
 from tether.train.config import RunConfig, load_config
 from tether.train.epochs import steps_per_epoch
-from tether.train.parts import Encoder
+from tether.train.parts import Encoder, check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
 from tether.workflows.calibration import digest_of, keep_cutoffs
-from tether.workflows.fit import fit
+from tether.workflows.fit import check_fit, fit
 from tether.workflows.plan import TrainingPlan, plan
 
 BOOTSTRAP = 1000
@@ -127,10 +127,20 @@ def prepare(
     given = {key: value for key, value in {"data": spec, "model": start and {"load": start}}.items() if value}
     if recipe is not None or spec is None:
         path = None if recipe is None else find(recipe)
-        return Prepared(load_config(path, values=given, overrides=settings), [], None)
+        return Prepared(_checked(load_config(path, values=given, overrides=settings)), [], None)
+    check_parts(load_config(values={"data": spec}, overrides=settings), QUANTISERS, where="settings")
     found = survey(open_source(spec, where="data"))
     chosen = plan(found, data=spec, start=start, seed=seed)
-    return Prepared(load_config(values=chosen.recipe, overrides=settings), list(found.lines()), chosen)
+    config = load_config(values=chosen.recipe, overrides=settings)
+    return Prepared(_checked(config), list(found.lines()), chosen)
+
+
+def _checked(config: RunConfig) -> RunConfig:
+    """The settings, once every part takes its own, before data are read."""
+    if config.fit is not None:
+        check_fit(config)
+    check_parts(config, QUANTISERS, where="settings")
+    return config
 
 
 def go(
@@ -227,5 +237,8 @@ def _scratch(config: RunConfig) -> bool:
 def _next(config: RunConfig, *, out: Path) -> list[str]:
     data = config.data.get("source") if isinstance(config.data, dict) else config.data
     name = data if isinstance(data, str) else "photos/"
-    found = [f'tether search {name} "a dog on a beach" --model {out} --html found.html', f"tether inspect {out}"]
+    found = [
+        f'tether search {name} "a dog on a beach" --model {out} --html found.html',
+        f"tether inspect {out} --pairs {name}",
+    ]
     return found if not _scratch(config) else [f"tether train {name} --out {out}-from-starter", *found]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import sys
 import types
 import warnings
@@ -127,6 +128,24 @@ def test_every_verb_has_help(name):
     code, stdout, _ = call(name, "--help")
     assert code == 0
     assert stdout.startswith(f"Usage: tether {name}")
+
+
+@pytest.mark.parametrize("name", verbs.names())
+def test_every_verb_has_examples_that_can_be_typed(name):
+    _, _, block = call(name, "--help")[1].partition("\n  Examples:\n")
+    lines = block.partition("\n\n")[0].splitlines()
+    assert lines
+    for line in lines:
+        assert line.startswith(f"    tether {name}"), line
+        cli.as_command(name).make_context(name, shlex.split(line)[2:])
+
+
+LOADS = {"classify", "embed", "eval", "export", "inspect", "report", "reproduce", "search", "train"}
+
+
+def test_every_verb_that_loads_a_model_takes_a_device():
+    having = {name for name in verbs.names() if any(one.name == "device" for one in cli.as_command(name).params)}
+    assert having == LOADS
 
 
 @pytest.mark.parametrize("name", verbs.names())

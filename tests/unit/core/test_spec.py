@@ -114,6 +114,22 @@ def test_every_mistake_is_listed():
 def test_closest_suggests_only_what_is_near():
     assert closest("adamw2", ["adamw", "sgd"]) == "did you mean 'adamw'? known: adamw, sgd"
     assert closest("q", ["adamw", "sgd"]) == "known: adamw, sgd"
+    assert closest("stepz", ["step", "steps"]).startswith("did you mean 'steps'?")  # a wrong letter, not one too many
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "suggested"),
+    [
+        ("learning_rate", ["lr", "eps"], "lr"),
+        ("learning_rate", ["optimizer", "steps"], "optimizer.lr"),
+        ("learning-rate", ["steps"], None),
+        ("loss", ["objective", "clipper"], "objective"),
+        ("eval", ["evaluate"], "evaluate.source"),
+    ],
+)
+def test_closest_knows_other_words_for_a_name(name: str, known: list[str], suggested: str | None):
+    said = closest(name, known)
+    assert said.startswith(f"did you mean {suggested!r}? " if suggested else "known: ")
 
 
 class Wrapper:

@@ -13,6 +13,7 @@ from tether.core.errors import InputError
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.images import decode
+from tether.data.opening import plain
 from tether.data.paths import files
 from tether.data.sources.csv import CsvSource
 from tether.data.sources.hf import HuggingFaceSource
@@ -262,6 +263,11 @@ def test_metadata_as_hugging_face_lays_it(tmp_path, kind):
     assert broken.bad
     with pytest.raises(InputError, match="did you mean 'text'"):
         ImageFolderSource(str(tmp_path), caption="txet")
+
+
+@pytest.mark.parametrize("path", ["memory://bucket//a/", "https://x.org/a/./b/"])
+def test_urls_stay_as_they_were_typed(path):
+    assert plain(path) == path
 
 
 def test_a_folder_without_images(tmp_path):

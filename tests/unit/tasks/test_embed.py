@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -228,6 +229,10 @@ class TestSearching:
         assert "apple &lt;script&gt;" in page
         assert "right at place 1" in page
         assert "Nothing passed the filter" in page
+        caption = "a long caption " * 20
+        long = gallery({"one": [Hit("a", 0.5, (caption,), picture(1))]}, tmp_path / "long.html").read_text()
+        assert f"<q>{caption}</q>" in long
+        assert not re.search(r"line-clamp|text-overflow|nowrap", long)  # all of it is shown
         with pytest.raises(InputError, match="at least one query"):
             gallery({}, tmp_path / "page.html")
 

@@ -14,6 +14,7 @@ from tether.data.curate.metaclip.multilingual import WorldMatcher, WorldMatches
 from tether.data.curate.metaclip.multilingual_balance import WorldBalancer, choose_text
 from tether.data.curate.metaclip.multilingual_metadata import LanguageNgrams, build_language_metadata
 from tether.data.curate.steps.concepts import concept_frequency, trim_tail
+from tether.data.curate.steps.decodes import Decodes
 from tether.data.curate.steps.exact_duplicates import ExactDuplicates
 from tether.data.curate.steps.image_size import ImageSize
 from tether.data.curate.steps.language import LanguageDetector, LanguageRule, Languages
@@ -25,6 +26,7 @@ from tether.data.curate.steps.score_selection import select_unparroted, subsets_
 from tether.data.curate.steps.text_rules import TextRules
 
 CURATORS: Mapping[str, type[RecipeStep]] = {
+    "decodes": Decodes,
     "exact_duplicates": ExactDuplicates,
     "language": LanguageRule,
     "metaclip": MetaClipCurator,
@@ -42,6 +44,7 @@ __all__ = [
     "CURATORS",
     "Balancer",
     "CurateStep",
+    "Decodes",
     "ExactDuplicates",
     "FlagStep",
     "ImageSize",

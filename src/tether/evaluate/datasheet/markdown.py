@@ -116,7 +116,8 @@ def _languages(sheet: Datasheet) -> list[str]:
         return [
             "## Languages",
             "",
-            "Not counted: the detector is not installed (`pip install 'tether-clip[curate]'`).",
+            "Not counted: the detector is not installed (`pip install 'tether-clip[curate]'`; in a checkout "
+            "`pip install -e '.[curate]'`).",
             "",
         ]
     rows = [(each.code, f"{100 * each.before:.1f} %", f"{100 * each.after:.1f} %") for each in sheet.languages]

@@ -65,6 +65,7 @@ def write(
     limit: int = MOST_ROWS,
     bootstrap: int = 1000,
     seed: int = 0,
+    device: str = "cpu",
 ) -> Path:
     """Write ``report.html`` into a run's folder.
 
@@ -79,12 +80,13 @@ def write(
         limit: rows looked at, from the first.
         bootstrap: resamples for the intervals.
         seed: of the resamples and of the map.
+        device: where the run's own model computes.
 
     Returns:
         the path of the page: one file, under 3 MB, with no outside reference.
     """
     run = read_run(Path(run_folder))
-    model = _model_of(run) if model is None else model
+    model = _model_of(run, device=device) if model is None else model
     held_out = source is None  # else the caller's choice, which may be what the run learnt from
     source = _source_of(run) if source is None else source
     seen, numbers = None, {key: value for key, value in run.summary.items() if isinstance(value, (int, float))}
@@ -101,12 +103,12 @@ def write(
     return path
 
 
-def _model_of(run: RunFolder) -> Any:
+def _model_of(run: RunFolder, *, device: str) -> Any:
     if not run.has_model:
         return None
     from tether import load
 
-    return load(run.path)
+    return load(run.path, device=device)
 
 
 def _source_of(run: RunFolder) -> Source | None:

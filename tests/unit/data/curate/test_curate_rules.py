@@ -14,7 +14,7 @@ from PIL import Image
 
 from tables import encoded, pairs
 from tether.core.errors import InputError
-from tether.data.curate import ImageSize, LanguageDetector, LanguageRule, TextRules, TidyText
+from tether.data.curate import Decodes, ImageSize, LanguageDetector, LanguageRule, TextRules, TidyText
 from tether.data.curate.steps.characters import code_points, is_kind, longest_run, totals
 from tether.data.curate.steps.image_size import image_size
 from tether.data.curate.steps.language import UNKNOWN, known_languages
@@ -201,6 +201,16 @@ def test_what_is_no_image_has_no_size(data):
 def sized(images, **rules) -> list[bool]:
     batch = pairs(["x"] * len(images), image=pa.array(images, pa.binary()))
     return ImageSize(**rules).keep(batch).astype(bool).tolist()
+
+
+def test_images_must_decode_to_their_last_pixel():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    whole = [blank((200, 90)), *(encoded(noise, kind) for kind in ("JPEG", "PNG", "WEBP"))]
+    cut = [image[: len(image) * 9 // 10] for image in whole[1:]]
+    batch = pairs(["x"] * 9, image=pa.array([*whole, *cut, b"no", None], pa.binary()))
+    assert Decodes().keep(batch).tolist() == [1] * 4 + [0] * 4 + [1]
+    assert Decodes(missing="drop").keep(batch).tolist() == [1] * 4 + [0] * 5
+    assert sized(cut[:2]) == [True] * 2  # which headers cannot tell
 
 
 def test_images_are_measured():

@@ -373,7 +373,7 @@ def test_the_recipe_that_comes_along_can_be_read(tmp_path):
     shipped = Path(__file__).parents[4] / "recipes" / "curate.yaml"
     steps = read_recipe(shipped, entries=lambda: tmp_path / "words.txt")
     assert [name for name, _ in steps] == [
-        "tidy_text", "text_rules", "image_size", "language", "exact_duplicates", "metaclip"
+        "tidy_text", "text_rules", "image_size", "language", "exact_duplicates", "decodes", "metaclip"
     ]  # fmt: skip
 
 
