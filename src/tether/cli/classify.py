@@ -17,8 +17,11 @@ def command(
     model: Annotated[str, typer.Option(help="A run's folder, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
     out: Annotated[Path, typer.Option(help="The CSV file.")],
     templates: Annotated[
-        str, typer.Option(help='name, photo, photos, drawings, a sentence such as "a map of {}", or a file of them.')
-    ] = "photo",
+        str | None,
+        typer.Option(
+            help='name, photo, photos, drawings, "a map of {}", or a file of such sentences; default: the model\'s own.'
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes listed for each image.")] = 3,
     abstain: Annotated[float, typer.Option(min=0, max=1, help="Least confidence for a label to be given.")] = 0.0,
     none_of_these: Annotated[
@@ -59,7 +62,8 @@ def command(
 
     check_new(out, existing=existing, where="--out")
     check_new(json, existing=existing, where="--json")
-    names, sentences = classes_of(classes), templates_of(templates)  # before the model: mistakes show at once
+    names = classes_of(classes)  # before the model: mistakes show at once
+    sentences = None if templates is None else templates_of(templates)
 
     import tether
     from tether.data import open_source

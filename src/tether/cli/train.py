@@ -85,14 +85,14 @@ def command(
         check_recorded(config, given=given, folder=out)
     _tell(prepared)
     if dry_run:
-        _rehearse(config, where=recipe or "settings", device=device)
+        _dry_run(config, where=recipe or "settings", device=device)
         return
     if clipper == COMPARE:
         _compare(config, out=out, steps=compare_steps, resume=resume)
         return
 
     from tether.cli.progress import TrainingProgress, summarise
-    from tether.train.length import with_steps
+    from tether.train.epochs import with_steps
     from tether.workflows.train import go
 
     where, finished = recipe or "command line", (out / SUMMARY).exists()
@@ -144,13 +144,13 @@ def _tell(prepared: Prepared) -> None:
         say(f"  {line}")
 
 
-def _rehearse(config: RunConfig, *, where: str, device: str) -> None:
+def _dry_run(config: RunConfig, *, where: str, device: str) -> None:
     """Build all parts, take a few steps, and say what the run would cost."""
     from tether.compress.quantise import QUANTISERS
     from tether.train.config import dump_config
-    from tether.train.length import with_steps
+    from tether.train.dry_run import dry_run as steps_of
+    from tether.train.epochs import with_steps
     from tether.train.parts import check_parts
-    from tether.train.rehearsal import rehearse
     from tether.train.view_costs import view_costs
 
     if config.fit is not None:
@@ -159,7 +159,7 @@ def _rehearse(config: RunConfig, *, where: str, device: str) -> None:
         return
     config = with_steps(config)
     costs = list(view_costs(check_parts(config, QUANTISERS, where=where)))
-    found = rehearse(config, device=device, edits=QUANTISERS)
+    found = steps_of(config, device=device, edits=QUANTISERS)
     say(dump_config(config) + "\n".join(f"# {line}" for line in [*costs, *found.lines()]), lines=True)
 
 

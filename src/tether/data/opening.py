@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from tether.core.component import build, closest
@@ -68,7 +68,7 @@ SOURCES = Sources(_WHERE)
 """Every kind of source by name."""
 
 
-def open_source(spec: str | Mapping[str, Any], *, where: str = "--data") -> Source:
+def open_source(spec: str | Path | Mapping[str, Any], *, where: str = "--data") -> Source:
     """Make the source that a specification names.
 
     Args:
@@ -83,6 +83,8 @@ def open_source(spec: str | Mapping[str, Any], *, where: str = "--data") -> Sour
     if isinstance(spec, Mapping):
         path = spec.get("path")
         return build({**spec, "path": plain(path)} if isinstance(path, str) else spec, SOURCES, where=where)
+    if isinstance(spec, Path):
+        return build({"name": kind_of(str(spec), where=where), "path": str(spec)}, SOURCES, where=where)
     if not isinstance(spec, str) or not spec.strip():
         raise InputError(f"{where}: expected a data set's name, a path or a mapping, got {spec!r}")
     name, _, rest = spec.partition(":")

@@ -6,15 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-from annotated_types import Ge
 
 from tether.core.errors import InputError, MissingExtraError, installing
 from tether.core.protocols import Source
-from tether.core.ranges import checked
 from tether.core.types import ImageLike
 from tether.data.shuffle import reason_against
 from tether.data.sources.split import digest_of
@@ -25,6 +22,28 @@ _SAMPLE = 2000
 """Captions whose language is asked, and images whose size is, at most."""
 _SAME = 0.5
 """Share of all pairs from which one caption is remarked on."""
+
+
+@dataclass(slots=True)
+class RowCount:
+    """How many rows are of a kind, and some of them."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, key: str, reason: str) -> None:
+        """Count a row."""
+        self.count += 1
+        if len(self.examples) < _NAMED:
+            self.examples.append(f"{key}: {reason}")
+
+    def __str__(self) -> str:
+        """The number."""
+        return f"{self.count:,}"
+
+    def named(self) -> str:
+        """Some rows, as the end of a sentence."""
+        return f", such as {'; '.join(self.examples)}" if self.examples else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +60,6 @@ class Survey:
         most_used: the caption of most pairs, and of how many.
         no_caption: rows with an image and no caption.
         unusable: other rows that cannot be used.
-        examples: key and reason of some rows of the two kinds above.
         sizes: width and height of the smallest, the middle and the largest image, by pixels; empty if unknown.
         languages: share of the captions by language, most frequent first; None where the detector is not installed.
     """
@@ -53,9 +71,8 @@ class Survey:
     captions: int
     per_image: tuple[int, float, int]
     most_used: tuple[str, int]
-    no_caption: int
-    unusable: int
-    examples: tuple[tuple[str, str], ...] = ()
+    no_caption: RowCount
+    unusable: RowCount
     sizes: tuple[tuple[int, int], ...] = ()
     languages: dict[str, float] | None = field(default=None)
 
@@ -79,27 +96,22 @@ class Survey:
             yield f"languages of the captions: not looked at; it takes {installing('curate')}"
         if self.copies:
             yield f"{self.copies:,} rows show an image that another row has already, byte for byte"
-        if self.no_caption:
-            yield f"{self.no_caption:,} images without a caption are left out{self._named('caption')}"
-        if self.unusable:
-            yield f"{self.unusable:,} rows cannot be used{self._named('')}"
+        if self.no_caption.count:
+            yield f"{self.no_caption} images without a caption are left out{self.no_caption.named()}"
+        if self.unusable.count:
+            yield f"{self.unusable} rows cannot be used{self.unusable.named()}"
         text, times = self.most_used
         if times > _SAME * self.pairs and self.pairs > 1:
             yield f"{times:,} of {self.pairs:,} captions are the same: {text[:60]!r}; nothing can be learnt from them"
 
-    def _named(self, word: str) -> str:
-        """Some of the rows that are meant, and why."""
-        found = [f"{key} ({why})" for key, why in self.examples if bool(word) == (word in why)]
-        return f", such as {'; '.join(found[:_NAMED])}" if found else ""
 
-
-@checked
-def survey(source: Source, *, sample: Annotated[int, Ge(1)] = _SAMPLE) -> Survey:
+def survey(source: Source) -> Survey:
     """Read a source once and say what it holds.
+
+    Languages are asked of 2,000 captions, and sizes of as many images, at most.
 
     Args:
         source: any source.
-        sample: captions whose language is asked, and images whose size is read, at most; taken from the first.
 
     Raises:
         InputError: not one row with an image and a caption.
@@ -108,8 +120,7 @@ def survey(source: Source, *, sample: Annotated[int, Ge(1)] = _SAMPLE) -> Survey
     texts: Counter[str] = Counter()
     seen: set[str] = set()
     sizes: list[tuple[int, int]] = []
-    bad: Counter[bool] = Counter()
-    examples: list[tuple[str, str]] = []
+    without, unusable = RowCount(), RowCount()
     copies = 0
     for block in source.blocks():
         for row in source.read(block):
@@ -118,19 +129,20 @@ def survey(source: Source, *, sample: Annotated[int, Ge(1)] = _SAMPLE) -> Survey
             if reason is None and not digest:
                 reason = "its image cannot be read"
             if reason is not None or row.image is None:
-                bad["caption" in (reason or "")] += 1
-                examples.append((row.key, reason or ""))
+                silent = not row.bad and row.image is not None and not any(text.strip() for text in row.texts)
+                (without if silent else unusable).add(row.key, reason or "no image")
                 continue
             copies += digest in seen
             seen.add(digest)
             mine = [text.strip() for text in row.texts if text.strip()]
             counts.append(len(mine))
             texts.update(mine)
-            if len(sizes) < sample and (size := _size(row.image)):
+            if len(sizes) < _SAMPLE and (size := _size(row.image)):
                 sizes.append(size)
     if not counts:
-        why = f"; the first: {examples[0][0]}: {examples[0][1]}" if examples else ""
-        raise InputError(f"{source.name}: no image with a caption among {bad.total()} rows{why}")
+        first = [*without.examples, *unusable.examples][:1]
+        why = f"; the first: {first[0]}" if first else ""
+        raise InputError(f"{source.name}: no image with a caption among {without.count + unusable.count} rows{why}")
     sizes.sort(key=lambda size: size[0] * size[1])
     return Survey(
         name=source.name,
@@ -140,11 +152,10 @@ def survey(source: Source, *, sample: Annotated[int, Ge(1)] = _SAMPLE) -> Survey
         captions=len(texts),
         per_image=(min(counts), median(counts), max(counts)),
         most_used=texts.most_common(1)[0],
-        no_caption=bad[True],
-        unusable=bad[False],
-        examples=tuple(examples[:100]),
+        no_caption=without,
+        unusable=unusable,
         sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else (),
-        languages=_languages(list(texts)[:sample]),
+        languages=_languages(list(texts)[:_SAMPLE]),
     )
 
 

@@ -133,15 +133,14 @@ def fit_cutoffs(seen: Embedded, *, digest: str, source: str) -> Cutoffs:
         source: name of the pairs.
 
     Raises:
-        InputError: too few images with captions, or no two that differ.
+        InputError: too few images with captions, or all with the same.
     """
     rows, owner = torch.unique(seen.text_to_image, return_inverse=True)
     number = {caption: at for at, caption in enumerate(dict.fromkeys(seen.captions))}
     group = torch.tensor([number[caption] for caption in seen.captions], dtype=torch.int64)
-    if len(rows) < LEAST_IMAGES or len(number) < 2:
+    if len(rows) < LEAST_IMAGES:
         raise InputError(
-            f"{source}: expected at least {LEAST_IMAGES} images with captions, and two different captions, to fit a "
-            f"cutoff on; got {len(rows)} and {len(number)}"
+            f"{source}: expected at least {LEAST_IMAGES} images with captions to fit a cutoff on, got {len(rows)}"
         )
     geometry = seen.geometry
     scores = geometry.similarity(geometry.points(seen.text), geometry.points(seen.image[rows])).double()
@@ -150,6 +149,8 @@ def fit_cutoffs(seen: Embedded, *, digest: str, source: str) -> Cutoffs:
     holds = torch.zeros(len(number), len(rows), dtype=torch.bool)
     holds[group, owner] = True
     false = ~holds[group]
+    if not false.any():
+        raise InputError(f"{source}: all images have the same captions, so no cutoff can be fitted on them")
     true = torch.zeros_like(false)
     true[torch.arange(len(owner)), owner] = True
     thresholds = np.unique(

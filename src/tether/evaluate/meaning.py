@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.shape import check
+from tether.train.epochs import MANY_EPOCHS
 
 FILE = "meaning.json"
 _DEPTHS = (10, 5, 1)
 _BY_HEART = 0.25
 """Recall of images learnt from above that of held-out ones, both among equally many, from which it is remarked on."""
-_MANY = 30
 _FEW_HELD_OUT = 50
 _NUMBER = (int, float)
 _SHAPE = {
@@ -39,7 +39,7 @@ class Meaning:
 
     Attributes:
         source: of the held-out pairs.
-        images: different images that were learnt from.
+        images: rows that were learnt from, an image with its captions each.
         captions: their captions.
         epochs: passes over them; None for a fit in closed form, which sees them once.
         pool: images held out, among which each caption looks for its own.
@@ -90,12 +90,12 @@ class Meaning:
                 yield f"{known}: it has learnt its pairs by heart; the held-out figure is what new images will see."
             else:
                 yield f"{known}, so it has not learnt them by heart."
-        times = "" if self.epochs is None else f", {self.epochs:.3g} times each"
+        times = "" if self.epochs is None else f", in {self.epochs:.3g} epochs"
         yield f"It learnt from {self.images:,} images with {self.captions:,} captions{times}."
         if self.scratch and self.images < 100_000:
             yield "That is too little to learn from random weights: millions of pairs are usual. Start from a model."
-        if self.epochs is not None and self.epochs > _MANY and self.by_heart:
-            yield f"More than {_MANY} passes mostly repeat what is known: fewer epochs, or more data."
+        if self.epochs is not None and self.epochs > MANY_EPOCHS and self.by_heart:
+            yield f"More than {MANY_EPOCHS} passes mostly repeat what is known: fewer epochs, or more data."
         if self.pool < _FEW_HELD_OUT:
             yield f"With {self.pool} held-out images the figure is rough; its interval says how rough."
 

@@ -68,7 +68,7 @@ def evaluate(
         measures: which to take.
         k: depths of the recalls.
         label: column of the class; None takes ``label`` where rows have it.
-        templates: prompts with ``{}`` for the class name; None takes the default of ``tasks.classify``.
+        templates: prompts with ``{}`` for the class name; None takes those that suit the model.
         batch_size: rows in one forward.
         limit: look at this many rows, from the first.
         bootstrap: resamples for 95 % intervals; 0 makes none.
@@ -156,8 +156,6 @@ def class_rows(
     """(c, d) points of the class names, by the prompts that ``tether classify`` uses."""
     from tether.tasks.classify.zero_shot import class_weights
 
-    if templates is None:
-        return class_weights(model, classes, batch_size=batch_size)
     return class_weights(model, classes, templates=templates, batch_size=batch_size)
 
 

@@ -127,22 +127,23 @@ def load_config(
     Args:
         path: of a YAML file.
         overrides: what is other than in the file.
-        values: instead of a file, its keys.
+        values: keys that go before the file's, or stand for a file.
 
     Raises:
         InputError: the file or key, what came and what is known.
     """
     where = "command line" if path is None else str(path)
-    values = dict(values or {}) if path is None else _read_yaml(path)
-    own = values.get("data")
+    recipe = {} if path is None else _read_yaml(path)
+    own = recipe.get("data")
+    given = {*(values or {}), *(one.partition("=")[0] for one in overrides)}
+    values = {**recipe, **(values or {})}
     for override in overrides:
         _set(values, override)
-    length = [key for key in ("steps", "epochs") for one in overrides if one.startswith(f"{key}=")]
-    if len(length) == 2:
-        raise InputError("steps and epochs: give one; the other follows from it")
-    if length == ["steps"]:
-        values["epochs"] = None
-    if values.get("data") != own and not any(one.startswith(("evaluate=", "evaluate.source")) for one in overrides):
+    if values.get("steps") is not None and values.get("epochs") is not None:
+        if {"steps", "epochs"} <= given or not {"steps", "epochs"} & given:
+            raise InputError(f"{where}: steps and epochs: give one; the other follows from it")
+        values.pop("epochs" if "steps" in given else "steps")
+    if own is not None and values["data"] != own and not given & {"evaluate", "evaluate.source"}:
         values |= held_out(values)
     size = values.get("size", RunConfig.model_fields["size"].default)
     values = {**SIZES.get(size if isinstance(size, str) else "", {}), **values}
@@ -161,8 +162,13 @@ def held_out(values: Mapping[str, Any]) -> dict[str, Any]:
     source = wanted.get("source") if isinstance(wanted, Mapping) else None
     if source is None or _set_of(data) in ("split", _set_of(source)):
         return {}
-    parts = {part: {"name": "split", "source": data, "part": part} for part in ("train", "held_out")}
+    parts = split_parts(data)
     return {"data": parts["train"], "evaluate": {**(wanted or {}), "source": parts["held_out"]}}
+
+
+def split_parts(data: object, **settings: Any) -> dict[str, dict[str, Any]]:
+    """The two parts of a source, ``train`` and ``held_out``, as recipes name them; see ``data.sources.split``."""
+    return {part: {"name": "split", "source": data, "part": part, **settings} for part in ("train", "held_out")}
 
 
 def _set_of(spec: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import random
@@ -28,7 +29,7 @@ from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoi
 from tether.train.claim import claimed
 from tether.train.config import RunConfig
 from tether.train.environment import describe_environment
-from tether.train.length import with_steps
+from tether.train.epochs import with_steps
 from tether.train.loop import StepReport, fit
 from tether.train.metrics_log import Logbook
 from tether.train.parallel import together
@@ -318,6 +319,10 @@ class _Run:
         saved = list_checkpoints(self.folder / BEST)
         if saved and load_checkpoint(saved[-1]).state["metrics"][name] >= self.metrics[name]:
             return
+        if self.trainer.edits:  # kept as it will be in the end: merged
+            encoder = copy.deepcopy(encoder)
+            for edit in reversed(self.trainer.edits):
+                edit.merge_(encoder)
         tensors = {key: tensor.detach().cpu() for key, tensor in encoder.state_dict().items()}
         best = Checkpoint(self.done, {"model": tensors}, {"metrics": self.metrics}, describe_weights(encoder))
         save_checkpoint(self.folder / BEST, best, keep=1)

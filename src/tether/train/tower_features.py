@@ -22,8 +22,7 @@ from tether.core.types import Row
 from tether.data.features import parquet
 from tether.data.features.parts import Refuse, make_parts
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.composed.towers import TowerSide
-from tether.models.tokenizer import lengths
+from tether.models.embed import encode_images, encode_texts
 
 PART_ROWS = 256
 """Images of one part: the most that a kill costs."""
@@ -37,18 +36,14 @@ class TowerFeatures:
     Attributes:
         keys: of the n images, in the source's order.
         image: (n, w) float32 rows of the image tower.
-        captions: the m captions, image by image.
         text: (m, v) float32 rows of the text tower.
         owner: (m,) the image that each caption belongs to.
-        bad: rows that have no features.
     """
 
     keys: list[str]
     image: Float[Tensor, "n w"]
-    captions: list[str]
     text: Float[Tensor, "m v"]
     owner: Int[Tensor, " m"]
-    bad: int
 
 
 def tower_features(
@@ -56,7 +51,6 @@ def tower_features(
     source: Source,
     *,
     bad_rows: Path,
-    folder: Path | None = None,
     workers: int = 0,
     strict: bool = False,
     on_progress: Callable[[int, int | None], None] | None = None,
@@ -69,7 +63,6 @@ def tower_features(
         model: its towers are asked in evaluation mode; its maps are not.
         source: where rows come from; those without a caption are left out.
         bad_rows: JSON-lines log of rows without features, written anew.
-        folder: where features are kept; None takes a folder of tether's cache.
         workers: threads that decode ahead.
         strict: stop at the first bad row.
         on_progress: called with images done and, where the source knows, images in all.
@@ -80,12 +73,12 @@ def tower_features(
     towers = model.parts.image, model.parts.text
     digests = " ".join(model_digest(tower) for tower in towers)
     own = f"{hash_int(f'{digests} {source.name} {source.version}'):016x}"
-    place = (cache_dir() / "features" if folder is None else folder) / own
+    place = cache_dir() / "features" / own
     was = model.training
     model.eval()
     try:
         with locked(place, purpose="features of locked towers"):
-            parts, bad = make_parts(
+            parts, _ = make_parts(
                 source,
                 folder=place,
                 maker=lambda number, count: _Rows(model),
@@ -100,7 +93,7 @@ def tower_features(
             tables = [parquet.read(part.path) for part in parts]
     finally:
         model.train(was)
-    return _read(pa.concat_tables(tables), bad=bad)
+    return _read(pa.concat_tables(tables))
 
 
 class _Rows:
@@ -113,9 +106,8 @@ class _Rows:
         self._image: list[Tensor] = []
 
     def add(self, rows: list[Row], pixels: Tensor, *, refuse: Refuse) -> None:
-        with torch.inference_mode():
-            found = self._model.parts.image(self._model.pixels(pixels.to(self._model.logit_scale.device)))
-        for row, features in zip(rows, found.float().cpu(), strict=True):
+        found = encode_images(self._model.before_maps(), [pixels], not_finite="nan")
+        for row, features in zip(rows, found, strict=True):
             texts = [text for text in row.texts if text.strip()]
             if not texts:
                 refuse(row.key, "no caption")
@@ -128,7 +120,7 @@ class _Rows:
 
     def table(self) -> pa.Table:
         captions = [text for texts in self._texts for text in texts]
-        text = text_rows(self._model, captions)
+        text = encode_texts(self._model.before_maps(), captions, not_finite="nan")
         ends = np.cumsum([0, *map(len, self._texts)])
         width = self._model.parts.image.width
         image = torch.stack(self._image) if self._image else torch.empty(0, width)
@@ -142,27 +134,12 @@ class _Rows:
         )
 
 
-@torch.inference_mode()
-def text_rows(model: ComposedEncoder, texts: list[str]) -> Float[Tensor, "m v"]:
-    """(m, v) float32 rows of the text tower on the CPU, short texts beside short ones."""
-    tower: TowerSide = model.parts.text
-    rows = torch.empty(len(texts), tower.width)
-    if not texts:
-        return rows
-    ids = model.tokenizer(texts)
-    length = lengths(ids)
-    for some in torch.argsort(length, stable=True).split(256):
-        rows[some] = tower(ids[some, : int(length[some].max())].to(model.logit_scale.device)).float().cpu()
-    return rows
-
-
-def _read(table: pa.Table, *, bad: int) -> TowerFeatures:
+def _read(table: pa.Table) -> TowerFeatures:
     texts: list[list[str]] = table.column("texts").to_pylist()
     image = np.stack(table.column("embedding").to_numpy(zero_copy_only=False))
     data = b"".join(table.column("text_embedding").to_pylist())
-    captions = [text for some in texts for text in some]
-    text = np.frombuffer(data, dtype=np.float32).reshape(len(captions), -1).copy()
+    text = np.frombuffer(data, dtype=np.float32).reshape(sum(map(len, texts)), -1).copy()
     owner = torch.repeat_interleave(torch.arange(len(texts)), torch.tensor([len(some) for some in texts]))
     return TowerFeatures(
-        table.column("key").to_pylist(), torch.from_numpy(image).float(), captions, torch.from_numpy(text), owner, bad
+        table.column("key").to_pylist(), torch.from_numpy(image).float(), torch.from_numpy(text), owner
     )

@@ -14,7 +14,7 @@ from typing import Any
 from tether.data import open_source
 from tether.evaluate.cutoff import Cutoff
 from tether.tasks.classify.classify import classify as to_file
-from tether.tasks.classify.prompts import TEMPLATES, classes_of
+from tether.tasks.classify.prompts import classes_of
 from tether.workflows.calibration import Pairs, Wanted, cutoff_of, unseen_words
 from tether.workflows.models import Model, opened
 
@@ -71,7 +71,7 @@ def classify(
     classes: str | Sequence[str],
     *,
     model: Model,
-    templates: Sequence[str] = TEMPLATES["photo"],
+    templates: Sequence[str] | None = None,
     calibrate: str | Path | None = None,
     abstain: float = 0.0,
     none_of_these: Wanted | str = None,
@@ -84,7 +84,7 @@ def classify(
         source: what ``data.open_source`` takes.
         classes: different names, or ``"cat,dog"``.
         model: loaded, or a name that ``tether.load`` takes.
-        templates: sentences with ``{}`` where a name goes.
+        templates: sentences with ``{}`` where a name goes; None takes those that suit the model.
         calibrate: a source of labelled images to fit the confidences on.
         abstain: least confidence for a label to be given.
         none_of_these: give no label where the best class has no higher cosine: a number, or ``auto`` as in
@@ -100,8 +100,8 @@ def classify(
         5
     """
     encoder, name = opened(model, device=device)
-    rows = open_source(str(source) if isinstance(source, Path) else source, where="source")
-    labelled = None if calibrate is None else open_source(str(calibrate), where="calibrate")
+    rows = open_source(source, where="source")
+    labelled = None if calibrate is None else open_source(calibrate, where="calibrate")
     names = classes_of(classes if isinstance(classes, str) else list(classes))
     cutoff = cutoff_of(none_of_these, model=encoder, name=name, pairs=cutoff_from, option="--none-of-these")
     with tempfile.TemporaryDirectory() as folder:

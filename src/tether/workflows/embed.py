@@ -75,7 +75,7 @@ def embed(
         (5, 64)
     """
     encoder, name = opened(model, device=device)
-    rows = open_source(str(source) if isinstance(source, Path) else source, where="source")
+    rows = open_source(source, where="source")
     done = to_file(
         rows,
         model=encoder,

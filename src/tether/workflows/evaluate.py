@@ -81,6 +81,6 @@ def evaluate(
         0.5
     """
     encoder, name = opened(model, device=device)
-    rows = open_source(str(source) if isinstance(source, Path) else source, where="source")
+    rows = open_source(source, where="source")
     found = measured(encoder, rows, measures=measures, label=label, limit=limit, bootstrap=bootstrap)
     return Evaluated(name, rows.name, found)

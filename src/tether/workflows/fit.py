@@ -21,7 +21,7 @@ from tether.models.composed.encoder import ComposedEncoder
 from tether.models.load import load
 from tether.models.save import save
 from tether.train.claim import claimed
-from tether.train.config import RunConfig
+from tether.train.config import RunConfig, load_config
 from tether.train.environment import describe_environment
 from tether.train.metrics_log import Logbook
 from tether.train.result import Result, read_result
@@ -30,8 +30,7 @@ from tether.train.tower_features import TowerFeatures, tower_features
 
 FITS: Mapping[str, type[Any]] = {"maps": MapFit}
 """What ``RunConfig.fit`` may name."""
-USED = {"model", "data", "fit", "evaluate", "workers", "strict", "seed"}
-"""Settings of a run that a fit reads; the others are about steps."""
+_USED = ("data", "model", "fit", "evaluate", "seed", "size", "workers", "strict")
 
 
 def fit(
@@ -56,10 +55,9 @@ def fit(
         on_progress: called with images seen and, where the source knows, images in all.
 
     Raises:
-        InputError: the folder holds another run, the model is none, or the data have too few pairs.
+        InputError: the folder holds another run, a setting that a fit does not use, no trained model, or too few pairs.
     """
-    assert config.fit is not None
-    part: MapFit = build(config.fit, FITS, where="settings: fit", finite=True)
+    part = check_fit(config)
     with claimed(folder, config, resume=resume):
         if (folder / SUMMARY).exists():
             return read_result(folder)
@@ -88,6 +86,23 @@ def fit(
         summary = asdict(result)
         write_json(folder / SUMMARY, summary.pop("metrics") | summary)
         return result
+
+
+def check_fit(config: RunConfig) -> MapFit:
+    """The part that fits, once the settings are those of a fit.
+
+    Raises:
+        InputError: an unknown part, or settings that only steps have.
+    """
+    assert config.fit is not None
+    part: MapFit = build(config.fit, FITS, where="settings: fit", finite=True)
+    plain = load_config(values={"data": config.data, "size": config.size}).model_dump()
+    given = config.model_dump()
+    if idle := [key for key in given if key not in _USED and given[key] != plain[key]]:
+        raise InputError(
+            f"settings: {', '.join(idle)}: a fit takes no steps; expected {', '.join(_USED)}, or fit=null for steps"
+        )
+    return part
 
 
 def composed(model: Mapping[str, Any], *, device: str) -> ComposedEncoder:

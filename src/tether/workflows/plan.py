@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tether.data.sources.split import held_out_of
 from tether.data.survey import Survey
+from tether.train.config import split_parts
+from tether.train.epochs import MANY_EPOCHS
 
 STARTER = "starter"
 FEW, MANY = 20_000, 1_000_000
-"""Different images below which the towers of a trained model stay locked, and from which random weights can learn."""
-_HELD_OUT = 0.1
+"""Different images below which the towers of a model that is given stay locked, and from which random weights learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class TrainingPlan:
 def plan(survey: Survey, *, data: str | Mapping[str, Any], start: str | None = None, seed: int = 0) -> TrainingPlan:
     """Choose how to learn from a source.
 
-    Few images teach a map between two trained towers, which stay as they are; more can tune the towers; only millions
-    of pairs teach towers from random weights.
+    Few images teach a map between two trained towers, which stay as they are; more can tune a model that is given;
+    only millions of pairs teach towers from random weights.
 
     Args:
         survey: what the source holds.
@@ -42,26 +44,22 @@ def plan(survey: Survey, *, data: str | Mapping[str, Any], start: str | None = N
         seed: of the held-out part and of the run.
     """
     count = survey.distinct
-    held = max(1, round(_HELD_OUT * count))
-    parts = {
-        part: {"name": "split", "source": data, "part": part, "share": _HELD_OUT} for part in ("train", "held_out")
-    }
+    held = held_out_of(count)
+    parts = split_parts(data, **({"seed": seed} if seed else {}))
     recipe: dict[str, Any] = {"data": parts["train"], "seed": seed}
-    because = [f"{min(held, 5000):,} of {count:,} images are held out, with all their captions, to measure on"]
+    because = [f"{held:,} of {count:,} images are held out, with all their captions, to measure on"]
     change: list[str] = []
-    if count < FEW:
-        name = start or STARTER
+    name = start or STARTER
+    if count < (FEW if start else MANY):
         recipe |= _locked(name)
         because.append(
             f"{count:,} images are too few to teach a model to see or to read: the towers of {name} stay as they are, "
             "and the maps between them are fitted to these pairs"
         )
         change.append(f"--from MODEL  another model's towers{'' if start else ', such as a CLIP in a folder of yours'}")
-    elif count < MANY or start:
-        name = start or STARTER
+    elif start:
         recipe |= _tuned(name)
         because.append(f"{count:,} images can adapt a trained model, and cannot replace it: all of {name} is tuned")
-        change.append("--from MODEL  another model to begin with")
     else:
         recipe |= _scratch()
         because.append(f"{count:,} images can teach a model from random weights")
@@ -93,6 +91,6 @@ def _scratch() -> dict[str, Any]:
         "optimizer": {"name": "adamw", "lr": 5e-4},
         "schedule": {"name": "cosine", "warmup": 2000},
         "clipper": "zclip",
-        "epochs": 30,
+        "epochs": MANY_EPOCHS,
         "evaluate": {"every": 5000, "best": "text_to_image_r10"},
     }

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from tether.compress.quantise import QUANTISERS
-from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.recipes import find
@@ -18,13 +17,14 @@ from tether.data.survey import survey
 from tether.data.words import count_words
 from tether.evaluate import evaluate
 from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
+from tether.models.load import load
 from tether.train.config import RunConfig, load_config
-from tether.train.length import epochs_of
+from tether.train.epochs import steps_per_epoch
 from tether.train.parts import Encoder, check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
 from tether.workflows.calibration import digest_of, keep_cutoffs
-from tether.workflows.fit import FITS, USED, fit
+from tether.workflows.fit import check_fit, fit
 from tether.workflows.plan import TrainingPlan, plan
 
 BOOTSTRAP = 1000
@@ -124,37 +124,23 @@ def prepare(
 ) -> Prepared:
     """The settings of a run; arguments are those of ``train``."""
     spec = str(data) if isinstance(data, Path) else data
-    settings = list(settings)
-    if recipe is not None:
-        if spec is not None:
-            settings.insert(0, f"data={spec}" if isinstance(spec, str) else f"data={dict(spec)!r}")
-        if start is not None:
-            settings.append(f"model={{load: {start!r}}}")
-        return Prepared(_checked(load_config(find(recipe), overrides=settings)), [], None)
-    if spec is None:
-        return Prepared(_checked(load_config(overrides=settings)), [], None)
-    _checked(load_config(values={"data": spec, "evaluate": {"source": spec}}, overrides=settings))
+    given = {key: value for key, value in {"data": spec, "model": start and {"load": start}}.items() if value}
+    if recipe is not None or spec is None:
+        path = None if recipe is None else find(recipe)
+        return Prepared(_checked(load_config(path, values=given, overrides=settings)), [], None)
+    check_parts(load_config(values={"data": spec}, overrides=settings), QUANTISERS, where="settings")
     found = survey(open_source(spec, where="data"))
     chosen = plan(found, data=spec, start=start, seed=seed)
     config = load_config(values=chosen.recipe, overrides=settings)
-    if config.fit is not None and (idle := [one for one in settings if _root(one) not in USED]):
-        raise InputError(
-            f"{', '.join(idle)}: would have no effect, for {found.distinct:,} images are few and the maps are fitted "
-            "without steps; fit=null trains with steps"
-        )
     return Prepared(_checked(config), list(found.lines()), chosen)
 
 
 def _checked(config: RunConfig) -> RunConfig:
     """The settings, once every part takes its own, before data are read."""
     if config.fit is not None:
-        build(config.fit, FITS, where="settings: fit", finite=True)
+        check_fit(config)
     check_parts(config, QUANTISERS, where="settings")
     return config
-
-
-def _root(setting: str) -> str:
-    return setting.partition("=")[0].partition(".")[0]
 
 
 def go(
@@ -202,23 +188,21 @@ def go(
         )
     meaning = read_meaning(out)
     if meaning is None and wanted is not None and "text_to_image_r10_chance" in result.metrics:
-        meaning = _meaning(config, result, out=out)
+        meaning = _meaning(config, result, name=name, out=out, device=device)
         meaning.save(out)
     return TrainedRun(out, result, name, meaning)
 
 
-def _meaning(config: RunConfig, result: Result, *, out: Path) -> Meaning:
+def _meaning(config: RunConfig, result: Result, *, name: str, out: Path, device: str) -> Meaning:
     """Measure the finished model on images that it learnt from, as many as were held out, and compare.
 
     Leaves in the folder what later warns its users: the captions' words, and cutoffs.
     """
-    from tether.models.load import load
-
     assert config.evaluate is not None
     source, held_out = open_source(config.data, where="data"), open_source(config.evaluate.source)
-    model = cast(DualEncoder, load(out))
-    scratch = "load" not in config.model
-    words = count_words(source, digest=digest_of(model), scratch=scratch and "text" not in config.model)
+    model = cast(DualEncoder, load(out, device=device))
+    scratch = _scratch(config)
+    words = count_words(source, digest=digest_of(model), scratch=scratch)
     words.save(out)
     keep_cutoffs(model, held_out, folder=out)
     pool = int(result.metrics["images"])
@@ -229,10 +213,10 @@ def _meaning(config: RunConfig, result: Result, *, out: Path) -> Meaning:
         known = None
     value, low, high, chance = recall_of(result.metrics, depth=depth)
     return Meaning(
-        source=held_out.name,
+        source=name,
         images=words.images,
         captions=words.captions,
-        epochs=None if config.fit is not None else epochs_of(config, words.images),
+        epochs=None if config.fit is not None else config.steps / steps_per_epoch(config, words.images),
         pool=pool,
         depth=depth,
         held_out=value,
@@ -245,6 +229,11 @@ def _meaning(config: RunConfig, result: Result, *, out: Path) -> Meaning:
     )
 
 
+def _scratch(config: RunConfig) -> bool:
+    """Whether the model began with random weights."""
+    return not {"load", "image"} & config.model.keys()
+
+
 def _next(config: RunConfig, *, out: Path) -> list[str]:
     data = config.data.get("source") if isinstance(config.data, dict) else config.data
     name = data if isinstance(data, str) else "photos/"
@@ -252,4 +241,4 @@ def _next(config: RunConfig, *, out: Path) -> list[str]:
         f'tether search {name} "a dog on a beach" --model {out} --html found.html',
         f"tether inspect {out} --pairs {name}",
     ]
-    return found if "load" in config.model else [f"tether train {name} --out {out}-from-starter", *found]
+    return found if not _scratch(config) else [f"tether train {name} --out {out}-from-starter", *found]

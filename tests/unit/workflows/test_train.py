@@ -12,12 +12,13 @@ from PIL import Image
 
 import tether
 from tether.core.errors import InputError
-from tether.data.survey import Survey
+from tether.data.survey import RowCount, Survey
 from tether.evaluate.meaning import Meaning, depth_for, read_meaning
 from tether.models.presets import create
 from tether.models.save import save
 from tether.train.config import load_config
 from tether.workflows.plan import FEW, MANY, plan
+from tether.workflows.train import prepare
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "grey": (128, 128, 128)}
 
@@ -51,7 +52,7 @@ def cache(tmp_path, monkeypatch) -> None:
 
 
 def found(images: int) -> Survey:
-    return Survey("photos", images, 0, images, images, (1, 1, 1), ("a", 1), 0, 0)
+    return Survey("photos", images, 0, images, images, (1, 1, 1), ("a", 1), RowCount(), RowCount())
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,8 @@ def found(images: int) -> Survey:
     [
         (600, None, {"fit": "maps", "model": {"load": "starter"}}),
         (600, "mine", {"fit": "maps", "model": {"load": "mine"}}),
-        (FEW, None, {"fit": None, "model": {"load": "starter"}, "epochs": 5}),
+        (FEW, None, {"fit": "maps", "model": {"load": "starter"}}),
+        (FEW, "mine", {"fit": None, "model": {"load": "mine"}, "epochs": 5}),
         (MANY, None, {"fit": None, "model": {}, "size": "base"}),
         (MANY, "mine", {"fit": None, "model": {"load": "mine"}}),
     ],
@@ -101,17 +103,34 @@ def test_fitted_twice_is_the_same(photos, clip, tmp_path):
     assert rows[0].equal(rows[1])
 
 
-def test_own_data_are_never_measured_on_those_of_a_recipe(photos):
-    config = load_config(
-        values={"data": "emoji", "evaluate": {"source": "emoji:split=test"}}, overrides=[f"data={photos}"]
-    )
+def test_own_data_are_never_measured_on_those_of_a_recipe(photos, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({"data": "emoji", "evaluate": {"source": "emoji:split=test"}}))
+    config = load_config(path, overrides=[f"data={photos}"])
+    assert config == load_config(path, values={"data": str(photos)})
     assert config.data == {"name": "split", "source": str(photos), "part": "train"}
     assert config.evaluate.source == {"name": "split", "source": str(photos), "part": "held_out"}
-    given = load_config(
-        values={"data": "emoji", "evaluate": {"source": "emoji"}},
-        overrides=[f"data={photos}", "evaluate.source=scenes"],
-    )
+    given = load_config(path, overrides=[f"data={photos}", "evaluate.source=scenes"])
     assert (given.data, given.evaluate.source) == (str(photos), "scenes")
+
+
+def test_data_reach_the_settings_as_they_are():
+    for data in ("2024", "photos #1", "a: b", {"name": "scenes", "things": [1, 1], "rows": 5}):
+        config = prepare(data, recipe="speedrun").config
+        assert config.data["source"] == data
+    assert prepare("emoji:split=train", recipe="speedrun").config.evaluate.source["split"] == "test"
+
+
+@pytest.mark.parametrize("setting", ["steps=50", "optimizer.lr=1", "ema=0.9", "epochs=3", "objective=siglip"])
+def test_a_fit_refuses_settings_of_steps(photos, clip, tmp_path, setting):
+    with pytest.raises(InputError, match=f"{setting.split('.')[0].split('=')[0]}: a fit takes no steps"):
+        tether.train(photos, out=tmp_path / "run", start=clip, settings=[setting])
+
+
+def test_the_seed_chooses_what_is_held_out():
+    parts = [plan(found(100), data="photos", seed=seed).recipe["data"] for seed in (0, 7)]
+    assert parts[1]["seed"] == 7
+    assert parts[0] != parts[1]
 
 
 def test_epochs_become_steps(photos, tmp_path):
@@ -124,8 +143,9 @@ def test_epochs_become_steps(photos, tmp_path):
     measured = [(one["step"], one["eval"]["text_to_image_r1"]) for one in curve if "eval" in one]
     assert [step for step, _ in measured] == [1, 3, 5]
     assert measured[-1][1] == max(value for _, value in measured)
-    with pytest.raises(InputError, match="steps and epochs"):
-        load_config(values={"data": "emoji"}, overrides=["steps=2", "epochs=1"])
+    for values, overrides in (({}, ["steps=2", "epochs=1"]), ({"steps": 2, "epochs": 1}, [])):
+        with pytest.raises(InputError, match="steps and epochs"):
+            load_config(values={"data": "emoji", **values}, overrides=overrides)
 
 
 def test_unknown_measure_to_keep_by(photos, tmp_path):

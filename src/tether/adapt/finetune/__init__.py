@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.finetune.clipood import Tuned, class_texts, tune_images_
+from tether.adapt.finetune.lora import Lora
 from tether.adapt.finetune.map_fit import FittedMaps, MapFit
 from tether.adapt.finetune.margin_metric_softmax import MarginMetricSoftmax
 from tether.adapt.finetune.paraclip import ParaclipStep, TextTuned, paraphrase_batches, tune_texts_
 from tether.adapt.finetune.refine import Refined, RefineStep, refine_
 from tether.adapt.finetune.towers import freeze_image_tower, image_parameters, tower_parameters
+from tether.core.protocols import ModelEdit
+
+ADAPTERS: Mapping[str, type[ModelEdit]] = {"lora": Lora}
+"""Every kind of adapter by the name a recipe uses."""
 
 __all__ = [
+    "ADAPTERS",
     "ClipRefineLoss",
     "FittedMaps",
+    "Lora",
     "MapFit",
     "MarginMetricSoftmax",
     "ParaclipStep",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import final
 
@@ -14,9 +13,7 @@ from tether.compress.quantise.layers import FakeQuantAttention, FakeQuantLinear,
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Whole, checked
 from tether.core.types import Batch
-
-IN_A_BLOCK = r"(^|\.)\d+\."
-"""A number among the parts of a module's name: it lies in a repeated layer. Embeddings and heads do not."""
+from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
 
 
 @final
@@ -54,10 +51,7 @@ class FakeQuant:
             InputError: ``keep_top`` not below ``group``, or no regular expression.
         """
         self.grid = RoundingGrid(scheme=scheme, group=group, keep_top=keep_top, inputs=inputs)
-        try:
-            self.modules = re.compile(modules)
-        except re.error as error:
-            raise InputError(f"modules: not a regular expression: {modules!r} ({error})") from None
+        self.modules = name_pattern(modules, where="modules")
 
     def apply_(self, model: nn.Module, calibration: Iterable[Batch] = ()) -> nn.Module:
         """Exchange the layers; nothing is calibrated.
@@ -67,28 +61,11 @@ class FakeQuant:
                 weight is used past its forward (timm's EVA and BEiT with a bias of the queries alone).
         """
         del calibration
-        plain = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, (nn.Linear, nn.MultiheadAttention))
-        }
         if any(isinstance(module, (FakeQuantLinear, FakeQuantAttention)) for module in model.modules()):
             raise InputError("the model computes with 4 bits already; merge_ it first")
-        chosen = {name: module for name, module in plain.items() if self.modules.search(name)}
-        # The output projection inside torch's attention is exchanged with it.
-        inner = {f"{name}.out_proj" for name, module in plain.items() if isinstance(module, nn.MultiheadAttention)}
-        chosen = {name: module for name, module in chosen.items() if name not in inner}
-        if not chosen:
-            known = ", ".join(list(plain)[:5]) or "none"
-            raise InputError(f"modules: no layer's name holds {self.modules.pattern!r}; there are {known}")
+        chosen = editable_layers(model, self.modules, where="modules")
         exchanged: dict[str, nn.Module] = {}
         for name, module in chosen.items():
-            parent = model.get_submodule(name.rpartition(".")[0])
-            if name.endswith("qkv") and "q_bias" in dict(parent.named_parameters(recurse=False)):
-                raise InputError(
-                    f"{name}: {type(parent).__name__} reads this layer's weight and never calls it, so its input "
-                    "cannot be rounded; leave it out by another 'modules'"
-                )
             try:
                 if isinstance(module, nn.MultiheadAttention):
                     exchanged[name] = FakeQuantAttention(module, grid=self.grid)

@@ -17,7 +17,8 @@ from tether.core.ranges import Count, checked
 from tether.core.types import Block, ImageLike, Row
 from tether.data.image_file import image_bytes
 
-Part = Literal["train", "held_out"]
+SplitPart = Literal["train", "held_out"]
+SHARE, MOST = 0.1, 5000
 
 
 class SplitSource:
@@ -29,7 +30,6 @@ class SplitSource:
 
     Attributes:
         images: distinct images of this part.
-        copies: rows of the whole source whose image another row has already.
     """
 
     @checked
@@ -37,9 +37,9 @@ class SplitSource:
         self,
         *,
         source: str | dict[str, Any],
-        part: Part,
-        share: Annotated[float, Gt(0), Lt(1)] = 0.1,
-        most: Count = 5000,
+        part: SplitPart,
+        share: Annotated[float, Gt(0), Lt(1)] = SHARE,
+        most: Count = MOST,
         seed: int = 0,
     ) -> None:
         """Open the source and read its rows once to tell the images apart.
@@ -56,30 +56,21 @@ class SplitSource:
         """
         from tether.data.opening import open_source
 
-        self._begin(open_source(source, where="split: source"), part=part, share=share, most=most, seed=seed)
-
-    @classmethod
-    def of(cls, source: Source, *, part: Part, share: float = 0.1, most: int = 5000, seed: int = 0) -> SplitSource:
-        """The same of a source that is open."""
-        made = cls.__new__(cls)
-        made._begin(source, part=part, share=share, most=most, seed=seed)
-        return made
-
-    def _begin(self, source: Source, *, part: Part, share: float, most: int, seed: int) -> None:
-        known = images_of(source)
+        inner = open_source(source, where="split: source")
+        known = images_of(inner)
         distinct = {digest for digest in known.digests.values() if digest}
         if len(distinct) < 2:
             raise InputError(
-                f"{source.name}: {len(distinct)} different images that can be read; at least 2 are needed to hold one "
+                f"{inner.name}: {len(distinct)} different images that can be read; at least 2 are needed to hold one "
                 "out (split)"
             )
-        count = min(max(1, round(share * len(distinct))), most, len(distinct) - 1)
+        count = held_out_of(len(distinct), share=share, most=most)
         held = set(sorted(distinct, key=lambda digest: hash_int(digest, seed=seed, salt="held out"))[:count])
-        self._source, self._known = source, known
+        self._source, self._known = inner, known
         self._mine = held if part == "held_out" else distinct - held | {""}
-        self.images, self.copies = len(self._mine - {""}), known.copies
-        self.name = f"{source.name} ({'held-out' if part == 'held_out' else 'training'} part)"
-        self.version = f"{hash_int(f'{source.version} {part} {share} {most}', seed=seed):016x}"
+        self.images = len(self._mine - {""})
+        self.name = f"{inner.name} ({'held-out' if part == 'held_out' else 'training'} part)"
+        self.version = f"{hash_int(f'{inner.version} {part} {share} {most}', seed=seed):016x}"
 
     def blocks(self) -> Sequence[Block]:
         """The source's own, with the rows of this part."""
@@ -95,17 +86,20 @@ class SplitSource:
                     start -= 1
 
 
+def held_out_of(images: int, *, share: float = SHARE, most: int = MOST) -> int:
+    """How many of so many different images are held out."""
+    return min(max(1, round(share * images)), most, images - 1)
+
+
 @dataclass(frozen=True, slots=True)
-class Images:
+class ImageDigests:
     """Which rows of a source show the same image.
 
     Attributes:
         digests: (block, row) -> digest of the image's bytes, empty where there is none to read.
-        copies: rows whose image another row has already.
     """
 
     digests: Mapping[tuple[str, int], str]
-    copies: int
 
     def count(self, block: Block, wanted: set[str]) -> int:
         """How many rows of a block have one of these digests."""
@@ -116,18 +110,22 @@ class Images:
         return found
 
 
-def images_of(source: Source) -> Images:
+_REMEMBERED: dict[tuple[str, str], ImageDigests] = {}
+"""The last source's, for a run opens both of its parts."""
+
+
+def images_of(source: Source) -> ImageDigests:
     """The digests of all images of a source, which is read once."""
-    digests: dict[tuple[str, int], str] = {}
-    seen: set[str] = set()
-    copies = 0
-    for block in source.blocks():
-        for number, row in enumerate(source.read(block)):
-            digest = "" if row.bad or row.image is None else digest_of(row.image)
-            copies += digest in seen and bool(digest)
-            seen.add(digest)
-            digests[block.id, number] = digest
-    return Images(digests, copies)
+    known = _REMEMBERED.get((source.name, source.version))
+    if known is None:
+        digests: dict[tuple[str, int], str] = {}
+        for block in source.blocks():
+            for number, row in enumerate(source.read(block)):
+                digests[block.id, number] = "" if row.bad or row.image is None else digest_of(row.image)
+        known = ImageDigests(digests)
+        _REMEMBERED.clear()
+        _REMEMBERED[source.name, source.version] = known
+    return known
 
 
 def digest_of(image: ImageLike) -> str:

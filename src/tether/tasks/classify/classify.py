@@ -18,7 +18,7 @@ from tether.core.types import Batch, Row
 from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
 from tether.tasks.classify.calibrate import Calibration
-from tether.tasks.classify.prompts import TEMPLATES, classes_of
+from tether.tasks.classify.prompts import classes_of
 from tether.tasks.classify.zero_shot import LABELS, Scores, ZeroShotClassifier
 
 Progress = Callable[[int, int | None], None]
@@ -53,7 +53,7 @@ def classify(
     model: DualEncoder,
     classes: Sequence[str],
     out: Path,
-    templates: Sequence[str] = TEMPLATES["photo"],
+    templates: Sequence[str] | None = None,
     top: Count = 3,
     abstain: Share = 0.0,
     above: float | None = None,
@@ -75,7 +75,7 @@ def classify(
         model: any model that ``tether.load`` gives.
         classes: different names.
         out: the CSV file.
-        templates: sentences with ``{}`` where a class name goes.
+        templates: sentences with ``{}`` where a class name goes; None takes those that suit the model.
         top: classes listed for each image.
         abstain: least confidence for a label to be given.
         above: what the cosine of the best class must exceed for a label to be given, so that an image of none of the

@@ -35,6 +35,11 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 (arXiv 2103.00020, section 3.1.4), ``photos`` an ensemble for photographs, ``drawings`` one for icons and emoji."""
 
 
+def own_templates(model: object) -> tuple[str, ...]:
+    """The templates that suit a model: its own ``templates`` where it has some, else ``photo``."""
+    return tuple(getattr(model, "templates", TEMPLATES["photo"]))
+
+
 def templates_of(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     """A set of templates.
 

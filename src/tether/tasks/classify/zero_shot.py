@@ -17,7 +17,7 @@ from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch
 from tether.models.embed import Progress, encode_images, encode_texts
 from tether.tasks.classify.calibrate import Calibration, fit_scale
-from tether.tasks.classify.prompts import SLOT, TEMPLATES, checked_templates, classes_of
+from tether.tasks.classify.prompts import SLOT, checked_templates, classes_of, own_templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def class_weights(
     model: DualEncoder,
     classes: Sequence[str],
     *,
-    templates: Sequence[str] = TEMPLATES["photo"],
+    templates: Sequence[str] | None = None,
     batch_size: int = 256,
     on_progress: Progress | None = None,
 ) -> Float[Tensor, "c d"]:
@@ -77,7 +77,7 @@ def class_weights(
     Args:
         model: any model that ``tether.load`` gives.
         classes: c different names.
-        templates: sentences with ``{}`` where the name goes.
+        templates: sentences with ``{}`` where the name goes; None takes those that suit the model.
         batch_size: prompts in one forward.
         on_progress: called with prompts done and prompts in all.
 
@@ -85,7 +85,7 @@ def class_weights(
         (c, d) float32 on the CPU.
     """
     classes = classes_of(list(classes))
-    templates = checked_templates(templates, where="templates")
+    templates = checked_templates(own_templates(model) if templates is None else templates, where="templates")
     prompts = [template.replace(SLOT, name) for name in classes for template in templates]
     vectors = encode_texts(model, prompts, batch_size=batch_size, on_progress=on_progress)
     geometry = geometry_of(model)
@@ -121,9 +121,9 @@ class ZeroShotClassifier:
     """
 
     @checked
-    def __init__(self, *, templates: Sequence[str] = TEMPLATES["photo"], batch_size: Count = 256) -> None:
+    def __init__(self, *, templates: Sequence[str] | None = None, batch_size: Count = 256) -> None:
         """Choose the templates, and how many prompts go into one forward."""
-        self.templates = checked_templates(templates, where="templates")
+        self.templates = None if templates is None else checked_templates(templates, where="templates")
         self.batch_size = batch_size
         self.classes: tuple[str, ...] = ()
         self.weights: Float[Tensor, "c d"] = torch.empty(0, 0)

@@ -11,7 +11,7 @@ MANY_EPOCHS = 30
 
 
 def with_steps(config: RunConfig) -> RunConfig:
-    """The same run with its steps counted, where its length is given in epochs.
+    """The same run with its length in steps, where it is given in epochs.
 
     One epoch shows every image once, with one of its captions. Rows that do not fill a batch are left out of an epoch.
 
@@ -23,14 +23,13 @@ def with_steps(config: RunConfig) -> RunConfig:
     from tether.data import open_source
 
     rows = usable_rows(open_source(config.data, where="data"))
-    steps = max(1, round(config.epochs * max(1, rows // (config.batch_size * config.accumulate))))
-    return config.model_copy(update={"steps": steps})
+    steps = max(1, round(config.epochs * steps_per_epoch(config, rows)))
+    return config.model_copy(update={"steps": steps, "epochs": None})
 
 
-def epochs_of(config: RunConfig, rows: int) -> float:
-    """Passes over so many rows."""
-    per_epoch = max(1, rows // config.batch_size)
-    return config.steps * config.accumulate / per_epoch
+def steps_per_epoch(config: RunConfig, rows: int) -> float:
+    """Optimiser steps in one pass over so many rows."""
+    return max(1, rows // config.batch_size) / config.accumulate
 
 
 def usable_rows(source: Source) -> int:

@@ -16,7 +16,7 @@ from tether.core.protocols import ModelEdit
 from tether.data import open_source
 from tether.models.load import chosen_device
 from tether.train.config import RunConfig
-from tether.train.length import MANY_EPOCHS, epochs_of
+from tether.train.epochs import MANY_EPOCHS, steps_per_epoch
 from tether.train.loop import StepReport, fit
 from tether.train.parts import check_parts
 from tether.train.trainer import Trainer
@@ -25,7 +25,7 @@ _STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class DryRun:
     """What a run would cost.
 
     Attributes:
@@ -56,7 +56,7 @@ class Rehearsal:
         yield f"on {self.device}, about {max(1, round(self.seconds)):,} s without evaluations"
 
 
-def rehearse(config: RunConfig, *, device: str = "auto", edits: Mapping[str, type[ModelEdit]]) -> Rehearsal:
+def dry_run(config: RunConfig, *, device: str = "auto", edits: Mapping[str, type[ModelEdit]]) -> DryRun:
     """Build the first stretch of a run, open its sources, take three steps, and throw it away.
 
     Raises:
@@ -102,10 +102,10 @@ def rehearse(config: RunConfig, *, device: str = "auto", edits: Mapping[str, typ
     each = min(after - before for before, after in pairwise(times))
     parameters = list(trainer.encoder.parameters())
     rows = trainer.loader.rows
-    return Rehearsal(
+    return DryRun(
         steps=config.steps,
         images=rows,
-        epochs=None if rows is None else epochs_of(config, rows),
+        epochs=None if rows is None else config.steps / steps_per_epoch(config, rows),
         parameters=sum(parameter.numel() for parameter in parameters),
         trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         device=str(chosen),

@@ -1,0 +1,99 @@
+"""What a run leaves, and what search and classify make of it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tether
+from tether.core.errors import InputError
+
+STORE = "scenes:rows=12,size=64"
+
+
+def photos(folder, *, count: int, seed: int) -> str:
+    """Noise with captions, in a folder as people keep it."""
+    folder.mkdir()
+    noise = np.random.default_rng(seed)
+    lines = ["image,caption"]
+    for at in range(count):
+        Image.fromarray(noise.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{at}.png")
+        lines.append(f"{at}.png,a {('red', 'blue')[at % 2]} circle {at}")
+    (folder / "captions.csv").write_text("\n".join(lines))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return photos(tmp_path_factory.mktemp("held out") / "photos", count=20, seed=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, pairs):
+    place = tmp_path_factory.mktemp("run")
+    settings = ["size=tiny", "model={}", "steps=2", "batch_size=20", f"evaluate={{source: '{pairs}', every: 2}}"]
+    tether.train(photos(place / "photos", count=40, seed=0), recipe="demo", out=place / "run", settings=settings)
+    return place / "run"
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def test_a_run_leaves_words_and_cutoffs(run):
+    words, cutoff = (json.loads((run / name).read_text()) for name in ("words.json", "cutoff.json"))
+    assert words["images"] == 40
+    assert words["scratch"] is True
+    assert cutoff["images"] == 20
+    assert cutoff["digest"] == words["digest"]
+
+
+def test_search_can_find_nothing_and_says_so(run, pairs):
+    plain = tether.search(STORE, ["a red circle", "a zeppelin"], model=run, top=3)
+    assert [len(hits) for hits in plain.hits.values()] == [3, 3]
+    assert "zeppelin is in none of the" in plain.remarks()[-1]
+    assert "guess" in plain.remarks()[-1]
+    best = plain["a red circle"]
+    between = (best[0].score + best[1].score) / 2
+    found = tether.search(STORE, "a red circle", model=run, top=3, cutoff=between)
+    assert [hit.key for hit in found["a red circle"]] == [best[0].key]
+    assert "of 12 images" in found.remarks()[0]
+    none = tether.search(STORE, "a red circle", model=run, cutoff="1.5")
+    assert none["a red circle"] == []
+    assert "nothing found: the best of 12 images scores" in none.nothing("a red circle")
+    assert "nothing found" in none._repr_html_()
+    auto = tether.search(STORE, "a red circle", model=run, cutoff="auto").cutoff
+    again = tether.search(STORE, "a red circle", model=run, cutoff="auto", cutoff_from=pairs).cutoff
+    assert auto.rates.false <= 0.01
+    assert math.isclose(auto.threshold, again.threshold, abs_tol=1e-5)
+
+
+def test_an_image_of_none_of_the_classes_gets_no_label(run):
+    found = tether.classify(STORE, ["circle", "zeppelin"], model=run, none_of_these=1.5)
+    assert found.counts() == {"": 12}
+    assert [line.partition(":")[0] for line in found.unseen] == ["zeppelin"]
+    assert tether.classify(STORE, ["circle"], model=run, none_of_these=-1.5).counts() == {"circle": 12}
+
+
+def test_auto_without_a_calibration_says_how_to_get_one(run, pairs, tmp_path):
+    tether.save(tether.load(run), tmp_path / "copy")
+    with pytest.raises(InputError, match=r"--cutoff auto.*--cutoff-from PAIRS"):
+        tether.search(STORE, "a red circle", model=tmp_path / "copy", cutoff="auto")
+    with pytest.raises(InputError, match="--none-of-these: expected auto or a number, got 'often'"):
+        tether.classify(STORE, ["circle"], model=run, none_of_these="often")
+    with pytest.raises(InputError, match="no cutoff is asked for"):
+        tether.search(STORE, "a red circle", model=run, cutoff_from=pairs)
+
+
+def test_cutoffs_of_other_weights_are_not_used(run, tmp_path):
+    tether.save(tether.load("tiny", random_weights=True), tmp_path)
+    for name in ("words.json", "cutoff.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    found = tether.search(STORE, "a zeppelin", model=tmp_path, cutoff=0.0)
+    assert found.cutoff.rates is None
+    assert found.unseen == []
