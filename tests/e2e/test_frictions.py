@@ -67,7 +67,7 @@ def place(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["train", "photos", "learning_rate=1"], "did you mean 'optimizer.lr'?"),
         (["train", "nosuch", "optimizer.learning_rate=1"], "unknown key 'learning_rate'; did you mean 'lr'?"),
         (["train", "nosuch", "--recipe", "demo", "clipper=zclp"], "did you mean 'zclip'?"),
-        (["train", "photos", "steps=9"], "steps=9: would have no effect, for 12 images are few"),
+        (["train", "photos", "evaluate.limit=5", "steps=9"], "settings: steps: a fit takes no steps"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -128,7 +128,8 @@ def prepare(
     if recipe is not None or spec is None:
         path = None if recipe is None else find(recipe)
         return Prepared(_checked(load_config(path, values=given, overrides=settings)), [], None)
-    check_parts(load_config(values={"data": spec}, overrides=settings), QUANTISERS, where="settings")
+    first = load_config(values={"data": spec, "evaluate": {"source": spec}}, overrides=settings)
+    check_parts(first, QUANTISERS, where="settings")
     found = survey(open_source(spec, where="data"))
     chosen = plan(found, data=spec, start=start, seed=seed)
     config = load_config(values=chosen.recipe, overrides=settings)
