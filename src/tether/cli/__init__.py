@@ -11,7 +11,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from inspect import getdoc  # the name inspect is a verb here
 from typing import Annotated, Any, TextIO
 
 import typer
