@@ -30,7 +30,9 @@ def command(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="A YAML file, or a recipe of the package: demo, speedrun. DATA replaces its data."),
+        typer.Option(
+            help="A YAML file, or a recipe of the package: demo, photos, finetune, speedrun. DATA replaces its data."
+        ),
     ] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="Model to begin with: starter, a folder, open_clip:..., hf:...")

@@ -127,6 +127,18 @@ def test_a_fit_refuses_settings_of_steps(photos, clip, tmp_path, setting):
         tether.train(photos, out=tmp_path / "run", start=clip, settings=[setting])
 
 
+@pytest.mark.parametrize("name", ["photos", "finetune", "demo", "speedrun"])
+def test_recipes_of_the_package(name, photos, clip):
+    config = prepare(photos, recipe=name, start=clip).config
+    assert config.model == {"load": clip}
+    assert config.data["source"] == config.evaluate.source["source"] == str(photos)
+
+
+def test_the_recipe_photos_is_what_is_chosen(photos, clip):
+    given, chosen = prepare(photos, recipe="photos", start=clip), prepare(photos, start=clip)
+    assert given.config == chosen.config
+
+
 def test_the_seed_chooses_what_is_held_out():
     parts = [plan(found(100), data="photos", seed=seed).recipe["data"] for seed in (0, 7)]
     assert parts[1]["seed"] == 7
