@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import tether
-from tether.adapt.finetune import ADAPTERS
-from tether.compress.quantise import QUANTISERS
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import ModelEdit
 from tether.models import create
+from tether.workflows.edits import EDITS
 
-EDITS = {**QUANTISERS, **ADAPTERS}
 SETTINGS: dict[str, dict[str, Any]] = {"fake_quant": {"group": 16}}
 """So that an edit fits models this small."""
 FOLDABLE: dict[str, dict[str, Any]] = {"fake_quant": {"group": 16, "inputs": "plain"}}

@@ -148,20 +148,20 @@ def _tell(prepared: Prepared) -> None:
 
 def _dry_run(config: RunConfig, *, where: str, device: str) -> None:
     """Build all parts, take a few steps, and say what the run would cost."""
-    from tether.compress.quantise import QUANTISERS
     from tether.train.config import dump_config
     from tether.train.dry_run import dry_run as steps_of
     from tether.train.epochs import with_steps
     from tether.train.parts import check_parts
     from tether.train.view_costs import view_costs
+    from tether.workflows.edits import EDITS
 
     if config.fit is not None:
         say(dump_config(config), lines=True)
         say("# the towers see each image once, and the maps are fitted in closed form: no steps to rehearse")
         return
     config = with_steps(config)
-    costs = list(view_costs(check_parts(config, QUANTISERS, where=where)))
-    found = steps_of(config, device=device, edits=QUANTISERS)
+    costs = list(view_costs(check_parts(config, EDITS, where=where)))
+    found = steps_of(config, device=device, edits=EDITS)
     say(dump_config(config) + "\n".join(f"# {line}" for line in [*costs, *found.lines()]), lines=True)
 
 
@@ -181,11 +181,11 @@ def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -
     from rich.table import Table
 
     from tether.cli.progress import TrainingProgress
-    from tether.compress.quantise import QUANTISERS
     from tether.core.atomic_io import write_text
     from tether.papers.stability.own_report import grid, report
     from tether.papers.stability.own_run import STEPS, compare
     from tether.train.run_files import COMPARE_PAGE
+    from tether.workflows.edits import EDITS
 
     wanted = min(STEPS if steps is None else steps, config.steps)
     with TrainingProgress(steps=max(1, wanted)) as progress:
@@ -201,7 +201,7 @@ def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -
             on_start=start,
             on_record=progress.show if progress.console.is_terminal else None,
             should_stop=progress.interrupted,
-            edits=QUANTISERS,
+            edits=EDITS,
         )
     write_text(out / COMPARE_PAGE, report(out.resolve().name, found, traces).html())
     shown, table = grid(found), Table(box=None, header_style="bold", pad_edge=False)

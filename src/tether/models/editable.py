@@ -20,7 +20,9 @@ def name_pattern(text: str, *, where: str) -> re.Pattern[str]:
         raise InputError(f"{where}: not a regular expression: {text!r} ({error})") from None
 
 
-def editable_layers(model: nn.Module, pattern: re.Pattern[str], *, where: str) -> dict[str, nn.Module]:
+def editable_layers(
+    model: nn.Module, pattern: re.Pattern[str], *, where: str
+) -> dict[str, nn.Linear | nn.MultiheadAttention]:
     """Linear layers and torch's attention by dotted name, those that a pattern is found in.
 
     Args:

@@ -8,7 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any, cast
 
-from tether.compress.quantise import QUANTISERS
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.recipes import find
@@ -24,6 +23,7 @@ from tether.train.parts import Encoder, check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
 from tether.workflows.calibration import digest_of, keep_cutoffs
+from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit
 from tether.workflows.plan import TrainingPlan, plan
 
@@ -184,7 +184,7 @@ def go(
             evaluate=measure,
             on_record=on_record,
             should_stop=should_stop,
-            edits=QUANTISERS,
+            edits=EDITS,
             device=device,
         )
     meaning = read_meaning(out)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.ranges import Count, Positive, Share, checked
+from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch
 from tether.models.build_open_clip import seeded
 from tether.models.composed.encoder import ComposedEncoder
@@ -41,7 +41,7 @@ class Lora:
         self,
         *,
         rank: Count = 8,
-        alpha: Positive | None = None,
+        alpha: Count | None = None,
         dropout: Share = 0.0,
         targets: str = IN_A_BLOCK,
         adapter: str | None = None,
@@ -58,7 +58,7 @@ class Lora:
         Raises:
             InputError: no regular expression.
         """
-        self.rank, self.alpha, self.dropout = rank, 2.0 * rank if alpha is None else alpha, dropout
+        self.rank, self.alpha, self.dropout = rank, 2 * rank if alpha is None else alpha, dropout
         self.targets = name_pattern(targets, where="targets")
         self.adapter = None if adapter is None else Path(adapter)
         self._rested: list[str] = []
@@ -84,6 +84,8 @@ class Lora:
             inject_adapter_in_model(
                 self._config([name for name in layers if not name.startswith(maps)]), model, ADAPTER
             )
+        for layer in _adapted(model).values():
+            layer.train(layer.get_base_layer().training)  # a new module would drop out in eval mode
         self._rested = []
         for name, parameter in learning.items():
             if parameter.numel() == 1 or name.startswith(maps):

@@ -1,0 +1,12 @@
+"""What a recipe's ``edits`` may name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.adapt.finetune import ADAPTERS
+from tether.compress.quantise import QUANTISERS
+from tether.core.protocols import ModelEdit
+
+EDITS: Mapping[str, type[ModelEdit]] = {**QUANTISERS, **ADAPTERS}
+"""Every edit by the name a recipe uses."""
