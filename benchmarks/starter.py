@@ -16,6 +16,7 @@ from tether.adapt.finetune import MapFit
 from tether.core.protocols import DualEncoder
 from tether.data import open_source
 from tether.data.loader import ordered
+from tether.evaluate.retrieval import recall_at_k
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 
@@ -54,9 +55,8 @@ def main() -> None:
         with torch.no_grad():
             eyes = torch.nn.functional.normalize(which.parts.image_map(images[held:]), dim=1)
             words = torch.nn.functional.normalize(which.parts.text_map(texts[owners >= held]), dim=1)
-        scores, own = words @ eyes.T, owners[owners >= held] - held
-        ranks = (scores > scores.gather(1, own[:, None])).sum(1)
-        return ", ".join(f"R@{k} {(ranks < k).double().mean():.3f}" for k in (1, 5, 10))
+        found = recall_at_k(eyes, words, text_to_image=owners[owners >= held] - held)
+        return ", ".join(f"R@{k} {found[f'text_to_image_r{k}']:.3f}" for k in (1, 5, 10))
 
     print(f"starter, {given.held} held out: {measure(model)}")
     for limit in [*(int(count) for count in given.limits.split(",")), held]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from tether.core.types import Features
 from tether.data.images import load
+from tether.models.composed.dual_tower import dual_tower
+from tether.models.composed.towers import ImageSide, TextSide
 
 TEXTS = ["a cat", "A Small RED cat sits in the sun", "the dog", "dog cat " * 9]
 WORDS = ("a", "small", "red", "cat", "sits", "in", "the", "sun", "dog", "##s")
@@ -73,6 +77,17 @@ def pictures(folder: Path) -> list[Path]:
 def embeddings(model: Any, paths: list[Path]) -> tuple[Tensor, Tensor]:
     images = [model.encode_image(load(path, model.image_spec)[None]).pooled for path in paths]
     return torch.cat(images), model.encode_text(model.tokenizer(TEXTS)).pooled
+
+
+def halves(images: Any, texts: Any) -> SimpleNamespace:
+    """The image tower of one model and the text tower of another; each loses its other one."""
+    eyes, words = cast(ImageSide, dual_tower(images, "image")), cast(TextSide, dual_tower(texts, "text"))
+    return SimpleNamespace(
+        image_spec=eyes.image_spec,
+        tokenizer=words.tokenizer,
+        encode_image=lambda image: Features(eyes(image)),
+        encode_text=lambda text: Features(words(text)),
+    )
 
 
 def probabilities(model: Any, images: list[Tensor], labels: list[str]) -> Tensor:

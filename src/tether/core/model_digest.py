@@ -1,8 +1,9 @@
-"""Digests: of a model's exact weights, so that vectors of two models are never compared; of files; of texts."""
+"""Digests: of models, weights and behaviour, so that vectors of two are never compared; of files; of texts."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +17,19 @@ BYTES = 16
 
 
 def model_digest(model: nn.Module) -> str:
-    """32 hex digits of BLAKE2b over every weight's name, type, shape and bytes, and how images are prepared.
+    """32 hex digits of BLAKE2b over every weight's name, type, shape and bytes, and what decides its outputs besides.
 
-    Equal for every copy of the same weights on any device; about one second for a gigabyte of weights.
+    That is how images are prepared and what the module's ``behaviour()`` says in plain values, if it has one (modules
+    of other libraries and composed encoders do). Equal for every copy of the same weights on any device; about one
+    second for a gigabyte of weights.
     """
     import torch
 
     found = hashlib.blake2b(digest_size=BYTES)
     found.update(repr(getattr(model, "image_spec", None)).encode())
+    behaviour = getattr(model, "behaviour", dict)()
+    if behaviour:
+        found.update(json.dumps(behaviour, sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
         plain = value.detach().cpu().contiguous()
         found.update(f"\x00{name}\x00{plain.dtype}\x00{tuple(plain.shape)}\x00".encode())

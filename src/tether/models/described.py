@@ -90,6 +90,17 @@ def alike(values: Any, like: Mapping[str, Any], *, key: str) -> dict[str, Any]:
     return kept
 
 
+def without_records(values: Any) -> Any:
+    """A library's configuration without what says nothing of the outputs, at any depth."""
+    if not isinstance(values, Mapping):
+        return values
+    return {
+        name: without_records(value)
+        for name, value in values.items()
+        if not name.startswith("_") and name not in _NEVER
+    }
+
+
 _NEVER = (
     "add_cross_attention", "architectures", "attn_implementation", "auto_map", "chunk_size_feed_forward", "dtype",
     "is_decoder", "output_attentions", "output_hidden_states", "quantization_config", "return_dict", "torch_dtype",

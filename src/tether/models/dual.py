@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -37,7 +37,14 @@ class Clip(nn.Module, Embeds):
         log_logit_scale: 0-d logarithm of the scale; kept in its range by ``clamp_logit_scale_``.
         log_curvature: 0-d logarithm of the curvature of a hyperbolic space, else None.
         tokenizer: text to ids.
+        sides: names of its direct parts by side, and of those that belong to both.
     """
+
+    sides: Mapping[str, Sequence[str]] = {
+        "image": ("visual",),
+        "text": ("text",),
+        "both": ("log_logit_scale", "logit_offset", "log_curvature"),
+    }
 
     def __init__(self, config: ModelConfig, *, tokenizer: Tokenizer | None = None) -> None:
         """Build both towers with unset weights; ``create`` and ``load`` give a model that is ready.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,6 @@ import torch
 from tether.core.atomic_io import local, read_json
 from tether.core.errors import InputError, reason_of
 from tether.core.geometry import geometry_of
-from tether.core.protocols import Tokenizer
 from tether.models.config import ModelConfig, read_config
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.image_processor import PREPROCESS_FILE, PROCESSOR_FILE
@@ -24,6 +23,7 @@ from tether.models.dual import Clip
 from tether.models.named import HUB, OPEN_CLIP, STARTER
 from tether.models.presets import PRESETS, create
 from tether.models.save import COMPOSED_FORMAT, CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE, WRAPPED_FORMAT
+from tether.models.tokenizer_files import read_kind, saved_tokenizer
 
 if TYPE_CHECKING:
     from tether.models.wrapped_encoders import WrappedEncoder
@@ -161,7 +161,10 @@ def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     else:
         with blamed_on(described):
             config = _own_config(values, path=described)
-        tokenizer = _own_tokenizer(values, config, path=described)
+        tokenizer = None  # CLIP's own
+        if "tokenizer" in values:
+            kind, text = read_kind(values["tokenizer"], path=described), config.text
+            tokenizer = saved_tokenizer(kind, path=described, context=text.context, vocabulary=text.vocabulary)
         model = native(config, weights, described=described, tokenizer=tokenizer)
     if weights is not None:
         recorded, geometry = read_metadata(weights).get("geometry", "clip"), geometry_of(model).name
@@ -188,21 +191,6 @@ def _own_config(values: Any, *, path: Path) -> ModelConfig:
     if values.get("version") != VERSION:
         raise InputError(f"{path}: version {values.get('version')!r}; this tether reads version {VERSION}")
     return read_config(values.get("model", {}), where=str(path))
-
-
-def _own_tokenizer(values: Mapping[str, Any], config: ModelConfig, *, path: Path) -> Tokenizer | None:
-    """The tokenizer of a model that has not CLIP's own vocabulary, else None."""
-    if "tokenizer" not in values:
-        return None
-    from tether.models.convert.tokenizers import transformers_tokenizer
-    from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind
-
-    kind, context, vocabulary = read_kind(values["tokenizer"], path=path), config.text.context, config.text.vocabulary
-    if kind == "none":
-        return no_tokenizer(path, context=context, vocabulary=vocabulary)
-    if kind == "files":
-        return transformers_tokenizer(path.parent / TOKENIZER_FOLDER, context=context, vocabulary=vocabulary)
-    return None
 
 
 def _from_hub(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:

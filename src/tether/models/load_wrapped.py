@@ -16,9 +16,9 @@ from tether.models.config import read_image
 from tether.models.convert.tokenizers import local_open_clip_tokenizer, text_sizes
 from tether.models.convert.weights import assemble
 from tether.models.described import blamed_on, of_kind
-from tether.models.load_transformers import read_tokenizer, tower_sizes, wrapper
+from tether.models.load_transformers import tower_sizes, wrapper
 from tether.models.save import VERSION
-from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind
+from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind, saved_tokenizer
 from tether.models.transformers_families import family_of, transformers_model
 from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder, WrappedEncoder, check_forward
 
@@ -43,12 +43,9 @@ def rebuild(values: Mapping[str, Any], weights: Path | None, *, path: Path) -> W
         raise InputError(f"{path}: version {values.get('version')!r}; this tether reads version {VERSION}")
     for key, kinds in _KEYS.items():
         of_kind(values.get(key), *kinds, where=f"{path}: {key}")
-    library = values["library"]
-    if library not in _LIBRARIES:
-        raise InputError(f"{path}: library: unknown {library!r}; {closest(library, _LIBRARIES)}")
     read_kind(values["tokenizer"], path=path)
     with blamed_on(path):
-        build = _LIBRARIES[library](values, path)
+        build = builder(values, path)
 
     def check(encoder: WrappedEncoder) -> None:
         if type(encoder.model).__name__ != values["class"]:
@@ -56,6 +53,14 @@ def rebuild(values: Mapping[str, Any], weights: Path | None, *, path: Path) -> W
         check_forward(encoder)
 
     return assemble(build, weights, described=path, check=check)
+
+
+def builder(values: Mapping[str, Any], path: Path) -> Callable[[], WrappedEncoder]:
+    """What builds the encoder that ``values`` describe, with unset weights; ``path`` is where they were read."""
+    library = values.get("library")
+    if library not in _LIBRARIES:
+        raise InputError(f"library: unknown {library!r}; {closest(str(library), _LIBRARIES)}")
+    return _LIBRARIES[library](values, path)
 
 
 def _open_clip(values: Mapping[str, Any], path: Path) -> Callable[[], OpenClipEncoder]:
@@ -80,11 +85,11 @@ def _transformers(values: Mapping[str, Any], path: Path) -> Callable[[], Transfo
     image = read_image(values["image"], where=f"{path}.image")
     with torch.device("meta"):
         outline = transformers_model(cfg)
-    if values["tokenizer"] == "files":
-        tokenizer = read_tokenizer(path.parent / TOKENIZER_FOLDER, family_of(cfg), outline)
-    else:
-        context, vocabulary = tower_sizes(outline)
-        tokenizer = no_tokenizer(path, context=context, vocabulary=vocabulary)
+    context, vocabulary = tower_sizes(outline)
+    lower = family_of(cfg).lower_gemma
+    tokenizer = saved_tokenizer(
+        values["tokenizer"], path=path, context=context, vocabulary=vocabulary, lower_gemma=lower
+    )
     wrap = wrapper(cfg, outline, image=image, tokenizer=tokenizer, pad=values["pad"])
     return lambda: wrap(transformers_model(cfg))
 

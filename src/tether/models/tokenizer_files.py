@@ -13,7 +13,8 @@ from tether.core.atomic_io import write_json, write_text
 from tether.core.component import closest
 from tether.core.errors import InputError, WriteError
 from tether.core.protocols import Tokenizer
-from tether.models.convert.tokenizers import MissingTokenizer
+from tether.models.config import CLIP_VOCABULARY
+from tether.models.convert.tokenizers import MissingTokenizer, transformers_tokenizer
 from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer, clip_vocabulary
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -101,6 +102,24 @@ def read_kind(kind: object, *, path: Path) -> Kind:
                 raise InputError(f"{path.parent / TOKENIZER_FOLDER}: no such folder; expected the model's tokenizer")
             return known
     raise InputError(f"{path}: tokenizer: unknown {kind!r}; {closest(str(kind), get_args(Kind))}")
+
+
+def saved_tokenizer(kind: Kind, *, path: Path, context: int, vocabulary: int, lower_gemma: bool = False) -> Tokenizer:
+    """The tokenizer of a saved model: its files beside ``path``, CLIP's own, or what stands for none.
+
+    Args:
+        kind: what the ``model.json`` says.
+        path: the ``model.json``.
+        context: longest text of the model.
+        vocabulary: number of its ids; CLIP's own tokenizer serves no other.
+        lower_gemma: as ``transformers_tokenizer``.
+    """
+    if kind == "files":
+        folder = path.parent / TOKENIZER_FOLDER
+        return transformers_tokenizer(folder, context=context, vocabulary=vocabulary, lower_gemma=lower_gemma)
+    if kind == "built_in" and vocabulary == CLIP_VOCABULARY:
+        return ClipTokenizer(context)
+    return no_tokenizer(path, context=context, vocabulary=vocabulary)
 
 
 def no_tokenizer(path: Path, *, context: int, vocabulary: int) -> MissingTokenizer:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -32,6 +32,7 @@ class Family:
         prefix: of the weights' names where another class holds this one.
         unread: beginnings of names of weights that the class has not.
         scale: what the cosines are multiplied with is the exponential of ``logit_scale``, or 1 / ``temperature``.
+        sides: names of its direct parts by side, as ``WrappedEncoder.sides``.
     """
 
     model: str
@@ -46,6 +47,13 @@ class Family:
     prefix: str = ""
     unread: tuple[str, ...] = ()
     scale: Scale = "logit_scale"
+    sides: Mapping[str, Sequence[str]] = field(
+        default_factory=lambda: {
+            "image": ("vision_model", "visual_projection"),
+            "text": ("text_model", "text_projection"),
+            "both": ("logit_scale", "logit_bias", "temperature"),
+        }
+    )
 
 
 _SIGLIP: Mapping[str, Any] = {

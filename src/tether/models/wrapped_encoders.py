@@ -1,11 +1,11 @@
-"""Models of other libraries as they are, behind our protocol: open_clip's and transformers'."""
+"""Encoders around modules that are not our own towers: what they share, open_clip's and transformers'."""
 
 from __future__ import annotations
 
 import abc
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,22 +16,26 @@ from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
 from tether.models.convert.tokenizers import TextPadding
+from tether.models.described import without_records
 from tether.models.embed_anything import Embeds
 from tether.models.tokenizer import lengths
 from tether.models.transformers_families import family_of
 
 
 class WrappedEncoder(nn.Module, Embeds, abc.ABC):
-    """What all wrapped models share: normalised pixels, no masks, texts padded to the full context, the scale.
+    """What encoders around other modules share: normalised pixels, no masks, the checks of a batch, the scale.
 
     Attributes:
-        model: the other library's module.
+        model: the module that is wrapped.
         dim: size of the shared space.
         image_spec: how images must be prepared.
         tokenizer: text to ids.
         pad: id that the other library pads texts with.
-        config: the other library's own description, plain values from which it builds the same architecture again.
+        config: plain values from which the same architecture is built again, the other library's own description.
+        sides: names of the module's direct parts by side, ``image`` and ``text``, and ``both`` for the scale.
     """
+
+    sides: Mapping[str, Sequence[str]]
 
     def __init__(
         self,
@@ -51,6 +55,10 @@ class WrappedEncoder(nn.Module, Embeds, abc.ABC):
         self.tokenizer = tokenizer
         self.pad = pad
         self.config = dict(config)
+
+    def behaviour(self) -> dict[str, Any]:
+        """Plain values that decide its outputs beside its weights, for ``core.model_digest``."""
+        return {"config": self.config, "pad": self.pad}
 
     @property
     def scale(self) -> nn.Parameter:
@@ -124,6 +132,15 @@ def padded(text: Tensor, *, width: int, pad: int, left: bool = False) -> tuple[T
 class OpenClipEncoder(WrappedEncoder):
     """Any open_clip model; ``config`` is its ``model_cfg``."""
 
+    sides: Mapping[str, Sequence[str]] = {
+        "image": ("visual",),
+        "text": (
+            "text", "text_decoder", "transformer", "token_embedding", "positional_embedding", "ln_final",
+            "text_projection",
+        ),
+        "both": ("logit_scale", "logit_bias"),
+    }  # fmt: skip
+
     def hub_text_config(self) -> dict[str, Any] | None:
         """The whole configuration of a Hugging Face text tower, which ``config`` knows by its name alone; or None."""
         if "hf_model_name" not in self.config["text_cfg"]:
@@ -164,6 +181,11 @@ class TransformersEncoder(WrappedEncoder):
             model, dim=dim, image_spec=image_spec, tokenizer=tokenizer, config=config, pad=text_padding.pad
         )
         self.family, self.text_padding = family_of(config), text_padding
+        self.sides = self.family.sides
+
+    def behaviour(self) -> dict[str, Any]:
+        """What its configuration says other than its class's defaults, and how texts are padded."""
+        return {"config": without_records(cast(Any, self.model).config.to_diff_dict()), "text": repr(self.text_padding)}
 
     @property
     def scale(self) -> nn.Parameter:

@@ -131,7 +131,7 @@ def prepare(
     first = load_config(values={"data": spec, "evaluate": {"source": spec}}, overrides=settings)
     check_parts(first, QUANTISERS, where="settings")
     found = survey(open_source(spec, where="data"))
-    chosen = plan(found, data=spec, start=start, seed=seed)
+    chosen = plan(found, data=spec, start=start, seed=seed or first.seed)
     config = load_config(values=chosen.recipe, overrides=settings)
     return Prepared(_checked(config), list(found.lines()), chosen)
 

@@ -1,5 +1,7 @@
 """Maps of a composed encoder from its own pairs: what they find, and what they keep."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,6 +84,26 @@ def test_the_same_twice_saved_and_loaded(model, tmp_path):
     assert torch.equal(again.encode_image(pixels).pooled, first.encode_image(pixels).pooled)
     before = model.before_maps()
     assert torch.equal(first.parts.image_map(before.encode_image(pixels).pooled), first.encode_image(pixels).pooled)
+
+
+def test_sorted_data_are_held_out_evenly(model):
+    """Photographs of five events that alternate: a fold of one event alone would be harder than any that comes."""
+    images, texts, owners = pairs(200, seed=10)
+    event = 6 * torch.randn(5, 64, generator=torch.Generator().manual_seed(11))
+    images, texts = images + event.repeat(40, 1), texts + event.repeat(40, 1)[owners]
+    alternating = MapFit().fit(model, images, texts, owners=owners)
+    drawn = torch.randperm(200, generator=torch.Generator().manual_seed(12))
+    mixed = MapFit().fit(model, images[drawn], texts, owners=drawn.argsort()[owners])
+    assert abs(alternating.recall[0] - mixed.recall[0]) < 0.05
+
+
+def test_ties_count_against_the_query(model):
+    collapsed = copy.deepcopy(model)
+    with torch.no_grad():
+        collapsed.parts.image_map.weight.zero_()
+        collapsed.parts.image_map.bias.copy_(torch.eye(model.dim)[0])
+    images, texts, owners = pairs(60, seed=13)
+    assert MapFit().fit(collapsed, images, texts, owners=owners).before == (0, 0, 0)
 
 
 def test_held_out_texts_set_the_scale(model):

@@ -9,10 +9,13 @@ from safetensors.torch import save_file
 import tether
 from encoders import ENCODERS
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.model_digest import model_digest
 from tether.models import create
 from tether.models.composed import starter
 from tether.models.composed.class_names import ClassNameMap, ridge_of_rows
 from tether.models.composed.compose import compose, from_recipe
+from tether.models.composed.dual_tower import dual_tower
+from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_texts
 from tether.models.named import near
 from tether.train.config import RunConfig
@@ -62,6 +65,8 @@ def test_round_trip(towers, tmp_path, image, text, join):
     assert torch.equal(again.encode_image(pixels).pooled, model.encode_image(pixels).pooled)
     assert torch.equal(again.encode_text(ids).pooled, model.encode_text(ids).pooled)
     assert json.dumps(again.describe()) == json.dumps(model.describe())
+    assert model_digest(again) == model_digest(model)
+    assert model_digest(again.parts.text) == model_digest(model.parts.text)
 
 
 def test_the_other_side_is_dropped(towers):
@@ -88,6 +93,43 @@ def test_sides_of_wrapped_encoders(tmp_path, image, text):
     torch.testing.assert_close(again.before_maps().encode_image(pixels).pooled, eyes.encode_image(pixels).pooled)
     torch.testing.assert_close(again.before_maps().encode_text(ids).pooled, words.encode_text(ids).pooled)
     assert len(again.parts.text.state_dict()) < len(words.state_dict())
+
+
+def test_what_no_tower_is_known_to_hold_is_refused():
+    model = create("tiny")
+    model.adapter = torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match="adapter: not known as a part of either tower; known: visual, text, "):
+        dual_tower(model, "image")
+
+
+def test_the_digest_sees_how_towers_are_read(towers):
+    """The same weights, read out in two ways, give other rows: caches and stores must not mix them."""
+    given = names(towers, "vit", "bert")
+    towers_of = [
+        compose(image=given["image"], text={"name": given["text"], "output": output}).parts.text
+        for output in ("cls", "mean")
+    ]
+    assert len({model_digest(tower) for tower in towers_of}) == 2
+    cls, mean = (
+        compose(image={"name": given["image"], "output": output}, text=given["text"]) for output in ("cls", "mean")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(cls.state_dict().values(), mean.state_dict().values(), strict=True))
+    assert model_digest(cls) != model_digest(mean)
+    before = model_digest(cls)
+    cls.parts.image.lock_("tuned")
+    assert model_digest(cls) == before
+
+
+@pytest.mark.parametrize("setting", [{"top": 2}, {"temperature": 3.0}, {"share": 0.1}])
+def test_the_digest_sees_settings_of_maps(towers, setting):
+    model = compose(**names(towers, "vit", "bert"))
+    kind = {"kind": "class_names", "width": 32, "dim": 32, "classes": 4}
+    one, other = (
+        ComposedEncoder(model.parts.image, model.parts.text, image_map=kind | more, text_map=model.config["text_map"])
+        for more in ({}, setting)
+    )
+    other.load_state_dict(one.state_dict())
+    assert model_digest(one) != model_digest(other)
 
 
 def test_towers_are_those_of_their_libraries(towers):

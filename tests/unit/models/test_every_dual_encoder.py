@@ -9,8 +9,9 @@ from PIL import Image
 
 import tether
 from dual_encoders import MAKERS, SIZES, TEXT, VISION, write_dual_encoder
-from references import TEXTS, assert_alike, embeddings, pictures
+from references import TEXTS, assert_alike, embeddings, halves, pictures
 from tether.core.errors import InputError
+from tether.core.model_digest import model_digest
 from tether.core.types import ImageSpec
 from tether.data import open_source
 from tether.data.loader import Loader, ordered
@@ -55,12 +56,14 @@ def test_the_same_embeddings_as_its_own_library(kind, tmp_path):
         saved = tether.save(model, tmp_path / "saved")
         again = tether.load(saved)
         assert again.image_spec == model.image_spec
+        assert model_digest(again) == model_digest(model)
         assert_alike(embeddings(again, paths), expected)
         if isinstance(model, TransformersEncoder):
             exported = tether.export(again, tmp_path / "exported", format="transformers")
             assert_alike(embeddings(tether.load(exported), paths), expected)
             reference = type(theirs).from_pretrained(exported).eval()
             assert_alike(_theirs(reference, transformers.AutoProcessor.from_pretrained(exported), paths), expected)
+        assert_alike(embeddings(halves(again, model), paths), expected)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import tether
-from references import TEXTS, assert_alike, bert_words, embeddings, gemma_words, pictures, siglip_words
+from references import TEXTS, assert_alike, bert_words, embeddings, gemma_words, halves, pictures, siglip_words
 from tether.core.errors import InputError
+from tether.core.model_digest import model_digest
 from tether.core.types import ImageSpec
 from tether.data.images import load
 from tether.models.convert.open_clip import preprocess_config
@@ -127,17 +128,20 @@ def test_the_same_embeddings_as_open_clip(folder, tmp_path):
     assert_alike((model.encode_image(seen).pooled, embeddings(model, paths)[1]), expected)
     again = tether.load(tether.save(model, tmp_path / "saved"))
     assert_alike((again.encode_image(seen).pooled, embeddings(again, paths)[1]), expected)
+    assert model_digest(again) == model_digest(model)
     pixels = torch.stack([load(path, model.image_spec) for path in paths])
     grey_levels = (model.image_spec.normalise(pixels) - seen).abs().max() * 255 * min(model.image_spec.std)
     assert grey_levels < 2.01  # torch resizes, not Pillow
     assert torch.nn.functional.cosine_similarity(model.encode_image(pixels).pooled, expected[0]).min() > 0.999
     exported = tether.export(again, tmp_path / "out", format="open_clip")
     shutil.rmtree(folder)  # so that nothing can come from there
-    loaded, again = open_clip.create_model_from_pretrained(f"local-dir:{exported}")
-    assert torch.equal(torch.stack([again(Image.open(path)) for path in paths]), seen)
+    loaded, prepare = open_clip.create_model_from_pretrained(f"local-dir:{exported}")
+    assert torch.equal(torch.stack([prepare(Image.open(path)) for path in paths]), seen)
     assert torch.equal(open_clip.get_tokenizer(f"local-dir:{exported}")(TEXTS), read)
     loaded.eval()
     assert_alike((loaded.encode_image(seen, False), loaded.encode_text(read, False)), expected)
+    parts = halves(again, model)
+    assert_alike((parts.encode_image(seen).pooled, embeddings(parts, paths)[1]), expected)
 
 
 def test_a_model_without_a_text_tower(tmp_path):

@@ -13,6 +13,7 @@ from torch import nn
 import tether
 from encoders import transformers, word_tokenizer
 from tether.core.errors import InputError
+from tether.core.model_digest import model_digest
 from tether.models import create
 from tether.models.save import separate, write_config, write_weights
 from tether.models.wrapped_encoders import OpenClipEncoder
@@ -138,6 +139,7 @@ def test_round_trip(model, tmp_path):
     again = tether.load(folder)
     assert not again.training
     _assert_equal(again, model)
+    assert model_digest(again) == model_digest(model)
     tether.save(again, folder)  # over itself
     moved = folder.rename(tmp_path / "moved")
     _assert_equal(tether.load(moved / "model.safetensors"), model)
@@ -151,6 +153,21 @@ def test_another_preprocessing_survives(siglip, tmp_path):
         assert tether.load(tether.save(siglip, tmp_path)).image_spec == spec
     finally:
         siglip.image_spec = before
+
+
+@pytest.mark.parametrize("key", ["hidden_act", "layer_norm_eps"])
+def test_the_digest_sees_what_a_configuration_decides(siglip, key, tmp_path):
+    """The same weights with another activation or epsilon are another model."""
+    folder = tether.save(siglip, tmp_path)
+    values = json.loads((folder / "model.json").read_text())
+    values["config"]["vision_config"][key] = {"hidden_act": "relu", "layer_norm_eps": 0.1}[key]
+    values["config"]["transformers_version"] = "5.99"
+    before = model_digest(siglip)
+    (folder / "model.json").write_text(json.dumps(values))
+    assert model_digest(tether.load(folder)) != before
+    del values["config"]["vision_config"][key]
+    (folder / "model.json").write_text(json.dumps(values))
+    assert model_digest(tether.load(folder)) == before
 
 
 def test_a_model_without_a_tokenizer(tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tether.core.ranges import Count, Positive, Share, checked
 
 TOP, TEMPERATURE, RIDGE, SHARE = 20, 1.5, 1.0, 0.5
-"""Chosen on ImageNet classes held out of the fit, five times 200 of them (docs/guides/encoders.md)."""
+"""Chosen on ImageNet classes held out of the fit, five times 200 of them (docs/guides/models.md)."""
 
 
 class ClassNameMap(nn.Module):

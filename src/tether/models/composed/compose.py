@@ -1,4 +1,4 @@
-"""Encoders made of two towers: from names and folders, and back from a ``model.json``."""
+"""Encoders made of two towers: from names and folders."""
 
 from __future__ import annotations
 

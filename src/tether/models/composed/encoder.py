@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
@@ -36,7 +36,7 @@ class ComposedEncoder(WrappedEncoder):
     """A ``core.protocols.DualEncoder`` of two towers and two maps; ``config`` describes all four.
 
     Attributes:
-        model: holds ``image``, ``text``, ``image_map`` and ``text_map``, modules that may be used by themselves.
+        parts: holds ``image``, ``text``, ``image_map`` and ``text_map``, modules that may be used by themselves.
         templates: prompts of class names: the bare name, for a text tower that never met "a photo of a" (on 1,500
             images of CIFAR-10's training part ``starter`` names 54 % right with it, 51 % with that prompt).
     """
@@ -69,11 +69,11 @@ class ComposedEncoder(WrappedEncoder):
     def describe(self) -> dict[str, Any]:
         """Plain values from which ``rebuild.rebuild`` makes the same architecture."""
         towers = {"image": self.parts.image, "text": self.parts.text}
-        return {
-            **{side: tower.settings for side, tower in towers.items()},
-            **self.config,
-            "locked": [side for side, tower in towers.items() if tower.locked],
-        }
+        return {**self.behaviour(), "locked": [side for side, tower in towers.items() if tower.locked]}
+
+    def behaviour(self) -> dict[str, Any]:
+        """Settings of the towers and the maps."""
+        return {"image": self.parts.image.settings, "text": self.parts.text.settings, **self.config}
 
     def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Normalised images to embeddings, not normalised."""
@@ -82,15 +82,6 @@ class ComposedEncoder(WrappedEncoder):
     def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
         """Token ids, zero after the end token, to embeddings, not normalised."""
         return self.parts.text_map(self.parts.text(text))
-
-    def encode_text(self, text: Int[Tensor, "b l"], *, mask: Bool[Tensor, "b l"] | None = None) -> Features:
-        """(b, l) token ids, as the tokenizer gives them, to pooled features; the tower pads them itself."""
-        if mask is not None:
-            raise InputError(f"mask: a {type(self).__name__} takes none; expected None")
-        context = self.tokenizer.context_length
-        if text.ndim != 2 or text.dtype != torch.int64 or not 0 < text.shape[1] <= context:
-            raise InputError(f"text: expected int64 (b, 1..{context}), got {text.dtype} {tuple(text.shape)}")
-        return Features(self.text_features(text))
 
 
 class BeforeMaps:

@@ -20,13 +20,12 @@ from tether.models.composed.transformers_tower import (
     build_transformers_texts,
     vocabulary_of,
 )
-from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.convert.weights import assemble
 from tether.models.described import blamed_on, mapping
 from tether.models.save import VERSION
-from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind
+from tether.models.tokenizer_files import Kind, read_kind, saved_tokenizer
 
-_LIBRARIES = ("timm", "transformers", "dual")
+_TOWERS = ("timm", "transformers", "dual")
 
 
 def rebuild(values: Mapping[str, Any], weights: Path | None, *, path: Path) -> ComposedEncoder:
@@ -69,19 +68,15 @@ def _check(encoder: ComposedEncoder) -> None:
             raise InputError(f"image_map: gives {tuple(parts.image_map(rows).shape)}, expected (1, {encoder.dim})")
 
 
-def _build(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer: str) -> TowerSide:
+def _build(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer: Kind) -> TowerSide:
     library = settings.get("library")
-    if library not in _LIBRARIES or (library == "timm" and side == "text"):
-        raise InputError(f"{side}: library: unknown {library!r}; {closest(str(library), _LIBRARIES)}")
+    if library not in _TOWERS or (library == "timm" and side == "text"):
+        raise InputError(f"{side}: library: unknown {library!r}; {closest(str(library), _TOWERS)}")
     if library == "timm":
         return build_timm(settings)
     if library == "dual":
         return build_dual(settings, side, path=path, tokenizer=tokenizer)
     if side == "image":
         return build_transformers_images(settings)
-    context, vocabulary = int(settings["context"]), vocabulary_of(settings)
-    if tokenizer == "files":
-        words = transformers_tokenizer(path.parent / TOKENIZER_FOLDER, context=context, vocabulary=vocabulary)
-    else:
-        words = no_tokenizer(path, context=context, vocabulary=vocabulary)
+    words = saved_tokenizer(tokenizer, path=path, context=int(settings["context"]), vocabulary=vocabulary_of(settings))
     return build_transformers_texts(settings, words)

@@ -32,7 +32,9 @@ SHA256 = {
     IMAGE_FILE: "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     TEXT_FILE: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
-"""Of the two files of weights. The first is a pickle, the only one Tether opens, with torch's restricted reader."""
+"""Of the two files of weights. The first is a pickle, opened with torch's restricted reader.
+
+Tether opens no other pickle but the ``.pt`` of a tag that open_clip itself downloads, with the same reader."""
 _NETWORK = "tf_efficientnet_lite2"
 _IMAGE = {
     "size": [260, 260], "mean": [127 / 255] * 3, "std": [128 / 255] * 3, "resize": "squash", "interpolation": "bicubic",

@@ -34,6 +34,10 @@ class TowerSide(nn.Module, abc.ABC):
         super().__init__()
         self.inner, self.width, self.settings, self.locked = inner, width, dict(settings), False
 
+    def behaviour(self) -> dict[str, Any]:
+        """Plain values that decide its outputs beside its weights, for ``core.model_digest``."""
+        return self.settings
+
     def lock_(self, training: Training) -> None:
         """Let it rest or learn."""
         self.locked = training == "locked"

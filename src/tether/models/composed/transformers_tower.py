@@ -38,7 +38,6 @@ TEXT_KINDS = (
 _CLS = ("deit", "vit", "vit_msn")  # their pooler is seldom trained
 _OFFSET = ("camembert", "mpnet", "roberta", "xlm-roberta")  # positions begin behind the padding's
 _SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize")
-HALF = (0.5, 0.5, 0.5)
 
 
 def open_transformers_images(folder: Path, *, output: str | None, random_weights: bool) -> TransformersImages:

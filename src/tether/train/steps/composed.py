@@ -27,7 +27,6 @@ OWN = "objective"
 """Name of the term that is the run's objective."""
 HEADS: Mapping[str, type[nn.Module]] = {"causal_decoder": CausalDecoder}
 """Trainable modules that terms may call, by name."""
-_ABOUT_MODEL = ("dim", "vocabulary", "context", "generator")
 
 Spec = str | dict[str, Any]
 

@@ -126,11 +126,6 @@ class StepModule(nn.Module):
         return self.model.encode_image(rows, keep=keep)
 
 
-def trained_module(module: nn.Module) -> StepModule:
-    """The StepModule inside its wrapper."""
-    return next(inner for inner in module.modules() if isinstance(inner, StepModule))
-
-
 def loss_inside(module: nn.Module, make_loss: Callable[..., Loss], *arguments: Any, **keywords: Any) -> Loss:
     """``make_loss(step_module, ...)``, run inside the forward of the (wrapped) StepModule."""
     return Loss(*module(make_loss, *arguments, **keywords))
