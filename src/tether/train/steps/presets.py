@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from tether.core.protocols import Objective
 from tether.core.ranges import NonNegative, Part, Positive, Share, checked
@@ -28,7 +28,7 @@ class PresetStep(ComposedStep):
             a ``ComposedStep``.
     """
 
-    recipe: ClassVar[Callable[..., Settings]]
+    recipe: Callable[..., Settings]
 
     def __init__(
         self,
