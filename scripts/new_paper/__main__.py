@@ -1,72 +1,150 @@
-"""Write the skeleton of a paper: ``python scripts/new_paper --slug gate-norm --package optim --mapping CLIPPERS``.
+"""Write the skeleton of a paper: ``python scripts/new_paper --slug gate-norm --part optim.clip.gate_norm.GateNorm``.
 
-It makes the part, its line in the package's mapping, the card, and the test that reads the official figures; each says
-TO FILL IN where a person must write, and the tests fail until it is done.
+It makes the part where there is none yet, its entry in the mapping of ``--mapping`` if a configuration is to name it,
+the card, and the test that reads the official figures; each says TO FILL IN where a person must write, and the tests
+fail until it is done.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 HERE = Path(__file__).parent
+MEASURED = {"CLIPPERS", "OPTIMIZERS"}
+"""Mappings whose every member stands in the stability bench."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A mapping of names to classes: its file, its literal there, the protocol of its members, who imports them."""
+
+    path: Path
+    literal: ast.Dict
+    promise: str
+    lazy: bool
 
 
 def main(given: list[str] | None = None, *, root: Path = HERE.parents[1]) -> None:
     """Write the files of one paper into a checkout; nothing is written when anything is amiss."""
     parser = argparse.ArgumentParser(prog="new_paper", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--slug", required=True, help="lower-case words with hyphens, such as gate-norm")
-    parser.add_argument("--package", required=True, help="where the part lives, such as optim")
-    parser.add_argument("--mapping", required=True, help="which mapping of the package it joins, such as CLIPPERS")
+    parser.add_argument(
+        "--part", required=True, help="module.Class below tether, such as optim.clip.gate_norm.GateNorm"
+    )
+    parser.add_argument("--guide", required=True, help="file of docs/guides that shows how to use it: stability.md")
+    parser.add_argument("--mapping", help="mapping of the part's package that it joins, such as CLIPPERS")
     args = parser.parse_args(given)
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", args.slug):
         parser.error(f"--slug: expected lower-case words joined by hyphens, such as gate-norm, got {args.slug!r}")
-    opening = re.compile(rf"^{re.escape(args.mapping)}: Mapping\[str, type\[(\w+).*\{{\n", re.MULTILINE)
-    package = root / "src" / "tether" / args.package
-    found = [path for path in sorted(package.rglob("*.py")) if opening.search(path.read_text(encoding="utf-8"))]
-    if len(found) != 1:
-        parser.error(f"--mapping: expected one {args.mapping} with an entry a line below {package}, got {len(found)}")
-    registry, text = found[0], found[0].read_text(encoding="utf-8")
-    stem, name = args.slug.replace("-", "_"), "".join(map(str.capitalize, args.slug.split("-")))
-    part = registry.parent / f"{stem}.py"
-    module = ".".join(part.relative_to(root / "src").with_suffix("").parts)
-    start = opening.search(text)
-    assert start is not None
+    if not re.fullmatch(r"[a-z]\w*(\.[a-z]\w*)+\.[A-Za-z]\w*", args.part):
+        parser.error(
+            f"--part: expected module.Class below tether, such as optim.clip.gate_norm.GateNorm, got {args.part!r}"
+        )
+    names = args.part.removeprefix("tether.").split(".")
+    code, guides = root / "src" / "tether", root / "docs" / "guides"
+    if not (guides / args.guide).is_file():
+        known = ", ".join(sorted(path.name for path in guides.glob("*.md")))
+        parser.error(f"--guide: no {args.guide!r} in {guides}; known: {known}")
+    part, stem = code.joinpath(*names[:-1]).with_suffix(".py"), args.slug.replace("-", "_")
+    if not part.parent.is_dir():
+        parser.error(f"--part: no folder {part.parent}")
+    tables = list(_tables(code / names[0], args.mapping))
+    if args.mapping and len(tables) != 1:
+        parser.error(
+            f"--mapping: expected one {args.mapping} of names to classes below {code / names[0]}, got {len(tables)}"
+        )
     words = {
         "slug": args.slug,
-        "package": args.package,
-        "name": name,
-        "module": module,
-        "promise": start[1],
-        "home": ".".join(module.split(".")[:-1]),
+        "package": names[0],
+        "guide": args.guide,
+        "name": names[-1],
+        "module": ".".join(["tether", *names[:-1]]),
+        "promise": "".join(f"It keeps the promise of {table.promise}, method by method. " for table in tables),
     }
     files = {
-        part: _filled("part.py.template", words),
-        root / "src" / "tether" / "papers" / "cards" / f"{stem}.py": _filled("card.py.template", words),
+        code / "papers" / "cards" / f"{stem}.py": _filled("card.py.template", words),
         root / "tests" / "golden" / f"test_{stem}.py": _filled("golden.py.template", words),
     }
-    for path in files:
+    if not part.is_file():
+        files[part] = _filled("part.py.template", words)
+    elif not any(getattr(node, "name", "") == names[-1] for node in ast.parse(part.read_text(encoding="utf-8")).body):
+        parser.error(f"--part: {part} exists already and defines no {names[-1]}")
+    for path in files.keys() - {part}:
         if path.exists():
             parser.error(f"{path} exists already; choose another slug or edit that file")
-    for path, content in {**files, registry: _registered(text, start.end(), stem, name, module)}.items():
+    files |= {table.path: _registered(table, stem, part, words["module"], names[-1]) for table in tables}
+    for path, content in files.items():
         path.write_text(content, encoding="utf-8")
         print(f"wrote {path.relative_to(root).as_posix()}")
-    print(f"to come: tests/golden/vectors/{args.slug}.npz, docs/guides/{args.slug}.md, results/{args.slug}.json")
+    print(f"to come: tests/golden/vectors/{args.slug}.npz, results/{args.slug}.json")
+    print(f"and what docs/guides/{args.guide} says of it")
+    if args.mapping in MEASURED:
+        print(f"when it works: tether bench stability --publish, which measures {stem} alone")
 
 
 def _filled(template: str, words: dict[str, str]) -> str:
     return Template((HERE / template).read_text(encoding="utf-8")).substitute(words)
 
 
-def _registered(text: str, start: int, key: str, name: str, module: str) -> str:
-    """The mapping's file with the part as its last entry, imported in front of the first module that sorts later."""
-    end = text.index("\n}", start - 1) + 1
-    text = f'{text[:end]}    "{key}": {name},\n{text[end:]}'
-    imports = list(re.finditer(r"^from (tether\.[\w.]+) import ", text, re.MULTILINE))
-    at = next((found.start() for found in imports if found[1] > module), imports[-1].start())
-    return f"{text[:at]}from {module} import {name}\n{text[at:]}"
+def _tables(package: Path, name: str | None) -> Iterator[Table]:
+    """Mappings of this name: ``Mapping[str, type[P]]``, or an object of a class of that base made from a table."""
+    for path in sorted(package.rglob("*.py")) if name else ():
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        bases = {node.name: ast.unparse(base) for node in body if isinstance(node, ast.ClassDef) for base in node.bases}
+        dicts = {
+            ast.unparse(node.targets[0]): node.value
+            for node in body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+        }
+        for node in body:
+            match node:
+                case ast.AnnAssign(target=ast.Name(id=found), annotation=kind, value=ast.Dict() as literal):
+                    promise, lazy = ast.unparse(kind), False
+                case ast.Assign(
+                    targets=[ast.Name(id=found)], value=ast.Call(func=ast.Name(id=maker), args=[ast.Name(id=table)])
+                ) if table in dicts:
+                    promise, literal, lazy = bases.get(maker, ""), dicts[table], True
+                case _:
+                    continue
+            if found == name and (kept := re.match(r"Mapping\[str, type\[(\w+)", promise)):
+                yield Table(path, literal, kept[1], lazy)
+
+
+def _registered(table: Table, key: str, part: Path, module: str, name: str) -> str:
+    """The mapping's file with the part as its last entry, imported in front of the first module that sorts later.
+
+    A lazy table names its classes as ``"module:Class"`` and needs no import.
+    """
+    text, literal = table.path.read_text(encoding="utf-8"), table.literal
+    lines, body = text.splitlines(keepends=True), ast.parse(text).body
+    entry = f'    "{key}": ' + (f'"{module}:{name}",\n' if table.lazy else f"{name},\n")
+    first, last = literal.lineno - 1, literal.end_lineno or literal.lineno
+    if first == last - 1:
+        pairs = [ast.get_source_segment(text, value) or "" for value in literal.values]
+        named = [
+            f"{ast.get_source_segment(text, key)}: {pair}" if key else f"**{pair}"
+            for key, pair in zip(literal.keys, pairs, strict=True)
+        ]
+        lines[first:last] = [
+            lines[first][: literal.col_offset] + "{\n",
+            *(f"    {one},\n" for one in named),
+            entry,
+            "}\n",
+        ]
+    else:
+        lines.insert(last - 1, entry)
+    imports = [node for node in body if isinstance(node, ast.ImportFrom) and node.module]
+    there = any(node.module == module and name in [alias.name for alias in node.names] for node in imports)
+    if not table.lazy and not there and part != table.path:
+        later = (node.lineno - 1 for node in imports if node.module.startswith("tether.") and node.module > module)
+        lines.insert(next(later, imports[-1].end_lineno), f"from {module} import {name}\n")
+    return "".join(lines)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,46 @@ def test_the_guide_is_written_from_the_stored_result(call):
     assert (out.strip(), path.read_text()) == (guide.GUIDE, before)
 
 
+def test_publishing_runs_only_what_the_stored_result_lacks(call, tmp_path, monkeypatch, cache):
+    from tether.papers.reproduction import source_index
+    from tether.papers.stability import bench, costs, result
+    from tether.papers.stability.runs import BenchRun
+    from tether.papers.stability.trace import RunTrace
+
+    here, root = source_index.need_checkout("this test"), tmp_path / "checkout"
+    whole = result.read(here / guide.RESULT)
+    guards = {name: entry for name, entry in whole["guards"].items() if name != "zclip"}
+    result.write(
+        root / guide.RESULT, {**whole, "guards": guards, "rows": [r for r in whole["rows"] if r["guard"] != "zclip"]}
+    )
+    (root / guide.GUIDE).parent.mkdir(parents=True)
+    (root / guide.GUIDE).write_text((here / guide.GUIDE).read_text())
+    finals = {(row["model"], row["fault"], row["guard"]): row["final"] for row in whole["rows"]}
+    trace = RunTrace(losses=(1.0,) * 120, norms=(1.0,) * 120, thresholds=(1.0,) * 120, scales=(1.0,) * 120, skipped=())
+
+    def outcomes(wanted, **settings):
+        assert list(wanted.new) == ["zclip"]
+        return [
+            BenchRun(
+                model, fault, guard.name, seed, end := finals[model, fault, guard.name][seed], ((120, end),), trace, 1.0
+            )
+            for model, fault, guard, seed in wanted.cells()
+        ]
+
+    monkeypatch.setattr(source_index, "need_checkout", lambda purpose: root)
+    monkeypatch.setattr(bench, "outcomes", outcomes)
+    monkeypatch.setattr(costs, "guard_costs", lambda some, rounds: dict.fromkeys(some, costs.Cost(0.5, 0.5, 0.5)))
+    out, err = call("bench", "stability", "--publish", "--out", tmp_path / "out")
+    assert "kept from results/stability.json: none, global_norm, autoclip" in err
+    assert "with the figures as they were" in out
+    found = result.read(root / guide.RESULT)
+    words = [[(row["guard"], row["against_none"]["word"]) for row in one["rows"]] for one in (found, whole)]
+    assert words[0] == words[1]
+    assert "fingerprint" in found["guards"]["zclip"]
+    assert guide.filled((root / guide.GUIDE).read_text(), found) == (root / guide.GUIDE).read_text()
+    assert "every row of results/stability.json stands" in call("bench", "stability", "--publish").out
+
+
 def test_the_name_of_a_clipper_is_short_for_the_setting(call):
     out = call("train", *TINY, "--clipper", "zclip", "--dry-run").out
     assert "clipper: zclip" in out

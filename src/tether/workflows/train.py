@@ -129,7 +129,7 @@ def prepare(
         path = None if recipe is None else find(recipe)
         return Prepared(_checked(load_config(path, values=given, overrides=settings)), [], None)
     first = load_config(values={"data": spec, "evaluate": {"source": spec}}, overrides=settings)
-    check_parts(first, QUANTISERS, where="settings")
+    check_parts(first, EDITS, where="settings")
     found = survey(open_source(spec, where="data"))
     chosen = plan(found, data=spec, start=start, seed=seed or first.seed)
     config = load_config(values=chosen.recipe, overrides=settings)
@@ -140,7 +140,7 @@ def _checked(config: RunConfig) -> RunConfig:
     """The settings, once every part takes its own, before data are read."""
     if config.fit is not None:
         check_fit(config)
-    check_parts(config, QUANTISERS, where="settings")
+    check_parts(config, EDITS, where="settings")
     return config
 
 

@@ -10,21 +10,20 @@ import pytest
 
 from tether.papers.reproduction import source_index
 
-GIVEN = ["--slug", "gate-norm", "--package", "optim", "--mapping", "CLIPPERS"]
-WRITTEN = {
-    "src/tether/optim/clip/gate_norm.py",
-    "src/tether/optim/clip/__init__.py",
-    "src/tether/papers/cards/gate_norm.py",
-    "tests/golden/test_gate_norm.py",
-}
+GIVEN = {"--slug": "gate-norm", "--part": "optim.clip.gate_norm.GateNorm", "--guide": "stability.md"}
+SHARED = {"src/tether/papers/cards/gate_norm.py", "tests/golden/test_gate_norm.py"}
+"""Written for every paper."""
 
 
 @pytest.fixture
 def root(tmp_path):
     here = source_index.need_checkout("this test")
-    shutil.copytree(here / "src/tether/optim", tmp_path / "src/tether/optim", ignore=shutil.ignore_patterns("*.pyc"))
-    for folder in ("src/tether/papers/cards", "tests/golden"):
+    for package in ("optim", "adapt", "compress", "train", "data"):
+        folder = f"src/tether/{package}"
+        shutil.copytree(here / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
+    for folder in ("src/tether/papers/cards", "tests/golden", "docs/guides"):
         (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(here / "docs/guides/stability.md", tmp_path / "docs/guides")
     return tmp_path
 
 
@@ -33,41 +32,105 @@ def main():
     return runpy.run_path(str(source_index.need_checkout("this test") / "scripts/new_paper"))["main"]
 
 
+@pytest.fixture
+def written(main, root):
+    """Write a paper with these changes: the texts of the new or changed files, and the lines that each has more."""
+
+    def write(**change):
+        before = texts(root)
+        given = GIVEN | {f"--{key}": value for key, value in change.items()}
+        main([word for pair in given.items() for word in pair], root=root)
+        after = {name: text for name, text in texts(root).items() if text != before.get(name)}
+        for text in after.values():
+            ast.parse(text)
+        more = {name: set(text.splitlines()) - set(before.get(name, "").splitlines()) for name, text in after.items()}
+        return after, more
+
+    return write
+
+
 def texts(root):
     return {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*") if path.is_file()}
 
 
-def test_it_writes_four_files_and_says_what_is_to_come(main, root, capsys):
-    before = texts(root)
-    main(GIVEN, root=root)
-    after = texts(root)
-    assert {name for name in after if after[name] != before.get(name)} == WRITTEN
+def test_it_writes_four_files_and_says_what_is_to_come(written, capsys):
+    after, more = written(mapping="CLIPPERS")
+    registry, part = "src/tether/optim/clip/__init__.py", "src/tether/optim/clip/gate_norm.py"
+    assert after.keys() == SHARED | {registry, part}
     said = capsys.readouterr().out
-    for name in WRITTEN:
-        ast.parse(after[name])
-        assert f"wrote {name}\n" in said
+    assert all(f"wrote {name}\n" in said for name in after)
     assert "tests/golden/vectors/gate-norm.npz" in said
-    registry = set(after["src/tether/optim/clip/__init__.py"].splitlines())
-    assert registry - set(before["src/tether/optim/clip/__init__.py"].splitlines()) == {
-        "from tether.optim.clip.gate_norm import GateNorm",
-        '    "gate_norm": GateNorm,',
-    }
-    assert all("TO FILL IN" in after[name] for name in WRITTEN if not name.endswith("__init__.py"))
+    assert "docs/guides/stability.md" in said
+    assert "tether bench stability --publish" in said
+    assert more[registry] == {"from tether.optim.clip.gate_norm import GateNorm", '    "gate_norm": GateNorm,'}
+    assert all("TO FILL IN" in text for name, text in after.items() if name != registry)
+    assert "promise of GradClipper" in after[part]
+    assert 'guide="stability.md"' in after["src/tether/papers/cards/gate_norm.py"]
+    assert "from tether.optim.clip.gate_norm import GateNorm" in after["tests/golden/test_gate_norm.py"]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "module", "registry", "names"),
+    [
+        ("DEBIASERS", "adapt.debias.new", "adapt/debias/__init__.py", ["fairer_clip"]),
+        ("QUANTISERS", "compress.quantise.new", "compress/quantise/__init__.py", ["fake_quant"]),
+        ("SCHEDULES", "train.new", "train/schedules.py", ["cosine", "constant", "trapezoid"]),
+    ],
+)
+def test_a_mapping_in_one_line_is_opened(written, mapping, module, registry, names):
+    after, more = written(mapping=mapping, part=f"{module}.New")
+    registry = f"src/tether/{registry}"
+    assert {'    "gate_norm": New,', f"from tether.{module} import New"} <= more[registry]
+    literal = next(
+        node.value
+        for node in ast.parse(after[registry]).body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == mapping
+    )
+    assert isinstance(literal, ast.Dict)
+    assert [ast.literal_eval(key) for key in literal.keys if key] == [*names, "gate_norm"]
+
+
+def test_a_table_of_dotted_names_gets_one_and_no_import(written):
+    _, more = written(mapping="SOURCES", part="data.sources.new.New")
+    assert more["src/tether/data/opening.py"] == {'    "gate_norm": "tether.data.sources.new:New",'}
+
+
+def test_a_part_needs_no_mapping(written, capsys):
+    after, _ = written(part="adapt.new.New")
+    assert after.keys() == SHARED | {"src/tether/adapt/new.py"}
+    assert "promise" not in after["src/tether/adapt/new.py"]
+    assert "bench" not in capsys.readouterr().out
+
+
+def test_a_part_that_is_there_is_left_as_it_is(written):
+    after, _ = written(part="optim.clip.zclip.ZClip")
+    assert after.keys() == SHARED
+    assert '"tether.optim.clip.zclip.ZClip"' in after["src/tether/papers/cards/gate_norm.py"]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"--slug": "Gate_Norm"}, "expected lower-case words joined by hyphens"),
-        ({"--slug": "zclip"}, "zclip.py exists already"),
-        ({"--mapping": "NOTHING"}, "expected one NOTHING with an entry a line"),
-        ({"--package": "nowhere"}, "expected one CLIPPERS with an entry a line"),
+        ({"slug": "Gate_Norm"}, "expected lower-case words joined by hyphens"),
+        ({"part": "GateNorm"}, "--part: expected module.Class below tether"),
+        ({"part": "nowhere.gate_norm.GateNorm"}, "--part: no folder"),
+        ({"part": "optim.clip.zclip.GateNorm"}, "zclip.py exists already and defines no GateNorm"),
+        ({"mapping": "NOTHING"}, "expected one NOTHING of names to classes"),
+        ({"guide": "gate-norm.md"}, "no 'gate-norm.md' in"),
     ],
 )
-def test_nothing_is_written_when_anything_is_amiss(main, root, capsys, change, said):
+def test_nothing_is_written_when_anything_is_amiss(written, root, capsys, change, said):
     before = texts(root)
-    wanted = dict(zip(GIVEN[::2], GIVEN[1::2], strict=True)) | change
     with pytest.raises(SystemExit):
-        main([word for pair in wanted.items() for word in pair], root=root)
+        written(**change)
     assert said in capsys.readouterr().err
+    assert texts(root) == before
+
+
+def test_a_slug_that_is_taken_is_refused(written, root, capsys):
+    written()
+    before = texts(root)
+    with pytest.raises(SystemExit):
+        written(part="optim.clip.other.Other")
+    assert "gate_norm.py exists already; choose another slug" in capsys.readouterr().err
     assert texts(root) == before

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from tether.core.errors import InputError
-from tether.core.fingerprint import code_of
+from tether.core.fingerprint import PACKAGE, SourceTrees, code_of
 from tether.papers.reproduction.source_index import need_checkout
 from tether.papers.stability import bench, guide
 from tether.papers.stability import result as results
 from tether.papers.stability.advice import advice, answers, standings
-from tether.papers.stability.bench_report import bench_report, marked
+from tether.papers.stability.bench_report import bench_report, marked, scale_of
 from tether.papers.stability.costs import Cost
 from tether.papers.stability.curves import bench_curves
 from tether.papers.stability.faults import FAULTS, PLANTED
-from tether.papers.stability.guards import Guard, guards
+from tether.papers.stability.guards import guards
 from tether.papers.stability.models import subject
 from tether.papers.stability.report import figure
 from tether.papers.stability.runs import BenchRun
@@ -259,6 +260,77 @@ class TestResult:
         assert "unclear: it does not" in text
 
 
+class TestKept:
+    def test_a_row_stands_as_long_as_its_print_and_settings_do(self, small):
+        wanted, _, found = small
+
+        def left(**change) -> tuple[str, ...]:
+            entries = {name: {**entry, **change.get(name, {})} for name, entry in found["guards"].items()}
+            return results.standing({**found, "guards": entries}, wanted)
+
+        assert left() == tuple(KINDS)
+        assert left(zclip={"fingerprint": "other"}) == ("none", "global_norm", "sgd")
+        assert left(sgd={"rates": {}}) == ("none", "global_norm", "zclip")
+        assert left(global_norm={"fingerprint": "other"}) == ()
+        assert results.standing({**found, "seeds": [0, 1]}, wanted) == ()
+        assert results.standing({**found, "faults": {"clean": ""}}, wanted) == ()
+
+    def test_a_row_from_before_there_were_prints_stands_while_its_settings_do(self, small):
+        wanted, _, found = small
+        old = {
+            name: {key: entry[key] for key in entry if key != "fingerprint"} for name, entry in found["guards"].items()
+        }
+        assert results.standing({**found, "guards": old}, wanted) == tuple(KINDS)
+        old["zclip"]["settings"] = {"alpha": 0.9}
+        assert "zclip" not in results.standing({**found, "guards": old}, wanted)
+
+    def test_a_new_guard_is_all_that_is_run(self, small):
+        wanted, runs, found = small
+        old = {"measured": "2020-01-01"}
+        stored = {
+            **found,
+            **old,
+            "guards": {name: entry | old for name, entry in found["guards"].items() if name != "zclip"},
+            "rows": [row for row in found["rows"] if row["guard"] != "zclip"],
+        }
+        again = replace(wanted, kept=results.standing(stored, wanted))
+        assert list(again.new) == ["zclip"]
+        cells = [(model, fault, guard.name, seed) for model, fault, guard, seed in again.cells()]
+        assert {cell[1:3] for cell in cells} == {("clean", "none"), ("clean", "zclip"), ("scaled_loss", "zclip")}
+        assert len(again) == len(cells) == 9
+        some = [one for one in runs if (one.model, one.fault, one.guard, one.seed) in cells]
+        both = results.result(again, some, costs={"zclip": COSTS["zclip"]}, stored=stored)
+        assert both["rows"] == found["rows"]
+        assert both["runs"] == found["runs"]
+        assert both["cpu_seconds"] == found["cpu_seconds"] + len(some)
+        assert list(both["guards"]) == list(KINDS)
+        assert {name: entry for name, entry in both["guards"].items() if name != "zclip"} == stored["guards"]
+        assert scale_of(both).endswith(f"measured 2020-01-01, `zclip` {both['guards']['zclip']['measured']}.")
+
+    def test_rows_are_not_mixed_where_the_runs_end_elsewhere(self, small):
+        wanted, runs, found = small
+        again = replace(wanted, kept=("none", "global_norm", "sgd"))
+        moved = [replace(one, final=3.0) for one in runs if (one.fault, one.guard) == ("clean", "none")]
+        with pytest.raises(
+            InputError, match=r"language, clean, none: its seeds now end at 3\.000, .* anew \(--fresh\)"
+        ):
+            results.result(again, moved, costs=COSTS, stored=found)
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """The package in another folder, to edit."""
+    found = tmp_path_factory.mktemp("copy") / "tether"
+    return shutil.copytree(PACKAGE, found, ignore=shutil.ignore_patterns("*.pyc"))
+
+
+@pytest.fixture
+def copy(copied, monkeypatch):
+    """The copy as the package that prints are made of."""
+    monkeypatch.setattr(bench.source_index, "sources", lambda: SourceTrees(copied))
+    return copied
+
+
 class TestGuide:
     def test_is_what_the_stored_result_gives(self):
         root = need_checkout("this test")
@@ -272,7 +344,7 @@ class TestGuide:
 
     def test_covers_every_guard_and_fault_there_is(self):
         found = results.read(need_checkout("this test") / guide.RESULT)
-        assert set(found["guards"]) == set(guards()), "run: tether bench stability --publish"
+        assert set(found["guards"]) == set(guards()), "run: tether bench stability --publish (it measures the new ones)"
         assert set(found["faults"]) == set(FAULTS)
         assert len(found["seeds"]) >= 3
 
@@ -306,9 +378,44 @@ class TestGuards:
         assert code_of(plain) == code_of(other)
         other.write_text("def f(x):\n    return x + 2\n")
         assert code_of(plain) != code_of(other)
-        usual = Guard("zclip", "zclip", "clipper")
-        assert usual.fingerprint() == Guard("again", "zclip", "clipper").fingerprint()
-        assert usual.fingerprint() != Guard("zclip", "zclip", "clipper", {"alpha": 0.9}).fingerprint()
+
+    def test_settings_and_rates_count_and_the_name_does_not(self):
+        zclip, sgd = guards()["zclip"], guards()["sgd"]
+        some = {
+            "zclip": zclip,
+            "again": replace(zclip, name="again"),
+            "other": replace(zclip, settings={"alpha": 0.9}),
+            "sgd": sgd,
+            "faster": replace(sgd, rates={"clip": 1.0}),
+        }
+        found = bench.prints(some)
+        assert found["zclip"] == found["again"]
+        assert len(set(found.values())) == 4
+
+    @pytest.mark.parametrize(
+        ("edited", "stand"),
+        [
+            ("optim/fused_clip_step.py", ()),
+            ("losses/clip.py", ()),
+            ("compress/quantise/fake_quant.py", ()),
+            ("papers/testbeds/char_lm.py", ()),
+            ("models/vision/tower.py", ()),
+            ("papers/stability/faults.py", ()),
+            ("optim/clip/zclip.py", ("none", "global_norm", "sgd")),
+            ("optim/clip/__init__.py", tuple(KINDS)),
+            ("optim/__init__.py", tuple(KINDS)),
+            ("papers/stability/guards.py", tuple(KINDS)),
+        ],
+    )
+    def test_a_print_changes_with_all_that_its_runs_call_and_with_no_other_guard(self, copy, edited, stand):
+        some = {name: guards()[name] for name in KINDS}
+        before = bench.prints(some)
+        path = copy / edited
+        text = path.read_text(encoding="utf-8")
+        path.write_text(f"{text}\nADDED = 1\n", encoding="utf-8")
+        after = bench.prints(some)
+        path.write_text(text, encoding="utf-8")
+        assert tuple(name for name in some if after[name] == before[name]) == stand
 
 
 class TestPlan:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tether.papers.stability import bench
 from tether.papers.stability.costs import guard_costs
 from tether.papers.stability.faults import FAULTS
-from tether.papers.stability.guards import Guard, guards
+from tether.papers.stability.guards import guards
 from tether.papers.stability.models import MODELS, subject
 from tether.papers.stability.runs import run
 
@@ -95,7 +97,7 @@ def test_the_clip_is_spoiled_in_the_tensor_it_names():
 
 
 def test_a_ruined_run_goes_on_and_has_no_final_loss():
-    ruined = Guard("sgd", "sgd", "optimizer", {"lr": 1e30})
+    ruined = replace(guards()["sgd"], settings={"lr": 1e30})
     found = run("language", fault="clean", guard=ruined, seed=0, steps=STEPS)
     assert found.final is None
     assert len(found.trace.losses) == STEPS

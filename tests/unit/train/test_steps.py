@@ -1,13 +1,17 @@
+import inspect
+
 import pytest
 import torch
 
+from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import NonNegative
 from tether.core.types import Batch, Loss
 from tether.losses import ClipLoss
 from tether.models import create
 from tether.train.steps.module import StepModule
-from tether.train.steps.presets import ContrastiveStep
+from tether.train.steps.presets import ContrastiveStep, PresetStep
 
 
 class Spy:
@@ -75,3 +79,30 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch():
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-10, atol=1e-12), name
+
+
+class TwiceStep(PresetStep):
+    """The objective twice, for the tests below."""
+
+    @staticmethod
+    def recipe(image, *, weight: NonNegative = 2.0):
+        return {"views": {"image": image, "text": {}}, "terms": ["objective", {"name": "objective", "weight": weight}]}
+
+
+class Renamed(TwiceStep):
+    """A subclass without a recipe of its own."""
+
+
+@pytest.mark.parametrize("part", [TwiceStep, Renamed])
+def test_a_preset_is_its_recipe_behind_a_constructor_that_is_checked(part):
+    names = ["self", "objective", "steps", "seed", "weight", "keep_patches", "full_last"]
+    assert list(inspect.signature(part.__init__).parameters) == names
+    made = build({"name": "twice", "weight": 3}, {"twice": part}, where="step", objective=Spy(), steps=10, seed=0)
+    assert [weight for _, weight in made.terms.values()] == [1.0, 3]
+    assert list(made.views) == ["image", "text"]
+    with pytest.raises(InputError, match=r"step \(twice\): weight: expected a finite number of at least 0, got -1"):
+        build({"name": "twice", "weight": -1}, {"twice": part}, where="step", objective=Spy(), steps=10, seed=0)
+    with pytest.raises(InputError, match="unknown key 'wait'; did you mean 'weight'"):
+        build({"name": "twice", "wait": 1}, {"twice": part}, where="step", objective=Spy(), steps=10, seed=0)
+    with pytest.raises(InputError, match="keep_patches"):
+        part(Spy(), steps=10, seed=0, keep_patches=0)

@@ -125,6 +125,8 @@ _TITLES = {
     "Raises": "Errors",
     "Example": "Example",
 }
+_SETTINGS = ("__init__", "recipe")
+"""Methods whose arguments are a part's settings; the second is that of a ``PresetStep``."""
 _SECTION = re.compile(r"^(" + "|".join(_TITLES) + r"):\n((?:(?:[ ]+.*)?\n)*)", re.MULTILINE)
 _ITEM = re.compile(r"^(\*{0,2}\w+|[\w.]+): ", re.MULTILINE)
 
@@ -136,7 +138,7 @@ def described(part: str) -> str:
         part: dotted path, such as ``tether.optim.clip.zclip.ZClip``.
     """
     node = _definition(part)
-    made = [inner for inner in node.body if isinstance(inner, ast.FunctionDef) and inner.name == "__init__"]
+    made = [inner for inner in node.body if isinstance(inner, ast.FunctionDef) and inner.name in _SETTINGS]
     sections = {}
     for doc in (ast.get_docstring(node) or "", *(ast.get_docstring(one) or "" for one in made)):
         sections |= {title: body for title, body in _SECTION.findall(doc + "\n") if title not in sections}

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from annotated_types import Ge
 
 from tether.core.atomic_io import cache_dir, read_json, write_json
 from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.fingerprint import code_of
 from tether.core.ranges import checked
+from tether.papers.reproduction import source_index
 from tether.papers.stability.faults import FAULTS
-from tether.papers.stability.guards import NONE, USUAL, Guard, digest, guards
+from tether.papers.stability.guard import Guard
+from tether.papers.stability.guards import NONE, USUAL, guards
 from tether.papers.stability.models import MODELS
 from tether.papers.stability.runs import STEPS, BenchRun, run
 from tether.papers.stability.trace import RunTrace
 
 QUICK_STEPS, QUICK_SEEDS, QUICK_MODELS = 20, 2, ("language",)
-FOLDER = Path(__file__).parent
-_DECIDES = ("faults.py", "models.py", "runs.py")
-"""The files of this folder whose code changes a run."""
+RUN = "tether.papers.stability.runs"
 
 Progress = Callable[[int, int | None], None]
 
@@ -39,6 +39,8 @@ class BenchPlan:
         guards: by name, among them always ``none`` and ``global_norm``.
         seeds: of weights and batches.
         steps: of each run.
+        kept: guards that are not run, for a stored result has their rows; ``none`` runs without a fault even so, since
+            the steps that others lost are counted against it.
     """
 
     models: tuple[str, ...]
@@ -46,18 +48,25 @@ class BenchPlan:
     guards: dict[str, Guard]
     seeds: tuple[int, ...]
     steps: int
+    kept: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """How many runs."""
-        return len(self.models) * len(self.faults) * len(self.guards) * len(self.seeds)
+        return sum(1 for _ in self.cells())
 
     def cells(self) -> Iterator[tuple[str, str, Guard, int]]:
         """Model, fault, guard and seed of each run; all guards of one seed stand together."""
         for model in self.models:
             for fault in self.faults:
                 for seed in self.seeds:
-                    for guard in self.guards.values():
-                        yield model, fault, guard, seed
+                    for name, guard in self.guards.items():
+                        if name not in self.kept or (name, fault) == (NONE, "clean"):
+                            yield model, fault, guard, seed
+
+    @property
+    def new(self) -> dict[str, Guard]:
+        """The guards that are not kept."""
+        return {name: guard for name, guard in self.guards.items() if name not in self.kept}
 
 
 @checked
@@ -107,16 +116,36 @@ def outcomes(
         fresh: do every run again.
         on_progress: called with the runs that are done and all there are.
     """
-    cells = [(*cell, wanted.steps) for cell in wanted.cells()]
-    paths = [_cached(*cell) for cell in cells]
+    paths, cells = _paths(wanted), list(wanted.cells())
     found = {} if fresh else {at: _read(path) for at, path in enumerate(paths) if path.is_file()}
-    missing = {at: cell for at, cell in enumerate(cells) if at not in found}
+    missing = {at: (paths[at], *cell, wanted.steps) for at, cell in enumerate(cells) if at not in found}
     on_progress = on_progress or (lambda done, total: None)
     on_progress(len(found), len(cells))
     for number, outcome in _work(missing, jobs=jobs):
         found[number] = outcome
         on_progress(len(found), len(cells))
     return [found[number] for number in range(len(cells))]
+
+
+def are_cached(wanted: BenchPlan) -> bool:
+    """Whether no run of a plan is still to be done."""
+    return all(path.is_file() for path in _paths(wanted))
+
+
+def prints(some: Mapping[str, Guard]) -> dict[str, str]:
+    """What decides the runs of each guard: its settings and class, the bench's own run, all they import, and torch.
+
+    A new clipper or optimiser changes no other's, for a run is given its guard and imports no registry of them.
+    """
+    sources = source_index.sources()
+    found = {}
+    for name, guard in some.items():
+        homes = map(sources.home, (RUN, f"{guard.part.__module__}.{guard.part.__qualname__}"))
+        code = sources.fingerprint(filter(None, homes))
+        facts = [torch.__version__, repr(guard.described()), code]
+        found[name] = hashlib.blake2b("\0".join(facts).encode(), digest_size=12).hexdigest()
+    sources.save()
+    return found
 
 
 def _work(missing: Mapping[int, tuple[Any, ...]], *, jobs: int) -> Iterator[tuple[int, BenchRun]]:
@@ -136,18 +165,22 @@ def _work(missing: Mapping[int, tuple[Any, ...]], *, jobs: int) -> Iterator[tupl
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _run_and_cache(model: str, fault: str, guard: Guard, seed: int, steps: int) -> BenchRun:
+def _run_and_cache(path: Path, model: str, fault: str, guard: Guard, seed: int, steps: int) -> BenchRun:
     from tether.papers.stability.costs import one_thread
 
     with one_thread():
         outcome = run(model, fault=fault, guard=guard, seed=seed, steps=steps)
-    write_json(_cached(model, fault, guard, seed, steps), asdict(outcome))
+    write_json(path, asdict(outcome))
     return outcome
 
 
-def _cached(model: str, fault: str, guard: Guard, seed: int, steps: int) -> Path:
-    name = digest([_code(), _guard_code(guard.name), str(steps)])
-    return cache_dir() / "stability" / f"{model}-{fault}-{guard.name}-{name}" / f"seed-{seed}.json"
+def _paths(wanted: BenchPlan) -> list[Path]:
+    """Where each run of a plan is kept."""
+    code, folder = prints(wanted.guards), cache_dir() / "stability"
+    return [
+        folder / f"{model}-{fault}-{guard.name}-{wanted.steps}-{code[guard.name]}" / f"seed-{seed}.json"
+        for model, fault, guard, seed in wanted.cells()
+    ]
 
 
 def _read(path: Path) -> BenchRun:
@@ -160,13 +193,3 @@ def tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: tuples(one) for key, one in value.items()}
     return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-
-@functools.cache
-def _code() -> str:
-    return digest([code_of(FOLDER / name) for name in _DECIDES])
-
-
-@functools.cache
-def _guard_code(name: str) -> str:
-    return guards()[name].fingerprint()

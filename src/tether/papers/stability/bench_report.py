@@ -88,11 +88,17 @@ def bench_report(found: Mapping[str, Any], outcomes: Sequence[BenchRun] = ()) ->
 
 def scale_of(found: Mapping[str, Any]) -> str:
     """How much was run, where, and what it cost, in one paragraph."""
+    later = {
+        f"`{name}` {guard['measured']}"
+        for name, guard in found["guards"].items()
+        if guard.get("measured", found["measured"]) != found["measured"]
+    }
     return (
         f"{found['runs']:,} runs of {found['steps']} steps each, from models ({', '.join(found['models'])}), faults "
         f"({len(found['faults']) - 1}, and none at all), guards ({len(found['guards'])}) and seeds "
         f"({len(found['seeds'])}); {found['cpu_seconds'] / 60:.1f} minutes of one core "
-        f"({found['machine']['processor']}, torch {found['versions']['torch']}), measured {found['measured']}."
+        f"({found['machine']['processor']}, torch {found['versions']['torch']}), measured {found['measured']}"
+        f"{''.join(f', {one}' for one in sorted(later))}."
     )
 
 

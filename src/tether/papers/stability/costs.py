@@ -16,7 +16,7 @@ from torch import nn
 
 from tether.core.protocols import GradClipper
 from tether.optim import AdamW
-from tether.papers.stability.guards import Guard
+from tether.papers.stability.guard import Guard
 
 WIDTH, BLOCKS = 256, 12
 """Twelve tensors for each block and one table: the shapes of a transformer of 12 M parameters."""

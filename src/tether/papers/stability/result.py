@@ -11,10 +11,10 @@ from typing import Any
 
 from tether.core.atomic_io import read_json, write_text
 from tether.core.errors import InputError
-from tether.papers.stability.bench import BenchPlan, tuples
+from tether.papers.stability.bench import BenchPlan, prints, tuples
 from tether.papers.stability.costs import Cost
 from tether.papers.stability.faults import FAULTS, PLANTED
-from tether.papers.stability.guards import NONE, RATES, USUAL
+from tether.papers.stability.guards import NONE, USUAL
 from tether.papers.stability.models import subject
 from tether.papers.stability.runs import WARMUP, BenchRun
 from tether.papers.stability.table import TIE, Difference, GuardRow, compare, rows
@@ -37,16 +37,41 @@ RULES = {
 """What the words of the table mean."""
 
 
-def result(wanted: BenchPlan, outcomes: Sequence[BenchRun], *, costs: Mapping[str, Cost]) -> dict[str, Any]:
+def result(
+    wanted: BenchPlan,
+    outcomes: Sequence[BenchRun],
+    *,
+    costs: Mapping[str, Cost],
+    stored: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Everything that the page and the guide say, ready for JSON.
 
     Args:
         wanted: the plan.
         outcomes: its runs.
-        costs: of its guards.
+        costs: of the guards that were run.
+        stored: the result that has the rows of ``wanted.kept``; machine, versions, commit and date stay those of it,
+            and each guard that was run has its own commit and date.
     """
     from tether.papers.reproduction.reproduce import commit, machine, versions
 
+    stored = stored if stored and wanted.kept else {}
+    when = {"commit": commit(), "measured": datetime.now(UTC).strftime("%Y-%m-%d")}
+    codes = prints(wanted.new)
+    entries = {
+        name: guard.described() | {"cost": asdict(costs[name]), "fingerprint": codes[name]} | when
+        for name, guard in wanted.new.items()
+    }
+    kept = [row for row in table_of(stored) if row.guard in wanted.kept] if stored else []
+    places = [list(names) for names in (wanted.models, wanted.faults, wanted.guards)]
+    table = sorted(
+        rows(outcomes, kept=kept),
+        key=lambda row: [
+            names.index(name) for names, name in zip(places, (row.model, row.fault, row.guard), strict=True)
+        ],
+    )
+    spent = stored.get("cpu_seconds", 0.0) + sum(one.cpu_seconds for one in outcomes)
+    about = {"machine": machine("cpu"), "versions": versions(), **when}
     return {
         "bench": "stability",
         "steps": wanted.steps,
@@ -60,24 +85,37 @@ def result(wanted: BenchPlan, outcomes: Sequence[BenchRun], *, costs: Mapping[st
             if (who := subject(name))
         },
         "faults": {name: FAULTS[name].says for name in wanted.faults},
-        "guards": {
-            name: {
-                "kind": guard.kind,
-                "part": guard.part_name,
-                "settings": dict(guard.settings),
-                "rates": dict(RATES.get(name, {})),
-            }
-            | {"cost": asdict(costs[name])}
-            for name, guard in wanted.guards.items()
-        },
-        "rows": [asdict(row) for row in rows(outcomes)],
-        "runs": len(outcomes),
-        "cpu_seconds": round(sum(one.cpu_seconds for one in outcomes), 1),
-        "machine": machine("cpu"),
-        "versions": versions(),
-        "commit": commit(),
-        "measured": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "guards": {name: entries.get(name) or stored["guards"][name] for name in wanted.guards},
+        "rows": [asdict(row) for row in table],
+        "runs": len(table) * len(wanted.seeds),
+        "cpu_seconds": round(spent, 1),
+        **{key: stored.get(key, value) for key, value in about.items()},
     }
+
+
+def standing(found: Mapping[str, Any], wanted: BenchPlan) -> tuple[str, ...]:
+    """Guards whose rows in a stored result are what a plan would measure.
+
+    A row stands while the fingerprint of its guard does; one without a fingerprint, from before results had them,
+    stands while its settings do, until it is published anew. Where ``none`` or ``global_norm`` does not stand,
+    or the plan has other models, faults, seeds or steps, nothing does.
+
+    Args:
+        found: the stored result.
+        wanted: the plan.
+    """
+    theirs = [list(found["models"]), list(found["faults"]), found["seeds"], found["steps"]]
+    if theirs != [list(wanted.models), list(wanted.faults), list(wanted.seeds), wanted.steps]:
+        return ()
+    codes = prints(wanted.guards)
+    names = tuple(
+        name
+        for name, guard in wanted.guards.items()
+        if (entry := found["guards"].get(name)) is not None
+        and entry.get("fingerprint", codes[name]) == codes[name]
+        and guard.described().items() <= entry.items()
+    )
+    return names if {NONE, USUAL} <= set(names) else ()
 
 
 def write(path: Path, found: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tether.optim import clip_and_step, parameter_groups
 from tether.papers.stability.faults import FAULTS, Fault
-from tether.papers.stability.guards import Guard
+from tether.papers.stability.guard import Guard
 from tether.papers.stability.models import BenchModel, subject
 from tether.papers.stability.trace import RunTrace
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tether.core.errors import InputError
 from tether.papers.reproduction.verdict import bounds
 from tether.papers.stability.faults import FAULTS
 from tether.papers.stability.guards import NONE, USUAL
@@ -101,11 +102,16 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     return Difference(statistics.fmean(differences), low, high, judge(low, high))
 
 
-def rows(outcomes: Sequence[BenchRun]) -> list[GuardRow]:
-    """The table of a bench's runs, in the order in which their cells first come.
+def rows(outcomes: Sequence[BenchRun], *, kept: Sequence[GuardRow] = ()) -> list[GuardRow]:
+    """The table of a bench's runs, in the order in which their cells first come, after the rows that are kept.
 
     Args:
-        outcomes: of every seed; ``none`` and ``global_norm`` under each fault, and ``clean`` for each model, are there.
+        outcomes: of every seed.
+        kept: rows of an earlier table. ``none`` and ``global_norm`` under each fault are there or among the outcomes,
+            the runs of ``none`` without a fault are always among these.
+
+    Raises:
+        InputError: a run of ``none`` is given that ends elsewhere than its row says.
     """
     cells: dict[tuple[str, str, str], list[BenchRun]] = {}
     for one in outcomes:
@@ -113,8 +119,18 @@ def rows(outcomes: Sequence[BenchRun]) -> list[GuardRow]:
     for runs in cells.values():
         runs.sort(key=lambda one: one.seed)
     finals = {key: tuple(_final(one) for one in runs) for key, runs in cells.items()}
-    found = []
+    found = list(kept)
+    for row in kept:
+        again = finals.setdefault((row.model, row.fault, row.guard), row.final)
+        if any(abs(new - old) > TIE for new, old in zip(again, row.final, strict=True)):
+            raise InputError(
+                f"{row.model}, {row.fault}, {row.guard}: its seeds now end at {_said(again)} nats, the stored result "
+                f"says {_said(row.final)}: all rows must be measured anew (--fresh)"
+            )
+    done = {(row.model, row.fault, row.guard) for row in kept}
     for (model, fault, guard), runs in cells.items():
+        if (model, fault, guard) in done:
+            continue
         final = finals[model, fault, guard]
         steps = len(runs[0].trace.losses)
         references = cells[model, "clean", NONE]
@@ -169,6 +185,10 @@ def by_guard(table: Sequence[GuardRow]) -> Mapping[str, list[GuardRow]]:
 def cell(table: Sequence[GuardRow], *, model: str, fault: str) -> list[GuardRow]:
     """The rows of one model under one fault."""
     return [row for row in table if (row.model, row.fault) == (model, fault)]
+
+
+def _said(losses: Sequence[float]) -> str:
+    return ", ".join(f"{loss:.3f}" for loss in losses)
 
 
 def _final(one: BenchRun) -> float:

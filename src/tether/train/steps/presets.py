@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, get_type_hints
 
 from tether.core.protocols import Objective
 from tether.core.ranges import NonNegative, Part, Positive, Share, checked
@@ -11,13 +13,23 @@ from tether.models.dual import Want
 from tether.train.steps.composed import OWN, ComposedStep
 from tether.train.steps.teachers import WORDS
 
+Settings = dict[str, Any]
 _TWINS = {"negative_image": "negative_image", "negative_text": "negative_text"}
 
 
-class ContrastiveStep(ComposedStep):
-    """Images and texts, and the run's objective on them; optionally only some of each image's patches."""
+class PresetStep(ComposedStep):
+    """A step with a name: a subclass says in ``recipe`` what it is made of.
 
-    @checked
+    Its constructor takes what every step takes, then the keywords of ``recipe``, then the settings of its image views;
+    so it is checked, and a configuration is held to it, like one that is written out.
+
+    Attributes:
+        recipe: from the settings of an image view and keywords of its own to the ``views``, ``terms`` and ``heads`` of
+            a ``ComposedStep``.
+    """
+
+    recipe: Callable[..., Settings]
+
     def __init__(
         self,
         objective: Objective,
@@ -26,14 +38,40 @@ class ContrastiveStep(ComposedStep):
         seed: int,
         keep_patches: Part = 1.0,
         full_last: Share = 0.0,
-        want: Want = "pooled",
+        **own: Any,
     ) -> None:
+        """See ``ComposedStep`` and ``ImageView``; ``own`` are the keywords of ``recipe``."""
+        image = {"keep_patches": keep_patches, "full_last": full_last}
+        super().__init__(objective, steps=steps, seed=seed, **self.recipe(image, **own))
+
+    def __init_subclass__(cls) -> None:
+        """Give the class a constructor with all keywords in its signature."""
+        super().__init_subclass__()
+        if "recipe" not in cls.__dict__:
+            return
+
+        def init(self: PresetStep, objective: Objective, **settings: Any) -> None:
+            PresetStep.__init__(self, objective, **settings)
+
+        me, objective, steps, seed, *images, _ = inspect.signature(PresetStep.__init__).parameters.values()
+        _, *own = inspect.signature(cls.recipe).parameters.values()
+        hints = [get_type_hints(function, include_extras=True) for function in (cls.recipe, PresetStep.__init__)]
+        init.__signature__ = inspect.Signature([me, objective, steps, seed, *own, *images])  # pyrefly: ignore
+        init.__annotations__ = hints[0] | hints[1]
+        init.__doc__ = cls.recipe.__doc__
+        cls.__init__ = checked(init)
+
+
+class ContrastiveStep(PresetStep):
+    """Images and texts, and the run's objective on them; optionally only some of each image's patches."""
+
+    @staticmethod
+    def recipe(image: Settings, *, want: Want = "pooled") -> Settings:
         """See ``ImageView``; ``want="tokens"`` also gives the objective patches and words in the joint space."""
-        image = {"keep_patches": keep_patches, "full_last": full_last, "want": want}
-        super().__init__(objective, steps=steps, seed=seed, views={"image": image, "text": {"want": want}})
+        return {"views": {"image": {**image, "want": want}, "text": {"want": want}}}
 
 
-class HardNegativeStep(ComposedStep):
+class HardNegativeStep(PresetStep):
     """The contrastive step for batches whose rows have twins (NegCLIP, TripletCLIP 2411.02545, CLIP-IN 2508.02329).
 
     ``batch.extra["negative_text"]`` (b, l) and, if there are any, ``["negative_image"]`` (b, 3, h, w) go through the
@@ -42,90 +80,56 @@ class HardNegativeStep(ComposedStep):
     shows the same ones.
     """
 
-    @checked
-    def __init__(
-        self,
-        objective: Objective,
-        *,
-        steps: int,
-        seed: int,
-        roles: Literal["together", "in_turn"] = "together",
-        keep_patches: Part = 1.0,
-        full_last: Share = 0.0,
-    ) -> None:
+    @staticmethod
+    def recipe(image: Settings, *, roles: Literal["together", "in_turn"] = "together") -> Settings:
         """See ``ImageView``, and who plays the positive.
 
         Args:
-            objective: the loss, such as ``triplet_clip``.
-            steps: length of the run.
-            seed: of all chance.
+            image: settings of every image view.
             roles: ``together`` gives the objective all there is. ``in_turn`` shows it the pairs and their negative
                 captions at even steps, the twins with the pairs' captions as negatives at odd ones: half the images,
                 and with the objective ``neg_clip`` TripletCLIP's two terms by turns.
-            keep_patches: see ``ImageView``.
-            full_last: see ``ImageView``.
         """
-        seen = {"keep_patches": keep_patches, "full_last": full_last}
-        views: dict[str, dict[str, Any]] = {
-            "image": {**seen},
-            "text": {},
-            "negative_image": {**seen, "optional": True},
-            "negative_text": {},
-        }
-        twins = _TWINS
         if roles == "in_turn":
             views = {
-                "image": {"source": ["image", "negative_image"], **seen},
+                "image": {"source": ["image", "negative_image"], **image},
                 "text": {"source": ["text", "negative_text"]},
                 "negative_text": {"source": ["negative_text", "text"]},
             }
-            twins = {"negative_text": "negative_text"}
-        super().__init__(objective, steps=steps, seed=seed, views=views, terms=[{"name": OWN, **twins}])
+            return {"views": views, "terms": [{"name": OWN, "negative_text": "negative_text"}]}
+        twins = {"negative_image": {**image, "optional": True}, "negative_text": {}}
+        return {"views": {"image": image, "text": {}, **twins}, "terms": [{"name": OWN, **_TWINS}]}
 
 
-class ClipInStep(ComposedStep):
+class ClipInStep(PresetStep):
     """``objective(quadruples) + weight * CLIP(long captions)`` (arXiv 2508.02329, our reading of it).
 
     The batch is one of quadruples, as for the step ``hard_negatives``, whose extra also holds ``long_image``
     (n, 3, h, w) and ``long_text`` (n, l): any number of pairs of another data set; ``data.side_by_side`` brings them.
     """
 
-    @checked
-    def __init__(
-        self,
-        objective: Objective,
+    @staticmethod
+    def recipe(
+        image: Settings,
         *,
-        steps: int,
-        seed: int,
         weight: NonNegative = 1.0,
         duplicates: Literal["negatives", "positives"] = "negatives",
-        keep_patches: Part = 1.0,
-        full_last: Share = 0.0,
-    ) -> None:
+    ) -> Settings:
         """See ``ImageView``, and the loss on long captions.
 
         Args:
-            objective: of the quadruples; ``symmetric_negatives`` is the paper's.
-            steps: length of the run.
-            seed: of all chance.
+            image: settings of every image view.
             weight: of CLIP's loss on the long captions; the paper's value is not known.
             duplicates: of long captions, see ``ClipLoss``; those of the quadruples are the objective's affair.
-            keep_patches: see ``ImageView``.
-            full_last: see ``ImageView``.
         """
-        seen = {"keep_patches": keep_patches, "full_last": full_last}
+        images = dict.fromkeys(("image", "negative_image", "long_image"), image)
+        texts = {name: {} for name in ("text", "negative_text", "long_text")}
         long = {"name": "clip", "image": "long_image", "text": "long_text", "duplicates": duplicates}
-        super().__init__(
-            objective,
-            steps=steps,
-            seed=seed,
-            views=dict.fromkeys(("image", "negative_image", "long_image"), seen)
-            | {name: {} for name in ("text", "negative_text", "long_text")},
-            terms=[{"name": OWN, **_TWINS}, {**long, "weight": weight, "as": "long"}],
-        )
+        terms = [{"name": OWN, **_TWINS}, {**long, "weight": weight, "as": "long"}]
+        return {"views": images | texts, "terms": terms}
 
 
-class SemanticStep(ComposedStep):
+class SemanticStep(PresetStep):
     """The contrastive step for ``align_clip``: ``batch.extra["semantic"]`` (b, e) holds each caption's meaning.
 
     The paper asks a frozen sentence encoder (arXiv 2406.17639, section 4). ``encoder: NAME`` is any model that
@@ -134,61 +138,33 @@ class SemanticStep(ComposedStep):
     as far as they share words.
     """
 
-    @checked
-    def __init__(
-        self,
-        objective: Objective,
-        *,
-        steps: int,
-        seed: int,
-        encoder: str = WORDS,
-        keep_patches: Part = 1.0,
-        full_last: Share = 0.0,
-    ) -> None:
+    @staticmethod
+    def recipe(image: Settings, *, encoder: str = WORDS) -> Settings:
         """See ``ImageView``; ``encoder`` is ``words`` or the name of a model for ``tether.load``."""
-        super().__init__(
-            objective,
-            steps=steps,
-            seed=seed,
-            views={
-                "image": {"keep_patches": keep_patches, "full_last": full_last},
-                "text": {},
-                "meaning": {"source": "text", "encoder": encoder},
-            },
-            terms=[{"name": OWN, "extra": {"semantic": "meaning"}}],
-        )
+        meaning = {"source": "text", "encoder": encoder}
+        terms = [{"name": OWN, "extra": {"semantic": "meaning"}}]
+        return {"views": {"image": image, "text": {}, "meaning": meaning}, "terms": terms}
 
 
-class SkipMiddleStep(ComposedStep):
+class SkipMiddleStep(PresetStep):
     """The contrastive step plus the gates' penalty (arXiv 2506.21103), for models with ``gate: mirror`` in a tower."""
 
-    @checked
-    def __init__(
-        self,
-        objective: Objective,
+    @staticmethod
+    def recipe(
+        image: Settings,
         *,
-        steps: int,
-        seed: int,
         start: Share = 1.0,
         end: Share = 0.5,
         rule: Rule = "proportional",
         gain: Positive = 1e-3,
         dead_zone: NonNegative = 0.01,
-        keep_patches: Part = 1.0,
-        full_last: Share = 0.0,
-    ) -> None:
+    ) -> Settings:
         """See ``GatePenalty`` and ``ImageView``."""
         gates = {"name": "gates", "start": start, "end": end, "rule": rule, "gain": gain, "dead_zone": dead_zone}
-        super().__init__(
-            objective,
-            steps=steps,
-            seed=seed,
-            views={"image": {"keep_patches": keep_patches, "full_last": full_last}, "text": {}},
-            terms=[OWN, gates],
-        )
+        return {"views": {"image": image, "text": {}}, "terms": [OWN, gates]}
 
 
-class SpecsStep(ComposedStep):
+class SpecsStep(PresetStep):
     """The contrastive step, and the two hinges of SPECS on captions cut into pieces (arXiv 2509.03897).
 
     See ``GrowingDetails`` for the texts and ``DetailHinges`` for the hinges; all texts go through the tower in one
@@ -196,32 +172,18 @@ class SpecsStep(ComposedStep):
     directions: text_to_image}``.
     """
 
-    @checked
-    def __init__(
-        self,
-        objective: Objective,
+    @staticmethod
+    def recipe(
+        image: Settings,
         *,
-        steps: int,
-        seed: int,
         lambda_contrast: NonNegative = 1.0,
         lambda_detail: NonNegative = 8.0,
         lambda_neg: NonNegative = 0.8,
         margin: NonNegative | None = None,
         shuffled_first: Share = 0.9,
-        keep_patches: Part = 1.0,
-        full_last: Share = 0.0,
-    ) -> None:
+    ) -> Settings:
         """See ``SpecsLoss``, ``GrowingDetails`` and ``ImageView``; ``lambda_contrast`` weighs the objective."""
         growing = {"source": "text", "rewrite": {"name": "growing", "shuffled_first": shuffled_first}}
         details = {"name": "details", "lambda_detail": lambda_detail, "lambda_neg": lambda_neg, "margin": margin}
-        super().__init__(
-            objective,
-            steps=steps,
-            seed=seed,
-            views={
-                "image": {"keep_patches": keep_patches, "full_last": full_last},
-                "text": {},
-                "growing": growing,
-            },
-            terms=[{"name": OWN, "weight": lambda_contrast}, details],
-        )
+        terms = [{"name": OWN, "weight": lambda_contrast}, details]
+        return {"views": {"image": image, "text": {}, "growing": growing}, "terms": terms}
