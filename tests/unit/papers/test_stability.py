@@ -299,7 +299,8 @@ class TestKept:
         assert {cell[1:3] for cell in cells} == {("clean", "none"), ("clean", "zclip"), ("scaled_loss", "zclip")}
         assert len(again) == len(cells) == 9
         some = [one for one in runs if (one.model, one.fault, one.guard, one.seed) in cells]
-        both = results.result(again, some, costs={"zclip": COSTS["zclip"]}, stored=stored)
+        near = [replace(one, final=2.501 + 0.01 * one.seed) if one.guard == "none" else one for one in some]
+        both = results.result(again, near, costs={"zclip": COSTS["zclip"]}, stored=stored)
         assert both["rows"] == found["rows"]
         assert both["runs"] == found["runs"]
         assert both["cpu_seconds"] == found["cpu_seconds"] + len(some)

@@ -121,7 +121,8 @@ def rows(outcomes: Sequence[BenchRun], *, kept: Sequence[GuardRow] = ()) -> list
     finals = {key: tuple(_final(one) for one in runs) for key, runs in cells.items()}
     found = list(kept)
     for row in kept:
-        again = finals.setdefault((row.model, row.fault, row.guard), row.final)
+        key = (row.model, row.fault, row.guard)
+        again, finals[key] = finals.get(key, row.final), row.final
         if any(abs(new - old) > TIE for new, old in zip(again, row.final, strict=True)):
             raise InputError(
                 f"{row.model}, {row.fault}, {row.guard}: its seeds now end at {_said(again)} nats, the stored result "
