@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tether.core.errors import InputError
 
@@ -19,17 +19,18 @@ BYTES = 16
 def model_digest(model: nn.Module) -> str:
     """32 hex digits of BLAKE2b over every weight's name, type, shape and bytes, and what decides its outputs besides.
 
-    That is how images are prepared and what the module's ``behaviour()`` says in plain values, if it has one (modules
-    of other libraries and composed encoders do). Equal for every copy of the same weights on any device; about one
-    second for a gigabyte of weights.
+    That is how images are prepared, and what ``behaviour()`` says in plain values for each module inside that has it
+    (encoders of other libraries and composed ones do). Equal for every copy of the same weights on any device; about
+    one second for a gigabyte of weights.
     """
     import torch
 
     found = hashlib.blake2b(digest_size=BYTES)
     found.update(repr(getattr(model, "image_spec", None)).encode())
-    behaviour = getattr(model, "behaviour", dict)()
-    if behaviour:
-        found.update(json.dumps(behaviour, sort_keys=True, default=str).encode())
+    for name, part in model.named_modules():
+        behaviour: Callable[[], dict[str, Any]] | None = getattr(part, "behaviour", None)
+        if behaviour is not None:
+            found.update(f"\x00{name}\x00{json.dumps(behaviour(), sort_keys=True, default=str)}".encode())
     for name, value in sorted(model.state_dict().items()):
         plain = value.detach().cpu().contiguous()
         found.update(f"\x00{name}\x00{plain.dtype}\x00{tuple(plain.shape)}\x00".encode())

@@ -87,6 +87,7 @@ def test_sides_of_wrapped_encoders(tmp_path, image, text):
     eyes, words = (ENCODERS[name](tmp_path / name) for name in (image, text))
     model = compose(image=str(tmp_path / image), text=str(tmp_path / text)).eval()
     again = tether.load(tether.save(model, tmp_path / "saved"))
+    assert model_digest(again) == model_digest(model)
     pixels = torch.zeros(1, 3, *eyes.image_spec.size, dtype=torch.uint8)
     ids = words.tokenizer(TEXTS)
     assert torch.equal(again.tokenizer(TEXTS), ids)
@@ -115,6 +116,7 @@ def test_the_digest_sees_how_towers_are_read(towers):
     )
     assert all(torch.equal(a, b) for a, b in zip(cls.state_dict().values(), mean.state_dict().values(), strict=True))
     assert model_digest(cls) != model_digest(mean)
+    assert model_digest(torch.nn.Sequential(cls)) != model_digest(torch.nn.Sequential(mean))
     before = model_digest(cls)
     cls.parts.image.lock_("tuned")
     assert model_digest(cls) == before
