@@ -74,8 +74,10 @@ def test_publishing_runs_only_what_the_stored_result_lacks(call, tmp_path, monke
     finals = {(row["model"], row["fault"], row["guard"]): row["final"] for row in whole["rows"]}
     trace = RunTrace(losses=(1.0,) * 120, norms=(1.0,) * 120, thresholds=(1.0,) * 120, scales=(1.0,) * 120, skipped=())
 
+    asked = []
+
     def outcomes(wanted, **settings):
-        assert list(wanted.new) == ["zclip"]
+        asked.append(list(wanted.new))
         return [
             BenchRun(
                 model, fault, guard.name, seed, end := finals[model, fault, guard.name][seed], ((120, end),), trace, 1.0
@@ -95,6 +97,11 @@ def test_publishing_runs_only_what_the_stored_result_lacks(call, tmp_path, monke
     assert "fingerprint" in found["guards"]["zclip"]
     assert guide.filled((root / guide.GUIDE).read_text(), found) == (root / guide.GUIDE).read_text()
     assert "every row of results/stability.json stands" in call("bench", "stability", "--publish").out
+    assert asked == [["zclip"]]
+    result.write(root / guide.RESULT, {**found, "guards": {**found["guards"], "gone": found["guards"]["zclip"]}})
+    call("bench", "stability", "--publish", "--out", tmp_path / "out")  # one that is no longer there leaves the table
+    assert asked == [["zclip"], []]
+    assert "gone" not in result.read(root / guide.RESULT)["guards"]
 
 
 def test_the_name_of_a_clipper_is_short_for_the_setting(call):

@@ -75,7 +75,7 @@ def command(
     stored = results.read(root / guides.RESULT) if root and (root / guides.RESULT).is_file() and not fresh else None
     if stored and not bench.are_cached(wanted):
         wanted = replace(wanted, kept=results.standing(stored, wanted))
-        if not wanted.new:
+        if not wanted.new and stored["guards"].keys() == wanted.guards.keys():
             say(f"every row of {guides.RESULT} stands; --fresh measures them again")
             return
         say(f"kept from {guides.RESULT}: {', '.join(wanted.kept) or 'nothing'}", err=True)
