@@ -142,7 +142,7 @@ def test_many_bad_rows_in_what_is_tried_again_are_no_bad_source(tmp_path):
         make(source, tmp_path, strict=True)
     with pytest.raises(InputError, match=r"more than 50%"):
         make(Shades(names(200), lost=names(100)), tmp_path / "other")
-    with pytest.raises(InputError, match=r"all 4 rows are bad, the latest: k3: not an image"):
+    with pytest.raises(InputError, match=r"all 4 rows are bad, the latest: not an image"):
         make(Shades(names(4), lost=names(4)), tmp_path / "all")
 
 
