@@ -34,6 +34,10 @@ _PACKAGES = ("train",)
 __all__ = ["__version__", "classify", "embed", "eval", "export", "load", "save", "search", "train"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> object:
     if name in _LAZY:
         module, attribute = _LAZY[name]

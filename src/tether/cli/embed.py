@@ -17,7 +17,7 @@ def command(
     out: Annotated[Path, typer.Option(help="FILE.parquet, or a folder for parts.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward.")] = 64,
     thumbnail: Annotated[int, typer.Option(min=0, help="Longest side of the JPEG kept beside each; 0 keeps none.")] = 0,
-    part_rows: Annotated[int, typer.Option(min=1, help="Rows of one part: the most a kill costs.")] = 2048,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows of one part: the most a kill costs.")] = 256,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         typer.Option(help="Of the forward; auto takes bfloat16 where it is faster and gives the same vectors."),

@@ -42,9 +42,9 @@ def command(
     """Measure a model on a source: retrieval, zero-shot, geometry, CLIPScore.
 
     Examples:
-      tether eval runs/mine photos/
+      tether eval runs/mine other-photos/
       tether eval open_clip:ViT-B-32/laion2b_s34b_b79k photos.csv --measure retrieval
-      tether eval runs/mine photos/ --json mine.json
+      tether eval runs/mine other-photos/ --json mine.json
     """
     from tether import load
     from tether.cli.screen import bars
@@ -52,6 +52,7 @@ def command(
     from tether.data import open_source
     from tether.evaluate import evaluate
     from tether.evaluate.suite import MEASURES
+    from tether.workflows.learnt import remark
 
     check_new(json, existing=existing, where="--json")
     beside = Path("eval" if json in (None, STDOUT) else str(json))
@@ -80,6 +81,8 @@ def command(
             on_bad=bad,
             on_progress=lambda done, _: bar.update(task, completed=done),
         )
+    if learnt := remark(model, rows):
+        say(learnt, err=True)
     if json != STDOUT:
         _show(result, title=f"{model} on {source}")
     if bad.exists():

@@ -56,9 +56,12 @@ def command(
     from tether.core.protocols import DualEncoder
     from tether.data import open_source
     from tether.evaluate.inspect.runner import inspect_model
+    from tether.workflows.learnt import remark
 
     check_new(json, existing=existing, where="--json")
     rows = open_source(pairs, where="--pairs")
+    if learnt := remark(model, rows):
+        say(learnt, err=True)
     encoder = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
     with bars() as bar:
         task = bar.add_task("embedding the pairs", total=None)

@@ -101,8 +101,11 @@ def summarise(done: TrainedRun, *, before: bool = False) -> None:
     if before:
         say(f"{folder}: this run was finished before, and nothing was done; it said:")
     skipped = f", {result.skipped} skipped" if result.skipped else ""
-    what = f"{result.steps} steps{skipped}" if result.steps else "fitted"
-    say(f"{what} in {result.seconds:.0f} s ({result.images_per_second:.0f} images a second)")
+    if result.steps:
+        rate = f"{result.images_per_second:.0f} images a second"
+        say(f"{result.steps} steps{skipped} in {result.seconds:.0f} s ({rate})")
+    else:
+        say(f"fitted in {result.seconds:.0f} s")
     if done.source:
         counts = [f"{result.metrics.get(name, 0):,.0f}" for name in ("images", "texts")]
         say(f"held out, {done.source}: {counts[0]} images, {counts[1]} captions")

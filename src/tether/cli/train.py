@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from tether.workflows.train import Prepared, TrainedRun
 
 COMPARE = "compare"
+_SETTING = re.compile(r"[A-Za-z_][\w.]*=")
+"""How ``key=value`` begins; ``csv:path=pairs.csv`` is a source."""
 
 
 def command(
@@ -66,7 +69,7 @@ def command(
     from tether.workflows.train import prepare
 
     given = list(overrides or [])
-    if data is not None and "=" in data and not Path(data).exists():
+    if data is not None and _SETTING.match(data) and not Path(data).exists():
         given, data = [data, *given], None
     if data is not None and data.lower().endswith((".yaml", ".yml")):
         if recipe is not None:

@@ -106,7 +106,7 @@ class Loader:
         if held is not None and len(held) < batch_size:
             what = "the data set is empty" if not held and not self.bad.seen else f"only {len(held)} good rows"
             why = f" ({self.bad.seen} bad ones, the latest: {self.bad.latest})" if self.bad.seen else ""
-            raise InputError(f"{source.name}: {what}; one batch needs {batch_size}{why}")
+            raise InputError(f"{source.name}: {what}; one batch needs {batch_size} (batch_size){why}")
         self._held = held
         self.rows = None if held is None else len(held)
         self.batches_per_epoch = None if held is None else len(held) // batch_size

@@ -28,6 +28,7 @@ _SHAPE = {
     "high": _NUMBER,
     "chance": _NUMBER,
     "train": (*_NUMBER, None),
+    "before": (*_NUMBER, None),
     "scratch": bool,
     "next": [str],
 }
@@ -49,6 +50,7 @@ class Meaning:
         high: upper end.
         chance: what a model that knows nothing reaches.
         train: the same share among equally many images that were learnt from; None where it was not measured.
+        before: the held-out share before maps were fitted; None where the model was trained in steps.
         scratch: whether the model began with random weights.
         next: commands to go on with.
     """
@@ -64,6 +66,7 @@ class Meaning:
     high: float
     chance: float
     train: float | None
+    before: float | None
     scratch: bool
     next: list[str]
 
@@ -82,11 +85,15 @@ class Meaning:
         found = f"{self.held_out:.0%} of the captions ({self.low:.0%} to {self.high:.0%}; chance {self.chance:.0%})"
         first = "put their image first" if self.depth == 1 else f"find their image among the first {self.depth}"
         yield f"Among {self.pool:,} held-out images of {self.source}, {found} {first}."
+        if self.before is not None:
+            yield f"Before the fit the same towers found {self.before:.0%}."
         if not self.learnt:
             yield "That is not clearly better than chance: the model cannot be used on new images."
         if self.train is not None:
             known = f"Among as many images that it learnt from, {self.train:.0%} do"
-            if self.by_heart:
+            if self.pool < _FEW_HELD_OUT:
+                yield f"{known}; with so few, that says little about whether it learnt them by heart."
+            elif self.by_heart:
                 yield f"{known}: it has learnt its pairs by heart; the held-out figure is what new images will see."
             else:
                 yield f"{known}, so it has not learnt them by heart."

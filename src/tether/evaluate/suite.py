@@ -19,6 +19,7 @@ from tether.evaluate.bootstrap import interval
 from tether.evaluate.clip_score import PREFIX, clip_score
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.geometry import alignment, effective_rank, modality_gap, uniformity
+from tether.evaluate.groups import wilson
 from tether.evaluate.retrieval import Depths, chance, ranks
 from tether.evaluate.zero_shot import logits, zero_shot
 from tether.models.embed import encode_texts
@@ -198,7 +199,15 @@ class _Means:
     def intervals(self, *, resamples: int, seed: int) -> dict[str, float]:
         if not self.names:
             return {}
-        bounds = interval(np.stack(self.sums, 1), counts=np.stack(self.counts, 1), resamples=resamples, seed=seed)
+        sums, counts = np.stack(self.sums, 1), np.stack(self.counts, 1)
+        bounds = interval(sums, counts=counts, resamples=resamples, seed=seed)
+        for column in np.flatnonzero(
+            bounds[:, 0] == bounds[:, 1]
+        ):  # all right or all wrong: drawing again tells nothing
+            asked, value = int((counts[:, column] > 0).sum()), float(bounds[column, 0])
+            if value in (0.0, 1.0):
+                found = wilson(round(value) * asked, n=asked)
+                bounds[column] = found.low, found.high
         return {
             f"{name}_{side}": float(bounds[row, column])
             for row, name in enumerate(self.names)

@@ -19,6 +19,10 @@ Thing = str | bytes | Path | np.ndarray | Tensor | Any
 """A text, or an image: also one of PIL, which is not imported for a type."""
 
 
+_LONGEST_NAME = 1024
+"""Characters of a text up to which it may be meant as a path."""
+
+
 class Embeds:
     """Gives a ``DualEncoder`` its method ``embed``."""
 
@@ -27,9 +31,8 @@ class Embeds:
         """Images and texts to rows of length 1, in the order given.
 
         Args:
-            things: one or several, mixed as you like. Images are paths (``pathlib.Path``, or a ``str`` that names an
-                image file which exists), PIL images, encoded bytes, and uint8 pixels (h, w, 3); any other ``str`` is a
-                text.
+            things: one or several, mixed as you like. Images are paths (``pathlib.Path``, or a ``str`` that ends like
+                an image file), PIL images, encoded bytes, and uint8 pixels (h, w, 3); any other ``str`` is a text.
             batch_size: images or texts in one forward.
 
         Returns:
@@ -71,7 +74,12 @@ def _image_of(thing: Any, *, where: str) -> ImageLike | None:
     from tether.data.paths import is_image_file
 
     if isinstance(thing, str):
-        return Path(thing) if is_image_file(thing) and Path(thing).is_file() else None
+        named = is_image_file(thing) and len(thing) < _LONGEST_NAME
+        if named and not Path(thing).is_file():
+            raise InputError(f"{where} (counted from 0): {thing}: named like an image, and there is no such file")
+        if not named and "/" in thing and len(thing) < _LONGEST_NAME and Path(thing).is_dir():
+            raise InputError(f"{where} (counted from 0): {thing}: a folder; tether.embed takes folders")
+        return Path(thing) if named else None
     if isinstance(thing, (bytes, Path)):
         return thing
     if isinstance(thing, Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from tether.models.wrapped_encoders import WrappedEncoder
 
 _HINT = (
-    "expected a folder that tether, open_clip or transformers wrote, open_clip:ARCHITECTURE/WEIGHTS, or hf:OWNER/NAME"
+    "expected a folder that tether, open_clip or transformers wrote, starter, open_clip:ARCHITECTURE/WEIGHTS, or "
+    "hf:OWNER/NAME"
 )
 
 
@@ -107,11 +109,17 @@ def chosen_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
+def _near(path: Path) -> str:
+    """A suggestion for a name that is nearly one of ours."""
+    near = difflib.get_close_matches(path.name, ["starter", *PRESETS], n=1) if len(path.parts) <= 1 else []
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
 def _from_path(path: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     if path.is_file():
         return _from_file(path)
     if not path.is_dir():
-        raise InputError(f"{path}: no such model; {_HINT}")
+        raise InputError(f"{path}: no such model; {_near(path)}{_HINT}")
     step_of_run = path.name.startswith("step-") and (path.parent.parent / CONFIG_FILE).is_file()
     if step_of_run or (path / CONFIG_FILE).is_file():
         return _own(path, random_weights=random_weights)

@@ -24,7 +24,7 @@ from tether.data.features.parts import Refuse, make_parts
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 
-PART_ROWS = 256
+PART_ROWS = 64
 """Images of one part: the most that a kill costs."""
 _BATCH = 32
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from tether.train.result import Result, read_result
 from tether.train.run_files import BAD_ROWS, ENVIRONMENT, METRICS, SUMMARY
 from tether.train.tower_features import TowerFeatures, tower_features
 
+RECALL = re.compile(r"text_to_image_r\d+")
 FITS: Mapping[str, type[Any]] = {"maps": MapFit}
 """What ``RunConfig.fit`` may name."""
 _USED = ("data", "model", "fit", "evaluate", "seed", "size", "workers", "strict")
@@ -71,11 +73,19 @@ def fit(
             strict=config.strict,
             on_progress=on_progress,
         )
+        if len(rows.keys) < 4 * part.folds:
+            raise InputError(
+                f"{len(rows.keys)} images to learn from: at least {4 * part.folds} are needed to fit maps (fit.folds); "
+                f"with fewer, use {config.model['load']} as it is: tether search PHOTOS --model {config.model['load']}"
+            )
         made = part.fit(model, rows.image, rows.text, owners=rows.owner).model.eval()
         seconds = time.perf_counter() - start
         save(made, folder)
         write_json(folder / ENVIRONMENT, describe_environment() | {"processes": 1})
         metrics = {} if evaluate is None else evaluate(made)
+        if evaluate is not None:
+            before = evaluate(model.eval())
+            metrics |= {f"before_{key}": before[key] for key in before if RECALL.fullmatch(key)}
         record = {"step": 0, "eval": metrics, "seconds": seconds}
         log = Logbook(folder / METRICS, steps_done=0)
         log.write(record)

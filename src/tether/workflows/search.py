@@ -31,7 +31,7 @@ THUMBNAIL = 192  # pixels of the longest side of what is kept of an image
 Progress = Callable[[int, int | None], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Found:
     """What was found.
 
@@ -67,6 +67,11 @@ class Found:
             return "no row passes the filter"
         best, at = self.nearest[query], self.cutoff.threshold
         return f"nothing found: the best of {self.images:,} images scores {best:.3f}, the cutoff is {at:.3f}"
+
+    def __repr__(self) -> str:
+        """Queries and their best hits."""
+        best = (f"{query!r}: {hits[0].key} {hits[0].score:.3f}" for query, hits in self.hits.items() if hits)
+        return f"Found({', '.join([*best, f'{self.images:,} images'])})"
 
     def _repr_html_(self) -> str:
         rows = [f"<p>{escape(line)}</p>" for line in self.remarks()]

@@ -11,7 +11,9 @@ from typing import Any, cast
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.recipes import find
-from tether.data import open_source
+from tether.core.yaml_files import parse_yaml
+from tether.data import SOURCES, open_source
+from tether.data.opening import kind_of
 from tether.data.survey import survey
 from tether.data.words import count_words
 from tether.evaluate import evaluate
@@ -25,6 +27,7 @@ from tether.train.run import train as run
 from tether.workflows.calibration import digest_of, keep_cutoffs
 from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit
+from tether.workflows.learnt import held_out_word
 from tether.workflows.plan import TrainingPlan, plan
 
 BOOTSTRAP = 1000
@@ -123,7 +126,7 @@ def prepare(
     seed: int = 0,
 ) -> Prepared:
     """The settings of a run; arguments are those of ``train``."""
-    spec = str(data) if isinstance(data, Path) else data
+    spec, settings = _with_columns(str(data) if isinstance(data, Path) else data, settings)
     given = {key: value for key, value in {"data": spec, "model": start and {"load": start}}.items() if value}
     if recipe is not None or spec is None:
         path = None if recipe is None else find(recipe)
@@ -134,6 +137,18 @@ def prepare(
     chosen = plan(found, data=spec, start=start, seed=seed or first.seed)
     config = load_config(values=chosen.recipe, overrides=settings)
     return Prepared(_checked(config), list(found.lines()), chosen)
+
+
+def _with_columns(
+    spec: str | Mapping[str, Any] | None, settings: Sequence[str]
+) -> tuple[str | Mapping[str, Any] | None, Sequence[str]]:
+    """The source with its own settings, such as ``data.image=COLUMN``; and the other settings."""
+    own = {one.partition("=")[0].removeprefix("data."): one for one in settings if one.startswith("data.")}
+    if not own or not isinstance(spec, str) or spec.partition(":")[0] in SOURCES:
+        return spec, settings
+    values = {key: parse_yaml(one.partition("=")[2], where=f"setting {one!r}") for key, one in own.items()}
+    named = {"name": kind_of(spec, where="data"), "path": spec, **values}
+    return named, [one for one in settings if not one.startswith("data.")]
 
 
 def _checked(config: RunConfig) -> RunConfig:
@@ -225,8 +240,9 @@ def _meaning(config: RunConfig, result: Result, *, name: str, out: Path, device:
         high=high,
         chance=chance,
         train=known if pool >= 2 else None,
+        before=result.metrics.get(f"before_text_to_image_r{depth}"),
         scratch=scratch,
-        next=_next(config, out=out),
+        next=_next(config, out=out, learnt=low > chance),
     )
 
 
@@ -235,11 +251,13 @@ def _scratch(config: RunConfig) -> bool:
     return not {"load", "image"} & config.model.keys()
 
 
-def _next(config: RunConfig, *, out: Path) -> list[str]:
-    data = config.data.get("source") if isinstance(config.data, dict) else config.data
-    name = data if isinstance(data, str) else "photos/"
-    found = [
-        f'tether search {name} "a dog on a beach" --model {out} --html found.html',
-        f"tether inspect {out} --pairs {name}",
-    ]
-    return found if not _scratch(config) else [f"tether train {name} --out {out}-from-starter", *found]
+def _next(config: RunConfig, *, out: Path, learnt: bool) -> list[str]:
+    """What to do with the model; one that learnt nothing is not to be used."""
+    split = config.data if isinstance(config.data, dict) else {}
+    name = split.get("source") if split.get("name") == "split" else config.data
+    source = name if isinstance(name, str) else "photos/"
+    pairs = held_out_word(source, split) if split.get("name") == "split" else "PAIRS"
+    found = [] if not _scratch(config) else [f"tether train {source} --out {out}-from-starter"]
+    if learnt:
+        found.append(f'tether search {source} "a dog on a beach" --model {out} --html found.html')
+    return [*found, f"tether inspect {out} --pairs {pairs}"]

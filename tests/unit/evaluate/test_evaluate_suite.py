@@ -64,7 +64,7 @@ def test_perfect_model_scores_perfectly():
     result = evaluate(ColourModel(), source, bootstrap=50)
     assert (result["images"], result["texts"], result["classes"]) == (3, 6, 3)
     assert result["text_to_image_r1"] == result["zero_shot_top1"] == result["zero_shot_mean_per_class"] == 1
-    assert result["image_to_text_r1_low"] == result["image_to_text_r1_high"] == 1
+    assert result["image_to_text_r1_low"] < result["image_to_text_r1_high"] == 1  # three images do not say more
     assert 0 < result["clip_score"] <= 2.5
     assert result["clip_score_low"] <= result["clip_score"] <= result["clip_score_high"]
     assert result["gap_squared"] == pytest.approx(result["gap_distance"] ** 2, rel=1e-5)

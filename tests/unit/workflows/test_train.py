@@ -12,11 +12,13 @@ from PIL import Image
 
 import tether
 from tether.core.errors import InputError
+from tether.data import open_source
 from tether.data.survey import RowCount, Survey
 from tether.evaluate.meaning import Meaning, depth_for, read_meaning
 from tether.models.presets import create
 from tether.models.save import save
 from tether.train.config import load_config
+from tether.workflows.learnt import remark
 from tether.workflows.plan import FEW, MANY, plan
 from tether.workflows.train import prepare
 
@@ -169,7 +171,7 @@ def test_unknown_measure_to_keep_by(photos, tmp_path):
 def meaning(**changes) -> Meaning:
     values = {
         "source": "photos", "images": 585, "captions": 2925, "epochs": 80.0, "pool": 65, "depth": 10, "held_out": 0.16,
-        "low": 0.12, "high": 0.2, "chance": 0.154, "train": 0.95, "scratch": True, "next": [],
+        "low": 0.12, "high": 0.2, "chance": 0.154, "train": 0.95, "before": None, "scratch": True, "next": [],
     }  # fmt: skip
     return Meaning(**{**values, **changes})
 
@@ -215,3 +217,46 @@ def test_results_are_escaped(tmp_path, clip):
     labels = tether.classify(folder, ["<i>", "cat"], model=clip)
     assert sum(labels.counts().values()) == 2
     assert "<i>" not in labels._repr_html_()
+
+
+def test_a_source_with_settings_is_no_override_and_columns_can_be_named(photos, clip, tmp_path):
+    table = tmp_path / "liste.csv"
+    rows = [f"{photos}/{name}{n}.png;{name} an der Wand, {n}" for name in COLOURS for n in range(10)]
+    table.write_text("\n".join(["Datei;Beschreibung", *rows]))
+    settings = ["data.image=Datei", "data.caption=Beschreibung", f"data.root={photos}"]
+    config = prepare(str(table), start=clip, settings=settings).config
+    assert config.data["source"]["image"] == "Datei"
+    done = tether.train(str(table), out=tmp_path / "run", start=clip, settings=settings)
+    assert done.meaning.images == 36
+    assert done.meaning.before is not None
+
+
+def test_who_is_measured_on_what_it_learnt_is_told(photos, clip, tmp_path):
+    out = tmp_path / "run"
+    done = tether.train(photos, out=out, start=clip)
+    said = remark(str(out), open_source(str(photos)))
+    assert "learnt from most of" in said
+    word = said.rpartition(": ")[2]
+    assert open_source(word).images == 4
+    assert f"--pairs {word}" in done.meaning.next[-1]
+    assert remark(str(out), open_source("digits")) == ""
+    assert remark("starter", open_source(str(photos))) == ""
+
+
+def test_one_of_all_right_has_an_interval(photos, clip, tmp_path):
+    done = tether.train(photos, out=tmp_path / "run", start=clip).result.metrics
+    assert done["text_to_image_r10"] == 1
+    assert done["text_to_image_r10_low"] < 0.6
+
+
+@pytest.mark.parametrize("thing", ["no/such/photo.jpg", "IMG_1.JPG"])
+def test_a_mistyped_path_is_no_text(thing):
+    with pytest.raises(InputError, match="named like an image"):
+        tether.load("tiny", random_weights=True).embed([thing])
+
+
+def test_too_few_to_fit_says_what_works(photos, clip, tmp_path):
+    table = tmp_path / "few.csv"
+    table.write_text("image,caption\n" + "".join(f"{photos}/red{n}.png,a wall {n}\n" for n in range(10)))
+    with pytest.raises(InputError, match=r"9 images to learn from: at least 20 .* tether search PHOTOS --model"):
+        tether.train(str(table), out=tmp_path / "run", start=clip, settings=[f"data.root={photos}"])

@@ -33,6 +33,8 @@ THUMBNAIL = 56  # pixels; shown at up to twice that
 MOST_ROWS = 2000
 """Rows looked at for the galleries and the map, from the first."""
 MOST_BYTES = 3_000_000
+_EASY = 0.5
+"""Chance above which a recall says too little to stand at the top."""
 LABELS = ("label", "group")
 """Columns that may hold a class, in this order."""
 
@@ -236,7 +238,7 @@ def _highlights(numbers: dict[str, float], run: RunFolder) -> list[tuple[str, st
         ("text_to_image_r1", "text to image, R@1"),
         ("zero_shot_top1", "zero-shot, top-1"),
     ):
-        if key in numbers:
+        if key in numbers and numbers.get(f"{key}_chance", 0.0) <= _EASY:
             found.append((metric_names.shown(key, numbers[key]), name, metric_names.beside(key, numbers)))
     losses = [record["loss"] for record in run.records if record.get("loss") is not None]
     if losses:

@@ -113,7 +113,7 @@ def files_of(path: Path) -> list[Path]:
     found = sorted(path.glob("*.parquet")) if path.is_dir() else []
     if not found:
         what = "holds no .parquet file" if path.is_dir() else "no such file or folder"
-        raise InputError(f"{path}: {what}; make embeddings with: tether embed SOURCE --model MODEL --out {path}")
+        raise InputError(f"{path}: {what}; make one with: tether embed SOURCE --model MODEL --out FILE.parquet")
     return found
 
 

@@ -1,0 +1,48 @@
+"""Whether pairs that a model is measured on are those that it learnt from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tether.core.errors import InputError
+from tether.core.protocols import Source
+from tether.core.yaml_files import read_yaml
+from tether.data import open_source
+from tether.train.run_files import CONFIG
+
+
+def remark(model: str, source: Source) -> str:
+    """One sentence where a run learnt from a source, or the empty string.
+
+    Args:
+        model: what the model was loaded by; a run's folder says what it learnt from.
+        source: what it is measured on.
+    """
+    path = Path(model) / CONFIG
+    if not path.is_file():
+        return ""
+    try:
+        values = read_yaml(path)
+        data = values.get("data") if isinstance(values, dict) else None
+        part = isinstance(data, dict) and data.get("name") == "split" and data.get("part") == "train"
+        whole = data.get("source") if part and isinstance(data, dict) else data
+        if not isinstance(whole, (str, dict)) or source.name != open_source(_local(whole)).name:
+            return ""
+    except InputError:
+        return ""
+    held = f"; held out was: {held_out_word(whole, data)}" if part and isinstance(whole, str) else ""
+    return f"{model} learnt from most of {source.name}, so these figures say little about new images{held}"
+
+
+def held_out_word(whole: str, split: Any) -> str:
+    """The held-out part of a split as one word of the command line."""
+    settings = "".join(f",{key}={value}" for key, value in split.items() if key not in ("name", "source", "part"))
+    return f"split:source={whole},part=held_out{settings}"
+
+
+def _local(spec: str | dict[str, Any]) -> str | dict[str, Any]:
+    """The same, unless it reaches out: a run's record is not followed to other machines."""
+    if "://" in str(spec) or str(spec).startswith("hf:") or "remote_images" in str(spec):
+        raise InputError("elsewhere")
+    return spec
