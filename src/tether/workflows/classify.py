@@ -58,6 +58,8 @@ class Labels:
 
     def _repr_html_(self) -> str:
         said = [*([self.cutoff.line(pool=len(self.labels))] if self.cutoff else []), *self.unseen]
+        if not self.calibrated:
+            said.append("Confidences are the model's own, not calibrated.")
         rows = "".join(
             f"<tr><td>{escape(name or 'none of these')}</td><td>{count:,}</td></tr>"
             for name, count in self.counts().items()
