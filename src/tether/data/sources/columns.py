@@ -106,13 +106,13 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(map(shortened, names[:_MOST_NAMES])) + more
 
 
-def check_depth(cell: object, *, levels: int = _DEEPEST) -> None:
+def check_depth(cell: object, *, where: str = "", levels: int = _DEEPEST) -> None:
     """Refuse a cell of lists and mappings that lie too deep in one another."""
     if isinstance(cell, (list, tuple, Mapping)):
         if not levels:
-            raise InputError(f"lists in more than {_DEEPEST} levels")
+            raise InputError(f"{where}lists in more than {_DEEPEST} levels")
         for each in cell.values() if isinstance(cell, Mapping) else cell:
-            check_depth(each, levels=levels - 1)
+            check_depth(each, where=where, levels=levels - 1)
 
 
 def texts_of(cell: Any) -> tuple[str, ...]:
