@@ -26,7 +26,8 @@ from tether.data.sources.columns import (
 )
 from tether.data.sources.columns import texts_of as captions_in
 
-_METADATA = ("metadata.jsonl", "metadata.csv", "captions.csv", "captions.tsv", "captions.txt")
+METADATA = ("metadata.jsonl", "metadata.csv", "captions.csv", "captions.tsv", "captions.txt")
+"""Names of tables that are read with a folder of images, in small letters."""
 _LONGEST = 1 << 22
 """Bytes of a text file beside an image, at most."""
 _FILE_COLUMNS = ("file_name", "filename", "file", *IMAGE)
@@ -79,7 +80,7 @@ class ImageFolderSource(IndexedSource):
         self._sidecars = {each.rpartition(".")[0]: each for each in visible if each.lower().endswith(".txt")}
         self._metadata: dict[str, tuple[list[str], Mapping[str, object]]] = {}
         self._problems: list[Row] = []
-        tables = [each for each in visible if each.rpartition("/")[2].lower() in _METADATA]
+        tables = [each for each in visible if each.rpartition("/")[2].lower() in METADATA]
         self._by_name: dict[str, str | None] = {}  # None where several images have the name
         for each in self._images:
             name = each.rpartition("/")[2]
