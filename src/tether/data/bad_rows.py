@@ -17,6 +17,8 @@ FIRST = 1000
 """How many rows are looked at before a source is trusted."""
 MOST_BAD = 0.5
 """Fraction of the first rows that may be bad; above it something is wrong with the source, not with its rows."""
+NO_CAPTION = ("no caption", "every caption is empty")
+"""What is wrong with a row whose image may be fine."""
 _LEAST = 32
 _LARGEST = 2**30  # bytes of a log
 
@@ -51,7 +53,9 @@ class BadRows:
 
     def nothing_good(self) -> str:
         """Why there is no good row, for a message."""
-        return f"all {self.seen} rows are bad, the latest: {self.latest}" if self.latest else "the data set is empty"
+        if not self.latest:
+            return "the data set is empty"
+        return f"all {self.seen} rows are bad, the latest: {self.latest}{self._advice(self.latest)}"
 
     def tried(self, rows: int) -> None:
         """Count rows that were looked at, bad ones included."""
@@ -96,8 +100,14 @@ class BadRows:
         if _LEAST <= self.seen <= FIRST and self._refused > MOST_BAD * self.seen:
             raise InputError(
                 f"{self.source}: {self._refused} of the first {self.seen} rows are bad, which is more than "
-                f"{MOST_BAD:.0%}; the latest: {reason}"
+                f"{MOST_BAD:.0%}; the latest: {reason}{self._advice(reason)}"
             )
+
+    def _advice(self, reason: str) -> str:
+        """Where captions may be, if a row had none."""
+        from tether.data.sources.advice import caption_advice
+
+        return caption_advice(self.source) if reason in NO_CAPTION else ""
 
 
 def named_in(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Source
 from tether.core.types import Row
-from tether.data.bad_rows import BadRows
+from tether.data.bad_rows import NO_CAPTION, BadRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,5 +173,5 @@ def reason_against(row: Row, *, need_text: bool) -> str | None:
     if row.image is None:
         return "no image"
     if need_text and not any(text.strip() for text in row.texts):
-        return "no caption" if not row.texts else "every caption is empty"
+        return NO_CAPTION[bool(row.texts)]
     return None

@@ -14,6 +14,7 @@ from tether.core.errors import InputError, MissingExtraError, installing
 from tether.core.protocols import Source
 from tether.core.types import ImageLike
 from tether.data.shuffle import reason_against
+from tether.data.sources.advice import caption_advice
 from tether.data.sources.split import digest_of
 
 _NAMED = 3
@@ -142,7 +143,8 @@ def survey(source: Source) -> Survey:
     if not counts:
         first = [*without.examples, *unusable.examples][:1]
         why = f"; the first: {first[0]}" if first else ""
-        raise InputError(f"{source.name}: no image with a caption among {without.count + unusable.count} rows{why}")
+        rows, advice = without.count + unusable.count, caption_advice(source.name)
+        raise InputError(f"{source.name}: no image with a caption among {rows} rows{why}{advice}")
     sizes.sort(key=lambda size: size[0] * size[1])
     return Survey(
         name=source.name,

@@ -87,7 +87,8 @@ def count_words(source: Source, *, digest: str, scratch: bool) -> WordCounts:
             for text in row.texts:
                 captions += bool(text.strip())
                 words.update({word for word in words_of(text) if not _UNSPACED.search(word)})
-    return WordCounts(digest, images, captions, scratch, dict(words.most_common()))
+    ordered = sorted(words.items(), key=lambda item: (-item[1], item[0]))
+    return WordCounts(digest, images, captions, scratch, dict(ordered))
 
 
 def read_words(folder: Path) -> WordCounts | None:

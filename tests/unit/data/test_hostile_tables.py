@@ -22,6 +22,7 @@ from tether.data.bad_rows import BadRows
 from tether.data.curate.pools.opening import open_pool
 from tether.data.loader import Loader, ordered
 from tether.data.shuffle import reason_against
+from tether.data.sources import caption_table
 from tether.data.sources.parquet_pages import Pages
 from tether.data.sources.webdataset import WebDatasetSource
 from tether.models import create
@@ -146,9 +147,89 @@ def test_one_bad_line_of_metadata_is_one_bad_row(tmp_path):
     (tmp_path / "metadata.csv").write_bytes(b"file_name,text,more\na.png,a cat,x\na.png,\xff,x\na.png,x,\xff\n,\x00,\n")
     good, *bad = rows_of(open_source(str(tmp_path)))
     assert (good.texts, len(bad)) == (("a cat",), 3)
-    (tmp_path / "metadata.csv").write_bytes(b'file_name,text\n"' + b"x" * (17 << 20))
-    with pytest.raises(InputError, match=r"metadata\.csv: after line 0: field larger"):
-        open_source(str(tmp_path))
+
+
+def captions(folder, text, *, name="captions.csv"):
+    """The rows of a folder with one image ``a.png`` and a table."""
+    (folder / "a.png").write_bytes(square())
+    (folder / name).write_text(text, encoding="utf-8", newline="")
+    return rows_of(open_source(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "where", "what"),
+    [
+        ('a.png,"two\na.png,three\n', 3, "a quote is not closed"),
+        ('a.png,"two\na.png,three\na.png,"four"\n', 3, "expected after"),
+        ("a.png," + "x" * (17 << 20) + "\na.png,three\n", 3, "a row of more than 16,777,216 characters"),
+        ('a.png,"' + "x" * (17 << 20) + "\na.png,three\n", 3, "a row of more than 16,777,216 characters"),
+        ('a.png,"x\n' + "y" * (17 << 20) + "\na.png,three\n", 3, "a row of more than 16,777,216 characters"),
+    ],
+)
+def test_a_quote_that_is_not_closed_is_one_bad_line(tmp_path, lines, where, what):
+    good, first, *_ = captions(tmp_path, f"image,caption\na.png,one\n{lines}")
+    assert (good.texts[0], "three" in good.texts) == ("one", True)
+    assert (first.key, what in first.bad) == (f"captions.csv:{where}", True)
+
+
+def test_a_caption_of_several_lines_and_a_long_one_are_read(tmp_path):
+    (row,) = captions(tmp_path, f'image,caption\na.png,"one\ntwo"\n\na.png,{"x" * 200_000}\n')
+    assert [len(text) for text in row.texts] == [7, 200_000]
+
+
+def test_quotes_that_are_never_closed_are_not_read_over_and_over(tmp_path, monkeypatch):
+    text = "image,caption\n" + 'a.png,"x\na.png,b\n' * 200 + 'a.png,"end'
+    good, *bad = captions(tmp_path, text)
+    assert (good.texts, len(bad)) == (("b",) * 200, 201)
+    monkeypatch.setattr(caption_table, "_MOST_AGAIN", 100)
+    good, *bad = captions(tmp_path, text)
+    assert len(bad) < 110
+
+
+def test_quotes_within_a_cell_are_read(tmp_path):
+    (row,) = captions(tmp_path, 'image,caption\na.png,"a "red" cat"\na.png,a 3" nail\na.png,"say ""cat"""\n')
+    assert row.texts == ('a red" cat"', 'a 3" nail', 'say "cat"')
+
+
+def test_many_bad_lines_are_named_up_to_a_number_and_counted(tmp_path):
+    good, *bad = captions(tmp_path, "image,caption\na.png,x\n" + "a,\n" * 200_000)
+    assert good.texts == ("x",)
+    assert len(bad) == 1001
+    assert bad[0].bad.endswith("captions.csv: line 3: it names 'a', which is not there")
+    assert bad[-1].bad == "199,000 lines more of the metadata files cannot be used"
+
+
+def test_more_lines_or_columns_than_are_read_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"captions\.csv: more than 10,000 columns"):
+        captions(tmp_path, ",".join(f"c{at}" for at in range(10_001)) + "\n" + "x\n" * 100)
+    (tmp_path / "captions.csv").unlink()
+    with pytest.raises(InputError, match=r"metadata\.jsonl: more than 10,000 columns"):
+        captions(tmp_path, "".join(f'{{"c{at}": 1}}\n' for at in range(10_001)), name="metadata.jsonl")
+    monkeypatch.setattr(caption_table, "_MOST_LINES", 100)
+    with pytest.raises(InputError, match=r"metadata\.jsonl: more than 100 lines"):
+        captions(tmp_path, "{}\n" * 101, name="metadata.jsonl")
+
+
+def test_deep_cells_of_metadata_are_bad_rows(tmp_path):
+    deep = "[" * 900 + "]" * 900
+    lines = ['"text": "fine", "n": [[1]]', f'"text": {deep}', f'"text": "b", "more": {deep}']
+    text = "".join(f'{{"file_name": "a.png", {line}}}\n' for line in lines)
+    good, *bad = captions(tmp_path, text, name="metadata.jsonl")
+    assert (good.texts, good.meta) == (("fine",), {"n": [[1]]})
+    assert ["line 2" in bad[0].bad, "line 3: column 'more': lists in more than 16" in bad[1].bad] == [True, True]
+
+
+def test_a_column_without_a_name_is_one(tmp_path):
+    (row,) = captions(tmp_path, ",file_name,caption\n0,a.png,one\n1,a.png,two\n")
+    assert (row.texts, row.meta) == (("one", "two"), {"": "1"})
+
+
+def test_long_cells_are_cut_in_messages(tmp_path):
+    _, bad = captions(tmp_path, f"image,caption\n{'x' * 100_000},one\n")
+    assert len(bad.bad) < 400 + len(str(tmp_path))
+    with pytest.raises(InputError, match=r"no column of images found.*csv:path=.*captions.csv,image=NAME") as caught:
+        captions(tmp_path, f"{'x' * 100_000},one\na,b\n")
+    assert len(str(caught.value)) < 600 + 2 * len(str(tmp_path))
 
 
 def test_a_file_whose_name_is_not_utf8_is_used_under_a_name_that_is(tmp_path):

@@ -15,6 +15,7 @@ from tether.data.bad_rows import BadRows
 from tether.data.images import decode
 from tether.data.opening import plain
 from tether.data.paths import files
+from tether.data.sources.columns import Reach, make_row
 from tether.data.sources.csv import CsvSource
 from tether.data.sources.hf import HuggingFaceSource
 from tether.data.sources.images import ImageFolderSource
@@ -188,6 +189,36 @@ def test_csv_without_header_rows_or_images(tmp_path, text, what):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(InputError, match=what):
         rows_of(CsvSource(str(tmp_path / "a.csv")))
+
+
+def test_usual_names_of_columns_in_other_languages(tmp_path):
+    (tmp_path / "p.png").write_bytes(some_png())
+    for header in ("file;caption;place", "Foto;Beschreibung;Ort", "bild;Titel;Ort", "imagen;descripción;lugar"):
+        (tmp_path / "a.csv").write_text(f"{header}\np.png;a cat;here\n", encoding="utf-8")
+        (row,) = rows_of(CsvSource(str(tmp_path / "a.csv")))
+        assert (row.texts, row.bad, row.image) == (("a cat",), "", tmp_path / "p.png")
+
+
+def test_long_names_and_many_columns_are_cut_in_errors(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(",".join(f"{at}{'x' * 300}" for at in range(50)) + "\n")
+    with pytest.raises(InputError, match=r"a\.csv,image=NAME,caption=NAME; known: 0x+\.\.\., .*and 10 more") as caught:
+        CsvSource(str(path))
+    assert "x" * 201 not in str(caught.value)
+    path.write_text(f"image,caption\n../{'y' * 3000},a\n{'z' * 100_000},b\n")
+    for row in rows_of(CsvSource(str(path))):
+        assert row.bad
+        assert len(row.bad) < 400 + len(str(tmp_path))
+
+
+def test_a_column_of_lists_in_lists_is_a_bad_row():
+    deep = []
+    for _ in range(900):
+        deep = [deep]
+    for captions, meta in (([deep], {}), (["a"], {"deep": deep}), (["a"], {"deep": {"er": deep}})):
+        row = make_row("k", image=None, captions=captions, meta=meta, reach=Reach(("",)))
+        assert "lists in more than 16 levels" in row.bad
+    assert make_row("k", image=None, captions=[[["a"], "b"]], meta={"n": [[1]]}, reach=Reach(("",))).texts == ("a", "b")
 
 
 # Folders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 
 from tether.core.errors import InputError
 from tether.data import open_source
+from tether.data.bad_rows import BadRows
+from tether.data.sources.advice import caption_advice
 from tether.data.sources.split import SplitSource
 from tether.data.survey import survey
 
@@ -92,6 +95,40 @@ def test_survey_without_a_pair(tmp_path):
     (folder / "captions.csv").unlink()
     with pytest.raises(InputError, match=r"no image with a caption among 2 rows; the first: 000.png: no caption"):
         survey(open_source(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "spec"),
+    [
+        ("list.csv", "Ort;Datei;Wort\nhier;{0};ein roter Hund\n", "csv:path={1}/list.csv,image=Datei,caption=Wort"),
+        ("Liste.TSV", "Bild\tLegende\n{0}\tein Hund\n", "csv:path={1}/Liste.TSV,image=Bild,caption=Legende"),
+        ("captions.csv", "file,Wort\n{0},ein Hund\n", "csv:path={1}/captions.csv,image=file,caption=Wort"),
+        ("sub/x.png", "", "images:path={1},template=a photo of a {{label}}"),
+    ],
+)
+def test_where_captions_may_be_is_said_in_words_that_work(tmp_path, name, text, spec):
+    folder, spec = photos(tmp_path / "photos", 2), spec.format("000.png", tmp_path / "photos")
+    (folder / "captions.csv").unlink()
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text.format("000.png"))
+    if name.endswith("png"):
+        (folder / name).write_bytes((folder / "000.png").read_bytes())
+    source = open_source(str(folder))
+    with pytest.raises(InputError) as caught:
+        survey(source)
+    account = BadRows(source.name)
+    account.add("000.png", "no caption")
+    for said in (str(caught.value), account.nothing_good()):
+        assert shlex.split(said[said.index("; captions from") :].partition(": ")[2]) == [spec]
+    assert survey(open_source(spec)).images == 1
+
+
+def test_nothing_is_said_of_captions_that_are_nowhere(tmp_path):
+    folder = photos(tmp_path / "photos", 2)
+    (folder / "captions.csv").write_text("image,caption\n000.png,\n")
+    (folder / "list.csv").write_bytes(b"\xff\x00\n")
+    for name in (str(folder), str(folder / "000.png"), "https://example.org/a", "emoji (held-out part)", "\0"):
+        assert caption_advice(name) == ""
 
 
 @pytest.mark.parametrize(

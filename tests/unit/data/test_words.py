@@ -30,6 +30,7 @@ def test_captions_are_counted_by_their_words():
     assert (found.images, found.captions) == (2, 4)
     assert (found.words["run"], found.words["a"]) == (1, 2)
     assert "狗在草地上" not in found.words
+    assert list(found.words) == ["a", "bus", "dog", "dogs", "grass", "on", "run", "two"]
 
 
 def test_words_in_either_number_and_in_scripts_without_spaces_are_not_called_unseen():

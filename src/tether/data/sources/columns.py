@@ -20,6 +20,7 @@ from tether.data.remote import fetch, is_public, read_url
 
 IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "image_bytes", "bytes", "filepath", "file_path")
 IMAGE += ("image_path", "img_path", "path", "file_name", "filename", "image_file", "image_url", "url")
+IMAGE += ("image_name", "file", "photo", "foto", "bild", "imagen")
 CAPTION = (
     "captions",
     "caption",
@@ -32,10 +33,24 @@ CAPTION = (
     "description",
     "prompt",
     "comment",
+    "beschreibung",
+    "titel",
+    "legende",
+    "légende",
+    "texte",
+    "descripcion",
+    "descripción",
 )
 KEY = ("key", "__key__", "uid")
 NONE = "none"
 """Said instead of a column's name: this table has no such column."""
+_DEEPEST = 16
+"""Levels of lists and mappings in a cell, at most; Parquet cannot read back what is much deeper."""
+_LONGEST_NAME = 200
+"""Characters of a name from a table that an error quotes, at most."""
+_MOST_NAMES = 40
+"""Columns that an error lists, at most."""
+_LONGEST_PATH = 4096
 
 
 def choose(name: str | None, *, guesses: Sequence[str], known: Iterable[str], what: str, where: str) -> str | None:
@@ -51,13 +66,21 @@ def choose(name: str | None, *, guesses: Sequence[str], known: Iterable[str], wh
     return next((lower[guess] for guess in guesses if guess in lower), None)
 
 
-def choose_image(name: str | None, *, known: Iterable[str], where: str) -> str | None:
-    """The column of images; there must be one unless ``none`` was said."""
+def choose_image(name: str | None, *, known: Iterable[str], where: str, spec: str) -> str | None:
+    """The column of images; there must be one unless ``none`` was said.
+
+    Args:
+        name: of the column; None guesses.
+        known: columns that are there.
+        where: name of the table.
+        spec: how the source is asked for, up to its settings, for the error.
+    """
     known = list(known)
     found = choose(name, guesses=IMAGE, known=known, what="image", where=where)
     if found is None and name != NONE:
         raise InputError(
-            f"{where}: no column of images found; say which one with image=NAME; known: {', '.join(known)}"
+            f"{where}: no column of images found; say which one it is: {spec}image=NAME,caption=NAME; "
+            f"known: {listed(known)}"
         )
     return found
 
@@ -72,8 +95,33 @@ def choose_captions(names: Sequence[str] | str, *, known: Iterable[str], where: 
     return tuple(name for name in chosen if name is not None)
 
 
+def shortened(name: str) -> str:
+    """A name from a table for an error, cut where it is long."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names of columns for an error, the first of them where there are many."""
+    more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(map(shortened, names[:_MOST_NAMES])) + more
+
+
+def check_depth(cell: object, *, where: str = "", levels: int = _DEEPEST) -> None:
+    """Refuse a cell of lists and mappings that lie too deep in one another."""
+    if isinstance(cell, (list, tuple, Mapping)):
+        if not levels:
+            raise InputError(f"{where}lists in more than {_DEEPEST} levels")
+        for each in cell.values() if isinstance(cell, Mapping) else cell:
+            check_depth(each, where=where, levels=levels - 1)
+
+
 def texts_of(cell: Any) -> tuple[str, ...]:
     """The captions in a cell: a text, UTF-8 bytes, a number, a list of them, or nothing."""
+    check_depth(cell)
+    return _texts_of(cell)
+
+
+def _texts_of(cell: Any) -> tuple[str, ...]:
     if cell is None or (isinstance(cell, float) and cell != cell):
         return ()
     if isinstance(cell, str):
@@ -86,7 +134,7 @@ def texts_of(cell: Any) -> tuple[str, ...]:
         except UnicodeDecodeError as error:
             raise InputError(f"the caption is not UTF-8 text: byte {error.start}") from None
     if isinstance(cell, (list, tuple)):
-        return tuple(text for item in cell for text in texts_of(item))
+        return tuple(text for item in cell for text in _texts_of(item))
     if isinstance(cell, (int, float)):
         return (str(cell),)
     raise InputError(f"expected a caption, got {type(cell).__name__}")
@@ -106,6 +154,8 @@ def image_of(cell: Any, *, reach: Reach) -> ImageLike | None:
 def make_row(key: str, *, image: Any, captions: Sequence[Any], meta: Mapping[str, object], reach: Reach) -> Row:
     """One row; what cannot be read becomes a row whose ``bad`` says why, for the reader to count."""
     try:
+        for cell in meta.values():
+            check_depth(cell)
         if not is_text(key) or not is_text(meta):
             raise InputError("its key or one of its columns is not UTF-8 text")
         texts = tuple(text for cell in captions for text in texts_of(cell))
@@ -144,8 +194,10 @@ class Reach:
             return self.found(Path(self.folders[0]) / name, named=name)
         if not is_url(name):
             if name.startswith("/"):
-                raise InputError(f"{name}: outside {self.folders[0]}; {_ROOT}")
+                raise InputError(f"{shortened(name)}: outside {self.folders[0]}; {_ROOT}")
             name = f"{self.folders[0].rstrip('/')}/{name}"
+        if len(name) > _LONGEST_PATH:
+            raise InputError(f"{shortened(name)}: not the name of a file")
         if "::" in name:
             raise InputError(f"{name}: chains of protocols (::) are not followed")
         parts = urlsplit(name)
@@ -167,12 +219,14 @@ class Reach:
             path: of the file.
             named: what the error calls it; empty says the path.
         """
-        named = named or str(path)
+        named = shortened(named or str(path))
         try:
+            if len(str(path)) > _LONGEST_PATH:
+                raise ValueError
             real = os.path.realpath(path)
             if any(_inside(real, folder) for folder in self.folders if not is_url(folder)):
                 return Path(path)
-        except (ValueError, OSError):  # a NUL, or half a surrogate pair
+        except (ValueError, OSError):  # a NUL, half a surrogate pair, or too long
             raise InputError(f"{named!r}: not the name of a file") from None
         raise InputError(f"{named}: outside {self.folders[0] or 'the data set'}; {_ROOT}")
 

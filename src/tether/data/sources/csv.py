@@ -72,7 +72,7 @@ class CsvSource(IndexedSource):
             if len(header) > _MOST_COLUMNS:
                 raise InputError(f"{each}: {len(header)} columns; at most {_MOST_COLUMNS} are read")
             self._headers.append(header)
-            self._image = choose_image(image, known=header, where=each)
+            self._image = choose_image(image, known=header, where=each, spec=f"csv:path={each},")
             self._captions = choose_captions(caption, known=header, where=each)
             self._key = choose(key, guesses=KEY, known=header, what="key", where=each)
 

@@ -85,7 +85,11 @@ class HuggingFaceSource:
         features = data.features or {}
         known = list(features) or list(next(iter(data), {}))
         images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-        self._image = images[0] if image is None and images else choose_image(image, known=known, where=self.name)
+        self._image = (
+            images[0]
+            if image is None and images
+            else choose_image(image, known=known, where=self.name, spec=f"hf:{path}:")
+        )
         self._captions = choose_captions(caption, known=known, where=self.name)
         self._key = choose(key, guesses=KEY, known=known, what="key", where=self.name)
         self._names = {name: kind.names for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import PurePosixPath
 
-from tether.core.atomic_io import local, parse_json
+from tether.core.atomic_io import local
 from tether.core.errors import InputError
 from tether.core.printable import encodable, is_text
 from tether.core.ranges import checked
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
-from tether.data.paths import anchor, files, fingerprint, is_image_file, is_url, labels, open_binary, read_text
-from tether.data.sources.columns import IMAGE, Reach, bad_row, choose, choose_captions
+from tether.data.paths import anchor, files, fingerprint, is_image_file, is_url, labels, read_text
+from tether.data.sources.caption_table import CaptionTable
+from tether.data.sources.columns import (
+    IMAGE,
+    Reach,
+    bad_row,
+    check_depth,
+    choose,
+    choose_captions,
+    listed,
+    shortened,
+)
 from tether.data.sources.columns import texts_of as captions_in
 
-_METADATA = ("metadata.jsonl", "metadata.csv", "captions.csv", "captions.tsv", "captions.txt")
+METADATA = ("metadata.jsonl", "metadata.csv", "captions.csv", "captions.tsv", "captions.txt")
+"""Names of tables that are read with a folder of images, in small letters."""
 _LONGEST = 1 << 22
-"""Bytes of a text file beside an image, or of a line of metadata, at most."""
-_FILE_COLUMNS = ("file_name", "filename", "file", *IMAGE, "image_name", "photo")
-_CAPTION_COLUMNS = ("image", "caption")
-"""Of a table without a header, as Flickr8k's ``name.jpg#0<tab>caption``."""
-_SEPARATORS = ("\t", "|", ",", ";")
+"""Bytes of a text file beside an image, at most."""
+_FILE_COLUMNS = ("file_name", "filename", "file", *IMAGE)
+_MOST_PROBLEMS = 1000
+"""Lines of metadata that are bad rows of their own, at most; one row counts those after them."""
 
 
 class ImageFolderSource(IndexedSource):
@@ -73,13 +80,17 @@ class ImageFolderSource(IndexedSource):
         self._sidecars = {each.rpartition(".")[0]: each for each in visible if each.lower().endswith(".txt")}
         self._metadata: dict[str, tuple[list[str], Mapping[str, object]]] = {}
         self._problems: list[Row] = []
-        tables = [each for each in visible if each.rpartition("/")[2].lower() in _METADATA]
+        tables = [each for each in visible if each.rpartition("/")[2].lower() in METADATA]
         self._by_name: dict[str, str | None] = {}  # None where several images have the name
         for each in self._images:
             name = each.rpartition("/")[2]
             self._by_name[name] = None if name in self._by_name else each
+        self._more_problems = 0
         for table in tables:
             self._read_table(table, caption)
+        if self._more_problems:
+            reason = f"{self._more_problems:,} lines more of the metadata files cannot be used"
+            self._problems.append(bad_row("metadata files", reason))
         if not self._images and not self._problems:
             raise InputError(f"{path}: the data set is empty (no images in it)")
         stems = [each.rpartition(".")[0] for each in self._images]
@@ -87,7 +98,7 @@ class ImageFolderSource(IndexedSource):
         self.version = fingerprint([*self._images, *beside, *tables], settings=(caption, template))
 
     def __len__(self) -> int:
-        """How many images, and lines of metadata without one, which come last and as bad rows."""
+        """How many images, and lines of metadata that cannot be used, which come last and as bad rows."""
         return len(self._images) + len(self._problems)
 
     def row(self, index: int) -> Row:
@@ -124,79 +135,53 @@ class ImageFolderSource(IndexedSource):
         path = f"{folder}/{name.removeprefix('./')}"
         return path if path in self._keys else self._by_name.get(name.rpartition("/")[2])
 
-    def _read_table(self, table: str, names: Sequence[str] | str) -> None:
-        lines = list(_lines(self._inside(table)))
-        known = list(dict.fromkeys(name for _, line in lines if isinstance(line, dict) for name in line))
-        file_column = choose(None, guesses=_FILE_COLUMNS, known=known, what="file", where=table)
-        if lines and file_column is None:
-            raise InputError(f"{table}: no column 'file_name'; known: {', '.join(known)}")
-        caption_columns = choose_captions(names, known=known, where=table) if lines else ()
-        for number, line in lines:
-            place = f"{table.rpartition('/')[2]}:{number}"
-            if isinstance(line, str):
-                self._problems.append(bad_row(place, line))
-                continue
-            name = str(line.get(file_column or "") or "").strip()
-            path = self._named(name, folder=table.rpartition("/")[0])
-            if path is None:
-                self._problems.append(bad_row(place, f"{table}: line {number} names {name!r}, which is not there"))
-                continue
-            try:
-                texts = [text for column in caption_columns for text in captions_in(line.get(column))]
-            except InputError as error:
-                self._problems.append(bad_row(place, f"{table}: line {number}: {error}"))
-                continue
-            rest = {k: v for k, v in line.items() if k != file_column and k not in caption_columns}
-            if not is_text(rest):
-                self._problems.append(bad_row(place, f"{table}: line {number}: a column is not UTF-8 text"))
-                continue
-            before = self._metadata.get(path, ([], {}))[0]
-            before.extend(texts)
-            self._metadata[path] = (before, rest)
+    def _read_table(self, path: str, names: Sequence[str] | str) -> None:
+        table = CaptionTable(self._inside(path), name=path)
+        lines = table.lines()
+        first = next(lines, None)
+        if first is None:
+            return
+        file_column = choose(None, guesses=_FILE_COLUMNS, known=table.columns, what="file", where=path)
+        if file_column is None:
+            raise InputError(
+                f"{path}: no column of images found, such as file_name; known: {listed(table.columns)}; say which one "
+                f"it is: csv:path={path},image=NAME,caption=NAME"
+            )
+        caption_columns = choose_captions(names, known=table.columns, where=path)
+        folder, _, base = path.rpartition("/")
+        for number, line in chain([first], lines):
+            reason = (
+                line
+                if isinstance(line, str)
+                else self._refusal(line, folder=folder, file_column=file_column, caption_columns=caption_columns)
+            )
+            if reason and len(self._problems) < _MOST_PROBLEMS:
+                self._problems.append(bad_row(f"{base}:{number}", f"{path}: line {number}: {reason}"))
+            elif reason:
+                self._more_problems += 1
 
-
-def _lines(table: str) -> Iterator[tuple[int, dict[str, object] | str]]:
-    """Line numbers with a line's columns, or with what is wrong with it."""
-    number = 0
-    with open_binary(table) as binary:
+    def _refusal(
+        self, line: dict[str, object], *, folder: str, file_column: str, caption_columns: Sequence[str]
+    ) -> str:
+        """Keep one line of a table, or say what is wrong with it."""
+        cell = line.get(file_column)
+        name = str(cell).strip() if isinstance(cell, (str, int, float)) else ""
+        path = self._named(name, folder=folder)
+        if path is None:
+            return f"it names {shortened(name)!r}, which is not there"
+        rest = {k: v for k, v in line.items() if k != file_column and k not in caption_columns}
         try:
-            if not table.lower().endswith(".jsonl"):
-                text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
-                first = text.readline(_LONGEST)
-                mark = next((mark for mark in _SEPARATORS if mark in first), ",")
-                header = None if is_image_file(_plain(first.split(mark)[0])) else first
-                lines = chain([] if header else [first], iter(lambda: text.readline(_LONGEST), ""))
-                names = next(csv.reader([header], delimiter=mark), []) if header else _CAPTION_COLUMNS
-                reader = csv.DictReader(
-                    lines, [name.strip() for name in names], delimiter=mark, restkey="", restval=None
-                )
-                for line in reader:
-                    number = reader.line_num + bool(header)
-                    wrong = "" in line or None in line.values()
-                    cells = dict(line) if header else {**line, "image": _plain(line["image"])}
-                    yield number, "another number of columns than the header" if wrong else cells
-                return
-            while data := binary.readline(_LONGEST + 1):
-                number += 1
-                if len(data) > _LONGEST:
-                    raise InputError(f"{table}: line {number}: more than {_LONGEST} bytes")
-                if data.strip():
-                    yield number, _object(data)
-        except (csv.Error, OSError) as error:
-            raise InputError(f"{table}: after line {number}: {error}") from error
-
-
-def _plain(name: str) -> str:
-    """The file in ``name.jpg#0``, where the number counts the captions of one image."""
-    return re.sub(r"#\d+$", "", name.strip().strip('"'))
-
-
-def _object(line: bytes) -> dict[str, object] | str:
-    try:
-        value = parse_json(line, where="not JSON")
-    except InputError as error:
-        return str(error)
-    return value if isinstance(value, dict) else f"expected an object, got {type(value).__name__}"
+            texts = [text for column in caption_columns for text in captions_in(line.get(column))]
+            for column, value in rest.items():
+                check_depth(value, where=f"column {shortened(column)!r}: ")
+        except InputError as error:
+            return str(error)
+        if not is_text(rest):
+            return "a column is not UTF-8 text"
+        before = self._metadata.get(path, ([], {}))[0]
+        before.extend(texts)
+        self._metadata[path] = (before, rest)
+        return ""
 
 
 def _parts(key: str) -> tuple[str, ...]:

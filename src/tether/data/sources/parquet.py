@@ -75,7 +75,7 @@ class ParquetSource:
         if schema is None or not any(block.rows for block in self._blocks):
             raise InputError(f"{path}: the data set is empty (no rows)")
         known = schema.names
-        self._image = choose_image(image, known=known, where=self.name)
+        self._image = choose_image(image, known=known, where=self.name, spec=f"parquet:path={path},")
         self._captions = choose_captions(caption, known=known, where=self.name)
         self._key = choose(key, guesses=KEY, known=known, what="key", where=self.name)
         used = {self._image, self._key, *self._captions}
