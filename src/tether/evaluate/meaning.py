@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tether.core.atomic_io import read_json, write_json
+from tether.core.printable import printable
 from tether.core.shape import check
 from tether.train.epochs import MANY_EPOCHS
 
@@ -29,7 +31,6 @@ _SHAPE = {
     "chance": _NUMBER,
     "train": (*_NUMBER, None),
     "scratch": bool,
-    "next": [str],
 }
 
 
@@ -50,7 +51,6 @@ class Meaning:
         chance: what a model that knows nothing reaches.
         train: the same share among equally many images that were learnt from; None where it was not measured.
         scratch: whether the model began with random weights.
-        next: commands to go on with.
     """
 
     source: str
@@ -65,7 +65,6 @@ class Meaning:
     chance: float
     train: float | None
     scratch: bool
-    next: list[str]
 
     @property
     def learnt(self) -> bool:
@@ -99,6 +98,21 @@ class Meaning:
         if self.pool < _FEW_HELD_OUT:
             yield f"With {self.pool} held-out images the figure is rough; its interval says how rough."
 
+    def next_steps(self, folder: Path, *, data: object) -> Iterator[str]:
+        """Commands to go on with.
+
+        Args:
+            folder: of the run, as the user named it.
+            data: of its settings; they may be another's, so what is no plain name or path is not repeated.
+        """
+        source = data.get("source") if isinstance(data, Mapping) else data
+        known = isinstance(source, str) and not source.startswith(("hf:", "-")) and "://" not in source
+        name = _quoted(source) if known else "photos/"
+        if self.scratch:
+            yield f"tether train {name} --out {_quoted(f'{folder}-from-starter')}"
+        yield f'tether search {name} "a dog on a beach" --model {_quoted(folder)} --html found.html'
+        yield f"tether inspect {_quoted(folder)} --pairs {name}"
+
     def save(self, folder: Path) -> None:
         """Write it into a run's folder."""
         write_json(folder / FILE, asdict(self))
@@ -116,6 +130,10 @@ def read_meaning(folder: Path) -> Meaning | None:
     values = read_json(path)
     check(values, _SHAPE, where=str(path))
     return Meaning(**{name: values[name] for name in _SHAPE})
+
+
+def _quoted(word: object) -> str:
+    return shlex.quote(printable(str(word)))
 
 
 def depth_for(pool: int) -> int:

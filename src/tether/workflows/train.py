@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, cast
@@ -39,12 +39,14 @@ class TrainedRun:
         result: steps, seconds, loss and the last evaluation.
         source: of the held-out pairs, or the empty string.
         meaning: what the figures say; None where nothing was held out.
+        next: commands to go on with.
     """
 
     folder: Path
     result: Result
     source: str
     meaning: Meaning | None
+    next: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """What the figures say, one sentence a line."""
@@ -191,7 +193,8 @@ def go(
     if meaning is None and wanted is not None and "text_to_image_r10_chance" in result.metrics:
         meaning = _meaning(config, result, name=name, out=out, device=device)
         meaning.save(out)
-    return TrainedRun(out, result, name, meaning)
+    steps = [] if meaning is None else list(meaning.next_steps(out, data=config.data))
+    return TrainedRun(out, result, name, meaning, next=steps)
 
 
 def _meaning(config: RunConfig, result: Result, *, name: str, out: Path, device: str) -> Meaning:
@@ -226,20 +229,9 @@ def _meaning(config: RunConfig, result: Result, *, name: str, out: Path, device:
         chance=chance,
         train=known if pool >= 2 else None,
         scratch=scratch,
-        next=_next(config, out=out),
     )
 
 
 def _scratch(config: RunConfig) -> bool:
     """Whether the model began with random weights."""
     return not {"load", "image"} & config.model.keys()
-
-
-def _next(config: RunConfig, *, out: Path) -> list[str]:
-    data = config.data.get("source") if isinstance(config.data, dict) else config.data
-    name = data if isinstance(data, str) else "photos/"
-    found = [
-        f'tether search {name} "a dog on a beach" --model {out} --html found.html',
-        f"tether inspect {out} --pairs {name}",
-    ]
-    return found if not _scratch(config) else [f"tether train {name} --out {out}-from-starter", *found]
