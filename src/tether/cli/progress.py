@@ -124,6 +124,6 @@ def summarise(done: TrainedRun, *, before: bool = False) -> None:
         for line in done.meaning.lines():
             say(f"  {line}")
         say("Next")
-        for line in done.meaning.next:
+        for line in done.next:
             say(f"  {line}")
     say(f"model and log: {folder}")

@@ -84,10 +84,10 @@ def command(
         raise typer.BadParameter("goes with --clipper compare only", param_hint="--compare-steps")
     prepared = prepare(data, recipe=recipe, start=start, settings=given)
     config = prepared.config
-    if recorded and not dry_run:
+    if recorded:
         from tether.train.claim import check_recorded
 
-        check_recorded(config, given=given, folder=out)
+        check_recorded(config, given=[*given, *([] if start is None else ["model"])], folder=out)
     _tell(prepared)
     if dry_run:
         _dry_run(config, where=recipe or "settings", device=device)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tether.core.atomic_io import read_json, write_json
+from tether.core.printable import printable
 from tether.core.shape import check
+from tether.data.sources.split import held_out_word
 from tether.train.epochs import MANY_EPOCHS
 
 FILE = "meaning.json"
@@ -30,7 +33,6 @@ _SHAPE = {
     "train": (*_NUMBER, None),
     "before": (*_NUMBER, None),
     "scratch": bool,
-    "next": [str],
 }
 
 
@@ -52,7 +54,6 @@ class Meaning:
         train: the same share among equally many images that were learnt from; None where it was not measured.
         before: the held-out share before maps were fitted; None where the model was trained in steps.
         scratch: whether the model began with random weights.
-        next: commands to go on with.
     """
 
     source: str
@@ -68,7 +69,6 @@ class Meaning:
     train: float | None
     before: float | None
     scratch: bool
-    next: list[str]
 
     @property
     def learnt(self) -> bool:
@@ -106,6 +106,25 @@ class Meaning:
         if self.pool < _FEW_HELD_OUT:
             yield f"With {self.pool} held-out images the figure is rough; its interval says how rough."
 
+    def next_steps(self, folder: Path, *, data: object) -> Iterator[str]:
+        """Commands to go on with.
+
+        Args:
+            folder: of the run, as the user named it.
+            data: of its settings; they may be another's, so what is no plain name or path is not repeated.
+        """
+        source = data.get("source") if isinstance(data, Mapping) else data
+        known = isinstance(source, str) and not source.startswith(("hf:", "-")) and "://" not in source
+        name = _quoted(source) if known else "photos/"
+        pairs = "PAIRS"
+        if known and isinstance(source, str) and isinstance(data, Mapping) and data.get("name") == "split":
+            pairs = _quoted(held_out_word(source, data))
+        if self.scratch:
+            yield f"tether train {name} --out {_quoted(f'{folder}-from-starter')}"
+        if self.learnt:
+            yield f'tether search {name} "a dog on a beach" --model {_quoted(folder)} --html found.html'
+        yield f"tether inspect {_quoted(folder)} --pairs {pairs}"
+
     def save(self, folder: Path) -> None:
         """Write it into a run's folder."""
         write_json(folder / FILE, asdict(self))
@@ -123,6 +142,10 @@ def read_meaning(folder: Path) -> Meaning | None:
     values = read_json(path)
     check(values, _SHAPE, where=str(path))
     return Meaning(**{name: values[name] for name in _SHAPE})
+
+
+def _quoted(word: object) -> str:
+    return shlex.quote(printable(str(word)))
 
 
 def depth_for(pool: int) -> int:

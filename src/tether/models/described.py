@@ -13,6 +13,8 @@ from tether.core.errors import InputError, TetherError
 
 MAX_LAYERS, MAX_SIZE, MAX_SIDE = 256, 2**24, 8_192
 """Most layers of a tower, largest width, vocabulary or context, and longest side of an image that a model may have."""
+_LAYERS = ("layers", "depths", "num_stages", "inner_group_num", "num_hidden_groups")
+"""Parts of keys that count what is built one by one."""
 SHOWN = 5
 MAX_BYTES = 2**30
 """What a configuration may ask for beyond its file of weights: all of it where there is none."""
@@ -59,13 +61,15 @@ def check_values(values: Any, *, key: str = "") -> None:
         for name, value in values.items():
             check_values(value, key=f"{key}.{name}" if key else str(name))
     elif isinstance(values, list):
+        if len(values) > MAX_LAYERS:
+            raise InputError(f"{key}: expected at most {MAX_LAYERS} values, got {len(values):,}")
         for value in values:
             check_values(value, key=key)
     elif isinstance(values, float) and not math.isfinite(values):
         raise InputError(f"{key}: expected a finite number, got {values}")
     elif isinstance(values, int):
         last = key.rpartition(".")[2]
-        most = MAX_LAYERS if "layers" in last else MAX_SIDE if last == "image_size" else MAX_SIZE
+        most = MAX_LAYERS if any(word in last for word in _LAYERS) else MAX_SIDE if last == "image_size" else MAX_SIZE
         if abs(values) > most:
             raise InputError(f"{key}: expected at most {most:,}, got {values}")
 

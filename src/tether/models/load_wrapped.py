@@ -41,9 +41,7 @@ def rebuild(values: Mapping[str, Any], weights: Path | None, *, path: Path) -> W
     """
     if values.get("version") != VERSION:
         raise InputError(f"{path}: version {values.get('version')!r}; this tether reads version {VERSION}")
-    for key, kinds in _KEYS.items():
-        of_kind(values.get(key), *kinds, where=f"{path}: {key}")
-    read_kind(values["tokenizer"], path=path)
+    read_kind(values.get("tokenizer"), path=path)
     with blamed_on(path):
         build = builder(values, path)
 
@@ -57,7 +55,9 @@ def rebuild(values: Mapping[str, Any], weights: Path | None, *, path: Path) -> W
 
 def builder(values: Mapping[str, Any], path: Path) -> Callable[[], WrappedEncoder]:
     """What builds the encoder that ``values`` describe, with unset weights; ``path`` is where they were read."""
-    library = values.get("library")
+    for key, kinds in _KEYS.items():
+        of_kind(values.get(key), *kinds, where=key)
+    library = values["library"]
     if library not in _LIBRARIES:
         raise InputError(f"library: unknown {library!r}; {closest(str(library), _LIBRARIES)}")
     return _LIBRARIES[library](values, path)

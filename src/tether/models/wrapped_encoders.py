@@ -245,9 +245,8 @@ def _pooled(found: Any) -> Tensor:
 
 def check_forward(encoder: WrappedEncoder) -> None:
     """Run a model of the meta device once, which computes shapes alone."""
-    context, vocabulary = encoder.tokenizer.context_length, encoder.tokenizer.vocab_size
-    if not 0 <= encoder.pad < vocabulary:
-        raise InputError(f"pad: expected an id below the vocabulary of {vocabulary}, got {encoder.pad}")
+    context = encoder.tokenizer.context_length
+    check_pad(encoder)
     sides = {
         "image": lambda: encoder.image_features(torch.empty(1, 3, *encoder.image_spec.size)),
         "text": lambda: encoder.text_features(torch.zeros(1, context, dtype=torch.int64)),
@@ -264,3 +263,10 @@ def check_forward(encoder: WrappedEncoder) -> None:
         if not isinstance(got, Tensor) or tuple(got.shape) != (1, encoder.dim):
             shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
             raise InputError(f"its {side} tower gives {shape}, expected (1, {encoder.dim})")
+
+
+def check_pad(encoder: WrappedEncoder) -> None:
+    """Refuse a padding that is no id of the model's."""
+    vocabulary = encoder.tokenizer.vocab_size
+    if not 0 <= encoder.pad < vocabulary:
+        raise InputError(f"pad: expected an id below the vocabulary of {vocabulary}, got {encoder.pad}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tether.core.atomic_io import remove_leftovers, write_text
@@ -107,33 +109,54 @@ def check_recorded(config: RunConfig, *, given: Sequence[str], folder: Path) -> 
         folder: of the run.
 
     Raises:
-        InputError: a model elsewhere (see ``models.named.near``), data on a hub or behind a URL; it says what to type.
+        InputError: a model elsewhere (see ``models.named.near``), data on a hub or behind a URL, a tracker that sends
+            the figures away; it says what to type.
     """
-    step = config.step if isinstance(config.step, dict) else {}
-    for key, name in (("model.load", config.model.get("load")), ("step.encoder", step.get("encoder"))):
-        if isinstance(name, str) and name != "words" and not _typed(key, given):
-            near(name, written_in=folder, again=f"tether train --out {folder} --resume {key}=NAME")
-    held = config.evaluate.source if config.evaluate else ""
-    for key, spec in (("data", config.data), ("evaluate.source", held)):
-        far = next((word for word in _words(spec) if "://" in word or word == "hf" or word.startswith("hf:")), None)
-        if far is not None and not _typed(key, given):
+    for keys, value in _leaves(config.model_dump(exclude_none=True)):
+        if any(keys[: len(one)] == one for one in (tuple(text.partition("=")[0].split(".")) for text in given)):
+            continue
+        key = ".".join(itertools.takewhile(lambda one: not one.isdigit(), keys))
+        again = f"tether train --out {folder} --resume {key}="
+        if isinstance(value, str) and (name := _model(keys, value)):
+            near(name, written_in=folder, again=again + ("NAME" if key == ".".join(keys) else "..."))
+        elif far := _far(keys, value):
             raise InputError(
-                f"{folder}: its record takes {key} from {far!r}, which is not read unasked; if you trust "
-                f"it: tether train --out {folder} --resume {key}=..."
+                f"{folder}: its record takes {key} from {far!r:.200}, which is not read unasked; if you trust "
+                f"it: {again}..."
             )
 
 
-def _typed(key: str, given: Sequence[str]) -> bool:
-    return any(one.startswith(key.split(".")[0]) for one in given)
+def _leaves(values: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """All values in settings that are no mapping or list, each with the keys to it."""
+    if isinstance(values, Mapping):
+        pairs: Iterable[tuple[object, object]] = values.items()
+    elif isinstance(values, (list, tuple)):
+        pairs = enumerate(values)
+    else:
+        yield keys, values
+        return
+    for key, value in pairs:
+        yield from _leaves(value, (*keys, str(key)))
 
 
-def _words(spec: object) -> Iterator[str]:
-    """All texts in a setting."""
-    if isinstance(spec, str):
-        yield spec
-    elif isinstance(spec, Mapping):
-        for value in spec.values():
-            yield from _words(value)
-    elif isinstance(spec, (list, tuple)):
-        for value in spec:
-            yield from _words(value)
+def _model(keys: tuple[str, ...], value: str) -> str:
+    """The model or the file of weights that a setting names, or the empty string."""
+    named = keys[:-1] if keys[-1] == "name" else keys
+    if named not in _MODELS and not ("step" in named and named[-1] == "encoder" and value not in _READERS):
+        return ""
+    architecture, _, file = value.removeprefix("timm:").partition("/")
+    return value if not value.startswith("timm:") or "." in architecture else file
+
+
+_MODELS = {("model", "load"), ("model", "image"), ("model", "text")}
+_READERS = ("model", "words")  # of a view: the model that is trained, and a count of words
+_FAR = re.compile(r"://|\bhf\b:|^hf$|=hf\b|remote_images")
+
+
+def _far(keys: tuple[str, ...], value: object) -> str | None:
+    """What a setting would reach outside of this machine, if anything."""
+    if keys[-1] == "remote_images" and value:
+        return "remote_images"
+    if keys[0] == "trackers" and value == "wandb":
+        return "wandb"
+    return value if isinstance(value, str) and _FAR.search(value) else None

@@ -9,6 +9,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.core.yaml_files import read_yaml
 from tether.data import open_source
+from tether.data.sources.split import held_out_word
 from tether.train.run_files import CONFIG
 
 
@@ -31,14 +32,12 @@ def remark(model: str, source: Source) -> str:
             return ""
     except InputError:
         return ""
-    held = f"; held out was: {held_out_word(whole, data)}" if part and isinstance(whole, str) else ""
+    held = (
+        f"; held out was: {held_out_word(whole, data)}"
+        if part and isinstance(data, dict) and isinstance(whole, str)
+        else ""
+    )
     return f"{model} learnt from most of {source.name}, so these figures say little about new images{held}"
-
-
-def held_out_word(whole: str, split: Any) -> str:
-    """The held-out part of a split as one word of the command line."""
-    settings = "".join(f",{key}={value}" for key, value in split.items() if key not in ("name", "source", "part"))
-    return f"split:source={whole},part=held_out{settings}"
 
 
 def _local(spec: str | dict[str, Any]) -> str | dict[str, Any]:

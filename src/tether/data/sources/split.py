@@ -91,6 +91,17 @@ def held_out_of(images: int, *, share: float = SHARE, most: int = MOST) -> int:
     return min(max(1, round(share * images)), most, images - 1)
 
 
+def held_out_word(source: str, split: Mapping[str, Any]) -> str:
+    """The held-out part of a split of a source as one word of the command line.
+
+    Args:
+        source: a path or a name.
+        split: the settings of the training part.
+    """
+    known = {key: split[key] for key in ("share", "most", "seed") if isinstance(split.get(key), (int, float))}
+    return f"split:source={source},part=held_out" + "".join(f",{key}={value}" for key, value in known.items())
+
+
 @dataclass(frozen=True, slots=True)
 class ImageDigests:
     """Which rows of a source show the same image.

@@ -10,11 +10,12 @@ from tether.core.errors import InputError
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import DualImages, DualTexts, ImageSide, Side, TextSide
 from tether.models.config import read_config
+from tether.models.described import mapping
 from tether.models.dual import Clip
 from tether.models.load_wrapped import builder
 from tether.models.save import FORMAT, describe
 from tether.models.tokenizer_files import saved_tokenizer
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.wrapped_encoders import WrappedEncoder, check_pad
 
 
 def dual_tower(model: Clip | WrappedEncoder, side: Side) -> ImageSide | TextSide:
@@ -33,14 +34,19 @@ def build_dual(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer
         path: the ``model.json``; the tokenizer's files lie beside it.
         tokenizer: the kind of the composed model's tokenizer.
     """
-    values: dict[str, Any] = {**settings["model"], "tokenizer": tokenizer if side == "text" else "none"}
+    values: dict[str, Any] = {
+        **mapping(settings.get("model"), where=f"{side}: model"),
+        "tokenizer": tokenizer if side == "text" else "none",
+    }
     if values.get("format") == FORMAT:
         config = read_config(values["model"], where="model")
         words = saved_tokenizer(
             values["tokenizer"], path=path, context=config.text.context, vocabulary=config.text.vocabulary
         )
         return _around(Clip(config, tokenizer=words), side, settings)
-    return _around(builder(values, path)(), side, settings)
+    model = builder(values, path)()
+    check_pad(model)
+    return _around(model, side, settings)
 
 
 def _around(model: Clip | WrappedEncoder, side: Side, settings: Mapping[str, Any]) -> ImageSide | TextSide:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.models.composed.class_names import ClassNameMap
+from tether.models.described import MAX_SIZE, mapping, of_kind
+
+MAX_MAPS = 32
+"""Most maps of a side, in one another and side by side."""
 
 
 class JoinedMaps(nn.Module):
@@ -51,9 +56,13 @@ def _none(width: int, dim: int) -> nn.Module:
     return nn.Identity()
 
 
+def _linear(width: int, dim: int) -> nn.Module:
+    return nn.Linear(width, dim)
+
+
 MAPS: Mapping[str, Callable[..., nn.Module]] = {
     "none": _none,
-    "linear": nn.Linear,
+    "linear": _linear,
     "mlp": _mlp,
     "class_names": ClassNameMap,
     "joined": JoinedMaps,
@@ -63,8 +72,25 @@ MAPS: Mapping[str, Callable[..., nn.Module]] = {
 
 def build_map(settings: Mapping[str, Any]) -> nn.Module:
     """The map that ``{kind: NAME, width: W, dim: D, ...}`` describes, with weights from the global generator."""
+    _check(settings)
     more = dict(settings)
     kind = more.pop("kind", None)
     if kind not in MAPS:
         raise InputError(f"join: unknown map {kind!r}; {closest(str(kind), MAPS)}")
     return MAPS[kind](more.pop("width"), more.pop("dim"), **more)
+
+
+def _check(settings: Any, *, before: int = 0) -> int:
+    """Refuse sizes and counts that no map has, before any of it is built; the number of maps with those ``before``."""
+    if before == MAX_MAPS:
+        raise InputError(f"join: expected at most {MAX_MAPS} maps in one another and side by side")
+    for key in ("width", "dim"):
+        if not 1 <= of_kind(mapping(settings, where="join").get(key), int, where=f"join: {key}") <= MAX_SIZE:
+            raise InputError(f"join: {key}: expected 1 to {MAX_SIZE:,}, got {settings[key]}")
+    found = before + 1
+    for part in of_kind(settings.get("parts", []), list, where="join: parts"):
+        found = _check(part, before=found)
+    for weight in of_kind(settings.get("weights", []), list, where="join: weights"):
+        if not math.isfinite(of_kind(weight, float, where="join: weights")):
+            raise InputError(f"join: weights: expected finite numbers, got {weight}")
+    return found

@@ -21,7 +21,7 @@ from tether.models.composed.transformers_tower import (
     vocabulary_of,
 )
 from tether.models.convert.weights import assemble
-from tether.models.described import blamed_on, mapping
+from tether.models.described import blamed_on, mapping, of_kind
 from tether.models.save import VERSION
 from tether.models.tokenizer_files import Kind, read_kind, saved_tokenizer
 
@@ -78,5 +78,6 @@ def _build(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer: Ki
         return build_dual(settings, side, path=path, tokenizer=tokenizer)
     if side == "image":
         return build_transformers_images(settings)
-    words = saved_tokenizer(tokenizer, path=path, context=int(settings["context"]), vocabulary=vocabulary_of(settings))
+    of_kind(settings["context"], int, where="context")
+    words = saved_tokenizer(tokenizer, path=path, context=settings["context"], vocabulary=vocabulary_of(settings))
     return build_transformers_texts(settings, words)

@@ -35,6 +35,7 @@ TEXT_KINDS = (
     "mpnet", "mt5", "roberta", "t5", "umt5", "xlm-roberta",
 )  # fmt: skip
 """Values of ``model_type`` that are built, each by the library's own class."""
+_OUTPUTS = ("pooler", "cls", "mean")
 _CLS = ("deit", "vit", "vit_msn")  # their pooler is seldom trained
 _OFFSET = ("camembert", "mpnet", "roberta", "xlm-roberta")  # positions begin behind the padding's
 _SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize")
@@ -44,9 +45,9 @@ def open_transformers_images(folder: Path, *, output: str | None, random_weights
     """An image tower from a folder whose ``config.json`` is of a kind in ``IMAGE_KINDS``."""
     path = folder / names.CONFIG_FILE
     cfg, inputs = read_json(path), read_processor(folder)
-    kind = cfg["model_type"]
     with blamed_on(path):
-        cfg = _plain(cfg, kind)
+        cfg = _plain(cfg, IMAGE_KINDS)
+        kind = cfg["model_type"]
         output = output or ("mean" if kind == "ijepa" else "cls" if kind in _CLS else "pooler")
         side = cfg.get("image_size") or (224 if inputs is None else None)
         spec = image_spec(side, inputs, kind="ViT")
@@ -63,9 +64,8 @@ def open_transformers_texts(folder: Path, *, output: str | None, random_weights:
     inner, said = _sentence_modules(folder)
     path = inner / names.CONFIG_FILE
     cfg = read_json(path)
-    kind = cfg["model_type"]
     with blamed_on(path):
-        cfg = _plain(cfg, kind)
+        cfg = _plain(cfg, TEXT_KINDS)
         settings = {
             "library": "transformers",
             "config": cfg,
@@ -74,7 +74,7 @@ def open_transformers_texts(folder: Path, *, output: str | None, random_weights:
             "pad": cfg.get("pad_token_id") or 0,
             "context": _context(inner, cfg),
         }
-        tokenizer = transformers_tokenizer(inner, context=settings["context"], vocabulary=_config(cfg).vocab_size)
+        tokenizer = transformers_tokenizer(inner, context=settings["context"], vocabulary=vocabulary_of(settings))
 
     def build() -> TransformersTexts:
         return build_transformers_texts(settings, tokenizer)
@@ -84,7 +84,9 @@ def open_transformers_texts(folder: Path, *, output: str | None, random_weights:
 
 def build_transformers_images(settings: Mapping[str, Any]) -> TransformersImages:
     """The image tower that ``settings`` describe, with weights from a fixed seed."""
-    inner, config = _model(settings["config"], pooler=settings["output"] == "pooler")
+    if settings["output"] not in _OUTPUTS:
+        raise InputError(f"output: an image tower gives no {settings['output']!r:.100}; known: {', '.join(_OUTPUTS)}")
+    inner, config = _model(_plain(settings["config"], IMAGE_KINDS), pooler=settings["output"] == "pooler")
     width = getattr(config, "hidden_size", None) or config.hidden_sizes[-1]
     spec = read_image(settings["image"], where="image.image")
     return TransformersImages(inner, width=int(width), image_spec=spec, settings=settings)
@@ -92,17 +94,20 @@ def build_transformers_images(settings: Mapping[str, Any]) -> TransformersImages
 
 def build_transformers_texts(settings: Mapping[str, Any], tokenizer: Tokenizer) -> TransformersTexts:
     """The text tower that ``settings`` describe, with weights from a fixed seed."""
-    if settings["output"] not in POOLINGS:
-        raise InputError(
-            f"output: a text tower gives no {settings['output']!r}; {closest(settings['output'], POOLINGS)}"
-        )
-    inner, config = _model(settings["config"], pooler=False)
+    output, cfg = of_kind(settings["output"], str, where="output"), _plain(settings["config"], TEXT_KINDS)
+    if output not in POOLINGS:
+        raise InputError(f"output: a text tower gives no {output!r}; {closest(output, POOLINGS)}")
+    of_kind(settings["normalised"], bool, where="normalised")
+    for key, least, most in (("pad", 0, vocabulary_of(settings) - 1), ("context", 1, _positions(cfg))):
+        if not least <= of_kind(settings[key], int, where=key) <= most:
+            raise InputError(f"{key}: expected {least} to {most:,}, got {settings[key]}")
+    inner, config = _model(cfg, pooler=False)
     return TransformersTexts(inner, width=int(config.hidden_size), tokenizer=tokenizer, settings=settings)
 
 
 def vocabulary_of(settings: Mapping[str, Any]) -> int:
     """How many ids the text tower of ``settings`` has rows for."""
-    return int(_config(settings["config"]).vocab_size)
+    return int(_config(_plain(settings["config"], TEXT_KINDS)).vocab_size)
 
 
 def kind_of(folder: Path) -> tuple[str | None, Literal["image", "text"] | None]:
@@ -130,11 +135,15 @@ _OWN_POOLER = ("convnext", "convnextv2", "regnet", "resnet")  # called without a
 
 
 def _config(cfg: Mapping[str, Any]) -> Any:
+    """The library's own object; ``cfg`` comes from ``_plain``."""
     return _library().CONFIG_MAPPING[cfg["model_type"]](**{key: cfg[key] for key in cfg if key != "model_type"})
 
 
-def _plain(cfg: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """A library's configuration without what names code or files."""
+def _plain(cfg: Mapping[str, Any], kinds: tuple[str, ...]) -> dict[str, Any]:
+    """A configuration from any file, of one of ``kinds`` and without what names code, files or the hub."""
+    kind = mapping(cfg, where="config").get("model_type")
+    if kind not in kinds:
+        raise InputError(f"config.model_type: unknown {kind!r:.100}; known: {', '.join(kinds)}")
     return {"model_type": kind, **alike(cfg, _library().CONFIG_MAPPING[kind]().to_dict(), key="config")}
 
 
@@ -196,14 +205,19 @@ def _quiet() -> Iterator[None]:
 
 def _context(folder: Path, cfg: Mapping[str, Any]) -> int:
     """Longest text: what sentence-transformers or the tokenizer says, within the table of positions."""
-    most = cfg.get("max_position_embeddings") or 512
-    most -= (cfg.get("pad_token_id") or 0) + 1 if cfg["model_type"] in _OFFSET else 0
+    most = _positions(cfg)
     for file, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
         values = read_json(folder / file) if (folder / file).is_file() else {}
         said = values.get(key) if isinstance(values, dict) else None
         if isinstance(said, int) and said > 0:
             return min(said, most)
     return most
+
+
+def _positions(cfg: Mapping[str, Any]) -> int:
+    """Longest text that the table of positions has rows for; 512 where there is none."""
+    most = cfg.get("max_position_embeddings") or 512
+    return most - ((cfg.get("pad_token_id") or 0) + 1 if cfg["model_type"] in _OFFSET else 0)
 
 
 def _sentence_modules(folder: Path) -> tuple[Path, dict[str, Any]]:
