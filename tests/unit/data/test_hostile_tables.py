@@ -219,6 +219,13 @@ def test_deep_cells_of_metadata_are_bad_rows(tmp_path):
     assert ["line 2" in bad[0].bad, "line 3: column 'more': lists in more than 16" in bad[1].bad] == [True, True]
 
 
+def test_deep_json_of_a_tar_is_a_bad_row(tmp_path):
+    deep = b'{"caption": "a", "more": ' + b"[" * 200 + b"]" * 200 + b"}"
+    files = [("a.png", square()), ("a.json", deep), ("b.png", square()), ("b.json", b'{"caption": "b"}')]
+    bad, good = rows_of(open_source(str(tarred(tmp_path / "a.tar", files))))
+    assert ("the .json holds lists in more than 16 levels" in bad.bad, good.texts) == (True, ("b",))
+
+
 def test_a_column_without_a_name_is_one(tmp_path):
     (row,) = captions(tmp_path, ",file_name,caption\n0,a.png,one\n1,a.png,two\n")
     assert (row.texts, row.meta) == (("one", "two"), {"": "1"})

@@ -15,7 +15,7 @@ from tether.core.types import Block, Row
 from tether.data.archives import BROKEN, TarStream
 from tether.data.image_file import MAX_BYTES
 from tether.data.paths import files, fingerprint, is_image_file, labels, open_binary, points_outside
-from tether.data.sources.columns import CAPTION, bad_row, texts_of
+from tether.data.sources.columns import CAPTION, bad_row, check_depth, texts_of
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz")
 _READ = ("txt", "json", "cls")
@@ -170,4 +170,5 @@ def _object(data: bytes) -> dict[str, object]:
     value = parse_json(data, where="the .json cannot be read")
     if not isinstance(value, dict):
         raise InputError(f"the .json holds a {type(value).__name__}, expected an object")
+    check_depth(value, where="the .json holds ")
     return value
