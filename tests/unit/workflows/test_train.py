@@ -215,7 +215,7 @@ def test_next_steps_are_made_of_what_is_known(data, shown):
         f"tether inspect 'my runs' --pairs {pairs}",
     ]
     assert not any("search" in step for step in meaning().next_steps(Path("my runs"), data=data))
-    assert len(list(meaning(scratch=False).next_steps(Path("run"), data=data))) == 2
+    assert len(list(meaning(scratch=False).next_steps(Path("run"), data=data))) == 1
 
 
 def test_commands_in_the_file_of_another_are_not_read(tmp_path):
