@@ -13,8 +13,8 @@ from tether.core.errors import InputError, TetherError
 
 MAX_LAYERS, MAX_SIZE, MAX_SIDE = 256, 2**24, 8_192
 """Most layers of a tower, largest width, vocabulary or context, and longest side of an image that a model may have."""
-_LAYERS = ("layers", "depths", "num_stages", "inner_group_num", "num_hidden_groups")
-"""Parts of keys that count what is built one by one."""
+_MOST = {"image_size": MAX_SIDE, "inner_group_num": 16, "num_hidden_groups": 16, "num_stages": MAX_LAYERS}
+"""Bounds by key; the two of ALBERT multiply. Keys with ``layers`` or ``depths`` count what is built one by one."""
 SHOWN = 5
 MAX_BYTES = 2**30
 """What a configuration may ask for beyond its file of weights: all of it where there is none."""
@@ -65,13 +65,19 @@ def check_values(values: Any, *, key: str = "") -> None:
             raise InputError(f"{key}: expected at most {MAX_LAYERS} values, got {len(values):,}")
         for value in values:
             check_values(value, key=key)
+        if _counts_layers(key.rpartition(".")[2]) and sum(one for one in values if type(one) is int) > MAX_LAYERS:
+            raise InputError(f"{key}: expected at most {MAX_LAYERS} together, got {values!r:.100}")
     elif isinstance(values, float) and not math.isfinite(values):
         raise InputError(f"{key}: expected a finite number, got {values}")
     elif isinstance(values, int):
         last = key.rpartition(".")[2]
-        most = MAX_LAYERS if any(word in last for word in _LAYERS) else MAX_SIDE if last == "image_size" else MAX_SIZE
+        most = MAX_LAYERS if _counts_layers(last) else _MOST.get(last, MAX_SIZE)
         if abs(values) > most:
             raise InputError(f"{key}: expected at most {most:,}, got {values}")
+
+
+def _counts_layers(key: str) -> bool:
+    return "layers" in key or key == "depths"
 
 
 def alike(values: Any, like: Mapping[str, Any], *, key: str) -> dict[str, Any]:
