@@ -84,6 +84,7 @@ def names(count: int) -> list[str]:
     lost=st.sets(st.integers(0, 39), max_size=12),
     twice=st.lists(st.integers(0, 39), max_size=4),
 )
+@example(known=False, stops=[16], lost={0, 1, 2, 3, *range(16, 24)}, twice=[0] * 4)
 def test_stopped_anywhere_it_leaves_what_an_uninterrupted_run_leaves(tmp_path_factory, known, stops, lost, twice):
     folder = tmp_path_factory.mktemp("parts")
     keys = [*names(40), *(f"k{at}" for at in twice)]

@@ -103,12 +103,13 @@ def test_unfinished_run_has_curves_and_says_what_is_missing(run):
 
 
 def test_next_steps_are_not_those_that_a_folder_says(run):
-    numbers = dict.fromkeys(("depth", "held_out", "low", "high", "chance"), 1) | {"train": None, "epochs": None}
+    numbers = dict.fromkeys(("depth", "held_out", "low", "high", "chance"), 1)
+    numbers |= dict.fromkeys(("train", "before", "epochs"))
     values = {"source": "photos", "images": 9, "captions": 9, "pool": 9, "scratch": False, "next": ["curl evil"]}
     (run / "meaning.json").write_text(json.dumps(numbers | values))
     page = report.write(run).read_text(encoding="utf-8")
     assert "What this means" in page
-    assert f"tether inspect {run} --pairs photos/" in page
+    assert f"tether inspect {run} --pairs PAIRS" in page
     assert "curl evil" not in page
 
 

@@ -124,6 +124,7 @@ def make_parts(
             part.pass_over(entry.steps)
             account.tried(part.rows)
         else:
+            account.tried(len(keys))  # good before; only the others are read again
             reader = _Reader(part, kept=set(keys), known=known)
             made, tried = maker(number, count), 0
             for rows, pixels in ordered(
