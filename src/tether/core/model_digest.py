@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tether.core.errors import InputError
 
@@ -28,7 +28,7 @@ def model_digest(model: nn.Module) -> str:
     found = hashlib.blake2b(digest_size=BYTES)
     found.update(repr(getattr(model, "image_spec", None)).encode())
     for name, part in model.named_modules():
-        behaviour: Callable[[], dict[str, Any]] | None = getattr(part, "behaviour", None)
+        behaviour = cast("Callable[[], dict[str, Any]] | None", getattr(part, "behaviour", None))
         if behaviour is not None:
             found.update(f"\x00{name}\x00{json.dumps(behaviour(), sort_keys=True, default=str)}".encode())
     for name, value in sorted(model.state_dict().items()):

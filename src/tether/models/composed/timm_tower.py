@@ -61,7 +61,7 @@ def open_timm(name: str, *, random_weights: bool) -> TimmImages:
 def build_timm(settings: Mapping[str, Any], inner: nn.Module | None = None) -> TimmImages:
     """The tower that ``settings`` describe, around ``inner`` or a network with weights from a fixed seed."""
     inner = _model(known_architecture(settings["model"])) if inner is None else inner
-    width = int(getattr(inner, "head_hidden_size", None) or cast(Any, inner).num_features)
+    width = int(cast(Any, getattr(inner, "head_hidden_size", None) or cast(Any, inner).num_features))
     spec = read_image(settings["image"], where="image.image")
     return TimmImages(inner, width=width, image_spec=spec, settings=settings)
 
