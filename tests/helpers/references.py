@@ -1,4 +1,4 @@
-"""What encoders are held against: small tokenizers of each kind, pictures of several shapes, embeddings compared."""
+"""What encoders are held against: small tokenizers of each kind, images of several shapes, embeddings compared."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def gemma_words(context: int = 16, **named: Any) -> Any:
     )
 
 
-def pictures(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     paths = []
     for row, (height, width) in enumerate(((47, 71), (90, 40), (32, 32), (57, 203))):
         noise = np.random.default_rng(row).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import read_json
 from tether.core.errors import InputError
 
 NUMBER = (int, float)
@@ -49,6 +51,19 @@ def check(value: Any, shape: Any, *, where: str) -> None:
         fits = (value is None and None in kinds) or type(value) in kinds or (type(value) is int and float in kinds)
         words = " or ".join("null" if kind is None else kind.__name__ for kind in kinds)
         _expect(fits and (type(value) is not int or abs(value) <= _LARGEST), value, words, where)
+
+
+def read_record(path: Path, shape: dict[str, Any]) -> dict[str, Any] | None:
+    """The values of a JSON file that have a shape, or None where there is no file; other keys are left out.
+
+    Raises:
+        InputError: a file that is malformed.
+    """
+    if not path.is_file():
+        return None
+    values = read_json(path)
+    check(values, shape, where=str(path))
+    return {name: values[name] for name in shape}
 
 
 def finite(value: Any) -> Any:

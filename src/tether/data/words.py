@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tether.core.atomic_io import read_json, write_json
+from tether.core.atomic_io import write_json
 from tether.core.protocols import Source
-from tether.core.shape import check
+from tether.core.shape import read_record
 from tether.data.shuffle import reason_against
 
 FILE = "words.json"
@@ -97,9 +97,5 @@ def read_words(folder: Path) -> WordCounts | None:
     Raises:
         InputError: a file that is malformed.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    values = read_json(path)
-    check(values, _SHAPE, where=str(path))
-    return WordCounts(**{name: values[name] for name in _SHAPE})
+    values = read_record(folder / FILE, _SHAPE)
+    return None if values is None else WordCounts(**values)

@@ -118,7 +118,7 @@ class Cutoff:
             f"{one.false_high:.2%}), which is {one.false * pool:,.1f} of {pool:,} images"
         )
         if one.true_low <= one.false_high:
-            line += "; true and other pairs are hardly told apart, so it decides nothing"
+            line += "; true and other pairs are hardly separated, so it decides nothing"
         return line
 
 

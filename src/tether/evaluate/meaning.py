@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tether.core.atomic_io import read_json, write_json
+from tether.core.atomic_io import write_json
 from tether.core.printable import printable
-from tether.core.shape import check
+from tether.core.shape import read_record
 from tether.data.sources.split import held_out_word
 from tether.train.epochs import MANY_EPOCHS
 
@@ -136,12 +136,8 @@ def read_meaning(folder: Path) -> Meaning | None:
     Raises:
         InputError: a file that is malformed.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    values = read_json(path)
-    check(values, _SHAPE, where=str(path))
-    return Meaning(**{name: values[name] for name in _SHAPE})
+    values = read_record(folder / FILE, _SHAPE)
+    return None if values is None else Meaning(**values)
 
 
 def _quoted(word: object) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints: one folder a step, whole or absent, safetensors and JSON only."""
+"""Checkpoints: one folder a step, written atomically, safetensors and JSON only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepared sets, whole or absent; scikit-learn's digits; textile images by path."""
+"""Prepared sets, written atomically; scikit-learn's digits; textile images by path."""
 
 import hashlib
 import os

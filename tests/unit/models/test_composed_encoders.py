@@ -277,7 +277,8 @@ def test_starter_knows_what_class_texts_say(monkeypatch, tmp_path):
     monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
     full = starter.class_texts()
     assert len(full) == 1000
-    assert full[1] == ("a photo of a goldfish", "goldfish: small golden or orange-red freshwater fishes of Eurasia used as pond or aquarium fishes")  # fmt: skip  # noqa: E501
+    gloss = "small golden or orange-red freshwater fishes of Eurasia used as pond or aquarium fishes"
+    assert full[1] == ("a photo of a goldfish", f"goldfish: {gloss}")
     monkeypatch.setattr(starter, "encode_texts", lambda model, texts: _hashed(texts))
     first = tether.load("starter")
     (cached,) = tmp_path.glob("starter/*.safetensors")

@@ -9,7 +9,7 @@ from PIL import Image
 
 import tether
 from dual_encoders import MAKERS, SIZES, TEXT, VISION, write_dual_encoder
-from references import TEXTS, assert_alike, embeddings, halves, pictures
+from references import TEXTS, assert_alike, embeddings, halves, image_files
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.types import ImageSpec
@@ -46,7 +46,7 @@ def test_the_same_embeddings_as_its_own_library(kind, tmp_path):
     import transformers
 
     folder, theirs, processor = kind
-    paths = pictures(tmp_path)
+    paths = image_files(tmp_path)
     expected = _theirs(theirs, processor, paths)
     model = tether.load(folder)
     scale = 1 / theirs.temperature if hasattr(theirs, "temperature") else theirs.logit_scale.exp()
@@ -180,7 +180,7 @@ def naflex(tmp_path_factory):
 
 
 def test_images_of_several_shapes_are_embedded_in_order(naflex, tmp_path):
-    paths = pictures(tmp_path)
+    paths = image_files(tmp_path)
     for path in paths:
         path.with_suffix(".txt").write_text("a cat")
     batches = list(ordered(open_source(str(tmp_path)), image_spec=naflex.image_spec, batch_size=3))
@@ -198,7 +198,7 @@ def test_images_that_are_no_patches(naflex, shape):
 
 
 def test_a_training_batch_has_one_size(naflex, tmp_path):
-    for path in pictures(tmp_path):
+    for path in image_files(tmp_path):
         path.with_suffix(".txt").write_text("a cat")
     source = open_source(str(tmp_path))
     loader = Loader(source, image_spec=naflex.image_spec, tokenizer=naflex.tokenizer, batch_size=4, seed=0)

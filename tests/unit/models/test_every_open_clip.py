@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import tether
-from references import TEXTS, assert_alike, bert_words, embeddings, gemma_words, halves, pictures, siglip_words
+from references import TEXTS, assert_alike, bert_words, embeddings, gemma_words, halves, image_files, siglip_words
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.types import ImageSpec
@@ -120,7 +120,7 @@ def test_the_same_embeddings_as_open_clip(folder, tmp_path):
 
     theirs, prepare = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     theirs.eval()
-    paths = pictures(tmp_path)[:2]
+    paths = image_files(tmp_path)[:2]
     seen = torch.stack([prepare(Image.open(path)) for path in paths])
     read = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
     expected = theirs.encode_image(seen, False), theirs.encode_text(read, False)

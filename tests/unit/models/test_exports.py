@@ -8,7 +8,7 @@ from PIL import Image
 
 import tether
 from dual_encoders import MAKERS, write_dual_encoder
-from references import pictures, probabilities
+from references import image_files, probabilities
 from tether.core.errors import InputError
 from tether.data.images import load
 from tether.models import create
@@ -55,7 +55,7 @@ def test_the_pipeline_of_transformers(kind, tmp_path):
     write_dual_encoder(tmp_path / "source", kind, **({"context": 64} if "siglip" in kind else {}))
     model = tether.load(tmp_path / "source")
     folder = tether.export(model, tmp_path / "out", format="transformers")
-    paths = pictures(tmp_path)
+    paths = image_files(tmp_path)
     expected = _ours(model, paths, LABELS)
     _assert_same(_pipeline(folder, paths, LABELS), expected)
     _assert_same(_ours(tether.load(folder), paths, LABELS), expected)
@@ -76,7 +76,7 @@ def _own(**image):
     ids=["shortest side", "squashed", "colours"],
 )
 def test_an_own_model_keeps_words_and_image_processing(image, tmp_path):
-    model, paths = _own(**image), pictures(tmp_path)
+    model, paths = _own(**image), image_files(tmp_path)
     folder = tether.export(model, tmp_path / "hf", format="transformers")
     _assert_same(_pipeline(folder, paths, WORDS), _ours(model, paths, WORDS))
     folder = tether.export(model, tmp_path / "open_clip", format="open_clip")
@@ -104,7 +104,7 @@ def test_an_own_vocabulary_in_open_clip(tmp_path):
         model.config, vision=dataclasses.replace(model.config.vision, image=model.image_spec)
     )
     folder = tether.export(model, tmp_path / "out", format="open_clip")
-    found, seen = _open_clip(folder, pictures(tmp_path), LABELS)
+    found, seen = _open_clip(folder, image_files(tmp_path), LABELS)
     _assert_same(found, probabilities(model, list(seen), LABELS))
     _assert_same(found, probabilities(tether.load(folder), list(seen), LABELS))
 

@@ -34,7 +34,7 @@ def photos(tmp_path_factory) -> Path:
         for name, colour in COLOURS.items():
             pixels = np.clip(np.array(colour) + 5 * number, 0, 255).astype(np.uint8)
             Image.fromarray(np.full((40, 48, 3), pixels)).save(folder / f"{name}{number}.png")
-            lines.append((f"{name}{number}.png", f"a {name} wall, picture {number}"))
+            lines.append((f"{name}{number}.png", f"a {name} wall, number {number}"))
     with (folder / "captions.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "caption"), *lines])
     return folder

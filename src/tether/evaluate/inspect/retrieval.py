@@ -37,7 +37,7 @@ class Retrieval:
     k: Depths = (1, 5, 10)
 
     def __call__(self, subject: Subject) -> Finding:
-        """An alarm when pairs are not told apart, or a recall is not clearly above chance."""
+        """An alarm when pairs are not separated, or a recall is not clearly above chance."""
         subject.need_pairs(2)
         pairing = subject.pairing
         apart = subject.told_apart
