@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tether
@@ -102,7 +103,7 @@ def test_fitted_twice_is_the_same(photos, clip, tmp_path):
     for name in ("a", "b"):
         tether.train(photos, out=tmp_path / name, start=clip)
         rows.append(tether.load(tmp_path / name).embed(["a red wall", photos / "blue3.png"]))
-    assert rows[0].equal(rows[1])
+    torch.testing.assert_close(rows[0], rows[1], atol=1e-5, rtol=0)  # LAPACK may round by where memory lies
 
 
 def test_own_data_are_never_measured_on_those_of_a_recipe(photos, tmp_path):
