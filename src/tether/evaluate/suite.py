@@ -93,14 +93,17 @@ def evaluate(
         on_bad=on_bad,
         on_progress=on_progress,
     )
-    if not seen.captions and not seen.labels:
-        raise InputError(
-            f"{source.name}: rows have neither captions nor a label column, so there is nothing to measure"
-        )
+    check_measurable(seen, where=source.name)
     result = measure(
         model, seen, measures=measures, k=k, templates=templates, batch_size=batch_size, bootstrap=bootstrap, seed=seed
     )
     return result | {"seconds": time.perf_counter() - start}
+
+
+def check_measurable(seen: Embedded, *, where: str) -> None:
+    """Refuse pairs that say nothing to measure by."""
+    if not seen.captions and not seen.labels:
+        raise InputError(f"{where}: rows have neither captions nor a label column, so there is nothing to measure")
 
 
 def measure(

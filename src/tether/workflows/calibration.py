@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
-from tether.core.protocols import DualEncoder, Source
+from tether.core.protocols import DualEncoder
 from tether.data import open_source
 from tether.data.words import read_words
 from tether.evaluate.cutoff import FILE, Cutoff, fit_cutoffs, read_cutoffs
 from tether.evaluate.embeddings import embed_source
+from tether.workflows.held_out import HeldOut
 
 MOST_IMAGES = 1000
 """Held-out images that cutoffs are fitted on, at most."""
@@ -21,10 +22,11 @@ Wanted = float | Literal["auto"] | None
 Pairs = str | Path | Mapping[str, Any] | None
 
 
-def keep_cutoffs(model: DualEncoder, source: Source, *, folder: Path) -> None:
+def keep_cutoffs(model: DualEncoder, held_out: HeldOut, *, folder: Path) -> None:
     """Fit cutoffs on held-out pairs and write them into a run's folder; nothing where there are too few."""
     try:
-        found = fit_cutoffs(embed_source(model, source, limit=MOST_IMAGES), digest=digest_of(model), source=source.name)
+        seen = held_out.embedded(model, most=MOST_IMAGES)
+        found = fit_cutoffs(seen, digest=digest_of(model), source=held_out.source.name)
     except InputError:
         return
     found.save(folder / FILE)

@@ -18,6 +18,8 @@ from tether.data.survey import survey
 from tether.data.words import count_words
 from tether.evaluate import evaluate
 from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
+from tether.evaluate.suite import check_measurable
+from tether.evaluate.suite import measure as measures_of
 from tether.models.load import load
 from tether.train.config import RunConfig, load_config
 from tether.train.epochs import steps_per_epoch
@@ -27,6 +29,7 @@ from tether.train.run import train as run
 from tether.workflows.calibration import digest_of, keep_cutoffs
 from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit
+from tether.workflows.held_out import HeldOut
 from tether.workflows.plan import TrainingPlan, plan
 
 BOOTSTRAP = 1000
@@ -172,15 +175,14 @@ def go(
     where: str = "settings",
 ) -> TrainedRun:
     """Run the settings; arguments are those of ``train``, ``where`` is what errors call the settings."""
-    wanted, measure, name = config.evaluate, None, ""
+    wanted, held_out, measure = config.evaluate, None, None
     if wanted is not None:
-        source = open_source(wanted.source, where=f"{where}: evaluate.source")
-
-        name = source.name
+        held_out = HeldOut(open_source(wanted.source, where=f"{where}: evaluate.source"), limit=wanted.limit)
 
         def measure(model: Encoder) -> dict[str, float]:
-            found = evaluate(model, source, limit=wanted.limit, bootstrap=BOOTSTRAP)
-            return {key: value for key, value in found.items() if key != "seconds"}  # a run has its own
+            seen = held_out.embedded(model)
+            check_measurable(seen, where=held_out.source.name)
+            return measures_of(model, seen, bootstrap=BOOTSTRAP)
 
     if config.fit is not None:
         result = fit(
@@ -204,20 +206,19 @@ def go(
             device=device,
         )
     meaning = read_meaning(out)
-    if meaning is None and wanted is not None and "text_to_image_r10_chance" in result.metrics:
-        meaning = _meaning(config, result, name=name, out=out, device=device)
+    if meaning is None and held_out is not None and "text_to_image_r10_chance" in result.metrics:
+        meaning = _meaning(config, result, held_out=held_out, out=out, device=device)
         meaning.save(out)
     steps = [] if meaning is None else list(meaning.next_steps(out, data=config.data))
-    return TrainedRun(out, result, name, meaning, next=steps)
+    return TrainedRun(out, result, "" if held_out is None else held_out.source.name, meaning, next=steps)
 
 
-def _meaning(config: RunConfig, result: Result, *, name: str, out: Path, device: str) -> Meaning:
+def _meaning(config: RunConfig, result: Result, *, held_out: HeldOut, out: Path, device: str) -> Meaning:
     """Measure the finished model on images that it learnt from, as many as were held out, and compare.
 
     Leaves in the folder what later warns its users: the captions' words, and cutoffs.
     """
-    assert config.evaluate is not None
-    source, held_out = open_source(config.data, where="data"), open_source(config.evaluate.source)
+    source = open_source(config.data, where="data")
     model = cast(DualEncoder, load(out, device=device))
     scratch = _scratch(config)
     words = count_words(source, digest=digest_of(model), scratch=scratch)
@@ -231,7 +232,7 @@ def _meaning(config: RunConfig, result: Result, *, name: str, out: Path, device:
         known = None
     value, low, high, chance = recall_of(result.metrics, depth=depth)
     return Meaning(
-        source=name,
+        source=held_out.source.name,
         images=words.images,
         captions=words.captions,
         epochs=None if config.fit is not None else config.steps / steps_per_epoch(config, words.images),
