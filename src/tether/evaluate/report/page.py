@@ -32,7 +32,6 @@ FILE = "report.html"
 THUMBNAIL = 56  # pixels; shown at up to twice that
 MOST_ROWS = 2000
 """Rows looked at for the galleries and the map, from the first."""
-MOST_BYTES = 3_000_000
 _EASY = 0.5
 """Chance above which a recall says too little to stand at the top."""
 LABELS = ("label", "group")
