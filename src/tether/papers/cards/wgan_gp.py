@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
@@ -30,27 +30,57 @@ CARD = Card(
         "tether.train.steps.adversarial.GeneratorStep",
     ),
     needs=("a critic that can be differentiated twice", "real and generated samples"),
-    gives="A penalty that keeps any critic's slope near 1, in place of a box around its weights.",
+    gives="A penalty on the slope of any critic, in place of a box around its weights.",
     claim=Claim(
         says="In as many steps, a generator whose critic pays for its slope puts more of its points near the modes of "
-        "eight Gaussians than one whose critic's weights are clipped.",
+        "eight Gaussians than one whose critic's weights are clipped, which stick to their bound.",
         metric=f"generated points within 0.15 of a mode after {STEPS} generator steps, in per cent",
         better="higher",
         margin=20.0,
-        baseline="weight clipping, the better of c = 0.01 and c = 0.1",
+        baseline="weight clipping, the better of c = 0.01 (released) and c = 0.1",
         scale="eight Gaussians in the plane, generator and critic of 3 x 128 ReLU, batch 256, 5 critic steps for each "
-        "of the generator's",
+        "of the generator's; initialisation, optimisers and their constants of gan_toy.py",
+        equal="starting weights, batches, noise and steps of both players; each arm has the released optimiser at ten "
+        "times its released rate, one trial with the penalty and two with clipping",
+        conditions=(
+            Condition(
+                says="At least half of the critic's weights lie at the bound of 0.01.",
+                ours="weights_at_bound_0.01",
+                than=0.5,
+                better="higher",
+            ),
+            Condition(
+                says="The penalised critic's mean slope is at least 0.5.",
+                ours="slope_penalty",
+                than=0.5,
+                better="higher",
+            ),
+            Condition(
+                says="The penalised critic's mean slope is at most 2.5.",
+                ours="slope_penalty",
+                than=2.5,
+                better="lower",
+            ),
+        ),
     ),
     differences=(
-        "Nets are initialised and RMSProp is set as PyTorch does by default; the released toy uses He and TensorFlow's "
-        "constants, with which the penalty's lead is smaller (see the guide).",
         "Nets of width 128 instead of 512, and 300 generator steps instead of 100,000: seconds on a CPU.",
         "The learning rate is ten times the released one for both arms, to show the difference in so few steps.",
         "At a slope of exactly 0 the penalty's gradient is 0; in the released code it is not a number.",
         "Each player draws a real batch of its own.",
         "Image quality (inception scores) is out of reach here.",
     ),
-    minutes=1.5,
+    tried=(
+        Tried(
+            bed="nets and RMSProp as PyTorch sets them by default, the rest alike; this was the claim at first",
+            outcome="50 % of the points near a mode against 17 %, seeds 0 to 2; the lower bound of the lead 17 points",
+        ),
+        Tried(
+            bed="He initialisation and constants near TensorFlow's, two early runs",
+            outcome="a lead of 13 points, and one of 16 points that three seeds did not show to be above 0",
+        ),
+    ),
+    minutes=2.0,
     guide="objectives.md",
 )
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from timm.optim import RMSpropTF
 from torch import Tensor, nn
 
 from tether.core.gather import LOCAL
@@ -27,6 +28,7 @@ CRITIC_STEPS = 5
 """Steps of the critic for each of the generator."""
 PENALTY_WEIGHT, PENALTY_RATE, BETAS = 0.1, 1e-3, (0.5, 0.9)
 CLIPPING_RATE = 5e-4
+"""The weight is the released one, both rates are ten times theirs."""
 NEAR = 0.15
 """A made point this close to a mode counts as being there."""
 SAMPLES = 4096
@@ -66,12 +68,17 @@ def draw(count: int, *, generator: torch.Generator) -> Float[Tensor, "n 2"]:
 
 
 def network(outputs: int) -> nn.Sequential:
-    """Two inputs, three hidden layers of 128 ReLU, torch's own initialisation, drawn from its default generator."""
+    """Two inputs and three hidden layers of 128 ReLU, drawn from torch's default generator as gan_toy.py does.
+
+    Uniform weights: He's in the hidden layers, Glorot's in the last; biases of zero.
+    """
     sizes = (2, WIDTH, WIDTH, WIDTH, outputs)
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    linears = [nn.Linear(before, after) for before, after in itertools.pairwise(sizes)]
+    for linear in linears:
+        nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
+        nn.init.zeros_(linear.bias)
+    nn.init.xavier_uniform_(linears[-1].weight)
+    return nn.Sequential(*[part for linear in linears for part in (linear, nn.ReLU())][:-1])
 
 
 def train(hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound: float = 0.01) -> CriticRun:
@@ -124,7 +131,7 @@ def _moved(module: nn.Module, hold: str) -> tuple[torch.optim.Optimizer, list[tu
     if hold == "penalty":
         optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, lr=rate, betas=BETAS, fused=True)
     else:
-        optimizer = torch.optim.RMSprop(groups, lr=rate)
+        optimizer = RMSpropTF(groups, lr=rate)  # TensorFlow's constants, as in the released code
     return optimizer, list(module.named_parameters())
 
 
