@@ -85,7 +85,7 @@ CARD = Card(
             outcome="1.89 nats against 2.48, seeds 0 to 2",
         ),
     ),
-    minutes=5.0,
+    minutes=4.5,
     guide="stability.md",
 )
 

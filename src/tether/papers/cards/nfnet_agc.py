@@ -72,6 +72,10 @@ CARD = Card(
             bed="no clipping as the baseline, which was the claim at first",
             outcome="accuracy 0.92 against 0.09, seeds 0 to 2",
         ),
+        Tried(
+            bed="batch normalisation in the same network, without clipping",
+            outcome="accuracy 0.99, seeds 0 and 1: where it does not disturb it does better",
+        ),
     ),
     minutes=2.5,
     guide="stability.md",
