@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Condition, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +83,14 @@ CARD = Card(
         "One pair may come alone, and the two sides may have random vectors of their own; both fail in the release.",
         "The stage stops when the embeddings have lost half of their length (switched off in the check).",
         "Only matrices decay, the model is in eval mode, and one process draws what all need.",
+    ),
+    tried=(
+        Tried(
+            bed="Two coloured shapes and towers of a few layers, 200 steps, two seeds: a toy, measured before this "
+            "check was written.",
+            outcome="The gap was 0.98 and 1.07 at the start, 0.85 and 0.91 after the method, 0.43 and 0.40 after "
+            "CLIP's loss alone, which closed more of it there.",
+        ),
     ),
     minutes=5.0,
     guide="adaptation.md",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Condition, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +94,14 @@ CARD = Card(
         "No code could be obtained: the half of the loss from text to image, Adam and its settings, the frozen logit "
         "scale and the early stop on held-out combinations are our choice.",
     ),
-    minutes=3.0,
+    tried=(
+        Tried(
+            bed="An ordinary small CLIP on synthetic scenes: a toy, measured before this check was written.",
+            outcome="It binds in 86 to 97 % of the images without any swapped caption, and the matrix adds nothing. "
+            "Hence the premise is built.",
+        ),
+    ),
+    minutes=5.0,
     guide="adaptation.md",
 )
 

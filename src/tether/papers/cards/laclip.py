@@ -34,8 +34,8 @@ CARD = Card(
         "tether.losses.clip.multi_text_loss",
     ),
     needs=("pairs", "a rewriter: rules that come along, or a language model"),
-    gives="A CLIP that understands captions worded otherwise than its training pairs, at no cost in training but some "
-    "recall of the pairs' own wording in short runs.",
+    gives="A CLIP that understands other wordings than that of its training captions, where these are all worded "
+    "alike; training takes no longer, and recall of their own wording falls in short runs.",
     claim=Claim(
         says="Trained for the same number of steps, a CLIP that draws its texts from captions and rewrites finds more "
         "images by captions in a wording that neither saw.",
