@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 IMAGES, POOL, QUERIES = 3_000, 300, 200
 BASE_STEPS, STEPS, BATCH, LEARNING_RATE = 700, 500, 64, 5e-5
 RATES = (3e-5, LEARNING_RATE, 1e-4)
-"""Learning rates that were tried for the method on another seed; the baseline has the best of them on each."""
+"""Learning rates that were tried for the method, which has the middle one; the baseline has each seed's best."""
 TERMS = {
     "first_term": (1.0, 0.0, 0.0),
     "second_term": (0.0, 1.0, 0.0),
