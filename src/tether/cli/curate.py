@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tether.cli.options import Strict
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def command(
     images: Annotated[
         str | None, typer.Option(help="Thumbnails of the datasheet: blurred (default), clear or none.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    strict: Strict = False,
     raw_csv: Annotated[
         bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
     ] = False,

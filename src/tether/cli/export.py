@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tether.cli.options import Device
+from tether.cli.options import Device, RandomWeights
 from tether.cli.say import say
 
 
@@ -20,9 +20,7 @@ def command(
         Literal["open_clip", "transformers", "tether"], typer.Option("--format", help="Who shall open it.")
     ] = "open_clip",
     device: Device = "cpu",
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
-    ] = False,
+    random_weights: RandomWeights = False,
 ) -> None:
     """Write a model with its tokenizer and image processor as a folder that open_clip, transformers or Tether opens.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, Strict, check_new, put_json
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -34,11 +34,9 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    strict: Strict = False,
     check: Annotated[bool, typer.Option("--check", help="End with code 1 when a section raises an alarm.")] = False,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
-    ] = False,
+    random_weights: RandomWeights = False,
     json: Json = None,
     existing: Existing = "refuse",
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -85,3 +87,16 @@ def bars(*more: ProgressColumn, screen: Screen | None = None, **options: Any) ->
     columns = (Words(), BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn())
     settings: dict[str, Any] = {"transient": True, **options}
     return LoggedBars(*columns, console=screen or Screen(stderr=True), **settings)
+
+
+@contextlib.contextmanager
+def bar(what: str, *, visible: bool = True) -> Iterator[Callable[[int, int | None], None]]:
+    """One such bar; gives the function that moves it, which takes how many are done and how many there are.
+
+    Args:
+        what: it is about.
+        visible: from the beginning; else once something is done.
+    """
+    with bars() as shown:
+        task = shown.add_task(what, total=None, visible=visible)
+        yield lambda done, total: shown.update(task, completed=done, total=total, visible=True)

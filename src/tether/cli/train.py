@@ -119,19 +119,11 @@ def command(
 
 
 def _fit(config: RunConfig, *, out: Path, resume: bool, device: str, where: str) -> TrainedRun:
-    from tether.cli.screen import bars
+    from tether.cli.screen import bar
     from tether.workflows.train import go
 
-    with bars() as progress:
-        task = progress.add_task("features", total=None)
-        return go(
-            config,
-            out=out,
-            resume=resume,
-            device=device,
-            where=where,
-            on_progress=lambda count, total: progress.update(task, completed=count, total=total),
-        )
+    with bar("features") as on_progress:
+        return go(config, out=out, resume=resume, device=device, where=where, on_progress=on_progress)
 
 
 def _tell(prepared: Prepared) -> None:

@@ -68,13 +68,14 @@ SOURCES = Sources(_WHERE)
 """Every kind of source by name."""
 
 
-def open_source(spec: str | Path | Mapping[str, Any], *, where: str = "--data") -> Source:
+def open_source(spec: str | Path | Mapping[str, Any] | Source, *, where: str = "--data") -> Source:
     """Make the source that a specification names.
 
     Args:
         spec: a set by name (``emoji``), with settings (``emoji:split=test,size=64,languages=[en,de]``); a folder, a
             ``.parquet``, ``.csv``, ``.tsv`` or ``.tar`` file, a pattern of such files, a URL; ``hf:owner/name`` with
-            settings after another colon (``hf:owner/name:split=train``); or a mapping with ``name`` and keywords.
+            settings after another colon (``hf:owner/name:split=train``); a mapping with ``name`` and keywords; or a
+            source, which is given back.
         where: what errors call the specification.
 
     Raises:
@@ -85,6 +86,8 @@ def open_source(spec: str | Path | Mapping[str, Any], *, where: str = "--data") 
         return build({**spec, "path": plain(path)} if isinstance(path, str) else spec, SOURCES, where=where)
     if isinstance(spec, Path):
         return build({"name": kind_of(str(spec), where=where), "path": str(spec)}, SOURCES, where=where)
+    if isinstance(spec, Source):
+        return spec
     if not isinstance(spec, str) or not spec.strip():
         raise InputError(f"{where}: expected a data set's name, a path or a mapping, got {spec!r}")
     name, _, rest = spec.partition(":")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
@@ -15,11 +15,11 @@ from tether.data.words import read_words
 from tether.evaluate.cutoff import FILE, Cutoff, fit_cutoffs, read_cutoffs
 from tether.evaluate.embeddings import embed_source
 from tether.workflows.held_out import HeldOut
+from tether.workflows.models import Data
 
 MOST_IMAGES = 1000
 """Held-out images that cutoffs are fitted on, at most."""
 Wanted = float | Literal["auto"] | None
-Pairs = str | Path | Mapping[str, Any] | None
 
 
 def keep_cutoffs(model: DualEncoder, held_out: HeldOut, *, folder: Path) -> None:
@@ -33,7 +33,7 @@ def keep_cutoffs(model: DualEncoder, held_out: HeldOut, *, folder: Path) -> None
 
 
 def cutoff_of(
-    wanted: Wanted | str, *, model: DualEncoder, name: str, pairs: Pairs = None, option: str
+    wanted: Wanted | str, *, model: DualEncoder, name: str, pairs: Data | None = None, option: str
 ) -> Cutoff | None:
     """The cutoff that is asked for, with its rates where they are known.
 
@@ -54,7 +54,7 @@ def cutoff_of(
     number = None if wanted == "auto" else _number(wanted, option=option)
     digest = digest_of(model)
     if pairs is not None:
-        source = open_source(str(pairs) if isinstance(pairs, Path) else pairs, where="pairs to fit a cutoff on")
+        source = open_source(pairs, where="pairs to fit a cutoff on")
         table = fit_cutoffs(embed_source(model, source, limit=MOST_IMAGES), digest=digest, source=source.name)
     else:
         table = read_cutoffs(Path(name) / FILE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import has_magic
 from html import escape
@@ -24,11 +24,10 @@ from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.lance import table_of
 from tether.tasks.retrieve.search import Hit, Searcher
 from tether.tasks.retrieve.store import Store
-from tether.workflows.calibration import Pairs, Wanted, cutoff_of, unseen_words
-from tether.workflows.models import Model, opened
+from tether.workflows.calibration import Wanted, cutoff_of, unseen_words
+from tether.workflows.models import Data, Model, Progress, opened
 
 THUMBNAIL = 192  # pixels of the longest side of what is kept of an image
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +90,7 @@ def search(
     condition: str | None = None,
     folder: Path | None = None,
     cutoff: Wanted | str = None,
-    cutoff_from: Pairs = None,
+    cutoff_from: Data | None = None,
     device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Found:
