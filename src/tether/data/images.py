@@ -80,7 +80,7 @@ def _reason(error: RuntimeError) -> str:
     return re.sub(r"^\w+, \S+:\d+, ", "", reason_of(error))
 
 
-def fit(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W"]:
+def resize_and_crop(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W"]:
     """Resize and crop an image to the size a model wants, staying in uint8.
 
     Equal to open_clip's evaluation transform (Pillow resize, centre crop) within one grey level: the long side is
@@ -106,8 +106,8 @@ def fit(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W
 
 
 def load(image: ImageLike, spec: ImageSpec, *, name: str = "") -> UInt8[Tensor, "3 H W"]:
-    """Decode and fit in one call."""
-    return fit(decode(image, name=name), spec)
+    """Decode, resize and crop in one call."""
+    return resize_and_crop(decode(image, name=name), spec)
 
 
 def _resized(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:

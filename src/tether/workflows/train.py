@@ -83,7 +83,7 @@ def train(
     device: str = "auto",
     on_plan: Callable[[Prepared], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] | None = None,
 ) -> TrainedRun:
     """Train a dual encoder on pairs of images and texts.
 
@@ -171,7 +171,7 @@ def go(
     device: str = "auto",
     on_record: Callable[[dict[str, Any]], None] | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] | None = None,
     where: str = "settings",
 ) -> TrainedRun:
     """Run the settings; arguments are those of ``train``, ``where`` is what errors call the settings."""
@@ -201,7 +201,7 @@ def go(
             resume=resume,
             evaluate=measure,
             on_record=on_record,
-            should_stop=should_stop,
+            should_stop=should_stop or (lambda: False),
             edits=EDITS,
             device=device,
         )

@@ -23,7 +23,7 @@ from tether.tasks.classify.zero_shot import LABELS, ZeroShotClassifier
 Progress = Callable[[int, int | None], None]
 
 
-class Ranked(NamedTuple):
+class RankedClass(NamedTuple):
     """One of the classes most like an image.
 
     Attributes:
@@ -49,7 +49,7 @@ class Label:
 
     key: str
     label: str
-    ranked: tuple[Ranked, ...]
+    ranked: tuple[RankedClass, ...]
 
     @property
     def confidence(self) -> float:
@@ -103,7 +103,9 @@ def classify(
         labels = scores.labels(abstain=abstain, above=above)
         for row, label, *best in zip(rows, labels, *(each.tolist() for each in table), strict=True):
             yield Label(
-                row.key, label or "", tuple(Ranked(scores.classes[i], *each) for i, *each in zip(*best, strict=True))
+                row.key,
+                label or "",
+                tuple(RankedClass(scores.classes[i], *each) for i, *each in zip(*best, strict=True)),
             )
         done += len(rows)
         if on_progress is not None:
@@ -130,7 +132,12 @@ def write_csv(labels: Sequence[Label], path: Path, *, raw_csv: bool = False) -> 
     ):
         table = CsvRows(file, raw_csv=raw_csv)
         table.write(
-            ["key", "label", "confidence", *(f"{name}_{i}" for i in ranks for name in ("class", *Ranked._fields[1:]))]
+            [
+                "key",
+                "label",
+                "confidence",
+                *(f"{name}_{i}" for i in ranks for name in ("class", *RankedClass._fields[1:])),
+            ]
         )
         for one in labels:
             ranked = (cell for name, *numbers in one.ranked for cell in (name, *(f"{each:.6f}" for each in numbers)))
