@@ -227,7 +227,6 @@ class _Display:
 
         self._progress = bars()
         self._tasks: dict[str, Any] = {}
-        self._state: dict[str, str] = {}
 
     def __enter__(self) -> _Display:
         self._progress.start()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, Strict, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, Strict, check_new, put_json
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A run or model folder, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
-    ],
+    model: ModelName,
     source: Annotated[
         str, typer.Argument(help="A data set by name (emoji:split=test), a folder or file, hf:OWNER/NAME.")
     ],

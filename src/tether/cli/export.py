@@ -7,14 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from tether.cli.options import Device, RandomWeights
+from tether.cli.options import Device, ModelName, RandomWeights
 from tether.cli.say import say
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A run or model folder, starter, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
-    ],
+    model: ModelName,
     out: Annotated[Path, typer.Argument(help="New folder.")],
     form: Annotated[
         Literal["open_clip", "transformers", "tether"], typer.Option("--format", help="Who shall open it.")

@@ -13,7 +13,7 @@ from tether.cli.say import say
 
 if TYPE_CHECKING:
     from tether.train.config import RunConfig
-    from tether.workflows.train import Prepared, TrainedRun
+    from tether.workflows.train import Prepared
 
 COMPARE = "compare"
 _SETTING = re.compile(r"[A-Za-z_][\w.]*=")
@@ -97,33 +97,27 @@ def command(
         return
 
     from tether.cli.progress import TrainingProgress, summarise
+    from tether.cli.screen import bar
     from tether.train.epochs import with_steps
     from tether.workflows.train import go
 
     where, finished = recipe or "command line", (out / SUMMARY).exists()
     if config.fit is not None:
-        summarise(_fit(config, out=out, resume=resume, device=device, where=where), before=finished)
-        return
-    config = with_steps(config)
-    with TrainingProgress(steps=config.steps) as progress:
-        done = go(
-            config,
-            out=out,
-            resume=resume,
-            device=device,
-            on_record=progress.show,
-            should_stop=progress.interrupted,
-            where=where,
-        )
+        with bar("features") as on_progress:
+            done = go(config, out=out, resume=resume, device=device, where=where, on_progress=on_progress)
+    else:
+        config = with_steps(config)
+        with TrainingProgress(steps=config.steps) as progress:
+            done = go(
+                config,
+                out=out,
+                resume=resume,
+                device=device,
+                on_record=progress.show,
+                should_stop=progress.interrupted,
+                where=where,
+            )
     summarise(done, before=finished)
-
-
-def _fit(config: RunConfig, *, out: Path, resume: bool, device: str, where: str) -> TrainedRun:
-    from tether.cli.screen import bar
-    from tether.workflows.train import go
-
-    with bar("features") as on_progress:
-        return go(config, out=out, resume=resume, device=device, where=where, on_progress=on_progress)
 
 
 def _tell(prepared: Prepared) -> None:

@@ -102,11 +102,8 @@ def classify(
         table = (order, scores.probability.gather(1, order), scores.cosine.gather(1, order))
         labels = scores.labels(abstain=abstain, above=above)
         for row, label, *best in zip(rows, labels, *(each.tolist() for each in table), strict=True):
-            yield Label(
-                row.key,
-                label or "",
-                tuple(RankedClass(scores.classes[i], *each) for i, *each in zip(*best, strict=True)),
-            )
+            ranked = (RankedClass(scores.classes[i], *each) for i, *each in zip(*best, strict=True))
+            yield Label(row.key, label or "", tuple(ranked))
         done += len(rows)
         if on_progress is not None:
             on_progress(done, None)
@@ -131,14 +128,8 @@ def write_csv(labels: Sequence[Label], path: Path, *, raw_csv: bool = False) -> 
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         table = CsvRows(file, raw_csv=raw_csv)
-        table.write(
-            [
-                "key",
-                "label",
-                "confidence",
-                *(f"{name}_{i}" for i in ranks for name in ("class", *RankedClass._fields[1:])),
-            ]
-        )
+        columns = [f"{name}_{rank}" for rank in ranks for name in ("class", "confidence", "cosine")]
+        table.write(["key", "label", "confidence", *columns])
         for one in labels:
             ranked = (cell for name, *numbers in one.ranked for cell in (name, *(f"{each:.6f}" for each in numbers)))
             table.write([one.key, one.label, f"{one.confidence:.6f}", *ranked])
