@@ -72,7 +72,7 @@ def place(stage: Path, tmp_path: Path, monkeypatch) -> Path:
         (["search", "no-store", "cat"], "tether: no-store: no such store; make one with: tether index"),
         (["export", "nosuch", "out"], "tether: nosuch: no such model"),
         (["report", "photos"], "tether: photos: not a run"),
-        (["curate", "photos", "--out", "u"], "tether: give either --entries"),
+        (["curate", "photos", "--out", "u"], "tether: say what to do with the pairs: --recipe curate"),
         (["train", "no.yaml"], "tether: no.yaml: no such file"),
         (["train", "--resume"], "tether: command line: key 'data' is required"),
         ([*TRAIN, "clippper=none"], "unknown key 'clippper'; did you mean 'clipper'?"),
