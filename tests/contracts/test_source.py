@@ -198,7 +198,7 @@ def test_a_source_opens_by_name_with_settings():
         ("emoji:languages=[en", "brackets"),
         ("nowhere/at/all.parquet", "no such file"),
         ("nowhere/at/all", "no such file or folder"),
-        ("nowhere", "neither a data set"),
+        ("nowhere", "no such file or folder, and no data set"),
         ("", "expected a data set's name"),
         ({"split": "test"}, "name"),
         ({"name": "parquet"}, "path"),

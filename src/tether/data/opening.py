@@ -144,6 +144,6 @@ def kind_of(path: str, *, where: str) -> str:
     if "/" in path and not has_magic(path) and "://" not in path:
         raise InputError(f"{where}: {path!r}: no such file or folder")
     raise InputError(
-        f"{where}: {path!r} is neither a data set ({closest(path.partition(':')[0], SOURCES)}) nor a folder, a pattern "
-        f"or a file ending in {', '.join(_BY_ENDING)}; a Hugging Face hub id is written hf:owner/name"
+        f"{where}: {path!r}: no such file or folder, and no data set ({closest(path.partition(':')[0], SOURCES)}); "
+        f"files end in {', '.join(_BY_ENDING)}; a Hugging Face hub id is written hf:owner/name"
     )

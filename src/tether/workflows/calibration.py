@@ -17,11 +17,15 @@ from tether.data.words import read_words
 from tether.evaluate.cutoff import FILE, LEAST_IMAGES, Cutoff, fit_cutoffs, read_cutoffs
 from tether.evaluate.embeddings import embed_source
 from tether.evaluate.meaning import read_meaning
+from tether.models.composed.starter import taught
+from tether.models.named import STARTER
 from tether.workflows.held_out import HeldOut
 from tether.workflows.learnt import learnt_from
 
 MOST_IMAGES = 1000
 """Held-out images that cutoffs are fitted on, at most."""
+_CLASSES = 5
+"""Classes from which on it is asked whether they are those that ``starter`` was taught."""
 Wanted = float | Literal["auto"] | None
 Pairs = str | Path | Mapping[str, Any] | None
 
@@ -114,9 +118,22 @@ def _nothing_fitted(name: str, *, option: str) -> InputError:
 
 
 def unseen_words(texts: Sequence[str], *, model: DualEncoder, name: str) -> list[str]:
-    """What to say of words that no caption of the model's run has; nothing where there is no run."""
+    """What to say of words that no caption of the model's run has, and of classes that ``starter`` was taught."""
     words = read_words(Path(name))
+    if name == STARTER and words is None:
+        return taught_classes(texts)
     return [] if words is None or words.digest != digest_of(model) else words.warnings(texts)
+
+
+def taught_classes(classes: Sequence[str]) -> list[str]:
+    """That classes are no test of zero-shot for ``starter``, where they are many and mostly ImageNet's."""
+    if len(classes) < _CLASSES:
+        return []
+    known = len(taught(classes))
+    return [
+        f"{known:,} of {len(classes):,} classes are ImageNet's, by whose photographs and class names {STARTER} was "
+        "made: on these it is no zero-shot model, and accuracy on them says nothing about other classes"
+    ] * (2 * known >= len(classes))
 
 
 def _number(wanted: float | str, *, option: str) -> float:

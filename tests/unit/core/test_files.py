@@ -369,3 +369,14 @@ def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path):
     with safe_open(path, framework="numpy") as file:
         assert file.metadata() == said
         assert file.get_tensor("b").tolist() == [0, 1, 2]
+
+
+def test_errors_show_names_of_files_escaped(tmp_path):
+    path = tmp_path / "a\x1b[2J\u202eb.json"
+    path.write_text("{")
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert r"a\x1b[2J\u202eb.json" in str(caught.value)
+    for error in (WriteError(path, OSError(28, "No space")), LockedError(f"{path}: held")):
+        assert "\x1b" not in str(error)
+        assert "\u202e" not in f"{error} {error!r}"

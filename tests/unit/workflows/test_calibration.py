@@ -11,6 +11,7 @@ from PIL import Image
 
 import tether
 from tether.core.errors import InputError
+from tether.workflows.calibration import unseen_words
 
 STORE = "scenes:rows=12,size=64"
 
@@ -127,3 +128,19 @@ def test_a_cutoff_fitted_on_what_was_learnt_says_so(run, pairs, tmp_path):
         found = tether.search(STORE, "a red circle", model=run, cutoff="auto", cutoff_from=source).cutoff
         assert found.learnt == count
         assert (f"learnt from {count} of these images" in found.line(pool=12)) == bool(count)
+
+
+@pytest.mark.parametrize(
+    ("classes", "known"),
+    [
+        (["tench", "English springer", "cassette player", "chain saw", "church"], 5),
+        (["tench", "church", "cassette player", "smile", "frown"], 3),
+        (["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"], 0),
+        (["tench", "church"], 0),
+    ],
+)
+def test_classes_that_starter_was_taught_are_no_zero_shot(classes, known):
+    model = tether.load("tiny", random_weights=True)
+    said = unseen_words(classes, model=model, name="starter")
+    assert [line.partition(" classes are ImageNet's")[0] for line in said] == [f"{known} of 5"] * bool(known)
+    assert unseen_words(classes, model=model, name="other") == []
