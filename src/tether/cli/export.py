@@ -28,9 +28,11 @@ def command(
     """
     from tether import export, load
     from tether.core.errors import InputError
+    from tether.models.export import check_format
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is not an empty folder; choose another")
+    check_format(model, format=form)
     folder = export(load(model, random_weights=random_weights, device=device), out, format=form)
     opened = {
         "open_clip": f'open_clip.create_model_from_pretrained("local-dir:{folder}")',

@@ -58,9 +58,9 @@ def command(
     rows = open_source(pairs, where="--pairs")
     if learnt := remark(model, rows):
         say(learnt, err=True)
-    encoder = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
     with bars() as bar:
-        task = bar.add_task("embedding the pairs", total=None)
+        task = bar.add_task("loading the model", total=None)
+        encoder = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
         report = inspect_model(
             encoder,
             rows,

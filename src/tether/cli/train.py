@@ -65,6 +65,7 @@ def command(
       tether train photos/ --recipe demo steps=1000 --out runs/scratch
       tether train --resume --out runs/mine
     """
+    from tether.train.claim import check_free
     from tether.train.run_files import CONFIG, SUMMARY
     from tether.workflows.train import prepare
 
@@ -82,6 +83,8 @@ def command(
         given.append(f"clipper={_known(clipper)}")
     if compare_steps is not None and clipper != COMPARE:
         raise typer.BadParameter("goes with --clipper compare only", param_hint="--compare-steps")
+    if not (resume or dry_run or clipper == COMPARE):
+        check_free(out)
     prepared = prepare(data, recipe=recipe, start=start, settings=given)
     config = prepared.config
     if recorded:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from glob import has_magic
 from pathlib import Path, PurePath
 from typing import Any
 
+from tether.core.atomic_io import local
 from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.protocols import Source
@@ -137,7 +139,14 @@ def kind_of(path: str, *, where: str) -> str:
     folder = is_folder(path)
     if folder is not None:
         return folder
+    if local(path).is_file():
+        raise InputError(
+            f"{where}: {path!r}: expected a folder, or a file ending in {', '.join(_BY_ENDING)}; if it goes with "
+            f"images beside it, as captions.txt does, name the folder: {local(path).parent}"
+        )
+    if "/" in path and not has_magic(path) and "://" not in path:
+        raise InputError(f"{where}: {path!r}: no such file or folder")
     raise InputError(
-        f"{where}: {path!r} is neither a data set ({closest(path.partition(':')[0], SOURCES)}) nor a folder, a pattern "
-        f"or a file ending in {', '.join(_BY_ENDING)}; a Hugging Face hub id is written hf:owner/name"
+        f"{where}: {path!r}: no such file or folder, and no data set ({closest(path.partition(':')[0], SOURCES)}); "
+        f"files end in {', '.join(_BY_ENDING)}; a Hugging Face hub id is written hf:owner/name"
     )

@@ -83,7 +83,7 @@ def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / BEST, ignore_errors=True)
     elif not resume:
-        raise InputError(f"{folder}: holds a run already; go on with --resume or choose another folder")
+        raise _held(folder)
     else:
         held, ours = theirs.model_dump(), config.model_dump()
         if other := [key for key in ours if held[key] != ours[key] and key not in _MAY_CHANGE]:
@@ -93,6 +93,20 @@ def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
             raise InputError(f"{path}: cannot resume with other settings:\n" + "\n".join(lines))
     if not (folder / SUMMARY).exists():
         write_text(path, dump_config(config))
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds a run, before anything is read for another."""
+    if _begun(folder):
+        raise _held(folder)
+
+
+def _held(folder: Path) -> InputError:
+    if (folder / SUMMARY).exists():
+        said = "; it is trained, and --resume adds what a kill may have cut off behind, or choose another folder"
+    else:
+        said = "; go on with --resume or choose another folder"
+    return InputError(f"{folder}: holds a run already{said}")
 
 
 def _begun(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from tether.tasks.classify.classify import Label, labelled, write_csv
 from tether.tasks.classify.classify import classify as labels_of
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
-from tether.workflows.calibration import Wanted, cutoff_of, unseen_words
+from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of, unseen_words
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
 
@@ -119,6 +119,8 @@ def classify(
     head = ZeroShotClassifier(templates=None if templates is None else templates_of(templates))
     rows = open_source(source, where="SOURCE")
     known = None if calibrate is None else open_source(calibrate, where="--calibrate")
+    named = str(model) if isinstance(model, (str, Path)) else None
+    check_cutoff(none_of_these, name=named, pairs=cutoff_from, option="--none-of-these")
     encoder, name = opened(model, device=device, random_weights=random_weights)
     cutoff = cutoff_of(none_of_these, model=encoder, name=name, pairs=cutoff_from, option="--none-of-these")
     support = None

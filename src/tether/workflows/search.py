@@ -24,7 +24,7 @@ from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.lance import table_of
 from tether.tasks.retrieve.search import Hit, Searcher
 from tether.tasks.retrieve.store import Store
-from tether.workflows.calibration import Wanted, cutoff_of, unseen_words
+from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of, unseen_words
 from tether.workflows.models import Data, Model, Progress, opened
 
 THUMBNAIL = 192  # pixels of the longest side of what is kept of an image
@@ -127,6 +127,8 @@ def search(
         raise InputError("search: say what to look for: words, or images")
     if cutoff is not None and not wanted:
         raise InputError("--cutoff: is for queries in words; images have none")
+    known = str(model) if isinstance(model, (str, Path)) else None
+    check_cutoff(cutoff, name=known, pairs=cutoff_from, option="--cutoff")
     store, encoder, name = open_store(str(where), model=model, device=device, on_progress=on_progress)
     used = cutoff_of(cutoff, model=encoder, name=name, pairs=cutoff_from, option="--cutoff")
     searcher = Searcher(store, model=encoder)

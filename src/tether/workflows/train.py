@@ -21,6 +21,7 @@ from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
 from tether.evaluate.suite import check_measurable
 from tether.evaluate.suite import measure as measures_of
 from tether.models.load import load
+from tether.train.claim import check_free
 from tether.train.config import RunConfig, load_config
 from tether.train.epochs import steps_per_epoch
 from tether.train.parts import Encoder, check_parts
@@ -113,6 +114,8 @@ def train(
         ...     done.result.steps
         2
     """
+    if not resume:
+        check_free(Path(out))
     prepared = prepare(data, recipe=recipe, start=start, settings=settings, seed=seed)
     if on_plan is not None:
         on_plan(prepared)
