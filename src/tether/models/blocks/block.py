@@ -10,7 +10,7 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
 from tether.models.blocks.attention import ATTENTION, AttentionCore
 from tether.models.blocks.grid import Grid, GridConv
-from tether.models.blocks.layers import ACTIVATIONS, NORMS, Linear
+from tether.models.blocks.layers import ACTIVATIONS, NORMS, Linear, linear
 from tether.models.blocks.mirror_gate import check_open
 from tether.models.blocks.options import BlockConfig as BlockConfig
 from tether.models.blocks.options import Place
@@ -181,8 +181,8 @@ class TransformerBlock(nn.Module):
         if isinstance(self.qkv, Linear):
             rows = self.qkv.weight.split(sizes)
             offsets = (None, None) if self.qkv.bias is None else self.qkv.bias.split(sizes)
-            query = F.linear(pooled(x, runs=runs, pool=pool), rows[0], offsets[0])
-            key_value = F.linear(x, rows[1], offsets[1])
+            query = linear(pooled(x, runs=runs, pool=pool), rows[0], offsets[0])
+            key_value = linear(x, rows[1], offsets[1])
         else:  # an adapter stands in for the layer: let it see every token
             query, key_value = self.qkv(x).split(sizes, dim=-1)
             query = pooled(query, runs=runs, pool=pool)
