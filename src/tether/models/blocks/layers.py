@@ -15,7 +15,11 @@ from tether.core.errors import InputError
 Choice = TypeVar("Choice")
 LEAST_ONEDNN = 2**27
 """Multiplications of a product from which ``linear`` gives it to oneDNN."""
-_ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 
 
 class Linear(nn.Linear):
