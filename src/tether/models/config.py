@@ -18,7 +18,7 @@ from tether.core.types import ImageSpec
 from tether.models.blocks.block import BlockConfig
 from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack
 from tether.models.described import MAX_LAYERS, MAX_SIZE, mapping, of_kind
-from tether.models.positions import LineMethod, Rotary
+from tether.models.positions import LineMethod, RotaryPositions
 
 CLIP_VOCABULARY = 49_408
 CLIP_END = 49_407
@@ -120,9 +120,9 @@ class TextConfig(TowerConfig):
         if any(block.needs_grid for block in self.blocks):
             raise InputError("block: 2d rope and convolutions need an image; set them for the vision tower alone")
 
-    def at_context(self, context: int, *, line: LineMethod | None) -> TextConfig:
+    def at_context(self, context: int, *, line: LineMethod | RotaryPositions | None) -> TextConfig:
         """The same for texts of another length; blocks that turn by place instead of a table where ``line`` says so."""
-        if not isinstance(line, Rotary):
+        if not isinstance(line, RotaryPositions):
             return replace(self, context=context)
         if self.position == "none" or any(block.rope != "none" for block in self.blocks):
             raise InputError("how: rotary: the text tower has rotary positions already")

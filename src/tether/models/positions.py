@@ -213,7 +213,7 @@ class Bilinear(Bicubic):
 
 @checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SinCos:
+class SinCosPositions:
     """Compute the grid's table anew, for towers with fixed sines and cosines; see ``sincos_grid``.
 
     The prefix stays, and kernels change as by ``bicubic``.
@@ -234,7 +234,7 @@ class SinCos:
 
 @checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Linear1d:
+class LinearPositions:
     """Interpolate a text's positions linearly, to more or fewer; see ``resize_line``."""
 
     align_corners: bool = False
@@ -246,7 +246,7 @@ class Linear1d:
 
 @checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class StretchedPositions:
     """Keep a text's first positions and spread out the others; see ``stretch``.
 
     Attributes:
@@ -272,7 +272,7 @@ class Stretch:
 
 @checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class CutPositions:
     """Leave out the last positions of a text: shorter texts read exactly as before."""
 
     def line(self, table: Tensor, *, length: int) -> Tensor:
@@ -284,7 +284,7 @@ class Cut:
 
 @checked
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rotary:
+class RotaryPositions:
     """Drop a text's table; its attention turns by place instead (arXiv 2508.02329), for Tether's own towers.
 
     The copy's text embeddings are no longer the original's until it has learnt to read again:
@@ -297,13 +297,14 @@ class Rotary:
 
     base: Positive = 10_000.0
 
-    def line(self, table: Tensor, *, length: int) -> Tensor:
-        """Never asked for: no table is left."""
-        raise InputError("how: rotary: the text tower is another library's; expected one of Tether's own")
 
-
-GRIDS: Mapping[str, type[Any]] = {"bicubic": Bicubic, "bilinear": Bilinear, "sincos": SinCos}
+GRIDS: Mapping[str, type[Any]] = {"bicubic": Bicubic, "bilinear": Bilinear, "sincos": SinCosPositions}
 """Ways to change an image tower's positions and patches, by name."""
 
-LINES: Mapping[str, type[Any]] = {"linear": Linear1d, "stretch": Stretch, "cut": Cut, "rotary": Rotary}
+LINES: Mapping[str, type[Any]] = {
+    "linear": LinearPositions,
+    "stretch": StretchedPositions,
+    "cut": CutPositions,
+    "rotary": RotaryPositions,
+}
 """Ways to change a text tower's positions, by name."""

@@ -18,7 +18,17 @@ from tether.core.protocols import Tokenizer
 from tether.core.ranges import checked
 from tether.core.types import ImageSpec
 from tether.models.described import MAX_SIDE
-from tether.models.positions import GRIDS, LINES, Bicubic, Cut, GridMethod, LineMethod, Pair, Rotary, Stretch
+from tether.models.positions import (
+    GRIDS,
+    LINES,
+    Bicubic,
+    CutPositions,
+    GridMethod,
+    LineMethod,
+    Pair,
+    RotaryPositions,
+    StretchedPositions,
+)
 from tether.models.tokenizer import lengths
 
 MAX_PATCH, MAX_PATCHES, MAX_CONTEXT = 256, 2**18, 2**14
@@ -33,6 +43,7 @@ REASONS: Mapping[str, str] = {
     "shape": "no grid or line of positions, so it is not known how it changes with the size",
     "forward": "its image tower does not run at this size",
     "square": "its library makes tables of positions for square images alone",
+    "rotary": "its text tower is another library's, and only Tether's own can turn by place instead of its table",
     "table": "its text tower is another library's and has no more positions",
 }
 """Why a model has no copy at other sizes; the error names the model and what did not fit."""
@@ -60,7 +71,7 @@ class Sizes:
     patch: int | None
     context: int
     grid: GridMethod | None
-    line: LineMethod | None
+    line: LineMethod | RotaryPositions | None
 
 
 class Resizes(abc.ABC):
@@ -106,11 +117,12 @@ class Resizes(abc.ABC):
             ((48, 96), 60, (32, 32))
         """
         sizes = self._sizes(image_size, patch, context, how)
-        made = self.at_sizes(sizes)
         scale = cast(Any, self).logit_scale
-        cast(nn.Module, made).to(device=scale.device, dtype=scale.dtype)
-        self._carry_over(made, sizes)
-        self._try(made, sizes)
+        with torch.inference_mode(False):  # a copy made in inference could not be trained
+            made = self.at_sizes(sizes)
+            cast(nn.Module, made).to(device=scale.device, dtype=scale.dtype)
+            self._carry_over(made, sizes)
+            self._try(made, sizes)
         cast(nn.Module, made).train(cast(nn.Module, self).training)
         return made
 
@@ -166,7 +178,10 @@ class Resizes(abc.ABC):
         """Give the copy this model's weights, those with another shape resized."""
         old, new = cast(nn.Module, self), cast(nn.Module, made)
         state, wanted = old.state_dict(), new.state_dict()
-        dropped = {"text.position"} if isinstance(sizes.line, Rotary) else set()
+        rotary = isinstance(sizes.line, RotaryPositions)
+        dropped = {name for name in state if rotary and name not in wanted and name.endswith("text.position")}
+        if rotary and not dropped:
+            raise refused_size("rotary", self)
         if state.keys() - dropped != wanted.keys():
             other = sorted((state.keys() - dropped) ^ wanted.keys())
             raise refused_size("edited", self, ", ".join(other[:3]))
@@ -211,7 +226,9 @@ class Resizes(abc.ABC):
         if more < 0 or length < 1:
             return None
         first, table, last = value.split([unused, self.text_rows, more])
-        line = sizes.line or (Cut() if length <= len(table) else Stretch())
+        line = sizes.line or (CutPositions() if length <= len(table) else StretchedPositions())
+        if isinstance(line, RotaryPositions):
+            raise refused_size("rotary", self)
         return torch.cat([first, line.line(table, length=length), last])
 
     def _try(self, made: Self, sizes: Sizes) -> None:
@@ -227,7 +244,7 @@ class Resizes(abc.ABC):
             raise refused_size("forward", self, f"{sizes.image.size}: {reason_of(error):.200}") from error
 
 
-def read_how(how: How | None) -> tuple[GridMethod | None, LineMethod | None]:
+def read_how(how: How | None) -> tuple[GridMethod | None, LineMethod | RotaryPositions | None]:
     """The ways for images and for texts that ``resized(how=...)`` names, at most one of each."""
     specs = [] if how is None else [how] if isinstance(how, (str, Mapping)) else list(how)
     found: dict[str, Any] = {}

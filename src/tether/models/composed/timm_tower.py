@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,7 +44,7 @@ class TimmImages(ImageSide):
     def at_sizes(self, sizes: Sizes) -> TimmImages:
         """See ``TowerSide``."""
         size = list(sizes.image.size)
-        settings = {**self.settings, "image": asdict(sizes.image)}
+        settings = {**self.settings, "image": self.described_image(sizes)}
         if takes_sizes(self.inner) and (sizes.image.size != self.image_spec.size or sizes.patch):
             settings[RESIZED] = {"image_size": size, "patch_size": sizes.patch or self.patch_side}
         return build_timm(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Literal, Self
 
 from jaxtyping import Float, Int
@@ -78,6 +79,11 @@ class ImageSide(TowerSide):
     def table_size(self) -> tuple[int, int]:
         """Height and width of the images that it has positions for."""
         return self.image_spec.size
+
+    def described_image(self, sizes: Sizes) -> dict[str, Any]:
+        """The preparation of ``settings`` at other sizes; at its own it stays word for word."""
+        changed: Mapping[str, Any] = {} if sizes.image == self.image_spec else asdict(sizes.image)
+        return {**self.settings["image"], **changed}
 
     @abc.abstractmethod
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:

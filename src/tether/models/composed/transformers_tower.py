@@ -80,7 +80,7 @@ class TransformersImages(ImageSide):
     def at_sizes(self, sizes: Sizes) -> TransformersImages:
         """See ``TowerSide``; of images that are not square transformers resizes the positions itself."""
         settings, size = copy.deepcopy(self.settings), sizes.image.size
-        settings["image"] = dataclasses.asdict(sizes.image)
+        settings["image"] = self.described_image(sizes)
         if self._side is not None and size[0] == size[1]:
             settings["config"]["image_size"] = size[0]
         elif self._side is not None and (sizes.grid is not None or self._side % (sizes.patch or 1)):
