@@ -31,14 +31,17 @@ from tether.models.positions import (
 )
 from tether.models.tokenizer import lengths
 
-MAX_PATCH, MAX_PATCHES, MAX_CONTEXT = 256, 2**18, 2**14
+MAX_PATCH, MAX_PATCHES, MAX_CONTEXT = 256, 2**14, 2**14
 """Longest side of a patch, most patches of an image, and longest text that a model is made for."""
+
+TRIED = 1024**2
+"""Pixels of the largest image that a copy is tried on at once."""
 
 Side = Annotated[int, Ge(1), Le(MAX_SIDE)]
 How = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 REASONS: Mapping[str, str] = {
-    "edited": "its weights are not those of its description, so it was edited; fold or take back the edit first",
+    "edited": "its layers are not those of its description, so it was edited; fold or take back the edit first",
     "patch": "its image tower has no patches of one size",
     "shape": "no grid or line of positions, so it is not known how it changes with the size",
     "forward": "its image tower does not run at this size",
@@ -185,6 +188,9 @@ class Resizes(abc.ABC):
         if state.keys() - dropped != wanted.keys():
             other = sorted((state.keys() - dropped) ^ wanted.keys())
             raise refused_size("edited", self, ", ".join(other[:3]))
+        kinds = {name: type(module) for name, module in new.named_modules()}
+        if other := [name for name, module in old.named_modules() if kinds.get(name) is not type(module)]:
+            raise refused_size("edited", self, ", ".join(other[:3]))
         buffers = {name for name, _ in new.named_buffers()}
         filled = {}
         for name, value in wanted.items():
@@ -211,7 +217,7 @@ class Resizes(abc.ABC):
                 kernel = value.unflatten(1, (-1, self.patch_side, self.patch_side))  # of Tether's own towers
                 found = grid.kernel_of(kernel, new=(sizes.patch, sizes.patch)).flatten(1)
         elif value.ndim == 2 and value.shape[1] == shape[1]:
-            found = self._resized_line(name, value, len(shape) and shape[0], sizes)
+            found = self._resized_line(name, value, shape[0], sizes)
         if found is None or found.shape != shape:
             raise refused_size("shape", self, f"{name} is {tuple(value.shape)} now and {tuple(shape)} then")
         return found
@@ -232,16 +238,16 @@ class Resizes(abc.ABC):
         return torch.cat([first, line.line(table, length=length), last])
 
     def _try(self, made: Self, sizes: Sizes) -> None:
-        """Run the copy once: a library's tower may say only then that it cannot."""
-        model = cast(Any, made).eval()
-        if sizes.image == self.image_spec and sizes.patch is None:
+        """Run the copy once: a library's tower may say only then that it cannot. A large image would cost minutes."""
+        model, size = cast(Any, made).eval(), sizes.image.size
+        if (sizes.image == self.image_spec and sizes.patch is None) or size[0] * size[1] > TRIED:
             return
-        pixels = torch.zeros(1, 3, *sizes.image.size, dtype=torch.uint8, device=model.logit_scale.device)
+        pixels = torch.zeros(1, 3, *size, dtype=torch.uint8, device=model.logit_scale.device)
         try:
             with torch.no_grad():
                 model.encode_image(pixels)
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-            raise refused_size("forward", self, f"{sizes.image.size}: {reason_of(error):.200}") from error
+            raise refused_size("forward", self, f"{size}: {reason_of(error):.200}") from error
 
 
 def read_how(how: How | None) -> tuple[GridMethod | None, LineMethod | RotaryPositions | None]:

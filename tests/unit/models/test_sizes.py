@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import tether
 from dual_encoders import write_dual_encoder
+from tether.compress.quantise import FakeQuant
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.core.types import ImageSpec
@@ -290,7 +291,7 @@ def test_the_margin_keeps_its_share(tmp_path):
         ({"image_size": 0}, "image_size"),
         ({"image_size": -8}, "image_size"),
         ({"image_size": 10**6}, "image_size"),
-        ({"image_size": 8192, "patch": 8}, "at most 262,144 patches"),
+        ({"image_size": 8192, "patch": 8}, "at most 16,384 patches"),
         ({"image_size": (32, 32, 3)}, "height and width"),
         ({"image_size": "32"}, "image_size"),
         ({"patch": 5}, "multiples of 5"),
@@ -315,8 +316,12 @@ def test_bad_sizes_are_named(sizes, reason):
 def test_an_edited_model_is_refused():
     model = create("tiny")
     nn.utils.parametrizations.weight_norm(model.visual.projection)
-    with pytest.raises(UnsupportedModelError, match="so it was edited"):
+    with pytest.raises(UnsupportedModelError, match=r"so it was edited.*visual\.projection"):
         model.resized(image_size=64)
+    same_names = create("tiny")
+    FakeQuant(scheme="int4", group=64).apply_(same_names)
+    with pytest.raises(UnsupportedModelError, match=r"so it was edited.*visual\.blocks\.0\.qkv"):
+        same_names.resized(image_size=64)
 
 
 def test_a_tokenizer_of_ones_own_keeps_its_length():
