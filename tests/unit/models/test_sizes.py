@@ -347,3 +347,23 @@ def test_ways_for_images_and_texts_together():
     assert ours.encode_image(pixels(64, 64)).pooled.isfinite().all()
     aligned = model.resized(image_size=64, how={"name": "bilinear", "align_corners": True, "antialias": False})
     assert torch.allclose(aligned.visual.position[-1], model.visual.position[-1])
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"image_size": [48]}, "expected height and width"),
+        ({"image_size": [48, "64"], "patch_size": None}, "image_size: expected int"),
+        ({"image_size": [48, 64], "patch_size": 1.5}, "patch_size: expected int"),
+        ({"image_size": [0, 64], "patch_size": None}, "tether_resized"),
+        ([48, 64], "tether_resized: expected a mapping"),
+    ],
+)
+def test_sizes_in_a_description_from_outside(value, reason, tmp_path):
+    image, text = {"name": "timm:test_vit", "random_weights": True}, {"name": "tiny", "random_weights": True}
+    folder = tether.save(compose(image=image, text=text).eval().resized(image_size=48), tmp_path / "model")
+    described = json.loads((folder / "model.json").read_text())
+    described["image"]["tether_resized"] = value
+    (folder / "model.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=reason):
+        tether.load(folder)
