@@ -10,7 +10,8 @@ from torch import nn
 
 import encoders
 import tether
-from tether.core.errors import InputError
+from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Tokenizer
 from tether.core.types import Encoded
 from tether.models import MODELS, create
@@ -26,6 +27,9 @@ EXCEPTIONS = {
     ("convnext", "mask"): "a convolution has no tokens to hide; it must refuse a mask",
     ("composed", "mask"): "its towers are any library's; it must refuse a mask",
     ("starter", "mask"): "as any composed encoder",
+    ("convnext", "patch"): "a convolutional network has no patches; it must refuse another one",
+    ("composed", "patch"): "its image tower is a convolutional network",
+    ("starter", "patch"): "its image tower is a convolutional network",
 }
 
 
@@ -316,3 +320,47 @@ def test_tokenizer_trims_and_counts(model):
     assert long.shape == (2, tokenizer.context_length)
     assert long[0, -1] == ids[0][ids[0] != 0][-1]
     assert tokenizer.cut == before + 1
+
+
+@torch.no_grad()
+def test_a_copy_at_its_own_sizes_is_the_same(model, pixels, text):
+    same = model.resized(image_size=model.image_spec.size, context=model.tokenizer.context_length)
+    assert same is not model
+    assert type(same) is type(model)
+    assert [same.image_spec, same.training] == [model.image_spec, model.training]
+    assert model_digest(same) == model_digest(model)
+    assert torch.equal(same.encode_image(pixels).pooled, model.encode_image(pixels).pooled)
+    assert torch.equal(same.encode_text(text).pooled, model.encode_text(text).pooled)
+
+
+@torch.no_grad()
+def test_other_sizes(named, model, pixels, tmp_path):
+    name, _ = named
+    before, digest = model.image_spec, model_digest(model)
+    step = model.stride or 32
+    size, context = (before.size[0] + step, before.size[1] + 2 * step), model.tokenizer.context_length + 5
+    with pytest.raises(InputError, match=r"model\.resized\(image_size=\.\.\.\)"):
+        model.encode_image(torch.zeros(1, 3, *size))
+    other = model.resized(image_size=size, context=context)
+    image = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    ids = other.tokenizer(["cat " * (context + 1), "a cat"])
+    assert ids.shape[1] == context
+    found = other.encode_image(image).unit, other.encode_text(ids).unit
+    for rows in found:
+        assert rows.shape == (2, model.dim)
+        assert torch.allclose(rows.norm(dim=1), torch.ones(2), atol=1e-5)
+    again = tether.load(tether.save(other, tmp_path / "model"))
+    assert [again.image_spec, again.tokenizer.context_length] == [other.image_spec, context]
+    assert model_digest(again) == model_digest(other) != digest
+    assert torch.equal(again.tokenizer(["a cat"]), other.tokenizer(["a cat"]))
+    assert torch.equal(again.encode_image(image).unit, found[0])
+    assert torch.equal(again.encode_text(ids).unit, found[1])
+    assert [model.image_spec, model_digest(model)] == [before, digest]
+    if (name, "patch") in EXCEPTIONS:
+        with pytest.raises(UnsupportedModelError, match="no patches"):
+            model.resized(patch=8)
+        return
+    coarse = model.resized(patch=2 * step, image_size=tuple(2 * side for side in before.size))
+    twice = nn.functional.interpolate(pixels.float(), scale_factor=2, mode="nearest").to(torch.uint8)
+    assert coarse.encode_image(twice).pooled.isfinite().all()
+    assert coarse.patch_side == 2 * step

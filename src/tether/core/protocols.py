@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -26,8 +26,11 @@ class Tokenizer(Protocol):
     context_length: int
     vocab_size: int
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(b, l) int64 ids, zero after the end token, trimmed to the longest text; longer ones are cut and counted."""
+    def __call__(self, texts: Sequence[str], *, long_text: Literal["raise", "cut"] = "cut") -> Tensor:
+        """(b, l) int64 ids, zero after the end token, trimmed to the longest text.
+
+        Texts past the context are cut and counted, or with ``long_text="raise"`` an InputError.
+        """
         ...
 
 

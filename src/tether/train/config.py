@@ -70,7 +70,8 @@ class RunConfig(BaseModel):
     size: Literal["tiny", "small", "base"] = Field(default="small", description="one dial: model, batch and steps")
     data: Spec = Field(description="training source: a name, a path, or a mapping with a name")
     model: dict[str, Any] = Field(
-        default_factory=dict, description="settings of a new model, `load: NAME`, or `image`, `text` and `join`"
+        default_factory=dict,
+        description="settings of a new model, `load: NAME`, or `image`, `text` and `join`; both may be `resized`",
     )
     edits: list[Spec] = Field(
         default_factory=list,

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from tether.core.component import build, settings
+from tether.core.component import build, closest, settings
 from tether.core.errors import InputError
 from tether.core.protocols import ModelEdit, Source, Step
 from tether.models.config import ModelConfig
+from tether.models.described import mapping
 from tether.models.dual import Clip
 from tether.models.load import load
 from tether.models.presets import configure, create
@@ -77,21 +78,41 @@ def _check_sizes(config: RunConfig, first: RunConfig, *, where: str) -> None:
 
 
 def new_encoder(config: RunConfig) -> Encoder:
-    """The encoder a run starts from: ``load: NAME``, two towers to compose, or a new one of its size."""
+    """The encoder a run starts from: ``load: NAME``, two towers to compose, or a new one of its size.
+
+    The first two may stand beside ``resized``, the arguments of the model's own ``resized``.
+    """
     given = dict(config.model)
+    sizes = given.pop("resized", None)
     if "load" in given:
         name = given.pop("load")
         if given:
-            raise InputError(f"model: 'load' goes alone, got also {', '.join(sorted(given))}")
+            raise InputError(f"model: 'load' goes alone or with 'resized', got also {', '.join(sorted(given))}")
         if not isinstance(name, str):
             raise InputError(f"model: load: expected a name or a folder, got {name!r}")
-        return load(name)
+        return _resized(load(name), sizes)
     if "image" in given:
         from tether.models.composed.compose import from_recipe
 
-        return from_recipe(given)
+        return _resized(from_recipe(given), sizes)
+    if sizes is not None:
+        raise InputError("model: resized: a new model has its size by 'vision', 'text', 'image_size' and 'context'")
     size, seed, _ = model_settings(config)
     return create(size, seed=seed, **{name: value for name, value in given.items() if name not in ("size", "seed")})
+
+
+def _resized(encoder: Encoder, sizes: object) -> Encoder:
+    """The encoder at the sizes of a recipe's ``resized``."""
+    if sizes is None:
+        return encoder
+    known = ("image_size", "patch", "context", "how")
+    for key in mapping(sizes, where="model: resized"):
+        if key not in known:
+            raise InputError(f"model: resized: unknown key {key!r}; {closest(key, known)}")
+    try:
+        return encoder.resized(**mapping(sizes, where="model: resized"))
+    except InputError as error:
+        raise InputError(f"model: resized: {error}") from error
 
 
 def model_settings(config: RunConfig) -> tuple[str, int, ModelConfig]:

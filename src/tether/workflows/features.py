@@ -55,7 +55,7 @@ class ClipFeatures(TransformerMixin, BaseEstimator):
         """
         if not hasattr(self, "encoder_"):
             self.fit()
-        return self.encoder_.embed(list(X), batch_size=self.batch_size).numpy()
+        return self.encoder_.embed(list(X), batch_size=self.batch_size, long_text="cut").numpy()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the columns."""
