@@ -120,7 +120,7 @@ class Assembler:
         if self._pixels is not None:
             where, whole = torch.from_numpy(indices), all(row.meta.get(NEGATIVE_IMAGE) is not None for row in rows)
             return self._pixels[0][where], self._pixels[1][where] if whole else None, rows, read
-        if self._contents is not None and self._contents.images == "none":
+        if self._contents is not None and not self._contents.images:
             return torch.empty((len(rows), 3, 0, 0), dtype=torch.uint8), None, rows, read
         whole = all(len(images) > 1 for images, _ in opened)
         negatives = torch.stack([images[1] for images, _ in opened]) if whole else None

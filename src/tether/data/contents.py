@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +40,6 @@ class RowContents:
         regions: those of each view.
         phrases: of the regions.
         tensors: of each column of latents.
-        blank: whether the row has no image.
     """
 
     views: Mapping[str, Tensor] = field(default_factory=dict)
@@ -48,7 +47,6 @@ class RowContents:
     regions: Mapping[str, SeenRegions] = field(default_factory=dict)
     phrases: Sequence[str] = ()
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
-    blank: bool = False
 
 
 class BatchContents:
@@ -62,8 +60,7 @@ class BatchContents:
     - ``NAME`` (b, l) token ids for each of ``captions``;
     - ``regions`` (those of ``image``) and ``NAME_regions``, a ``core.types.Regions`` with ``most`` places a row;
       ``region_text`` (b * most, l) the tokens of their phrases, row after row;
-    - ``NAME`` (b, ...) float32 for each of ``latents``;
-    - ``has_image``, a list of bools, with ``images: some``.
+    - ``NAME`` (b, ...) float32 for each of ``latents``.
 
     Names of crops and latents end in ``image`` and those of captions in ``text``, so that a step can name them as the
     source of a view.
@@ -95,7 +92,7 @@ class BatchContents:
         captions: dict[str, str | dict[str, Any]] | None = None,
         regions: dict[str, Any] | None = None,
         latents: dict[str, dict[str, Any]] | None = None,
-        images: Literal["all", "some", "none"] = "all",
+        images: bool = True,
     ) -> None:
         """Take the settings.
 
@@ -105,8 +102,8 @@ class BatchContents:
                 ``short_text``. Its draw is independent of that of ``text``.
             regions: settings of ``RegionColumns``.
             latents: settings of ``TensorColumn`` by name, such as ``latent_image``.
-            images: ``all``: a row without an image is bad; ``some``: its image is black, and ``has_image`` says so;
-                ``none``: no image is opened, and ``Batch.image`` has (b, 3, 0, 0) pixels.
+            images: whether rows have images, and one without is bad. Else none is opened, rows of text alone are as
+                good as others, and ``Batch.image`` has (b, 3, 0, 0) pixels.
 
         Raises:
             InputError: a name that a batch has already or that does not end as it must, a view around one that is not
@@ -136,13 +133,13 @@ class BatchContents:
         self.regions: RegionColumns | None = None
         if regions is not None:
             self.regions = build({**regions, "name": "columns"}, {"columns": RegionColumns}, where="regions")
-        if images == "none" and (self.crops or self.regions):
-            raise InputError("images: 'none' has nothing to cut views or regions from; expected 'all' or 'some'")
+        if not images and (self.crops or self.regions):
+            raise InputError("images: without them there is nothing to cut crops or regions from; expected true")
 
     @property
     def plain_images(self) -> bool:
         """Whether the images are those of plain pairs, so that one table can keep them."""
-        return self.images == "all" and not self.crops and self.regions is None
+        return self.images and not self.crops and self.regions is None
 
     def read(
         self,
@@ -166,13 +163,11 @@ class BatchContents:
             InputError: something that cannot be read; the row is bad.
         """
         tensors = {name: column.read(row) for name, column in self.latents.items()}
-        if self.plain_images or self.images == "none":
+        if self.plain_images or not self.images:
             return RowContents(tensors=tensors)
         crops = self.crops if IMAGE in self.crops else {IMAGE: _WHOLE, **self.crops}
         specs = {name: crop.spec(spec) for name, crop in crops.items()}
-        if row.image is None:
-            blank = {name: torch.zeros((3, *one.size), dtype=torch.uint8) for name, one in specs.items()}
-            return RowContents(blank, dict.fromkeys(crops, Placement()), tensors=tensors, blank=True)
+        assert row.image is not None  # the loader refuses such rows
         pixels = decode(row.image, name=row.key)
         size = height, width = int(pixels.shape[1]), int(pixels.shape[2])
         cuts: dict[str, Placement] = {}
@@ -207,8 +202,6 @@ class BatchContents:
         found: dict[str, object] = {}
         for name in self.latents:
             found[name] = torch.from_numpy(np.stack([row.tensors[name] for row in rows]))
-        if self.images == "some":
-            found["has_image"] = [not row.blank for row in rows]
         for name in rows[0].placements:
             crop = self.crops.get(name, _WHOLE)
             if name != IMAGE:
@@ -217,7 +210,7 @@ class BatchContents:
             found[f"{name}_box"] = torch.tensor([one.box for one in placed], dtype=torch.float32)
             found[f"{name}_flipped"] = torch.tensor([one.flipped for one in placed])
             if self.regions is not None:
-                seen, said = [row.regions.get(name) for row in rows], [row.phrases for row in rows]
+                seen, said = [row.regions[name] for row in rows], [row.phrases for row in rows]
                 where = "regions" if name == IMAGE else f"{name}_regions"
                 found[where] = self.regions.batched(seen, said, size=crop.spec(spec).size)
         return found

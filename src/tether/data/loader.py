@@ -107,7 +107,7 @@ class Loader:
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self._window_rows, self._workers = window_rows, workers
         self.bad = BadRows(source.name, path=on_bad, strict=strict)
-        self._need_image = contents is None or contents.images == "all"
+        self._need_image = contents is None or contents.images
         held = _hold(source, memory=memory, bad=self.bad, need_image=self._need_image)
         if held is not None and len(held) < batch_size:
             what = "the data set is empty" if not held and not self.bad.seen else f"only {len(held)} good rows"
@@ -324,21 +324,25 @@ def _size(value: object) -> int:
 class SideBySide:
     """An endless iterator of batches for steps that learn from two data sets in one step.
 
-    A batch is the first loader's, with the second's images and token ids in ``extra`` under ``PREFIX_image`` and
-    ``PREFIX_text``. Both resume: ``state_dict`` holds both positions.
+    A batch is the first loader's, with all that the second's holds in ``extra``: its images (if it has some) under
+    ``PREFIX_image``, its token ids under ``PREFIX_text``, and what its own ``extra`` has under ``PREFIX_NAME``. Both
+    resume: ``state_dict`` holds both positions.
+
+    Attributes:
+        rows: those of the first.
     """
 
-    def __init__(self, first: Loader, *, second: Loader, prefix: str) -> None:
+    def __init__(self, first: Loader | SideBySide, *, second: Loader, prefix: str) -> None:
         """Take two loaders.
 
         Args:
-            first: whose batches these are.
+            first: whose batches these are; it may be two already.
             second: what travels along.
             prefix: of its names, such as ``long``.
         """
         if not prefix.isidentifier():
             raise InputError(f"prefix: expected a name, got {prefix!r}")
-        self.first, self.second, self.prefix = first, second, prefix
+        self.first, self.second, self.prefix, self.rows = first, second, prefix, first.rows
 
     def __iter__(self) -> Iterator[Batch]:
         """The pair itself: there is one position."""
@@ -347,8 +351,8 @@ class SideBySide:
     def __next__(self) -> Batch:
         """The next batch of both."""
         batch, other = next(self.first), next(self.second)
-        more = {f"{self.prefix}_image": other.image, f"{self.prefix}_text": other.text}
-        return replace(batch, extra={**batch.extra, **more})
+        held = {"text": other.text, **({"image": other.image} if other.image.numel() else {}), **other.extra}
+        return replace(batch, extra={**batch.extra, **{f"{self.prefix}_{name}": held[name] for name in held}})
 
     def state_dict(self) -> dict[str, Any]:
         """Both positions, plain values."""

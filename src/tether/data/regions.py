@@ -133,15 +133,23 @@ class RegionColumns:
         boxes = np.zeros((0, 4)) if cell is None else self._read_boxes(cell, size=size, where=where)
         phrases: Sequence[str] = [""] * len(boxes)
         if self._phrases is not None:
-            where = f"{row.key}: {self._phrases}"
-            cell = _cell(row, self._phrases)
-            phrases = [] if cell is None else _texts(cell, where=where)
+            phrases = self.phrases_of(row)
             if len(phrases) != len(boxes):
-                raise InputError(f"{where}: expected {len(boxes)} phrases, one for each box, got {len(phrases)}")
+                expected = f"expected {len(boxes)} phrases, one for each box"
+                raise InputError(f"{row.key}: {self._phrases}: {expected}, got {len(phrases)}")
         masks = None
         if self._masks is not None and len(boxes):
             masks = _masks(_cell(row, self._masks), count=len(boxes), where=f"{row.key}: {self._masks}")
         return RowRegions(boxes, phrases, masks)
+
+    def phrases_of(self, row: Row) -> list[str]:
+        """The phrases of a row, as they are.
+
+        Raises:
+            InputError: a missing column, or what is no list of texts.
+        """
+        cell = None if self._phrases is None else _cell(row, self._phrases)
+        return [] if cell is None else _texts(cell, where=f"{row.key}: {self._phrases}")
 
     def _read_boxes(self, cell: Any, *, size: tuple[int, int], where: str) -> np.ndarray:
         if not isinstance(cell, (list, tuple, np.ndarray)):
@@ -232,12 +240,12 @@ class RegionColumns:
         return found
 
     def batched(
-        self, seen: Sequence[SeenRegions | None], phrases: Sequence[Sequence[str]], *, size: tuple[int, int]
+        self, seen: Sequence[SeenRegions], phrases: Sequence[Sequence[str]], *, size: tuple[int, int]
     ) -> Regions:
         """The regions of a batch in one view.
 
         Args:
-            seen: of each row; None where it has none.
+            seen: of each row.
             phrases: of each row.
             size: height and width of the view in pixels.
         """
@@ -245,10 +253,9 @@ class RegionColumns:
         boxes, valid = np.zeros((rows, self.most, 4), np.float32), np.zeros((rows, self.most), bool)
         masks = np.zeros((rows, self.most, *size), bool) if self.has_masks else None
         for row, one in enumerate(seen):
-            if one is not None:
-                boxes[row, : len(one.boxes)], valid[row, : len(one.valid)] = one.boxes, one.valid
-                if masks is not None and one.masks is not None:
-                    masks[row, : len(one.masks)] = one.masks
+            boxes[row, : len(one.boxes)], valid[row, : len(one.valid)] = one.boxes, one.valid
+            if masks is not None and one.masks is not None:
+                masks[row, : len(one.masks)] = one.masks
         words = ids = None
         if self.has_phrases:
             words = [[*said, *[""] * (self.most - len(said))] for said in phrases]

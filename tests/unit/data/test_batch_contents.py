@@ -296,25 +296,31 @@ def test_hard_negatives_are_cut_out_as_their_images_are():
 
 def test_rows_of_text_alone():
     some = [Row(f"k{n}", None if n % 3 == 0 else photo(n), (f"t{n}",)) for n in range(24)]
-    mixed = loader(
-        Listed(some), contents={"images": "some", "crops": {"local_image": {"size": 8, "scale": (0.5, 1.0)}}}
-    )
-    for _ in range(4):
-        batch = next(mixed)
-        for key, there, view, local in zip(
-            batch.extra["keys"], batch.extra["has_image"], batch.image, batch.extra["local_image"], strict=True
-        ):
-            assert there == (int(key[1:]) % 3 != 0)
-            assert bool(view.any()) == bool(local.any()) == there
-    alone = loader(Listed(some), contents={"images": "none"})
+    alone = loader(Listed(some), contents={"images": False})
     assert alone.rows == 24
     batch = next(alone)
     assert batch.image.shape == (6, 3, 0, 0)
     assert batch.text.shape[0] == 6
+    streamed = loader(Listed(some), contents={"images": False}, memory=10)
+    assert {key for _ in range(4) for key in next(streamed).extra["keys"]} == {f"k{n}" for n in range(24)}
     only = loader(Listed(some), contents={})
     assert only.rows == 16
-    both = next(SideBySide(only, second=alone, prefix="more"))
-    assert both.extra["more_text"].shape[0] == 6
+    assert only.bad.latest == "no image"
+
+
+def test_a_second_loader_brings_all_that_its_batches_hold():
+    texts = [Row(f"t{n}", None, (f"t{n}",)) for n in range(8)]
+    pair = SideBySide(
+        loader(Listed(rows()), contents={}),
+        second=loader(Listed(texts), contents={"images": False, "captions": {"second_text": "first"}}, batch_size=4),
+        prefix="more",
+    )
+    both = next(pair)
+    assert pair.rows == 24
+    assert "more_image" not in both.extra
+    assert both.extra["more_text"].shape[0] == both.extra["more_second_text"].shape[0] == 4
+    assert both.extra["more_keys"][0].startswith("t")
+    assert both.extra["keys"][0].startswith("k")
 
 
 def test_labels_travel():
@@ -460,8 +466,8 @@ def test_rows_without_regions_have_none():
         ({"latents": {"a_image": {"column": "x", "shape": [5000, 5000]}}}, "shape"),
         ({"latents": {"latent": {"column": "x", "shape": [5]}}}, "latents: latent: expected a name"),
         ({"crops": {"a_image": {}}, "latents": {"a_image": {"column": "x", "shape": [5]}}}, "has this name already"),
-        ({"images": "none", "crops": {"a_image": {}}}, "nothing to cut"),
-        ({"images": "few"}, "images"),
+        ({"images": False, "crops": {"a_image": {}}}, "nothing to cut"),
+        ({"images": False, "regions": {"most": 1}}, "nothing to cut"),
     ],
 )
 def test_settings_that_cannot_be(wrong, message):
