@@ -65,11 +65,18 @@ class MaskMover:
     """One mask of an image, asked for in several views: what a pixel of the view covers is measured exactly."""
 
     def __init__(self, mask: Bool[np.ndarray, "h w"]) -> None:
-        """Add the mask up once, so that every view costs little more than its own pixels."""
-        height, width = mask.shape
-        sums = np.zeros((height + 1, width + 1))
-        np.cumsum(np.cumsum(mask, axis=0, out=sums[1:, 1:]), axis=1, out=sums[1:, 1:])
-        self._sums = sums
+        """Add up what there is of the mask once, so that every view costs little more than its own pixels.
+
+        Args:
+            mask: of the image's size, True somewhere.
+        """
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        self._size, self._corner = mask.shape, (int(rows[0]), int(columns[0]))
+        inner = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        self._sums = np.zeros((inner.shape[0] + 1, inner.shape[1] + 1))
+        self._sums[1:, 1:] = inner
+        np.cumsum(self._sums, axis=1, out=self._sums)
+        np.cumsum(self._sums, axis=0, out=self._sums)
 
     def seen(self, placement: Placement, *, size: tuple[int, int]) -> Bool[np.ndarray, "rows columns"]:
         """The pixels of a view that the mask covers by half or more.
@@ -79,20 +86,17 @@ class MaskMover:
             size: its height and width in pixels.
         """
         x0, y0, x1, y1 = placement.box
-        rows = _between(self._sums, _edges(y0, y1, count=size[0], pixels=self._sums.shape[0] - 1))
-        sums = _between(rows.T, _edges(x0, x1, count=size[1], pixels=self._sums.shape[1] - 1)).T
-        pixel = (y1 - y0) * (x1 - x0) * (self._sums.shape[0] - 1) * (self._sums.shape[1] - 1) / (size[0] * size[1])
+        (height, width), (top, left) = self._size, self._corner
+        down, across = np.linspace(y0, y1, size[0] + 1) * height, np.linspace(x0, x1, size[1] + 1) * width
+        sums = _between(_between(self._sums, down - top).T, across - left).T
+        pixel = (down[-1] - down[0]) * (across[-1] - across[0]) / (size[0] * size[1])
         covered = np.diff(np.diff(sums, axis=0), axis=1) >= (0.5 - 1e-9) * pixel
         return covered[:, ::-1] if placement.flipped else covered
 
 
-def _edges(start: float, end: float, *, count: int, pixels: int) -> np.ndarray:
-    """The borders of a view's pixels in pixels of the image."""
-    return np.clip(np.linspace(start, end, count + 1) * pixels, 0, pixels)
-
-
 def _between(sums: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Rows of a table of sums at places between its own."""
+    """Rows of a table of sums at places between its own; what lies outside adds nothing."""
+    at = np.clip(at, 0, len(sums) - 1)
     low = np.minimum(at.astype(np.int64), len(sums) - 2)
     part = (at - low)[:, None]
     return sums[low] * (1 - part) + sums[low + 1] * part
