@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
-from tether.core.types import Batch, ImageSpec, Row
+from tether.core.types import Batch, ImageLike, ImageSpec, Row
 from tether.data.augment import Augment
 from tether.data.bad_rows import BadRows
 from tether.data.captions import CAPTION_PICKS, CaptionPick
@@ -140,7 +140,8 @@ class Assembler:
             images, read = self._read(row, draw=self._draw(row, draft), ready=ready)
         except InputError as error:
             self._bad.add(row.key, str(error))
-            if len(self._refused) < _REMEMBERED:
+            # What is read of crops and regions depends on the draw, and a row that is bad now may be good later.
+            if not self._cuts and len(self._refused) < _REMEMBERED:
                 self._refused.add(row.key)
             return None
         if self._pixels is None or ready:
@@ -157,8 +158,8 @@ class Assembler:
         if isinstance(wanted[-1], str):  # a path may lead anywhere
             raise InputError(f"{NEGATIVE_IMAGE}: expected an encoded image or pixels, got a text")
         if contents is not None:
-            negative = wanted[1] if len(wanted) > 1 else None
-            read = contents.read(row, negative=negative, draw=draw, spec=self._spec, augment=self._augment)  # pyrefly: ignore
+            negative = cast(ImageLike, wanted[1]) if len(wanted) > 1 else None  # which is looked at when it is opened
+            read = contents.read(row, negative=negative, draw=draw, spec=self._spec, augment=self._augment)
         if self._cuts:
             return [read.views[name] for name in ("image", NEGATIVE_IMAGE) if name in read.views], read
         if ready:

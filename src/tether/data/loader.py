@@ -303,6 +303,7 @@ def _hold(source: Source, *, memory: int, bad: BadRows, need_image: bool) -> lis
         for row in until_broken(source, block, bad=bad):
             if not accept(row):
                 continue
+            row = row if need_image else replace(row, image=None)
             rows.append(row)
             size += _ROW_OVERHEAD + sum(map(_size, (row.image, row.texts, row.meta)))
             if size > memory:

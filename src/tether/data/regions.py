@@ -26,6 +26,8 @@ MOST = 4096
 """Regions of a row, at most."""
 MOST_MASK_BYTES = 1 << 28
 """Bytes of a row's masks, at most, as they lie in their column."""
+MOST_BATCH_BYTES = 1 << 33
+"""Bytes of a batch's masks in one view, at most."""
 _ROUNDING = 1e-3
 """How far beyond the border a box may reach: half precision and pixels rounded up do."""
 _LONGEST = 1 << 20
@@ -157,11 +159,12 @@ class RegionColumns:
         if len(cell) > MOST:
             raise InputError(f"{where}: {len(cell)} boxes; at most {MOST} are read")
         try:
-            boxes = np.array([list(box) for box in cell], dtype=np.float64)
+            boxes = np.array([list(box) for box in cell])
         except (TypeError, ValueError, OverflowError):
             raise InputError(f"{where}: expected boxes of 4 numbers each, got {_short(cell)}") from None
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
+        if boxes.dtype.kind not in "fiu" or boxes.ndim != 2 or boxes.shape[1] != 4:
             raise InputError(f"{where}: expected boxes of 4 numbers each, got {_short(cell)}")
+        boxes = boxes.astype(np.float64)
         if self._form == "xywh":
             boxes[:, 2:] += boxes[:, :2]
         if self._unit == "pixel":
@@ -251,6 +254,11 @@ class RegionColumns:
         """
         rows = len(seen)
         boxes, valid = np.zeros((rows, self.most, 4), np.float32), np.zeros((rows, self.most), bool)
+        if self.has_masks and rows * self.most * size[0] * size[1] > MOST_BATCH_BYTES:
+            need = f"{rows} x {self.most} masks of {size[0]} x {size[1]}"
+            raise InputError(
+                f"regions: {need}: above {MOST_BATCH_BYTES:,} bytes a batch; lower `most` or the batch size"
+            )
         masks = np.zeros((rows, self.most, *size), bool) if self.has_masks else None
         for row, one in enumerate(seen):
             boxes[row, : len(one.boxes)], valid[row, : len(one.valid)] = one.boxes, one.valid

@@ -383,6 +383,8 @@ FAULTS = {
     "negative": ({"boxes": [[-0.1, 0.1, 0.9, 0.6], GOOD[1]]}, "boxes: box 0: expected corners inside"),
     "NaN": ({"boxes": [GOOD[0], [float("nan"), 0.1, 0.9, 0.6]]}, "boxes: box 1: expected corners inside"),
     "three numbers": ({"boxes": [GOOD[0], [0.1, 0.9, 0.6]]}, "boxes: expected boxes of 4 numbers"),
+    "digits": ({"boxes": ["0001", "0011"]}, "boxes: expected boxes of 4 numbers"),
+    "nothing in a box": ({"boxes": [GOOD[0], [0.1, None, 0.5, 0.6]]}, "boxes: expected boxes of 4 numbers"),
     "words": ({"boxes": ["left", "right"]}, "boxes: expected boxes of 4 numbers"),
     "a word": ({"boxes": '"left"'}, "boxes: expected a list of boxes"),
     "no JSON": ({"boxes": "[[0.1,"}, "boxes: not valid JSON"),
@@ -428,6 +430,34 @@ def test_a_row_with_a_fault_is_named_and_replaced(fault, tmp_path):
     strict = loader(Listed(listed), contents=contents, strict=True)
     with pytest.raises(InputError, match=f"'k5': {message}"):
         [next(strict) for _ in range(2)]
+
+
+def test_a_row_with_one_bad_mask_is_bad_when_that_is_drawn_whoever_reads_it():
+    """What one process found out of a row in an earlier epoch changes nothing in the next."""
+    masks = [np.ones((60, 90), np.uint8), b"broken"]
+    meta = [{"boxes": GOOD, "masks": masks[: 1 + n % 2] * (2 - n % 2)} for n in range(24)]
+    source = Listed([Row(f"k{n}", photo(n), ("a",), meta[n]) for n in range(24)])
+    settings = {"contents": {"regions": {"most": 1, "masks": "masks"}}}
+    alone, pair = loader(source, **settings), [loader(source, rank=rank, world=2, **settings) for rank in range(2)]
+    seen = []
+    for step in range(16):
+        if step == 9:
+            later = loader(source, **settings)
+            later.load_state_dict(alone.state_dict())
+        batch = next(alone)
+        seen.append(batch.extra["keys"])
+        assert batch.extra["keys"] == [key for each in pair for key in next(each).extra["keys"]]
+        if step >= 9:
+            assert batch.extra["keys"] == next(later).extra["keys"]
+    odd = [key for keys in seen for key in keys if int(key[1:]) % 2]
+    assert 0 < len(odd) < 48
+
+
+def test_masks_of_a_batch_have_a_bound(monkeypatch):
+    monkeypatch.setattr("tether.data.regions.MOST_BATCH_BYTES", 10_000)
+    contents = {"regions": {"most": 2, "phrases": "phrases", "masks": "masks"}}
+    with pytest.raises(InputError, match="6 x 2 masks of 32 x 32: above 10,000 bytes a batch"):
+        next(loader(Listed(rows()), contents=contents))
 
 
 def test_masks_have_a_bound(monkeypatch):
