@@ -41,6 +41,18 @@ class Evaluation(BaseModel):
     )
 
 
+class Beside(BaseModel):
+    """A second data set whose batches go beside those of the run, such as texts without images."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    data: Spec
+    batch_size: Count | None = Field(default=None, description="over all processes; the run's if not given")
+    caption: Spec = "random"
+    augment: Spec | None = None
+    contents: dict[str, Any] = Field(default_factory=dict)
+
+
 class Stage(BaseModel):
     """A stretch of a run, and what is other in it; what is not given is as in the rest of the recipe."""
 
@@ -52,6 +64,8 @@ class Stage(BaseModel):
     data: Spec | None = None
     caption: Spec | None = None
     augment: Spec | None = None
+    contents: dict[str, Any] | None = None
+    beside: dict[str, Beside] | None = None
     step: Spec | None = None
     objective: Spec | None = None
     batch_size: Count | None = None
@@ -107,6 +121,12 @@ class RunConfig(BaseModel):
     stages: list[Stage] = Field(default_factory=list, description="stretches of the run, and what is other in each")
     caption: Spec = Field(default="random", description="which of a row's captions a batch uses")
     augment: Spec | None = Field(default=None, description="change of the pictures, by row and epoch")
+    contents: dict[str, Any] = Field(
+        default_factory=dict, description="what a batch holds besides: `crops`, `captions`, `regions`, `latents`"
+    )
+    beside: dict[str, Beside] = Field(
+        default_factory=dict, description="further data sets by name, whose batches go beside those of `data`"
+    )
     workers: Threads = Field(default=0, ge=0, description="decoding workers per process")
     strict: bool = Field(default=False, description="stop at the first bad row instead of skipping it")
     seed: int = Field(default=0, ge=0, lt=2**63)

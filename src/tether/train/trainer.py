@@ -16,6 +16,7 @@ from tether.core.gather import Gather
 from tether.core.protocols import ModelEdit, Owning, Stateful
 from tether.data.loader import Loader
 from tether.models.load import fill
+from tether.train.batches import make_batches, words_of
 from tether.train.checkpoints import Checkpoint
 from tether.train.ema import WeightAverage
 from tether.train.loop import Player, Precision
@@ -69,9 +70,6 @@ class Trainer:
             make_loader: gives the batches.
             where: file of the settings, for messages.
         """
-        from tether import data
-        from tether.data.augment import AUGMENTATIONS
-        from tether.data.captions import CAPTION_PICKS
         from tether.optim import OPTIMIZERS, parameter_groups
         from tether.optim.clip import CLIPPERS
 
@@ -84,12 +82,8 @@ class Trainer:
         self.encoder = self._new_encoder()
         if checkpoint is not None:
             fill(self.encoder, checkpoint.tensors.get("model", {}), where=checkpoint.where)
-        source = data.open_source(config.data, where=f"{where}: data")
         if config.vocabulary == "used":
-            others = [one.config.data for one in plan if one.config.data != config.data]
-            prune_vocabulary_(
-                self.encoder, [source, *(data.open_source(one, where=f"{where}: data") for one in others)]
-            )
+            prune_vocabulary_(self.encoder, words_of([one.config for one in plan], where=where))
         if config.logit_scale == "fixed":
             self.encoder.freeze_logit_scale_()
         step = build_step(config, where=where)
@@ -116,19 +110,13 @@ class Trainer:
             schedule=build(config.schedule, SCHEDULES, where=f"{where}: schedule", finite=True),
             clipper=build(config.clipper, CLIPPERS, where=f"{where}: clipper"),
         )
-        self.loader = make_loader(
-            source,
-            batch_size=config.batch_size,
-            image_spec=self.encoder.image_spec,
-            tokenizer=self.encoder.tokenizer,
-            seed=config.seed,
-            rank=gather.rank,
-            world=gather.world,
-            workers=config.workers,
-            caption=build(config.caption, CAPTION_PICKS, where=f"{where}: caption"),
-            augment=build(config.augment, AUGMENTATIONS, where=f"{where}: augment") if config.augment else None,
+        self.loader = make_batches(
+            config,
+            encoder=self.encoder,
+            gather=gather,
             on_bad=folder / BAD_ROWS,
-            strict=config.strict,
+            make_loader=make_loader,
+            where=where,
         )
         self.precision = Precision(device, _DTYPES[config.precision])
         kept = [(name, parameter) for name, parameter in self._named() if name in averaged]
@@ -212,7 +200,7 @@ class Trainer:
         load_optimizer_tensors(self.player.optimizer, self.names, moments)
         if self.average is not None:
             self.average.load({**self.average.tensors(), **tensors["ema"]})
-        if kept(before, "data", "batch_size"):
+        if kept(before, "data", "batch_size", "beside"):
             self.loader.load_state_dict(state["data"])
         if kept(before, "step", "objective") and isinstance(self.player.step, Stateful) and state.get("step"):
             self.player.step.load_state_dict(state["step"])
