@@ -16,8 +16,10 @@ from tether.core.gather import Gather
 from tether.core.protocols import ModelEdit, Owning, Stateful
 from tether.data.loader import Loader
 from tether.models.load import fill
+from tether.models.sides import SIDES, Side, side_parts
 from tether.train.checkpoints import Checkpoint
 from tether.train.ema import WeightAverage
+from tether.train.locked_towers import kept_towers
 from tether.train.loop import Player, Precision
 from tether.train.parallel import choose_sharding, load_optimizer_tensors, optimizer_tensors, parallelise, whole
 from tether.train.parts import Encoder, build_edits, build_step, new_encoder, prune_vocabulary_
@@ -81,6 +83,7 @@ class Trainer:
         self.config, self.device = stretch.config, device
         config = stretch.config
         self.edits = build_edits(config, edits, where=where)
+        self.edited: set[Side] = set()
         self.encoder = self._new_encoder()
         if checkpoint is not None:
             fill(self.encoder, checkpoint.tensors.get("model", {}), where=checkpoint.where)
@@ -130,6 +133,14 @@ class Trainer:
             on_bad=folder / BAD_ROWS,
             strict=config.strict,
         )
+        self.module.kept = kept_towers(
+            self.encoder,
+            config=config,
+            source=source,
+            loader=self.loader,
+            sharding=self.sharding,
+            edited=self.edited,
+        )
         self.precision = Precision(device, _DTYPES[config.precision])
         kept = [(name, parameter) for name, parameter in self._named() if name in averaged]
         self.average = WeightAverage(kept, decay=config.ema) if config.ema else None
@@ -169,8 +180,12 @@ class Trainer:
 
     def _new_encoder(self) -> Encoder:
         encoder = new_encoder(self.config)
-        for edit in self.edits:
-            edit.apply_(encoder)
+        if self.edits:
+            before = _makes(encoder)
+            for edit in self.edits:
+                edit.apply_(encoder)
+            after = _makes(encoder)
+            self.edited = {side for side in SIDES if before[side] != after[side]}
         return encoder
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -218,3 +233,11 @@ class Trainer:
             self.player.step.load_state_dict(state["step"])
         self.precision.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["generator"])
+
+
+def _makes(encoder: Encoder) -> dict[Side, str]:
+    """What the parts of each side are made of, to tell what an edit has changed."""
+    try:
+        return {side: str(side_parts(encoder, side)) for side in SIDES}
+    except InputError:
+        return dict.fromkeys(SIDES, "")

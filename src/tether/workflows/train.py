@@ -23,6 +23,7 @@ from tether.evaluate.suite import measure as measures_of
 from tether.models.load import load
 from tether.train.config import RunConfig, load_config
 from tether.train.epochs import steps_per_epoch
+from tether.train.locked_towers import kept_where_resting
 from tether.train.parts import Encoder, check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
@@ -227,7 +228,9 @@ def _meaning(config: RunConfig, result: Result, *, held_out: HeldOut, out: Path,
     pool = int(result.metrics["images"])
     depth = depth_for(pool)
     try:
-        known = evaluate(model, source, measures=("retrieval",), limit=pool)[f"text_to_image_r{depth}"]
+        known = evaluate(kept_where_resting(model), source, measures=("retrieval",), limit=pool)[
+            f"text_to_image_r{depth}"
+        ]
     except InputError:
         known = None
     value, low, high, chance = recall_of(result.metrics, depth=depth)

@@ -131,14 +131,16 @@ class ImageView(View):
                 rows = self._window(rows, size, step=step, gather=gather)
             elif size != tuple(rows.shape[2:]):
                 rows = _like(F.interpolate(rows.float(), size, mode="bicubic", antialias=True), rows.dtype)
+        own = batch.extra.get("keys") if rows is batch.image else None
+        names = [str(key) for key in own] if isinstance(own, Sequence) else None
         keep = None
         if self.keep_patches < 1 and step < self.full_from:
             patches = patch_count(module)
             generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
             order = torch.rand(len(rows) * gather.world, patches, generator=generator).argsort(dim=1)
-            own = order[gather.rank * len(rows) : (gather.rank + 1) * len(rows), : self.patches_of(patches)]
-            keep = own.sort(dim=1).values.to(rows.device, non_blocking=True)
-        return ViewRows("image", rows, keep, self.want, about)
+            mine = order[gather.rank * len(rows) : (gather.rank + 1) * len(rows), : self.patches_of(patches)]
+            keep = mine.sort(dim=1).values.to(rows.device, non_blocking=True)
+        return ViewRows("image", rows, keep, self.want, about, fixed=self.crop == 1, names=names)
 
     def _window(self, rows: Tensor, size: tuple[int, ...], *, step: int, gather: Gather) -> Tensor:
         """A square window of each image, its side and its place drawn evenly."""
@@ -215,7 +217,7 @@ class TextView(View):
             cut = rows[:, : self.context]
             longer = rows[:, self.context :].ne(0).any(dim=1, keepdim=True)
             rows = torch.cat([cut[:, :-1], torch.where(longer, end, cut[:, -1:])], dim=1)
-        return ViewRows("text", rows, None, self.want, about)
+        return ViewRows("text", rows, None, self.want, about, fixed=self.rewrite is None)
 
 
 VIEWS: Mapping[str, type[View]] = {"image": ImageView, "text": TextView}
