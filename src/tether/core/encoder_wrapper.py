@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import cast
 
 from jaxtyping import Float, Int
@@ -30,6 +31,8 @@ class EncoderAround(nn.Module, abc.ABC):
         self.dim: int = model.dim
         self.image_spec: ImageSpec = model.image_spec
         self.tokenizer: Tokenizer = model.tokenizer
+        if hasattr(model, "templates"):  # its own prompts of class names
+            self.templates: Sequence[str] = model.templates
 
     @property
     def inside(self) -> DualEncoder:

@@ -39,8 +39,9 @@ def kept_where_resting(model: DualEncoder) -> DualEncoder:
     """The model, its towers that rest behind the feature cache where that can be written to."""
     if not isinstance(model, (Clip, WrappedEncoder)):
         return model
-    sides = {side for side in resting_sides(model) if _cannot_keep(model, side) is None}
-    return CachedEncoder(model, sides=sides) if sides else model
+    sides = resting_sides(model)
+    kept = CachedEncoder(model, sides=sides)
+    return kept if sides and all(_cannot_keep(kept, side) is None for side in sides) else model
 
 
 def kept_towers(
@@ -58,14 +59,15 @@ def kept_towers(
     """
     if config.features == "encode":
         return None
-    sides: set[Side] = set()
+    kept = CachedEncoder(model, sides=())
     for side in sorted(resting_sides(model)):
         reason = _against(side, model, config=config, loader=loader, sharding=sharding, edited=edited)
+        reason = reason or _cannot_keep(kept, side)
         if reason is None:
-            sides.add(side)
+            kept.kept |= {side}
         else:
             _log.warning("the locked %s tower encodes each batch anew: %s", side, reason)
-    return KeptTowers(model, source=source, sides=sides) if sides else None
+    return KeptTowers(kept, source=source) if kept.kept else None
 
 
 class KeptTowers:
@@ -75,9 +77,9 @@ class KeptTowers:
         encoder: around the model.
     """
 
-    def __init__(self, model: Encoder, *, source: Source, sides: Collection[Side]) -> None:
-        """Args: model: of the run. source: of its rows. sides: whose rows are kept."""
-        self.encoder, self._source = CachedEncoder(model, sides=sides), source
+    def __init__(self, encoder: CachedEncoder, *, source: Source) -> None:
+        """Args: encoder: around the model. source: of the run's rows."""
+        self.encoder, self._source = encoder, source
 
     def __call__(self, batch: ViewRows) -> Features | None:
         """The features of a view, or None for one that must be encoded."""
@@ -106,12 +108,12 @@ def _against(
         return "an edit changes what it computes"
     if any(getattr(part, "gate", None) is not None for part in side_parts(model, side).values()):
         return "its gates are counted"
-    return _cannot_keep(model, side)
+    return None
 
 
-def _cannot_keep(model: Encoder, side: Side) -> str | None:
+def _cannot_keep(kept: CachedEncoder, side: Side) -> str | None:
     try:
-        CachedEncoder(model).cache(side).check()
+        kept.cache(side).check()
     except WriteError as error:
         return f"the cache cannot be written to: {error}"
     return None

@@ -13,7 +13,7 @@ from torch import nn
 from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.gather import Gather
-from tether.core.protocols import ModelEdit, Owning, Stateful
+from tether.core.protocols import ModelEdit, Owning, Stateful, Taught
 from tether.data.loader import Loader
 from tether.models.load import fill
 from tether.models.sides import SIDES, Side, side_parts
@@ -85,6 +85,9 @@ class Trainer:
         self.edits = build_edits(config, edits, where=where)
         self.edited: set[Side] = set()
         self.encoder = self._new_encoder()
+        step = build_step(config, where=where)
+        if isinstance(step, Taught):
+            step.see_start(self.encoder)
         if checkpoint is not None:
             fill(self.encoder, checkpoint.tensors.get("model", {}), where=checkpoint.where)
         source = data.open_source(config.data, where=f"{where}: data")
@@ -95,7 +98,6 @@ class Trainer:
             )
         if config.logit_scale == "fixed":
             self.encoder.freeze_logit_scale_()
-        step = build_step(config, where=where)
         heads = step.new_heads(self.encoder) if isinstance(step, Owning) else {}
         self.module = StepModule(self.encoder, micro_batch=config.micro_batch, heads=heads)
         if checkpoint is not None and heads:
@@ -157,6 +159,8 @@ class Trainer:
             tensors["heads"] = {name: whole(tensor) for name, tensor in self.module.heads.state_dict().items()}
         if self.average is not None:
             tensors["ema"] = self.average.tensors()
+        if isinstance(self.player.step, Taught) and (moving := self.player.step.teacher_tensors()):
+            tensors["teacher"] = moving
         state = {
             "data": self.loader.state_dict(),
             "clipper": self.player.clipper.state_dict(),
@@ -229,6 +233,8 @@ class Trainer:
             self.average.load({**self.average.tensors(), **tensors["ema"]})
         if kept(before, "data", "batch_size"):
             self.loader.load_state_dict(state["data"])
+        if kept(before, "step") and isinstance(self.player.step, Taught):
+            self.player.step.load_teacher_tensors(tensors.get("teacher", {}))
         if kept(before, "step", "objective") and isinstance(self.player.step, Stateful) and state.get("step"):
             self.player.step.load_state_dict(state["step"])
         self.precision.scaler.load_state_dict(state["scaler"])

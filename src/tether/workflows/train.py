@@ -181,9 +181,10 @@ def go(
         held_out = HeldOut(open_source(wanted.source, where=f"{where}: evaluate.source"), limit=wanted.limit)
 
         def measure(model: Encoder) -> dict[str, float]:
-            seen = held_out.embedded(model)
+            kept = kept_where_resting(cast(DualEncoder, model))
+            seen = held_out.embedded(kept)
             check_measurable(seen, where=held_out.source.name)
-            return measures_of(model, seen, bootstrap=BOOTSTRAP)
+            return measures_of(kept, seen, bootstrap=BOOTSTRAP)
 
     if config.fit is not None:
         result = fit(
@@ -224,7 +225,8 @@ def _meaning(config: RunConfig, result: Result, *, held_out: HeldOut, out: Path,
     scratch = _scratch(config)
     words = count_words(source, digest=digest_of(model), scratch=scratch)
     words.save(out)
-    keep_cutoffs(model, held_out, folder=out)
+    kept = kept_where_resting(model)
+    keep_cutoffs(kept, held_out, folder=out, digest=words.digest)
     pool = int(result.metrics["images"])
     depth = depth_for(pool)
     try:

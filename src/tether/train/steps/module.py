@@ -121,7 +121,7 @@ class StepModule(nn.Module):
         images = [len(batch.rows) for batch in batches if batch.side == "image"]
         most, size = max(images or [len(batch.rows) for batch in batches]), self.micro_batch
         if size is None or size >= most:
-            return [self._tower(batch.side, batch.rows, batch.keep, batch.want) for batch in batches]
+            return [run_tower(self.model, batch.side, batch.rows, batch.keep, batch.want) for batch in batches]
         parts: list[list[Features]] = [[] for _ in batches]
         for number in range(-(-most // size)):  # towers by turns, as the backward of shared towers adds up in order
             for batch, done in zip(batches, parts, strict=True):
@@ -131,19 +131,23 @@ class StepModule(nn.Module):
                     continue
                 keep = None if batch.keep is None else batch.keep[part]
                 done.append(
-                    checkpoint(self._tower, batch.side, batch.rows[part], keep, batch.want, use_reentrant=False)
+                    checkpoint(
+                        run_tower, self.model, batch.side, batch.rows[part], keep, batch.want, use_reentrant=False
+                    )
                 )
         return [_whole(part) for part in parts]
 
-    def _tower(self, side: Side, rows: Tensor, keep: Tensor | None, want: Want) -> Features:
-        if want == "tokens":
-            return dense_image(self.model, rows, keep=keep) if side == "image" else dense_text(self.model, rows)
-        if side == "text":
-            return self.model.encode_text(rows)
-        if keep is None:
-            return self.model.encode_image(rows)
-        assert isinstance(self.model, Clip)  # checked when the patches were counted
-        return self.model.encode_image(rows, keep=keep)
+
+def run_tower(model: Clip | WrappedEncoder, side: Side, rows: Tensor, keep: Tensor | None, want: Want) -> Features:
+    """What one tower of a model makes of a view's rows."""
+    if want == "tokens":
+        return dense_image(model, rows, keep=keep) if side == "image" else dense_text(model, rows)
+    if side == "text":
+        return model.encode_text(rows)
+    if keep is None:
+        return model.encode_image(rows)
+    assert isinstance(model, Clip)  # checked when the patches were counted
+    return model.encode_image(rows, keep=keep)
 
 
 def loss_inside(module: nn.Module, make_loss: Callable[..., Loss], *arguments: Any, **keywords: Any) -> Loss:

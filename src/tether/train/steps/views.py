@@ -26,6 +26,8 @@ from tether.train.terms.term import LABELS
 
 MODEL = "model"
 """The encoder that is trained."""
+TEACHER = "teacher"
+"""The one that a step's setting ``teacher`` describes."""
 
 
 class View(abc.ABC):
@@ -110,15 +112,17 @@ class ImageView(View):
             keep_patches: share of the patches that is kept; views of equally many rows keep the same ones.
             full_last: last share of the run that sees every patch.
             want: ``tokens`` also gives the patches in the joint space.
-            encoder: ``model``, or the name of a frozen one for ``tether.load``.
+            encoder: ``model``, ``teacher``, or the name of a frozen one for ``tether.load``.
             optional: leave the view out where a batch has no such images.
             steps: length of the run.
             seed: of windows and patches, which depend on (seed, step) and not on the number of processes.
             view: name of this one; windows of views with different names differ.
         """
         super().__init__(source=source, encoder=encoder, want=want, optional=optional)
-        if encoder != MODEL and (keep_patches < 1 or want != "pooled"):
+        if encoder not in (MODEL, TEACHER) and (keep_patches < 1 or want != "pooled"):
             raise InputError(f"encoder: {encoder!r} sees whole images and gives pooled embeddings only")
+        if encoder == TEACHER and keep_patches < 1:
+            raise InputError("encoder: the teacher sees whole images; expected keep_patches 1")
         self.size, self.crop, self.keep_patches, self.seed, self.name = size, crop, keep_patches, seed, view
         self.full_from = round(steps * (1 - full_last))
 
@@ -186,16 +190,17 @@ class TextView(View):
             context: most tokens, the end token among them; None leaves what the loader gave.
             rewrite: other texts made of the captions, one of ``REWRITES``.
             want: ``tokens`` also gives the words in the joint space.
-            encoder: ``model``; the name of a frozen one for ``tether.load``; or ``words``, which counts tokens.
+            encoder: ``model``; ``teacher``; the name of a frozen one for ``tether.load``; or ``words``, which counts
+                tokens.
             optional: leave the view out where a batch has no such texts.
             steps: length of the run.
             seed: of the rewriting.
             view: name of this one.
         """
         super().__init__(source=source, encoder=encoder, want=want, optional=optional)
-        if encoder != MODEL and want != "pooled":
+        if encoder not in (MODEL, TEACHER) and want != "pooled":
             raise InputError(f"encoder: {encoder!r} gives pooled embeddings only")
-        if (rewrite is not None or encoder != MODEL) and self.source != ["text"]:
+        if (rewrite is not None or encoder not in (MODEL, TEACHER)) and self.source != ["text"]:
             raise InputError(f"source: rewriting and other encoders read the captions, 'text'; got {source!r}")
         self.context = context
         self.rewrite: Rewrite | None = None
