@@ -22,7 +22,10 @@ class EncoderAround(nn.Module, abc.ABC):
         dim: size of the shared space.
         image_spec: how images must be prepared.
         tokenizer: text to ids.
+        same_rows: whether it gives the very rows of the model inside, so that both have one digest.
     """
+
+    same_rows = False
 
     def __init__(self, model: DualEncoder) -> None:
         """Args: model: any that ``tether.load`` gives."""

@@ -62,6 +62,7 @@ class CachedEncoder(EncoderAround, Embeds):
         """
         super().__init__(model)
         self.kept, self.maps = frozenset(sides), maps
+        self.same_rows = maps or not isinstance(model, ComposedEncoder)
         self.computed: dict[Side, int] = dict.fromkeys(SIDES, 0)
         self._caches: dict[Side, FeatureCache] = {}
 

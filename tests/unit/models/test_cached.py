@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tether
+from tether.core.geometry import geometry_of
 from tether.core.model_digest import model_digest
 from tether.data import loader, open_source
 from tether.models import create
@@ -15,6 +16,7 @@ from tether.models.cached import CachedEncoder, side_digest
 from tether.models.composed.compose import compose
 from tether.models.save import save
 from tether.models.sides import rests, side_parts
+from tether.tasks.safety import PromptClassifier
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +168,22 @@ def test_it_is_the_model_for_whatever_takes_one(folder):
     assert torch.allclose(kept.embed(["a cat"]), model.embed(["a cat"]), atol=1e-5)
     assert kept.logit_scale == model.logit_scale
     assert kept.dim == model.dim
+    assert model_digest(kept) == model_digest(model)
+
+
+def test_a_head_that_was_fitted_on_kept_rows_opens_with_the_model(model, tmp_path):
+    head = PromptClassifier(encoder=CachedEncoder(model), epochs=2).fit(pixels(), [0, 1] * 3)
+    head.save(tmp_path / "head.safetensors")
+    opened = PromptClassifier.load(tmp_path / "head.safetensors", encoder=model)
+    assert opened.predict(pixels()).tolist() == head.predict(pixels()).tolist()
+
+
+def test_what_the_model_says_of_itself_is_said(folder):
+    curved = create("tiny", geometry="euclidean-squared")
+    assert geometry_of(CachedEncoder(curved)).name == "euclidean-squared"
+    composed = compose(image=folder, text=folder, join="linear", dim=24)
+    assert CachedEncoder(composed).templates == composed.templates
+    assert not hasattr(CachedEncoder(curved), "templates")
 
 
 def test_sides_at_rest(folder):
