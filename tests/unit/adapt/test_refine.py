@@ -15,7 +15,7 @@ from tether.core.gather import LOCAL
 from tether.core.protocols import Stateful, Step
 from tether.core.types import Batch, Encoded, Features
 from tether.models import create
-from tether.models.frozen import frozen_copy
+from tether.models.frozen_copy import frozen_copy
 from tether.train.steps.module import StepModule
 
 DIM = 6

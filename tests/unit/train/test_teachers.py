@@ -16,7 +16,7 @@ from tether.core.errors import InputError, StoppedError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses import ClipLoss
-from tether.models.frozen import frozen_copy
+from tether.models.frozen_copy import frozen_copy
 from tether.models.presets import create
 from tether.models.save import save
 from tether.train import load_config, train

@@ -18,7 +18,7 @@ from tether.core.geometry import geometry_of
 from tether.core.ranges import Count, Decay, Positive, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.models.dual import Clip
-from tether.models.frozen import frozen_copy
+from tether.models.frozen_copy import frozen_copy
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Constant

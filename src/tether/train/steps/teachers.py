@@ -15,7 +15,7 @@ from tether.core.model_digest import model_digest
 from tether.core.ranges import Share, checked
 from tether.core.types import Batch, Features
 from tether.models.dual import Clip
-from tether.models.frozen import frozen_copy
+from tether.models.frozen_copy import frozen_copy
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.ema import MovingEncoder, Shape
 from tether.train.steps.module import ViewRows, run_tower
