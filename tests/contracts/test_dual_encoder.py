@@ -16,8 +16,11 @@ from tether.core.protocols import DualEncoder, Tokenizer
 from tether.core.types import Encoded
 from tether.models import MODELS, create
 from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack
+from tether.models.cached import CachedEncoder, side_digest
 from tether.models.composed import starter
 from tether.models.composed.compose import compose
+from tether.models.sides import SIDES, side_parts
+from tether.train.locked_towers import resting_sides
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 
@@ -201,6 +204,28 @@ def test_trailing_zeros_change_nothing(model, text):
     wide = torch.zeros(4, model.tokenizer.context_length, dtype=torch.int64)
     wide[:, : text.shape[1]] = text
     assert torch.allclose(model.encode_text(wide).pooled, model.encode_text(text).pooled, atol=1e-5)
+
+
+def test_kept_rows_are_its_own_and_computed_once(model, pixels, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
+    for computed in (4, 0):
+        kept = CachedEncoder(copy.deepcopy(model))
+        assert torch.allclose(kept.encode_image(pixels).pooled, model.encode_image(pixels).pooled, atol=1e-5)
+        assert torch.allclose(kept.encode_text(text).pooled, model.encode_text(text).pooled, atol=1e-5)
+        assert kept.computed == {"image": computed, "text": computed}
+    assert model_digest(kept) == model_digest(model)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_tower_can_rest_and_goes_by_its_own_weights(model, side):
+    other = copy.deepcopy(model)
+    before = {one: side_digest(other, one) for one in SIDES}
+    with torch.no_grad():
+        for part in side_parts(other, side).values():
+            for value in [part] if isinstance(part, nn.Parameter) else part.parameters():
+                value.requires_grad_(False).mul_(1.25)
+    assert side in resting_sides(other)
+    assert [one for one in SIDES if side_digest(other, one) != before[one]] == [side]
 
 
 def test_scale_and_bias(model):

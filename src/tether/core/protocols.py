@@ -107,6 +107,27 @@ class Owning(Protocol):
 
 
 @runtime_checkable
+class Taught(Protocol):
+    """A ``Step`` that may have a teacher, which is saved with the run's checkpoints and is no part of the model."""
+
+    def see_start(self, model: DualEncoder) -> None:
+        """Look at the model as it is before the run, on the CPU; a run that goes on shows it again."""
+        ...
+
+    def follow_(self, *, step: int) -> None:
+        """Called once after each optimiser step, in every process, also where it was skipped."""
+        ...
+
+    def teacher_tensors(self) -> dict[str, Tensor]:
+        """What must be saved of a teacher that changes."""
+        ...
+
+    def load_teacher_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what ``teacher_tensors`` gave."""
+        ...
+
+
+@runtime_checkable
 class Stateful(Protocol):
     """A part that learns something of its own during a run; a ``Step`` that is one is saved with the checkpoints."""
 

@@ -330,6 +330,7 @@ class SideBySide:
     resume: ``state_dict`` holds both positions.
 
     Attributes:
+        source: that of the first.
         rows: those of the first.
     """
 
@@ -343,7 +344,8 @@ class SideBySide:
         """
         if not prefix.isidentifier():
             raise InputError(f"prefix: expected a name, got {prefix!r}")
-        self.first, self.second, self.prefix, self.rows = first, second, prefix, first.rows
+        self.first, self.second, self.prefix = first, second, prefix
+        self.source, self.rows = first.source, first.rows
 
     def __iter__(self) -> Iterator[Batch]:
         """The pair itself: there is one position."""

@@ -29,7 +29,7 @@ def build_contents(given: dict[str, Any], *, where: str) -> BatchContents | None
 
 def check_batches(config: RunConfig, *, where: str) -> None:
     """Refuse settings that no part takes, before a row is read."""
-    for one, here in _each(config, where=where):
+    for one, here in each_data(config, where=where):
         settings(one.caption, CAPTION_PICKS, where=f"{here}: caption")
         if one.augment:
             settings(one.augment, AUGMENTATIONS, where=f"{here}: augment")
@@ -43,7 +43,7 @@ def words_of(configs: Sequence[RunConfig], *, where: str) -> set[str]:
     """All captions of the data of some stretches, and the phrases of their regions; each source is read once."""
     sources: list[tuple[Spec, list[RegionColumns]]] = []
     for config in configs:
-        for one, here in _each(config, where=where):
+        for one, here in each_data(config, where=where):
             columns = next((columns for spec, columns in sources if spec == one.data), None)
             if columns is None:
                 sources.append((one.data, columns := []))
@@ -81,7 +81,7 @@ def make_batches(
         where: file of the settings, for messages.
     """
     found: Loader | SideBySide | None = None
-    for (one, here), name in zip(_each(config, where=where), ("", *config.beside), strict=True):
+    for (one, here), name in zip(each_data(config, where=where), ("", *config.beside), strict=True):
         loader = (Loader if name else make_loader)(
             open_source(one.data, where=f"{here}: data"),
             batch_size=one.batch_size or config.batch_size,
@@ -102,8 +102,8 @@ def make_batches(
     return found
 
 
-def _each(config: RunConfig, *, where: str) -> Iterator[tuple[RunConfig | Beside, str]]:
-    """The run's own data and those beside it, with the place of their settings."""
+def each_data(config: RunConfig, *, where: str) -> Iterator[tuple[RunConfig | Beside, str]]:
+    """The settings of the run's own data and of those beside it, with their place in the recipe."""
     yield config, where
     for name, one in config.beside.items():
         yield one, f"{where}: beside: {name}"

@@ -156,14 +156,19 @@ def _leaves(values: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
 def _model(keys: tuple[str, ...], value: str) -> str:
     """The model or the file of weights that a setting names, or the empty string."""
     named = keys[:-1] if keys[-1] == "name" else keys
-    if named not in _MODELS and not ("step" in named and named[-1] == "encoder" and value not in _READERS):
+    teacher = "step" in named and named[-2:] == ("teacher", "load")
+    if (
+        named not in _MODELS
+        and not teacher
+        and not ("step" in named and named[-1] == "encoder" and value not in _READERS)
+    ):
         return ""
     architecture, _, file = value.removeprefix("timm:").partition("/")
     return value if not value.startswith("timm:") or "." in architecture else file
 
 
 _MODELS = {("model", "load"), ("model", "image"), ("model", "text")}
-_READERS = ("model", "words")  # of a view: the model that is trained, and a count of words
+_READERS = ("model", "teacher", "words")  # of a view: the model that is trained, the step's teacher, a count of words
 _FAR = re.compile(r"://|\bhf\b:|^hf$|=hf\b|remote_images")
 
 

@@ -118,6 +118,9 @@ class RunConfig(BaseModel):
     trainable: list[str] | None = Field(
         default=None, description="parameters that learn, as patterns such as `visual.*`; the others rest"
     )
+    features: Literal["cache", "encode"] = Field(
+        default="cache", description="rows of a tower that rests: kept in the cache and read there, or encoded anew"
+    )
     stages: list[Stage] = Field(default_factory=list, description="stretches of the run, and what is other in each")
     caption: Spec = Field(default="random", description="which of a row's captions a batch uses")
     augment: Spec | None = Field(default=None, description="change of the pictures, by row and epoch")

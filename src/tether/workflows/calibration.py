@@ -30,11 +30,18 @@ _CLASSES = 5
 Wanted = float | Literal["auto"] | None
 
 
-def keep_cutoffs(model: DualEncoder, held_out: HeldOut, *, folder: Path) -> None:
-    """Fit cutoffs on held-out pairs and write them into a run's folder; nothing where there are too few."""
+def keep_cutoffs(model: DualEncoder, held_out: HeldOut, *, folder: Path, digest: str) -> None:
+    """Fit cutoffs on held-out pairs and write them into a run's folder; nothing where there are too few.
+
+    Args:
+        model: what embeds the pairs.
+        held_out: the pairs.
+        folder: of the run.
+        digest: of the model.
+    """
     try:
         seen = held_out.embedded(model, most=MOST_IMAGES)
-        found = fit_cutoffs(seen, digest=digest_of(model), source=held_out.source.name)
+        found = fit_cutoffs(seen, digest=digest, source=held_out.source.name)
     except InputError:
         return
     found.save(folder / FILE)

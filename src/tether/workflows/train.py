@@ -24,6 +24,7 @@ from tether.models.load import load
 from tether.train.claim import check_free
 from tether.train.config import RunConfig, load_config
 from tether.train.epochs import steps_per_epoch
+from tether.train.locked_towers import kept_where_resting
 from tether.train.parts import Encoder, check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
@@ -183,9 +184,10 @@ def go(
         held_out = HeldOut(open_source(wanted.source, where=f"{where}: evaluate.source"), limit=wanted.limit)
 
         def measure(model: Encoder) -> dict[str, float]:
-            seen = held_out.embedded(model)
+            kept = kept_where_resting(cast(DualEncoder, model))
+            seen = held_out.embedded(kept)
             check_measurable(seen, where=held_out.source.name)
-            return measures_of(model, seen, bootstrap=BOOTSTRAP)
+            return measures_of(kept, seen, bootstrap=BOOTSTRAP)
 
     if config.fit is not None:
         result = fit(
@@ -226,11 +228,14 @@ def _meaning(config: RunConfig, result: Result, *, held_out: HeldOut, out: Path,
     scratch = _scratch(config)
     words = count_words(source, digest=digest_of(model), scratch=scratch)
     words.save(out)
-    keep_cutoffs(model, held_out, folder=out)
+    kept = kept_where_resting(model)
+    keep_cutoffs(kept, held_out, folder=out, digest=words.digest)
     pool = int(result.metrics["images"])
     depth = depth_for(pool)
     try:
-        known = evaluate(model, source, measures=("retrieval",), limit=pool)[f"text_to_image_r{depth}"]
+        known = evaluate(kept_where_resting(model), source, measures=("retrieval",), limit=pool)[
+            f"text_to_image_r{depth}"
+        ]
     except InputError:
         known = None
     value, low, high, chance = recall_of(result.metrics, depth=depth)

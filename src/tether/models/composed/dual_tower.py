@@ -18,6 +18,7 @@ from tether.models.described import mapping
 from tether.models.dual import Clip
 from tether.models.load_wrapped import builder
 from tether.models.save import FORMAT, describe
+from tether.models.sides import owners
 from tether.models.sizes import Sizes
 from tether.models.tokenizer_files import saved_tokenizer
 from tether.models.wrapped_encoders import WrappedEncoder, check_pad
@@ -106,15 +107,12 @@ def _around(model: Clip | WrappedEncoder, side: Side, settings: Mapping[str, Any
     """Drop what the other side alone needs, so that it is neither saved nor trained."""
     if isinstance(model, Clip) and model.config.towers == "shared":
         raise InputError("its two towers share their blocks; expected a model with a tower for each side")
-    holder = model if isinstance(model, Clip) else model.model
-    owners = {name: owner for owner, names in model.sides.items() for name in names}
+    holder, owner = owners(model)
     for name in [*dict(holder.named_children()), *dict(holder.named_parameters(recurse=False))]:
-        if name not in owners:
-            raise InputError(f"{name}: not known as a part of either tower; known: {', '.join(owners)}")
-        if owners[name] not in (side, "both"):
+        if owner[name] not in (side, "both"):
             setattr(holder, name, None)
     for name, parameter in holder.named_parameters(recurse=False):
-        parameter.requires_grad_(owners[name] == side and parameter.requires_grad)
+        parameter.requires_grad_(owner[name] == side and parameter.requires_grad)
     if side == "image":
         return DualImages(model, width=model.dim, image_spec=model.image_spec, settings=settings)
     return DualTexts(model, width=model.dim, tokenizer=model.tokenizer, settings=settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -42,6 +42,11 @@ class ComposedEncoder(WrappedEncoder):
             images of CIFAR-10's training part ``starter`` names 54 % right with it, 51 % with that prompt).
     """
 
+    sides: Mapping[str, Sequence[str]] = {
+        "image": ("image", "image_map"),
+        "text": ("text", "text_map"),
+        "both": ("logit_scale",),
+    }
     templates = ("{}",)
 
     def __init__(

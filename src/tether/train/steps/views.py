@@ -26,6 +26,8 @@ from tether.train.terms.term import LABELS
 
 MODEL = "model"
 """The encoder that is trained."""
+TEACHER = "teacher"
+"""The one that a step's setting ``teacher`` describes."""
 
 
 class View(abc.ABC):
@@ -116,15 +118,17 @@ class ImageView(View):
             keep_patches: share of the patches that is kept; views of equally many rows keep the same ones.
             full_last: last share of the run that sees every patch.
             want: ``tokens`` also gives the patches in the joint space.
-            encoder: ``model``, or the name of a frozen one for ``tether.load``.
+            encoder: ``model``, ``teacher``, or the name of a frozen one for ``tether.load``.
             optional: leave the view out where a batch has no such images.
             steps: length of the run.
             seed: of windows and patches, which depend on (seed, step) and not on the number of processes.
             view: name of this one; windows of views with different names differ.
         """
         super().__init__(source=source, encoder=encoder, want=want, optional=optional)
-        if encoder != MODEL and (keep_patches < 1 or want != "pooled"):
+        if encoder not in (MODEL, TEACHER) and (keep_patches < 1 or want != "pooled"):
             raise InputError(f"encoder: {encoder!r} sees whole images and gives pooled embeddings only")
+        if encoder == TEACHER and keep_patches < 1:
+            raise InputError("encoder: the teacher sees whole images; expected keep_patches 1")
         self.size, self.crop, self.keep_patches, self.seed, self.name = size, crop, keep_patches, seed, view
         self.full_from = round(steps * (1 - full_last))
 
@@ -139,14 +143,16 @@ class ImageView(View):
                     about["box"] = _within(about["box"], about["flipped"], windows)
             elif size != tuple(rows.shape[2:]):
                 rows = _like(F.interpolate(rows.float(), size, mode="bicubic", antialias=True), rows.dtype)
+        own = batch.extra.get("keys") if rows is batch.image else None
+        names = [str(key) for key in own] if isinstance(own, Sequence) else None
         keep = None
         if self.keep_patches < 1 and step < self.full_from:
             patches = patch_count(module)
             generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
             order = torch.rand(len(rows) * gather.world, patches, generator=generator).argsort(dim=1)
-            own = order[gather.rank * len(rows) : (gather.rank + 1) * len(rows), : self.patches_of(patches)]
-            keep = own.sort(dim=1).values.to(rows.device, non_blocking=True)
-        return ViewRows("image", rows, keep, self.want, about)
+            mine = order[gather.rank * len(rows) : (gather.rank + 1) * len(rows), : self.patches_of(patches)]
+            keep = mine.sort(dim=1).values.to(rows.device, non_blocking=True)
+        return ViewRows("image", rows, keep, self.want, about, fixed=self.crop == 1, names=names)
 
     def _window(self, rows: Tensor, size: tuple[int, ...], *, step: int, gather: Gather) -> tuple[Tensor, Tensor]:
         """A square window of each image, its side and its place drawn evenly, and the windows (b, 4) in its shares."""
@@ -193,16 +199,17 @@ class TextView(View):
             context: most tokens, the end token among them; None leaves what the loader gave.
             rewrite: other texts made of the captions, one of ``REWRITES``.
             want: ``tokens`` also gives the words in the joint space.
-            encoder: ``model``; the name of a frozen one for ``tether.load``; or ``words``, which counts tokens.
+            encoder: ``model``; ``teacher``; the name of a frozen one for ``tether.load``; or ``words``, which counts
+                tokens.
             optional: leave the view out where a batch has no such texts.
             steps: length of the run.
             seed: of the rewriting.
             view: name of this one.
         """
         super().__init__(source=source, encoder=encoder, want=want, optional=optional)
-        if encoder != MODEL and want != "pooled":
+        if encoder not in (MODEL, TEACHER) and want != "pooled":
             raise InputError(f"encoder: {encoder!r} gives pooled embeddings only")
-        if (rewrite is not None or encoder != MODEL) and self.source != ["text"]:
+        if (rewrite is not None or encoder not in (MODEL, TEACHER)) and self.source != ["text"]:
             raise InputError(f"source: rewriting and other encoders read the captions, 'text'; got {source!r}")
         self.context = context
         self.rewrite: Rewrite | None = None
@@ -224,7 +231,7 @@ class TextView(View):
             cut = rows[:, : self.context]
             longer = rows[:, self.context :].ne(0).any(dim=1, keepdim=True)
             rows = torch.cat([cut[:, :-1], torch.where(longer, end, cut[:, -1:])], dim=1)
-        return ViewRows("text", rows, None, self.want, about)
+        return ViewRows("text", rows, None, self.want, about, fixed=self.rewrite is None)
 
 
 VIEWS: Mapping[str, type[View]] = {"image": ImageView, "text": TextView}
