@@ -9,6 +9,7 @@ from tether.models import create
 from tether.models.anatomy.exceptions import EXCEPTIONS
 from tether.models.anatomy.find import anatomy_of, text_anatomy, tower_of
 from tether.models.composed.towers import ImageSide
+from tether.models.dense import DensePath, dense_image, dense_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]
@@ -244,3 +245,25 @@ def test_what_cannot_be_looked_into_is_named(tmp_path):
     stream = tower.embed(torch.zeros(1, 3, 32, 32))
     with pytest.raises(InputError, match="heads: expected a divisor of the 32 channels of attention, got 5"):
         tower.blocks[0].attention(stream.x, stream.layout)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_parts_in_the_joint_space_or_a_reason(named, side):
+    name, model = named
+    batch = batch_of(model, side)
+    dense = dense_image if side == "image" else dense_text
+    if (name, side) in CLOSED or (name, side) == ("SigLIP 2 padded left", "text"):
+        with pytest.raises(UnsupportedModelError) as caught:
+            dense(model, batch)
+        assert any(reason in str(caught.value) for reason in EXCEPTIONS.values())
+        return
+    found = dense(model, batch)
+    torch.testing.assert_close(found.pooled, encoded(model, side, batch), rtol=0, atol=1e-9)
+    assert found.tokens.shape[::2] == (3, model.dim)
+    assert found.tokens.isfinite().all()
+    if side == "image" and (name, side) not in SEALED:
+        changed = dense_image(model, batch, path=DensePath(kind="qkv", start=0))
+        torch.testing.assert_close(changed.pooled, found.pooled)
+        assert (changed.tokens - found.tokens).abs().max() > 1e-7
+        first = dense_image(model, batch, layer=0)
+        assert (first.tokens - found.tokens).abs().max() > 1e-7
