@@ -50,7 +50,7 @@ def attention_maps(
         >>> model = create("tiny").eval()
         >>> maps = attention_maps(model, torch.rand(2, 3, 32, 32), layers=[-1])
         >>> maps.shape  # of the class token, over itself and 16 patches
-        torch.Size([2, 1, 1, 17])
+        torch.Size([2, 1, 2, 17])
     """
     if rows not in ("pool", "all"):
         raise InputError(f"rows: expected pool or all, got {rows!r}")
