@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from families import CLOSED, FAMILIES, PLAIN, SEALED, coca, eva_tower, open_clip_tower, siglip, timm_tower
+from tether.adapt.finetune.lora import Lora
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
 from tether.models.anatomy.exceptions import EXCEPTIONS
 from tether.models.anatomy.find import anatomy_of, text_anatomy, tower_of
 from tether.models.composed.towers import ImageSide
+from tether.models.decompose import decompose
 from tether.models.dense import DensePath, dense_image, dense_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
@@ -267,3 +269,36 @@ def test_parts_in_the_joint_space_or_a_reason(named, side):
         assert (changed.tokens - found.tokens).abs().max() > 1e-7
         first = dense_image(model, batch, layer=0)
         assert (first.tokens - found.tokens).abs().max() > 1e-7
+
+
+ADAPTED = ["Tether", "open_clip ViT", "CoCa", "PE-Core", "transformers' CLIP", "transformers' SigLIP"]
+TORCHS = {("open_clip ViT", "image"), ("CoCa", "image"), *((name, "text") for name in ADAPTED[1:4])}
+"""Towers whose attention is torch's own, which an adapter replaces as a whole."""
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_adapters_take_part_or_are_refused(name, tmp_path):
+    model = FAMILIES[name](tmp_path).double().eval()
+    Lora(rank=2).apply_(model)
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if "lora_B" in key:
+                value.normal_()
+    for side in SIDES:
+        batch = batch_of(model, side)
+        tower = anatomy_of(model, side)
+        stream = tower.embed(batch)
+        torch.testing.assert_close(tower.read_out(tower.run(stream)), encoded(model, side, batch), rtol=0, atol=1e-9)
+        if (name, side) in TORCHS:
+            with pytest.raises(UnsupportedModelError, match=EXCEPTIONS["blocks"]):
+                tower.blocks[0].attention(stream.x, stream.layout)
+        else:
+            y = stream.x + tower.blocks[0].attention(stream.x, stream.layout)
+            expected = tower.step(stream, 0).x
+            torch.testing.assert_close(y + tower.blocks[0].feed_forward(y, stream.layout), expected, rtol=0, atol=1e-9)
+    images = batch_of(model, "image")
+    if (name, "image") in TORCHS:
+        with pytest.raises(UnsupportedModelError, match=EXCEPTIONS["blocks"]):
+            decompose(model, images)
+    else:
+        torch.testing.assert_close(decompose(model, images).total(), model.encode_image(images).unit, rtol=0, atol=1e-9)

@@ -176,8 +176,12 @@ def _pooled(tower: TowerAnatomy, normed: Tensor, layout: Layout, x: Tensor) -> t
 
 
 def _linear(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a linear layer, or of what stands in for one."""
-    return layer.get_parameter("weight"), getattr(layer, "bias", None)
+    """Weight and bias of a linear layer; of an adapter that stands in for one, what it does to the identity."""
+    if isinstance(layer, nn.Linear):
+        return layer.weight, layer.bias
+    width, some = int(getattr(layer, "in_features", 0)), next(layer.parameters())
+    nothing = layer(some.new_zeros(1, width))[0]
+    return (layer(torch.eye(width, dtype=some.dtype, device=some.device)) - nothing).T, nothing
 
 
 def _projected(step: object, maps: Tensor, offset: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:

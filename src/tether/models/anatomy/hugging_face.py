@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.parts import BlockAnatomy, Layout, TokenStream, WayOut, by_head, causal, hiding
-from tether.models.anatomy.pooling import AttentionPooling, MeanPooling, Pooling, TokenPooling
+from tether.models.anatomy.pooling import AttentionPooling, MeanPooling, OtherPooling, Pooling, TokenPooling
 from tether.models.anatomy.tower import Projection, TextAnatomy, TowerAnatomy
 from tether.models.transformers_families import SIGLIP
 from tether.models.wrapped_encoders import TransformersEncoder
@@ -109,6 +109,8 @@ def _blocks(tower: Any) -> list[BlockAnatomy] | None:
 def _probe(head: Any) -> Pooling:
     """SigLIP's pooling head."""
     attention: nn.MultiheadAttention = head.attention
+    if type(attention) is not nn.MultiheadAttention:
+        return OtherPooling(head, f"a {type(attention).__name__}")
     weights, biases, heads = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), attention.num_heads
 
     def query_keys(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,8 +64,15 @@ def _pooling(tower: Any) -> tuple[Pooling, nn.Module | None, nn.Module | None]:
     """The pooling, the norm before it and the norm after it."""
     pool = tower.attn_pool
     if pool is not None:
-        if tower.attn_pool_contrastive is not None or tower.pool_type != "tok":
-            return OtherPooling(lambda x: tower._pool(x)[0], "attention with several queries"), None, None
+        one = tower.attn_pool_contrastive is None and tower.pool_type == "tok"
+        if not one or type(pool.attn) is not nn.MultiheadAttention:
+            return (
+                OtherPooling(
+                    lambda x: tower._pool(x)[0], "attention with several queries, or one that an adapter changes"
+                ),
+                None,
+                None,
+            )
         return _first_query(pool), pool.ln_k, tower.ln_post
     pooling = MeanPooling(1) if tower.pool_type == "avg" else TokenPooling()
     if tower.pool_type not in ("tok", "avg"):
@@ -102,10 +109,11 @@ def _first_query(pool: Any) -> AttentionPooling:
 
 
 def _block(block: Any) -> BlockAnatomy:
-    from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
+    from open_clip.transformer import Attention, CustomResidualAttentionBlock, ResidualAttentionBlock
 
-    plain = type(block) is ResidualAttentionBlock and not hasattr(block, "ln_1_kv")
-    if plain or (type(block) is CustomResidualAttentionBlock and block.attn.logit_scale is None):
+    plain = type(block) is ResidualAttentionBlock and type(block.attn) is nn.MultiheadAttention
+    custom = type(block) is CustomResidualAttentionBlock and type(block.attn) is Attention
+    if (plain and not hasattr(block, "ln_1_kv")) or (custom and block.attn.logit_scale is None):
         return OpenClipBlock(block)
     return OpenClipWholeBlock(block)
 
@@ -113,9 +121,14 @@ def _block(block: Any) -> BlockAnatomy:
 def _call(block: Any, x: Tensor, layout: Layout) -> Tensor:
     bias = layout.bias
     if bias is not None and bias.ndim == 4:
-        heads = block.attn.num_heads
+        heads = _heads(block)
         bias = bias.expand(len(x), heads, -1, -1).flatten(0, 1)
     return block(x, attn_mask=bias)
+
+
+def _heads(block: Any) -> int:
+    """Of an attention, or of the one that an adapter stands in for."""
+    return int(getattr(block.attn, "base_layer", block.attn).num_heads)
 
 
 class OpenClipBlock(BlockAnatomy):
@@ -169,7 +182,8 @@ class OpenClipWholeBlock(WholeBlock):
 
     def __init__(self, block: Any) -> None:
         """Args: block: its module."""
-        super().__init__(heads=block.attn.num_heads, reason="blocks", what=f"blocks of kind {type(block).__name__}")
+        what = f"blocks of kind {type(block).__name__} with {type(block.attn).__name__}"
+        super().__init__(heads=_heads(block), reason="blocks", what=what)
         self.block = block
 
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:

@@ -50,8 +50,10 @@ def _pooling(trunk: Any) -> Pooling:
     first, pool, kind = 0 if included else trunk.num_prefix_tokens, trunk.attn_pool, trunk.global_pool
     if pool is not None:
         plain = type(pool) is AttentionPoolLatent and pool.latent_len == 1 and pool.pos_embed is None
-        if not plain or isinstance(pool.proj, nn.Identity):
-            return OtherPooling(pool, f"a {type(pool).__name__} with several queries or positions of its own", first)
+        if not plain or not isinstance(pool.proj, nn.Linear) or not isinstance(pool.kv, nn.Linear):
+            return OtherPooling(
+                pool, f"a {type(pool).__name__} with several queries, positions of its own or an adapter", first
+            )
         return _attention(pool, first)
     if kind == "token":
         return TokenPooling()
