@@ -55,10 +55,6 @@ class TokenStream:
         """Other states in the same places."""
         return replace(self, x=x)
 
-    def read(self) -> Float[Tensor, "b w"]:
-        """The state of the token that is read."""
-        return self.x[torch.arange(len(self.x), device=self.x.device), self.layout.reads]
-
 
 @dataclass(frozen=True, slots=True)
 class WayOut:

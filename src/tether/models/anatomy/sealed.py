@@ -36,20 +36,16 @@ class SealedTower(TowerAnatomy):
 
     def read_out(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
         """The embedding; the final norm is part of it."""
-        self._check(norm)
+        check_normed(norm, self)
         x, grid = stream.x, stream.layout.grid
         return self.project(self.pooling.pool(x if grid is None else x.transpose(1, 2).unflatten(2, grid)))
 
     def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
         """Each token as if it were all there is, also in the place of a class token; a place is a map of one."""
-        self._check(norm)
+        check_normed(norm, self)
         x = stream.x.flatten(0, 1)
         alone = x[:, None].expand(-1, 1 + self.prefix, -1) if stream.layout.grid is None else x[:, :, None, None]
         return self.project(self.pooling.pool(alone)).unflatten(0, stream.x.shape[:2])
-
-    def _check(self, norm: bool) -> None:
-        if not norm:
-            raise refusal("final norm", f"norm=False: the tower is a {self.what}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +60,7 @@ class AttendedMap(SealedTower):
 
     def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
         """Each place as the pooled query would see it alone."""
-        self._check(norm)
+        check_normed(norm, self)
         return self.project(self.place_values(stream.x))
 
 
@@ -92,10 +88,18 @@ class SealedText(TowerAnatomy):
 
     def read_out(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
         """The embedding; the final norm is part of the states."""
+        check_normed(norm, self)
         seen = stream.layout.seen
         assert seen is not None  # embed gives it
         return self.project(self.pool(stream.x, seen))
 
     def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
         """Each token as if it were all there is."""
+        check_normed(norm, self)
         return self.project(self.token(stream.x))
+
+
+def check_normed(norm: bool, tower: TowerAnatomy) -> None:
+    """Refuse to leave out the final norm of last states, which have it."""
+    if not norm:
+        raise refusal("final norm", f"norm=False: the tower is a {tower.what}")
