@@ -340,25 +340,33 @@ class TransformersEncoder(WrappedEncoder):
 
     def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Normalised images to embeddings, not normalised."""
-        if self.image_spec.patches is None:
-            more = {} if self.knows_its_size else {"interpolate_pos_encoding": True}
-            return _pooled(cast(Any, self.model).get_image_features(pixel_values=image, **more))
-        side = self.image_spec.patches[0]
-        shape = torch.tensor([length // side for length in image.shape[2:]], device=image.device)
-        patches = image.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
-        found = cast(Any, self.model).get_image_features(
-            pixel_values=patches,
-            pixel_attention_mask=torch.ones(patches.shape[:2], dtype=torch.int64, device=image.device),
-            spatial_shapes=shape.expand(len(image), 2),
-        )
-        return _pooled(found)
+        return _pooled(cast(Any, self.model).get_image_features(**self._tower_images(image)))
 
     def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
         """(b, l) token ids, zero after the end, to embeddings, not normalised."""
+        return _pooled(cast(Any, self.model).get_text_features(**self.text_inputs(text)))
+
+    def image_inputs(self, image: Tensor) -> dict[str, Any]:
+        """Images, uint8 or normalised, as its image tower is called with them."""
+        return self._tower_images(self.pixels(image))
+
+    def _tower_images(self, image: Float[Tensor, "b 3 h w"]) -> dict[str, Any]:
+        if self.image_spec.patches is None:
+            return {"pixel_values": image} | ({} if self.knows_its_size else {"interpolate_pos_encoding": True})
+        side = self.image_spec.patches[0]
+        shape = torch.tensor([length // side for length in image.shape[2:]], device=image.device)
+        patches = image.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+        return {
+            "pixel_values": patches,
+            "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int64, device=image.device),
+            "spatial_shapes": shape.expand(len(image), 2),
+        }
+
+    def text_inputs(self, text: Int[Tensor, "b l"]) -> dict[str, Any]:
+        """(b, l) token ids, zero after the end, as its text tower is called with them."""
         width = self.tokenizer.context_length if self.family.full_context else text.shape[1]
         ids, words = padded(text, width=width, pad=self.pad, left=self.text_padding.left)
-        mask = words.long() if self.text_padding.masked else None
-        return _pooled(cast(Any, self.model).get_text_features(input_ids=ids, attention_mask=mask))
+        return {"input_ids": ids, "attention_mask": words.long() if self.text_padding.masked else None}
 
 
 def _pooled(found: Any) -> Tensor:

@@ -95,12 +95,22 @@ class TransformersTexts(TextSide):
 
     def forward(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b w"]:
         """Pooled features; words are those before a row's zeros."""
+        return self.pool(*self.states(text))
+
+    def states(self, text: Int[Tensor, "b l"]) -> tuple[Float[Tensor, "b l w"], Bool[Tensor, "b l"]]:
+        """The last states of every token, and True for what is no padding."""
         length, place = lengths(text), torch.arange(text.shape[1], device=text.device)
         mask = place < length[:, None]
         ids = text.where(mask, self.settings["pad"])
-        states = self.inner(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        pooled = POOLINGS[self.settings["output"]](states, mask)
-        return nn.functional.normalize(pooled, dim=1) if self.settings["normalised"] else pooled
+        return self.inner(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask
+
+    def pool(self, states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b w"]:
+        """One row for each text from what ``states`` gave."""
+        return self.finish(POOLINGS[self.settings["output"]](states, mask))
+
+    def finish(self, rows: Float[Tensor, "... w"]) -> Float[Tensor, "... w"]:
+        """What is done to a pooled row."""
+        return nn.functional.normalize(rows, dim=-1) if self.settings["normalised"] else rows
 
     @property
     def text_rows(self) -> int:
