@@ -173,6 +173,9 @@ def around_rows(folder):
         def forward(self, image):
             return self.inner(image)
 
+        def at_sizes(self, sizes):
+            return self
+
     side = model.parts.image
     model.parts.image = Rows(side.inner, width=side.width, image_spec=side.image_spec, settings=side.settings)
     return model

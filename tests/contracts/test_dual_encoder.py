@@ -40,6 +40,12 @@ EXCEPTIONS = {
     ("composed", "patch"): "its image tower is a convolutional network",
     ("starter", "patch"): "its image tower is a convolutional network",
     **{(name, "mask"): "another library's towers take none; it must refuse a mask" for name in FAMILIES_HERE},
+    **{
+        (name, "resized"): "a network at a tiny width, which no description names; it must refuse"
+        for name in ("PE-Core", "EVA02", "SigLIP 2", "MobileCLIP2")
+    },
+    ("RN50", "square"): "open_clip makes its table for square images; it must refuse others",
+    ("RN50", "patch"): "a convolutional network has no patches; it must refuse another one",
     ("CoCa", "idle"): "its decoder writes captions, and takes no part in embeddings",
 }
 
@@ -363,7 +369,11 @@ def test_tokenizer_trims_and_counts(model):
 
 
 @torch.no_grad()
-def test_a_copy_at_its_own_sizes_is_the_same(model, pixels, text):
+def test_a_copy_at_its_own_sizes_is_the_same(named, model, pixels, text):
+    if (named[0], "resized") in EXCEPTIONS:
+        with pytest.raises(UnsupportedModelError, match="not those of its description"):
+            model.resized(image_size=model.image_spec.size)
+        return
     same = model.resized(image_size=model.image_spec.size, context=model.tokenizer.context_length)
     assert same is not model
     assert type(same) is type(model)
@@ -376,9 +386,17 @@ def test_a_copy_at_its_own_sizes_is_the_same(model, pixels, text):
 @torch.no_grad()
 def test_other_sizes(named, model, pixels, tmp_path):
     name, _ = named
+    if (name, "resized") in EXCEPTIONS:
+        with pytest.raises(UnsupportedModelError, match="not those of its description"):
+            model.resized(context=model.tokenizer.context_length + 5)
+        return
     before, digest = model.image_spec, model_digest(model)
     step = model.stride or 32
     size, context = (before.size[0] + step, before.size[1] + 2 * step), model.tokenizer.context_length + 5
+    if (name, "square") in EXCEPTIONS:
+        with pytest.raises(UnsupportedModelError, match="square images alone"):
+            model.resized(image_size=size)
+        size = (size[0], size[0])
     with pytest.raises(InputError, match=r"model\.resized\(image_size=\.\.\.\)"):
         model.encode_image(torch.zeros(1, 3, *size))
     other = model.resized(image_size=size, context=context)
