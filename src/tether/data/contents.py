@@ -13,7 +13,6 @@ from torch import Tensor
 from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
-from tether.core.ranges import checked
 from tether.core.types import ImageLike, ImageSpec, Row
 from tether.data.augment import Augment
 from tether.data.captions import CAPTION_PICKS, CaptionPick
@@ -84,7 +83,6 @@ class BatchContents:
         (torch.Size([8, 4, 64, 64]), torch.Size([8, 4, 4]))
     """
 
-    @checked
     def __init__(
         self,
         *,

@@ -232,7 +232,6 @@ class SinCosPositions:
         return resize_kernel(weight, new=new)
 
 
-@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearPositions:
     """Interpolate a text's positions linearly, to more or fewer; see ``resize_line``."""
@@ -270,7 +269,6 @@ class StretchedPositions:
         return found[:length]
 
 
-@checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutPositions:
     """Leave out the last positions of a text: shorter texts read exactly as before."""

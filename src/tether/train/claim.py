@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -96,9 +97,10 @@ def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a folder that holds a run, before anything is read for another."""
-    if _begun(folder):
-        raise _held(folder)
+    """Refuse a folder that holds a run, before anything is read for another; of several processes none asks yet."""
+    if _begun(folder) and "RANK" not in os.environ:
+        with locked(folder, purpose="tether train"):
+            raise _held(folder)
 
 
 def _held(folder: Path) -> InputError:
