@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tether.core.gather import LOCAL
-from tether.core.protocols import Step
+from tether.core.protocols import Objective, Step
 from tether.core.types import Batch, Loss
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.train.steps import STEPS
+from tether.models.sides import SIDES
+from tether.train.steps import STEPS, ComposedStep
 from tether.train.steps.module import StepModule
 
 STEPS_TOTAL = 10
@@ -20,14 +21,31 @@ MODELS = {"skip_middle": {"vision": {"gate": "mirror"}, "text": {"gate": "mirror
 """Settings of the model where a step is for models that have something: here gates, which it holds to a target."""
 
 
-@pytest.fixture(params=STEPS)
+TAUGHT = {
+    "views": {"image": {}, "text": {}, **{f"teacher_{side}": {"of": side, "encoder": "teacher"} for side in SIDES}},
+    "terms": ["objective", "similarity"],
+}
+TEACHERS = {"composed, taught by its start": "start", "composed, taught by its average": {"ema": {"momentum": 0.9}}}
+
+
+@pytest.fixture(params=[*STEPS, *TEACHERS])
 def name(request) -> str:
     return request.param
 
 
+def made(name: str, objective: Objective, model: StepModule) -> Step:
+    """The step as a run has it before its first step."""
+    if name not in TEACHERS:
+        return STEPS[name](objective, steps=STEPS_TOTAL, seed=1)
+    step = ComposedStep(objective, steps=STEPS_TOTAL, seed=1, teacher=TEACHERS[name], **TAUGHT)
+    step.see_start(model.model)
+    step.new_heads(model.model)
+    return step
+
+
 @pytest.fixture
-def step(name) -> Step:
-    return STEPS[name](ClipLoss(), steps=STEPS_TOTAL, seed=1)
+def step(name, model) -> Step:
+    return made(name, ClipLoss(), model)
 
 
 @pytest.fixture
@@ -85,7 +103,7 @@ class Recorded(ClipLoss):
 
 def test_a_scheduled_objective_is_asked_for_the_share_of_the_run(name, model, batch):
     objective = Recorded()
-    STEPS[name](objective, steps=STEPS_TOTAL, seed=1)(model, batch, step=3, gather=LOCAL)
+    made(name, objective, model)(model, batch, step=3, gather=LOCAL)
     assert set(objective.asked) == {3 / (STEPS_TOTAL - 1)}
 
 
@@ -96,7 +114,7 @@ def test_finite_in_bfloat16(step, model, batch):
 
 def test_a_state_goes_on_bit_for_bit(step, name, model, batch):
     losses = [step(model, batch, step=at, gather=LOCAL).total for at in range(3)]
-    first, second = (STEPS[name](ClipLoss(), steps=STEPS_TOTAL, seed=1) for _ in range(2))
+    first, second = (made(name, ClipLoss(), model) for _ in range(2))
     first(model, batch, step=0, gather=LOCAL)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     assert [second(model, batch, step=at, gather=LOCAL).total for at in (1, 2)] == losses[1:]

@@ -57,7 +57,10 @@ def place(stage: Path, tmp_path: Path, monkeypatch) -> Path:
         ),
         ([*EMBED, "--model", "model", "--device", "nosuch"], "tether: device 'nosuch': not here; expected cpu, cuda"),
         (["embed", "empty", "--model", "model", "--out", "e.parquet"], "tether: empty: empty, no files there"),
-        (["embed", "nosuch", "--model", "model", "--out", "e.parquet"], "'nosuch' is neither a data set"),
+        (
+            ["embed", "nosuch", "--model", "model", "--out", "e.parquet"],
+            "'nosuch': no such file or folder, and no data set",
+        ),
         (["embed", "no.csv", "--model", "model", "--out", "e.parquet"], "tether: no.csv: no such file or folder"),
         (
             ["embed", "mixed", "--model", "model", "--out", "e.parquet", "--strict"],
@@ -72,7 +75,7 @@ def place(stage: Path, tmp_path: Path, monkeypatch) -> Path:
         (["search", "no-store", "cat"], "tether: no-store: no such store; make one with: tether index"),
         (["export", "nosuch", "out"], "tether: nosuch: no such model"),
         (["report", "photos"], "tether: photos: not a run"),
-        (["curate", "photos", "--out", "u"], "tether: give either --entries"),
+        (["curate", "photos", "--out", "u"], "tether: say what to do with the pairs: --recipe curate"),
         (["train", "no.yaml"], "tether: no.yaml: no such file"),
         (["train", "--resume"], "tether: command line: key 'data' is required"),
         ([*TRAIN, "clippper=none"], "unknown key 'clippper'; did you mean 'clipper'?"),
@@ -126,3 +129,10 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(place: Path, call, damag
     damage(checkpoint / "model.safetensors")
     assert str(Path("run") / "checkpoints" / checkpoint.name) in call("train", "--resume", "--out", "run", code=2).err
     assert not (place / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["eval", "model"], ["embed", "photos"], ["export", "model"], ["classify", "photos"]]
+)
+def test_what_is_missing_is_shown_by_an_example(call, arguments):
+    assert f"For example: tether {arguments[0]} " in call(*arguments, code=2).err

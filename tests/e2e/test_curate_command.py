@@ -9,6 +9,7 @@ import signal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from processes import run_tether, tether, wait_for
 from tether.core.errors import InputError
@@ -69,11 +70,11 @@ def test_entries_of_another_pool_or_other_settings_are_not_taken(pool, tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either --entries"),
-        (["--entries", "{words}"], "expected either t or tail_share"),
+        ([], "--recipe curate (the package's own steps)"),
+        (["--entries", "{words}"], "either --t 20 or --tail-share 0.06"),
         (["--entries", "{words}", "--t", "0.5"], "t: expected a number of at least 1, or null, got 0.5"),
         (["--entries", "none.txt", "--t", "5"], "none.txt: no such file"),
-        (["--entries", "auto"], "expected either t or tail_share"),
+        (["--entries", "auto"], "either --t 20 or --tail-share 0.06"),
         (["--entries", "{words}", "--t", "5", "--engine", "spark"], "--engine: expected local or ray, got 'spark'"),
         (["--entries", "auto", "--t", "5", "--minimum-pmi", "nan"], "--minimum-pmi: expected a number"),
         (["--recipe", "{words}", "--t", "5"], "--t and --tail-share belong to --entries"),
@@ -187,3 +188,46 @@ def test_stopped_it_goes_on_to_the_same_rows(tmp_path, number):
     for shard in manifests[0]["shards"]:
         files = [(tmp_path / name / shard["file"]).read_bytes() for name in ("out", "whole")]
         assert files[0] == files[1]
+
+
+def photos(folder, captions):
+    """Eight images with these captions, if any."""
+    folder.mkdir()
+    for number in range(8):
+        Image.new("RGB", (64, 64), (20 * number, 0, 0)).save(folder / f"{number}.png")
+    if captions is not None:
+        rows = "".join(f"{captions.format(number)}\n" for number in range(8))
+        (folder / "captions.csv").write_text(f"image,caption\n{rows}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("captions", "said"),
+    [
+        (None, "none of 8 rows that can be used has a caption"),
+        ("gone{}.png,a red tile", "none of 8 rows that can be used has a caption; of rows that"),
+        ("{0}.png,tile{0}", "no word of the captions stands in them 5 times; so few need no balancing"),
+    ],
+)
+def test_words_are_not_blamed_for_missing_captions(call, tmp_path, captions, said):
+    made = photos(tmp_path / "photos", captions)
+    err = call("curate", made, "--recipe", "curate", "--out", tmp_path / "out", "--workers", 1, code=2).err
+    assert said in err
+    assert ("gone" in err) == bool(captions and "gone" in captions)
+
+
+def test_a_curation_that_keeps_nothing_names_the_step(call, tmp_path):
+    made = photos(tmp_path / "photos", "{}.png,Ein kleiner Hund läuft heute über die grüne Wiese im Garten")
+    out = call("curate", made, "--recipe", "curate", "--out", tmp_path / "out", "--workers", 1).out
+    assert "nothing is left: language dropped 8 of 8: the caption is not in en" in out
+
+
+def test_captions_beside_images_are_opened_by_their_folder(call, tmp_path):
+    made = photos(tmp_path / "photos", "{}.png,a red tile")
+    (made / "captions.txt").write_text("0.png\ta red tile\n")
+    err = call("curate", made / "captions.txt", "--recipe", "curate", "--plan", code=2).err
+    assert f"name the folder: {made}" in err
+    words = tmp_path / "words.txt"
+    words.write_text("0.png\ta red tile\n")
+    err = call("curate", made, "--entries", words, "--t", 20, "--out", tmp_path / "out", "--workers", 1, code=2).err
+    assert r"the first entry is '0.png\ta red tile'" in err

@@ -7,6 +7,7 @@ import torch
 
 import tether
 from tether.models import create
+from tether.models.composed.compose import compose
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,17 @@ def test_what_is_there_is_never_overwritten(call, saved, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     assert "exists and is not an empty folder" in call("export", saved, tmp_path, code=2).err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_composed_model_is_refused_before_its_weights_are_read(call, saved, tmp_path):
+    model = tether.save(compose(image=str(saved), text=str(saved), dim=8), tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"not read")
+    for name in (model, "starter"):
+        for form in ("open_clip", "transformers"):
+            said = call("export", name, tmp_path / "out", "--format", form, code=2).err
+            assert f"{form} has no model of two composed towers" in said
+            assert "--format tether" in said
+    assert "model.safetensors" in call("export", model, tmp_path / "out", "--format", "tether", code=2).err
 
 
 def test_mistakes_are_one_message(call, saved, tmp_path):

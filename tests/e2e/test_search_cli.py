@@ -92,6 +92,9 @@ def test_classify(place: Path, call: Callable[..., Any]) -> None:
     assert {line["label"] for line in lines} <= {"cat", "dog"}
     common += ["--existing", "replace"]
     assert "not calibrated" in call(*common, "--classes", "cat,dog").err
+    told = json.loads(call(*common, "--classes", "cat,dog", "--json").out)
+    assert list(told) == ["path", "rows", "abstained", "bad", "bad_rows", "calibration"]
+    assert (told["path"], told["rows"], told["abstained"], told["calibration"]) == (str(out), 24, 0, None)
     assert "'cat' comes twice" in call(*common, "--classes", "cat,dog,cat", code=2).err
     assert "got none" in call(*common, "--classes", "", code=2).err
 

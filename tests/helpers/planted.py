@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tether.core.types import Block, ImageSpec, Row
-from tether.data.images import fit
+from tether.data.images import resize_and_crop
 from tether.data.sets.scenes import Dice, Scene, TextOverlay, World, render, short
 from tether.losses.clip import clip_loss
 from tether.models import create
@@ -79,7 +79,7 @@ def world(count: int, *, seed: int, fault: str = "none") -> World32:
             captions[at] = caption
     spec = ImageSpec(size=(SIZE, SIZE))
     drawn = [torch.from_numpy(render(scene, size=64).pixels).permute(2, 0, 1).contiguous() for scene in scenes]
-    return World32(tuple(scenes), tuple(captions), torch.stack([fit(one, spec) for one in drawn]))
+    return World32(tuple(scenes), tuple(captions), torch.stack([resize_and_crop(one, spec) for one in drawn]))
 
 
 def caption_of(pairs: World32, row: int) -> str:

@@ -98,12 +98,23 @@ def _one_message() -> Iterator[None]:
         raise typer.Exit(_fail(error, f"{where}{reason_of(error)}")) from error
     except Exception as error:
         if isinstance(error, _Usage):
-            error.message = printable(error.message, keep="\n")
+            error.message = printable(error.message, keep="\n") + _example(error)
             if (option := getattr(error, "option_name", None)) and hasattr(error, "possibilities") and error.ctx:
                 _say_instead(error, option)
         elif isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "CPUAllocator" in str(error):
             raise typer.Exit(_fail(error, f"out of memory: {reason_of(error)}")) from error
         raise
+
+
+def _example(error: Any) -> str:
+    """Where something is missing, the first example of the verb's help, as the end of a message."""
+    if (
+        type(error).__name__ != "MissingParameter"
+        or error.ctx is None
+        or EXAMPLES not in (error.ctx.command.help or "")
+    ):
+        return ""
+    return f"For example: {error.ctx.command.help.partition(EXAMPLES)[2].strip().splitlines()[0]}"
 
 
 def _say_instead(error: Any, option: str) -> None:

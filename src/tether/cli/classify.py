@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, Strict, check_new, put_json
 from tether.cli.say import say
 
 
@@ -38,8 +38,8 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
     device: Device = "auto",
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    random_weights: RandomWeights = False,
+    strict: Strict = False,
     raw_csv: Annotated[
         bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
     ] = False,
@@ -53,61 +53,49 @@ def command(
       tether classify new/ --model runs/mine --classes names.txt --calibrate labelled/ --abstain 0.8 --out named.csv
     """
     from dataclasses import asdict
-    from typing import cast
 
-    from tether.cli.screen import bars
-    from tether.core.geometry import check_finite
-    from tether.core.protocols import DualEncoder
-    from tether.tasks.classify.prompts import classes_of, templates_of
+    from tether.cli.screen import bar
+    from tether.workflows.classify import classify
 
     check_new(out, existing=existing, where="--out")
     check_new(json, existing=existing, where="--json")
-    names = classes_of(classes)  # before the model: mistakes show at once
-    sentences = None if templates is None else templates_of(templates)
-
-    import tether
-    from tether.data import open_source
-    from tether.tasks.classify.classify import classify
-    from tether.workflows.calibration import cutoff_of, unseen_words
-
-    opened = open_source(source, where="SOURCE")
-    labelled = None if calibrate is None else open_source(calibrate, where="--calibrate")
-    loaded = cast(DualEncoder, tether.load(model, device=device, random_weights=random_weights))
-    check_finite(loaded, where=model)
-    cutoff = cutoff_of(none_of_these, model=loaded, name=model, pairs=cutoff_from, option="--none-of-these")
-    with bars() as progress:
-        task = progress.add_task("classify", total=None)
-        report = classify(
-            opened,
-            model=loaded,
-            classes=names,
-            out=out,
-            templates=sentences,
+    bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
+    with bar("classify") as on_progress:
+        found = classify(
+            source,
+            classes,
+            model=model,
+            templates=templates,
             top=top,
-            abstain=abstain,
-            above=None if cutoff is None else cutoff.threshold,
-            calibrate=labelled,
+            calibrate=calibrate,
             label_column=label_column,
+            abstain=abstain,
+            none_of_these=none_of_these,
+            cutoff_from=cutoff_from,
             batch_size=batch_size,
             workers=workers,
             strict=strict,
-            raw_csv=raw_csv,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            bad_rows=bad_rows,
+            random_weights=random_weights,
+            device=device,
+            on_progress=on_progress,
         )
+    found.save(out, raw_csv=raw_csv)
+    rows, abstained, fitted = len(found.labels), found.counts().get("", 0), found.calibration
     if json is not None:
-        put_json(asdict(report), to=json)
+        told = {"path": out, "rows": rows, "abstained": abstained, "bad": found.bad, "bad_rows": bad_rows}
+        put_json(told | {"calibration": fitted and asdict(fitted)}, to=json)
     if json != STDOUT:
-        say(f"{report.path}: {report.rows} images, {report.abstained} without a label")
-    for line in [*([cutoff.line(pool=report.rows)] if cutoff else []), *unseen_words(names, model=loaded, name=model)]:
+        say(f"{out}: {rows} images, {abstained} without a label")
+    for line in found.remarks():
         say(line, err=True)
-    if report.calibration is None:
+    if fitted is None:
         say("confidence: the model's own scale, not calibrated; it orders classes, it is no probability", err=True)
     else:
-        fitted = report.calibration
         say(
             f"confidence: calibrated on {fitted.rows} images ({fitted.accuracy:.1%} right); "
             f"calibration error {fitted.error_before:.3f} -> {fitted.error:.3f}",
             err=True,
         )
-    if report.bad:
-        say(f"{report.bad} bad rows were skipped; {report.bad_rows} names them", err=True)
+    if found.bad:
+        say(f"{found.bad} bad rows were skipped; {bad_rows} names them", err=True)

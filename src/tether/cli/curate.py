@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tether.cli.options import Strict
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def command(
     images: Annotated[
         str | None, typer.Option(help="Thumbnails of the datasheet: blurred (default), clear or none.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    strict: Strict = False,
     raw_csv: Annotated[
         bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
     ] = False,
@@ -88,9 +89,16 @@ def command(
     from tether.evaluate.datasheet.thumbnails import DISPLAYS
     from tether.evaluate.datasheet.write import PAGE
 
+    if recipe is not None and entries is not None:
+        raise InputError("--recipe and --entries: a recipe names the entries in its steps; give one of the two")
+    if recipe is None and entries is None:
+        raise InputError(
+            "say what to do with the pairs: --recipe curate (the package's own steps) or a YAML file of yours, or "
+            "--entries auto --tail-share 0.06 to balance them only; with --plan instead of --out, see it first"
+        )
+    if entries is not None and (t is None) == (tail_share is None):
+        raise InputError("--entries: say how far to balance, either --t 20 or --tail-share 0.06")
     steps_file = None if recipe is None else find(recipe)
-    if (recipe is None) == (entries is None):
-        raise InputError("give either --entries (with --t or --tail-share) or --recipe")
     if recipe is not None and (t is not None or tail_share is not None):
         raise InputError("--t and --tail-share belong to --entries; a recipe states them in its steps")
     chosen = next((name for name in ENGINES if name == engine), None)
@@ -226,7 +234,6 @@ class _Display:
 
         self._progress = bars()
         self._tasks: dict[str, Any] = {}
-        self._state: dict[str, str] = {}
 
     def __enter__(self) -> _Display:
         self._progress.start()
@@ -272,9 +279,20 @@ def summary(manifest: dict[str, Any], *, examples: bool = False) -> list[str]:
             for each in shown[:3]:
                 new = f" -> {each['new']!r}" if "new" in each else ""
                 lines.append(f"  {what.replace('_', ' ')}: {each['key']}: {_short(each['text'])}{new}")
+    if not rows["kept"]:
+        lines.append(f"nothing is left: {_emptied(manifest)}")
     share = pairs["kept"] / pairs["good"] if pairs["good"] else 0.0
     lines.append(f"kept: {rows['kept']:,} rows with {pairs['kept']:,} captions ({share:.1%} of the captions)")
     return lines
+
+
+def _emptied(manifest: dict[str, Any]) -> str:
+    """Why a curation keeps nothing: bad rows, or the step that dropped most."""
+    if not manifest["rows"]["good"]:
+        return f"the pool has no row that can be used, and {manifest['rows']['bad']:,} bad ones"
+    most = max(manifest["by_step"], key=lambda step: step["in"] - step.get("kept", step["in"]))
+    why = most.get("refusal", "no words were left")
+    return f"{most['name']} dropped {most['in'] - most['kept']:,} of {most['in']:,}: {why}"
 
 
 def _short(text: str | None) -> str:

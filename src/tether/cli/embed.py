@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, Strict, check_new, put_json
 from tether.cli.say import say
 
 
@@ -24,8 +24,8 @@ def command(
     ] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
     device: Device = "auto",
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="Accept a model without weights.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    random_weights: RandomWeights = False,
+    strict: Strict = False,
     json: Json = None,
     existing: Existing = "refuse",
 ) -> None:
@@ -36,37 +36,29 @@ def command(
       tether embed photos/ --model runs/mine --thumbnail 128 --out photos.parquet
     """
     from dataclasses import asdict
-    from typing import cast
+
+    from tether.cli.screen import bar
+    from tether.workflows.embed import embed
 
     check_new(json, existing=existing, where="--json")
-
-    import tether
-    from tether.cli.screen import bars
-    from tether.core.protocols import DualEncoder
-    from tether.data import open_source
-    from tether.models.precision import chosen_precision
-    from tether.tasks.retrieve.embed import embed
-
-    opened = open_source(source, where="SOURCE")
-    loaded = cast(DualEncoder, tether.load(model, device=device, random_weights=random_weights))
-    with bars() as progress:
-        task = progress.add_task("embed", total=None)
-        report = embed(
-            opened,
-            model=loaded,
-            model_name=model,
+    with bar("embed") as on_progress:
+        done = embed(
+            source,
+            model=model,
             out=out,
             batch_size=batch_size,
             part_rows=part_rows,
             thumbnail=thumbnail or None,
-            precision=chosen_precision(loaded, precision),
+            precision=precision,
             workers=workers,
             strict=strict,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            random_weights=random_weights,
+            device=device,
+            on_progress=on_progress,
         )
     if json is not None:
-        put_json(asdict(report), to=json)
+        put_json(asdict(done), to=json)
     if json != STDOUT:
-        say(f"{report.path}: {report.rows} images, {report.new} of them new; model digest {report.digest}")
-    if report.bad:
-        say(f"{report.bad} bad rows were skipped; {report.bad_rows} names them", err=True)
+        say(f"{done.path}: {done.rows} images, {done.new} of them new; model digest {done.digest}")
+    if done.bad:
+        say(f"{done.bad} bad rows were skipped; {done.bad_rows} names them", err=True)

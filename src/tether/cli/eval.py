@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, Strict, check_new, put_json
 from tether.cli.say import say
+
+if TYPE_CHECKING:
+    from tether.workflows.evaluate import Evaluated
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A run or model folder, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
-    ],
+    model: ModelName,
     source: Annotated[
         str, typer.Argument(help="A data set by name (emoji:split=test), a folder or file, hf:OWNER/NAME.")
     ],
@@ -34,10 +35,8 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
-    ] = False,
+    strict: Strict = False,
+    random_weights: RandomWeights = False,
 ) -> None:
     """Measure a model on a source: retrieval, zero-shot, geometry, CLIPScore.
 
@@ -46,73 +45,59 @@ def command(
       tether eval open_clip:ViT-B-32/laion2b_s34b_b79k photos.csv --measure retrieval
       tether eval runs/mine other-photos/ --json mine.json
     """
-    from tether import load
-    from tether.cli.screen import bars
-    from tether.core.geometry import check_finite
-    from tether.data import open_source
-    from tether.evaluate import evaluate
+    from tether.cli.screen import bar
     from tether.evaluate.suite import MEASURES
-    from tether.workflows.learnt import remark
+    from tether.workflows.evaluate import evaluate
 
     check_new(json, existing=existing, where="--json")
     beside = Path("eval" if json in (None, STDOUT) else str(json))
-    bad = beside.with_name(f"{beside.stem}.bad_rows.jsonl")
-    bad.unlink(missing_ok=True)
-    rows = open_source(source, where="SOURCE")
-    encoder = load(model, device=device, random_weights=random_weights)
-    check_finite(encoder, where=model)
-    sizes = [block.rows for block in rows.blocks()]
-    total = None if any(size is None for size in sizes) else sum(size for size in sizes if size is not None)
-    total = limit if total is None else min(total, limit or total)
-    with bars() as bar:
-        task = bar.add_task("embedding", total=total)
-        result = evaluate(
-            encoder,
-            rows,
+    bad_rows = beside.with_name(f"{beside.stem}.bad_rows.jsonl")
+    with bar("embedding") as on_progress:
+        found = evaluate(
+            model,
+            source,
             measures=tuple(measure) if measure else MEASURES,  # pyrefly: ignore - words are checked inside
             label=label,
             templates=template,
-            batch_size=batch_size,
             limit=limit,
+            batch_size=batch_size,
             bootstrap=bootstrap,
             seed=seed,
             workers=workers,
             strict=strict,
-            on_bad=bad,
-            on_progress=lambda done, _: bar.update(task, completed=done),
+            bad_rows=bad_rows,
+            random_weights=random_weights,
+            device=device,
+            on_progress=on_progress,
         )
-    if learnt := remark(model, rows):
-        say(learnt, err=True)
+    if found.remark:
+        say(found.remark, err=True)
     if json != STDOUT:
-        _show(result, title=f"{model} on {source}")
-    if bad.exists():
-        from tether.data.bad_rows import named_in
-
-        count = len(named_in(bad))
-        say(f"{count} bad rows were skipped; {bad} names them", err=True)
+        _show(found, title=f"{model} on {source}")
+    if found.bad:
+        say(f"{found.bad} bad rows were skipped; {bad_rows} names them", err=True)
     if json is not None:
-        put_json({"model": model, "source": source, "version": rows.version, "limit": limit} | result, to=json)
+        about = {"model": model, "source": source, "version": found.version, "limit": limit}
+        put_json(about | dict(found.metrics), to=json)
 
 
-def _show(result: dict[str, float], *, title: str) -> None:
+def _show(found: Evaluated, *, title: str) -> None:
     from rich import box
     from rich.table import Table
 
     from tether.cli.screen import Screen
-    from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
 
+    sections = found.sections()
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("chance", justify="right", style="dim")
-    if any(key.endswith("_low") for key in result):
+    if any(ends for rows in sections for *_, ends in rows):
         table.add_column("95 % interval", justify="right", style="dim")
-    for prefixes in SECTIONS.values():
-        keys = keys_of(result, prefixes)
-        for key in keys:
-            cells = [describe(key), shown(key, result[key]), chance_of(key, result), interval_of(key, result)]
-            table.add_row(*cells[: len(table.columns)])
-        if keys:
-            table.add_section()
+    for rows in filter(None, sections):
+        for row in rows:
+            table.add_row(*row[: len(table.columns)])
+        table.add_section()
     Screen().print(table)
-    say(f"{result['images']:,.0f} images, {result['texts']:,.0f} texts, {result['seconds']:.1f} s")
+    metrics = found.metrics
+    say(f"{metrics['images']:,.0f} images, {metrics['texts']:,.0f} texts, {metrics['seconds']:.1f} s")

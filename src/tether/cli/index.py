@@ -24,16 +24,10 @@ def command(
       tether index photos.parquet --out photos.db
       tether index more.parquet --out photos.db --existing merge
     """
-    from tether.cli.screen import bars
+    from tether.cli.screen import bar
     from tether.tasks.retrieve.index import build_index
 
-    with bars() as progress:
-        task = progress.add_task("index", total=None)
-        store = build_index(
-            embeddings,
-            out=out,
-            existing=existing,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with bar("index") as on_progress:
+        store = build_index(embeddings, out=out, existing=existing, on_progress=on_progress)
     columns = ", ".join(name for name in store.schema.names if name != "embedding")
     say(f"{out}: {len(store)} rows of {store.dim} numbers; columns: {columns}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, Strict, check_new, put_json
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ ALARMED = 1
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A run or model folder, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
-    ],
+    model: ModelName,
     pairs: Annotated[str, typer.Option(help="A data set by name (emoji:split=test), a folder or file, hf:OWNER/NAME.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report (default: inspect-MODEL, named after the model).")
@@ -34,11 +32,9 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    strict: Strict = False,
     check: Annotated[bool, typer.Option("--check", help="End with code 1 when a section raises an alarm.")] = False,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Allow a model without trained weights.")
-    ] = False,
+    random_weights: RandomWeights = False,
     json: Json = None,
     existing: Existing = "refuse",
 ) -> None:
@@ -62,9 +58,9 @@ def command(
     rows = open_source(pairs, where="--pairs")
     if learnt := remark(model, rows):
         say(learnt, err=True)
-    encoder = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
     with bars() as bar:
-        task = bar.add_task("embedding the pairs", total=None)
+        task = bar.add_task("loading the model", total=None)
+        encoder = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
         report = inspect_model(
             encoder,
             rows,

@@ -17,6 +17,11 @@ Json = Annotated[
 Existing = Annotated[
     Literal["refuse", "replace"], typer.Option(help="What to do about a file of that name that is there.")
 ]
+ModelName = Annotated[
+    str, typer.Argument(help="A run or model folder, starter, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
+]
+RandomWeights = Annotated[bool, typer.Option("--random-weights", help="Accept a model without trained weights.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")]
 STDOUT = "-"
 
 

@@ -32,6 +32,7 @@ def command(
       tether report runs/mine --source other-photos/ --label group
     """
     from tether.evaluate import report
+    from tether.evaluate.report.run_folder import read_run
 
     encoder = rows = None
     if model is not None:
@@ -45,4 +46,6 @@ def command(
     path = report.write(
         run, model=encoder, source=rows, label=label, limit=limit, bootstrap=bootstrap, seed=seed, device=device
     )
+    if unfinished := read_run(run).unfinished():
+        say(unfinished, err=True)
     say(str(path))

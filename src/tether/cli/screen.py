@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -48,25 +51,41 @@ class LoggedBars(Progress):
         """Args: columns, options: of ``rich.progress.Progress``."""
         super().__init__(*columns, **options)
         self._said = time.monotonic()
+        self._over = threading.Event()
+        self._teller = threading.Thread(target=self._keep_saying, daemon=True)
 
     def start(self) -> None:
-        """As ``Progress.start``, on a terminal."""
+        """As ``Progress.start`` on a terminal; elsewhere lines come also while nothing is updated."""
         if self.console.is_terminal:
             super().start()
+        elif not self.disable:
+            self._teller.start()
 
     def stop(self) -> None:
-        """As ``Progress.stop``, on a terminal."""
+        """As ``Progress.stop`` on a terminal."""
+        self._over.set()
+        if self._teller.is_alive():
+            self._teller.join()
         if self.console.is_terminal:
             super().stop()
+
+    def _keep_saying(self) -> None:
+        while not self._over.wait(max(0.0, EVERY - (time.monotonic() - self._said))):
+            self._say()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """As ``Progress.update``."""
         super().update(task_id, **changes)
-        if self.disable or self.console.is_terminal or time.monotonic() - self._said < EVERY:
+        if not self.disable and not self.console.is_terminal:
+            self._say()
+
+    def _say(self) -> None:
+        """A line for all that is not finished, if the last one is long enough ago."""
+        if time.monotonic() - self._said < EVERY:
             return
         self._said = time.monotonic()
-        open_ones = [task for task in self.tasks if task.visible and not task.finished]
-        self.console.print("; ".join(map(_line, open_ones)), soft_wrap=True)
+        if open_ones := [task for task in self.tasks if task.visible and not task.finished]:
+            self.console.print("; ".join(map(_line, open_ones)), soft_wrap=True)
 
 
 def _line(task: Task) -> str:
@@ -85,3 +104,16 @@ def bars(*more: ProgressColumn, screen: Screen | None = None, **options: Any) ->
     columns = (Words(), BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn())
     settings: dict[str, Any] = {"transient": True, **options}
     return LoggedBars(*columns, console=screen or Screen(stderr=True), **settings)
+
+
+@contextlib.contextmanager
+def bar(what: str, *, visible: bool = True) -> Iterator[Callable[[int, int | None], None]]:
+    """One such bar; gives the function that moves it, which takes how many are done and how many there are.
+
+    Args:
+        what: it is about.
+        visible: from the beginning; else once something is done.
+    """
+    with bars() as shown:
+        task = shown.add_task(what, total=None, visible=visible)
+        yield lambda done, total: shown.update(task, completed=done, total=total, visible=True)

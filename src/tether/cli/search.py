@@ -48,15 +48,14 @@ def command(
       tether search photos/ "a red bicycle" --model runs/mine --cutoff auto
       tether search photos.db --image like.jpg --where "label = 'street'"
     """
-    from tether.cli.screen import bars
+    from tether.cli.screen import bar
     from tether.workflows.search import search
 
     if not queries and not image:
         raise typer.BadParameter("say what to look for: words, or --image FILE")
     check_new(html, existing=existing, where="--html")
     check_new(json, existing=existing, where="--json")
-    with bars() as progress:
-        task = progress.add_task("embed", total=None, visible=False)
+    with bar("embed", visible=False) as on_progress:
         found = search(
             store,
             queries or (),
@@ -68,7 +67,7 @@ def command(
             cutoff=cutoff,
             cutoff_from=cutoff_from,
             device=device,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
+            on_progress=on_progress,
         )
     hits = found.hits
     nothing = {query: found.nothing(query) for query in hits}

@@ -13,7 +13,7 @@ from tether.cli.say import say
 
 if TYPE_CHECKING:
     from tether.train.config import RunConfig
-    from tether.workflows.train import Prepared, TrainedRun
+    from tether.workflows.train import Prepared
 
 COMPARE = "compare"
 _SETTING = re.compile(r"[A-Za-z_][\w.]*=")
@@ -65,6 +65,7 @@ def command(
       tether train photos/ --recipe demo steps=1000 --out runs/scratch
       tether train --resume --out runs/mine
     """
+    from tether.train.claim import check_free
     from tether.train.run_files import CONFIG, SUMMARY
     from tether.workflows.train import prepare
 
@@ -82,6 +83,8 @@ def command(
         given.append(f"clipper={_known(clipper)}")
     if compare_steps is not None and clipper != COMPARE:
         raise typer.BadParameter("goes with --clipper compare only", param_hint="--compare-steps")
+    if not (resume or dry_run or clipper == COMPARE):
+        check_free(out)
     prepared = prepare(data, recipe=recipe, start=start, settings=given)
     config = prepared.config
     if recorded:
@@ -97,41 +100,27 @@ def command(
         return
 
     from tether.cli.progress import TrainingProgress, summarise
+    from tether.cli.screen import bar
     from tether.train.epochs import with_steps
     from tether.workflows.train import go
 
     where, finished = recipe or "command line", (out / SUMMARY).exists()
     if config.fit is not None:
-        summarise(_fit(config, out=out, resume=resume, device=device, where=where), before=finished)
-        return
-    config = with_steps(config)
-    with TrainingProgress(steps=config.steps) as progress:
-        done = go(
-            config,
-            out=out,
-            resume=resume,
-            device=device,
-            on_record=progress.show,
-            should_stop=progress.interrupted,
-            where=where,
-        )
+        with bar("features") as on_progress:
+            done = go(config, out=out, resume=resume, device=device, where=where, on_progress=on_progress)
+    else:
+        config = with_steps(config)
+        with TrainingProgress(steps=config.steps) as progress:
+            done = go(
+                config,
+                out=out,
+                resume=resume,
+                device=device,
+                on_record=progress.show,
+                should_stop=progress.interrupted,
+                where=where,
+            )
     summarise(done, before=finished)
-
-
-def _fit(config: RunConfig, *, out: Path, resume: bool, device: str, where: str) -> TrainedRun:
-    from tether.cli.screen import bars
-    from tether.workflows.train import go
-
-    with bars() as progress:
-        task = progress.add_task("features", total=None)
-        return go(
-            config,
-            out=out,
-            resume=resume,
-            device=device,
-            where=where,
-            on_progress=lambda count, total: progress.update(task, completed=count, total=total),
-        )
 
 
 def _tell(prepared: Prepared) -> None:

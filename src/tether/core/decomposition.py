@@ -37,7 +37,7 @@ class Decomposition:
             pooling head with a feed-forward net of its own adds one entry at the end.
         representation: (b, d) the embedding itself, not normalised.
         reduce: which axis of ``attention`` is summed: ``none``, ``tokens`` or ``heads``.
-        class_tokens: how many leading tokens are no patches: 1 or 0.
+        class_tokens: how many leading tokens are no patches.
     """
 
     attention: Float[Tensor, "b l ..."]
@@ -121,7 +121,7 @@ class Decomposition:
         """
         found = read_arrays(path, what="decomposition")
         facts = found.get("facts", np.array([]))
-        if facts.shape != (4,) or facts[0] != _FORMAT or not {*_ARRAYS} <= {*found} or facts[2] not in ("0", "1"):
+        if facts.shape != (4,) or facts[0] != _FORMAT or not {*_ARRAYS} <= {*found} or not str(facts[2]).isdigit():
             raise InputError(f"{path}: expected a file of Decomposition.save ({_FORMAT}), got arrays {sorted(found)}")
         if strange := [name for name in _ARRAYS if found[name].dtype not in (np.float16, np.float32, np.float64)]:
             raise InputError(f"{path}: {strange[0]}: expected floating-point numbers, got {found[strange[0]].dtype}")

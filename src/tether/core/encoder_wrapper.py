@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import cast
 
 from jaxtyping import Float, Int
@@ -21,7 +22,10 @@ class EncoderAround(nn.Module, abc.ABC):
         dim: size of the shared space.
         image_spec: how images must be prepared.
         tokenizer: text to ids.
+        same_rows: whether it gives the very rows of the model inside, so that both have one digest.
     """
+
+    same_rows = False
 
     def __init__(self, model: DualEncoder) -> None:
         """Args: model: any that ``tether.load`` gives."""
@@ -30,6 +34,8 @@ class EncoderAround(nn.Module, abc.ABC):
         self.dim: int = model.dim
         self.image_spec: ImageSpec = model.image_spec
         self.tokenizer: Tokenizer = model.tokenizer
+        if hasattr(model, "templates"):  # its own prompts of class names
+            self.templates: Sequence[str] = model.templates
 
     @property
     def inside(self) -> DualEncoder:

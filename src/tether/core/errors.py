@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from tether.core.printable import printable
+
 
 def reason_of(error: BaseException) -> str:
     """What went wrong in one line, without the name of a file."""
@@ -14,7 +16,14 @@ def reason_of(error: BaseException) -> str:
 
 
 class TetherError(Exception):
-    """Base of every error that Tether raises on purpose; the command line prints it without a traceback."""
+    """Base of every error that Tether raises on purpose; the command line prints it without a traceback.
+
+    What it names, such as a file of somebody else's, is shown with its control characters escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Args: message: where, what came, and what was expected; may be several lines."""
+        super().__init__(printable(message, keep="\n"))
 
 
 class InputError(TetherError, ValueError):

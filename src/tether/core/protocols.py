@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -26,8 +26,11 @@ class Tokenizer(Protocol):
     context_length: int
     vocab_size: int
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(b, l) int64 ids, zero after the end token, trimmed to the longest text; longer ones are cut and counted."""
+    def __call__(self, texts: Sequence[str], *, long_text: Literal["raise", "cut"] = "cut") -> Tensor:
+        """(b, l) int64 ids, zero after the end token, trimmed to the longest text.
+
+        Texts past the context are cut and counted, or with ``long_text="raise"`` an InputError.
+        """
         ...
 
 
@@ -100,6 +103,27 @@ class Owning(Protocol):
 
     def new_heads(self, model: DualEncoder) -> Mapping[str, nn.Module]:
         """The modules by name, their weights drawn from the step's seed."""
+        ...
+
+
+@runtime_checkable
+class Taught(Protocol):
+    """A ``Step`` that may have a teacher, which is saved with the run's checkpoints and is no part of the model."""
+
+    def see_start(self, model: DualEncoder) -> None:
+        """Look at the model as it is before the run, on the CPU; a run that goes on shows it again."""
+        ...
+
+    def follow_(self, *, step: int) -> None:
+        """Called once after each optimiser step, in every process, also where it was skipped."""
+        ...
+
+    def teacher_tensors(self) -> dict[str, Tensor]:
+        """What must be saved of a teacher that changes."""
+        ...
+
+    def load_teacher_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what ``teacher_tensors`` gave."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Le
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
@@ -67,13 +67,44 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class Regions:
+    """Parts of the images of a batch, r places for each; a place without a region is not valid and holds zeros.
+
+    Attributes:
+        boxes: (b, r, 4) x0, y0, x1, y1 in shares of the image's width and height, 0 to 1.
+        valid: (b, r) True where there is a region.
+        masks: (b, r, h, w) True inside the region, at the size of the image; or None.
+        phrases: r texts for each image, empty where nothing is said; or None.
+        ids: (b, r) numbers of the phrases, equal where these are, in every batch and process; -1 without; or None.
+
+    Example:
+        >>> import torch
+        >>> from tether.core.types import Regions
+        >>> found = Regions(torch.tensor([[[0.1, 0.2, 0.5, 0.6], [0, 0, 0, 0]]]), torch.tensor([[True, False]]))
+        >>> found.to("cpu").boxes[found.valid].tolist()[0][2:]
+        [0.5, 0.6000000238418579]
+    """
+
+    boxes: Float[Tensor, "b r 4"]
+    valid: Bool[Tensor, "b r"]
+    masks: Bool[Tensor, "b r h w"] | None = None
+    phrases: Sequence[Sequence[str]] | None = None
+    ids: Int[Tensor, "b r"] | None = None
+
+    def to(self, device: torch.device | str) -> Regions:
+        """The same regions on another device."""
+        masks, ids = (None if tensor is None else tensor.to(device) for tensor in (self.masks, self.ids))
+        return replace(self, boxes=self.boxes.to(device), valid=self.valid.to(device), masks=masks, ids=ids)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One training batch.
 
     Attributes:
         image: (b, 3, h, w): uint8 raw pixels at the model's size, or floats already normalised.
         text: (b, l) int64 token ids, zero after the end token, trimmed to the longest row.
-        extra: whatever else a step asks for (labels, keys, hard negatives), by name.
+        extra: whatever else a step asks for (labels, keys, hard negatives, regions), by name.
     """
 
     image: Tensor
@@ -81,8 +112,8 @@ class Batch:
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device; tensors of ``extra`` move too."""
-        extra = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.extra.items()}
+        """The same batch on another device; tensors and regions of ``extra`` move too."""
+        extra = {k: v.to(device) if isinstance(v, (Tensor, Regions)) else v for k, v in self.extra.items()}
         return Batch(self.image.to(device), self.text.to(device), extra)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +16,22 @@ from torch import Tensor
 from tether.core.component import build
 from tether.core.hash_rng import GOLDEN, hash_int, mixed
 from tether.core.ranges import Share, checked
-from tether.data.collate import Augment
 from tether.data.intensity_window import LUMA
+from tether.data.placement import Placement
 
 _AT_ONCE = 16  # rows whose floats stay in the processor's cache: 2.5 times faster than a whole batch
+
+
+class Augment(Protocol):
+    """Changes a batch of raw pixels."""
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """New pixels; ``draws`` (b,) uint64 are 64 random bits of this seed, epoch and row."""
+        ...
+
+    def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> Sequence[Placement]:
+        """Which part of each image, of ``size`` (h, w), the same draws leave to be seen, for boxes and masks."""
+        ...
 
 
 def uniforms(draws: np.ndarray, *, count: int, salt: str) -> np.ndarray:
@@ -55,17 +67,8 @@ class ShiftScale:
     def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
         """Move and zoom each row by its draw."""
         height, width = pixels.shape[2:]
-        chance = uniforms(draws, count=3, salt="shift_scale")
-        level = (chance[:, 0] * len(self._factors)).astype(np.int64)
-        sides = np.stack([np.maximum(1, np.round(self._factors * side)) for side in (height, width)]).astype(np.int64)
-        margin = [
-            ceil(side * self._shift + max(0, int(sides[i].max()) - side) / 2) + 1
-            for i, side in enumerate((height, width))
-        ]
+        level, sides, margin, corner = self._windows(draws, height, width)
         padded = _repeat_border(pixels, *margin)
-        moves = self._shift * (2 * chance[:, 1:] - 1)
-        free = np.stack([np.array([height, width])[i] - sides[i][level] for i in range(2)], axis=1)
-        corner = np.round(margin + free / 2 + moves * (height, width)).astype(np.int64)
         out = torch.empty_like(pixels, memory_format=torch.contiguous_format)
         for number in range(len(self._factors)):
             members = np.flatnonzero(level == number)
@@ -83,6 +86,29 @@ class ShiftScale:
             out[torch.from_numpy(members)] = cut
         return out
 
+    def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> list[Placement]:
+        """See Augment."""
+        level, sides, margin, corner = self._windows(draws, *size)
+        first = corner - margin  # row and column, in pixels of the image
+        ends = first + sides[:, level].T
+        boxes = np.concatenate([first[:, ::-1], ends[:, ::-1]], axis=1) / (size[1], size[0], size[1], size[0])
+        return [Placement((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes.tolist()]
+
+    def _windows(
+        self, draws: np.ndarray, height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray, list[int], np.ndarray]:
+        """Each row's zoom, the window's sides for each zoom, the frame's margin, and each window's corner in it."""
+        chance = uniforms(draws, count=3, salt="shift_scale")
+        level = (chance[:, 0] * len(self._factors)).astype(np.int64)
+        sides = np.stack([np.maximum(1, np.round(self._factors * side)) for side in (height, width)]).astype(np.int64)
+        margin = [
+            ceil(side * self._shift + max(0, int(sides[i].max()) - side) / 2) + 1
+            for i, side in enumerate((height, width))
+        ]
+        moves = self._shift * (2 * chance[:, 1:] - 1)
+        free = np.stack([np.array([height, width])[i] - sides[i][level] for i in range(2)], axis=1)
+        return level, sides, margin, np.round(margin + free / 2 + moves * (height, width)).astype(np.int64)
+
 
 class Flip:
     """Mirrors an image left to right; wrong for lettering and for words like "left"."""
@@ -94,10 +120,17 @@ class Flip:
 
     def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
         """Mirror the rows whose draw says so."""
-        chosen = torch.from_numpy(uniforms(draws, count=1, salt="flip")[:, 0] < self._chance)
+        chosen = torch.from_numpy(self._chosen(draws))
         out = pixels.clone()
         out[chosen] = pixels[chosen].flip(3)
         return out
+
+    def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> list[Placement]:
+        """See Augment."""
+        return [Placement(flipped=flipped) for flipped in self._chosen(draws).tolist()]
+
+    def _chosen(self, draws: np.ndarray) -> np.ndarray:
+        return uniforms(draws, count=1, salt="flip")[:, 0] < self._chance
 
 
 class Colour:
@@ -116,6 +149,10 @@ class Colour:
             pixels.split(_AT_ONCE), *(f.split(_AT_ONCE) for f in (brightness, contrast, saturation)), strict=True
         )
         return torch.cat([self._change(*part) for part in parts])
+
+    def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> list[Placement]:
+        """See Augment; nothing moves."""
+        return [Placement()] * len(draws)
 
     @staticmethod
     def _change(pixels: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
@@ -143,6 +180,13 @@ class Chain:
         for part in self._parts:
             pixels = part(pixels, draws=draws)
         return pixels
+
+    def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> list[Placement]:
+        """See Augment; those of all parts, one after another."""
+        found = [Placement()] * len(draws)
+        for part in self._parts:
+            found = [one.then(other) for one, other in zip(found, part.placements(draws, size=size), strict=True)]
+        return found
 
 
 AUGMENTATIONS: Mapping[str, type[Augment]] = {

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from functools import lru_cache
+from typing import Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
-from tether.core.types import Batch, ImageSpec, Row
+from tether.core.types import Batch, ImageLike, ImageSpec, Row
+from tether.data.augment import Augment
 from tether.data.bad_rows import BadRows
 from tether.data.captions import CAPTION_PICKS, CaptionPick
+from tether.data.contents import REGION_TEXT, BatchContents, RowContents
 from tether.data.images import load
 from tether.data.shuffle import Draft
 
@@ -27,13 +29,8 @@ _REDRAWS = 1000
 _REMEMBERED = 500_000
 """Captions whose ids are remembered, and keys of broken images, at most."""
 
-
-class Augment(Protocol):
-    """Changes a batch of raw pixels."""
-
-    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
-        """New pixels; ``draws`` (b,) uint64 are 64 random bits of this seed, epoch and row."""
-        ...
+_NOTHING = RowContents()
+_IN_TABLE: tuple[list[Tensor], RowContents] = ([], _NOTHING)
 
 
 class Assembler:
@@ -48,6 +45,7 @@ class Assembler:
         share: tuple[int, int],
         caption: Literal["random", "first"] | CaptionPick,
         augment: Augment | None,
+        contents: BatchContents | None,
         bad: BadRows,
         held: Sequence[Row] | None,
         memory: int,
@@ -58,9 +56,10 @@ class Assembler:
         self._pick: CaptionPick = CAPTION_PICKS[caption]() if isinstance(caption, str) else caption
         image_spec = image_spec.fixed()
         self._spec, self._tokenizer, self._seed, self._share = image_spec, tokenizer, seed, share
-        self._augment, self._bad = augment, bad
+        self._augment, self._bad, self._contents = augment, bad, contents
+        self._cuts = contents is not None and not contents.plain_images
         self._pixels: Tensor | None = None
-        if held is not None:
+        if held is not None and not self._cuts:
             # A second table for hard negatives, where rows have some.
             most = 2 if any(row.meta.get(NEGATIVE_IMAGE) is not None for row in held) else 1
             shape = (most, len(held), 3, *image_spec.size)
@@ -73,12 +72,12 @@ class Assembler:
     def __call__(self, draft: Draft) -> Batch:
         """Decode, choose captions, augment, tokenise."""
         begin, end = (draft.start + at for at in self._share)
-        pixels, negatives, rows = self._images(draft, range(begin, end))
-        draws = [hash_int(row.key, seed=self._seed, salt=f"epoch {draft.epoch}") for row in rows]
+        pixels, negatives, rows, read = self._images(draft, range(begin, end))
+        draws = [self._draw(row, draft) for row in rows]
         texts = [self._pick(row, draw=draw) for row, draw in zip(rows, draws, strict=True)]
-        if self._augment is not None:
+        bits = np.array(draws, dtype=np.uint64)
+        if self._augment is not None and pixels.numel():
             # Both of a quadruple alike, so that the change of images is no way to tell them apart.
-            bits = np.array(draws, dtype=np.uint64)
             pixels = self._augment(pixels, draws=bits)
             negatives = None if negatives is None else self._augment(negatives, draws=bits)
         numbers: dict[str, int] = {}
@@ -90,16 +89,26 @@ class Assembler:
         known = [text for text in others if isinstance(text, str) and text.strip()]
         if len(known) == len(rows):
             extra[NEGATIVE_TEXT] = self._tokenise(known)
+        if self._contents is not None:
+            extra |= self._contents.extra(read, draws=bits, spec=self._spec)
+            further = self._contents.texts(rows, draws=draws)
+            if (phrases := self._contents.phrases(read)) is not None:
+                further[REGION_TEXT] = phrases
+            extra |= {name: self._tokenise(said) for name, said in further.items()}
         return Batch(pixels, self._tokenise(texts), extra)
 
-    def _images(self, draft: Draft, places: range) -> tuple[Tensor, Tensor | None, list[Row]]:
-        """(b, 3, H, W) uint8, as many hard negatives if every row has one, and the rows that were used."""
+    def _draw(self, row: Row, draft: Draft) -> int:
+        """64 random bits of this seed, epoch and row."""
+        return hash_int(row.key, seed=self._seed, salt=f"epoch {draft.epoch}")
+
+    def _images(self, draft: Draft, places: range) -> tuple[Tensor, Tensor | None, list[Row], list[RowContents]]:
+        """(b, 3, H, W) uint8, as many hard negatives if every row has one, the rows, and what else was read of them."""
         indices = draft.order[places.start : places.stop].copy()
-        opened: list[list[Tensor]] = []
+        opened: list[tuple[list[Tensor], RowContents]] = []
         for number, place in enumerate(places):
             index = int(indices[number])
             attempt = 0
-            while (images := self._open(draft.pool[index], index)) is None:
+            while (images := self._open(draft, index)) is None:
                 if attempt == _REDRAWS:
                     raise InputError(f"{self._bad.source}: no good row found to replace {_REDRAWS} bad ones")
                 salt = f"instead {draft.epoch} {draft.window} {place} {attempt}"
@@ -107,37 +116,55 @@ class Assembler:
                 attempt += 1
             indices[number] = index
             opened.append(images)
-        rows = [draft.pool[index] for index in indices]
-        whole = all(row.meta.get(NEGATIVE_IMAGE) is not None for row in rows)
+        rows, read = [draft.pool[index] for index in indices], [one for _, one in opened]
         if self._pixels is not None:
-            where = torch.from_numpy(indices)
-            return self._pixels[0][where], self._pixels[1][where] if whole else None, rows
-        negatives = torch.stack([images[1] for images in opened]) if whole else None
-        return torch.stack([images[0] for images in opened]), negatives, rows
+            where, whole = torch.from_numpy(indices), all(row.meta.get(NEGATIVE_IMAGE) is not None for row in rows)
+            return self._pixels[0][where], self._pixels[1][where] if whole else None, rows, read
+        if self._contents is not None and not self._contents.images:
+            return torch.empty((len(rows), 3, 0, 0), dtype=torch.uint8), None, rows, read
+        whole = all(len(images) > 1 for images, _ in opened)
+        negatives = torch.stack([images[1] for images, _ in opened]) if whole else None
+        return torch.stack([images[0] for images, _ in opened]), negatives, rows, read
 
-    def _open(self, row: Row, index: int) -> list[Tensor] | None:
+    def _open(self, draft: Draft, index: int) -> tuple[list[Tensor], RowContents] | None:
         """The image of a row and its hard negative (nothing when both are in the table), or None when it is bad."""
-        if self._pixels is not None and self._ready[index]:
-            return []
+        ready = self._pixels is not None and self._ready[index]
+        if ready and self._contents is None:
+            return _IN_TABLE
+        row = draft.pool[index]
         if row.key in self._refused:
             return None
-        self._bad.tried(1)
-        wanted = [row.image] if row.meta.get(NEGATIVE_IMAGE) is None else [row.image, row.meta[NEGATIVE_IMAGE]]
+        if not ready:
+            self._bad.tried(1)
         try:
-            if isinstance(wanted[-1], str):  # a path may lead anywhere
-                raise InputError(f"{NEGATIVE_IMAGE}: expected an encoded image or pixels, got a text")
-            images = [load(image, self._spec, name=row.key) for image in wanted]  # pyrefly: ignore - load checks
+            images, read = self._read(row, draw=self._draw(row, draft), ready=ready)
         except InputError as error:
             self._bad.add(row.key, str(error))
-            if len(self._refused) < _REMEMBERED:
+            # What is read of crops and regions depends on the draw, and a row that is bad now may be good later.
+            if not self._cuts and len(self._refused) < _REMEMBERED:
                 self._refused.add(row.key)
             return None
-        if self._pixels is None:
-            return images
+        if self._pixels is None or ready:
+            return images, read
         for table, image in zip(self._pixels, images, strict=False):
             table[index] = image
         self._ready[index] = True
-        return []
+        return [], read
+
+    def _read(self, row: Row, *, draw: int, ready: bool) -> tuple[list[Tensor], RowContents]:
+        """Image and hard negative, unless they are in the table, and what else the batch holds of a row."""
+        contents, read = self._contents, _NOTHING
+        wanted = [row.image] if row.meta.get(NEGATIVE_IMAGE) is None else [row.image, row.meta[NEGATIVE_IMAGE]]
+        if isinstance(wanted[-1], str):  # a path may lead anywhere
+            raise InputError(f"{NEGATIVE_IMAGE}: expected an encoded image or pixels, got a text")
+        if contents is not None:
+            negative = cast(ImageLike, wanted[1]) if len(wanted) > 1 else None  # which is looked at when it is opened
+            read = contents.read(row, negative=negative, draw=draw, spec=self._spec, augment=self._augment)
+        if self._cuts:
+            return [read.views[name] for name in ("image", NEGATIVE_IMAGE) if name in read.views], read
+        if ready:
+            return [], read
+        return [load(image, self._spec, name=row.key) for image in wanted], read  # pyrefly: ignore - load checks
 
     def _tokenise(self, texts: list[str]) -> Tensor:
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
@@ -159,7 +186,7 @@ class Assembler:
 
 VECTORS = ("findings", "text_findings")
 """Columns of numbers, one for each finding: 0 absent, above 0 present, -1 or nothing uncertain."""
-NAMES = ("study", "patient")
+NAMES = ("study", "patient", "label")
 """Columns of words or numbers that say which rows belong together."""
 
 
@@ -167,7 +194,7 @@ def facts_of(rows: Sequence[Row]) -> dict[str, Tensor]:
     """The columns above that every row has, as tensors: vectors (b, k) float32, names (b,) int64.
 
     Equal names give equal numbers in every batch and on every process; they are no identities to be read back from, but
-    short ones can be guessed.
+    short ones can be guessed. A ``label`` that is a whole number stays what it is.
 
     Args:
         rows: of one batch.
@@ -188,9 +215,19 @@ def facts_of(rows: Sequence[Row]) -> dict[str, Tensor]:
             found[name] = torch.tensor(vectors, dtype=torch.float32)
     for name in NAMES:
         if all(row.meta.get(name) not in (None, "") for row in rows):
-            numbers = [hash_int(str(row.meta[name]), salt=name) >> 1 for row in rows]
+            numbers = [_number(row.meta[name], name) for row in rows]
             found[name] = torch.tensor(numbers, dtype=torch.int64)
     return found
+
+
+def _number(value: object, column: str) -> int:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    return int(value) if column == "label" and whole else _hashed(str(value), column)  # pyrefly: ignore
+
+
+@lru_cache(1 << 16)
+def _hashed(name: str, column: str) -> int:
+    return hash_int(name, salt=column) >> 1
 
 
 def _vector(row: Row, name: str) -> list[float]:

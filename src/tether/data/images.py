@@ -22,6 +22,7 @@ from tether.core.types import ImageLike, ImageSpec
 from tether.data.dicom import is_dicom
 from tether.data.image_file import MAX_PIXELS, check_size, image_bytes, open_image, orientation
 from tether.data.image_headers import JPEG, check_headers, jpeg_frame
+from tether.data.placement import Placement
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -80,7 +81,7 @@ def _reason(error: RuntimeError) -> str:
     return re.sub(r"^\w+, \S+:\d+, ", "", reason_of(error))
 
 
-def fit(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W"]:
+def resize_and_crop(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W"]:
     """Resize and crop an image to the size a model wants, staying in uint8.
 
     Equal to open_clip's evaluation transform (Pillow resize, centre crop) within one grey level: the long side is
@@ -95,19 +96,41 @@ def fit(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W
         raise InputError(f"expected uint8 pixels (3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
     height, width = spec.size
     if spec.patches is not None:
-        return _resize(pixels, *_whole_patches(pixels, *spec.patches), spec.interpolation)
+        return resize(pixels, *_whole_patches(pixels, *spec.patches), spec.interpolation)
     if spec.resized is None and pixels.shape[1:] == (height, width):
         return pixels
     if spec.resize == "shortest":
-        pixels = _middle(pixels, height, width)
+        top, bottom, left, right = _middle(pixels.shape[1], pixels.shape[2], height, width)
+        pixels = pixels[:, top:bottom, left:right]
     rows, columns = _resized(pixels.shape[1], pixels.shape[2], spec)
-    pixels = _resize(pixels, rows, columns, spec.interpolation)
+    pixels = resize(pixels, rows, columns, spec.interpolation)
     return _centre(pixels, height, width, fill=spec.fill, floor=spec.resized is not None)
 
 
 def load(image: ImageLike, spec: ImageSpec, *, name: str = "") -> UInt8[Tensor, "3 H W"]:
-    """Decode and fit in one call."""
-    return fit(decode(image, name=name), spec)
+    """Decode, resize and crop in one call."""
+    return resize_and_crop(decode(image, name=name), spec)
+
+
+def fitted(height: int, width: int, spec: ImageSpec) -> Placement:
+    """The part of an image that ``resize_and_crop`` shows.
+
+    Args:
+        height: of the image in pixels.
+        width: likewise.
+        spec: as for ``resize_and_crop``.
+    """
+    to = spec.size
+    if spec.patches is not None or (spec.resized is None and (height, width) == to):
+        return Placement()
+    top, bottom, left, right = 0, height, 0, width
+    if spec.resize == "shortest":
+        top, bottom, left, right = _middle(height, width, *to)
+    rows, columns = _resized(bottom - top, right - left, spec)
+    y, x = (_start(side, want, floor=spec.resized is not None) for side, want in zip((rows, columns), to, strict=True))
+    down, across = (bottom - top) / rows, (right - left) / columns  # pixels of the image in one of the view
+    y0, x0 = top + y * down, left + x * across
+    return Placement((x0 / width, y0 / height, (x0 + to[1] * across) / width, (y0 + to[0] * down) / height))
 
 
 def _resized(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
@@ -138,20 +161,21 @@ def _whole_patches(pixels: Tensor, side: int, most: int) -> tuple[int, int]:
     return rows * side, columns * side
 
 
-def _middle(pixels: Tensor, height: int, width: int) -> Tensor:
-    rows, columns = pixels.shape[1:]
+def _middle(rows: int, columns: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of what is resized: all but the ends of very long images."""
     most_columns = max(_WIDEST, round(_WIDEST * rows * width / height))
     most_rows = max(_WIDEST, round(_WIDEST * columns * height / width))
     if columns > most_columns:
         start = (columns - most_columns) // 2
-        return pixels[:, :, start : start + most_columns]
+        return 0, rows, start, start + most_columns
     if rows > most_rows:
         start = (rows - most_rows) // 2
-        return pixels[:, start : start + most_rows]
-    return pixels
+        return start, start + most_rows, 0, columns
+    return 0, rows, 0, columns
 
 
-def _resize(pixels: Tensor, height: int, width: int, mode: Literal["bicubic", "bilinear", "nearest"]) -> Tensor:
+def resize(pixels: Tensor, height: int, width: int, mode: Literal["bicubic", "bilinear", "nearest"]) -> Tensor:
+    """(3, height, width) uint8, antialiased unless ``nearest``."""
     if pixels.shape[1:] == (height, width):
         return pixels
     if mode == "nearest":
@@ -173,9 +197,15 @@ def _centre(pixels: Tensor, height: int, width: int, *, fill: int, floor: bool) 
     if any(missing):
         top, left = missing[0] // 2, missing[1] // 2
         pixels = F.pad(pixels, (left, missing[1] - left, top, missing[0] - top), value=fill)
-    spare = pixels.shape[1] - height, pixels.shape[2] - width
-    top, left = (length // 2 if floor else round(length / 2) for length in spare)
+    top, left = (_start(pixels.shape[axis], want, floor=floor) for axis, want in ((1, height), (2, width)))
     return pixels[:, top : top + height, left : left + width]
+
+
+def _start(side: int, want: int, *, floor: bool) -> int:
+    """Where the target begins in a resized side; before it where that is padded."""
+    if side < want:
+        return -((want - side) // 2)
+    return (side - want) // 2 if floor else round((side - want) / 2)
 
 
 @cache

@@ -17,9 +17,11 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import Source, Tokenizer
 from tether.core.types import Batch, ImageSpec, Row
+from tether.data.augment import Augment
 from tether.data.bad_rows import BadRows
 from tether.data.captions import CaptionPick
-from tether.data.collate import Assembler, Augment
+from tether.data.collate import Assembler
+from tether.data.contents import BatchContents
 from tether.data.images import load
 from tether.data.shuffle import Draft, Position, acceptor, full_order, until_broken, window_order
 
@@ -48,7 +50,8 @@ class Loader:
     rows of one batch with equal captions). Where every row of a batch has ``negative_text`` in its meta, a caption that
     is nearly right, or ``negative_image``, an image that is, extra holds their tokens (b, l) and pixels under these
     names. A row whose negative image cannot be opened is a bad row. Columns ``findings``, ``text_findings``,
-    ``study`` and ``patient`` travel along likewise, see ``data.collate.facts_of``.
+    ``study``, ``patient`` and ``label`` travel along likewise, see ``data.collate.facts_of``. What ``contents`` adds is
+    said there.
 
     Attributes:
         bad: the account of skipped rows.
@@ -69,6 +72,7 @@ class Loader:
         workers: int = 0,
         caption: Literal["random", "first"] | CaptionPick = "random",
         augment: Augment | None = None,
+        contents: BatchContents | None = None,
         on_bad: Path | None = None,
         strict: bool = False,
         memory: int = MEMORY,
@@ -87,6 +91,7 @@ class Loader:
             workers: threads that decode ahead; 0 decodes when asked.
             caption: ``random`` draws one of a row's captions, ``first`` takes the first, a callable chooses.
             augment: changes uint8 batches, or None.
+            contents: what a batch holds besides: views, further captions, regions, latents; None is plain pairs.
             on_bad: JSON-lines log of bad rows.
             strict: raise at the first bad row instead of skipping it.
             memory: bytes of rows, and of decoded images, that may be held.
@@ -102,7 +107,8 @@ class Loader:
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self._window_rows, self._workers = window_rows, workers
         self.bad = BadRows(source.name, path=on_bad, strict=strict)
-        held = _hold(source, memory=memory, bad=self.bad)
+        self._need_image = contents is None or contents.images
+        held = _hold(source, memory=memory, bad=self.bad, need_image=self._need_image)
         if held is not None and len(held) < batch_size:
             what = "the data set is empty" if not held and not self.bad.seen else f"only {len(held)} good rows"
             why = f" ({self.bad.seen} bad ones, the latest: {self.bad.latest})" if self.bad.seen else ""
@@ -117,6 +123,7 @@ class Loader:
             share=(rank * batch_size // world, (rank + 1) * batch_size // world),
             caption=caption,
             augment=augment,
+            contents=contents,
             bad=self.bad,
             held=held,
             memory=memory,
@@ -181,6 +188,7 @@ class Loader:
             window_rows=self._window_rows,
             seed=self.seed,
             bad=self.bad,
+            need_image=self._need_image,
         )
 
     def _run(self) -> Iterator[tuple[Batch, Position]]:
@@ -286,15 +294,16 @@ def _ahead(rows: Iterable[Row], work, *, pool: ThreadPoolExecutor, ahead: int) -
             future.cancel()
 
 
-def _hold(source: Source, *, memory: int, bad: BadRows) -> list[Row] | None:
+def _hold(source: Source, *, memory: int, bad: BadRows, need_image: bool) -> list[Row] | None:
     """All good rows, or None when they need more than ``memory`` bytes."""
     rows: list[Row] = []
     size = 0
-    accept = acceptor(bad, need_text=True)
+    accept = acceptor(bad, need_text=True, need_image=need_image)
     for block in source.blocks():
         for row in until_broken(source, block, bad=bad):
             if not accept(row):
                 continue
+            row = row if need_image else replace(row, image=None)
             rows.append(row)
             size += _ROW_OVERHEAD + sum(map(_size, (row.image, row.texts, row.meta)))
             if size > memory:
@@ -316,21 +325,27 @@ def _size(value: object) -> int:
 class SideBySide:
     """An endless iterator of batches for steps that learn from two data sets in one step.
 
-    A batch is the first loader's, with the second's images and token ids in ``extra`` under ``PREFIX_image`` and
-    ``PREFIX_text``. Both resume: ``state_dict`` holds both positions.
+    A batch is the first loader's, with all that the second's holds in ``extra``: its images (if it has some) under
+    ``PREFIX_image``, its token ids under ``PREFIX_text``, and what its own ``extra`` has under ``PREFIX_NAME``. Both
+    resume: ``state_dict`` holds both positions.
+
+    Attributes:
+        source: that of the first.
+        rows: those of the first.
     """
 
-    def __init__(self, first: Loader, *, second: Loader, prefix: str) -> None:
+    def __init__(self, first: Loader | SideBySide, *, second: Loader, prefix: str) -> None:
         """Take two loaders.
 
         Args:
-            first: whose batches these are.
+            first: whose batches these are; it may be two already.
             second: what travels along.
             prefix: of its names, such as ``long``.
         """
         if not prefix.isidentifier():
             raise InputError(f"prefix: expected a name, got {prefix!r}")
         self.first, self.second, self.prefix = first, second, prefix
+        self.source, self.rows = first.source, first.rows
 
     def __iter__(self) -> Iterator[Batch]:
         """The pair itself: there is one position."""
@@ -339,8 +354,8 @@ class SideBySide:
     def __next__(self) -> Batch:
         """The next batch of both."""
         batch, other = next(self.first), next(self.second)
-        more = {f"{self.prefix}_image": other.image, f"{self.prefix}_text": other.text}
-        return replace(batch, extra={**batch.extra, **more})
+        held = {"text": other.text, **({"image": other.image} if other.image.numel() else {}), **other.extra}
+        return replace(batch, extra={**batch.extra, **{f"{self.prefix}_{name}": held[name] for name in held}})
 
     def state_dict(self) -> dict[str, Any]:
         """Both positions, plain values."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from glob import has_magic
 from pathlib import Path, PurePath
 from typing import Any
 
+from tether.core.atomic_io import local
 from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.protocols import Source
@@ -68,13 +70,14 @@ SOURCES = Sources(_WHERE)
 """Every kind of source by name."""
 
 
-def open_source(spec: str | Path | Mapping[str, Any], *, where: str = "--data") -> Source:
+def open_source(spec: str | Path | Mapping[str, Any] | Source, *, where: str = "--data") -> Source:
     """Make the source that a specification names.
 
     Args:
         spec: a set by name (``emoji``), with settings (``emoji:split=test,size=64,languages=[en,de]``); a folder, a
             ``.parquet``, ``.csv``, ``.tsv`` or ``.tar`` file, a pattern of such files, a URL; ``hf:owner/name`` with
-            settings after another colon (``hf:owner/name:split=train``); or a mapping with ``name`` and keywords.
+            settings after another colon (``hf:owner/name:split=train``); a mapping with ``name`` and keywords; or a
+            source, which is given back.
         where: what errors call the specification.
 
     Raises:
@@ -85,6 +88,8 @@ def open_source(spec: str | Path | Mapping[str, Any], *, where: str = "--data") 
         return build({**spec, "path": plain(path)} if isinstance(path, str) else spec, SOURCES, where=where)
     if isinstance(spec, Path):
         return build({"name": kind_of(str(spec), where=where), "path": str(spec)}, SOURCES, where=where)
+    if isinstance(spec, Source):
+        return spec
     if not isinstance(spec, str) or not spec.strip():
         raise InputError(f"{where}: expected a data set's name, a path or a mapping, got {spec!r}")
     name, _, rest = spec.partition(":")
@@ -134,7 +139,14 @@ def kind_of(path: str, *, where: str) -> str:
     folder = is_folder(path)
     if folder is not None:
         return folder
+    if local(path).is_file():
+        raise InputError(
+            f"{where}: {path!r}: expected a folder, or a file ending in {', '.join(_BY_ENDING)}; if it goes with "
+            f"images beside it, as captions.txt does, name the folder: {local(path).parent}"
+        )
+    if "/" in path and not has_magic(path) and "://" not in path:
+        raise InputError(f"{where}: {path!r}: no such file or folder")
     raise InputError(
-        f"{where}: {path!r} is neither a data set ({closest(path.partition(':')[0], SOURCES)}) nor a folder, a pattern "
-        f"or a file ending in {', '.join(_BY_ENDING)}; a Hugging Face hub id is written hf:owner/name"
+        f"{where}: {path!r}: no such file or folder, and no data set ({closest(path.partition(':')[0], SOURCES)}); "
+        f"files end in {', '.join(_BY_ENDING)}; a Hugging Face hub id is written hf:owner/name"
     )

@@ -82,7 +82,14 @@ def full_order(rows: Sequence[Row], position: Position, *, batch_size: int, seed
 
 
 def window_order(
-    source: Source, position: Position, *, batch_size: int, window_rows: int, seed: int, bad: BadRows
+    source: Source,
+    position: Position,
+    *,
+    batch_size: int,
+    window_rows: int,
+    seed: int,
+    bad: BadRows,
+    need_image: bool = True,
 ) -> Iterator[Draft]:
     """Endless batches out of windows over permuted blocks.
 
@@ -98,7 +105,7 @@ def window_order(
         window, begin = position.window, (position.block, position.row)
         batch, ended = position.batch, False
         while not ended:
-            pool, following = _take(stream, window_rows, bad=bad)
+            pool, following = _take(stream, window_rows, bad=bad, need_image=need_image)
             ended = following is None
             order = permutation(len(pool), seed=seed, salt=f"epoch {epoch} window {window}")
             whole = len(pool) // batch_size
@@ -135,11 +142,11 @@ def until_broken(source: Source, block, *, start: int = 0, bad: BadRows) -> Iter
 
 
 def _take(
-    stream: Iterator[tuple[Row, int, int]], count: int, *, bad: BadRows
+    stream: Iterator[tuple[Row, int, int]], count: int, *, bad: BadRows, need_image: bool
 ) -> tuple[list[Row], tuple[int, int] | None]:
     """The next usable rows, and where the window after them begins (None at the end of the epoch)."""
     pool: list[Row] = []
-    accept = acceptor(bad, need_text=True)
+    accept = acceptor(bad, need_text=True, need_image=need_image)
     for row, block, index in stream:
         if accept(row):
             pool.append(row)
@@ -148,12 +155,12 @@ def _take(
     return pool, None
 
 
-def acceptor(bad: BadRows, *, need_text: bool) -> Callable[[Row], bool]:
+def acceptor(bad: BadRows, *, need_text: bool, need_image: bool = True) -> Callable[[Row], bool]:
     """A test that names and refuses rows without image, without caption, already found bad, or seen before."""
     seen: set[str] = set()
 
     def accept(row: Row) -> bool:
-        reason = reason_against(row, need_text=need_text)
+        reason = reason_against(row, need_text=need_text, need_image=need_image)
         if reason is None and row.key in seen:
             reason = "duplicate key; the first row of that key is kept"
         if reason is None:
@@ -166,11 +173,11 @@ def acceptor(bad: BadRows, *, need_text: bool) -> Callable[[Row], bool]:
     return accept
 
 
-def reason_against(row: Row, *, need_text: bool) -> str | None:
+def reason_against(row: Row, *, need_text: bool, need_image: bool = True) -> str | None:
     """Why a row cannot be used, before its image is opened."""
     if row.bad:
         return row.bad
-    if row.image is None:
+    if need_image and row.image is None:
         return "no image"
     if need_text and not any(text.strip() for text in row.texts):
         return NO_CAPTION[bool(row.texts)]

@@ -99,12 +99,14 @@ class Cutoff:
         rates: its rates, or None where nothing is known of them.
         source: of the pairs that they were measured on.
         images: how many images these have.
+        learnt: how many of these the model learnt from.
     """
 
     threshold: float
     rates: Rates | None = None
     source: str = ""
     images: int = 0
+    learnt: int = 0
 
     def line(self, *, pool: int) -> str:
         """What it means for so many images."""
@@ -119,6 +121,11 @@ class Cutoff:
         )
         if one.true_low <= one.false_high:
             line += "; true and other pairs are hardly separated, so it decides nothing"
+        if self.learnt:
+            line += (
+                f"; the model learnt from {self.learnt:,} of these images, so fewer true pairs of new ones lie above "
+                "it: fit it on images that it has not seen"
+            )
         return line
 
 

@@ -17,6 +17,7 @@ from tether.core.geometry import COSINE, Geometry, check_finite, geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
 from tether.data.loader import ordered
+from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_images, encode_texts
 
 LABEL = "label"
@@ -118,7 +119,22 @@ def embed_source(
             yield images
 
     try:
-        image = encode_images(model, pixels(), precision=precision, on_progress=on_progress)
+        if isinstance(model, CachedEncoder) and thumbnail is None:
+            parts = []
+            for some, found in model.rows_of(
+                source,
+                batch_size=batch_size,
+                workers=workers,
+                strict=strict,
+                on_bad=on_bad,
+                limit=limit,
+                on_progress=on_progress,
+            ):
+                rows.extend(some)
+                parts.append(found)
+            image = torch.cat(parts)
+        else:
+            image = encode_images(model, pixels(), precision=precision, on_progress=on_progress)
         captions = [text for row in rows for text in row.texts]
         text = encode_texts(model, captions, batch_size=batch_size, precision=precision)
     except InputError as error:

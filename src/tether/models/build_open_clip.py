@@ -16,6 +16,7 @@ from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError, MissingExtraError
 from tether.models.convert.open_clip import CONFIG_FILE
 from tether.models.described import alike, blamed_on, check_values
+from tether.models.timm_sizes import RESIZED, set_sizes_
 
 SEED = 0
 
@@ -45,6 +46,7 @@ def open_clip_model(
     check_values(cfg)
     cfg = copy.deepcopy(dict(cfg))
     _check_vision(cfg["vision_cfg"])
+    resized = cfg["vision_cfg"].pop(RESIZED, None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if text_config is not None:
@@ -54,13 +56,16 @@ def open_clip_model(
             raise InputError(f"text_config: expected the configuration of {named!r:.100}")
         write_json(folder / CONFIG_FILE, {"model_cfg": cfg, "preprocess_cfg": preprocess or {}})
         with seeded():
-            return open_clip.create_model(
+            model = open_clip.create_model(
                 f"local-dir:{folder}",
                 load_weights=False,
                 pretrained_image=False,
                 pretrained_text=False,
                 device="meta" if torch.get_default_device().type == "meta" else "cpu",
             )
+            if resized is not None:
+                set_sizes_(model.get_submodule("visual.trunk"), resized)
+            return model
 
 
 def _check_vision(vision: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
@@ -18,6 +18,7 @@ from tether.core.types import ImageSpec
 from tether.models.blocks.block import BlockConfig
 from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack
 from tether.models.described import MAX_LAYERS, MAX_SIZE, mapping, of_kind
+from tether.models.positions import LineMethod, RotaryPositions
 
 CLIP_VOCABULARY = 49_408
 CLIP_END = 49_407
@@ -118,6 +119,19 @@ class TextConfig(TowerConfig):
         TowerConfig.__post_init__(self)
         if any(block.needs_grid for block in self.blocks):
             raise InputError("block: 2d rope and convolutions need an image; set them for the vision tower alone")
+
+    def at_context(self, context: int, *, line: LineMethod | RotaryPositions | None) -> TextConfig:
+        """The same for texts of another length; blocks that turn by place instead of a table where ``line`` says so."""
+        if not isinstance(line, RotaryPositions):
+            return replace(self, context=context)
+        if self.position == "none" or any(block.rope != "none" for block in self.blocks):
+            raise InputError("how: rotary: the text tower has rotary positions already")
+        turns: Any = {"rope": "half", "rope_theta": line.base}
+        if isinstance(self.block, BlockPreset):
+            block: Any = replace(self.block, options={**self.block.options, **turns})
+        else:
+            block = replace(self.block, **turns)
+        return replace(self, context=context, position="none", block=block)
 
 
 @checked

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.core.decomposition import Decomposition, Reduce
-from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.decomposition import AXES, Decomposition, Reduce
+from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import checked
-from tether.models.decomposition.pieces import Anatomy, AttentionLayer, ReadOut
-from tether.models.dual import Clip
-from tether.models.transformers_families import SIGLIP
-from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder
+from tether.models.anatomy.find import anatomy_of
+from tether.models.anatomy.parts import BlockAnatomy, Layout
+from tether.models.anatomy.tower import TowerAnatomy
+from tether.models.frozen import FrozenOutput, FrozenReadOut, computed
 
 
 @checked
@@ -31,22 +32,25 @@ def decompose(model: DualEncoder, images: Tensor, *, reduce: Reduce = "none") ->
     taken apart too, and that the variance of the final norm is computed in two passes.
 
     Args:
-        model: any model that ``tether.load`` gives whose image tower is a pre-norm vision transformer: Tether's own
-            (CLIP's from open_clip and transformers become these), open_clip's ``VisionTransformer`` with a class token
-            or mean pooling, transformers' SigLIP.
+        model: any model that ``tether.load`` gives whose image tower is a pre-norm vision transformer that reads one
+            token, a mean or an attention with one query: Tether's own, open_clip's (CoCa's too), timm's (SigLIP 2,
+            PE-Core, EVA02), transformers' CLIP-like and SigLIP-like ones, alone or in a composed encoder.
         images: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
         reduce: ``none`` keeps (b, layers, tokens, heads, d); ``tokens`` and ``heads`` sum that axis before it is ever
             made, which needs a fraction of the memory.
 
     Raises:
-        UnsupportedModelError: an image tower of another kind, also an InputError and a NotImplementedError.
+        UnsupportedModelError: an image tower of another kind, with a reason of ``anatomy.exceptions``; also an
+            InputError and a NotImplementedError.
     """
     if images.ndim != 4 or not len(images):
         raise InputError(f"images: expected (b, 3, h, w) with b >= 1, got {tuple(images.shape)}")
     if images.is_floating_point() and not images.isfinite().all():
         raise InputError("images: hold NaN or infinity")
+    if isinstance(model, nn.Module) and model.training:
+        raise InputError("model: is in training mode, where dropout would change what is taken apart; call eval()")
     with torch.no_grad():
-        return assemble(_dissect(model, images.to(model.logit_scale.device)), reduce=reduce)
+        return _parts(anatomy_of(model), images.to(model.logit_scale.device), reduce=reduce)
 
 
 def mean_parts(
@@ -83,57 +87,73 @@ def mean_parts(
     return Decomposition(attention, mlp, representation, reduce=reduce, class_tokens=class_tokens)
 
 
-def assemble(anatomy: Anatomy, *, reduce: Reduce) -> Decomposition:
-    """Contributions from the pieces of a pass; see ``decompose``."""
-    read, length = anatomy.read_out, anatomy.pooled.norm(dim=-1)
-    layers = len(anatomy.attention)
-    # Spread evenly over the terms of the sum, and within attention over tokens and heads.
+def _parts(tower: TowerAnatomy, images: Tensor, *, reduce: Reduce) -> Decomposition:
+    """Two passes: the first for the read-out, the second for what each block adds to it."""
+    stream = tower.embed(images)
+    layout, states = stream.layout, [stream.x]
+    for index in range(len(tower.blocks)):
+        stream = tower.step(stream, index)
+        states.append(stream.x)
+    read, pooled = FrozenReadOut.of(tower, stream.x, layout), tower.read_out(stream)
+    # What belongs to no part is spread evenly over the terms of the sum, and within attention over tokens and heads.
     spread = read.offset - torch.einsum("br,rdw->bd", read.mean, read.maps)
-    share = spread / (2 * layers + 1)
-    attention = torch.stack([_attention(layer, read, share, reduce=reduce) for layer in anatomy.attention], dim=1)
-    streams = torch.stack([anatomy.embedding, *anatomy.feed_forward], dim=1)
-    mlp = torch.einsum("brq,bmqw,rdw->bmd", read.weights, streams, read.maps) + share[:, None]
-    mlp = torch.cat([mlp, read.rest], dim=1)
+    share = spread / (2 * len(tower.blocks) + 1)
+    attention, streams = [], [computed(tower, states[0], layout)]
+    for index, block in enumerate(tower.blocks):
+        own = tower.layout_at(layout, index)
+        layer = _Layer.of(tower, block, states[index], own)
+        attention.append(layer.contributions(read, share, reduce=reduce))
+        streams.append(layer.fed)
+    mlp = torch.einsum("brq,bmqw,rdw->bmd", read.weights, torch.stack(streams, dim=1), read.maps) + share[:, None]
+    length = pooled.norm(dim=-1)
     return Decomposition(
-        attention / length.view(-1, *[1] * (attention.ndim - 1)),
-        mlp / length[:, None, None],
-        anatomy.pooled,
+        torch.stack(attention, dim=1) / length.view(-1, *[1] * (AXES[reduce] - 1)),
+        torch.cat([mlp, read.rest], dim=1) / length[:, None, None],
+        pooled,
         reduce=reduce,
-        class_tokens=anatomy.class_tokens,
+        class_tokens=tower.prefix,
     )
 
 
-def _attention(layer: AttentionLayer, read: ReadOut, share: Float[Tensor, "b d"], *, reduce: Reduce) -> Tensor:
-    """One layer's contributions, with its share of what belongs to no part."""
-    taken = torch.einsum("brq,bhqn->brhn", read.weights, layer.weigh())
-    maps = torch.einsum("rdw,whe->rhed", read.maps, layer.output)
-    tokens, heads = layer.values.shape[2], layer.values.shape[1]
-    offset = layer.offset.expand(len(share), read.weights.shape[-1], -1)
-    common = share + torch.einsum("brq,bqw,rdw->bd", read.weights, offset, read.maps)
-    if reduce == "tokens":
-        mixed = torch.einsum("brhn,bhne->brhe", taken, layer.values)
-        return torch.einsum("brhe,rhed->bhd", mixed, maps) + common[:, None] / heads
-    mixed = torch.einsum("brhn,bhne->brhne", taken, layer.values)
-    if reduce == "heads":
-        return torch.einsum("brhne,rhed->bnd", mixed, maps) + common[:, None] / tokens
-    return torch.einsum("brhne,rhed->bnhd", mixed, maps) + common[:, None, None] / (tokens * heads)
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One block at the tokens that the read-out looks at.
 
+    Attributes:
+        weights: (b, h, q, n) of its attention.
+        values: (b, h, n, e) of each source token, with their bias.
+        output: from the heads into the stream.
+        fed: (b, q, w) that its feed-forward net adds.
+    """
 
-def _dissect(model: DualEncoder, images: Tensor) -> Anatomy:
-    if isinstance(model, nn.Module) and model.training:
-        raise InputError("model: is in training mode, where dropout would change what is taken apart; call eval()")
-    if isinstance(model, Clip):
-        from tether.models.decomposition.own import dissect_own
+    weights: Float[Tensor, "b h q n"]
+    values: Float[Tensor, "b h n e"]
+    output: FrozenOutput
+    fed: Float[Tensor, "b q w"]
 
-        return dissect_own(model, images)
-    if isinstance(model, OpenClipEncoder):
-        from tether.models.decomposition.open_clip import dissect_open_clip
+    @classmethod
+    def of(cls, tower: TowerAnatomy, block: BlockAnatomy, x: Float[Tensor, "b n w"], layout: Layout) -> _Layer:
+        """The pieces of a block at the stream that enters it."""
+        queries, keys, values = block.qkv(block.norm1(x), layout)
+        asked = computed(tower, queries.transpose(1, 2), layout).transpose(1, 2)
+        weights = block.weights(asked, keys, None)
+        heads = weights @ values
+        after = computed(tower, x, layout) + block.project(heads)
+        return cls(weights, values, FrozenOutput.of(block.out, heads), block.feed_forward(after, layout))
 
-        return dissect_open_clip(model, images)
-    if isinstance(model, TransformersEncoder) and model.family.model in SIGLIP:
-        from tether.models.decomposition.siglip import dissect_siglip
-
-        return dissect_siglip(model, images)
-    raise UnsupportedModelError(
-        f"{type(model).__name__}: expected a model of tether.load with a vision transformer as its image tower"
-    )
+    def contributions(self, read: FrozenReadOut, share: Float[Tensor, "b d"], *, reduce: Reduce) -> Tensor:
+        """What each head and token adds to the embedding, with the layer's share of what belongs to no part."""
+        output, values, counts = self.output, self.values, read.weights
+        scaled = counts if output.factor is None else counts * output.factor[:, None]
+        taken = torch.einsum("brq,bhqn->brhn", scaled, self.weights)
+        maps = torch.einsum("rdw,whe->rhed", read.maps, output.weight)
+        tokens, heads = values.shape[2], values.shape[1]
+        offset = output.offset.expand(len(share), counts.shape[-1], -1)
+        common = share + torch.einsum("brq,bqw,rdw->bd", counts, offset, read.maps)
+        if reduce == "tokens":
+            mixed = torch.einsum("brhn,bhne->brhe", taken, values)
+            return torch.einsum("brhe,rhed->bhd", mixed, maps) + common[:, None] / heads
+        mixed = torch.einsum("brhn,bhne->brhne", taken, values)
+        if reduce == "heads":
+            return torch.einsum("brhne,rhed->bnd", mixed, maps) + common[:, None] / tokens
+        return torch.einsum("brhne,rhed->bnhd", mixed, maps) + common[:, None, None] / (tokens * heads)

@@ -2,88 +2,173 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor, nn
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
-from tether.core.errors import UnsupportedModelError
+from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.ranges import checked
 from tether.core.types import Features
-from tether.models.decomposition.pieces import listening
-from tether.models.dual import Clip
+from tether.models.anatomy.exceptions import refusal
+from tether.models.anatomy.find import tower_of
+from tether.models.anatomy.own import OwnImage
+from tether.models.anatomy.parts import BlockAnatomy, Layout
+from tether.models.anatomy.tower import TowerAnatomy
+from tether.models.composed.dual_tower import DualTexts
+from tether.models.composed.encoder import ComposedEncoder
 from tether.models.tokenizer import lengths
 from tether.models.transformers_families import SIGLIP
-from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder
+from tether.models.wrapped_encoders import TransformersEncoder
+
+Kind = Literal["value", "q", "k", "v", "qk", "qv", "kv", "qkv"]
 
 
-def dense_image(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Features:
+@checked
+@dataclass(frozen=True, kw_only=True)
+class DensePath:
+    """How patches are kept from being mixed in the last blocks, so that each says what stands in its own place.
+
+    A published method is a setting: MaskCLIP (arXiv 2112.01071, and so CLIP-DINOiser 2312.12359 and CLIPSelf
+    2310.01403) is the default; AnomalyCLIP (2310.18961) is ``kind="v", start=..., beside=True, feed_forward=False``;
+    ExCEL (2503.20826) is ``kind="qkv", start=-5, heads="summed", beside=True, feed_forward=False``.
+
+    Attributes:
+        kind: what a token takes: its own ``value`` alone, or values weighted by how much queries are like queries
+            (``q``), keys like keys (``k``), values like values (``v``); of several letters the mean.
+        start: first block that is changed; negative from the end.
+        heads: ``apart``, or each with the sum of all heads' weights (``summed``).
+        residual: whether what attention gives is added to the stream, or replaces it.
+        feed_forward: whether the block's feed-forward net follows.
+        beside: whether queries, keys and values come from the unchanged stream, beside which the changed one runs.
+    """
+
+    kind: Kind = "value"
+    start: int = -1
+    heads: Literal["apart", "summed"] = "apart"
+    residual: bool = True
+    feed_forward: bool = True
+    beside: bool = False
+
+
+def dense_image(
+    model: DualEncoder,
+    image: Tensor,
+    *,
+    keep: Int[Tensor, "b k"] | None = None,
+    layer: int = -1,
+    path: DensePath | None = None,
+    affinity: Float[Tensor, "b n n"] | None = None,
+    pooled_norm: bool = True,
+) -> Features:
     """Embed images and each of their patches: a patch goes through the same read-out as the whole image would.
 
     Of a class token's tower that is the final norm and the projection; a tower that pools is given one patch as if it
-    were all there is. So for a mean of patches with a linear read-out, ``pooled`` is the mean of ``tokens``.
+    were all there is. So for a mean of patches with a linear read-out, ``pooled`` is the mean of ``tokens``. Of a
+    network of convolutions each place of its last map is one patch.
 
     Args:
-        model: any model that ``tether.load`` gives: Tether's own, open_clip's ``VisionTransformer`` or timm network,
-            transformers' SigLIP.
+        model: any model that ``tether.load`` gives, but those whose image tower shows neither tokens nor a map.
         image: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
         keep: (b, k) the patches to look at; for models of Tether's own only.
+        layer: block after which patches are read; negative from the end.
+        path: how the last blocks are changed for them; None leaves the blocks as they are.
+        affinity: (b, patches, patches) added to the weights of each head of the changed blocks, such as a learned
+            likeness.
+        pooled_norm: whether ``pooled`` has the final norm, which some published methods leave out.
 
     Returns:
-        ``pooled`` (b, d), and ``tokens`` (b, patches, d) row by row from the top left, not normalised, with gradient.
+        ``pooled`` (b, d) of the unchanged tower, and ``tokens`` (b, patches, d) row by row from the top left, not
+        normalised, with gradient.
 
     Raises:
-        UnsupportedModelError: an image tower of another kind.
+        UnsupportedModelError: a tower of another kind, with a reason of ``anatomy.exceptions``.
+        InputError: no such layer.
+
+    Example:
+        >>> import torch
+        >>> from tether.models import create
+        >>> from tether.models.dense import DensePath, dense_image
+        >>> model, image = create("tiny").eval(), torch.rand(2, 3, 32, 32)
+        >>> dense_image(model, image).tokens.shape
+        torch.Size([2, 16, 64])
+        >>> masked = dense_image(model, image, path=DensePath())  # MaskCLIP
+        >>> torch.equal(masked.pooled, dense_image(model, image).pooled)
+        True
     """
-    if isinstance(model, Clip):
-        found = model.encode_image(image, keep=keep, want="tokens")
-        assert found.tokens is not None  # they were asked for
-        return replace(found, tokens=model.visual.project(found.tokens[:, 1:]), mask=None)
-    if keep is not None:
-        raise UnsupportedModelError(f"keep: {type(model).__name__} cannot drop patches; expected None")
-    if isinstance(model, TransformersEncoder) and model.family.model in SIGLIP:
-        tower: Any = model.model.get_submodule("vision_model")
-        if "head" not in dict(tower.named_children()):
-            raise UnsupportedModelError("the image tower has no pooling head; expected SigLIP's")
-        with listening({"last": tower.post_layernorm}) as seen:
-            pooled = model.encode_image(image).pooled
-        return Features(pooled, _each(seen["last"], tower.head))
-    if isinstance(model, OpenClipEncoder):
-        return _open_clip_image(model, image)
-    raise UnsupportedModelError(f"{type(model).__name__}: expected a model of tether.load")
+    return dense_layers(model, image, layers=[layer], keep=keep, path=path, affinity=affinity, pooled_norm=pooled_norm)[
+        0
+    ]
 
 
-def dense_text(model: DualEncoder, text: Int[Tensor, "b l"]) -> Features:
+def dense_layers(
+    model: DualEncoder,
+    image: Tensor,
+    *,
+    layers: Sequence[int],
+    keep: Int[Tensor, "b k"] | None = None,
+    path: DensePath | None = None,
+    affinity: Float[Tensor, "b n n"] | None = None,
+    pooled_norm: bool = True,
+) -> list[Features]:
+    """``dense_image`` after each of several layers, in one pass."""
+    tower = tower_of(model)
+    if keep is not None and not isinstance(tower, OwnImage):
+        raise refusal("no dropping", type(model).__name__)
+    stream = tower.embed(image, keep=keep) if isinstance(tower, OwnImage) else tower.embed(image)
+    if tower.sealed is not None and (path is not None or {*layers} != {-1}):
+        tower.opened()
+    depth = len(tower.blocks)
+    asked = [tower.place(layer) for layer in layers] if depth else [-1 for _ in layers]
+    start = depth if path is None else _start(tower, path)
+    added = None if affinity is None else _spread(affinity, tower, patches=stream.x.shape[1] - tower.prefix)
+    found, changed = {}, None
+    for index, block in enumerate(tower.blocks):
+        if path is not None and index >= start:
+            layout = tower.layout_at(stream.layout, index)
+            changed = _changed(block, stream.x if changed is None else changed, stream.x, layout, path, added)
+        stream = tower.step(stream, index)
+        if index in asked:
+            found[index] = stream if changed is None else stream.to(changed)
+    pooled = tower.read_out(stream, norm=pooled_norm)
+    return [
+        Features(pooled, tower.read_tokens(found.get(index, stream))[:, tower.prefix :], extra=stream.extra)
+        for index in asked
+    ]
+
+
+def dense_text(model: DualEncoder, text: Int[Tensor, "b l"], *, layer: int = -1) -> Features:
     """Embed texts and each of their tokens: a token goes through the read-out of the text's own.
 
     Args:
-        model: any model that ``tether.load`` gives.
+        model: any model that ``tether.load`` gives, but those whose text tower shows no tokens.
         text: (b, l) token ids as the tokenizer gives them.
+        layer: block after which tokens are read; negative from the end.
 
     Returns:
         ``pooled`` (b, d), ``tokens`` (b, l, d) not normalised, with gradient, and ``mask`` (b, l), True for words:
         neither the start, the end nor padding. A text without words has its last token instead.
 
     Raises:
-        UnsupportedModelError: a text tower of another kind.
+        UnsupportedModelError: a text tower of another kind, with a reason of ``anatomy.exceptions``.
     """
-    if isinstance(model, Clip):
-        found = model.encode_text(text, want="tokens")
-        assert found.tokens is not None  # they were asked for
-        return replace(found, tokens=model.text.project(found.tokens), mask=word_mask(text))
-    if isinstance(model, TransformersEncoder) and model.family.model in SIGLIP:
-        if model.text_padding.left:
-            raise UnsupportedModelError("the texts are padded on the left; expected words at the start")
-        tower: Any = model.model.get_submodule("text_model")
-        with listening({"last": tower.final_layer_norm}) as seen:
-            pooled = model.encode_text(text).pooled
-        return Features(pooled, tower.head(seen["last"][:, : text.shape[1]]), word_mask(text, starts=0))
-    if isinstance(model, OpenClipEncoder):
-        return _open_clip_text(model, text)
-    raise UnsupportedModelError(f"{type(model).__name__}: expected a model of tether.load")
+    if isinstance(model, TransformersEncoder) and model.text_padding.left:
+        raise refusal("padded left", type(model).__name__)
+    tower = tower_of(model, "text")
+    stream = read = tower.embed(text)
+    if layer != -1:
+        stop = tower.opened().place(layer) + 1
+        read = tower.run(stream, stop=stop)
+        stream = tower.run(read, stop)
+    else:
+        stream = read = tower.run(stream)
+    tokens = tower.read_tokens(read.to(read.x[:, : text.shape[1]]))
+    return Features(tower.read_out(stream), tokens, word_mask(text, starts=_starts(model)), stream.extra)
 
 
 def word_mask(text: Int[Tensor, "b l"], *, starts: int = 1) -> Bool[Tensor, "b l"]:
@@ -99,63 +184,53 @@ def word_mask(text: Int[Tensor, "b l"], *, starts: int = 1) -> Bool[Tensor, "b l
     return words | (~words.any(dim=1, keepdim=True) & (place == end))
 
 
-def _open_clip_image(model: OpenClipEncoder, image: Tensor) -> Features:
-    from open_clip.timm_model import TimmModel
-    from open_clip.transformer import VisionTransformer
-
-    tower: Any = model.model.get_submodule("visual")
-    if isinstance(tower, TimmModel):
-        trunk: Any = tower.trunk
-        states = trunk.forward_features(model.pixels(image))
-
-        def read_out(rows: Tensor) -> Tensor:
-            return tower.head(trunk.forward_head(rows))
-
-        if states.ndim == 4:  # a feature map: one place is a map of one pixel
-            places = states.flatten(2).transpose(1, 2)
-            tokens = read_out(places.flatten(0, 1)[:, :, None, None]).unflatten(0, places.shape[:2])
-            return Features(read_out(states), tokens)
-        first = int(trunk.num_prefix_tokens)
-        return Features(read_out(states), _each(states[:, first:], read_out, times=first + 1))
-    if type(tower) is not VisionTransformer or tower.attn_pool is not None:
-        raise UnsupportedModelError(
-            f"the image tower is a {type(tower).__name__}; expected timm's, or a VisionTransformer without attention "
-            "pooling"
-        )
-    with listening({"last": tower.transformer}) as seen:
-        pooled = model.encode_image(image).pooled
-    tokens = tower.ln_post(seen["last"][:, 1:])
-    return Features(pooled, tokens if tower.proj is None else tokens @ tower.proj)
+def _starts(model: object) -> int:
+    """Tokens before the first word: SigLIP's texts have none."""
+    if isinstance(model, ComposedEncoder) and isinstance(model.parts.text, DualTexts):
+        return _starts(model.parts.text.inner)
+    return 0 if isinstance(model, TransformersEncoder) and model.family.model in SIGLIP else 1
 
 
-def _open_clip_text(model: OpenClipEncoder, text: Tensor) -> Features:
-    from open_clip.hf_model import HFTextEncoder
-
-    inside = dict(model.model.named_children())
-    tower: Any = inside.get("text", model.model)
-    if isinstance(tower, HFTextEncoder):
-        states: list[Tensor] = []
-        handle = cast(nn.Module, tower.transformer).register_forward_hook(
-            lambda _module, _given, made: states.append(made.last_hidden_state)
-        )
-        try:
-            pooled = model.encode_text(text).pooled
-        finally:
-            handle.remove()
-        return Features(pooled, tower.proj(states[0][:, : text.shape[1]]), word_mask(text))
-    if "ln_final" not in dict(tower.named_children()) or "cls_emb" in dict(tower.named_parameters(recurse=False)):
-        raise UnsupportedModelError(f"the text tower is a {type(tower).__name__}; expected a plain transformer")
-    with listening({"last": tower.ln_final}) as seen:
-        pooled = model.encode_text(text).pooled
-    tokens, projection = seen["last"][:, : text.shape[1]], tower.text_projection
-    if isinstance(projection, nn.Module):
-        tokens = projection(tokens)
-    elif projection is not None:
-        tokens = tokens @ projection
-    return Features(pooled, tokens, word_mask(text))
+def _start(tower: TowerAnatomy, path: DensePath) -> int:
+    depth = len(tower.blocks)
+    if not -depth <= path.start < depth:
+        raise InputError(f"path.start: expected {-depth} to {depth - 1}, got {path.start}")
+    return path.start % depth
 
 
-def _each(tokens: Tensor, read_out: Callable[[Tensor], Tensor], *, times: int = 1) -> Tensor:
-    """Every token read out as if it were the whole stream, where a class token is expected also in its place."""
-    rows = tokens.flatten(0, 1)[:, None].expand(-1, times, -1)
-    return read_out(rows).unflatten(0, tokens.shape[:2])
+def _spread(affinity: Tensor, tower: TowerAnatomy, *, patches: int) -> Float[Tensor, "b 1 n n"]:
+    """Likeness of patches as weights of all tokens."""
+    if affinity.ndim != 3 or affinity.shape[1:] != (patches, patches):
+        raise InputError(f"affinity: expected (b, {patches}, {patches}), got {tuple(affinity.shape)}")
+    return F.pad(affinity, (tower.prefix, 0, tower.prefix, 0))[:, None]
+
+
+def _changed(
+    block: BlockAnatomy, x: Tensor, original: Tensor, layout: Layout, path: DensePath, added: Tensor | None
+) -> Float[Tensor, "b n w"]:
+    """The changed stream after one block.
+
+    Args:
+        block: of the tower.
+        x: the changed stream.
+        original: the unchanged one.
+        layout: of both.
+        path: how it is changed.
+        added: to the weights.
+    """
+    source = original if path.beside else x
+    queries, keys, values = block.qkv(block.norm1(source), layout)
+    parts = {"q": queries, "k": keys, "v": values}
+    alike = [] if path.kind == "value" else [parts[letter] for letter in path.kind]
+    if path.heads == "apart" and added is None:
+        heads = [block.attend(part, part, values, layout.bias) for part in alike]
+        mixed = torch.stack(heads).mean(0) if heads else values
+    else:
+        weights = [block.weights(part, part, layout.bias) for part in alike]
+        own = torch.eye(values.shape[2], dtype=values.dtype, device=values.device).expand(*values.shape[:3], -1)
+        weight = torch.stack(weights).mean(0) if weights else own
+        weight = weight if added is None else weight + added.to(weight.dtype)
+        mixed = (weight.sum(1, keepdim=True) if path.heads == "summed" else weight) @ values
+    branch = block.project(mixed)
+    x = x + branch if path.residual else branch
+    return x + block.feed_forward(x, layout) if path.feed_forward else x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from tether.models.blocks.trace import Trace
 from tether.models.config import CLIP_VOCABULARY, ModelConfig
 from tether.models.embed_anything import Embeds
 from tether.models.shared import share_
+from tether.models.sizes import Resizes, Sizes, tokenizer_at
 from tether.models.text.tower import TextTower
 from tether.models.tokenizer import ClipTokenizer
 from tether.models.vision.tower import VisionTower
@@ -25,7 +27,7 @@ LOG_CURVATURES = (math.log(0.1), math.log(10.0))  # arXiv 2304.09172, section 3:
 Want = Literal["pooled", "tokens"]
 
 
-class Clip(nn.Module, Embeds):
+class Clip(nn.Module, Embeds, Resizes):
     """A contrastive language-image model (arXiv 2103.00020); a ``core.protocols.DualEncoder``.
 
     Attributes:
@@ -66,6 +68,27 @@ class Clip(nn.Module, Embeds):
         bias = config.logit_bias
         self.logit_offset = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
         self.log_curvature = nn.Parameter(torch.tensor(0.0)) if is_hyperbolic(config.geometry) else None
+
+    def at_sizes(self, sizes: Sizes) -> Clip:
+        """See ``Resizes``."""
+        vision = replace(self.config.vision, image=sizes.image, patch=sizes.patch or self.config.vision.patch)
+        config = replace(self.config, vision=vision, text=self.config.text.at_context(sizes.context, line=sizes.line))
+        return Clip(config, tokenizer=tokenizer_at(self.tokenizer, sizes.context))
+
+    @property
+    def patch_side(self) -> int:
+        """Side of a patch in pixels."""
+        return self.config.vision.patch
+
+    @property
+    def text_rows(self) -> int:
+        """Tokens that the text tower has positions for."""
+        return self.config.text.context
+
+    @property
+    def image_weights(self) -> tuple[str, ...]:
+        """Beginnings of the names of the image tower's weights."""
+        return ("visual.",)
 
     def initialise_(self, generator: torch.Generator) -> None:
         """Draw every weight of both towers from the generator."""

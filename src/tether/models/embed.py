@@ -12,7 +12,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
-from tether.models.tokenizer import lengths
+from tether.models.tokenizer import LongText, lengths
 
 Precision = Literal["float32", "bfloat16"]
 NotFinite = Literal["refuse", "nan"]
@@ -28,6 +28,7 @@ def encode_texts(
     batch_size: Count = 256,
     precision: Precision = "float32",
     not_finite: NotFinite = "refuse",
+    long_text: LongText = "cut",
     on_progress: Progress | None = None,
 ) -> Float[Tensor, "n d"]:
     """Embed texts, each distinct one once and short ones beside short ones.
@@ -38,6 +39,7 @@ def encode_texts(
         batch_size: texts in one forward.
         precision: ``bfloat16`` runs under autocast; the result is float32 all the same.
         not_finite: of an embedding with NaN or infinity, raise, or make the whole row NaN.
+        long_text: texts past the model's context are ``cut``, counted and warned of, or ``raise`` an InputError.
         on_progress: called with (distinct texts done, distinct texts).
 
     Returns:
@@ -49,7 +51,7 @@ def encode_texts(
     done = 0
     for start in range(0, len(distinct), CHUNK):
         part = distinct[start : start + CHUNK]
-        ids = model.tokenizer(part)
+        ids = model.tokenizer(part) if long_text == "cut" else model.tokenizer(part, long_text=long_text)
         length = lengths(ids)
         order = torch.argsort(length, stable=True)
         for some in order.split(batch_size):

@@ -14,6 +14,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
 from tether.core.types import ImageLike
+from tether.models.tokenizer import LongText
 
 Thing = str | bytes | Path | np.ndarray | Tensor | Any
 """A text, or an image: also one of PIL, which is not imported for a type."""
@@ -27,19 +28,23 @@ class Embeds:
     """Gives a ``DualEncoder`` its method ``embed``."""
 
     @checked
-    def embed(self, things: Thing | Sequence[Thing], *, batch_size: Count = 64) -> Float[Tensor, "n d"]:
+    def embed(
+        self, things: Thing | Sequence[Thing], *, batch_size: Count = 64, long_text: LongText = "raise"
+    ) -> Float[Tensor, "n d"]:
         """Images and texts to rows of length 1, in the order given.
 
         Args:
             things: one or several, mixed as you like. Images are paths (``pathlib.Path``, or a ``str`` that ends like
                 an image file), PIL images, encoded bytes, and uint8 pixels (h, w, 3); any other ``str`` is a text.
             batch_size: images or texts in one forward.
+            long_text: texts past the model's context ``raise`` an InputError, or are ``cut``, counted and warned of.
 
         Returns:
             (n, d) float32 on the CPU; ``rows @ rows.T`` are cosines. n is 1 for one thing.
 
         Raises:
-            InputError: a thing that is none of these, or an image that cannot be read; it says which.
+            InputError: a thing that is none of these, an image that cannot be read, or a text that is too long; it
+                says which.
 
         Example:
             >>> import numpy as np, tether
@@ -58,7 +63,8 @@ class Embeds:
         images = [number for number, image in enumerate(found) if image is not None]
         rows = torch.empty(len(found), model.dim)
         if texts:
-            rows[texts] = encode_texts(model, [str(things[number]) for number in texts], batch_size=batch_size)
+            words = [str(things[number]) for number in texts]
+            rows[texts] = encode_texts(model, words, batch_size=batch_size, long_text=long_text)
         for start in range(0, len(images), batch_size):
             some = images[start : start + batch_size]
             pixels = [

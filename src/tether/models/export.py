@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from tether.core.atomic_io import write_json
+from tether.core.atomic_io import local, read_json, write_json
 from tether.core.errors import InputError
 from tether.core.ranges import checked
 from tether.models.composed.encoder import ComposedEncoder
@@ -18,7 +18,8 @@ from tether.models.convert.rules import give
 from tether.models.dual import Clip
 from tether.models.export_wrapped import exported_wrapped
 from tether.models.exported import Exported, refused
-from tether.models.save import save, write_weights
+from tether.models.named import STARTER
+from tether.models.save import COMPOSED_FORMAT, CONFIG_FILE, save, write_weights
 from tether.models.tokenizer import ClipTokenizer
 from tether.models.tokenizer_files import export_tokenizer
 from tether.models.wrapped_encoders import WrappedEncoder
@@ -53,13 +54,31 @@ def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip"
     if format == "tether":
         return save(model, folder)
     if isinstance(model, ComposedEncoder):
-        raise refused(f"{format} has no model of two composed towers joined by maps")
+        raise _composed(format)
     found = exported_wrapped(model, folder, format=format) if isinstance(model, WrappedEncoder) else _own(model, format)
     write_weights(folder / found.weights_file, found.state, metadata={"format": "pt"})
     export_tokenizer(model.tokenizer, folder, format=format)
     for name, values in found.described.items():
         write_json(folder / name, values)
     return folder
+
+
+def check_format(name: str, *, format: Format) -> None:
+    """Refuse a model by name, before its weights are read, that only ``tether`` can hold.
+
+    Args:
+        name: as ``tether.load`` takes it.
+        format: as in ``export``.
+    """
+    path = local(name) / CONFIG_FILE
+    values = read_json(path) if path.is_file() else {}
+    composed = isinstance(values, dict) and values.get("format") == COMPOSED_FORMAT
+    if format != "tether" and (composed or (name == STARTER and not local(name).exists())):
+        raise _composed(format)
+
+
+def _composed(format: Format) -> InputError:
+    return refused(f"{format} has no model of two composed towers joined by maps")
 
 
 def _own(model: Clip, format: Literal["open_clip", "transformers"]) -> Exported:

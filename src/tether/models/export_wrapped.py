@@ -9,6 +9,7 @@ from typing import Literal
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.image_processor import PREPROCESS_FILE, preprocess_config
 from tether.models.exported import Exported, refused
+from tether.models.timm_sizes import RESIZED
 from tether.models.transformers_families import file_names
 from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder, WrappedEncoder
 
@@ -25,6 +26,8 @@ def exported_wrapped(
         raise refused(f"a wrapped {type(encoder.model).__name__} goes to {own!r} or 'tether' alone, not to {format!r}")
     state = encoder.model.state_dict()
     if isinstance(encoder, TransformersEncoder):
+        if not encoder.knows_its_size:
+            raise refused(f"transformers' folders know square images alone, this model takes {encoder.image_spec.size}")
         renamed = file_names(encoder.model)
         preprocess = preprocess_config(encoder.image_spec, kind=encoder.family.processor)
         described = {PREPROCESS_FILE: preprocess, hugging_face.CONFIG_FILE: encoder.config}
@@ -32,6 +35,9 @@ def exported_wrapped(
         return Exported(hugging_face.WEIGHTS_FILES[0], state, described)
     assert isinstance(encoder, OpenClipEncoder)
     described, config = {}, dict(encoder.config)
+    if RESIZED in config["vision_cfg"]:
+        network, size = config["vision_cfg"]["timm_model_name"], encoder.image_spec.size
+        raise refused(f"open_clip builds timm's {network} at its own size alone, this model takes {size}")
     name = config["text_cfg"].get("hf_model_name")
     if name and not _ON_THE_HUB.fullmatch(name):  # open_clip builds the tower from what lies there, or not at all
         described[f"{_TEXT_FOLDER}/config.json"] = encoder.hub_text_config()

@@ -12,6 +12,7 @@ import torch
 from tether.core.atomic_io import local, read_json
 from tether.core.errors import InputError, reason_of
 from tether.core.geometry import geometry_of
+from tether.core.yaml_files import read_yaml
 from tether.models.config import ModelConfig, read_config
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.image_processor import PREPROCESS_FILE, PROCESSOR_FILE
@@ -29,6 +30,8 @@ from tether.models.tokenizer_files import read_kind, saved_tokenizer
 if TYPE_CHECKING:
     from tether.models.wrapped_encoders import WrappedEncoder
 
+_CHECKPOINTS, _RUN = "checkpoints", "config.yaml"
+"""What a training run leaves in its folder."""
 _HINT = (
     "expected a folder that tether, open_clip or transformers wrote, starter, open_clip:ARCHITECTURE/WEIGHTS, or "
     "hf:OWNER/NAME"
@@ -156,8 +159,29 @@ def _from_file(path: Path) -> Clip | WrappedEncoder:
 def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     """A model that ``save`` wrote, or the newest checkpoint of a run that describes its model."""
     described = (folder if (folder / CONFIG_FILE).is_file() else folder.parent.parent) / CONFIG_FILE
-    values = read_json(described)
     weights = _own_weights(folder, random_weights=random_weights)
+    try:
+        return _described(described, weights)
+    except InputError as error:
+        if weights is None or not _edited(weights):
+            raise
+        run = weights.parents[2]
+        raise InputError(
+            f"{run}: an unfinished run; its edits, such as adapters, become part of the weights at its end, so its "
+            f"checkpoints open only there; go on with: tether train --resume --out {run}"
+        ) from error
+
+
+def _edited(weights: Path) -> bool:
+    """Whether weights are a checkpoint of a run that edits its model, as its record says."""
+    record = weights.parents[2] / _RUN if weights.parent.parent.name == _CHECKPOINTS else None
+    values = read_yaml(record) if record is not None and record.is_file() else None
+    return isinstance(values, dict) and bool(values.get("edits"))
+
+
+def _described(described: Path, weights: Path | None) -> Clip | WrappedEncoder:
+    """The model of a ``model.json`` with the weights of a file."""
+    values = read_json(described)
     if isinstance(values, dict) and values.get("format") == WRAPPED_FORMAT:
         from tether.models.load_wrapped import rebuild
 
@@ -183,7 +207,7 @@ def _own(folder: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
 
 def _own_weights(folder: Path, *, random_weights: bool) -> Path | None:
     """The folder's weights, or those of its newest checkpoint; None where random ones were asked for."""
-    steps = sorted(folder.glob(f"checkpoints/step-*/{WEIGHTS_FILE}"))
+    steps = sorted(folder.glob(f"{_CHECKPOINTS}/step-*/{WEIGHTS_FILE}"))
     found = next((path for path in (folder / WEIGHTS_FILE, *reversed(steps)) if path.is_file()), None)
     if found is None and not random_weights:
         raise InputError(
@@ -236,7 +260,7 @@ def _weight_files(folder: Path) -> Iterator[list[str]]:
     """What to fetch until one is there, in the order in which ``_from_path`` looks for a described model's weights."""
     if (folder / CONFIG_FILE).is_file():
         yield [WEIGHTS_FILE]
-        yield [f"checkpoints/step-*/{WEIGHTS_FILE}"]
+        yield [f"{_CHECKPOINTS}/step-*/{WEIGHTS_FILE}"]
     elif described := next((name for name in _TRANSFORMERS if (folder / name).is_file()), None):
         inside = Path(described).parent
         whole, index = (str(inside / name) for name in hugging_face.WEIGHTS_FILES)

@@ -22,7 +22,7 @@ from tether.models.convert.tokenizers import text_padding, transformers_tokenize
 from tether.models.convert.weights import assemble, find_weights
 from tether.models.described import blamed_on, check_values
 from tether.models.dual import Clip
-from tether.models.transformers_families import Family, family_of, file_names, transformers_model
+from tether.models.transformers_families import Family, family_of, file_names, tower_sizes, transformers_model
 from tether.models.wrapped_encoders import TransformersEncoder, WrappedEncoder, check_forward
 
 _MODULES = "modules.json"
@@ -80,17 +80,6 @@ def read_tokenizer(folder: Path, family: Family, model: nn.Module) -> Tokenizer:
     """The tokenizer in a folder, for the text tower of a model."""
     context, vocabulary = tower_sizes(model)
     return transformers_tokenizer(folder, context=context, vocabulary=vocabulary, lower_gemma=family.lower_gemma)
-
-
-def tower_sizes(model: nn.Module) -> tuple[int, int]:
-    """Longest text and number of ids; RoBERTa's towers leave the places up to their padding's unused."""
-    text = cast(Any, model).config.text_config
-    unused = 0
-    for name, part in model.named_modules():
-        places = isinstance(part, nn.Embedding) and name.startswith("text_model") and "position_emb" in name
-        if places and part.padding_idx is not None:
-            unused = int(part.padding_idx) + 1
-    return text.max_position_embeddings - unused, text.vocab_size
 
 
 def wrapper(

@@ -16,10 +16,10 @@ from tether.models.config import read_image
 from tether.models.convert.tokenizers import local_open_clip_tokenizer, text_sizes
 from tether.models.convert.weights import assemble
 from tether.models.described import blamed_on, of_kind
-from tether.models.load_transformers import tower_sizes, wrapper
+from tether.models.load_transformers import wrapper
 from tether.models.save import VERSION
 from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind, saved_tokenizer
-from tether.models.transformers_families import family_of, transformers_model
+from tether.models.transformers_families import family_of, tower_sizes, transformers_model
 from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder, WrappedEncoder, check_forward
 
 _KEYS: Mapping[str, tuple[type, ...]] = {

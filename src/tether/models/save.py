@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tether.core.atomic_io import atomic_path, write_json
 from tether.core.errors import InputError, WriteError
 from tether.core.geometry import geometry_of
+from tether.core.tensor_file import sort_metadata
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
 from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
@@ -96,6 +97,7 @@ def write_weights(path: Path, state: dict[str, Tensor], *, metadata: dict[str, s
     with atomic_path(path) as temporary:
         try:
             save_file(separate(state), temporary, metadata=metadata)
+            sort_metadata(temporary)
         except SafetensorError as error:  # what it makes of a full disk
             raise WriteError(path, error) from error
 

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ _LETTERS = 64
 """Characters of a text that are read for each token of the context; a token has about four."""
 _LONG_WORD = re.compile(r"[^\W\d_]{1024}(?=[^\W\d_])")
 """A run of letters that is broken: byte-pair coding takes a time that grows with the square of a word's length."""
+
+
+LongText = Literal["raise", "cut"]
+"""What is done with texts longer than the context: an InputError, or they lose their ends, counted and warned of."""
 
 
 class TextCutWarning(UserWarning):
@@ -105,9 +109,15 @@ class _Trimming:
         self.context_length, self.vocab_size = context_length, vocab_size
         self.cut = 0
 
-    def batch(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """(b, l) int64 from b id lists; a list that is too long keeps its start and its end token."""
+    def batch(self, rows: Sequence[Sequence[int]], *, long_text: LongText = "cut") -> Tensor:
+        """(b, l) int64 from b id lists; a list that is too long keeps its start and its end token, or is an error."""
         long = sum(len(row) > self.context_length for row in rows)
+        if long and long_text == "raise":
+            first = next(row for row, ids in enumerate(rows) if len(ids) > self.context_length)
+            raise InputError(
+                f"texts, row {first}: more than the {self.context_length} tokens that the model reads ({long} of "
+                f"{len(rows)} texts); expected shorter ones, long_text='cut', or model.resized(context=...)"
+            )
         if long:
             if not self.cut:
                 warnings.warn(
@@ -131,9 +141,16 @@ class ClipTokenizer(_Trimming):
         """Cost nothing: the vocabulary loads with the first text."""
         super().__init__(context_length, vocab_size=49_408)
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(b, l) int64 ids, zero after the end token."""
-        return self.batch([_clip_ids(text) for text in bounded(texts, context=self.context_length)])
+    @checked
+    def __call__(self, texts: Sequence[str], *, long_text: LongText = "cut") -> Tensor:
+        """(b, l) int64 ids, zero after the end token; longer texts are cut, counted and warned of, or an InputError."""
+        return self.batch(
+            [_clip_ids(text) for text in bounded(texts, context=self.context_length)], long_text=long_text
+        )
+
+    def with_context(self, context: int) -> ClipTokenizer:
+        """The same for texts of another length."""
+        return ClipTokenizer(context)
 
 
 class FunctionTokenizer(_Trimming):
@@ -142,6 +159,7 @@ class FunctionTokenizer(_Trimming):
     Attributes:
         write: writes its plain files into a folder, or None where it has none.
         source: the other library's tokenizer, where it is one object.
+        again: makes the same for another context, where ``encode`` depends on it.
     """
 
     def __init__(
@@ -152,14 +170,22 @@ class FunctionTokenizer(_Trimming):
         vocab_size: int,
         write: Callable[[Path], object] | None = None,
         source: Any = None,
+        again: Callable[[int], FunctionTokenizer] | None = None,
     ) -> None:
         """Wrap ``encode``, which gives one unpadded, uncut id list for each text, special tokens included."""
         super().__init__(context_length, vocab_size=vocab_size)
-        self.encode, self.write, self.source = encode, write, source
+        self.encode, self.write, self.source, self.again = encode, write, source, again
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def with_context(self, context: int) -> FunctionTokenizer:
+        """The same for texts of another length."""
+        if self.again is not None:
+            return self.again(context)
+        return FunctionTokenizer(self.encode, context_length=context, vocab_size=self.vocab_size, write=self.write)
+
+    @checked
+    def __call__(self, texts: Sequence[str], *, long_text: LongText = "cut") -> Tensor:
         """As ``ClipTokenizer``; ids that the model has no row for are an InputError."""
-        ids = self.batch(self.encode(bounded(texts, context=self.context_length)))
+        ids = self.batch(self.encode(bounded(texts, context=self.context_length)), long_text=long_text)
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
             raise InputError(
                 f"texts: the tokenizer gave ids {int(ids.min())} to {int(ids.max())}, the model has {self.vocab_size}; "

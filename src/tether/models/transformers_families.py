@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -146,6 +146,26 @@ def _tower(cfg: Mapping[str, Any], key: str, default: Any) -> dict[str, Any]:
         if sum(both.get(repeats) or ()) * both.get("depth_coefficient", 1) > MAX_LAYERS:
             raise InputError(f"{key}.{repeats}: expected at most {MAX_LAYERS} layers, got {both[repeats]!r:.100}")
     return values | {"model_type": default.model_type}
+
+
+def tower_sizes(model: nn.Module) -> tuple[int, int]:
+    """Longest text and number of ids; RoBERTa's towers leave the places up to their padding's unused."""
+    text = cast(Any, model).config.text_config
+    unused = 0
+    for name, part in model.named_modules():
+        places = isinstance(part, nn.Embedding) and name.startswith("text_model") and "position_emb" in name
+        if places and part.padding_idx is not None:
+            unused = int(part.padding_idx) + 1
+    return text.max_position_embeddings - unused, text.vocab_size
+
+
+_OFFSET = ("camembert", "mpnet", "roberta", "xlm-roberta")  # positions begin behind the padding's
+
+
+def position_rows(cfg: Mapping[str, Any]) -> int:
+    """Longest text that a text tower's table of positions has rows for; 512 where there is none."""
+    most = cfg.get("max_position_embeddings") or 512
+    return most - ((cfg.get("pad_token_id") or 0) + 1 if cfg["model_type"] in _OFFSET else 0)
 
 
 def file_names(model: nn.Module) -> dict[str, str]:

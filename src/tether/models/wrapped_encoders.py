@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,17 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
+from tether.models.build_open_clip import open_clip_model
 from tether.models.convert.tokenizers import TextPadding
 from tether.models.described import without_records
 from tether.models.embed_anything import Embeds
+from tether.models.sizes import Resizes, Sizes, refused_size, tokenizer_at
+from tether.models.timm_sizes import RESIZED, patch_of, size_of, takes_sizes
 from tether.models.tokenizer import lengths
-from tether.models.transformers_families import family_of
+from tether.models.transformers_families import family_of, position_rows, tower_sizes, transformers_model
 
 
-class WrappedEncoder(nn.Module, Embeds, abc.ABC):
+class WrappedEncoder(nn.Module, Embeds, Resizes):
     """What encoders around other modules share: normalised pixels, no masks, the checks of a batch, the scale.
 
     Attributes:
@@ -59,6 +63,11 @@ class WrappedEncoder(nn.Module, Embeds, abc.ABC):
     def behaviour(self) -> dict[str, Any]:
         """Plain values that decide its outputs beside its weights, for ``core.model_digest``."""
         return {"config": self.config, "pad": self.pad}
+
+    @property
+    def image_weights(self) -> tuple[str, ...]:
+        """Beginnings of the names of the image tower's weights."""
+        return tuple(f"model.{name}." for name in self.sides["image"])
 
     @property
     def scale(self) -> nn.Parameter:
@@ -103,7 +112,10 @@ class WrappedEncoder(nn.Module, Embeds, abc.ABC):
         """Images as the other library's tower takes them, normalised."""
         expected = (3, *self.image_spec.size)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
-            raise InputError(f"image: expected (b, {', '.join(map(str, expected))}), got {tuple(image.shape)}")
+            raise InputError(
+                f"image: expected (b, {', '.join(map(str, expected))}), got {tuple(image.shape)}; for another size "
+                "take model.resized(image_size=...)"
+            )
         return self.image_spec.normalise(image, dtype=self.scale.dtype)
 
     def encode_text(self, text: Int[Tensor, "b l"], *, mask: Bool[Tensor, "b l"] | None = None) -> Features:
@@ -141,12 +153,68 @@ class OpenClipEncoder(WrappedEncoder):
         "both": ("logit_scale", "logit_bias"),
     }  # fmt: skip
 
+    def __init__(self, model: nn.Module, **given: Any) -> None:
+        """Hold the model and what belongs to it; see ``WrappedEncoder``."""
+        super().__init__(model, **given)
+        self._text_config: dict[str, Any] | None = None
+        if "hf_model_name" in self.config["text_cfg"]:
+            tower: Any = self.model.get_submodule("text")
+            self._text_config = json.loads(tower.config.to_json_string(use_diff=False))
+
     def hub_text_config(self) -> dict[str, Any] | None:
         """The whole configuration of a Hugging Face text tower, which ``config`` knows by its name alone; or None."""
-        if "hf_model_name" not in self.config["text_cfg"]:
-            return None
-        tower: Any = self.model.get_submodule("text")
-        return json.loads(tower.config.to_json_string(use_diff=False))
+        return self._text_config
+
+    @property
+    def patch_side(self) -> int | None:
+        """Side of a patch in pixels; None for convolutional networks."""
+        vision = self.config["vision_cfg"]
+        if "timm_model_name" in vision:
+            return patch_of(self.model.get_submodule("visual.trunk"))
+        return None if isinstance(vision.get("layers"), list) else vision.get("patch_size", 16)
+
+    @property
+    def stride(self) -> int | None:
+        """Pixels from one position of the image tower to the next; open_clip's ResNets pool over steps of 32."""
+        return 32 if isinstance(self.config["vision_cfg"].get("layers"), list) else self.patch_side
+
+    @property
+    def table_size(self) -> tuple[int, int]:
+        """Height and width of the images that the image tower has positions for."""
+        trunk = "timm_model_name" in self.config["vision_cfg"]
+        return (size_of(self.model.get_submodule("visual.trunk")) if trunk else None) or self.image_spec.size
+
+    @property
+    def text_rows(self) -> int:
+        """Tokens that the text tower has positions for."""
+        return self.config["text_cfg"].get("context_length", 77)
+
+    def at_sizes(self, sizes: Sizes) -> OpenClipEncoder:
+        """See ``Resizes``."""
+        config, now = copy.deepcopy(self.config), self.image_spec.size
+        vision, size, text = config["vision_cfg"], sizes.image.size, self._text_config
+        if size[0] != size[1] and isinstance(vision.get("layers"), list):
+            raise refused_size("square", self, f"{size}")
+        if size != now:
+            vision["image_size"] = size[0] if size[0] == size[1] else list(size)
+        if "timm_model_name" in vision:
+            if (size != now or sizes.patch) and takes_sizes(self.model.get_submodule("visual.trunk")):
+                vision[RESIZED] = {"image_size": list(size), "patch_size": sizes.patch or self.patch_side}
+        elif sizes.patch is not None:
+            vision["patch_size"] = sizes.patch
+        for part in ("text_cfg", "multimodal_cfg"):
+            if part in config and sizes.context != self.tokenizer.context_length:
+                config[part]["context_length"] = sizes.context
+        if text is not None and sizes.context > position_rows(text):
+            raise refused_size("table", self, f"{position_rows(text)} positions")
+        return OpenClipEncoder(
+            open_clip_model(config, text),
+            dim=self.dim,
+            image_spec=sizes.image,
+            tokenizer=tokenizer_at(self.tokenizer, sizes.context),
+            pad=self.pad,
+            config=config,
+        )
 
     def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Normalised images to embeddings, not normalised."""
@@ -183,6 +251,57 @@ class TransformersEncoder(WrappedEncoder):
         self.family, self.text_padding = family_of(config), text_padding
         self.sides = self.family.sides
 
+    @property
+    def patch_side(self) -> int | None:
+        """Side of a patch in pixels; None where any number of patches is taken, and for convolutional networks."""
+        side = self.config["vision_config"].get("patch_size")
+        return side if isinstance(side, int) else None
+
+    @property
+    def table_size(self) -> tuple[int, int]:
+        """Height and width of the images that the image tower has positions for."""
+        side = self.config["vision_config"].get("image_size")
+        return (side, side) if isinstance(side, int) else self.image_spec.size
+
+    @property
+    def text_rows(self) -> int:
+        """Tokens that the text tower has positions for."""
+        return tower_sizes(self.model)[0]
+
+    def at_sizes(self, sizes: Sizes) -> TransformersEncoder:
+        """See ``Resizes``; of images that are not square transformers resizes the positions itself, in every pass."""
+        config, size, rows = copy.deepcopy(self.config), sizes.image.size, self.text_rows
+        vision, now = config["vision_config"], self.tokenizer.context_length
+        if self.image_spec.patches is not None and sizes.patch is not None:
+            raise refused_size("patch", self, "its patches are rows of pixels")
+        if self._side is not None and size[0] == size[1]:
+            vision["image_size"] = size[0]
+        elif self._side is not None and (sizes.grid is not None or self._side % (sizes.patch or 1)):
+            raise refused_size("square", self, f"{size}; it resizes them itself in every pass, without how")
+        if sizes.patch is not None:
+            vision["patch_size"] = sizes.patch
+        if sizes.context > rows or now == rows:  # a longer table than the tokenizer's texts stays
+            config["text_config"]["max_position_embeddings"] += sizes.context - rows
+        return TransformersEncoder(
+            transformers_model(config),
+            dim=self.dim,
+            image_spec=sizes.image,
+            tokenizer=tokenizer_at(self.tokenizer, sizes.context),
+            config=config,
+            text_padding=self.text_padding,
+        )
+
+    @property
+    def knows_its_size(self) -> bool:
+        """Whether its configuration says the size of its images, which one of square images alone cannot."""
+        return self._side is None or self.image_spec.size == (self._side, self._side)
+
+    @property
+    def _side(self) -> int | None:
+        """Of the square images that the tower has positions for; None where it takes any size."""
+        fixed = self.image_spec.patches is None and not self.family.any_size
+        return self.config["vision_config"].get("image_size") if fixed else None
+
     def behaviour(self) -> dict[str, Any]:
         """What its configuration says other than its class's defaults, and how texts are padded."""
         return {"config": without_records(cast(Any, self.model).config.to_diff_dict()), "text": repr(self.text_padding)}
@@ -213,29 +332,41 @@ class TransformersEncoder(WrappedEncoder):
         if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % side or image.shape[3] % side:
             raise InputError(f"image: expected (b, 3, h, w) in patches of {side} pixels, got {tuple(image.shape)}")
         if image.shape[2] * image.shape[3] > most * side * side or not image.shape[2] * image.shape[3]:
-            raise InputError(f"image: expected 1 to {most} patches of {side} pixels, got {tuple(image.shape)}")
+            raise InputError(
+                f"image: expected 1 to {most} patches of {side} pixels, got {tuple(image.shape)}; for more take "
+                "model.resized(image_size=...)"
+            )
         return self.image_spec.normalise(image, dtype=self.scale.dtype)
 
     def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Normalised images to embeddings, not normalised."""
-        if self.image_spec.patches is None:
-            return _pooled(cast(Any, self.model).get_image_features(pixel_values=image))
-        side = self.image_spec.patches[0]
-        shape = torch.tensor([length // side for length in image.shape[2:]], device=image.device)
-        patches = image.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
-        found = cast(Any, self.model).get_image_features(
-            pixel_values=patches,
-            pixel_attention_mask=torch.ones(patches.shape[:2], dtype=torch.int64, device=image.device),
-            spatial_shapes=shape.expand(len(image), 2),
-        )
-        return _pooled(found)
+        return _pooled(cast(Any, self.model).get_image_features(**self._tower_images(image)))
 
     def text_features(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
         """(b, l) token ids, zero after the end, to embeddings, not normalised."""
+        return _pooled(cast(Any, self.model).get_text_features(**self.text_inputs(text)))
+
+    def image_inputs(self, image: Tensor) -> dict[str, Any]:
+        """Images, uint8 or normalised, as its image tower is called with them."""
+        return self._tower_images(self.pixels(image))
+
+    def _tower_images(self, image: Float[Tensor, "b 3 h w"]) -> dict[str, Any]:
+        if self.image_spec.patches is None:
+            return {"pixel_values": image} | ({} if self.knows_its_size else {"interpolate_pos_encoding": True})
+        side = self.image_spec.patches[0]
+        shape = torch.tensor([length // side for length in image.shape[2:]], device=image.device)
+        patches = image.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+        return {
+            "pixel_values": patches,
+            "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int64, device=image.device),
+            "spatial_shapes": shape.expand(len(image), 2),
+        }
+
+    def text_inputs(self, text: Int[Tensor, "b l"]) -> dict[str, Any]:
+        """(b, l) token ids, zero after the end, as its text tower is called with them."""
         width = self.tokenizer.context_length if self.family.full_context else text.shape[1]
         ids, words = padded(text, width=width, pad=self.pad, left=self.text_padding.left)
-        mask = words.long() if self.text_padding.masked else None
-        return _pooled(cast(Any, self.model).get_text_features(input_ids=ids, attention_mask=mask))
+        return {"input_ids": ids, "attention_mask": words.long() if self.text_padding.masked else None}
 
 
 def _pooled(found: Any) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tether.core.atomic_io import atomic_path, parse_json
 from tether.core.errors import InputError, WriteError
 from tether.core.model_digest import model_digest
+from tether.core.tensor_file import sort_metadata
 
 SHOWN = 12
 """Digits of a digest that an error names."""
@@ -53,6 +54,7 @@ def write_state(path: Path | str, *, format: str, settings: Mapping[str, Any], a
         try:
             digest = _digest(written, plain)
             save_file(plain, temporary, metadata={"format": format, "settings": written, "digest": digest})
+            sort_metadata(temporary)
         except SafetensorError as error:
             raise WriteError(Path(path), error) from error
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from tether.core.atomic_io import flush
 from tether.core.errors import InputError, WriteError
 from tether.core.model_digest import file_digest
+from tether.core.tensor_file import sort_metadata
 from tether.models.save import separate
 from tether.train.seal import read_sealed, sealed
 
@@ -68,6 +69,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         for name, tensors in checkpoint.tensors.items():
             file = temporary / f"{name}.safetensors"
             save_file(separate(tensors), file, metadata=dict(checkpoint.about) or None)
+            sort_metadata(file)
             files[name] = file_digest(file)
         state = sealed({"step": checkpoint.step, "files": files, "state": _encode(checkpoint.state)})
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -83,7 +84,7 @@ def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / BEST, ignore_errors=True)
     elif not resume:
-        raise InputError(f"{folder}: holds a run already; go on with --resume or choose another folder")
+        raise _held(folder)
     else:
         held, ours = theirs.model_dump(), config.model_dump()
         if other := [key for key in ours if held[key] != ours[key] and key not in _MAY_CHANGE]:
@@ -93,6 +94,21 @@ def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
             raise InputError(f"{path}: cannot resume with other settings:\n" + "\n".join(lines))
     if not (folder / SUMMARY).exists():
         write_text(path, dump_config(config))
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds a run, before anything is read for another; of several processes none asks yet."""
+    if _begun(folder) and "RANK" not in os.environ:
+        with locked(folder, purpose="tether train"):
+            raise _held(folder)
+
+
+def _held(folder: Path) -> InputError:
+    if (folder / SUMMARY).exists():
+        said = "; it is trained, and --resume adds what a kill may have cut off behind, or choose another folder"
+    else:
+        said = "; go on with --resume or choose another folder"
+    return InputError(f"{folder}: holds a run already{said}")
 
 
 def _begun(folder: Path) -> bool:
@@ -142,14 +158,19 @@ def _leaves(values: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
 def _model(keys: tuple[str, ...], value: str) -> str:
     """The model or the file of weights that a setting names, or the empty string."""
     named = keys[:-1] if keys[-1] == "name" else keys
-    if named not in _MODELS and not ("step" in named and named[-1] == "encoder" and value not in _READERS):
+    teacher = "step" in named and named[-2:] == ("teacher", "load")
+    if (
+        named not in _MODELS
+        and not teacher
+        and not ("step" in named and named[-1] == "encoder" and value not in _READERS)
+    ):
         return ""
     architecture, _, file = value.removeprefix("timm:").partition("/")
     return value if not value.startswith("timm:") or "." in architecture else file
 
 
 _MODELS = {("model", "load"), ("model", "image"), ("model", "text")}
-_READERS = ("model", "words")  # of a view: the model that is trained, and a count of words
+_READERS = ("model", "teacher", "words")  # of a view: the model that is trained, the step's teacher, a count of words
 _FAR = re.compile(r"://|\bhf\b:|^hf$|=hf\b|remote_images")
 
 

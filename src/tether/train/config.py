@@ -41,6 +41,18 @@ class Evaluation(BaseModel):
     )
 
 
+class Beside(BaseModel):
+    """A second data set whose batches go beside those of the run, such as texts without images."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    data: Spec
+    batch_size: Count | None = Field(default=None, description="over all processes; the run's if not given")
+    caption: Spec = "random"
+    augment: Spec | None = None
+    contents: dict[str, Any] = Field(default_factory=dict)
+
+
 class Stage(BaseModel):
     """A stretch of a run, and what is other in it; what is not given is as in the rest of the recipe."""
 
@@ -52,6 +64,8 @@ class Stage(BaseModel):
     data: Spec | None = None
     caption: Spec | None = None
     augment: Spec | None = None
+    contents: dict[str, Any] | None = None
+    beside: dict[str, Beside] | None = None
     step: Spec | None = None
     objective: Spec | None = None
     batch_size: Count | None = None
@@ -70,7 +84,8 @@ class RunConfig(BaseModel):
     size: Literal["tiny", "small", "base"] = Field(default="small", description="one dial: model, batch and steps")
     data: Spec = Field(description="training source: a name, a path, or a mapping with a name")
     model: dict[str, Any] = Field(
-        default_factory=dict, description="settings of a new model, `load: NAME`, or `image`, `text` and `join`"
+        default_factory=dict,
+        description="settings of a new model, `load: NAME`, or `image`, `text` and `join`; both may be `resized`",
     )
     edits: list[Spec] = Field(
         default_factory=list,
@@ -103,9 +118,18 @@ class RunConfig(BaseModel):
     trainable: list[str] | None = Field(
         default=None, description="parameters that learn, as patterns such as `visual.*`; the others rest"
     )
+    features: Literal["cache", "encode"] = Field(
+        default="cache", description="rows of a tower that rests: kept in the cache and read there, or encoded anew"
+    )
     stages: list[Stage] = Field(default_factory=list, description="stretches of the run, and what is other in each")
     caption: Spec = Field(default="random", description="which of a row's captions a batch uses")
     augment: Spec | None = Field(default=None, description="change of the pictures, by row and epoch")
+    contents: dict[str, Any] = Field(
+        default_factory=dict, description="what a batch holds besides: `crops`, `captions`, `regions`, `latents`"
+    )
+    beside: dict[str, Beside] = Field(
+        default_factory=dict, description="further data sets by name, whose batches go beside those of `data`"
+    )
     workers: Threads = Field(default=0, ge=0, description="decoding workers per process")
     strict: bool = Field(default=False, description="stop at the first bad row instead of skipping it")
     seed: int = Field(default=0, ge=0, lt=2**63)

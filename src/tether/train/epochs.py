@@ -22,7 +22,8 @@ def with_steps(config: RunConfig) -> RunConfig:
         return config
     from tether.data import open_source
 
-    rows = usable_rows(open_source(config.data, where="data"))
+    need_image = config.contents.get("images") is not False
+    rows = usable_rows(open_source(config.data, where="data"), need_image=need_image)
     steps = max(1, round(config.epochs * steps_per_epoch(config, rows)))
     return config.model_copy(update={"steps": steps, "epochs": None})
 
@@ -32,6 +33,7 @@ def steps_per_epoch(config: RunConfig, rows: int) -> float:
     return max(1, rows // config.batch_size) / config.accumulate
 
 
-def usable_rows(source: Source) -> int:
-    """Rows with an image and a caption; the source is read once."""
-    return sum(reason_against(row, need_text=True) is None for block in source.blocks() for row in source.read(block))
+def usable_rows(source: Source, *, need_image: bool = True) -> int:
+    """Rows with a caption, and with an image if there must be one; the source is read once."""
+    rows = (row for block in source.blocks() for row in source.read(block))
+    return sum(reason_against(row, need_text=True, need_image=need_image) is None for row in rows)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.core.gather import Gather
-from tether.core.protocols import GradClipper, Step
+from tether.core.protocols import GradClipper, Step, Taught
 from tether.core.types import Batch, ClipReport, Loss
 from tether.optim.fused_clip_step import clip_and_step
 from tether.train.parallel import local_gradients
@@ -119,6 +119,8 @@ def fit(
                 for part in range(accumulate)
             ]
             report = _clip_and_step(player, step=step, scaler=precision.scaler)
+            if isinstance(player.step, Taught):
+                player.step.follow_(step=step)
             model.zero_grad(set_to_none=True)  # also what this loss left on the other players' parameters
             on_step(_report(step, losses, report, player.optimizer.param_groups[0]["lr"]))
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
-from tether.core.component import build, settings
+from tether.core.component import build, closest
 from tether.core.errors import InputError
-from tether.core.protocols import ModelEdit, Source, Step
+from tether.core.protocols import ModelEdit, Step
 from tether.models.config import ModelConfig
+from tether.models.described import mapping
 from tether.models.dual import Clip
 from tether.models.load import load
 from tether.models.presets import configure, create
 from tether.models.wrapped_encoders import WrappedEncoder
+from tether.train.batches import check_batches
 from tether.train.config import RunConfig
 from tether.train.schedules import SCHEDULES
 from tether.train.stages import Stretch, stretches
@@ -28,8 +30,6 @@ def check_parts(config: RunConfig, edits: Mapping[str, type[ModelEdit]], *, wher
     Raises:
         InputError: the part, its key, what came and what is known.
     """
-    from tether.data.augment import AUGMENTATIONS
-    from tether.data.captions import CAPTION_PICKS
     from tether.optim import OPTIMIZERS
     from tether.optim.clip import CLIPPERS
 
@@ -42,9 +42,7 @@ def check_parts(config: RunConfig, edits: Mapping[str, type[ModelEdit]], *, wher
     for number, stretch in enumerate(plan):
         here = f"{where}: stages, entry {number}" if config.stages else where
         build_step(stretch.config, where=here)
-        settings(stretch.config.caption, CAPTION_PICKS, where=f"{here}: caption")
-        if stretch.config.augment:
-            settings(stretch.config.augment, AUGMENTATIONS, where=f"{here}: augment")
+        check_batches(stretch.config, where=here)
         if number:
             _check_sizes(stretch.config, plan[0].config, where=here)
     return plan
@@ -77,21 +75,41 @@ def _check_sizes(config: RunConfig, first: RunConfig, *, where: str) -> None:
 
 
 def new_encoder(config: RunConfig) -> Encoder:
-    """The encoder a run starts from: ``load: NAME``, two towers to compose, or a new one of its size."""
+    """The encoder a run starts from: ``load: NAME``, two towers to compose, or a new one of its size.
+
+    The first two may stand beside ``resized``, the arguments of the model's own ``resized``.
+    """
     given = dict(config.model)
+    sizes = given.pop("resized", None)
     if "load" in given:
         name = given.pop("load")
         if given:
-            raise InputError(f"model: 'load' goes alone, got also {', '.join(sorted(given))}")
+            raise InputError(f"model: 'load' goes alone or with 'resized', got also {', '.join(sorted(given))}")
         if not isinstance(name, str):
             raise InputError(f"model: load: expected a name or a folder, got {name!r}")
-        return load(name)
+        return _resized(load(name), sizes)
     if "image" in given:
         from tether.models.composed.compose import from_recipe
 
-        return from_recipe(given)
+        return _resized(from_recipe(given), sizes)
+    if sizes is not None:
+        raise InputError("model: resized: a new model has its size by 'vision', 'text', 'image_size' and 'context'")
     size, seed, _ = model_settings(config)
     return create(size, seed=seed, **{name: value for name, value in given.items() if name not in ("size", "seed")})
+
+
+def _resized(encoder: Encoder, sizes: object) -> Encoder:
+    """The encoder at the sizes of a recipe's ``resized``."""
+    if sizes is None:
+        return encoder
+    known = ("image_size", "patch", "context", "how")
+    for key in mapping(sizes, where="model: resized"):
+        if key not in known:
+            raise InputError(f"model: resized: unknown key {key!r}; {closest(key, known)}")
+    try:
+        return encoder.resized(**mapping(sizes, where="model: resized"))
+    except InputError as error:
+        raise InputError(f"model: resized: {error}") from error
 
 
 def model_settings(config: RunConfig) -> tuple[str, int, ModelConfig]:
@@ -114,10 +132,8 @@ def build_edits(config: RunConfig, known: Mapping[str, type[ModelEdit]], *, wher
     return [build(spec, known, where=f"{where}: edits, entry {place}") for place, spec in enumerate(config.edits)]
 
 
-def prune_vocabulary_(encoder: Encoder, sources: Sequence[Source]) -> None:
-    """Train only the token rows that the texts of the sources use."""
+def prune_vocabulary_(encoder: Encoder, texts: Collection[str]) -> None:
+    """Train only the token rows that the texts use."""
     if not isinstance(encoder, Clip):
         raise InputError(f"vocabulary: {type(encoder).__name__} cannot set rows aside; use vocabulary=whole")
-    rows = (row for source in sources for block in source.blocks() for row in source.read(block))
-    texts = {text for row in rows for text in row.texts}
     encoder.prune_vocabulary_(encoder.tokenizer(sorted(texts)))

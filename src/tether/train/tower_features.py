@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.core.atomic_io import cache_dir
-from tether.core.hash_rng import hash_int
-from tether.core.locks import locked
-from tether.core.model_digest import model_digest
+from tether.core.errors import InputError
 from tether.core.protocols import Source
-from tether.core.types import Row
-from tether.data.features import parquet
-from tether.data.features.parts import Refuse, make_parts
+from tether.data.bad_rows import BadRows
+from tether.models.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.embed import encode_images, encode_texts
+from tether.models.embed import encode_texts
 
-PART_ROWS = 64
-"""Images of one part: the most that a kill costs."""
-_BATCH = 32
+BATCH = 32
+"""Images in one forward: the most that a kill costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,76 +62,33 @@ def tower_features(
     Raises:
         InputError: not one good row, or a bad row under ``strict``.
     """
-    towers = model.parts.image, model.parts.text
-    digests = " ".join(model_digest(tower) for tower in towers)
-    own = f"{hash_int(f'{digests} {source.name} {source.version}'):016x}"
-    place = cache_dir() / "features" / own
-    was = model.training
-    model.eval()
-    try:
-        with locked(place, purpose="features of locked towers"):
-            parts, _ = make_parts(
-                source,
-                folder=place,
-                maker=lambda number, count: _Rows(model),
-                image_spec=model.image_spec,
-                part_rows=PART_ROWS,
-                bad_rows=bad_rows,
-                batch_size=_BATCH,
-                workers=workers,
-                strict=strict,
-                on_progress=on_progress,
-            )
-            tables = [parquet.read(part.path) for part in parts]
-    finally:
-        model.train(was)
-    return _read(pa.concat_tables(tables))
-
-
-class _Rows:
-    """The rows of one part through the towers."""
-
-    def __init__(self, model: ComposedEncoder) -> None:
-        self._model = model
-        self._keys: list[str] = []
-        self._texts: list[list[str]] = []
-        self._image: list[Tensor] = []
-
-    def add(self, rows: list[Row], pixels: Tensor, *, refuse: Refuse) -> None:
-        found = encode_images(self._model.before_maps(), [pixels], not_finite="nan")
+    bad_rows.unlink(missing_ok=True)
+    account = BadRows(source.name, path=bad_rows, strict=strict)
+    sizes = [block.rows for block in source.blocks()]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    towers = CachedEncoder(model, maps=False)
+    keys: list[str] = []
+    texts: list[list[str]] = []
+    image: list[Tensor] = []
+    for rows, found in towers.rows_of(
+        source,
+        batch_size=BATCH,
+        workers=workers,
+        on_bad=account,
+        on_progress=None if on_progress is None else lambda done, _: on_progress(done, total),
+    ):
         for row, features in zip(rows, found, strict=True):
-            texts = [text for text in row.texts if text.strip()]
-            if not texts:
-                refuse(row.key, "no caption")
+            captions = [text for text in row.texts if text.strip()]
+            if not captions:
+                account.add(row.key, "no caption")
             elif not torch.isfinite(features).all():
-                refuse(row.key, "its features are not finite")
+                account.add(row.key, "its features are not finite")
             else:
-                self._keys.append(row.key)
-                self._texts.append(texts)
-                self._image.append(features)
-
-    def table(self) -> pa.Table:
-        captions = [text for texts in self._texts for text in texts]
-        text = encode_texts(self._model.before_maps(), captions, not_finite="nan")
-        ends = np.cumsum([0, *map(len, self._texts)])
-        width = self._model.parts.image.width
-        image = torch.stack(self._image) if self._image else torch.empty(0, width)
-        return pa.table(
-            {
-                "key": pa.array(self._keys, pa.string()),
-                "embedding": pa.FixedSizeListArray.from_arrays(pa.array(image.flatten().numpy()), width),
-                "texts": pa.array(self._texts, pa.list_(pa.string())),
-                "text_embedding": pa.array([text[a:b].numpy().tobytes() for a, b in pairwise(ends)], pa.binary()),
-            }
-        )
-
-
-def _read(table: pa.Table) -> TowerFeatures:
-    texts: list[list[str]] = table.column("texts").to_pylist()
-    image = np.stack(table.column("embedding").to_numpy(zero_copy_only=False))
-    data = b"".join(table.column("text_embedding").to_pylist())
-    text = np.frombuffer(data, dtype=np.float32).reshape(sum(map(len, texts)), -1).copy()
+                keys.append(row.key)
+                texts.append(captions)
+                image.append(features)
+    if not keys:
+        raise InputError(f"{source.name}: {account.nothing_good()}")
+    text = encode_texts(towers, [caption for captions in texts for caption in captions], not_finite="nan")
     owner = torch.repeat_interleave(torch.arange(len(texts)), torch.tensor([len(some) for some in texts]))
-    return TowerFeatures(
-        table.column("key").to_pylist(), torch.from_numpy(image).float(), torch.from_numpy(text), owner
-    )
+    return TowerFeatures(keys, torch.stack(image), text, owner)

@@ -13,11 +13,14 @@ from torch import nn
 from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.gather import Gather
-from tether.core.protocols import ModelEdit, Owning, Stateful
+from tether.core.protocols import ModelEdit, Owning, Stateful, Taught
 from tether.data.loader import Loader
 from tether.models.load import fill
+from tether.models.sides import SIDES, Side, side_parts
+from tether.train.batches import make_batches, words_of
 from tether.train.checkpoints import Checkpoint
 from tether.train.ema import WeightAverage
+from tether.train.locked_towers import kept_towers
 from tether.train.loop import Player, Precision
 from tether.train.parallel import choose_sharding, load_optimizer_tensors, optimizer_tensors, parallelise, whole
 from tether.train.parts import Encoder, build_edits, build_step, new_encoder, prune_vocabulary_
@@ -69,9 +72,6 @@ class Trainer:
             make_loader: gives the batches.
             where: file of the settings, for messages.
         """
-        from tether import data
-        from tether.data.augment import AUGMENTATIONS
-        from tether.data.captions import CAPTION_PICKS
         from tether.optim import OPTIMIZERS, parameter_groups
         from tether.optim.clip import CLIPPERS
 
@@ -81,18 +81,17 @@ class Trainer:
         self.config, self.device = stretch.config, device
         config = stretch.config
         self.edits = build_edits(config, edits, where=where)
+        self.edited: set[Side] = set()
         self.encoder = self._new_encoder()
+        step = build_step(config, where=where)
+        if isinstance(step, Taught):
+            step.see_start(self.encoder)
         if checkpoint is not None:
             fill(self.encoder, checkpoint.tensors.get("model", {}), where=checkpoint.where)
-        source = data.open_source(config.data, where=f"{where}: data")
         if config.vocabulary == "used":
-            others = [one.config.data for one in plan if one.config.data != config.data]
-            prune_vocabulary_(
-                self.encoder, [source, *(data.open_source(one, where=f"{where}: data") for one in others)]
-            )
+            prune_vocabulary_(self.encoder, words_of([one.config for one in plan], where=where))
         if config.logit_scale == "fixed":
             self.encoder.freeze_logit_scale_()
-        step = build_step(config, where=where)
         heads = step.new_heads(self.encoder) if isinstance(step, Owning) else {}
         self.module = StepModule(self.encoder, micro_batch=config.micro_batch, heads=heads)
         if checkpoint is not None and heads:
@@ -116,19 +115,20 @@ class Trainer:
             schedule=build(config.schedule, SCHEDULES, where=f"{where}: schedule", finite=True),
             clipper=build(config.clipper, CLIPPERS, where=f"{where}: clipper"),
         )
-        self.loader = make_loader(
-            source,
-            batch_size=config.batch_size,
-            image_spec=self.encoder.image_spec,
-            tokenizer=self.encoder.tokenizer,
-            seed=config.seed,
-            rank=gather.rank,
-            world=gather.world,
-            workers=config.workers,
-            caption=build(config.caption, CAPTION_PICKS, where=f"{where}: caption"),
-            augment=build(config.augment, AUGMENTATIONS, where=f"{where}: augment") if config.augment else None,
+        self.loader = make_batches(
+            config,
+            encoder=self.encoder,
+            gather=gather,
             on_bad=folder / BAD_ROWS,
-            strict=config.strict,
+            make_loader=make_loader,
+            where=where,
+        )
+        self.module.kept = kept_towers(
+            self.encoder,
+            config=config,
+            loader=self.loader,
+            sharding=self.sharding,
+            edited=self.edited,
         )
         self.precision = Precision(device, _DTYPES[config.precision])
         kept = [(name, parameter) for name, parameter in self._named() if name in averaged]
@@ -146,6 +146,8 @@ class Trainer:
             tensors["heads"] = {name: whole(tensor) for name, tensor in self.module.heads.state_dict().items()}
         if self.average is not None:
             tensors["ema"] = self.average.tensors()
+        if isinstance(self.player.step, Taught) and (moving := self.player.step.teacher_tensors()):
+            tensors["teacher"] = moving
         state = {
             "data": self.loader.state_dict(),
             "clipper": self.player.clipper.state_dict(),
@@ -169,8 +171,12 @@ class Trainer:
 
     def _new_encoder(self) -> Encoder:
         encoder = new_encoder(self.config)
-        for edit in self.edits:
-            edit.apply_(encoder)
+        if self.edits:
+            before = _makes(encoder)
+            for edit in self.edits:
+                edit.apply_(encoder)
+            after = _makes(encoder)
+            self.edited = {side for side in SIDES if before[side] != after[side]}
         return encoder
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -212,9 +218,19 @@ class Trainer:
         load_optimizer_tensors(self.player.optimizer, self.names, moments)
         if self.average is not None:
             self.average.load({**self.average.tensors(), **tensors["ema"]})
-        if kept(before, "data", "batch_size"):
+        if kept(before, "data", "batch_size", "beside"):
             self.loader.load_state_dict(state["data"])
+        if kept(before, "step") and isinstance(self.player.step, Taught):
+            self.player.step.load_teacher_tensors(tensors.get("teacher", {}))
         if kept(before, "step", "objective") and isinstance(self.player.step, Stateful) and state.get("step"):
             self.player.step.load_state_dict(state["step"])
         self.precision.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["generator"])
+
+
+def _makes(encoder: Encoder) -> dict[Side, str]:
+    """What the parts of each side are made of, to tell what an edit has changed."""
+    try:
+        return {side: str(side_parts(encoder, side)) for side in SIDES}
+    except InputError:
+        return dict.fromkeys(SIDES, "")

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
-from tether.core.protocols import DualEncoder
+from tether.core.protocols import DualEncoder, Source
 from tether.data import open_source
+from tether.data.shuffle import reason_against
 from tether.data.words import read_words
-from tether.evaluate.cutoff import FILE, Cutoff, fit_cutoffs, read_cutoffs
+from tether.evaluate.cutoff import FILE, LEAST_IMAGES, Cutoff, fit_cutoffs, read_cutoffs
 from tether.evaluate.embeddings import embed_source
+from tether.evaluate.meaning import read_meaning
+from tether.models.composed.starter import taught
+from tether.models.named import STARTER
 from tether.workflows.held_out import HeldOut
+from tether.workflows.learnt import learnt_from
+from tether.workflows.models import Data
 
 MOST_IMAGES = 1000
 """Held-out images that cutoffs are fitted on, at most."""
+_CLASSES = 5
+"""Classes from which on it is asked whether they are those that ``starter`` was taught."""
 Wanted = float | Literal["auto"] | None
-Pairs = str | Path | Mapping[str, Any] | None
 
 
-def keep_cutoffs(model: DualEncoder, held_out: HeldOut, *, folder: Path) -> None:
-    """Fit cutoffs on held-out pairs and write them into a run's folder; nothing where there are too few."""
+def keep_cutoffs(model: DualEncoder, held_out: HeldOut, *, folder: Path, digest: str) -> None:
+    """Fit cutoffs on held-out pairs and write them into a run's folder; nothing where there are too few.
+
+    Args:
+        model: what embeds the pairs.
+        held_out: the pairs.
+        folder: of the run.
+        digest: of the model.
+    """
     try:
         seen = held_out.embedded(model, most=MOST_IMAGES)
-        found = fit_cutoffs(seen, digest=digest_of(model), source=held_out.source.name)
+        found = fit_cutoffs(seen, digest=digest, source=held_out.source.name)
     except InputError:
         return
     found.save(folder / FILE)
 
 
 def cutoff_of(
-    wanted: Wanted | str, *, model: DualEncoder, name: str, pairs: Pairs = None, option: str
+    wanted: Wanted | str, *, model: DualEncoder, name: str, pairs: Data | None = None, option: str
 ) -> Cutoff | None:
     """The cutoff that is asked for, with its rates where they are known.
 
@@ -47,34 +62,85 @@ def cutoff_of(
     Raises:
         InputError: neither ``auto`` nor a number, or ``auto`` where nothing is known to fit on.
     """
+    number, source = check_cutoff(wanted, name=name, pairs=pairs, option=option)
     if wanted is None:
-        if pairs is not None:
-            raise InputError(f"pairs to fit a cutoff on are given, and no cutoff is asked for: {option} auto")
         return None
-    number = None if wanted == "auto" else _number(wanted, option=option)
-    digest = digest_of(model)
-    if pairs is not None:
-        source = open_source(str(pairs) if isinstance(pairs, Path) else pairs, where="pairs to fit a cutoff on")
+    digest, learnt = digest_of(model), 0
+    if source is not None:
         table = fit_cutoffs(embed_source(model, source, limit=MOST_IMAGES), digest=digest, source=source.name)
+        learnt = learnt_from(name, source, most=MOST_IMAGES)
     else:
         table = read_cutoffs(Path(name) / FILE)
         table = table if table is not None and table.digest == digest else None
     if table is not None:
         rates = table.auto() if number is None else table.at(number)
-        return Cutoff(rates.threshold, rates, table.source, table.images)
+        return Cutoff(rates.threshold, rates, table.source, table.images, learnt)
     if number is None:
-        raise InputError(
-            f"{option} auto: {name} has no cutoff fitted on held-out pairs, as runs of tether train with ten held-out "
-            "images or more have; fit one with --cutoff-from PAIRS, images with captions that it did not learn from, "
-            f"or give a number: {option} 0.25"
-        )
+        raise _nothing_fitted(name, option=option)
     return Cutoff(number)
 
 
+def check_cutoff(
+    wanted: Wanted | str, *, name: str | None, pairs: Data | None = None, option: str
+) -> tuple[float | None, Source | None]:
+    """Refuse what ``cutoff_of`` could not give, before a model is loaded or an image embedded.
+
+    Args:
+        wanted: as there.
+        name: what the model is loaded by; None where it is not known yet.
+        pairs: as there.
+        option: as there.
+
+    Returns:
+        The number that is asked for, if one is, and the source to fit on.
+    """
+    if wanted is None:
+        if pairs is not None:
+            raise InputError(f"pairs to fit a cutoff on are given, and no cutoff is asked for: {option} auto")
+        return None, None
+    number = None if wanted == "auto" else _number(wanted, option=option)
+    if pairs is None:
+        if number is None and name is not None and not (Path(name) / FILE).is_file():
+            raise _nothing_fitted(name, option=option)
+        return number, None
+    source = open_source(pairs, where="pairs to fit a cutoff on")
+    rows = islice((row for block in source.blocks() for row in source.read(block)), MOST_IMAGES)
+    count = sum(1 for _ in islice((row for row in rows if not reason_against(row, need_text=True)), LEAST_IMAGES))
+    if count < LEAST_IMAGES:
+        raise InputError(
+            f"{source.name}: {count} images with captions to fit a cutoff on (--cutoff-from): at least {LEAST_IMAGES} "
+            f"are needed; give more, or a number: {option} 0.25"
+        )
+    return number, source
+
+
+def _nothing_fitted(name: str, *, option: str) -> InputError:
+    meaning = read_meaning(Path(name))
+    held = f", and this one held out {meaning.pool}" if meaning is not None and meaning.pool < LEAST_IMAGES else ""
+    return InputError(
+        f"{option} auto: {name} has no cutoff fitted on held-out pairs, as runs of tether train with {LEAST_IMAGES} "
+        f"held-out images or more have{held}; fit one with --cutoff-from PAIRS, {LEAST_IMAGES} images or more with "
+        f"captions that it did not learn from, or give a number: {option} 0.25"
+    )
+
+
 def unseen_words(texts: Sequence[str], *, model: DualEncoder, name: str) -> list[str]:
-    """What to say of words that no caption of the model's run has; nothing where there is no run."""
+    """What to say of words that no caption of the model's run has, and of classes that ``starter`` was taught."""
     words = read_words(Path(name))
+    if name == STARTER and words is None:
+        return taught_classes(texts)
     return [] if words is None or words.digest != digest_of(model) else words.warnings(texts)
+
+
+def taught_classes(classes: Sequence[str]) -> list[str]:
+    """That classes are no test of zero-shot for ``starter``, where they are many and mostly ImageNet's."""
+    if len(classes) < _CLASSES:
+        return []
+    known = len(taught(classes))
+    return [
+        f"{known:,} of {len(classes):,} classes are ImageNet's, by whose photographs and class names {STARTER} was "
+        "made: on these it is no zero-shot model, and accuracy on them says nothing about other classes"
+    ] * (2 * known >= len(classes))
 
 
 def _number(wanted: float | str, *, option: str) -> float:

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from tether.data import open_source
+from tether.data.bad_rows import BadRows
 from tether.evaluate.cutoff import Cutoff
-from tether.tasks.classify.classify import classify as to_file
-from tether.tasks.classify.prompts import classes_of
-from tether.workflows.calibration import Pairs, Wanted, cutoff_of, unseen_words
-from tether.workflows.models import Model, opened
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """The class of one image.
-
-    Attributes:
-        key: of the image.
-        label: name of the class; empty where the confidence was too low, or none of the classes fits.
-        confidence: 0 to 1; a probability only after calibration.
-    """
-
-    key: str
-    label: str
-    confidence: float
+from tether.tasks.classify.calibrate import Calibration
+from tether.tasks.classify.classify import Label, labelled, write_csv
+from tether.tasks.classify.classify import classify as labels_of
+from tether.tasks.classify.prompts import classes_of, templates_of
+from tether.tasks.classify.zero_shot import ZeroShotClassifier
+from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of, unseen_words
+from tether.workflows.models import Data, Model, Progress, opened, with_total
 
 
 @dataclass(frozen=True)
@@ -41,24 +27,32 @@ class Labels:
     Attributes:
         labels: one for each image, in order.
         bad: images that could not be read.
-        calibrated: whether confidences were fitted on labelled images.
+        calibration: how confidences were fitted on labelled images, or None.
         cutoff: from which cosine on a class fits, or None.
         unseen: what is to be said of words that no caption of the model's run has.
     """
 
     labels: Sequence[Label]
     bad: int
-    calibrated: bool
+    calibration: Calibration | None = None
     cutoff: Cutoff | None = None
     unseen: Sequence[str] = ()
 
     def counts(self) -> dict[str, int]:
-        """Images of each class, most frequent first."""
+        """Images of each class, most frequent first; those without a label under the empty string."""
         return dict(Counter(one.label for one in self.labels).most_common())
 
+    def remarks(self) -> list[str]:
+        """What the cutoff means here, and which words the model never saw."""
+        return [*([self.cutoff.line(pool=len(self.labels))] if self.cutoff else []), *self.unseen]
+
+    def save(self, path: str | Path, *, raw_csv: bool = False) -> None:
+        """Write them as a CSV file; see ``tasks.classify.classify.write_csv``."""
+        write_csv(self.labels, Path(path), raw_csv=raw_csv)
+
     def _repr_html_(self) -> str:
-        said = [*([self.cutoff.line(pool=len(self.labels))] if self.cutoff else []), *self.unseen]
-        if not self.calibrated:
+        said = self.remarks()
+        if self.calibration is None:
             said.append("Confidences are the model's own, not calibrated.")
         rows = "".join(
             f"<tr><td>{escape(name or 'none of these')}</td><td>{count:,}</td></tr>"
@@ -69,30 +63,50 @@ class Labels:
 
 
 def classify(
-    source: str | Path | Mapping[str, Any],
-    classes: str | Sequence[str],
+    source: Data,
+    classes: str | Path | Sequence[str],
     *,
     model: Model,
-    templates: Sequence[str] | None = None,
-    calibrate: str | Path | None = None,
+    templates: str | Path | Sequence[str] | None = None,
+    top: int = 3,
+    calibrate: Data | None = None,
+    label_column: str = "label",
     abstain: float = 0.0,
     none_of_these: Wanted | str = None,
-    cutoff_from: Pairs = None,
+    cutoff_from: Data | None = None,
+    batch_size: int = 64,
+    workers: int = 1,
+    strict: bool = False,
+    bad_rows: Path | None = None,
+    random_weights: bool = False,
     device: str = "auto",
+    on_progress: Progress | None = None,
 ) -> Labels:
     """Name the images of a source from a list of classes.
 
     Args:
         source: what ``data.open_source`` takes.
-        classes: different names, or ``"cat,dog"``.
+        classes: different names, ``"cat,dog"``, or a text file with one on each line.
         model: loaded, or a name that ``tether.load`` takes.
-        templates: sentences with ``{}`` where a name goes; None takes those that suit the model.
-        calibrate: a source of labelled images to fit the confidences on.
+        templates: sentences with ``{}`` where a name goes, a file of them, or ``name``, ``photo``, ``photos`` or
+            ``drawings``; None takes those that suit the model.
+        top: classes listed for each image.
+        calibrate: a source of labelled images to fit the confidences on; without them they are the model's own.
+        label_column: of ``calibrate``, with the class names; a row without it may have its label as its only caption.
         abstain: least confidence for a label to be given.
         none_of_these: give no label where the best class has no higher cosine: a number, or ``auto`` as in
             ``tether.search(cutoff=...)``.
         cutoff_from: pairs that the model did not learn from, to fit that on instead.
+        batch_size: images in one forward.
+        workers: threads that decode ahead.
+        strict: stop at the first bad row instead of skipping it.
+        bad_rows: JSON-lines file that names the rows skipped; written anew.
+        random_weights: accept a model without trained weights.
         device: where to load the model.
+        on_progress: called with images done and, where the source knows, images in all.
+
+    Raises:
+        InputError: no such model or source, a label of ``calibrate`` that is no class, or not one good row.
 
     Example:
         >>> import tether
@@ -101,25 +115,33 @@ def classify(
         >>> len(found.labels)
         5
     """
-    encoder, name = opened(model, device=device)
-    rows = open_source(source, where="source")
-    labelled = None if calibrate is None else open_source(calibrate, where="calibrate")
-    names = classes_of(classes if isinstance(classes, str) else list(classes))
+    names = classes_of(classes)  # before the model: mistakes show at once
+    head = ZeroShotClassifier(templates=None if templates is None else templates_of(templates))
+    rows = open_source(source, where="SOURCE")
+    known = None if calibrate is None else open_source(calibrate, where="--calibrate")
+    named = str(model) if isinstance(model, (str, Path)) else None
+    check_cutoff(none_of_these, name=named, pairs=cutoff_from, option="--none-of-these")
+    encoder, name = opened(model, device=device, random_weights=random_weights)
     cutoff = cutoff_of(none_of_these, model=encoder, name=name, pairs=cutoff_from, option="--none-of-these")
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "labels.csv"
-        done = to_file(
-            rows,
-            model=encoder,
-            classes=names,
-            out=out,
-            templates=templates,
-            calibrate=labelled,
-            abstain=abstain,
-            above=None if cutoff is None else cutoff.threshold,
-            raw_csv=True,
+    support = None
+    if known is not None:
+        support = labelled(
+            known, model=encoder, classes=names, column=label_column, batch_size=batch_size, workers=workers
         )
-        with out.open(newline="", encoding="utf-8") as file:
-            labels = [Label(one["key"], one["label"], float(one["confidence"])) for one in csv.DictReader(file)]
-    unseen = unseen_words(names, model=encoder, name=name)
-    return Labels(labels, done.bad, done.calibration is not None, cutoff, unseen)
+    head.prepare(encoder, names, support=support)
+    if bad_rows is not None:
+        bad_rows.unlink(missing_ok=True)
+    bad = BadRows(rows.name, path=bad_rows, strict=strict)
+    labels = labels_of(
+        rows,
+        head=head,
+        image_spec=encoder.image_spec,
+        bad=bad,
+        top=top,
+        abstain=abstain,
+        above=None if cutoff is None else cutoff.threshold,
+        batch_size=batch_size,
+        workers=workers,
+        on_progress=with_total(on_progress, rows),
+    )
+    return Labels(list(labels), bad.count, head.calibration, cutoff, unseen_words(names, model=encoder, name=name))

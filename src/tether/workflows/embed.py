@@ -2,69 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow.parquet as pq
-from jaxtyping import Float
 
 from tether.data import open_source
 from tether.models.precision import chosen_precision
+from tether.tasks.retrieve.embed import EmbeddedFile
 from tether.tasks.retrieve.embed import embed as to_file
-from tether.workflows.models import Model, opened
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """The vectors of a source on disk.
-
-    Attributes:
-        path: Parquet file.
-        rows: images in it.
-        bad: images that could not be read; named beside the file.
-    """
-
-    path: Path
-    rows: int
-    bad: int
-
-    def keys(self) -> list[str]:
-        """The rows' keys, in order."""
-        return pq.read_table(self.path, columns=["key"]).column("key").to_pylist()
-
-    def unit(self) -> Float[np.ndarray, "n d"]:
-        """(n, d) float32 rows of length 1."""
-        column = pq.read_table(self.path, columns=["embedding"]).column("embedding").combine_chunks()
-        rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self.rows:,} vectors, {self.bad:,} images that could not be read</p>"
+from tether.workflows.models import Data, Model, Progress, opened
 
 
 def embed(
-    source: str | Path | Mapping[str, Any],
+    source: Data,
     *,
     model: Model,
     out: str | Path,
     batch_size: int = 64,
+    part_rows: int = 256,
     thumbnail: int | None = None,
     precision: str = "auto",
+    workers: int = 1,
+    strict: bool = False,
+    random_weights: bool = False,
     device: str = "auto",
-) -> Vectors:
+    on_progress: Progress | None = None,
+) -> EmbeddedFile:
     """Turn the images of a source into vectors; a run that was stopped resumes.
 
     Args:
         source: what ``data.open_source`` takes.
         model: loaded, or a name that ``tether.load`` takes.
-        out: a ``.parquet`` file.
+        out: a ``.parquet`` file, or a folder for parts.
         batch_size: images in one forward.
+        part_rows: rows of one part: the most that a kill costs.
         thumbnail: longest side of a JPEG kept beside each vector, for galleries; None for none.
         precision: of the forward; ``auto`` takes bfloat16 where it is faster and gives the same vectors.
+        workers: threads that decode ahead.
+        strict: stop at the first bad row instead of skipping it.
+        random_weights: accept a model without trained weights.
         device: where to load the model.
+        on_progress: called with images done and, where the source knows, images in all.
+
+    Raises:
+        InputError: no such model or source, ``out`` holds something else, or there is no good row.
 
     Example:
         >>> import tempfile, tether
@@ -74,15 +53,18 @@ def embed(
         ...     found.unit().shape
         (5, 64)
     """
-    encoder, name = opened(model, device=device)
-    rows = open_source(source, where="source")
-    done = to_file(
+    rows = open_source(source, where="SOURCE")
+    encoder, name = opened(model, device=device, random_weights=random_weights)
+    return to_file(
         rows,
         model=encoder,
         model_name=name,
         out=Path(out),
         batch_size=batch_size,
+        part_rows=part_rows,
         thumbnail=thumbnail,
         precision=chosen_precision(encoder, precision),
+        workers=workers,
+        strict=strict,
+        on_progress=on_progress,
     )
-    return Vectors(Path(out), done.rows, done.bad)

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from tether.data import open_source
+from tether.data.bad_rows import named_in
 from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
 from tether.evaluate.suite import MEASURES, Measure
 from tether.evaluate.suite import evaluate as measured
-from tether.workflows.models import Model, opened
+from tether.workflows.learnt import remark
+from tether.workflows.models import Data, Model, Progress, opened, with_total
 
 
 @dataclass(frozen=True)
@@ -23,31 +24,39 @@ class Evaluated:
         model: what it is called.
         source: what it is called.
         metrics: as ``evaluate.evaluate`` gives them.
+        version: of the source.
+        remark: what is to be said of a model that learnt from this source, or the empty string.
+        bad: rows that ``bad_rows`` names.
     """
 
     model: str
     source: str
     metrics: Mapping[str, float]
+    version: str
+    remark: str
+    bad: int
 
     def __getitem__(self, name: str) -> float:
         """One measure, such as ``text_to_image_r10``."""
         return self.metrics[name]
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """Name, value, chance and 95 % interval of each measure, as a person reads them."""
-        keys = [key for prefixes in SECTIONS.values() for key in keys_of(self.metrics, prefixes)]
+    def sections(self) -> list[list[tuple[str, str, str, str]]]:
+        """Name, value, chance and 95 % interval of each measure, as a person reads them; like ones together."""
         find = self.metrics
-        return [(describe(key), shown(key, find[key]), chance_of(key, find), interval_of(key, find)) for key in keys]
+        return [
+            [(describe(key), shown(key, find[key]), chance_of(key, find), interval_of(key, find)) for key in keys]
+            for keys in (keys_of(find, prefixes) for prefixes in SECTIONS.values())
+        ]
 
     def __str__(self) -> str:
         """A table."""
         head = f"{self.model} on {self.source}: {self.metrics['images']:,.0f} images"
-        return "\n".join(
-            [head, *(f"  {name:<40}{value:>9}{chance:>9}  {ends}" for name, value, chance, ends in self.rows())]
-        )
+        rows = (row for some in self.sections() for row in some)
+        return "\n".join([head, *(f"  {name:<40}{value:>9}{chance:>9}  {ends}" for name, value, chance, ends in rows)])
 
     def _repr_html_(self) -> str:
-        cells = (f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
+        rows = (row for some in self.sections() for row in some)
+        cells = (f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         head = "<tr><th>measure</th><th>value</th><th>chance</th><th>95 % interval</th></tr>"
         title = escape(f"{self.model} on {self.source}")
         return f"<table><caption>{title}</caption>{head}{''.join(cells)}</table>"
@@ -55,13 +64,21 @@ class Evaluated:
 
 def evaluate(
     model: Model,
-    source: str | Path | Mapping[str, Any],
+    source: Data,
     *,
     measures: Sequence[Measure] = MEASURES,
     label: str | None = None,
+    templates: Sequence[str] | None = None,
     limit: int | None = None,
+    batch_size: int = 256,
     bootstrap: int = 1000,
+    seed: int = 0,
+    workers: int = 2,
+    strict: bool = False,
+    bad_rows: Path | None = None,
+    random_weights: bool = False,
     device: str = "auto",
+    on_progress: Progress | None = None,
 ) -> Evaluated:
     """Measure a model on a source: retrieval, zero-shot, geometry, CLIPScore.
 
@@ -70,9 +87,20 @@ def evaluate(
         source: what ``data.open_source`` takes.
         measures: which to take.
         label: column of the class; None takes ``label`` where rows have it.
+        templates: prompts with ``{}`` for the class name; None takes those that suit the model.
         limit: look at this many rows, from the first.
-        bootstrap: resamples for the 95 % intervals.
+        batch_size: rows in one forward.
+        bootstrap: resamples for the 95 % intervals; 0 leaves them out.
+        seed: of the resamples.
+        workers: threads that decode images.
+        strict: stop at the first bad row instead of skipping it.
+        bad_rows: JSON-lines file that names the rows skipped; written anew.
+        random_weights: accept a model without trained weights.
         device: where to load the model.
+        on_progress: called with images embedded and, where the source knows, images in all.
+
+    Raises:
+        InputError: no such model or source, or nothing to measure by.
 
     Example:
         >>> import tether
@@ -80,7 +108,24 @@ def evaluate(
         >>> round(found["text_to_image_r10_chance"], 2)
         0.5
     """
-    encoder, name = opened(model, device=device)
-    rows = open_source(source, where="source")
-    found = measured(encoder, rows, measures=measures, label=label, limit=limit, bootstrap=bootstrap)
-    return Evaluated(name, rows.name, found)
+    if bad_rows is not None:
+        bad_rows.unlink(missing_ok=True)
+    rows = open_source(source, where="SOURCE")
+    encoder, name = opened(model, device=device, random_weights=random_weights)
+    found = measured(
+        encoder,
+        rows,
+        measures=measures,
+        label=label,
+        templates=templates,
+        batch_size=batch_size,
+        limit=limit,
+        bootstrap=bootstrap,
+        seed=seed,
+        workers=workers,
+        strict=strict,
+        on_bad=bad_rows,
+        on_progress=with_total(on_progress, rows, limit=limit),
+    )
+    bad = 0 if bad_rows is None else len(named_in(bad_rows))
+    return Evaluated(name, rows.name, found, rows.version, remark(name, rows), bad)

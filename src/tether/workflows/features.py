@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from tether.models.cached import CachedEncoder
 from tether.models.embed_anything import Embeds
 from tether.workflows.models import Model, opened
 
@@ -19,6 +20,8 @@ class ClipFeatures(TransformerMixin, BaseEstimator):
         model: loaded, or a name that ``tether.load`` takes; loaded once, when it is first needed.
         batch_size: images or texts in one forward.
         device: where to load the model.
+        cache: keep rows in the user's cache directory, so that a grid search embeds each image once and the next
+            process none.
 
     Example:
         >>> import numpy as np, tether
@@ -31,9 +34,11 @@ class ClipFeatures(TransformerMixin, BaseEstimator):
         (8,)
     """
 
-    def __init__(self, model: Model = "starter", *, batch_size: int = 64, device: str = "auto") -> None:
+    def __init__(
+        self, model: Model = "starter", *, batch_size: int = 64, device: str = "auto", cache: bool = False
+    ) -> None:
         """Keep the settings."""
-        self.model, self.batch_size, self.device = model, batch_size, device
+        self.model, self.batch_size, self.device, self.cache = model, batch_size, device, cache
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
         """Load the model; nothing is learnt.
@@ -43,7 +48,7 @@ class ClipFeatures(TransformerMixin, BaseEstimator):
         """
         encoder, _ = opened(self.model, device=self.device)
         assert isinstance(encoder, Embeds)
-        self.encoder_ = encoder
+        self.encoder_ = CachedEncoder(encoder) if self.cache else encoder
         self.n_features_out_ = encoder.dim
         return self
 
@@ -55,7 +60,7 @@ class ClipFeatures(TransformerMixin, BaseEstimator):
         """
         if not hasattr(self, "encoder_"):
             self.fit()
-        return self.encoder_.embed(list(X), batch_size=self.batch_size).numpy()
+        return self.encoder_.embed(list(X), batch_size=self.batch_size, long_text="cut").numpy()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the columns."""

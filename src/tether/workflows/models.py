@@ -1,25 +1,38 @@
-"""A model as a person gives it: loaded, or by name."""
+"""A model and a source as a person gives them: by name, or opened already."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from tether.core.geometry import check_finite
-from tether.core.protocols import DualEncoder
+from tether.core.protocols import DualEncoder, Source
 from tether.models.load import load
 
 Model = DualEncoder | str | Path
+Data = Source | str | Path | Mapping[str, Any]
+"""What ``data.open_source`` takes."""
+Progress = Callable[[int, int | None], None]
 
 
-def opened(model: Model, *, device: str = "auto") -> tuple[DualEncoder, str]:
+def opened(model: Model, *, device: str = "auto", random_weights: bool = False) -> tuple[DualEncoder, str]:
     """The model and what it is called; one that is given as a module stays on its device.
 
     Raises:
         InputError: no such model, or weights that are not finite.
     """
     if isinstance(model, (str, Path)):
-        loaded = cast(DualEncoder, load(model, device=device))
+        loaded = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
         check_finite(loaded, where=str(model))
         return loaded, str(model)
     return model, type(model).__name__
+
+
+def with_total(on_progress: Progress | None, source: Source, *, limit: int | None = None) -> Progress | None:
+    """The same, told how many rows there are in all where the source knows it, at most ``limit``."""
+    if on_progress is None:
+        return None
+    sizes = [block.rows for block in source.blocks()]
+    known = [*([] if None in sizes else [sum(filter(None, sizes))]), *([] if limit is None else [limit])]
+    return lambda done, _: on_progress(done, min(known, default=None))

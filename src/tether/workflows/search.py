@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import has_magic
 from html import escape
@@ -24,11 +24,10 @@ from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.lance import table_of
 from tether.tasks.retrieve.search import Hit, Searcher
 from tether.tasks.retrieve.store import Store
-from tether.workflows.calibration import Pairs, Wanted, cutoff_of, unseen_words
-from tether.workflows.models import Model, opened
+from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of, unseen_words
+from tether.workflows.models import Data, Model, Progress, opened
 
 THUMBNAIL = 192  # pixels of the longest side of what is kept of an image
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +90,7 @@ def search(
     condition: str | None = None,
     folder: Path | None = None,
     cutoff: Wanted | str = None,
-    cutoff_from: Pairs = None,
+    cutoff_from: Data | None = None,
     device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Found:
@@ -128,6 +127,8 @@ def search(
         raise InputError("search: say what to look for: words, or images")
     if cutoff is not None and not wanted:
         raise InputError("--cutoff: is for queries in words; images have none")
+    known = str(model) if isinstance(model, (str, Path)) else None
+    check_cutoff(cutoff, name=known, pairs=cutoff_from, option="--cutoff")
     store, encoder, name = open_store(str(where), model=model, device=device, on_progress=on_progress)
     used = cutoff_of(cutoff, model=encoder, name=name, pairs=cutoff_from, option="--cutoff")
     searcher = Searcher(store, model=encoder)

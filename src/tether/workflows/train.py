@@ -21,8 +21,10 @@ from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
 from tether.evaluate.suite import check_measurable
 from tether.evaluate.suite import measure as measures_of
 from tether.models.load import load
+from tether.train.claim import check_free
 from tether.train.config import RunConfig, load_config
 from tether.train.epochs import steps_per_epoch
+from tether.train.locked_towers import kept_where_resting
 from tether.train.parts import Encoder, check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
@@ -83,7 +85,7 @@ def train(
     device: str = "auto",
     on_plan: Callable[[Prepared], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] | None = None,
 ) -> TrainedRun:
     """Train a dual encoder on pairs of images and texts.
 
@@ -113,6 +115,8 @@ def train(
         ...     done.result.steps
         2
     """
+    if not resume:
+        check_free(Path(out))
     prepared = prepare(data, recipe=recipe, start=start, settings=settings, seed=seed)
     if on_plan is not None:
         on_plan(prepared)
@@ -171,7 +175,7 @@ def go(
     device: str = "auto",
     on_record: Callable[[dict[str, Any]], None] | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] | None = None,
     where: str = "settings",
 ) -> TrainedRun:
     """Run the settings; arguments are those of ``train``, ``where`` is what errors call the settings."""
@@ -180,9 +184,10 @@ def go(
         held_out = HeldOut(open_source(wanted.source, where=f"{where}: evaluate.source"), limit=wanted.limit)
 
         def measure(model: Encoder) -> dict[str, float]:
-            seen = held_out.embedded(model)
+            kept = kept_where_resting(cast(DualEncoder, model))
+            seen = held_out.embedded(kept)
             check_measurable(seen, where=held_out.source.name)
-            return measures_of(model, seen, bootstrap=BOOTSTRAP)
+            return measures_of(kept, seen, bootstrap=BOOTSTRAP)
 
     if config.fit is not None:
         result = fit(
@@ -201,7 +206,7 @@ def go(
             resume=resume,
             evaluate=measure,
             on_record=on_record,
-            should_stop=should_stop,
+            should_stop=should_stop or (lambda: False),
             edits=EDITS,
             device=device,
         )
@@ -223,11 +228,14 @@ def _meaning(config: RunConfig, result: Result, *, held_out: HeldOut, out: Path,
     scratch = _scratch(config)
     words = count_words(source, digest=digest_of(model), scratch=scratch)
     words.save(out)
-    keep_cutoffs(model, held_out, folder=out)
+    kept = kept_where_resting(model)
+    keep_cutoffs(kept, held_out, folder=out, digest=words.digest)
     pool = int(result.metrics["images"])
     depth = depth_for(pool)
     try:
-        known = evaluate(model, source, measures=("retrieval",), limit=pool)[f"text_to_image_r{depth}"]
+        known = evaluate(kept_where_resting(model), source, measures=("retrieval",), limit=pool)[
+            f"text_to_image_r{depth}"
+        ]
     except InputError:
         known = None
     value, low, high, chance = recall_of(result.metrics, depth=depth)

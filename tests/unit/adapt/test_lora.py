@@ -12,7 +12,7 @@ import torch
 import tether
 from dual_encoders import write_dual_encoder
 from tether.adapt.finetune import Lora
-from tether.core.errors import InputError
+from tether.core.errors import InputError, StoppedError
 from tether.models import create
 from tether.models.composed.compose import compose
 from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder
@@ -170,3 +170,19 @@ def test_a_run_ends_in_a_plain_model(tmp_path):
         "adapter_config.json",
         "adapter_model.safetensors",
     }
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits_and_opens_only_then(tmp_path):
+    start = tether.save(create("tiny", seed=1), tmp_path / "start")
+    settings = ["data=scenes:rows=64,size=64", f"model={{load: {start}}}", "steps=20", "batch_size=8", "threads=1"]
+    settings += ["precision=fp32", "edits=[{name: lora, rank: 2, dropout: 0.1}]"]
+    config, asked = load_config(overrides=settings), []
+    train(config, folder=tmp_path / "whole", edits=EDITS)
+    with pytest.raises(StoppedError):
+        train(config, folder=tmp_path / "run", edits=EDITS, should_stop=lambda: asked.append(0) or len(asked) == 10)
+    for name in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "step-00000010"):
+        with pytest.raises(InputError, match=r"unfinished run; .* go on with: tether train --resume --out \S+run$"):
+            tether.load(name)
+    train(config, folder=tmp_path / "run", edits=EDITS, resume=True)
+    whole, parts = (tether.load(tmp_path / name).state_dict() for name in ("whole", "run"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from encoders import ENCODERS
 from tether.adapt.finetune import ClipRefineLoss, RefineStep, refine_
-from tether.adapt.frozen import frozen_copy
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.protocols import Stateful, Step
 from tether.core.types import Batch, Encoded, Features
 from tether.models import create
+from tether.models.frozen_copy import frozen_copy
 from tether.train.steps.module import StepModule
 
 DIM = 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
@@ -36,6 +37,20 @@ def test_a_bar_on_a_terminal_says_no_lines(clock: list[float]) -> None:
         clock[0] += 100
         bars.update(task, completed=10)
     assert "embed: 10" not in out.getvalue()
+
+
+def test_what_takes_long_without_an_update_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen, "EVERY", 0.02)
+    out = io.StringIO()
+    with screen.bars(screen=screen.Screen(file=out)) as bars:
+        bars.add_task("one probe", total=None)
+        start = time.monotonic()
+        while out.getvalue().count("one probe: 0\n") < 3 and time.monotonic() - start < 60:
+            time.sleep(0.01)
+    said = out.getvalue()
+    assert said.count("one probe: 0\n") >= 3
+    time.sleep(0.1)
+    assert out.getvalue() == said
 
 
 def test_slow_steps_are_told_every_half_minute(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from tether.core.atomic_io import (
     atomic_path,
@@ -32,6 +34,7 @@ from tether.core.hash_rng import hash_int, hash_uniform
 from tether.core.locks import OWNER, locked
 from tether.core.model_digest import file_digest
 from tether.core.printable import csv_cell, printable
+from tether.core.tensor_file import sort_metadata
 from tether.core.yaml_files import parse_yaml, read_yaml
 from tether.data.bad_rows import BadRows
 from tether.train.metrics_log import Logbook
@@ -353,3 +356,27 @@ def test_a_file_that_cannot_be(tmp_path, name, message):
     check_file(tmp_path / "new" / "x.csv", where="--out")
     check_file(tmp_path / "file", where="--out")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path):
+    path, written = tmp_path / "a.safetensors", set()
+    said = {name: f'{name}: "\u00e4\n"' for name in "gfedcba"}
+    for _ in range(10):
+        save_file({"b": np.arange(3.0), "a": np.ones((2, 2))}, path, metadata=said)
+        sort_metadata(path)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    with safe_open(path, framework="numpy") as file:
+        assert file.metadata() == said
+        assert file.get_tensor("b").tolist() == [0, 1, 2]
+
+
+def test_errors_show_names_of_files_escaped(tmp_path):
+    path = tmp_path / "a\x1b[2J\u202eb.json"
+    path.write_text("{")
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert r"a\x1b[2J\u202eb.json" in str(caught.value)
+    for error in (WriteError(path, OSError(28, "No space")), LockedError(f"{path}: held")):
+        assert "\x1b" not in str(error)
+        assert "\u202e" not in f"{error} {error!r}"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import tether
 from tables import Listed, rows_of, square, tarred
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec, Row
@@ -26,7 +27,6 @@ from tether.data.sources import caption_table
 from tether.data.sources.parquet_pages import Pages
 from tether.data.sources.webdataset import WebDatasetSource
 from tether.models import create
-from tether.tasks.classify.classify import classify
 from tether.tasks.retrieve.embed import embed
 
 
@@ -260,7 +260,7 @@ def test_a_file_whose_name_is_not_utf8_is_used_under_a_name_that_is(tmp_path):
     assert table.column("image").to_pylist()[1] == {"bytes": square(9), "path": "\\udcff.png"}
     found = embed(source, model=model, model_name="tiny", out=tmp_path / "e.parquet")
     assert pq.read_table(found.path)["key"].to_pylist() == ["a.png", escaped]
-    classify(source, model=model, classes=["cat", "dog"], out=tmp_path / "l.csv", top=1)
+    tether.classify(source, ["cat", "dog"], model=model, top=1).save(tmp_path / "l.csv")
     assert escaped in (tmp_path / "l.csv").read_text(encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from tables import encoded
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
-from tether.data.images import decode, fit, jpeg_frame, load
+from tether.data.images import decode, jpeg_frame, load, resize_and_crop
 from tether.data.inpaint import FILLS, boxes_within, fill_boxes
 
 
@@ -231,14 +231,14 @@ def test_pixels_are_open_clips(height, width, interpolation):
 )
 def test_every_resize_rule_is_open_clips(height, width, spec):
     image = photo(height, width, seed=1)
-    difference = (fit(pixels_of(image), spec).int() - _theirs(image, spec).int()).abs().float()
+    difference = (resize_and_crop(pixels_of(image), spec).int() - _theirs(image, spec).int()).abs().float()
     assert difference.mean() <= 0.1  # shifted by one pixel it would be above 1
     assert difference.max() <= 2
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 5000), (5000, 1), (20, 60_000)])
 def test_a_thread_of_an_image_does_not_fill_the_memory(height, width):
-    out = fit(torch.full((3, height, width), 77, dtype=torch.uint8), ImageSpec((224, 224)))
+    out = resize_and_crop(torch.full((3, height, width), 77, dtype=torch.uint8), ImageSpec((224, 224)))
     assert out.shape == (3, 224, 224)
     assert (out == 77).all()
 
@@ -246,7 +246,7 @@ def test_a_thread_of_an_image_does_not_fill_the_memory(height, width):
 def test_fit_checks_what_it_gets():
     for wrong in (torch.zeros(3, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.uint8)):
         with pytest.raises(InputError, match="expected uint8 pixels"):
-            fit(wrong, ImageSpec((8, 8)))
+            resize_and_crop(wrong, ImageSpec((8, 8)))
 
 
 SIZE = (9, 12)

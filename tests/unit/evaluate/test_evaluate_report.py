@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 import re
 
 import numpy as np
 import pytest
 import torch
 
+from tether.cli.report import command
 from tether.core.errors import InputError
 from tether.core.types import Row
 from tether.evaluate import report
@@ -97,9 +99,31 @@ def test_unfinished_run_has_curves_and_says_what_is_missing(run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "lo')  # cut off by a kill
     page = report.write(run).read_text(encoding="utf-8")
+    assert "This run has not finished: 40 steps are in its log" in page
     assert "no final model yet" in page
     assert "How training went" in page
     assert "Text to images" not in page
+
+
+def test_a_failed_run_says_since_when_why_and_what_to_do(capsys, run, source, monkeypatch):
+    (run / "summary.json").unlink()
+    with (run / "config.yaml").open("a") as file:
+        file.write("steps: 100\n")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(record(step, skipped=True)) + "\n" for step in (40, 41))
+    os.utime(run / "metrics.jsonl", (1e9, 1e9))
+    said = (
+        "This run has not finished: 42 of 100 steps are in its log; that was last written to on 2001-09-09 at 01:46 "
+        "UTC. The gradients of its last 2 steps were not finite: lower the learning rate, or look at the batches "
+        f"before them. Unless it still runs, go on with: tether train --resume --out {run}"
+    )
+    assert f"{said} There is no final model yet" in report.write(run).read_text(encoding="utf-8")
+    command(run)
+    assert capsys.readouterr().err == f"{said}\n"
+    (run / "model.json").write_text("{}")
+    assert "There is no final model yet" in report.write(run).read_text(encoding="utf-8")
+    monkeypatch.setattr("tether.load", lambda path, device: ColourModel())
+    assert "The model shown is its newest checkpoint." in report.write(run, source=source).read_text(encoding="utf-8")
 
 
 def test_next_steps_are_not_those_that_a_folder_says(run):

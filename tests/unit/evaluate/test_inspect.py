@@ -27,6 +27,7 @@ from tether.evaluate.inspect.runner import inspect_model
 from tether.evaluate.inspect.writing import STYLES, write
 
 from encoders import ENCODERS  # isort: skip - a neighbour
+from families import FAMILIES
 
 WIDTH = 16
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "black": (10, 10, 10)}
@@ -169,6 +170,18 @@ def test_models_of_every_library(tmp_path, name):
     expected = {"shortcuts"} | ({"heads"} if name == "open_clip" else set())
     assert set(told) <= expected, told
     assert {"towers", "retrieval"} <= set(report.alarms)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of other libraries
+@pytest.mark.parametrize("name", ["PE-Core", "EVA02", "SigLIP 2", "CoCa"])
+def test_heads_of_the_families_that_people_load(tmp_path, name):
+    (tmp_path / "model").mkdir()
+    model = FAMILIES[name](tmp_path / "model").eval()
+    pairs = open_source("scenes:split=test,rows=60", where="test")
+    report = inspect_model(model, pairs, out=tmp_path / "report", probes=["heads"])
+    finding = report.section("heads").finding
+    assert finding is not None, report.section("heads").problem
+    assert all(0 <= figure.value <= 1 for figure in finding.figures)
 
 
 def test_finished_work_is_not_done_again(tmp_path):

@@ -14,7 +14,7 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch, ImageSpec, Row
 from tether.data.augment import Colour, Flip
 from tether.data.captions import CAPTION_PICKS
-from tether.data.images import decode, fit
+from tether.data.images import decode, resize_and_crop
 from tether.data.intensity_window import WindowLevel
 from tether.evaluate.medical import (
     PromptPairZeroShot,
@@ -90,7 +90,7 @@ def test_10_deep_wide_and_stacked_images_and_no_mirrors_unless_asked(model):
     deep = np.linspace(0, 60000, 20 * 50).reshape(20, 50).astype(np.uint16)
     shown = WindowLevel(30000, 20000)(deep)
     spec = ImageSpec((32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, resize="longest")
-    ready = fit(decode(shown), spec)
+    ready = resize_and_crop(decode(shown), spec)
     assert ready.shape == (3, 32, 32)
     assert float(spec.normalise(ready[None]).max()) == pytest.approx((255 / 255 - 0.5) / 0.25)
     stack = SliceStackEncoder(model, pooling="attention")

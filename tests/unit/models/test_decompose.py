@@ -1,80 +1,26 @@
 """Embeddings taken apart: the sum is exact for every tower, and each part is what ablating it in the tower shows."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-import tether
+from families import FAMILIES, PLAIN, coca, filled, open_clip_tower, siglip, timm_tower
 from tether.core.decomposition import Decomposition
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.models import Trace, create
 from tether.models.decompose import decompose, mean_parts
-
-TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
-PLAIN = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
-SMALL_TIMM = {"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
-
-
-def open_clip_tower(folder, vision):
-    """A model that open_clip builds from a configuration, with random weights and no bias left at zero."""
-    cfg = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": TEXT}
-    preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": preprocess}))
-    return filled(tether.load(folder, random_weights=True))
-
-
-def timm_tower(folder, **settings):
-    """The same with a small timm network in place of its image tower."""
-    from open_clip.timm_model import TimmModel
-    from timm.models.vision_transformer import VisionTransformer
-
-    model = open_clip_tower(folder, {**PLAIN, "pool_type": "avg"})
-    tower = TimmModel.__new__(TimmModel)
-    torch.nn.Module.__init__(tower)
-    tower.image_size = (32, 32)
-    projection = settings.pop("projection", True)
-    tower.trunk = VisionTransformer(**SMALL_TIMM, **{"num_classes": 0, **settings})
-    tower.head = torch.nn.Sequential(*([torch.nn.Dropout(0.0), torch.nn.Linear(32, 24)] if projection else []))
-    model.model.visual = tower
-    return filled(model).eval()
-
-
-def siglip(folder):
-    from transformers import SiglipConfig, SiglipModel
-
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = SiglipConfig(
-        text_config=shape | {"vocab_size": 64, "max_position_embeddings": 16, "projection_size": 32},
-        vision_config=shape | {"image_size": 32, "patch_size": 16},
-    )
-    from tether.core.types import ImageSpec
-    from tether.models.convert.tokenizers import TextPadding
-    from tether.models.tokenizer import ClipTokenizer
-    from tether.models.wrapped_encoders import TransformersEncoder
-
-    model = SiglipModel(config)
-    spec = ImageSpec(size=(32, 32))
-    pad, config = TextPadding(0, masked=False), {"model_type": "siglip", "vision_config": {"hidden_size": 32}}
-    wrapped = TransformersEncoder(
-        model, dim=32, image_spec=spec, tokenizer=ClipTokenizer(16), config=config, text_padding=pad
-    )
-    return filled(wrapped).eval()
-
-
-def filled(model):
-    """Norms and biases start at ones and zeros, where mistakes do not show: draw them."""
-    generator = torch.Generator().manual_seed(2)
-    for value in model.parameters():
-        if value.ndim == 1:
-            value.data += 0.3 * torch.randn(value.shape, generator=generator)
-    return model
+from tether.models.dense import dense_image
 
 
 def own(**vision):
     return filled(create("tiny", seed=3, vision=vision)).eval()
+
+
+def two_norms(folder):
+    model = timm_tower(folder, global_pool="avg", fc_norm=False)
+    model.model.visual.trunk.fc_norm = torch.nn.LayerNorm(32)
+    return filled(model).eval()
 
 
 TOWERS = {
@@ -99,6 +45,28 @@ TOWERS = {
         folder, global_pool="map", num_classes=24, projection=False
     ),
     "siglip": siglip,
+    "timm, no final norm": lambda folder: timm_tower(folder, global_pool="avg", final_norm=False),
+    "timm, norms before and after the mean": two_norms,
+    "CoCa with a narrower pooling": lambda folder: coca(folder, width=48, head_width=24),
+    "hyperbolic": lambda folder: filled(create("tiny", seed=3, geometry="hyperbolic")).eval(),
+    **{
+        name: FAMILIES[name]
+        for name in (
+            "CoCa",
+            "PE-Core",
+            "PE-Core without a class token",
+            "EVA02",
+            "EVA02 tiny",
+            "SigLIP 2",
+            "transformers' CLIP",
+            "open_clip NormFormer",
+            "CLIPSeg",
+            "MetaCLIP 2",
+            "AltCLIP",
+            "Chinese-CLIP",
+            "composed ViT",
+        )
+    },
 }
 
 
@@ -109,9 +77,13 @@ def model(request, tmp_path_factory):
         return TOWERS[request.param](tmp_path_factory.mktemp("tower")).double()
 
 
+def noise(size=(32, 32)):
+    return torch.randn(3, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.fixture(scope="module")
-def images():
-    return torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+def images(model):
+    return noise(model.image_spec.size)
 
 
 def test_the_parts_add_up_to_the_unit_embedding(model, images):
@@ -141,8 +113,9 @@ def test_the_model_is_as_before(model, images):
     assert hooks == [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
 
 
-def test_two_heads_differ_by_what_silencing_them_differs_in(images):
+def test_two_heads_differ_by_what_silencing_them_differs_in():
     """Silence one head of the last block or the other: the stream after attention differs by their outputs."""
+    images = noise()
     model = own().double()
     tower, parts = model.visual, decompose(model, images)
     kept = Trace(keep=["blocks.1.input"])
@@ -175,8 +148,9 @@ def received(module, run):
     return seen["x"].detach()
 
 
-def test_a_patch_that_is_not_attended_to_adds_only_what_is_spread(images):
+def test_a_patch_that_is_not_attended_to_adds_only_what_is_spread():
     """With values of zero but for one token, the other tokens' parts are all alike."""
+    images = noise()
     model = own(layers=1).double()
     with torch.no_grad():
         model.visual.blocks[0].qkv.weight[128:] = 0  # the values' rows; their bias is left
@@ -191,7 +165,8 @@ def test_a_patch_that_is_not_attended_to_adds_only_what_is_spread(images):
     torch.testing.assert_close(change * (seen[:, :, 3] - seen[:, :, 2])[..., None], other * scale, rtol=1e-4, atol=1e-9)
 
 
-def test_streaming_means(images):
+def test_streaming_means():
+    images = noise()
     model = own().double()
     whole = decompose(model, images, reduce="tokens")
     told = []
@@ -254,16 +229,27 @@ def test_foreign_towers_of_another_kind_are_refused(tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for vision, why in (
-            ({**PLAIN, "attentional_pool": True}, "pools by attention"),
-            ({**PLAIN, "qk_norm": True}, "CustomResidualAttentionBlock"),
+            ({**PLAIN, "attentional_pool": True, "attn_pooler_heads": 2, "pool_type": "avg"}, "with several queries"),
             ({"layers": [1, 1, 1, 1], "width": 8, "head_width": 8, "image_size": 32}, "ModifiedResNet"),
         ):
             with pytest.raises(UnsupportedModelError, match=why):
                 decompose(open_clip_tower(tmp_path, vision), images)
         with pytest.raises(UnsupportedModelError, match="'max'"):
             decompose(timm_tower(tmp_path, global_pool="max"), images)
-        with pytest.raises(UnsupportedModelError, match="no single layer norm"):
-            decompose(timm_tower(tmp_path, final_norm=False), images)
+        odd = open_clip_tower(tmp_path, {**PLAIN, "pool_type": "avg"})
+        block = odd.model.visual.transformer.resblocks[1]
+        block.__class__ = type("OtherBlock", (type(block),), {})
+        with pytest.raises(UnsupportedModelError, match="OtherBlock with MultiheadAttention: expected pre-norm"):
+            decompose(odd, images)
+        assert dense_image(odd, images).tokens.shape == (1, 4, 24)
+        odd = timm_tower(tmp_path)
+        odd.model.visual.trunk.norm = torch.nn.Softplus()
+        with pytest.raises(UnsupportedModelError, match=r"a Softplus: the tower has no single layer norm"):
+            decompose(odd, images)
+        odd = timm_tower(tmp_path)
+        odd.model.visual.head.append(torch.nn.GELU())
+        with pytest.raises(UnsupportedModelError, match="ends in a GELU: expected a linear map"):
+            decompose(odd, images)
     with pytest.raises(UnsupportedModelError, match=r"expected a model of tether\.load"):
         decompose(_Stranger(), images)
 

@@ -7,6 +7,7 @@ from tether.core.errors import InputError
 from tether.models import Trace, create
 from tether.models.blocks.attention import softmax_attention
 from tether.models.blocks.block import BlockConfig, TransformerBlock
+from tether.models.blocks.layers import LEAST_ONEDNN, Linear, linear
 from tether.models.blocks.packed_sequences import Runs
 from tether.models.blocks.rope import ROPE
 
@@ -203,3 +204,22 @@ def test_attention_by_products_and_fused_agree(causal, masked):
     if causal:
         scores = scores + torch.full((9, 9), -torch.inf).triu(1)
     assert torch.allclose(scores.softmax(-1) @ v, fused, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("low", [False, True])
+def test_large_products_in_inference_agree_with_those_in_training(bias, low):
+    """Rows that do not lie side by side and weights that are a cut of larger ones included."""
+    generator = torch.Generator().manual_seed(0)
+    layer, rows = Linear(512, 1024, bias=bias), LEAST_ONEDNN // (512 * 512) // 4
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    x = torch.randn(4, 512, rows, generator=generator).transpose(1, 2)
+    offset = None if layer.bias is None else layer.bias[512:]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+        wanted = layer(x).detach()
+        with torch.inference_mode():
+            whole, half = layer(x), linear(x, layer.weight[512:], offset)
+    assert whole.dtype == wanted.dtype == (torch.bfloat16 if low else torch.float32)
+    torch.testing.assert_close(whole, wanted, atol=2e-4, rtol=0.02 if low else 1e-5)
+    torch.testing.assert_close(half, wanted[..., 512:], atol=2e-4, rtol=0.02 if low else 1e-5)

@@ -19,7 +19,6 @@ from tether.losses import ClipLoss, M2MixLoss, SymmetricHardNegativeLoss, clip_l
 from tether.models import create
 from tether.models.blocks.rope import half_rope
 from tether.models.blocks.rotary import RotaryEmbedding
-from tether.models.rotary_text import to_rotary
 from tether.models.tokenizer import ClipTokenizer
 from tether.train import load_config, train
 from tether.train.steps.module import StepModule
@@ -63,10 +62,10 @@ class TestRotaryEmbedding:
             RotaryEmbedding(7)
 
 
-class TestToRotary:
+class TestRotary:
     def test_only_the_places_change(self) -> None:
         model = create("tiny", context=16).eval()
-        student = to_rotary(model, context=64)
+        student = model.resized(context=64, how="rotary")
         kept = {name for name in model.state_dict() if name != "text.position"}
         assert set(student.state_dict()) == kept
         assert all(torch.equal(student.state_dict()[name], model.state_dict()[name]) for name in kept)
@@ -78,7 +77,7 @@ class TestToRotary:
         assert torch.equal(student.encode_image(pixels).pooled, model.encode_image(pixels).pooled)
 
     def test_reads_to_the_end_and_padding_moves_nothing(self) -> None:
-        student = to_rotary(create("tiny", context=16).eval(), context=64).double()
+        student = create("tiny", context=16).eval().resized(context=64, how="rotary").double()
         texts = [LONG, LONG.replace("sand", "snow"), *TEXTS]
         ids = student.tokenizer(texts)
         assert ids.shape[1] > 16
@@ -91,12 +90,12 @@ class TestToRotary:
         torch.testing.assert_close(found, padded, rtol=1e-9, atol=1e-11)
 
     def test_order_still_counts(self) -> None:
-        student = to_rotary(create("tiny", context=16).eval(), context=32)
+        student = create("tiny", context=16).eval().resized(context=32, how="rotary")
         first, last = student.encode_text(student.tokenizer([TEXTS[0], TEXTS[3]])).pooled
         assert (first - last).abs().max() > 1e-6
 
     def test_survives_saving(self, tmp_path) -> None:
-        student = to_rotary(create("tiny", context=16).eval(), context=64)
+        student = create("tiny", context=16).eval().resized(context=64, how="rotary")
         tether.save(student, tmp_path / "model")
         again = tether.load(tmp_path / "model")
         ids = student.tokenizer([LONG])
@@ -105,24 +104,22 @@ class TestToRotary:
         with pytest.raises(InputError, match="export"):
             tether.export(student, tmp_path / "theirs", format="open_clip")
 
-    def test_takes_models_of_open_clip_and_refuses_other_towers(self) -> None:
+    def test_takes_models_of_open_clip(self) -> None:
         theirs = create("tiny", block={"activation": "quick_gelu"}, context=16)  # what load makes of a ViT-B-32
-        assert to_rotary(theirs, context=32).config.text.blocks[0].activation == "quick_gelu"
+        assert theirs.resized(context=32, how="rotary").config.text.blocks[0].activation == "quick_gelu"
         preset = create("tiny", block={"preset": "prenorm"}, context=16)
-        assert all(block.rope == "half" for block in to_rotary(preset, context=32).config.text.blocks)
-        assert all(block.rope == "none" for block in to_rotary(preset, context=32).config.vision.blocks)
+        assert all(block.rope == "half" for block in preset.resized(context=32, how="rotary").config.text.blocks)
+        assert all(block.rope == "none" for block in preset.resized(context=32, how="rotary").config.vision.blocks)
         with pytest.raises(InputError, match="already"):
-            to_rotary(to_rotary(theirs, context=32), context=64)
+            theirs.resized(context=32, how="rotary").resized(context=64, how="rotary")
         with pytest.raises(InputError, match="rope: 'half' needs heads"):
-            to_rotary(create("tiny", text={"width": 6, "heads": 2}), context=32)
-        with pytest.raises(InputError, match="another library's text tower"):
-            to_rotary(object(), context=32)  # pyrefly: ignore
+            create("tiny", text={"width": 6, "heads": 2}).resized(context=32, how="rotary")
 
 
 class TestDistilText:
     def test_student_comes_to_agree_and_the_rest_stays(self) -> None:
         teacher = create("tiny", context=16).eval()
-        student = to_rotary(teacher, context=32)
+        student = teacher.resized(context=32, how="rotary")
         before = {name: value.clone() for name, value in student.state_dict().items()}
         found = distil_text(
             student, teacher=teacher, texts=TEXTS * 2, steps=60, generator=torch.Generator().manual_seed(0)
@@ -152,7 +149,7 @@ class TestDistilText:
 
     def test_refuses_what_cannot_be_taught(self) -> None:
         teacher = create("tiny", context=16).eval()
-        student, draw = to_rotary(teacher, context=64), torch.Generator()
+        student, draw = teacher.resized(context=64, how="rotary"), torch.Generator()
         with pytest.raises(InputError, match="tokens, but the teacher reads 16"):
             distil_text(student, teacher=teacher, texts=[*TEXTS, LONG], generator=draw)
         with pytest.raises(InputError, match="expected at least one, got none"):

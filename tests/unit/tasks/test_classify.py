@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from test_embed import Pictures, picture, row
 
+import tether
 from tether.core.errors import InputError
 from tether.core.types import Row
 from tether.models import create
 from tether.models.dual import Clip
 from tether.tasks.classify.calibrate import calibration_error, fit_scale
-from tether.tasks.classify.classify import classify
 from tether.tasks.classify.prompts import TEMPLATES, classes_of, templates_of
 from tether.tasks.classify.zero_shot import class_weights
 
@@ -114,11 +114,22 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_the_csv(tmp_path: Path, model: Clip) -> None:
     rows = [row(i) for i in range(9)] + [Row("broken", b"no picture")]
     out = tmp_path / "c.csv"
-    report = classify(Pictures(rows), model=model, classes=["cat", "dog", "cow"], out=out, top=2, batch_size=4)
+    told: list[tuple[int, int | None]] = []
+    found = tether.classify(
+        Pictures(rows),
+        ["cat", "dog", "cow"],
+        model=model,
+        top=2,
+        batch_size=4,
+        bad_rows=tmp_path / "bad.jsonl",
+        on_progress=lambda *step: told.append(step),
+    )
+    assert told == [(4, 10), (8, 10), (9, 10)]
+    found.save(out)
     lines = read(out)
     assert [line["key"] for line in lines] == [f"k{i:02d}" for i in range(9)]
-    assert (report.rows, report.abstained, report.bad, report.calibration) == (9, 0, 1, None)
-    assert json.loads(report.bad_rows.read_text())["key"] == "broken"
+    assert (len(found.labels), found.counts().get("", 0), found.bad, found.calibration) == (9, 0, 1, None)
+    assert json.loads((tmp_path / "bad.jsonl").read_text())["key"] == "broken"
     weights = class_weights(model, ["cat", "dog", "cow"])
     for i, line in enumerate(lines):
         with torch.no_grad():
@@ -135,22 +146,20 @@ def test_the_csv(tmp_path: Path, model: Clip) -> None:
 
 def test_abstaining_and_calibrating(tmp_path: Path, model: Clip) -> None:
     rows = [row(i) for i in range(40)]
-    settings = {"model": model, "classes": ["even", "odd"], "out": tmp_path / "c.csv", "abstain": 0.9}
-    report = classify(Pictures(rows), calibrate=Pictures(rows), **settings)  # type: ignore[arg-type]
-    assert report.calibration is not None
-    assert report.calibration.rows == 40
-    assert report.calibration.loss <= report.calibration.loss_before
+    found = tether.classify(Pictures(rows), "even,odd", model=model, calibrate=Pictures(rows), abstain=0.9)
+    assert found.calibration is not None
+    assert found.calibration.rows == 40
+    assert found.calibration.loss <= found.calibration.loss_before
+    found.save(tmp_path / "c.csv")
     lines = read(tmp_path / "c.csv")
-    assert report.abstained == sum(line["label"] == "" for line in lines)
     assert all((line["label"] == "") == (float(line["confidence"]) < 0.9) for line in lines)
-    assert report.abstained == 40  # the labels are arbitrary, so nothing may be sure of them
+    assert found.counts() == {"": 40}  # the labels are arbitrary, so nothing may be sure of them
     with pytest.warns(UserWarning, match="not calibrated"):
-        classify(Pictures(rows), **settings)  # type: ignore[arg-type]
+        tether.classify(Pictures(rows), "even,odd", model=model, abstain=0.9)
 
 
 def test_refusals_leave_nothing(tmp_path: Path, model: Clip) -> None:
-    rows = [row(i) for i in range(4)]
-    out = tmp_path / "c.csv"
+    rows, bad = [row(i) for i in range(4)], tmp_path / "bad.jsonl"
     for message, settings in {
         "got none": {"classes": []},
         "comes twice": {"classes": ["a", "a"]},
@@ -162,8 +171,9 @@ def test_refusals_leave_nothing(tmp_path: Path, model: Clip) -> None:
         },
     }.items():
         with pytest.raises(InputError, match=message):
-            classify(Pictures(rows), model=model, out=out, **settings)  # type: ignore[arg-type]
+            tether.classify(Pictures(rows), model=model, bad_rows=bad, **settings)
     with pytest.raises(InputError, match="broken"):
-        classify(Pictures([Row("broken", b"x")]), model=model, classes=["a"], out=out, strict=True)
-    assert not out.exists()
-    assert not list(tmp_path.glob("*.tmp"))
+        tether.classify(Pictures([Row("broken", b"x")]), ["a"], model=model, bad_rows=bad, strict=True)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="all 1 rows are bad, the latest: not an image"):
+        tether.classify(Pictures([Row("broken", b"x")]), ["a"], model=model)

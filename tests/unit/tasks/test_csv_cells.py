@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_embed import Pictures, picture
 
+import tether
 from tether.core.printable import CsvRows, unguarded
 from tether.core.types import Row
 from tether.data.curate.engine.run import curate
@@ -19,7 +20,6 @@ from tether.data.curate.metaclip.metaclip import MetaClipCurator
 from tether.data.curate.pools.opening import open_pool
 from tether.evaluate.datasheet.dropped import examples
 from tether.models import create
-from tether.tasks.classify.classify import classify
 from tether.tasks.safety.audit import AuditReport, FlaggedImage
 
 FORMULAS = ("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\uff1d1")
@@ -35,7 +35,7 @@ def write(folder: Path, *, raw: bool) -> list[str]:
     found = found[: len(FORMULAS)]
 
     pictures = Pictures([Row("=key", picture(0))])
-    classify(pictures, model=create("tiny").eval(), classes=["@a", "@b"], out=folder / "c.csv", raw_csv=raw)
+    tether.classify(pictures, ["@a", "@b"], model=create("tiny").eval()).save(folder / "c.csv", raw_csv=raw)
     line = next(csv.DictReader((folder / "c.csv").open(newline="")))
     found += [line["key"], line["label"], line["class_2"]]
 

@@ -96,7 +96,9 @@ def test_stopped_anywhere_it_goes_on(tmp_path: Path, model: Clip, name: str) -> 
     report = run(rows, tmp_path / name, model)
     parts = shards.files_of(report.path)
     keys = [key for part in parts for key in pq.read_table(part)["key"].to_pylist()]
-    assert keys == [one.key for one in rows[:40] if one.key != "broken"]
+    assert keys == report.keys() == [one.key for one in rows[:40] if one.key != "broken"]
+    vectors = np.concatenate([np.stack(pq.read_table(part)["embedding"].to_numpy()) for part in parts])
+    assert np.allclose(report.unit(), vectors / np.linalg.norm(vectors, axis=1, keepdims=True), atol=1e-6)
     named = [json.loads(line)["key"] for line in report.bad_rows.read_text().splitlines()]
     assert sorted(named) == ["broken", "k01"]
     assert (report.rows, report.bad) == (39, 2)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from test_embed import Pictures, row
 
+import tether
 from tether.core.errors import InputError
 from tether.evaluate import evaluate
 from tether.evaluate.inspect.runner import inspect_model
 from tether.models import create
 from tether.models.dual import Clip
-from tether.tasks.classify.classify import classify
 from tether.tasks.classify.prompt_pairs import PromptPairZeroShot
 
 
@@ -29,7 +29,7 @@ def damaged(value: float) -> Clip:
 def test_nothing_is_measured_or_named_with_a_scale_that_is_not_finite(tmp_path: Path, value: float) -> None:
     model, pictures = damaged(value), Pictures([row(number) for number in range(4)])
     with pytest.raises(InputError, match=r"its logit_scale is (nan|inf), not a finite number; the weights are damaged"):
-        classify(pictures, model=model, classes=["cat", "dog"], out=tmp_path / "c.csv")
+        tether.classify(pictures, ["cat", "dog"], model=model, bad_rows=tmp_path / "bad.jsonl")
     with pytest.raises(InputError, match="its logit_scale is"):
         evaluate(model, pictures)
     with pytest.raises(InputError, match="its logit_scale is"):

@@ -11,6 +11,7 @@ from PIL import Image
 
 import tether
 from tether.core.errors import InputError
+from tether.workflows.calibration import unseen_words
 
 STORE = "scenes:rows=12,size=64"
 
@@ -97,3 +98,49 @@ def test_cutoffs_of_other_weights_are_not_used(run, tmp_path):
     found = tether.search(STORE, "a zeppelin", model=tmp_path, cutoff=0.0)
     assert found.cutoff.rates is None
     assert found.unseen == []
+
+
+def test_what_cannot_be_fitted_is_refused_before_anything_is_embedded(run, pairs, tmp_path):
+    seen = []
+    few = photos(tmp_path / "few", count=9, seed=3)
+    for options, said in (
+        ({"model": "starter", "cutoff": "auto"}, r"starter has no cutoff.*--cutoff-from PAIRS"),
+        ({"model": run, "cutoff": "auto", "cutoff_from": few}, "9 images with .* at least 10 are needed; give more"),
+    ):
+        with pytest.raises(InputError, match=said):
+            tether.search(pairs, "a red circle", on_progress=lambda done, total: seen.append(done), **options)
+    assert not seen
+
+
+def test_a_run_with_few_held_out_images_is_named_as_the_reason(run, tmp_path):
+    values = json.loads((run / "meaning.json").read_text())
+    (tmp_path / "meaning.json").write_text(json.dumps(values | {"pool": 6}))
+    with pytest.raises(InputError, match="10 held-out images or more have, and this one held out 6; fit one with"):
+        tether.search(STORE, "a red circle", model=tmp_path, cutoff="auto")
+
+
+def test_a_cutoff_fitted_on_what_was_learnt_says_so(run, pairs, tmp_path):
+    own = str(run.parent / "photos")
+    mixed = photos(tmp_path / "mixed", count=12, seed=4)
+    for name in ("0.png", "1.png", "2.png"):
+        (tmp_path / "mixed" / name).write_bytes((run.parent / "photos" / name).read_bytes())
+    for source, count in ((own, 40), (mixed, 3), (pairs, 0)):
+        found = tether.search(STORE, "a red circle", model=run, cutoff="auto", cutoff_from=source).cutoff
+        assert found.learnt == count
+        assert (f"learnt from {count} of these images" in found.line(pool=12)) == bool(count)
+
+
+@pytest.mark.parametrize(
+    ("classes", "known"),
+    [
+        (["tench", "English springer", "cassette player", "chain saw", "church"], 5),
+        (["tench", "church", "cassette player", "smile", "frown"], 3),
+        (["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"], 0),
+        (["tench", "church"], 0),
+    ],
+)
+def test_classes_that_starter_was_taught_are_no_zero_shot(classes, known):
+    model = tether.load("tiny", random_weights=True)
+    said = unseen_words(classes, model=model, name="starter")
+    assert [line.partition(" classes are ImageNet's")[0] for line in said] == [f"{known} of 5"] * bool(known)
+    assert unseen_words(classes, model=model, name="other") == []

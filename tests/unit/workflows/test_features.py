@@ -40,9 +40,18 @@ def test_rows_are_those_of_embed(model, images):
     assert len(features.get_feature_names_out()) == rows.shape[1] == model.dim
 
 
+def test_kept_rows_are_the_same_and_are_computed_once(model, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
+    rows = ClipFeatures(model).fit().transform([*images, "a red square"])
+    for computed in (21, 0):
+        features = ClipFeatures(model, cache=True).fit()
+        assert np.allclose(features.transform([*images, "a red square"]), rows, atol=1e-5)
+        assert sum(features.encoder_.computed.values()) == computed
+
+
 def test_cloned_set_and_pickled(model):
     features = clone(ClipFeatures("starter", batch_size=8))
-    assert features.get_params() == {"model": "starter", "batch_size": 8, "device": "auto"}
+    assert features.get_params() == {"model": "starter", "batch_size": 8, "device": "auto", "cache": False}
     assert pickle.loads(pickle.dumps(features.set_params(batch_size=2))).batch_size == 2
 
 

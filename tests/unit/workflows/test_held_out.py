@@ -21,6 +21,11 @@ def clip(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize("most", [None, 7])
 def test_rows_are_those_of_the_model(clip, most):
     source = open_source("scenes:rows=20,size=64")
@@ -42,7 +47,7 @@ def test_towers_see_the_pairs_once_whatever_the_maps(clip, monkeypatch):
     assert len(calls) == 1
     assert len(set(shapes)) == 1
     with torch.no_grad():
-        next(second.parts.image.parameters()).add_(1)  # other towers
+        next(second.parts.image.parameters()).add_(1)  # another tower
     held_out.embedded(second)
     assert len(calls) == 2
 

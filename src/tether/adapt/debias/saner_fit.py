@@ -21,6 +21,7 @@ from tether.core.protocols import DualEncoder, Tokenizer
 from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.core.types import Features
 from tether.models.embed import encode_texts
+from tether.models.tokenizer import LongText
 from tether.space.serialisation import read_state, wide_array, write_state
 
 _FORMAT = "tether-saner-2"
@@ -165,9 +166,9 @@ class GatedTokenizer:
         self.context_length, self.vocab_size = tokenizer.context_length, tokenizer.vocab_size
         self._explicit: set[int] = set()
 
-    def __call__(self, texts: Sequence[str]) -> Int[Tensor, "b l"]:
+    def __call__(self, texts: Sequence[str], *, long_text: LongText = "cut") -> Int[Tensor, "b l"]:
         """Ids as the tokenizer inside gives them."""
-        ids = self.tokenizer(texts)
+        ids = self.tokenizer(texts, long_text=long_text)
         for text, row in zip(texts, ids, strict=True):
             if any(lexicon.mentions(text) for lexicon in self.lexicons):
                 self._explicit.add(_name(row.tolist()))

@@ -53,7 +53,7 @@ def distil_text(
     scale) gets no gradient and stays as it is; so do parameters that are frozen.
 
     Args:
-        student: any model of ours or of ``tether.load``, such as ``to_rotary`` makes; left in eval mode.
+        student: any model of ours or of ``tether.load``, such as ``resized(how="rotary")`` makes; left in eval mode.
         teacher: any model of the same embedding size, with a vocabulary of its own if it likes.
         texts: short captions, that is, such as the teacher can read to the end.
         steps: of AdamW, with a short warm-up and then half a cosine.

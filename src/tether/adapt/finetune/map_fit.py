@@ -139,8 +139,8 @@ class MapFit:
         a, b = images - image_mean, texts - text_mean
         many = torch.bincount(owners, minlength=count)[:, None]
         own = torch.zeros(count, b.shape[1], dtype=b.dtype).index_add(0, owners, b) / many
-        left = _whitening(a.T @ a / count, self.image_ridge / count)
-        right = _whitening(b.T @ b / len(b), self.text_ridge / count)
+        left = _whitening(a, self.image_ridge / count)
+        right = _whitening(b, self.text_ridge / count)
         u, correlation, v = torch.linalg.svd(left @ (a.T @ own / count) @ right, full_matrices=False)
         kept = min(self.dim, count - 1, len(correlation))
         scaled = correlation[:kept]
@@ -185,10 +185,22 @@ def _earlier(model: ComposedEncoder, images: Tensor, texts: Tensor) -> tuple[Ten
     )
 
 
-def _whitening(covariance: Float[Tensor, "w w"], ridge: float) -> Float[Tensor, "w w"]:
-    """The inverse square root of a covariance with ``ridge`` times its trace on the diagonal."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * (values.clamp_min(0) + ridge * values.sum()).rsqrt() @ vectors.T
+def _whitening(rows: Float[Tensor, "n w"], ridge: float) -> Float[Tensor, "w w"]:
+    """The inverse square root of the covariance of centred rows, with ``ridge`` times its trace on the diagonal.
+
+    Fewer rows than their width span few directions, which are found among the rows; all others have the ridge alone.
+    """
+    count, width = rows.shape
+    values, vectors = torch.linalg.eigh((rows @ rows.T if count < width else rows.T @ rows) / count)
+    values = values.clamp_min(0)
+    floor = ridge * values.sum()
+    root = (values + floor).rsqrt()
+    if count >= width:
+        return vectors * root @ vectors.T
+    # root - floor**-0.5 over the value, in a form that stays finite where the value is 0
+    spanned = -root * floor.rsqrt() / ((values + floor).sqrt() + floor.sqrt())
+    directions = rows.T @ vectors
+    return torch.eye(width, dtype=rows.dtype) * floor.rsqrt() + directions * (spanned / count) @ directions.T
 
 
 def _mixed(new: Tensor, old: Tensor, keep: float) -> Tensor:

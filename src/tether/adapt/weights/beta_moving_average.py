@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.frozen import frozen_copy
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
+from tether.models.frozen_copy import frozen_copy
+from tether.train.ema import approach_
 
 BETA = 0.5  # arXiv 2302.00864, released main.py
 Module = TypeVar("Module", bound=nn.Module)
@@ -82,7 +83,6 @@ class BetaMovingAverage(Generic[Module]):
         self._alphas = self.weights.tolist()
         self._weight_sum: float = self._alphas[0]
 
-    @torch.no_grad()
     def update_(self) -> None:
         """Take in the weights after one more step.
 
@@ -95,8 +95,8 @@ class BetaMovingAverage(Generic[Module]):
         alpha = self._alphas[self.step]
         self._weight_sum += alpha
         share = alpha / self._weight_sum
-        for _, average, weights in self._pairs:
-            average.lerp_(weights.detach().to(average), share)
+        _, averages, weights = zip(*self._pairs, strict=True)
+        approach_(averages, weights, share=share)
 
     def state_dict(self) -> dict[str, Any]:
         """All that ``load_state_dict`` needs to continue bit for bit; the tensors are copies."""

@@ -21,7 +21,7 @@ from tether.core.protocols import Source
 from tether.core.types import Block, ImageSpec, Row
 from tether.data.bad_rows import BadRows
 from tether.data.features import parquet
-from tether.data.features.selection import NextRows, Part, Step, divide
+from tether.data.features.selection import NextRows, SourcePart, Step, divide
 from tether.data.loader import ordered
 
 LEDGER = "parts.jsonl"
@@ -158,7 +158,7 @@ def make_parts(
 class _Reader:
     """A part without the rows that are kept, as a source; a key that came before is a bad row."""
 
-    def __init__(self, part: Part | NextRows, *, kept: set[str], known: set[str]) -> None:
+    def __init__(self, part: SourcePart | NextRows, *, kept: set[str], known: set[str]) -> None:
         self.name, self.version = part.name, part.version
         self._part, self._kept, self._known = part, kept, known
         self.order: dict[str, None] = {}  # keys as they come, once each

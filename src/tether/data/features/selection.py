@@ -35,7 +35,7 @@ class Piece:
     rows: int
 
 
-class Part:
+class SourcePart:
     """A few pieces of a source as a source of their own.
 
     Attributes:
@@ -220,7 +220,7 @@ class Walk:
             self._quota = -(-self._left // max(1, len(self._turns)))
 
 
-def divide(source: Source, *, part_rows: int, limit: int | None = None) -> list[Part] | Walk:
+def divide(source: Source, *, part_rows: int, limit: int | None = None) -> list[SourcePart] | Walk:
     """Parts of up to ``part_rows`` rows that hold ``limit`` rows, or all when there are fewer or it is None.
 
     Where not all rows are wanted and the blocks know their lengths, stretches of up to 64 rows are taken evenly over
@@ -242,7 +242,7 @@ def divide(source: Source, *, part_rows: int, limit: int | None = None) -> list[
     else:
         pieces = _stretches(blocks, known, limit=limit)
     cursor = _Cursor(source)
-    return [Part(cursor, some) for some in _filled(pieces, rows=part_rows)]
+    return [SourcePart(cursor, some) for some in _filled(pieces, rows=part_rows)]
 
 
 def _stretches(blocks: Sequence[Block], sizes: Sequence[int], *, limit: int) -> list[Piece]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.finding import Bars, Figure, Finding, Gallery, Item
 from tether.core.ranges import Count, checked
-from tether.data.images import fit
+from tether.data.images import resize_and_crop
 from tether.data.sets.scenes import Dice, Negative, ScenesSet, render, swap_attribute
 from tether.evaluate.html.sprite import thumbnail_uri
 from tether.evaluate.inspect.context import Subject
@@ -145,7 +145,7 @@ def _with_images(subject: Subject, scenes: ScenesSet, figures: Sequence[Figure])
     size = max(64, min(224, *spec.size))
 
     def drawn(scene: object) -> Tensor:
-        return fit(torch.from_numpy(render(scene, size=size).pixels).permute(2, 0, 1).contiguous(), spec)  # pyrefly: ignore
+        return resize_and_crop(torch.from_numpy(render(scene, size=size).pixels).permute(2, 0, 1).contiguous(), spec)  # pyrefly: ignore
 
     before, after = (torch.stack([drawn(getattr(twin, side)) for twin in twins]) for side in ("scene", "other"))
     image, other = subject.encode_pixels(before), subject.encode_pixels(after)

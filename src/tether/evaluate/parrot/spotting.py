@@ -17,7 +17,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import checked
-from tether.data.images import fit
+from tether.data.images import resize_and_crop
 from tether.evaluate.parrot.rendering import POINTS, SIZE, Points, Size, Style, render_text
 from tether.models.embed import encode_images, encode_texts
 
@@ -142,4 +142,4 @@ def _rendered(
             for word in words[start : start + _BATCH]
         ]
         pixels = (torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in drawn)
-        yield torch.stack([fit(image, model.image_spec) for image in pixels])
+        yield torch.stack([resize_and_crop(image, model.image_spec) for image in pixels])

@@ -87,6 +87,7 @@ def write(
         the path of the page: one file, under 3 MB, with no outside reference.
     """
     run = read_run(Path(run_folder))
+    own = model is None
     model = _model_of(run, device=device) if model is None else model
     held_out = source is None  # else the caller's choice, which may be what the run learnt from
     source = _source_of(run) if source is None else source
@@ -98,7 +99,8 @@ def write(
             numbers |= measure(model, embedded, measures=MEASURES, bootstrap=bootstrap, seed=seed)
         name = _spoken(run.config["evaluate"]["source"]) if held_out else source.name
         seen = _look(model, embedded, source=name, held_out=held_out, label=column, seed=seed)
-    page = _render(run, seen=seen, numbers=numbers, parameters=_parameters(model))
+    missing = _missing(run, model, seen, own=own)
+    page = _render(run, seen=seen, numbers=numbers, parameters=_parameters(model), missing=missing)
     path = run.path / FILE
     write_text(path, page)
     return path
@@ -109,7 +111,12 @@ def _model_of(run: RunFolder, *, device: str) -> Any:
         return None
     from tether import load
 
-    return load(run.path, device=device)
+    try:
+        return load(run.path, device=device)
+    except InputError:
+        if run.summary:
+            raise
+        return None  # an unfinished run has no model yet, which the page says
 
 
 def _source_of(run: RunFolder) -> Source | None:
@@ -208,7 +215,9 @@ def _parameters(model: Any) -> int | None:
     return sum(p.numel() for p in model.parameters()) if isinstance(model, torch.nn.Module) else None
 
 
-def _render(run: RunFolder, *, seen: ModelSection | None, numbers: dict[str, float], parameters: int | None) -> str:
+def _render(
+    run: RunFolder, *, seen: ModelSection | None, numbers: dict[str, float], parameters: int | None, missing: str
+) -> str:
     charts = of_run(run.records)
     return render(
         "report.html.j2",
@@ -223,7 +232,7 @@ def _render(run: RunFolder, *, seen: ModelSection | None, numbers: dict[str, flo
         highlights=_highlights(numbers, run),
         sections=_sections(numbers),
         cost=_cost(run, parameters),
-        missing=_missing(run, seen),
+        missing=missing,
         meaning=read_meaning(run.path),
     )
 
@@ -284,9 +293,13 @@ def _cost(run: RunFolder, parameters: int | None) -> list[tuple[str, str]]:
     return rows
 
 
-def _missing(run: RunFolder, seen: ModelSection | None) -> str:
-    if seen is not None:
-        return ""
-    if not run.has_model:
-        return "The run has no final model yet, so there is nothing to retrieve with. Train on, then write it again."
-    return "The run names no held-out source. Give one: tether report RUN --source emoji:split=test"
+def _missing(run: RunFolder, model: Any, seen: ModelSection | None, *, own: bool) -> str:
+    """What a reader must know of what is not there; ``own``: the model is the run's."""
+    said = [run.unfinished()] if run.unfinished() else []
+    if model is None:
+        said.append("There is no final model yet, so there is nothing to retrieve with.")
+    elif seen is None:
+        said.append("The run names no held-out source. Give one: tether report RUN --source emoji:split=test")
+    elif said and own:
+        said.append("The model shown is its newest checkpoint.")
+    return " ".join(said)

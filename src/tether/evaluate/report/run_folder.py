@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from tether.core.errors import InputError
 from tether.core.shape import MAYBE_NUMBER, check, finite
 from tether.core.yaml_files import read_yaml
 from tether.train.metrics_log import read_metrics
+from tether.train.run_files import METRICS
 
 _CONFIG = {"batch_size?": int, "accumulate?": int}
 _ENVIRONMENT = {"threads?": MAYBE_NUMBER, "libraries?": {}}
@@ -46,6 +50,27 @@ class RunFolder:
     environment: dict[str, Any]
     summary: dict[str, Any]
     has_model: bool
+
+    def unfinished(self) -> str:
+        """That the run has not finished, since when, why where that shows, and what to do; empty for a finished one."""
+        if self.summary:
+            return ""
+        steps = [record for record in self.records if "loss" in record]
+        planned, metrics = self.config.get("steps"), self.path / METRICS
+        said = "This run has not finished"
+        if not self.config.get("fit"):
+            done = f"{steps[-1]['step'] + 1 if steps else 0:,}"
+            said += f": {done}{f' of {planned:,}' if planned else ''} steps are in its log"
+        if metrics.is_file():
+            last = datetime.fromtimestamp(metrics.stat().st_mtime, UTC)
+            said += f"; that was last written to on {last:%Y-%m-%d at %H:%M} UTC"
+        skipped = sum(1 for _ in takewhile(lambda record: record.get("skipped"), reversed(steps)))
+        if skipped:
+            said += (
+                f". The gradients of its last {skipped:,} steps were not finite: lower the learning rate, or look at "
+                "the batches before them"
+            )
+        return f"{said}. Unless it still runs, go on with: tether train --resume --out {shlex.quote(str(self.path))}"
 
 
 def read_run(path: Path) -> RunFolder:

@@ -10,7 +10,7 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
 from tether.models.blocks.attention import ATTENTION, AttentionCore
 from tether.models.blocks.grid import Grid, GridConv
-from tether.models.blocks.layers import ACTIVATIONS, NORMS, Linear
+from tether.models.blocks.layers import ACTIVATIONS, NORMS, Linear, linear
 from tether.models.blocks.mirror_gate import check_open
 from tether.models.blocks.options import BlockConfig as BlockConfig
 from tether.models.blocks.options import Place
@@ -181,8 +181,8 @@ class TransformerBlock(nn.Module):
         if isinstance(self.qkv, Linear):
             rows = self.qkv.weight.split(sizes)
             offsets = (None, None) if self.qkv.bias is None else self.qkv.bias.split(sizes)
-            query = F.linear(pooled(x, runs=runs, pool=pool), rows[0], offsets[0])
-            key_value = F.linear(x, rows[1], offsets[1])
+            query = linear(pooled(x, runs=runs, pool=pool), rows[0], offsets[0])
+            key_value = linear(x, rows[1], offsets[1])
         else:  # an adapter stands in for the layer: let it see every token
             query, key_value = self.qkv(x).split(sizes, dim=-1)
             query = pooled(query, runs=runs, pool=pool)
@@ -203,18 +203,7 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         """What ``_project`` gave, (b, m, ...) and (b, n, ...), to (b, m, heads * d)."""
         n = key_value.shape[1]
-        heads, kv_heads = key_value.unflatten(-1, (-1, self.head_width)), self.kv_heads
-        if key_value.shape[-1] == 2 * kv_heads * self.head_width:
-            q, (k, v) = query.unflatten(-1, (self.heads, -1)), heads.split(kv_heads, dim=2)
-        else:
-            q, k, v = heads.split([self.heads, kv_heads, kv_heads], dim=2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        q, k, v = _apply(self.q_norm, q), _apply(self.k_norm, k), _apply(self.v_norm, v)
-        turn = self._turn(n, asked=q.shape[2], grid=grid, pool=pool, device=k.device)
-        if turn is not None and self.core.turns == "inputs":
-            q, k, turn = turn.queries(q), turn.keys(k), None
-        if kv_heads != self.heads:
-            k, v = (part.repeat_interleave(self.heads // kv_heads, dim=1) for part in (k, v))
+        q, k, v, turn = self._split(query, key_value, grid=grid, pool=pool)
         if trace is not None and trace.wants(f"{name}.attention"):
             trace.visit(f"{name}.attention", _reading(self.core, q, k, causal=causal, bias=bias, reads=reads))
         if isinstance(pool, Tensor) and causal:
@@ -233,6 +222,29 @@ class TransformerBlock(nn.Module):
             near = self.lepe(v.transpose(1, 2).flatten(2), grid=grid)
             heads = heads + pooled(near, runs=None, pool=pool).to(heads.dtype)
         return heads
+
+    def heads_of(self, normed: Tensor, *, grid: Grid | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of (b, n, width) normed tokens, (b, heads, n, d) as attention takes them."""
+        whole = self.qkv(normed)
+        return self._split(whole, whole, grid=grid, pool="all")[:3]
+
+    def _split(
+        self, query: Tensor, key_value: Tensor, *, grid: Grid | None, pool: Pool
+    ) -> tuple[Tensor, Tensor, Tensor, Turn | None]:
+        """Heads with their norms and turns, and the turn that is left to the attention core."""
+        heads, kv_heads = key_value.unflatten(-1, (-1, self.head_width)), self.kv_heads
+        if key_value.shape[-1] == 2 * kv_heads * self.head_width:
+            q, (k, v) = query.unflatten(-1, (self.heads, -1)), heads.split(kv_heads, dim=2)
+        else:
+            q, k, v = heads.split([self.heads, kv_heads, kv_heads], dim=2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        q, k, v = _apply(self.q_norm, q), _apply(self.k_norm, k), _apply(self.v_norm, v)
+        turn = self._turn(k.shape[2], asked=q.shape[2], grid=grid, pool=pool, device=k.device)
+        if turn is not None and self.core.turns == "inputs":
+            q, k, turn = turn.queries(q), turn.keys(k), None
+        if kv_heads != self.heads:
+            k, v = (part.repeat_interleave(self.heads // kv_heads, dim=1) for part in (k, v))
+        return q, k, v, turn
 
     def _turn(self, n: int, *, asked: int, grid: Grid | None, pool: Pool, device: torch.device) -> Turn | None:
         """Positions of n keys and of the queries among them, or None when the block turns nothing."""
@@ -256,13 +268,17 @@ class TransformerBlock(nn.Module):
         if self.ffn_conv is not None:
             near = self.ffn_conv.nothing() if grid is None else self.ffn_conv(x, grid=grid)
             x = x + near.to(x.dtype)
+        branch = self.feed_forward(x, grid=grid)
+        skip = x if self.residual_scale is None else self.residual_scale * x
+        return _apply(self.ffn_post, skip + (branch if gate is None else gate * branch))
+
+    def feed_forward(self, x: Tensor, *, grid: Grid | None = None) -> Tensor:
+        """What the feed-forward net adds to the stream, with its norms and its scale."""
         hidden = self.activation(self.up(_apply(self.ffn_pre, x)))
         if self.mid_conv is not None:
             near = self.mid_conv.nothing() if grid is None else self.mid_conv(hidden, grid=grid)
             hidden = hidden + near.to(hidden.dtype)
-        branch = _scaled(_apply(self.ffn_out, self.down(_apply(self.ffn_mid, hidden))), self.ffn_scale)
-        skip = x if self.residual_scale is None else self.residual_scale * x
-        return _apply(self.ffn_post, skip + (branch if gate is None else gate * branch))
+        return _scaled(_apply(self.ffn_out, self.down(_apply(self.ffn_mid, hidden))), self.ffn_scale)
 
 
 def _reading(

@@ -13,6 +13,13 @@ from tether.core.component import closest
 from tether.core.errors import InputError
 
 Choice = TypeVar("Choice")
+LEAST_ONEDNN = 2**27
+"""Multiplications of a product from which ``linear`` gives it to oneDNN."""
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 
 
 class Linear(nn.Linear):
@@ -20,6 +27,28 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Do nothing."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        return linear(input, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``; in inference mode, large products in float32 on x86 are oneDNN's instead of MKL's.
+
+    That is 5 to 25 % faster on AMD, and the bias needs no pass of its own. Small ones stay: a new shape costs oneDNN a
+    millisecond.
+    """
+    if (
+        _ONEDNN
+        and torch.is_inference_mode_enabled()
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() * len(weight) >= LEAST_ONEDNN
+        and not torch.is_autocast_enabled("cpu")
+    ):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
 
 class RmsNorm(nn.Module):

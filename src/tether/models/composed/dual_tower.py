@@ -3,19 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.composed.towers import DualImages, DualTexts, ImageSide, Side, TextSide
+from tether.models.composed.towers import ImageSide, Side, TextSide
 from tether.models.config import read_config
 from tether.models.described import mapping
 from tether.models.dual import Clip
 from tether.models.load_wrapped import builder
 from tether.models.save import FORMAT, describe
+from tether.models.sides import owners
+from tether.models.sizes import Sizes
 from tether.models.tokenizer_files import saved_tokenizer
 from tether.models.wrapped_encoders import WrappedEncoder, check_pad
+
+
+class DualImages(ImageSide):
+    """The image side of an encoder that ``tether.load`` gives."""
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
+        """Its embeddings."""
+        return cast(Any, self.inner).encode_image(image).pooled
+
+    @property
+    def patch_side(self) -> int | None:
+        """Side of a patch in pixels; None for a tower without patches of one size."""
+        return cast(Any, self.inner).patch_side
+
+    @property
+    def table_size(self) -> tuple[int, int]:
+        """Height and width of the images that it has positions for."""
+        return cast(Any, self.inner).table_size
+
+    @property
+    def stride(self) -> int | None:
+        """Pixels from one position to the next; None for a tower without positions."""
+        return cast(Any, self.inner).stride
+
+    def at_sizes(self, sizes: Sizes) -> DualImages:
+        """See ``TowerSide``."""
+        inner = cast(Any, self.inner)
+        sizes = replace(sizes, context=inner.tokenizer.context_length, line=None)
+        return cast(DualImages, dual_tower(inner.at_sizes(sizes), "image"))
+
+
+class DualTexts(TextSide):
+    """The text side of an encoder that ``tether.load`` gives."""
+
+    def forward(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b w"]:
+        """Its embeddings."""
+        return cast(Any, self.inner).encode_text(text).pooled
+
+    @property
+    def text_rows(self) -> int:
+        """Tokens that the tower has positions for."""
+        return cast(Any, self.inner).text_rows
+
+    def at_sizes(self, sizes: Sizes) -> DualTexts:
+        """See ``TowerSide``."""
+        inner = cast(Any, self.inner)
+        sizes = replace(sizes, image=inner.image_spec, patch=None, grid=None)
+        return cast(DualTexts, dual_tower(inner.at_sizes(sizes), "text"))
 
 
 def dual_tower(model: Clip | WrappedEncoder, side: Side) -> ImageSide | TextSide:
@@ -53,15 +107,12 @@ def _around(model: Clip | WrappedEncoder, side: Side, settings: Mapping[str, Any
     """Drop what the other side alone needs, so that it is neither saved nor trained."""
     if isinstance(model, Clip) and model.config.towers == "shared":
         raise InputError("its two towers share their blocks; expected a model with a tower for each side")
-    holder = model if isinstance(model, Clip) else model.model
-    owners = {name: owner for owner, names in model.sides.items() for name in names}
+    holder, owner = owners(model)
     for name in [*dict(holder.named_children()), *dict(holder.named_parameters(recurse=False))]:
-        if name not in owners:
-            raise InputError(f"{name}: not known as a part of either tower; known: {', '.join(owners)}")
-        if owners[name] not in (side, "both"):
+        if owner[name] not in (side, "both"):
             setattr(holder, name, None)
     for name, parameter in holder.named_parameters(recurse=False):
-        parameter.requires_grad_(owners[name] == side and parameter.requires_grad)
+        parameter.requires_grad_(owner[name] == side and parameter.requires_grad)
     if side == "image":
         return DualImages(model, width=model.dim, image_spec=model.image_spec, settings=settings)
     return DualTexts(model, width=model.dim, tokenizer=model.tokenizer, settings=settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from tether.core.errors import InputError
 from tether.core.types import Features
 from tether.models.composed.maps import build_map
 from tether.models.composed.towers import ImageSide, TextSide
+from tether.models.sizes import Sizes
 from tether.models.wrapped_encoders import WrappedEncoder
 
 SCALE = math.log(1 / 0.07)
@@ -41,6 +42,11 @@ class ComposedEncoder(WrappedEncoder):
             images of CIFAR-10's training part ``starter`` names 54 % right with it, 51 % with that prompt).
     """
 
+    sides: Mapping[str, Sequence[str]] = {
+        "image": ("image", "image_map"),
+        "text": ("text", "text_map"),
+        "both": ("logit_scale",),
+    }
     templates = ("{}",)
 
     def __init__(
@@ -74,6 +80,39 @@ class ComposedEncoder(WrappedEncoder):
     def behaviour(self) -> dict[str, Any]:
         """Settings of the towers and the maps."""
         return {"image": self.parts.image.settings, "text": self.parts.text.settings, **self.config}
+
+    @property
+    def patch_side(self) -> int | None:
+        """Side of a patch of its image tower in pixels; None for one without patches of one size."""
+        return self.parts.image.patch_side
+
+    @property
+    def stride(self) -> int | None:
+        """Pixels from one position of its image tower to the next; None for one without positions."""
+        return self.parts.image.stride
+
+    @property
+    def table_size(self) -> tuple[int, int]:
+        """Height and width of the images that its image tower has positions for."""
+        return self.parts.image.table_size
+
+    @property
+    def text_rows(self) -> int:
+        """Tokens that its text tower has positions for."""
+        return self.parts.text.text_rows
+
+    @property
+    def image_weights(self) -> tuple[str, ...]:
+        """Beginnings of the names of the image tower's weights."""
+        return ("model.image.",)
+
+    def at_sizes(self, sizes: Sizes) -> ComposedEncoder:
+        """See ``Resizes``."""
+        image, text = self.parts.image.at_sizes(sizes), self.parts.text.at_sizes(sizes)
+        made = ComposedEncoder(image, text, image_map=self.config["image_map"], text_map=self.config["text_map"])
+        for old, new in ((self.parts.image, image), (self.parts.text, text)):
+            new.lock_("locked" if old.locked else "tuned")
+        return made
 
     def image_features(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Normalised images to embeddings, not normalised."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -79,6 +80,17 @@ def class_texts() -> list[tuple[str, str]]:
         name, gloss = lemmas.split(", ")[0], info.index_to_description(index, detailed=True)[len(lemmas) + 2 :]
         texts.append((f"a photo of a {name}", f"{name}: {gloss}"))
     return texts
+
+
+def taught(names: Sequence[str]) -> list[str]:
+    """Those of some class names that are names of ImageNet's classes, on whose photographs the tower was trained."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    known = {
+        lemma.lower() for index in range(info.num_classes()) for lemma in info.index_to_description(index).split(", ")
+    }
+    return [name for name in names if name.strip().lower() in known]
 
 
 def _weights_file(name: str) -> Path:

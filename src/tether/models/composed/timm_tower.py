@@ -8,17 +8,46 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.atomic_io import local
 from tether.core.component import closest
 from tether.core.errors import InputError, MissingExtraError
 from tether.models.build_open_clip import seeded
-from tether.models.composed.towers import TimmImages
+from tether.models.composed.towers import ImageSide
 from tether.models.config import read_image
 from tether.models.convert.weights import assemble
+from tether.models.sizes import Sizes
+from tether.models.timm_sizes import RESIZED, patch_of, set_sizes_, size_of, takes_sizes
 
 PREFIX = "timm:"
+
+
+class TimmImages(ImageSide):
+    """A timm network without its classifier: what the classifier would read."""
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
+        """Pooled features."""
+        return self.inner(image)
+
+    @property
+    def patch_side(self) -> int | None:
+        """Side of a patch in pixels; None for convolutional networks."""
+        return patch_of(self.inner)
+
+    @property
+    def table_size(self) -> tuple[int, int]:
+        """Height and width of the images that it has positions for."""
+        return size_of(self.inner) or self.image_spec.size
+
+    def at_sizes(self, sizes: Sizes) -> TimmImages:
+        """See ``TowerSide``."""
+        size = list(sizes.image.size)
+        settings = {**self.settings, "image": self.described_image(sizes)}
+        if takes_sizes(self.inner) and (sizes.image.size != self.image_spec.size or sizes.patch):
+            settings[RESIZED] = {"image_size": size, "patch_size": sizes.patch or self.patch_side}
+        return build_timm(settings)
 
 
 def open_timm(name: str, *, random_weights: bool) -> TimmImages:
@@ -60,7 +89,10 @@ def open_timm(name: str, *, random_weights: bool) -> TimmImages:
 
 def build_timm(settings: Mapping[str, Any], inner: nn.Module | None = None) -> TimmImages:
     """The tower that ``settings`` describe, around ``inner`` or a network with weights from a fixed seed."""
-    inner = _model(known_architecture(settings["model"])) if inner is None else inner
+    if inner is None:
+        inner = _model(known_architecture(settings["model"]))
+        if RESIZED in settings:
+            set_sizes_(inner, settings[RESIZED])
     width = int(cast(Any, getattr(inner, "head_hidden_size", None) or cast(Any, inner).num_features))
     spec = read_image(settings["image"], where="image.image")
     return TimmImages(inner, width=width, image_spec=spec, settings=settings)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from dataclasses import asdict
+from typing import Any, Literal, Self
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.core.types import ImageSpec
-from tether.models.tokenizer import lengths
+from tether.models.sizes import Sizes
 
 Side = Literal["image", "text"]
 Training = Literal["locked", "tuned"]
@@ -37,6 +36,10 @@ class TowerSide(nn.Module, abc.ABC):
     def behaviour(self) -> dict[str, Any]:
         """Plain values that decide its outputs beside its weights, for ``core.model_digest``."""
         return self.settings
+
+    @abc.abstractmethod
+    def at_sizes(self, sizes: Sizes) -> Self:
+        """The same architecture at other sizes; its weights are any."""
 
     def lock_(self, training: Training) -> None:
         """Let it rest or learn."""
@@ -62,6 +65,26 @@ class ImageSide(TowerSide):
         super().__init__(inner, width=width, settings=settings)
         self.image_spec = image_spec
 
+    @property
+    def patch_side(self) -> int | None:
+        """Side of a patch in pixels; None for a tower without patches of one size."""
+        return None
+
+    @property
+    def stride(self) -> int | None:
+        """Pixels from one position to the next; None for a tower without positions."""
+        return self.patch_side
+
+    @property
+    def table_size(self) -> tuple[int, int]:
+        """Height and width of the images that it has positions for."""
+        return self.image_spec.size
+
+    def described_image(self, sizes: Sizes) -> dict[str, Any]:
+        """The preparation of ``settings`` at other sizes; at its own it stays word for word."""
+        changed: Mapping[str, Any] = {} if sizes.image == self.image_spec else asdict(sizes.image)
+        return {**self.settings["image"], **changed}
+
     @abc.abstractmethod
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
         """One row for each image, not normalised."""
@@ -79,75 +102,11 @@ class TextSide(TowerSide):
         super().__init__(inner, width=width, settings=settings)
         self.tokenizer = tokenizer
 
+    @property
+    @abc.abstractmethod
+    def text_rows(self) -> int:
+        """Tokens that the tower has positions for."""
+
     @abc.abstractmethod
     def forward(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b w"]:
         """One row for each text, not normalised; ids are zero after the end token."""
-
-
-class TimmImages(ImageSide):
-    """A timm network without its classifier: what the classifier would read."""
-
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
-        """Pooled features."""
-        return self.inner(image)
-
-
-class TransformersImages(ImageSide):
-    """A vision model of transformers, read out as ``settings['output']`` says."""
-
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
-        """Pooled features."""
-        out, output = self.inner(pixel_values=image), self.settings["output"]
-        found = out.get("pooler_output") if output == "pooler" else out.last_hidden_state
-        if found is None or (output != "pooler" and found.ndim != 3):
-            kind = type(self.inner).__name__
-            other = "cls or mean" if found is None else "pooler"
-            raise InputError(f"output: a {kind} gives no {output!r}; expected {other}")
-        if output == "pooler":
-            return found.flatten(1)
-        return found[:, 0] if output == "cls" else found.mean(1)
-
-
-class TransformersTexts(TextSide):
-    """A text model of transformers, read out as ``settings['output']`` says."""
-
-    def forward(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b w"]:
-        """Pooled features; words are those before a row's zeros."""
-        length, place = lengths(text), torch.arange(text.shape[1], device=text.device)
-        mask = place < length[:, None]
-        ids = text.where(mask, self.settings["pad"])
-        states = self.inner(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        pooled = POOLINGS[self.settings["output"]](states, mask)
-        return nn.functional.normalize(pooled, dim=1) if self.settings["normalised"] else pooled
-
-
-def _mean(states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b w"]:
-    return (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
-
-
-def _last(states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b w"]:
-    return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
-
-
-def _max(states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b w"]:
-    return states.masked_fill(~mask[:, :, None], torch.finfo(states.dtype).min).amax(1)
-
-
-POOLINGS = {"mean": _mean, "cls": lambda states, mask: states[:, 0], "lasttoken": _last, "max": _max}
-"""Poolings of a text's token states by sentence-transformers' names."""
-
-
-class DualImages(ImageSide):
-    """The image side of an encoder that ``tether.load`` gives."""
-
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
-        """Its embeddings."""
-        return cast(Any, self.inner).encode_image(image).pooled
-
-
-class DualTexts(TextSide):
-    """The text side of an encoder that ``tether.load`` gives."""
-
-    def forward(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b w"]:
-        """Its embeddings."""
-        return cast(Any, self.inner).encode_text(text).pooled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -10,20 +11,24 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from tether.core.atomic_io import read_json
 from tether.core.component import closest
 from tether.core.errors import InputError, MissingExtraError, refusing
 from tether.core.protocols import Tokenizer
 from tether.models.build_open_clip import seeded
-from tether.models.composed.towers import POOLINGS, TransformersImages, TransformersTexts
+from tether.models.composed.towers import ImageSide, TextSide
 from tether.models.config import read_image
 from tether.models.convert import hugging_face as names
 from tether.models.convert.image_processor import image_spec, read_processor
 from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.convert.weights import assemble, find_weights, read_weights
 from tether.models.described import alike, blamed_on, mapping, of_kind, other_architecture
+from tether.models.sizes import Sizes, refused_size, tokenizer_at
+from tether.models.tokenizer import lengths
+from tether.models.transformers_families import position_rows
 
 IMAGE_KINDS = (
     "beit", "clip_vision_model", "convnext", "convnextv2", "data2vec-vision", "deit", "dinov2",
@@ -37,8 +42,104 @@ TEXT_KINDS = (
 """Values of ``model_type`` that are built, each by the library's own class."""
 _OUTPUTS = ("pooler", "cls", "mean")
 _CLS = ("deit", "vit", "vit_msn")  # their pooler is seldom trained
-_OFFSET = ("camembert", "mpnet", "roberta", "xlm-roberta")  # positions begin behind the padding's
 _SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize")
+
+
+class TransformersImages(ImageSide):
+    """A vision model of transformers, read out as ``settings['output']`` says."""
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
+        """Pooled features."""
+        square = self._side is None or self.image_spec.size == (self._side, self._side)
+        more = {} if square else {"interpolate_pos_encoding": True}
+        out, output = self.inner(pixel_values=image, **more), self.settings["output"]
+        found = out.get("pooler_output") if output == "pooler" else out.last_hidden_state
+        if found is None or (output != "pooler" and found.ndim != 3):
+            kind = type(self.inner).__name__
+            other = "cls or mean" if found is None else "pooler"
+            raise InputError(f"output: a {kind} gives no {output!r}; expected {other}")
+        if output == "pooler":
+            return found.flatten(1)
+        return found[:, 0] if output == "cls" else found.mean(1)
+
+    @property
+    def patch_side(self) -> int | None:
+        """Side of a patch in pixels; None for convolutional networks."""
+        side = self.settings["config"].get("patch_size")
+        return side if isinstance(side, int) else None
+
+    @property
+    def _side(self) -> int | None:
+        return self.settings["config"].get("image_size")
+
+    @property
+    def table_size(self) -> tuple[int, int]:
+        """Height and width of the images that it has positions for."""
+        return self.image_spec.size if self._side is None else (self._side, self._side)
+
+    def at_sizes(self, sizes: Sizes) -> TransformersImages:
+        """See ``TowerSide``; of images that are not square transformers resizes the positions itself."""
+        settings, size = copy.deepcopy(self.settings), sizes.image.size
+        settings["image"] = self.described_image(sizes)
+        if self._side is not None and size[0] == size[1]:
+            settings["config"]["image_size"] = size[0]
+        elif self._side is not None and (sizes.grid is not None or self._side % (sizes.patch or 1)):
+            raise refused_size("square", self, f"{size}; it resizes them itself in every pass, without how")
+        if sizes.patch is not None:
+            settings["config"]["patch_size"] = sizes.patch
+        return build_transformers_images(settings)
+
+
+class TransformersTexts(TextSide):
+    """A text model of transformers, read out as ``settings['output']`` says."""
+
+    def forward(self, text: Int[Tensor, "b l"]) -> Float[Tensor, "b w"]:
+        """Pooled features; words are those before a row's zeros."""
+        return self.pool(*self.states(text))
+
+    def states(self, text: Int[Tensor, "b l"]) -> tuple[Float[Tensor, "b l w"], Bool[Tensor, "b l"]]:
+        """The last states of every token, and True for what is no padding."""
+        length, place = lengths(text), torch.arange(text.shape[1], device=text.device)
+        mask = place < length[:, None]
+        ids = text.where(mask, self.settings["pad"])
+        return self.inner(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask
+
+    def pool(self, states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b w"]:
+        """One row for each text from what ``states`` gave."""
+        return self.finish(POOLINGS[self.settings["output"]](states, mask))
+
+    def finish(self, rows: Float[Tensor, "... w"]) -> Float[Tensor, "... w"]:
+        """What is done to a pooled row."""
+        return nn.functional.normalize(rows, dim=-1) if self.settings["normalised"] else rows
+
+    @property
+    def text_rows(self) -> int:
+        """Tokens that the tower has positions for."""
+        return position_rows(self.settings["config"])
+
+    def at_sizes(self, sizes: Sizes) -> TransformersTexts:
+        """See ``TowerSide``; a table that has rows enough stays."""
+        settings, longer = copy.deepcopy(self.settings), sizes.context - self.text_rows
+        settings["context"] = sizes.context
+        if longer > 0 and "max_position_embeddings" in settings["config"]:
+            settings["config"]["max_position_embeddings"] += longer
+        return build_transformers_texts(settings, tokenizer_at(self.tokenizer, sizes.context))
+
+
+def _mean(states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b w"]:
+    return (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+def _last(states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b w"]:
+    return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+
+
+def _max(states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b w"]:
+    return states.masked_fill(~mask[:, :, None], torch.finfo(states.dtype).min).amax(1)
+
+
+POOLINGS = {"mean": _mean, "cls": lambda states, mask: states[:, 0], "lasttoken": _last, "max": _max}
+"""Poolings of a text's token states by sentence-transformers' names."""
 
 
 def open_transformers_images(folder: Path, *, output: str | None, random_weights: bool) -> TransformersImages:
@@ -98,7 +199,7 @@ def build_transformers_texts(settings: Mapping[str, Any], tokenizer: Tokenizer) 
     if output not in POOLINGS:
         raise InputError(f"output: a text tower gives no {output!r}; {closest(output, POOLINGS)}")
     of_kind(settings["normalised"], bool, where="normalised")
-    for key, least, most in (("pad", 0, vocabulary_of(settings) - 1), ("context", 1, _positions(cfg))):
+    for key, least, most in (("pad", 0, vocabulary_of(settings) - 1), ("context", 1, position_rows(cfg))):
         if not least <= of_kind(settings[key], int, where=key) <= most:
             raise InputError(f"{key}: expected {least} to {most:,}, got {settings[key]}")
     inner, config = _model(cfg, pooler=False)
@@ -205,19 +306,13 @@ def _quiet() -> Iterator[None]:
 
 def _context(folder: Path, cfg: Mapping[str, Any]) -> int:
     """Longest text: what sentence-transformers or the tokenizer says, within the table of positions."""
-    most = _positions(cfg)
+    most = position_rows(cfg)
     for file, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
         values = read_json(folder / file) if (folder / file).is_file() else {}
         said = values.get(key) if isinstance(values, dict) else None
         if isinstance(said, int) and said > 0:
             return min(said, most)
     return most
-
-
-def _positions(cfg: Mapping[str, Any]) -> int:
-    """Longest text that the table of positions has rows for; 512 where there is none."""
-    most = cfg.get("max_position_embeddings") or 512
-    return most - ((cfg.get("pad_token_id") or 0) + 1 if cfg["model_type"] in _OFFSET else 0)
 
 
 def _sentence_modules(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tether.core.protocols import Tokenizer
 from tether.models.config import CLIP_VOCABULARY
 from tether.models.convert.tokenizer_folder import TOKENIZER_FILES, plain_copy
 from tether.models.described import of_kind
-from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
+from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer, LongText
 
 _SETTINGS: Mapping[str, type] = {"clean": str, "strip_sep_token": bool, "language": str}
 """What a configuration may say of open_clip's tokenizers; the rest names files, code or chance."""
@@ -29,9 +30,13 @@ class MissingTokenizer:
         """Keep what to say when a text comes."""
         self.reason, self.context_length, self.vocab_size = reason, context_length, vocab_size
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def __call__(self, texts: Sequence[str], *, long_text: LongText = "cut") -> Tensor:
         """Always an InputError with the reason."""
         raise InputError(f"this model has no tokenizer: {self.reason}")
+
+    def with_context(self, context: int) -> MissingTokenizer:
+        """The same for texts of another length."""
+        return MissingTokenizer(self.reason, context_length=context, vocab_size=self.vocab_size)
 
 
 def named_open_clip_tokenizer(name: str, cfg: Mapping[str, Any]) -> tuple[Tokenizer, int]:
@@ -98,30 +103,36 @@ def text_sizes(text: Mapping[str, Any]) -> tuple[int, int]:
     return int(text.get("context_length", 77)), int(text.get("vocab_size", 49_408))
 
 
-def _wrapped(theirs: Any, *, context: int, size: int, where: str) -> tuple[Tokenizer, int]:
+def _wrapped(theirs: Any, *, context: int, size: int, where: str) -> tuple[FunctionTokenizer, int]:
     """open_clip's tokenizer behind our protocol, and the id that it pads with."""
     import open_clip
 
-    where = f"{where}: its tokenizer failed"
+    theirs = copy.copy(theirs)
+    theirs.context_length = context + 1  # where it cuts by itself, one token too many shows which texts are longer
+    failed = f"{where}: its tokenizer failed"
     if isinstance(theirs, open_clip.SimpleTokenizer):
         pad, write = 0, None
     else:
         pad, write = int(theirs.tokenizer.pad_token_id or 0), theirs.tokenizer.save_pretrained
 
     def padded(texts: list[str]) -> list[list[int]]:
-        with refusing(where):
+        with refusing(failed):
             return _trimmed(theirs(texts), pad)
 
     def plain(texts: list[str]) -> list[list[int]]:
         cleaned = [theirs.clean_fn(text) for text in texts]
-        with refusing(where):
+        with refusing(failed):
             rows = _uncut(theirs.tokenizer, cleaned, context=context)
         drop = theirs.tokenizer.sep_token_id if theirs.strip_sep_token else None
         return [[0 if token == drop else token for token in row] for row in rows]
 
     whole = isinstance(theirs, open_clip.tokenizer.HFTokenizer) and not theirs.tokenizer_mode
+
+    def again(longest: int) -> FunctionTokenizer:
+        return _wrapped(theirs, context=longest, size=size, where=where)[0]
+
     encode = plain if whole else padded
-    return FunctionTokenizer(encode, context_length=context, vocab_size=size, write=write), pad
+    return FunctionTokenizer(encode, context_length=context, vocab_size=size, write=write, again=again), pad
 
 
 def _uncut(tokenizer: Any, texts: list[str], *, context: int) -> list[list[int]]:
@@ -189,13 +200,28 @@ def transformers_tokenizer(
             inner.normalizer = normalizers.Sequence([normalizers.Lowercase(), *kept])
 
     context = max(1, min(context, int(theirs.model_max_length)))
+    return _around(theirs, context=context, vocabulary=vocabulary, where=str(folder))
+
+
+def _around(theirs: Any, *, context: int, vocabulary: int, where: str) -> FunctionTokenizer:
+    """Transformers' tokenizer behind our protocol."""
 
     def encode(texts: list[str]) -> list[list[int]]:
-        with refusing(f"{folder}: its tokenizer failed"):
+        with refusing(f"{where}: its tokenizer failed"):
             return _uncut(theirs, texts, context=context)
 
+    def again(longest: int) -> FunctionTokenizer:
+        other = copy.deepcopy(theirs)
+        other.model_max_length = longest  # which its files say, and which counts where it is lower than the model's
+        return _around(other, context=longest, vocabulary=vocabulary, where=where)
+
     return FunctionTokenizer(
-        encode, context_length=context, vocab_size=vocabulary, write=theirs.save_pretrained, source=theirs
+        encode,
+        context_length=context,
+        vocab_size=vocabulary,
+        write=theirs.save_pretrained,
+        source=theirs,
+        again=again,
     )
 
 

@@ -50,7 +50,10 @@ class VisionTower(Tower):
         side, (rows, columns) = self.config.patch, self.config.grid
         expected = (3, *self.config.image.size)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
-            raise InputError(f"image: expected (b, {', '.join(map(str, expected))}), got {tuple(image.shape)}")
+            raise InputError(
+                f"image: expected (b, {', '.join(map(str, expected))}), got {tuple(image.shape)}; for another size "
+                "take model.resized(image_size=...)"
+            )
         cut = image.unflatten(3, (columns, side)).unflatten(2, (rows, side)).permute(0, 2, 4, 1, 3, 5)
         if keep is None:
             kept = cut.flatten(1, 2)

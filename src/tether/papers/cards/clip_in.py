@@ -26,7 +26,7 @@ CARD = Card(
         "tether.losses.symmetric_negatives.SymmetricHardNegativeLoss",
         "tether.losses.hard_negatives.hard_info_nce",
         "tether.models.blocks.rotary.RotaryEmbedding",
-        "tether.models.rotary_text.to_rotary",
+        "tether.models.positions.RotaryPositions",
         "tether.adapt.distill.text.distil_text",
         "tether.train.steps.presets.ClipInStep",
         "tether.data.loader.SideBySide",

@@ -19,7 +19,6 @@ from tether.data.sets.scenes import SceneTwins, long, render
 from tether.losses import SymmetricHardNegativeLoss
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
-from tether.models.rotary_text import to_rotary
 from tether.models.tokenizer import TextCutWarning
 from tether.papers.testbeds.attribute_swaps import SIDE, WORLD, quadruples, run
 from tether.papers.testbeds.in_memory import mean_recall, unit_pairs
@@ -86,7 +85,7 @@ def read_on(
     texts = _texts("train", count=count)
     unseen = _texts("test", count=held_out)
     teacher.restore_vocabulary_()
-    student = to_rotary(teacher, context=context)
+    student = teacher.resized(context=context, how="rotary")
     converted = _agreement(student, teacher, unseen)
     generator = torch.Generator().manual_seed(seed)
     distil_text(student, teacher=teacher, texts=texts, steps=distil_steps, generator=generator)

@@ -18,7 +18,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Whole, checked
 from tether.core.types import ImageLike
 from tether.data.image_file import image_bytes
-from tether.data.images import decode, fit
+from tether.data.images import decode, resize_and_crop
 from tether.models.embed import encode_images, encode_texts
 
 ImageInput = ImageLike | UInt8[Tensor, "3 h w"]
@@ -133,4 +133,4 @@ def _name(image: ImageInput) -> bytes:
 
 def fitted(image: ImageInput, model: DualEncoder) -> UInt8[Tensor, "3 H W"]:
     """An image as the model wants it, decoded where it is not yet."""
-    return fit(image if isinstance(image, Tensor) else decode(image), model.image_spec)
+    return resize_and_crop(image if isinstance(image, Tensor) else decode(image), model.image_spec)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.atomic_io import read_json, write_json
@@ -27,7 +28,7 @@ from tether.data.images import decode
 from tether.data.paths import anchor, is_url
 from tether.models.embed import Precision, encode_images
 from tether.tasks.retrieve import shards
-from tether.tasks.retrieve.rows import MODEL, check_schema
+from tether.tasks.retrieve.rows import EMBEDDING, KEY, MODEL, check_schema, checked_rows
 from tether.tasks.retrieve.shards import Origin
 
 Progress = Callable[[int, int | None], None]
@@ -55,6 +56,18 @@ class EmbeddedFile:
     bad: int
     bad_rows: Path
     digest: str
+
+    def keys(self) -> list[str]:
+        """The rows' keys, in order."""
+        return [key for file in shards.files_of(self.path) for key in parquet.keys_in(file)]
+
+    def unit(self) -> Float[np.ndarray, "n d"]:
+        """(n, d) float32 rows of length 1."""
+        tables = (parquet.read(file, columns=[KEY, EMBEDDING]) for file in shards.files_of(self.path))
+        return np.concatenate([checked_rows(table, where=str(self.path))[1] for table in tables])
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.rows:,} vectors, {self.bad:,} images that could not be read</p>"
 
 
 def embed(

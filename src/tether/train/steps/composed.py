@@ -18,8 +18,8 @@ from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Loss
 from tether.models.decoder import CausalDecoder
 from tether.train.steps.module import StepModule, loss_inside
-from tether.train.steps.teachers import WORDS, Teachers
-from tether.train.steps.views import MODEL, VIEWS, View
+from tether.train.steps.teachers import WORDS, Encoder, MovingTeacher, Teachers, build_teacher
+from tether.train.steps.views import MODEL, TEACHER, VIEWS, TextView, View
 from tether.train.terms import TERMS, ObjectiveTerm, SeenView, Term, TermInputs
 from tether.train.terms.objective import ROLES
 
@@ -28,6 +28,7 @@ OWN = "objective"
 HEADS: Mapping[str, type[nn.Module]] = {"causal_decoder": CausalDecoder}
 """Trainable modules that terms may call, by name."""
 
+_DIGEST = "weights of the teacher"
 Spec = str | dict[str, Any]
 
 
@@ -52,6 +53,7 @@ class ComposedStep:
         views: dict[str, dict[str, Any]] | None = None,
         terms: list[Spec] | None = None,
         heads: dict[str, Spec] | None = None,
+        teacher: Spec | None = None,
     ) -> None:
         """Read what the step is made of.
 
@@ -60,18 +62,22 @@ class ComposedStep:
             steps: length of the run.
             seed: of all chance.
             views: settings of ``ImageView`` and ``TextView`` by name; a name that is a source needs none. None has
-                ``image`` and ``text``.
+                ``image`` and ``text``. ``of: NAME`` takes another view's rows, window and all, for another ``encoder``.
             terms: parts of ``TERMS`` or ``OBJECTIVES``, or ``objective``; each may have a ``weight`` and, under ``as``,
                 a name in the log. An objective is told its views: ``image``, ``text``, ``negative_image``,
                 ``negative_text``, and ``extra``. None has the objective alone.
             heads: parts of ``HEADS`` by name.
+            teacher: who reads the views with ``encoder: teacher``: ``start``, the model before the run;
+                ``{load: NAME}``, a frozen one; ``{ema: {...}}``, one that trails the model, see ``MovingTeacher``.
 
         Raises:
             InputError: a view or head that nobody uses, or that a term names and there is not.
         """
         given = {"image": {}, "text": {}} if views is None else views
-        self.views = {name: _view(name, settings, steps=steps, seed=seed) for name, settings in given.items()}
-        self._heads, self._seed, self._teachers = dict(heads or {}), seed, Teachers()
+        self.views = {name: _view(name, given, steps=steps, seed=seed) for name in given}
+        self._heads, self._seed, self._steps = dict(heads or {}), seed, steps
+        self._teachers = Teachers(None if teacher is None else build_teacher(teacher, where="step: teacher"))
+        self._check_teacher()
         specs: list[Spec] = [OWN] if terms is None else terms
         named = [
             _term(spec, objective, where=f"step: terms, entry {place}", steps=steps, seed=seed)
@@ -96,11 +102,48 @@ class ComposedStep:
             if unused:
                 raise InputError(f"step: {kind}: no term uses {', '.join(sorted(unused))}")
 
+    def _check_teacher(self) -> None:
+        taught, teacher = [view for view in self.views.values() if view.encoder == TEACHER], self._teachers.teacher
+        if bool(taught) != (teacher is not None):
+            raise InputError(
+                "step: teacher: no view has encoder: teacher"
+                if teacher is not None
+                else "step: views: encoder: teacher needs the step's setting teacher, such as teacher: start"
+            )
+        if teacher is None or teacher.like_student:
+            return
+        for view in taught:
+            if isinstance(view, TextView) and (view.rewrite is not None or view.source != ["text"]):
+                raise InputError("step: views: a loaded teacher reads the captions, 'text', as they are")
+
+    def see_start(self, model: DualEncoder) -> None:
+        """See core.protocols.Taught."""
+        if self._teachers.teacher is not None:
+            self._teachers.teacher.see_start(cast(Encoder, model))
+
+    def follow_(self, *, step: int) -> None:
+        """See core.protocols.Taught."""
+        if isinstance(self._teachers.teacher, MovingTeacher) and self._teachers.teacher.moving is not None:
+            self._teachers.teacher.moving.update_(step=step)
+
+    def teacher_tensors(self) -> dict[str, Tensor]:
+        """See core.protocols.Taught."""
+        teacher = self._teachers.teacher
+        return teacher.moving.tensors() if isinstance(teacher, MovingTeacher) and teacher.moving is not None else {}
+
+    def load_teacher_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """See core.protocols.Taught."""
+        teacher = self._teachers.teacher
+        if isinstance(teacher, MovingTeacher) and teacher.moving is not None:
+            teacher.moving.load(dict(tensors))
+
     def new_heads(self, model: DualEncoder) -> dict[str, nn.Module]:
         """The trainable modules of the terms, for the model that is trained; frozen encoders are loaded, too."""
         for view in self.views.values():
-            if view.encoder not in (MODEL, WORDS):
+            if view.encoder not in (MODEL, WORDS, TEACHER):
                 self._teachers.load(view.encoder)
+        if self._teachers.teacher is not None:
+            self._teachers.teacher.see_now(cast(Encoder, model), steps=self._steps)
         about = {"dim": model.dim, "vocabulary": model.tokenizer.vocab_size, "context": model.tokenizer.context_length}
         found = {}
         for name, spec in self._heads.items():
@@ -139,31 +182,53 @@ class ComposedStep:
         rows = {name: one for name, one in found.items() if one is not None}
         features, extra = module.encode({name: one for name, one in rows.items() if self.views[name].encoder == MODEL})
         for name in rows.keys() - features.keys():
-            features[name] = self._teachers.read(self.views[name].encoder, rows[name], batch)
+            reader = self.views[name].encoder
+            features[name] = self._teachers.read(reader, rows[name], batch, micro_batch=module.micro_batch)
         views = {name: SeenView(one.rows, features[name], one.about) for name, one in rows.items()}
         model = module.model
         heads = dict(module.heads.items())
         return TermInputs(batch, views, extra, heads, model.logit_scale, model.logit_bias, geometry_of(model))
 
     def state_dict(self) -> dict[str, Any]:
-        """That of every term that has one."""
-        return {name: term.state_dict() for name, (term, _) in self.terms.items() if isinstance(term, Stateful)}
+        """That of every term that has one, and which teacher stays; a teacher that moves has tensors of its own."""
+        found = {name: term.state_dict() for name, (term, _) in self.terms.items() if isinstance(term, Stateful)}
+        digest = self._teachers.digest()
+        return found if digest is None else {**found, _DIGEST: digest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the state of another instance of the same settings."""
+        """Take over the state of another instance of the same settings.
+
+        Raises:
+            InputError: the teacher has other weights than it had.
+        """
+        digest = self._teachers.digest()
+        if digest is not None and state.get(_DIGEST, digest) != digest:
+            raise InputError("step: teacher: its weights are not those that the run began with")
         for name, (term, _) in self.terms.items():
             if isinstance(term, Stateful):
                 term.load_state_dict(state[name])
 
 
-def _view(name: str, settings: Mapping[str, Any], *, steps: int, seed: int) -> View:
+def _view(name: str, given: Mapping[str, Mapping[str, Any]], *, steps: int, seed: int) -> View:
+    """A view from its settings; one of another view has that one's, and its name for whatever is drawn."""
+    where, settings, drawn = f"step: views: {name}", dict(given[name]), name
+    if "of" in settings:
+        drawn = settings.pop("of")
+        if drawn not in given or "of" in given[drawn]:
+            known = [other for other in given if "of" not in given[other]]
+            raise InputError(f"{where}: of: unknown view {drawn!r}; {closest(str(drawn), known)}")
+        if others := settings.keys() - {"encoder", "want"}:
+            raise InputError(
+                f"{where}: of: {', '.join(sorted(others))}: only encoder and want can be other than its own"
+            )
+        kept = {key: value for key, value in given[drawn].items() if key not in ("keep_patches", "full_last")}
+        settings = {"source": drawn, **kept, **settings}
     source = settings.get("source", name)
     first = source[0] if isinstance(source, Sequence) and not isinstance(source, str) and source else source
     side = next((side for side in VIEWS if str(first).endswith(side)), None)
     if side is None:
-        raise InputError(f"step: views: {name}: expected a source that ends in 'image' or 'text', got {source!r}")
-    spec = {"source": source, **settings}
-    return build({**spec, "name": side}, VIEWS, where=f"step: views: {name}", steps=steps, seed=seed, view=name)
+        raise InputError(f"{where}: expected a source that ends in 'image' or 'text', got {source!r}")
+    return build({"source": source, **settings, "name": side}, VIEWS, where=where, steps=steps, seed=seed, view=drawn)
 
 
 def _term(spec: Spec, objective: Objective, *, where: str, steps: int, seed: int) -> tuple[str, Term, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -29,6 +29,8 @@ class ViewRows:
         keep: (b, k) the patches that are seen, or None for all.
         want: ``tokens`` also asks for patches or words in the joint space, see ``models.dense``.
         about: further tensors for the terms, by name.
+        fixed: whether the row of a batch is the same each time it comes, so that what is made of it may be kept.
+        names: keys of the images in the source, where they are its own, for a look into what is kept.
     """
 
     side: Side
@@ -36,14 +38,19 @@ class ViewRows:
     keep: Tensor | None = None
     want: Want = "pooled"
     about: Mapping[str, Tensor] = field(default_factory=dict)
+    fixed: bool = True
+    names: Sequence[str] | None = None
 
     @property
     def batch_key(self) -> tuple[Any, ...]:
         """Views of one key are encoded in one call; texts of any length are, for their padding can be cut again."""
         if self.side == "text":
-            return "text", self.want
+            return "text", self.want, self.fixed
         kept = None if self.keep is None else self.keep.shape[1]
-        return "image", self.want, self.rows.shape[1:], self.rows.dtype, kept
+        return "image", self.want, self.fixed, self.rows.shape[1:], self.rows.dtype, kept
+
+
+Kept = Callable[[ViewRows], Features | None]
 
 
 class StepModule(nn.Module):
@@ -68,12 +75,20 @@ class StepModule(nn.Module):
         *,
         micro_batch: Count | None = None,
         heads: Mapping[str, nn.Module] | None = None,
+        kept: Kept | None = None,
     ) -> None:
-        """Args: model: the encoder. micro_batch: images encoded at once, or None for all. heads: see the class."""
+        """Take the parts.
+
+        Args:
+            model: the encoder.
+            micro_batch: images encoded at once, or None for all.
+            heads: see the class.
+            kept: gives the features of views that need not be encoded, None of others.
+        """
         super().__init__()
         self.model = model
         self.heads = nn.ModuleDict(dict(heads or {}))
-        self.micro_batch = micro_batch
+        self.micro_batch, self.kept = micro_batch, kept
 
     def forward(
         self, make_loss: Callable[..., Loss], *arguments: Any, **keywords: Any
@@ -90,7 +105,10 @@ class StepModule(nn.Module):
         joined = [_joined([views[name] for name in names]) for names in groups.values()]
         found: dict[str, Features] = {}
         extra: dict[str, dict[str, Tensor]] = {"image": {}, "text": {}}
-        for names, batch, features in zip(groups.values(), joined, self._encode(joined), strict=True):
+        ready = [None if self.kept is None else self.kept(batch) for batch in joined]
+        encoded = iter(self._encode([batch for batch, one in zip(joined, ready, strict=True) if one is None]))
+        for names, batch, one in zip(groups.values(), joined, ready, strict=True):
+            features = next(encoded) if one is None else one
             sums = extra[batch.side]
             for key, value in features.extra.items():
                 sums[key] = sums[key] + value if key in sums else value
@@ -98,10 +116,12 @@ class StepModule(nn.Module):
         return found, extra
 
     def _encode(self, batches: Sequence[ViewRows]) -> list[Features]:
+        if not batches:
+            return []
         images = [len(batch.rows) for batch in batches if batch.side == "image"]
         most, size = max(images or [len(batch.rows) for batch in batches]), self.micro_batch
         if size is None or size >= most:
-            return [self._tower(batch.side, batch.rows, batch.keep, batch.want) for batch in batches]
+            return [run_tower(self.model, batch.side, batch.rows, batch.keep, batch.want) for batch in batches]
         parts: list[list[Features]] = [[] for _ in batches]
         for number in range(-(-most // size)):  # towers by turns, as the backward of shared towers adds up in order
             for batch, done in zip(batches, parts, strict=True):
@@ -111,19 +131,23 @@ class StepModule(nn.Module):
                     continue
                 keep = None if batch.keep is None else batch.keep[part]
                 done.append(
-                    checkpoint(self._tower, batch.side, batch.rows[part], keep, batch.want, use_reentrant=False)
+                    checkpoint(
+                        run_tower, self.model, batch.side, batch.rows[part], keep, batch.want, use_reentrant=False
+                    )
                 )
         return [_whole(part) for part in parts]
 
-    def _tower(self, side: Side, rows: Tensor, keep: Tensor | None, want: Want) -> Features:
-        if want == "tokens":
-            return dense_image(self.model, rows, keep=keep) if side == "image" else dense_text(self.model, rows)
-        if side == "text":
-            return self.model.encode_text(rows)
-        if keep is None:
-            return self.model.encode_image(rows)
-        assert isinstance(self.model, Clip)  # checked when the patches were counted
-        return self.model.encode_image(rows, keep=keep)
+
+def run_tower(model: Clip | WrappedEncoder, side: Side, rows: Tensor, keep: Tensor | None, want: Want) -> Features:
+    """What one tower of a model makes of a view's rows."""
+    if want == "tokens":
+        return dense_image(model, rows, keep=keep) if side == "image" else dense_text(model, rows)
+    if side == "text":
+        return model.encode_text(rows)
+    if keep is None:
+        return model.encode_image(rows)
+    assert isinstance(model, Clip)  # checked when the patches were counted
+    return model.encode_image(rows, keep=keep)
 
 
 def loss_inside(module: nn.Module, make_loss: Callable[..., Loss], *arguments: Any, **keywords: Any) -> Loss:
@@ -138,7 +162,9 @@ def _joined(views: Sequence[ViewRows]) -> ViewRows:
         return first
     keep = None if first.keep is None else torch.cat([view.keep for view in views if view.keep is not None])
     rows = [view.rows for view in views]
-    return ViewRows(first.side, torch.cat(rows) if first.side == "image" else joined_texts(rows), keep, first.want)
+    joined = torch.cat(rows) if first.side == "image" else joined_texts(rows)
+    names = [name for view in views for name in view.names or ()]
+    return replace(first, rows=joined, keep=keep, names=names if len(names) == len(joined) else None)
 
 
 def joined_texts(texts: Sequence[Tensor]) -> Tensor:

@@ -1,51 +1,190 @@
-"""Who reads a view besides the model that is trained: frozen encoders, and a count of words."""
+"""Who reads a view besides the model that is trained: frozen encoders, one that trails the model, a count of words."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tether.core.protocols import DualEncoder
+from tether.core.component import build
+from tether.core.errors import InputError
+from tether.core.model_digest import model_digest
+from tether.core.ranges import Share, checked
 from tether.core.types import Batch, Features
-from tether.train.steps.module import ViewRows
-from tether.train.steps.views import captions_of
+from tether.models.dual import Clip
+from tether.models.frozen_copy import frozen_copy
+from tether.models.wrapped_encoders import WrappedEncoder
+from tether.train.ema import MovingEncoder, Shape
+from tether.train.steps.module import ViewRows, run_tower
+from tether.train.steps.views import TEACHER, captions_of
 
 WORDS = "words"
 BUCKETS = 1024
 """Of the counts of a caption's tokens; two of a vocabulary's words share one by chance."""
 _MIX = -7046029254386353131  # the odd constant of SplitMix64; products wrap around on purpose
+Encoder = Clip | WrappedEncoder
+
+
+class Teacher(Protocol):
+    """What a step's setting ``teacher`` names.
+
+    Attributes:
+        model: who reads, once there is one.
+        like_student: whether it reads the student's own tokens.
+    """
+
+    model: Encoder | None
+    like_student: bool
+
+    def see_start(self, student: Encoder) -> None:
+        """Look at the model before it has learnt anything; called again by a run that goes on."""
+        ...
+
+    def see_now(self, student: Encoder, *, steps: int) -> None:
+        """Look at the model where this run takes it up; its weights change from here on."""
+        ...
+
+
+class LoadedTeacher:
+    """``{load: NAME}``: any encoder that ``tether.load`` takes."""
+
+    like_student = False
+
+    def __init__(self, *, name_or_folder: str) -> None:
+        """Args: name_or_folder: for ``tether.load``."""
+        self.name, self.model = name_or_folder, cast("Encoder | None", None)
+
+    def see_start(self, student: Encoder) -> None:
+        """See Teacher."""
+        from tether.models.load import load
+
+        self.model = load(self.name).requires_grad_(False)
+
+    def see_now(self, student: Encoder, *, steps: int) -> None:
+        """See Teacher."""
+
+
+class StartTeacher:
+    """``start``: the model as it was before the run."""
+
+    like_student = True
+
+    def __init__(self) -> None:
+        """There is nothing to set."""
+        self.model: Encoder | None = None
+
+    def see_start(self, student: Encoder) -> None:
+        """See Teacher."""
+        self.model = frozen_copy(student)
+
+    def see_now(self, student: Encoder, *, steps: int) -> None:
+        """See Teacher."""
+
+
+class MovingTeacher:
+    """``{ema: {momentum: [0.996, 1.0]}}``: an average of the model's weights that trails it, see ``MovingEncoder``."""
+
+    like_student = True
+
+    @checked
+    def __init__(
+        self,
+        *,
+        momentum: Share | tuple[Share, Share] = (0.996, 1.0),
+        shape: Shape = "cosine",
+        buffers: Literal["copied", "averaged"] = "copied",
+        exclude: list[str] | None = None,
+    ) -> None:
+        """See ``MovingEncoder`` for the settings."""
+        self._settings: dict[str, Any] = {"momentum": momentum, "shape": shape, "buffers": buffers}
+        self._settings["exclude"] = exclude or []
+        self.model, self.moving = cast("Encoder | None", None), cast("MovingEncoder | None", None)
+
+    def see_start(self, student: Encoder) -> None:
+        """See Teacher."""
+
+    def see_now(self, student: Encoder, *, steps: int) -> None:
+        """See Teacher."""
+        self.moving = MovingEncoder(student, steps=steps, **self._settings)
+        self.model = cast(Encoder, self.moving.model)
+
+
+TEACHERS: Mapping[str, type[Teacher]] = {"load": LoadedTeacher, "start": StartTeacher, "ema": MovingTeacher}
+"""Teachers by the key that a step's ``teacher`` has."""
+
+
+def build_teacher(spec: str | Mapping[str, Any], *, where: str) -> Teacher:
+    """The teacher that ``start``, ``{load: NAME}`` or ``{ema: {...}}`` describes.
+
+    Raises:
+        InputError: anything else, or a setting out of its range.
+    """
+    values = {spec: {}} if isinstance(spec, str) else dict(spec)
+    if len(values) != 1 or not values.keys() <= TEACHERS.keys() or spec == "load":
+        raise InputError(f"{where}: expected start, {{load: NAME}} or {{ema: {{momentum: 0.99}}}}, got {spec!r:.200}")
+    ((kind, more),) = values.items()
+    if kind == "load":
+        if not isinstance(more, str):
+            raise InputError(f"{where}: load: expected a name or a folder, got {more!r:.200}")
+        return LoadedTeacher(name_or_folder=more)
+    if not isinstance(more or {}, Mapping):
+        raise InputError(f"{where}: {kind}: expected settings by name, got {more!r:.200}")
+    return build({"name": kind, **(more or {})}, TEACHERS, where=where)
 
 
 class Teachers:
-    """Frozen encoders by the names that ``tether.load`` takes, each loaded once; they are no part of what is saved."""
+    """All who read a step's views without learning: none of them is saved with the model.
 
-    def __init__(self) -> None:
-        """Start with none."""
-        self._loaded: dict[str, nn.Module] = {}
+    Frozen encoders have the names that ``tether.load`` takes, each loaded once; ``teacher`` is the step's own.
+    """
 
-    def load(self, name: str) -> DualEncoder:
+    def __init__(self, teacher: Teacher | None = None) -> None:
+        """Args: teacher: of the step."""
+        self.teacher = teacher
+        self._loaded: dict[str, Encoder] = {}
+        self._digest: str | None = None
+
+    def load(self, name: str) -> Encoder:
         """The encoder of a name, in evaluation mode and without gradient."""
+        if name == TEACHER:
+            if self.teacher is None or self.teacher.model is None:
+                raise InputError("step: teacher: not there yet; a run calls new_heads(model) before its first step")
+            return self.teacher.model
         if name not in self._loaded:
             from tether.models.load import load
 
-            self._loaded[name] = load(name).eval().requires_grad_(False)
-        return cast(DualEncoder, self._loaded[name])
+            self._loaded[name] = load(name).requires_grad_(False)
+        return self._loaded[name]
 
     @torch.no_grad()
-    def read(self, name: str, view: ViewRows, batch: Batch) -> Features:
-        """Embeddings of a view; captions are read as the encoder's own tokenizer has them."""
+    def read(self, name: str, view: ViewRows, batch: Batch, *, micro_batch: int | None = None) -> Features:
+        """What a reader makes of a view, a slice at a time; captions are read as its own tokenizer has them."""
         if name == WORDS:
             return Features(count_words(view.rows))
-        device = view.rows.device
-        reader = self.load(name)
-        cast(nn.Module, reader).to(device)
-        if view.side == "image":
-            return Features(reader.encode_image(view.rows).pooled.float())
-        ids = reader.tokenizer(captions_of(batch)).to(device, non_blocking=True)
-        return Features(reader.encode_text(ids).pooled.float())
+        device, reader, rows = view.rows.device, self.load(name), view.rows
+        reader.to(device)
+        if view.side == "text" and not (name == TEACHER and self.teacher is not None and self.teacher.like_student):
+            rows = reader.tokenizer(captions_of(batch)).to(device, non_blocking=True)
+        parts = [
+            run_tower(reader, view.side, some, None, view.want) for some in rows.split(micro_batch or max(1, len(rows)))
+        ]
+        return Features(torch.cat([part.pooled.float() for part in parts]), _cat(parts, "tokens"), _cat(parts, "mask"))
+
+    def digest(self) -> str | None:
+        """Of the teacher's weights, for those that stay; a run goes on with the same ones only."""
+        if self.teacher is None or self.teacher.model is None or isinstance(self.teacher, MovingTeacher):
+            return None
+        if self._digest is None:
+            self._digest = model_digest(nn.ModuleList([self.teacher.model]))  # whatever the size of its images
+        return self._digest
+
+
+def _cat(parts: Sequence[Features], name: Literal["tokens", "mask"]) -> Tensor | None:
+    found = [part for part in (getattr(one, name) for one in parts) if part is not None]
+    return torch.cat(found) if found else None
 
 
 def count_words(text: Int[Tensor, "b l"]) -> Float[Tensor, "b 1024"]:

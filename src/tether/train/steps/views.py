@@ -26,6 +26,8 @@ from tether.train.terms.term import LABELS
 
 MODEL = "model"
 """The encoder that is trained."""
+TEACHER = "teacher"
+"""The one that a step's setting ``teacher`` describes."""
 
 
 class View(abc.ABC):
@@ -53,8 +55,11 @@ class View(abc.ABC):
     def rows(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> ViewRows | None:
         """This process's rows at this step, or None for an optional view without a source.
 
+        What belongs to the source goes along in ``about``: ``labels`` of its texts; ``box`` (b, 4) and ``flipped``
+        (b,), which part of the original image a view of it shows, where the loader says so.
+
         Raises:
-            InputError: the batch does not hold the source.
+            InputError: the batch does not hold the source, or it is empty.
         """
         source = self.source[step % len(self.source)]
         found = getattr(batch, source) if source in ("image", "text") else batch.extra.get(source)
@@ -65,8 +70,11 @@ class View(abc.ABC):
                 f"batch.extra: expected {source!r}, got {', '.join(batch.extra) or 'nothing'}; every row of the source "
                 "must have it in its meta, or tether.data.loader bring it"
             )
-        labels = batch.extra.get(LABELS.get(source, ""))
-        about = {"labels": labels} if isinstance(labels, Tensor) else {}
+        if not found.numel():
+            raise InputError(f"batch: {source}: expected rows to encode, got {tuple(found.shape)}")
+        names = {"labels": LABELS.get(source, ""), "box": f"{source}_box", "flipped": f"{source}_flipped"}
+        given = {key: batch.extra.get(name) for key, name in names.items()}
+        about = {key: value for key, value in given.items() if isinstance(value, Tensor)}
         return self._seen(module, found, batch, about, step=step, gather=gather)
 
     @abc.abstractmethod
@@ -110,15 +118,17 @@ class ImageView(View):
             keep_patches: share of the patches that is kept; views of equally many rows keep the same ones.
             full_last: last share of the run that sees every patch.
             want: ``tokens`` also gives the patches in the joint space.
-            encoder: ``model``, or the name of a frozen one for ``tether.load``.
+            encoder: ``model``, ``teacher``, or the name of a frozen one for ``tether.load``.
             optional: leave the view out where a batch has no such images.
             steps: length of the run.
             seed: of windows and patches, which depend on (seed, step) and not on the number of processes.
             view: name of this one; windows of views with different names differ.
         """
         super().__init__(source=source, encoder=encoder, want=want, optional=optional)
-        if encoder != MODEL and (keep_patches < 1 or want != "pooled"):
+        if encoder not in (MODEL, TEACHER) and (keep_patches < 1 or want != "pooled"):
             raise InputError(f"encoder: {encoder!r} sees whole images and gives pooled embeddings only")
+        if encoder == TEACHER and keep_patches < 1:
+            raise InputError("encoder: the teacher sees whole images; expected keep_patches 1")
         self.size, self.crop, self.keep_patches, self.seed, self.name = size, crop, keep_patches, seed, view
         self.full_from = round(steps * (1 - full_last))
 
@@ -128,20 +138,24 @@ class ImageView(View):
         size = (self.size, self.size) if self.size else tuple(rows.shape[2:])
         with torch.autocast(rows.device.type, enabled=False):  # eight bits of a pixel are more than bfloat16 has
             if self.crop < 1:
-                rows = self._window(rows, size, step=step, gather=gather)
+                rows, windows = self._window(rows, size, step=step, gather=gather)
+                if "box" in about:
+                    about["box"] = _within(about["box"], about["flipped"], windows)
             elif size != tuple(rows.shape[2:]):
                 rows = _like(F.interpolate(rows.float(), size, mode="bicubic", antialias=True), rows.dtype)
+        own = batch.extra.get("keys") if rows is batch.image else None
+        names = [str(key) for key in own] if isinstance(own, Sequence) else None
         keep = None
         if self.keep_patches < 1 and step < self.full_from:
             patches = patch_count(module)
             generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
             order = torch.rand(len(rows) * gather.world, patches, generator=generator).argsort(dim=1)
-            own = order[gather.rank * len(rows) : (gather.rank + 1) * len(rows), : self.patches_of(patches)]
-            keep = own.sort(dim=1).values.to(rows.device, non_blocking=True)
-        return ViewRows("image", rows, keep, self.want, about)
+            mine = order[gather.rank * len(rows) : (gather.rank + 1) * len(rows), : self.patches_of(patches)]
+            keep = mine.sort(dim=1).values.to(rows.device, non_blocking=True)
+        return ViewRows("image", rows, keep, self.want, about, fixed=self.crop == 1, names=names)
 
-    def _window(self, rows: Tensor, size: tuple[int, ...], *, step: int, gather: Gather) -> Tensor:
-        """A square window of each image, its side and its place drawn evenly."""
+    def _window(self, rows: Tensor, size: tuple[int, ...], *, step: int, gather: Gather) -> tuple[Tensor, Tensor]:
+        """A square window of each image, its side and its place drawn evenly, and the windows (b, 4) in its shares."""
         salt = f"window of {self.name}"
         generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt=salt) >> 1)
         drawn = torch.rand(len(rows) * gather.world, 3, generator=generator)
@@ -150,7 +164,8 @@ class ImageView(View):
         place = (1 - side) * (2 * drawn[:, 1:] - 1)
         theta = torch.cat([side[:, :, None] * torch.eye(2, device=rows.device), place[:, :, None]], dim=2)
         grid = F.affine_grid(theta, [len(rows), 3, *size], align_corners=False)
-        return _like(F.grid_sample(rows.float(), grid, padding_mode="border", align_corners=False), rows.dtype)
+        pixels = _like(F.grid_sample(rows.float(), grid, padding_mode="border", align_corners=False), rows.dtype)
+        return pixels, torch.cat([place + 1 - side, place + 1 + side], dim=1) / 2
 
     def patches_of(self, patches: int) -> int:
         """How many of an image's patches are computed."""
@@ -184,16 +199,17 @@ class TextView(View):
             context: most tokens, the end token among them; None leaves what the loader gave.
             rewrite: other texts made of the captions, one of ``REWRITES``.
             want: ``tokens`` also gives the words in the joint space.
-            encoder: ``model``; the name of a frozen one for ``tether.load``; or ``words``, which counts tokens.
+            encoder: ``model``; ``teacher``; the name of a frozen one for ``tether.load``; or ``words``, which counts
+                tokens.
             optional: leave the view out where a batch has no such texts.
             steps: length of the run.
             seed: of the rewriting.
             view: name of this one.
         """
         super().__init__(source=source, encoder=encoder, want=want, optional=optional)
-        if encoder != MODEL and want != "pooled":
+        if encoder not in (MODEL, TEACHER) and want != "pooled":
             raise InputError(f"encoder: {encoder!r} gives pooled embeddings only")
-        if (rewrite is not None or encoder != MODEL) and self.source != ["text"]:
+        if (rewrite is not None or encoder not in (MODEL, TEACHER)) and self.source != ["text"]:
             raise InputError(f"source: rewriting and other encoders read the captions, 'text'; got {source!r}")
         self.context = context
         self.rewrite: Rewrite | None = None
@@ -215,7 +231,7 @@ class TextView(View):
             cut = rows[:, : self.context]
             longer = rows[:, self.context :].ne(0).any(dim=1, keepdim=True)
             rows = torch.cat([cut[:, :-1], torch.where(longer, end, cut[:, -1:])], dim=1)
-        return ViewRows("text", rows, None, self.want, about)
+        return ViewRows("text", rows, None, self.want, about, fixed=self.rewrite is None)
 
 
 VIEWS: Mapping[str, type[View]] = {"image": ImageView, "text": TextView}
@@ -247,6 +263,15 @@ def patch_count(module: StepModule) -> int:
         raise InputError(f"keep_patches: {type(module.model).__name__} cannot drop patches; use keep_patches=1")
     down, across = module.model.config.vision.grid
     return down * across
+
+
+def _within(boxes: Tensor, flipped: Tensor, windows: Tensor) -> Tensor:
+    """Which part of the original image is seen through windows of views that show ``boxes`` of it, all (b, 4)."""
+    x0, y0, x1, y1 = windows.unbind(1)
+    x0, x1 = torch.where(flipped, 1 - x1, x0), torch.where(flipped, 1 - x0, x1)
+    corner, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    first, last = torch.stack([x0, y0], dim=1), torch.stack([x1, y1], dim=1)
+    return torch.cat([corner + first * sides, corner + last * sides], dim=1)
 
 
 def _like(values: Tensor, dtype: torch.dtype) -> Tensor:

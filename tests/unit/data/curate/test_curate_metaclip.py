@@ -258,7 +258,7 @@ def test_counts_of_a_pool():
     halves = NgramCounts().partial_fit(texts[:2]).merge(NgramCounts().partial_fit(texts[2:]))
     assert (halves.unigrams, halves.bigrams) == (counts.unigrams, counts.bigrams)
     assert counts.entries(minimum=2, minimum_pmi=0) == ["York", "New", "a", "New York"]
-    with pytest.raises(InputError, match="no word of the pool stands in it 9 times"):
+    with pytest.raises(InputError, match="no word of the captions stands in them 9 times"):
         counts.entries(minimum=9)
 
 

@@ -77,11 +77,18 @@ def entries_of(
     """Metadata built from the pool's own captions: its frequent words, then its collocations.
 
     Raises:
-        InputError: no word of the pool is frequent enough.
+        InputError: no captions, or no word of theirs is frequent enough.
     """
-    counts = NgramCounts()
+    counts, good, captions = NgramCounts(), 0, 0
+    bad: list[tuple[str, str]] = []
     for piece in range(pool.pieces()):
         for rows in pool.read(piece, columns="captions"):
-            counts.partial_fit(explode(rows)[0].column("text"))
+            texts = explode(rows)[0].column("text")
+            counts.partial_fit(texts)
+            good, captions = good + len(rows.keys), captions + len(texts) - texts.null_count
+            bad = bad or list(rows.bad[:1])
         on_progress(piece + 1, pool.pieces())
+    if not captions:
+        first = f"; of rows that cannot be used the first is {bad[0][0]}: {bad[0][1]}" if bad else ""
+        raise InputError(f"{pool.name}: none of {good:,} rows that can be used has a caption{first}")
     return counts.entries(limit=limit, minimum=minimum, minimum_pmi=minimum_pmi)

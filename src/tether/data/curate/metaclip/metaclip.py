@@ -83,7 +83,7 @@ class MetaClipCurator(BalancedStep):
         if not self.hits.any():
             raise InputError(
                 f"none of the {self.rows['']} captions holds any of the {len(self.hits)} entries; case and marks are "
-                "compared as they are"
+                f"compared as they are, and the first entry is {self.matcher.entries[0]!r:.80}"
             )
         self.balancer.fit(self.hits)
 

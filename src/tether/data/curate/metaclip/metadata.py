@@ -138,7 +138,10 @@ class NgramCounts:
         pairs = collocations(self.bigrams, unigrams=self.unigrams, minimum_pmi=minimum_pmi, minimum=minimum)
         found = build_metadata([frequent(self.unigrams, minimum=minimum), pairs], limit=limit)
         if not found:
-            raise InputError(f"no word of the pool stands in it {minimum} times; give a file of entries instead")
+            raise InputError(
+                f"no word of the captions stands in them {minimum} times; so few need no balancing: use a recipe "
+                f"without metaclip, or ask for fewer (--minimum {max(1, minimum - 1)}), or give a file of entries"
+            )
         return found
 
 

@@ -13,7 +13,7 @@ from tether.core.ranges import Share, Whole, checked
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.sets.scenes.biases import BiasKind, draw_biased
-from tether.data.sets.scenes.captions import HELD_OUT_TEMPLATES, TEMPLATES, Order, long, short
+from tether.data.sets.scenes.captions import HELD_OUT_TEMPLATES, TEMPLATES, Order, long, noun, short
 from tether.data.sets.scenes.defects import draw_defect
 from tether.data.sets.scenes.lettering import draw_lettering
 from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
@@ -165,6 +165,7 @@ class ScenesSet(IndexedSource):
             "label": sample.label,
             "things": [asdict(thing) for thing in scene.things],
             "boxes": image.boxes.tolist(),
+            "phrases": [noun(thing, details=self._details) for thing in scene.things],
             "labels": image.labels,
             "background": scene.background,
         }

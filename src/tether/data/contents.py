@@ -1,0 +1,234 @@
+"""What a batch holds besides plain pairs: views of images, further captions, regions, latents, rows of text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tether.core.component import build, closest
+from tether.core.errors import InputError
+from tether.core.hash_rng import hash_int
+from tether.core.types import ImageLike, ImageSpec, Row
+from tether.data.augment import Augment
+from tether.data.captions import CAPTION_PICKS, CaptionPick
+from tether.data.crops import Crop
+from tether.data.images import decode
+from tether.data.latents import TensorColumn
+from tether.data.placement import Placement
+from tether.data.regions import RegionColumns, SeenRegions
+
+IMAGE, TEXT = "image", "text"
+REGION_TEXT = "region_text"
+"""Where a batch's extra holds the tokens of its regions' phrases."""
+_TAKEN = ("image", "text", "negative_image", "negative_text", REGION_TEXT)
+_WHOLE = Crop()
+
+
+@dataclass(frozen=True, slots=True)
+class RowContents:
+    """What was read of one row, besides its plain image.
+
+    Attributes:
+        views: pixels of each view, ``image`` among them, and under ``negative_image`` the hard negative's.
+        placements: where each view lies in the image, after augmentation.
+        regions: those of each view.
+        phrases: of the regions.
+        tensors: of each column of latents.
+    """
+
+    views: Mapping[str, Tensor] = field(default_factory=dict)
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    regions: Mapping[str, SeenRegions] = field(default_factory=dict)
+    phrases: Sequence[str] = ()
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class BatchContents:
+    """What the batches of a loader hold besides plain pairs, read off the same rows.
+
+    Under ``Batch.extra`` there are then, b rows each:
+
+    - ``NAME`` (b, 3, h, w) uint8 for each of ``crops``; ``image`` among them takes the place of the plain image;
+    - ``NAME_box`` (b, 4) float32 and ``NAME_flipped`` (b,) bool for these and for ``image``: which part of the original
+      image is seen, in shares of its width and height (beyond 0 and 1 in margins), and whether it is mirrored;
+    - ``NAME`` (b, l) token ids for each of ``captions``;
+    - ``regions`` (those of ``image``) and ``NAME_regions``, a ``core.types.Regions`` with ``most`` places a row;
+      ``region_text`` (b * most, l) the tokens of their phrases, row after row;
+    - ``NAME`` (b, ...) float32 for each of ``latents``.
+
+    Names of crops and latents end in ``image`` and those of captions in ``text``, so that a step can name them as the
+    source of a view.
+
+    Example:
+        >>> from tether.core.types import ImageSpec
+        >>> from tether.data.contents import BatchContents
+        >>> from tether.data.loader import Loader
+        >>> from tether.data.sets.scenes import ScenesSet
+        >>> from tether.models.tokenizer import ClipTokenizer
+        >>> contents = BatchContents(
+        ...     crops={"image": {"scale": (0.4, 1.0), "flip": 0.5}, "local_image": {"size": 32, "scale": (0.05, 0.4)}},
+        ...     captions={"short_text": "first"},
+        ...     regions={"most": 4, "phrases": "phrases", "masks": "labels", "unit": "pixel"},
+        ... )
+        >>> settings = {"image_spec": ImageSpec((64, 64)), "tokenizer": ClipTokenizer(), "batch_size": 8, "seed": 0}
+        >>> batch = next(Loader(ScenesSet(rows=16), contents=contents, **settings))
+        >>> batch.image.shape, batch.extra["local_image"].shape, batch.extra["local_image_box"].shape
+        (torch.Size([8, 3, 64, 64]), torch.Size([8, 3, 32, 32]), torch.Size([8, 4]))
+        >>> batch.extra["regions"].masks.shape, batch.extra["local_image_regions"].boxes.shape
+        (torch.Size([8, 4, 64, 64]), torch.Size([8, 4, 4]))
+    """
+
+    def __init__(
+        self,
+        *,
+        crops: dict[str, dict[str, Any]] | None = None,
+        captions: dict[str, str | dict[str, Any]] | None = None,
+        regions: dict[str, Any] | None = None,
+        latents: dict[str, dict[str, Any]] | None = None,
+        images: bool = True,
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            crops: settings of ``Crop`` by name, such as ``second_image``.
+            captions: how a further caption of each row is chosen, one of ``CAPTION_PICKS``, by name, such as
+                ``short_text``. Its draw is independent of that of ``text``.
+            regions: settings of ``RegionColumns``.
+            latents: settings of ``TensorColumn`` by name, such as ``latent_image``.
+            images: whether rows have images, and one without is bad. Else none is opened, rows of text alone are as
+                good as others, and ``Batch.image`` has (b, 3, 0, 0) pixels.
+
+        Raises:
+            InputError: a name that a batch has already or that does not end as it must, a view around one that is not
+                named before, or crops and regions without images.
+        """
+        self.images = images
+        self.crops: dict[str, Crop] = {}
+        for name, settings in (crops or {}).items():
+            where = _named(name, IMAGE, where="crops", free=(IMAGE,))
+            crop = build({**settings, "name": "crop"}, {"crop": Crop}, where=where)
+            for other in crop.around:
+                if other not in self.crops:
+                    raise InputError(f"{where}: around: expected views named before; {closest(other, self.crops)}")
+            self.crops[name] = crop
+        if IMAGE in self.crops and self.crops[IMAGE].augment is not None:
+            raise InputError("crops: image: augment: the run's own `augment` changes this view; expected none here")
+        self.captions: dict[str, CaptionPick] = {}
+        for name, spec in (captions or {}).items():
+            where = _named(name, TEXT, where="captions")
+            self.captions[name] = build(spec, CAPTION_PICKS, where=where)
+        self.latents: dict[str, TensorColumn] = {}
+        for name, settings in (latents or {}).items():
+            where = _named(name, IMAGE, where="latents")
+            if name in self.crops:
+                raise InputError(f"{where}: a view has this name already")
+            self.latents[name] = build({**settings, "name": "column"}, {"column": TensorColumn}, where=where)
+        self.regions: RegionColumns | None = None
+        if regions is not None:
+            self.regions = build({**regions, "name": "columns"}, {"columns": RegionColumns}, where="regions")
+        if not images and (self.crops or self.regions):
+            raise InputError("images: without them there is nothing to cut crops or regions from; expected true")
+
+    @property
+    def plain_images(self) -> bool:
+        """Whether the images are those of plain pairs, so that one table can keep them."""
+        return self.images and not self.crops and self.regions is None
+
+    def read(
+        self,
+        row: Row,
+        *,
+        negative: ImageLike | None,
+        draw: int,
+        spec: ImageSpec,
+        augment: Augment | None,
+    ) -> RowContents:
+        """What the row gives to its batch, before ``augment``.
+
+        Args:
+            row: to read.
+            negative: image that is treated as the row's own is; or None.
+            draw: 64 random bits of this seed, epoch and row.
+            spec: how the model wants its images.
+            augment: what the loader does to ``image``.
+
+        Raises:
+            InputError: something that cannot be read; the row is bad.
+        """
+        tensors = {name: column.read(row) for name, column in self.latents.items()}
+        if self.plain_images or not self.images:
+            return RowContents(tensors=tensors)
+        crops = self.crops if IMAGE in self.crops else {IMAGE: _WHOLE, **self.crops}
+        specs = {name: crop.spec(spec) for name, crop in crops.items()}
+        assert row.image is not None  # the loader refuses such rows
+        pixels = decode(row.image, name=row.key)
+        size = height, width = int(pixels.shape[1]), int(pixels.shape[2])
+        cuts: dict[str, Placement] = {}
+        for name, crop in crops.items():
+            cuts[name] = crop.draw(name, draw=draw, height=height, width=width, spec=specs[name], others=cuts)
+        views = {name: crop.cut(pixels, cuts[name], specs[name]) for name, crop in crops.items()}
+        if negative is not None:
+            other = decode(negative, name=row.key)
+            height, width = int(other.shape[1]), int(other.shape[2])
+            place = crops[IMAGE].draw(IMAGE, draw=draw, height=height, width=width, spec=specs[IMAGE], others=cuts)
+            views["negative_image"] = crops[IMAGE].cut(other, place, specs[IMAGE])
+        placements = {name: crops[name].moved(name, cut, draw=draw, spec=specs[name]) for name, cut in cuts.items()}
+        if augment is not None:
+            moved = augment.placements(np.array([draw], np.uint64), size=specs[IMAGE].size)[0]
+            placements[IMAGE] = placements[IMAGE].then(moved)
+        if self.regions is None:
+            return RowContents(views, placements, tensors=tensors)
+        found = self.regions.read(row, size=size)
+        chosen = self.regions.chosen(found, placements[IMAGE], draw=draw)
+        shown = {name: (placements[name], specs[name].size) for name in crops}
+        seen = self.regions.seen(found, chosen, shown, size=size, where=row.key)
+        return RowContents(views, placements, seen, [found.phrases[number] for number in chosen], tensors)
+
+    def extra(self, rows: Sequence[RowContents], *, draws: np.ndarray, spec: ImageSpec) -> dict[str, object]:
+        """What the rows of a batch add to its ``extra``, but for what must be tokenised.
+
+        Args:
+            rows: as ``read`` gave them.
+            draws: (b,) uint64 bits of each row.
+            spec: how the model wants its images.
+        """
+        found: dict[str, object] = {}
+        for name in self.latents:
+            found[name] = torch.from_numpy(np.stack([row.tensors[name] for row in rows]))
+        for name in rows[0].placements:
+            crop = self.crops.get(name, _WHOLE)
+            if name != IMAGE:
+                found[name] = crop.changed(name, [row.views[name] for row in rows], draws=draws)
+            placed = [row.placements[name] for row in rows]
+            found[f"{name}_box"] = torch.tensor([one.box for one in placed], dtype=torch.float32)
+            found[f"{name}_flipped"] = torch.tensor([one.flipped for one in placed])
+            if self.regions is not None:
+                seen, said = [row.regions[name] for row in rows], [row.phrases for row in rows]
+                where = "regions" if name == IMAGE else f"{name}_regions"
+                found[where] = self.regions.batched(seen, said, size=crop.spec(spec).size)
+        return found
+
+    def phrases(self, rows: Sequence[RowContents]) -> list[str] | None:
+        """The phrases of a batch's regions, ``most`` for each row, or None without."""
+        if self.regions is None or not self.regions.has_phrases:
+            return None
+        return [text for row in rows for text in [*row.phrases, *[""] * (self.regions.most - len(row.phrases))]]
+
+    def texts(self, rows: Sequence[Row], *, draws: Sequence[int]) -> dict[str, list[str]]:
+        """The further captions of a batch by name."""
+        return {
+            name: [pick(row, draw=hash_int(str(draw), salt=name)) for row, draw in zip(rows, draws, strict=True)]
+            for name, pick in self.captions.items()
+        }
+
+
+def _named(name: str, ending: str, *, where: str, free: Sequence[str] = ()) -> str:
+    where = f"{where}: {name}"
+    if not name.isidentifier() or not name.endswith(ending) or (name in _TAKEN and name not in free):
+        raise InputError(f"{where}: expected a name of its own that ends in {ending!r}, such as 'second_{ending}'")
+    return where

@@ -1,0 +1,245 @@
+"""An encoder whose rows are kept: what it was asked before is read from the feature cache and not computed again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tether.core.encoder_wrapper import EncoderAround
+from tether.core.model_digest import model_digest
+from tether.core.protocols import DualEncoder, Source
+from tether.core.types import Block, Features, Row
+from tether.data.bad_rows import BadRows
+from tether.data.features.cache import FeatureCache, feature_key
+from tether.data.loader import ordered
+from tether.models.composed.encoder import ComposedEncoder
+from tether.models.composed.towers import TowerSide
+from tether.models.dual import Clip
+from tether.models.embed_anything import Embeds
+from tether.models.sides import SIDES, Side, side_parts
+from tether.models.tokenizer import lengths
+from tether.models.wrapped_encoders import WrappedEncoder
+
+
+class CachedEncoder(EncoderAround, Embeds):
+    """A ``core.protocols.DualEncoder`` that computes the row of an image or a text once, whoever asks.
+
+    Rows lie in the user's cache directory by the digest of the tower that gives them and by the pixels or token ids
+    that they are of, see ``data.features.cache``: any other object around the same weights finds them, in any process.
+    They are computed in evaluation mode, in float32 outside of autocast, and have no gradient. Of a composed encoder
+    the rows of its towers are kept, and its maps are applied each time, with gradient.
+
+    The weights of what is kept must not change while this object is used.
+
+    Attributes:
+        kept: the sides whose rows are kept; the others are computed each time, as by the model alone.
+        computed: rows that had to be computed, by side.
+
+    Example:
+        >>> import tether
+        >>> from tether.models.cached import CachedEncoder
+        >>> model = CachedEncoder(tether.load("tiny", random_weights=True))
+        >>> rows = model.embed(["a cat", "a dog"])
+        >>> before = dict(model.computed)
+        >>> bool((model.embed(["a dog", "a cat"]) == rows.flip(0)).all()), model.computed == before
+        (True, True)
+    """
+
+    def __init__(self, model: DualEncoder, *, sides: Collection[Side] = SIDES, maps: bool = True) -> None:
+        """Look at a model; nothing is computed yet.
+
+        Args:
+            model: any that ``tether.load`` gives, or around one.
+            sides: whose rows are kept.
+            maps: apply the maps of a composed encoder; without, its towers' own rows are given.
+        """
+        super().__init__(model)
+        self.kept, self.maps = frozenset(sides), maps
+        self.same_rows = maps or not isinstance(model, ComposedEncoder)
+        self.computed: dict[Side, int] = dict.fromkeys(SIDES, 0)
+        self._caches: dict[Side, FeatureCache] = {}
+
+    def cache(self, side: Side) -> FeatureCache:
+        """Where the rows of a side are kept."""
+        if side not in self._caches:
+            tower = _tower(self.model, side)
+            width = self.dim if tower is None else tower.width
+            self._caches[side] = FeatureCache.of(side_digest(self.model, side), width=width)
+        return self._caches[side]
+
+    def encode_image(
+        self, image: Tensor, *, mask: Tensor | None = None, names: Sequence[bytes] | None = None
+    ) -> Features:
+        """(b, 3, h, w) images as the model takes them.
+
+        Args:
+            image: uint8 pixels or normalised floats.
+            mask: with one nothing is kept.
+            names: a further key for each image, by which it is found without a look at its pixels.
+        """
+        if mask is not None or "image" not in self.kept:
+            return self.inside.encode_image(image, mask=mask)
+
+        def keys(numbers: Sequence[int]) -> list[bytes]:
+            some = image[list(numbers)].detach().cpu().contiguous()
+            about = f"{some.dtype} {tuple(some.shape[1:])}"
+            return [feature_key(about, one.numpy().tobytes()) for one in some.flatten(1).view(torch.uint8)]
+
+        return self._features("image", image, keys, names=names)
+
+    def encode_text(self, text: Int[Tensor, "b l"], *, mask: Tensor | None = None) -> Features:
+        """(b, l) token ids as the tokenizer gives them; with a mask nothing is kept."""
+        if mask is not None or "text" not in self.kept:
+            return self.inside.encode_text(text, mask=mask)
+        ids = text.cpu()
+        words = [feature_key(row[:end].numpy().tobytes()) for row, end in zip(ids, lengths(ids).tolist(), strict=True)]
+        return self._features("text", text, lambda numbers: [words[number] for number in numbers], names=None)
+
+    def rows_of(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        strict: bool = False,
+        on_bad: Path | BadRows | None = None,
+        limit: int | None = None,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> Iterator[tuple[list[Row], Float[Tensor, "b d"]]]:
+        """Every good row of a source once, in order, with its image's embedding; images that are kept are not opened.
+
+        Arguments and errors are those of ``data.loader.ordered``; ``on_progress`` is called with (images done, None).
+        """
+        named = _Named(source, self)
+        done = 0
+        for rows, pixels in ordered(
+            named,
+            image_spec=self.image_spec,
+            batch_size=batch_size,
+            workers=workers,
+            strict=strict,
+            on_bad=on_bad,
+            limit=limit,
+        ):
+            with torch.no_grad():
+                found = self.encode_image(
+                    pixels.to(self.logit_scale.device), names=[named.name_of(row.key) for row in rows]
+                ).pooled
+            done += len(rows)
+            if on_progress is not None:
+                on_progress(done, None)
+            yield rows, found.float().cpu()
+
+    def _features(
+        self,
+        side: Side,
+        rows: Tensor,
+        keys: Callable[[Sequence[int]], list[bytes]],
+        *,
+        names: Sequence[bytes] | None,
+    ) -> Features:
+        """The rows that are kept, by name or else by what ``keys`` says of the rows with these numbers."""
+        cache = self.cache(side)
+        found, there = cache.get(names) if names else (np.zeros((len(rows), cache.width), np.float32), None)
+        missing = np.arange(len(rows)) if there is None else np.flatnonzero(~there)
+        if len(missing):
+            contents = keys(missing.tolist())
+            found[missing], there = cache.get(contents)
+            first: dict[bytes, int] = {}
+            for key, number, known in zip(contents, missing.tolist(), there.tolist(), strict=True):
+                if not known:
+                    first.setdefault(key, number)
+            new = self._compute(side, rows[list(first.values())]) if first else found[:0]
+            made = dict(zip(first, new, strict=True))
+            for key, number in zip(contents, missing.tolist(), strict=True):
+                found[number] = made.get(key, found[number])
+            sound = {key: row for key, row in made.items() if np.isfinite(row).all()}
+            further = [
+                (names[number], key)
+                for key, number in zip(contents, missing.tolist(), strict=True)
+                if names and (key in sound or key not in made)
+            ]
+            if sound or further:
+                cache.put(
+                    list(sound), np.array(list(sound.values()), np.float32).reshape(-1, cache.width), names=further
+                )
+        joint = torch.from_numpy(found).to(rows.device)
+        if isinstance(self.model, ComposedEncoder) and self.maps:
+            parts = self.model.parts
+            joint = (parts.image_map if side == "image" else parts.text_map)(joint)
+        return Features(joint)
+
+    @torch.no_grad()
+    def _compute(self, side: Side, rows: Tensor) -> Float[np.ndarray, "n w"]:
+        self.computed[side] += len(rows)
+        with _in_eval(self.model), torch.autocast(rows.device.type, enabled=False):
+            model = self.model.before_maps() if isinstance(self.model, ComposedEncoder) else self.inside
+            found = model.encode_image(rows) if side == "image" else model.encode_text(rows)
+        return found.pooled.float().cpu().numpy()
+
+
+def side_digest(model: nn.Module, side: Side) -> str:
+    """32 hex digits for all that gives the rows of one side; of a composed encoder, the rows of its tower.
+
+    An encoder around another, such as one with a layer that removes a bias, is taken as a whole.
+    """
+    tower = _tower(model, side)
+    if tower is not None:
+        return feature_key(side, model_digest(tower)).hex()
+    if not isinstance(model, (Clip, WrappedEncoder)):
+        return feature_key(side, type(model).__name__, model_digest(model)).hex()
+    prefix = "" if isinstance(model, Clip) else "model."
+    weights = model_digest(model, parts=[prefix + name for name in side_parts(model, side)])
+    return feature_key(side, type(model).__name__, repr(model.config), weights).hex()
+
+
+def _tower(model: nn.Module, side: Side) -> TowerSide | None:
+    """The tower of a composed encoder, without its map."""
+    if not isinstance(model, ComposedEncoder):
+        return None
+    return model.parts.image if side == "image" else model.parts.text
+
+
+@contextlib.contextmanager
+def _in_eval(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while inside; afterwards every module is as it was."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class _Named:
+    """A source whose rows with features have a blank image of the model's size, so that nothing is opened for them."""
+
+    def __init__(self, source: Source, encoder: CachedEncoder) -> None:
+        self.name, self.version = source.name, source.version
+        self._source, self._known = source, encoder.cache("image") if "image" in encoder.kept else None
+        self._blank = np.zeros((*encoder.image_spec.size, 3), np.uint8)
+
+    def name_of(self, key: str) -> bytes:
+        return row_name(self._source, key)
+
+    def blocks(self) -> Sequence[Block]:
+        return self._source.blocks()
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        for row in self._source.read(block, start=start):
+            known = self._known is not None and row.image is not None and self.name_of(row.key) in self._known
+            yield replace(row, image=self._blank) if known else row
+
+
+def row_name(source: Source, key: str) -> bytes:
+    """The further key of the image of a source's row."""
+    return feature_key("row", source.name, source.version, key)

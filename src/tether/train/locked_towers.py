@@ -1,0 +1,141 @@
+"""Which towers of a run rest, so that their rows are kept, and why the rows of others that rest are not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+from tether.core.errors import InputError, WriteError
+from tether.core.protocols import DualEncoder, Source
+from tether.core.types import Features
+from tether.data.loader import Loader, SideBySide
+from tether.models.cached import CachedEncoder, row_name
+from tether.models.composed.encoder import ComposedEncoder
+from tether.models.dual import Clip
+from tether.models.sides import SIDES, Side, rests, side_parts
+from tether.models.wrapped_encoders import WrappedEncoder
+from tether.train.batches import each_data
+from tether.train.config import Beside, RunConfig
+from tether.train.parts import Encoder
+from tether.train.steps.module import ViewRows
+
+_log = logging.getLogger("tether.train")
+_AMONG = ("first", "first_often", "random", "rewritten")
+"""Ways to choose a caption that only choose among those that a row has."""
+
+
+def resting_sides(model: Encoder) -> set[Side]:
+    """The sides whose embedding nothing in a run changes; of a composed encoder, those whose tower rests."""
+    try:
+        parts = {side: side_parts(model, side) for side in SIDES}
+    except InputError:  # an architecture whose parts are not told apart
+        return set()
+    if isinstance(model, ComposedEncoder):
+        parts = {"image": {"image": model.parts.image}, "text": {"text": model.parts.text}}
+    return {side for side in SIDES if rests(parts[side])}
+
+
+def kept_where_resting(model: DualEncoder) -> DualEncoder:
+    """The model, its towers that rest behind the feature cache where that can be written to."""
+    if not isinstance(model, (Clip, WrappedEncoder)):
+        return model
+    sides = resting_sides(model)
+    kept = CachedEncoder(model, sides=sides)
+    return kept if sides and all(_cannot_keep(kept, side) is None for side in sides) else model
+
+
+def kept_towers(
+    model: Encoder, *, config: RunConfig, loader: Loader | SideBySide, sharding: str, edited: Collection[Side]
+) -> KeptTowers | None:
+    """The towers of a run whose rows are read from the feature cache; says which that rest are not, and why.
+
+    Args:
+        model: on its device, its parameters at rest or not as the run has them.
+        config: of the stretch.
+        loader: of the batches.
+        sharding: of the model over processes.
+        edited: sides that compute other than their weights say.
+    """
+    if config.features == "encode":
+        return None
+    kept = CachedEncoder(model, sides=())
+    for side in sorted(resting_sides(model)):
+        reason = _against(side, model, config=config, loader=loader, sharding=sharding, edited=edited)
+        reason = reason or _cannot_keep(kept, side)
+        if reason is None:
+            kept.kept |= {side}
+        else:
+            _log.warning("the locked %s tower encodes each batch anew: %s", side, reason)
+    return KeptTowers(kept, source=loader.source) if kept.kept else None
+
+
+class KeptTowers:
+    """Gives a step the features of views that a resting tower reads.
+
+    Attributes:
+        encoder: around the model.
+    """
+
+    def __init__(self, encoder: CachedEncoder, *, source: Source) -> None:
+        """Args: encoder: around the model. source: of the run's rows."""
+        self.encoder, self._source = encoder, source
+
+    def __call__(self, batch: ViewRows) -> Features | None:
+        """The features of a view, or None for one that must be encoded."""
+        if batch.side not in self.encoder.kept or not batch.fixed or batch.keep is not None or batch.want != "pooled":
+            return None
+        if batch.side == "text":
+            return self.encoder.encode_text(batch.rows)
+        names = None if batch.names is None else [row_name(self._source, name) for name in batch.names]
+        return self.encoder.encode_image(batch.rows, names=names)
+
+
+def _against(
+    side: Side,
+    model: Encoder,
+    *,
+    config: RunConfig,
+    loader: Loader | SideBySide,
+    sharding: str,
+    edited: Collection[Side],
+) -> str | None:
+    """Why the rows of a tower at rest are not kept."""
+    for one, _ in each_data(config, where=""):
+        changing = _other_images(one) if side == "image" else _other_texts(one)
+        if changing is not None:
+            return changing
+    if loader.rows is None:
+        return "the data are streamed, and their rows are not kept"
+    if sharding == "fsdp2":
+        return "its weights are shared out over the processes"
+    if side in edited:
+        return "an edit changes what it computes"
+    if any(getattr(part, "gate", None) is not None for part in side_parts(model, side).values()):
+        return "its gates are counted"
+    return None
+
+
+def _other_images(data: RunConfig | Beside) -> str | None:
+    """What makes the images of a row others each time it comes."""
+    if data.augment is not None:
+        return "augment changes the images; augment=null lets its rows be kept"
+    if data.contents.get("crops"):
+        return "contents: crops shows other windows of the images each time"
+    return None
+
+
+def _other_texts(data: RunConfig | Beside) -> str | None:
+    """What makes the texts of a row others each time it comes, beyond a choice among its captions."""
+    for pick in (data.caption, *data.contents.get("captions", {}).values()):
+        name = pick if isinstance(pick, str) else pick.get("name")
+        if name not in _AMONG:
+            return f"caption {name} makes other texts each time; caption=random lets its rows be kept"
+    return None
+
+
+def _cannot_keep(kept: CachedEncoder, side: Side) -> str | None:
+    try:
+        kept.cache(side).check()
+    except WriteError as error:
+        return f"the cache cannot be written to: {error}"
+    return None

@@ -1,0 +1,18 @@
+"""A package that is a verb shows itself as the function that it calls."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+
+import tether
+from tether.workflows.train import train
+
+
+def test_help_and_signature_are_the_functions() -> None:
+    assert inspect.signature(tether.train) == inspect.signature(train)
+    shown = pydoc.render_doc(tether.train, renderer=pydoc.plaintext)
+    assert "tether.train - Train a dual encoder on pairs of images and texts." in shown
+    assert "tether.train(data=None, *, out, recipe=None, start=None," in shown
+    assert "resume: go on from the folder's newest checkpoint." in shown
+    assert inspect.getdoc(tether.train) == tether.train.__doc__

@@ -1,0 +1,195 @@
+"""Encoders whose rows are kept: the same rows, computed once, by any object around the same weights."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import tether
+from tether.core.geometry import geometry_of
+from tether.core.model_digest import model_digest
+from tether.data import loader, open_source
+from tether.models import create
+from tether.models.cached import CachedEncoder, side_digest
+from tether.models.composed.compose import compose
+from tether.models.save import save
+from tether.models.sides import rests, side_parts
+from tether.tasks.safety import PromptClassifier
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    save(create("tiny", seed=0).eval(), folder)
+    return str(folder)
+
+
+def pixels(rows=6, seed=0, size=32):
+    return torch.randint(
+        0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
+
+
+def words(model):
+    return model.tokenizer(["a cat", "a dog on a long beach", "the sun", "a cat"])
+
+
+@pytest.fixture(params=["own", "composed"])
+def model(request, folder):
+    if request.param == "own":
+        return tether.load(folder)
+    return compose(image=folder, text=folder, join="linear", dim=24).eval()
+
+
+def test_rows_are_those_of_the_model_and_computed_once(model):
+    kept = CachedEncoder(model)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(
+                kept.encode_image(pixels()).pooled, model.encode_image(pixels()).pooled, atol=1e-5, rtol=1e-5
+            )
+            torch.testing.assert_close(
+                kept.encode_text(words(model)).pooled, model.encode_text(words(model)).pooled, atol=1e-5, rtol=1e-5
+            )
+    assert kept.computed == {"image": 6, "text": 3}
+    other = CachedEncoder(copy.deepcopy(model))
+    assert torch.equal(other.encode_image(pixels().flip(0)).pooled, kept.encode_image(pixels()).pooled.flip(0))
+    assert other.computed == {"image": 0, "text": 0}
+
+
+def test_texts_are_found_however_they_are_padded(model):
+    kept = CachedEncoder(model)
+    kept.encode_text(words(model))
+    wider = torch.nn.functional.pad(words(model), (0, 2))
+    kept.encode_text(wider)
+    assert kept.computed["text"] == 3
+
+
+def test_pixels_and_floats_are_two_things(model):
+    kept = CachedEncoder(model)
+    kept.encode_image(pixels())
+    kept.encode_image(model.image_spec.normalise(pixels(), dtype=torch.float32))
+    assert kept.computed["image"] == 12
+
+
+def test_other_weights_have_other_rows(folder):
+    model = tether.load(folder)
+    kept = CachedEncoder(model)
+    before = kept.encode_image(pixels()).pooled.clone()
+    with torch.no_grad():
+        model.visual.projection.weight.mul_(-1)
+    after = CachedEncoder(model)
+    assert torch.allclose(after.encode_image(pixels()).pooled, -before, atol=1e-5)
+    after.encode_text(words(model))
+    kept.encode_text(words(model))
+    assert (after.computed, kept.computed["text"]) == ({"image": 6, "text": 3}, 0)
+
+
+def test_a_side_goes_by_its_own_weights_and_the_models_make(folder):
+    first, second = tether.load(folder), tether.load(folder)
+    with torch.no_grad():
+        second.text.projection.weight.add_(1)
+    assert side_digest(first, "image") == side_digest(second, "image")
+    assert side_digest(first, "text") != side_digest(second, "text")
+    heads = create("tiny", seed=0, vision={"heads": 1})
+    heads.load_state_dict(first.state_dict())
+    assert model_digest(heads) == model_digest(first)  # the weights do not tell
+    assert side_digest(heads, "image") != side_digest(first, "image")
+
+
+def test_the_maps_of_a_composed_encoder_are_no_part_of_what_is_kept_and_learn(folder):
+    first, second = (compose(image=folder, text=folder, join=join, dim=24).eval() for join in ("linear", "mlp"))
+    CachedEncoder(first).encode_image(pixels())
+    kept = CachedEncoder(second)
+    kept.encode_image(pixels()).pooled.sum().backward()
+    assert kept.computed["image"] == 0
+    assert all(one.grad is not None for one in second.parts.image_map.parameters())
+    assert all(one.grad is None for one in second.parts.image.parameters())
+
+
+def test_a_side_that_is_not_kept_learns(folder):
+    model = tether.load(folder)
+    kept = CachedEncoder(model, sides=["image"])
+    (kept.encode_image(pixels()).pooled.sum() + kept.encode_text(words(model)).pooled.sum()).backward()
+    assert model.text.projection.weight.grad is not None
+    assert model.visual.projection.weight.grad is None
+
+
+def test_it_computes_in_evaluation_mode_and_full_precision_and_leaves_the_mode(folder):
+    model = tether.load(folder).train()
+    model.visual.eval()
+    modes = [module.training for module in model.modules()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = CachedEncoder(model).encode_image(pixels()).pooled
+    assert torch.allclose(rows, tether.load(folder).encode_image(pixels()).pooled, atol=1e-5)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_rows_that_are_not_finite_are_given_and_not_kept(folder):
+    model = tether.load(folder)
+    with torch.no_grad():
+        model.visual.projection.weight.fill_(torch.nan)
+    kept = CachedEncoder(model)
+    for computed in (6, 12):
+        assert kept.encode_image(pixels()).pooled.isnan().all()
+        assert kept.computed["image"] == computed
+
+
+def test_images_of_a_source_are_opened_once(model, monkeypatch):
+    source = open_source("scenes:rows=12,size=64")
+    opened, load = [], loader.load
+    monkeypatch.setattr(
+        loader, "load", lambda image, *more, **named: opened.append(image) or load(image, *more, **named)
+    )
+    found = []
+    for computed in (12, 0):
+        kept = CachedEncoder(model)
+        opened.clear()
+        batches = list(kept.rows_of(source, batch_size=5))
+        found.append(
+            ([(row.key, row.texts) for rows, _ in batches for row in rows], torch.cat([rows for _, rows in batches]))
+        )
+        assert kept.computed["image"] == computed
+    assert all(not image.any() for image in opened)  # blank ones of the model's size
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_it_is_the_model_for_whatever_takes_one(folder):
+    model = tether.load(folder)
+    kept = CachedEncoder(model)
+    assert torch.allclose(kept.embed(["a cat"]), model.embed(["a cat"]), atol=1e-5)
+    assert kept.logit_scale == model.logit_scale
+    assert kept.dim == model.dim
+    assert model_digest(kept) == model_digest(model)
+
+
+def test_a_head_that_was_fitted_on_kept_rows_opens_with_the_model(model, tmp_path):
+    head = PromptClassifier(encoder=CachedEncoder(model), epochs=2).fit(pixels(), [0, 1] * 3)
+    head.save(tmp_path / "head.safetensors")
+    opened = PromptClassifier.load(tmp_path / "head.safetensors", encoder=model)
+    assert opened.predict(pixels()).tolist() == head.predict(pixels()).tolist()
+
+
+def test_what_the_model_says_of_itself_is_said(folder):
+    curved = create("tiny", geometry="euclidean-squared")
+    assert geometry_of(CachedEncoder(curved)).name == "euclidean-squared"
+    composed = compose(image=folder, text=folder, join="linear", dim=24)
+    assert CachedEncoder(composed).templates == composed.templates
+    assert not hasattr(CachedEncoder(curved), "templates")
+
+
+def test_sides_at_rest(folder):
+    model = tether.load(folder)
+    assert not rests(side_parts(model, "image"))
+    model.visual.requires_grad_(False)
+    assert rests(side_parts(model, "image"))
+    assert not rests(side_parts(model, "text"))
+    assert not rests({})
