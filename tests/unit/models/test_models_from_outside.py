@@ -440,8 +440,8 @@ def test_a_full_disk_names_the_file(what, tmp_path, monkeypatch):
         def write():
             write_state(path, format="a 1", settings={}, arrays={"a": 1.0})
     else:
-        model = tether.load(_folder("siglip"))
         monkeypatch.undo()
+        model = tether.load(_folder("siglip"))
         model.tokenizer.write = full
         path, write = tmp_path / "tokenizer", lambda: tether.save(model, tmp_path)
     with pytest.raises(WriteError, match=f"{path}: could not be written: .*No space left") as caught:
