@@ -14,6 +14,7 @@ from tether.core.protocols import DualEncoder
 from tether.models.anatomy.find import anatomy_of
 from tether.models.anatomy.parts import Layout
 from tether.models.anatomy.pooling import TokenPooling
+from tether.models.sides import Side
 
 
 def attention_maps(
@@ -22,7 +23,7 @@ def attention_maps(
     *,
     rows: Literal["pool", "all"] = "pool",
     layers: Sequence[int] | None = None,
-    side: Literal["image", "text"] = "image",
+    side: Side = "image",
 ) -> Float[Tensor, "b l h ..."]:
     """The attention weights of each head of some blocks, each row adding up to 1.
 

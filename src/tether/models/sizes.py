@@ -16,8 +16,7 @@ from tether.core.component import build, closest
 from tether.core.errors import InputError, UnsupportedModelError, reason_of
 from tether.core.protocols import Tokenizer
 from tether.core.ranges import checked
-from tether.core.types import ImageSpec
-from tether.models.described import MAX_SIDE
+from tether.core.types import ImageSpec, Side
 from tether.models.positions import (
     GRIDS,
     LINES,
@@ -37,7 +36,6 @@ MAX_PATCH, MAX_PATCHES, MAX_CONTEXT = 256, 2**14, 2**14
 TRIED = 1024**2
 """Pixels of the largest image that a copy is tried on at once."""
 
-Side = Annotated[int, Ge(1), Le(MAX_SIDE)]
 How = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 REASONS: Mapping[str, str] = {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+
+from torch import nn
 
 from tether.core.errors import InputError, WriteError
 from tether.core.protocols import DualEncoder, Source
@@ -12,12 +14,11 @@ from tether.data.loader import Loader, SideBySide
 from tether.models.cached import CachedEncoder, row_name
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
-from tether.models.sides import SIDES, Side, rests, side_parts
+from tether.models.sides import SIDES, Side, side_parts
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.batches import each_data
 from tether.train.config import Beside, RunConfig
-from tether.train.parts import Encoder
-from tether.train.steps.module import ViewRows
+from tether.train.steps.module import Encoder, ViewRows
 
 _log = logging.getLogger("tether.train")
 _AMONG = ("first", "first_often", "random", "rewritten")
@@ -32,7 +33,7 @@ def resting_sides(model: Encoder) -> set[Side]:
         return set()
     if isinstance(model, ComposedEncoder):
         parts = {"image": {"image": model.parts.image}, "text": {"text": model.parts.text}}
-    return {side for side in SIDES if rests(parts[side])}
+    return {side for side in SIDES if _rest(parts[side])}
 
 
 def kept_where_resting(model: DualEncoder) -> DualEncoder:
@@ -88,6 +89,16 @@ class KeptTowers:
             return self.encoder.encode_text(batch.rows)
         names = None if batch.names is None else [row_name(self._source, name) for name in batch.names]
         return self.encoder.encode_image(batch.rows, names=names)
+
+
+def _rest(parts: Mapping[str, nn.Module | nn.Parameter]) -> bool:
+    """Whether there are parts, and nothing in them learns."""
+    named = [
+        parameter
+        for part in parts.values()
+        for parameter in (part.parameters() if isinstance(part, nn.Module) else [part])
+    ]
+    return bool(parts) and not any(parameter.requires_grad for parameter in named)
 
 
 def _against(

@@ -26,9 +26,10 @@ from tether.train.claim import check_free
 from tether.train.config import RunConfig, load_config
 from tether.train.epochs import steps_per_epoch
 from tether.train.locked_towers import kept_where_resting
-from tether.train.parts import Encoder, check_parts
+from tether.train.parts import check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
+from tether.train.steps.module import Encoder
 from tether.workflows.calibration import digest_of, keep_cutoffs
 from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit

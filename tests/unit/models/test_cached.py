@@ -15,7 +15,6 @@ from tether.models import create
 from tether.models.cached import CachedEncoder, side_digest
 from tether.models.composed.compose import compose
 from tether.models.save import save
-from tether.models.sides import rests, side_parts
 from tether.tasks.safety import PromptClassifier
 
 
@@ -184,12 +183,3 @@ def test_what_the_model_says_of_itself_is_said(folder):
     composed = compose(image=folder, text=folder, join="linear", dim=24)
     assert CachedEncoder(composed).templates == composed.templates
     assert not hasattr(CachedEncoder(curved), "templates")
-
-
-def test_sides_at_rest(folder):
-    model = tether.load(folder)
-    assert not rests(side_parts(model, "image"))
-    model.visual.requires_grad_(False)
-    assert rests(side_parts(model, "image"))
-    assert not rests(side_parts(model, "text"))
-    assert not rests({})

@@ -189,6 +189,9 @@ def test_which_sides_rest():
     shared = create("tiny", **SHARED)
     shared.visual.requires_grad_(False)
     assert resting_sides(shared) == {"image"}
+    half = create("tiny")
+    half.visual = None  # as the tower of a composed encoder
+    assert resting_sides(half) == set()
 
 
 SHARED = {"towers": "shared", "text": {"position": "learned"}}

@@ -14,7 +14,6 @@ from tether.core.protocols import Tokenizer
 from tether.core.types import ImageSpec
 from tether.models.sizes import Sizes
 
-Side = Literal["image", "text"]
 Training = Literal["locked", "tuned"]
 
 

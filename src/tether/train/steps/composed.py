@@ -17,8 +17,8 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Loss
 from tether.models.decoder import CausalDecoder
-from tether.train.steps.module import StepModule, loss_inside
-from tether.train.steps.teachers import WORDS, Encoder, MovingTeacher, Teachers, build_teacher
+from tether.train.steps.module import Encoder, StepModule, loss_inside
+from tether.train.steps.teachers import WORDS, Teachers, build_teacher
 from tether.train.steps.views import MODEL, TEACHER, VIEWS, TextView, View
 from tether.train.terms import TERMS, ObjectiveTerm, SeenView, Term, TermInputs
 from tether.train.terms.objective import ROLES
@@ -123,19 +123,17 @@ class ComposedStep:
 
     def follow_(self, *, step: int) -> None:
         """See core.protocols.Taught."""
-        if isinstance(self._teachers.teacher, MovingTeacher) and self._teachers.teacher.moving is not None:
-            self._teachers.teacher.moving.update_(step=step)
+        if self._teachers.moving is not None:
+            self._teachers.moving.update_(step=step)
 
     def teacher_tensors(self) -> dict[str, Tensor]:
         """See core.protocols.Taught."""
-        teacher = self._teachers.teacher
-        return teacher.moving.tensors() if isinstance(teacher, MovingTeacher) and teacher.moving is not None else {}
+        return {} if self._teachers.moving is None else self._teachers.moving.tensors()
 
     def load_teacher_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """See core.protocols.Taught."""
-        teacher = self._teachers.teacher
-        if isinstance(teacher, MovingTeacher) and teacher.moving is not None:
-            teacher.moving.load(dict(tensors))
+        if self._teachers.moving is not None:
+            self._teachers.moving.load(dict(tensors))
 
     def new_heads(self, model: DualEncoder) -> dict[str, nn.Module]:
         """The trainable modules of the terms, for the model that is trained; frozen encoders are loaded, too."""
