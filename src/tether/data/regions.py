@@ -109,16 +109,6 @@ class RegionColumns:
         self.most, self._unit, self._form, self._least = most, unit, form, least
         self._boxes, self._phrases, self._masks = boxes, phrases, masks
 
-    @property
-    def has_phrases(self) -> bool:
-        """Whether the regions have phrases."""
-        return self._phrases is not None
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether the regions have masks."""
-        return self._masks is not None
-
     def read(self, row: Row, *, size: tuple[int, int]) -> RowRegions:
         """The regions of a row.
 
@@ -254,18 +244,18 @@ class RegionColumns:
         """
         rows = len(seen)
         boxes, valid = np.zeros((rows, self.most, 4), np.float32), np.zeros((rows, self.most), bool)
-        if self.has_masks and rows * self.most * size[0] * size[1] > MOST_BATCH_BYTES:
+        if self._masks is not None and rows * self.most * size[0] * size[1] > MOST_BATCH_BYTES:
             need = f"{rows} x {self.most} masks of {size[0]} x {size[1]}"
             raise InputError(
                 f"regions: {need}: above {MOST_BATCH_BYTES:,} bytes a batch; lower `most` or the batch size"
             )
-        masks = np.zeros((rows, self.most, *size), bool) if self.has_masks else None
+        masks = np.zeros((rows, self.most, *size), bool) if self._masks is not None else None
         for row, one in enumerate(seen):
             boxes[row, : len(one.boxes)], valid[row, : len(one.valid)] = one.boxes, one.valid
             if masks is not None and one.masks is not None:
                 masks[row, : len(one.masks)] = one.masks
         words = ids = None
-        if self.has_phrases:
+        if self._phrases is not None:
             words = [[*said, *[""] * (self.most - len(said))] for said in phrases]
             ids = torch.tensor([[_phrase_id(text) for text in said] for said in words])
         found = None if masks is None else torch.from_numpy(masks)

@@ -88,7 +88,7 @@ def attention_maps(
 
 def _read_row(x: Float[Tensor, "b h n e"], layout: Layout) -> Float[Tensor, "b h 1 e"]:
     """Of each text or image the row of the token that is read."""
-    return x[torch.arange(len(x), device=x.device), :, layout.reads][:, :, None]
+    return layout.read(x.transpose(1, 2))[:, :, None]
 
 
 def _by_batch(bias: Tensor, count: int) -> Float[Tensor, "b h n n"]:

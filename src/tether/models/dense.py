@@ -160,13 +160,9 @@ def dense_text(model: DualEncoder, text: Int[Tensor, "b l"], *, layer: int = -1)
     if isinstance(model, TransformersEncoder) and model.text_padding.left:
         raise refusal("padded left", type(model).__name__)
     tower = tower_of(model, "text")
-    stream = read = tower.embed(text)
-    if layer != -1:
-        stop = tower.opened().place(layer) + 1
-        read = tower.run(stream, stop=stop)
-        stream = tower.run(read, stop)
-    else:
-        stream = read = tower.run(stream)
+    stop = len(tower.blocks) if layer == -1 else tower.opened().place(layer) + 1
+    read = tower.run(tower.embed(text), stop=stop)
+    stream = tower.run(read, stop)
     tokens = tower.read_tokens(read.to(read.x[:, : text.shape[1]]))
     return Features(tower.read_out(stream), tokens, word_mask(text, starts=_starts(model)), stream.extra)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.models.regions import pool_boxes, pool_masks
+from tether.models.region_pooling import pool_boxes, pool_masks
 
 
 def generator(seed=0):

@@ -66,7 +66,6 @@ def moved_(model) -> None:
     ("momentum", "shape", "expected"),
     [
         (0.9, "cosine", [0.9, 0.9, 0.9, 0.9]),
-        (0.9, "constant", [0.9, 0.9, 0.9, 0.9]),
         ((0.996, 1.0), "cosine", [1 + 0.5 * (0.996 - 1) * (1 + math.cos(math.pi * t / 4)) for t in range(4)]),
         ((0.5, 1.0), "linear", [0.5, 0.625, 0.75, 0.875]),
     ],
@@ -129,7 +128,6 @@ def test_half_precision_is_averaged_in_full():
     ("settings", "said"),
     [
         ({"momentum": 1.5}, "momentum"),
-        ({"momentum": (0.9, 1.0), "shape": "constant"}, "a single number"),
         ({"momentum": 0.9, "exclude": ["wieght"]}, r"no parameter is like 'wieght'; did you mean 'weight'"),
         ({"momentum": 0.9, "steps": 0}, "steps"),
     ],

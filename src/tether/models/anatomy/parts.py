@@ -36,6 +36,10 @@ class Layout:
     seen: Tensor | None = None
     turn: Any = None
 
+    def read(self, x: Float[Tensor, "b n ..."]) -> Float[Tensor, "b ..."]:
+        """Of the tokens of each row the one that is read."""
+        return x[torch.arange(len(x), device=x.device), self.reads]
+
 
 @dataclass(frozen=True, slots=True)
 class TokenStream:

@@ -98,11 +98,6 @@ class TowerAnatomy(abc.ABC):
         """What one block is given of a layout."""
         return layout
 
-    def normed(self, x: Float[Tensor, "... w"]) -> Float[Tensor, "... w"]:
-        """The final norm, on whichever tokens are given."""
-        norm = self.norm if self.norm is not None else self.after
-        return x if norm is None else norm(x)
-
     def project(self, rows: Float[Tensor, "... v"]) -> Float[Tensor, "... d"]:
         """Pooled and normed rows into the joint space."""
         for step in self.projections:

@@ -153,9 +153,7 @@ class FrozenReadOut:
 
 def computed(tower: TowerAnatomy, x: Float[Tensor, "b n ..."], layout: Layout) -> Tensor:
     """Of (b, n, ...) the tokens that the read-out looks at: one, or all."""
-    if not isinstance(tower.pooling, TokenPooling):
-        return x
-    return x[torch.arange(len(x), device=x.device), layout.reads][:, None]
+    return layout.read(x)[:, None] if isinstance(tower.pooling, TokenPooling) else x
 
 
 def _pooled(tower: TowerAnatomy, normed: Tensor, layout: Layout, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -46,7 +46,7 @@ def pool_boxes(
 
     Example:
         >>> import torch
-        >>> from tether.models.regions import pool_boxes
+        >>> from tether.models.region_pooling import pool_boxes
         >>> tokens = torch.arange(16.0).view(1, 4, 4, 1)  # a map of 4 x 4
         >>> pool_boxes(tokens, torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]]])).flatten().tolist()
         [2.5, 12.5]
@@ -101,7 +101,7 @@ def pool_masks(
 
     Example:
         >>> import torch
-        >>> from tether.models.regions import pool_masks
+        >>> from tether.models.region_pooling import pool_masks
         >>> tokens = torch.arange(4.0).view(1, 4, 1)  # a map of 2 x 2
         >>> mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
         >>> mask[..., :4, :6] = True  # the first patch, and half of the second
