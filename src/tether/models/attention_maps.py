@@ -93,5 +93,4 @@ def _read_row(x: Float[Tensor, "b h n e"], layout: Layout) -> Float[Tensor, "b h
 
 def _by_batch(bias: Tensor, count: int) -> Float[Tensor, "b h n n"]:
     """A bias with all of its axes."""
-    whole = bias if bias.ndim == 4 else bias.expand(1, 1, -1, -1)
-    return whole.expand(count, -1, -1, -1)
+    return bias[(None,) * (4 - bias.ndim)].expand(count, -1, -1, -1)

@@ -69,11 +69,7 @@ def tower_features(
     texts: list[list[str]] = []
     image: list[Tensor] = []
     for rows, found in towers.rows_of(
-        source,
-        batch_size=BATCH,
-        workers=workers,
-        on_bad=account,
-        on_progress=on_progress,
+        source, batch_size=BATCH, workers=workers, on_bad=account, on_progress=on_progress
     ):
         for row, features in zip(rows, found, strict=True):
             captions = [text for text in row.texts if text.strip()]
