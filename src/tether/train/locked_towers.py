@@ -1,4 +1,4 @@
-"""Which towers of a run rest, so that their rows are kept, and why the rows of others that rest are not."""
+"""Which locked towers of a run have their rows in the feature cache, and why the others have not."""
 
 from __future__ import annotations
 

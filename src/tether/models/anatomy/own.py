@@ -1,4 +1,4 @@
-"""Tether's own towers; CLIP's of other libraries become these."""
+"""Tether's own towers, as which CLIP models of other libraries are loaded, too."""
 
 from __future__ import annotations
 

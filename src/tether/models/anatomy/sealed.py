@@ -40,9 +40,8 @@ class SealedTower(TowerAnatomy):
         x, grid = stream.x, stream.layout.grid
         return self.project(self.pooling.pool(x if grid is None else x.transpose(1, 2).unflatten(2, grid)))
 
-    def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
+    def read_tokens(self, stream: TokenStream) -> Tensor:
         """Each token as if it were all there is, also in the place of a class token; a place is a map of one."""
-        check_normed(norm, self)
         x = stream.x.flatten(0, 1)
         alone = x[:, None].expand(-1, 1 + self.prefix, -1) if stream.layout.grid is None else x[:, :, None, None]
         return self.project(self.pooling.pool(alone)).unflatten(0, stream.x.shape[:2])
@@ -58,9 +57,8 @@ class AttendedMap(SealedTower):
 
     place_values: Callable[[Tensor], Tensor]
 
-    def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
+    def read_tokens(self, stream: TokenStream) -> Tensor:
         """Each place as the pooled query would see it alone."""
-        check_normed(norm, self)
         return self.project(self.place_values(stream.x))
 
 
@@ -93,9 +91,8 @@ class SealedText(TowerAnatomy):
         assert seen is not None  # embed gives it
         return self.project(self.pool(stream.x, seen))
 
-    def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
+    def read_tokens(self, stream: TokenStream) -> Tensor:
         """Each token as if it were all there is."""
-        check_normed(norm, self)
         return self.project(self.token(stream.x))
 
 

@@ -1,4 +1,4 @@
-"""A tower as everything here sees it, whichever library it comes from."""
+"""One side of an encoder as a stream, blocks and a read-out, alike for every library."""
 
 from __future__ import annotations
 
@@ -115,11 +115,10 @@ class TowerAnatomy(abc.ABC):
         pooled = self.pooling(stream.x if first is None else first(stream.x), stream.layout)
         return self.project(pooled if last is None else last(pooled))
 
-    def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Float[Tensor, "b n d"]:
-        """Each token through the read-out as if it were all there is; arguments as ``read_out``."""
-        first, last = (self.norm, self.after) if norm else (None, None)
-        pooled = self.pooling.alone(stream.x if first is None else first(stream.x))
-        return self.project(pooled if last is None else last(pooled))
+    def read_tokens(self, stream: TokenStream) -> Float[Tensor, "b n d"]:
+        """Each token through the read-out as if it were all there is."""
+        pooled = self.pooling.alone(stream.x if self.norm is None else self.norm(stream.x))
+        return self.project(pooled if self.after is None else self.after(pooled))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
