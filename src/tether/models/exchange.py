@@ -26,7 +26,7 @@ FORMAT = "tether-exchanged-1"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class WeightPlace:
     """The weights of one linear map or norm of a block, whichever matrix they lie in.
 
     Attributes:
@@ -71,7 +71,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LinearPlace(Place):
+class LinearPlace(WeightPlace):
     """A linear map.
 
     Attributes:
@@ -98,7 +98,7 @@ class LinearPlace(Place):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NormPlace(Place):
+class NormPlace(WeightPlace):
     """A norm: ``norm1`` stands before attention, ``norm2`` before the feed-forward net, others have their own names."""
 
 
@@ -197,7 +197,7 @@ def _tensor(held: Weights, names: Mapping[int, str]) -> str:
 class AddedRows(nn.Module):
     """What is added to the weights of a place; zeros at first."""
 
-    def __init__(self, place: Place, *, of: Of = "weight") -> None:
+    def __init__(self, place: WeightPlace, *, of: Of = "weight") -> None:
         """Start with zeros, like the weights of ``place`` or its bias."""
         super().__init__()
         self.delta = nn.Parameter(torch.zeros_like(place.held(of).read()))
@@ -235,7 +235,9 @@ class ExchangedRows(nn.Module):
             return torch.cat([piece for piece in [*pieces, whole[at:]] if len(piece)])
 
 
-def replace(places: Sequence[Place], make: Callable[..., nn.Module], *, of: Of = "weight") -> tuple[nn.Module, ...]:
+def replace(
+    places: Sequence[WeightPlace], make: Callable[..., nn.Module], *, of: Of = "weight"
+) -> tuple[nn.Module, ...]:
     """Put a module between the weights of each place and the layer that computes with them.
 
     Each module is called with the plain rows and gives rows of the same shape and type. What it has learns as far as
