@@ -149,8 +149,9 @@ def linears(
     found = list[LinearPlace]()
     for index, block, names in _blocks(model, side, blocks):
         held = block.linears()
-        width = _rows(held["q"]) // block.heads
-        heads = dict.fromkeys(PARTS, 0) | {part: _rows(held[part]) // width for part in "qkv"} | {"o": block.heads}
+        heads = dict.fromkeys(PARTS, 0) | {"q": block.heads, "o": block.heads}
+        for part in set("kv") & held.keys():  # fewer where queries share them
+            heads[part] = block.heads * _rows(held[part]) // _rows(held["q"])
         for part in parts:
             if part in held:
                 place = f"{side}.blocks.{index}.{part}"

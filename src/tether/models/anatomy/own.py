@@ -68,6 +68,8 @@ def _parts(tower: VisionTower | TextTower, *, text: bool) -> dict[str, Any]:
 def _block(block: TransformerBlock, config: BlockConfig, text: bool, *, gated: bool) -> BlockAnatomy:
     if gated:
         return OwnWholeBlock(block, text=text, reason="gates", what="mirror")
+    if config.attention == "none":
+        return OwnWholeBlock(block, text=text, reason="blocks", what="the block has no attention")
     odd = [name for name in _MUST_BE_PLAIN if getattr(config, name) != getattr(_PLAIN, name)]
     if "post" in (*config.attn_norm, *config.ffn_norm):
         odd.append("a norm after the sum (post)")
@@ -93,16 +95,16 @@ class _OwnWeights(BlockAnatomy):
     norm_names: ClassVar[Mapping[str, str]] = {"attn_pre": "norm1", "ffn_pre": "norm2"}
 
     def linears(self) -> Mapping[str, Weights]:
-        """Queries, keys and values lie in one layer, as do the two halves of SwiGLU."""
+        """Queries, keys and values lie in one layer, as do the two halves of SwiGLU; a block may have no attention."""
         block = self.block
         keys, hidden = block.kv_heads * block.head_width, block.down.in_features
         up = {"up": hidden, "gate": hidden} if block.activation is swiglu else {"up": hidden}
         gate = {} if block.out_gate is None else {"out_gate": block.out_gate}
-        return {
-            **fused_linear(block.qkv, {"q": block.heads * block.head_width, "k": keys, "v": keys}),
-            **linear_layers({"o": block.proj, **gate, "down": block.down}),
-            **fused_linear(block.up, up),
-        }
+        rest = {**linear_layers({**gate, "down": block.down}), **fused_linear(block.up, up)}
+        if not block.attends:
+            return rest
+        qkv = fused_linear(block.qkv, {"q": block.heads * block.head_width, "k": keys, "v": keys})
+        return {**qkv, **linear_layers({"o": block.proj}), **rest}
 
 
 class OwnBlock(_OwnWeights):
