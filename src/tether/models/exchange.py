@@ -109,7 +109,7 @@ def linears(
     blocks: Iterable[int] | None = None,
     parts: Sequence[str] = PARTS,
 ) -> tuple[LinearPlace, ...]:
-    """The linear maps of a tower's blocks, also where one matrix holds several of them.
+    """The linear maps of a tower's blocks, also where one matrix holds several of them; its pooling has none of these.
 
     Args:
         model: any model that ``tether.load`` gives whose blocks are known.

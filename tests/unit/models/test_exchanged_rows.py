@@ -10,6 +10,7 @@ from torch import nn
 import tether
 from families import eva_tower
 from tether.adapt.finetune import Lora
+from tether.compress.quantise import FakeQuant
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.models import create
 from tether.models.exchange import (
@@ -212,6 +213,14 @@ def test_other_edits_and_a_shared_tower():
         Lora().apply_(model)
     with pytest.raises(UnsupportedModelError, match=r"q, k, v are a Linear: expected linear layers; an edit"):
         linears(Lora(targets="qkv").apply_(create("tiny")))
+    quantise = FakeQuant(group=16)
+    rounded = quantise.apply_(create("tiny").eval())
+    before = rounded.encode_image(images()).pooled
+    replace(linears(rounded, blocks=[0]), AddedRows)
+    assert torch.equal(rounded.encode_image(images()).pooled, before)
+    with pytest.raises(InputError, match=r"visual\.blocks\.0\.qkv: its weights are exchanged on top"):
+        quantise.merge_(rounded)
+    quantise.merge_(merge_(rounded))
     shared = create("tiny", towers="shared")
     replace(linears(shared, parts=("q",)), AddedRows)
     with pytest.raises(InputError, match=r"text\.blocks\.0\.q: its weight is exchanged already"):
