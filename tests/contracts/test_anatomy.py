@@ -12,6 +12,7 @@ from tether.models.anatomy.find import anatomy_of, text_anatomy, tower_of
 from tether.models.composed.towers import ImageSide
 from tether.models.decompose import decompose
 from tether.models.dense import DensePath, dense_image, dense_text
+from tether.models.exchange import linears
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]
@@ -142,6 +143,7 @@ def test_every_reason_is_met(tmp_path):
         "blocks": lambda: pieces(create("tiny", vision={"block": {"preset": "postnorm"}})),
         "pooling": lambda: shares(timm_tower(tmp_path, global_pool="max")),
         "rows alone": lambda: anatomy_of(around_rows(tmp_path)),
+        "linear": lambda: linears(Lora(rank=2, targets="qkv").apply_(create("tiny"))),
     }
     for reason, call in refused.items():
         with pytest.raises(UnsupportedModelError) as caught:

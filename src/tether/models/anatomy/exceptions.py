@@ -15,6 +15,7 @@ EXCEPTIONS: Mapping[str, str] = {
     "rows alone": "it gives one row for an image or a text and no tokens; expected a transformer",
     "gates": "the tower has gates, which scale what its blocks add; expected gate: none",
     "blocks": "expected pre-norm blocks that only add to the stream",
+    "linear": "expected linear layers; an edit that stands in for them must be merged first",
     "pooling": "expected a class token, a mean or an attention with one query",
     "projection": "expected a linear map into the joint space",
     "final norm": "the tower has no single layer norm at its end",
