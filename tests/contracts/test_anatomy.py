@@ -133,6 +133,9 @@ def test_texts_run_from_rows_of_their_own(named):
     learned = rows.detach().clone().requires_grad_()
     tower.read_out(tower.run(tower.embed(text, rows=learned))).sum().backward()
     assert learned.grad.abs().amax(dim=(1, 2)).min() > 0
+    for other in (rows[:1], torch.cat([rows, rows], dim=1), rows[..., :-1]):
+        with pytest.raises(InputError, match=r"rows: expected \("):
+            tower.embed(text, rows=other)
 
 
 def test_every_reason_is_met(tmp_path):

@@ -117,6 +117,8 @@ def dense_layers(
     pooled_norm: bool = True,
 ) -> list[Features]:
     """``dense_image`` after each of several layers, in one pass."""
+    if path is not None and not isinstance(path, DensePath):
+        raise InputError(f"path: expected a DensePath, such as DensePath() for MaskCLIP's, got {path!r:.200}")
     tower = tower_of(model)
     if keep is not None and not isinstance(tower, OwnImage):
         raise refusal("no dropping", type(model).__name__)

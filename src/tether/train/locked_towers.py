@@ -148,5 +148,5 @@ def _cannot_keep(kept: CachedEncoder, side: Side) -> str | None:
     try:
         kept.cache(side).check()
     except WriteError as error:
-        return f"the cache cannot be written to: {error}"
+        return f"the cache cannot be written to: {error} (TETHER_CACHE names its folder)"
     return None

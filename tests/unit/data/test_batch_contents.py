@@ -408,6 +408,7 @@ FAULTS = {
     "another shape": ({"vae": [[1.0, 2.0], [4.0, 4.0]]}, "vae: expected numbers of shape"),
     "infinite latent": ({"vae": [1.0, 2.0, 3.0, 4.0, 5.0, float("inf")]}, "vae: expected finite"),
     "no latent": ({"vae": None}, "vae: expected bytes or numbers"),
+    "no column of latents": ({"vae": ...}, "no column 'vae' of latents"),
 }
 
 

@@ -16,6 +16,7 @@ from tether.models.cached import CachedEncoder
 from tether.models.presets import create
 from tether.models.save import save
 from tether.train import load_config, train
+from tether.train.dry_run import dry_run
 from tether.train.locked_towers import KeptTowers, kept_where_resting, resting_sides
 from tether.train.metrics_log import read_metrics
 
@@ -147,6 +148,11 @@ def test_why_a_locked_tower_encodes_is_said(config, tmp_path, caplog, encoded, m
     train(config(more), folder=tmp_path / "run", **edits())
     assert said in caplog.text
     assert encoded["image"] == 0
+
+
+def test_the_dry_run_says_whose_rows_are_kept(config):
+    assert "the image tower rests" in "".join(dry_run(config(), edits={}).lines())
+    assert dry_run(config("features=encode"), edits={}).kept == ()
 
 
 def test_texts_that_change_each_time_are_encoded(config, tmp_path, caplog, encoded):

@@ -8,7 +8,8 @@ from tether.core.errors import UnsupportedModelError
 
 EXCEPTIONS: Mapping[str, str] = {
     "stranger": "expected a model of tether.load",
-    "map": "its convolutions give a map of places, which never attend to one another; expected a vision transformer",
+    "map": "its convolutions give a map of places, which never attend to one another; expected a vision "
+    "transformer (dense_image gives its last map, without layer and path)",
     "other transformer": "its blocks are of a kind that is not known here; expected a plain vision transformer",
     "other text": "its blocks add before they normalise, as BERT's do, or are of a kind that is not known here; "
     "expected CLIP's or SigLIP's text transformer",

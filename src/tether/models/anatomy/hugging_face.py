@@ -222,7 +222,7 @@ class TransformersText(TextAnatomy):
         given = self.model.text_inputs(batch)
         ids, words = given["input_ids"], given["attention_mask"]
         n = ids.shape[1]
-        x = self.tower.embeddings(input_ids=ids) if rows is None else self.tower.embeddings(inputs_embeds=rows)
+        x = self.tower.embeddings(inputs_embeds=self.rows_of(ids, rows))
         seen = None if self.last else causal(n, ids.device)
         if words is not None:
             known = words.bool()[:, None, None]

@@ -245,7 +245,7 @@ class OpenClipText(TextAnatomy):
     def embed(self, batch: Tensor, *, rows: Tensor | None = None) -> TokenStream:
         """Token ids to the stream that enters block 0."""
         tower, ids = self.tower, self.prepare(batch)
-        x = self.token_rows(ids) if rows is None else rows
+        x = self.rows_of(ids, rows)
         cls = getattr(tower, "cls_emb", None)
         if cls is not None:
             x = torch.cat([x, cls.to(x.dtype).expand(len(x), 1, -1)], dim=1)

@@ -212,7 +212,7 @@ class OwnText(TextAnatomy):
     def embed(self, batch: Tensor, *, rows: Tensor | None = None) -> TokenStream:
         """Token ids to the stream that enters block 0."""
         reads = self.tower.ends(batch)
-        x = self.token_rows(batch) if rows is None else rows
+        x = self.rows_of(batch, rows)
         if self.tower.position is not None:
             x = x + self.tower.position[: x.shape[1]]
         return TokenStream(x, Layout(reads, bias=hiding(causal(x.shape[1], x.device), x.dtype), ids=batch))

@@ -142,4 +142,16 @@ class TextAnatomy(TowerAnatomy):
         Args:
             batch: (b, l) ids, which say where a text ends and what is padding.
             rows: taken in place of ``token_rows(prepare(batch))``, such as learned prompts between them.
+
+        Raises:
+            InputError: rows of another shape.
         """
+
+    def rows_of(self, ids: Int[Tensor, "b n"], rows: Float[Tensor, "b n w"] | None) -> Float[Tensor, "b n w"]:
+        """The rows that were given for prepared ids, or the token table's."""
+        if rows is None:
+            return self.token_rows(ids)
+        expected = (*ids.shape, self.width)
+        if rows.shape != expected:
+            raise InputError(f"rows: expected {expected}, one for each token of prepare(text), got {tuple(rows.shape)}")
+        return rows

@@ -104,9 +104,10 @@ class ComposedStep:
 
     def _check_teacher(self) -> None:
         taught, teacher = [view for view in self.views.values() if view.encoder == TEACHER], self._teachers.teacher
+        readers = {view.encoder for view in self.views.values()}
         if bool(taught) != (teacher is not None):
             raise InputError(
-                "step: teacher: no view has encoder: teacher"
+                f"step: teacher: no view has encoder: teacher; they have {', '.join(sorted(readers))}"
                 if teacher is not None
                 else "step: views: encoder: teacher needs the step's setting teacher, such as teacher: start"
             )
@@ -181,6 +182,7 @@ class ComposedStep:
         features, extra = module.encode({name: one for name, one in rows.items() if self.views[name].encoder == MODEL})
         for name in rows.keys() - features.keys():
             reader = self.views[name].encoder
+            self._teachers.check(reader, rows[name], where=f"step: views: {name}")
             features[name] = self._teachers.read(reader, rows[name], batch, micro_batch=module.micro_batch)
         views = {name: SeenView(one.rows, features[name], one.about) for name, one in rows.items()}
         model = module.model

@@ -162,6 +162,16 @@ class Teachers:
         """The average of a teacher that moves, once it is there."""
         return self.teacher.moving if isinstance(self.teacher, MovingTeacher) else None
 
+    def check(self, name: str, view: ViewRows, *, where: str) -> None:
+        """Refuse images of a size that their reader does not take."""
+        if name == WORDS or view.side == "text":
+            return
+        spec = self.load(name).image_spec
+        if spec.resize != "patches" and tuple(view.rows.shape[2:]) != spec.size:
+            (height, width), got = spec.size, " x ".join(map(str, view.rows.shape[2:]))
+            more = f"give the view size: {height}" if height == width else "a view's own size is a square"
+            raise InputError(f"{where}: encoder {name} takes images of {height} x {width}, got {got}; {more}")
+
     @torch.no_grad()
     def read(self, name: str, view: ViewRows, batch: Batch, *, micro_batch: int | None = None) -> Features:
         """What a reader makes of a view, a slice at a time; captions are read as its own tokenizer has them."""
