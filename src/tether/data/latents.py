@@ -74,7 +74,8 @@ class TensorColumn:
                 raise InputError(f"{where}: expected numbers of shape {self.shape} or ({count},), got {got}")
         else:
             raise InputError(f"{where}: expected bytes or numbers of shape {self.shape}, got {type(cell).__name__}")
-        values = values.astype(np.float32).reshape(self.shape)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            values = values.astype(np.float32).reshape(self.shape)
         if not np.isfinite(values).all():
             raise InputError(f"{where}: expected finite numbers, got NaN or infinity")
         return values

@@ -26,6 +26,8 @@ MOST = 4096
 """Regions of a row, at most."""
 MOST_MASK_BYTES = 1 << 28
 """Bytes of a row's masks, at most, as they lie in their column."""
+MOST_MASK_PIXELS = 1 << 31
+"""Pixels of a row's masks that are looked at, at most: 178 masks of 12 megapixels; as files they may be tiny."""
 MOST_BATCH_BYTES = 1 << 33
 """Bytes of a batch's masks in one view, at most."""
 _ROUNDING = 1e-3
@@ -215,6 +217,9 @@ class RegionColumns:
             found[name] = SeenRegions(moved * valid[:, None], valid, masks)
         if regions.masks is not None:
             where = f"{where}: {self._masks}"
+            if len(chosen) * size[0] * size[1] > MOST_MASK_PIXELS:
+                need = f"{len(chosen)} masks of {size[0]} x {size[1]}"
+                raise InputError(f"{where}: {need} pixels; at most {MOST_MASK_PIXELS:,} pixels are read; lower `most`")
             whole = None if isinstance(regions.masks, list) else _mask(regions.masks, size=size, where=where)
             for place, number in enumerate(chosen):
                 if whole is not None:
@@ -274,6 +279,8 @@ def _cell(row: Row, column: str) -> Any:
     cell = row.meta[column]
     if isinstance(cell, str):
         cell = parse_json(cell, where=f"{row.key}: {column}") if cell.strip() else None
+    if isinstance(cell, np.ndarray) and not cell.ndim:
+        cell = cell.item()
     return None if isinstance(cell, (list, tuple, np.ndarray)) and not len(cell) else cell
 
 

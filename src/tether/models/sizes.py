@@ -250,7 +250,7 @@ class Resizes(abc.ABC):
 
 def read_how(how: How | None) -> tuple[GridMethod | None, LineMethod | RotaryPositions | None]:
     """The ways for images and for texts that ``resized(how=...)`` names, at most one of each."""
-    specs = [] if how is None else [how] if isinstance(how, (str, Mapping)) else list(how)
+    specs: Sequence[Any] = [] if how is None else how if isinstance(how, (list, tuple)) else [how]
     found: dict[str, Any] = {}
     for spec in specs:
         name = spec.get("name") if isinstance(spec, Mapping) else spec

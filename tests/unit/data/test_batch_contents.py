@@ -16,7 +16,9 @@ from tether.core.types import ImageSpec, Regions, Row
 from tether.data import open_source
 from tether.data.augment import AUGMENTATIONS
 from tether.data.contents import BatchContents
+from tether.data.latents import TensorColumn
 from tether.data.loader import Loader, SideBySide
+from tether.data.placement import Placement
 from tether.data.regions import MOST, RegionColumns
 from tether.data.sets.scenes import ScenesSet
 
@@ -466,6 +468,38 @@ def test_masks_have_a_bound(monkeypatch):
     columns = RegionColumns(most=2, masks="masks")
     with pytest.raises(InputError, match="10,800 bytes of masks; at most 10,000"):
         columns.read(Row("k", None, meta={"boxes": GOOD, "masks": [ONES, ONES]}), size=(60, 90))
+
+
+def test_small_files_of_large_masks_have_a_bound(monkeypatch):
+    monkeypatch.setattr("tether.data.regions.MOST_MASK_PIXELS", 2 * 60 * 90)
+    columns = RegionColumns(most=3, masks="masks")
+    for count, bad in ((2, False), (3, True)):
+        mask = encoded(Image.fromarray(ONES))
+        row = Row("big", None, meta={"boxes": [[0, 0, 1, 1]] * count, "masks": [mask] * count})
+        views = {"image": (Placement(), (8, 8))}
+        found = columns.read(row, size=(60, 90))
+        if bad:
+            with pytest.raises(InputError, match=r"big: masks: 3 masks of 60 x 90 pixels; at most 10,800"):
+                columns.seen(found, np.arange(count), views, size=(60, 90), where=row.key)
+        else:
+            assert columns.seen(found, np.arange(count), views, size=(60, 90), where=row.key)["image"].valid.all()
+
+
+@pytest.mark.parametrize("cell", [np.array(3), np.array("[[0, 0, 1, 1]]"), np.array(None)])
+def test_a_cell_that_is_an_array_of_one_thing_is_that_thing_or_a_bad_row(cell):
+    columns = RegionColumns(most=3)
+    if cell.item() is None:
+        assert not len(columns.read(Row("k", None, meta={"boxes": cell}), size=(8, 8)).boxes)
+    else:
+        with pytest.raises(InputError, match="k: boxes: expected a list of boxes, got"):
+            columns.read(Row("k", None, meta={"boxes": cell}), size=(8, 8))
+
+
+@pytest.mark.filterwarnings("error")
+def test_latents_too_large_for_their_numbers_are_refused_without_a_warning():
+    column = TensorColumn(column="vae", shape=[2])
+    with pytest.raises(InputError, match="k: vae: expected finite numbers"):
+        column.read(Row("k", None, meta={"vae": [1e300, 0.0]}))
 
 
 def test_rows_without_regions_have_none():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tether
+from tether.compress.quantise import FakeQuant
 from tether.core.geometry import geometry_of
 from tether.core.model_digest import model_digest
 from tether.data import loader, open_source
@@ -154,6 +158,84 @@ def test_images_of_a_source_are_opened_once(model, monkeypatch):
     assert all(not image.any() for image in opened)  # blank ones of the model's size
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
+
+
+def kept_rows(model, spec):
+    kept = CachedEncoder(model)
+    batches = list(kept.rows_of(open_source(spec), batch_size=5))
+    return torch.cat([rows for _, rows in batches]), kept.computed["image"]
+
+
+def asked_rows(model, spec):
+    with torch.no_grad():
+        batches = loader.ordered(open_source(spec), image_spec=model.image_spec, batch_size=64)
+        return torch.cat([model.encode_image(images).pooled for _, images in batches])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("scenes:rows=6,size=64", "scenes:rows=6,size=64,lettering=word"),
+        ("scenes:rows=6,size=64", "scenes:rows=6,size=128"),
+        ("digits:split=test,size=32", "digits:split=test,size=40"),
+    ],
+)
+def test_a_set_with_other_settings_has_other_images_under_the_same_keys(folder, one, other):
+    model = compose(image=folder, text=folder, join="linear", dim=24).eval()
+    before, _ = kept_rows(model, one)
+    rows, computed = kept_rows(model, other)
+    assert computed
+    torch.testing.assert_close(rows, asked_rows(model, other), atol=1e-5, rtol=1e-5)
+    assert torch.equal(kept_rows(model, one)[0], before)
+
+
+@pytest.mark.parametrize("kind", ["csv", "folder"])
+def test_an_image_that_was_replaced_is_not_taken_for_what_it_was(folder, tmp_path, kind):
+    model, place = tether.load(folder), tmp_path / "photos"
+    place.mkdir()
+    pictures = [np.full((40, 40, 3), level, np.uint8) for level in (10, 90, 200)]
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(place / f"{number}.bmp")  # all of one size
+    spec = str(place)
+    if kind == "csv":
+        (tmp_path / "pairs.csv").write_text("image,caption\n" + "".join(f"photos/{n}.bmp,a\n" for n in range(3)))
+        spec = str(tmp_path / "pairs.csv")
+    kept_rows(model, spec)
+    was = (place / "1.bmp").stat()
+    Image.fromarray(pictures[1][::-1] // 2).save(place / "new.bmp")
+    (place / "new.bmp").replace(place / "1.bmp")
+    os.utime(place / "1.bmp", ns=(was.st_atime_ns, was.st_mtime_ns))
+    rows, computed = kept_rows(model, spec)
+    assert computed == 1
+    torch.testing.assert_close(rows, asked_rows(model, spec), atol=1e-5, rtol=1e-5)
+
+
+def test_rows_come_back_as_the_source_has_them(folder):
+    model, source = tether.load(folder), open_source("scenes:rows=6,size=64")
+    for _ in range(2):
+        ((rows, _),) = CachedEncoder(model).rows_of(source, batch_size=8)
+        wanted = [row for block in source.blocks() for row in source.read(block)]
+        assert [list(row.meta) for row in rows] == [list(row.meta) for row in wanted]
+        assert all(np.array_equal(row.image, other.image) for row, other in zip(rows, wanted, strict=True))
+
+
+@pytest.mark.parametrize("change", ["rounded", "rounded otherwise", "norm"])
+def test_layers_that_compute_otherwise_with_the_same_weights_have_other_rows(model, change):
+    other = copy.deepcopy(model)
+    for one in [model, other] if change == "rounded otherwise" else [other]:
+        if change == "norm":
+            for module in one.modules():
+                if isinstance(module, torch.nn.LayerNorm):
+                    module.eps = 0.5
+        else:
+            FakeQuant(group=64 if one is other else 32).apply_(one)
+    CachedEncoder(model).encode_image(pixels())
+    CachedEncoder(model).encode_text(words(model))
+    kept = CachedEncoder(other)
+    with torch.no_grad():
+        torch.testing.assert_close(kept.encode_image(pixels()).pooled, other.encode_image(pixels()).pooled)
+        torch.testing.assert_close(kept.encode_text(words(model)).pooled, other.encode_text(words(model)).pooled)
+    assert kept.computed == {"image": 6, "text": 3}
 
 
 def test_it_is_the_model_for_whatever_takes_one(folder):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from families import FAMILIES
 from tether.core.errors import StoppedError, TetherError, WriteError
 from tether.data.features.cache import ROWS, FeatureCache
 from tether.models.cached import CachedEncoder
@@ -168,6 +169,27 @@ def test_a_cache_that_cannot_be_written_to_is_said_and_the_run_goes_on(config, t
     assert "the cache cannot be written to" in caplog.text
     assert encoded["image"] == 0
     assert isinstance(kept_where_resting(locked_clip()), type(locked_clip()))
+
+
+def test_an_image_that_was_replaced_between_two_runs_is_encoded(config, tmp_path, encoded):
+    train(config(), folder=tmp_path / "one")
+    Image.fromarray(np.full((32, 32, 3), 77, np.uint8)).save(tmp_path / "3.png")
+    train(config(), folder=tmp_path / "two")
+    assert encoded["image"] == ROWS_OF_DATA + 1
+    train(config("features=encode"), folder=tmp_path / "encoded")
+    one, two, plain = (weights(tmp_path / name) for name in ("one", "two", "encoded"))
+    for key in plain:
+        torch.testing.assert_close(two[key], plain[key], atol=2e-4, rtol=1e-3)
+    assert any(not torch.allclose(one[key], two[key], atol=2e-4, rtol=1e-3) for key in two)
+
+
+def test_a_tower_whose_batch_norms_see_the_batch_encodes_it(config, tmp_path, caplog, encoded):
+    (tmp_path / "rn50").mkdir()
+    save(FAMILIES["RN50"](tmp_path / "rn50"), tmp_path / "resnet")
+    given = f"model={{load: {tmp_path / 'resnet'}}}"
+    train(config(given, locked="trainable=['model.token_embedding.*', '*logit_scale']"), folder=tmp_path / "run")
+    assert "the locked image tower encodes each batch anew: its batch norms see the whole batch" in caplog.text
+    assert encoded["image"] == 0
 
 
 def test_windows_and_dropped_patches_are_encoded(config, tmp_path, encoded):

@@ -31,7 +31,7 @@ class ViewRows:
         want: ``tokens`` also asks for patches or words in the joint space, see ``models.dense``.
         about: further tensors for the terms, by name.
         fixed: whether the row of a batch is the same each time it comes, so that what is made of it may be kept.
-        names: keys of the images in the source, where they are its own, for a look into what is kept.
+        names: keys of the images in the run's data, where they are its own, for a look into what is kept.
     """
 
     side: Side
