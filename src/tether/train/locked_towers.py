@@ -6,8 +6,6 @@ import logging
 from collections.abc import Collection, Mapping
 
 from torch import nn
-
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tether.core.errors import InputError, WriteError
