@@ -51,7 +51,11 @@ def command(
 
     from tether.cli.screen import Screen
 
-    colours = {"reproduced": "green", "contrary": "red", "direction only": "cyan"}
+    colours = {
+        **dict.fromkeys(("reproduced", "property holds"), "green"),
+        **dict.fromkeys(("in part", "direction only"), "cyan"),
+        "contrary": "red",
+    }
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("slug", "package", "verdict", "title", "needs"):
         table.add_column(title, no_wrap=title in ("slug", "package", "verdict"))

@@ -14,9 +14,6 @@ from tether.cli.say import say
 def command(
     slugs: Annotated[list[str] | None, typer.Argument(help="Papers, such as zclip w-clip.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every paper.")] = False,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many paired seeds, from 0 on; 3, or 1 with --smoke.")
-    ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Seconds each: does it run? No verdict, no stored result.")
     ] = False,
@@ -25,20 +22,26 @@ def command(
     ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    fresh_seeds: Annotated[
+        bool, typer.Option("--fresh-seeds", help="Measure seeds 5 to 7 besides; they do not enter the verdict.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was already measured.")] = False,
 ) -> None:
-    """Check papers' claims over paired seeds and store the measured verdicts.
+    """Check papers' claims over the paired seeds 0 to 4 and store the measured verdicts.
 
     Examples:
       tether reproduce zclip
       tether reproduce zclip w-clip --smoke
-      tether reproduce --all --seeds 3 --out results
+      tether reproduce zclip --fresh-seeds
+      tether reproduce --all --out measured
     """
     from tether.cli.screen import bars
     from tether.core.atomic_io import write_json
+    from tether.core.errors import InputError
     from tether.models.load import chosen_device
     from tether.papers.cards import CARDS, card
     from tether.papers.reproduction import source_index
+    from tether.papers.reproduction.history import CHANGED_SOURCE, commit
     from tether.papers.reproduction.reproduce import reproduce
 
     if every == bool(slugs):
@@ -49,19 +52,22 @@ def command(
     folder = out
     if folder is None and not smoke:
         folder = source_index.need_checkout("storing a result (or give --out)") / "results"
-    count = seeds or (1 if smoke else 3)
+        if commit().endswith(CHANGED_SOURCE):
+            raise InputError(
+                "src: has uncommitted changes, which no stored result may rest on; commit them or give --out"
+            )
 
     with bars() as progress:
         for slug in chosen:
-            task = progress.add_task(slug, total=count)
+            task = progress.add_task(slug, total=None)
             result = reproduce(
                 slug,
-                seeds=range(count),
                 smoke=smoke,
+                fresh_seeds=fresh_seeds,
                 device=str(chosen_device(device)),
                 threads=threads,
                 fresh=fresh,
-                on_progress=lambda done, total, task=task: progress.update(task, completed=done),
+                on_progress=lambda done, total, task=task: progress.update(task, completed=done, total=total),
             )
             if folder is not None:
                 write_json(folder / f"{slug}.json", result)
@@ -71,8 +77,13 @@ def command(
 def _line(result: dict) -> str:
     if result["verdict"] is None:
         return f"{result['slug']}: smoke run ended in {result['wall_seconds']:.1f} s"
-    return (
-        f"{result['slug']}: {result['verdict']}; {result['metric']}: better by {result['mean']:.4g} "
-        f"(95 % bound {result['lower']:.4g}, margin {result['margin']:.4g}) "
-        f"over {len(result['seeds'])} seeds, {result['wall_seconds']:.0f} s"
+    failed = [one["says"] for one in result["conditions"] if not one["holds"]]
+    more = f"; fresh seeds: {result['fresh']['verdict']} ({result['fresh']['mean']:.4g})" if result["fresh"] else ""
+    return "\n  does not hold: ".join(
+        [
+            f"{result['slug']}: {result['verdict']}; {result['metric']}: better by {result['mean']:.4g} "
+            f"(95 % bound {result['lower']:.4g}, margin {result['margin']:.4g}) "
+            f"over {len(result['seeds'])} seeds, {result['wall_seconds']:.0f} s{more}",
+            *failed,
+        ]
     )

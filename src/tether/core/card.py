@@ -10,6 +10,33 @@ Package = Literal[
 ]
 
 
+Better = Literal["higher", "lower"]
+Kind = Literal["better", "no_worse", "property"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One more thing that the paper says of the same runs, such as that retrieval is kept.
+
+    Its improvement of a seed is how far ``ours`` lies on the better side of ``than``. It holds if the one-sided 95 %
+    lower bound of the mean is above 0 and the mean at least ``least``; for ``least`` of 0 or below, which is an
+    allowance, if the bound is not below it.
+
+    Attributes:
+        says: one sentence a reader understands, with the amount in it.
+        ours: name of the figure: ``ours``, ``baseline`` or a note of the trial.
+        than: what it is compared with: a figure of the same trial by name, or a number.
+        better: whether ``ours`` should be higher or lower.
+        least: least mean improvement, in units of the figure; below 0 it is how much worse it may be.
+    """
+
+    says: str
+    ours: str
+    than: str | float
+    better: Better
+    least: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What the reproduction must show, fixed before it is run.
@@ -18,17 +45,38 @@ class Claim:
         says: one sentence a reader understands.
         metric: name and unit of the compared number.
         better: whether ``ours`` should be higher or lower than ``baseline``.
-        margin: least mean improvement that counts as reproduced, in units of the metric (> 0).
-        baseline: what it is compared with.
+        margin: least mean improvement that counts as reproduced, in units of the metric (> 0); of a ``no_worse`` claim
+            the allowance (> 0); 0 of a ``property``.
+        baseline: what it is compared with: the strongest simple method at equal cost, or the bound of a ``property``.
         scale: the size at which it is checked here.
+        kind: ``better`` than the baseline by the margin, ``no_worse`` than it by more than the margin, or a
+            ``property``: an identity or a bound, which holds on every seed and is never called reproduced.
+        equal: what both sides spend equally, such as steps, images seen and trials of the learning rate.
+        conditions: what else must hold; see ``Condition``.
     """
 
     says: str
     metric: str
-    better: Literal["higher", "lower"]
+    better: Better
     margin: float
     baseline: str
     scale: str
+    kind: Kind = "better"
+    equal: str = ""
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """A test bed, metric or configuration that was tried before or beside the claim's, with what came out.
+
+    Attributes:
+        bed: what was tried, in words.
+        outcome: its figures, in words.
+    """
+
+    bed: str
+    outcome: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +99,7 @@ class Card:
         minutes: time of the whole reproduction on two cores.
         guide: file name of the how-to under docs/guides.
         authors: family names in the order of the paper, for the bibliography.
+        tried: test beds and configurations that gave another answer, or none.
     """
 
     slug: str
@@ -68,6 +117,7 @@ class Card:
     code: str = ""
     differences: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()
+    tried: tuple[Tried, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

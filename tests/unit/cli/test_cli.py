@@ -198,16 +198,26 @@ def test_where_of_no_paper_suggests_one():
     assert f"did you mean '{next(iter(CARDS))}'?" in stderr
 
 
-def test_reproduce_needs_names_or_all(tmp_path):
+def test_reproduce_needs_names_or_all():
     slug = next(iter(CARDS))
     for arguments in ([], [slug, "--all"]):
         code, _, stderr = call("reproduce", *arguments)
         assert code == 2
         assert "name at least one paper, or --all" in stderr
-    code, _, stderr = call("reproduce", slug, "--seeds", "2", "--out", str(tmp_path))
+
+
+def test_nobody_chooses_the_seeds(tmp_path):
+    code, _, stderr = call("reproduce", next(iter(CARDS)), "--seeds", "2", "--out", str(tmp_path))
     assert code == 2
-    assert "at least 3 paired seeds, got 2" in stderr
+    assert "No such option" in stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_result_is_stored_from_uncommitted_source(monkeypatch):
+    monkeypatch.setattr("tether.papers.reproduction.history.commit", lambda: "0123456789ab+")
+    code, _, stderr = call("reproduce", next(iter(CARDS)))
+    assert code == 2
+    assert "src: has uncommitted changes" in stderr
 
 
 def test_reproduce_writes_where_it_is_told(tmp_path):

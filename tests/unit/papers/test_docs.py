@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tether.core.card import Card, Claim
+from tether.core.card import Card, Claim, Condition, Tried
 from tether.core.errors import InputError
 from tether.papers.reproduction import docs, pages, part_reference, source_index
 from tether.papers.reproduction.markdown import cell, table
@@ -21,18 +21,41 @@ CARD = Card(
     parts=("tether.core.card.Card",),
     needs=("pairs", "a trained encoder"),
     gives="a space without the gap",
-    claim=Claim("It closes the gap.", "gap, cosine", "lower", 0.25, "nothing done", "512 pairs"),
+    claim=Claim(
+        "It closes the gap.",
+        "gap, cosine",
+        "lower",
+        0.25,
+        "nothing done",
+        "512 pairs",
+        equal="steps",
+        conditions=(Condition(says="The norm is kept.", ours="norm", than=1.0, better="higher"),),
+    ),
     minutes=2.0,
     guide="no-such-guide.md",
     venue="A Conference",
     code="owner/name",
     differences=("Runs on a small model.",),
     authors=("Ada", "Bell"),
+    tried=(Tried(bed="Larger steps", outcome="no difference: -0.01"),),
 )
+KEPT = {"says": "The norm is kept.", "mean": 1.0, "lower": 0.5, "holds": True}
 RESULT = {
     "verdict": "reproduced",
     "mean": 0.51239,
     "lower": 0.41239,
+    "upper": 0.61239,
+    "kind": "better",
+    "margin": 0.25,
+    "conditions": [KEPT],
+    "fresh": {
+        "verdict": "in part",
+        "mean": 0.3,
+        "lower": 0.1,
+        "upper": 0.5,
+        "conditions": [KEPT | {"holds": False}],
+        "seeds": [{"seed": 5, "baseline": 1.2, "ours": 0.9, "notes": {"norm": 0.5}}],
+    },
     "seeds": [
         {"seed": 0, "baseline": 1.0, "ours": 0.5, "notes": {"norm": 2.0}},
         {"seed": 1, "baseline": 1.1, "ours": 0.6, "notes": {}},
@@ -72,8 +95,14 @@ def test_a_paper_page_holds_claim_seeds_and_circumstances():
         "https://arxiv.org/abs/2401.00001",
         "https://github.com/owner/name",
         "`tether.core.card.Card` in `src/tether/core/card.py`",
-        "| gap, cosine | lower | 0.25 | nothing done | 512 pairs |",
-        "**reproduced**: better by 0.5124 on average over 2 paired seeds, one-sided 95 % lower bound 0.4124.",
+        "| metric | gap, cosine; lower is better |",
+        "| equal on both sides | steps |",
+        "- The norm is kept.",
+        "**reproduced**: 0.5124 (bound 0.4124, margin 0.25); 2 paired seeds, one-sided 95 % bounds.",
+        "| The norm is kept. | 1 | 0.5 | holds |",
+        "say *in part*: 0.3 (bound 0.1, margin 0.25); a condition fails: The norm is kept.",
+        "| 5 | 1.2 | 0.9 | 0.5 |",
+        "- Larger steps. No difference: -0.01.",
         "| 0 | 1 | 0.5 | 2 |",
         "| 1 | 1.1 | 0.6 |  |",
         "A processor, 2 cores",
@@ -85,8 +114,25 @@ def test_a_paper_page_holds_claim_seeds_and_circumstances():
 
 
 def test_a_page_says_what_is_changed_or_not_run():
-    assert "**reproduced** (changed since measured): better by 0.5124" in pages.paper(CHANGED)
+    assert "**reproduced** (changed since measured): 0.5124" in pages.paper(CHANGED)
     assert "takes about 2 minutes" in pages.paper(NEVER)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("no_worse", "differs by 0.5124 (0.4124 to 0.6124), 0.25 worse allowed"),
+        ("property", "0.5124 inside its bound on average"),
+    ],
+)
+def test_other_kinds_of_claims_show_what_they_are_held_against(kind, said):
+    assert said in pages.outcome(PaperStatus(CARD, RESULT | {"kind": kind}))
+
+
+def test_the_table_of_claims():
+    text = pages.claims([FRESH, NEVER])
+    assert "| nothing done | steps | 2 | in part | 1 of 1 |" in text
+    assert "| not run | nothing done | steps |  |  | 0 of 1 |" in text
 
 
 def test_the_bibliography_cites():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import shutil
 import types
 
 import pytest
 import torch
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.atomic_io import read_json, write_json
+from tether.core.card import Card, Claim, Condition, Trial
 from tether.core.errors import InputError
 from tether.papers.reproduction import reproduce, results, source_index
 from tether.papers.reproduction.lab import Lab
@@ -63,16 +66,18 @@ def paper(monkeypatch, tmp_path):
 def test_a_result_holds_what_was_measured(paper):
     seen = []
     result = reproduce.reproduce("made-up", on_progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(n, 5) for n in range(1, 6)]
     assert (result["verdict"], result["mean"], result["lower"]) == ("reproduced", 0.5, 0.5)
-    assert [run["seed"] for run in result["seeds"]] == [0, 1, 2]
-    assert result["seeds"][1] | {"wall_seconds": 0, "cpu_seconds": 0} == {
+    assert [run["seed"] for run in result["seeds"]] == [0, 1, 2, 3, 4]
+    assert result["seeds"][1] | {"wall_seconds": 0, "cpu_seconds": 0, "measured": ""} == {
         "seed": 1,
         "baseline": 2.0,
         "ours": 1.5,
         "notes": {"norm": 2.0},
         "wall_seconds": 0,
         "cpu_seconds": 0,
+        "commit": result["commit"],
+        "measured": "",
     }
     assert result["machine"].keys() == {"system", "architecture", "processor", "cores"}
     assert result["versions"]["torch"] == torch.__version__
@@ -95,17 +100,66 @@ def test_finished_seeds_are_not_measured_again(paper):
         reproduce.reproduce("made-up")
     paper.stop_at = None
     result = reproduce.reproduce("made-up")
-    assert paper.asked == [0, 1, 2, 2]
-    assert [run["ours"] for run in result["seeds"]] == [0.5, 1.5, 2.5]
+    assert paper.asked == [0, 1, 2, 2, 3, 4]
+    assert [run["ours"] for run in result["seeds"]] == [0.5, 1.5, 2.5, 3.5, 4.5]
     reproduce.reproduce("made-up", fresh=True)
-    assert paper.asked == [0, 1, 2, 2, 0, 1, 2]
+    assert paper.asked == [0, 1, 2, 2, 3, 4, 0, 1, 2, 3, 4]
+
+
+def test_seeds_of_the_stored_result_are_taken_while_the_source_is_the_same(paper, tmp_path, monkeypatch):
+    path = tmp_path / "made-up.json"
+    monkeypatch.setattr(source_index, "result_path", lambda slug: path)
+    write_json(path, reproduce.reproduce("made-up"))
+    shutil.rmtree(tmp_path / "cache")
+    assert reproduce.reproduce("made-up")["seeds"] == read_json(path)["seeds"]
+    assert paper.asked == [0, 1, 2, 3, 4]
+    reproduce.reproduce("made-up", threads=2)
+    assert paper.asked == [0, 1, 2, 3, 4] * 2
+
+
+def test_fresh_seeds_stand_beside_the_verdict_and_are_kept(paper, tmp_path, monkeypatch):
+    path = tmp_path / "made-up.json"
+    monkeypatch.setattr(source_index, "result_path", lambda slug: path)
+    assert reproduce.reproduce("made-up")["fresh"] is None
+    result = reproduce.reproduce("made-up", fresh_seeds=True)
+    assert [run["seed"] for run in result["fresh"]["seeds"]] == [5, 6, 7]
+    assert (result["fresh"]["verdict"], result["fresh"]["mean"]) == ("reproduced", 0.5)
+    assert len(result["seeds"]) == 5
+    write_json(path, result)
+    shutil.rmtree(tmp_path / "cache")
+    assert reproduce.reproduce("made-up")["fresh"] == result["fresh"]
+    assert paper.asked == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("least", "verdict", "holds"), [(-0.5, "reproduced", True), (0.0, "in part", False), (0.5, "in part", False)]
+)
+def test_a_condition_that_fails_makes_it_in_part(paper, monkeypatch, least, verdict, holds):
+    kept = Condition(says="kept", ours="norm", than=2.5, better="higher", least=least)
+    card = dataclasses.replace(CARD, claim=dataclasses.replace(CARD.claim, conditions=(kept,)))
+    monkeypatch.setattr(reproduce, "find_card", lambda slug: card)
+    result = reproduce.reproduce("made-up", fresh_seeds=True)
+    assert (result["verdict"], result["fresh"]["verdict"]) == (verdict, verdict)
+    assert [(one["mean"], one["holds"]) for one in result["conditions"]] == [(-0.5, holds)]
+    reproduce.check(result, where="here")
+    result["conditions"][0]["holds"] = not holds
+    with pytest.raises(InputError, match="'kept': holds is"):
+        reproduce.check(result, where="here")
+
+
+def test_a_condition_on_a_figure_that_is_not_there_is_refused(paper, monkeypatch):
+    odd = Condition(says="kept", ours="recall", than="norm", better="higher")
+    card = dataclasses.replace(CARD, claim=dataclasses.replace(CARD.claim, conditions=(odd,)))
+    monkeypatch.setattr(reproduce, "find_card", lambda slug: card)
+    with pytest.raises(InputError, match="'kept': no figure 'recall'; known: baseline, ours, norm"):
+        reproduce.reproduce("made-up")
 
 
 def test_a_change_of_the_source_measures_again(paper, tmp_path):
     reproduce.reproduce("made-up")
     (tmp_path / "made_up.py").write_text("STEPS = 2\n")
     reproduce.reproduce("made-up")
-    assert paper.asked == [0, 1, 2, 0, 1, 2]
+    assert paper.asked == [0, 1, 2, 3, 4] * 2
 
 
 def test_a_change_of_the_source_is_marked_and_leaves_the_verdict(paper, tmp_path):
@@ -119,7 +173,7 @@ def test_a_change_of_the_source_is_marked_and_leaves_the_verdict(paper, tmp_path
 
 
 def test_a_result_holds_the_smoke_trial_of_seed_0(paper):
-    result = reproduce.reproduce("made-up", seeds=[3, 4, 5])
+    result = reproduce.reproduce("made-up")
     assert result["smoke"] == {"baseline": 9.0, "ours": 8.0, "notes": {}}
     assert paper.smokes == 1
 
@@ -142,20 +196,11 @@ def test_figures_that_moved_are_named(today, found):
 
 def test_a_smoke_run_has_no_verdict_and_is_never_kept(paper):
     for _ in range(2):
-        result = reproduce.reproduce("made-up", seeds=[0], smoke=True)
+        result = reproduce.reproduce("made-up", smoke=True)
     assert (paper.asked, paper.smokes) == ([], 2)
     assert (result["smoke"], result["verdict"], result["mean"]) == (True, None, None)
     with pytest.raises(InputError, match="smoke run"):
         reproduce.check(result, where="results/made-up.json")
-
-
-@pytest.mark.parametrize(
-    ("seeds", "match"), [([0, 1], "at least 3 paired seeds, got 2"), ([0, 1, 1], "distinct seeds"), ([], "at least 3")]
-)
-def test_too_few_or_repeated_seeds_are_refused(paper, seeds, match):
-    with pytest.raises(InputError, match=match):
-        reproduce.reproduce("made-up", seeds=seeds)
-    assert paper.asked == []
 
 
 def test_what_is_not_a_trial_is_refused(paper, monkeypatch):
@@ -171,6 +216,7 @@ def test_what_is_not_a_trial_is_refused(paper, monkeypatch):
         ({"mean": 0.75}, "mean is 0.75, its seeds give 0.5"),
         ({"lower": 0.1}, "lower is 0.1, its seeds give 0.5"),
         ({"margin": 0.75}, "its seeds give 'direction only'"),
+        ({"upper": 0.75}, "upper is 0.75, its seeds give 0.5"),
         ({"mean": float("nan")}, "mean is nan, its seeds give 0.5"),
         ({"margin": None}, "margin: expected int or float, got None"),
         ({"smoke": {"baseline": 1.0}}, "smoke: key 'ours' is missing"),
@@ -179,8 +225,6 @@ def test_what_is_not_a_trial_is_refused(paper, monkeypatch):
 )
 def test_a_typed_verdict_is_caught(paper, tmp_path, change, match):
     result = reproduce.reproduce("made-up") | change
-    from tether.core.atomic_io import write_json
-
     write_json(tmp_path / "made-up.json", result)
     with pytest.raises(InputError, match=match):
         reproduce.stored("made-up", folder=tmp_path)

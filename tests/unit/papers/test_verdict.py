@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from tether.core.card import Condition
 from tether.core.errors import InputError
-from tether.papers.reproduction.verdict import bounds, improvements, judge, summarise
+from tether.papers.reproduction.verdict import bounds, check_condition, improvements, judge, summarise
 
 
 def test_bound_is_the_tabulated_t():
@@ -39,6 +40,53 @@ def test_bound_is_the_tabulated_t():
 )
 def test_each_verdict(baseline, ours, better, margin, expected):
     assert summarise(baseline, ours, better=better, margin=margin).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "margin", "expected"),
+    [
+        ([1.0, 2.0, 3.0], 0.5, "reproduced"),
+        ([0.6, 1.6, 2.6], 0.5, "reproduced"),
+        ([0.4, 1.4, 2.4], 0.5, "contrary"),
+        ([0.2, 2.4, 2.9], 0.5, "not shown"),
+        ([2.0, 3.0, 4.0], 0.5, "reproduced"),
+    ],
+)
+def test_no_worse_is_held_against_its_allowance(ours, margin, expected):
+    assert summarise([1.0, 2.0, 3.0], ours, better="higher", margin=margin, kind="no_worse").verdict == expected
+
+
+def test_a_property_holds_on_every_seed_or_not_at_all():
+    def said(ours, **more):
+        return summarise([1e-6] * 3, ours, better="lower", margin=0.0, kind="property", **more).verdict
+
+    assert said([1e-7, 1e-6, 0.0]) == "property holds"
+    assert said([1e-7, 2e-6, 0.0]) == "contrary"
+    assert said([1e-7, 1e-6, 0.0], conditions=[True, False]) == "in part"
+
+
+def test_a_failed_condition_leaves_weaker_verdicts_alone():
+    weak = {"better": "higher", "margin": 5.0, "conditions": [False]}
+    assert summarise([1.0, 2.0, 3.0], [2.0, 3.0, 4.0], **weak).verdict == "direction only"
+
+
+@pytest.mark.parametrize(
+    ("least", "ours", "holds"),
+    [
+        (-0.5, [0.5, 0.7, 0.9], False),
+        (-0.5, [0.7, 0.7, 0.7], True),
+        (0.0, [1.0, 1.0, 1.0], True),
+        (0.0, [1.0, 1.1, 0.9], False),
+        (0.5, [1.6, 1.7, 1.5], True),
+        (0.7, [1.6, 1.7, 1.5], False),
+        (0.5, [0.5, 1.7, 3.5], False),
+    ],
+)
+def test_conditions(least, ours, holds):
+    asked = Condition(says="kept", ours="recall", than=1.0, better="higher", least=least)
+    assert check_condition(asked, [{"recall": one} for one in ours]).holds is holds
+    lower = Condition(says="kept", ours="loss", than="before", better="lower", least=least)
+    assert check_condition(lower, [{"loss": -one, "before": -1.0} for one in ours]).holds is holds
 
 
 def test_seeds_are_paired():

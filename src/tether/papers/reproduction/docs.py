@@ -33,6 +33,7 @@ def generate(root: Path, *, more: Mapping[str, str] | None = None) -> dict[str, 
     found = {
         "papers.md": pages.index(every),
         "bibliography.md": pages.bibliography(every),
+        "claims.md": pages.claims(every),
         "parts.md": part_reference.reference(),
         **{f"papers/{row.card.slug}.md": pages.paper(row) for row in every},
         **(more or {}),
@@ -90,15 +91,16 @@ def _read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
+_WHOLE = ("verdict", "mean", "lower", "upper", "margin", "cpu_seconds")
 _MARKER = re.compile(r"<!--= (?P<key>[^\s:]+)(?::(?P<form>\S+))? -->.*?<!--/-->")
 
 
 def filled(text: str, *, where: str) -> str:
     """The text with every marker's figure brought up to date.
 
-    A key is ``SLUG.verdict``, ``SLUG.mean``, ``SLUG.lower``, ``SLUG.margin``, ``SLUG.cpu_seconds``, or the mean over
-    seeds of ``SLUG.ours``, ``SLUG.baseline`` or a side figure, ``SLUG.notes.NAME``. What follows the colon is a format
-    such as ``.2f`` or ``.1%``; without one the value is written with ``str``.
+    A key is ``SLUG.verdict``, ``SLUG.mean``, ``SLUG.lower``, ``SLUG.upper``, ``SLUG.margin``, ``SLUG.cpu_seconds``, or
+    the mean over seeds of ``SLUG.ours``, ``SLUG.baseline`` or a side figure, ``SLUG.notes.NAME``. What follows the
+    colon is a format such as ``.2f`` or ``.1%``; without one the value is written with ``str``.
 
     Args:
         text: Markdown.
@@ -124,7 +126,7 @@ def filled(text: str, *, where: str) -> str:
 
 
 def _value(result: Mapping[str, Any], name: str) -> Any:
-    if name in ("verdict", "mean", "lower", "margin", "cpu_seconds"):
+    if name in _WHOLE:
         return result[name]
     seeds = result["seeds"]
     values = [seed["notes"][name.removeprefix("notes.")] if name.startswith("notes.") else seed[name] for seed in seeds]
@@ -132,6 +134,4 @@ def _value(result: Mapping[str, Any], name: str) -> Any:
 
 
 def _names(result: Mapping[str, Any]) -> list[str]:
-    return ["verdict", "mean", "lower", "margin", "cpu_seconds", "ours", "baseline"] + [
-        f"notes.{name}" for name in sorted(result["seeds"][0]["notes"])
-    ]
+    return [*_WHOLE, "ours", "baseline"] + [f"notes.{name}" for name in sorted(result["seeds"][0]["notes"])]

@@ -6,14 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from tether.core.card import Card
+from tether.core.card import Card, Claim
 from tether.papers.reproduction import source_index
+from tether.papers.reproduction.history import fixed_before
 from tether.papers.reproduction.markdown import bullets, number, page, sentence, table
 from tether.papers.reproduction.part_reference import described
 from tether.papers.reproduction.results import CHANGED, PaperStatus
 
 VERDICTS = {
-    "reproduced": "the 95 % lower bound of the mean improvement is above 0 and the mean is at least the margin",
+    "reproduced": "the 95 % lower bound of the mean improvement is above 0, the mean is at least the margin, and every "
+    "condition holds; of a claim to be no worse, the bound is within the allowance",
+    "in part": "the same, but a condition fails",
+    "property holds": "an identity or a bound, which holds on every seed: the method's definition gives it",
     "direction only": "the bound is above 0, but the mean is smaller than the margin",
     "not shown": "the seeds do not tell the two apart",
     "contrary": "the 95 % upper bound is below 0: here the method made it worse",
@@ -38,7 +42,17 @@ def outcome(row: PaperStatus) -> str:
     if row.result is None:
         return row.verdict
     mark = f", {row.mark}" if row.mark else ""
-    return f"**{row.verdict}**: {number(row.result['mean'])} (bound {number(row.result['lower'])}){mark}"
+    return f"**{row.verdict}**: {_figures(row.result)}{mark}"
+
+
+def _figures(result: dict[str, Any]) -> str:
+    """The mean improvement, with what it is held against."""
+    mean, lower, upper = (number(result[name]) for name in ("mean", "lower", "upper"))
+    if result["kind"] == "no_worse":
+        return f"differs by {mean} ({lower} to {upper}), {number(result['margin'])} worse allowed"
+    if result["kind"] == "property":
+        return f"{mean} inside its bound on average"
+    return f"{mean} (bound {lower}, margin {number(result['margin'])})"
 
 
 def index(rows: Sequence[PaperStatus]) -> str:
@@ -77,24 +91,46 @@ def paper(row: PaperStatus) -> str:
         bullets(f"`{part}` in `{source_index.shown(source_index.part_place(part).path)}`" for part in card.parts),
         "## What is checked here",
         card.claim.says,
-        table(
-            ["metric", "better", "margin", "compared with", "at which scale"],
-            [
-                [
-                    card.claim.metric,
-                    card.claim.better,
-                    number(card.claim.margin),
-                    card.claim.baseline,
-                    card.claim.scale,
-                ]
-            ],
-        ),
-        "The margin was fixed before the run; the verdict is computed from the seeds.",
+        table(["", ""], _asked(card.claim)),
+        "Conditions of the claim:" if card.claim.conditions else "",
+        bullets(one.says for one in card.claim.conditions),
+        "Claim, margin and metric stood in the repository before the seeds were measured."
+        if row.result and fixed_before(card.slug, row.result)
+        else "",
         "## What came out",
         _measured(row),
+        "## What was tried besides" if card.tried else "",
+        bullets(f"{sentence(one.bed)} {sentence(one.outcome)}" for one in card.tried),
         "## What differs from the paper" if card.differences else "",
         bullets(card.differences),
     )
+
+
+def claims(rows: Sequence[PaperStatus]) -> str:
+    """Every claim with what it is held against: kind, baseline, what is equal, seeds, conditions."""
+    head = ["paper", "kind", "verdict", "compared with", "equal", "seeds", "fresh seeds", "conditions"]
+    return page(
+        "# Claims",
+        "What each check compares, and what came out. Conditions are counted as *hold of asked*; a fresh verdict is "
+        "that of seeds 5 to 7, which nobody looked at while the check was made.",
+        table(head, map(_claim_line, rows)),
+    )
+
+
+def _claim_line(row: PaperStatus) -> list[str]:
+    claim, result = row.card.claim, row.result
+    asked = len(claim.conditions)
+    held = sum(one["holds"] for one in result["conditions"]) if result else 0
+    return [
+        f"[{row.card.slug}](papers/{row.card.slug}.md)",
+        claim.kind.replace("_", " "),
+        outcome(row),
+        claim.baseline,
+        claim.equal,
+        str(len(result["seeds"])) if result else "",
+        result["fresh"]["verdict"] if result and result["fresh"] else "",
+        f"{held} of {asked}" if asked else "",
+    ]
 
 
 def bibliography(rows: Sequence[PaperStatus]) -> str:
@@ -125,12 +161,51 @@ def _measured(row: PaperStatus) -> str:
     if result is None:
         return f"Not run yet. `tether reproduce {row.card.slug}` takes about {number(row.card.minutes)} minutes."
     mark = f" ({row.mark})" if row.mark else ""
-    summary = (
-        f"**{row.verdict}**{mark}: better by {number(result['mean'])} on average over "
-        f"{len(result['seeds'])} paired seeds, one-sided 95 % lower bound {number(result['lower'])}."
+    seeds = [result["seeds"], *([result["fresh"]["seeds"]] if result["fresh"] else [])]
+    return page(
+        f"**{row.verdict}**{mark}: {_figures(result)}; {len(result['seeds'])} paired seeds, one-sided 95 % bounds.",
+        _conditions(result),
+        _fresh(result),
+        *(_seeds(runs) for runs in seeds),
+        _circumstances(result),
     )
-    notes = sorted({name for run in result["seeds"] for name in run["notes"]})
-    seeds = table(
+
+
+def _asked(claim: Claim) -> list[list[str]]:
+    kinds = {"better": "better by the margin", "no_worse": "no worse than the margin allows", "property": "a property"}
+    return [
+        ["kind", kinds[claim.kind]],
+        ["metric", f"{claim.metric}; {claim.better} is better"],
+        ["margin", number(claim.margin)],
+        ["compared with", claim.baseline],
+        *([["equal on both sides", claim.equal]] if claim.equal else []),
+        ["at which scale", claim.scale],
+    ]
+
+
+def _conditions(result: dict[str, Any]) -> str:
+    if not result["conditions"]:
+        return ""
+    words = {True: "holds", False: "**fails**"}
+    return table(
+        ["condition", "mean", "bound", ""],
+        ([one["says"], number(one["mean"]), number(one["lower"]), words[one["holds"]]] for one in result["conditions"]),
+    )
+
+
+def _fresh(result: dict[str, Any]) -> str:
+    fresh = result["fresh"]
+    if not fresh:
+        return ""
+    named = ", ".join(str(run["seed"]) for run in fresh["seeds"])
+    failed = [one["says"] for one in fresh["conditions"] if not one["holds"]]
+    more = f"; a condition fails: {'; '.join(failed)}" if failed else ""
+    return sentence(f"Seeds {named}, looked at afterwards, say *{fresh['verdict']}*: {_figures(result | fresh)}{more}")
+
+
+def _seeds(runs: Sequence[dict[str, Any]]) -> str:
+    notes = sorted({name for run in runs for name in run["notes"]})
+    return table(
         ["seed", "baseline", "ours", *notes],
         (
             [
@@ -139,10 +214,9 @@ def _measured(row: PaperStatus) -> str:
                 number(run["ours"]),
                 *(number(run["notes"][name]) if name in run["notes"] else "" for name in notes),
             ]
-            for run in result["seeds"]
+            for run in runs
         ),
     )
-    return page(summary, seeds, _circumstances(result))
 
 
 def _circumstances(result: dict[str, Any]) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tether.core.atomic_io import cache_dir, read_json, write_json
-from tether.core.card import Card, Trial
+from tether.core.card import Card, Condition, Trial
 from tether.core.errors import InputError
 from tether.core.fingerprint import SourceTrees
 from tether.core.shape import NUMBER
@@ -20,17 +19,28 @@ from tether.core.shape import check as fits
 from tether.papers.cards import card as find_card
 from tether.papers.cards import module
 from tether.papers.reproduction import source_index
+from tether.papers.reproduction.history import commit
 from tether.papers.reproduction.lab import Lab
-from tether.papers.reproduction.verdict import LEAST_SEEDS, summarise
+from tether.papers.reproduction.verdict import check_condition, summarise
 
+SEEDS, FRESH_SEEDS = (0, 1, 2, 3, 4), (5, 6, 7)
+"""A verdict rests on the first, whoever asks; the others show what it is worth on seeds that nobody has looked at."""
 LIBRARIES = ("tether-clip", "torch", "numpy", "scikit-learn", "open_clip_torch", "pyarrow")
 Progress = Callable[[int, int | None], None]
 _TRIAL = {"baseline": NUMBER, "ours": NUMBER, "notes": {"*": NUMBER}}
-_RESULT = {
-    **dict.fromkeys(("slug", "metric", "better", "verdict", "fingerprint"), str),
-    **dict.fromkeys(("margin", "mean", "lower"), NUMBER),
-    "smoke": (None, _TRIAL),
+_CONDITION = {"says": str, "holds": bool, "mean": NUMBER, "lower": NUMBER}
+_SUMMARY = {
+    **dict.fromkeys(("mean", "lower", "upper"), NUMBER),
+    "verdict": str,
+    "conditions": [_CONDITION],
     "seeds": [_TRIAL],
+}
+_RESULT = {
+    **dict.fromkeys(("slug", "metric", "better", "kind", "fingerprint", "commit"), str),
+    "margin": NUMBER,
+    "smoke": (None, _TRIAL),
+    "fresh": (None, _SUMMARY),
+    **_SUMMARY,
 }
 
 
@@ -45,6 +55,8 @@ class Run:
         notes: side figures by name.
         wall_seconds: elapsed time of this seed.
         cpu_seconds: processor time of this process for this seed, all threads.
+        commit: of the checkout when it was measured; see ``commit``.
+        measured: the day, as YYYY-MM-DD.
     """
 
     seed: int
@@ -53,57 +65,78 @@ class Run:
     notes: dict[str, float]
     wall_seconds: float
     cpu_seconds: float
+    commit: str
+    measured: str
 
 
 def reproduce(
     slug: str,
     *,
-    seeds: Sequence[int] = (0, 1, 2),
     smoke: bool = False,
+    fresh_seeds: bool = False,
     device: str = "cpu",
     threads: int = 1,
     fresh: bool = False,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure one paper and return its result, as ``results/<slug>.json`` holds it.
+    """Measure one paper over ``SEEDS`` and return its result, as ``results/<slug>.json`` holds it.
 
     A finished seed is kept in the cache under the fingerprint of the source, so an interrupted reproduction
-    resumes. A smoke run takes seconds, keeps nothing and has no verdict; the one of seed 0, made by the same
-    code, stands in every result, so that a test can tell at any time whether the figures have moved since.
+    resumes; so do the seeds of the stored result while nothing that decides a figure has changed. A smoke run takes
+    seconds, looks at seed 0 alone, keeps nothing and has no verdict; the one made by the same code stands in every
+    result, so that a test can tell at any time whether the figures have moved since.
 
     Args:
         slug: of the paper.
-        seeds: distinct; at least three unless ``smoke``.
         smoke: run the whole path with as little as possible.
+        fresh_seeds: measure ``FRESH_SEEDS`` besides; they stand beside the verdict and do not enter it.
         device: for the lab.
         threads: of torch on the CPU.
         fresh: measure every seed again.
-        on_progress: called after each seed.
+        on_progress: called after each seed with (seeds done, of so many).
 
     Raises:
-        InputError: no such paper, too few or repeated seeds, or a trial that is not finite.
+        InputError: no such paper, or a trial that is not finite.
     """
     card = find_card(slug)
-    if len(set(seeds)) != len(seeds):
-        raise InputError(f"{slug}: expected distinct seeds, got {list(seeds)}")
-    if not smoke and len(seeds) < LEAST_SEEDS:
-        raise InputError(f"{slug}: a verdict needs at least {LEAST_SEEDS} paired seeds, got {len(seeds)}")
     sources = source_index.sources()
     print_ = source_index.fingerprint(card, sources=sources)
     sources.save()
-    runs: list[Run] = []
-    for number, seed in enumerate(seeds):
-        kept = cache_dir() / "reproduce" / slug / f"{print_}-{device}-{threads}" / f"seed-{seed}.json"
-        if not smoke and not fresh and kept.is_file():
-            runs.append(Run(**read_json(kept)))
-        else:
-            runs.append(_measure(slug, Lab(seed, smoke=smoke, device=device, threads=threads)))
-            if not smoke:
-                write_json(kept, asdict(runs[-1]))
+    if smoke:
+        runs = [_measure(slug, Lab(0, smoke=True, device=device, threads=threads))]
         if on_progress:
-            on_progress(number + 1, len(seeds))
-    trial = None if smoke else smoke_trial(slug)
-    return _result(card, runs, trial, device=device, threads=threads, fingerprint=print_)
+            on_progress(1, 1)
+        return _result(card, runs, None, device=device, threads=threads, fingerprint=print_)
+    kept = {} if fresh else _known_runs(slug, fingerprint=print_, device=device, threads=threads)
+    folder = cache_dir() / "reproduce" / slug / f"{print_}-{device}-{threads}"
+    wanted = (*SEEDS, *(FRESH_SEEDS if fresh_seeds else ()))
+    for number, seed in enumerate(wanted):
+        path = folder / f"seed-{seed}.json"
+        if path.is_file() and not fresh:
+            kept[seed] = Run(**read_json(path))
+        if seed not in kept:
+            kept[seed] = _measure(slug, Lab(seed, device=device, threads=threads))
+            write_json(path, asdict(kept[seed]))
+        if on_progress:
+            on_progress(number + 1, len(wanted))
+    runs = [kept[seed] for seed in SEEDS]
+    more = [kept[seed] for seed in FRESH_SEEDS] if kept.keys() >= set(FRESH_SEEDS) else []
+    return _result(card, runs, smoke_trial(slug), more=more, device=device, threads=threads, fingerprint=print_)
+
+
+def _known_runs(slug: str, *, fingerprint: str, device: str, threads: int) -> dict[int, Run]:
+    """Seeds of the stored result by number, if the same code measured them in the same way."""
+    path = source_index.result_path(slug)
+    if path is None or not path.is_file():
+        return {}
+    result = read_json(path)
+    if not isinstance(result, dict) or any(
+        result.get(name) != value
+        for name, value in (("fingerprint", fingerprint), ("device", device), ("threads", threads))
+    ):
+        return {}
+    runs = [*result["seeds"], *(result.get("fresh") or {"seeds": []})["seeds"]]
+    return {run["seed"]: Run(**run) for run in runs}
 
 
 def smoke_trial(slug: str) -> dict[str, Any]:
@@ -137,24 +170,45 @@ def check(result: Any, *, where: str) -> None:
     Raises:
         InputError: a missing key, or a figure or verdict that the seeds do not give.
     """
-    needed = {"slug", "metric", "better", "margin", "seeds", "verdict", "mean", "lower", "fingerprint", "smoke"}
-    if not isinstance(result, dict) or not needed <= result.keys():
-        missing = sorted(needed - result.keys()) if isinstance(result, dict) else sorted(needed)
+    if not isinstance(result, dict) or not _RESULT.keys() <= result.keys():
+        missing = sorted(_RESULT.keys() - result.keys()) if isinstance(result, dict) else sorted(_RESULT)
         raise InputError(f"{where}: not a result, these keys are missing: {', '.join(missing)}")
     if result["smoke"] is True:
         raise InputError(f"{where}: this is a smoke run, which has no verdict; run it in full")
     fits(result, _RESULT, where=where)
+    for part, name in ((result, ""), (result["fresh"], "fresh: ")):
+        if part is not None:
+            found = _judged(result, part["seeds"])
+            _compare(part, found, keys=("mean", "lower", "upper", "verdict"), where=f"{where}: {name}")
+            for one, again in zip(part["conditions"], found["conditions"], strict=True):
+                _compare(one, again, keys=("mean", "lower", "holds"), where=f"{where}: {name}{one['says']!r}: ")
+
+
+def _compare(kept: Mapping[str, Any], found: Mapping[str, Any], *, keys: Iterable[str], where: str) -> None:
+    for key in keys:
+        old, new = kept[key], found[key]
+        near = type(old) in NUMBER and type(new) in NUMBER and abs(old - new) <= 1e-9 * max(1.0, abs(new))
+        if old != new and not near:  # NaN is neither
+            raise InputError(f"{where}{key} is {old!r}, its seeds give {new!r}")
+
+
+def _judged(claim: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What seeds say of a claim, both as a result holds them."""
+    figures = [{"baseline": run["baseline"], "ours": run["ours"], **run["notes"]} for run in seeds]
+    conditions: list[dict[str, Any]] = []
+    for one in claim["conditions"]:
+        condition = Condition(**{field.name: one[field.name] for field in fields(Condition)})
+        found = check_condition(condition, figures)
+        conditions.append(asdict(condition) | {"mean": found.mean, "lower": found.lower, "holds": found.holds})
     summary = summarise(
-        [run["baseline"] for run in result["seeds"]],
-        [run["ours"] for run in result["seeds"]],
-        better=result["better"],
-        margin=result["margin"],
+        [run["baseline"] for run in seeds],
+        [run["ours"] for run in seeds],
+        better=claim["better"],
+        margin=claim["margin"],
+        kind=claim["kind"],
+        conditions=[one["holds"] for one in conditions],
     )
-    for name, value in (("mean", summary.mean), ("lower", summary.lower)):
-        if not abs(result[name] - value) <= 1e-9 * max(1.0, abs(value)):  # NaN is not equal
-            raise InputError(f"{where}: {name} is {result[name]}, its seeds give {value}")
-    if result["verdict"] != summary.verdict:
-        raise InputError(f"{where}: verdict is {result['verdict']!r}, its seeds give {summary.verdict!r}")
+    return asdict(summary) | {"conditions": conditions}
 
 
 def _measure(slug: str, lab: Lab) -> Run:
@@ -170,26 +224,31 @@ def _measure(slug: str, lab: Lab) -> Run:
         {name: float(value) for name, value in trial.notes.items()},
         round(time.perf_counter() - wall, 2),
         round(time.process_time() - cpu, 2),
+        commit(),
+        datetime.now(UTC).strftime("%Y-%m-%d"),
     )
 
 
 def _result(
-    card: Card, runs: Sequence[Run], trial: dict[str, Any] | None, *, device: str, threads: int, fingerprint: str
+    card: Card,
+    runs: Sequence[Run],
+    trial: dict[str, Any] | None,
+    *,
+    more: Sequence[Run] = (),
+    device: str,
+    threads: int,
+    fingerprint: str,
 ) -> dict[str, Any]:
-    claim = card.claim
-    result: dict[str, Any] = {
+    claim = asdict(card.claim) | {"conditions": [asdict(one) for one in card.claim.conditions]}
+    seeds, fresh = [asdict(run) for run in runs], [asdict(run) for run in more]
+    empty = {"verdict": None, "mean": None, "lower": None, "upper": None}
+    return {
         "slug": card.slug,
-        "says": claim.says,
-        "metric": claim.metric,
-        "better": claim.better,
-        "margin": claim.margin,
-        "baseline": claim.baseline,
-        "scale": claim.scale,
+        **claim,
         "smoke": True if trial is None else trial,
-        "verdict": None,
-        "mean": None,
-        "lower": None,
-        "seeds": [asdict(run) for run in runs],
+        **(empty if trial is None else _judged(claim, seeds)),
+        "seeds": seeds,
+        "fresh": _judged(claim, fresh) | {"seeds": fresh} if fresh else None,
         "wall_seconds": round(sum(run.wall_seconds for run in runs), 2),
         "cpu_seconds": round(sum(run.cpu_seconds for run in runs), 2),
         "device": device,
@@ -197,15 +256,9 @@ def _result(
         "machine": machine(device),
         "versions": versions(),
         "commit": commit(),
-        "measured": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "measured": max(run.measured for run in runs),
         "fingerprint": fingerprint,
     }
-    if trial is not None:
-        summary = summarise(
-            [run.baseline for run in runs], [run.ours for run in runs], better=claim.better, margin=claim.margin
-        )
-        result |= {"verdict": summary.verdict, "mean": summary.mean, "lower": summary.lower}
-    return result
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -236,23 +289,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def commit() -> str:
-    """The checkout's commit, with ``+`` when files are changed; ``unknown`` outside git."""
-    root = source_index.checkout()
-    if root is None:
-        return "unknown"
-    try:
-        name = _git(root, "rev-parse", "--short=12", "HEAD")
-        return name + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no", "src") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def _processor() -> str:

@@ -52,10 +52,15 @@ class PaperStatus:
             "gives": card.gives,
             "claim": card.claim.says,
             "metric": card.claim.metric,
+            "kind": card.claim.kind,
+            "baseline": card.claim.baseline,
+            "equal": card.claim.equal,
+            "conditions": result.get("conditions", []),
             "verdict": self.verdict,
             "changed": self.changed,
             "mean": result.get("mean"),
             "lower": result.get("lower"),
+            "upper": result.get("upper"),
         }
 
 

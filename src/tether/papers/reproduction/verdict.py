@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import MinLen
 
+from tether.core.card import Better, Condition, Kind
 from tether.core.errors import InputError
-from tether.core.ranges import Number, Positive, checked
+from tether.core.ranges import NonNegative, Number, checked
 
-Verdict = Literal["reproduced", "direction only", "not shown", "contrary"]
+Verdict = Literal["reproduced", "in part", "property holds", "direction only", "not shown", "contrary"]
 LEAST_SEEDS = 3
 CONFIDENCE = 0.95
 
@@ -35,9 +36,7 @@ class Summary:
     verdict: Verdict
 
 
-def improvements(
-    baseline: Sequence[float], ours: Sequence[float], *, better: Literal["higher", "lower"]
-) -> list[float]:
+def improvements(baseline: Sequence[float], ours: Sequence[float], *, better: Better) -> list[float]:
     """Improvement of each seed, positive when the method is better.
 
     Raises:
@@ -78,29 +77,43 @@ def student_t(freedom: int, *, below: float = CONFIDENCE) -> float:
     return math.sqrt(freedom) * math.tan(low)
 
 
-def judge(mean: float, *, lower: float, upper: float, margin: float) -> Verdict:
-    """The verdict.
+def judge(mean: float, *, lower: float, upper: float, margin: float, kind: Kind = "better") -> Verdict:
+    """The verdict on the claim itself, whatever its conditions.
 
-    ``reproduced``: the lower bound is above 0 and the mean is at least the margin. ``direction only``: the lower
-    bound is above 0, the mean is smaller than the margin. ``contrary``: the upper bound is below 0. ``not shown``:
-    anything else, for the seeds do not tell the two apart.
+    Of a claim to be ``better``: ``reproduced`` if the lower bound is above 0 and the mean is at least the margin,
+    ``direction only`` if the lower bound is above 0 and the mean smaller, ``contrary`` if the upper bound is below 0.
+    Of a claim to be ``no_worse``: ``reproduced`` if the lower bound is at least minus the margin, ``contrary`` if the
+    upper bound is below that. ``not shown``: anything else, for the seeds do not tell the two apart.
     """
-    if lower > 0:
+    if kind == "no_worse":
+        mean, lower, upper = mean + margin, lower + margin, upper + margin
+        if lower >= 0:
+            return "reproduced"
+    elif lower > 0:
         return "reproduced" if mean >= margin else "direction only"
     return "contrary" if upper < 0 else "not shown"
 
 
 @checked
 def summarise(
-    baseline: Sequence[float], ours: Sequence[float], *, better: Literal["higher", "lower"], margin: Positive
+    baseline: Sequence[float],
+    ours: Sequence[float],
+    *,
+    better: Better,
+    margin: NonNegative,
+    kind: Kind = "better",
+    conditions: Sequence[bool] = (),
 ) -> Summary:
     """Judge paired seeds.
 
     Args:
-        baseline: the metric without the method, one value per seed.
+        baseline: the metric without the method, one value per seed; of a ``property`` its bound.
         ours: the metric with it, for the same seeds.
         better: which way is up.
-        margin: least mean improvement that counts as reproduced.
+        margin: least mean improvement that counts as reproduced; of a ``no_worse`` claim its allowance.
+        kind: see ``core.card.Claim``.
+        conditions: whether each of the claim's conditions holds: if one does not, what would be ``reproduced`` or
+            ``property holds`` is ``in part``.
 
     Raises:
         InputError: fewer than three pairs, or a value that is not finite.
@@ -110,4 +123,49 @@ def summarise(
         raise InputError(f"a verdict needs at least {LEAST_SEEDS} paired seeds, got {len(differences)}")
     mean = statistics.fmean(differences)
     lower, upper = bounds(differences)
-    return Summary(mean, lower, upper, judge(mean, lower=lower, upper=upper, margin=margin))
+    verdict: Verdict
+    if kind == "property":
+        verdict = "property holds" if min(differences) >= 0 else "contrary"
+    else:
+        verdict = judge(mean, lower=lower, upper=upper, margin=margin, kind=kind)
+    if verdict in ("reproduced", "property holds") and not all(conditions):
+        verdict = "in part"
+    return Summary(mean, lower, upper, verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A condition on the seeds that were measured.
+
+    Attributes:
+        condition: what was asked.
+        mean: mean improvement over seeds.
+        lower: one-sided 95 % lower bound of it.
+        holds: whether that is enough.
+    """
+
+    condition: Condition
+    mean: float
+    lower: float
+    holds: bool
+
+
+def check_condition(condition: Condition, figures: Sequence[Mapping[str, float]]) -> Checked:
+    """See whether a condition holds.
+
+    Args:
+        condition: of a claim.
+        figures: of each seed by name: ``ours``, ``baseline`` and the notes of the trial.
+
+    Raises:
+        InputError: a figure that a trial does not have, or that is not finite.
+    """
+    named = [name for name in (condition.ours, condition.than) if isinstance(name, str)]
+    missing = sorted({name for name in named for seed in figures if name not in seed})
+    if missing:
+        raise InputError(f"condition {condition.says!r}: no figure {missing[0]!r}; known: {', '.join(figures[0])}")
+    against = [seed[condition.than] if isinstance(condition.than, str) else condition.than for seed in figures]
+    differences = improvements(against, [seed[condition.ours] for seed in figures], better=condition.better)
+    mean, (lower, _) = statistics.fmean(differences), bounds(differences)
+    enough = lower > 0 and mean >= condition.least if condition.least > 0 else lower >= condition.least
+    return Checked(condition, mean, lower, enough)
