@@ -71,19 +71,17 @@ def command(
             )
             if folder is not None:
                 write_json(folder / f"{slug}.json", result)
-            say(_line(result))
+            for line in _lines(result):
+                say(line)
 
 
-def _line(result: dict) -> str:
+def _lines(result: dict) -> list[str]:
     if result["verdict"] is None:
-        return f"{result['slug']}: smoke run ended in {result['wall_seconds']:.1f} s"
-    failed = [one["says"] for one in result["conditions"] if not one["holds"]]
+        return [f"{result['slug']}: smoke run ended in {result['wall_seconds']:.1f} s"]
     more = f"; fresh seeds: {result['fresh']['verdict']} ({result['fresh']['mean']:.4g})" if result["fresh"] else ""
-    return "\n  does not hold: ".join(
-        [
-            f"{result['slug']}: {result['verdict']}; {result['metric']}: better by {result['mean']:.4g} "
-            f"(95 % bound {result['lower']:.4g}, margin {result['margin']:.4g}) "
-            f"over {len(result['seeds'])} seeds, {result['wall_seconds']:.0f} s{more}",
-            *failed,
-        ]
-    )
+    return [
+        f"{result['slug']}: {result['verdict']}; {result['metric']}: better by {result['mean']:.4g} "
+        f"(95 % bound {result['lower']:.4g}, margin {result['margin']:.4g}) "
+        f"over {len(result['seeds'])} seeds, {result['wall_seconds']:.0f} s{more}",
+        *(f"  does not hold: {one['says']}" for one in result["conditions"] if not one["holds"]),
+    ]
