@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 import encoders
 import tether
 from tether.core.errors import InputError, WriteError
+from tether.core.state_file import write_state
 from tether.models import create
 from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.named import near
-from tether.space.serialisation import write_state
 
 EVIL = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Evil: pass\n"
 OPEN, CONFIG, OWN = "open_clip_config.json", "config.json", "model.json"
