@@ -45,7 +45,6 @@ class Prompts(TextVectors):
     ids: Tensor
     slots: Tensor
     deep_slots: Tensor
-    row_class: Tensor
 
     @checked
     def __init__(

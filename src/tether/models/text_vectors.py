@@ -21,33 +21,23 @@ from tether.models.cached import side_digest
 from tether.models.sizes import tokenizer_at
 from tether.models.tokenizer import lengths
 
-FILLER = "a"
-"""A word that stands where a vector is."""
-_WIDER = 16
-"""Contexts that are read of a text, to say by how much it is too long."""
+FILLER = "a"  # a word whose id stands where a vector is read
+_WIDER = 16  # contexts that are read of a text, to say by how much it is too long
 
 
 class TextVectors(nn.Module):
-    """What modules share that learn vectors: the encoder is no part of their state and gets no gradient.
-
-    Attributes:
-        settings: what the module was made with, plain values.
-    """
+    """What modules share that learn vectors: the encoder is no part of their state and gets no gradient."""
 
     _format: ClassVar[str]
+    model: Any
 
     def __init__(self, model: DualEncoder, *, settings: dict[str, Any]) -> None:
         """Hold the encoder; one whose text tower cannot be looked into is refused."""
         super().__init__()
         text_anatomy(model)
-        self._held, self.settings = (model,), settings  # in a tuple, so that it is no part of the module
+        self.__dict__["model"], self.settings = model, settings  # not registered as a module
         empty = self._tokens(self.model.tokenizer, [""])[0]
         self.before, self.after = empty[:-1], empty[-1:]
-
-    @property
-    def model(self) -> Any:
-        """The encoder."""
-        return self._held[0]
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[TextAnatomy]:
@@ -102,10 +92,8 @@ class TextVectors(nn.Module):
         rows, context = [[*self.before, *ids, *self.after] for ids in words], self.model.tokenizer.context_length
         for name, row in zip(names, rows, strict=True):
             if len(row) > context:
-                raise InputError(
-                    f"{name}: {len(row) - context} tokens more than the {context} that the model reads; expected "
-                    "fewer words or vectors, or model.resized(context=...)"
-                )
+                more = f"{len(row) - context} tokens more than the {context} that the model reads"
+                raise InputError(f"{name}: {more}; expected fewer words or vectors, or model.resized(context=...)")
         width = max(map(len, rows), default=0)
         padded = [[*row, *([0] * (width - len(row)))] for row in rows]
         return torch.tensor(padded, dtype=torch.int64, device=self.model.logit_scale.device).view(len(rows), width)

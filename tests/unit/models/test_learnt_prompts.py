@@ -123,9 +123,6 @@ def test_files_are_bound_to_the_text_side(model, tmp_path):
         Prompts.load(path, model=other)
     with pytest.raises(InputError, match="expected the state of a NewTokens"):
         NewTokens.load(path, model=model)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match="not a safetensors file"):
-        Prompts.load(path, model=model)
     settings, arrays = {"encoder": side_digest(model, "text"), "settings": prompts.settings}, {"vectors": [1.0]}
     for given in (settings, settings | {"settings": {"words": 3}}, {"encoder": settings["encoder"]}):
         write_state(path, format="tether.prompts/1", settings=given, arrays=arrays)
@@ -142,11 +139,9 @@ def test_files_are_bound_to_the_text_side(model, tmp_path):
         ({"good": "cat", "bad": "cat"}, {}, "classes with the same words"),
         ({"good": 3}, {}, "a mapping, each value a string"),
         (["sun", "red cat"], {"context": 21}, "class 'red cat': 1 tokens more than the 24 that the model reads"),
-        (["cat"], {"context": 200}, "class 'cat': 179 tokens more"),
         (["cat"], {"context": 0}, "expected a vector, .* got 0 vectors"),
         (["cat"], {"count": 0}, "count: expected .* got 0"),
         (["cat"], {"deep": 2}, "at most 1 blocks after the first and 16 places of the context, got 16 vectors, 2"),
-        (["cat"], {"deep": 1, "deep_length": 17}, "17 places"),
         (["cat"], {"context": 0, "suffix": 2, "deep": 1}, "0 places of the context"),
     ],
 )
@@ -160,7 +155,6 @@ def test_bad_prompts_are_refused(model, texts, options, message):
     [
         ({}, "expected new words without spaces, got"),
         ({"my cat": "cat"}, "without spaces, got .'my cat'"),
-        ({"": "cat"}, "without spaces"),
         ({"<v>": "red cat"}, "words, '<v>': expected a word of one token, got 'red cat' of 2"),
         ({"<v>": ""}, "got '' of 0"),
         ({"<v>": 3}, "expected a string, got int"),
