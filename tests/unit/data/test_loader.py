@@ -1,6 +1,8 @@
 """Training batches: what is in them, and that nothing but the seed, the epoch and the source decides it."""
 
+import itertools
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -151,6 +153,28 @@ def test_many_processes_share_what_one_would_take(way, world):
         assert torch.equal(whole.image, torch.cat([part.image for part in parts]))
         assert whole.extra["texts"] == [text for part in parts for text in part.extra["texts"]]
     assert all(each.state_dict() == alone.state_dict() for each in together)
+
+
+def test_a_loader_that_is_dropped_waits_for_no_thread():
+    """The garbage collector may drop it in any thread, also in one that others wait for."""
+    started, go_on = threading.Event(), threading.Event()
+    calls = itertools.count()
+
+    def hold(pixels, *, draws):
+        if next(calls):  # the first batch is let through
+            started.set()
+            go_on.wait(60)
+        return pixels
+
+    batches = loader(Pool(40), augment=hold, workers=2)
+    next(batches)
+    assert started.wait(60)
+    closing = threading.Thread(target=batches.close)
+    closing.start()
+    closing.join(30)
+    waited = closing.is_alive()
+    go_on.set()
+    assert not waited
 
 
 def test_threads_change_nothing():
