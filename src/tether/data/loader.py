@@ -198,7 +198,7 @@ class Loader:
             for draft in drafts:
                 yield self._assembler(draft), draft.after
             return
-        with _threads(self._workers) as pool:
+        with loader_threads(self._workers) as pool:
             waiting: deque[tuple[Future[Batch], Position]] = deque()
             while True:
                 for draft in islice(drafts, self._workers + 1 - len(waiting)):
@@ -208,7 +208,7 @@ class Loader:
 
 
 @contextlib.contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+def loader_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Threads that decode; at the end they are told to stop, and nobody waits for them.
 
     The garbage collector may be who ends the block of a loader that was dropped, in whichever thread it runs: in one
@@ -258,7 +258,7 @@ def ordered(
             return error
 
     done = 0
-    with _threads(max(1, workers)) as pool:
+    with loader_threads(max(1, workers)) as pool:
         accept = acceptor(bad, need_text=False)
         rows = (row for block in source.blocks() for row in until_broken(source, block, bad=bad) if accept(row))
         images = _ahead(rows, open_image, pool=pool, ahead=2 * batch_size if workers else 0)

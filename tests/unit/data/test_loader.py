@@ -1,6 +1,5 @@
 """Training batches: what is in them, and that nothing but the seed, the epoch and the source decides it."""
 
-import itertools
 import json
 import threading
 
@@ -13,7 +12,7 @@ from tether.core.errors import InputError
 from tether.core.types import Block, ImageSpec, Row
 from tether.data.augment import AUGMENTATIONS, uniforms
 from tether.data.bad_rows import BadRows
-from tether.data.loader import Loader, ordered
+from tether.data.loader import Loader, loader_threads, ordered
 
 SPEC = ImageSpec((8, 8))
 
@@ -155,26 +154,20 @@ def test_many_processes_share_what_one_would_take(way, world):
     assert all(each.state_dict() == alone.state_dict() for each in together)
 
 
-def test_a_loader_that_is_dropped_waits_for_no_thread():
-    """The garbage collector may drop it in any thread, also in one that others wait for."""
-    started, go_on = threading.Event(), threading.Event()
-    calls = itertools.count()
+def test_nobody_waits_for_the_threads_of_a_loader():
+    """The garbage collector may drop one in any thread, also in one that its threads wait for."""
+    go_on = threading.Event()
 
-    def hold(pixels, *, draws):
-        if next(calls):  # the first batch is let through
-            started.set()
-            go_on.wait(60)
-        return pixels
+    def used_and_dropped():
+        with loader_threads(1) as pool:
+            pool.submit(go_on.wait, 60)
 
-    batches = loader(Pool(40), augment=hold, workers=2)
-    next(batches)
-    assert started.wait(60)
-    closing = threading.Thread(target=batches.close)
-    closing.start()
-    closing.join(30)
-    waited = closing.is_alive()
+    ending = threading.Thread(target=used_and_dropped)
+    ending.start()
+    ending.join(30)
+    waits = ending.is_alive()
     go_on.set()
-    assert not waited
+    assert not waits
 
 
 def test_threads_change_nothing():
