@@ -326,7 +326,7 @@ def _all(model: nn.Module) -> list[tuple[nn.Module, str, ExchangedRows]]:
     """Every layer and its parameter with what is exchanged in it."""
     found = list[tuple[nn.Module, str, ExchangedRows]]()
     for layer in model.modules():
-        held = getattr(layer, "parametrizations", {}) if parametrize.is_parametrized(layer) else {}
+        held: Any = layer.parametrizations if parametrize.is_parametrized(layer) else {}
         found += [(layer, name, one) for name, many in held.items() for one in many if isinstance(one, ExchangedRows)]
     return found
 

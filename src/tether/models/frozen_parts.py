@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -177,7 +178,7 @@ def _linear(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a linear layer; of an adapter that stands in for one, what it does to the identity."""
     if isinstance(layer, nn.Linear):
         return layer.weight, layer.bias
-    width, some = int(getattr(layer, "in_features", 0)), next(layer.parameters())
+    width, some = cast(Any, layer).in_features, next(layer.parameters())
     nothing = layer(some.new_zeros(1, width))[0]
     return (layer(torch.eye(width, dtype=some.dtype, device=some.device)) - nothing).T, nothing
 

@@ -30,7 +30,7 @@ def resting_sides(model: Encoder) -> set[Side]:
     """The sides whose embedding nothing in a run changes; of a composed encoder, those whose tower rests."""
     try:
         parts = {side: side_parts(model, side) for side in SIDES}
-    except InputError:  # an architecture whose parts are not told apart
+    except InputError:  # an architecture whose sides are not declared
         return set()
     if isinstance(model, ComposedEncoder):
         parts = {"image": {"image": model.parts.image}, "text": {"text": model.parts.text}}

@@ -193,16 +193,16 @@ def test_a_set_with_other_settings_has_other_images_under_the_same_keys(folder, 
 def test_an_image_that_was_replaced_is_not_taken_for_what_it_was(folder, tmp_path, kind):
     model, place = tether.load(folder), tmp_path / "photos"
     place.mkdir()
-    pictures = [np.full((40, 40, 3), level, np.uint8) for level in (10, 90, 200)]
-    for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(place / f"{number}.bmp")  # all of one size
+    images_of_levels = [np.full((40, 40, 3), level, np.uint8) for level in (10, 90, 200)]
+    for number, image in enumerate(images_of_levels):
+        Image.fromarray(image).save(place / f"{number}.bmp")  # all of one size
     spec = str(place)
     if kind == "csv":
         (tmp_path / "pairs.csv").write_text("image,caption\n" + "".join(f"photos/{n}.bmp,a\n" for n in range(3)))
         spec = str(tmp_path / "pairs.csv")
     kept_rows(model, spec)
     was = (place / "1.bmp").stat()
-    Image.fromarray(pictures[1][::-1] // 2).save(place / "new.bmp")
+    Image.fromarray(images_of_levels[1][::-1] // 2).save(place / "new.bmp")
     (place / "new.bmp").replace(place / "1.bmp")
     os.utime(place / "1.bmp", ns=(was.st_atime_ns, was.st_mtime_ns))
     rows, computed = kept_rows(model, spec)

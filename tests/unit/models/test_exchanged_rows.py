@@ -102,7 +102,10 @@ def test_the_gate_is_told_from_the_way_up(kind, tmp_path):
     if kind == "own":
         model = create("tiny", vision={"block": {"activation": "swiglu"}})
         block = model.visual.blocks[0]
-        net = lambda x: block.down(block.activation(block.up(x)))  # noqa: E731
+
+        def net(x):
+            return block.down(block.activation(block.up(x)))
+
     else:
         model = eva_tower(tmp_path, swiglu_mlp=True, global_pool="avg")
         net = model.model.visual.trunk.blocks[0].mlp
@@ -263,7 +266,10 @@ def test_an_edit_made_of_it_in_a_run(tmp_path):
     def evaluate(encoder):
         return {"score": float(len(asked))}
 
-    stop = lambda: asked.append(0) or len(asked) == 2  # noqa: E731
+    def stop():
+        asked.append(0)
+        return len(asked) == 2
+
     train(config, folder=tmp_path / "whole", evaluate=evaluate, edits={"svd": Svd})
     with pytest.raises(StoppedError):
         train(config, folder=tmp_path / "run", evaluate=evaluate, edits={"svd": Svd}, should_stop=stop)

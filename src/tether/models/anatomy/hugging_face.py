@@ -192,8 +192,7 @@ class TransformersImage(TowerAnatomy):
         x = self.tower.embeddings(**(given | sized))
         if self.prefix:
             x = self.tower.pre_layrnorm(x)
-        reads = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return TokenStream(x, Layout(reads, grid=self.grid(batch)))
+        return TokenStream(x, Layout.first(x, grid=self.grid(batch)))
 
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""

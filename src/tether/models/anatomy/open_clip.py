@@ -217,8 +217,7 @@ class OpenClipImage(TowerAnatomy):
     def embed(self, batch: Tensor) -> TokenStream:
         """Images to the stream that enters block 0."""
         x = self.tower._embeds(self.pixels(batch))
-        reads = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return TokenStream(x, Layout(reads, grid=self.grid(batch)))
+        return TokenStream(x, Layout.first(x, grid=self.grid(batch)))
 
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""

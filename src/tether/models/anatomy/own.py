@@ -182,9 +182,8 @@ class OwnImage(TowerAnatomy):
         """Images to the stream that enters block 0, of the patches in ``keep`` alone where it is given."""
         rows, columns = self.tower.config.grid
         x = self.tower.embed(batch, keep=keep)
-        reads = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         grid = None if keep is not None else (rows, columns)
-        return TokenStream(x, Layout(reads, grid=grid, turn=Grid(rows, columns, before=1, keep=keep)))
+        return TokenStream(x, Layout.first(x, grid=grid, turn=Grid(rows, columns, before=1, keep=keep)))
 
     def step(self, stream: TokenStream, index: int) -> TokenStream:
         """The stream after one block."""

@@ -37,6 +37,11 @@ class Layout:
     seen: Tensor | None = None
     turn: Any = None
 
+    @classmethod
+    def first(cls, x: Float[Tensor, "b n w"], **more: Any) -> Layout:
+        """That of tokens of which the first is read, as of an image."""
+        return cls(torch.zeros(len(x), dtype=torch.int64, device=x.device), **more)
+
     def read(self, x: Float[Tensor, "b n ..."]) -> Float[Tensor, "b ..."]:
         """Of the tokens of each row the one that is read."""
         return x[torch.arange(len(x), device=x.device), self.reads]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from tether.models.anatomy.exceptions import refusal
@@ -28,11 +27,10 @@ class SealedTower(TowerAnatomy):
     def embed(self, batch: Tensor) -> TokenStream:
         """The last states, the places of a map row by row."""
         found = self.states(batch)
-        reads = torch.zeros(len(found), dtype=torch.int64, device=found.device)
         if found.ndim == 3:
-            return TokenStream(found, Layout(reads))
+            return TokenStream(found, Layout.first(found))
         rows, columns = found.shape[2:]
-        return TokenStream(found.flatten(2).transpose(1, 2), Layout(reads, grid=(rows, columns)))
+        return TokenStream(found.flatten(2).transpose(1, 2), Layout.first(found, grid=(rows, columns)))
 
     def read_out(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
         """The embedding; the final norm is part of it."""
@@ -82,7 +80,7 @@ class SealedText(TowerAnatomy):
     def embed(self, batch: Tensor) -> TokenStream:
         """The last states."""
         x, seen = self.states(batch)
-        return TokenStream(x, Layout(torch.zeros(len(x), dtype=torch.int64, device=x.device), seen=seen))
+        return TokenStream(x, Layout.first(x, seen=seen))
 
     def read_out(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
         """The embedding; the final norm is part of the states."""

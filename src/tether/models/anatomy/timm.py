@@ -215,8 +215,7 @@ class TimmImage(TowerAnatomy):
         elif trunk.patch_drop is not None:
             x = trunk.patch_drop(x)
         x = trunk.norm_pre(x)
-        reads = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return TokenStream(x, Layout(reads, grid=self.grid(batch), turn=turn))
+        return TokenStream(x, Layout.first(x, grid=self.grid(batch), turn=turn))
 
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""
