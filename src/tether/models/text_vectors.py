@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from tether.models.tokenizer import lengths
 
 FILLER = "a"  # a word whose id stands where a vector is read
 _WIDER = 16  # contexts that are read of a text, to say by how much it is too long
+
+
+Vectors = TypeVar("Vectors", bound="TextVectors")
 
 
 class TextVectors(nn.Module):
@@ -58,7 +61,7 @@ class TextVectors(nn.Module):
         write_state(path, format=self._format, settings=settings, arrays=arrays)
 
     @classmethod
-    def load(cls, path: Path | str, *, model: Any) -> Self:
+    def load(cls: type[Vectors], path: Path | str, *, model: Any) -> Vectors:
         """Read what ``save`` wrote, with nothing unpickled; files of another kind or text side are an InputError."""
         written, arrays = read_state(path, what=cls.__name__, format=cls._format)
         digest = side_digest(model, "text")
