@@ -12,6 +12,7 @@ from tether.models.anatomy.find import anatomy_of, text_anatomy, tower_of
 from tether.models.composed.towers import ImageSide
 from tether.models.decompose import decompose
 from tether.models.dense import DensePath, dense_image, dense_text
+from tether.models.exchange import linears
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]
@@ -132,6 +133,9 @@ def test_texts_run_from_rows_of_their_own(named):
     learned = rows.detach().clone().requires_grad_()
     tower.read_out(tower.run(tower.embed(text, rows=learned))).sum().backward()
     assert learned.grad.abs().amax(dim=(1, 2)).min() > 0
+    for other in (rows[:1], torch.cat([rows, rows], dim=1), rows[..., :-1]):
+        with pytest.raises(InputError, match=r"rows: expected \("):
+            tower.embed(text, rows=other)
 
 
 def test_every_reason_is_met(tmp_path):
@@ -142,6 +146,7 @@ def test_every_reason_is_met(tmp_path):
         "blocks": lambda: pieces(create("tiny", vision={"block": {"preset": "postnorm"}})),
         "pooling": lambda: shares(timm_tower(tmp_path, global_pool="max")),
         "rows alone": lambda: anatomy_of(around_rows(tmp_path)),
+        "linear": lambda: linears(Lora(rank=2, targets="qkv").apply_(create("tiny"))),
     }
     for reason, call in refused.items():
         with pytest.raises(UnsupportedModelError) as caught:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
-from tether.core.types import Batch, ImageLike, ImageSpec, Row
+from tether.core.types import Batch, ImageLike, ImageSpec, Regions, Row
 from tether.data.augment import Augment
 from tether.data.bad_rows import BadRows
 from tether.data.captions import CAPTION_PICKS, CaptionPick
@@ -92,8 +92,8 @@ class Assembler:
         if self._contents is not None:
             extra |= self._contents.extra(read, draws=bits, spec=self._spec)
             further = self._contents.texts(rows, draws=draws)
-            if (phrases := self._contents.phrases(read)) is not None:
-                further[REGION_TEXT] = phrases
+            if isinstance(regions := extra.get("regions"), Regions) and regions.phrases is not None:
+                further[REGION_TEXT] = [text for said in regions.phrases for text in said]
             extra |= {name: self._tokenise(said) for name, said in further.items()}
         return Batch(pixels, self._tokenise(texts), extra)
 

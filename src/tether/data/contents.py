@@ -213,12 +213,6 @@ class BatchContents:
                 found[where] = self.regions.batched(seen, said, size=crop.spec(spec).size)
         return found
 
-    def phrases(self, rows: Sequence[RowContents]) -> list[str] | None:
-        """The phrases of a batch's regions, ``most`` for each row, or None without."""
-        if self.regions is None or not self.regions.has_phrases:
-            return None
-        return [text for row in rows for text in [*row.phrases, *[""] * (self.regions.most - len(row.phrases))]]
-
     def texts(self, rows: Sequence[Row], *, draws: Sequence[int]) -> dict[str, list[str]]:
         """The further captions of a batch by name."""
         return {

@@ -55,7 +55,7 @@ class Crop:
         ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3),
         flip: Share = 0.0,
         augment: str | dict[str, Any] | None = None,
-        around: Annotated[list[str], MaxLen(64)] = [],  # noqa: B006 - never changed
+        around: Annotated[Sequence[str], MaxLen(64)] = (),
     ) -> None:
         """Take the settings.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Le, MaxLen, MinLen
 
+from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.ranges import checked
 from tether.core.types import Row
@@ -54,7 +55,9 @@ class TensorColumn:
         Raises:
             InputError: none, one of another length or shape, or with numbers that are not finite; it names the row.
         """
-        where, cell = f"{row.key}: {self.column}", row.meta.get(self.column)
+        if self.column not in row.meta:
+            raise InputError(f"{row.key}: no column {self.column!r} of latents; {closest(self.column, row.meta)}")
+        where, cell = f"{row.key}: {self.column}", row.meta[self.column]
         count = math.prod(self.shape)
         if isinstance(cell, bytes):
             if len(cell) != count * self._dtype.itemsize:
@@ -71,7 +74,8 @@ class TensorColumn:
                 raise InputError(f"{where}: expected numbers of shape {self.shape} or ({count},), got {got}")
         else:
             raise InputError(f"{where}: expected bytes or numbers of shape {self.shape}, got {type(cell).__name__}")
-        values = values.astype(np.float32).reshape(self.shape)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            values = values.astype(np.float32).reshape(self.shape)
         if not np.isfinite(values).all():
             raise InputError(f"{where}: expected finite numbers, got NaN or infinity")
         return values

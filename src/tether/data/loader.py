@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -197,17 +198,27 @@ class Loader:
             for draft in drafts:
                 yield self._assembler(draft), draft.after
             return
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="tether-data") as pool:
+        with loader_threads(self._workers) as pool:
             waiting: deque[tuple[Future[Batch], Position]] = deque()
-            try:
-                while True:
-                    for draft in islice(drafts, self._workers + 1 - len(waiting)):
-                        waiting.append((pool.submit(self._assembler, draft), draft.after))
-                    future, after = waiting.popleft()
-                    yield future.result(), after
-            finally:
-                for future, _ in waiting:
-                    future.cancel()
+            while True:
+                for draft in islice(drafts, self._workers + 1 - len(waiting)):
+                    waiting.append((pool.submit(self._assembler, draft), draft.after))
+                future, after = waiting.popleft()
+                yield future.result(), after
+
+
+@contextlib.contextmanager
+def loader_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that decode; at the end they are told to stop, and nobody waits for them.
+
+    The garbage collector may be who ends the block of a loader that was dropped, in whichever thread it runs: in one
+    that is just starting, waiting for another never ends.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tether-data")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def ordered(
@@ -247,7 +258,7 @@ def ordered(
             return error
 
     done = 0
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="tether-data") as pool:
+    with loader_threads(max(1, workers)) as pool:
         accept = acceptor(bad, need_text=False)
         rows = (row for block in source.blocks() for row in until_broken(source, block, bad=bad) if accept(row))
         images = _ahead(rows, open_image, pool=pool, ahead=2 * batch_size if workers else 0)

@@ -26,6 +26,8 @@ MOST = 4096
 """Regions of a row, at most."""
 MOST_MASK_BYTES = 1 << 28
 """Bytes of a row's masks, at most, as they lie in their column."""
+MOST_MASK_PIXELS = 1 << 31
+"""Pixels of a row's masks that are looked at, at most: 178 masks of 12 megapixels; as files they may be tiny."""
 MOST_BATCH_BYTES = 1 << 33
 """Bytes of a batch's masks in one view, at most."""
 _ROUNDING = 1e-3
@@ -108,16 +110,6 @@ class RegionColumns:
         """
         self.most, self._unit, self._form, self._least = most, unit, form, least
         self._boxes, self._phrases, self._masks = boxes, phrases, masks
-
-    @property
-    def has_phrases(self) -> bool:
-        """Whether the regions have phrases."""
-        return self._phrases is not None
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether the regions have masks."""
-        return self._masks is not None
 
     def read(self, row: Row, *, size: tuple[int, int]) -> RowRegions:
         """The regions of a row.
@@ -225,6 +217,9 @@ class RegionColumns:
             found[name] = SeenRegions(moved * valid[:, None], valid, masks)
         if regions.masks is not None:
             where = f"{where}: {self._masks}"
+            if len(chosen) * size[0] * size[1] > MOST_MASK_PIXELS:
+                need = f"{len(chosen)} masks of {size[0]} x {size[1]}"
+                raise InputError(f"{where}: {need} pixels; at most {MOST_MASK_PIXELS:,} pixels are read; lower `most`")
             whole = None if isinstance(regions.masks, list) else _mask(regions.masks, size=size, where=where)
             for place, number in enumerate(chosen):
                 if whole is not None:
@@ -254,18 +249,18 @@ class RegionColumns:
         """
         rows = len(seen)
         boxes, valid = np.zeros((rows, self.most, 4), np.float32), np.zeros((rows, self.most), bool)
-        if self.has_masks and rows * self.most * size[0] * size[1] > MOST_BATCH_BYTES:
+        if self._masks is not None and rows * self.most * size[0] * size[1] > MOST_BATCH_BYTES:
             need = f"{rows} x {self.most} masks of {size[0]} x {size[1]}"
             raise InputError(
                 f"regions: {need}: above {MOST_BATCH_BYTES:,} bytes a batch; lower `most` or the batch size"
             )
-        masks = np.zeros((rows, self.most, *size), bool) if self.has_masks else None
+        masks = np.zeros((rows, self.most, *size), bool) if self._masks is not None else None
         for row, one in enumerate(seen):
             boxes[row, : len(one.boxes)], valid[row, : len(one.valid)] = one.boxes, one.valid
             if masks is not None and one.masks is not None:
                 masks[row, : len(one.masks)] = one.masks
         words = ids = None
-        if self.has_phrases:
+        if self._phrases is not None:
             words = [[*said, *[""] * (self.most - len(said))] for said in phrases]
             ids = torch.tensor([[_phrase_id(text) for text in said] for said in words])
         found = None if masks is None else torch.from_numpy(masks)
@@ -284,6 +279,8 @@ def _cell(row: Row, column: str) -> Any:
     cell = row.meta[column]
     if isinstance(cell, str):
         cell = parse_json(cell, where=f"{row.key}: {column}") if cell.strip() else None
+    if isinstance(cell, np.ndarray) and not cell.ndim:
+        cell = cell.item()
     return None if isinstance(cell, (list, tuple, np.ndarray)) and not len(cell) else cell
 
 

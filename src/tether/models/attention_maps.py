@@ -14,6 +14,7 @@ from tether.core.protocols import DualEncoder
 from tether.models.anatomy.find import anatomy_of
 from tether.models.anatomy.parts import Layout
 from tether.models.anatomy.pooling import TokenPooling
+from tether.models.sides import Side
 
 
 def attention_maps(
@@ -22,7 +23,7 @@ def attention_maps(
     *,
     rows: Literal["pool", "all"] = "pool",
     layers: Sequence[int] | None = None,
-    side: Literal["image", "text"] = "image",
+    side: Side = "image",
 ) -> Float[Tensor, "b l h ..."]:
     """The attention weights of each head of some blocks, each row adding up to 1.
 
@@ -87,10 +88,9 @@ def attention_maps(
 
 def _read_row(x: Float[Tensor, "b h n e"], layout: Layout) -> Float[Tensor, "b h 1 e"]:
     """Of each text or image the row of the token that is read."""
-    return x[torch.arange(len(x), device=x.device), :, layout.reads][:, :, None]
+    return layout.read(x.transpose(1, 2))[:, :, None]
 
 
 def _by_batch(bias: Tensor, count: int) -> Float[Tensor, "b h n n"]:
     """A bias with all of its axes."""
-    whole = bias if bias.ndim == 4 else bias.expand(1, 1, -1, -1)
-    return whole.expand(count, -1, -1, -1)
+    return bias[(None,) * (4 - bias.ndim)].expand(count, -1, -1, -1)

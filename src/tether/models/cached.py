@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Block, Features, Row
 from tether.data.bad_rows import BadRows
-from tether.data.features.cache import FeatureCache, feature_key
+from tether.data.features.cache import FeatureCache, feature_key, image_key
 from tether.data.loader import ordered
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import TowerSide
@@ -36,7 +37,7 @@ class CachedEncoder(EncoderAround, Embeds):
     They are computed in evaluation mode, in float32 outside of autocast, and have no gradient. Of a composed encoder
     the rows of its towers are kept, and its maps are applied each time, with gradient.
 
-    The weights of what is kept must not change while this object is used.
+    The weights of what is kept must not change while this object is used, and hooks that change rows are not seen.
 
     Attributes:
         kept: the sides whose rows are kept; the others are computed each time, as by the model alone.
@@ -75,24 +76,19 @@ class CachedEncoder(EncoderAround, Embeds):
         return self._caches[side]
 
     def encode_image(
-        self, image: Tensor, *, mask: Tensor | None = None, names: Sequence[bytes] | None = None
+        self, image: Tensor, *, mask: Tensor | None = None, keys: Sequence[bytes] | None = None
     ) -> Features:
         """(b, 3, h, w) images as the model takes them.
 
         Args:
             image: uint8 pixels or normalised floats.
             mask: with one nothing is kept.
-            names: a further key for each image, by which it is found without a look at its pixels.
+            keys: what ``pixel_keys`` gave for the same images, so that their pixels are not looked at again.
         """
         if mask is not None or "image" not in self.kept:
             return self.inside.encode_image(image, mask=mask)
-
-        def keys(numbers: Sequence[int]) -> list[bytes]:
-            some = image[list(numbers)].detach().cpu().contiguous()
-            about = f"{some.dtype} {tuple(some.shape[1:])}"
-            return [feature_key(about, one.numpy().tobytes()) for one in some.flatten(1).view(torch.uint8)]
-
-        return self._features("image", image, keys, names=names)
+        known = pixel_keys(image) if keys is None else keys
+        return self._features("image", image, lambda numbers: [known[number] for number in numbers])
 
     def encode_text(self, text: Int[Tensor, "b l"], *, mask: Tensor | None = None) -> Features:
         """(b, l) token ids as the tokenizer gives them; with a mask nothing is kept."""
@@ -100,7 +96,7 @@ class CachedEncoder(EncoderAround, Embeds):
             return self.inside.encode_text(text, mask=mask)
         ids = text.cpu()
         words = [feature_key(row[:end].numpy().tobytes()) for row, end in zip(ids, lengths(ids).tolist(), strict=True)]
-        return self._features("text", text, lambda numbers: [words[number] for number in numbers], names=None)
+        return self._features("text", text, lambda numbers: [words[number] for number in numbers])
 
     def rows_of(
         self,
@@ -113,7 +109,7 @@ class CachedEncoder(EncoderAround, Embeds):
         limit: int | None = None,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> Iterator[tuple[list[Row], Float[Tensor, "b d"]]]:
-        """Every good row of a source once, in order, with its image's embedding; images that are kept are not opened.
+        """Every good row of a source once, in order, with its image's embedding; images that are kept are not decoded.
 
         Arguments and errors are those of ``data.loader.ordered``; ``on_progress`` is called with (images done, None).
         """
@@ -128,10 +124,16 @@ class CachedEncoder(EncoderAround, Embeds):
             on_bad=on_bad,
             limit=limit,
         ):
+            names = [cast(bytes, row.meta[_NAME]) for row in rows]
+            rows = [cast(Row, row.meta[_ROW]) for row in rows]
+            pixels = pixels.to(self.logit_scale.device)
             with torch.no_grad():
-                found = self.encode_image(
-                    pixels.to(self.logit_scale.device), names=[named.name_of(row.key) for row in rows]
-                ).pooled
+                if "image" in self.kept:
+                    found = self._features(
+                        "image", pixels, lambda numbers, pixels=pixels: pixel_keys(pixels[list(numbers)]), names=names
+                    ).pooled
+                else:
+                    found = self.encode_image(pixels).pooled
             done += len(rows)
             if on_progress is not None:
                 on_progress(done, None)
@@ -143,9 +145,16 @@ class CachedEncoder(EncoderAround, Embeds):
         rows: Tensor,
         keys: Callable[[Sequence[int]], list[bytes]],
         *,
-        names: Sequence[bytes] | None,
+        names: Sequence[bytes] | None = None,
     ) -> Features:
-        """The rows that are kept, by name or else by what ``keys`` says of the rows with these numbers."""
+        """The rows that are kept, by name or else by what ``keys`` says of the rows with these numbers.
+
+        Args:
+            side: that they are of.
+            rows: images or token ids.
+            keys: gives the key of what is in the rows with some numbers.
+            names: a further key for each row, by which it is found without asking for ``keys``.
+        """
         cache = self.cache(side)
         found, there = cache.get(names) if names else (np.zeros((len(rows), cache.width), np.float32), None)
         missing = np.arange(len(rows)) if there is None else np.flatnonzero(~there)
@@ -192,12 +201,14 @@ def side_digest(model: nn.Module, side: Side) -> str:
     """
     tower = _tower(model, side)
     if tower is not None:
-        return feature_key(side, model_digest(tower)).hex()
+        return feature_key(side, str(tower), model_digest(tower)).hex()
     if not isinstance(model, (Clip, WrappedEncoder)):
-        return feature_key(side, type(model).__name__, model_digest(model)).hex()
+        return feature_key(side, str(model), model_digest(model)).hex()
     prefix = "" if isinstance(model, Clip) else "model."
-    weights = model_digest(model, parts=[prefix + name for name in side_parts(model, side)])
-    return feature_key(side, type(model).__name__, repr(model.config), weights).hex()
+    parts = side_parts(model, side)
+    weights = model_digest(model, parts=[prefix + name for name in parts])
+    made = str([part for part in parts.values() if isinstance(part, nn.Module)])  # such as a layer that rounds
+    return feature_key(side, type(model).__name__, repr(model.config), made, weights).hex()
 
 
 def _tower(model: nn.Module, side: Side) -> TowerSide | None:
@@ -220,26 +231,32 @@ def _in_eval(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+_ROW, _NAME = "row", "name"
+
+
 class _Named:
-    """A source whose rows with features have a blank image of the model's size, so that nothing is opened for them."""
+    """A source whose rows with features have a blank image of the model's size, so that nothing is decoded for them.
+
+    In the meta data stand the row as it is and the further key of its image, taken before the image was opened.
+    """
 
     def __init__(self, source: Source, encoder: CachedEncoder) -> None:
         self.name, self.version = source.name, source.version
         self._source, self._known = source, encoder.cache("image") if "image" in encoder.kept else None
         self._blank = np.zeros((*encoder.image_spec.size, 3), np.uint8)
 
-    def name_of(self, key: str) -> bytes:
-        return row_name(self._source, key)
-
     def blocks(self) -> Sequence[Block]:
         return self._source.blocks()
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         for row in self._source.read(block, start=start):
-            known = self._known is not None and row.image is not None and self.name_of(row.key) in self._known
-            yield replace(row, image=self._blank) if known else row
+            name = None if row.image is None or row.bad else image_key(row.image)
+            known = self._known is not None and name is not None and name in self._known
+            yield replace(row, image=self._blank if known else row.image, meta={_ROW: row, _NAME: name})
 
 
-def row_name(source: Source, key: str) -> bytes:
-    """The further key of the image of a source's row."""
-    return feature_key("row", source.name, source.version, key)
+def pixel_keys(image: Tensor) -> list[bytes]:
+    """The keys of (b, 3, h, w) images by all that a tower sees of them."""
+    plain = image.detach().cpu().contiguous()
+    about = f"{plain.dtype} {tuple(plain.shape[1:])}"
+    return [feature_key(about, one.numpy().tobytes()) for one in plain.flatten(1).view(torch.uint8)]

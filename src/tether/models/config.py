@@ -42,6 +42,8 @@ class TowerConfig:
             ``skip_middle``); it needs an even number of layers, and blocks that a token can pass unchanged.
         final_layernorm: ``keep``, or ``drop`` the norm before the projection, so that embeddings differ in length
             (for ``euclidean`` and ``hyperbolic`` geometries).
+        without_attention: indices of the blocks that have none, whatever ``block`` says of it (``attention: none``);
+            see ``models.attention_free``.
     """
 
     width: Size = 192
@@ -51,9 +53,14 @@ class TowerConfig:
     block: BlockConfig | BlockPreset = field(default_factory=BlockConfig)
     gate: Literal["none", "mirror"] = "none"
     final_layernorm: Literal["keep", "drop"] = "keep"
+    without_attention: tuple[Whole, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse blocks that do not fit the tower."""
+        none = tuple(self.without_attention)
+        if list(none) != sorted(set(none)) or max(none, default=0) >= self.layers:
+            raise InputError(f"without_attention: expected rising indices below {self.layers}, got {none}")
+        object.__setattr__(self, "without_attention", none)
         for block in self.blocks:
             block.check(width=self.width, heads=self.heads)
         if self.gate == "mirror" and self.layers % 2:
@@ -64,7 +71,9 @@ class TowerConfig:
     @property
     def blocks(self) -> tuple[BlockConfig, ...]:
         """The options of each block, first to last."""
-        return block_stack(self.block, layers=self.layers)
+        stack = enumerate(block_stack(self.block, layers=self.layers))
+        none = self.without_attention
+        return tuple(replace(block, attention="none") if index in none else block for index, block in stack)
 
 
 @checked
@@ -188,7 +197,7 @@ class ModelConfig:
         return values
 
 
-SHARED = ("width", "layers", "heads", "hidden", "block", "final_layernorm")
+SHARED = ("width", "layers", "heads", "hidden", "block", "final_layernorm", "without_attention")
 """What both sides of a shared tower must have alike."""
 
 

@@ -16,7 +16,7 @@ from tether.core.ranges import checked
 from tether.models.anatomy.find import anatomy_of
 from tether.models.anatomy.parts import BlockAnatomy, Layout
 from tether.models.anatomy.tower import TowerAnatomy
-from tether.models.frozen import FrozenOutput, FrozenReadOut, computed
+from tether.models.frozen_parts import FrozenOutput, FrozenReadOut, computed
 
 
 @checked

@@ -117,6 +117,8 @@ def dense_layers(
     pooled_norm: bool = True,
 ) -> list[Features]:
     """``dense_image`` after each of several layers, in one pass."""
+    if path is not None and not isinstance(path, DensePath):
+        raise InputError(f"path: expected a DensePath, such as DensePath() for MaskCLIP's, got {path!r:.200}")
     tower = tower_of(model)
     if keep is not None and not isinstance(tower, OwnImage):
         raise refusal("no dropping", type(model).__name__)
@@ -160,13 +162,9 @@ def dense_text(model: DualEncoder, text: Int[Tensor, "b l"], *, layer: int = -1)
     if isinstance(model, TransformersEncoder) and model.text_padding.left:
         raise refusal("padded left", type(model).__name__)
     tower = tower_of(model, "text")
-    stream = read = tower.embed(text)
-    if layer != -1:
-        stop = tower.opened().place(layer) + 1
-        read = tower.run(stream, stop=stop)
-        stream = tower.run(read, stop)
-    else:
-        stream = read = tower.run(stream)
+    stop = len(tower.blocks) if layer == -1 else tower.opened().place(layer) + 1
+    read = tower.run(tower.embed(text), stop=stop)
+    stream = tower.run(read, stop)
     tokens = tower.read_tokens(read.to(read.x[:, : text.shape[1]]))
     return Features(tower.read_out(stream), tokens, word_mask(text, starts=_starts(model)), stream.extra)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from tether.core.errors import InputError
 
@@ -32,7 +33,7 @@ def editable_layers(
 
     Raises:
         InputError: no layer matches, or a layer's weight is used past its forward (timm's EVA and BEiT with a bias of
-            the queries alone), so that an edit of the layer would do nothing.
+            the queries alone), so that an edit of the layer would do nothing, or its weights are exchanged.
     """
     plain = {
         name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.MultiheadAttention))
@@ -43,7 +44,9 @@ def editable_layers(
     if not chosen:
         known = ", ".join(list(plain)[:5]) or "none"
         raise InputError(f"{where}: no layer's name holds {pattern.pattern!r}; there are {known}")
-    for name in chosen:
+    for name, module in chosen.items():
+        if any(parametrize.is_parametrized(part) for part in module.modules()):
+            raise InputError(f"{name}: its weights are exchanged already; merge_ or take_back_ that first")
         parent = model.get_submodule(name.rpartition(".")[0])
         if name.endswith("qkv") and "q_bias" in dict(parent.named_parameters(recurse=False)):
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -164,6 +164,7 @@ def _exact(table: Tensor) -> Tensor:
     return table if table.dtype == torch.float64 else table.float()
 
 
+@runtime_checkable
 class GridMethod(Protocol):
     """How an image tower's positions and patches change."""
 
@@ -176,6 +177,7 @@ class GridMethod(Protocol):
         ...
 
 
+@runtime_checkable
 class LineMethod(Protocol):
     """How a text tower's positions change."""
 

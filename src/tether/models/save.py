@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tether.core.atomic_io import atomic_path, write_json
 from tether.core.errors import InputError, WriteError
@@ -41,11 +42,14 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         The folder.
 
     Raises:
+        InputError: no such model, or weights are exchanged in it (``models.exchange``).
         WriteError: the disk is full or the folder cannot be written; nothing half-written stays.
     """
     folder = Path(folder)
     if not isinstance(model, (Clip, WrappedEncoder)):
         raise InputError(f"save: expected a model of tether.load or create, got {type(model).__name__}")
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise InputError("save: weights of the model are exchanged; merge_ or take_back_ first")
     tokenizer_kind(model.tokenizer)  # refuses what cannot be loaded again before anything is written
     write_weights(folder / WEIGHTS_FILE, model.state_dict(), metadata=describe_weights(model))
     write_config(model, folder)

@@ -16,17 +16,18 @@ SIDES: tuple[Side, ...] = ("image", "text")
 
 
 def owners(model: Clip | WrappedEncoder) -> tuple[nn.Module, Mapping[str, str]]:
-    """The module that holds the parts, and the side of each of its direct parts by name, or ``both``.
+    """The module that holds the parts, and the side of each of its modules and parameters by name, or ``both``.
 
     Raises:
         InputError: a part that is not known to belong to either.
     """
     holder = model if isinstance(model, Clip) else model.model
-    sides = {name: side for side, names in model.sides.items() for name in names}
-    for name in [*dict(holder.named_children()), *dict(holder.named_parameters(recurse=False))]:
-        if name not in sides:
-            raise InputError(f"{name}: not known as a part of either tower; known: {', '.join(sides)}")
-    return holder, sides
+    known = {name: side for side, names in model.sides.items() for name in names}
+    parts = [*dict(holder.named_children()), *dict(holder.named_parameters(recurse=False))]
+    for name in parts:
+        if name not in known:
+            raise InputError(f"{name}: not known as a part of either tower; known: {', '.join(known)}")
+    return holder, {name: known[name] for name in parts}
 
 
 def side_parts(model: Clip | WrappedEncoder, side: Side) -> dict[str, nn.Module | nn.Parameter]:
@@ -36,15 +37,4 @@ def side_parts(model: Clip | WrappedEncoder, side: Side) -> dict[str, nn.Module 
         InputError: as for ``owners``.
     """
     holder, sides = owners(model)
-    parts = {**dict(holder.named_children()), **dict(holder.named_parameters(recurse=False))}
-    return {name: part for name, part in parts.items() if sides[name] == side}
-
-
-def rests(parts: Mapping[str, nn.Module | nn.Parameter]) -> bool:
-    """Whether there are parts, and nothing in them learns."""
-    named = [
-        parameter
-        for part in parts.values()
-        for parameter in (part.parameters() if isinstance(part, nn.Module) else [part])
-    ]
-    return bool(parts) and not any(parameter.requires_grad for parameter in named)
+    return {name: getattr(holder, name) for name, owner in sides.items() if owner == side}

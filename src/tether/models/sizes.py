@@ -6,7 +6,7 @@ import abc
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
 from annotated_types import Ge, Le
@@ -16,8 +16,7 @@ from tether.core.component import build, closest
 from tether.core.errors import InputError, UnsupportedModelError, reason_of
 from tether.core.protocols import Tokenizer
 from tether.core.ranges import checked
-from tether.core.types import ImageSpec
-from tether.models.described import MAX_SIDE
+from tether.core.types import ImageSpec, Side
 from tether.models.positions import (
     GRIDS,
     LINES,
@@ -37,7 +36,6 @@ MAX_PATCH, MAX_PATCHES, MAX_CONTEXT = 256, 2**14, 2**14
 TRIED = 1024**2
 """Pixels of the largest image that a copy is tried on at once."""
 
-Side = Annotated[int, Ge(1), Le(MAX_SIDE)]
 How = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 REASONS: Mapping[str, str] = {
@@ -77,6 +75,10 @@ class Sizes:
     line: LineMethod | RotaryPositions | None
 
 
+Model = TypeVar("Model", bound="Resizes")
+"""A model's own class; checks at run time do not know ``Self``."""
+
+
 class Resizes(abc.ABC):
     """Gives a ``DualEncoder`` its method ``resized``."""
 
@@ -85,13 +87,13 @@ class Resizes(abc.ABC):
 
     @checked
     def resized(
-        self,
+        self: Model,
         *,
         image_size: Side | Sequence[Side] | None = None,
         patch: Annotated[int, Ge(1), Le(MAX_PATCH)] | None = None,
         context: Annotated[int, Ge(1), Le(MAX_CONTEXT)] | None = None,
         how: How | None = None,
-    ) -> Self:
+    ) -> Model:
         """A copy for images or texts of another size; this model stays as it is.
 
         Learned positions are resized, and everything that says the size agrees with it: ``image_spec``, the tokenizer,
@@ -130,7 +132,7 @@ class Resizes(abc.ABC):
         return made
 
     @abc.abstractmethod
-    def at_sizes(self, sizes: Sizes) -> Self:
+    def at_sizes(self: Model, sizes: Sizes) -> Model:
         """The same architecture at other sizes; its weights are any."""
 
     @property
@@ -177,7 +179,7 @@ class Resizes(abc.ABC):
         return Sizes(image=_spec(before, size), patch=patch, context=longest, grid=grid, line=line)
 
     @torch.no_grad()
-    def _carry_over(self, made: Self, sizes: Sizes) -> None:
+    def _carry_over(self: Model, made: Model, sizes: Sizes) -> None:
         """Give the copy this model's weights, those with another shape resized."""
         old, new = cast(nn.Module, self), cast(nn.Module, made)
         state, wanted = old.state_dict(), new.state_dict()
@@ -203,7 +205,7 @@ class Resizes(abc.ABC):
         for name, parameter in new.named_parameters():
             parameter.requires_grad_(learning.get(name, parameter.requires_grad))
 
-    def _resized_weight(self, name: str, value: Tensor, shape: torch.Size, made: Self, sizes: Sizes) -> Tensor:
+    def _resized_weight(self: Model, name: str, value: Tensor, shape: torch.Size, made: Model, sizes: Sizes) -> Tensor:
         """One weight at the size that the copy has it."""
         found = None
         if name.startswith(self.image_weights):
@@ -237,7 +239,7 @@ class Resizes(abc.ABC):
             raise refused_size("rotary", self)
         return torch.cat([first, line.line(table, length=length), last])
 
-    def _try(self, made: Self, sizes: Sizes) -> None:
+    def _try(self: Model, made: Model, sizes: Sizes) -> None:
         """Run the copy once: a library's tower may say only then that it cannot. A large image would cost minutes."""
         model, size = cast(Any, made).eval(), sizes.image.size
         if (sizes.image == self.image_spec and sizes.patch is None) or size[0] * size[1] > TRIED:
@@ -252,7 +254,7 @@ class Resizes(abc.ABC):
 
 def read_how(how: How | None) -> tuple[GridMethod | None, LineMethod | RotaryPositions | None]:
     """The ways for images and for texts that ``resized(how=...)`` names, at most one of each."""
-    specs = [] if how is None else [how] if isinstance(how, (str, Mapping)) else list(how)
+    specs: Sequence[Any] = [] if how is None else how if isinstance(how, (list, tuple)) else [how]
     found: dict[str, Any] = {}
     for spec in specs:
         name = spec.get("name") if isinstance(spec, Mapping) else spec

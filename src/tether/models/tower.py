@@ -96,15 +96,15 @@ def initialise_block_(block: nn.Module, *, layers: int, generator: torch.Generat
     """
     if not isinstance(block, TransformerBlock):
         raise TypeError(f"expected a TransformerBlock, got {type(block).__name__}")
-    width = block.proj.out_features
+    width = block.down.out_features
     scale = width**-0.5 if std is None else std
     for conv in block.modules():
         if isinstance(conv, GridConv):
             conv.initialise_(generator)
     for layer, size in (
-        (block.qkv, scale),
+        *(((block.qkv, scale),) if block.attends else ()),
         *(((block.out_gate, scale),) if block.out_gate is not None else ()),
-        (block.proj, scale * (2 * layers) ** -0.5),
+        *(((block.proj, scale * (2 * layers) ** -0.5),) if block.attends else ()),
         (block.up, (2 * width) ** -0.5 if std is None else std),
         (block.down, scale * (2 * layers) ** -0.5),
     ):

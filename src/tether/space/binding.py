@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, Positive, checked
+from tether.core.state_file import read_state, wide_array, write_state
 from tether.space.binding_fold import MappedEncoder, fold_text_map_
-from tether.space.serialisation import read_state, wide_array, write_state
 
 if TYPE_CHECKING:
     from tether.core.protocols import DualEncoder

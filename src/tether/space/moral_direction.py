@@ -12,8 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from tether.core.errors import InputError
 from tether.core.ranges import checked
+from tether.core.state_file import read_state, write_state
 from tether.space.concept_direction import COMPONENTS, ConceptDirection
-from tether.space.serialisation import read_state, write_state
 from tether.space.texts import TextEncoder, embed_texts
 from tether.space.validation import checked_rows
 

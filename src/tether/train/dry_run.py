@@ -15,8 +15,10 @@ from tether.core.gather import process_gather
 from tether.core.protocols import ModelEdit
 from tether.data import open_source
 from tether.models.load import chosen_device
+from tether.models.sides import Side
 from tether.train.config import RunConfig
 from tether.train.epochs import MANY_EPOCHS, steps_per_epoch
+from tether.train.locked_towers import KeptTowers
 from tether.train.loop import StepReport, fit
 from tether.train.parts import check_parts
 from tether.train.trainer import Trainer
@@ -34,6 +36,7 @@ class DryRun:
         epochs: passes over them, or None.
         parameters: of the model.
         trained: of these, how many learn.
+        kept: sides whose tower rests and whose rows are kept in the feature cache.
         device: where it would run.
         seconds: of the run, roughly, without evaluations.
     """
@@ -43,6 +46,7 @@ class DryRun:
     epochs: float | None
     parameters: int
     trained: int
+    kept: tuple[Side, ...]
     device: str
     seconds: float
 
@@ -53,6 +57,8 @@ class DryRun:
             if self.epochs > MANY_EPOCHS:
                 yield f"more than {MANY_EPOCHS} epochs: the model is likely to learn these pairs by heart"
         yield f"{self.parameters:,} parameters, {self.trained:,} of them learn"
+        for side in self.kept:
+            yield f"the {side} tower rests: it computes each row once, into the cache, for this run and others"
         yield f"on {self.device}, about {max(1, round(self.seconds)):,} s without evaluations"
 
 
@@ -101,13 +107,14 @@ def dry_run(config: RunConfig, *, device: str = "auto", edits: Mapping[str, type
             trainer.loader.close()
     each = min(after - before for before, after in pairwise(times))
     parameters = list(trainer.encoder.parameters())
-    rows = trainer.loader.rows
+    rows, kept = trainer.loader.rows, trainer.module.kept
     return DryRun(
         steps=config.steps,
         images=rows,
         epochs=None if rows is None else config.steps / steps_per_epoch(config, rows),
         parameters=sum(parameter.numel() for parameter in parameters),
         trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        kept=tuple(sorted(kept.encoder.kept)) if isinstance(kept, KeptTowers) else (),
         device=str(chosen),
         seconds=each * config.steps,
     )

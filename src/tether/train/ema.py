@@ -17,7 +17,7 @@ from tether.core.ranges import Count, Share, checked
 from tether.models.frozen_copy import frozen_copy
 from tether.train.parallel import placed_like, whole
 
-Shape = Literal["constant", "cosine", "linear"]
+Shape = Literal["cosine", "linear"]
 
 
 @torch.no_grad()
@@ -102,16 +102,14 @@ class MovingEncoder:
             model: what is followed, any module; its names must stay.
             momentum: of every step, or of the first and toward the last.
             steps: of the run, over which the momentum changes.
-            shape: of that change; ``constant`` needs one momentum.
+            shape: of that change.
             buffers: such as the statistics of batch norm: taken from the model as they are, or averaged like weights
                 (those that are no floating-point numbers are always taken).
             exclude: patterns of parameters that are not averaged but taken as they are.
 
         Raises:
-            InputError: a constant shape with two momenta, or a pattern that no parameter is like.
+            InputError: a pattern that no parameter is like.
         """
-        if shape == "constant" and not isinstance(momentum, (int, float)):
-            raise InputError(f"momentum: a constant one is a single number, got {momentum!r}")
         first, last = (momentum, momentum) if isinstance(momentum, (int, float)) else momentum
         self._first, self._last, self._shape, self._steps = float(first), float(last), shape, steps
         self._source, self.model = model, frozen_copy(model)

@@ -1,23 +1,25 @@
-"""Which towers of a run rest, so that their rows are kept, and why the rows of others that rest are not."""
+"""Which locked towers of a run have their rows in the feature cache, and why the others have not."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tether.core.errors import InputError, WriteError
-from tether.core.protocols import DualEncoder, Source
+from tether.core.protocols import DualEncoder
 from tether.core.types import Features
 from tether.data.loader import Loader, SideBySide
-from tether.models.cached import CachedEncoder, row_name
+from tether.models.cached import CachedEncoder, pixel_keys
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
-from tether.models.sides import SIDES, Side, rests, side_parts
+from tether.models.sides import SIDES, Side, side_parts
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.batches import each_data
 from tether.train.config import Beside, RunConfig
-from tether.train.parts import Encoder
-from tether.train.steps.module import ViewRows
+from tether.train.steps.module import Encoder, ViewRows
 
 _log = logging.getLogger("tether.train")
 _AMONG = ("first", "first_often", "random", "rewritten")
@@ -28,11 +30,11 @@ def resting_sides(model: Encoder) -> set[Side]:
     """The sides whose embedding nothing in a run changes; of a composed encoder, those whose tower rests."""
     try:
         parts = {side: side_parts(model, side) for side in SIDES}
-    except InputError:  # an architecture whose parts are not told apart
+    except InputError:  # an architecture whose sides are not declared
         return set()
     if isinstance(model, ComposedEncoder):
         parts = {"image": {"image": model.parts.image}, "text": {"text": model.parts.text}}
-    return {side for side in SIDES if rests(parts[side])}
+    return {side for side in SIDES if _rest(parts[side])}
 
 
 def kept_where_resting(model: DualEncoder) -> DualEncoder:
@@ -66,7 +68,7 @@ def kept_towers(
             kept.kept |= {side}
         else:
             _log.warning("the locked %s tower encodes each batch anew: %s", side, reason)
-    return KeptTowers(kept, source=loader.source) if kept.kept else None
+    return KeptTowers(kept) if kept.kept else None
 
 
 class KeptTowers:
@@ -76,9 +78,10 @@ class KeptTowers:
         encoder: around the model.
     """
 
-    def __init__(self, encoder: CachedEncoder, *, source: Source) -> None:
-        """Args: encoder: around the model. source: of the run's rows."""
-        self.encoder, self._source = encoder, source
+    def __init__(self, encoder: CachedEncoder) -> None:
+        """Args: encoder: around the model."""
+        self.encoder = encoder
+        self._keys: dict[str, bytes] = {}  # of the pixels of this run's rows, which stay while it lasts
 
     def __call__(self, batch: ViewRows) -> Features | None:
         """The features of a view, or None for one that must be encoded."""
@@ -86,8 +89,22 @@ class KeptTowers:
             return None
         if batch.side == "text":
             return self.encoder.encode_text(batch.rows)
-        names = None if batch.names is None else [row_name(self._source, name) for name in batch.names]
-        return self.encoder.encode_image(batch.rows, names=names)
+        if batch.names is None:
+            return self.encoder.encode_image(batch.rows)
+        if new := [number for number, name in enumerate(batch.names) if name not in self._keys]:
+            keys = pixel_keys(batch.rows[new])
+            self._keys.update(zip((batch.names[number] for number in new), keys, strict=True))
+        return self.encoder.encode_image(batch.rows, keys=[self._keys[name] for name in batch.names])
+
+
+def _rest(parts: Mapping[str, nn.Module | nn.Parameter]) -> bool:
+    """Whether there are parts, and nothing in them learns."""
+    named = [
+        parameter
+        for part in parts.values()
+        for parameter in (part.parameters() if isinstance(part, nn.Module) else [part])
+    ]
+    return bool(parts) and not any(parameter.requires_grad for parameter in named)
 
 
 def _against(
@@ -110,8 +127,12 @@ def _against(
         return "its weights are shared out over the processes"
     if side in edited:
         return "an edit changes what it computes"
-    if any(getattr(part, "gate", None) is not None for part in side_parts(model, side).values()):
+    parts = side_parts(model, side)
+    if any(getattr(part, "gate", None) is not None for part in parts.values()):
         return "its gates are counted"
+    modules = [module for part in parts.values() if isinstance(part, nn.Module) for module in part.modules()]
+    if any(isinstance(module, _BatchNorm) and module.training for module in modules):
+        return "its batch norms see the whole batch"
     return None
 
 
@@ -137,5 +158,5 @@ def _cannot_keep(kept: CachedEncoder, side: Side) -> str | None:
     try:
         kept.cache(side).check()
     except WriteError as error:
-        return f"the cache cannot be written to: {error}"
+        return f"the cache cannot be written to: {error} (TETHER_CACHE names its folder)"
     return None

@@ -14,14 +14,12 @@ from tether.models.described import mapping
 from tether.models.dual import Clip
 from tether.models.load import load
 from tether.models.presets import configure, create
-from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.batches import check_batches
 from tether.train.config import RunConfig
 from tether.train.schedules import SCHEDULES
 from tether.train.stages import Stretch, stretches
 from tether.train.steps import STEPS
-
-Encoder = Clip | WrappedEncoder
+from tether.train.steps.module import Encoder
 
 
 def check_parts(config: RunConfig, edits: Mapping[str, type[ModelEdit]], *, where: str) -> Sequence[Stretch]:

@@ -33,10 +33,11 @@ from tether.train.epochs import with_steps
 from tether.train.loop import StepReport, fit
 from tether.train.metrics_log import Logbook
 from tether.train.parallel import together
-from tether.train.parts import Encoder, check_parts
+from tether.train.parts import check_parts
 from tether.train.result import Result, read_result
 from tether.train.run_files import BEST, CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
 from tether.train.stages import Stretch
+from tether.train.steps.module import Encoder
 from tether.train.trainer import Trainer
 
 if TYPE_CHECKING:

@@ -57,25 +57,19 @@ def tower_features(
         bad_rows: JSON-lines log of rows without features, written anew.
         workers: threads that decode ahead.
         strict: stop at the first bad row.
-        on_progress: called with images done and, where the source knows, images in all.
+        on_progress: called with (images done, None).
 
     Raises:
         InputError: not one good row, or a bad row under ``strict``.
     """
     bad_rows.unlink(missing_ok=True)
     account = BadRows(source.name, path=bad_rows, strict=strict)
-    sizes = [block.rows for block in source.blocks()]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
     towers = CachedEncoder(model, maps=False)
     keys: list[str] = []
     texts: list[list[str]] = []
     image: list[Tensor] = []
     for rows, found in towers.rows_of(
-        source,
-        batch_size=BATCH,
-        workers=workers,
-        on_bad=account,
-        on_progress=None if on_progress is None else lambda done, _: on_progress(done, total),
+        source, batch_size=BATCH, workers=workers, on_bad=account, on_progress=on_progress
     ):
         for row, features in zip(rows, found, strict=True):
             captions = [text for text in row.texts if text.strip()]

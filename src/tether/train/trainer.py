@@ -23,11 +23,11 @@ from tether.train.ema import WeightAverage
 from tether.train.locked_towers import kept_towers
 from tether.train.loop import Player, Precision
 from tether.train.parallel import choose_sharding, load_optimizer_tensors, optimizer_tensors, parallelise, whole
-from tether.train.parts import Encoder, build_edits, build_step, new_encoder, prune_vocabulary_
+from tether.train.parts import build_edits, build_step, new_encoder, prune_vocabulary_
 from tether.train.run_files import BAD_ROWS
 from tether.train.schedules import SCHEDULES
 from tether.train.stages import Stretch
-from tether.train.steps import StepModule
+from tether.train.steps.module import Encoder, StepModule
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HEADS = "heads."

@@ -19,7 +19,6 @@ from tether.evaluate.embeddings import embed_source
 from tether.evaluate.meaning import read_meaning
 from tether.models.composed.starter import taught
 from tether.models.named import STARTER
-from tether.workflows.held_out import HeldOut
 from tether.workflows.learnt import learnt_from
 from tether.workflows.models import Data
 
@@ -30,18 +29,19 @@ _CLASSES = 5
 Wanted = float | Literal["auto"] | None
 
 
-def keep_cutoffs(model: DualEncoder, held_out: HeldOut, *, folder: Path, digest: str) -> None:
+def keep_cutoffs(model: DualEncoder, held_out: Source, *, limit: int | None, folder: Path, digest: str) -> None:
     """Fit cutoffs on held-out pairs and write them into a run's folder; nothing where there are too few.
 
     Args:
         model: what embeds the pairs.
         held_out: the pairs.
+        limit: rows looked at, from the first; None for all.
         folder: of the run.
         digest: of the model.
     """
     try:
-        seen = held_out.embedded(model, most=MOST_IMAGES)
-        found = fit_cutoffs(seen, digest=digest, source=held_out.source.name)
+        seen = embed_source(model, held_out, limit=min(limit or MOST_IMAGES, MOST_IMAGES))
+        found = fit_cutoffs(seen, digest=digest, source=held_out.name)
     except InputError:
         return
     found.save(folder / FILE)

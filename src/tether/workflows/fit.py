@@ -28,6 +28,7 @@ from tether.train.metrics_log import Logbook
 from tether.train.result import Result, read_result
 from tether.train.run_files import BAD_ROWS, ENVIRONMENT, METRICS, SUMMARY
 from tether.train.tower_features import TowerFeatures, tower_features
+from tether.workflows.models import with_total
 
 RECALL = re.compile(r"text_to_image_r\d+")
 FITS: Mapping[str, type[Any]] = {"maps": MapFit}
@@ -65,13 +66,14 @@ def fit(
             return read_result(folder)
         start = time.perf_counter()
         model = composed(config.model, device=device)
+        source = open_source(config.data, where="settings: data")
         rows = tower_features(
             model,
-            open_source(config.data, where="settings: data"),
+            source,
             bad_rows=folder / BAD_ROWS,
             workers=config.workers,
             strict=config.strict,
-            on_progress=on_progress,
+            on_progress=with_total(on_progress, source),
         )
         if len(rows.keys) < 4 * part.folds:
             raise InputError(

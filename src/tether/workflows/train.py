@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tether.core.errors import InputError
-from tether.core.protocols import DualEncoder
+from tether.core.protocols import DualEncoder, Source
 from tether.core.recipes import find
 from tether.core.yaml_files import parse_yaml
 from tether.data import SOURCES, open_source
@@ -17,6 +17,7 @@ from tether.data.opening import kind_of
 from tether.data.survey import survey
 from tether.data.words import count_words
 from tether.evaluate import evaluate
+from tether.evaluate.embeddings import embed_source
 from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
 from tether.evaluate.suite import check_measurable
 from tether.evaluate.suite import measure as measures_of
@@ -25,13 +26,13 @@ from tether.train.claim import check_free
 from tether.train.config import RunConfig, load_config
 from tether.train.epochs import steps_per_epoch
 from tether.train.locked_towers import kept_where_resting
-from tether.train.parts import Encoder, check_parts
+from tether.train.parts import check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
+from tether.train.steps.module import Encoder
 from tether.workflows.calibration import digest_of, keep_cutoffs
 from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit
-from tether.workflows.held_out import HeldOut
 from tether.workflows.plan import TrainingPlan, plan
 
 BOOTSTRAP = 1000
@@ -181,12 +182,12 @@ def go(
     """Run the settings; arguments are those of ``train``, ``where`` is what errors call the settings."""
     wanted, held_out, measure = config.evaluate, None, None
     if wanted is not None:
-        held_out = HeldOut(open_source(wanted.source, where=f"{where}: evaluate.source"), limit=wanted.limit)
+        held_out = open_source(wanted.source, where=f"{where}: evaluate.source")
 
         def measure(model: Encoder) -> dict[str, float]:
             kept = kept_where_resting(cast(DualEncoder, model))
-            seen = held_out.embedded(kept)
-            check_measurable(seen, where=held_out.source.name)
+            seen = embed_source(kept, held_out, limit=wanted.limit)
+            check_measurable(seen, where=held_out.name)
             return measures_of(kept, seen, bootstrap=BOOTSTRAP)
 
     if config.fit is not None:
@@ -215,10 +216,10 @@ def go(
         meaning = _meaning(config, result, held_out=held_out, out=out, device=device)
         meaning.save(out)
     steps = [] if meaning is None else list(meaning.next_steps(out, data=config.data))
-    return TrainedRun(out, result, "" if held_out is None else held_out.source.name, meaning, next=steps)
+    return TrainedRun(out, result, "" if held_out is None else held_out.name, meaning, next=steps)
 
 
-def _meaning(config: RunConfig, result: Result, *, held_out: HeldOut, out: Path, device: str) -> Meaning:
+def _meaning(config: RunConfig, result: Result, *, held_out: Source, out: Path, device: str) -> Meaning:
     """Measure the finished model on images that it learnt from, as many as were held out, and compare.
 
     Leaves in the folder what later warns its users: the captions' words, and cutoffs.
@@ -229,18 +230,17 @@ def _meaning(config: RunConfig, result: Result, *, held_out: HeldOut, out: Path,
     words = count_words(source, digest=digest_of(model), scratch=scratch)
     words.save(out)
     kept = kept_where_resting(model)
-    keep_cutoffs(kept, held_out, folder=out, digest=words.digest)
+    limit = None if config.evaluate is None else config.evaluate.limit
+    keep_cutoffs(kept, held_out, limit=limit, folder=out, digest=words.digest)
     pool = int(result.metrics["images"])
     depth = depth_for(pool)
     try:
-        known = evaluate(kept_where_resting(model), source, measures=("retrieval",), limit=pool)[
-            f"text_to_image_r{depth}"
-        ]
+        known = evaluate(kept, source, measures=("retrieval",), limit=pool)[f"text_to_image_r{depth}"]
     except InputError:
         known = None
     value, low, high, chance = recall_of(result.metrics, depth=depth)
     return Meaning(
-        source=held_out.source.name,
+        source=held_out.name,
         images=words.images,
         captions=words.captions,
         epochs=None if config.fit is not None else config.steps / steps_per_epoch(config, words.images),

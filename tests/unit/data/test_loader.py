@@ -1,6 +1,7 @@
 """Training batches: what is in them, and that nothing but the seed, the epoch and the source decides it."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tether.core.errors import InputError
 from tether.core.types import Block, ImageSpec, Row
 from tether.data.augment import AUGMENTATIONS, uniforms
 from tether.data.bad_rows import BadRows
-from tether.data.loader import Loader, ordered
+from tether.data.loader import Loader, loader_threads, ordered
 
 SPEC = ImageSpec((8, 8))
 
@@ -151,6 +152,22 @@ def test_many_processes_share_what_one_would_take(way, world):
         assert torch.equal(whole.image, torch.cat([part.image for part in parts]))
         assert whole.extra["texts"] == [text for part in parts for text in part.extra["texts"]]
     assert all(each.state_dict() == alone.state_dict() for each in together)
+
+
+def test_nobody_waits_for_the_threads_of_a_loader():
+    """The garbage collector may drop one in any thread, also in one that its threads wait for."""
+    go_on = threading.Event()
+
+    def used_and_dropped():
+        with loader_threads(1) as pool:
+            pool.submit(go_on.wait, 60)
+
+    ending = threading.Thread(target=used_and_dropped)
+    ending.start()
+    ending.join(30)
+    waits = ending.is_alive()
+    go_on.set()
+    assert not waits
 
 
 def test_threads_change_nothing():

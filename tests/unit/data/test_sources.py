@@ -202,7 +202,7 @@ def test_usual_names_of_columns_in_other_languages(tmp_path):
 def test_long_names_and_many_columns_are_cut_in_errors(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(",".join(f"{at}{'x' * 300}" for at in range(50)) + "\n")
-    with pytest.raises(InputError, match=r"a\.csv,image=NAME,caption=NAME; known: 0x+\.\.\., .*and 10 more") as caught:
+    with pytest.raises(InputError, match=r"a\.csv,image=NAME,.*; known: 0x+\.\.\., .*and 10 more") as caught:
         CsvSource(str(path))
     assert "x" * 201 not in str(caught.value)
     path.write_text(f"image,caption\n../{'y' * 3000},a\n{'z' * 100_000},b\n")

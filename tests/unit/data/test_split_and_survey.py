@@ -173,3 +173,10 @@ def test_a_line_about_a_file_that_is_not_there_is_no_image_without_a_caption(tmp
     found = survey(open_source(str(folder)))
     assert (found.no_caption.count, found.unusable.count) == (0, 1)
     assert "names 'gone.png', which is not there" in "\n".join(found.lines())
+
+
+def test_a_longer_set_of_the_same_name_is_not_split_by_the_shorter_ones_images():
+    for rows in (16, 32):
+        parts = [SplitSource(source=f"scenes:rows={rows}", part=part) for part in ("train", "held_out")]
+        assert sum(block.rows for part in parts for block in part.blocks()) == rows
+        assert sum(len(list(part.read(block))) for part in parts for block in part.blocks()) == rows

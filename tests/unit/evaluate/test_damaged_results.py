@@ -18,8 +18,8 @@ from tether.core.decomposition import Decomposition
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Cloud, Curve, Figure, Finding, Gallery, Item
 from tether.core.shape import check
+from tether.core.state_file import read_state, write_state
 from tether.evaluate import report
-from tether.space.serialisation import read_state, write_state
 
 CONFIG = {"batch_size": 8, "accumulate": 1, "evaluate": {"source": "emoji"}, "optimizer": {"name": "adamw"}}
 ENVIRONMENT = {"threads": 1, "host": "here", "libraries": {"torch": "2"}, "devices": []}

@@ -365,7 +365,7 @@ class TestExact:
     [
         ({"activation": "gelo"}, r"activation: unknown choice 'gelo'; did you mean 'gelu'"),
         ({"norm": "batch"}, "norm: unknown choice 'batch'; known: layer, rms"),
-        ({"attention": "performer"}, "attention: unknown choice 'performer'; known: elu, nala, relu, softmax"),
+        ({"attention": "performer"}, "attention: unknown choice 'performer'; known: elu, nala, none, relu, softmax"),
         ({"rope": "3d"}, "rope: unknown choice '3d'; known: 2d, half, interleaved, none"),
         ({"attention": "nala", "qkv_norm": "qk"}, "qkv_norm: nala attention reads the length of each query"),
         ({"lepe": 4}, "lepe: expected 0 or the odd side of a kernel, got 4"),

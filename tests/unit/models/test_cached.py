@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tether
+from tether.compress.quantise import FakeQuant
 from tether.core.geometry import geometry_of
 from tether.core.model_digest import model_digest
 from tether.data import loader, open_source
@@ -15,7 +19,6 @@ from tether.models import create
 from tether.models.cached import CachedEncoder, side_digest
 from tether.models.composed.compose import compose
 from tether.models.save import save
-from tether.models.sides import rests, side_parts
 from tether.tasks.safety import PromptClassifier
 
 
@@ -92,16 +95,11 @@ def test_other_weights_have_other_rows(folder):
     assert (after.computed, kept.computed["text"]) == ({"image": 6, "text": 3}, 0)
 
 
-def test_a_side_goes_by_its_own_weights_and_the_models_make(folder):
-    first, second = tether.load(folder), tether.load(folder)
-    with torch.no_grad():
-        second.text.projection.weight.add_(1)
-    assert side_digest(first, "image") == side_digest(second, "image")
-    assert side_digest(first, "text") != side_digest(second, "text")
-    heads = create("tiny", seed=0, vision={"heads": 1})
-    heads.load_state_dict(first.state_dict())
-    assert model_digest(heads) == model_digest(first)  # the weights do not tell
-    assert side_digest(heads, "image") != side_digest(first, "image")
+def test_a_side_goes_by_the_models_make_too(folder):
+    model, heads = tether.load(folder), create("tiny", seed=0, vision={"heads": 1})
+    heads.load_state_dict(model.state_dict())
+    assert model_digest(heads) == model_digest(model)  # the weights do not tell
+    assert side_digest(heads, "image") != side_digest(model, "image")
 
 
 def test_the_maps_of_a_composed_encoder_are_no_part_of_what_is_kept_and_learn(folder):
@@ -162,6 +160,84 @@ def test_images_of_a_source_are_opened_once(model, monkeypatch):
     assert torch.equal(found[0][1], found[1][1])
 
 
+def kept_rows(model, spec):
+    kept = CachedEncoder(model)
+    batches = list(kept.rows_of(open_source(spec), batch_size=5))
+    return torch.cat([rows for _, rows in batches]), kept.computed["image"]
+
+
+def asked_rows(model, spec):
+    with torch.no_grad():
+        batches = loader.ordered(open_source(spec), image_spec=model.image_spec, batch_size=64)
+        return torch.cat([model.encode_image(images).pooled for _, images in batches])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("scenes:rows=6,size=64", "scenes:rows=6,size=64,lettering=word"),
+        ("scenes:rows=6,size=64", "scenes:rows=6,size=128"),
+        ("digits:split=test,size=32", "digits:split=test,size=40"),
+    ],
+)
+def test_a_set_with_other_settings_has_other_images_under_the_same_keys(folder, one, other):
+    model = compose(image=folder, text=folder, join="linear", dim=24).eval()
+    before, _ = kept_rows(model, one)
+    rows, computed = kept_rows(model, other)
+    assert computed
+    torch.testing.assert_close(rows, asked_rows(model, other), atol=1e-5, rtol=1e-5)
+    assert torch.equal(kept_rows(model, one)[0], before)
+
+
+@pytest.mark.parametrize("kind", ["csv", "folder"])
+def test_an_image_that_was_replaced_is_not_taken_for_what_it_was(folder, tmp_path, kind):
+    model, place = tether.load(folder), tmp_path / "photos"
+    place.mkdir()
+    images_of_levels = [np.full((40, 40, 3), level, np.uint8) for level in (10, 90, 200)]
+    for number, image in enumerate(images_of_levels):
+        Image.fromarray(image).save(place / f"{number}.bmp")  # all of one size
+    spec = str(place)
+    if kind == "csv":
+        (tmp_path / "pairs.csv").write_text("image,caption\n" + "".join(f"photos/{n}.bmp,a\n" for n in range(3)))
+        spec = str(tmp_path / "pairs.csv")
+    kept_rows(model, spec)
+    was = (place / "1.bmp").stat()
+    Image.fromarray(images_of_levels[1][::-1] // 2).save(place / "new.bmp")
+    (place / "new.bmp").replace(place / "1.bmp")
+    os.utime(place / "1.bmp", ns=(was.st_atime_ns, was.st_mtime_ns))
+    rows, computed = kept_rows(model, spec)
+    assert computed == 1
+    torch.testing.assert_close(rows, asked_rows(model, spec), atol=1e-5, rtol=1e-5)
+
+
+def test_rows_come_back_as_the_source_has_them(folder):
+    model, source = tether.load(folder), open_source("scenes:rows=6,size=64")
+    for _ in range(2):
+        ((rows, _),) = CachedEncoder(model).rows_of(source, batch_size=8)
+        wanted = [row for block in source.blocks() for row in source.read(block)]
+        assert [list(row.meta) for row in rows] == [list(row.meta) for row in wanted]
+        assert all(np.array_equal(row.image, other.image) for row, other in zip(rows, wanted, strict=True))
+
+
+@pytest.mark.parametrize("change", ["rounded", "rounded otherwise", "norm"])
+def test_layers_that_compute_otherwise_with_the_same_weights_have_other_rows(model, change):
+    other = copy.deepcopy(model)
+    for one in [model, other] if change == "rounded otherwise" else [other]:
+        if change == "norm":
+            for module in one.modules():
+                if isinstance(module, torch.nn.LayerNorm):
+                    module.eps = 0.5
+        else:
+            FakeQuant(group=64 if one is other else 32).apply_(one)
+    CachedEncoder(model).encode_image(pixels())
+    CachedEncoder(model).encode_text(words(model))
+    kept = CachedEncoder(other)
+    with torch.no_grad():
+        torch.testing.assert_close(kept.encode_image(pixels()).pooled, other.encode_image(pixels()).pooled)
+        torch.testing.assert_close(kept.encode_text(words(model)).pooled, other.encode_text(words(model)).pooled)
+    assert kept.computed == {"image": 6, "text": 3}
+
+
 def test_it_is_the_model_for_whatever_takes_one(folder):
     model = tether.load(folder)
     kept = CachedEncoder(model)
@@ -184,12 +260,3 @@ def test_what_the_model_says_of_itself_is_said(folder):
     composed = compose(image=folder, text=folder, join="linear", dim=24)
     assert CachedEncoder(composed).templates == composed.templates
     assert not hasattr(CachedEncoder(curved), "templates")
-
-
-def test_sides_at_rest(folder):
-    model = tether.load(folder)
-    assert not rests(side_parts(model, "image"))
-    model.visual.requires_grad_(False)
-    assert rests(side_parts(model, "image"))
-    assert not rests(side_parts(model, "text"))
-    assert not rests({})

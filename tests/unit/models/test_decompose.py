@@ -109,7 +109,8 @@ def test_the_model_is_as_before(model, images):
     first = model.encode_image(images).pooled
     decompose(model, images)
     assert torch.equal(first, model.encode_image(images).pooled)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    for name, value in model.state_dict().items():  # open_clip leaves parts of CoCa's decoder as memory was
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
     assert hooks == [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
 
 

@@ -245,6 +245,8 @@ def test_bad_input(deep, tmp_path):
         dense_image(deep, pixels(), path=DensePath(start=-5))
     with pytest.raises(InputError, match=r"affinity: expected \(b, 16, 16\), got \(3, 17, 17\)"):
         dense_image(deep, pixels(), path=DensePath(), affinity=torch.zeros(3, 17, 17))
+    with pytest.raises(InputError, match=r"path: expected a DensePath, .*got 'maskclip'"):
+        dense_image(deep, pixels(), path="maskclip")
     with pytest.raises(InputError, match="kind"):
         DensePath(kind="vv")
     with pytest.raises(UnsupportedModelError, match="padded on the left"):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.models.regions import pool_boxes, pool_masks
+from tether.core.types import Features
+from tether.models.region_pooling import pool_boxes, pool_masks
 
 
 def generator(seed=0):
@@ -140,6 +141,13 @@ TOKENS = torch.zeros(1, 9, 4)
         (lambda: pool_boxes(TOKENS, box(-0.1, 0.2, 0.1, 0.9)), "row 0, region 1"),
         (lambda: pool_boxes(TOKENS, box(0.1, 0.2, 1.2, 0.9)), "row 0, region 1"),
         (lambda: pool_boxes(TOKENS, box(0.1, float("nan"), 0.9, 0.9)), "row 0, region 1"),
+        (
+            lambda: pool_boxes(TOKENS, box(1, 20, 30, 40)),
+            r"in shares of the image.*region 1: \[1.0, 20.0, 30.0, 40.0\]",
+        ),
+        (lambda: pool_boxes(TOKENS, [[[0, 0, 1, 1]]]), "boxes: expected a tensor, x0.*got list"),
+        (lambda: pool_boxes(Features(TOKENS[0]), box(0, 0, 1, 1)), "tokens: expected a tensor, such as.*got Features"),
+        (lambda: pool_masks(TOKENS, [1]), "masks: expected a tensor"),
         (lambda: pool_boxes(TOKENS, torch.rand(2, 3, 4)), r"boxes: expected \(1, regions, 4\)"),
         (lambda: pool_boxes(TOKENS, torch.rand(1, 3, 5)), r"boxes: expected \(1, regions, 4\)"),
         (lambda: pool_boxes(torch.zeros(1, 8, 4), box(0, 0, 1, 1)), "grid: expected rows and columns of 8"),

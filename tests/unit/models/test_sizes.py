@@ -304,6 +304,7 @@ def test_the_margin_keeps_its_share(tmp_path):
         ({"context": 40, "how": "lineer"}, "how: unknown 'lineer'; did you mean 'linear'"),
         ({"image_size": 48, "how": ["bicubic", "bilinear"]}, "one way for images"),
         ({"image_size": 48, "how": {"antialias": True}}, "how: unknown None"),
+        ({"image_size": 48, "how": 1.5}, "how: unknown 1.5"),
         ({"image_size": 48, "how": {"name": "bicubic", "align": True}}, "align"),
         ({"context": 90, "how": {"name": "stretch", "keep": 30}}, "keep: expected at most 22 of 24"),
     ],

@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from families import FAMILIES
 from tether.core.errors import StoppedError, TetherError, WriteError
 from tether.data.features.cache import ROWS, FeatureCache
 from tether.models.cached import CachedEncoder
 from tether.models.presets import create
 from tether.models.save import save
 from tether.train import load_config, train
+from tether.train.dry_run import dry_run
 from tether.train.locked_towers import KeptTowers, kept_where_resting, resting_sides
 from tether.train.metrics_log import read_metrics
 
@@ -149,6 +151,11 @@ def test_why_a_locked_tower_encodes_is_said(config, tmp_path, caplog, encoded, m
     assert encoded["image"] == 0
 
 
+def test_the_dry_run_says_whose_rows_are_kept(config):
+    assert "the image tower rests" in "".join(dry_run(config(), edits={}).lines())
+    assert dry_run(config("features=encode"), edits={}).kept == ()
+
+
 def test_texts_that_change_each_time_are_encoded(config, tmp_path, caplog, encoded):
     train(config("caption=sentences", locked=LOCKED["image-only"][0]), folder=tmp_path / "run")
     assert "caption sentences makes other texts each time" in caplog.text
@@ -162,6 +169,27 @@ def test_a_cache_that_cannot_be_written_to_is_said_and_the_run_goes_on(config, t
     assert "the cache cannot be written to" in caplog.text
     assert encoded["image"] == 0
     assert isinstance(kept_where_resting(locked_clip()), type(locked_clip()))
+
+
+def test_an_image_that_was_replaced_between_two_runs_is_encoded(config, tmp_path, encoded):
+    train(config(), folder=tmp_path / "one")
+    Image.fromarray(np.full((32, 32, 3), 77, np.uint8)).save(tmp_path / "3.png")
+    train(config(), folder=tmp_path / "two")
+    assert encoded["image"] == ROWS_OF_DATA + 1
+    train(config("features=encode"), folder=tmp_path / "encoded")
+    one, two, plain = (weights(tmp_path / name) for name in ("one", "two", "encoded"))
+    for key in plain:
+        torch.testing.assert_close(two[key], plain[key], atol=2e-4, rtol=1e-3)
+    assert any(not torch.allclose(one[key], two[key], atol=2e-4, rtol=1e-3) for key in two)
+
+
+def test_a_tower_whose_batch_norms_see_the_batch_encodes_it(config, tmp_path, caplog, encoded):
+    (tmp_path / "rn50").mkdir()
+    save(FAMILIES["RN50"](tmp_path / "rn50"), tmp_path / "resnet")
+    given = f"model={{load: {tmp_path / 'resnet'}}}"
+    train(config(given, locked="trainable=['model.token_embedding.*', '*logit_scale']"), folder=tmp_path / "run")
+    assert "the locked image tower encodes each batch anew: its batch norms see the whole batch" in caplog.text
+    assert encoded["image"] == 0
 
 
 def test_windows_and_dropped_patches_are_encoded(config, tmp_path, encoded):
@@ -189,6 +217,9 @@ def test_which_sides_rest():
     shared = create("tiny", **SHARED)
     shared.visual.requires_grad_(False)
     assert resting_sides(shared) == {"image"}
+    half = create("tiny")
+    half.visual = None  # as the tower of a composed encoder
+    assert resting_sides(half) == set()
 
 
 SHARED = {"towers": "shared", "text": {"position": "learned"}}

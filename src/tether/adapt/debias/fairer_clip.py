@@ -18,7 +18,7 @@ from tether.adapt.debias.fairer_solver import FairerKernels, Solver, SolverSetti
 from tether.adapt.debias.hsic import RandomFeatures, plus_minus
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Decay, NonNegative, Positive, check_values
-from tether.space.serialisation import read_state, write_state
+from tether.core.state_file import read_state, write_state
 
 _FORMAT = "tether-fairer-clip-2"
 _ARRAYS = (

@@ -19,10 +19,10 @@ from tether.core.hash_rng import hash_int
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Tokenizer
 from tether.core.ranges import Count, NonNegative, Positive, checked
+from tether.core.state_file import read_state, wide_array, write_state
 from tether.core.types import Features
 from tether.models.embed import encode_texts
 from tether.models.tokenizer import LongText
-from tether.space.serialisation import read_state, wide_array, write_state
 
 _FORMAT = "tether-saner-2"
 

@@ -7,6 +7,7 @@ from typing import final
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from tether.compress.quantise.grids import GROUP, KEEP_TOP
 from tether.compress.quantise.layers import FakeQuantAttention, FakeQuantLinear, Inputs, RoundingGrid, Scheme, take_over
@@ -82,7 +83,7 @@ class FakeQuant:
         """Put plain layers back, their weights rounded to the grid.
 
         Raises:
-            InputError: no layer was exchanged.
+            InputError: no layer was exchanged, or ``models.exchange`` has put something on top of one.
         """
         edited = [
             (name, module)
@@ -91,6 +92,9 @@ class FakeQuant:
         ]
         if not edited:
             raise InputError(f"{type(model).__name__} has no layer that computes with 4 bits")
+        for name, module in edited:
+            if parametrize.is_parametrized(module):
+                raise InputError(f"{name}: its weights are exchanged on top; merge_ or take_back_ that first")
         for name, module in edited:
             for weight in module.parameters():
                 if weight.ndim == 2:

@@ -147,6 +147,10 @@ class FakeQuantLinear(nn.Linear):
         made.exchanged = (plain,)
         return made
 
+    def behaviour(self) -> dict[str, str]:
+        """What decides its outputs beside its weights, for ``core.model_digest``."""
+        return {"grid": str(self.grid)}
+
     def extra_repr(self) -> str:
         """Sizes and grid."""
         return f"{super().extra_repr()}, {self.grid}"
@@ -187,6 +191,10 @@ class FakeQuantAttention(nn.MultiheadAttention):
         self.grid = grid
         self.exchanged = (plain,)
         self.register_forward_pre_hook(_no_shortcut)
+
+    def behaviour(self) -> dict[str, str]:
+        """What decides its outputs beside its weights, for ``core.model_digest``."""
+        return {"grid": str(self.grid)}
 
     def forward(  # pyrefly: ignore[bad-override] - torch names nothing after the star
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Float
 from tether.core.atomic_io import cache_dir, read_json, write_json
 from tether.core.errors import InputError, WriteError
 from tether.core.locks import locked
+from tether.core.types import ImageLike
 
 KEY_BYTES = 16
 FORMAT = "tether-features-1"
@@ -32,6 +34,24 @@ def feature_key(*parts: bytes | str) -> bytes:
         plain = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         found.update(len(plain).to_bytes(8, "little") + plain)
     return found.digest()
+
+
+def image_key(image: ImageLike) -> bytes:
+    """16 bytes that stand for an image before it is decoded: of its bytes or pixels, or of a file and its last change.
+
+    A file counts as another one when its size, the time it was last written or that of its last change of any kind is
+    another, so that one which was replaced is never taken for what it was, whatever a table or a source says of it.
+    """
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return feature_key("bytes", bytes(image))
+    if isinstance(image, np.ndarray):
+        return feature_key("pixels", f"{image.dtype} {image.shape}", image.tobytes())
+    try:
+        status = Path(image).stat()
+    except OSError:
+        return os.urandom(KEY_BYTES)  # found nowhere; whoever opens the file says what is wrong with it
+    about = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return feature_key("file", str(Path(image).absolute()), about)
 
 
 @final

@@ -79,8 +79,8 @@ def choose_image(name: str | None, *, known: Iterable[str], where: str, spec: st
     found = choose(name, guesses=IMAGE, known=known, what="image", where=where)
     if found is None and name != NONE:
         raise InputError(
-            f"{where}: no column of images found; say which one it is: {spec}image=NAME,caption=NAME; "
-            f"known: {listed(known)}"
+            f"{where}: no column of images found; say which one it is: {spec}image=NAME,caption=NAME, or image=none "
+            f"for texts alone; known: {listed(known)}"
         )
     return found
 

@@ -121,13 +121,14 @@ class ImageDigests:
         return found
 
 
-_REMEMBERED: dict[tuple[str, str], ImageDigests] = {}
+_REMEMBERED: dict[tuple[str, str, tuple[Block, ...]], ImageDigests] = {}
 """The last source's, for a run opens both of its parts."""
 
 
 def images_of(source: Source) -> ImageDigests:
     """The digests of all images of a source, which is read once."""
-    known = _REMEMBERED.get((source.name, source.version))
+    key = source.name, source.version, tuple(source.blocks())
+    known = _REMEMBERED.get(key)
     if known is None:
         digests: dict[tuple[str, int], str] = {}
         for block in source.blocks():
@@ -135,7 +136,7 @@ def images_of(source: Source) -> ImageDigests:
                 digests[block.id, number] = "" if row.bad or row.image is None else digest_of(row.image)
         known = ImageDigests(digests)
         _REMEMBERED.clear()
-        _REMEMBERED[source.name, source.version] = known
+        _REMEMBERED[key] = known
     return known
 
 

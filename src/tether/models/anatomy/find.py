@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -19,10 +19,11 @@ from tether.models.composed.timm_tower import TimmImages
 from tether.models.composed.towers import ImageSide, TextSide
 from tether.models.composed.transformers_tower import TransformersImages, TransformersTexts
 from tether.models.dual import Clip
+from tether.models.sides import Side
 from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder, padded
 
 
-def anatomy_of(model: DualEncoder, side: Literal["image", "text"] = "image") -> TowerAnatomy:
+def anatomy_of(model: DualEncoder, side: Side = "image") -> TowerAnatomy:
     """A tower's stream, blocks and read-out, whichever library it comes from.
 
     Its parts are the model's own modules: they train, they follow its device and precision, and nothing is copied.
@@ -57,7 +58,7 @@ def text_anatomy(model: DualEncoder) -> TextAnatomy:
     return cast(TextAnatomy, anatomy_of(model, "text"))
 
 
-def tower_of(model: DualEncoder, side: Literal["image", "text"] = "image") -> TowerAnatomy:
+def tower_of(model: DualEncoder, side: Side = "image") -> TowerAnatomy:
     """As ``anatomy_of``, but a sealed tower is given too, of which the last states and the read-out can be seen."""
     if side not in ("image", "text"):
         raise InputError(f"side: expected image or text, got {side!r}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.parts import BlockAnatomy, Layout, TokenStream, WayOut, by_head, causal, hiding
 from tether.models.anatomy.pooling import AttentionPooling, MeanPooling, OtherPooling, Pooling, TokenPooling
 from tether.models.anatomy.tower import Projection, TextAnatomy, TowerAnatomy
+from tether.models.anatomy.weights import Weights, linear_layers
 from tether.models.transformers_families import SIGLIP
 from tether.models.wrapped_encoders import TransformersEncoder
 
@@ -133,6 +134,8 @@ def _probe(head: Any) -> Pooling:
 class TransformersBlock(BlockAnatomy):
     """An encoder layer of CLIP's, SigLIP's and their kin."""
 
+    norm_names: ClassVar[Mapping[str, str]] = {"layer_norm1": "norm1", "layer_norm2": "norm2"}
+
     def __init__(self, block: Any) -> None:
         """Args: block: its module."""
         self.block, self.heads = block, block.self_attn.num_heads
@@ -166,6 +169,13 @@ class TransformersBlock(BlockAnatomy):
         """What the feed-forward net adds."""
         return self.block.mlp(self.block.layer_norm2(x))
 
+    def linears(self) -> Mapping[str, Weights]:
+        """Each has a layer of its own."""
+        attention, mlp = self.block.self_attn, self.block.mlp
+        names = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
+        layers = {part: getattr(attention, name) for part, name in names.items()}
+        return linear_layers({**layers, "up": mlp.fc1, "down": mlp.fc2})
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TransformersImage(TowerAnatomy):
@@ -182,8 +192,7 @@ class TransformersImage(TowerAnatomy):
         x = self.tower.embeddings(**(given | sized))
         if self.prefix:
             x = self.tower.pre_layrnorm(x)
-        reads = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return TokenStream(x, Layout(reads, grid=self.grid(batch)))
+        return TokenStream(x, Layout.first(x, grid=self.grid(batch)))
 
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""
@@ -212,7 +221,7 @@ class TransformersText(TextAnatomy):
         given = self.model.text_inputs(batch)
         ids, words = given["input_ids"], given["attention_mask"]
         n = ids.shape[1]
-        x = self.tower.embeddings(input_ids=ids) if rows is None else self.tower.embeddings(inputs_embeds=rows)
+        x = self.tower.embeddings(inputs_embeds=self.rows_of(ids, rows))
         seen = None if self.last else causal(n, ids.device)
         if words is not None:
             known = words.bool()[:, None, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,10 @@ from tether.models.anatomy.parts import (
 )
 from tether.models.anatomy.pooling import AttentionPooling, MeanPooling, OtherPooling, Pooling, TokenPooling
 from tether.models.anatomy.tower import TextAnatomy, TowerAnatomy
+from tether.models.anatomy.weights import Weights, fused, held, linear_layers, plain_type
 from tether.models.wrapped_encoders import OpenClipEncoder, padded
+
+_NORMS = {"ln_1": "norm1", "ln_2": "norm2"}
 
 
 def open_clip_image(model: OpenClipEncoder, tower: Any) -> TowerAnatomy:
@@ -111,8 +114,8 @@ def _first_query(pool: Any) -> AttentionPooling:
 def _block(block: Any) -> BlockAnatomy:
     from open_clip.transformer import Attention, CustomResidualAttentionBlock, ResidualAttentionBlock
 
-    plain = type(block) is ResidualAttentionBlock and type(block.attn) is nn.MultiheadAttention
-    custom = type(block) is CustomResidualAttentionBlock and type(block.attn) is Attention
+    plain = type(block) is ResidualAttentionBlock and plain_type(block.attn) is nn.MultiheadAttention
+    custom = type(block) is CustomResidualAttentionBlock and plain_type(block.attn) is Attention
     if (plain and not hasattr(block, "ln_1_kv")) or (custom and block.attn.logit_scale is None):
         return OpenClipBlock(block)
     return OpenClipWholeBlock(block)
@@ -133,6 +136,8 @@ def _heads(block: Any) -> int:
 
 class OpenClipBlock(BlockAnatomy):
     """A ``ResidualAttentionBlock``, or one of the custom kind."""
+
+    norm_names = _NORMS
 
     def __init__(self, block: Any) -> None:
         """Args: block: its module."""
@@ -176,9 +181,20 @@ class OpenClipBlock(BlockAnatomy):
         """What the feed-forward net adds."""
         return self.block.ls_2(self.block.mlp(self.block.ln_2(x)))
 
+    def linears(self) -> Mapping[str, Weights]:
+        """Queries, keys and values lie in one parameter of the attention itself."""
+        attention, mlp = self.block.attn, self.block.mlp
+        third = dict.fromkeys(("q", "k", "v"), len(attention.in_proj_weight) // 3)
+        return {
+            **fused(attention, third, weight="in_proj_weight", bias=held(attention, "in_proj_bias")),
+            **linear_layers({"o": attention.out_proj, "up": mlp.c_fc, "down": mlp.c_proj}),
+        }
+
 
 class OpenClipWholeBlock(WholeBlock):
     """A block of another kind."""
+
+    norm_names = _NORMS
 
     def __init__(self, block: Any) -> None:
         """Args: block: its module."""
@@ -201,8 +217,7 @@ class OpenClipImage(TowerAnatomy):
     def embed(self, batch: Tensor) -> TokenStream:
         """Images to the stream that enters block 0."""
         x = self.tower._embeds(self.pixels(batch))
-        reads = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return TokenStream(x, Layout(reads, grid=self.grid(batch)))
+        return TokenStream(x, Layout.first(x, grid=self.grid(batch)))
 
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""
@@ -229,7 +244,7 @@ class OpenClipText(TextAnatomy):
     def embed(self, batch: Tensor, *, rows: Tensor | None = None) -> TokenStream:
         """Token ids to the stream that enters block 0."""
         tower, ids = self.tower, self.prepare(batch)
-        x = self.token_rows(ids) if rows is None else rows
+        x = self.rows_of(ids, rows)
         cls = getattr(tower, "cls_emb", None)
         if cls is not None:
             x = torch.cat([x, cls.to(x.dtype).expand(len(x), 1, -1)], dim=1)

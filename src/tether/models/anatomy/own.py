@@ -1,10 +1,10 @@
-"""Tether's own towers; CLIP's of other libraries become these."""
+"""Tether's own towers, as which CLIP models of other libraries are loaded, too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Int
@@ -23,9 +23,11 @@ from tether.models.anatomy.parts import (
 )
 from tether.models.anatomy.pooling import TokenPooling
 from tether.models.anatomy.tower import TextAnatomy, TowerAnatomy
+from tether.models.anatomy.weights import Weights, fused_linear, linear_layers
 from tether.models.blocks.attention import softmax_attention
 from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.grid import Grid
+from tether.models.blocks.layers import swiglu
 from tether.models.blocks.mirror_gate import tally
 from tether.models.blocks.options import BlockConfig
 from tether.models.dual import Clip
@@ -66,6 +68,8 @@ def _parts(tower: VisionTower | TextTower, *, text: bool) -> dict[str, Any]:
 def _block(block: TransformerBlock, config: BlockConfig, text: bool, *, gated: bool) -> BlockAnatomy:
     if gated:
         return OwnWholeBlock(block, text=text, reason="gates", what="mirror")
+    if config.attention == "none":
+        return OwnWholeBlock(block, text=text, reason="blocks", what="the block has no attention")
     odd = [name for name in _MUST_BE_PLAIN if getattr(config, name) != getattr(_PLAIN, name)]
     if "post" in (*config.attn_norm, *config.ffn_norm):
         odd.append("a norm after the sum (post)")
@@ -84,7 +88,26 @@ def _call(block: TransformerBlock, x: Tensor, layout: Layout, *, text: bool) -> 
     return block(x, causal=text, grid=layout.turn)
 
 
-class OwnBlock(BlockAnatomy):
+class _OwnWeights(BlockAnatomy):
+    """What can be reached of any ``TransformerBlock``."""
+
+    block: TransformerBlock
+    norm_names: ClassVar[Mapping[str, str]] = {"attn_pre": "norm1", "ffn_pre": "norm2"}
+
+    def linears(self) -> Mapping[str, Weights]:
+        """Queries, keys and values lie in one layer, as do the two halves of SwiGLU; a block may have no attention."""
+        block = self.block
+        keys, hidden = block.kv_heads * block.head_width, block.down.in_features
+        up = {"up": hidden, "gate": hidden} if block.activation is swiglu else {"up": hidden}
+        gate = {} if block.out_gate is None else {"out_gate": block.out_gate}
+        rest = {**linear_layers({**gate, "down": block.down}), **fused_linear(block.up, up)}
+        if not block.attends:
+            return rest
+        qkv = fused_linear(block.qkv, {"q": block.heads * block.head_width, "k": keys, "v": keys})
+        return {**qkv, **linear_layers({"o": block.proj}), **rest}
+
+
+class OwnBlock(_OwnWeights):
     """A ``TransformerBlock`` that only adds to the stream."""
 
     def __init__(self, block: TransformerBlock, *, text: bool) -> None:
@@ -136,7 +159,7 @@ class OwnBlock(BlockAnatomy):
         return self.block.core(queries, keys, values, causal=False, bias=bias)
 
 
-class OwnWholeBlock(WholeBlock):
+class OwnWholeBlock(_OwnWeights, WholeBlock):
     """A ``TransformerBlock`` that does more than add to the stream."""
 
     def __init__(self, block: TransformerBlock, *, text: bool, reason: str, what: str) -> None:
@@ -159,9 +182,8 @@ class OwnImage(TowerAnatomy):
         """Images to the stream that enters block 0, of the patches in ``keep`` alone where it is given."""
         rows, columns = self.tower.config.grid
         x = self.tower.embed(batch, keep=keep)
-        reads = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         grid = None if keep is not None else (rows, columns)
-        return TokenStream(x, Layout(reads, grid=grid, turn=Grid(rows, columns, before=1, keep=keep)))
+        return TokenStream(x, Layout.first(x, grid=grid, turn=Grid(rows, columns, before=1, keep=keep)))
 
     def step(self, stream: TokenStream, index: int) -> TokenStream:
         """The stream after one block."""
@@ -189,7 +211,7 @@ class OwnText(TextAnatomy):
     def embed(self, batch: Tensor, *, rows: Tensor | None = None) -> TokenStream:
         """Token ids to the stream that enters block 0."""
         reads = self.tower.ends(batch)
-        x = self.token_rows(batch) if rows is None else rows
+        x = self.rows_of(batch, rows)
         if self.tower.position is not None:
             x = x + self.tower.position[: x.shape[1]]
         return TokenStream(x, Layout(reads, bias=hiding(causal(x.shape[1], x.device), x.dtype), ids=batch))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.models.anatomy.exceptions import refusal
+from tether.models.anatomy.weights import Weights, norms_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,15 @@ class Layout:
     ids: Tensor | None = None
     seen: Tensor | None = None
     turn: Any = None
+
+    @classmethod
+    def first(cls, x: Float[Tensor, "b n w"], **more: Any) -> Layout:
+        """That of tokens of which the first is read, as of an image."""
+        return cls(torch.zeros(len(x), dtype=torch.int64, device=x.device), **more)
+
+    def read(self, x: Float[Tensor, "b n ..."]) -> Float[Tensor, "b ..."]:
+        """Of the tokens of each row the one that is read."""
+        return x[torch.arange(len(x), device=x.device), self.reads]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +107,14 @@ class BlockAnatomy(abc.ABC):
 
     Attributes:
         heads: number of query heads.
+        block: the library's module.
+        norm_names: the library's names of the norms before attention and before the feed-forward net, to ``norm1`` and
+            ``norm2``.
     """
 
     heads: int
+    block: Any
+    norm_names: ClassVar[Mapping[str, str]] = {}
 
     @abc.abstractmethod
     def __call__(self, x: Float[Tensor, "b n w"], layout: Layout) -> Float[Tensor, "b n w"]:
@@ -125,6 +140,14 @@ class BlockAnatomy(abc.ABC):
     @abc.abstractmethod
     def feed_forward(self, x: Float[Tensor, "b n w"], layout: Layout) -> Float[Tensor, "b n w"]:
         """What the feed-forward net adds, with its norm and its layer scale."""
+
+    @abc.abstractmethod
+    def linears(self) -> Mapping[str, Weights]:
+        """Where the weights of its linear maps lie, by names of ``weights.PARTS``."""
+
+    def norms(self) -> Mapping[str, Weights]:
+        """Where the weights of its norms lie; ``norm1`` and ``norm2`` are named alike everywhere."""
+        return norms_within(self.block, names=self.norm_names)
 
     def weights(
         self, queries: Float[Tensor, "b h m e"], keys: Float[Tensor, "b h n e"], bias: Tensor | None
@@ -173,6 +196,10 @@ class WholeBlock(BlockAnatomy):
         raise refusal(*self._refusal)
 
     def feed_forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Raises the reason."""
+        raise refusal(*self._refusal)
+
+    def linears(self) -> Mapping[str, Weights]:
         """Raises the reason."""
         raise refusal(*self._refusal)
 

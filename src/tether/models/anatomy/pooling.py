@@ -35,7 +35,7 @@ class TokenPooling(Pooling):
 
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """That row."""
-        return x[torch.arange(len(x), device=x.device), layout.reads]
+        return layout.read(x)
 
     def shares(self, x: Tensor, layout: Layout) -> Tensor:
         """All of one token."""

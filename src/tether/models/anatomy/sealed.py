@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from tether.models.anatomy.exceptions import refusal
@@ -28,11 +27,10 @@ class SealedTower(TowerAnatomy):
     def embed(self, batch: Tensor) -> TokenStream:
         """The last states, the places of a map row by row."""
         found = self.states(batch)
-        reads = torch.zeros(len(found), dtype=torch.int64, device=found.device)
         if found.ndim == 3:
-            return TokenStream(found, Layout(reads))
+            return TokenStream(found, Layout.first(found))
         rows, columns = found.shape[2:]
-        return TokenStream(found.flatten(2).transpose(1, 2), Layout(reads, grid=(rows, columns)))
+        return TokenStream(found.flatten(2).transpose(1, 2), Layout.first(found, grid=(rows, columns)))
 
     def read_out(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
         """The embedding; the final norm is part of it."""
@@ -40,9 +38,8 @@ class SealedTower(TowerAnatomy):
         x, grid = stream.x, stream.layout.grid
         return self.project(self.pooling.pool(x if grid is None else x.transpose(1, 2).unflatten(2, grid)))
 
-    def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
+    def read_tokens(self, stream: TokenStream) -> Tensor:
         """Each token as if it were all there is, also in the place of a class token; a place is a map of one."""
-        check_normed(norm, self)
         x = stream.x.flatten(0, 1)
         alone = x[:, None].expand(-1, 1 + self.prefix, -1) if stream.layout.grid is None else x[:, :, None, None]
         return self.project(self.pooling.pool(alone)).unflatten(0, stream.x.shape[:2])
@@ -58,9 +55,8 @@ class AttendedMap(SealedTower):
 
     place_values: Callable[[Tensor], Tensor]
 
-    def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
+    def read_tokens(self, stream: TokenStream) -> Tensor:
         """Each place as the pooled query would see it alone."""
-        check_normed(norm, self)
         return self.project(self.place_values(stream.x))
 
 
@@ -84,7 +80,7 @@ class SealedText(TowerAnatomy):
     def embed(self, batch: Tensor) -> TokenStream:
         """The last states."""
         x, seen = self.states(batch)
-        return TokenStream(x, Layout(torch.zeros(len(x), dtype=torch.int64, device=x.device), seen=seen))
+        return TokenStream(x, Layout.first(x, seen=seen))
 
     def read_out(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
         """The embedding; the final norm is part of the states."""
@@ -93,9 +89,8 @@ class SealedText(TowerAnatomy):
         assert seen is not None  # embed gives it
         return self.project(self.pool(stream.x, seen))
 
-    def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Tensor:
+    def read_tokens(self, stream: TokenStream) -> Tensor:
         """Each token as if it were all there is."""
-        check_normed(norm, self)
         return self.project(self.token(stream.x))
 
 

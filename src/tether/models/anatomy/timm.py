@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from tether.models.anatomy.parts import BlockAnatomy, Layout, TokenStream, WayOu
 from tether.models.anatomy.pooling import AttentionPooling, MeanPooling, OtherPooling, Pooling, TokenPooling
 from tether.models.anatomy.sealed import SealedTower
 from tether.models.anatomy.tower import Projection, TowerAnatomy
+from tether.models.anatomy.weights import Weights, fused_linear, held, linear_layers, plain_type
 
 
 def timm_image(trunk: Any, *, pixels: Callable[[Tensor], Tensor], head: Sequence[Projection]) -> TowerAnatomy:
@@ -92,7 +93,8 @@ def _block(block: Any) -> BlockAnatomy:
     from timm.models.eva import EvaAttention, EvaBlock
     from timm.models.vision_transformer import Block
 
-    plain = type(block) in (Block, EvaBlock) and type(block.attn) in (Attention, AttentionRope, EvaAttention)
+    kinds = (Attention, AttentionRope, EvaAttention)
+    plain = type(block) in (Block, EvaBlock) and plain_type(block.attn) in kinds
     if plain and getattr(block.attn, "gate", None) is None:
         return TimmBlock(block)
     return TimmWholeBlock(block)
@@ -163,6 +165,23 @@ class TimmBlock(BlockAnatomy):
             return block.ls2(branch)
         return branch if block.gamma_2 is None else block.gamma_2 * branch
 
+    def linears(self) -> Mapping[str, Weights]:
+        """Queries, keys and values in one layer or three; EVA's biases of the one layer lie beside it."""
+        attention, mlp = self.block.attn, self.block.mlp
+        if attention.qkv is None:
+            found = linear_layers({"q": attention.q_proj, "k": attention.k_proj, "v": attention.v_proj})
+        else:
+            found = fused_linear(attention.qkv, dict.fromkeys(("q", "k", "v"), len(attention.qkv.weight) // 3))
+            for part in "qv":
+                apart = held(attention, f"{part}_bias")
+                found[part] = found[part] if apart is None else replace(found[part], bias=apart)
+        found |= linear_layers({"o": attention.proj, "down": mlp.fc2})
+        if hasattr(mlp, "fc1_g"):
+            return found | linear_layers({"gate": mlp.fc1_g, "up": mlp.fc1_x})
+        halves = ("up", "gate") if getattr(mlp, "gate_last", False) else ("gate", "up")
+        hidden = mlp.fc2.in_features
+        return found | fused_linear(mlp.fc1, dict.fromkeys(halves if hasattr(mlp, "gate_last") else ("up",), hidden))
+
 
 class TimmWholeBlock(WholeBlock):
     """A block of another kind."""
@@ -196,8 +215,7 @@ class TimmImage(TowerAnatomy):
         elif trunk.patch_drop is not None:
             x = trunk.patch_drop(x)
         x = trunk.norm_pre(x)
-        reads = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return TokenStream(x, Layout(reads, grid=self.grid(batch), turn=turn))
+        return TokenStream(x, Layout.first(x, grid=self.grid(batch), turn=turn))
 
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""

@@ -1,4 +1,4 @@
-"""A tower as everything here sees it, whichever library it comes from."""
+"""One side of an encoder as a stream, blocks and a read-out, alike for every library."""
 
 from __future__ import annotations
 
@@ -98,11 +98,6 @@ class TowerAnatomy(abc.ABC):
         """What one block is given of a layout."""
         return layout
 
-    def normed(self, x: Float[Tensor, "... w"]) -> Float[Tensor, "... w"]:
-        """The final norm, on whichever tokens are given."""
-        norm = self.norm if self.norm is not None else self.after
-        return x if norm is None else norm(x)
-
     def project(self, rows: Float[Tensor, "... v"]) -> Float[Tensor, "... d"]:
         """Pooled and normed rows into the joint space."""
         for step in self.projections:
@@ -120,11 +115,10 @@ class TowerAnatomy(abc.ABC):
         pooled = self.pooling(stream.x if first is None else first(stream.x), stream.layout)
         return self.project(pooled if last is None else last(pooled))
 
-    def read_tokens(self, stream: TokenStream, *, norm: bool = True) -> Float[Tensor, "b n d"]:
-        """Each token through the read-out as if it were all there is; arguments as ``read_out``."""
-        first, last = (self.norm, self.after) if norm else (None, None)
-        pooled = self.pooling.alone(stream.x if first is None else first(stream.x))
-        return self.project(pooled if last is None else last(pooled))
+    def read_tokens(self, stream: TokenStream) -> Float[Tensor, "b n d"]:
+        """Each token through the read-out as if it were all there is."""
+        pooled = self.pooling.alone(stream.x if self.norm is None else self.norm(stream.x))
+        return self.project(pooled if self.after is None else self.after(pooled))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,4 +142,16 @@ class TextAnatomy(TowerAnatomy):
         Args:
             batch: (b, l) ids, which say where a text ends and what is padding.
             rows: taken in place of ``token_rows(prepare(batch))``, such as learned prompts between them.
+
+        Raises:
+            InputError: rows of another shape.
         """
+
+    def rows_of(self, ids: Int[Tensor, "b n"], rows: Float[Tensor, "b n w"] | None) -> Float[Tensor, "b n w"]:
+        """The rows that were given for prepared ids, or the token table's."""
+        if rows is None:
+            return self.token_rows(ids)
+        expected = (*ids.shape, self.width)
+        if rows.shape != expected:
+            raise InputError(f"rows: expected {expected}, one for each token of prepare(text), got {tuple(rows.shape)}")
+        return rows

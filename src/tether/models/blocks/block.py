@@ -43,7 +43,8 @@ class TransformerBlock(nn.Module):
         config.check(width=width, heads=heads)
         kv_heads = config.kv_heads or heads
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
-        self.core, self.rope = ATTENTION[config.attention], ROPE[config.rope]
+        self.attends = config.attention != "none"
+        self.core, self.rope = ATTENTION.get(config.attention, ATTENTION["softmax"]), ROPE[config.rope]
         self.rope_theta = config.rope_theta
         self.needs_grid, self.skippable, self.gated_key = config.needs_grid, config.skippable, config.gated_key
         self.activation = ACTIVATIONS[config.activation]
@@ -60,11 +61,13 @@ class TransformerBlock(nn.Module):
         self.attn_conv, self.ffn_conv = conv(config.position_conv, width), conv(config.position_conv, width)
         self.lepe, self.mid_conv = conv(config.lepe, width), conv(config.ffn_conv, hidden)
         self.attn_pre = norm("pre", config.attn_norm, width)
-        self.qkv = Linear(width, (heads + 2 * kv_heads) * self.head_width, bias=config.bias)
+        if self.attends:
+            self.qkv = Linear(width, (heads + 2 * kv_heads) * self.head_width, bias=config.bias)
         self.q_norm, self.k_norm, self.v_norm, self.c_norm = (head_norm(letter) for letter in "qkvc")
         self.ctx_norm = NORMS[config.norm](width, eps=config.ctx_norm_eps) if config.ctx_norm else None
         self.out_gate = Linear(width, width, bias=config.bias) if config.out_gate else None
-        self.proj = Linear(width, width, bias=config.bias)
+        if self.attends:
+            self.proj = Linear(width, width, bias=config.bias)
         self.attn_out = norm("out", config.attn_norm, width)
         self.attn_post = norm("post", config.attn_norm, width)
         self.ffn_pre = norm("pre", config.ffn_norm, width)
@@ -80,7 +83,7 @@ class TransformerBlock(nn.Module):
         def scale() -> nn.Parameter | None:
             return None if config.layer_scale is None else nn.Parameter(torch.full((width,), config.layer_scale))
 
-        self.attn_scale, self.ffn_scale = scale(), scale()
+        self.attn_scale, self.ffn_scale = scale() if self.attends else None, scale()
 
     def forward(
         self,
@@ -123,6 +126,11 @@ class TransformerBlock(nn.Module):
             self._check_gate(gate, x)
         if self.attn_conv is not None and grid is not None:
             x = x + self.attn_conv(x, grid=grid)
+        own = gate if gate is None else pooled(gate[..., None], runs=runs, pool=pool).to(x.dtype)
+        around = grid if isinstance(pool, str) and pool == "all" else None
+        if not self.attends:
+            x = _apply(self.attn_post, pooled(x, runs=runs, pool=pool))
+            return self._feed_forward(x, gate=own, grid=around)
         normed = _apply(self.attn_pre, x)
         x = pooled(x, runs=runs, pool=pool)
         query, key_value = self._project(normed, runs=runs, pool=pool)
@@ -150,7 +158,6 @@ class TransformerBlock(nn.Module):
                     for q, kv, log, rows in parts
                 ]
             )
-        gate = gate if gate is None else pooled(gate[..., None], runs=runs, pool=pool).to(x.dtype)
         heads = _apply(self.ctx_norm, heads)
         if self.out_gate is not None:
             heads = heads * F.silu(self.out_gate(pooled(normed, runs=runs, pool=pool)))
@@ -158,8 +165,8 @@ class TransformerBlock(nn.Module):
         if self.head_scale is not None and self.head_scale_place == "after_proj":
             branch = (branch.unflatten(-1, (self.heads, -1)) * self.head_scale[:, None]).flatten(-2)
         branch = _scaled(_apply(self.attn_out, branch), self.attn_scale)
-        x = _apply(self.attn_post, x + (branch if gate is None else gate * branch))
-        return self._feed_forward(x, gate=gate, grid=grid if isinstance(pool, str) and pool == "all" else None)
+        x = _apply(self.attn_post, x + (branch if own is None else own * branch))
+        return self._feed_forward(x, gate=own, grid=around)
 
     def _check_gate(self, gate: Tensor, x: Tensor) -> None:
         if not self.skippable:

@@ -30,7 +30,8 @@ class BlockConfig:
         head_scale: one learned factor for each head, on its output (``heads``) or on its share of the channels after
             the output projection (``after_proj``).
         residual_scale: a learned factor for each channel of the feed-forward net's skip.
-        attention: a name in ``ATTENTION``.
+        attention: a name in ``ATTENTION``, or ``none``: the stream goes past, and no option of attention counts but a
+            norm of the sum (Gate-Norm, arXiv 2512.20636).
         rope: a name in ``ROPE``.
         rope_theta: base of the rotary angles.
         kv_heads: number of key and value heads; 0 means as many as query heads.
@@ -82,9 +83,21 @@ class BlockConfig:
             raise InputError(f"qkv_norm: expected letters of 'qkvc' once each, got {letters!r}")
         pick(self.activation, ACTIVATIONS, option="activation")
         pick(self.norm, NORMS, option="norm")
-        core = pick(self.attention, ATTENTION, option="attention")
+        core = pick(self.attention, {**ATTENTION, "none": None}, option="attention")
         pick(self.rope, ROPE, option="rope")
-        if core.reads_length and "q" in self.qkv_norm:
+        if core is None:
+            off = {"attn_norm": tuple(where for where in self.attn_norm if where == "post"), "qkv_norm": ""}
+            off |= {
+                "head_scale": "none",
+                "rope": "none",
+                "kv_heads": 0,
+                "out_gate": False,
+                "ctx_norm": False,
+                "lepe": 0,
+            }
+            for option, value in off.items():
+                object.__setattr__(self, option, value)
+        elif core.reads_length and "q" in self.qkv_norm:
             raise InputError(
                 f"qkv_norm: {self.attention} attention reads the length of each query, which a norm of 'q' makes "
                 f"constant; got {self.qkv_norm!r}"

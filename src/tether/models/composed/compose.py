@@ -16,12 +16,13 @@ from tether.models.composed.dual_tower import dual_tower
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.maps import MAPS
 from tether.models.composed.timm_tower import PREFIX, open_timm
-from tether.models.composed.towers import ImageSide, Side, TextSide, TowerSide, Training
+from tether.models.composed.towers import ImageSide, TextSide, TowerSide, Training
 from tether.models.composed.transformers_tower import (
     kind_of,
     open_transformers_images,
     open_transformers_texts,
 )
+from tether.models.sides import Side
 
 TowerSpec = str | Path | Mapping[str, Any]
 _TOWER_KEYS = ("name", "output", "train", "random_weights")

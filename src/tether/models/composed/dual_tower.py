@@ -12,13 +12,13 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.composed.towers import ImageSide, Side, TextSide
+from tether.models.composed.towers import ImageSide, TextSide
 from tether.models.config import read_config
 from tether.models.described import mapping
 from tether.models.dual import Clip
 from tether.models.load_wrapped import builder
 from tether.models.save import FORMAT, describe
-from tether.models.sides import owners
+from tether.models.sides import Side, owners
 from tether.models.sizes import Sizes
 from tether.models.tokenizer_files import saved_tokenizer
 from tether.models.wrapped_encoders import WrappedEncoder, check_pad
@@ -108,7 +108,7 @@ def _around(model: Clip | WrappedEncoder, side: Side, settings: Mapping[str, Any
     if isinstance(model, Clip) and model.config.towers == "shared":
         raise InputError("its two towers share their blocks; expected a model with a tower for each side")
     holder, owner = owners(model)
-    for name in [*dict(holder.named_children()), *dict(holder.named_parameters(recurse=False))]:
+    for name in owner:
         if owner[name] not in (side, "both"):
             setattr(holder, name, None)
     for name, parameter in holder.named_parameters(recurse=False):

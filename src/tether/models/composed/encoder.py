@@ -101,11 +101,6 @@ class ComposedEncoder(WrappedEncoder):
         """Tokens that its text tower has positions for."""
         return self.parts.text.text_rows
 
-    @property
-    def image_weights(self) -> tuple[str, ...]:
-        """Beginnings of the names of the image tower's weights."""
-        return ("model.image.",)
-
     def at_sizes(self, sizes: Sizes) -> ComposedEncoder:
         """See ``Resizes``."""
         image, text = self.parts.image.at_sizes(sizes), self.parts.text.at_sizes(sizes)

@@ -14,7 +14,7 @@ from tether.models.build_open_clip import seeded
 from tether.models.composed.dual_tower import build_dual
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.timm_tower import build_timm
-from tether.models.composed.towers import ImageSide, Side, TextSide, TowerSide
+from tether.models.composed.towers import ImageSide, TextSide, TowerSide
 from tether.models.composed.transformers_tower import (
     build_transformers_images,
     build_transformers_texts,
@@ -23,6 +23,7 @@ from tether.models.composed.transformers_tower import (
 from tether.models.convert.weights import assemble
 from tether.models.described import blamed_on, mapping, of_kind
 from tether.models.save import VERSION
+from tether.models.sides import Side
 from tether.models.tokenizer_files import Kind, read_kind, saved_tokenizer
 
 _TOWERS = ("timm", "transformers", "dual")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ from tether.core.protocols import Tokenizer
 from tether.core.types import ImageSpec
 from tether.models.sizes import Sizes
 
-Side = Literal["image", "text"]
 Training = Literal["locked", "tuned"]
+
+
+Tower = TypeVar("Tower", bound="TowerSide")
 
 
 class TowerSide(nn.Module, abc.ABC):
@@ -38,7 +40,7 @@ class TowerSide(nn.Module, abc.ABC):
         return self.settings
 
     @abc.abstractmethod
-    def at_sizes(self, sizes: Sizes) -> Self:
+    def at_sizes(self: Tower, sizes: Sizes) -> Tower:
         """The same architecture at other sizes; its weights are any."""
 
     def lock_(self, training: Training) -> None:

@@ -125,15 +125,14 @@ def reproduce(
 
 
 def _known_runs(slug: str, *, fingerprint: str, device: str, threads: int) -> dict[int, Run]:
-    """Seeds of the stored result by number, if the same code measured them in the same way."""
+    """Seeds of the stored result by number, if the same code and libraries measured them on such a machine."""
     path = source_index.result_path(slug)
     if path is None or not path.is_file():
         return {}
     result = read_json(path)
-    if not isinstance(result, dict) or any(
-        result.get(name) != value
-        for name, value in (("fingerprint", fingerprint), ("device", device), ("threads", threads))
-    ):
+    same = {"fingerprint": fingerprint, "device": device, "threads": threads}
+    same |= {"versions": versions(), "machine": machine(device)}
+    if not isinstance(result, dict) or any(result.get(name) != value for name, value in same.items()):
         return {}
     runs = [*result["seeds"], *(result.get("fresh") or {"seeds": []})["seeds"]]
     return {run["seed"]: Run(**run) for run in runs}

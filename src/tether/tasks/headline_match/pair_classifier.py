@@ -15,7 +15,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Limit, NonNegative, Positive, Whole, checked
-from tether.space.serialisation import (
+from tether.core.state_file import (
     check_encoder,
     encoder_digest,
     known_digest,

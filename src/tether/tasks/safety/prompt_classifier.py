@@ -16,8 +16,8 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, Positive, Whole, check_values
+from tether.core.state_file import SHOWN, check_encoder, encoder_digest, known_digest, read_state, write_state
 from tether.models.embed import encode_images, encode_texts
-from tether.space.serialisation import SHOWN, check_encoder, encoder_digest, known_digest, read_state, write_state
 from tether.space.validation import checked_unit_rows
 from tether.tasks.safety.prompt_tuning import (
     PromptReport,

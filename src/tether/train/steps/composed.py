@@ -17,8 +17,8 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Loss
 from tether.models.decoder import CausalDecoder
-from tether.train.steps.module import StepModule, loss_inside
-from tether.train.steps.teachers import WORDS, Encoder, MovingTeacher, Teachers, build_teacher
+from tether.train.steps.module import Encoder, StepModule, loss_inside
+from tether.train.steps.teachers import WORDS, Teachers, build_teacher
 from tether.train.steps.views import MODEL, TEACHER, VIEWS, TextView, View
 from tether.train.terms import TERMS, ObjectiveTerm, SeenView, Term, TermInputs
 from tether.train.terms.objective import ROLES
@@ -104,9 +104,10 @@ class ComposedStep:
 
     def _check_teacher(self) -> None:
         taught, teacher = [view for view in self.views.values() if view.encoder == TEACHER], self._teachers.teacher
+        readers = {view.encoder for view in self.views.values()}
         if bool(taught) != (teacher is not None):
             raise InputError(
-                "step: teacher: no view has encoder: teacher"
+                f"step: teacher: no view has encoder: teacher; they have {', '.join(sorted(readers))}"
                 if teacher is not None
                 else "step: views: encoder: teacher needs the step's setting teacher, such as teacher: start"
             )
@@ -123,19 +124,17 @@ class ComposedStep:
 
     def follow_(self, *, step: int) -> None:
         """See core.protocols.Taught."""
-        if isinstance(self._teachers.teacher, MovingTeacher) and self._teachers.teacher.moving is not None:
-            self._teachers.teacher.moving.update_(step=step)
+        if self._teachers.moving is not None:
+            self._teachers.moving.update_(step=step)
 
     def teacher_tensors(self) -> dict[str, Tensor]:
         """See core.protocols.Taught."""
-        teacher = self._teachers.teacher
-        return teacher.moving.tensors() if isinstance(teacher, MovingTeacher) and teacher.moving is not None else {}
+        return {} if self._teachers.moving is None else self._teachers.moving.tensors()
 
     def load_teacher_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """See core.protocols.Taught."""
-        teacher = self._teachers.teacher
-        if isinstance(teacher, MovingTeacher) and teacher.moving is not None:
-            teacher.moving.load(dict(tensors))
+        if self._teachers.moving is not None:
+            self._teachers.moving.load(dict(tensors))
 
     def new_heads(self, model: DualEncoder) -> dict[str, nn.Module]:
         """The trainable modules of the terms, for the model that is trained; frozen encoders are loaded, too."""
@@ -183,6 +182,7 @@ class ComposedStep:
         features, extra = module.encode({name: one for name, one in rows.items() if self.views[name].encoder == MODEL})
         for name in rows.keys() - features.keys():
             reader = self.views[name].encoder
+            self._teachers.check(reader, rows[name], where=f"step: views: {name}")
             features[name] = self._teachers.read(reader, rows[name], batch, micro_batch=module.micro_batch)
         views = {name: SeenView(one.rows, features[name], one.about) for name, one in rows.items()}
         model = module.model

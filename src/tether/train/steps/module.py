@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,10 @@ from tether.core.ranges import Count, checked
 from tether.core.types import Features, Loss
 from tether.models.dense import dense_image, dense_text
 from tether.models.dual import Clip, Want
+from tether.models.sides import Side
 from tether.models.wrapped_encoders import WrappedEncoder
 
-Side = Literal["image", "text"]
+Encoder = Clip | WrappedEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class ViewRows:
         want: ``tokens`` also asks for patches or words in the joint space, see ``models.dense``.
         about: further tensors for the terms, by name.
         fixed: whether the row of a batch is the same each time it comes, so that what is made of it may be kept.
-        names: keys of the images in the source, where they are its own, for a look into what is kept.
+        names: keys of the images in the run's data, where they are its own, for a look into what is kept.
     """
 
     side: Side
@@ -71,7 +72,7 @@ class StepModule(nn.Module):
     @checked
     def __init__(
         self,
-        model: Clip | WrappedEncoder,
+        model: Encoder,
         *,
         micro_batch: Count | None = None,
         heads: Mapping[str, nn.Module] | None = None,
@@ -135,10 +136,10 @@ class StepModule(nn.Module):
                         run_tower, self.model, batch.side, batch.rows[part], keep, batch.want, use_reentrant=False
                     )
                 )
-        return [_whole(part) for part in parts]
+        return [joined_features(part) for part in parts]
 
 
-def run_tower(model: Clip | WrappedEncoder, side: Side, rows: Tensor, keep: Tensor | None, want: Want) -> Features:
+def run_tower(model: Encoder, side: Side, rows: Tensor, keep: Tensor | None, want: Want) -> Features:
     """What one tower of a model makes of a view's rows."""
     if want == "tokens":
         return dense_image(model, rows, keep=keep) if side == "image" else dense_text(model, rows)
@@ -173,7 +174,7 @@ def joined_texts(texts: Sequence[Tensor]) -> Tensor:
     return torch.cat([nn.functional.pad(text, (0, width - text.shape[1])) for text in texts])
 
 
-def _whole(parts: Sequence[Features]) -> Features:
+def joined_features(parts: Sequence[Features]) -> Features:
     """Slices of one batch: rows follow each other, extras add up."""
 
     def cat(tensors: Sequence[Tensor | None]) -> Tensor | None:

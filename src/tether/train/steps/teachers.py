@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -14,18 +15,15 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.ranges import Share, checked
 from tether.core.types import Batch, Features
-from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
-from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.ema import MovingEncoder, Shape
-from tether.train.steps.module import ViewRows, run_tower
+from tether.train.steps.module import Encoder, ViewRows, joined_features, run_tower
 from tether.train.steps.views import TEACHER, captions_of
 
 WORDS = "words"
 BUCKETS = 1024
 """Of the counts of a caption's tokens; two of a vocabulary's words share one by chance."""
 _MIX = -7046029254386353131  # the odd constant of SplitMix64; products wrap around on purpose
-Encoder = Clip | WrappedEncoder
 
 
 class Teacher(Protocol):
@@ -159,6 +157,21 @@ class Teachers:
             self._loaded[name] = load(name).requires_grad_(False)
         return self._loaded[name]
 
+    @property
+    def moving(self) -> MovingEncoder | None:
+        """The average of a teacher that moves, once it is there."""
+        return self.teacher.moving if isinstance(self.teacher, MovingTeacher) else None
+
+    def check(self, name: str, view: ViewRows, *, where: str) -> None:
+        """Refuse images of a size that their reader does not take."""
+        if name == WORDS or view.side == "text":
+            return
+        spec = self.load(name).image_spec
+        if spec.resize != "patches" and tuple(view.rows.shape[2:]) != spec.size:
+            (height, width), got = spec.size, " x ".join(map(str, view.rows.shape[2:]))
+            more = f"give the view size: {height}" if height == width else "a view's own size is a square"
+            raise InputError(f"{where}: encoder {name} takes images of {height} x {width}, got {got}; {more}")
+
     @torch.no_grad()
     def read(self, name: str, view: ViewRows, batch: Batch, *, micro_batch: int | None = None) -> Features:
         """What a reader makes of a view, a slice at a time; captions are read as its own tokenizer has them."""
@@ -168,23 +181,17 @@ class Teachers:
         reader.to(device)
         if view.side == "text" and not (name == TEACHER and self.teacher is not None and self.teacher.like_student):
             rows = reader.tokenizer(captions_of(batch)).to(device, non_blocking=True)
-        parts = [
-            run_tower(reader, view.side, some, None, view.want) for some in rows.split(micro_batch or max(1, len(rows)))
-        ]
-        return Features(torch.cat([part.pooled.float() for part in parts]), _cat(parts, "tokens"), _cat(parts, "mask"))
+        slices = rows.split(micro_batch or max(1, len(rows)))
+        found = joined_features([run_tower(reader, view.side, some, None, view.want) for some in slices])
+        return replace(found, pooled=found.pooled.float())
 
     def digest(self) -> str | None:
         """Of the teacher's weights, for those that stay; a run goes on with the same ones only."""
-        if self.teacher is None or self.teacher.model is None or isinstance(self.teacher, MovingTeacher):
+        if self.teacher is None or self.teacher.model is None or self.moving is not None:
             return None
         if self._digest is None:
             self._digest = model_digest(nn.ModuleList([self.teacher.model]))  # whatever the size of its images
         return self._digest
-
-
-def _cat(parts: Sequence[Features], name: Literal["tokens", "mask"]) -> Tensor | None:
-    found = [part for part in (getattr(one, name) for one in parts) if part is not None]
-    return torch.cat(found) if found else None
 
 
 def count_words(text: Int[Tensor, "b l"]) -> Float[Tensor, "b 1024"]:

@@ -19,8 +19,9 @@ from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Part, Share, checked
 from tether.core.types import Batch
 from tether.models.dual import Clip, Want
+from tether.models.sides import Side
 from tether.models.tokenizer import lengths
-from tether.train.steps.module import Side, StepModule, ViewRows
+from tether.train.steps.module import StepModule, ViewRows
 from tether.train.steps.rewrites import REWRITES, Rewrite
 from tether.train.terms.term import LABELS
 

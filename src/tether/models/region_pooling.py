@@ -46,13 +46,14 @@ def pool_boxes(
 
     Example:
         >>> import torch
-        >>> from tether.models.regions import pool_boxes
+        >>> from tether.models.region_pooling import pool_boxes
         >>> tokens = torch.arange(16.0).view(1, 4, 4, 1)  # a map of 4 x 4
         >>> pool_boxes(tokens, torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]]])).flatten().tolist()
         [2.5, 12.5]
     """
     grid_map = _map_of(tokens, grid)
     batch, height, width, dim = grid_map.shape
+    _check_tensor("boxes", boxes, "x0, y0, x1, y1 in shares of the image")
     if boxes.ndim != 3 or boxes.shape[0] != batch or boxes.shape[2] != 4:
         raise InputError(f"boxes: expected ({batch}, regions, 4), got {tuple(boxes.shape)}")
     if valid is None:
@@ -101,7 +102,7 @@ def pool_masks(
 
     Example:
         >>> import torch
-        >>> from tether.models.regions import pool_masks
+        >>> from tether.models.region_pooling import pool_masks
         >>> tokens = torch.arange(4.0).view(1, 4, 1)  # a map of 2 x 2
         >>> mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
         >>> mask[..., :4, :6] = True  # the first patch, and half of the second
@@ -110,6 +111,7 @@ def pool_masks(
     """
     grid_map = _map_of(tokens, grid)
     batch, height, width, _ = grid_map.shape
+    _check_tensor("masks", masks, "0 outside of each region")
     if masks.ndim != 4 or masks.shape[0] != batch or 0 in masks.shape[2:]:
         raise InputError(f"masks: expected ({batch}, regions, height, width), got {tuple(masks.shape)}")
     if valid is not None:
@@ -133,6 +135,7 @@ def pool_masks(
 
 def _map_of(tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:
     """(b, h, w, d) floats."""
+    _check_tensor("tokens", tokens, "such as dense_image(...).tokens")
     if not tokens.is_floating_point() or tokens.ndim not in (3, 4) or 0 in tokens.shape[1:]:
         raise InputError(f"tokens: expected floats (b, h, w, d) or (b, n, d), got {tokens.dtype} {tuple(tokens.shape)}")
     if tokens.ndim == 4:
@@ -154,11 +157,18 @@ def _check_valid(valid: Tensor, shape: torch.Size) -> None:
 
 def _check_boxes(boxes: Tensor) -> None:
     inside = ((boxes >= 0) & (boxes <= 1)).all(dim=2)
-    _refuse(~inside | ~(boxes[..., 2:] > boxes[..., :2]).all(dim=2), "boxes: expected 0 <= x0 < x1 <= 1 and so for y")
+    expected = "boxes: expected 0 <= x0 < x1 <= 1 and so for y, in shares of the image's width and height"
+    _refuse(~inside | ~(boxes[..., 2:] > boxes[..., :2]).all(dim=2), expected, of=boxes)
 
 
-def _refuse(wrong: Tensor, message: str) -> None:
-    """Name the first of (b, r) that is wrong."""
+def _check_tensor(name: str, value: object, example: str) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name}: expected a tensor, {example}; got {type(value).__name__}")
+
+
+def _refuse(wrong: Tensor, message: str, *, of: Tensor | None = None) -> None:
+    """Name the first of (b, r) that is wrong, and what stands there."""
     if bool(wrong.any()):
         row, region = wrong.nonzero()[0].tolist()
-        raise InputError(f"{message}; wrong in row {row}, region {region}")
+        got = "" if of is None else f": {[round(value, 4) for value in of[row, region].tolist()]}"
+        raise InputError(f"{message}; wrong in row {row}, region {region}{got}")

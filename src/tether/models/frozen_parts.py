@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -153,9 +154,7 @@ class FrozenReadOut:
 
 def computed(tower: TowerAnatomy, x: Float[Tensor, "b n ..."], layout: Layout) -> Tensor:
     """Of (b, n, ...) the tokens that the read-out looks at: one, or all."""
-    if not isinstance(tower.pooling, TokenPooling):
-        return x
-    return x[torch.arange(len(x), device=x.device), layout.reads][:, None]
+    return layout.read(x)[:, None] if isinstance(tower.pooling, TokenPooling) else x
 
 
 def _pooled(tower: TowerAnatomy, normed: Tensor, layout: Layout, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,7 +178,7 @@ def _linear(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a linear layer; of an adapter that stands in for one, what it does to the identity."""
     if isinstance(layer, nn.Linear):
         return layer.weight, layer.bias
-    width, some = int(getattr(layer, "in_features", 0)), next(layer.parameters())
+    width, some = cast(Any, layer).in_features, next(layer.parameters())
     nothing = layer(some.new_zeros(1, width))[0]
     return (layer(torch.eye(width, dtype=some.dtype, device=some.device)) - nothing).T, nothing
 
