@@ -17,7 +17,7 @@ from tether.core.atomic_io import read_json
 from tether.core.card import Card, Package
 from tether.papers.cards import CARDS, card, module
 from tether.papers.reproduction import source_index
-from tether.papers.reproduction.reproduce import check, stored
+from tether.papers.reproduction.reproduce import FRESH_SEEDS, SEEDS, check, stored
 from tether.papers.stability.guide import RESULT
 
 SLUGS = list(CARDS)
@@ -108,6 +108,16 @@ class TestCard:
         asked = [dataclasses.asdict(one) for one in claim.conditions]
         assert [{name: one[name] for name in asked[0]} for one in result["conditions"]] == asked
         assert stored(slug) == result
+
+    def test_result_is_of_the_fixed_seeds_and_of_committed_source(self, slug):
+        result = stored(slug)
+        if result is None:
+            pytest.skip(f"results/{slug}.json is not measured yet")
+        more = result["fresh"]["seeds"] if result["fresh"] else []
+        assert [run["seed"] for run in result["seeds"]] == list(SEEDS)
+        assert [run["seed"] for run in more] == (list(FRESH_SEEDS) if more else [])
+        for run in (*result["seeds"], *more):
+            assert re.fullmatch(r"[0-9a-f]{12}", run["commit"]), f"seed {run['seed']}: measured from {run['commit']}"
 
 
 def test_every_result_belongs_to_a_card_or_a_bench():
