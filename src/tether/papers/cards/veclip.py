@@ -122,4 +122,4 @@ def reproduce(lab: Lab) -> Trial:
         notes[f"names_{arm}"] = 100 * float(((image @ text.T).argmax(dim=1) == labels).double().mean())
     notes["names_mix_over_vecap"] = notes["names_mix"] - notes["names_vecap"]
     notes["recall_mix_over_vecap"] = notes["recall_mix"] - notes["recall_vecap"]
-    return Trial(notes["recall_alt"], notes["recall_mix"], notes)
+    return Trial(notes["recall_vecap"], notes["recall_mix"], notes)
