@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tether.papers.reproduction.lab import Lab
 
 IMAGES, REMOVED, TOP_K, RANDOM_DRAWS = 2000, 6, 6, 100
@@ -27,16 +29,46 @@ CARD = Card(
         "tether.space.association.weat",
     ),
     needs=("embeddings of images of a concept", "embeddings of two lists of words"),
-    gives="Coordinates to leave out of image and text embeddings, and two measures of association.",
+    gives="Coordinates to leave out of image and text embeddings, chosen by how much less the images then lean to one "
+    "of two lists of words, and two measures of that; check the choice on other images.",
     claim=Claim(
         says="At most a tenth of the coordinates, chosen by the rule on one half of the images, carry most of a "
         "planted association in the other half.",
         metric="share of the association bias of held-out images that is gone",
         better="higher",
         margin=0.4,
-        baseline=f"as many random coordinates, mean of {RANDOM_DRAWS} draws",
+        baseline=f"as many random coordinates, mean of {RANDOM_DRAWS} draws, the paper's own control",
         scale=f"embeddings of a tiny CLIP of 64 dimensions, {REMOVED} left out; about {IMAGES} images of one "
         "background, two lists of six moods",
+        equal="number of coordinates left out, images measured on",
+        conditions=(
+            Condition(
+                says="At least 60 % of the bias of held-out images is gone.",
+                ours="ours",
+                than=0.6,
+                better="higher",
+            ),
+            Condition(
+                says="Random coordinates take away 20 % at most.",
+                ours="baseline",
+                than=0.2,
+                better="lower",
+            ),
+            Condition(
+                says="Zero-shot accuracy of the shape falls by 2 points at most.",
+                ours="shape_accuracy_masked",
+                than="shape_accuracy",
+                better="higher",
+                least=-0.02,
+            ),
+            Condition(
+                says=f"As much is gone as with the one of the {RANDOM_DRAWS} random draws that did best on the half on "
+                "which the rule chose.",
+                ours="ours",
+                than="gone_random_chosen",
+                better="higher",
+            ),
+        ),
     ),
     differences=(
         "Backgrounds and moods of synthetic captions stand in for people and pleasant words.",
@@ -44,6 +76,14 @@ CARD = Card(
         "coordinate alone and returns the whole list.",
         "Where the limit of information admits no coordinate, as with few images, the quarter of least information "
         "is admitted.",
+    ),
+    tried=(
+        Tried(
+            bed="The same bed with three seeds and without the conditions.",
+            outcome="63 % of the bias was gone against 3 % (lower bound of the difference 0.005); on seeds of another "
+            "run the two were not told apart. The whole list, as the released code returns it, had -114 %, -130 % and "
+            "54 % gone: in two seeds it more than doubled the bias, with the other sign.",
+        ),
     ),
     minutes=2.0,
     guide="bias.md",
@@ -95,15 +135,17 @@ def reproduce(lab: Lab) -> Trial:
         )
         before = association_bias(held_out, positive=soft, negative=loud, top_k=TOP_K)
 
-        def gone(mask: DimensionMask) -> float:
-            cut, cut_soft, cut_loud = (mask.zero(rows) for rows in (held_out, soft, loud))
+        def gone(mask: DimensionMask, rows: np.ndarray = held_out, bias: float = before) -> float:
+            cut, cut_soft, cut_loud = (mask.zero(some) for some in (rows, soft, loud))
             left = association_bias(cut, positive=cut_soft, negative=cut_loud, top_k=TOP_K)
-            return 1 - abs(left) / max(abs(before), 1e-9)
+            return 1 - abs(left) / max(abs(bias), 1e-9)
 
         draw = np.random.default_rng(lab.seed)
         size = max(1, len(found.dims))
         drawn = [draw.choice(biased_scenes.DIM, size, replace=False) for _ in range(lab.steps(RANDOM_DRAWS))]
-        random = [gone(DimensionMask(tuple(map(int, dims)), biased_scenes.DIM)) for dims in drawn]
+        masks = [DimensionMask(tuple(map(int, dims)), biased_scenes.DIM) for dims in drawn]
+        random = [gone(mask) for mask in masks]
+        where_chosen = [gone(mask, chosen_on, found.bias) for mask in masks]
         reduced, all_listed = gone(found.mask), gone(official.mask)
 
     weights = biased_scenes.sentences(model, [with_article(shape) for shape in biased_scenes.SHAPES])
@@ -117,6 +159,7 @@ def reproduce(lab: Lab) -> Trial:
         "gone_where_chosen": 1 - abs(found.remaining) / max(abs(found.bias), 1e-9),
         "gone_released_list": all_listed,
         "gone_random_best": float(np.max(random)),
+        "gone_random_chosen": random[int(np.argmax(where_chosen))],
         "weat_effect": weat(ours, y=other, a=soft, b=loud, test="none").effect,
         "shape_accuracy": biased_scenes.accuracy(image, weights=weights, labels=images.shape),
         "shape_accuracy_masked": biased_scenes.accuracy(
