@@ -4,7 +4,7 @@ Command:  python -m benchmarks.real_photos FLICKR8K CIFAR10_TRAIN CIFAR10_TEST [
 
 The data are three Parquet files of the Hugging Face convention: ``image`` (a struct of ``bytes`` and ``path``) with
 ``captions``, five for each photograph, in the first (measured: 800 photographs of Flickr8k), and with ``label``, the
-name of a class, in the others (measured: 5,000 and 1,000 photographs of CIFAR-10). The encoders are ``starter``'s,
+name of a class, in the others (measured: 1,600 and 600 photographs of CIFAR-10). The encoders are ``starter``'s,
 EfficientNet-Lite2 and all-MiniLM-L6-v2, frozen: each photograph and each text passes them once, and the parts of the
 papers act on the rows, mostly by training maps or a head on them. A seed draws another split, weights and batches.
 

@@ -18,7 +18,8 @@ import tether
 from tether.core.gather import LOCAL
 from tether.core.protocols import GradClipper, Step
 from tether.core.types import Batch, ImageSpec
-from tether.data.images import decode, load, resize_and_crop
+from tether.data import open_source
+from tether.data.images import decode, resize_and_crop
 from tether.evaluate.retrieval import recall_at_k
 from tether.models.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder
@@ -34,7 +35,7 @@ from tether.train.steps.module import StepModule
 
 HELD_OUT = 200
 """Photographs with captions that no row learns from; each seed draws others."""
-CIFAR_TRAIN, CIFAR_TEST, DIM_TRAIN = 5_000, 1_000, 2_000
+CIFAR_TRAIN, CIFAR_TEST, DIM = 1_600, 600, 400
 """The first so many of each file; the first of those also in another light."""
 CAPTIONS = 5
 SHAPE = (3, 7, 61)
@@ -49,13 +50,11 @@ class Captioned:
         image: (n, 1280) rows of the image tower.
         captions: five of each.
         text: (n, 5, 384) rows of the text tower.
-        pixels: (n, 3, h, w) uint8 as the image tower takes them.
     """
 
     image: Tensor
     captions: list[tuple[str, ...]]
     text: Tensor
-    pixels: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,27 +64,25 @@ class Classes:
     Attributes:
         image: (n, 1280) rows of the image tower.
         label: (n,) place of the class among the names.
-        dim: rows of the first of them, darker and noisy.
     """
 
     image: Tensor
     label: Tensor
-    dim: Tensor
 
 
 class Photos:
     """All data of the bench; what the towers give lies in the feature cache."""
 
     def __init__(self, captioned: Path, train: Path, test: Path) -> None:
-        """Read the photographs with captions, the others when they are asked for; embed what is not in the cache yet."""
+        """Read and embed the photographs with captions; the others follow when they are asked for."""
         self.towers = CachedEncoder(tether.load("starter"), maps=False)
         self._known: dict[str, Tensor] = {}
         self.spec: ImageSpec = self.towers.image_spec
-        table = pq.read_table(captioned)
-        pixels = torch.stack([load(one["bytes"], self.spec) for one in table["image"].to_pylist()])
-        captions = [tuple(some) for some in table["captions"].to_pylist()]
+        source = open_source(str(captioned), where="photographs with captions")
+        parts = list(self.towers.rows_of(source, batch_size=32, strict=True))
+        captions = [row.texts for rows, _ in parts for row in rows]
         text = self.texts([text for some in captions for text in some]).unflatten(0, (-1, CAPTIONS))
-        self.captioned = Captioned(self.images(pixels), captions, text, pixels)
+        self.captioned = Captioned(torch.cat([image for _, image in parts]), captions, text)
         self._paths = (train, test)
 
     @functools.cached_property
@@ -96,12 +93,18 @@ class Photos:
     @functools.cached_property
     def train(self) -> Classes:
         """Photographs of CIFAR-10 to learn from."""
-        return self._classes(self._paths[0], count=CIFAR_TRAIN, dim=DIM_TRAIN, seed=0)
+        return self._classes(self._paths[0], count=CIFAR_TRAIN)
 
     @functools.cached_property
     def test(self) -> Classes:
         """And to ask about."""
-        return self._classes(self._paths[1], count=CIFAR_TEST, dim=CIFAR_TEST, seed=1)
+        return self._classes(self._paths[1], count=CIFAR_TEST)
+
+    @functools.cached_property
+    def dim(self) -> tuple[Classes, Classes]:
+        """The first of both, darker and noisy."""
+        train, test = (self._classes(path, count=DIM, light=seed) for seed, path in enumerate(self._paths))
+        return train, test
 
     def images(self, pixels: Tensor) -> Tensor:
         """Rows of the image tower."""
@@ -119,16 +122,14 @@ class Photos:
         order = torch.randperm(len(self.captioned.captions), generator=torch.Generator().manual_seed(seed))
         return order[HELD_OUT:], order[:HELD_OUT]
 
-    def _classes(self, path: Path, *, count: int, dim: int, seed: int) -> Classes:
+    def _classes(self, path: Path, *, count: int, light: int | None = None) -> Classes:
         table = pq.read_table(path).slice(0, count)
-        small = torch.stack([decode(one["bytes"]) for one in table["image"].to_pylist()])
+        pixels = torch.stack([decode(one["bytes"]) for one in table["image"].to_pylist()])
         label = torch.tensor([self.names.index(name) for name in table["label"].to_pylist()])
-        darker = other_light(Labelled(small[:dim], label[:dim]), generator=torch.Generator().manual_seed(seed)).pixels
-        rows = [
-            torch.cat([self.images(torch.stack([resize_and_crop(one, self.spec) for one in part])) for part in some])
-            for some in (small.split(256), darker.split(256))
-        ]
-        return Classes(rows[0], label, rows[1])
+        if light is not None:
+            pixels = other_light(Labelled(pixels, label), generator=torch.Generator().manual_seed(light)).pixels
+        parts = [torch.stack([resize_and_crop(one, self.spec) for one in part]) for part in pixels.split(256)]
+        return Classes(torch.cat([self.images(part) for part in parts]), label)
 
 
 class KeptImages(ImageSide):
@@ -188,7 +189,7 @@ class Places:
 
 
 def encoder(
-    photos: Photos, texts: Sequence[str], *, seed: int, dim: int = 256, join: str = "linear", scale: float | None = None
+    photos: Photos, texts: Sequence[str], *, seed: int, dim: int = 128, join: str = "linear", scale: float | None = None
 ) -> ComposedEncoder:
     """Starter's towers with untrained maps, for images in the shape of ``as_images`` and these texts.
 

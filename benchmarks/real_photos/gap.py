@@ -57,7 +57,7 @@ def gappy(photos: Photos, seed: int, objective: Any = ClipLoss) -> ComposedEncod
     """Maps taught from the weights of a seed; whoever changes them takes a copy."""
     train, held_out = photos.split(seed)
     image, texts = pairs(photos, train, seed)
-    model = encoder(photos, [*texts, *pairs(photos, held_out, seed)[1]], seed=seed, scale=SCALE)
+    model = encoder(photos, [*texts, *pairs(photos, held_out, seed)[1]], seed=seed, dim=256, scale=SCALE)
     step = ContrastiveStep(objective(), steps=STEPS, seed=seed)
     given = batches(model, image, texts, size=BATCH, seed=seed)
     return learn(model, step, given, steps=STEPS, learning_rate=LEARNING_RATE)
