@@ -16,7 +16,7 @@ import pytest
 from tether.core.atomic_io import read_json
 from tether.core.card import Card, Package
 from tether.papers.cards import CARDS, card, module
-from tether.papers.reproduction import source_index
+from tether.papers.reproduction import real_photos, source_index
 from tether.papers.reproduction.reproduce import FRESH_SEEDS, SEEDS, check, stored
 from tether.papers.stability.guide import RESULT
 
@@ -122,5 +122,5 @@ class TestCard:
 
 def test_every_result_belongs_to_a_card_or_a_bench():
     root = source_index.need_checkout("this test")
-    benches = {Path(RESULT).stem, "curated-training"}
+    benches = {Path(RESULT).stem, Path(real_photos.FILE).stem, "curated-training"}
     assert {path.stem for path in (root / "results").glob("*.json")} <= set(SLUGS) | benches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import asdict
 
 import pytest
 
@@ -72,6 +73,11 @@ RESULT = {
 FRESH = PaperStatus(CARD, RESULT)
 CHANGED = PaperStatus(CARD, RESULT, changed=True)
 NEVER = PaperStatus(CARD, None)
+PHOTOS = (
+    asdict(CARD.claim)
+    | RESULT
+    | {"says": "On photographs too.", "differs": "the data", "verdict": "not shown", "cpu_seconds": 9.5}
+)
 
 
 def test_the_readme_counts_verdicts():
@@ -111,6 +117,22 @@ def test_a_paper_page_holds_claim_seeds_and_circumstances():
     ):
         assert words in text
     assert "How to use it" not in text  # the guide is not there, so nothing may link to it
+
+
+def test_a_page_shows_the_check_on_photographs_as_it_came_out():
+    shown = pages.paper(PaperStatus(CARD, RESULT, photos=PHOTOS)).partition("## On real photographs")[2]
+    for words in (
+        "On photographs too.",
+        "above: the data.",
+        "**not shown**: 0.5124 (bound 0.4124",
+        "9.5 s",
+        "| 1 | 0.5 |",
+    ):
+        assert words in shown
+    assert "On real photographs" not in pages.paper(FRESH)
+    assert "| 1 of 1 | **not shown**: 0.5124 (bound 0.4124, margin 0.25) |" in pages.claims(
+        [PaperStatus(CARD, RESULT, photos=PHOTOS)]
+    )
 
 
 def test_a_page_says_what_is_changed_or_not_run():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from tether.core.card import Card, Claim
@@ -99,6 +100,7 @@ def paper(row: PaperStatus) -> str:
         else "",
         "## What came out",
         _measured(row),
+        _on_photographs(row.photos),
         "## What was tried besides" if card.tried else "",
         bullets(f"{sentence(one.bed)} {sentence(one.outcome)}" for one in card.tried),
         "## What differs from the paper" if card.differences else "",
@@ -108,12 +110,13 @@ def paper(row: PaperStatus) -> str:
 
 def claims(rows: Sequence[PaperStatus]) -> str:
     """Every claim with what it is held against: kind, baseline, what is equal, seeds, conditions."""
-    head = ["paper", "kind", "verdict", "compared with", "equal", "seeds", "fresh seeds", "conditions"]
+    measured = ["seeds", "fresh seeds", "conditions", "on real photographs"]
     return page(
         "# Claims",
         "What each check compares, and what came out. Conditions are counted as *hold of asked*; a fresh verdict is "
-        "that of seeds 5 to 7, which nobody looked at while the check was made.",
-        table(head, map(_claim_line, rows)),
+        "that of seeds 5 to 7, which nobody looked at while the check was made. *On real photographs* is a second "
+        "check of the claim on Flickr8k or CIFAR-10 with frozen encoders, five seeds; the paper's page has its claim.",
+        table(["paper", "kind", "verdict", "compared with", "equal", *measured], map(_claim_line, rows)),
     )
 
 
@@ -130,6 +133,7 @@ def _claim_line(row: PaperStatus) -> list[str]:
         str(len(result["seeds"])) if result else "",
         result["fresh"]["verdict"] if result and result["fresh"] else "",
         f"{held} of {asked}" if asked else "",
+        f"**{row.photos['verdict']}**: {_figures(row.photos)}" if row.photos else "",
     ]
 
 
@@ -168,6 +172,23 @@ def _measured(row: PaperStatus) -> str:
         _fresh(result),
         *(_seeds(runs) for runs in seeds),
         _circumstances(result),
+    )
+
+
+def _on_photographs(found: dict[str, Any] | None) -> str:
+    """The second check of a claim, which ``benchmarks/real_photos`` measures."""
+    if found is None:
+        return ""
+    return page(
+        "## On real photographs",
+        found["says"],
+        table(["", ""], _asked(Claim(**{one.name: found[one.name] for one in fields(Claim)}))),
+        f"What differs from the check above: {found['differs']}.",
+        f"**{found['verdict']}**: {_figures(found)}; {len(found['seeds'])} paired seeds, one-sided 95 % bounds.",
+        _conditions(found),
+        _seeds(found["seeds"]),
+        f"Measured {found['measured']} by `benchmarks/real_photos` in {number(found['cpu_seconds'])} s of processor "
+        f"time; commit `{found['commit']}`.",
     )
 
 

@@ -29,7 +29,7 @@ LIBRARIES = ("tether-clip", "torch", "numpy", "scikit-learn", "open_clip_torch",
 Progress = Callable[[int, int | None], None]
 _TRIAL = {"baseline": NUMBER, "ours": NUMBER, "notes": {"*": NUMBER}}
 _CONDITION = {"says": str, "holds": bool, "mean": NUMBER, "lower": NUMBER}
-_SUMMARY = {
+SUMMARY = {
     **dict.fromkeys(("mean", "lower", "upper"), NUMBER),
     "verdict": str,
     "conditions": [_CONDITION],
@@ -39,8 +39,8 @@ _RESULT = {
     **dict.fromkeys(("slug", "metric", "better", "kind", "fingerprint", "commit"), str),
     "margin": NUMBER,
     "smoke": (None, _TRIAL),
-    "fresh": (None, _SUMMARY),
-    **_SUMMARY,
+    "fresh": (None, SUMMARY),
+    **SUMMARY,
 }
 
 
@@ -177,10 +177,19 @@ def check(result: Any, *, where: str) -> None:
     fits(result, _RESULT, where=where)
     for part, name in ((result, ""), (result["fresh"], "fresh: ")):
         if part is not None:
-            found = _judged(result, part["seeds"])
-            _compare(part, found, keys=("mean", "lower", "upper", "verdict"), where=f"{where}: {name}")
-            for one, again in zip(part["conditions"], found["conditions"], strict=True):
-                _compare(one, again, keys=("mean", "lower", "holds"), where=f"{where}: {name}{one['says']!r}: ")
+            check_verdict(result, part, where=f"{where}: {name}")
+
+
+def check_verdict(claim: Mapping[str, Any], part: Mapping[str, Any], *, where: str) -> None:
+    """See that what is said of seeds follows from them, verdict and conditions.
+
+    Raises:
+        InputError: a figure or verdict that the seeds do not give.
+    """
+    found = judged(claim, part["seeds"])
+    _compare(part, found, keys=("mean", "lower", "upper", "verdict"), where=where)
+    for one, again in zip(part["conditions"], found["conditions"], strict=True):
+        _compare(one, again, keys=("mean", "lower", "holds"), where=f"{where}{one['says']!r}: ")
 
 
 def _compare(kept: Mapping[str, Any], found: Mapping[str, Any], *, keys: Iterable[str], where: str) -> None:
@@ -191,7 +200,7 @@ def _compare(kept: Mapping[str, Any], found: Mapping[str, Any], *, keys: Iterabl
             raise InputError(f"{where}{key} is {old!r}, its seeds give {new!r}")
 
 
-def _judged(claim: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def judged(claim: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What seeds say of a claim, both as a result holds them."""
     figures = [{"baseline": run["baseline"], "ours": run["ours"], **run["notes"]} for run in seeds]
     conditions: list[dict[str, Any]] = []
@@ -245,9 +254,9 @@ def _result(
         "slug": card.slug,
         **claim,
         "smoke": True if trial is None else trial,
-        **(empty if trial is None else _judged(claim, seeds)),
+        **(empty if trial is None else judged(claim, seeds)),
         "seeds": seeds,
-        "fresh": _judged(claim, fresh) | {"seeds": fresh} if fresh else None,
+        "fresh": judged(claim, fresh) | {"seeds": fresh} if fresh else None,
         "wall_seconds": round(sum(run.wall_seconds for run in runs), 2),
         "cpu_seconds": round(sum(run.cpu_seconds for run in runs), 2),
         "device": device,
