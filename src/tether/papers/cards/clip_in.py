@@ -104,8 +104,8 @@ CARD = Card(
     tried=(
         Tried(
             bed="CLIP on as many pairs a step, which encodes half as much; seeds 0 to 2.",
-            outcome="It told apart 0.69, 0.74 and 0.63, the symmetric loss 0.76, 0.80 and 0.65: not shown by the margin of "
-            "0.02, as the bound was -0.004.",
+            outcome="It told apart 0.69, 0.74 and 0.63, the symmetric loss 0.76, 0.80 and 0.65: not shown by the "
+            "margin of 0.02, as the bound was -0.004.",
         ),
     ),
     minutes=5.0,

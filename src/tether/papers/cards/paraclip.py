@@ -98,8 +98,8 @@ CARD = Card(
     tried=(
         Tried(
             bed="The model that the tuning starts from as the baseline, which has no further step; seeds 0 to 2.",
-            outcome="The overlap rose by 0.064 (bound 0.028), recall of the captions' own wording fell by 3 to 10 points, and "
-            "the first term alone had 0.79, 0.73 and 0.77 against 0.78, 0.72 and 0.77 of all three.",
+            outcome="The overlap rose by 0.064 (bound 0.028), recall of the captions' own wording fell by 3 to 10 "
+            "points, and the first term alone had 0.79, 0.73 and 0.77 against 0.78, 0.72 and 0.77 of all three.",
         ),
     ),
     minutes=10.0,
