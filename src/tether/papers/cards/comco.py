@@ -82,6 +82,13 @@ CARD = Card(
                         least=0.05,
                     ),
                     Condition(
+                        says=f"That fall, of {count}, is 5 points at least.",
+                        ours=f"matching_drop{suffix}_ordered",
+                        than=0.0,
+                        better="higher",
+                        least=0.05,
+                    ),
+                    Condition(
                         says=f"A linear probe reads the first-mentioned of {count} better than any other.",
                         ours=f"probe_first{suffix}_ordered",
                         than=f"probe_best_other{suffix}_ordered",

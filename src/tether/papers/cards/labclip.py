@@ -48,7 +48,8 @@ CARD = Card(
         baseline="the same frozen embeddings without the matrix",
         scale=f"64 dimensions, two small encoders, {SCENES} synthetic scenes of two things, {TESTED} tested",
         equal="encoders, embeddings and questions; the baseline has no fit, so a condition asks for the same matrix "
-        "fitted for as many steps on as many captions without the twins",
+        "fitted on as many captions without the twins, each for at most 800 steps and stopped by its own loss on "
+        "held-out combinations",
         conditions=(
             Condition(
                 says="It binds 5 points more than the same matrix fitted with other captions in the place of the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Condition, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +94,13 @@ CARD = Card(
         "Captions of which a paraphrase equals what it paraphrases are dropped, and rows of a batch that share a text "
         "count as positives of each other; the paper does neither.",
         "Images are embedded once, as their tower is frozen and they are not augmented.",
+    ),
+    tried=(
+        Tried(
+            bed="The model that the tuning starts from as the baseline, which has no further step; seeds 0 to 2.",
+            outcome="The overlap rose by 0.064 (bound 0.028), recall of the captions' own wording fell by 3 to 10 "
+            "points, and the first term alone had 0.79, 0.73 and 0.77 against 0.78, 0.72 and 0.77 of all three.",
+        ),
     ),
     minutes=10.0,
     guide="adaptation.md",
