@@ -36,7 +36,7 @@ CARD = Card(
     ),
     needs=("a trained encoder", "labelled images of some classes"),
     gives="An image tower that learns your classes, and an average of its weights that forgets a little less of the "
-    "others.",
+    "others; weights halfway between start and end forget less still.",
     claim=Claim(
         says="Fine-tuned on some classes in another light as released, with the margin and the Beta moving average of "
         "the weights, the model tells the other classes in the original light better than after plain fine-tuning.",

@@ -28,8 +28,8 @@ CARD = Card(
         "tether.tasks.curate.clip_score.ClipScore",
     ),
     needs=("pairs", "a trained encoder"),
-    gives="A filter by CLIP score that neither keeps nor drops a pair for the numbers in its caption; whether a "
-    "model learns more from what it keeps is another question.",
+    gives="A filter by CLIP score that neither keeps nor drops a pair for the numbers in its caption; that a "
+    "model learns more from what it keeps was not shown.",
     claim=Claim(
         says="Scored without the numbers in their captions, more of the pairs that a filter keeps truly match.",
         metric="precision of the 40 % kept: share of pairs whose caption names what the image shows, percentage points",

@@ -35,7 +35,7 @@ CARD = Card(
     ),
     needs=("a trained encoder", "raw embeddings of images or captions"),
     gives="How common each image or caption is among its kind, from one cosine where embeddings lie off centre, and "
-    "the shape of the shell they lie on.",
+    "the shape of the shell they lie on; the distance to the centre tells nearly as much.",
     claim=Claim(
         says="Where embeddings lie off centre, the cosine to a mean fitted on other rows tells how common a row is, "
         "far better than its length or its distance to that mean does.",

@@ -33,7 +33,8 @@ CARD = Card(
         "tether.losses.error_norm_truncation.CausalENT",
     ),
     needs=("targets, some of them wrong",),
-    gives="A cross-entropy that leaves out the tokens which look like noise, for any sequence model or classifier.",
+    gives="A cross-entropy that leaves out the tokens which look like noise, for any sequence model or classifier; "
+    "leaving out the improbable ones does as well.",
     claim=Claim(
         says="Where the right answer is nearly certain, dropping targets with an error norm above 1.1 keeps clean "
         "accuracy high although 30 % of the training labels are wrong, and higher than dropping improbable ones.",

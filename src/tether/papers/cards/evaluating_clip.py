@@ -34,7 +34,7 @@ CARD = Card(
     ),
     needs=("a trained encoder", "images in groups that you know", "the list of classes you offer"),
     gives="Rates of harm by group with intervals, the effect of the list of classes, and labels that differ by group; "
-    "they measure the model's leanings, whether its captions planted them or not.",
+    "they measure the model's leanings, whether its captions planted them or not, and not always in what was planted.",
     claim=Claim(
         says="The harm rates find a bias that was planted in the captions of one group: its interval lies above the "
         "other group's, by more than on a model taught with even captions.",

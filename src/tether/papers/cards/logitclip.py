@@ -31,7 +31,8 @@ CARD = Card(
         "tether.losses.logit_clip_pairs.LogitClip",
     ),
     needs=("labels, some of them wrong", "or pairs, some of them mismatched"),
-    gives="Any classification or contrastive loss with a bound on what one sample, and so one wrong label, can cost.",
+    gives="Any classification or contrastive loss with a bound on what one sample, and so one wrong label, can cost; "
+    "against wrong labels it gains little over much label smoothing.",
     claim=Claim(
         says="With 40 % of the training labels wrong, a cap of 0.25 on the logits' norm keeps clean accuracy higher "
         "than cross-entropy does, plain or with smoothed labels.",

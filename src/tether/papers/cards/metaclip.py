@@ -31,7 +31,7 @@ CARD = Card(
     ),
     needs=("pairs", "a list of entries, or a pool large enough to make one"),
     gives="a pool of pairs in which rare concepts are kept whole and frequent ones are thinned out, without any model; "
-    "where frequent concepts also teach the rare ones, it may cost accuracy",
+    "where frequent concepts also teach the rare ones, a small pool may lose accuracy",
     claim=Claim(
         says="Trained for the same number of steps, the balanced part of a long-tailed pool, whose classes have a word "
         "of their own each, teaches more of them than the whole pool does.",

@@ -35,7 +35,7 @@ CARD = Card(
     ),
     needs=("a text encoder", "a dozen clear words of each pole"),
     gives="A score between two poles for any word or phrase, and a filter of generated text by it that costs variety; "
-    "a difference of the poles' means is the simpler score to look at beside it.",
+    "a difference of the poles' means is simpler and scores as well.",
     claim=Claim(
         says="The first principal direction of 12 + 12 clear words orders 40 unseen words and 40 phrases by their "
         "planted degree no worse than the difference of the two poles' means.",

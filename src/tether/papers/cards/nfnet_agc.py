@@ -34,7 +34,8 @@ CARD = Card(
         "tether.models.vision.nf_resnet.NFResNet",
     ),
     needs=("gradients", "the weights they belong to"),
-    gives="A limit on each unit's gradient that needs no knowledge of its usual size, and networks without batch norm.",
+    gives="A limit on each unit's gradient that needs no knowledge of its usual size, and networks without batch norm; "
+    "a limit on the global norm that was tried out trains them better.",
     claim=Claim(
         says="At a learning rate at which a residual network without normalisation fails unclipped, AGC trains it as "
         "well as the best of several limits on the global norm.",

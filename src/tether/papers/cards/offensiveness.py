@@ -35,7 +35,7 @@ CARD = Card(
     ),
     needs=("a trained encoder", "a few dozen rated images"),
     gives="A classifier of images from two sentences that name a property and a few ratings, with the encoder left "
-    "alone; a linear probe on the same labels should be looked at beside it.",
+    "alone; a linear probe on the same labels was not shown to be worse.",
     claim=Claim(
         says="From at most 1 % of 4,000 rated images, two tuned prompts tell badly damaged things from sound ones "
         "better than a linear probe on the same frozen CLIP.",

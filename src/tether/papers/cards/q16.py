@@ -32,7 +32,7 @@ CARD = Card(
     ),
     needs=("a trained encoder", "rated images", "images to look through", "captions, for the words"),
     gives="A list of images that a person should look at, a paragraph for the datasheet, and the words that stand out "
-    "in their captions.",
+    "in their captions. A linear probe on the same ratings ranks as well.",
     claim=Claim(
         says=f"Prompts tuned on at most {RATED} rated images rank the planted {100 * PLANTED:.0f} % of {SCANNED} "
         "images higher than the same prompts before tuning.",

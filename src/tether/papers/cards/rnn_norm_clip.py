@@ -40,7 +40,7 @@ CARD = Card(
     ),
     needs=("gradients",),
     gives="One limit on the joint norm of all gradients, the ancestor of every clipper here, and a regulariser of "
-    "recurrent weights.",
+    "recurrent weights, of which no gain was shown.",
     claim=Claim(
         says="A recurrent network learns the temporal-order task with its gradient norm limited to 1, and fails "
         "without a limit; on longer sequences the regulariser Omega lowers the error further.",

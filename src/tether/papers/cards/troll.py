@@ -31,7 +31,7 @@ CARD = Card(
     ),
     needs=("a language model that is rewarded for its answers",),
     gives="Policy-gradient steps, several on each batch, on a projection of the policy into a KL ball around the one "
-    "that sampled: no token outside of it loses its gradient.",
+    "that sampled: no token outside of it loses its gradient. In TRL clipped ratios ended with more right answers.",
     claim=Claim(
         says="In TRL a language model that is rewarded for right answers ends with more of them when its policy is "
         "projected onto the trust region than when ratios are clipped.",
