@@ -40,7 +40,8 @@ CARD = Card(
         better="higher",
         margin=0.02,
         baseline="CLIP on the same images and captions as ordinary pairs, twice as many a step",
-        scale=f"2,500 quadruples of two shapes at 32 px, CLIP of two small towers, {STEPS} steps of {BATCH}",
+        scale=f"2,500 quadruples of two shapes at 32 px, CLIP of two small towers, {STEPS} steps of {BATCH}; "
+        "training and test quadruples are the same on every seed",
         equal="steps, images and texts encoded, learning rate",
         conditions=(
             Condition(

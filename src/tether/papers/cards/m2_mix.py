@@ -86,6 +86,7 @@ CARD = Card(
     ),
     differences=(
         "A small CLIP on synthetic scenes; the paper fine-tunes ViT-B/32 on Flickr30k.",
+        "The scenes of training and test are the same on every seed, which decides weights and batches.",
         "The weights stay throughout; the release's scripts divide them by the epoch (epochs= does so here).",
         "The mixing share has the loss's precision; the release rounds it to half.",
         "Joint uniformity takes both modalities; the release puts the images together with themselves.",

@@ -81,6 +81,8 @@ CARD = Card(
         "Tokens that skip are still computed and multiplied by zero, here as in the released code: nothing is faster.",
         "Zero weights, the default of the released model though not of the published runs, are no option: a rectifier "
         "at zero has no gradient.",
+        "No squared distance to the targets of a fixed weight was tried as a baseline; gates left alone are a weak "
+        "one, and the real test is whether the means come within the amount of the first condition.",
         "The gates' means may come from packed texts, slices and several processes; they are those of all tokens.",
     ),
     tried=(

@@ -101,6 +101,7 @@ CARD = Card(
         "A margin of 0 is a fixed one; in the release it means adaptive, here None does.",
         "The captions' later clauses say 'it', so that another image's are about the same thing and false; in the "
         "paper's captions they often name things that are not there.",
+        "The scenes of training and test are the same on every seed, which decides weights, batches and false details.",
         "A tiny CLIP on synthetic scenes stands in for Long-CLIP on detailed human captions; agreement with people was "
         "not measured.",
     ),
