@@ -80,6 +80,12 @@ CARD = Card(
     ),
     tried=(
         Tried(
+            bed="Pilots on other seeds, in which the start prompts and the test bed were chosen, such as what captions "
+            "say of the state and how often.",
+            outcome="With the paper's sentences, something positive and something negative, the untuned prompts were "
+            "near chance, and the claim asks for prompts that carry signal. So the sentences name the damage.",
+        ),
+        Tried(
             bed="The same bed with three seeds and without the conditions.",
             outcome="86.8 % against 85.8 % of the probe: -1.9, 3.0 and 1.8 points, not shown.",
         ),
