@@ -63,8 +63,8 @@ CARD = Card(
                 least=-0.05,
             ),
             Condition(
-                says="A hundred times the loss changes no clipping factor by more than a millionth of it (with eps = 0, "
-                "an identity).",
+                says="A hundred times the loss changes no clipping factor by more than a millionth of it (with "
+                "eps = 0, an identity).",
                 ours="factor_changed_by_loss_scale",
                 than=1e-6,
                 better="lower",
