@@ -56,6 +56,7 @@ CARD = Card(
                 ours=f"slow_tau_{TAU:g}",
                 than="slow_plain",
                 better="higher",
+                least=1e-6,
             ),
         ),
     ),
