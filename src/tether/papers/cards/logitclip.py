@@ -57,6 +57,7 @@ CARD = Card(
                 ours=f"slow_tau_{TAU:g}",
                 than="slow_plain",
                 better="higher",
+                least=1e-6,
             ),
         ),
     ),

@@ -59,6 +59,7 @@ CARD = Card(
                 ours="zero_shot",
                 than=55.0,
                 better="higher",
+                least=1e-6,
             ),
             Condition(
                 says=f"At {FEW[0]} and {FEW[1]} labels they are at least as good as a probe whose C is chosen by "
