@@ -26,8 +26,8 @@ CARD = Card(
     needs=("gradients",),
     gives="A limit for each tensor by itself: after its warm-up a spike in one neither passes nor shrinks the others.",
     claim=Claim(
-        says="Holding each tensor to its own past norm stops bad batches as well as the best of several constant "
-        "limits, and a spike in one tensor disturbs no other.",
+        says="With bad batches and a gradient scale that the usual limit was not chosen for, holding each tensor to "
+        "its own past norm ends within 0.05 nats of the best of four constant limits.",
         metric="validation cross-entropy, nats per character",
         better="lower",
         margin=0.05,

@@ -57,12 +57,14 @@ CARD = Card(
                 ours="paired_cosine_aligned",
                 than="paired_cosine_clip",
                 better="higher",
+                least=1e-6,
             ),
             Condition(
                 says="The separation leaves a smaller gap than the shared tower alone.",
                 ours="gap_aligned",
                 than="gap_shared",
                 better="lower",
+                least=1e-6,
             ),
             Condition(
                 says="The transformer has at most half of the two towers' weights.",

@@ -24,8 +24,8 @@ CARD = Card(
     needs=("gradients",),
     gives="A limit on the gradient norm that follows the scale of the loss by itself.",
     claim=Claim(
-        says="One setting, the tenth percentile, stops bad batches at either scale of the loss as well as the best of "
-        "several constant limits.",
+        says="With bad batches and a gradient scale that the usual limit was not chosen for, one setting, the tenth "
+        "percentile, ends within 0.05 nats of the best of four constant limits.",
         metric="validation cross-entropy, nats per character",
         better="lower",
         margin=0.05,
@@ -63,7 +63,8 @@ CARD = Card(
                 least=-0.05,
             ),
             Condition(
-                says="A hundred times the loss changes no clipping factor by more than a millionth of it.",
+                says="A hundred times the loss changes no clipping factor by more than a millionth of it (with "
+                "eps = 0, an identity).",
                 ours="factor_changed_by_loss_scale",
                 than=1e-6,
                 better="lower",

@@ -49,12 +49,14 @@ CARD = Card(
                 ours="image_binding_symmetric",
                 than="image_binding_clip_double_batch",
                 better="higher",
+                least=1e-6,
             ),
             Condition(
                 says="The gain is there from caption to image.",
                 ours="text_binding_symmetric",
                 than="text_binding_clip_double_batch",
                 better="higher",
+                least=1e-6,
             ),
             Condition(
                 says="Recall at 1, near twins among the candidates, is 2 points higher.",

@@ -36,7 +36,8 @@ CARD = Card(
     ),
     needs=("a trained encoder", "labelled images of some classes"),
     gives="An image tower that learns your classes, and an average of its weights that forgets a little less of the "
-    "others; weights halfway between start and end forget less still.",
+    "others: 48 % right here, where plain fine-tuning has 46 % and the untuned start 58 %. Weights half way between "
+    "the start and the end of plain fine-tuning, without an average, did better on the mean of both.",
     claim=Claim(
         says="Fine-tuned on some classes in another light as released, with the margin and the Beta moving average of "
         "the weights, the model tells the other classes in the original light better than after plain fine-tuning.",

@@ -93,6 +93,7 @@ CARD = Card(
                         ours=f"probe_first{suffix}_ordered",
                         than=f"probe_best_other{suffix}_ordered",
                         better="higher",
+                        least=1e-6,
                     ),
                     Condition(
                         says=f"A linear probe reads the largest of {count} better than the others, which it could only "
@@ -100,6 +101,7 @@ CARD = Card(
                         ours=f"probe_largest{suffix}_ordered",
                         than=f"probe_smaller{suffix}_ordered",
                         better="higher",
+                        least=1e-6,
                     ),
                 )
             ),
@@ -108,6 +110,7 @@ CARD = Card(
                 ours="largest_random",
                 than=1 / PLACES,
                 better="higher",
+                least=1e-6,
             ),
             *(
                 Condition(

@@ -56,6 +56,7 @@ CARD = Card(
                 ours="separability_cua",
                 than="separability_clip",
                 better="lower",
+                least=1e-6,
             ),
         ),
     ),

@@ -35,8 +35,8 @@ CARD = Card(
         metric="precision of the 40 % kept: share of pairs whose caption names what the image shows, percentage points",
         better="higher",
         margin=3.0,
-        baseline="the same scorer and filter on the captions as they are, or with captions that hold a digit put "
-        "last, the better of the two on each seed",
+        baseline="the same scorer and filter on the captions as they are, with captions that hold a digit put last, or "
+        "with an equal share kept of those with and of those without a digit, the best of the three on each seed",
         scale="3,000 pairs of 30 classes at 64 px, 45 % of them wrong; a tiny CLIP, 500 steps of 128 on 4,000 correct "
         "pairs, half of them with a number in the image that the caption repeats",
         equal="scorer, pairs scored and kept; of what is trained on them also weights at the start, steps and batch",
@@ -75,6 +75,8 @@ CARD = Card(
     differences=(
         "Only the paper's abstract could be read, and there is no code: the pattern of what is a number, the two modes "
         "and the rule for an empty caption are ours.",
+        "Captions with digits put last cannot reach more than 96 % in this pool, by its make: 38.5 % of the pairs are "
+        "right and have no number, where 40 % are kept. An equal share kept of both kinds has no such limit.",
         "The paper filters DataComp's small pool of 12.8 million pairs with OpenAI's CLIP; here numbers mean nothing "
         "by construction, and the scorer learnt from pairs whose captions repeat numbers in the image.",
         "The paper's gain is a trained model's on ImageNet and its shifts; a condition here asks a tiny CLIP, trained "
@@ -122,7 +124,9 @@ def reproduce(lab: Lab) -> Trial:
     kept = [each.select(score) for each, score in zip((plain, masked), scores, strict=True)]
     without = np.array([text == mask_numbers(text) for text in pool.captions])
     dropped = plain.select(np.where(without, scores[0], EMPTY))
-    precision = [100 * float(pool.matching[rows].mean()) for rows in (*kept, dropped)]
+    within = [np.flatnonzero(held) for held in (without, ~without)]
+    apart = np.concatenate([rows[plain.select(scores[0][rows])] for rows in within])
+    precision = [100 * float(pool.matching[rows].mean()) for rows in (*kept, dropped, apart)]
     auroc = [float(roc_auc_score(pool.matching, score)) for score in scores]
     effect = number_effect(pool.captions, raw=scores[0], masked=scores[1])
     same = [each.select(score[without]) for each, score in zip((plain, masked), scores, strict=True)]
@@ -137,11 +141,12 @@ def reproduce(lab: Lab) -> Trial:
         for rows in kept
     ]
     return Trial(
-        baseline=max(precision[0], precision[2]),
+        baseline=max(precision[0], *precision[2:]),
         ours=precision[1],
         notes={
             "precision_raw": precision[0],
             "precision_numbers_last": precision[2],
+            "precision_numbers_apart": precision[3],
             "auroc_raw": auroc[0],
             "auroc_masked": auroc[1],
             "auroc_gain": auroc[1] - auroc[0],

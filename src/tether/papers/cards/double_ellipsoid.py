@@ -93,6 +93,7 @@ CARD = Card(
                     ours=f"emoji_{key}_over_others",
                     than=0.0,
                     better="higher",
+                    least=1e-6,
                 )
                 for key, named in (("toned", "those with skin tones"), ("flags", "flags"))
             ),

@@ -69,6 +69,7 @@ CARD = Card(
                 ours="paired_cosine_m2",
                 than="paired_cosine_plain",
                 better="higher",
+                least=1e-6,
             ),
             Condition(
                 says="The start has a gap of 0.3 or more.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Condition, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,21 +36,23 @@ CARD = Card(
     "some of a language's rare entries are lost; thresholds in proportion to its matches do the same",
     claim=Claim(
         says="Thresholds of equal tail share leave the worst-served language more varied than one threshold for all "
-        "languages does, at the same number of kept captions.",
+        "languages does, at the same number of kept captions in total.",
         metric="least effective number of entries over languages (of those available), one threshold = 100",
         better="higher",
         margin=10.0,
-        baseline="one threshold for all languages, chosen so that the same number of captions is kept",
+        baseline="one threshold for all languages, chosen so that the same number of captions is kept in total",
         scale="names of 1,704 emoji in 14 languages, repeated by Zipf laws with exponents of 0.8 to 1.2: 100,000 "
-        "captions in 8 languages, 5,000 in 6",
-        equal="captions kept in expectation, lists of entries, random number of every caption",
+        "captions in 8 languages, 20,000 in 6",
+        equal="captions kept in expectation, in total and not in each language; lists of entries, random number of "
+        "every caption",
         conditions=(
             Condition(
-                says="It is also more varied than with thresholds in proportion to each language's matches, at the "
-                "same number of kept captions.",
+                says="It is also more varied, by 1 or more in units of the metric, than with thresholds in proportion "
+                "to each language's matches, at the same number of kept captions in total.",
                 ours="ours",
                 than="in_proportion",
                 better="higher",
+                least=1.0,
             ),
             Condition(
                 says="The language that keeps the fewest of its entries keeps no fewer than with one threshold.",
@@ -60,7 +62,7 @@ CARD = Card(
             ),
             Condition(
                 says="The tail share of every other language is that of English to within one match of the entry at "
-                "its threshold.",
+                "its threshold: an exact check of the rule, true by construction.",
                 ours="share_off_in_count_steps",
                 than=1.0,
                 better="lower",
@@ -68,10 +70,10 @@ CARD = Card(
             ),
         ),
     ),
-    minutes=1.0,
+    minutes=1.5,
     guide="curation.md",
     differences=(
-        "The paper curates 29 billion captions in 329 languages; here 830,000 in 14, which the pool names.",
+        "The paper curates 29 billion captions in 329 languages; here 920,000 in 14, which the pool names.",
         "What is compared is the variety of what is kept. That models trained on it are better, and that more "
         "languages help English, is not checked.",
         "The released code draws one of an image's texts and then whether it stays; the step draws every pair for "
@@ -81,10 +83,18 @@ CARD = Card(
         "Word segmenters for languages without blanks are not shipped: LanguageNgrams takes any as an argument.",
         "The released curate.py cannot run as published; only its small functions are followed.",
     ),
+    tried=(
+        Tried(
+            bed="The same with 5,000 captions in each of the 6 small languages, five seeds.",
+            outcome="129.8 against 100 of one threshold. Under both other rules the small languages had the least "
+            "threshold, 1, so that thresholds in proportion came to exactly the same and could not be told apart. "
+            "With 20,000, set before it was run, a look at seed 7 showed thresholds of 3 there.",
+        ),
+    ),
 )
 
 CAPTIONS = 100_000
-FEWER = 20  # times fewer captions in the small languages
+FEWER = 5  # times fewer captions in the small languages
 SMALL_LANGUAGES = 6
 EXPONENTS = (0.8, 1.2)
 TAIL_SHARE = 0.06  # of English, which its t of 20,000 gives at 400 M pairs (paper)
@@ -113,6 +123,7 @@ def reproduce(lab: Lab) -> Trial:
     notes = {
         "t_english": float(balancer.t),
         "t_least": float(min(balancer.thresholds_.values())),
+        "t_least_proportional": min(proportional.values()),
         "t_one": one[REFERENCE],
         "tail_share": balancer.share_,
         "share_off_in_count_steps": max(
@@ -134,7 +145,7 @@ def reproduce(lab: Lab) -> Trial:
             f"least_coverage_{name}": min(covered for _, covered in found.values()),
             f"english_percent_{name}": found[REFERENCE][0],
             f"kept_{name}": float(kept.sum()),
-        }
+        } | {f"kept_{name}_{code}": float(kept[matches.of(code)[0]].sum()) for code in matches.codes}
     in_units = 100.0 / notes["least_percent_one"]
     notes["in_proportion"] = in_units * notes["least_percent_proportional"]
     return Trial(baseline=100.0, ours=in_units * notes["least_percent_own"], notes=notes)

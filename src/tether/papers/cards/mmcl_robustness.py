@@ -23,6 +23,8 @@ RANK = 4  # of the towers that are trained by descent
 EPOCHS = 30  # over the digits
 PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0, 1e6)
 """Values of C that cross-validation chooses from; the last is hardly any penalty."""
+RIDGE = (0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
+"""Penalties of the regression to captions that cross-validation chooses from."""
 
 CARD = Card(
     slug="mmcl-robustness",
@@ -40,18 +42,19 @@ CARD = Card(
     ),
     needs=("pairs as vectors, for the solved towers", "nothing, for the theory"),
     gives="How much a cue that usually agrees with the class will deceive a linear contrastive model, and what richer "
-    "captions change: in closed form, and on vectors of your own. Says nothing exact of deep towers: "
-    "a small network on digits kept no more with captions than with labels.",
+    "captions change: in closed form, and on vectors of your own. Captions give the robustness: look at least squares "
+    "from images to the same captions too. Says nothing exact of deep towers: a small network on digits kept no more.",
     claim=Claim(
         says="Where a cue agreed with the class in 95 % of the training pairs and then tells nothing, contrastive "
-        "learning of pairs keeps more accuracy than a classifier.",
+        "learning of pairs keeps more accuracy than a classifier that sees labels only.",
         metric="accuracy out of distribution, where the cue agrees with the class half of the time",
         better="higher",
         margin=0.08,
         baseline="logistic regression on the same images, nearly without regularisation (C = 1e6)",
         scale=f"data model 1: images of {DIM_IMAGE} and captions of {DIM_TEXT} dimensions, {PAIRS} pairs, "
         f"core deviation {SIGMA_CORE:g}, cue deviation {SIGMA_CUE:g}; {TESTED} tested",
-        equal="images and pairs; neither side has a setting that was tried out",
+        equal="images; labels stand for captions. No setting was tried out: the classifier and the regression of the "
+        "conditions choose their penalty by cross-validation",
         conditions=(
             Condition(
                 says="As in training, the classifier is at least as good.",
@@ -88,6 +91,19 @@ CARD = Card(
                 least=0.08,
             ),
             Condition(
+                says="The accuracy is at least that of least squares from images to the same captions, plain or with a "
+                "ridge penalty by cross-validation, whichever is better, that meets the same class prompts.",
+                ours="ours",
+                than="regression_ood",
+                better="higher",
+            ),
+            Condition(
+                says="So it is in the second data model.",
+                ours="shared_rich_ood",
+                than="shared_regression_ood",
+                better="higher",
+            ),
+            Condition(
                 says="On digits with coloured grounds a small network taught with captions keeps at least as much as "
                 "the same network taught with labels.",
                 ours="digits_captions",
@@ -108,6 +124,8 @@ CARD = Card(
         "Poorer captions replace the core feature by the class word; the paper's masks are read so.",
         "The second data model and the digits follow the paper's words, with sizes of their own: ten features, of "
         "which the class's is twice as large, and 8 x 8 digits on ten grounds that go with them in 95 %.",
+        "The paper compares with classifiers that see labels only. Captions give the robustness, not the contrastive "
+        "loss: where the two conditions on least squares fail, a regression to the same captions is as robust or more.",
         "CLIP on COCO and Conceptual Captions is left out.",
     ),
     minutes=1.0,
@@ -150,6 +168,9 @@ def reproduce(lab: Lab) -> Trial:
                     notes |= trained(lab, world, train=train, test=shifted)
                     told = tuned_logistic(train.image, train.label)(shifted.image)
                     notes["logistic_tuned_ood"] = share(told, shifted.label)
+                    for name, test in (("id", same), ("ood", shifted)):
+                        told_by = regressions(train.image, train.text, image=test.image, class_text=world.class_text)
+                        notes |= {f"{each}_{name}": share(found, test.label) for each, found in told_by.items()}
         classifier = logistic(drawn["train"].image, drawn["train"].label)
         for name in ("id", "ood"):
             notes[f"logistic_{name}_{p:g}"] = share(classifier(drawn[name].image), drawn[name].label)
@@ -160,6 +181,7 @@ def reproduce(lab: Lab) -> Trial:
     notes["rich_over_class"] = ours - notes[f"class_ood_{CLAIMED:g}"]
     notes["distance_from_theory"] = abs(ours - notes[f"theory_ood_{CLAIMED:g}"])
     notes["logistic_over_rich_id"] = notes[f"logistic_id_{CLAIMED:g}"] - notes[f"rich_id_{CLAIMED:g}"]
+    notes["regression_ood"] = max(notes["least_squares_ood"], notes["ridge_ood"])
     notes |= shared_features(lab) | coloured_digits(seed=lab.seed, p=CLAIMED, epochs=lab.steps(EPOCHS, 1))
     return Trial(baseline, ours, notes)
 
@@ -186,6 +208,20 @@ def tuned_logistic(image: np.ndarray, label: np.ndarray) -> Callable[[np.ndarray
     return search.fit(image, label).predict
 
 
+def regressions(
+    learnt: np.ndarray, text: np.ndarray, *, image: np.ndarray, class_text: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Classes of images whose caption linear regression predicts, by the class prompt that it is most like."""
+    import numpy as np
+    from sklearn.linear_model import LinearRegression, RidgeCV
+
+    mean = text.mean(axis=0)
+    return {
+        name: ((model.fit(learnt, text).predict(image) - mean) @ (class_text - mean).T).argmax(axis=1)
+        for name, model in (("least_squares", LinearRegression()), ("ridge", RidgeCV(alphas=np.array(RIDGE))))
+    }
+
+
 def shared_features(lab: Lab) -> dict[str, float]:
     """The second data model: out of distribution, what captions and what labels taught."""
     import numpy as np
@@ -203,7 +239,9 @@ def shared_features(lab: Lab) -> dict[str, float]:
     }
     said["logistic"] = logistic(train.image, train.label)(test.image)
     said["logistic_tuned"] = tuned_logistic(train.image, train.label)(test.image)
-    return {f"shared_{name}_ood": share(predicted, test.label) for name, predicted in said.items()}
+    said |= regressions(train.image, train.text, image=test.image, class_text=world.class_prompts)
+    found = {f"shared_{name}_ood": share(predicted, test.label) for name, predicted in said.items()}
+    return found | {"shared_regression_ood": max(found["shared_least_squares_ood"], found["shared_ridge_ood"])}
 
 
 def trained(lab: Lab, world: SpuriousWorld, *, train: SpuriousPairs, test: SpuriousPairs) -> dict[str, float]:

@@ -38,7 +38,7 @@ CARD = Card(
     "a difference of the poles' means is simpler and scores as well.",
     claim=Claim(
         says="The first principal direction of 12 + 12 clear words orders 40 unseen words and 40 phrases by their "
-        "planted degree no worse than the difference of the two poles' means.",
+        "planted degree with a correlation at most 0.02 below that of the difference of the two poles' means.",
         metric="Spearman correlation with the planted degree",
         better="higher",
         margin=0.02,
@@ -59,6 +59,13 @@ CARD = Card(
                 than="spearman_random",
                 better="higher",
                 least=0.4,
+            ),
+            Condition(
+                says="It is no lower than that of the difference of the means, as a mean over seeds and without the "
+                "allowance.",
+                ours="ours",
+                than="baseline",
+                better="higher",
             ),
             Condition(
                 says="The first direction explains at least twice as much variance as the second.",
@@ -92,6 +99,11 @@ CARD = Card(
             bed="The same bed with random directions as the baseline, three seeds.",
             outcome="0.97 against 0.36 of random directions; the difference of means had 0.98. The filter took 87 % of "
             "the bad words and 45 % of the different word pairs.",
+        ),
+        Tried(
+            bed="The allowance of 0.02.",
+            outcome="It was set after these seeds had shown the direction 0.01 below the difference of means; that it "
+            "is not below at all, which was asked for at first, is a condition.",
         ),
     ),
     minutes=1.0,

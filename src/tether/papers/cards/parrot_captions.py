@@ -34,8 +34,8 @@ CARD = Card(
         "tether.evaluate.parrot.clusters.cluster_overlap",
     ),
     needs=("pairs", "images whose text was read, or the OCR extra"),
-    gives="how much a set teaches a model to read, how much a model reads, and the part of a set without text; a model taught "
-    "on that part alone names less",
+    gives="how much a set teaches a model to read, how much a model reads, and the part of a set without text; a "
+    "model taught on that part alone names less",
     claim=Claim(
         says="A model learns to read from captions that repeat the words in their images, words that it never met "
         "among them, and does not from captions that never do.",

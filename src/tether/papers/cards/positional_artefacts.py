@@ -63,6 +63,7 @@ CARD = Card(
                 ours="shared_with_position_table",
                 than=CLIPPED / WIDTH,
                 better="higher",
+                least=1e-6,
             ),
             Condition(
                 says="The drop is at least 3 % in every layer.",
@@ -76,12 +77,14 @@ CARD = Card(
                 ours="least_ratio_to_random",
                 than=3.0,
                 better="higher",
+                least=1e-6,
             ),
             Condition(
                 says="A linear probe names fewer positions from the last layer than from the first.",
                 ours=f"probe_{PROBED_LAYERS[-1]}",
                 than=f"probe_{PROBED_LAYERS[0]}",
                 better="lower",
+                least=1e-6,
             ),
             Condition(
                 says="Two planted coordinates are found in random states, those and no others.",

@@ -13,6 +13,8 @@ RATED, RATED_SHARE = 200, 0.7
 SCANNED, PLANTED, LEAST = 4_000, 0.05, 0.5
 TOP = 5
 PROBE_C = 0.316  # of CLIP's own linear probes, arXiv 2103.00020, released code
+CHOICES = (0.01, 0.1, PROBE_C, 1.0, 10.0, 100.0)
+"""Values of C that cross-validation chooses from."""
 
 CARD = Card(
     slug="q16",
@@ -39,10 +41,12 @@ CARD = Card(
         metric="average precision of the planted images",
         better="higher",
         margin=0.2,
-        baseline="zero-shot: the paper's start prompts, untuned; a probe on the same ratings is a condition",
+        baseline="zero-shot: the paper's start prompts, untuned; prompts that name the damage, and probes on the same "
+        "ratings, are conditions",
         scale="tiny CLIP of 64 dimensions, 400 steps on scenes of 32 px whose captions sometimes say what state a "
         "thing is in",
-        equal="encoder and images looked through; the probe of the conditions has the same rated images",
+        equal="encoder and images looked through; the probes of the conditions have the same rated images. "
+        "Only the cross-validated one has a setting that was tried out",
         conditions=(
             Condition(
                 says="The average precision is 0.8 at least.",
@@ -66,6 +70,18 @@ CARD = Card(
                 says="The average precision is at least that of a linear probe on the same rated images.",
                 ours="ours",
                 than="precision_probe",
+                better="higher",
+            ),
+            Condition(
+                says="It is at least that of untuned prompts that name what the raters mind, intact and damaged.",
+                ours="ours",
+                than="precision_named",
+                better="higher",
+            ),
+            Condition(
+                says="It is at least that of a probe whose C is chosen by cross-validation on the same ratings.",
+                ours="ours",
+                than="precision_probe_chosen",
                 better="higher",
             ),
         ),
@@ -99,6 +115,7 @@ def reproduce(lab: Lab) -> Trial:
     """Teach a model, tune its prompts on rated images, and look through others."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import average_precision_score
+    from sklearn.model_selection import GridSearchCV
 
     from tether.papers.testbeds import damage_ratings
     from tether.tasks.safety import DatasetAudit, PromptClassifier, ratings_to_labels
@@ -119,15 +136,17 @@ def reproduce(lab: Lab) -> Trial:
     )
     ids = [str(row) for row in range(len(pool))]
 
-    def precision() -> float:
-        cosines = own.cosines(scanned)
+    def precision(prompts: PromptClassifier) -> float:
+        cosines = prompts.cosines(scanned)
         return float(average_precision_score(pool.planted, cosines[:, 1] - cosines[:, 0]))
 
     own.start()
-    before, early = precision(), DatasetAudit(own).run(scanned, ids=ids)
+    before, early = precision(own), DatasetAudit(own).run(scanned, ids=ids)
     own.fit(learnt, labels.y)
     probe = LogisticRegression(C=PROBE_C, max_iter=5000, class_weight="balanced").fit(learnt, labels.y)
-    after = precision()
+    chosen = GridSearchCV(probe, {"C": CHOICES}, scoring="average_precision", cv=3).fit(learnt, labels.y)
+    named = PromptClassifier(encoder=model, init_texts=damage_ratings.NAMED, scale=own.scale).start()
+    after = precision(own)
     report = DatasetAudit(own, rating_source="the share of a thing that is damaged").run(
         scanned, ids=ids, captions=pool.texts
     )
@@ -145,6 +164,8 @@ def reproduce(lab: Lab) -> Trial:
             "listed_zero_shot": float(len(early_hits)),
             "precision_of_the_list_zero_shot": share(early_hits),
             "precision_probe": float(average_precision_score(pool.planted, probe.decision_function(scanned))),
+            "precision_probe_chosen": float(average_precision_score(pool.planted, chosen.decision_function(scanned))),
+            "precision_named": precision(named),
             f"damage_words_in_top_{TOP}": float(sum(word in damage_ratings.BAD for word, _ in report.words[:TOP])),
             f"planted_words_in_top_{TOP}": float(sum(word in planted for word, _ in report.words[:TOP])),
         },

@@ -41,8 +41,8 @@ CARD = Card(
         "tether.evaluate.specs.SpecsIncrements",
     ),
     needs=("a trained encoder that reads long texts", "images with captions of several clauses"),
-    gives="A caption score trained to go up with correct detail, and two rates that say how often it does and how often it "
-    "goes down with wrong detail; another value of the same detail was noticed less often than before.",
+    gives="A caption score trained to go up with correct detail, and two rates that say how often it does and how "
+    "often it goes down with wrong detail; another value of the same detail was noticed less often than before.",
     claim=Claim(
         says="After SPECS fine-tuning a true detail raises a caption's score more often than before it, and than after "
         "contrastive fine-tuning.",

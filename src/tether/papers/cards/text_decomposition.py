@@ -52,7 +52,7 @@ CARD = Card(
         margin=0.5,
         baseline=f"{TEXTS} random texts of the same list, mean of {RANDOM_DRAWS} draws: 1 by definition",
         scale=f"the lab's CLIP with {EMOJI_LAYERS} layers of {EMOJI_HEADS} heads on emoji of 32 px, 300 steps; every "
-        "head, held-out emoji, names of the training emoji as texts",
+        "head, names of the training emoji as texts, chosen on validation emoji and judged on test emoji",
         equal="number of texts, the list that they come from, the projection on the head's own directions",
         conditions=(
             Condition(
@@ -120,6 +120,10 @@ CARD = Card(
             outcome="Texts that differ in few ways explained no more than random ones. The bed of the claim was chosen "
             "after it; this one is measured beside it and a condition of the claim.",
         ),
+        Tried(
+            bed="Texts chosen and judged on the same held-out emoji, the claim at first.",
+            outcome="1.61 times what random texts explain, seeds 0 to 2.",
+        ),
     ),
     minutes=6.0,
     guide="inspection.md",
@@ -128,19 +132,17 @@ CARD = Card(
 
 def reproduce(lab: Lab) -> Trial:
     """Tell the heads of one model in words; ablate parts of another and cut out things with it."""
-    import torch
-
     from tether.models.embed import encode_texts
     from tether.papers.testbeds.pairs import emoji
     from tether.papers.testbeds.small_clip import small_clip
 
     model = cast("DualEncoder", small_clip(lab))
-    held_out = torch.cat([emoji(lab, split=split).pixels for split in ("validation", "test")])
     names = list(dict.fromkeys(text for texts in emoji(lab, split="train").texts for text in texts))
     texts = unit_rows(encode_texts(model, names))
-    parts = taken_apart(model, held_out, reduce="tokens")
-    told = explained(lab, parts, texts=texts)
-    notes = {"identity_deviation": deviation(model, held_out, parts), "texts": float(len(names))}
+    seen, judged = (emoji(lab, split=split).pixels for split in ("validation", "test"))
+    parts = taken_apart(model, judged, reduce="tokens")
+    told = explained(lab, parts, seen=taken_apart(model, seen, reduce="tokens"), texts=texts)
+    notes = {"identity_deviation": deviation(model, judged, parts), "texts": float(len(names))}
     for count in (TEXTS, *OTHER_COUNTS):
         for name, shares in told.items():
             notes[f"explained_{name}_{count}"] = float(shares[..., count - 1].mean())
@@ -152,23 +154,28 @@ def reproduce(lab: Lab) -> Trial:
     return Trial(baseline=1.0, ours=float(ratios.mean()), notes=notes | scenes(lab))
 
 
-def explained(lab: Lab, parts: Decomposition, *, texts: np.ndarray) -> dict[str, np.ndarray]:
-    """Shares (heads, counts) of every head's variance in 1, 2, ... texts, chosen and others, and directions."""
+def explained(lab: Lab, parts: Decomposition, *, seen: Decomposition, texts: np.ndarray) -> dict[str, np.ndarray]:
+    """Shares (heads, counts) of every head's variance in 1, 2, ... texts, chosen and others, and directions.
+
+    Texts are chosen on the images of ``seen``; shares are those of ``parts``, which are of other images, and so are
+    the directions, the most that could be explained.
+    """
     import numpy as np
 
     from tether.space import text_span
 
     draw = np.random.default_rng(lab.seed)
     found: dict[str, list[np.ndarray]] = {"texts": [], "random": [], "widest": [], "pca": []}
-    for rows in parts.heads.flatten(1, 2).unbind(1):
-        head = rows.numpy()
-        found["texts"].append(padded(text_span(head, texts=texts, count=MOST).explained_variance))
+    for rows, before in zip(*(each.heads.flatten(1, 2).unbind(1) for each in (parts, seen)), strict=True):
+        head, looked_at = rows.numpy(), before.numpy()
+        chosen = text_span(looked_at, texts=texts, count=MOST).indices
+        found["texts"].append(padded(shares_of(head, texts=texts[chosen])))
         drawn = [
             shares_of(head, texts=texts[draw.choice(len(texts), MOST, replace=False)])
             for _ in range(lab.steps(RANDOM_DRAWS))
         ]
         found["random"].append(np.mean(drawn, axis=0))
-        spread = ((head - head.mean(0)) @ texts.T).std(axis=0)
+        spread = ((looked_at - looked_at.mean(0)) @ texts.T).std(axis=0)
         found["widest"].append(shares_of(head, texts=texts[np.argsort(-spread, kind="stable")[:MOST]]))
         found["pca"].append(shares_of_principal(head))
     return {name: np.array(shares) for name, shares in found.items()}
@@ -189,7 +196,10 @@ def scenes(lab: Lab) -> dict[str, float]:
     from tether.space import embeddings_from_texts, mean_ablate
 
     model = several_clip(lab, order="random")
-    singles = load_pairs(f"scenes:split=test,things=[1,1],rows={lab.steps(SINGLES, 48)}", size=SIDE)
+    seen, singles = (
+        load_pairs(f"scenes:split={split},things=[1,1],rows={lab.steps(SINGLES, 48)}", size=SIDE)
+        for split in ("validation", "test")
+    )
     plain = "scenes:split=test,things=[1,3],templates=plain,order=random"
     told = load_pairs(f"{plain},rows={lab.steps(CAPTIONS, 60)}", size=SIDE)
     pairs, others = descriptions([each[0] for each in told.texts])
@@ -198,7 +208,9 @@ def scenes(lab: Lab) -> dict[str, float]:
     whole = taken_apart(model, singles.pixels, reduce="heads")
     by_head = taken_apart(model, singles.pixels, reduce="tokens")
     truth = np.array([pairs.index(f"a {thing['colour']} {thing['shape']}") for thing in first_things(singles)])
-    found = {"ratio_scenes": float(over_random(explained(lab, by_head, texts=described), count=TEXTS).mean())}
+    before = taken_apart(model, seen.pixels, reduce="tokens")
+    shares = explained(lab, by_head, seen=before, texts=described)
+    found = {"ratio_scenes": float(over_random(shares, count=TEXTS).mean())}
     for name, left in (
         ("whole", whole.total()),
         ("without_mlps", mean_ablate(whole, mlp="all")),

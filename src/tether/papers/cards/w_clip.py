@@ -65,6 +65,7 @@ CARD = Card(
                 ours="least_fall",
                 than=0.0,
                 better="higher",
+                least=1e-6,
             ),
             Condition(
                 says="Captions with their words shuffled are told from real ones with an AUROC of 0.75 or more.",

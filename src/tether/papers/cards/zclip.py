@@ -20,8 +20,8 @@ CARD = Card(
     needs=("gradients",),
     gives="A limit on the gradient norm that follows the run by itself and cuts the largest spikes hardest.",
     claim=Claim(
-        says="When the gradients' scale is not what the usual limit was chosen for, ZClip with its defaults stops bad "
-        "batches as well as the best of several constant limits.",
+        says="With bad batches and a gradient scale that the usual limit was not chosen for, ZClip with its defaults "
+        "ends within 0.05 nats of the best of four constant limits.",
         metric="validation cross-entropy, nats per character",
         better="lower",
         margin=0.05,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,11 +12,26 @@ if TYPE_CHECKING:
     from tether.papers.testbeds.char_lm import CharModel, CharStepReport
 
 STEPS, JUDGED = 300, range(140, 160)
-"""Steps of a run, and those over which the ratio is averaged."""
+"""Steps of a run, and those over which ratios are averaged."""
 
 
-def train(lab: Lab, model: CharModel, *, learning_rate: float | None = None) -> tuple[float, float]:
-    """Train in place; the mean log ratio of gradient norms in the middle of the run, and the validation loss.
+@dataclass(frozen=True, slots=True)
+class DepthRun:
+    """What a run showed.
+
+    Attributes:
+        log_ratio: mean over the judged steps of ``log_ratio``, whose signs may cancel.
+        unevenness: mean over the same steps of its absolute value; 0 is even.
+        validation: cross-entropy at the end, in nats per character.
+    """
+
+    log_ratio: float
+    unevenness: float
+    validation: float
+
+
+def train(lab: Lab, model: CharModel, *, learning_rate: float | None = None) -> DepthRun:
+    """Train in place; how even gradients were in the middle of the run, and the validation loss.
 
     Args:
         lab: its seed decides the batches.
@@ -39,7 +55,7 @@ def train(lab: Lab, model: CharModel, *, learning_rate: float | None = None) -> 
         validation=lab.steps(char_lm.VALIDATION_BATCHES, 1),
         on_step=look,
     )
-    return statistics.fmean(ratios), done.validation
+    return DepthRun(statistics.fmean(ratios), statistics.fmean(map(abs, ratios)), done.validation)
 
 
 def log_ratio(report: CharStepReport) -> float:
