@@ -47,7 +47,8 @@ CARD = Card(
         "tether.data.sources.windowed.WindowedSource",
     ),
     needs=("images with reports", "findings of each, for soft targets and evaluation"),
-    gives="Many findings an image: losses that know them, figures with intervals over whole patients, 16-bit input.",
+    gives="Many findings an image: losses that know them, figures with intervals over whole patients, 16-bit input. "
+    "A local loss found the place of a finding less often than the whole image's loss did.",
     claim=Claim(
         says="Where half of all pairs share their findings, soft targets from finding vectors give a better zero-shot "
         "macro AUROC than InfoNCE after as many steps, plain or told which pairs have the same findings. The survey "

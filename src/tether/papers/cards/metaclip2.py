@@ -33,7 +33,7 @@ CARD = Card(
     ),
     needs=("pairs in several languages", "a list of entries for each language"),
     gives="a pool whose frequent concepts are thinned to the same degree in every language; where captions are few, "
-    "some of a language's rare entries are lost; thresholds in proportion to its matches do the same",
+    "some of a language's rare entries are lost; thresholds in proportion to its matches do about the same",
     claim=Claim(
         says="Thresholds of equal tail share leave the worst-served language more varied than one threshold for all "
         "languages does, at the same number of kept captions in total.",
