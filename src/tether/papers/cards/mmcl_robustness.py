@@ -43,7 +43,8 @@ CARD = Card(
     needs=("pairs as vectors, for the solved towers", "nothing, for the theory"),
     gives="How much a cue that usually agrees with the class will deceive a linear contrastive model, and what richer "
     "captions change: in closed form, and on vectors of your own. Captions give the robustness: least squares "
-    "from images to the same captions keeps more. Says nothing exact of deep towers: a small network on digits kept no more.",
+    "from images to the same captions keeps more. Says nothing exact of deep towers: a small network on digits kept "
+    "no more.",
     claim=Claim(
         says="Where a cue agreed with the class in 95 % of the training pairs and then tells nothing, contrastive "
         "learning of pairs keeps more accuracy than a classifier that sees labels only.",
