@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 NOISE, THRESHOLD, EPOCHS, LEARNING_RATE, START = 0.3, 1.1, 80, 0.05, 6
 """Digits: share of wrong labels, limit on the error norm, passes, step size, first epoch that drops anything."""
 OTHER_THRESHOLDS, FRACTIONS = (1.0, 1.2, 1.3), (0.2, 0.3)
-PROBABILITIES = (0.02, 0.05, 0.1, 0.2)
+PROBABILITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Limits of the released option ``prob``, which drops targets that the model finds less probable."""
 TEXT_NOISE, TEXT_STEPS, TEXT_START = 0.2, 240, 120
 TEXT_THRESHOLDS, TEXT_FRACTION = (1.1, 1.2), 0.05
@@ -34,18 +34,18 @@ CARD = Card(
     ),
     needs=("targets, some of them wrong",),
     gives="A cross-entropy that leaves out the tokens which look like noise, for any sequence model or classifier; "
-    "leaving out the improbable ones does as well.",
+    "no gain over leaving out the improbable ones was shown.",
     claim=Claim(
-        says="Where the right answer is nearly certain, dropping targets with an error norm above 1.1 keeps clean "
-        "accuracy high although 30 % of the training labels are wrong, and higher than dropping improbable ones.",
+        says="With 30 % of the training labels wrong, dropping targets with an error norm above 1.1 ends at a higher "
+        "clean accuracy than dropping improbable ones.",
         metric="accuracy on clean held-out digits, mean of the last 10 epochs",
         better="higher",
         margin=0.01,
         baseline=f"dropping targets of low probability (the released option prob), the best of {len(PROBABILITIES)} "
         f"limits: {', '.join(map(str, PROBABILITIES))}",
         scale=f"scikit-learn digits as one-token answers, net 64-256-256-10, SGD {LEARNING_RATE}, {EPOCHS} epochs",
-        equal="starting weights, batches, epochs, learning rate and first epoch that drops; each limit is the best of "
-        "four, the baseline's by the figure itself, ours in an earlier run",
+        equal="starting weights, batches, epochs, learning rate and first epoch that drops; the baseline's "
+        f"limit is the best of {len(PROBABILITIES)} by the figure itself, ours of four in an earlier run",
         conditions=(
             Condition(
                 says="The accuracy is 10 points above cross-entropy on all targets or more.",
@@ -69,11 +69,15 @@ CARD = Card(
             outcome="accuracy 0.959 against 0.755, seeds 0 to 2",
         ),
         Tried(
+            bed="limits on the probability up to 0.2 only, the best of which was that one on most seeds",
+            outcome="0.962 against 0.963, the lead between -0.007 and 0.004, seeds 0 to 4",
+        ),
+        Tried(
             bed="characters of real text with a fifth of the targets random, where the right answer is uncertain",
             outcome="2.585 nats with a threshold of 1.1, 2.396 with 1.2, 2.414 with plain cross-entropy, seeds 0 to 2",
         ),
     ),
-    minutes=2.5,
+    minutes=4.0,
     guide="objectives.md",
 )
 

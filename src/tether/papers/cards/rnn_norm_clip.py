@@ -42,8 +42,8 @@ CARD = Card(
     gives="One limit on the joint norm of all gradients, the ancestor of every clipper here, and a regulariser of "
     "recurrent weights, of which no gain was shown.",
     claim=Claim(
-        says="A recurrent network learns the temporal-order task with its gradient norm limited to 1, and fails "
-        "without a limit; on longer sequences the regulariser Omega lowers the error further.",
+        says="On the temporal-order task a recurrent network has a lower error with its gradient norm limited to 1 "
+        "than without a limit.",
         metric=f"training error over the last {LAST} of {UPDATES} batches",
         better="lower",
         margin=0.45,
@@ -54,6 +54,18 @@ CARD = Card(
         "Omega an update takes longer",
         conditions=(
             Condition(
+                says="With the limit the error is 0.05 or less.",
+                ours="ours",
+                than=0.05,
+                better="lower",
+            ),
+            Condition(
+                says=f"Without a limit, at the same rate of {LEARNING_RATE:g}, it is 0.5 or more.",
+                ours=f"error_without_at_{LEARNING_RATE:g}",
+                than=0.5,
+                better="higher",
+            ),
+            Condition(
                 says=f"At length {LONG} the error with Omega is lower by 0.03 or more than with the limit alone.",
                 ours="long_error_omega",
                 than="long_error_limited",
@@ -61,23 +73,27 @@ CARD = Card(
                 least=0.03,
             ),
             Condition(
-                says="Omega falls while it is trained: its last batches' mean is below its first ones'.",
+                says="Omega falls while it is trained: its last batches' mean is 0.001 or more below its first ones'.",
                 ours="omega_last",
                 than="omega_first",
                 better="lower",
-                least=1e-6,
+                least=0.001,
             ),
             Condition(
-                says="With it more of the last step's error signal is left at a tenth of the sequence.",
+                says="With it more of the last step's error signal is left at a tenth of the sequence, by a "
+                "hundredth of its length at least.",
                 ours="signal_omega",
                 than="signal_limited",
                 better="higher",
-                least=1e-6,
+                least=0.01,
             ),
         ),
     ),
     differences=(
         "A step whose norm is not finite is skipped; the released code pulls the recurrent weight towards zero.",
+        "The condition on the error signal, which asks for a longer one, counts one that explodes as success; "
+        "the mean |ln ratio| of its length to the last step's is 3.40 with the limit alone and 1.26 with Omega, five "
+        "seeds.",
         "The music and language-model results are not tried.",
     ),
     tried=(

@@ -30,15 +30,16 @@ CARD = Card(
     parts=("tether.space.whiten.Whitener", "tether.space.whiten.circle_slerp", "tether.space.normality.normality"),
     needs=("a trained encoder", "reference images or captions, ten times as many as dimensions"),
     gives="A log-likelihood for one image or caption, with nothing trained: how usual it is for a reference set. "
-    "Noise is found about as well by the cosine to the references' mean.",
+    "For noise a cosine to their mean did as well.",
     claim=Claim(
-        says="Noise lowers the likelihood of held-out images: whitening tells noisy from clean better than any of four "
+        says="Noise lowers the likelihood of held-out images: whitening tells noisy from clean better than any of five "
         "simple scores does.",
         metric=f"AUROC of clean against noisy images, noise {CLAIMED} on [0, 1]",
         better="higher",
         margin=0.05,
-        baseline="the best of four scores without whitening: the raw embedding's length, distance to the references' "
-        "mean, cosine to it, and the likelihood under independent normal coordinates",
+        baseline="the best of five scores without whitening: the raw embedding's length, distance to the references' "
+        "mean, cosine to it, distance to the nearest reference, and the likelihood under independent normal "
+        "coordinates",
         scale=f"CLIP of {DIM} dimensions on synthetic scenes of 64 px, 300 steps; {REFERENCES} references, "
         f"{SCORED} scored",
         equal="references and images; nothing is trained or tuned, but each simple score is read in the direction that "
@@ -74,15 +75,10 @@ CARD = Card(
                 better="higher",
             ),
             Condition(
-                says="Whitened references have the identity as their covariance, to 1e-4.",
-                ours="identity_deviation",
-                than=1e-4,
-                better="lower",
-            ),
-            Condition(
-                says="Their mean squared length is d (n - 1) / n, to 1e-6.",
-                ours="mean_square_error",
-                than=1e-6,
+                says="Exact check: whitened references have the identity as their covariance, to 1e-4, and a mean "
+                "squared length of d (n - 1) / n, to 1e-6.",
+                ours="largest_error_over_tolerance",
+                than=1.0,
                 better="lower",
             ),
         ),
@@ -96,6 +92,10 @@ CARD = Card(
         Tried(
             bed="the embedding's length as the only baseline, which was the claim at first, by 0.15",
             outcome="AUROC 0.778 against 0.642, seeds 0 to 2",
+        ),
+        Tried(
+            bed="the best of four simple scores, without the distance to the nearest reference",
+            outcome="AUROC 0.778 against 0.758, the lead between -0.089 and 0.130, seeds 0 to 4",
         ),
     ),
     minutes=3.0,
@@ -121,11 +121,14 @@ def reproduce(lab: Lab) -> Trial:
     whitener = Whitener().fit(reference)
     white = whitener.transform(reference)
     n, d = white.shape
+    deviation = float(np.abs(np.cov(white, rowvar=False) - np.eye(d)).max())
+    excess = float(abs((white**2).sum(axis=1).mean() - d * (n - 1) / n))
     clean = embed(model, held_out.pixels)
     likelihood, simple = whitener.log_likelihood(clean), simple_scores(clean, reference)
     notes = {
-        "identity_deviation": float(np.abs(np.cov(white, rowvar=False) - np.eye(d)).max()),
-        "mean_square_error": float(abs((white**2).sum(axis=1).mean() - d * (n - 1) / n)),
+        "identity_deviation": deviation,
+        "mean_square_error": excess,
+        "largest_error_over_tolerance": max(deviation / 1e-4, excess / 1e-6),
         "condition_number": whitener.condition_number_,
         "coordinates": float(d),
         "loglik_clean": float(likelihood.mean()),
@@ -165,12 +168,14 @@ def embed(model: DualEncoder, pixels: Tensor) -> np.ndarray:
 def simple_scores(rows: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
     """What says without whitening how strange each row is, or how usual."""
     import numpy as np
+    from scipy.spatial.distance import cdist
 
     mean, length = reference.mean(axis=0), np.linalg.norm(rows, axis=1)
     return {
         "length": length,
         "distance": np.linalg.norm(rows - mean, axis=1),
         "cosine": rows @ mean / (length * np.linalg.norm(mean)),
+        "nearest": cdist(rows, reference).min(axis=1),
         "diagonal": (((rows - mean) / reference.std(axis=0)) ** 2).sum(axis=1),
     }
 

@@ -52,9 +52,12 @@ def digits(lab: Lab) -> Digits:
     return Digits((train - mean) / deviation, torch.cat(labels[:2]), (images[2] - mean) / deviation, labels[2])
 
 
-def network(*, seed: int) -> NFResNet:
-    """Six blocks of width 24 without normalisation."""
-    return NFResNet(1, classes=10, widths=WIDTHS, depths=DEPTHS, stem="pixel", seed=seed)
+def network(*, seed: int, gain: float = 0.0) -> NFResNet:
+    """Six blocks of width 24 without normalisation, whose branches' gains start at ``gain``."""
+    model = NFResNet(1, classes=10, widths=WIDTHS, depths=DEPTHS, stem="pixel", seed=seed)
+    for block in model.blocks:
+        nn.init.constant_(block.get_parameter("skip_gain"), gain)
+    return model
 
 
 def with_batch_norm(model: nn.Module) -> nn.Module:

@@ -81,7 +81,9 @@ def network(outputs: int) -> nn.Sequential:
     return nn.Sequential(*[part for linear in linears for part in (linear, nn.ReLU())][:-1])
 
 
-def train(hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound: float = 0.01) -> CriticRun:
+def train(
+    hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound: float = 0.01, adam: bool = False
+) -> CriticRun:
     """Train both players through ``tether.train.loop.fit``; equal seeds see the same weights, points and noise.
 
     Args:
@@ -89,17 +91,19 @@ def train(hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound:
         seed: of everything random.
         steps: of the generator.
         bound: of the critic's weights, for ``clipping``.
+        adam: give ``clipping`` the optimiser and rate of ``penalty`` instead of its own.
     """
+    adam = adam or hold == "penalty"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pair = AdversarialPair(network(2), network(1))
     chance = torch.Generator().manual_seed(seed + 1)
     lam = PENALTY_WEIGHT if hold == "penalty" else 0.0
     players = [
-        Player(GeneratorStep(), *_moved(pair.generator, hold), Constant(), NoClip(), every=CRITIC_STEPS, first=1),
+        Player(GeneratorStep(), *_moved(pair.generator, adam=adam), Constant(), NoClip(), every=CRITIC_STEPS, first=1),
         Player(
             CriticStep(lam=lam, generator=torch.Generator().manual_seed(seed + 2)),
-            *_moved(pair.critic, hold),
+            *_moved(pair.critic, adam=adam),
             Constant(),
             NoClip(),
         ),
@@ -125,10 +129,10 @@ def train(hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound:
     return _outcome(pair, seed=seed, bound=bound if hold == "clipping" else None, last=reports[-1])
 
 
-def _moved(module: nn.Module, hold: str) -> tuple[torch.optim.Optimizer, list[tuple[str, nn.Parameter]]]:
-    rate = PENALTY_RATE if hold == "penalty" else CLIPPING_RATE
+def _moved(module: nn.Module, *, adam: bool) -> tuple[torch.optim.Optimizer, list[tuple[str, nn.Parameter]]]:
+    rate = PENALTY_RATE if adam else CLIPPING_RATE
     groups = [{"params": list(module.parameters()), "initial_lr": rate}]
-    if hold == "penalty":
+    if adam:
         optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, lr=rate, betas=BETAS, fused=True)
     else:
         optimizer = RMSpropTF(groups, lr=rate)  # TensorFlow's constants, as in the released code
