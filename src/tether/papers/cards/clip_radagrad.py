@@ -34,7 +34,8 @@ CARD = Card(
         "tether.optim.clip_adam.ClipAdamD",
     ),
     needs=("gradients",),
-    gives="AdaGrad, and Adam, that clip their own gradients, with a step size that today's gradient does not change.",
+    gives="AdaGrad, and Adam, that clip their own gradients, with a step size that today's gradient does not change; "
+    "AdaGrad with the same clipping ended closer, each at its best step.",
     claim=Claim(
         says="Under noise of infinite variance the worst one in a hundred runs of Clip-RAdaGradD ends closer to the "
         "minimum than that of AdaGrad without clipping.",

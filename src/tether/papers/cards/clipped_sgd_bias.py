@@ -38,7 +38,8 @@ CARD = Card(
         "tether.optim.clipping_bias.clipped_sgd",
     ),
     needs=("gradients of single samples",),
-    gives="How far clipping at a limit bends the mean gradient, per sample and in mini-batches.",
+    gives="How far clipping at a limit bends the mean gradient, per sample and in mini-batches; a less bent one "
+    "need not be more accurate.",
     claim=Claim(
         says="With labels that are wrong to one side, a logistic regression ends with a full gradient ten times "
         "smaller if the mini-batch's gradient is clipped and not each sample's; in one dimension per-sample "
