@@ -30,7 +30,7 @@ CARD = Card(
     parts=("tether.space.whiten.Whitener", "tether.space.whiten.circle_slerp", "tether.space.normality.normality"),
     needs=("a trained encoder", "reference images or captions, ten times as many as dimensions"),
     gives="A log-likelihood for one image or caption, with nothing trained: how usual it is for a reference set. "
-    "For noise a cosine to their mean did as well.",
+    "For noise the distance to the nearest reference did better.",
     claim=Claim(
         says="Noise lowers the likelihood of held-out images: whitening tells noisy from clean better than any of five "
         "simple scores does.",
