@@ -10,7 +10,7 @@ import pytest
 from tether.core.card import Card, Claim, Condition, Tried
 from tether.core.errors import InputError
 from tether.papers.reproduction import docs, pages, part_reference, source_index
-from tether.papers.reproduction.markdown import cell, table
+from tether.papers.reproduction.markdown import cell, escaped, table
 from tether.papers.reproduction.results import PaperStatus
 
 CARD = Card(
@@ -165,6 +165,30 @@ def test_the_bibliography_cites():
 def test_cells_stay_on_one_line():
     assert cell("a\n b | c") == r"a b \| c"
     assert table(["x"], [["1"], ["2"]]) == "| x |\n| --- |\n| 1 |\n| 2 |"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a < b & c", "a &lt; b &amp; c"),
+        ("`<b>` and ``a`<b>``", "`<b>` and ``a`<b>``"),
+        ("`<b>", "&#96;&lt;b>"),
+        (r"\`<b>`", r"\`&lt;b>&#96;"),
+        ("` <b> ``", "&#96; &lt;b> &#96;&#96;"),
+    ],
+)
+def test_html_is_shown_and_not_taken(text, shown):
+    assert escaped(text) == shown
+
+
+def test_html_of_a_result_does_not_get_into_a_page():
+    bad = "<script>alert(1)</script>"
+    result = RESULT | {"conditions": [KEPT | {"says": bad}], "machine": {"processor": bad, "cores": 2}}
+    result["fresh"] = RESULT["fresh"] | {"conditions": [KEPT | {"says": bad, "holds": False}]}
+    result["seeds"] = [run | {"notes": {bad: 1.0}} for run in RESULT["seeds"]]
+    text = pages.paper(PaperStatus(CARD, result, photos=PHOTOS | {"says": bad, "differs": bad}))
+    assert "<script" not in text
+    assert text.count("&lt;script") == 6
 
 
 def test_only_the_text_between_the_markers_changes():

@@ -1,4 +1,4 @@
-"""Whether a claim stood in the repository before its seeds were measured: read from git, never typed."""
+"""Whether a claim stood in the repository before the stored run: read from git, never typed."""
 
 from __future__ import annotations
 

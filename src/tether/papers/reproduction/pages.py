@@ -10,7 +10,7 @@ from typing import Any
 from tether.core.card import Card, Claim
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.history import fixed_before
-from tether.papers.reproduction.markdown import bullets, number, page, sentence, table
+from tether.papers.reproduction.markdown import bullets, escaped, number, page, sentence, table
 from tether.papers.reproduction.part_reference import described
 from tether.papers.reproduction.results import CHANGED, PaperStatus
 
@@ -81,7 +81,7 @@ def paper(row: PaperStatus) -> str:
     """One paper's page."""
     card = row.card
     return page(
-        f"# {card.title}",
+        f"# {escaped(card.title)}",
         _facts(card),
         f"**What you get.** {sentence(card.gives)}",
         f"**What you need.** {sentence('; '.join(card.needs))}" if card.needs else "",
@@ -91,20 +91,20 @@ def paper(row: PaperStatus) -> str:
         "## Parts",
         bullets(f"`{part}` in `{source_index.shown(source_index.part_place(part).path)}`" for part in card.parts),
         "## What is checked here",
-        card.claim.says,
+        escaped(card.claim.says),
         table(["", ""], _asked(card.claim)),
         "Conditions of the claim:" if card.claim.conditions else "",
-        bullets(one.says for one in card.claim.conditions),
-        "Claim, margin and metric stood in the repository before the seeds were measured."
+        bullets(escaped(one.says) for one in card.claim.conditions),
+        "Claim, margin and metric stood in the repository before the stored run."
         if row.result and fixed_before(card.slug, row.result)
         else "",
         "## What came out",
         _measured(row),
         _on_photographs(row.photos),
         "## What was tried besides" if card.tried else "",
-        bullets(f"{sentence(one.bed)} {sentence(one.outcome)}" for one in card.tried),
+        bullets(escaped(f"{sentence(one.bed)} {sentence(one.outcome)}") for one in card.tried),
         "## What differs from the paper" if card.differences else "",
-        bullets(card.differences),
+        bullets(map(escaped, card.differences)),
     )
 
 
@@ -114,7 +114,7 @@ def claims(rows: Sequence[PaperStatus]) -> str:
     return page(
         "# Claims",
         "What each check compares, and what came out. Conditions are counted as *hold of asked*; a fresh verdict is "
-        "that of seeds 5 to 7, which nobody looked at while the check was made. *On real photographs* is a second "
+        "that of seeds 5 to 7, which do not enter the verdict. *On real photographs* is a second "
         "check of the claim on Flickr8k or CIFAR-10 with frozen encoders, five seeds; the paper's page has its claim.",
         table(["paper", "kind", "verdict", "compared with", "equal", *measured], map(_claim_line, rows)),
     )
@@ -181,9 +181,9 @@ def _on_photographs(found: dict[str, Any] | None) -> str:
         return ""
     return page(
         "## On real photographs",
-        found["says"],
+        escaped(found["says"]),
         table(["", ""], _asked(Claim(**{one.name: found[one.name] for one in fields(Claim)}))),
-        f"What differs from the check above: {found['differs']}.",
+        f"What differs from the check above: {escaped(found['differs'])}.",
         f"**{found['verdict']}**: {_figures(found)}; {len(found['seeds'])} paired seeds, one-sided 95 % bounds.",
         _conditions(found),
         _seeds(found["seeds"]),
@@ -220,8 +220,10 @@ def _fresh(result: dict[str, Any]) -> str:
         return ""
     named = ", ".join(str(run["seed"]) for run in fresh["seeds"])
     failed = [one["says"] for one in fresh["conditions"] if not one["holds"]]
-    more = f"; a condition fails: {'; '.join(failed)}" if failed else ""
-    return sentence(f"Seeds {named}, looked at afterwards, say *{fresh['verdict']}*: {_figures(result | fresh)}{more}")
+    more = f"; a condition fails: {escaped('; '.join(failed))}" if failed else ""
+    return sentence(
+        f"Seeds {named}, which do not enter the verdict, say *{fresh['verdict']}*: {_figures(result | fresh)}{more}"
+    )
 
 
 def _seeds(runs: Sequence[dict[str, Any]]) -> str:
@@ -244,7 +246,7 @@ def _circumstances(result: dict[str, Any]) -> str:
     machine = result["machine"]
     libraries = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     where = machine.get("accelerator", f"{machine['processor']}, {machine['cores']} cores")
-    return (
+    return escaped(
         f"Measured {result['measured']} on {where} with {result['threads']} thread(s) in "
         f"{number(result['wall_seconds'])} s ({number(result['cpu_seconds'])} s of processor time); {libraries}; "
         f"commit `{result['commit']}`."
