@@ -38,7 +38,7 @@ CARD = Card(
     ),
     needs=("a trained encoder", "captions with two things, and the same with attributes exchanged"),
     gives='One matrix that lets the cosine tell "a red star and a blue ring" from its swapped twin, and no image is '
-    "embedded again; one thing alone is named worse.",
+    "embedded again; one thing alone is named worse. Fitted with other captions in place of twins it binds as well.",
     claim=Claim(
         says="On a model whose encoders bind colours to shapes while their cosine does not, one matrix on the text "
         "side lets the cosine bind, for combinations that training never showed.",
