@@ -134,8 +134,10 @@ def reproduce(
 def _known_runs(slug: str, *, where: Mapping[str, Any]) -> dict[int, Run]:
     """Seeds of the stored result by number, if the same code and libraries measured them on such a machine."""
     path = source_index.result_path(slug)
+    if path is None or not path.is_file():
+        return {}
     try:
-        result = read_json(path) if path and path.is_file() else None
+        result = read_json(path)
         fits(result, {"seeds": [_RUN], "fresh": (None, {"seeds": [_RUN]})}, where=slug)
     except InputError:
         return {}
