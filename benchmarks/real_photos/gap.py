@@ -202,7 +202,8 @@ ROWS = (
                 ),
             ),
         ),
-        differs="metric and margin are the card's; maps learn instead of towers; recall is asked besides",
+        differs="metric and margin are the card's; maps learn instead of towers; recall is asked besides; "
+        "the baseline is plain fine-tuning alone, without the warmer temperature and HCL of the card",
         measure=m2_mix,
     ),
     Row(
@@ -256,7 +257,8 @@ ROWS = (
             scale=f"{BED}; the mean is that of the 600",
             equal="embeddings and rows that are scored; the length needs no other rows",
         ),
-        differs="metric and margin are the card's; maps learnt instead of towers",
+        differs="metric and margin are the card's; maps learnt instead of towers; "
+        "the baseline is the length alone, without the distance to the mean of the card",
         measure=double_ellipsoid,
     ),
 )

@@ -234,7 +234,8 @@ ROWS = (
             scale=f"{CLASSES}: {CIFAR_TRAIN:,} for training, net 1280-256-256-10, SGD 0.1, {EPOCHS} epochs",
             equal="first weights, labels, batches, steps, learning rate",
         ),
-        differs=f"margin, cap, net and rate are the card's; {EPOCHS} epochs instead of 100",
+        differs=f"margin, cap and net are the card's; {EPOCHS} epochs instead of 100; one rate, and the baseline is "
+        "plain cross-entropy, without the label smoothing of the card",
         measure=logitclip,
     ),
     Row(
