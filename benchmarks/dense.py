@@ -4,8 +4,9 @@ Command: ``python benchmarks/dense.py`` (about 2 CPU minutes; ``--quick`` for on
 ViT-B at 224 pixels with random weights, 8 images at once, one thread, the two by turns, medians of the rounds. Tether's
 own tower and transformers' SigLIP, plain patches and MaskCLIP's.
 
-Last measured in wall time on one busy core of an AMD EPYC, medians alone: Tether 1.07 and 1.14, SigLIP 1.03 and 1.21
-times one ``encode_image`` (MaskCLIP runs its last block twice, as the embedding stays that of the unchanged tower).
+Last measured on one core of an AMD EPYC, times one ``encode_image`` (least and most of the rounds): Tether 1.05
+[1.03..1.07], MaskCLIP 1.12 [1.09..1.16]; SigLIP 1.09 [1.06..1.10], MaskCLIP 1.15 [1.13..1.23]. MaskCLIP runs its last
+block twice, as the embedding stays that of the unchanged tower.
 """
 
 from __future__ import annotations

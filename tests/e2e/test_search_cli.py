@@ -65,6 +65,14 @@ def test_from_a_folder_to_a_page(place: Path, call: Callable[..., Any]) -> None:
     call("search", store, code=2)
 
 
+def test_a_set_of_other_settings_is_another_store(place: Path) -> None:
+    model = tether.load(place / "model")
+    first, again = (tether.search("scenes:rows=6,size=64", "a circle", model=model) for _ in range(2))
+    other = tether.search("scenes:rows=6,size=80", "a circle", model=model)
+    scores = [[hit.score for hit in found["a circle"]] for found in (first, again, other)]
+    assert scores[0] == scores[1] != scores[2]
+
+
 def test_killed_while_embedding(place: Path, call: Callable[..., Any]) -> None:
     out = place / "parts"
     command = ["embed", place / "images", "--model", place / "model", "--out", out]

@@ -152,19 +152,16 @@ def open_store(
                 raise InputError(f"{where}: does not say which model made its vectors; give --model")
             model = near(store.model, written_in=where, again=f"tether search {where} --model NAME ...")
         return store, *opened(model, device=device)
-    if (
-        where.partition(":")[0] not in SOURCES
-        and "://" not in where
-        and not has_magic(where)
-        and not local(where).exists()
-    ):
+    named = where.partition(":")[0] in SOURCES
+    if not named and "://" not in where and not has_magic(where) and not local(where).exists():
         raise InputError(f"{where}: no such store; make one with: tether index; or name a folder or file of images")
     source = open_source(where, where="search: a source of images")
     if model is None:
         raise InputError(f"{where}: no store but a source of images; say what embeds them: --model starter, or a run")
     encoder, name = opened(model, device=device)
     digest = model_digest(encoder)  # pyrefly: ignore - every model of tether.load is a module
-    key = f"{hash_int(f'{source.name} {source.version} {digest} {THUMBNAIL}'):016x}"
+    rows = where if named else source.name  # a set's version does not say its settings
+    key = f"{hash_int(f'{rows} {source.version} {digest} {THUMBNAIL}'):016x}"
     place = cache_dir() / "search" / key
     vectors, stored = place / "vectors.parquet", place / "store"
     done = embed(
