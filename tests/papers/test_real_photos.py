@@ -12,6 +12,7 @@ from tether.core.card import Claim, Condition
 from tether.core.errors import InputError
 from tether.papers.cards import CARDS
 from tether.papers.reproduction import real_photos, source_index
+from tether.papers.reproduction.history import is_commit
 from tether.papers.reproduction.reproduce import SEEDS
 
 CLAIM = Claim(
@@ -43,6 +44,7 @@ def test_there_are_rows_of_papers_and_their_verdicts_follow_from_their_seeds():
     rows = real_photos.stored()
     assert len(rows) >= 10
     assert set(rows) <= set(CARDS)
+    assert all(is_commit(row["commit"]) for row in rows.values())
 
 
 def test_the_stored_claims_are_those_of_the_bench(monkeypatch):
