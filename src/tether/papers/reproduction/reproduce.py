@@ -82,6 +82,7 @@ def reproduce(
     threads: int = 1,
     fresh: bool = False,
     on_progress: Progress | None = None,
+    on_measured: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure one paper over ``SEEDS`` and return its result, as ``results/<slug>.json`` holds it.
 
@@ -99,6 +100,7 @@ def reproduce(
         threads: of torch on the CPU.
         fresh: measure every seed again.
         on_progress: called after each seed with (seeds done, of so many).
+        on_measured: called with each seed that is measured now, not for those that were kept.
 
     Raises:
         InputError: no such paper, or a trial that is not finite.
@@ -122,8 +124,12 @@ def reproduce(
         path = folder / f"seed-{seed}.json"
         if seed not in kept:
             known = None if fresh else _known_run(path, seed=seed)
-            kept[seed] = known or _measure(slug, Lab(seed, device=device, threads=threads))
-            write_json(path, asdict(kept[seed]))
+            if known is None:
+                known = _measure(slug, Lab(seed, device=device, threads=threads))
+                if on_measured:
+                    on_measured(seed)
+            kept[seed] = known
+            write_json(path, asdict(known))
         if on_progress:
             on_progress(number + 1, len(wanted))
     runs = [kept[seed] for seed in SEEDS]
