@@ -56,6 +56,7 @@ class Paper:
 def paper(monkeypatch, tmp_path):
     made = Paper()
     monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(reproduce, "commit", lambda: "0123456789ab")
     monkeypatch.setattr(reproduce, "module", lambda slug: made)
     monkeypatch.setattr(reproduce, "find_card", lambda slug: CARD)
     monkeypatch.setattr(source_index, "card_path", lambda slug: tmp_path / "made_up.py")
@@ -266,7 +267,13 @@ def test_what_is_not_a_trial_is_refused(paper, monkeypatch):
         ({"mean": float("nan")}, "mean is nan, its seeds give 0.5"),
         ({"margin": None}, "margin: expected int or float, got None"),
         ({"smoke": {"baseline": 1.0}}, "smoke: key 'ours' is missing"),
-        ({"seeds": [{"baseline": "1"}]}, "seeds: 0: baseline: expected int or float, got '1'"),
+        ({"seeds": [{"seed": 0, "baseline": "1"}]}, "seeds: 0: baseline: expected int or float, got '1'"),
+        ({"device": "cuda"}, "expected one thread of the CPU, got 1 of 'cuda'"),
+        ({"threads": 2}, "expected one thread of the CPU, got 2 of 'cpu'"),
+        ({"kind": "odd"}, "kind: expected better, no_worse, property, got 'odd'"),
+        ({"better": "sideways"}, "better: expected higher or lower, got 'sideways'"),
+        ({"machine": []}, "machine: expected a mapping"),
+        ({"smoke": {"baseline": float("inf"), "ours": 1.0, "notes": {}}}, "expected finite numbers"),
     ],
 )
 def test_a_typed_verdict_is_caught(paper, tmp_path, change, match):
@@ -274,6 +281,38 @@ def test_a_typed_verdict_is_caught(paper, tmp_path, change, match):
     write_json(tmp_path / "made-up.json", result)
     with pytest.raises(InputError, match=match):
         reproduce.stored("made-up", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (lambda result: result["seeds"].pop(), r"expected the seeds \[0, 1, 2, 3, 4\], got \[0, 1, 2, 3\]"),
+        (lambda result: result["seeds"].reverse(), "expected the seeds"),
+        (lambda result: result["fresh"]["seeds"].pop(), r"fresh: expected the seeds \[5, 6, 7\]"),
+        (lambda result: result["seeds"][1].update(commit="0123456789ab+"), "seed 1: measured from '0123456789ab.'"),
+        (lambda result: result["seeds"][1]["notes"].update(ours=1.0), "notes: 'ours' is the name"),
+        (lambda result: result["fresh"].update(conditions=[]), "fresh: conditions are not those of the claim"),
+        (lambda result: result["conditions"][0].update(better="up"), "better: expected higher or lower, got 'up'"),
+        (lambda result: result["conditions"][0].update(least=float("nan")), "conditions: expected finite numbers"),
+        (lambda result: result["conditions"][0].pop("ours"), "conditions: 0: key 'ours' is missing"),
+    ],
+)
+def test_a_result_of_other_seeds_or_conditions_is_refused(paper, monkeypatch, edit, match):
+    kept = Condition(says="kept", ours="norm", than=2.5, better="higher", least=-1.0)
+    card = dataclasses.replace(CARD, claim=dataclasses.replace(CARD.claim, conditions=(kept,)))
+    monkeypatch.setattr(reproduce, "find_card", lambda slug: card)
+    result = copy.deepcopy(reproduce.reproduce("made-up", fresh_seeds=True))
+    reproduce.check(result, where="made-up.json", card=card)
+    edit(result)
+    with pytest.raises(InputError, match=f"made-up.json: .*{match}"):
+        reproduce.check(result, where="made-up.json")
+
+
+def test_a_result_of_another_claim_is_refused(paper):
+    result = reproduce.reproduce("made-up")
+    card = dataclasses.replace(CARD, claim=dataclasses.replace(CARD.claim, margin=0.2))
+    with pytest.raises(InputError, match=r"margin is 0\.25, the card says 0\.2"):
+        reproduce.check(result, where="here", card=card)
 
 
 def test_a_result_with_a_missing_key_is_refused(paper, tmp_path):

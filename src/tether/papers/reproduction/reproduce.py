@@ -11,28 +11,33 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tether.core.atomic_io import cache_dir, read_json, write_json
-from tether.core.card import Card, Condition, Trial
+from tether.core.card import Better, Card, Claim, Condition, Kind, Trial
 from tether.core.errors import InputError
 from tether.core.fingerprint import SourceTrees
 from tether.core.shape import NUMBER
 from tether.core.shape import check as fits
+from tether.papers.cards import CARDS, module
 from tether.papers.cards import card as find_card
-from tether.papers.cards import module
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.history import commit, is_commit
 from tether.papers.reproduction.lab import Lab
 from tether.papers.reproduction.verdict import check_condition, summarise
 
 SEEDS, FRESH_SEEDS = (0, 1, 2, 3, 4), (5, 6, 7)
-"""A verdict rests on the first, whoever asks; the others show what it is worth on seeds that no card was tuned on."""
+"""A verdict rests on the first, whoever asks; the others stand beside it and do not enter it."""
 LIBRARIES = ("tether-clip", "torch", "numpy", "scikit-learn", "open_clip_torch", "pyarrow")
 Progress = Callable[[int, int | None], None]
 _TRIAL = {"baseline": NUMBER, "ours": NUMBER, "notes": {"*": NUMBER}}
 _RUN = {"seed": int, **_TRIAL, "wall_seconds": NUMBER, "cpu_seconds": NUMBER, "commit": str, "measured": str}
-_CONDITION = {"says": str, "holds": bool, "mean": NUMBER, "lower": NUMBER}
+_CONDITION = {
+    **dict.fromkeys(("says", "ours", "better"), str),
+    **dict.fromkeys(("least", "mean", "lower"), NUMBER),
+    "than": (str, *NUMBER),
+    "holds": bool,
+}
 SUMMARY = {
     **dict.fromkeys(("mean", "lower", "upper"), NUMBER),
     "verdict": str,
@@ -40,11 +45,16 @@ SUMMARY = {
     "seeds": [_TRIAL],
 }
 _RESULT = {
-    **dict.fromkeys(("slug", "metric", "better", "kind", "fingerprint", "commit"), str),
-    "margin": NUMBER,
+    **dict.fromkeys(("slug", "says", "metric", "better", "kind", "baseline", "equal", "scale"), str),
+    **dict.fromkeys(("device", "fingerprint", "commit", "measured"), str),
+    **dict.fromkeys(("margin", "wall_seconds", "cpu_seconds"), NUMBER),
+    "threads": int,
+    "machine": {"processor": str, "cores": (int, None), "*": (str, int, None)},
+    "versions": {"*": str},
     "smoke": (None, _TRIAL),
-    "fresh": (None, SUMMARY),
+    "fresh": (None, SUMMARY | {"seeds": [_RUN]}),
     **SUMMARY,
+    "seeds": [_RUN],
 }
 
 
@@ -202,15 +212,20 @@ def stored(slug: str, *, folder: Path | None = None) -> dict[str, Any] | None:
     if path is None or not path.is_file():
         return None
     result = read_json(path)
-    check(result, where=str(path))
+    check(result, where=str(path), card=CARDS.get(slug))
     return result
 
 
-def check(result: Any, *, where: str) -> None:
-    """See that a stored result is whole and that its verdict follows from its own numbers.
+def check(result: Any, *, where: str, card: Card | None = None) -> None:
+    """See that a stored result is whole, of the fixed seeds, and that its verdict follows from its own numbers.
+
+    Args:
+        result: as ``results/<slug>.json`` holds it: of one thread of the CPU, every seed from a commit.
+        where: the file, for errors.
+        card: whose claim it must be, or None.
 
     Raises:
-        InputError: a missing key, or a figure or verdict that the seeds do not give.
+        InputError: a missing key, another claim or other seeds, or a figure or verdict that the seeds do not give.
     """
     if not isinstance(result, dict) or not _RESULT.keys() <= result.keys():
         missing = sorted(_RESULT.keys() - result.keys()) if isinstance(result, dict) else sorted(_RESULT)
@@ -218,18 +233,54 @@ def check(result: Any, *, where: str) -> None:
     if result["smoke"] is True:
         raise InputError(f"{where}: this is a smoke run, which has no verdict; run it in full")
     fits(result, _RESULT, where=where)
-    for part, name in ((result, ""), (result["fresh"], "fresh: ")):
+    if (result["device"], result["threads"]) != ("cpu", 1):
+        raise InputError(f"{where}: expected one thread of the CPU, got {result['threads']} of {result['device']!r}")
+    for part, name, seeds in ((result, "", SEEDS), (result["fresh"], "fresh: ", FRESH_SEEDS)):
         if part is not None:
-            check_verdict(result, part, where=f"{where}: {name}")
+            check_verdict(result, part, seeds=seeds, where=f"{where}: {name}")
+            for run in part["seeds"]:
+                if not is_commit(run["commit"]):
+                    raise InputError(f"{where}: {name}seed {run['seed']}: measured from {run['commit']!r}, no commit")
+    if not _is_finite(result):
+        raise InputError(f"{where}: expected finite numbers")
+    for key, value in ({} if card is None else {"slug": card.slug} | _asked(card.claim)).items():
+        kept = [_plain_condition(one) for one in result[key]] if key == "conditions" else result[key]
+        if kept != value:
+            raise InputError(f"{where}: {key} is {kept!r}, the card says {value!r}; tether reproduce measures it anew")
 
 
-def check_verdict(claim: Mapping[str, Any], part: Mapping[str, Any], *, where: str) -> None:
+def _asked(claim: Claim) -> dict[str, Any]:
+    return asdict(claim) | {"conditions": [asdict(one) for one in claim.conditions]}
+
+
+def _plain_condition(kept: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: kept[field.name] for field in fields(Condition)}
+
+
+def check_verdict(
+    claim: Mapping[str, Any], part: Mapping[str, Any], *, seeds: Sequence[int] = SEEDS, where: str
+) -> None:
     """See that what is said of seeds follows from them, verdict and conditions.
 
     Raises:
-        InputError: a figure or verdict that the seeds do not give.
+        InputError: other seeds or conditions, or a figure or verdict that the seeds do not give.
     """
-    found = judged(claim, part["seeds"])
+    numbers = [run.get("seed") for run in part["seeds"]]
+    if numbers != list(seeds):
+        raise InputError(f"{where}expected the seeds {list(seeds)}, got {numbers}")
+    for one in (claim, *claim["conditions"]):
+        if one["better"] not in get_args(Better):
+            raise InputError(f"{where}better: expected {' or '.join(get_args(Better))}, got {one['better']!r}")
+    if claim["kind"] not in get_args(Kind):
+        raise InputError(f"{where}kind: expected {', '.join(get_args(Kind))}, got {claim['kind']!r}")
+    if [_plain_condition(one) for one in part["conditions"]] != [_plain_condition(one) for one in claim["conditions"]]:
+        raise InputError(f"{where}conditions are not those of the claim")
+    if not all(_is_finite(one["least"]) and _is_finite(one["than"]) for one in claim["conditions"]):
+        raise InputError(f"{where}conditions: expected finite numbers")
+    try:
+        found = judged(claim, part["seeds"])
+    except (InputError, ArithmeticError) as error:
+        raise InputError(f"{where}{error}") from None
     _compare(part, found, keys=("mean", "lower", "upper", "verdict"), where=where)
     for one, again in zip(part["conditions"], found["conditions"], strict=True):
         _compare(one, again, keys=("mean", "lower", "holds"), where=f"{where}{one['says']!r}: ")
@@ -245,6 +296,9 @@ def _compare(kept: Mapping[str, Any], found: Mapping[str, Any], *, keys: Iterabl
 
 def judged(claim: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What seeds say of a claim, both as a result holds them."""
+    for run in seeds:
+        if taken := run["notes"].keys() & {"baseline", "ours"}:
+            raise InputError(f"notes: {min(taken)!r} is the name of a figure of its own")
     figures = [{"baseline": run["baseline"], "ours": run["ours"], **run["notes"]} for run in seeds]
     conditions: list[dict[str, Any]] = []
     for one in claim["conditions"]:
@@ -288,7 +342,7 @@ def _result(
     more: Sequence[Run] = (),
     where: Mapping[str, Any],
 ) -> dict[str, Any]:
-    claim = asdict(card.claim) | {"conditions": [asdict(one) for one in card.claim.conditions]}
+    claim = _asked(card.claim)
     seeds, fresh = [asdict(run) for run in runs], [asdict(run) for run in more]
     empty = {"verdict": None, "mean": None, "lower": None, "upper": None}
     return {
