@@ -18,7 +18,10 @@ def command(
         bool, typer.Option("--smoke", help="Seconds each: does it run? No verdict, no stored result.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for SLUG.json (SLUG.smoke.json); the checkout's results/ unless --smoke.")
+        Path | None,
+        typer.Option(
+            help="Folder for SLUG.json or SLUG.smoke.json; otherwise results/, where a smoke run stores nothing."
+        ),
     ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
@@ -79,18 +82,18 @@ def command(
             )
             if folder is not None:
                 write_json(folder / f"{slug}{'.smoke' * smoke}.json", result)
-            for line in _lines(result, measured=len(measured)):
+            for line in result_lines(result, measured=len(measured)):
                 say(line)
 
 
-def _lines(result: dict, *, measured: int) -> list[str]:
+def result_lines(result: dict, *, measured: int) -> list[str]:
     """What is said of a result of which so many seeds were measured just now."""
     from tether.papers.reproduction import figures
 
     if result["verdict"] is None:
         return [f"{result['slug']}: smoke run ended in {result['wall_seconds']:.1f} s"]
     runs = [*result["seeds"], *(result["fresh"] or {"seeds": []})["seeds"]]
-    kept = f"{len(runs) - measured} of {len(runs)} seeds were measured before (--fresh measures them again)"
+    kept = f"  {len(runs) - measured} of {len(runs)} seeds were measured before; --fresh measures them again"
     lines = [
         f"{result['slug']}: {result['verdict']}; {result['metric']}: {figures.improvement(result)}; "
         f"{len(result['seeds'])} seeds, {result['wall_seconds']:.0f} s",
@@ -98,4 +101,4 @@ def _lines(result: dict, *, measured: int) -> list[str]:
     ]
     if fresh := result["fresh"]:
         lines.append(f"  fresh seeds: {fresh['verdict']}; {figures.improvement(result | fresh)}")
-    return lines if measured == len(runs) else [*lines, f"  {kept}"]
+    return lines if measured == len(runs) else [*lines, kept]

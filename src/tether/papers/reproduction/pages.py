@@ -225,9 +225,8 @@ def _fresh(result: dict[str, Any]) -> str:
     named = ", ".join(str(run["seed"]) for run in fresh["seeds"])
     failed = [one["says"] for one in fresh["conditions"] if not one["holds"]]
     more = f"; a condition fails: {escaped('; '.join(failed))}" if failed else ""
-    return sentence(
-        f"Seeds {named}, which do not enter the verdict, say *{fresh['verdict']}*: {figures.improvement(result | fresh)}{more}"
-    )
+    said = f"*{fresh['verdict']}*: {figures.improvement(result | fresh)}{more}"
+    return sentence(f"Seeds {named}, which do not enter the verdict, say {said}")
 
 
 def _circumstances(result: dict[str, Any]) -> str:
