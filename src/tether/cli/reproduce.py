@@ -20,7 +20,7 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for SLUG.json or SLUG.smoke.json; otherwise results/, where a smoke run stores nothing."
+            help="Folder for SLUG.json (SLUG.smoke.json); otherwise results/, and a smoke run stores nothing."
         ),
     ] = None,
     device: Device = "auto",
