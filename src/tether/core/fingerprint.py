@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -196,8 +197,13 @@ def _hash(*texts: str) -> str:
 
 def _read(path: Path, *, package: str, inside: str = "") -> _Code:
     """Parse a file of a package, whose modules begin with its name; ``inside`` is what its relative imports add to."""
+    return _parsed(path.read_text(encoding="utf-8"), package, inside)
+
+
+@functools.lru_cache(maxsize=4096)  # the trees of several commits differ in a few files
+def _parsed(text: str, package: str, inside: str) -> _Code:
     reader = _Reader(package, inside)
-    reader.node(ast.parse(path.read_text(encoding="utf-8")))
+    reader.node(ast.parse(text))
     order: dict[str, None] = dict.fromkeys(reader.out[at] for at in reader.uses if reader.out[at] in reader.bound)
     names = [*order, *sorted(reader.bound.keys() - order.keys())]
     number = {name: f"import {at}" for at, name in enumerate(names)}
