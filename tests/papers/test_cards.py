@@ -16,7 +16,7 @@ from tether.core.atomic_io import read_json
 from tether.core.card import Card, Package
 from tether.papers.cards import CARDS, card, module
 from tether.papers.reproduction import history, real_photos, source_index
-from tether.papers.reproduction.reproduce import stored
+from tether.papers.reproduction.stored_result import stored
 from tether.papers.stability.guide import RESULT
 
 SLUGS = list(CARDS)

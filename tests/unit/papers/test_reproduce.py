@@ -13,7 +13,7 @@ import torch
 from tether.core.atomic_io import read_json, write_json
 from tether.core.card import Card, Claim, Condition, Trial
 from tether.core.errors import InputError
-from tether.papers.reproduction import reproduce, results, source_index
+from tether.papers.reproduction import reproduce, results, source_index, stored_result
 from tether.papers.reproduction.lab import Lab
 from tether.papers.reproduction.results import ABSOLUTE, RELATIVE, moved
 from tether.papers.testbeds.pairs import emoji
@@ -82,7 +82,7 @@ def test_a_result_holds_what_was_measured(paper):
     }
     assert result["machine"].keys() == {"system", "architecture", "processor", "cores"}
     assert result["versions"]["torch"] == torch.__version__
-    reproduce.check(result, where="here")
+    stored_result.check(result, where="here")
 
 
 def test_no_name_of_the_machine_or_user_gets_into_a_result(paper):
@@ -188,10 +188,10 @@ def test_a_condition_that_fails_makes_it_in_part(paper, monkeypatch, least, verd
     result = reproduce.reproduce("made-up", fresh_seeds=True)
     assert (result["verdict"], result["fresh"]["verdict"]) == (verdict, verdict)
     assert [(one["mean"], one["holds"]) for one in result["conditions"]] == [(-0.5, holds)]
-    reproduce.check(result, where="here")
+    stored_result.check(result, where="here")
     result["conditions"][0]["holds"] = not holds
     with pytest.raises(InputError, match="'kept': holds is"):
-        reproduce.check(result, where="here")
+        stored_result.check(result, where="here")
 
 
 def test_a_condition_on_a_figure_that_is_not_there_is_refused(paper, monkeypatch):
@@ -247,7 +247,7 @@ def test_a_smoke_run_has_no_verdict_and_is_never_kept(paper):
     assert (paper.asked, paper.smokes) == ([], 2)
     assert (result["smoke"], result["verdict"], result["mean"]) == (True, None, None)
     with pytest.raises(InputError, match="smoke run"):
-        reproduce.check(result, where="results/made-up.json")
+        stored_result.check(result, where="results/made-up.json")
 
 
 def test_what_is_not_a_trial_is_refused(paper, monkeypatch):
@@ -280,7 +280,7 @@ def test_a_typed_verdict_is_caught(paper, tmp_path, change, match):
     result = reproduce.reproduce("made-up") | change
     write_json(tmp_path / "made-up.json", result)
     with pytest.raises(InputError, match=match):
-        reproduce.stored("made-up", folder=tmp_path)
+        stored_result.stored("made-up", folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -302,27 +302,27 @@ def test_a_result_of_other_seeds_or_conditions_is_refused(paper, monkeypatch, ed
     card = dataclasses.replace(CARD, claim=dataclasses.replace(CARD.claim, conditions=(kept,)))
     monkeypatch.setattr(reproduce, "find_card", lambda slug: card)
     result = copy.deepcopy(reproduce.reproduce("made-up", fresh_seeds=True))
-    reproduce.check(result, where="made-up.json", card=card)
+    stored_result.check(result, where="made-up.json", card=card)
     edit(result)
     with pytest.raises(InputError, match=f"made-up.json: .*{match}"):
-        reproduce.check(result, where="made-up.json")
+        stored_result.check(result, where="made-up.json")
 
 
 def test_a_result_of_another_claim_is_refused(paper):
     result = reproduce.reproduce("made-up")
     card = dataclasses.replace(CARD, claim=dataclasses.replace(CARD.claim, margin=0.2))
     with pytest.raises(InputError, match=r"margin is 0\.25, the card says 0\.2"):
-        reproduce.check(result, where="here", card=card)
+        stored_result.check(result, where="here", card=card)
 
 
 def test_a_result_with_a_missing_key_is_refused(paper, tmp_path):
     result = copy.deepcopy(reproduce.reproduce("made-up"))
     del result["fingerprint"]
     with pytest.raises(InputError, match=r"made-up\.json: not a result, these keys are missing: fingerprint"):
-        reproduce.check(result, where="made-up.json")
+        stored_result.check(result, where="made-up.json")
     with pytest.raises(InputError, match="not a result"):
-        reproduce.check([], where="made-up.json")
-    assert reproduce.stored("made-up", folder=tmp_path) is None
+        stored_result.check([], where="made-up.json")
+    assert stored_result.stored("made-up", folder=tmp_path) is None
 
 
 def test_rows_as_json_are_plain(paper):

@@ -79,10 +79,10 @@ def sources_at(name: str) -> Iterator[SourceTrees]:
 
 def fingerprint_at(slug: str, *, sources: SourceTrees) -> str:
     """The fingerprint of a card, with the parts it names there, in the source that ``sources_at`` gives."""
-    card = sources.package / "papers" / "cards" / f"{slug.replace('-', '_')}.py"
+    card = sources.package / source_index.card_path(slug).relative_to(PACKAGE)
     nodes = ast.walk(ast.parse(card.read_text(encoding="utf-8")))
     parts = next(node.value for node in nodes if isinstance(node, ast.keyword) and node.arg == "parts")
-    return source_index.fingerprint_of(slug, ast.literal_eval(parts), sources=sources)
+    return source_index.fingerprint_of(card, ast.literal_eval(parts), sources=sources)
 
 
 @functools.cache

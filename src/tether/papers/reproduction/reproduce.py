@@ -4,83 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tether.core.atomic_io import cache_dir, read_json, write_json
-from tether.core.card import Better, Card, Claim, Condition, Kind, Trial
+from tether.core.card import Card, Trial
 from tether.core.errors import InputError
 from tether.core.fingerprint import SourceTrees
-from tether.core.shape import NUMBER
 from tether.core.shape import check as fits
-from tether.papers.cards import CARDS, module
 from tether.papers.cards import card as find_card
+from tether.papers.cards import module
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.history import commit, is_commit
 from tether.papers.reproduction.lab import Lab
-from tether.papers.reproduction.verdict import check_condition, summarise
+from tether.papers.reproduction.stored_result import (
+    FRESH_SEEDS,
+    SEED_ROW,
+    SEEDS,
+    Figures,
+    SeedRow,
+    asked,
+    is_finite,
+    judged,
+)
 
-SEEDS, FRESH_SEEDS = (0, 1, 2, 3, 4), (5, 6, 7)
-"""A verdict rests on the first, whoever asks; the others stand beside it and do not enter it."""
 LIBRARIES = ("tether-clip", "torch", "numpy", "scikit-learn", "open_clip_torch", "pyarrow")
 Progress = Callable[[int, int | None], None]
-_TRIAL = {"baseline": NUMBER, "ours": NUMBER, "notes": {"*": NUMBER}}
-_RUN = {"seed": int, **_TRIAL, "wall_seconds": NUMBER, "cpu_seconds": NUMBER, "commit": str, "measured": str}
-_CONDITION = {
-    **dict.fromkeys(("says", "ours", "better"), str),
-    **dict.fromkeys(("least", "mean", "lower"), NUMBER),
-    "than": (str, *NUMBER),
-    "holds": bool,
-}
-SUMMARY = {
-    **dict.fromkeys(("mean", "lower", "upper"), NUMBER),
-    "verdict": str,
-    "conditions": [_CONDITION],
-    "seeds": [_TRIAL],
-}
-_RESULT = {
-    **dict.fromkeys(("slug", "says", "metric", "better", "kind", "baseline", "equal", "scale"), str),
-    **dict.fromkeys(("device", "fingerprint", "commit", "measured"), str),
-    **dict.fromkeys(("margin", "wall_seconds", "cpu_seconds"), NUMBER),
-    "threads": int,
-    "machine": {"processor": str, "cores": (int, None), "*": (str, int, None)},
-    "versions": {"*": str},
-    "smoke": (None, _TRIAL),
-    "fresh": (None, SUMMARY | {"seeds": [_RUN]}),
-    **SUMMARY,
-    "seeds": [_RUN],
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One seed as it was measured.
-
-    Attributes:
-        seed: of the lab.
-        baseline: the metric without the method.
-        ours: the metric with it.
-        notes: side figures by name.
-        wall_seconds: elapsed time of this seed.
-        cpu_seconds: processor time of this process for this seed, all threads.
-        commit: of the checkout when it was measured; see ``commit``.
-        measured: the day, as YYYY-MM-DD.
-    """
-
-    seed: int
-    baseline: float
-    ours: float
-    notes: dict[str, float]
-    wall_seconds: float
-    cpu_seconds: float
-    commit: str
-    measured: str
 
 
 def reproduce(
@@ -139,7 +92,7 @@ def reproduce(
                 if on_measured:
                     on_measured(seed)
             kept[seed] = known
-            write_json(path, asdict(known))
+            write_json(path, known)
         if on_progress:
             on_progress(number + 1, len(wanted))
     runs = [kept[seed] for seed in SEEDS]
@@ -147,54 +100,46 @@ def reproduce(
     return _result(card, runs, smoke_trial(slug), more=more, where=where)
 
 
-def _known_runs(slug: str, *, where: Mapping[str, Any]) -> dict[int, Run]:
+def _known_runs(slug: str, *, where: Mapping[str, Any]) -> dict[int, SeedRow]:
     """Seeds of the stored result by number, if the same code and libraries measured them on such a machine."""
     path = source_index.result_path(slug)
     if path is None or not path.is_file():
         return {}
     try:
         result = read_json(path)
-        fits(result, {"seeds": [_RUN], "fresh": (None, {"seeds": [_RUN]})}, where=slug)
+        fits(result, {"seeds": [SEED_ROW], "fresh": (None, {"seeds": [SEED_ROW]})}, where=slug)
     except InputError:
         return {}
     if any(result.get(name) != value for name, value in where.items()):
         return {}
     found = [*result["seeds"], *(result["fresh"] or {"seeds": []})["seeds"]]
-    return {run["seed"]: _as_run(run) for run in found if _is_good(run)}
+    return {run["seed"]: _only_row(run) for run in found if _is_good(run)}
 
 
-def _known_run(path: Path, *, seed: int) -> Run | None:
+def _known_run(path: Path, *, seed: int) -> SeedRow | None:
     """The seed that a file of the cache holds; None where there is none, or not this one whole."""
     try:
         run = read_json(path)
-        fits(run, _RUN, where=str(path))
+        fits(run, SEED_ROW, where=str(path))
     except (InputError, OSError):
         return None
-    return _as_run(run) if run["seed"] == seed and _is_good(run) else None
+    return _only_row(run) if run["seed"] == seed and _is_good(run) else None
 
 
-def _as_run(run: Mapping[str, Any]) -> Run:
-    return Run(**{name: run[name] for name in _RUN})
+def _only_row(run: Mapping[str, Any]) -> SeedRow:
+    """A kept seed without keys of another version."""
+    return SeedRow(**{name: run[name] for name in SEED_ROW})
 
 
 def _is_good(run: Mapping[str, Any]) -> bool:
     """Whether a kept seed is as good as one measured now: finite, and from a commit if there is one to measure from."""
-    return _is_finite(run) and (is_commit(run["commit"]) or not is_commit(commit()))
+    return is_finite(run) and (is_commit(run["commit"]) or not is_commit(commit()))
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether all numbers in plain values are finite."""
-    if isinstance(value, Mapping):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def smoke_trial(slug: str) -> dict[str, Any]:
+def smoke_trial(slug: str) -> Figures:
     """The figures of a paper's smoke run of seed 0 on the CPU, as a result holds them."""
-    run = asdict(_measure(slug, Lab(0, smoke=True)))
-    return {name: run[name] for name in _TRIAL}
+    run = _measure(slug, Lab(0, smoke=True))
+    return Figures(baseline=run["baseline"], ours=run["ours"], notes=run["notes"])
 
 
 def changed(card: Card, result: dict[str, Any], *, sources: SourceTrees) -> bool:
@@ -206,157 +151,46 @@ def changed(card: Card, result: dict[str, Any], *, sources: SourceTrees) -> bool
     return result["smoke"] is None or result["fingerprint"] != source_index.fingerprint(card, sources=sources)
 
 
-def stored(slug: str, *, folder: Path | None = None) -> dict[str, Any] | None:
-    """The stored result of a paper from ``folder`` (default: the checkout's), or None."""
-    path = folder / f"{slug}.json" if folder else source_index.result_path(slug)
-    if path is None or not path.is_file():
-        return None
-    result = read_json(path)
-    check(result, where=str(path), card=CARDS.get(slug))
-    return result
-
-
-def check(result: Any, *, where: str, card: Card | None = None) -> None:
-    """See that a stored result is whole, of the fixed seeds, and that its verdict follows from its own numbers.
-
-    Args:
-        result: as ``results/<slug>.json`` holds it: of one thread of the CPU, every seed from a commit.
-        where: the file, for errors.
-        card: whose claim it must be, or None.
-
-    Raises:
-        InputError: a missing key, another claim or other seeds, or a figure or verdict that the seeds do not give.
-    """
-    if not isinstance(result, dict) or not _RESULT.keys() <= result.keys():
-        missing = sorted(_RESULT.keys() - result.keys()) if isinstance(result, dict) else sorted(_RESULT)
-        raise InputError(f"{where}: not a result, these keys are missing: {', '.join(missing)}")
-    if result["smoke"] is True:
-        raise InputError(f"{where}: this is a smoke run, which has no verdict; run it in full")
-    fits(result, _RESULT, where=where)
-    if (result["device"], result["threads"]) != ("cpu", 1):
-        raise InputError(f"{where}: expected one thread of the CPU, got {result['threads']} of {result['device']!r}")
-    for part, name, seeds in ((result, "", SEEDS), (result["fresh"], "fresh: ", FRESH_SEEDS)):
-        if part is not None:
-            check_verdict(result, part, seeds=seeds, where=f"{where}: {name}")
-            for run in part["seeds"]:
-                if not is_commit(run["commit"]):
-                    raise InputError(f"{where}: {name}seed {run['seed']}: measured from {run['commit']!r}, no commit")
-    if not _is_finite(result):
-        raise InputError(f"{where}: expected finite numbers")
-    for key, value in ({} if card is None else {"slug": card.slug} | _asked(card.claim)).items():
-        kept = [_plain_condition(one) for one in result[key]] if key == "conditions" else result[key]
-        if kept != value:
-            raise InputError(f"{where}: {key} is {kept!r}, the card says {value!r}; tether reproduce measures it anew")
-
-
-def _asked(claim: Claim) -> dict[str, Any]:
-    return asdict(claim) | {"conditions": [asdict(one) for one in claim.conditions]}
-
-
-def _plain_condition(kept: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: kept[field.name] for field in fields(Condition)}
-
-
-def check_verdict(
-    claim: Mapping[str, Any], part: Mapping[str, Any], *, seeds: Sequence[int] = SEEDS, where: str
-) -> None:
-    """See that what is said of seeds follows from them, verdict and conditions.
-
-    Raises:
-        InputError: other seeds or conditions, or a figure or verdict that the seeds do not give.
-    """
-    numbers = [run.get("seed") for run in part["seeds"]]
-    if numbers != list(seeds):
-        raise InputError(f"{where}expected the seeds {list(seeds)}, got {numbers}")
-    for one in (claim, *claim["conditions"]):
-        if one["better"] not in get_args(Better):
-            raise InputError(f"{where}better: expected {' or '.join(get_args(Better))}, got {one['better']!r}")
-    if claim["kind"] not in get_args(Kind):
-        raise InputError(f"{where}kind: expected {', '.join(get_args(Kind))}, got {claim['kind']!r}")
-    if [_plain_condition(one) for one in part["conditions"]] != [_plain_condition(one) for one in claim["conditions"]]:
-        raise InputError(f"{where}conditions are not those of the claim")
-    if not all(_is_finite(one["least"]) and _is_finite(one["than"]) for one in claim["conditions"]):
-        raise InputError(f"{where}conditions: expected finite numbers")
-    try:
-        found = judged(claim, part["seeds"])
-    except (InputError, ArithmeticError) as error:
-        raise InputError(f"{where}{error}") from None
-    _compare(part, found, keys=("mean", "lower", "upper", "verdict"), where=where)
-    for one, again in zip(part["conditions"], found["conditions"], strict=True):
-        _compare(one, again, keys=("mean", "lower", "holds"), where=f"{where}{one['says']!r}: ")
-
-
-def _compare(kept: Mapping[str, Any], found: Mapping[str, Any], *, keys: Iterable[str], where: str) -> None:
-    for key in keys:
-        old, new = kept[key], found[key]
-        near = type(old) in NUMBER and type(new) in NUMBER and abs(old - new) <= 1e-9 * max(1.0, abs(new))
-        if old != new and not near:  # NaN is neither
-            raise InputError(f"{where}{key} is {old!r}, its seeds give {new!r}")
-
-
-def judged(claim: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What seeds say of a claim, both as a result holds them."""
-    for run in seeds:
-        if taken := run["notes"].keys() & {"baseline", "ours"}:
-            raise InputError(f"notes: {min(taken)!r} is the name of a figure of its own")
-    figures = [{"baseline": run["baseline"], "ours": run["ours"], **run["notes"]} for run in seeds]
-    conditions: list[dict[str, Any]] = []
-    for one in claim["conditions"]:
-        condition = Condition(**{field.name: one[field.name] for field in fields(Condition)})
-        found = check_condition(condition, figures)
-        conditions.append(asdict(condition) | {"mean": found.mean, "lower": found.lower, "holds": found.holds})
-    summary = summarise(
-        [run["baseline"] for run in seeds],
-        [run["ours"] for run in seeds],
-        better=claim["better"],
-        margin=claim["margin"],
-        kind=claim["kind"],
-        conditions=[one["holds"] for one in conditions],
-    )
-    return asdict(summary) | {"conditions": conditions}
-
-
-def _measure(slug: str, lab: Lab) -> Run:
+def _measure(slug: str, lab: Lab) -> SeedRow:
     with lab:
         wall, cpu = time.perf_counter(), time.process_time()
         trial = module(slug).reproduce(lab)
     if not isinstance(trial, Trial):
         raise InputError(f"{slug}: reproduce must return a Trial, got {type(trial).__name__}")
-    return Run(
-        lab.seed,
-        float(trial.baseline),
-        float(trial.ours),
-        {name: float(value) for name, value in trial.notes.items()},
-        round(time.perf_counter() - wall, 2),
-        round(time.process_time() - cpu, 2),
-        commit(),
-        datetime.now(UTC).strftime("%Y-%m-%d"),
+    return SeedRow(
+        seed=lab.seed,
+        baseline=float(trial.baseline),
+        ours=float(trial.ours),
+        notes={name: float(value) for name, value in trial.notes.items()},
+        wall_seconds=round(time.perf_counter() - wall, 2),
+        cpu_seconds=round(time.process_time() - cpu, 2),
+        commit=commit(),
+        measured=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
 
 
 def _result(
     card: Card,
-    runs: Sequence[Run],
-    trial: dict[str, Any] | None,
+    runs: Sequence[SeedRow],
+    trial: Figures | None,
     *,
-    more: Sequence[Run] = (),
+    more: Sequence[SeedRow] = (),
     where: Mapping[str, Any],
 ) -> dict[str, Any]:
-    claim = _asked(card.claim)
-    seeds, fresh = [asdict(run) for run in runs], [asdict(run) for run in more]
+    claim = asked(card.claim)
     empty = {"verdict": None, "mean": None, "lower": None, "upper": None}
     return {
         "slug": card.slug,
         **claim,
         "smoke": True if trial is None else trial,
-        **(empty if trial is None else judged(claim, seeds)),
-        "seeds": seeds,
-        "fresh": judged(claim, fresh) | {"seeds": fresh} if fresh else None,
-        "wall_seconds": round(sum(run.wall_seconds for run in runs), 2),
-        "cpu_seconds": round(sum(run.cpu_seconds for run in runs), 2),
+        **(empty if trial is None else judged(claim, runs)),
+        "seeds": list(runs),
+        "fresh": {**judged(claim, more), "seeds": list(more)} if more else None,
+        "wall_seconds": round(sum(run["wall_seconds"] for run in runs), 2),
+        "cpu_seconds": round(sum(run["cpu_seconds"] for run in runs), 2),
         **where,
         "commit": commit(),
-        "measured": max(run.measured for run in runs),
+        "measured": max(run["measured"] for run in runs),
     }
 
 

@@ -150,14 +150,14 @@ def fingerprint(card: Card, *, sources: SourceTrees) -> str:
         card: of a paper.
         sources: as ``sources`` gives them.
     """
-    return fingerprint_of(card.slug, card.parts, sources=sources)
+    return fingerprint_of(card_path(card.slug), card.parts, sources=sources)
 
 
-def fingerprint_of(slug: str, parts: Iterable[str], *, sources: SourceTrees) -> str:
-    """``fingerprint`` of a card that is not imported, such as one of another commit."""
+def fingerprint_of(card: Path, parts: Iterable[str], *, sources: SourceTrees) -> str:
+    """``fingerprint`` of a card's file that is not imported, such as one of another commit."""
     lab = sources.package / "papers" / "reproduction" / "lab.py"
     homes = filter(None, map(sources.home, parts))
-    return sources.fingerprint([sources.package / card_path(slug).relative_to(PACKAGE), lab, *homes])
+    return sources.fingerprint([card, lab, *homes])
 
 
 def _module_of(names: list[str]) -> tuple[Path | None, list[str]]:
