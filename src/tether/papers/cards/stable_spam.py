@@ -35,8 +35,8 @@ CARD = Card(
         "tether.compress.quantise.layers.FakeQuantLinear",
     ),
     needs=("gradients",),
-    gives="Two optimisers that take spikes for themselves, where a constant limit did better, and training as if weights "
-    "and inputs had 4 bits.",
+    gives="Two optimisers that take spikes for themselves, where a constant limit did better, and training as if "
+    "weights and inputs had 4 bits.",
     claim=Claim(
         says="In simulated 4-bit training with planted bad batches Stable-SPAM ends below Adam behind a limit on the "
         "global norm; it and SPAM end far below Adam without one.",
