@@ -19,7 +19,7 @@ from tether.core.types import Batch, Loss
 from tether.models.decoder import CausalDecoder
 from tether.train.steps.module import Encoder, StepModule, loss_inside
 from tether.train.steps.teachers import WORDS, Teachers, build_teacher
-from tether.train.steps.views import MODEL, TEACHER, VIEWS, TextView, View
+from tether.train.steps.views import MODEL, TEACHER, VIEWS, ImageView, TextView, View
 from tether.train.terms import TERMS, ObjectiveTerm, SeenView, Term, TermInputs
 from tether.train.terms.objective import ROLES
 
@@ -104,13 +104,17 @@ class ComposedStep:
 
     def _check_teacher(self) -> None:
         taught, teacher = [view for view in self.views.values() if view.encoder == TEACHER], self._teachers.teacher
+        guided = [view for view in self.views.values() if isinstance(view, ImageView) and view.guided]
         readers = {view.encoder for view in self.views.values()}
-        if bool(taught) != (teacher is not None):
+        if bool(taught or guided) != (teacher is not None):
+            asked = "encoder: teacher" if taught else "patches: attentive"
             raise InputError(
                 f"step: teacher: no view has encoder: teacher; they have {', '.join(sorted(readers))}"
                 if teacher is not None
-                else "step: views: encoder: teacher needs the step's setting teacher, such as teacher: start"
+                else f"step: views: {asked} needs the step's setting teacher, such as teacher: start"
             )
+        for view in guided:
+            view.attention = self._teachers.attention
         if teacher is None or teacher.like_student:
             return
         for view in taught:
@@ -221,7 +225,9 @@ def _view(name: str, given: Mapping[str, Mapping[str, Any]], *, steps: int, seed
             raise InputError(
                 f"{where}: of: {', '.join(sorted(others))}: only encoder and want can be other than its own"
             )
-        kept = {key: value for key, value in given[drawn].items() if key not in ("keep_patches", "full_last")}
+        kept = {
+            key: value for key, value in given[drawn].items() if key not in ("keep_patches", "patches", "full_last")
+        }
         settings = {"source": drawn, **kept, **settings}
     source = settings.get("source", name)
     first = source[0] if isinstance(source, Sequence) and not isinstance(source, str) and source else source

@@ -16,6 +16,8 @@ from tether.core.model_digest import model_digest
 from tether.core.ranges import Share, checked
 from tether.core.types import Batch, Features
 from tether.models.frozen_copy import frozen_copy
+from tether.models.patch_attention import patch_attention
+from tether.models.positions import Pair
 from tether.train.ema import MovingEncoder, Shape
 from tether.train.steps.module import Encoder, ViewRows, joined_features, run_tower
 from tether.train.steps.views import TEACHER, captions_of
@@ -184,6 +186,12 @@ class Teachers:
         slices = rows.split(micro_batch or max(1, len(rows)))
         found = joined_features([run_tower(reader, view.side, some, None, view.want) for some in slices])
         return replace(found, pooled=found.pooled.float())
+
+    def attention(self, images: Tensor, *, grid: Pair, micro_batch: int | None) -> Float[Tensor, "b patches"]:
+        """How much the step's teacher attends to each patch of a grid, see ``patch_attention``."""
+        reader = self.load(TEACHER).to(images.device)
+        slices = images.split(micro_batch or max(1, len(images)))
+        return torch.cat([patch_attention(reader, some, grid=grid) for some in slices])
 
     def digest(self) -> str | None:
         """Of the teacher's weights, for those that stay; a run goes on with the same ones only."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -19,8 +19,10 @@ from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Part, Share, checked
 from tether.core.types import Batch
 from tether.models.dual import Clip, Want
+from tether.models.positions import Pair
 from tether.models.sides import Side
 from tether.models.tokenizer import lengths
+from tether.models.tokens import TOKEN_CHOICES, RandomTokens, TokenChoice
 from tether.train.steps.module import StepModule, ViewRows
 from tether.train.steps.rewrites import REWRITES, Rewrite
 from tether.train.terms.term import LABELS
@@ -89,9 +91,14 @@ class ImageView(View):
 
     Dropped patches never reach the projection, so half the patches cost about half the image tower (FLIP,
     arXiv 2212.00794). A last stretch at full length closes the gap to test time.
+
+    Attributes:
+        choice: of the patches that are seen; None sees all.
+        attention: gives the scores of a choice that goes by them, of images on a grid; the step sets it.
     """
 
     side = "image"
+    attention: Callable[..., Tensor] | None = None
 
     @checked
     def __init__(
@@ -101,6 +108,7 @@ class ImageView(View):
         size: Count | None = None,
         crop: Part = 1.0,
         keep_patches: Part = 1.0,
+        patches: str | dict[str, Any] | None = None,
         full_last: Share = 0.0,
         want: Want = "pooled",
         encoder: str = MODEL,
@@ -117,6 +125,8 @@ class ImageView(View):
             size: pixels of a side; None leaves the batch's.
             crop: least side of a random square window, as a share of the image's; 1 is no window.
             keep_patches: share of the patches that is kept; views of equally many rows keep the same ones.
+            patches: which are kept, one of ``TOKEN_CHOICES``, instead of a share of them at random; ``attentive`` asks
+                the step's teacher.
             full_last: last share of the run that sees every patch.
             want: ``tokens`` also gives the patches in the joint space.
             encoder: ``model``, ``teacher``, or the name of a frozen one for ``tether.load``.
@@ -126,11 +136,18 @@ class ImageView(View):
             view: name of this one; windows of views with different names differ.
         """
         super().__init__(source=source, encoder=encoder, want=want, optional=optional)
-        if encoder not in (MODEL, TEACHER) and (keep_patches < 1 or want != "pooled"):
+        self.choice: TokenChoice | None = None
+        if patches is not None:
+            self.choice = build(patches, TOKEN_CHOICES, where=f"view {view}: patches")
+        if keep_patches < 1:
+            if patches is not None:
+                raise InputError(f"patches: give them or keep_patches, not both; got {patches!r} and {keep_patches}")
+            self.choice = RandomTokens(keep=keep_patches)
+        if encoder not in (MODEL, TEACHER) and (self.choice is not None or want != "pooled"):
             raise InputError(f"encoder: {encoder!r} sees whole images and gives pooled embeddings only")
-        if encoder == TEACHER and keep_patches < 1:
-            raise InputError("encoder: the teacher sees whole images; expected keep_patches 1")
-        self.size, self.crop, self.keep_patches, self.seed, self.name = size, crop, keep_patches, seed, view
+        if encoder == TEACHER and self.choice is not None:
+            raise InputError("encoder: the teacher sees whole images; expected keep_patches 1, and no patches")
+        self.size, self.crop, self.seed, self.name = size, crop, seed, view
         self.full_from = round(steps * (1 - full_last))
 
     def _seen(
@@ -147,13 +164,23 @@ class ImageView(View):
         own = batch.extra.get("keys") if rows is batch.image else None
         names = [str(key) for key in own] if isinstance(own, Sequence) else None
         keep = None
-        if self.keep_patches < 1 and step < self.full_from:
-            patches = patch_count(module)
-            generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
-            order = torch.rand(len(rows) * gather.world, patches, generator=generator).argsort(dim=1)
-            mine = order[gather.rank * len(rows) : (gather.rank + 1) * len(rows), : self.patches_of(patches)]
-            keep = mine.sort(dim=1).values.to(rows.device, non_blocking=True)
+        if self.choice is not None and step < self.full_from:
+            grid = patch_grid(module)
+            if self.guided:
+                if self.attention is None:
+                    raise InputError("patches: attentive needs a step with a teacher")
+                scores = self.attention(rows, grid=grid, micro_batch=module.micro_batch)
+            else:
+                generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
+                noise = torch.rand(len(rows) * gather.world, grid[0] * grid[1], generator=generator)
+                scores = noise[gather.rank * len(rows) : (gather.rank + 1) * len(rows)]
+            keep = self.choice(scores, grid=grid).to(rows.device, non_blocking=True)
         return ViewRows("image", rows, keep, self.want, about, fixed=self.crop == 1, names=names)
+
+    @property
+    def guided(self) -> bool:
+        """Whether its choice of patches goes by what an encoder attends to."""
+        return self.choice is not None and self.choice.scored == "attention"
 
     def _window(self, rows: Tensor, size: tuple[int, ...], *, step: int, gather: Gather) -> tuple[Tensor, Tensor]:
         """A square window of each image, its side and its place drawn evenly, and the windows (b, 4) in its shares."""
@@ -167,10 +194,6 @@ class ImageView(View):
         grid = F.affine_grid(theta, [len(rows), 3, *size], align_corners=False)
         pixels = _like(F.grid_sample(rows.float(), grid, padding_mode="border", align_corners=False), rows.dtype)
         return pixels, torch.cat([place + 1 - side, place + 1 + side], dim=1) / 2
-
-    def patches_of(self, patches: int) -> int:
-        """How many of an image's patches are computed."""
-        return max(1, round(self.keep_patches * patches))
 
 
 class TextView(View):
@@ -254,16 +277,17 @@ def captions_of(batch: Batch) -> Sequence[str]:
     return [str(caption) for caption in captions]
 
 
-def patch_count(module: StepModule) -> int:
-    """Patches of one image in a tower of ours.
+def patch_grid(module: StepModule) -> Pair:
+    """Rows and columns of an image's patches in a tower of ours.
 
     Raises:
         InputError: the tower cannot drop patches (wrapped models).
     """
     if not isinstance(module.model, Clip):
-        raise InputError(f"keep_patches: {type(module.model).__name__} cannot drop patches; use keep_patches=1")
-    down, across = module.model.config.vision.grid
-    return down * across
+        raise InputError(
+            f"keep_patches: {type(module.model).__name__} cannot drop patches; use keep_patches=1, and no patches"
+        )
+    return module.model.config.vision.grid
 
 
 def _within(boxes: Tensor, flipped: Tensor, windows: Tensor) -> Tensor:
