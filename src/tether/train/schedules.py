@@ -89,4 +89,21 @@ class Trapezoid(Schedule):
         return self.floor + (1 - self.floor) * left
 
 
+class StageSchedule(Schedule):
+    """Another schedule over some steps of a run alone, its warm-up among them."""
+
+    def __init__(self, inner: Schedule, *, first: int, end: int) -> None:
+        """Args: inner: over ``end - first`` steps. first: its step 0. end: step after its last."""
+        super().__init__(warmup=inner.warmup)
+        self.inner, self.first, self.end = inner, first, end
+
+    def factor(self, step: int, *, steps: int) -> float:
+        """See Schedule."""
+        return self.inner.factor(step - self.first, steps=self.end - self.first)
+
+    def shape(self, progress: float) -> float:
+        """See Schedule."""
+        return self.inner.shape(progress)
+
+
 SCHEDULES: Mapping[str, type[Schedule]] = {"cosine": Cosine, "constant": Constant, "trapezoid": Trapezoid}
