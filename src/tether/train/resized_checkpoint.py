@@ -30,7 +30,8 @@ def resized_checkpoint(checkpoint: Checkpoint, before: RunConfig, stretch: Stret
     """
     old = new_encoder(before)
     target: Any = new_encoder(stretch.config)
-    sizes = {"image_size": target.image_spec.size, "context": target.tokenizer.context_length, "how": stretch.how}
+    sizes: dict[str, Any] = {"image_size": target.image_spec.size, "context": target.tokenizer.context_length}
+    sizes["how"] = stretch.how
     weights = checkpoint.tensors["model"]
 
     def at_new_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
