@@ -1,4 +1,4 @@
-"""Which tokens A-CLIP's released code keeps."""
+"""What A-CLIP's released code keeps of an image, adds to the loss, and averages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from loading import load
-from torch import Tensor
+from torch import Tensor, nn
 
+from tether.losses import clip_loss
+from tether.losses.agreement import likeness_loss, nt_xent_loss
 from tether.models.patch_attention import attentive_scores, map_scores
 from tether.models.tokens import AttentiveTokens, best_tokens, removed_tokens, take_tokens
+from tether.train.ema import MovingEncoder
 
 V = load("a-clip")
 RATIOS = sorted(match[1] for name in V.arrays if (match := re.fullmatch(r"mask_removed_r(\d+)", name)))
@@ -52,3 +56,39 @@ def test_kept_tokens() -> None:
     keep = best_tokens(removed.double(), count=int((~removed[0]).sum()), end="smallest")
     expected = at("select_out")
     close(take_tokens(x, keep, prefix=prefix)[:, -expected.shape[1] :], expected)
+
+
+TEMPERATURE = float(V["ssl_temp"]) if "ssl_temp" in V else 0.1
+
+
+def test_losses_and_their_gradients() -> None:
+    V.need("loss_in_image_embed")
+    names = [name.removeprefix("loss_grad_") for name in V.arrays if name.startswith("loss_grad_")]
+    given = {name: at(f"loss_in_{name}").requires_grad_() for name in names}
+    texts, scale = F.normalize(given["text_embed"], dim=1), given["logit_scale"]
+    contrasts = [clip_loss(F.normalize(view, dim=1), texts, scale) for view in given["image_embed"].chunk(2)]
+    first, second = given["image_ssl_embed"].chunk(2)
+    likeness = likeness_loss(given["byol_feats"], at("loss_in_byol_feats_e").repeat(2, 1))
+    found = {"contra_loss_1": contrasts[0], "contra_loss_2": contrasts[1], "im_byol_loss": likeness}
+    found["simclr_loss"] = nt_xent_loss(first, first, temperature=TEMPERATURE)  # the release gives it one view twice
+    rest = sum(contrasts) / 2 + 2 * likeness
+    found["loss"] = rest + found["simclr_loss"]
+    for name, value in found.items():
+        close(value, at(f"loss_out_{name}"))
+    found["loss"].backward(retain_graph=True)
+    for name, one in given.items():
+        close(one.grad if one.grad is not None else torch.zeros_like(one), at(f"loss_grad_{name}"))
+    between = nt_xent_loss(first, second, temperature=TEMPERATURE)
+    close(between, at("simclr_two_view"))
+    close(rest + between, at("loss_total_two_view"))
+
+
+def test_the_average_that_attends() -> None:
+    V.need("ema_shadow")
+    model = nn.Module()
+    model.register_parameter("weight", nn.Parameter(at("ema_shadow").clone()))
+    ema = MovingEncoder(model, momentum=float(V["ema_m"]), steps=1)
+    with torch.no_grad():
+        model.weight.copy_(at("ema_online"))
+    ema.update_(step=0)
+    close(ema.tensors()["weight"], at("ema_new"))
