@@ -14,8 +14,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from tether.core.component import build
+from tether.core.errors import InputError
 from tether.core.hash_rng import GOLDEN, hash_int, mixed
-from tether.core.ranges import Share, checked
+from tether.core.ranges import Positive, Share, checked
 from tether.data.intensity_window import LUMA
 from tether.data.placement import Placement
 
@@ -163,7 +164,122 @@ class Colour:
         # All three are linear: colour + its grey + a constant, so the pixels are passed over once.
         values.mul_(brightness * contrast * saturation)
         values.add_(grey.mul_(brightness * contrast * (1 - saturation)).add_(brightness * (1 - contrast) * mean))
-        return values.clamp_(0, 255).round_().to(torch.uint8)
+        return _bytes(values)
+
+
+class Hue:
+    """Turns all colours of an image about the axis of greys, one way or the other."""
+
+    @checked
+    def __init__(self, *, turn: Annotated[float, Ge(0), Le(0.5)] = 0.1) -> None:
+        """Set the largest turn, as a share of the circle, 0 to 0.5."""
+        self._turn = turn
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """Turn each row by its draw."""
+        angle = 2 * np.pi * self._turn * (2 * uniforms(draws, count=1, salt="hue")[:, 0] - 1)
+        sine, rest = np.sin(angle)[:, None, None] / np.sqrt(3), (1 - np.cos(angle))[:, None, None] / 3
+        across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+        matrix = np.cos(angle)[:, None, None] * np.eye(3) + sine * across + rest
+        parts = zip(pixels.split(_AT_ONCE), torch.from_numpy(matrix).float().split(_AT_ONCE), strict=True)
+        return torch.cat([_bytes(torch.einsum("bij,bjhw->bihw", turned, part.float())) for part, turned in parts])
+
+    def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> list[Placement]:
+        """See Augment; nothing moves."""
+        return [Placement()] * len(draws)
+
+
+class Grey:
+    """Takes the colour out of an image."""
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """The same for every row."""
+        luma = torch.tensor(LUMA).view(3, 1, 1)
+        parts = [(part.float() * luma).sum(1, keepdim=True) for part in pixels.split(_AT_ONCE)]
+        return _bytes(torch.cat(parts)).expand(-1, 3, -1, -1).contiguous()
+
+    def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> list[Placement]:
+        """See Augment; nothing moves."""
+        return [Placement()] * len(draws)
+
+
+class Blur:
+    """Blurs an image by a Gaussian of a width that is drawn evenly."""
+
+    @checked
+    def __init__(self, *, sigma: tuple[Positive, Positive] = (0.1, 2.0)) -> None:
+        """Set the least and the largest standard deviation, in pixels of the view."""
+        if sigma[0] > sigma[1]:
+            raise InputError(f"sigma: expected the smaller number first, got {list(sigma)}")
+        self._sigma = sigma
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """Blur each row by its draw; beyond the border stands the border."""
+        low, high = self._sigma
+        sigma = torch.from_numpy(low + (high - low) * uniforms(draws, count=1, salt="blur")).float()
+        reach = min(ceil(3 * high), 64)
+        kernel = torch.exp(-((torch.arange(-reach, reach + 1) / sigma).square()) / 2)
+        kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, dim=0)[:, None]
+        parts = zip(pixels.split(_AT_ONCE), kernel.split(3 * _AT_ONCE), strict=True)
+        return torch.cat([self._blurred(*part, reach=reach) for part in parts])
+
+    def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> list[Placement]:
+        """See Augment; nothing moves."""
+        return [Placement()] * len(draws)
+
+    @staticmethod
+    def _blurred(pixels: Tensor, kernel: Tensor, *, reach: int) -> Tensor:
+        flat = pixels.float().flatten(0, 1)[None]
+        flat = F.pad(flat, (reach, reach, reach, reach), mode="replicate")
+        for one in (kernel[:, :, None], kernel[..., None]):
+            flat = F.conv2d(flat, one, groups=len(kernel))
+        return _bytes(flat.view(pixels.shape))
+
+
+class Solarise:
+    """Turns the bright pixels of each channel into their negative."""
+
+    @checked
+    def __init__(self, *, threshold: Annotated[int, Ge(0), Le(255)] = 128) -> None:
+        """Set the least value that is turned, 0 to 255."""
+        self._threshold = threshold
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """The same for every row."""
+        return torch.where(pixels >= self._threshold, 255 - pixels, pixels)
+
+    def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> list[Placement]:
+        """See Augment; nothing moves."""
+        return [Placement()] * len(draws)
+
+
+class Sometimes:
+    """Another change, of some of the rows."""
+
+    @checked
+    def __init__(self, *, part: str | dict[str, Any] = "colour", chance: Share = 0.5) -> None:
+        """Name the change, as a word or a mapping with ``name`` and its settings, and the fraction of rows."""
+        self._part: Augment = build(part, AUGMENTATIONS, where="augment: sometimes: part")
+        self._chance, self._salt = chance, f"sometimes {part}"
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 h w"], *, draws: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+        """Change the rows whose draw says so."""
+        chosen = self._chosen(draws)
+        if not len(chosen):
+            return pixels
+        out = pixels.clone()
+        out[torch.from_numpy(chosen)] = self._part(pixels[torch.from_numpy(chosen)], draws=draws[chosen])
+        return out
+
+    def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> list[Placement]:
+        """See Augment."""
+        found, chosen = [Placement()] * len(draws), self._chosen(draws)
+        for row, one in zip(chosen.tolist(), self._part.placements(draws[chosen], size=size), strict=True):
+            found[row] = one
+        return found
+
+    def _chosen(self, draws: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(uniforms(draws, count=1, salt=self._salt)[:, 0] < self._chance)
 
 
 class Chain:
@@ -193,9 +309,18 @@ AUGMENTATIONS: Mapping[str, type[Augment]] = {
     "shift_scale": ShiftScale,
     "flip": Flip,
     "colour": Colour,
+    "hue": Hue,
+    "grey": Grey,
+    "blur": Blur,
+    "solarise": Solarise,
+    "sometimes": Sometimes,
     "chain": Chain,
 }
 """Every change of images by name."""
+
+
+def _bytes(values: Tensor) -> Tensor:
+    return values.clamp_(0, 255).round_().to(torch.uint8)
 
 
 def _repeat_border(pixels: Tensor, rows: int, columns: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.models.anatomy.find import anatomy_of
-from tether.models.anatomy.parts import Layout
+from tether.models.anatomy.parts import Layout, TokenStream
 from tether.models.anatomy.pooling import TokenPooling
 from tether.models.sides import Side
 
@@ -53,6 +53,18 @@ def attention_maps(
         >>> maps.shape  # of the class token, over itself and 16 patches
         torch.Size([2, 1, 2, 17])
     """
+    return maps_and_stream(model, batch, rows=rows, layers=layers, side=side)[0]
+
+
+def maps_and_stream(
+    model: DualEncoder,
+    batch: Tensor,
+    *,
+    rows: Literal["pool", "all"] = "pool",
+    layers: Sequence[int] | None = None,
+    side: Side = "image",
+) -> tuple[Float[Tensor, "b l h ..."], TokenStream]:
+    """``attention_maps``, and the stream after the last block that was run: the final one where all were asked for."""
     if rows not in ("pool", "all"):
         raise InputError(f"rows: expected pool or all, got {rows!r}")
     if isinstance(model, nn.Module) and model.training:
@@ -83,7 +95,7 @@ def attention_maps(
         if counts is not None:
             weights = torch.einsum("bm,bhmn->bhn", counts, weights)
         maps[index] = weights[:, :, 0] if rows == "pool" and counts is None else weights
-    return torch.stack([maps[index] for index in wanted], dim=1)
+    return torch.stack([maps[index] for index in wanted], dim=1), stream
 
 
 def _read_row(x: Float[Tensor, "b h n e"], layout: Layout) -> Float[Tensor, "b h 1 e"]:

@@ -61,6 +61,10 @@ class Stage(BaseModel):
     share: float | None = Field(default=None, gt=0, le=1, description="of the run's steps; all stages add up to 1")
     steps: Count | None = Field(default=None, description="instead of a share; all stages add up to the run's")
     learning_rate: float = Field(default=1.0, gt=0, description="factor on the schedule, which is that of the run")
+    base_lr: float | None = Field(
+        default=None, gt=0, description="rate of 256 pairs, times batch_size // 256; instead of the optimiser's"
+    )
+    schedule: Spec | None = Field(default=None, description="one over this stage's steps alone")
     data: Spec | None = None
     caption: Spec | None = None
     augment: Spec | None = None
@@ -72,8 +76,11 @@ class Stage(BaseModel):
     micro_batch: Count | None = None
     accumulate: Count | None = None
     trainable: list[str] | None = None
-    image_size: Count | None = Field(default=None, description="pixels of a side, where the model has no such table")
-    context: Count | None = Field(default=None, description="longest text in tokens, where the model has no such table")
+    image_size: Count | None = Field(default=None, description="pixels of a side")
+    context: Count | None = Field(default=None, description="longest text in tokens")
+    how: Spec | list[Spec] | None = Field(
+        default=None, description="how positions change with the sizes, such as `[sincos, linear]`; see `resized`"
+    )
 
 
 class RunConfig(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import cast
 
 import torch
 
@@ -13,7 +14,9 @@ from tether.models.config import ModelConfig
 from tether.models.described import mapping
 from tether.models.dual import Clip
 from tether.models.load import load
+from tether.models.positions import RotaryPositions
 from tether.models.presets import configure, create
+from tether.models.sizes import How, read_how, tokenizer_at
 from tether.train.batches import check_batches
 from tether.train.config import RunConfig
 from tether.train.schedules import SCHEDULES
@@ -34,15 +37,15 @@ def check_parts(config: RunConfig, edits: Mapping[str, type[ModelEdit]], *, wher
     build_edits(config, edits, where=where)
     probe = [torch.nn.Parameter(torch.zeros(1))]
     build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", finite=True, params=probe)
-    build(config.schedule, SCHEDULES, where=f"{where}: schedule", finite=True)
     build(config.clipper, CLIPPERS, where=f"{where}: clipper")
     plan = stretches(config, where=where)
     for number, stretch in enumerate(plan):
         here = f"{where}: stages, entry {number}" if config.stages else where
+        build(stretch.config.schedule, SCHEDULES, where=f"{here}: schedule", finite=True)
         build_step(stretch.config, where=here)
         check_batches(stretch.config, where=here)
         if number:
-            _check_sizes(stretch.config, plan[0].config, where=here)
+            _check_sizes(stretch, plan[number - 1].config, where=here)
     return plan
 
 
@@ -55,21 +58,20 @@ def build_step(config: RunConfig, *, where: str) -> Step:
     return build(spec, STEPS, where=f"{where}: step", objective=objective, steps=config.steps, seed=config.seed)
 
 
-def _check_sizes(config: RunConfig, first: RunConfig, *, where: str) -> None:
-    """Refuse another size of images or texts than the run began with, where a model has a table of places."""
-    if config.model == first.model:
+def _check_sizes(stretch: Stretch, before: RunConfig, *, where: str) -> None:
+    """Refuse other sizes than in the stretch before where the run has parts that cannot follow."""
+    config = stretch.config
+    if config.model == before.model:
         return
-    (_, _, mine), (_, _, theirs) = model_settings(config), model_settings(first)
-    if mine.vision.grid != theirs.vision.grid:
-        raise InputError(
-            f"{where}: image_size: expected {theirs.vision.image.size} as before, got {mine.vision.image.size}: the "
-            "image tower has a vector for each place, and these cannot be resized yet"
-        )
-    if mine.text.position == "learned" and mine.text.context != theirs.text.context:
-        raise InputError(
-            f"{where}: context: expected {theirs.text.context} as before, got {mine.text.context}: the text tower has "
-            "a vector for each place; use model: {text: {position: none}} and blocks that turn (rope)"
-        )
+    _, line = read_how(cast("How | None", stretch.how))
+    if isinstance(line, RotaryPositions):
+        raise InputError(f"{where}: how: rotary makes another text tower; resize the model before the run")
+    if config.edits:
+        raise InputError(f"{where}: image_size, context: the sizes of an edited model cannot be changed")
+    if isinstance(config.step, dict) and config.step.get("teacher") == "start":
+        raise InputError(f"{where}: image_size, context: the teacher, start, has other sizes; take one of {{ema: ...}}")
+    if not {"load", "image"} & set(config.model):
+        model_settings(config)
 
 
 def new_encoder(config: RunConfig) -> Encoder:
@@ -130,8 +132,12 @@ def build_edits(config: RunConfig, known: Mapping[str, type[ModelEdit]], *, wher
     return [build(spec, known, where=f"{where}: edits, entry {place}") for place, spec in enumerate(config.edits)]
 
 
-def prune_vocabulary_(encoder: Encoder, texts: Collection[str]) -> None:
-    """Train only the token rows that the texts use."""
+def prune_vocabulary_(encoder: Encoder, texts: Collection[str], *, plan: Sequence[Stretch]) -> None:
+    """Train only the token rows that the texts use, in whatever stretch reads most of each."""
     if not isinstance(encoder, Clip):
         raise InputError(f"vocabulary: {type(encoder).__name__} cannot set rows aside; use vocabulary=whole")
-    encoder.prune_vocabulary_(encoder.tokenizer(sorted(texts)))
+    tokenizer = encoder.tokenizer
+    if not all(one.keeps(plan[0], "model") for one in plan):
+        longest = max(new_encoder(one.config).tokenizer.context_length for one in plan)
+        tokenizer = tokenizer_at(tokenizer, longest)
+    encoder.prune_vocabulary_(tokenizer(sorted(texts)))

@@ -317,8 +317,8 @@ class _Run:
             return
         if name not in self.metrics:
             raise InputError(f"evaluate.best: {closest(name, self.metrics)}, got {name!r}")
-        saved = list_checkpoints(self.folder / BEST)
-        if saved and load_checkpoint(saved[-1]).state["metrics"][name] >= self.metrics[name]:
+        saved = self._best(encoder)
+        if saved is not None and saved.state["metrics"][name] >= self.metrics[name]:
             return
         if self.trainer.edits:  # kept as it will be in the end: merged
             encoder = copy.deepcopy(encoder)
@@ -327,6 +327,15 @@ class _Run:
         tensors = {key: tensor.detach().cpu() for key, tensor in encoder.state_dict().items()}
         best = Checkpoint(self.done, {"model": tensors}, {"metrics": self.metrics}, describe_weights(encoder))
         save_checkpoint(self.folder / BEST, best, keep=1)
+
+    def _best(self, encoder: Encoder) -> Checkpoint | None:
+        """The best model so far; one that was measured at other sizes than the encoder's now does not count."""
+        saved = list_checkpoints(self.folder / BEST)
+        if not saved:
+            return None
+        best, own = load_checkpoint(saved[-1]), encoder.state_dict()
+        fits = all(own[name].shape == tensor.shape for name, tensor in best.tensors["model"].items() if name in own)
+        return best if fits else None
 
     def _save(self) -> None:
         if self.pending:
@@ -342,10 +351,9 @@ class _Run:
     def _take_best(self, encoder: Encoder) -> None:
         """Give the model the weights of the best evaluation, if that was an earlier one."""
         name = self.config.evaluate.best if self.config.evaluate else None
-        saved = list_checkpoints(self.folder / BEST)
-        if name is None or not saved:
+        best = self._best(encoder)
+        if name is None or best is None:
             return
-        best = load_checkpoint(saved[-1])
         if best.state["metrics"][name] > self.metrics[name]:
             fill(encoder, best.tensors["model"], where=best.where)
             self.metrics = {**best.state["metrics"], "best_step": float(best.step)}

@@ -9,7 +9,27 @@ from typing import Annotated
 
 from annotated_types import Gt, Le
 
-from tether.core.ranges import Share, Whole, checked
+from tether.core.errors import InputError
+from tether.core.ranges import Count, Positive, Share, Whole, checked
+
+
+@checked
+def scaled_lr(base: Positive, *, batch: Count, ref: Count = 256) -> float:
+    """A learning rate for batches of another size: ``base`` for each whole ``ref`` of pairs.
+
+    The division is one of whole numbers, as in CLIPA's code (arXiv 2305.07017, 2306.15658): 1000 pairs count as 768.
+
+    Raises:
+        InputError: a batch smaller than ``ref``, which would not learn.
+
+    Example:
+        >>> from tether.train.schedules import scaled_lr
+        >>> scaled_lr(1e-6, batch=1000)
+        3e-06
+    """
+    if batch < ref:
+        raise InputError(f"batch: expected at least {ref} pairs, for each of which the rate is meant, got {batch}")
+    return base * (batch // ref)
 
 
 class Schedule(abc.ABC):
@@ -67,6 +87,23 @@ class Trapezoid(Schedule):
         """See Schedule."""
         left = min(1.0, (1 - progress) / self.decay)
         return self.floor + (1 - self.floor) * left
+
+
+class StageSchedule(Schedule):
+    """Another schedule over some steps of a run alone, its warm-up among them."""
+
+    def __init__(self, inner: Schedule, *, first: int, end: int) -> None:
+        """Args: inner: over ``end - first`` steps. first: its step 0. end: step after its last."""
+        super().__init__(warmup=inner.warmup)
+        self.inner, self.first, self.end = inner, first, end
+
+    def factor(self, step: int, *, steps: int) -> float:
+        """See Schedule."""
+        return self.inner.factor(step - self.first, steps=self.end - self.first)
+
+    def shape(self, progress: float) -> float:
+        """See Schedule."""
+        return self.inner.shape(progress)
 
 
 SCHEDULES: Mapping[str, type[Schedule]] = {"cosine": Cosine, "constant": Constant, "trapezoid": Trapezoid}

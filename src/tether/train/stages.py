@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tether.core.errors import InputError
-from tether.train.config import RunConfig, Stage
+from tether.train.config import RunConfig, Spec, Stage
+from tether.train.schedules import scaled_lr
 
 _SUM = 1e-6
 _SIZES = ("image_size", "context")
-_OWN = {"share", "steps", "learning_rate", *_SIZES}
+_OWN = {"share", "steps", "learning_rate", "base_lr", "how", *_SIZES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,18 @@ class Stretch:
         first: first step.
         end: step after the last.
         learning_rate: factor on the schedule.
+        base_lr: rate of 256 pairs, instead of the optimiser's, or None.
+        own_schedule: whether the schedule is over these steps alone.
+        how: positions change with the sizes, see ``models.sizes.Resizes``.
     """
 
     config: RunConfig
     first: int
     end: int
     learning_rate: float = 1.0
+    base_lr: float | None = None
+    own_schedule: bool = False
+    how: Spec | Sequence[Spec] | None = None
 
     def keeps(self, before: Stretch, *names: str) -> bool:
         """Whether these settings are as they were in the stretch before."""
@@ -59,7 +66,16 @@ def stretches(config: RunConfig, *, where: str) -> Sequence[Stretch]:
         here = f"{where}: stages, entry {number}"
         if first == end:
             raise InputError(f"{here}: not one of {config.steps} steps falls into it")
-        found.append(Stretch(_changed(config, stage, where=here), first, end, stage.learning_rate))
+        changed = _changed(config, stage, where=here)
+        if stage.base_lr is not None:
+            if stage.learning_rate != 1:
+                raise InputError(f"{here}: give learning_rate, a factor, or base_lr, not both")
+            try:
+                scaled_lr(stage.base_lr, batch=changed.batch_size)
+            except InputError as error:
+                raise InputError(f"{here}: base_lr: {error}") from error
+        own = stage.schedule is not None
+        found.append(Stretch(changed, first, end, stage.learning_rate, stage.base_lr, own, stage.how))
     return found
 
 
@@ -67,8 +83,10 @@ def _changed(config: RunConfig, stage: Stage, *, where: str) -> RunConfig:
     given = {name: getattr(stage, name) for name in Stage.model_fields}
     changes = {name: value for name, value in given.items() if value is not None and name not in _OWN}
     sizes = {name: given[name] for name in _SIZES if given[name] is not None}
+    if not sizes and stage.how is not None:
+        raise InputError(f"{where}: how: neither image_size nor context is other here")
+    if sizes and {"load", "image"} & set(config.model):
+        sizes = {"resized": {**(config.model.get("resized") or {}), **sizes}}
     if sizes:
-        if {"load", "image"} & set(config.model):
-            raise InputError(f"{where}: {', '.join(sizes)}: the size of a loaded model cannot be changed yet")
         changes["model"] = {**config.model, **sizes}
     return config.model_copy(update={**changes, "stages": []})

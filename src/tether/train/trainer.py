@@ -24,8 +24,9 @@ from tether.train.locked_towers import kept_towers
 from tether.train.loop import Player, Precision
 from tether.train.parallel import choose_sharding, load_optimizer_tensors, optimizer_tensors, parallelise, whole
 from tether.train.parts import build_edits, build_step, new_encoder, prune_vocabulary_
+from tether.train.resized_checkpoint import resized_checkpoint
 from tether.train.run_files import BAD_ROWS
-from tether.train.schedules import SCHEDULES
+from tether.train.schedules import SCHEDULES, StageSchedule, scaled_lr
 from tether.train.stages import Stretch
 from tether.train.steps.module import Encoder, StepModule
 
@@ -78,6 +79,8 @@ class Trainer:
         self.stretch = stretch = plan[number]
         crossing = number and checkpoint is not None and checkpoint.step == stretch.first
         before = plan[number - 1] if crossing else stretch
+        if checkpoint is not None and not stretch.keeps(before, "model"):
+            checkpoint = resized_checkpoint(checkpoint, before.config, stretch)
         self.config, self.device = stretch.config, device
         config = stretch.config
         self.edits = build_edits(config, edits, where=where)
@@ -89,7 +92,7 @@ class Trainer:
         if checkpoint is not None:
             fill(self.encoder, checkpoint.tensors.get("model", {}), where=checkpoint.where)
         if config.vocabulary == "used":
-            prune_vocabulary_(self.encoder, words_of([one.config for one in plan], where=where))
+            prune_vocabulary_(self.encoder, words_of([one.config for one in plan], where=where), plan=plan)
         if config.logit_scale == "fixed":
             self.encoder.freeze_logit_scale_()
         heads = step.new_heads(self.encoder) if isinstance(step, Owning) else {}
@@ -107,12 +110,15 @@ class Trainer:
         groups = parameter_groups(self.module, weight_decay=config.weight_decay)
         optimizer = build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", finite=True, params=groups)
         for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"] * group.get("lr_scale", 1.0) * stretch.learning_rate
+            group["initial_lr"] = group["lr"] * group.get("lr_scale", 1.0) * self._rate(optimizer)
+        schedule = build(config.schedule, SCHEDULES, where=f"{where}: schedule", finite=True)
+        if stretch.own_schedule:
+            schedule = StageSchedule(schedule, first=stretch.first, end=stretch.end)
         self.player = Player(
             step=step,
             optimizer=optimizer,
             named_parameters=named,
-            schedule=build(config.schedule, SCHEDULES, where=f"{where}: schedule", finite=True),
+            schedule=schedule,
             clipper=build(config.clipper, CLIPPERS, where=f"{where}: clipper"),
         )
         self.loader = make_batches(
@@ -168,6 +174,12 @@ class Trainer:
     def model_tensors(self) -> dict[str, torch.Tensor]:
         """The encoder's weights, whole, on the CPU."""
         return {name: whole(tensor) for name, tensor in self.encoder.state_dict().items()}
+
+    def _rate(self, optimizer: torch.optim.Optimizer) -> float:
+        """What the optimiser's learning rate is multiplied by at the top of the schedule."""
+        if self.stretch.base_lr is None:
+            return self.stretch.learning_rate
+        return scaled_lr(self.stretch.base_lr, batch=self.config.batch_size) / optimizer.defaults["lr"]
 
     def _new_encoder(self) -> Encoder:
         encoder = new_encoder(self.config)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from tether.core.protocols import Step
 from tether.models.config import ModelConfig, TextConfig, VisionConfig
+from tether.models.cost import block_operations
 from tether.train.config import RunConfig
 from tether.train.parts import build_step, model_settings
 from tether.train.stages import Stretch
@@ -44,8 +45,8 @@ def _of_step(step: Step, config: RunConfig) -> Iterator[str]:
 
 def _cost(view: View, model: ModelConfig) -> tuple[int, float]:
     if isinstance(view, ImageView):
-        down, across = model.vision.grid
-        tokens = 1 + view.patches_of(down * across)
+        grid = model.vision.grid
+        tokens = 1 + (grid[0] * grid[1] if view.choice is None else view.choice.count(grid))
         stem = 6 * model.vision.patch**2 * model.vision.width
         return tokens, tokens * stem + _tower(model.vision, tokens)
     limit = getattr(view, "context", None)
@@ -55,9 +56,7 @@ def _cost(view: View, model: ModelConfig) -> tuple[int, float]:
 
 def _tower(tower: VisionConfig | TextConfig, tokens: int) -> float:
     """Operations of all blocks on one sequence."""
-    found = 0.0
-    for block in tower.blocks:
-        feeds = 3 if block.activation == "swiglu" else 2
-        weights = 4 * tower.width**2 + feeds * tower.width * tower.hidden
-        found += 2 * weights * tokens + 4 * tokens**2 * tower.width
-    return found
+    return sum(
+        block_operations(tokens, width=tower.width, hidden=tower.hidden, feeds=3 if block.activation == "swiglu" else 2)
+        for block in tower.blocks
+    )

@@ -37,7 +37,7 @@ ROW = Row("key", None, ("name", "", "one", "two"))
 DRAWS = [hash_int(str(number)) for number in range(4000)]
 
 
-SETTINGS = {"mixed": {"probs": {"text": 1.0}}, "augmented": {"remove": 0.0}}
+SETTINGS = {"mixed": {"probs": {"text": 1.0}}, "augmented": {"remove": 0.0}, "shortened": {"context": 4}}
 
 
 @pytest.mark.parametrize("name", CAPTION_PICKS)

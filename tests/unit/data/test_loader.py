@@ -343,6 +343,9 @@ def test_augmentations_that_do_nothing_change_nothing():
         ("shift_scale", {"shift": 0, "scale": 0}),
         ("flip", {"chance": 0}),
         ("colour", {"brightness": 0, "contrast": 0, "saturation": 0}),
+        ("hue", {"turn": 0}),
+        ("blur", {"sigma": (0.01, 0.01)}),
+        ("sometimes", {"part": "grey", "chance": 0}),
         ("chain", {"parts": []}),
     ):
         assert torch.equal(AUGMENTATIONS[name](**zero)(pixels, draws=draws), pixels)

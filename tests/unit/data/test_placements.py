@@ -140,7 +140,7 @@ def test_augmentations_say_where_they_move_pixels(name):
     out = part(image.expand(24, -1, -1, -1).contiguous(), draws=draws)
     placements = part.placements(draws, size=(60, 80))
     assert len(placements) == 24
-    if name == "colour":
+    if name in ("colour", "hue", "grey", "blur", "solarise", "sometimes"):
         assert set(placements) == {Placement()}
         return
     for view, placement in zip(out, placements, strict=True):

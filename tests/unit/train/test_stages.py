@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 
+from tether.adapt.finetune import ADAPTERS
 from tether.core.errors import InputError
 from tether.papers.stability.own_run import compare
 from tether.train import RunConfig, load_config, train
 from tether.train.config import dump_config
 from tether.train.parts import check_parts
+from tether.train.schedules import Cosine, StageSchedule
 from tether.train.stages import stretches
 
+TAUGHT = {
+    "views": {"image": {}, "text": {}, "seen": {"source": "image", "encoder": "teacher"}},
+    "terms": ["objective", {"name": "clip", "image": "seen"}],
+}
 TURNING = {"text": {"position": "none", "block": {"rope": "half"}, "layers": 1}, "vision": {"layers": 1}}
 
 
@@ -41,8 +47,13 @@ def test_a_stage_changes_what_it_names_and_nothing_else():
         ([{"steps": 5}, {"share": 0.5}], "a share in every one, or steps in every one"),
         ([{"share": 0.99}, {"share": 0.01}], "entry 1: not one of 10 steps falls into it"),
         ([{"share": 0.5}, {"share": 0.5, "step": "specks"}], "entry 1: step: unknown part 'specks'"),
-        ([{"share": 0.5}, {"share": 0.5, "image_size": 64}], "image_size: expected .* cannot be resized yet"),
-        ([{"share": 0.5}, {"share": 0.5, "context": 64}], "context: expected 24 as before, got 64"),
+        ([{"share": 0.5}, {"share": 0.5, "image_size": 65}], "65"),
+        ([{"share": 0.5}, {"share": 0.5, "how": "linear"}], "entry 1: how: neither image_size nor context is other"),
+        ([{"share": 0.5}, {"share": 0.5, "context": 64, "how": "linar"}], "how: unknown 'linar'; did you mean"),
+        ([{"share": 0.5}, {"share": 0.5, "context": 64, "how": "rotary"}], "rotary makes another text tower"),
+        ([{"share": 0.5}, {"share": 0.5, "schedule": "cosin"}], "entry 1: schedule: unknown part 'cosin'"),
+        ([{"share": 1.0, "base_lr": 1e-6, "learning_rate": 0.5}], "give learning_rate, a factor, or base_lr, not both"),
+        ([{"share": 1.0, "base_lr": 1e-6, "batch_size": 255}], "base_lr: batch: expected at least 256 pairs"),
     ],
 )
 def test_stages_that_do_not_make_a_run_are_refused(stages, says):
@@ -50,9 +61,30 @@ def test_stages_that_do_not_make_a_run_are_refused(stages, says):
         check_parts(config(stages), {}, where="here")
 
 
-def test_the_size_of_a_loaded_model_is_not_changed():
-    with pytest.raises(InputError, match="size of a loaded model cannot be changed yet"):
-        stretches(config([{"share": 1.0, "context": 64}], model={"load": "runs/old"}), where="here")
+def test_a_loaded_model_is_resized():
+    plan = stretches(config([{"share": 1.0, "context": 64}], model={"load": "old", "resized": {"patch": 4}}), where="")
+    assert plan[0].config.model == {"load": "old", "resized": {"patch": 4, "context": 64}}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [({"edits": ["lora"]}, "the sizes of an edited model"), ({"step": {"teacher": "start"}}, "the teacher, start")],
+)
+def test_what_cannot_follow_another_size_is_refused(more, says):
+    if "step" in more:
+        more = {"step": {**more["step"], **TAUGHT}}
+    with pytest.raises(InputError, match=says):
+        check_parts(config([{"share": 0.5}, {"share": 0.5, "image_size": 64}], **more), ADAPTERS, where="here")
+
+
+def test_a_stage_may_have_a_schedule_and_a_rate_of_its_own():
+    schedule = StageSchedule(Cosine(warmup=2), first=10, end=20)
+    assert [schedule.factor(step, steps=100) for step in (10, 11)] == [0.5, 1.0]
+    assert schedule.factor(19, steps=100) < 0.1
+    assert schedule.factor(15, steps=100) == Cosine(warmup=2).factor(5, steps=10)
+    stages = [{"share": 0.5}, {"share": 0.5, "schedule": "constant", "base_lr": 1e-5, "batch_size": 520}]
+    plan = check_parts(config(stages), {}, where="here")
+    assert [(one.own_schedule, one.base_lr) for one in plan] == [(False, None), (True, 1e-5)]
 
 
 def test_a_comparison_of_clippers_stays_within_the_first_stage(tmp_path):

@@ -95,7 +95,7 @@ class Renamed(TwiceStep):
 
 @pytest.mark.parametrize("part", [TwiceStep, Renamed])
 def test_a_preset_is_its_recipe_behind_a_constructor_that_is_checked(part):
-    names = ["self", "objective", "steps", "seed", "weight", "keep_patches", "full_last"]
+    names = ["self", "objective", "steps", "seed", "weight", "keep_patches", "patches", "full_last"]
     assert list(inspect.signature(part.__init__).parameters) == names
     made = build({"name": "twice", "weight": 3}, {"twice": part}, where="step", objective=Spy(), steps=10, seed=0)
     assert [weight for _, weight in made.terms.values()] == [1.0, 3]

@@ -27,7 +27,9 @@ from tether.data.captions.sampling import (
     SomeSentences,
     sentences,
 )
+from tether.data.captions.shorten import Shortened, shorten
 from tether.data.captions.statistics import CaptionLengths, CaptionStats, caption_lengths, caption_stats
+from tether.data.captions.word_classes import LexiconTagger, pos_class
 
 CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {
     "first": FirstCaption,
@@ -38,6 +40,7 @@ CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {
     "augmented": Augmented,
     "carefully_augmented": CarefullyAugmented,
     "sentences": SomeSentences,
+    "shortened": Shortened,
 }
 """Every way to choose the caption that a batch uses."""
 
@@ -67,6 +70,7 @@ __all__ = [
     "LMParaphraser",
     "LMRewriter",
     "Lexicon",
+    "LexiconTagger",
     "MixedCaption",
     "MixedCaptions",
     "ParaphrasePairs",
@@ -87,8 +91,10 @@ __all__ = [
     "lexicon",
     "mirrored",
     "names_side",
+    "pos_class",
     "protected",
     "read_rewrites",
     "rewrite_dataset",
     "sentences",
+    "shorten",
 ]

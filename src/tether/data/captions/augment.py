@@ -24,13 +24,14 @@ from tether.data.captions.sampling import (
 
 Operation = Literal["identity", "synonym", "swap", "delete"]
 OPERATIONS: tuple[Operation, ...] = ("identity", "synonym", "swap", "delete")
-_INNER: Mapping[str, type[CaptionPick]] = {
+PLAIN_PICKS: Mapping[str, type[CaptionPick]] = {
     "first": FirstCaption,
     "first_often": FirstOften,
     "random": RandomCaption,
     "rewritten": Rewritten,
     "mixed": MixedCaption,
 }
+"""Picks that take a text as it is, which others may change."""
 _MARKS = ".,;:!?\"'()[]"
 
 
@@ -187,7 +188,7 @@ class Augmented:
         """
         from tether.core.component import build
 
-        self.inner: CaptionPick = build(inner, _INNER, where="augmented: inner")
+        self.inner: CaptionPick = build(inner, PLAIN_PICKS, where="augmented: inner")
         self.augment = TextAugment(remove=remove, weights=weights, delete_chance=delete_chance, words=words)
         self.strength = strength
 

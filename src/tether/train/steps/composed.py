@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,19 +16,24 @@ from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Objective, Stateful
-from tether.core.types import Batch, Loss
+from tether.core.types import Batch, Features, Loss
+from tether.models.anatomy.find import anatomy_of
 from tether.models.decoder import CausalDecoder
-from tether.train.steps.module import Encoder, StepModule, loss_inside
+from tether.models.patch_attention import Attended
+from tether.models.positions import Pair
+from tether.models.projection_head import ProjectionHead
+from tether.train.steps.module import Encoder, StepModule, ViewRows, loss_inside
 from tether.train.steps.teachers import WORDS, Teachers, build_teacher
-from tether.train.steps.views import MODEL, TEACHER, VIEWS, TextView, View
+from tether.train.steps.views import MODEL, TEACHER, VIEWS, ImageView, TextView, View, patch_grid
 from tether.train.terms import TERMS, ObjectiveTerm, SeenView, Term, TermInputs
 from tether.train.terms.objective import ROLES
 
 OWN = "objective"
 """Name of the term that is the run's objective."""
-HEADS: Mapping[str, type[nn.Module]] = {"causal_decoder": CausalDecoder}
+HEADS: Mapping[str, type[nn.Module]] = {"causal_decoder": CausalDecoder, "projection": ProjectionHead}
 """Trainable modules that terms may call, by name."""
 
+_OF_PATCHES = ("keep_patches", "patches", "attended", "full_last")
 _DIGEST = "weights of the teacher"
 Spec = str | dict[str, Any]
 
@@ -77,6 +83,7 @@ class ComposedStep:
         self.views = {name: _view(name, given, steps=steps, seed=seed) for name in given}
         self._heads, self._seed, self._steps = dict(heads or {}), seed, steps
         self._teachers = Teachers(None if teacher is None else build_teacher(teacher, where="step: teacher"))
+        self._guided = [view for view in self.views.values() if isinstance(view, ImageView) and view.guided]
         self._check_teacher()
         specs: list[Spec] = [OWN] if terms is None else terms
         named = [
@@ -87,7 +94,7 @@ class ComposedStep:
             raise InputError("step: terms: expected at least one")
         self.terms = dict(zip(_numbered([name for name, _, _ in named]), [part[1:] for part in named], strict=True))
         for kind, known in (("views", self.views), ("heads", self._heads)):
-            unused = set(known)
+            unused = set(known) - ({view.attended for view in self._guided} if kind == "views" else set())
             for label, (term, _) in self.terms.items():
                 for key, name in getattr(term, kind).items():
                     if name not in known:
@@ -101,16 +108,28 @@ class ComposedStep:
                     unused.discard(name)
             if unused:
                 raise InputError(f"step: {kind}: no term uses {', '.join(sorted(unused))}")
+        self._trailed = {name: label for label, (term, _) in self.terms.items() for name in term.trailed}
+        if self._trailed and self._teachers.moving is None:
+            label = next(iter(self._trailed.values()))
+            raise InputError(
+                f"step: term {label}: needs a teacher that trails the model, such as teacher: {{ema: {{}}}}"
+            )
 
     def _check_teacher(self) -> None:
         taught, teacher = [view for view in self.views.values() if view.encoder == TEACHER], self._teachers.teacher
-        readers = {view.encoder for view in self.views.values()}
-        if bool(taught) != (teacher is not None):
+        guided, readers = self._guided, {view.encoder for view in self.views.values()}
+        if bool(taught or guided) != (teacher is not None):
+            asked = "encoder: teacher" if taught else "patches: attentive"
             raise InputError(
                 f"step: teacher: no view has encoder: teacher; they have {', '.join(sorted(readers))}"
                 if teacher is not None
-                else "step: views: encoder: teacher needs the step's setting teacher, such as teacher: start"
+                else f"step: views: {asked} needs the step's setting teacher, such as teacher: start"
             )
+        for view in guided:
+            other = view.attended
+            seen = [name for name, one in self.views.items() if one in taught and one.side == "image"]
+            if other is not None and other not in seen:
+                raise InputError(f"step: views: attended: no view of the teacher is {other!r}; {closest(other, seen)}")
         if teacher is None or teacher.like_student:
             return
         for view in taught:
@@ -125,7 +144,7 @@ class ComposedStep:
     def follow_(self, *, step: int) -> None:
         """See core.protocols.Taught."""
         if self._teachers.moving is not None:
-            self._teachers.moving.update_(step=step)
+            self._teachers.moving.follow_(step=step)
 
     def teacher_tensors(self) -> dict[str, Tensor]:
         """See core.protocols.Taught."""
@@ -143,11 +162,21 @@ class ComposedStep:
                 self._teachers.load(view.encoder)
         if self._teachers.teacher is not None:
             self._teachers.teacher.see_now(cast(Encoder, model), steps=self._steps)
-        about = {"dim": model.dim, "vocabulary": model.tokenizer.vocab_size, "context": model.tokenizer.context_length}
+        about: dict[str, Callable[[], int]] = {
+            "dim": lambda: model.dim,
+            "state": lambda: anatomy_of(model, "image").width,
+            "vocabulary": lambda: model.tokenizer.vocab_size,
+            "context": lambda: model.tokenizer.context_length,
+        }
         found = {}
         for name, spec in self._heads.items():
             generator = torch.Generator().manual_seed(hash_int(name, seed=self._seed, salt="head") >> 1)
-            found[name] = build(spec, HEADS, where=f"step: heads: {name}", **about, generator=generator)
+            part = HEADS.get(spec if isinstance(spec, str) else str(spec.get("name")))
+            taken = {} if part is None else inspect.signature(part.__init__).parameters
+            given: dict[str, Any] = {key: size() for key, size in about.items() if key in taken}
+            found[name] = build(spec, HEADS, where=f"step: heads: {name}", **given, generator=generator)
+        if self._trailed and self._teachers.moving is not None:
+            self._teachers.moving.see_heads({name: found[name] for name in self._trailed}, steps=self._steps)
         return found
 
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
@@ -179,7 +208,9 @@ class ComposedStep:
         """All views, from one look at the batch."""
         found = {name: view.rows(module, batch, step=step, gather=gather) for name, view in self.views.items()}
         rows = {name: one for name, one in found.items() if one is not None}
-        features, extra = module.encode({name: one for name, one in rows.items() if self.views[name].encoder == MODEL})
+        features = self._guide(module, rows, step=step)
+        mine, extra = module.encode({name: one for name, one in rows.items() if self.views[name].encoder == MODEL})
+        features |= mine
         for name in rows.keys() - features.keys():
             reader = self.views[name].encoder
             self._teachers.check(reader, rows[name], where=f"step: views: {name}")
@@ -187,7 +218,28 @@ class ComposedStep:
         views = {name: SeenView(one.rows, features[name], one.about) for name, one in rows.items()}
         model = module.model
         heads = dict(module.heads.items())
-        return TermInputs(batch, views, extra, heads, model.logit_scale, model.logit_bias, geometry_of(model))
+        geometry, trailing = geometry_of(model), self._teachers.trailing
+        return TermInputs(batch, views, extra, heads, model.logit_scale, model.logit_bias, geometry, trailing)
+
+    def _guide(self, module: StepModule, rows: dict[str, ViewRows], *, step: int) -> dict[str, Features]:
+        """Choose the patches of guided views, in place; what the teacher made of the views it looked at for that."""
+        looks: dict[str, tuple[Attended, Pair]] = {}
+        for name, view in self.views.items():
+            if not isinstance(view, ImageView) or not view.guided or name not in rows or step >= view.full_from:
+                continue
+            other = view.attended or name
+            if other not in looks:
+                self._teachers.check(TEACHER, rows[other], where=f"step: views: {other}")
+                looks[other] = self._teachers.attended(rows[other].rows, micro_batch=module.micro_batch)
+            look, own = looks[other]
+            rows[name] = view.guide(rows[name], look, own=own, of=rows[other], grid=patch_grid(module))
+        read = {name: look.features for name, (look, _) in looks.items() if self.views[name].encoder == TEACHER}
+        wanted = {name: self.views[name].want for name in read}
+        return {
+            name: one if wanted[name] == "state" else Features(one.pooled)
+            for name, one in read.items()
+            if wanted[name] != "tokens"
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """That of every term that has one, and which teacher stays; a teacher that moves has tensors of its own."""
@@ -221,7 +273,7 @@ def _view(name: str, given: Mapping[str, Mapping[str, Any]], *, steps: int, seed
             raise InputError(
                 f"{where}: of: {', '.join(sorted(others))}: only encoder and want can be other than its own"
             )
-        kept = {key: value for key, value in given[drawn].items() if key not in ("keep_patches", "full_last")}
+        kept = {key: value for key, value in given[drawn].items() if key not in _OF_PATCHES}
         settings = {"source": drawn, **kept, **settings}
     source = settings.get("source", name)
     first = source[0] if isinstance(source, Sequence) and not isinstance(source, str) and source else source

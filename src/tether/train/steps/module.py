@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ from tether.core.types import Features, Loss
 from tether.models.dense import dense_image, dense_text
 from tether.models.dual import Clip, Want
 from tether.models.sides import Side
+from tether.models.tower_state import image_state
 from tether.models.wrapped_encoders import WrappedEncoder
 
 Encoder = Clip | WrappedEncoder
+ViewWant = Want | Literal["state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class ViewRows:
         side: the tower that reads it.
         rows: (b, 3, h, w) images or (b, l) token ids.
         keep: (b, k) the patches that are seen, or None for all.
-        want: ``tokens`` also asks for patches or words in the joint space, see ``models.dense``.
+        want: ``tokens`` also asks for patches or words in the joint space, see ``models.dense``; ``state`` for what
+            images' embeddings are projected from, see ``models.tower_state``.
         about: further tensors for the terms, by name.
         fixed: whether the row of a batch is the same each time it comes, so that what is made of it may be kept.
         names: keys of the images in the run's data, where they are its own, for a look into what is kept.
@@ -37,7 +40,7 @@ class ViewRows:
     side: Side
     rows: Tensor
     keep: Tensor | None = None
-    want: Want = "pooled"
+    want: ViewWant = "pooled"
     about: Mapping[str, Tensor] = field(default_factory=dict)
     fixed: bool = True
     names: Sequence[str] | None = None
@@ -139,10 +142,12 @@ class StepModule(nn.Module):
         return [joined_features(part) for part in parts]
 
 
-def run_tower(model: Encoder, side: Side, rows: Tensor, keep: Tensor | None, want: Want) -> Features:
+def run_tower(model: Encoder, side: Side, rows: Tensor, keep: Tensor | None, want: ViewWant) -> Features:
     """What one tower of a model makes of a view's rows."""
     if want == "tokens":
         return dense_image(model, rows, keep=keep) if side == "image" else dense_text(model, rows)
+    if want == "state":
+        return image_state(model, rows, keep=keep)
     if side == "text":
         return model.encode_text(rows)
     if keep is None:

@@ -37,11 +37,12 @@ class PresetStep(ComposedStep):
         steps: int,
         seed: int,
         keep_patches: Part = 1.0,
+        patches: str | dict[str, Any] | None = None,
         full_last: Share = 0.0,
         **own: Any,
     ) -> None:
         """See ``ComposedStep`` and ``ImageView``; ``own`` are the keywords of ``recipe``."""
-        image = {"keep_patches": keep_patches, "full_last": full_last}
+        image = {"keep_patches": keep_patches, "patches": patches, "full_last": full_last}
         super().__init__(objective, steps=steps, seed=seed, **self.recipe(image, **own))
 
     def __init_subclass__(cls) -> None:

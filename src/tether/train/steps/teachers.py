@@ -14,15 +14,20 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.ranges import Share, checked
-from tether.core.types import Batch, Features
+from tether.core.types import Batch, Features, Side
+from tether.models.anatomy.find import anatomy_of
 from tether.models.frozen_copy import frozen_copy
+from tether.models.patch_attention import Attended, attended
+from tether.models.positions import Pair
 from tether.train.ema import MovingEncoder, Shape
+from tether.train.resized_reader import ResizedReader
 from tether.train.steps.module import Encoder, ViewRows, joined_features, run_tower
 from tether.train.steps.views import TEACHER, captions_of
 
 WORDS = "words"
 BUCKETS = 1024
 """Of the counts of a caption's tokens; two of a vocabulary's words share one by chance."""
+_HEADS = "moving_heads."
 _MIX = -7046029254386353131  # the odd constant of SplitMix64; products wrap around on purpose
 
 
@@ -95,19 +100,65 @@ class MovingTeacher:
         shape: Shape = "cosine",
         buffers: Literal["copied", "averaged"] = "copied",
         exclude: list[str] | None = None,
+        image_size: Side | None = None,
     ) -> None:
-        """See ``MovingEncoder`` for the settings."""
-        self._settings: dict[str, Any] = {"momentum": momentum, "shape": shape, "buffers": buffers}
-        self._settings["exclude"] = exclude or []
+        """See ``MovingEncoder`` for the other settings.
+
+        Args:
+            momentum: of the average.
+            shape: of the momentum's change.
+            buffers: copied or averaged.
+            exclude: patterns of parameters that are taken as they are.
+            image_size: pixels of a side of the images that it reads; None, the model's. Fewer cost less, as in A-CLIP's
+                efficient variant, whose exact size is not known; positions are resized after each step.
+        """
+        self._course: dict[str, Any] = {"momentum": momentum, "shape": shape}
+        self._rest: dict[str, Any] = {"buffers": buffers, "exclude": exclude or []}
+        self._image_size = image_size
         self.model, self.moving = cast("Encoder | None", None), cast("MovingEncoder | None", None)
+        self.heads, self._resized = cast("MovingEncoder | None", None), cast("ResizedReader | None", None)
 
     def see_start(self, student: Encoder) -> None:
         """See Teacher."""
 
     def see_now(self, student: Encoder, *, steps: int) -> None:
         """See Teacher."""
-        self.moving = MovingEncoder(student, steps=steps, **self._settings)
+        self.moving = MovingEncoder(student, steps=steps, **self._course, **self._rest)
         self.model = cast(Encoder, self.moving.model)
+        if self._image_size is not None:
+            self._resized = ResizedReader(self.model, image_size=self._image_size)
+            self.model = self._resized.model
+
+    def see_heads(self, heads: Mapping[str, nn.Module], *, steps: int) -> None:
+        """Follow these modules of the step, too."""
+        self.heads = MovingEncoder(nn.ModuleDict(dict(heads)), steps=steps, **self._course)
+
+    def follow_(self, *, step: int) -> None:
+        """Follow one optimiser step."""
+        for average in (self.moving, self.heads):
+            if average is not None:
+                average.update_(step=step)
+
+    def at_(self, device: torch.device) -> None:
+        """Be ready to read on a device."""
+        for average in (self.moving, self.heads):
+            if average is not None:
+                average.model.to(device)
+        if self._resized is not None:
+            self._resized.follow_()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of its averages, on the CPU, by name."""
+        own = {} if self.moving is None else self.moving.tensors()
+        return own if self.heads is None else own | {_HEADS + name: one for name, one in self.heads.tensors().items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what ``tensors`` gave."""
+        heads = {name.removeprefix(_HEADS): one for name, one in tensors.items() if name.startswith(_HEADS)}
+        if self.moving is not None:
+            self.moving.load({name: one for name, one in tensors.items() if not name.startswith(_HEADS)})
+        if self.heads is not None:
+            self.heads.load(heads)
 
 
 TEACHERS: Mapping[str, type[Teacher]] = {"load": LoadedTeacher, "start": StartTeacher, "ema": MovingTeacher}
@@ -142,6 +193,7 @@ class Teachers:
     def __init__(self, teacher: Teacher | None = None) -> None:
         """Args: teacher: of the step."""
         self.teacher = teacher
+        self.moving = teacher if isinstance(teacher, MovingTeacher) else None
         self._loaded: dict[str, Encoder] = {}
         self._digest: str | None = None
 
@@ -158,9 +210,16 @@ class Teachers:
         return self._loaded[name]
 
     @property
-    def moving(self) -> MovingEncoder | None:
-        """The average of a teacher that moves, once it is there."""
-        return self.teacher.moving if isinstance(self.teacher, MovingTeacher) else None
+    def trailing(self) -> Mapping[str, nn.Module]:
+        """The averages of the step's modules, by name."""
+        if self.moving is None or self.moving.heads is None:
+            return {}
+        return dict(cast(nn.ModuleDict, self.moving.heads.model).items())
+
+    def _reader(self, name: str, device: torch.device) -> Encoder:
+        if name == TEACHER and self.moving is not None:
+            self.moving.at_(device)
+        return self.load(name).to(device)
 
     def check(self, name: str, view: ViewRows, *, where: str) -> None:
         """Refuse images of a size that their reader does not take."""
@@ -177,13 +236,21 @@ class Teachers:
         """What a reader makes of a view, a slice at a time; captions are read as its own tokenizer has them."""
         if name == WORDS:
             return Features(count_words(view.rows))
-        device, reader, rows = view.rows.device, self.load(name), view.rows
-        reader.to(device)
+        device, rows = view.rows.device, view.rows
+        reader = self._reader(name, device)
         if view.side == "text" and not (name == TEACHER and self.teacher is not None and self.teacher.like_student):
             rows = reader.tokenizer(captions_of(batch)).to(device, non_blocking=True)
         slices = rows.split(micro_batch or max(1, len(rows)))
         found = joined_features([run_tower(reader, view.side, some, None, view.want) for some in slices])
         return replace(found, pooled=found.pooled.float())
+
+    def attended(self, images: Tensor, *, micro_batch: int | None) -> tuple[Attended, Pair]:
+        """What the step's teacher makes of images and attends to in them, and the grid of its patches."""
+        reader = self._reader(TEACHER, images.device)
+        parts = [attended(reader, some) for some in images.split(micro_batch or max(1, len(images)))]
+        found = joined_features([part.features for part in parts])
+        look = Attended(replace(found, pooled=found.pooled.float()), torch.cat([part.scores for part in parts]))
+        return look, anatomy_of(reader, "image").grid(images)
 
     def digest(self) -> str | None:
         """Of the teacher's weights, for those that stay; a run goes on with the same ones only."""

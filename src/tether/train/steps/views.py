@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -19,9 +20,12 @@ from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Part, Share, checked
 from tether.core.types import Batch
 from tether.models.dual import Clip, Want
+from tether.models.patch_attention import Attended, scores_in_view
+from tether.models.positions import Pair
 from tether.models.sides import Side
 from tether.models.tokenizer import lengths
-from tether.train.steps.module import StepModule, ViewRows
+from tether.models.tokens import TOKEN_CHOICES, RandomTokens, TokenChoice
+from tether.train.steps.module import StepModule, ViewRows, ViewWant
 from tether.train.steps.rewrites import REWRITES, Rewrite
 from tether.train.terms.term import LABELS
 
@@ -45,13 +49,13 @@ class View(abc.ABC):
     side: Side
     times = 1
 
-    def __init__(self, *, source: str | list[str], encoder: str, want: Want, optional: bool) -> None:
+    def __init__(self, *, source: str | list[str], encoder: str, want: ViewWant, optional: bool) -> None:
         """Take the settings that all views have."""
         self.source = [source] if isinstance(source, str) else list(source)
         if not self.source or any(not name.endswith(self.side) for name in self.source):
             raise InputError(f"source: expected names that end in {self.side!r}, got {source!r}")
         self.encoder, self.optional = encoder, optional
-        self.want: Want = want
+        self.want: ViewWant = want
 
     def rows(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> ViewRows | None:
         """This process's rows at this step, or None for an optional view without a source.
@@ -89,6 +93,10 @@ class ImageView(View):
 
     Dropped patches never reach the projection, so half the patches cost about half the image tower (FLIP,
     arXiv 2212.00794). A last stretch at full length closes the gap to test time.
+
+    Attributes:
+        choice: of the patches that are seen; None sees all.
+        attended: the teacher's view whose attention guides it; None is the teacher's look at this view itself.
     """
 
     side = "image"
@@ -101,8 +109,10 @@ class ImageView(View):
         size: Count | None = None,
         crop: Part = 1.0,
         keep_patches: Part = 1.0,
+        patches: str | dict[str, Any] | None = None,
+        attended: str | None = None,
         full_last: Share = 0.0,
-        want: Want = "pooled",
+        want: ViewWant = "pooled",
         encoder: str = MODEL,
         optional: bool = False,
         steps: int,
@@ -117,8 +127,12 @@ class ImageView(View):
             size: pixels of a side; None leaves the batch's.
             crop: least side of a random square window, as a share of the image's; 1 is no window.
             keep_patches: share of the patches that is kept; views of equally many rows keep the same ones.
+            patches: which are kept, one of ``TOKEN_CHOICES``, instead of a share of them at random; ``attentive`` asks
+                the step's teacher.
+            attended: with ``attentive``, a view of the same images that the teacher reads anyway, such as the whole
+                images: what it attends to there is mapped to where this view lies, so one forward serves several views.
             full_last: last share of the run that sees every patch.
-            want: ``tokens`` also gives the patches in the joint space.
+            want: ``tokens`` also gives the patches in the joint space, ``state`` what the embedding is projected from.
             encoder: ``model``, ``teacher``, or the name of a frozen one for ``tether.load``.
             optional: leave the view out where a batch has no such images.
             steps: length of the run.
@@ -126,11 +140,20 @@ class ImageView(View):
             view: name of this one; windows of views with different names differ.
         """
         super().__init__(source=source, encoder=encoder, want=want, optional=optional)
-        if encoder not in (MODEL, TEACHER) and (keep_patches < 1 or want != "pooled"):
+        self.choice: TokenChoice | None = None
+        if patches is not None:
+            self.choice = build(patches, TOKEN_CHOICES, where=f"view {view}: patches")
+        if keep_patches < 1:
+            if patches is not None:
+                raise InputError(f"patches: give them or keep_patches, not both; got {patches!r} and {keep_patches}")
+            self.choice = RandomTokens(keep=keep_patches)
+        if attended is not None and (self.choice is None or self.choice.scored != "attention"):
+            raise InputError(f"attended: expected patches: attentive beside it, got {patches!r}")
+        if encoder not in (MODEL, TEACHER) and (self.choice is not None or want != "pooled"):
             raise InputError(f"encoder: {encoder!r} sees whole images and gives pooled embeddings only")
-        if encoder == TEACHER and keep_patches < 1:
-            raise InputError("encoder: the teacher sees whole images; expected keep_patches 1")
-        self.size, self.crop, self.keep_patches, self.seed, self.name = size, crop, keep_patches, seed, view
+        if encoder == TEACHER and self.choice is not None:
+            raise InputError("encoder: the teacher sees whole images; expected keep_patches 1, and no patches")
+        self.size, self.crop, self.seed, self.name, self.attended = size, crop, seed, view, attended
         self.full_from = round(steps * (1 - full_last))
 
     def _seen(
@@ -140,20 +163,55 @@ class ImageView(View):
         with torch.autocast(rows.device.type, enabled=False):  # eight bits of a pixel are more than bfloat16 has
             if self.crop < 1:
                 rows, windows = self._window(rows, size, step=step, gather=gather)
-                if "box" in about:
-                    about["box"] = _within(about["box"], about["flipped"], windows)
+                shown, flipped = placed(rows, about)
+                about |= {"box": _within(shown, flipped, windows), "flipped": flipped}
             elif size != tuple(rows.shape[2:]):
                 rows = _like(F.interpolate(rows.float(), size, mode="bicubic", antialias=True), rows.dtype)
         own = batch.extra.get("keys") if rows is batch.image else None
         names = [str(key) for key in own] if isinstance(own, Sequence) else None
         keep = None
-        if self.keep_patches < 1 and step < self.full_from:
-            patches = patch_count(module)
+        if self.choice is not None and step < self.full_from and not self.guided:
+            grid = patch_grid(module)
             generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
-            order = torch.rand(len(rows) * gather.world, patches, generator=generator).argsort(dim=1)
-            mine = order[gather.rank * len(rows) : (gather.rank + 1) * len(rows), : self.patches_of(patches)]
-            keep = mine.sort(dim=1).values.to(rows.device, non_blocking=True)
+            noise = torch.rand(len(rows) * gather.world, grid[0] * grid[1], generator=generator)
+            noise = noise[gather.rank * len(rows) : (gather.rank + 1) * len(rows)]
+            keep = self.choice(noise, grid=grid).to(rows.device, non_blocking=True)
         return ViewRows("image", rows, keep, self.want, about, fixed=self.crop == 1, names=names)
+
+    @property
+    def guided(self) -> bool:
+        """Whether its choice of patches goes by what an encoder attends to."""
+        return self.choice is not None and self.choice.scored == "attention"
+
+    def guide(self, rows: ViewRows, look: Attended, *, own: Pair, of: ViewRows, grid: Pair) -> ViewRows:
+        """Its rows with the patches that were attended to.
+
+        Args:
+            rows: as ``rows`` gave them.
+            look: of the teacher at another view of the same images, or at this one.
+            own: rows and columns of the teacher's patches.
+            of: rows of that view.
+            grid: rows and columns of this view's patches.
+
+        Raises:
+            InputError: views of unequal length.
+        """
+        assert self.choice is not None  # it is guided
+        if len(of.rows) != len(rows.rows):
+            raise InputError(f"attended: expected a view of the {len(rows.rows)} images, got {len(of.rows)} rows")
+        scores = look.scores
+        if of is not rows or own != grid:
+            (view, flipped), (reference, mirrored) = (placed(one.rows, one.about) for one in (rows, of))
+            scores = scores_in_view(
+                scores,
+                own=own,
+                grid=grid,
+                view=view,
+                reference=reference,
+                view_flipped=flipped,
+                reference_flipped=mirrored,
+            )
+        return replace(rows, keep=self.choice(scores, grid=grid))
 
     def _window(self, rows: Tensor, size: tuple[int, ...], *, step: int, gather: Gather) -> tuple[Tensor, Tensor]:
         """A square window of each image, its side and its place drawn evenly, and the windows (b, 4) in its shares."""
@@ -167,10 +225,6 @@ class ImageView(View):
         grid = F.affine_grid(theta, [len(rows), 3, *size], align_corners=False)
         pixels = _like(F.grid_sample(rows.float(), grid, padding_mode="border", align_corners=False), rows.dtype)
         return pixels, torch.cat([place + 1 - side, place + 1 + side], dim=1) / 2
-
-    def patches_of(self, patches: int) -> int:
-        """How many of an image's patches are computed."""
-        return max(1, round(self.keep_patches * patches))
 
 
 class TextView(View):
@@ -254,16 +308,25 @@ def captions_of(batch: Batch) -> Sequence[str]:
     return [str(caption) for caption in captions]
 
 
-def patch_count(module: StepModule) -> int:
-    """Patches of one image in a tower of ours.
+def patch_grid(module: StepModule) -> Pair:
+    """Rows and columns of an image's patches in a tower of ours.
 
     Raises:
         InputError: the tower cannot drop patches (wrapped models).
     """
     if not isinstance(module.model, Clip):
-        raise InputError(f"keep_patches: {type(module.model).__name__} cannot drop patches; use keep_patches=1")
-    down, across = module.model.config.vision.grid
-    return down * across
+        raise InputError(
+            f"keep_patches: {type(module.model).__name__} cannot drop patches; use keep_patches=1, and no patches"
+        )
+    return module.model.config.vision.grid
+
+
+def placed(rows: Tensor, about: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Which part of their images rows show, (b, 4), and which are mirrored (b,); all of it where nothing says so."""
+    if "box" in about:
+        return about["box"], about["flipped"]
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=rows.device).expand(len(rows), -1)
+    return whole, torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
 
 
 def _within(boxes: Tensor, flipped: Tensor, windows: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tether.train.terms.agreement import ByolTerm, SimclrTerm
 from tether.train.terms.caption import CaptionTerm
 from tether.train.terms.details import DetailHinges
 from tether.train.terms.gates import GatePenalty
@@ -13,20 +14,24 @@ from tether.train.terms.term import SeenView, Term, TermInputs
 
 __all__ = [
     "TERMS",
+    "ByolTerm",
     "CaptionTerm",
     "DetailHinges",
     "GatePenalty",
     "ObjectiveTerm",
     "SeenView",
+    "SimclrTerm",
     "TeacherSimilarity",
     "Term",
     "TermInputs",
 ]
 
 TERMS: Mapping[str, type[Term]] = {
+    "byol": ByolTerm,
     "caption": CaptionTerm,
     "details": DetailHinges,
     "gates": GatePenalty,
+    "simclr": SimclrTerm,
     "similarity": TeacherSimilarity,
 }
 """Terms by name; those of ``OBJECTIVES`` are terms as well."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -43,6 +43,7 @@ class TermInputs:
         logit_scale: of the model, already exponentiated.
         logit_bias: of the model, or None.
         geometry: what the model compares embeddings with.
+        trailing: averages of some of the heads that trail them, by the same names, see ``Term.trailed``.
     """
 
     batch: Batch
@@ -52,6 +53,7 @@ class TermInputs:
     logit_scale: Tensor
     logit_bias: Tensor | None
     geometry: Geometry
+    trailing: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 class Term(abc.ABC):
@@ -69,6 +71,11 @@ class Term(abc.ABC):
     def heads(self) -> Mapping[str, str]:
         """Names of the modules it calls, by the setting that names them."""
         return {}
+
+    @property
+    def trailed(self) -> Sequence[str]:
+        """Names of the modules whose trailing average it calls; the step's teacher must be one that moves."""
+        return ()
 
     @abc.abstractmethod
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:

@@ -1,0 +1,53 @@
+"""What an image's embedding is projected from: the pooled and normed state of its tower, for heads of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tether.core.protocols import DualEncoder
+from tether.core.types import Features
+from tether.models.anatomy.exceptions import refusal
+from tether.models.anatomy.find import tower_of
+from tether.models.anatomy.own import OwnImage
+from tether.models.anatomy.parts import TokenStream
+from tether.models.anatomy.tower import TowerAnatomy
+
+
+def image_state(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Features:
+    """Embed images, and also give what the embeddings are projections of.
+
+    SimCLR's and BYOL's heads read it (SLIP, arXiv 2112.12750; A-CLIP, arXiv 2212.08653): the class token before the
+    projection into the joint space.
+
+    Args:
+        model: any model that ``tether.load`` gives, but those whose image tower shows no stream.
+        image: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
+        keep: (b, k) the patches to look at; for models of Tether's own only.
+
+    Returns:
+        ``pooled`` (b, d), and as ``tokens`` (b, 1, w) one row of the tower's width, with gradient.
+
+    Raises:
+        UnsupportedModelError: a tower of another kind, with a reason of ``anatomy.exceptions``.
+
+    Example:
+        >>> import torch
+        >>> from tether.models import create
+        >>> from tether.models.tower_state import image_state
+        >>> image_state(create("tiny").eval(), torch.rand(2, 3, 32, 32)).tokens.shape
+        torch.Size([2, 1, 64])
+    """
+    tower = tower_of(model)
+    if keep is not None and not isinstance(tower, OwnImage):
+        raise refusal("no dropping", type(model).__name__)
+    stream = tower.run(tower.embed(image, keep=keep) if isinstance(tower, OwnImage) else tower.embed(image))
+    return read_state(tower, stream)
+
+
+def read_state(tower: TowerAnatomy, stream: TokenStream) -> Features:
+    """``image_state`` of a final stream."""
+    state: Float[Tensor, "b w"] = replace(tower, projections=()).read_out(stream)
+    return Features(tower.project(state), state[:, None], extra=stream.extra)
