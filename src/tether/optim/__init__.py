@@ -10,6 +10,7 @@ from tether.optim.clip_adagrad import ClipAdaGrad, ClipAdaGradD
 from tether.optim.clip_adam import ClipAdam, ClipAdamD
 from tether.optim.clip_radagrad import ClipRAdaGradD
 from tether.optim.fused_clip_step import clip_and_step
+from tether.optim.lamb import Lamb
 from tether.optim.param_groups import parameter_groups
 from tether.optim.spam import SPAM
 from tether.optim.stable_spam import StableSPAM
@@ -25,6 +26,7 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = {
     "clip_adagrad_d": ClipAdaGradD,
     "clip_adam": ClipAdam,
     "clip_adam_d": ClipAdamD,
+    "lamb": Lamb,
 }
 """Every optimiser by the name a recipe uses; the first argument, ``params``, is given by code."""
 
@@ -38,6 +40,7 @@ __all__ = [
     "ClipAdam",
     "ClipAdamD",
     "ClipRAdaGradD",
+    "Lamb",
     "StableSPAM",
     "clip_and_step",
     "parameter_groups",
