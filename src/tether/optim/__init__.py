@@ -11,9 +11,11 @@ from tether.optim.clip_adam import ClipAdam, ClipAdamD
 from tether.optim.clip_radagrad import ClipRAdaGradD
 from tether.optim.fused_clip_step import clip_and_step
 from tether.optim.lamb import Lamb
+from tether.optim.layer_decay import layer_decay_groups
 from tether.optim.param_groups import parameter_groups
 from tether.optim.spam import SPAM
 from tether.optim.stable_spam import StableSPAM
+from tether.optim.timm_adapter import with_timm
 from tether.optim.torch_own import SGD, AdamW
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
@@ -43,5 +45,7 @@ __all__ = [
     "Lamb",
     "StableSPAM",
     "clip_and_step",
+    "layer_decay_groups",
     "parameter_groups",
+    "with_timm",
 ]
