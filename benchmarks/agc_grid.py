@@ -18,30 +18,13 @@ import json
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from tether.models.vision.nf_resnet import NFBlock
-from tether.models.vision.scaled_std_conv import ScaledStdConv2d
 from tether.optim.clip import AGC, NoClip
 from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds.digits import EPOCHS, digits, network, train
+from tether.papers.testbeds.digits import EPOCHS, digits, network, train, with_batch_norm
 
 RATES = (0.1, 0.4, 1.6)
 LIMITS = (0.0025, 0.01, 0.04, 0.16)
-
-
-def with_batch_norm(model: nn.Module) -> nn.Module:
-    """The same network with plain filters, batch normalisation and branches at full strength."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, ScaledStdConv2d):
-                outputs, inputs, height, _ = child.weight.shape
-                plain = nn.Conv2d(inputs, outputs, height, stride=child.stride, padding=height // 2, bias=False)
-                setattr(module, name, nn.Sequential(plain, nn.BatchNorm2d(outputs)))
-        if isinstance(module, NFBlock):
-            module.alpha = module.beta = 1.0
-            nn.init.ones_(module.skip_gain)
-    return model
 
 
 def main() -> None:

@@ -11,69 +11,27 @@ import argparse
 import json
 import logging
 import statistics
-import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 SETTINGS = {"usual": (1e-3, 4), "fast": (3e-3, 4), "many steps": (1e-3, 16)}
 """Learning rate, and steps on each batch of completions."""
 STEPS, SEEDS = 480, 3
-LAST = 0.1
 
 
-def train(
-    method: str, *, seed: int, steps: int, learning_rate: float, iterations: int, folder: str
-) -> dict[str, float]:
-    from trl import GRPOConfig, GRPOTrainer
-
+def train(method: Literal["GRPO", "TROLL"], **settings: Any) -> dict[str, float]:
     from tether.papers.testbeds import verifiable
-    from tether.train.trl_troll import TROLLConfig, TROLLTrainer
 
-    shared: dict[str, Any] = {
-        "output_dir": folder,
-        "loss_type": "grpo",
-        "per_device_train_batch_size": 64,
-        "num_generations": 8,
-        "max_completion_length": verifiable.LENGTH,
-        "learning_rate": learning_rate,
-        "lr_scheduler_type": "constant",
-        "max_steps": steps,
-        "num_iterations": iterations,
-        "logging_steps": iterations,
-        "seed": seed,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "bf16": False,
-    }
-    kind, config = (TROLLTrainer, TROLLConfig) if method == "TROLL" else (GRPOTrainer, GRPOConfig)
-    trainer = kind(
-        model=verifiable.model(seed=seed),
-        reward_funcs=verifiable.right_places,
-        args=config(**shared),
-        train_dataset=verifiable.questions(),
-        processing_class=verifiable.tokenizer(),
-    )
-    trainer.remove_callback(_printer())
     begun = time.process_time()
-    trainer.train()
+    rewards = verifiable.train(method, **settings)
     spent = time.process_time() - begun
-    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-    last = max(1, round(LAST * len(rewards)))
     return {
-        "final": statistics.fmean(rewards[-last:]),
+        "final": verifiable.last_tenth(rewards),
         "whole run": statistics.fmean(rewards),
-        "ms a step": 1000 * spent / steps,
+        "ms a step": 1000 * spent / settings["steps"],
     }
-
-
-def _printer() -> type:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
 
 
 def main() -> None:
@@ -86,18 +44,17 @@ def main() -> None:
     seeds, steps = (1, 32) if arguments.quick else (SEEDS, STEPS)
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     print(f"{'setting':18} {'method':6} {'final reward':24} {'whole run':>9} {'ms a step':>9}")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (rate, iterations) in SETTINGS.items():
-            results[name] = {method: [] for method in ("GRPO", "TROLL")}
-            for seed in range(seeds):
-                for method, runs in results[name].items():
-                    settings = {"learning_rate": rate, "iterations": iterations}
-                    runs.append(train(method, seed=seed, steps=steps, folder=folder, **settings))
+    for name, (rate, iterations) in SETTINGS.items():
+        results[name] = {method: [] for method in ("GRPO", "TROLL")}
+        for seed in range(seeds):
             for method, runs in results[name].items():
-                finals = [run["final"] for run in runs]
-                spread = f"{statistics.fmean(finals):.3f} ({min(finals):.3f}..{max(finals):.3f})"
-                whole, cost = (statistics.fmean(run[key] for run in runs) for key in ("whole run", "ms a step"))
-                print(f"{name:18} {method:6} {spread:24} {whole:9.3f} {cost:9.1f}", flush=True)
+                settings = {"learning_rate": rate, "iterations": iterations}
+                runs.append(train(method, seed=seed, steps=steps, **settings))
+        for method, runs in results[name].items():
+            finals = [run["final"] for run in runs]
+            spread = f"{statistics.fmean(finals):.3f} ({min(finals):.3f}..{max(finals):.3f})"
+            whole, cost = (statistics.fmean(run[key] for run in runs) for key in ("whole run", "ms a step"))
+            print(f"{name:18} {method:6} {spread:24} {whole:9.3f} {cost:9.1f}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

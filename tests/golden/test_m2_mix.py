@@ -9,6 +9,7 @@ from loading import load
 
 from tether.evaluate.geometry import relative_alignment, uniformity
 from tether.losses import m2_mix_loss
+from tether.losses.hard_contrastive import hard_contrastive_loss
 from tether.losses.m2_mix import geodesic_mix
 
 V = load("m2-mix")
@@ -42,6 +43,12 @@ def test_mixed_terms_and_gradients(name: str) -> None:
     np.testing.assert_allclose(mix.item(), V[f"{name}_loss"], **CLOSE)
     for side, grad in zip(("img", "txt"), torch.autograd.grad(mix, (image, text)), strict=True):
         np.testing.assert_allclose(grad.numpy(), V[f"{name}_grad_{side}"], **CLOSE)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_hard_contrastive_baseline(batch: str) -> None:
+    loss = hard_contrastive_loss(leaf(f"{batch}_img"), leaf(f"{batch}_txt")).mean()
+    np.testing.assert_allclose(loss.item(), V[f"{batch}_hcl_loss"], **CLOSE)
 
 
 @pytest.mark.parametrize("batch", BATCHES)

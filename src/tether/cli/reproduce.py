@@ -49,8 +49,13 @@ def command(
     chosen = list(CARDS) if every else list(dict.fromkeys(slugs or ()))
     for slug in chosen:
         card(slug)
-    folder = out
+    folder, device = out, str(chosen_device(device))
     if folder is None and not smoke:
+        if (device, threads) != ("cpu", 1):
+            raise InputError(
+                f"results: holds what one thread of the CPU measured, got {device} and {threads} threads; "
+                "give --device cpu --threads 1, or --out"
+            )
         folder = source_index.need_checkout("storing a result (or give --out)") / "results"
         if commit().endswith(CHANGED_SOURCE):
             raise InputError(
@@ -64,7 +69,7 @@ def command(
                 slug,
                 smoke=smoke,
                 fresh_seeds=fresh_seeds,
-                device=str(chosen_device(device)),
+                device=device,
                 threads=threads,
                 fresh=fresh,
                 on_progress=lambda done, total, task=task: progress.update(task, completed=done, total=total),

@@ -215,9 +215,15 @@ def test_nobody_chooses_the_seeds(tmp_path):
 
 def test_no_result_is_stored_from_uncommitted_source(monkeypatch):
     monkeypatch.setattr("tether.papers.reproduction.history.commit", lambda: "0123456789ab+")
-    code, _, stderr = call("reproduce", next(iter(CARDS)))
+    code, _, stderr = call("reproduce", next(iter(CARDS)), "--device", "cpu")
     assert code == 2
     assert "src: has uncommitted changes" in stderr
+
+
+def test_only_one_thread_of_the_cpu_is_stored():
+    code, _, stderr = call("reproduce", next(iter(CARDS)), "--device", "cpu", "--threads", "2")
+    assert code == 2
+    assert "got cpu and 2 threads; give --device cpu --threads 1" in " ".join(stderr.split())
 
 
 def test_reproduce_writes_where_it_is_told(tmp_path):

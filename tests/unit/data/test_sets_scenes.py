@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import math
 from dataclasses import replace
 from itertools import islice
 
@@ -263,6 +265,14 @@ class TestWorld:
             assert [thing.units for thing in things] == [12, 26, 12]
             assert [thing.size for thing in things] == ["small", "large", "small"]
         assert world.pixels([world.item(0), world.item(1)]).shape == (2, 3, 64, 64)
+
+    def test_five_at_the_largest_ratio_never_touch(self):
+        world = MultiObjectWorld(objects=OBJECTS, n=5, big=4, ratio=2.4)
+        for index in range(200):
+            things = world.item(index).scene.things
+            assert len(things) == 5
+            for one, other in itertools.combinations(things, 2):
+                assert math.dist((one.x, one.y), (other.x, other.y)) > (one.units + other.units) / 128
 
     def test_an_item_is_the_same_whatever_came_before(self):
         one, other = (MultiObjectWorld(objects=OBJECTS, n=2) for _ in range(2))

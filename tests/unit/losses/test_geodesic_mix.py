@@ -8,6 +8,7 @@ from tether.core.gather import LOCAL
 from tether.core.protocols import Drawing, Scheduled
 from tether.core.types import Batch, Encoded, Features
 from tether.losses import ClipLoss, M2MixLoss, clip_loss, m2_mix_loss
+from tether.losses.hard_contrastive import HardContrastiveLoss, hard_contrastive_loss
 from tether.losses.m2_mix import geodesic_mix
 from tether.space.slerp import slerp
 from tether.train.steps.presets import ContrastiveStep
@@ -168,3 +169,27 @@ def test_one_pair_is_refused_and_one_pair_of_m2_is_not():
     assert m2_mix_loss(image, text, lam=HALF, m2=1.0).total == 0
     with pytest.raises(InputError, match="lam: expected four numbers"):
         M2MixLoss()(encoded(rows(3), rows(3)), batch(3, lam=0.5), gather=LOCAL)
+
+
+def test_hard_contrastive_without_weights_is_clips_loss():
+    image, text = rows(9), rows(9)
+    plain = HardContrastiveLoss(tau=None, beta=0.0, prior=0.0)(encoded(image, text), batch(9), gather=LOCAL).total
+    torch.testing.assert_close(plain, clip_loss(image, text, 20.0))
+
+
+def test_hard_contrastive_with_nothing_left_of_the_negatives_is_at_its_floor():
+    image = rows(6).requires_grad_()
+    losses = hard_contrastive_loss(image, image.detach(), scale=2.0, prior=0.9)
+    torch.testing.assert_close(losses, torch.full_like(losses, np.log1p(6 * np.exp(-4.0))))
+    losses.sum().backward()
+    assert image.grad.isfinite().all()
+
+
+def test_hard_contrastive_refuses_one_pair():
+    with pytest.raises(InputError, match="at least two keys"):
+        hard_contrastive_loss(rows(1), rows(1))
+
+
+def test_hard_contrastive_of_some_queries_finds_their_keys():
+    image, text = rows(9), rows(9)
+    torch.testing.assert_close(hard_contrastive_loss(image[4:], text, offset=4), hard_contrastive_loss(image, text)[4:])

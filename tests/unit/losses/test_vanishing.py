@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.losses.vanishing_gradient import VanishingGradientPenalty, omega_regulariser
 from tether.optim.clip import GlobalNorm
+from tether.papers.cards import rnn_norm_clip
 
 
 def signals(steps: int = 4) -> tuple[Tensor, Tensor]:
@@ -137,3 +138,12 @@ def test_refuses(change: dict, message: str) -> None:
     given = {"hidden": torch.zeros(4, 2, 3), "dC_dh": torch.zeros(4, 2, 3), "weight_hh": torch.eye(3), **change}
     with pytest.raises(InputError, match=message):
         omega_regulariser(**given)
+
+
+def test_the_papers_check_unrolls_the_network_that_it_trains_without_the_penalty() -> None:
+    draw = torch.Generator().manual_seed(0)
+    network, _ = rnn_norm_clip.make(draw)
+    with torch.no_grad():
+        network.get_parameter("bias_hh_l0").normal_(generator=draw)
+        inputs, _ = rnn_norm_clip.sequences(draw, length=20)
+        torch.testing.assert_close(torch.stack(rnn_norm_clip.unrolled(network, inputs)), network(inputs)[0])

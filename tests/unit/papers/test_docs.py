@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import asdict
 
 import pytest
 
 from tether.core.card import Card, Claim, Condition, Tried
 from tether.core.errors import InputError
 from tether.papers.reproduction import docs, pages, part_reference, source_index
-from tether.papers.reproduction.markdown import cell, table
+from tether.papers.reproduction.markdown import cell, escaped, table
 from tether.papers.reproduction.results import PaperStatus
 
 CARD = Card(
@@ -72,6 +73,11 @@ RESULT = {
 FRESH = PaperStatus(CARD, RESULT)
 CHANGED = PaperStatus(CARD, RESULT, changed=True)
 NEVER = PaperStatus(CARD, None)
+PHOTOS = (
+    asdict(CARD.claim)
+    | RESULT
+    | {"says": "On photographs too.", "differs": "the data", "verdict": "not shown", "cpu_seconds": 9.5}
+)
 
 
 def test_the_readme_counts_verdicts():
@@ -113,6 +119,22 @@ def test_a_paper_page_holds_claim_seeds_and_circumstances():
     assert "How to use it" not in text  # the guide is not there, so nothing may link to it
 
 
+def test_a_page_shows_the_check_on_photographs_as_it_came_out():
+    shown = pages.paper(PaperStatus(CARD, RESULT, photos=PHOTOS)).partition("## On real photographs")[2]
+    for words in (
+        "On photographs too.",
+        "above: the data.",
+        "**not shown**: 0.5124 (bound 0.4124",
+        "9.5 s",
+        "| 1 | 0.5 |",
+    ):
+        assert words in shown
+    assert "On real photographs" not in pages.paper(FRESH)
+    assert "| 1 of 1 | **not shown**: 0.5124 (bound 0.4124, margin 0.25) |" in pages.claims(
+        [PaperStatus(CARD, RESULT, photos=PHOTOS)]
+    )
+
+
 def test_a_page_says_what_is_changed_or_not_run():
     assert "**reproduced** (changed since measured): 0.5124" in pages.paper(CHANGED)
     assert "takes about 2 minutes" in pages.paper(NEVER)
@@ -143,6 +165,30 @@ def test_the_bibliography_cites():
 def test_cells_stay_on_one_line():
     assert cell("a\n b | c") == r"a b \| c"
     assert table(["x"], [["1"], ["2"]]) == "| x |\n| --- |\n| 1 |\n| 2 |"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a < b & c", "a &lt; b &amp; c"),
+        ("`<b>` and ``a`<b>``", "`<b>` and ``a`<b>``"),
+        ("`<b>", "&#96;&lt;b>"),
+        (r"\`<b>`", r"\`&lt;b>&#96;"),
+        ("` <b> ``", "&#96; &lt;b> &#96;&#96;"),
+    ],
+)
+def test_html_is_shown_and_not_taken(text, shown):
+    assert escaped(text) == shown
+
+
+def test_html_of_a_result_does_not_get_into_a_page():
+    bad = "<script>alert(1)</script>"
+    result = RESULT | {"conditions": [KEPT | {"says": bad}], "machine": {"processor": bad, "cores": 2}}
+    result["fresh"] = RESULT["fresh"] | {"conditions": [KEPT | {"says": bad, "holds": False}]}
+    result["seeds"] = [run | {"notes": {bad: 1.0}} for run in RESULT["seeds"]]
+    text = pages.paper(PaperStatus(CARD, result, photos=PHOTOS | {"says": bad, "differs": bad}))
+    assert "<script" not in text
+    assert text.count("&lt;script") == 6
 
 
 def test_only_the_text_between_the_markers_changes():

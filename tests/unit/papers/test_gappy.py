@@ -18,3 +18,11 @@ def test_the_gappy_start_has_a_fixed_scale_and_a_further_stage_keeps_it_and_leav
     )
     assert seen.centroid_distance > 0.3  # cones of random towers, already at the start
     assert -1 <= seen.paired_cosine <= 1
+
+
+def test_taking_the_means_of_other_pairs_off_closes_most_of_the_gap():
+    with Lab(0, smoke=True) as lab:
+        start, pairs = modality_gap_clip.untrained(lab), modality_gap_clip.held_out(lab)
+        found = modality_gap_clip.centred(lab, start, pairs)
+    assert found["gap_centred"] < modality_gap_clip.look(start, pairs).centroid_distance / 2
+    assert 0 <= found["recall_centred"] <= 1

@@ -41,8 +41,11 @@ def repository(tmp_path, monkeypatch):
     return put
 
 
-def measured_at(*commits: str) -> dict:
-    return {"seeds": [{"commit": one} for one in commits]}
+def measured_at(*commits: str, fresh: str | None = None) -> dict:
+    return {
+        "seeds": [{"commit": one} for one in commits],
+        "fresh": {"seeds": [{"commit": fresh}]} if fresh else None,
+    }
 
 
 def test_a_claim_that_was_committed_first_stood_before(repository):
@@ -57,13 +60,31 @@ def test_a_margin_that_was_changed_after_a_seed_did_not(repository):
     second = repository(margin=0.4)
     assert not history.fixed_before("made-up", measured_at(first, second))
     assert history.fixed_before("made-up", measured_at(second))
+    assert history.fixed_before("made-up", measured_at(second, fresh=second))
+    assert not history.fixed_before("made-up", measured_at(second, fresh=first))
+
+
+def test_an_annotated_constant_is_part_of_the_claim(repository, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.CARD", CARD.replace("MARGIN =", "MARGIN: float ="))
+    first, _ = repository(margin=0.5), repository(margin=0.4)
+    assert not history.fixed_before("made-up", measured_at(first))
+
+
+def test_a_new_file_is_a_change(repository, tmp_path):
+    clean = repository(margin=0.5)
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench/new.py").write_text("")
+    assert history.commit() == clean
+    assert history.commit("bench") == clean + history.CHANGED_SOURCE
+    (tmp_path / "src/new.py").write_text("")
+    assert history.commit() == clean + history.CHANGED_SOURCE
 
 
 def test_changed_source_unknown_commits_and_no_checkout_prove_nothing(repository, monkeypatch):
     clean = repository(margin=0.5)
     dirty = repository(margin=0.5, body="3", commit=False)
     assert dirty == clean + history.CHANGED_SOURCE
-    for commit in (dirty, "unknown", "0123456789ab"):
+    for commit in (dirty, "unknown", "0123456789ab", "HEAD", clean[:7]):
         assert not history.fixed_before("made-up", measured_at(commit))
     monkeypatch.setattr(source_index, "checkout", lambda: None)
     assert not history.fixed_before("made-up", measured_at(clean))

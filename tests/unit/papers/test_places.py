@@ -109,7 +109,7 @@ def edited(path: Path, old: str, new: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("name", "old", "new", "marked"),
     [
-        ("losses/infonce.py", "return ", "return 0 + ", {"w-clip", "clip-in", "laclip", "fairpivara"}),
+        ("losses/infonce.py", "return ", "return 0 + ", {"w-clip", "clip-in", "laclip", "fairpivara", "nalaformer"}),
         ("papers/testbeds/char_lm_spikes.py", "LAYERS = 2", "LAYERS = 3", {"zclip", "adagc"}),
         ("papers/testbeds/small_clip.py", "size=32", "size=64", {"w-clip"}),
         ("models/blocks/rope.py", "return ", "return 0 + ", set(CARDS_TO_EDIT) - {"troll"}),

@@ -117,6 +117,52 @@ def test_seeds_of_the_stored_result_are_taken_while_the_source_is_the_same(paper
     assert paper.asked == [0, 1, 2, 3, 4] * 2
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"seed": 0},
+        {"ours": "1.5"},
+        {"ours": float("nan")},
+        {"notes": {"norm": None}},
+        {"commit": "0123456789ab+"},
+        {"commit": None},
+        None,
+    ],
+)
+def test_a_kept_seed_that_is_damaged_or_from_changed_source_is_measured_again(paper, tmp_path, monkeypatch, edit):
+    monkeypatch.setattr(reproduce, "commit", lambda: "0123456789ab")
+    before = reproduce.reproduce("made-up")["seeds"]
+    (path,) = (tmp_path / "cache").rglob("seed-1.json")
+    write_json(path, edit if edit is None else read_json(path) | edit)
+    after = reproduce.reproduce("made-up")["seeds"]
+    assert [run["ours"] for run in after] == [run["ours"] for run in before]
+    assert paper.asked == [0, 1, 2, 3, 4, 1]
+
+
+def test_seeds_of_changed_source_are_kept_until_it_is_committed(paper, monkeypatch):
+    for name, asked in (("0123456789ab+", 1), ("0123456789ab+", 1), ("0123456789ab", 2)):
+        monkeypatch.setattr(reproduce, "commit", lambda name=name: name)
+        assert {run["commit"] for run in reproduce.reproduce("made-up")["seeds"]} == {name}
+        assert paper.asked == [0, 1, 2, 3, 4] * asked
+
+
+@pytest.mark.parametrize("name", ["versions", "machine"])
+def test_other_libraries_or_another_machine_measure_again(paper, monkeypatch, name):
+    reproduce.reproduce("made-up")
+    monkeypatch.setattr(reproduce, name, lambda *device: {"torch": "0", "processor": "another"})
+    reproduce.reproduce("made-up")
+    assert paper.asked == [0, 1, 2, 3, 4] * 2
+
+
+def test_a_stored_result_that_is_damaged_gives_no_seeds(paper, tmp_path, monkeypatch):
+    path = tmp_path / "made-up.json"
+    monkeypatch.setattr(source_index, "result_path", lambda slug: path)
+    write_json(path, reproduce.reproduce("made-up") | {"seeds": [{"seed": 0}]})
+    shutil.rmtree(tmp_path / "cache")
+    assert len(reproduce.reproduce("made-up")["seeds"]) == 5
+    assert paper.asked == [0, 1, 2, 3, 4] * 2
+
+
 def test_fresh_seeds_stand_beside_the_verdict_and_are_kept(paper, tmp_path, monkeypatch):
     path = tmp_path / "made-up.json"
     monkeypatch.setattr(source_index, "result_path", lambda slug: path)

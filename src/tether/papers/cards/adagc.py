@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,14 +24,59 @@ CARD = Card(
     package="optim",
     parts=("tether.optim.clip.adagc.AdaGC", "tether.optim.clip.base.TensorClipper"),
     needs=("gradients",),
-    gives="A limit for each tensor by itself, so that a spike in one of them neither passes nor shrinks the others.",
+    gives="A limit for each tensor by itself: after its warm-up a spike in one neither passes nor shrinks the others.",
     claim=Claim(
-        says="Holding each tensor to its own past norm stops bad batches where one limit for all is too high.",
+        says="With bad batches and a gradient scale that the usual limit was not chosen for, holding each tensor to "
+        "its own past norm ends within 0.05 nats of the best of four constant limits.",
         metric="validation cross-entropy, nats per character",
         better="lower",
-        margin=0.2,
-        baseline="one constant limit of 1 on the global norm, the usual default",
+        margin=0.05,
+        baseline="the best of four constant limits on the global norm: 1, 0.1, 0.01 and 0.001",
         scale="character model of 0.1 M parameters, 300 steps, loss times 0.01, five planted bad batches",
+        kind="no_worse",
+        equal="starting weights, batches, steps and learning rate; the constant limit is chosen from four trials by "
+        "the figure itself, AdaGC has one, its defaults",
+        conditions=(
+            Condition(
+                says="AdaGC ends at least 0.2 nats below a constant limit of 1, the usual default.",
+                ours="ours",
+                than="constant_1",
+                better="lower",
+                least=0.2,
+            ),
+            Condition(
+                says="AdaGC ends at least 0.2 nats below no clipping.",
+                ours="ours",
+                than="no_clipping",
+                better="lower",
+                least=0.2,
+            ),
+            Condition(
+                says="The bad batches cost AdaGC at most a fifth of what they cost behind a limit of 1.",
+                ours="excess_adagc",
+                than="fifth_of_excess_constant",
+                better="lower",
+            ),
+            Condition(
+                says="With the loss at full size, where a limit of 1 suits, AdaGC is at most 0.05 nats above it.",
+                ours="full_loss_adagc",
+                than="full_loss_constant",
+                better="lower",
+                least=-0.05,
+            ),
+            Condition(
+                says="A gradient 1,000 times too large in one tensor leaves those of all others as they are.",
+                ours="others_changed_adagc",
+                than=0.0,
+                better="lower",
+            ),
+            Condition(
+                says="With such a fault in every fourth step AdaGC ends no higher than a constant limit of 1.",
+                ours="fault_adagc",
+                than="fault_constant",
+                better="lower",
+            ),
+        ),
     ),
     differences=(
         "A norm of zero does not enter the statistic; in the released code one zero in the warm-up freezes a tensor.",
@@ -41,13 +86,19 @@ CARD = Card(
         "Norms are of whole tensors; the released mode that limits each tensor-parallel shard by itself is left out.",
         "The paper's language models and its faster CLIP ViT-B are out of reach here.",
     ),
-    minutes=5.0,
+    tried=(
+        Tried(
+            bed="one constant limit of 1 as the baseline, at a hundredth of the loss, which was the claim at first",
+            outcome="1.90 nats against 2.48, seeds 0 to 2",
+        ),
+    ),
+    minutes=7.0,
     guide="stability.md",
 )
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Train with a constant limit and with AdaGC at a hundredth of the loss.
+    """Train with constant limits and with AdaGC at a hundredth of the loss.
 
     For the notes: the full loss; one tensor's gradient times 1,000 in every fourth step, without bad batches; and the
     share of the other tensors whose gradients such a fault changes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
@@ -33,21 +33,60 @@ CARD = Card(
         "tether.train.steps.presets.SemanticStep",
     ),
     needs=("pairs", "an encoder of captions, or their words"),
-    gives="A CLIP with half the transformer weights whose images and texts lie closer together.",
+    gives="A CLIP with half the transformer weights whose images and texts lie closer together, at a few points of "
+    "recall in short runs; the gap of the centres alone goes when each side's mean is taken off.",
     claim=Claim(
         says="At equal steps, a fixed temperature of 0.01, with small batches in a wide space, a shared tower with "
         "separation within each modality leaves at most 0.8 of the gap that CLIP with two towers leaves.",
         metric="centroid distance of held-out pairs, in units of two-tower CLIP's",
         better="lower",
         margin=0.2,
-        baseline="CLIP with two towers, which is 1 by definition",
+        baseline="CLIP with two towers and CLIP's loss, which is 1 by definition",
         scale="CLIP of 256 dimensions from scratch on synthetic scenes of 64 px, 800 steps of 16 pairs; 200 held out",
+        equal="pairs, steps, learning rate, temperature, width and depth of what each image and text passes",
+        conditions=(
+            Condition(
+                says="Recall at 1 is kept within 3 points of two-tower CLIP's.",
+                ours="recall_aligned",
+                than="recall_clip",
+                better="higher",
+                least=-0.03,
+            ),
+            Condition(
+                says="Images and their captions are more alike than with two towers.",
+                ours="paired_cosine_aligned",
+                than="paired_cosine_clip",
+                better="higher",
+                least=1e-6,
+            ),
+            Condition(
+                says="The separation leaves a smaller gap than the shared tower alone.",
+                ours="gap_aligned",
+                than="gap_shared",
+                better="lower",
+                least=1e-6,
+            ),
+            Condition(
+                says="The transformer has at most half of the two towers' weights.",
+                ours="block_weights_share",
+                than=0.5,
+                better="lower",
+            ),
+        ),
     ),
     differences=(
         "Trained from scratch on synthetic scenes; the paper trains ViT-B/16 on CC12M.",
         "Captions are alike as far as they share words; the paper asks all-mpnet-base-v2.",
         "Meanings are gathered across processes in the features' order, which the release does not do.",
         "With duplicates: positives, equal captions are not pushed apart; the release has no such option.",
+    ),
+    tried=(
+        Tried(
+            bed="Long training with a learnable temperature in a small closed world: a toy, measured before this "
+            "check was written.",
+            outcome="Nothing remains to show: with and without sharing and separation the gap was 0.04 and the mean "
+            "cosine of a pair 0.94. Hence the fixed temperature, small batches and few steps of the claim.",
+        ),
     ),
     minutes=4.0,
     guide="geometry.md",
@@ -70,4 +109,6 @@ def reproduce(lab: Lab) -> Trial:
             id(weight): weight.numel() for tower in (model.visual, model.text) for weight in tower.blocks.parameters()
         }
         notes[f"block_weights_{name}"] = float(sum(blocks.values()))
+    notes["block_weights_share"] = notes["block_weights_aligned"] / notes["block_weights_clip"]
+    notes |= modality_gap_clip.centred(lab, modality_gap_clip.gappy_clip(lab), pairs)
     return Trial(baseline=1.0, ours=notes["gap_aligned"] / notes["gap_clip"], notes=notes)

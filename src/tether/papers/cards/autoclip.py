@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,14 +22,54 @@ CARD = Card(
     package="optim",
     parts=("tether.optim.clip.autoclip.AutoClip", "tether.optim.clip.running_percentile.FullHistory"),
     needs=("gradients",),
-    gives="A limit on the gradient norm that needs no tuning and does not depend on the scale of the loss.",
+    gives="A limit on the gradient norm that follows the scale of the loss by itself.",
     claim=Claim(
-        says="One setting, the tenth percentile, stops bad batches whatever the scale of the loss.",
+        says="With bad batches and a gradient scale that the usual limit was not chosen for, one setting, the tenth "
+        "percentile, ends within 0.05 nats of the best of four constant limits.",
         metric="validation cross-entropy, nats per character",
         better="lower",
-        margin=0.2,
-        baseline="one constant limit of 1 on the global norm, the usual default",
+        margin=0.05,
+        baseline="the best of four constant limits on the global norm: 1, 0.1, 0.01 and 0.001",
         scale="character model of 0.1 M parameters, 300 steps, loss times 0.01, five planted bad batches",
+        kind="no_worse",
+        equal="starting weights, batches, steps and learning rate; the constant limit is chosen from four trials by "
+        "the figure itself, AutoClip has one, its defaults",
+        conditions=(
+            Condition(
+                says="AutoClip ends at least 0.2 nats below a constant limit of 1, the usual default.",
+                ours="ours",
+                than="constant_1",
+                better="lower",
+                least=0.2,
+            ),
+            Condition(
+                says="AutoClip ends at least 0.2 nats below no clipping.",
+                ours="ours",
+                than="no_clipping",
+                better="lower",
+                least=0.2,
+            ),
+            Condition(
+                says="The bad batches cost AutoClip at most a fifth of what they cost behind a limit of 1.",
+                ours="excess_autoclip",
+                than="fifth_of_excess_constant",
+                better="lower",
+            ),
+            Condition(
+                says="With the loss at full size, where a limit of 1 suits, AutoClip is at most 0.05 nats above it.",
+                ours="full_loss_autoclip",
+                than="full_loss_constant",
+                better="lower",
+                least=-0.05,
+            ),
+            Condition(
+                says="A hundred times the loss changes no clipping factor by more than a millionth of it (with "
+                "eps = 0, an identity).",
+                ours="factor_changed_by_loss_scale",
+                than=1e-6,
+                better="lower",
+            ),
+        ),
     ),
     differences=(
         "A step whose norm is not finite is skipped and not recorded; in the released code one NaN spoils all limits.",
@@ -40,13 +80,19 @@ CARD = Card(
         "The released TensorFlow file, which clips each tensor, is not followed.",
         "The paper's source separation networks are out of reach here.",
     ),
-    minutes=3.0,
+    tried=(
+        Tried(
+            bed="one constant limit of 1 as the baseline, at a hundredth of the loss, which was the claim at first",
+            outcome="1.89 nats against 2.48, seeds 0 to 2",
+        ),
+    ),
+    minutes=4.5,
     guide="stability.md",
 )
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Train with a constant limit and with AutoClip at a hundredth of the loss and, for the notes, at its full size."""
+    """Train with constant limits and with AutoClip at a hundredth of the loss and, for the notes, at its full size."""
     from tether.optim.clip import AutoClip
     from tether.papers.testbeds.char_lm_spikes import limit_trial
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,33 +35,74 @@ CARD = Card(
         "tether.adapt.finetune.clipood.tune_images_",
     ),
     needs=("a trained encoder", "labelled images of some classes"),
-    gives="An image tower that learns your classes and forgets less of what it knew about others.",
+    gives="An image tower that learns your classes, and an average of its weights that forgets a little less of the "
+    "others: 48 % right here, where plain fine-tuning has 46 % and the untuned start 58 %. Weights half way between "
+    "the start and the end of plain fine-tuning, without an average, did better on the mean of both.",
     claim=Claim(
-        says="Fine-tuned on some classes in another light, the Beta moving average of the weights tells the other "
-        "classes in the original light better than the last weights do.",
+        says="Fine-tuned on some classes in another light as released, with the margin and the Beta moving average of "
+        "the weights, the model tells the other classes in the original light better than after plain fine-tuning.",
         metric="accuracy among classes that were not trained, in the original light",
         better="higher",
         margin=0.01,
-        baseline="the weights of the last step of the same run",
+        baseline="plain fine-tuning: the same run without the margin, weights of the last step",
         scale=f"a tiny CLIP of single things, 32 px, {START_STEPS} steps; then {CLASSES} classes, {IMAGES} dim and "
         f"noisy images, {STEPS} steps of {BATCH} at {LEARNING_RATE:g}",
+        equal="start, images of every batch, steps, learning rate",
+        conditions=(
+            Condition(
+                says="The average alone: without the margin it is 1 point above the last weights of its run.",
+                ours="open_average_no_margin",
+                than="open_last_no_margin",
+                better="higher",
+                least=0.01,
+            ),
+            Condition(
+                says="The average in the released run is 1 point above the last weights of that run.",
+                ours="open_average",
+                than="open_last",
+                better="higher",
+                least=0.01,
+            ),
+            Condition(
+                says="The margin alone: the last weights are at most 1 point below those without it.",
+                ours="open_last",
+                than="open_last_no_margin",
+                better="higher",
+                least=-0.01,
+            ),
+            Condition(
+                says="Trained classes in the trained light are told at most 1 point less often than after plain "
+                "fine-tuning.",
+                ours="seen_light_average",
+                than="seen_light_last_no_margin",
+                better="higher",
+                least=-0.01,
+            ),
+            Condition(
+                says="The mean of both accuracies is at least that of the point halfway between the start and the last "
+                "weights of plain fine-tuning, which needs no average.",
+                ours="both_average",
+                than="both_halfway",
+                better="higher",
+            ),
+        ),
     ),
     differences=(
         "A tiny CLIP and synthetic things stand in for ViT-B/16 and photographs, with a learning rate high enough to "
         "forget.",
         "Images are not cropped or mirrored at random.",
         "Only matrices decay; in the release everything does.",
-        "The margin's own gain cannot be resolved at this size: its identities are tested exactly, and a run without "
-        "it is noted.",
+        "The margin's own gain is small at this size: a condition allows it no loss beyond 1 point, and its identities "
+        "are tested exactly.",
         "The average can be resumed; the release saves its weights alone.",
     ),
-    minutes=2.0,
+    minutes=3.0,
     guide="adaptation.md",
 )
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Fine-tune once with the margin and once without, and ask the start, the end and the average of each."""
+    """Fine-tune once with the margin and once without; ask the start, the end and averages of each."""
     import copy
 
     import numpy as np
@@ -97,9 +138,25 @@ def reproduce(lab: Lab) -> Trial:
             learning_rate=LEARNING_RATE,
         )
         notes |= ask(model, f"last{suffix}") | ask(cast("Clip", tuned.model), f"average{suffix}")
+        notes |= ask(halfway(start, model), f"halfway{suffix}")
     notes["seen_light_gain"] = notes["seen_light_average"] - notes["seen_light_last"]
     notes["margin_gain_open"] = notes["open_average"] - notes["open_average_no_margin"]
-    return Trial(notes["open_last"], notes["open_average"], notes)
+    notes["both_average"] = (notes["open_average"] + notes["seen_light_average"]) / 2
+    notes["both_halfway"] = (notes["open_halfway_no_margin"] + notes["seen_light_halfway_no_margin"]) / 2
+    return Trial(notes["open_last_no_margin"], notes["open_average"], notes)
+
+
+def halfway(start: Clip, end: Clip) -> Clip:
+    """A model whose every weight is the mean of those of two."""
+    import copy
+
+    import torch
+
+    model = copy.deepcopy(start)
+    with torch.no_grad():
+        for weight, other in zip(model.parameters(), end.parameters(), strict=True):
+            weight.lerp_(other, 0.5)
+    return model
 
 
 def batches(lab: Lab, train: Labelled) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,24 +38,65 @@ CARD = Card(
         "tether.optim.clipping_bias.clipped_sgd",
     ),
     needs=("gradients of single samples",),
-    gives="How far clipping at a limit bends the mean gradient, per sample and in mini-batches.",
+    gives="How far clipping at a limit bends the mean gradient, per sample and in mini-batches; a less bent one "
+    "need not be more accurate.",
     claim=Claim(
-        says="Clipping each sample's gradient keeps descent at the derived distance from the optimum whatever the step "
-        f"size; clipping the mean of {BATCH} removes nine tenths of it or more.",
-        metric="distance of the mean iterate from the optimum over the derived floor: the smallest of any setting for "
-        "per-sample clipping, the largest for mini-batch clipping",
+        says="With labels that are wrong to one side, a logistic regression ends with a full gradient ten times "
+        "smaller if the mini-batch's gradient is clipped and not each sample's; in one dimension per-sample "
+        "clipping stops at the derived distance whatever the step size.",
+        metric="log10 of the length of the full gradient at the mean iterate",
         better="lower",
-        margin=0.85,
-        baseline=f"per-sample clipping at limits {', '.join(map(str, LIMITS))} and step sizes "
-        f"{' and '.join(map(str, RATES))}",
-        scale=f"one dimension, noise of two values, {CHAINS} chains, worst skew for each limit",
+        margin=1.0,
+        baseline=f"clipping each sample's gradient at the same limit of {DIGITS_LIMIT:g}",
+        scale=f"8 x 8 digits, a fifth of the labels turned into one, {DIGITS_STEPS} steps of {DIGITS_RATE:g}, batches "
+        f"of {DIGITS_BATCH}; the conditions: noise of two values, {CHAINS} chains, worst skew for each limit",
+        equal="starting weights, batches, steps, step size and limit; only what is clipped differs",
+        conditions=(
+            Condition(
+                says="In one dimension per-sample clipping stops within 5 % of the derived distance, at limits "
+                f"{', '.join(map(str, LIMITS))} and step sizes {' and '.join(map(str, RATES))}.",
+                ours="largest_deviation_from_floor",
+                than=0.05,
+                better="lower",
+            ),
+            Condition(
+                says=f"So it does for the mean of {BATCH} samples, each clipped.",
+                ours=f"per_sample_of_{BATCH}_deviation_from_floor",
+                than=0.05,
+                better="lower",
+            ),
+            Condition(
+                says="For limits from the noise's deviation on the distance falls as one over the limit: exponent "
+                "within 0.05.",
+                ours="slope_off_minus_one",
+                than=0.05,
+                better="lower",
+            ),
+            Condition(
+                says=f"Clipping the mean of {BATCH} leaves at most a tenth of the derived distance.",
+                ours="largest_over_floor_batch",
+                than=0.1,
+                better="lower",
+            ),
+        ),
     ),
     differences=(
         "The instance is our own: a parabola with skewed two-point noise, for which the floor is known exactly.",
         "The floor min(sigma, sigma^2 / c) is given as an order of magnitude; the paper's constants are not.",
-        "The paper's experiments on LIBSVM data are not repeated; a logistic regression on digits stands in the notes.",
+        "The paper's experiments on LIBSVM data are not repeated; a logistic regression on digits stands in.",
     ),
-    minutes=0.4,
+    tried=(
+        Tried(
+            bed="the distance over the derived one, per-sample against mini-batch clipping, as the claim instead of as "
+            "conditions: it follows from the definition",
+            outcome="0.980 or more against 0.006 or less, seeds 0 to 2",
+        ),
+        Tried(
+            bed="the digits as notes; they became the claim, and its margin 1.0, when seeds 0 to 2 of them were known",
+            outcome="a full gradient of 0.744 against 0.038, seeds 0 to 2; seeds 5 to 7 are fresh",
+        ),
+    ),
+    minutes=0.6,
     guide="stability.md",
 )
 
@@ -71,16 +112,17 @@ def reproduce(lab: Lab) -> Trial:
     sample = {rate: settled(lab, "sample", rate=rate) for rate in RATES}
     ratios = torch.stack(list(sample.values())) / floors
     notes["largest_deviation_from_floor"] = float((ratios - 1).abs().max())
-    slopes = [slope(distances) for distances in sample.values()]
-    notes["slope_furthest_from_minus_one"] = max(slopes, key=lambda each: abs(each + 1))
+    notes["slope_off_minus_one"] = max(abs(slope(distances) + 1) for distances in sample.values())
     notes["largest_without_clipping"] = max(float(settled(lab, "none", rate=rate).max()) for rate in RATES)
     batch = settled(lab, "batch", rate=RATES[0], batch=BATCH)
     per_sample = settled(lab, "sample", rate=RATES[0], batch=BATCH)
     notes[f"per_sample_of_{BATCH}_deviation_from_floor"] = float((per_sample / floors - 1).abs().max())
     for c, distance in zip(LIMITS, sample[RATES[0]].tolist(), strict=True):
         notes[f"distance_at_c_{c:g}"] = distance
+    notes["largest_over_floor_batch"] = float((batch / floors).max())
     notes.update(logistic_regression(lab))
-    return Trial(float(ratios.min()), float((batch / floors).max()), notes)
+    lengths = (notes[f"digits_full_gradient_{mode}"] for mode in ("sample", "batch"))
+    return Trial(*map(math.log10, lengths), notes=notes)
 
 
 def worst_skew(c: float) -> float:
@@ -135,6 +177,8 @@ def slope(distances: Tensor) -> float:
 def logistic_regression(lab: Lab) -> dict[str, float]:
     """Length of the full gradient at the mean iterate, where a fifth of all labels but one were turned into that one.
 
+    Beside it the accuracy of the mean iterate on held-out digits with their true labels.
+
     The noise of the labels is one-sided, so single gradients are skewed. Limit, step size and batches are the same.
     """
     import torch
@@ -143,7 +187,9 @@ def logistic_regression(lab: Lab) -> dict[str, float]:
     from tether.papers.testbeds.digits import digits
 
     data = digits(lab)
-    rows = torch.cat([data.train.flatten(1), torch.ones(len(data.train), 1)], dim=1).double()
+    rows, held_out = (
+        torch.cat([images.flatten(1), torch.ones(len(images), 1)], dim=1).double() for images in (data.train, data.test)
+    )
     turned = torch.rand(len(rows), generator=lab.generator("labels")) < NOISY_SHARE
     targets = F.one_hot(torch.where(turned, 0, data.labels), CLASSES).double()
 
@@ -171,6 +217,8 @@ def logistic_regression(lab: Lab) -> dict[str, float]:
                 mean = mean + weights / (steps - steps // 2)
         full = rows.T @ errors(torch.as_tensor(mean), torch.arange(len(rows))) / len(rows)
         found[f"digits_full_gradient_{mode}"] = float(full.norm())
+        guesses = (held_out @ torch.as_tensor(mean)).argmax(dim=1)
+        found[f"digits_accuracy_{mode}"] = float((guesses == data.test_labels).double().mean())
         if mode != "none":
             found[f"digits_clipped_{mode}"] = clipped / (steps * (DIGITS_BATCH if mode == "sample" else 1))
     return found

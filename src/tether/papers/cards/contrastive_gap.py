@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
@@ -32,7 +32,8 @@ CARD = Card(
         "tether.evaluate.geometry.modality_gap",
     ),
     needs=("pairs",),
-    gives="A CLIP whose images and captions share one region of the sphere instead of two cones.",
+    gives="A CLIP whose images and captions share one region of the sphere instead of two cones, at a few points of "
+    "recall in short runs; the gap of the centres alone goes when each side's mean is taken off.",
     claim=Claim(
         says="From the same first weights, at a fixed temperature of 0.01, with small batches in a wide space, "
         "alignment and uniformity leave at most half of the gap that plain CLIP leaves.",
@@ -41,11 +42,36 @@ CARD = Card(
         margin=0.5,
         baseline="CLIP's loss, which is 1 by definition",
         scale="CLIP of 256 dimensions from scratch on synthetic scenes of 64 px, 800 steps of 16 pairs; 200 held out",
+        equal="first weights, pairs, steps, learning rate, temperature",
+        conditions=(
+            Condition(
+                says="Recall at 1 is kept within 3 points of plain CLIP's.",
+                ours="recall_cua",
+                than="recall_clip",
+                better="higher",
+                least=-0.03,
+            ),
+            Condition(
+                says="A plane tells images and texts apart less well than with plain CLIP.",
+                ours="separability_cua",
+                than="separability_clip",
+                better="lower",
+                least=1e-6,
+            ),
+        ),
     ),
     differences=(
         "Trained from scratch on synthetic scenes; the paper fine-tunes ViT-B/32 on MS-COCO.",
         "With duplicates: positives, equal captions are not pushed apart; the release has no such option.",
         "Uniformity looks at the rows of all processes.",
+    ),
+    tried=(
+        Tried(
+            bed="Long training with a learnable temperature and batches no smaller than the dimension: a toy, "
+            "measured before this check was written.",
+            outcome="Nothing remains to show: plain CLIP closes the gap by itself, to 0.04. Hence the fixed "
+            "temperature, small batches and few steps of the claim.",
+        ),
     ),
     minutes=4.0,
     guide="geometry.md",
@@ -71,4 +97,5 @@ def reproduce(lab: Lab) -> Trial:
         notes[f"separability_{name}"] = linear_separability(image, text, seed=lab.seed)
         notes[f"uniformity_image_{name}"] = float(uniformity(image))
         notes[f"uniformity_text_{name}"] = float(uniformity(text))
+    notes |= modality_gap_clip.centred(lab, modality_gap_clip.gappy_clip(lab), pairs)
     return Trial(baseline=1.0, ours=notes["gap_cua"] / notes["gap_clip"], notes=notes)

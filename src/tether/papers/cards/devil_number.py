@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,28 +28,63 @@ CARD = Card(
         "tether.tasks.curate.clip_score.ClipScore",
     ),
     needs=("pairs", "a trained encoder"),
-    gives="a filter by CLIP score that neither keeps nor drops a pair for the numbers in its caption",
+    gives="A filter by CLIP score that neither keeps nor drops a pair for the numbers in its caption; that a "
+    "model learns more from what it keeps was not shown.",
     claim=Claim(
         says="Scored without the numbers in their captions, more of the pairs that a filter keeps truly match.",
         metric="precision of the 40 % kept: share of pairs whose caption names what the image shows, percentage points",
         better="higher",
         margin=3.0,
-        baseline="the same scorer and filter on the captions as they are",
+        baseline="the same scorer and filter on the captions as they are, with captions that hold a digit put last, or "
+        "with an equal share kept of those with and of those without a digit, the best of the three on each seed",
         scale="3,000 pairs of 30 classes at 64 px, 45 % of them wrong; a tiny CLIP, 500 steps of 128 on 4,000 correct "
         "pairs, half of them with a number in the image that the caption repeats",
+        equal="scorer, pairs scored and kept; of what is trained on them also weights at the start, steps and batch",
+        conditions=(
+            Condition(
+                says="The score tells matching pairs from others better: its AUROC rises by 0.02.",
+                ours="auroc_masked",
+                than="auroc_raw",
+                better="higher",
+                least=0.02,
+            ),
+            Condition(
+                says="Among captions without numbers both filters keep the same pairs, on every seed.",
+                ours="same_without_numbers",
+                than=1.0,
+                better="higher",
+            ),
+            Condition(
+                says="A model that learns from what it keeps names colours and shapes at least as often as one that "
+                "learns from what the scores of the captions as they are keep.",
+                ours="zero_shot_on_masked",
+                than="zero_shot_on_raw",
+                better="higher",
+            ),
+        ),
     ),
-    minutes=4.0,
+    tried=(
+        Tried(
+            bed="The same bed on seeds 0 to 2, against the captions as they are alone and without conditions; what was "
+            "trained was asked about 400 images, now 2,000.",
+            outcome="Precision 95.3 % to 99.4 %, AUROC 0.94 to 0.99; models of either selection named 86.5 %.",
+        ),
+    ),
+    minutes=3.0,
     guide="curation.md",
     differences=(
         "Only the paper's abstract could be read, and there is no code: the pattern of what is a number, the two modes "
         "and the rule for an empty caption are ours.",
+        "Captions with digits put last cannot reach more than 96 % in this pool, by its make: 38.5 % of the pairs are "
+        "right and have no number, where 40 % are kept. An equal share kept of both kinds has no such limit.",
         "The paper filters DataComp's small pool of 12.8 million pairs with OpenAI's CLIP; here numbers mean nothing "
         "by construction, and the scorer learnt from pairs whose captions repeat numbers in the image.",
-        "What is trained on the two selections is reported in the notes, without a promise at this size.",
+        "The paper's gain is a trained model's on ImageNet and its shifts; a condition here asks a tiny CLIP, trained "
+        "on 1,200 pairs for 250 steps, to lose nothing.",
     ),
 )
 
-LEARNT, POOL, TEST = 4_000, 3_000, 400
+LEARNT, POOL, TEST = 4_000, 3_000, 2_000
 STEPS = 500
 NUMBERS = ("14", "17", "23", "29", "35", "38", "46", "51", "62", "74", "87", "90")
 LETTERED, REPEATED = 0.5, 0.8
@@ -77,7 +112,7 @@ def reproduce(lab: Lab) -> Trial:
 
     from tether.data.curate import mask_numbers, number_effect
     from tether.papers.testbeds import text_overlay
-    from tether.tasks.curate.score_filter import ScoreFilter
+    from tether.tasks.curate.score_filter import EMPTY, ScoreFilter
     from tether.tasks.curate.scorer import ClipScorer
 
     steps = lab.steps(STEPS)
@@ -87,10 +122,13 @@ def reproduce(lab: Lab) -> Trial:
     plain, masked = ScoreFilter(scorer), ScoreFilter(scorer, text_transform=[mask_numbers])
     scores = [each.score(pool.things.pixels, pool.captions) for each in (plain, masked)]
     kept = [each.select(score) for each, score in zip((plain, masked), scores, strict=True)]
-    precision = [100 * float(pool.matching[rows].mean()) for rows in kept]
+    without = np.array([text == mask_numbers(text) for text in pool.captions])
+    dropped = plain.select(np.where(without, scores[0], EMPTY))
+    within = [np.flatnonzero(held) for held in (without, ~without)]
+    apart = np.concatenate([rows[plain.select(scores[0][rows])] for rows in within])
+    precision = [100 * float(pool.matching[rows].mean()) for rows in (*kept, dropped, apart)]
     auroc = [float(roc_auc_score(pool.matching, score)) for score in scores]
     effect = number_effect(pool.captions, raw=scores[0], masked=scores[1])
-    without = np.array([text == mask_numbers(text) for text in pool.captions])
     same = [each.select(score[without]) for each, score in zip((plain, masked), scores, strict=True)]
     test = text_overlay.draw([None] * lab.steps(TEST, 8), rng=np.random.default_rng([lab.seed, 3]))
     learnt = [
@@ -103,9 +141,12 @@ def reproduce(lab: Lab) -> Trial:
         for rows in kept
     ]
     return Trial(
-        baseline=precision[0],
+        baseline=max(precision[0], *precision[2:]),
         ours=precision[1],
         notes={
+            "precision_raw": precision[0],
+            "precision_numbers_last": precision[2],
+            "precision_numbers_apart": precision[3],
             "auroc_raw": auroc[0],
             "auroc_masked": auroc[1],
             "auroc_gain": auroc[1] - auroc[0],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 ROWS, HELD_OUT = 4096, 300
 STEPS, BATCH = 300, 128
 ENTAILMENT, RADIUS = 0.2, 0.1
-ALLOWANCE = 0.15
-"""How far below CLIP's recall still counts as keeping up, fixed before any run."""
+ALLOWANCE = 0.05
+"""How far below CLIP's recall still counts as keeping up: about a seventh of it, as 15 points are where CLIP has 94."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One geometry with what was chosen for it, among a few values, on validation scenes with seed 100.
+    """One geometry with what was chosen for it in trials on validation scenes with seed 100; see ``tried``.
 
     Attributes:
         geometry: of the model.
@@ -39,8 +39,8 @@ class Setting:
     final_layernorm: str
 
 
-CLIP = Setting("clip", 2e-3, 1 / 0.07, "keep")
-EUCLIP = Setting("euclidean-squared", 1e-3, 5.0, "drop")
+CLIP = Setting("clip", 2e-3, 30.0, "keep")
+EUCLIP = Setting("euclidean-squared", 2e-3, 5.0, "drop")
 
 CARD = Card(
     slug="euclip",
@@ -60,15 +60,39 @@ CARD = Card(
         "tether.models.embedding_scale.PointScale",
     ),
     needs=("pairs",),
-    gives="A CLIP whose embeddings are compared by distance, and whose lengths may tell general from specific.",
+    gives="A CLIP whose embeddings are compared by distance, and whose lengths tell texts from images if "
+    "entailment is asked for.",
     claim=Claim(
-        says=f"EuCLIP keeps up with CLIP at equal budget: its recall at 1 lies at most {100 * ALLOWANCE:.0f} points "
-        "below. Nothing better is claimed.",
+        says=f"EuCLIP keeps up with CLIP: its recall at 1 lies at most {100 * ALLOWANCE:.0f} points below. Nothing "
+        "better is claimed.",
         metric=f"recall at 1, mean of both directions, among {HELD_OUT} held-out pairs",
         better="higher",
-        margin=0.01,
-        baseline=f"CLIP with its own learning rate, less {100 * ALLOWANCE:.0f} points",
+        kind="no_worse",
+        margin=ALLOWANCE,
+        baseline="CLIP with a learning rate and a first scale of its own",
         scale=f"tiny CLIP at 32 px, {STEPS} steps of {BATCH} pairs, {ROWS} scenes of one thing with four details",
+        equal="first weights, pairs and steps; trials of learning rate and first scale: seven for EuCLIP, twelve for "
+        "CLIP",
+        conditions=(
+            Condition(
+                says="With entailment texts lie nearer the origin than images.",
+                ours="text_length_entailment",
+                than="image_length_entailment",
+                better="lower",
+            ),
+            Condition(
+                says="On rows of one length EuCLIP's loss is CLIP's at twice the scale times the squared length.",
+                ours="equal_length_deviation",
+                than=1e-5,
+                better="lower",
+            ),
+            Condition(
+                says="An image inside its text's cone costs nothing.",
+                ours="entailment_inside",
+                than=1e-6,
+                better="lower",
+            ),
+        ),
     ),
     differences=(
         "Learning rate and first scale were chosen for each geometry on validation scenes of another seed; the release "
@@ -80,7 +104,26 @@ CARD = Card(
         "Tiny towers on synthetic scenes stand in for ViT-B/32 and ViT-B/16 on DataComp; the paper's zero-shot results "
         "are not repeated.",
     ),
-    minutes=4.0,
+    tried=(
+        Tried(
+            bed="CLIP less 15 points as the baseline, seven trials of rate and scale for EuCLIP and two for CLIP, "
+            "which was the claim at first",
+            outcome="recall at 1 0.311 against 0.340 of CLIP, seeds 0 to 2",
+        ),
+        Tried(
+            bed="the trials, 300 steps, seed 100, validation scenes: learning rates of 0.001 and 0.002 by first "
+            "scales of 5, 14.3 and 30 for CLIP, and of 1 (the release's), 5 and 14.3 for EuCLIP",
+            outcome="recall at 1 of CLIP 0.250, 0.383, 0.353 and 0.362, 0.400, 0.420 (at 0.004 as well: 0.348, 0.395, "
+            "0.373); of EuCLIP 0.207, 0.428, 0.375 and 0.217, 0.455, 0.413 (at 0.004 with 1 as "
+            "well: 0.155); in those every clause of a caption named its thing, where it says 'it' now",
+        ),
+        Tried(
+            bed="CLIP at 0.002 on the captions of today, the same seed and scenes, with first scales of 30, 60 and "
+            "100, as 30 had been the highest",
+            outcome="recall at 1 0.373, 0.343 and 0.337; EuCLIP was not tried on them",
+        ),
+    ),
+    minutes=5.0,
     guide="geometry.md",
 )
 
@@ -96,8 +139,8 @@ def reproduce(lab: Lab) -> Trial:
         model = fit(train, lab, setting=setting, entailment_weight=weight)
         notes |= look(model, test, name=name)
     notes["euclip_minus_clip"] = notes["recall_at_1_euclip"] - notes["recall_at_1_clip"]
-    notes["text_nearer_the_origin"] = float(notes["text_length_entailment"] < notes["image_length_entailment"])
-    return Trial(baseline=notes["recall_at_1_clip"] - ALLOWANCE, ours=notes["recall_at_1_euclip"], notes=notes)
+    notes |= identities(lab)
+    return Trial(baseline=notes["recall_at_1_clip"], ours=notes["recall_at_1_euclip"], notes=notes)
 
 
 def fit(scenes: DetailScenes, lab: Lab, *, setting: Setting, entailment_weight: float) -> Clip:
@@ -154,4 +197,20 @@ def look(model: Clip, scenes: DetailScenes, *, name: str) -> dict[str, float]:
         f"image_length_{name}": image.norm(dim=1).mean().item(),
         f"text_length_{name}": text.norm(dim=1).mean().item(),
         f"logit_scale_{name}": float(model.logit_scale.detach()),
+    }
+
+
+def identities(lab: Lab) -> dict[str, float]:
+    """What needs no training: EuCLIP's loss on rows of one length against CLIP's, and entailment inside the cone."""
+    import torch
+
+    from tether.losses import clip_loss, entailment, geometry_loss
+
+    length, scale = 3.0, 2.0
+    image, text = torch.nn.functional.normalize(torch.randn(2, 32, 16, generator=lab.generator("rows")), dim=2)
+    squared = geometry_loss(length * image, length * text, scale, geometry="euclidean-squared").contrastive
+    inside = entailment(text, specific=length * text, geometry="euclidean-squared", min_radius=RADIUS)
+    return {
+        "equal_length_deviation": float((squared - clip_loss(image, text, 2 * scale * length**2)).abs()),
+        "entailment_inside": float(inside.max()),
     }

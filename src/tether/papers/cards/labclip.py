@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from tether.papers.reproduction.lab import Lab
@@ -35,7 +37,8 @@ CARD = Card(
         "tether.space.binding_probe.probe_binding",
     ),
     needs=("a trained encoder", "captions with two things, and the same with attributes exchanged"),
-    gives='A model that tells "a red star and a blue ring" from its swapped twin, and no image is embedded again.',
+    gives='One matrix that lets the cosine tell "a red star and a blue ring" from its swapped twin, and no image is '
+    "embedded again; one thing alone is named worse. Fitted with other captions in place of twins it binds as well.",
     claim=Claim(
         says="On a model whose encoders bind colours to shapes while their cosine does not, one matrix on the text "
         "side lets the cosine bind, for combinations that training never showed.",
@@ -44,6 +47,47 @@ CARD = Card(
         margin=0.15,
         baseline="the same frozen embeddings without the matrix",
         scale=f"64 dimensions, two small encoders, {SCENES} synthetic scenes of two things, {TESTED} tested",
+        equal="encoders, embeddings and questions; the baseline has no fit, so a condition asks for the same matrix "
+        "fitted on as many captions without the twins, each for at most 800 steps and stopped by its own loss on "
+        "held-out combinations",
+        conditions=(
+            Condition(
+                says="It binds 5 points more than the same matrix fitted with other captions in the place of the "
+                "twins.",
+                ours="ours",
+                than="binding_without_twins",
+                better="higher",
+                least=0.05,
+            ),
+            Condition(
+                says="A linear probe reads a thing's colour from images 30 points more often than guessing.",
+                ours="probe_image",
+                than="probe_guessing",
+                better="higher",
+                least=0.3,
+            ),
+            Condition(
+                says="A linear probe reads a thing's colour from texts 30 points more often than guessing.",
+                ours="probe_text",
+                than="probe_guessing",
+                better="higher",
+                least=0.3,
+            ),
+            Condition(
+                says="Recall at 1 without twins among the candidates falls by at most 5 points.",
+                ours="retrieval_after",
+                than="retrieval_before",
+                better="higher",
+                least=-0.05,
+            ),
+            Condition(
+                says="One thing alone is named rightly at most 5 points less often.",
+                ours="single_thing_after",
+                than="single_thing_before",
+                better="higher",
+                least=-0.05,
+            ),
+        ),
     ),
     differences=(
         "The premise is built: an ordinary small CLIP on synthetic scenes binds by itself, so encoders learn alone to "
@@ -51,13 +95,20 @@ CARD = Card(
         "No code could be obtained: the half of the loss from text to image, Adam and its settings, the frozen logit "
         "scale and the early stop on held-out combinations are our choice.",
     ),
-    minutes=3.0,
+    tried=(
+        Tried(
+            bed="An ordinary small CLIP on synthetic scenes: a toy, measured before this check was written.",
+            outcome="It binds in 86 to 97 % of the images without any swapped caption, and the matrix adds nothing. "
+            "Hence the premise is built.",
+        ),
+    ),
+    minutes=5.0,
     guide="adaptation.md",
 )
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Build the premise, fit the matrix on training combinations and ask about others."""
+    """Build the premise, fit the matrix on training combinations, with twins and without, and ask about others."""
     import torch
 
     from tether.papers.testbeds import bag_of_words
@@ -71,23 +122,32 @@ def reproduce(lab: Lab) -> Trial:
     steps = {"seeing": lab.steps(SEEING), "reading": lab.steps(READING), "matching": lab.steps(MATCHING)}
     bag = bag_of_words.train(bag_of_words.join(pairs, singles), seed=seed, **steps)
 
-    fitted, kept = split(pairs)
-    binding = LinearBindingMap(bag_of_words.DIM)
-    report = binding.fit(
-        *rows(bag.embed(fitted)),
-        logit_scale=bag.logit_scale,
-        generator=lab.generator("binding"),
-        validation=rows(bag.embed(kept)),
-        steps=lab.steps(800),
-    )
+    halves = split(pairs)
+    embedded = [bag.embed(half) for half in halves]
+    new = bag.embed(tested)
+    binding, without = (LinearBindingMap(bag_of_words.DIM) for _ in range(2))
+    twins = [rows(half) for half in embedded]
+    strangers = [(half.image, half.text, half.text[others(of.keys)]) for half, of in zip(embedded, halves, strict=True)]
+    fits = [
+        matrix.fit(
+            *fitted,
+            logit_scale=bag.logit_scale,
+            generator=lab.generator("binding"),
+            validation=kept,
+            steps=lab.steps(800),
+        )
+        for matrix, (fitted, kept) in ((binding, twins), (without, strangers))
+    ]
     with torch.no_grad():
-        seen, new = bag.embed(pairs), bag.embed(tested)
+        seen = bag.embed(pairs)
         before = binding_accuracy(*rows(new))
-        after = binding_accuracy(new.image, binding(new.text), binding(new.text_neg))
+        after, plain = (binding_accuracy(new.image, each(new.text), each(new.text_neg)) for each in (binding, without))
         notes = {
             "binding_training_before": binding_accuracy(*rows(seen)),
             "binding_training_after": binding_accuracy(seen.image, binding(seen.text), binding(seen.text_neg)),
-            "fit_steps": float(report.steps),
+            "binding_without_twins": plain,
+            "fit_steps": float(fits[0].steps),
+            "fit_steps_without_twins": float(fits[1].steps),
             "logit_scale": bag.logit_scale,
             **probes(bag_of_words.join(pairs, tested), bag, binding, new_from=len(pairs.keys)),
             **harm(bag, binding, tested=tested, alone=alone),
@@ -110,6 +170,15 @@ def split(scenes: Scenes) -> tuple[Scenes, Scenes]:
 def rows(embedded: EmbeddedScenes) -> tuple[Tensor, Tensor, Tensor]:
     """Images, captions and swapped captions."""
     return embedded.image, embedded.text, embedded.text_neg
+
+
+def others(keys: Sequence[str]) -> list[int]:
+    """For each scene the next one of another combination."""
+    count = len(keys)
+    return [
+        next(place % count for place in range(row + 1, row + count) if keys[place % count] != keys[row])
+        for row in range(count)
+    ]
 
 
 def probes(scenes: Scenes, bag: Bag, binding: LinearBindingMap, *, new_from: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,45 +47,74 @@ CARD = Card(
         "tether.data.sources.windowed.WindowedSource",
     ),
     needs=("images with reports", "findings of each, for soft targets and evaluation"),
-    gives="Many findings an image: losses that know them, figures with intervals over whole patients, 16-bit input.",
+    gives="Many findings an image: losses that know them, figures with intervals over whole patients, 16-bit input. "
+    "A local loss found the place of a finding less often than the whole image's loss did.",
     claim=Claim(
-        says="Where half of all pairs share their findings, soft targets from finding vectors give a better "
-        "zero-shot macro AUROC than plain InfoNCE after as many steps. The survey itself claims no figure.",
+        says="Where half of all pairs share their findings, soft targets from finding vectors give a better zero-shot "
+        "macro AUROC than InfoNCE after as many steps, plain or told which pairs have the same findings. The survey "
+        "itself claims no figure.",
         metric="macro AUROC of prompt pairs on held-out studies",
         better="higher",
         margin=0.02,
-        baseline="the same model, seed, batches and steps with CLIP's loss",
+        baseline="the better, on each seed, of CLIP's loss and of the same with pairs of equal findings as each "
+        "other's positives",
         scale="600 synthetic studies of 48 px with 4 findings, a tiny CLIP from scratch, 400 steps of 64; 400 held out",
+        equal="model, seed, batches, steps and learning rate; of the second also the labels of findings",
+        conditions=(
+            Condition(
+                says="At least 30 % of the pairs of studies share their findings.",
+                ours="pairs_that_share_findings",
+                than=0.3,
+                better="higher",
+            ),
+            Condition(
+                says="With a local loss the warmest place of a map lies on the named finding 10 points more often than "
+                "with CLIP's loss after as many steps, of either kind of map the better.",
+                ours="pointing_local",
+                than="pointing_global",
+                better="higher",
+                least=0.10,
+            ),
+        ),
+    ),
+    tried=(
+        Tried(
+            bed="The same bed on seeds 0 to 2, against CLIP's loss alone and without conditions.",
+            outcome="0.90 against 0.84, not shown: the lower bound was -0.017. The local loss gained 0.014 at "
+            "pointing by tokens; by the better kind of map CLIP's loss reached 0.27 and the local one 0.09.",
+        ),
+        Tried(
+            bed="Pilots on other seeds, in which a third of all pairs shared their findings, or half of them.",
+            outcome="A third: a gain of 1 to 6 points after 300 steps and 0 to 14 after 600. Half: 9 to 19 after 400, "
+            "where the claim was fixed. An earlier pilot on 600 studies at 64 px lost 1 point after 300.",
+        ),
     ),
     differences=(
         "The survey trains nothing. The check is ours, on synthetic scenes with planted flaws: no medical evidence.",
         "Our studies have an entry 'normal' in their finding vectors. Without one they have a vector of zeros, whose "
         "target is even.",
-        "In pilots on other seeds, where a third of all pairs shared their findings, the gain was 1 to 6 points after "
-        "300 steps and 0 to 14 after 600; where half do, 9 to 19 after 400. Then the claim was fixed there. An earlier "
-        "pilot on 600 studies at 64 px, after 300 steps, lost 1 point.",
         "Words are tokens of the text tower, not words of its pieces.",
         "The survey's items on graphs of knowledge and on VQA are not here; the guide says so.",
     ),
-    minutes=5.0,
+    minutes=7.0,
     guide="medical.md",
 )
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Train with plain and with soft targets, and global and local; ask for findings, places, and a few-shot probe."""
-    from tether.losses import ClipLoss, LocalAlignmentLoss, SoftTargetContrastive
+    """Train with three kinds of targets, and global and local; ask for findings, places, and a few-shot probe."""
+    from tether.losses import ClipLoss, LocalAlignmentLoss, MultiPositive, SoftTargetContrastive
     from tether.papers.testbeds.studies import ABSENT, NORMAL, learn, same_findings, studies
 
     seen = studies(lab.steps(STUDIES, 40), seed=lab.seed, part=1)
     unseen = studies(lab.steps(HELD_OUT, 40), seed=lab.seed, part=2)
     steps, seed = lab.steps(STEPS, 2), lab.seed
     notes = {"pairs_that_share_findings": same_findings(seen)}
-    plain, soft = (
+    plain, same, soft = (
         learn(objective, seen, seed=seed, steps=steps, batch=lab.steps(BATCH, 8))
-        for objective in (ClipLoss(), SoftTargetContrastive())
+        for objective in (ClipLoss(), MultiPositive(), SoftTargetContrastive())
     )
-    for name, model in (("plain", plain), ("soft", soft)):
+    for name, model in (("plain", plain), ("same_findings", same), ("soft", soft)):
         notes |= _findings(model, unseen, negative=ABSENT, name=name)
         # Negation in prompts is poorly understood in general, so the question is also asked without it.
         notes |= _findings(model, unseen, negative=NORMAL[1], name=f"{name}_without_negation")
@@ -96,8 +125,10 @@ def reproduce(lab: Lab) -> Trial:
     local = learn(LocalAlignmentLoss(), more, **short, want="tokens")
     for name, model in (("global", whole), ("local", local)):
         notes |= _pointing(model, unseen, name=name)
-    notes["pointing_gain"] = notes["pointing_local_tokens"] - notes["pointing_global_tokens"]
-    return Trial(baseline=notes["auroc_plain"], ours=notes["auroc_soft"], notes=notes)
+        notes[f"pointing_{name}"] = max(notes[f"pointing_{name}_{method}"] for method in ("tokens", "parts"))
+    notes["pointing_gain"] = notes["pointing_local"] - notes["pointing_global"]
+    best = max(notes["auroc_plain"], notes["auroc_same_findings"])
+    return Trial(baseline=best, ours=notes["auroc_soft"], notes=notes)
 
 
 def _findings(model: Clip, data: Studies, *, negative: str, name: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,15 +34,58 @@ CARD = Card(
         "tether.space.direction_filter.DirectionLogitsProcessor",
     ),
     needs=("a text encoder", "a dozen clear words of each pole"),
-    gives="A score between two poles for any word or phrase, and generated text that keeps to one side.",
+    gives="A score between two poles for any word or phrase, and a filter of generated text by it that costs variety; "
+    "a difference of the poles' means is simpler and scores as well.",
     claim=Claim(
-        says="A direction fitted on 12 + 12 clear words orders 40 unseen words and 40 phrases by their planted degree "
-        "better than random directions do.",
+        says="The first principal direction of 12 + 12 clear words orders 40 unseen words and 40 phrases by their "
+        "planted degree with a correlation at most 0.02 below that of the difference of the two poles' means.",
         metric="Spearman correlation with the planted degree",
         better="higher",
-        margin=0.4,
-        baseline=f"mean absolute correlation of {RANDOM_DIRECTIONS} random directions, each given its better sign",
+        margin=0.02,
+        baseline="the difference of the means of the good and the bad words",
         scale=f"causal word model of 64 dimensions, {STEPS} steps on an invented language of 99 words",
+        kind="no_worse",
+        equal="words, questions and embeddings; neither side has a setting that was tried out",
+        conditions=(
+            Condition(
+                says="The correlation is 0.5 at least.",
+                ours="ours",
+                than=0.5,
+                better="higher",
+            ),
+            Condition(
+                says=f"It is 0.4 above the mean absolute correlation of {RANDOM_DIRECTIONS} random directions.",
+                ours="ours",
+                than="spearman_random",
+                better="higher",
+                least=0.4,
+            ),
+            Condition(
+                says="It is no lower than that of the difference of the means, as a mean over seeds and without the "
+                "allowance.",
+                ours="ours",
+                than="baseline",
+                better="higher",
+            ),
+            Condition(
+                says="The first direction explains at least twice as much variance as the second.",
+                ours="first_over_second",
+                than=2.0,
+                better="higher",
+            ),
+            Condition(
+                says="With the filter the share of bad words in generated text falls by half at least.",
+                ours="bad_words_fall",
+                than=0.5,
+                better="higher",
+            ),
+            Condition(
+                says="The share of different word pairs falls by a tenth at most with the filter.",
+                ours="distinct_pairs_fall",
+                than=0.1,
+                better="lower",
+            ),
+        ),
     ),
     differences=(
         "A small word model that has read an invented language with planted degrees stands in for Sentence-BERT; how "
@@ -50,6 +93,18 @@ CARD = Card(
         "The sign comes from the two poles; by the released rule, clusters and an anchor word, on request.",
         "The scale is the largest coordinate among the words fitted on; the release has a constant of its model.",
         "The filter looks at the likeliest tokens only, all in one batch, and equal scores go to the likelier token.",
+    ),
+    tried=(
+        Tried(
+            bed="The same bed with random directions as the baseline, three seeds.",
+            outcome="0.97 against 0.36 of random directions; the difference of means had 0.98. The filter took 87 % of "
+            "the bad words and 45 % of the different word pairs.",
+        ),
+        Tried(
+            bed="The allowance of 0.02.",
+            outcome="It was set after these seeds had shown the direction 0.01 below the difference of means; that it "
+            "is not below at all, which was asked for at first, is a condition.",
+        ),
     ),
     minutes=1.0,
     guide="bias.md",
@@ -83,14 +138,14 @@ def reproduce(lab: Lab) -> Trial:
         "spearman_words": rank(moral.transform(words), degrees),
         "spearman_phrases": rank(moral.transform(phrases), degrees),
         "spearman_bare_words": rank(moral.transform(words, form="bare"), degrees),
-        "spearman_mean_difference": rank(rows @ difference, twice),
+        "spearman_random": float(np.mean(random)),
         "explained_first": float(ratio[0]),
         "explained_second": float(ratio[1]),
         "first_over_second": moral.direction.clarity_,
         "both_sign_rules_agree": float(anchored == moral.sign_),
         **filtered(lab, moral, model, language),
     }
-    return Trial(baseline=float(np.mean(random)), ours=ours, notes=notes)
+    return Trial(baseline=rank(rows @ difference, twice), ours=ours, notes=notes)
 
 
 def fit(moral: MoralDirection, language: PolarityLanguage, *, anchor: str | None = None) -> None:

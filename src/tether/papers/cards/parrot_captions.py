@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
 
     from tether.models import Clip
     from tether.papers.reproduction.lab import Lab
@@ -34,29 +34,71 @@ CARD = Card(
         "tether.evaluate.parrot.clusters.cluster_overlap",
     ),
     needs=("pairs", "images whose text was read, or the OCR extra"),
-    gives="how much a set teaches a model to read and how much a model reads, and the part of a set that does not",
+    gives="how much a set teaches a model to read, how much a model reads, and the part of a set without text; a "
+    "model taught on that part alone names less",
     claim=Claim(
-        says="A model learns to read rendered words from captions that repeat them, and does not from captions that "
-        "never do.",
-        metric="spotting score: cosine of a rendered word with that word less that with other words, over four styles",
+        says="A model learns to read from captions that repeat the words in their images, words that it never met "
+        "among them, and does not from captions that never do.",
+        metric="spotting score: cosine of a rendered word that no training image shows with that word less that with "
+        "other such words, over four styles",
         better="lower",
         margin=0.10,
         baseline="the same model, images, seed and steps, where the captions of four in five images with text "
         "repeat it",
-        scale="4,000 pairs of 30 classes at 64 px, one of 12 words of three letters in half of the images; a tiny "
-        "CLIP, 500 steps of 128",
+        scale="4,000 pairs of 30 classes at 64 px, in half of the images one of 80 words of two digits; 20 others are "
+        "held out; a tiny CLIP, 500 steps of 128",
+        equal="first weights, images of every batch, steps, learning rate; the curated set has half of the images",
+        conditions=(
+            Condition(
+                says="Trained on captions that never repeat the text, the model names colour and shape 3 points more "
+                "often, over images with held-out words and images without text.",
+                ours="named_plain",
+                than="named_parroting",
+                better="higher",
+                least=3.0,
+            ),
+            Condition(
+                says="Painting the text over costs the parroting model at least twice as much of its score.",
+                ours="removal_parroting",
+                than="twice_removal_plain",
+                better="higher",
+            ),
+            Condition(
+                says="On the curated set, which has no image with text, its spotting score is at most 0.05 higher than "
+                "on captions that never repeat.",
+                ours="margin_curated",
+                than="ours",
+                better="lower",
+                least=-0.05,
+            ),
+            Condition(
+                says="On the curated set it names colour and shape at most 3 points less often than on captions that "
+                "never repeat.",
+                ours="named_curated",
+                than="named_plain",
+                better="higher",
+                least=-3.0,
+            ),
+        ),
     ),
-    minutes=4.0,
+    minutes=5.0,
     guide="curation.md",
     differences=(
         "The paper trains ViT-B on subsets of LAION-2B; here the words, their places and which captions repeat them "
         "are known by construction, so no reader's mistakes come in.",
-        "The words of the test were learnt in scenes and are new as they are rendered, alone on a plain square: a "
-        "model of this size, whose tokenizer has each word whole, cannot spell words that it never saw.",
+        "Words are two digits, since the tokenizer has a token for each digit but one for most short words: only what "
+        "is spelt can be read in a word that was never seen. Every digit is learnt, in other pairs.",
         "How words are parted and compared, the fuzzy threshold and the control of the text removal test are ours.",
-        "Naming is measured on images with a word and on images without one.",
         "The curated set drops images with text by the generator's truth; the thresholds on CLIP score and "
         "aesthetics are tested on the official figures alone.",
+    ),
+    tried=(
+        Tried(
+            bed="12 words of three letters, each one token, which were learnt in scenes and tested as they are "
+            "rendered alone; seeds 0 to 2.",
+            outcome="Spotting score 0.29 from captions that repeat, 0.00 from captions that never do; images with a "
+            "word were named rightly in 82 and 92 %, those without in 91 and 94 %; of the curated set in 69 and 92 %.",
+        ),
     ),
 )
 
@@ -64,7 +106,8 @@ PAIRS, TEST = 4_000, 300
 STEPS = 500
 LETTERED, REPEATED = 0.5, 0.8
 """Share of images with a word, and in the parroting set the share of their captions that repeat it."""
-WORDS = ("cat", "dog", "sun", "map", "key", "box", "jam", "fan", "hat", "cup", "pen", "bus")
+WORDS = tuple(f"{number:02d}" for number in range(100))
+HELD_OUT = 20
 
 
 def reproduce(lab: Lab) -> Trial:
@@ -75,8 +118,10 @@ def reproduce(lab: Lab) -> Trial:
     from tether.data.curate.steps.ocr_overlap import overlap_report
     from tether.papers.testbeds import text_overlay
 
+    shuffled = np.random.default_rng([lab.seed, 0]).permutation(WORDS).tolist()
+    new, learnt = shuffled[:HELD_OUT], shuffled[HELD_OUT:]
     rng = np.random.default_rng([lab.seed, 1])
-    words = _words(lab.steps(PAIRS, 64), rng=rng)
+    words = [str(rng.choice(learnt)) if rng.random() < LETTERED else None for _ in range(lab.steps(PAIRS, 64))]
     pool = text_overlay.draw(words, rng=rng)
     plain = [pool.said(row) for row in range(len(pool))]
     repeats = [word is not None and rng.random() < REPEATED for word in words]
@@ -95,18 +140,14 @@ def reproduce(lab: Lab) -> Trial:
             ("curated", parroting, curated),
         )
     }
-    found = {name: _measure(lab, model) for name, model in models.items()}
+    found = {name: _measure(lab, model, learnt=learnt, new=new) for name, model in models.items()}
     notes = {f"{what}_{name}": value for name, each in found.items() for what, value in each.items()}
-    gains = {
-        f"{what}_gain": found["plain"][what] - found["parroting"][what]
-        for what in ("named_lettered", "named_without_text")
-    }
     return Trial(
         baseline=found["parroting"]["margin"],
         ours=found["plain"]["margin"],
         notes={
             **notes,
-            **gains,
+            "twice_removal_plain": 2 * max(found["plain"]["removal"], 0.0),
             "co_text_rate": overlap.co_text_rate,
             "caption_word_rate": overlap.caption_word_rate,
             "curated_percent": 100 * len(curated) / len(pool),
@@ -114,11 +155,7 @@ def reproduce(lab: Lab) -> Trial:
     )
 
 
-def _words(rows: int, *, rng: np.random.Generator) -> list[str | None]:
-    return [str(rng.choice(WORDS)) if rng.random() < LETTERED else None for _ in range(rows)]
-
-
-def _measure(lab: Lab, model: Clip) -> dict[str, float]:
+def _measure(lab: Lab, model: Clip, *, learnt: Sequence[str], new: Sequence[str]) -> dict[str, float]:
     """Spotting, what the score loses with the text, and naming with and without a word in the image."""
     import numpy as np
 
@@ -127,9 +164,12 @@ def _measure(lab: Lab, model: Clip) -> dict[str, float]:
 
     rng = np.random.default_rng([lab.seed, 2])
     rows = lab.steps(TEST, 8)
-    words = [str(rng.choice(WORDS)) for _ in range(rows)]
+    words = [str(rng.choice(new)) for _ in range(rows)]
     with_text, without = text_overlay.draw(words, rng=rng), text_overlay.draw([None] * rows, rng=rng)
-    spotting = spotting_score(model, vocabulary=WORDS, size=text_overlay.SIDE, points=text_overlay.POINTS)
+    spotting, known = (
+        spotting_score(model, vocabulary=vocabulary, size=text_overlay.SIDE, points=text_overlay.POINTS)
+        for vocabulary in (new, learnt)
+    )
     removal = text_removal_effect(
         model,
         images=with_text.pixels,
@@ -137,11 +177,14 @@ def _measure(lab: Lab, model: Clip) -> dict[str, float]:
         texts=[f"{with_text.said(row)} {word}" for row, word in enumerate(words)],
         seed=lab.seed,
     )
+    lettered, plain = text_overlay.accuracy(model, with_text), text_overlay.accuracy(model, without)
     return {
         "spotting": spotting.mean,
         "margin": spotting.margin,
+        "margin_learnt": known.margin,
         "removal": removal.effect,
         "falls_more": removal.falls_more,
-        "named_lettered": text_overlay.accuracy(model, with_text),
-        "named_without_text": text_overlay.accuracy(model, without),
+        "named": (lettered + plain) / 2,
+        "named_lettered": lettered,
+        "named_without_text": plain,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,16 +29,49 @@ CARD = Card(
         "tether.evaluate.groups.max_skew",
     ),
     needs=("a trained encoder", "captions", "lists of the words that name the attribute"),
-    gives="A model whose neutral texts rank all groups of an attribute more evenly; texts that name it are as before.",
+    gives="A layer fitted so that neutral texts are equally near to every group of an attribute, behind a gate that "
+    "leaves texts that name it as they were; a projection behind such a gate is the simpler way to look at beside it.",
     claim=Claim(
         says="On a CLIP taught that shapes go with backgrounds, neutral queries for a shape rank both backgrounds more "
         "evenly afterwards.",
         metric=f"mean MaxSkew@{K} of neutral shape queries, as a share of the plain model's",
         better="lower",
         margin=0.4,
-        baseline="the plain model, which is 1 by definition",
+        baseline="the plain model, which is 1 by definition; projecting the attribute out is a condition",
         scale=f"tiny CLIP of 64 dimensions taught on scenes of 32 px in which a shape has its own ground in 90 %; 40 "
         f"queries over a balanced pool of {POOL}",
+        equal="model, queries and pool; the layer and the projection have the same words of the attribute, and neither "
+        "has a setting that was tried out",
+        conditions=(
+            Condition(
+                says="Zero-shot accuracy of the shape falls by 2 points at most.",
+                ours="shape_accuracy_saner",
+                than="shape_accuracy_plain",
+                better="higher",
+                least=-0.02,
+            ),
+            Condition(
+                says="Queries that name the ground keep their precision within 2 points.",
+                ours="explicit_precision_saner",
+                than="explicit_precision_plain",
+                better="higher",
+                least=-0.02,
+            ),
+            Condition(
+                says="A projection of all texts, which has no gate, is 5 points less precise on those queries.",
+                ours="explicit_precision_saner",
+                than="explicit_precision_projection",
+                better="higher",
+                least=0.05,
+            ),
+            Condition(
+                says="MaxSkew of neutral queries is no larger than with the projection, which a gate would leave as it "
+                "is.",
+                ours="max_skew_saner",
+                than="max_skew_projection",
+                better="lower",
+            ),
+        ),
     ),
     differences=(
         "Backgrounds of synthetic scenes stand in for attributes of people, which are neither shipped nor inferred.",
@@ -46,7 +79,14 @@ CARD = Card(
         "the weights 1, 0.1 and 1e-4 are from memory of the paper.",
         "Learning rate, batch and number of epochs are ours.",
     ),
-    minutes=2.0,
+    tried=(
+        Tried(
+            bed="The same bed with three seeds and without the conditions.",
+            outcome="MaxSkew fell by 37 % (33, 48 and 29 %), less than the 40 % asked for: 0.50 became 0.32, and 0.34 "
+            "with the projection.",
+        ),
+    ),
+    minutes=3.0,
     guide="bias.md",
     authors=("Hirota", "Chen", "Wang", "Nakashima", "Wang", "Hachiuma"),
 )

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,20 +49,62 @@ CARD = Card(
     gives="Pairs of figures and captions out of papers, read safely, and mixed with other pairs in given proportions.",
     claim=Claim(
         says=f"A pool of {100 * SHARE:.0f} % figures, found in made-up papers, and the rest web-like pairs teaches "
-        "retrieval of figures, at equal steps, where the web-like pairs alone do not; they themselves are retrieved as "
-        f"well as before, within {WEB_MARGIN:.0f} points (side figure).",
+        "retrieval of figures, at equal steps, where the web-like pairs alone, or with as many figures whose captions "
+        "are exchanged, do not.",
         metric=f"recall at 1 on held-out figures, mean of both directions, galleries of {GALLERY}, percentage points",
         better="higher",
         margin=MARGIN,
-        baseline="the same model, seed and steps on the web-like pairs alone",
+        baseline="the better, on each seed, of the web-like pairs alone, and of the same pool with captions exchanged "
+        "among the figures: their images and words, but not which belong together",
         scale=f"tiny CLIP at {SIDE} px, {STEPS} steps of {BATCH}; {WEB_ROWS} scenes of one or two things, {PAPERS} "
         "made-up papers of line plots with captions of about 200 characters",
+        equal="model, seed, vocabulary, steps, batch and learning rate; of the second also images and captions seen",
+        conditions=(
+            *(
+                Condition(
+                    says=f"What is found in the papers has a {figure} of 1 by the rules, on every seed.",
+                    ours=f"extraction_{figure}",
+                    than=1.0,
+                    better="higher",
+                )
+                for figure in ("precision", "recall")
+            ),
+            Condition(
+                says="The fraction of figures in the pool is within 1 point of the one asked for.",
+                ours="mix_off_points",
+                than=0.0,
+                better="lower",
+                least=-1.0,
+            ),
+            Condition(
+                says=f"Web-like pairs are retrieved at most {WEB_MARGIN:.0f} points worse than after these alone.",
+                ours="web_recall_mixed",
+                than="web_recall_web_alone",
+                better="higher",
+                least=-WEB_MARGIN,
+            ),
+            Condition(
+                says=f"Nor more than {WEB_MARGIN:.0f} points better.",
+                ours="web_recall_mixed",
+                than="web_recall_web_alone",
+                better="lower",
+                least=-WEB_MARGIN,
+            ),
+        ),
     ),
-    minutes=3.5,
+    tried=(
+        Tried(
+            bed="The same bed on seeds 0 to 2, against the web-like pairs alone, which show no figure; what becomes of "
+            "web-like pairs was a side figure.",
+            outcome="Recall at 1 on figures 6.0 % to 28.5 %; on web-like pairs 20.6 % and 20.9 %.",
+        ),
+    ),
+    minutes=5.5,
     guide="data.md",
     differences=(
         "The benchmark gain of the paper (0.003 on average over 38 tasks at 12.8 M samples, and a loss on ImageNet and "
         "on retrieval) cannot be shown at this scale and is not claimed. That figures help on figures is.",
+        "One domain, line plots drawn by one program, stands in for all figures; held-out ones are of the same kind.",
         "The paper's text keeps figures in English and its code drops them; the text is followed.",
         "LaTeX is read by a parser of our own that gives the tree of the TexSoup version that the code pins, in time "
         "linear in the file; TexSoup's grows exponentially with nesting, and needs minutes for a megabyte.",
@@ -79,7 +121,7 @@ CARD = Card(
 
 
 def reproduce(lab: Lab) -> Trial:
-    """One seed: extraction from made-up papers, then the same model on the mixture and on its web-like part."""
+    """One seed: extraction from made-up papers, then the same model on the mixture and both baselines."""
     import numpy as np
     import torch
 
@@ -112,16 +154,22 @@ def reproduce(lab: Lab) -> Trial:
     scenes = load_pairs(f"scenes:split=test,rows={count},things=[1,2]", size=SIDE)
     web_test = scenes.pixels, [texts[0] for texts in scenes.texts]
     pixels, texts = _pixels([row.image for row in rows]), [row.texts[0] for row in rows]
-    for name, kept in (("web_alone", torch.from_numpy(~ours)), ("mixed", torch.ones(len(rows), dtype=torch.bool))):
+    order = torch.arange(len(rows))
+    of_figures = torch.from_numpy(ours)
+    exchanged = order.clone()
+    exchanged[of_figures] = order[of_figures].roll(1)
+    web_alone = order[~of_figures]
+    pairs = {"web_alone": (web_alone, web_alone), "exchanged": (order, exchanged), "mixed": (order, order)}
+    for name, (shown, told) in pairs.items():
         model = create("tiny", seed=lab.seed, context=CONTEXT)
         tokens = model.tokenizer([*texts, *figure_test[1], *web_test[1]])
         model.prune_vocabulary_(tokens)  # the same words for both
-        _train_(model, lab, pixels[kept], tokens[: len(texts)][kept])
+        _train_(model, lab, pixels[shown], tokens[told])
         notes[f"figure_recall_{name}"] = _recall(model, *figure_test)
         notes[f"web_recall_{name}"] = _recall(model, *web_test)
     notes["web_recall_change"] = notes["web_recall_mixed"] - notes["web_recall_web_alone"]
-    notes["web_within_margin"] = float(abs(notes["web_recall_change"]) <= WEB_MARGIN)
-    return Trial(baseline=notes["figure_recall_web_alone"], ours=notes["figure_recall_mixed"], notes=notes)
+    best = max(notes["figure_recall_web_alone"], notes["figure_recall_exchanged"])
+    return Trial(baseline=best, ours=notes["figure_recall_mixed"], notes=notes)
 
 
 def _extraction(figures: Source, wanted: dict[tuple[str, str], str]) -> dict[str, float]:

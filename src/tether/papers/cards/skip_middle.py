@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,15 +33,44 @@ CARD = Card(
         "tether.train.steps.presets.SkipMiddleStep",
     ),
     needs=("pairs", "a model trained from the start"),
-    gives="Gates that let each token leave out central layers, held to a share that you choose.",
+    gives="Gates that let each token leave out central layers, and a penalty that draws their means towards a share "
+    "that you choose; nothing gets faster.",
     claim=Claim(
         says="The adaptive penalty brings the mean gates of the outer and the central layers near their targets, where "
         "gates left alone do not go.",
         metric="largest distance of a mean gate from its target, over the outer and the central layers",
         better="lower",
-        margin=0.1,
-        baseline="the same gated model, batches and learning rate without the penalty",
+        margin=0.12,
+        baseline="the same gated model without the penalty",
         scale=f"character model of {DEPTH} layers and width 64, {STEPS} steps, targets from {START:g} to {END:g}",
+        equal="starting weights and gates, batches, steps and learning rate; nothing is tuned",
+        conditions=(
+            Condition(
+                says=f"Those means are within {WITHIN:g} of their targets.",
+                ours="ours",
+                than=WITHIN,
+                better="lower",
+            ),
+            Condition(
+                says=f"As the paper finds, the gated model's loss is no more than 0.02 nats below a plain one's of "
+                f"{SHALLOW} layers.",
+                ours="gain_of_gates_over_shallow",
+                than=0.02,
+                better="lower",
+            ),
+            Condition(
+                says="A token whose gate is closed leaves a block exactly as it came.",
+                ours="closed_token_change",
+                than=0.0,
+                better="lower",
+            ),
+            Condition(
+                says="Another input of that token moves no other output of the block by more than 1e-4.",
+                ours="others_moved",
+                than=1e-4,
+                better="lower",
+            ),
+        ),
     ),
     differences=(
         "Keys of tokens that skip are hidden, as the paper says; the released code adds the same number to a whole row "
@@ -52,7 +81,16 @@ CARD = Card(
         "Tokens that skip are still computed and multiplied by zero, here as in the released code: nothing is faster.",
         "Zero weights, the default of the released model though not of the published runs, are no option: a rectifier "
         "at zero has no gradient.",
+        "No squared distance to the targets of a fixed weight was tried as a baseline; gates left alone are a weak "
+        "one, and the real test is whether the means come within the amount of the first condition.",
         "The gates' means may come from packed texts, slices and several processes; they are those of all tokens.",
+    ),
+    tried=(
+        Tried(
+            bed="the distance from the targets alone, with a margin of 0.1 and no conditions, the claim at first",
+            outcome="0.09 against 0.35 without the penalty, lower bound -0.02: not shown; within 0.15 in two of seeds "
+            "0 to 2; six plain layers ended at 1.987 nats, four at 1.965, the gated model at 2.066",
+        ),
     ),
     minutes=6.0,
     guide="architectures.md",
@@ -61,21 +99,19 @@ CARD = Card(
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Train with and without the penalty, and dense models of as many and of fewer layers for the notes."""
+    """Train with and without the penalty, and a dense model of fewer layers; close the gate of one token."""
     from tether.models.blocks.gate_controller import GateController
 
     controller = GateController(DEPTH, start=START, end=END, gain=GAIN)
     controlled, free = train(lab, controller=controller), train(lab, gated=True)
-    deep, shallow = train(lab), train(lab, depth=SHALLOW)
+    shallow = train(lab, depth=SHALLOW)
     target = controller.mean_target.tolist()
     ours, baseline = (
         max(abs(trained.gates[layer] - target[layer]) for layer in JUDGED) for trained in (controlled, free)
     )
-    notes = {
-        "within_0.15_of_target": float(ours <= WITHIN),
+    notes = closed_token(lab, controlled.model) | {
         "validation_controlled": controlled.validation,
         "validation_uncontrolled": free.validation,
-        f"validation_dense_{DEPTH}": deep.validation,
         f"validation_dense_{SHALLOW}": shallow.validation,
         "gain_of_gates_over_shallow": shallow.validation - controlled.validation,
         "layers_open_controlled": controlled.open_layers,
@@ -91,11 +127,13 @@ class Trained:
     """A trained character model.
 
     Attributes:
+        model: itself.
         validation: cross-entropy on held-out text, in nats per character.
         gates: mean gate of each layer on held-out text; empty without gates.
         open_layers: layers whose gate is above 0, on average over tokens; what a token would have to compute.
     """
 
+    model: CharModel
     validation: float
     gates: tuple[float, ...]
     open_layers: float
@@ -139,9 +177,9 @@ def train(lab: Lab, *, depth: int = DEPTH, gated: bool = False, controller: Gate
         validation=lab.steps(char_lm.VALIDATION_BATCHES, 1),
     )
     if gate is None:
-        return Trained(done.validation, (), float(depth))
+        return Trained(model, done.validation, (), float(depth))
     gates = held_out_gates(lab, model)
-    return Trained(done.validation, tuple(gates.mean(1).tolist()), float((gates > 0).float().mean(1).sum()))
+    return Trained(model, done.validation, tuple(gates.mean(1).tolist()), float((gates > 0).float().mean(1).sum()))
 
 
 def held_out_gates(lab: Lab, model: CharModel) -> Tensor:
@@ -157,3 +195,24 @@ def held_out_gates(lab: Lab, model: CharModel) -> Tensor:
     )
     with torch.no_grad():
         return torch.stack(model.read(inputs).gates).flatten(1)
+
+
+def closed_token(lab: Lab, model: CharModel) -> dict[str, float]:
+    """What a central block does to a token whose gate is closed, all others' being open, and what it does to these."""
+    import torch
+
+    layer, token = DEPTH // 2, 3
+    draw = lab.generator("closed token")
+    ids = torch.randint(0, model.characters.num_embeddings, (4, model.context), generator=draw)
+    with torch.no_grad():
+        x = model.read(ids).states[layer]
+        other = x.clone()
+        other[:, token] = torch.randn(other[:, token].shape, generator=draw)
+        gate = torch.ones(ids.shape)
+        gate[:, token] = 0.0
+        before, after = (model.stack[layer](stream, causal=True, gate=gate) for stream in (x, other))
+    moved = (after - before).abs().amax(-1)
+    return {
+        "closed_token_change": float((before - x)[:, token].abs().max()),
+        "others_moved": float(moved[gate == 1].max()),
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NOISES = (0.05, 0.1, 0.2, 0.35, 0.5)
 """Standard deviations of the noise, on pixels in [0, 1]."""
-CLAIMED = 0.35
+CLAIMED, STRONGEST = 0.35, 0.5
 DIM, REFERENCES, SCORED = 32, 4000, 1000
 BLUR = 2.0  # pixels of 64, standard deviation
 
@@ -29,21 +29,74 @@ CARD = Card(
     package="space",
     parts=("tether.space.whiten.Whitener", "tether.space.whiten.circle_slerp", "tether.space.normality.normality"),
     needs=("a trained encoder", "reference images or captions, ten times as many as dimensions"),
-    gives="A log-likelihood for one image or caption, with nothing trained: how usual it is for a reference set.",
+    gives="A log-likelihood for one image or caption, with nothing trained: how usual it is for a reference set. "
+    "For noise the distance to the nearest reference did better.",
     claim=Claim(
-        says="Noise lowers the likelihood of held-out images: it tells noisy from clean better than the length of "
-        "the embedding does.",
+        says="Noise lowers the likelihood of held-out images: whitening tells noisy from clean better than any of five "
+        "simple scores does.",
         metric=f"AUROC of clean against noisy images, noise {CLAIMED} on [0, 1]",
         better="higher",
-        margin=0.15,
-        baseline="the raw embedding's length, in whichever direction it works better",
+        margin=0.05,
+        baseline="the best of five scores without whitening: the raw embedding's length, distance to the references' "
+        "mean, cosine to it, distance to the nearest reference, and the likelihood under independent normal "
+        "coordinates",
         scale=f"CLIP of {DIM} dimensions on synthetic scenes of 64 px, 300 steps; {REFERENCES} references, "
         f"{SCORED} scored",
+        equal="references and images; nothing is trained or tuned, but each simple score is read in the direction that "
+        "works better, and the best is taken by the figure itself",
+        conditions=(
+            Condition(
+                says="The AUROC is 0.15 above that of the embedding's length.",
+                ours="ours",
+                than=f"auroc_length_{CLAIMED:g}",
+                better="higher",
+                least=0.15,
+            ),
+            *(
+                Condition(
+                    says=f"At noise of {sigma} the AUROC is 0.85 or more.",
+                    ours=f"auroc_{sigma:g}",
+                    than=0.85,
+                    better="higher",
+                )
+                for sigma in (CLAIMED, STRONGEST)
+            ),
+            Condition(
+                says=f"The mean log-likelihood falls at each step of the noise: {', '.join(map(str, NOISES))}.",
+                ours="least_fall",
+                than=0.0,
+                better="higher",
+                least=1e-6,
+            ),
+            Condition(
+                says="Captions with their words shuffled are told from real ones with an AUROC of 0.75 or more.",
+                ours="auroc_shuffled_words",
+                than=0.75,
+                better="higher",
+            ),
+            Condition(
+                says="Exact check: whitened references have the identity as their covariance, to 1e-4, and a mean "
+                "squared length of d (n - 1) / n, to 1e-6.",
+                ours="largest_error_over_tolerance",
+                than=1.0,
+                better="lower",
+            ),
+        ),
     ),
     differences=(
         "A small CLIP trained on synthetic scenes stands in for ViT-L/14 on MS-COCO.",
         "A feature that correlates above 0.9 with an earlier one is left out; the release puts noise in its place.",
         "Noise is added to pixels; the paper also scores corruptions, artefacts and generated images.",
+    ),
+    tried=(
+        Tried(
+            bed="the embedding's length as the only baseline, which was the claim at first, by 0.15",
+            outcome="AUROC 0.778 against 0.642, seeds 0 to 2",
+        ),
+        Tried(
+            bed="the best of four simple scores, without the distance to the nearest reference",
+            outcome="AUROC 0.778 against 0.758, the lead between -0.089 and 0.130, seeds 0 to 4",
+        ),
     ),
     minutes=3.0,
     guide="geometry.md",
@@ -68,26 +121,29 @@ def reproduce(lab: Lab) -> Trial:
     whitener = Whitener().fit(reference)
     white = whitener.transform(reference)
     n, d = white.shape
+    deviation = float(np.abs(np.cov(white, rowvar=False) - np.eye(d)).max())
+    excess = float(abs((white**2).sum(axis=1).mean() - d * (n - 1) / n))
     clean = embed(model, held_out.pixels)
-    likelihood = whitener.log_likelihood(clean)
+    likelihood, simple = whitener.log_likelihood(clean), simple_scores(clean, reference)
     notes = {
-        "identity_deviation": float(np.abs(np.cov(white, rowvar=False) - np.eye(d)).max()),
-        "mean_square_error": float(abs((white**2).sum(axis=1).mean() - d * (n - 1) / n)),
+        "identity_deviation": deviation,
+        "mean_square_error": excess,
+        "largest_error_over_tolerance": max(deviation / 1e-4, excess / 1e-6),
         "condition_number": whitener.condition_number_,
         "coordinates": float(d),
         "loglik_clean": float(likelihood.mean()),
     }
-    falls = likelihood.mean()
-    always_falls = True
+    means = [likelihood.mean()]
     for sigma in NOISES:
         noisy = embed(model, with_noise(held_out.pixels, sigma=sigma, lab=lab))
         score = whitener.log_likelihood(noisy)
         notes[f"auroc_{sigma:g}"] = auroc(-likelihood, -score)
-        length = auroc(np.linalg.norm(clean, axis=1), np.linalg.norm(noisy, axis=1))
-        notes[f"auroc_length_{sigma:g}"] = max(length, 1 - length)
+        for name, usual in simple.items():
+            found = auroc(usual, simple_scores(noisy, reference)[name])
+            notes[f"auroc_{name}_{sigma:g}"] = max(found, 1 - found)
         notes[f"loglik_{sigma:g}"] = float(score.mean())
-        always_falls, falls = always_falls and bool(score.mean() < falls), score.mean()
-    notes["likelihood_falls_at_every_step"] = float(always_falls)
+        means.append(score.mean())
+    notes["least_fall"] = float(-np.diff(means).max())
     notes["auroc_blur"] = auroc(-likelihood, -whitener.log_likelihood(embed(model, blurred(held_out.pixels))))
 
     texts = [texts[0] for texts in held_out.texts]
@@ -98,7 +154,8 @@ def reproduce(lab: Lab) -> Trial:
         -captions.log_likelihood(encode_texts(model, texts).numpy()),
         -captions.log_likelihood(encode_texts(model, shuffled).numpy()),
     )
-    return Trial(baseline=notes[f"auroc_length_{CLAIMED:g}"], ours=notes[f"auroc_{CLAIMED:g}"], notes=notes)
+    best = max(notes[f"auroc_{name}_{CLAIMED:g}"] for name in simple)
+    return Trial(baseline=best, ours=notes[f"auroc_{CLAIMED:g}"], notes=notes)
 
 
 def embed(model: DualEncoder, pixels: Tensor) -> np.ndarray:
@@ -106,6 +163,21 @@ def embed(model: DualEncoder, pixels: Tensor) -> np.ndarray:
     from tether.models.embed import encode_images
 
     return encode_images(model, pixels.split(256)).numpy()
+
+
+def simple_scores(rows: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
+    """What says without whitening how strange each row is, or how usual."""
+    import numpy as np
+    from scipy.spatial.distance import cdist
+
+    mean, length = reference.mean(axis=0), np.linalg.norm(rows, axis=1)
+    return {
+        "length": length,
+        "distance": np.linalg.norm(rows - mean, axis=1),
+        "cosine": rows @ mean / (length * np.linalg.norm(mean)),
+        "nearest": cdist(rows, reference).min(axis=1),
+        "diagonal": (((rows - mean) / reference.std(axis=0)) ** 2).sum(axis=1),
+    }
 
 
 def auroc(usual: np.ndarray, strange: np.ndarray) -> float:

@@ -1,9 +1,10 @@
-"""Whether a claim stood in the repository before its seeds were measured: read from git, never typed."""
+"""Whether a claim stood in the repository before the stored run: read from git, never typed."""
 
 from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,21 +16,26 @@ CHANGED_SOURCE = "+"
 """Ends a commit's name where files of the source had changed since."""
 
 
-def commit() -> str:
-    """The checkout's commit, with ``+`` when files are changed; ``unknown`` outside git."""
+def is_commit(name: str) -> bool:
+    """Whether this names a commit, as ``commit`` gives it for source without changes."""
+    return re.fullmatch(r"[0-9a-f]{12}", name) is not None
+
+
+def commit(*folders: str) -> str:
+    """The checkout's commit, with ``+`` if files of src or the folders are changed or new; ``unknown`` without git."""
     root = source_index.checkout()
     if root is None:
         return "unknown"
     try:
         name = _git(root, "rev-parse", "--short=12", "HEAD").strip()
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "src").strip()
+        changed = _git(root, "status", "--porcelain", "--untracked-files=normal", "--", "src", *folders).strip()
         return name + (CHANGED_SOURCE if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def fixed_before(slug: str, result: Mapping[str, Any]) -> bool:
-    """Whether every seed was measured from a commit whose card makes today's claim, word for word.
+    """Whether every seed, the fresh ones too, was measured from a commit whose card makes today's claim, word for word.
 
     False where the source had changed since that commit, where the commit is not in this repository, and outside a
     checkout.
@@ -43,12 +49,13 @@ def fixed_before(slug: str, result: Mapping[str, Any]) -> bool:
         return False
     today = _claim_in(card.read_text(encoding="utf-8"))
     name = card.relative_to(root).as_posix()
-    return all(_claim_at(root, commit, name) == today for commit in {run["commit"] for run in result["seeds"]})
+    runs = [*result["seeds"], *(result["fresh"] or {"seeds": []})["seeds"]]
+    return all(_claim_at(root, commit, name) == today for commit in {run["commit"] for run in runs})
 
 
 @functools.cache
 def _claim_at(root: Path, commit: str, name: str) -> str | None:
-    if commit.endswith(CHANGED_SOURCE):
+    if not is_commit(commit):
         return None
     try:
         return _claim_in(_git(root, "show", f"{commit}:{name}"))
@@ -60,12 +67,12 @@ def _claim_in(text: str) -> str:
     """What a card claims, and the constants of its module that the claim may name."""
     tree = ast.parse(text)
     claims = [node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "claim"]
-    constants = [node for node in tree.body if isinstance(node, ast.Assign) and _plain(node.value)]
+    constants = [node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign)) and _plain(node)]
     return "\n".join(ast.dump(node) for node in (*claims, *constants))
 
 
-def _plain(value: ast.expr) -> bool:
-    return not any(isinstance(node, ast.Call) for node in ast.walk(value))
+def _plain(assigned: ast.stmt) -> bool:
+    return not any(isinstance(node, ast.Call) for node in ast.walk(assigned))
 
 
 def _git(root: Path, *arguments: str) -> str:

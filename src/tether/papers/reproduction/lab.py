@@ -1,4 +1,4 @@
-"""What a reproduction is given: a seed and a budget. It decides no figure by itself, so no fingerprint counts it."""
+"""What a reproduction is given: a seed and a budget. Its code is part of every fingerprint."""
 
 from __future__ import annotations
 

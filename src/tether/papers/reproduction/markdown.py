@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+
+_SPECIAL = re.compile(r"\\.|(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)|[<&`]", re.DOTALL)
+_ENTITIES = {"<": "&lt;", "&": "&amp;", "`": "&#96;"}
+
+
+def escaped(text: str) -> str:
+    """Text without HTML: ``<`` and ``&`` as entities, save in code, where Markdown shows them as they are."""
+    return _SPECIAL.sub(lambda found: _ENTITIES.get(found[0], found[0]), text)
 
 
 def cell(text: str) -> str:
-    """Text as one table cell: on one line, bars escaped."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """Text as one table cell: on one line, without HTML, bars escaped."""
+    return escaped(" ".join(text.split())).replace("|", "\\|")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

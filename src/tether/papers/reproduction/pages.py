@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from tether.core.card import Card, Claim
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.history import fixed_before
-from tether.papers.reproduction.markdown import bullets, number, page, sentence, table
+from tether.papers.reproduction.markdown import bullets, escaped, number, page, sentence, table
 from tether.papers.reproduction.part_reference import described
 from tether.papers.reproduction.results import CHANGED, PaperStatus
 
@@ -80,7 +81,7 @@ def paper(row: PaperStatus) -> str:
     """One paper's page."""
     card = row.card
     return page(
-        f"# {card.title}",
+        f"# {escaped(card.title)}",
         _facts(card),
         f"**What you get.** {sentence(card.gives)}",
         f"**What you need.** {sentence('; '.join(card.needs))}" if card.needs else "",
@@ -90,30 +91,32 @@ def paper(row: PaperStatus) -> str:
         "## Parts",
         bullets(f"`{part}` in `{source_index.shown(source_index.part_place(part).path)}`" for part in card.parts),
         "## What is checked here",
-        card.claim.says,
+        escaped(card.claim.says),
         table(["", ""], _asked(card.claim)),
         "Conditions of the claim:" if card.claim.conditions else "",
-        bullets(one.says for one in card.claim.conditions),
-        "Claim, margin and metric stood in the repository before the seeds were measured."
+        bullets(escaped(one.says) for one in card.claim.conditions),
+        "Claim, margin and metric stood in the repository before the stored run."
         if row.result and fixed_before(card.slug, row.result)
         else "",
         "## What came out",
         _measured(row),
+        _on_photographs(row.photos),
         "## What was tried besides" if card.tried else "",
-        bullets(f"{sentence(one.bed)} {sentence(one.outcome)}" for one in card.tried),
+        bullets(escaped(f"{sentence(one.bed)} {sentence(one.outcome)}") for one in card.tried),
         "## What differs from the paper" if card.differences else "",
-        bullets(card.differences),
+        bullets(map(escaped, card.differences)),
     )
 
 
 def claims(rows: Sequence[PaperStatus]) -> str:
     """Every claim with what it is held against: kind, baseline, what is equal, seeds, conditions."""
-    head = ["paper", "kind", "verdict", "compared with", "equal", "seeds", "fresh seeds", "conditions"]
+    measured = ["seeds", "fresh seeds", "conditions", "on real photographs"]
     return page(
         "# Claims",
         "What each check compares, and what came out. Conditions are counted as *hold of asked*; a fresh verdict is "
-        "that of seeds 5 to 7, which nobody looked at while the check was made.",
-        table(head, map(_claim_line, rows)),
+        "that of seeds 5 to 7, which do not enter the verdict. *On real photographs* is a second "
+        "check of the claim on Flickr8k or CIFAR-10 with frozen encoders, five seeds; the paper's page has its claim.",
+        table(["paper", "kind", "verdict", "compared with", "equal", *measured], map(_claim_line, rows)),
     )
 
 
@@ -130,6 +133,7 @@ def _claim_line(row: PaperStatus) -> list[str]:
         str(len(result["seeds"])) if result else "",
         result["fresh"]["verdict"] if result and result["fresh"] else "",
         f"{held} of {asked}" if asked else "",
+        f"**{row.photos['verdict']}**: {_figures(row.photos)}" if row.photos else "",
     ]
 
 
@@ -171,6 +175,23 @@ def _measured(row: PaperStatus) -> str:
     )
 
 
+def _on_photographs(found: dict[str, Any] | None) -> str:
+    """The second check of a claim, which ``benchmarks/real_photos`` measures."""
+    if found is None:
+        return ""
+    return page(
+        "## On real photographs",
+        escaped(found["says"]),
+        table(["", ""], _asked(Claim(**{one.name: found[one.name] for one in fields(Claim)}))),
+        f"What differs from the check above: {escaped(found['differs'])}.",
+        f"**{found['verdict']}**: {_figures(found)}; {len(found['seeds'])} paired seeds, one-sided 95 % bounds.",
+        _conditions(found),
+        _seeds(found["seeds"]),
+        f"Measured {found['measured']} by `benchmarks/real_photos` in {number(found['cpu_seconds'])} s of processor "
+        f"time; commit `{found['commit']}`.",
+    )
+
+
 def _asked(claim: Claim) -> list[list[str]]:
     kinds = {"better": "better by the margin", "no_worse": "no worse than the margin allows", "property": "a property"}
     return [
@@ -199,8 +220,10 @@ def _fresh(result: dict[str, Any]) -> str:
         return ""
     named = ", ".join(str(run["seed"]) for run in fresh["seeds"])
     failed = [one["says"] for one in fresh["conditions"] if not one["holds"]]
-    more = f"; a condition fails: {'; '.join(failed)}" if failed else ""
-    return sentence(f"Seeds {named}, looked at afterwards, say *{fresh['verdict']}*: {_figures(result | fresh)}{more}")
+    more = f"; a condition fails: {escaped('; '.join(failed))}" if failed else ""
+    return sentence(
+        f"Seeds {named}, which do not enter the verdict, say *{fresh['verdict']}*: {_figures(result | fresh)}{more}"
+    )
 
 
 def _seeds(runs: Sequence[dict[str, Any]]) -> str:
@@ -223,7 +246,7 @@ def _circumstances(result: dict[str, Any]) -> str:
     machine = result["machine"]
     libraries = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     where = machine.get("accelerator", f"{machine['processor']}, {machine['cores']} cores")
-    return (
+    return escaped(
         f"Measured {result['measured']} on {where} with {result['threads']} thread(s) in "
         f"{number(result['wall_seconds'])} s ({number(result['cpu_seconds'])} s of processor time); {libraries}; "
         f"commit `{result['commit']}`."

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,17 +22,18 @@ from tether.core.shape import check as fits
 from tether.papers.cards import card as find_card
 from tether.papers.cards import module
 from tether.papers.reproduction import source_index
-from tether.papers.reproduction.history import commit
+from tether.papers.reproduction.history import commit, is_commit
 from tether.papers.reproduction.lab import Lab
 from tether.papers.reproduction.verdict import check_condition, summarise
 
 SEEDS, FRESH_SEEDS = (0, 1, 2, 3, 4), (5, 6, 7)
-"""A verdict rests on the first, whoever asks; the others show what it is worth on seeds that nobody has looked at."""
+"""A verdict rests on the first, whoever asks; the others show what it is worth on seeds that no card was tuned on."""
 LIBRARIES = ("tether-clip", "torch", "numpy", "scikit-learn", "open_clip_torch", "pyarrow")
 Progress = Callable[[int, int | None], None]
 _TRIAL = {"baseline": NUMBER, "ours": NUMBER, "notes": {"*": NUMBER}}
+_RUN = {"seed": int, **_TRIAL, "wall_seconds": NUMBER, "cpu_seconds": NUMBER, "commit": str, "measured": str}
 _CONDITION = {"says": str, "holds": bool, "mean": NUMBER, "lower": NUMBER}
-_SUMMARY = {
+SUMMARY = {
     **dict.fromkeys(("mean", "lower", "upper"), NUMBER),
     "verdict": str,
     "conditions": [_CONDITION],
@@ -39,8 +43,8 @@ _RESULT = {
     **dict.fromkeys(("slug", "metric", "better", "kind", "fingerprint", "commit"), str),
     "margin": NUMBER,
     "smoke": (None, _TRIAL),
-    "fresh": (None, _SUMMARY),
-    **_SUMMARY,
+    "fresh": (None, SUMMARY),
+    **SUMMARY,
 }
 
 
@@ -81,10 +85,11 @@ def reproduce(
 ) -> dict[str, Any]:
     """Measure one paper over ``SEEDS`` and return its result, as ``results/<slug>.json`` holds it.
 
-    A finished seed is kept in the cache under the fingerprint of the source, so an interrupted reproduction
-    resumes; so do the seeds of the stored result while nothing that decides a figure has changed. A smoke run takes
-    seconds, looks at seed 0 alone, keeps nothing and has no verdict; the one made by the same code stands in every
-    result, so that a test can tell at any time whether the figures have moved since.
+    A finished seed is kept in the cache under the fingerprint of the source, the libraries and the machine, so an
+    interrupted reproduction resumes; so do the seeds of the stored result while none of these has changed. Kept
+    seeds that are damaged, or were measured with changed files where there are none now, are measured again. A smoke
+    run takes seconds, looks at seed 0 alone, keeps nothing and has no verdict; the one made by the same code stands in
+    every result, so that a test can tell at any time whether the figures have moved since.
 
     Args:
         slug: of the paper.
@@ -102,40 +107,72 @@ def reproduce(
     sources = source_index.sources()
     print_ = source_index.fingerprint(card, sources=sources)
     sources.save()
+    where = {"device": device, "threads": threads, "machine": machine(device), "versions": versions()}
+    where["fingerprint"] = print_
     if smoke:
         runs = [_measure(slug, Lab(0, smoke=True, device=device, threads=threads))]
         if on_progress:
             on_progress(1, 1)
-        return _result(card, runs, None, device=device, threads=threads, fingerprint=print_)
-    kept = {} if fresh else _known_runs(slug, fingerprint=print_, device=device, threads=threads)
-    folder = cache_dir() / "reproduce" / slug / f"{print_}-{device}-{threads}"
+        return _result(card, runs, None, where=where)
+    kept = {} if fresh else _known_runs(slug, where=where)
+    digest = hashlib.sha256(json.dumps(where, sort_keys=True).encode()).hexdigest()[:24]
+    folder = cache_dir() / "reproduce" / slug / digest
     wanted = (*SEEDS, *(FRESH_SEEDS if fresh_seeds else ()))
     for number, seed in enumerate(wanted):
         path = folder / f"seed-{seed}.json"
-        if path.is_file() and not fresh:
-            kept[seed] = Run(**read_json(path))
         if seed not in kept:
-            kept[seed] = _measure(slug, Lab(seed, device=device, threads=threads))
+            known = None if fresh else _known_run(path, seed=seed)
+            kept[seed] = known or _measure(slug, Lab(seed, device=device, threads=threads))
             write_json(path, asdict(kept[seed]))
         if on_progress:
             on_progress(number + 1, len(wanted))
     runs = [kept[seed] for seed in SEEDS]
     more = [kept[seed] for seed in FRESH_SEEDS] if kept.keys() >= set(FRESH_SEEDS) else []
-    return _result(card, runs, smoke_trial(slug), more=more, device=device, threads=threads, fingerprint=print_)
+    return _result(card, runs, smoke_trial(slug), more=more, where=where)
 
 
-def _known_runs(slug: str, *, fingerprint: str, device: str, threads: int) -> dict[int, Run]:
+def _known_runs(slug: str, *, where: Mapping[str, Any]) -> dict[int, Run]:
     """Seeds of the stored result by number, if the same code and libraries measured them on such a machine."""
     path = source_index.result_path(slug)
     if path is None or not path.is_file():
         return {}
-    result = read_json(path)
-    same = {"fingerprint": fingerprint, "device": device, "threads": threads}
-    same |= {"versions": versions(), "machine": machine(device)}
-    if not isinstance(result, dict) or any(result.get(name) != value for name, value in same.items()):
+    try:
+        result = read_json(path)
+        fits(result, {"seeds": [_RUN], "fresh": (None, {"seeds": [_RUN]})}, where=slug)
+    except InputError:
         return {}
-    runs = [*result["seeds"], *(result.get("fresh") or {"seeds": []})["seeds"]]
-    return {run["seed"]: Run(**run) for run in runs}
+    if any(result.get(name) != value for name, value in where.items()):
+        return {}
+    found = [*result["seeds"], *(result["fresh"] or {"seeds": []})["seeds"]]
+    return {run["seed"]: _as_run(run) for run in found if _is_good(run)}
+
+
+def _known_run(path: Path, *, seed: int) -> Run | None:
+    """The seed that a file of the cache holds; None where there is none, or not this one whole."""
+    try:
+        run = read_json(path)
+        fits(run, _RUN, where=str(path))
+    except (InputError, OSError):
+        return None
+    return _as_run(run) if run["seed"] == seed and _is_good(run) else None
+
+
+def _as_run(run: Mapping[str, Any]) -> Run:
+    return Run(**{name: run[name] for name in _RUN})
+
+
+def _is_good(run: Mapping[str, Any]) -> bool:
+    """Whether a kept seed is as good as one measured now: finite, and from a commit if there is one to measure from."""
+    return _is_finite(run) and (is_commit(run["commit"]) or not is_commit(commit()))
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers in plain values are finite."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def smoke_trial(slug: str) -> dict[str, Any]:
@@ -177,10 +214,19 @@ def check(result: Any, *, where: str) -> None:
     fits(result, _RESULT, where=where)
     for part, name in ((result, ""), (result["fresh"], "fresh: ")):
         if part is not None:
-            found = _judged(result, part["seeds"])
-            _compare(part, found, keys=("mean", "lower", "upper", "verdict"), where=f"{where}: {name}")
-            for one, again in zip(part["conditions"], found["conditions"], strict=True):
-                _compare(one, again, keys=("mean", "lower", "holds"), where=f"{where}: {name}{one['says']!r}: ")
+            check_verdict(result, part, where=f"{where}: {name}")
+
+
+def check_verdict(claim: Mapping[str, Any], part: Mapping[str, Any], *, where: str) -> None:
+    """See that what is said of seeds follows from them, verdict and conditions.
+
+    Raises:
+        InputError: a figure or verdict that the seeds do not give.
+    """
+    found = judged(claim, part["seeds"])
+    _compare(part, found, keys=("mean", "lower", "upper", "verdict"), where=where)
+    for one, again in zip(part["conditions"], found["conditions"], strict=True):
+        _compare(one, again, keys=("mean", "lower", "holds"), where=f"{where}{one['says']!r}: ")
 
 
 def _compare(kept: Mapping[str, Any], found: Mapping[str, Any], *, keys: Iterable[str], where: str) -> None:
@@ -191,7 +237,7 @@ def _compare(kept: Mapping[str, Any], found: Mapping[str, Any], *, keys: Iterabl
             raise InputError(f"{where}{key} is {old!r}, its seeds give {new!r}")
 
 
-def _judged(claim: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def judged(claim: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What seeds say of a claim, both as a result holds them."""
     figures = [{"baseline": run["baseline"], "ours": run["ours"], **run["notes"]} for run in seeds]
     conditions: list[dict[str, Any]] = []
@@ -234,9 +280,7 @@ def _result(
     trial: dict[str, Any] | None,
     *,
     more: Sequence[Run] = (),
-    device: str,
-    threads: int,
-    fingerprint: str,
+    where: Mapping[str, Any],
 ) -> dict[str, Any]:
     claim = asdict(card.claim) | {"conditions": [asdict(one) for one in card.claim.conditions]}
     seeds, fresh = [asdict(run) for run in runs], [asdict(run) for run in more]
@@ -245,18 +289,14 @@ def _result(
         "slug": card.slug,
         **claim,
         "smoke": True if trial is None else trial,
-        **(empty if trial is None else _judged(claim, seeds)),
+        **(empty if trial is None else judged(claim, seeds)),
         "seeds": seeds,
-        "fresh": _judged(claim, fresh) | {"seeds": fresh} if fresh else None,
+        "fresh": judged(claim, fresh) | {"seeds": fresh} if fresh else None,
         "wall_seconds": round(sum(run.wall_seconds for run in runs), 2),
         "cpu_seconds": round(sum(run.cpu_seconds for run in runs), 2),
-        "device": device,
-        "threads": threads,
-        "machine": machine(device),
-        "versions": versions(),
+        **where,
         "commit": commit(),
         "measured": max(run.measured for run in runs),
-        "fingerprint": fingerprint,
     }
 
 

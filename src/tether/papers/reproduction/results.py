@@ -8,7 +8,7 @@ from typing import Any
 
 from tether.core.card import Card
 from tether.papers.cards import CARDS
-from tether.papers.reproduction import source_index
+from tether.papers.reproduction import real_photos, source_index
 from tether.papers.reproduction.reproduce import changed, stored
 
 CHANGED = "changed since measured"
@@ -22,11 +22,13 @@ class PaperStatus:
         card: the paper.
         result: the stored result, or None.
         changed: whether the code that decides its figures is another than when they were measured.
+        photos: a second check, on real photographs, or None; see ``real_photos``.
     """
 
     card: Card
     result: dict[str, Any] | None
     changed: bool = False
+    photos: dict[str, Any] | None = None
 
     @property
     def verdict(self) -> str:
@@ -61,16 +63,19 @@ class PaperStatus:
             "mean": result.get("mean"),
             "lower": result.get("lower"),
             "upper": result.get("upper"),
+            "on_real_photographs": self.photos and self.photos["verdict"],
         }
 
 
 def rows(slugs: Iterable[str] = CARDS) -> list[PaperStatus]:
     """Papers, by slug; all of them unless some are named."""
     sources = source_index.sources()
+    photos = real_photos.stored()
     found = []
     for slug in slugs:
         card, result = CARDS[slug], stored(slug)
-        found.append(PaperStatus(card, result, result is not None and changed(card, result, sources=sources)))
+        differs = result is not None and changed(card, result, sources=sources)
+        found.append(PaperStatus(card, result, differs, photos.get(slug)))
     sources.save()
     return found
 

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from tether.core.atomic_io import read_json, write_json
 from tether.core.protocols import Objective, Step
 from tether.core.types import Batch, ImageSpec
 from tether.data.images import load
 from tether.data.sets.scenes import SceneTwins
 from tether.evaluate.retrieval import recall_at_k
+from tether.losses import ClipLoss, NegClipLoss
 from tether.models import create
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.tokenizer import ClipTokenizer
 from tether.optim.clip import NoClip
+from tether.papers.reproduction.model_cache import cached_model
 from tether.papers.testbeds.in_memory import draws, fit_batches
 from tether.train.steps.presets import ContrastiveStep, HardNegativeStep
+
+if TYPE_CHECKING:
+    from tether.papers.reproduction.lab import Lab
 
 SIDE, CONTEXT = 32, 16
 QUADRUPLES, HELD_OUT = 2500, 400
@@ -121,6 +128,37 @@ def train(
     batches = _batches(data, size=min(batch, count), form=form, generator=generator)
     run(model, kind(objective, steps=steps, seed=seed), batches, steps=steps)
     return model
+
+
+def without_twin_images(lab: Lab, *, steps: int, batch: int) -> dict[str, SwapOutcome]:
+    """What CLIP on twins as ordinary pairs learns, and NegCLIP; measured at a seed's first call, then cached.
+
+    ``clip_double_batch`` and ``clip_double_steps`` have twice the pairs a step or twice the steps of ``clip``, so they
+    encode as many images and texts as a loss on ``batch`` quadruples does; ``neg_clip`` has the twins' captions.
+
+    Args:
+        lab: seed and budget.
+        steps: of the optimiser.
+        batch: pairs in a step.
+    """
+    steps, count, held_out = lab.steps(steps), lab.steps(QUADRUPLES, 64), lab.steps(HELD_OUT, 40)
+    runs = {
+        "clip": (ClipLoss(), batch, steps, "pairs"),
+        "clip_double_batch": (ClipLoss(), 2 * batch, steps, "pairs"),
+        "clip_double_steps": (ClipLoss(), batch, 2 * steps, "pairs"),
+        "neg_clip": (NegClipLoss(), batch, steps, "captions"),
+    }
+
+    def make(folder: Path) -> None:
+        found = {}
+        for name, (objective, size, longer, form) in runs.items():
+            model = train(objective, seed=lab.seed, steps=longer, batch=size, form=form, count=count)
+            found[name] = asdict(measure(model, quadruples("test", count=held_out)))
+        write_json(folder / "found.json", found)
+
+    facts = [lab.seed, steps, batch, count, held_out]
+    folder = cached_model("attribute-swaps", made_by=Path(__file__), facts=facts, make=make)
+    return {name: SwapOutcome(**one) for name, one in read_json(folder / "found.json").items()}
 
 
 def run(model: Clip, step: Step, batches: Iterator[Batch], *, steps: int) -> None:

@@ -33,6 +33,8 @@ Disturb = Callable[[int, nn.Module], None]
 LAYERS = 2
 SCALE = 0.01
 """Multiplies the loss, so that the usual constant limit of 1 is a hundred times too high."""
+LIMITS = (1.0, 0.1, 0.01, 0.001)
+"""Constant limits of which the best is the baseline: the usual one, and others as far down as the loss is scaled."""
 PLANTED = {100: 30.0, 140: 100.0, 180: 30.0, 220: 100.0, 260: 30.0}
 """Steps whose targets are random, and what their loss is multiplied by."""
 BEFORE, AFTER = 20, 40
@@ -123,7 +125,7 @@ def train(
 
 
 def limit_trial(ours: type[GradClipper], lab: Lab, *, disturb: Disturb | None = None) -> Trial:
-    """A constant limit of 1, a clipper and none, at ``SCALE`` of the loss and, for the notes, at its full size.
+    """The best of ``LIMITS``, a clipper and none at ``SCALE`` of the loss; for the notes at its full size.
 
     Args:
         ours: the clipper, with its defaults.
@@ -135,19 +137,21 @@ def limit_trial(ours: type[GradClipper], lab: Lab, *, disturb: Disturb | None = 
     def run(clipper: GradClipper, **more: Any) -> SpikeRun:
         return train(clipper, seed=lab.seed, steps=lab.steps(300, 3), validation=lab.steps(20, 1), **more)
 
-    constant, none = (run(clipper, loss_scale=SCALE) for clipper in (GlobalNorm(1.0), NoClip()))
+    constant = {limit: run(GlobalNorm(limit), loss_scale=SCALE) for limit in LIMITS}
+    usual, none = constant[1.0], run(NoClip(), loss_scale=SCALE)
     found = run(ours(), loss_scale=SCALE, disturb=disturb)
-    notes = {
+    notes = {f"constant_{limit:g}": each.validation for limit, each in constant.items()} | {
         "no_clipping": none.validation,
         "excess_no_clipping": none.excess,
-        "excess_constant": constant.excess,
+        "excess_constant": usual.excess,
+        "fifth_of_excess_constant": usual.excess / 5,
         f"excess_{name}": found.excess,
-        "clipped_constant": constant.clipped,
+        "clipped_constant": usual.clipped,
         f"clipped_{name}": found.clipped,
         "full_loss_constant": run(GlobalNorm(1.0)).validation,
         f"full_loss_{name}": run(ours()).validation,
     }
-    return Trial(constant.validation, found.validation, notes)
+    return Trial(min(each.validation for each in constant.values()), found.validation, notes)
 
 
 def excess_loss(losses: Sequence[float], *, planted: Iterable[int] = PLANTED) -> float:

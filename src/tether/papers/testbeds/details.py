@@ -1,7 +1,11 @@
-"""Scenes of one thing whose captions grow by a detail at a time, and the same with details that are false."""
+"""Scenes of one thing whose captions grow by a detail at a time, and the same with details that are false.
+
+After the first piece a caption says "it", so that a detail of another image's caption is one of the same thing.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +28,7 @@ DETAILS = 4
 """What it is, where everything is, where it is, how large it is."""
 _CORNERS = tuple(f"in the {line} {column}" for line in ("top", "bottom") for column in ("left", "right"))
 _SPOTS = ("in the middle", "on the left", "on the right", "at the top", "at the bottom", *_CORNERS)
+_NAMED = re.compile(r"^The .+? is ")
 _VALUES = (tuple(PLACES.values()), _SPOTS, tuple(f"is {size}" for size in SIZES))
 
 
@@ -57,7 +62,8 @@ def detail_scenes(lab: Lab, *, split: str, rows: int) -> DetailScenes:
     """Scenes of one thing, with the foreign details drawn from the lab's seed."""
     pairs = load_pairs(f"scenes:split={split},rows={rows},things=[1,1],captions=long", size=SIZE)
     # The caption opens with how many things there are, which is no news here.
-    segments = tuple(split_caption(texts[0])[1 : 1 + DETAILS] for texts in pairs.texts)
+    told = [split_caption(texts[0])[1 : 1 + DETAILS] for texts in pairs.texts]
+    segments = tuple(tuple(_NAMED.sub("It is ", piece) for piece in pieces) for pieces in told)
     rng = np.random.default_rng(int(lab.generator(f"foreign {split}").initial_seed()))
     foreign = []
     for own in segments:

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.protocols import GradClipper
-from tether.models.vision.nf_resnet import NFResNet
+from tether.models.vision.nf_resnet import NFBlock, NFResNet
+from tether.models.vision.scaled_std_conv import ScaledStdConv2d
 from tether.optim import SGD
 from tether.papers.testbeds.pairs import load_pairs
 
@@ -51,9 +52,26 @@ def digits(lab: Lab) -> Digits:
     return Digits((train - mean) / deviation, torch.cat(labels[:2]), (images[2] - mean) / deviation, labels[2])
 
 
-def network(*, seed: int) -> NFResNet:
-    """Six blocks of width 24 without normalisation."""
-    return NFResNet(1, classes=10, widths=WIDTHS, depths=DEPTHS, stem="pixel", seed=seed)
+def network(*, seed: int, gain: float = 0.0) -> NFResNet:
+    """Six blocks of width 24 without normalisation, whose branches' gains start at ``gain``."""
+    model = NFResNet(1, classes=10, widths=WIDTHS, depths=DEPTHS, stem="pixel", seed=seed)
+    for block in model.blocks:
+        nn.init.constant_(block.get_parameter("skip_gain"), gain)
+    return model
+
+
+def with_batch_norm(model: nn.Module) -> nn.Module:
+    """The same network with plain filters, batch normalisation and branches at full strength."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, ScaledStdConv2d):
+                outputs, inputs, height, _ = child.weight.shape
+                plain = nn.Conv2d(inputs, outputs, height, stride=child.stride, padding=height // 2, bias=False)
+                setattr(module, name, nn.Sequential(plain, nn.BatchNorm2d(outputs)))
+        if isinstance(module, NFBlock):
+            module.alpha = module.beta = 1.0
+            nn.init.ones_(module.skip_gain)
+    return model
 
 
 def train(

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from timm.optim import RMSpropTF
 from torch import Tensor, nn
 
 from tether.core.gather import LOCAL
@@ -27,6 +28,7 @@ CRITIC_STEPS = 5
 """Steps of the critic for each of the generator."""
 PENALTY_WEIGHT, PENALTY_RATE, BETAS = 0.1, 1e-3, (0.5, 0.9)
 CLIPPING_RATE = 5e-4
+"""The weight is the released one, both rates are ten times theirs."""
 NEAR = 0.15
 """A made point this close to a mode counts as being there."""
 SAMPLES = 4096
@@ -66,15 +68,22 @@ def draw(count: int, *, generator: torch.Generator) -> Float[Tensor, "n 2"]:
 
 
 def network(outputs: int) -> nn.Sequential:
-    """Two inputs, three hidden layers of 128 ReLU, torch's own initialisation, drawn from its default generator."""
+    """Two inputs and three hidden layers of 128 ReLU, drawn from torch's default generator as gan_toy.py does.
+
+    Uniform weights: He's in the hidden layers, Glorot's in the last; biases of zero.
+    """
     sizes = (2, WIDTH, WIDTH, WIDTH, outputs)
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    linears = [nn.Linear(before, after) for before, after in itertools.pairwise(sizes)]
+    for linear in linears:
+        nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
+        nn.init.zeros_(linear.bias)
+    nn.init.xavier_uniform_(linears[-1].weight)
+    return nn.Sequential(*[part for linear in linears for part in (linear, nn.ReLU())][:-1])
 
 
-def train(hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound: float = 0.01) -> CriticRun:
+def train(
+    hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound: float = 0.01, adam: bool = False
+) -> CriticRun:
     """Train both players through ``tether.train.loop.fit``; equal seeds see the same weights, points and noise.
 
     Args:
@@ -82,17 +91,19 @@ def train(hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound:
         seed: of everything random.
         steps: of the generator.
         bound: of the critic's weights, for ``clipping``.
+        adam: give ``clipping`` the optimiser and rate of ``penalty`` instead of its own.
     """
+    adam = adam or hold == "penalty"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pair = AdversarialPair(network(2), network(1))
     chance = torch.Generator().manual_seed(seed + 1)
     lam = PENALTY_WEIGHT if hold == "penalty" else 0.0
     players = [
-        Player(GeneratorStep(), *_moved(pair.generator, hold), Constant(), NoClip(), every=CRITIC_STEPS, first=1),
+        Player(GeneratorStep(), *_moved(pair.generator, adam=adam), Constant(), NoClip(), every=CRITIC_STEPS, first=1),
         Player(
             CriticStep(lam=lam, generator=torch.Generator().manual_seed(seed + 2)),
-            *_moved(pair.critic, hold),
+            *_moved(pair.critic, adam=adam),
             Constant(),
             NoClip(),
         ),
@@ -118,13 +129,13 @@ def train(hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound:
     return _outcome(pair, seed=seed, bound=bound if hold == "clipping" else None, last=reports[-1])
 
 
-def _moved(module: nn.Module, hold: str) -> tuple[torch.optim.Optimizer, list[tuple[str, nn.Parameter]]]:
-    rate = PENALTY_RATE if hold == "penalty" else CLIPPING_RATE
+def _moved(module: nn.Module, *, adam: bool) -> tuple[torch.optim.Optimizer, list[tuple[str, nn.Parameter]]]:
+    rate = PENALTY_RATE if adam else CLIPPING_RATE
     groups = [{"params": list(module.parameters()), "initial_lr": rate}]
-    if hold == "penalty":
+    if adam:
         optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, lr=rate, betas=BETAS, fused=True)
     else:
-        optimizer = torch.optim.RMSprop(groups, lr=rate)
+        optimizer = RMSpropTF(groups, lr=rate)  # TensorFlow's constants, as in the released code
     return optimizer, list(module.named_parameters())
 
 

@@ -90,9 +90,9 @@ def _title(scene: Scene, dice: Dice, *, details: Sequence[str]) -> str:
     return TEMPLATES[dice.pick(tuple(TEMPLATES))].format(things=things)
 
 
-def taught(lab: Lab) -> Clip:
-    """A tiny CLIP that has learnt from other pairs, whose captions seldom name a colour, in eval mode."""
-    articles, steps = draw(lab, "train", rows=lab.steps(PAIRS, 128), coloured=COLOURED), lab.steps(STEPS, 2)
+def taught(lab: Lab, *, coloured: float = COLOURED) -> Clip:
+    """A tiny CLIP that has learnt from other pairs, of whose captions this share name the colours, in eval mode."""
+    articles, steps = draw(lab, "train", rows=lab.steps(PAIRS, 128), coloured=coloured), lab.steps(STEPS, 2)
     return in_memory.taught(lab, articles.pixels, articles.texts, steps=steps)
 
 

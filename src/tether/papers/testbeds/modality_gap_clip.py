@@ -35,6 +35,8 @@ DIM, IMAGE_SIZE, CONTEXT, BATCH, STEPS, SCALE = 256, 64, 48, 16, 800, 100.0
 DATA = "scenes:size=64,rows=4096"
 HELD_OUT = 200
 """Pairs that retrieval chooses among; chance is one in as many."""
+CENTRED_BY = 1024
+"""Training pairs whose means ``centred`` takes off."""
 
 SETTINGS: Mapping[str, Any] = {
     "model": {
@@ -130,7 +132,21 @@ def unit_embeddings(model: DualEncoder, pairs: Pairs) -> tuple[Tensor, Tensor]:
 
 def look(model: DualEncoder, pairs: Pairs) -> Look:
     """Gap, paired cosine and recall of a model on held-out pairs."""
-    image, text = unit_embeddings(model, pairs)
+    return _seen(*unit_embeddings(model, pairs))
+
+
+def centred(lab: Lab, model: DualEncoder, pairs: Pairs) -> dict[str, float]:
+    """Gap and recall once each side's mean is taken off: what closes the gap between the centres without training.
+
+    The means are those of other pairs.
+    """
+    others = load_pairs(f"scenes:rows={lab.steps(CENTRED_BY, 32)}", size=IMAGE_SIZE)
+    sides = zip(unit_embeddings(model, pairs), unit_embeddings(model, others), strict=True)
+    found = _seen(*(torch.nn.functional.normalize(rows - seen.mean(dim=0)) for rows, seen in sides))
+    return {"gap_centred": found.centroid_distance, "recall_centred": found.recall}
+
+
+def _seen(image: Tensor, text: Tensor) -> Look:
     recall = recall_at_k(image, text, k=(1,))
     return Look(
         centroid_distance=float(modality_gap(image, text)),

@@ -111,5 +111,6 @@ def learn(objective: Objective, data: Studies, *, seed: int, steps: int, batch: 
 def _batches(data: Studies, tokens: Int[Tensor, "n l"], *, size: int, seed: int) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(seed)
     vectors = data.vectors
+    same = data.truth.long() @ (2 ** torch.arange(len(FINDINGS)))  # one number for each set of findings
     for rows in draws(len(tokens), size=size, generator=generator):
-        yield Batch(data.pixels[rows], tokens[rows], {"findings": vectors[rows]})
+        yield Batch(data.pixels[rows], tokens[rows], {"findings": vectors[rows], "study": same[rows]})

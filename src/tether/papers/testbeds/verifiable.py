@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,3 +66,66 @@ def right_places(prompts: list[str], completions: list[str], **_: Any) -> list[f
         given = completion.split()
         rewards.append(sum(a == b for a, b in zip(wanted, given, strict=False)) / LENGTH)
     return rewards
+
+
+def train(
+    method: Literal["GRPO", "TROLL"], *, seed: int, steps: int, learning_rate: float, iterations: int
+) -> list[float]:
+    """Mean reward of each batch of 64 answers, in the order of a run of TRL's trainer or of TROLL's.
+
+    Equal seeds see the same weights and questions; all settings but the loss are the same.
+
+    Args:
+        method: whose loss: the clipped ratio with TRL's defaults, or the projection with those of ``TROLLConfig``.
+        seed: of weights, questions and draws.
+        steps: optimiser steps.
+        learning_rate: constant.
+        iterations: steps on each batch of answers.
+
+    Raises:
+        MissingExtraError: without ``tether-clip[llm]``.
+    """
+    import tempfile
+
+    from tether.train.trl_troll import TROLLConfig, TROLLTrainer  # without TRL it says what to install
+
+    # isort: split
+    from transformers import PrinterCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    kind, config = (TROLLTrainer, TROLLConfig) if method == "TROLL" else (GRPOTrainer, GRPOConfig)
+    with tempfile.TemporaryDirectory() as folder:
+        settings: dict[str, Any] = {
+            "output_dir": folder,
+            "loss_type": "grpo",
+            "per_device_train_batch_size": 64,
+            "num_generations": 8,
+            "max_completion_length": LENGTH,
+            "learning_rate": learning_rate,
+            "lr_scheduler_type": "constant",
+            "max_steps": steps,
+            "num_iterations": iterations,
+            "logging_steps": iterations,
+            "seed": seed,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "bf16": False,
+        }
+        trainer = kind(
+            model=model(seed=seed),
+            reward_funcs=right_places,
+            args=config(**settings),
+            train_dataset=questions(),
+            processing_class=tokenizer(),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+
+
+def last_tenth(rewards: list[float]) -> float:
+    """Mean reward of the last tenth of a run's batches, at least one."""
+    last = rewards[-max(1, round(len(rewards) / 10)) :]
+    return sum(last) / len(last)

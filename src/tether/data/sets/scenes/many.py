@@ -48,7 +48,7 @@ class MultiObjectWorld:
 
     Args:
         objects: K different pairs of colour and shape, such as ``("red", "star")``, that can be seen on the background.
-        n: objects in an image, 2 to 4 and at most K.
+        n: objects in an image, 2 to 5 and at most K.
         big: position of the enlarged one, 0 to n - 1; None enlarges none.
         ratio: its diameter over that of the others, 1 to 2.4.
         size: side of the images in pixels.
@@ -61,7 +61,7 @@ class MultiObjectWorld:
         self,
         *,
         objects: Sequence[tuple[str, str]],
-        n: Annotated[int, Ge(2), Le(4)] = 3,
+        n: Annotated[int, Ge(2), Le(5)] = 3,
         big: Whole | None = 0,
         ratio: Annotated[float, Ge(1), Le(SIZES["large"][1] / SMALL)] = 2.2,
         size: Side = 64,
@@ -116,7 +116,10 @@ class MultiObjectWorld:
     def _drawn(self, chosen: tuple[int, ...], units: list[int], dice: Dice) -> MultiObjectItem:
         # Room is found in a random order, so that being drawn first goes with no place.
         order = dice.shuffled(range(len(units)))
-        spots = dict(zip(order, arrange([units[place] for place in order], dice), strict=True))
+        places = arrange([units[place] for place in order], dice)
+        while len(places) < len(units):  # quarters have room for four
+            places = arrange([units[place] for place in order], dice)
+        spots = dict(zip(order, places, strict=True))
         things = tuple(
             Thing(shape, colour, _word(unit), "plain", "whole", *spots[place], unit)
             for place, ((colour, shape), unit) in enumerate(
