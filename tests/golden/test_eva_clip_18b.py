@@ -1,4 +1,4 @@
-"""EVA-CLIP's LAMB, its groups by depth and their learning rates, and tables and kernels at another grid."""
+"""EVA-CLIP's towers, LAMB, groups by depth and their learning rates, tables and kernels at another grid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import torch
 from loading import as_declared, load
 from torch import Tensor, nn
 
+from tether.core.types import ImageSpec
+from tether.models.blocks.grid import Grid
+from tether.models.convert.eva import load_tower_
 from tether.models.positions import resize_grid, resize_kernel
+from tether.models.vision.eva import EvaTower
+from tether.models.vision.eva_config import EvaConfig, eva_block
 from tether.optim import Lamb, layer_decay_groups
 from tether.optim.layer_decay import layer_of
 from tether.train.schedules import Cosine
@@ -122,3 +127,65 @@ def test_another_patch() -> None:
     old, wanted = at("patch_w_old"), at("patch_w_new")
     found = resize_kernel(old, new=(HYPER["ps_new"],) * 2, kernel="plain", antialias=False)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+def tower_of(name: str) -> EvaTower:
+    """The tower that ``meta`` describes, with the file's weights."""
+    given = HYPER["towers"][name]
+    side, width, patch = given["img_size"], given["embed_dim"], given["patch_size"]
+    norm: Any = {"rms": "rms", "ln": "layer"}[given["norm"]]
+    span = given["pt_hw_seq_len"] if given.get("intp_freq") else side // patch
+    block = eva_block(
+        norm=norm,
+        norm_position="post" if given.get("postnorm") else "pre",
+        swiglu=bool(given.get("naiveswiglu")),
+        sub_norm=bool(given.get("subln")),
+        layer_scale=given.get("init_values") or None,
+    )
+    config = EvaConfig(
+        image=ImageSpec(size=(side, side)),
+        patch=patch,
+        width=width,
+        layers=given["depth"],
+        heads=given["num_heads"],
+        hidden=int(width * given["mlp_ratio"]),
+        block=block,
+        qkv_bias=given.get("qkv_bias", False),
+        rope_span=span if given.get("rope") else None,
+        pool="mean" if given.get("use_mean_pooling", True) else "class",
+    )
+    tower = EvaTower(config, dim=given["num_classes"]).double()
+    report = load_tower_(tower, {key.removeprefix(f"{name}__"): at(key) for key in V.arrays if f"{name}__" in key})
+    assert (report.missing, report.unexpected, report.resized, report.skipped) == ((), (), (), ())
+    return tower
+
+
+@pytest.mark.parametrize("name", HYPER["towers"])
+def test_towers(name: str) -> None:
+    tower, image = tower_of(name), at(f"{name}_x").double()
+    bound = close("RMSnorm") if HYPER["towers"][name]["norm"] == "rms" else close("other towers")
+    tolerance = {"rtol": bound, "atol": bound}
+    torch.testing.assert_close(tower(image).pooled, at(f"{name}_y"), **tolerance)
+    tokens = tower.embed(image)
+    for block in tower.blocks:
+        tokens = block(tokens, causal=False, grid=Grid(*tower.config.grid, before=1))
+    torch.testing.assert_close(tokens, at(f"{name}_tokens"), **tolerance)
+
+
+def test_patches_that_are_kept() -> None:
+    """In the order in which they were drawn; class token and positions are a tower's own, here zero."""
+    keep, wanted = at("pd_keep"), at("pd_out")
+    rows, count, width = len(keep), HYPER["ntok"], wanted.shape[2]
+    side = next(side for side in range(1, width + 1) if 3 * side**2 >= width)
+    config = EvaConfig(
+        image=ImageSpec(size=(side, side * count)), patch=side, width=width, heads=1, layers=1, rope_span=None
+    )
+    tower = EvaTower(config, dim=1).double()
+    for weight in (tower.class_token, tower.position, tower.patch.bias):
+        torch.nn.init.zeros_(weight)
+    torch.nn.init.eye_(tower.patch.weight)
+    flat = torch.zeros(rows, count, 3 * side**2, dtype=torch.float64)
+    flat[..., :width] = at("pd_x")[:, 1:]
+    image = flat.view(rows, count, 3, side, side).permute(0, 2, 3, 1, 4).flatten(3)
+    torch.testing.assert_close(tower.embed(image, keep=keep)[:, 1:], wanted[:, 1:], rtol=0, atol=0)
+    torch.testing.assert_close(wanted[:, 0], at("pd_x")[:, 0], rtol=0, atol=0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tether.core.component import closest
-from tether.core.errors import InputError
+from tether.core.errors import InputError, MissingExtraError
 
 PREFIX = "timm/"
 MOMENTUM = 0.9
@@ -134,9 +134,12 @@ def timm_optimizer(name: str) -> type[Optimizer]:
 
     Raises:
         InputError: there is none, it needs second derivatives or a package besides timm, or it cannot be resumed.
+        MissingExtraError: timm is not installed.
     """
-    from timm.optim import get_optimizer_info, list_optimizers
-
+    try:
+        from timm.optim import get_optimizer_info, list_optimizers
+    except ImportError:
+        raise MissingExtraError("timm", extra="starter") from None
     if name not in list_optimizers():
         raise InputError(f"optimizer: timm has no {name!r}; {closest(name, list_optimizers())}")
     info = get_optimizer_info(name)

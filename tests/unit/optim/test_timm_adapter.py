@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from torch.optim import Optimizer
 
 from optimizer_cases import Network, assert_equal, run, weights
 from tether.core.component import build
-from tether.core.errors import InputError
+from tether.core.errors import InputError, MissingExtraError
 from tether.optim import OPTIMIZERS, parameter_groups, with_timm
+from tether.optim.timm_adapter import timm_optimizer
 from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
 
 USABLE = [
@@ -71,3 +73,10 @@ def test_steps_as_timm_and_goes_on_bit_for_bit(name: str) -> None:
 def test_refuses(spec: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         make(spec, Network().parameters())
+
+
+def test_names_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm_optimizer.cache_clear()
+    monkeypatch.setitem(sys.modules, "timm.optim", None)
+    with pytest.raises(MissingExtraError, match=r"'timm'; install it with: pip install 'tether-clip\[starter\]'"):
+        make("timm/muon", Network().parameters())
