@@ -62,6 +62,11 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "local_alignment": ({}, {"attention": "dot", "temp3": 2.0, "weight": 0.3, "inner": "siglip", "block": 2}),
     "multi_positive": ({}, {"credit": "any", "same_patient": "negatives"}),
+    "matryoshka": (
+        {"dims": [2, 3, 6]},
+        {"of": "siglip", "dims": [3, 6], "weights": [0.5, 2.0], "reduce": "mean"},
+        {"of": {"name": "neg_clip", "duplicates": "positives"}, "dims": [2, 4, 6], "dims_per_step": 2},
+    ),
     "soft_targets": ({}, {"tau": None, "form": "shares"}, {"temperature": 0.2}),
 }
 WITHOUT_BIAS = {
@@ -181,7 +186,9 @@ def test_gradcheck(name: str) -> None:
 
         leaves = [rows(7).requires_grad_(), rows(7, seed=1).requires_grad_()]
         scalars = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (5.0, -1.0)]
-        if name in WITHOUT_BIAS or (name in ("logit_clip", "local_alignment") and "siglip" not in str(variant)):
+        if name in WITHOUT_BIAS or (
+            name in ("logit_clip", "local_alignment", "matryoshka") and "siglip" not in str(variant)
+        ):
             scalars[1].requires_grad_(False)
         torch.autograd.gradcheck(total, (*leaves, *scalars), fast_mode=True)
 

@@ -41,6 +41,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "align_clip": (*DUPLICATES, {"weighting": "none", "duplicates": "positives"}),
     "local_alignment": ({}, {"inner": "siglip", "attention": "dot", "block": 3}),
     "multi_positive": ({}, {"credit": "any", "same_patient": "negatives"}),
+    "matryoshka": ({}, {"of": "siglip", "dims": [2, 6]}, {"of": "neg_clip", "dims": [2, 4, 6], "dims_per_step": 2}),
     "soft_targets": ({}, {"tau": None, "form": "shares"}),
     "m2_mix": (
         {"m2": 1.0, "v": 0.5, "l": 0.5, "vl": 0.3, "duplicates": "positives", "tau1": None},

@@ -65,6 +65,26 @@ def test_from_a_folder_to_a_page(place: Path, call: Callable[..., Any]) -> None:
     call("search", store, code=2)
 
 
+def test_the_first_numbers_of_vectors(place: Path, call: Callable[..., Any]) -> None:
+    whole, cut = place / "whole.parquet", place / "cut.parquet"
+    for out, dims in ((whole, []), (cut, ["--dims", 16])):
+        call("embed", place / "images", "--model", place / "model", "--out", out, *dims)
+    rows, less = (np.stack(pq.read_table(path)["embedding"].to_pylist()) for path in (whole, cut))
+    np.testing.assert_allclose(less, rows[:, :16], atol=1e-5)
+    for path in (whole, cut):
+        call("index", path, "--out", path.with_suffix(".db"))
+
+    def found(path: Path, *options: Any) -> list[tuple[str, float]]:
+        lines = call("search", path.with_suffix(".db"), "a red apple", "--json", *options).out.splitlines()
+        return [(hit["key"], hit["score"]) for hit in map(json.loads, lines)]
+
+    first, stored = found(whole, "--dims", 16), found(cut)
+    assert [key for key, _ in first] == [key for key, _ in stored]
+    np.testing.assert_allclose([score for _, score in first], [score for _, score in stored], atol=1e-4)
+    assert [score for _, score in first] != [score for _, score in found(whole)]
+    assert "dims" in call("search", whole.with_suffix(".db"), "apple", "--dims", 65, code=2).err
+
+
 def test_a_set_of_other_settings_is_another_store(place: Path) -> None:
     model = tether.load(place / "model")
     first, again = (tether.search("scenes:rows=6,size=64", "a circle", model=model) for _ in range(2))

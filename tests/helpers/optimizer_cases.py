@@ -28,6 +28,7 @@ FORMS = {
     "previous": {"name": "clip_adagrad_d", "direction": "previous", "v0": 0.01},
     "bias correction": {"name": "clip_adam_d", "bias_correction": True, "clip_scope": "global"},
     "clean": {"name": "stable_spam", "reset_mode": "clean", "reset_interval": 4, "inplace_grad": True},
+    "trust": {"name": "lamb", "always_adapt": True, "trust_clip": True, "grad_averaging": False, "max_grad_norm": None},
     "never reset": {
         "name": "spam",
         "reset_interval": 0,

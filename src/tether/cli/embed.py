@@ -22,6 +22,9 @@ def command(
         Literal["auto", "float32", "bfloat16"],
         typer.Option(help="Of the forward; auto takes bfloat16 where it is faster and gives the same vectors."),
     ] = "auto",
+    dims: Annotated[
+        int | None, typer.Option(min=1, help="Keep the first so many numbers of each vector (default: all).")
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
     device: Device = "auto",
     random_weights: RandomWeights = False,
@@ -50,6 +53,7 @@ def command(
             part_rows=part_rows,
             thumbnail=thumbnail or None,
             precision=precision,
+            dims=dims,
             workers=workers,
             strict=strict,
             random_weights=random_weights,

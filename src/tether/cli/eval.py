@@ -30,6 +30,9 @@ def command(
         list[str] | None, typer.Option(help="Prompt with {} for the class name; repeat it for several.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Look at this many rows only.")] = None,
+    dims: Annotated[
+        int | None, typer.Option(min=1, help="Compare the first so many numbers of each embedding (default: all).")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 256,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 leaves them out.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
@@ -60,6 +63,7 @@ def command(
             label=label,
             templates=template,
             limit=limit,
+            dims=dims,
             batch_size=batch_size,
             bootstrap=bootstrap,
             seed=seed,
@@ -77,7 +81,7 @@ def command(
     if found.bad:
         say(f"{found.bad} bad rows were skipped; {bad_rows} names them", err=True)
     if json is not None:
-        about = {"model": model, "source": source, "version": found.version, "limit": limit}
+        about = {"model": model, "source": source, "version": found.version, "limit": limit, "dims": dims}
         put_json(about | dict(found.metrics), to=json)
 
 

@@ -28,6 +28,12 @@ def command(
     cutoff_from: Annotated[
         str | None, typer.Option(help="Images with captions to fit the cutoff on; a run of ours has its own.")
     ] = None,
+    dims: Annotated[
+        int | None, typer.Option(min=1, help="Compare the first so many numbers of each vector alone.")
+    ] = None,
+    shortlist: Annotated[
+        int | None, typer.Option(min=1, help="With --dims: rank so many of the best by all numbers.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page with the images.")] = None,
     images: Annotated[
         Path | None,
@@ -66,6 +72,8 @@ def command(
             folder=images,
             cutoff=cutoff,
             cutoff_from=cutoff_from,
+            dims=dims,
+            shortlist=shortlist,
             device=device,
             on_progress=on_progress,
         )

@@ -20,6 +20,14 @@ from tether.losses.local_alignment import LocalAlignmentLoss, local_alignment_lo
 from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_bounds
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
 from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
+from tether.losses.matryoshka import (
+    INNER,
+    MatryoshkaLoss,
+    MatryoshkaTerms,
+    PartialWidthWarning,
+    matryoshka_loss,
+    truncate,
+)
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
@@ -55,8 +63,10 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "local_alignment": LocalAlignmentLoss,
     "multi_positive": MultiPositive,
     "soft_targets": SoftTargetContrastive,
+    "matryoshka": MatryoshkaLoss,
 }
 """Every objective by the name a recipe uses."""
+INNER.update({name: part for name, part in OBJECTIVES.items() if part is not MatryoshkaLoss})
 
 __all__ = [
     "OBJECTIVES",
@@ -75,11 +85,14 @@ __all__ = [
     "LogitClip",
     "LogitClipLoss",
     "M2MixLoss",
+    "MatryoshkaLoss",
+    "MatryoshkaTerms",
     "MixTerms",
     "MultiPositive",
     "NegClipLoss",
     "PairLosses",
     "ParaclipTerms",
+    "PartialWidthWarning",
     "SigLipLoss",
     "SlopePenalty",
     "SoftTargetContrastive",
@@ -115,6 +128,7 @@ __all__ = [
     "local_alignment_loss",
     "local_similarity",
     "m2_mix_loss",
+    "matryoshka_loss",
     "multi_positive_loss",
     "multi_text_loss",
     "neg_clip_accuracy",
@@ -127,6 +141,7 @@ __all__ = [
     "soft_targets",
     "symmetric_negative_loss",
     "triplet_clip_loss",
+    "truncate",
     "wgan_critic_loss",
     "wgan_generator_loss",
 ]

@@ -21,6 +21,8 @@ from tether.models.shared import share_
 from tether.models.sizes import Resizes, Sizes, tokenizer_at
 from tether.models.text.tower import TextTower
 from tether.models.tokenizer import ClipTokenizer
+from tether.models.vision.eva import EvaTower
+from tether.models.vision.eva_config import EvaConfig
 from tether.models.vision.tower import VisionTower
 
 LOG_CURVATURES = (math.log(0.1), math.log(10.0))  # arXiv 2304.09172, section 3: where a curvature is kept
@@ -60,7 +62,10 @@ class Clip(nn.Module, Embeds, Resizes):
         self.dim = config.dim
         self.image_spec: ImageSpec = config.vision.image
         self.tokenizer: Tokenizer = ClipTokenizer(config.text.context) if tokenizer is None else tokenizer
-        self.visual = VisionTower(config.vision, dim=config.dim, geometry=config.geometry)
+        if isinstance(config.vision, EvaConfig):
+            self.visual: VisionTower = EvaTower(config.vision, dim=config.dim, geometry=config.geometry)
+        else:
+            self.visual = VisionTower(config.vision, dim=config.dim, geometry=config.geometry)
         self.text = TextTower(config.text, dim=config.dim, geometry=config.geometry)
         if config.towers == "shared":
             share_(self.text, self.visual)
@@ -162,8 +167,8 @@ class Clip(nn.Module, Embeds, Resizes):
             keep: (b, k) indices of the patches to compute, row by row from the top left; the others are dropped before
                 the projection and cost nothing. Draw them outside: chance is an argument.
             want: ``pooled``, or also all ``tokens``: normed states of the last block, class token first, in the tower's
-                width, such that ``visual.project(tokens[:, 0])`` is ``pooled``. Without them the last block computes
-                the class token only.
+                width, such that ``visual.project(tokens[:, 0])`` is ``pooled`` (not of a tower with ``pool: mean``).
+                Without them the last block computes the class token only.
             trace: records or changes inner values.
         """
         return self.visual(image, mask=mask, keep=keep, want=want, trace=trace)

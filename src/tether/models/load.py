@@ -13,7 +13,7 @@ from tether.core.atomic_io import local, read_json
 from tether.core.errors import InputError, reason_of
 from tether.core.geometry import geometry_of
 from tether.core.yaml_files import read_yaml
-from tether.models.config import ModelConfig, read_config
+from tether.models.config import ModelConfig
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.image_processor import PREPROCESS_FILE, PROCESSOR_FILE
 from tether.models.convert.native import native
@@ -26,6 +26,7 @@ from tether.models.named import HUB, OPEN_CLIP, STARTER
 from tether.models.presets import PRESETS, create
 from tether.models.save import COMPOSED_FORMAT, CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE, WRAPPED_FORMAT
 from tether.models.tokenizer_files import read_kind, saved_tokenizer
+from tether.models.vision.eva_config import saved_config
 
 if TYPE_CHECKING:
     from tether.models.wrapped_encoders import WrappedEncoder
@@ -222,7 +223,7 @@ def _own_config(values: Any, *, path: Path) -> ModelConfig:
         raise InputError(f"{path}: expected 'format': {FORMAT!r}; this does not describe a tether model")
     if values.get("version") != VERSION:
         raise InputError(f"{path}: version {values.get('version')!r}; this tether reads version {VERSION}")
-    return read_config(values.get("model", {}), where=str(path))
+    return saved_config(values.get("model", {}), where=str(path))
 
 
 def _from_hub(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:

@@ -13,6 +13,8 @@ from tether.core.types import ImageSpec
 from tether.models.config import ModelConfig, TextConfig, VisionConfig, read_config
 from tether.models.dual import Clip
 from tether.models.shared import shared_text
+from tether.models.vision.eva_config import with_tower
+from tether.models.vision.eva_sizes import EVA_SIZES
 
 PRESETS: Mapping[str, ModelConfig] = {
     "tiny": ModelConfig(
@@ -26,9 +28,10 @@ PRESETS: Mapping[str, ModelConfig] = {
         vision=VisionConfig(image=ImageSpec(size=(224, 224)), patch=32, width=768, layers=12, heads=12, hidden=3072),
         text=TextConfig(context=77, width=512, layers=12, heads=8, hidden=2048),
     ),
+    **EVA_SIZES,
 }
 """Sizes by name: ``tiny`` for tests (3.4 M parameters), ``small`` for two cores (14 M), ``base`` is ViT-B/32 (151 M
-parameters)."""
+parameters); then EVA's, see ``vision.eva_sizes``."""
 
 
 def configure(size: str = "small", **settings: Any) -> ModelConfig:
@@ -68,20 +71,21 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
             own = tower.get("block", {})
             plain = isinstance(block, Mapping) and isinstance(own, Mapping)
             tower["block"] = {**block, **own} if plain else own or block
+    base = with_tower(PRESETS[size], {**settings, "vision": vision}, where="model")
     if settings.get("towers") == "shared":
-        text = shared_text(read_config({"vision": vision}, where="model", base=PRESETS[size]).vision, text)
+        text = shared_text(read_config({"vision": vision}, where="model", base=base).vision, text)
     if vision:
         settings["vision"] = vision
     if text:
         settings["text"] = text
-    return read_config(settings, where="model", base=PRESETS[size])
+    return read_config(settings, where="model", base=base)
 
 
 def create(size: str = "small", *, seed: int = 0, **settings: Any) -> Clip:
     """A model with random weights, in training mode on the CPU.
 
     Args:
-        size: ``tiny``, ``small`` or ``base``.
+        size: a name in ``PRESETS``, such as ``tiny``, ``small`` or ``base``.
         seed: of the generator that draws the weights.
         **settings: see ``configure``.
     """

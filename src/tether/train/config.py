@@ -105,6 +105,10 @@ class RunConfig(BaseModel):
     objective: Spec = Field(default="clip", description="the loss on the two embeddings")
     optimizer: Spec = Field(default="adamw")
     weight_decay: float = Field(default=0.2, ge=0, description="on matrices only; vectors and scalars get none")
+    towers: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="by a part of the model, such as `visual`: `decay` of the rate from layer to layer, `lr`, `wd`",
+    )
     schedule: Spec = Field(default="cosine", description="learning rate over the run")
     clipper: Spec = Field(default="global_norm", description="bound on the gradients")
     batch_size: Count = Field(default=256, description="pairs that see each other in the loss, over all processes")

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tether.core.errors import InputError, TetherError
+from tether.optim.timm_adapter import TensorState
 
 _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
 
@@ -138,6 +139,7 @@ def load_optimizer_tensors(
         InputError: state that no step of this optimiser on these parameters leaves.
     """
     parameters = {name: parameter for parameter, name in names.items()}
+    foreign = isinstance(optimizer, TensorState)  # its entries may be of any shape, and other ones by parameter
     state: dict[Tensor, dict[str, Any]] = {}
     kinds: dict[str, torch.dtype] = {}
     for full_name, value in tensors.items():
@@ -147,10 +149,11 @@ def load_optimizer_tensors(
         parameter = parameters[name]
         like = value.shape == parameter.shape  # moments follow their parameter; a step count is a scalar
         sound = value.dtype == parameter.dtype if like and value.ndim else value.ndim == 0
-        if not sound or value.dtype != kinds.setdefault(key, value.dtype):
+        if not foreign and (not sound or value.dtype != kinds.setdefault(key, value.dtype)):
             raise InputError(f"optimiser state {full_name}: {value.dtype} of shape {tuple(value.shape)} does not fit")
-        state.setdefault(parameter, {})[key] = placed_like(parameter, value) if like else value
-    if len({frozenset(entries) for entries in state.values()}) > 1:
+        placed = placed_like(parameter, value) if like else value.to(parameter.device) if value.ndim else value
+        state.setdefault(parameter, {})[key] = placed
+    if not foreign and len({frozenset(entries) for entries in state.values()}) > 1:
         raise InputError("optimiser state: some parameters have other entries than the rest")
     optimizer.state.clear()
     optimizer.state.update(state)

@@ -31,12 +31,13 @@ def check_parts(config: RunConfig, edits: Mapping[str, type[ModelEdit]], *, wher
     Raises:
         InputError: the part, its key, what came and what is known.
     """
-    from tether.optim import OPTIMIZERS
+    from tether.optim import OPTIMIZERS, with_timm
     from tether.optim.clip import CLIPPERS
 
     build_edits(config, edits, where=where)
     probe = [torch.nn.Parameter(torch.zeros(1))]
-    build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", finite=True, params=probe)
+    optimizers = with_timm(OPTIMIZERS, config.optimizer)
+    build(config.optimizer, optimizers, where=f"{where}: optimizer", finite=True, params=probe)
     build(config.clipper, CLIPPERS, where=f"{where}: clipper")
     plan = stretches(config, where=where)
     for number, stretch in enumerate(plan):

@@ -73,7 +73,7 @@ class Trainer:
             make_loader: gives the batches.
             where: file of the settings, for messages.
         """
-        from tether.optim import OPTIMIZERS, parameter_groups
+        from tether.optim import OPTIMIZERS, layer_decay_groups, parameter_groups, with_timm
         from tether.optim.clip import CLIPPERS
 
         self.stretch = stretch = plan[number]
@@ -108,7 +108,11 @@ class Trainer:
         self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named}
 
         groups = parameter_groups(self.module, weight_decay=config.weight_decay)
-        optimizer = build(config.optimizer, OPTIMIZERS, where=f"{where}: optimizer", finite=True, params=groups)
+        if config.towers:
+            towers = {f"model.{name}": settings for name, settings in config.towers.items()}
+            groups = layer_decay_groups(self.module, towers=towers, weight_decay=config.weight_decay)
+        optimizers = with_timm(OPTIMIZERS, config.optimizer)
+        optimizer = build(config.optimizer, optimizers, where=f"{where}: optimizer", finite=True, params=groups)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"] * group.get("lr_scale", 1.0) * self._rate(optimizer)
         schedule = build(config.schedule, SCHEDULES, where=f"{where}: schedule", finite=True)

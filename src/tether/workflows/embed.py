@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tether.data import open_source
+from tether.models.narrow import narrowed
 from tether.models.precision import chosen_precision
 from tether.tasks.retrieve.embed import EmbeddedFile
 from tether.tasks.retrieve.embed import embed as to_file
@@ -20,6 +21,7 @@ def embed(
     part_rows: int = 256,
     thumbnail: int | None = None,
     precision: str = "auto",
+    dims: int | None = None,
     workers: int = 1,
     strict: bool = False,
     random_weights: bool = False,
@@ -36,6 +38,7 @@ def embed(
         part_rows: rows of one part: the most that a kill costs.
         thumbnail: longest side of a JPEG kept beside each vector, for galleries; None for none.
         precision: of the forward; ``auto`` takes bfloat16 where it is faster and gives the same vectors.
+        dims: keep the first so many numbers of each vector; None keeps all.
         workers: threads that decode ahead.
         strict: stop at the first bad row instead of skipping it.
         random_weights: accept a model without trained weights.
@@ -55,6 +58,7 @@ def embed(
     """
     rows = open_source(source, where="SOURCE")
     encoder, name = opened(model, device=device, random_weights=random_weights)
+    encoder = narrowed(encoder, dims)
     return to_file(
         rows,
         model=encoder,

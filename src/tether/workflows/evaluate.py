@@ -12,6 +12,7 @@ from tether.data.bad_rows import named_in
 from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
 from tether.evaluate.suite import MEASURES, Measure
 from tether.evaluate.suite import evaluate as measured
+from tether.models.narrow import narrowed
 from tether.workflows.learnt import remark
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
@@ -70,6 +71,7 @@ def evaluate(
     label: str | None = None,
     templates: Sequence[str] | None = None,
     limit: int | None = None,
+    dims: int | None = None,
     batch_size: int = 256,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -89,6 +91,7 @@ def evaluate(
         label: column of the class; None takes ``label`` where rows have it.
         templates: prompts with ``{}`` for the class name; None takes those that suit the model.
         limit: look at this many rows, from the first.
+        dims: compare the first so many numbers of each embedding; None compares all.
         batch_size: rows in one forward.
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
         seed: of the resamples.
@@ -113,7 +116,7 @@ def evaluate(
     rows = open_source(source, where="SOURCE")
     encoder, name = opened(model, device=device, random_weights=random_weights)
     found = measured(
-        encoder,
+        narrowed(encoder, dims),
         rows,
         measures=measures,
         label=label,

@@ -18,6 +18,7 @@ from tether.core.types import Row
 from tether.data import SOURCES, open_source
 from tether.evaluate.cutoff import Cutoff
 from tether.models.named import near
+from tether.models.narrow import narrowed
 from tether.models.precision import chosen_precision
 from tether.tasks.retrieve.embed import embed, make_thumbnail
 from tether.tasks.retrieve.index import build_index
@@ -91,6 +92,8 @@ def search(
     folder: Path | None = None,
     cutoff: Wanted | str = None,
     cutoff_from: Data | None = None,
+    dims: int | None = None,
+    shortlist: int | None = None,
     device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Found:
@@ -108,11 +111,14 @@ def search(
         cutoff: give a query in words only rows that score more: a number, or ``auto``, the lowest score that at most
             one in a hundred wrong pairs of image and caption exceeds, fitted on the held-out pairs of the model's run.
         cutoff_from: pairs that the model did not learn from, to fit the cutoff on instead.
+        dims: compare the first so many numbers of each vector alone, as a model of ``objective: matryoshka`` allows.
+        shortlist: with ``dims``, how many of the best by them are then ranked by all numbers.
         device: where to load the model.
         on_progress: called with images embedded and images in all.
 
     Raises:
-        InputError: no such store or source, no model, an empty query, or nothing to fit a cutoff on.
+        InputError: no such store or source, no model, an empty query, nothing to fit a cutoff on, or more ``dims`` than
+            the vectors have.
 
     Example:
         >>> import os, tempfile, tether
@@ -130,11 +136,13 @@ def search(
     known = str(model) if isinstance(model, (str, Path)) else None
     check_cutoff(cutoff, name=known, pairs=cutoff_from, option="--cutoff")
     store, encoder, name = open_store(str(where), model=model, device=device, on_progress=on_progress)
-    used = cutoff_of(cutoff, model=encoder, name=name, pairs=cutoff_from, option="--cutoff")
+    seen = narrowed(encoder, dims if shortlist is None else None)  # which scores the cutoff is for
+    used = cutoff_of(cutoff, model=seen, name=name, pairs=cutoff_from, option="--cutoff")
     searcher = Searcher(store, model=encoder)
-    found = {text: searcher.text(text, top=top, where=condition) for text in wanted}
+    asked = {"top": top, "where": condition, "dims": dims, "shortlist": shortlist}
+    found = {text: searcher.text(text, **asked) for text in wanted}
     nearest = {text: float(ranking.scores[0]) for text, ranking in found.items() if len(ranking.scores)}
-    found |= {f"like {path}": searcher.image(path, top=top, where=condition) for path in images}
+    found |= {f"like {path}": searcher.image(path, **asked) for path in images}
     hits = {query: searcher.hits(ranking, images=folder) for query, ranking in found.items()}
     if used is not None:
         hits |= {text: [hit for hit in hits[text] if hit.score > used.threshold] for text in wanted}

@@ -13,7 +13,6 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import ImageSide, TextSide
-from tether.models.config import read_config
 from tether.models.described import mapping
 from tether.models.dual import Clip
 from tether.models.load_wrapped import builder
@@ -21,6 +20,7 @@ from tether.models.save import FORMAT, describe
 from tether.models.sides import Side, owners
 from tether.models.sizes import Sizes
 from tether.models.tokenizer_files import saved_tokenizer
+from tether.models.vision.eva_config import saved_config
 from tether.models.wrapped_encoders import WrappedEncoder, check_pad
 
 
@@ -93,7 +93,7 @@ def build_dual(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer
         "tokenizer": tokenizer if side == "text" else "none",
     }
     if values.get("format") == FORMAT:
-        config = read_config(values["model"], where="model")
+        config = saved_config(values["model"], where="model")
         words = saved_tokenizer(
             values["tokenizer"], path=path, context=config.text.context, vocabulary=config.text.vocabulary
         )

@@ -28,6 +28,7 @@ RATES: Mapping[str, Mapping[str, float]] = {
     "clip_radagrad_d": {"language": 0.3, "clip": 0.03},
     "clip_adagrad": {"language": 0.01, "clip": 0.003},
     "clip_adagrad_d": {"language": 0.01, "clip": 0.003},
+    "lamb": {"language": 0.01, "clip": 0.003},
 }
 """Learning rates of the optimisers that AdamW's does not suit, the best of a grid (benchmarks/stability_rates.py); for
 SPAM, Stable-SPAM and the clipped Adams the best of the grid was AdamW's."""

@@ -20,7 +20,8 @@ class Ranking:
     Attributes:
         keys: keys of the rows, best first.
         scores: (k,) float32 cosine similarity in [-1, 1], never rising.
-        how: ``exact`` when every row (that passed the filter) was compared, ``index`` when an index proposed them.
+        how: ``exact`` when every row (that passed the filter) was compared, ``index`` when an index or a
+            shortlist proposed them.
     """
 
     keys: tuple[str, ...]

@@ -58,6 +58,7 @@ class Mirror:
             addresses.append(batch.column("_rowid").to_numpy())
         self._addresses: Int[np.ndarray, " n"] | None = _joined(addresses)
         self._filters: dict[str, Int[np.ndarray, " m"]] = {}
+        self._narrow: UnitVectors | None = None
         self._index: InvertedIndex | None = None
         self._covered = 0  # positions the index knows of
 
@@ -80,7 +81,7 @@ class Mirror:
     def forget(self, *, version: int) -> None:
         """Note that the table is at another version: row addresses and filters must be asked for again."""
         self.version = version
-        self._addresses = None
+        self._addresses = self._narrow = None
         self._filters.clear()
 
     def search(self, query: Float[np.ndarray, " d"], *, top: int, where: str | None, how: How | None) -> Ranking:
@@ -94,6 +95,26 @@ class Mirror:
         else:
             positions, scores = self.vectors.scores(query)
         return self._ranking(positions, scores, top=top, how="exact")
+
+    def search_narrow(
+        self, query: Float[np.ndarray, " d"], *, dims: int, shortlist: int | None, top: int, where: str | None
+    ) -> Ranking:
+        """Nearest rows by their first numbers, all of them compared; a shortlist of them is ranked by the whole."""
+        only = None if where is None else self.positions(where)
+        positions, scores = self.narrow(dims).scores(unit(query[None, :dims], where="query")[0], only=only)
+        if shortlist is None:
+            return self._ranking(positions, scores, top=top, how="exact")
+        order = best(scores, top=shortlist)
+        rows = np.sort(order if positions is None else positions[order])
+        return self._ranking(*self.vectors.scores(query, only=rows), top=top, how="index")
+
+    def narrow(self, dims: int) -> UnitVectors:
+        """The first numbers of every row, scaled to length 1; those of one width are kept."""
+        if self._narrow is None or self._narrow.dim != dims:
+            self._narrow = UnitVectors(dim=dims, capacity=len(self.vectors))
+            self._narrow.append(unit(self.vectors.rows[:, :dims], where=f"the first {dims} numbers"))
+            self._narrow.remove(np.flatnonzero(~self.vectors.alive))
+        return self._narrow
 
     def _ranking(
         self, positions: Int[np.ndarray, " m"] | None, scores: Float[np.ndarray, " m"], *, top: int, how: How

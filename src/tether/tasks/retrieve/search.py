@@ -19,6 +19,7 @@ from tether.core.types import ImageLike
 from tether.data.images import load
 from tether.data.paths import points_outside
 from tether.models.embed import encode_images, encode_texts
+from tether.models.narrow import NarrowEncoder
 from tether.tasks.retrieve.flat_index import How, Ranking
 from tether.tasks.retrieve.store import Store
 
@@ -58,6 +59,8 @@ class Searcher:
             raise InputError(
                 f"{store.uri}: a store compares by cosine, this model by {geometry.name}; others would be near"
             )
+        if store.digest and store.dim < model.dim:
+            model = NarrowEncoder(model, dims=store.dim)  # whether it made them, its digest says
         if model.dim != store.dim:
             raise InputError(f"{store.uri}: holds vectors of {store.dim} numbers, the model makes {model.dim}")
         if store.digest:
@@ -71,15 +74,34 @@ class Searcher:
                 )
         self.store, self.model = store, model
 
-    def text(self, query: str, *, top: int = 10, where: str | None = None, how: How | None = None) -> Ranking:
+    def text(
+        self,
+        query: str,
+        *,
+        top: int = 10,
+        where: str | None = None,
+        how: How | None = None,
+        dims: int | None = None,
+        shortlist: int | None = None,
+    ) -> Ranking:
         """Rows nearest to words; arguments and errors as ``Store.search``."""
         if not query.strip():
             raise InputError("the query is empty")
-        return self.store.search(encode_texts(self.model, [query]).numpy()[0], top=top, where=where, how=how)
+        vector = encode_texts(self.model, [query]).numpy()[0]
+        return self.store.search(vector, top=top, where=where, how=how, dims=dims, shortlist=shortlist)
 
-    def image(self, query: ImageLike, *, top: int = 10, where: str | None = None, how: How | None = None) -> Ranking:
+    def image(
+        self,
+        query: ImageLike,
+        *,
+        top: int = 10,
+        where: str | None = None,
+        how: How | None = None,
+        dims: int | None = None,
+        shortlist: int | None = None,
+    ) -> Ranking:
         """Rows nearest to an image; arguments and errors as ``Store.search`` and ``data.images.decode``."""
-        return self.store.search(self._vector(query), top=top, where=where, how=how)
+        return self.store.search(self._vector(query), top=top, where=where, how=how, dims=dims, shortlist=shortlist)
 
     def _vector(self, image: ImageLike) -> Float[np.ndarray, " d"]:
         pixels = load(image, self.model.image_spec, name=str(image) if isinstance(image, Path) else "query")

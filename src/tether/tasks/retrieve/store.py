@@ -250,6 +250,8 @@ class Store:
         top: Count = 10,
         where: str | None = None,
         how: How | None = None,
+        dims: Count | None = None,
+        shortlist: Count | None = None,
     ) -> Ranking:
         """The rows whose vectors are nearest to a query.
 
@@ -259,10 +261,19 @@ class Store:
             where: SQL condition on the metadata, e.g. ``"label = 'cat' AND year > 2020"``. It is applied first, and
                 what passes is compared exactly, so a filter never costs recall.
             how: ``exact`` compares with every row; ``index`` asks the index; None lets the number of rows decide.
+            dims: compare the first so many numbers of each vector alone, every row; the rest is as good as absent.
+            shortlist: with ``dims``, how many of the best by them are then ranked by all numbers; at least ``top``.
 
         Raises:
-            InputError: the store is empty, or LanceDB does not understand the filter.
+            InputError: the store is empty, LanceDB does not understand the filter, more ``dims`` than there are, or a
+                shortlist without them.
         """
+        if dims is not None and dims > self.dim:
+            raise InputError(f"{self.uri}: dims: expected at most the {self.dim} numbers of its vectors, got {dims}")
+        if dims is not None and how == "index":
+            raise InputError(f"{self.uri}: dims: are compared with every row; the index has none")
+        if shortlist is not None and (dims is None or shortlist < top):
+            raise InputError(f"{self.uri}: shortlist: expected dims beside it and at least top, {top}, got {shortlist}")
         query = np.asarray(query)
         if query.shape != (self.dim,):
             raise InputError(f"{self.uri}: expected a query of shape ({self.dim},), got {query.shape}")
@@ -273,6 +284,8 @@ class Store:
         if not mirror.vectors.alive.any():
             raise InputError(f"{self.uri}: the store holds no rows; add some first")
         with lance.reading(self.uri) if where is None else _filtering(where, columns=self.schema.names):
+            if dims is not None:
+                return mirror.search_narrow(query, dims=dims, shortlist=shortlist, top=top, where=where)
             return mirror.search(query, top=top, where=where, how=how)
 
     def warm(self) -> Mirror:
