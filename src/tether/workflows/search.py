@@ -17,6 +17,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import Row
 from tether.data import SOURCES, open_source
 from tether.evaluate.cutoff import Cutoff
+from tether.models.long_texts import CutNotice, LongTexts
 from tether.models.named import near
 from tether.models.precision import chosen_precision
 from tether.tasks.retrieve.embed import embed, make_thumbnail
@@ -91,6 +92,7 @@ def search(
     folder: Path | None = None,
     cutoff: Wanted | str = None,
     cutoff_from: Data | None = None,
+    long_text: LongTexts = "cut",
     device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Found:
@@ -108,6 +110,8 @@ def search(
         cutoff: give a query in words only rows that score more: a number, or ``auto``, the lowest score that at most
             one in a hundred wrong pairs of image and caption exceeds, fitted on the held-out pairs of the model's run.
         cutoff_from: pairs that the model did not learn from, to fit the cutoff on instead.
+        long_text: of queries past the model's context: ``cut`` them, read them through ``windows``, or by interpolated
+            positions (``stretch``, ``linear``).
         device: where to load the model.
         on_progress: called with images embedded and images in all.
 
@@ -131,8 +135,9 @@ def search(
     check_cutoff(cutoff, name=known, pairs=cutoff_from, option="--cutoff")
     store, encoder, name = open_store(str(where), model=model, device=device, on_progress=on_progress)
     used = cutoff_of(cutoff, model=encoder, name=name, pairs=cutoff_from, option="--cutoff")
-    searcher = Searcher(store, model=encoder)
-    found = {text: searcher.text(text, top=top, where=condition) for text in wanted}
+    searcher = Searcher(store, model=encoder, long_text=long_text)
+    with CutNotice(searcher.reader).watching():
+        found = {text: searcher.text(text, top=top, where=condition) for text in wanted}
     nearest = {text: float(ranking.scores[0]) for text, ranking in found.items() if len(ranking.scores)}
     found |= {f"like {path}": searcher.image(path, top=top, where=condition) for path in images}
     hits = {query: searcher.hits(ranking, images=folder) for query, ranking in found.items()}
