@@ -28,6 +28,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "is the identity at first": "it is there to round",
         "merges with its usual settings": "no weight can hold the rounding of a layer's inputs",
     },
+    "kept_positions": {"every weight learns": "the positions that learn have a name of their own"},
     "lora": {"every weight learns": "the model's own weights rest"},
 }
 

@@ -27,6 +27,7 @@ from tether.losses import (
 from tether.losses.infonce import label_classes
 from tether.losses.reference import plain_info_nce, plain_sigmoid
 
+pytestmark = pytest.mark.filterwarnings("ignore::tether.losses.long_clip.WholeBatchWarning")
 objectives = pytest.mark.parametrize("name", OBJECTIVES)
 WIDTH = 6
 
@@ -61,6 +62,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"m2": 0.0, "v": 0.5, "l": 0.0, "vl": 0.3, "tau1": None, "tau2": None, "negatives": "original"},
     ),
     "local_alignment": ({}, {"attention": "dot", "temp3": 2.0, "weight": 0.3, "inner": "siglip", "block": 2}),
+    "long_clip": ({}, {"k": 2, "label_smoothing": 0.0, "short_weight": 0.3}),
     "multi_positive": ({}, {"credit": "any", "same_patient": "negatives"}),
     "matryoshka": (
         {"dims": [2, 3, 6]},
@@ -77,6 +79,7 @@ WITHOUT_BIAS = {
     "clip",
     "contrastive_gap",
     "align_clip",
+    "long_clip",
     "m2_mix",
     "multi_positive",
     "soft_targets",
@@ -119,6 +122,7 @@ def batch_of(count: int, *, words: Tensor | None = None) -> Batch:
     extra = {
         "negative_text": text.roll(1, 0),
         "semantic": rows(count, seed=9),
+        "short_text": rows(count, seed=8),
         "findings": findings,
         "patient": patient,
     }

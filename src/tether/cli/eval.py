@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, Strict, check_new, put_json
+from tether.cli.options import (
+    STDOUT,
+    Device,
+    Existing,
+    Json,
+    LongText,
+    ModelName,
+    RandomWeights,
+    Strict,
+    check_new,
+    put_json,
+)
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -36,6 +47,7 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 256,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals; 0 leaves them out.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    long_text: LongText = "cut",
     device: Device = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
     strict: Strict = False,
@@ -67,6 +79,7 @@ def command(
             batch_size=batch_size,
             bootstrap=bootstrap,
             seed=seed,
+            long_text=long_text,
             workers=workers,
             strict=strict,
             bad_rows=bad_rows,

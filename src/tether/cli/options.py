@@ -21,6 +21,10 @@ ModelName = Annotated[
     str, typer.Argument(help="A run or model folder, starter, open_clip:ARCHITECTURE/WEIGHTS or hf:OWNER/NAME.")
 ]
 RandomWeights = Annotated[bool, typer.Option("--random-weights", help="Accept a model without trained weights.")]
+LongText = Annotated[
+    Literal["cut", "windows", "stretch", "linear"],
+    typer.Option(help="Texts past the model's context: cut, read through windows, or by interpolated positions."),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")]
 STDOUT = "-"
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, LongText, check_new, put_json
 from tether.cli.say import say
 
 
@@ -43,6 +43,7 @@ def command(
         str | None,
         typer.Option(help="The model that made the vectors; a store that was made beside it knows its name."),
     ] = None,
+    long_text: LongText = "cut",
     device: Device = "auto",
     json: Json = None,
     existing: Existing = "refuse",
@@ -74,6 +75,7 @@ def command(
             cutoff_from=cutoff_from,
             dims=dims,
             shortlist=shortlist,
+            long_text=long_text,
             device=device,
             on_progress=on_progress,
         )

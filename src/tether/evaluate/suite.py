@@ -23,6 +23,7 @@ from tether.evaluate.groups import wilson
 from tether.evaluate.retrieval import Depths, chance, ranks
 from tether.evaluate.zero_shot import logits, zero_shot
 from tether.models.embed import encode_texts
+from tether.models.long_texts import CutNotice, LongTexts, reading
 
 Measure = Literal["retrieval", "zero_shot", "geometry", "clip_score"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -43,6 +44,7 @@ def evaluate(
     limit: int | None = None,
     bootstrap: int = 0,
     seed: int = 0,
+    long_text: LongTexts = "cut",
     precision: Literal["float32", "bfloat16"] = "float32",
     workers: int = 0,
     strict: bool = False,
@@ -74,6 +76,8 @@ def evaluate(
         limit: look at this many rows, from the first.
         bootstrap: resamples for 95 % intervals; 0 makes none.
         seed: of the resamples.
+        long_text: what is done with texts past the model's context, see ``models.long_texts``; of those that are cut,
+            a ``TextCutWarning`` says how many they are.
         precision: ``bfloat16`` runs the towers under autocast.
         workers: threads that decode images.
         strict: stop at the first bad row instead of skipping it.
@@ -81,22 +85,25 @@ def evaluate(
         on_progress: called with (images done, None).
     """
     start = time.perf_counter()
-    seen = embed_source(
-        model,
-        source,
-        batch_size=batch_size,
-        limit=limit,
-        label=label,
-        precision=precision,
-        workers=workers,
-        strict=strict,
-        on_bad=on_bad,
-        on_progress=on_progress,
-    )
+    reader = reading(model, long_text)
+    notice = CutNotice(reader)
+    with notice.watching():
+        seen = embed_source(
+            reader,
+            source,
+            batch_size=batch_size,
+            limit=limit,
+            label=label,
+            precision=precision,
+            workers=workers,
+            strict=strict,
+            on_bad=on_bad,
+            on_progress=on_progress,
+        )
     check_measurable(seen, where=source.name)
-    result = measure(
-        model, seen, measures=measures, k=k, templates=templates, batch_size=batch_size, bootstrap=bootstrap, seed=seed
-    )
+    given = {"measures": measures, "k": k, "templates": templates, "bootstrap": bootstrap, "seed": seed}
+    with notice.watching():
+        result = measure(reader, seen, batch_size=batch_size, **given)
     return result | {"seconds": time.perf_counter() - start}
 
 

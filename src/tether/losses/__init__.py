@@ -19,6 +19,7 @@ from tether.losses.linear_mmcl import linear_mmcl_loss
 from tether.losses.local_alignment import LocalAlignmentLoss, local_alignment_loss, local_similarity
 from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_bounds
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
+from tether.losses.long_clip import LongClipLoss, LongClipTerms, long_clip_loss, principal_components
 from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
 from tether.losses.matryoshka import (
     INNER,
@@ -58,6 +59,7 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "symmetric_negatives": SymmetricHardNegativeLoss,
     "triplet_clip": TripletClipLoss,
     "contrastive_gap": ContrastiveGapLoss,
+    "long_clip": LongClipLoss,
     "align_clip": AlignClipLoss,
     "m2_mix": M2MixLoss,
     "local_alignment": LocalAlignmentLoss,
@@ -84,6 +86,8 @@ __all__ = [
     "LocalAlignmentLoss",
     "LogitClip",
     "LogitClipLoss",
+    "LongClipLoss",
+    "LongClipTerms",
     "M2MixLoss",
     "MatryoshkaLoss",
     "MatryoshkaTerms",
@@ -127,6 +131,7 @@ __all__ = [
     "linear_mmcl_loss",
     "local_alignment_loss",
     "local_similarity",
+    "long_clip_loss",
     "m2_mix_loss",
     "matryoshka_loss",
     "multi_positive_loss",
@@ -134,6 +139,7 @@ __all__ = [
     "neg_clip_accuracy",
     "neg_clip_loss",
     "paraclip_loss",
+    "principal_components",
     "project_kl",
     "siglip_loss",
     "sigmoid_pairs",

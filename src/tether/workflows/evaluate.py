@@ -12,6 +12,7 @@ from tether.data.bad_rows import named_in
 from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
 from tether.evaluate.suite import MEASURES, Measure
 from tether.evaluate.suite import evaluate as measured
+from tether.models.long_texts import LongTexts
 from tether.models.narrow import narrowed
 from tether.workflows.learnt import remark
 from tether.workflows.models import Data, Model, Progress, opened, with_total
@@ -75,6 +76,7 @@ def evaluate(
     batch_size: int = 256,
     bootstrap: int = 1000,
     seed: int = 0,
+    long_text: LongTexts = "cut",
     workers: int = 2,
     strict: bool = False,
     bad_rows: Path | None = None,
@@ -95,6 +97,8 @@ def evaluate(
         batch_size: rows in one forward.
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
         seed: of the resamples.
+        long_text: of texts past the model's context: ``cut`` them, read them through ``windows``, or by interpolated
+            positions (``stretch``, ``linear``).
         workers: threads that decode images.
         strict: stop at the first bad row instead of skipping it.
         bad_rows: JSON-lines file that names the rows skipped; written anew.
@@ -125,6 +129,7 @@ def evaluate(
         limit=limit,
         bootstrap=bootstrap,
         seed=seed,
+        long_text=long_text,
         workers=workers,
         strict=strict,
         on_bad=bad_rows,

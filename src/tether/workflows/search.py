@@ -17,6 +17,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import Row
 from tether.data import SOURCES, open_source
 from tether.evaluate.cutoff import Cutoff
+from tether.models.long_texts import CutNotice, LongTexts
 from tether.models.named import near
 from tether.models.narrow import narrowed
 from tether.models.precision import chosen_precision
@@ -94,6 +95,7 @@ def search(
     cutoff_from: Data | None = None,
     dims: int | None = None,
     shortlist: int | None = None,
+    long_text: LongTexts = "cut",
     device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Found:
@@ -113,6 +115,8 @@ def search(
         cutoff_from: pairs that the model did not learn from, to fit the cutoff on instead.
         dims: compare the first so many numbers of each vector alone, as a model of ``objective: matryoshka`` allows.
         shortlist: with ``dims``, how many of the best by them are then ranked by all numbers.
+        long_text: of queries past the model's context: ``cut`` them, read them through ``windows``, or by interpolated
+            positions (``stretch``, ``linear``).
         device: where to load the model.
         on_progress: called with images embedded and images in all.
 
@@ -141,6 +145,10 @@ def search(
     searcher = Searcher(store, model=encoder)
     asked = {"top": top, "where": condition, "dims": dims, "shortlist": shortlist}
     found = {text: searcher.text(text, **asked) for text in wanted}
+    used = cutoff_of(cutoff, model=encoder, name=name, pairs=cutoff_from, option="--cutoff")
+    searcher = Searcher(store, model=encoder, long_text=long_text)
+    with CutNotice(searcher.reader).watching():
+        found = {text: searcher.text(text, top=top, where=condition) for text in wanted}
     nearest = {text: float(ranking.scores[0]) for text, ranking in found.items() if len(ranking.scores)}
     found |= {f"like {path}": searcher.image(path, **asked) for path in images}
     hits = {query: searcher.hits(ranking, images=folder) for query, ranking in found.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.finetune.clipood import Tuned, class_texts, tune_images_
+from tether.adapt.finetune.kept_positions import KeptPositions
 from tether.adapt.finetune.lora import Lora
 from tether.adapt.finetune.map_fit import FittedMaps, MapFit
 from tether.adapt.finetune.margin_metric_softmax import MarginMetricSoftmax
@@ -14,13 +15,14 @@ from tether.adapt.finetune.refine import Refined, RefineStep, refine_
 from tether.adapt.finetune.towers import freeze_image_tower, image_parameters, tower_parameters
 from tether.core.protocols import ModelEdit
 
-ADAPTERS: Mapping[str, type[ModelEdit]] = {"lora": Lora}
-"""Every kind of adapter by the name a recipe uses."""
+ADAPTERS: Mapping[str, type[ModelEdit]] = {"kept_positions": KeptPositions, "lora": Lora}
+"""Every edit that trains a model further by the name a recipe uses."""
 
 __all__ = [
     "ADAPTERS",
     "ClipRefineLoss",
     "FittedMaps",
+    "KeptPositions",
     "Lora",
     "MapFit",
     "MarginMetricSoftmax",

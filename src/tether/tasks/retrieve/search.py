@@ -19,6 +19,7 @@ from tether.core.types import ImageLike
 from tether.data.images import load
 from tether.data.paths import points_outside
 from tether.models.embed import encode_images, encode_texts
+from tether.models.long_texts import LongTexts, reading
 from tether.models.narrow import NarrowEncoder
 from tether.tasks.retrieve.flat_index import How, Ranking
 from tether.tasks.retrieve.store import Store
@@ -46,10 +47,21 @@ class Hit:
 
 
 class Searcher:
-    """A store and the model that made its vectors."""
+    """A store and the model that made its vectors.
 
-    def __init__(self, store: Store, *, model: DualEncoder) -> None:
+    Attributes:
+        store: that is looked in.
+        model: that made its vectors.
+        reader: what reads words: the model, or an encoder around it for long ones.
+    """
+
+    def __init__(self, store: Store, *, model: DualEncoder, long_text: LongTexts = "cut") -> None:
         """Pair them.
+
+        Args:
+            store: to look in.
+            model: that made its vectors.
+            long_text: what is done with words past the model's context, see ``models.long_texts``.
 
         Raises:
             InputError: the vectors were made by another model, or lengths count in its geometry.
@@ -73,6 +85,7 @@ class Searcher:
                     f"this one has digest {mine}; scores between two models mean nothing"
                 )
         self.store, self.model = store, model
+        self.reader = reading(model, long_text)
 
     def text(
         self,
@@ -87,7 +100,7 @@ class Searcher:
         """Rows nearest to words; arguments and errors as ``Store.search``."""
         if not query.strip():
             raise InputError("the query is empty")
-        vector = encode_texts(self.model, [query]).numpy()[0]
+        vector = encode_texts(self.reader, [query]).numpy()[0]
         return self.store.search(vector, top=top, where=where, how=how, dims=dims, shortlist=shortlist)
 
     def image(

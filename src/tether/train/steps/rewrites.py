@@ -12,6 +12,7 @@ from torch import Tensor
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Share, checked
+from tether.data.captions.first_sentence import first_sentence
 from tether.data.captions.sampling import sentences
 from tether.data.segments import Words, draw_triplet, split_caption
 from tether.train.steps.module import joined_texts
@@ -48,6 +49,24 @@ class FirstSentences:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See Rewrite."""
         return tokenizer([" ".join(sentences(caption)[: self.most]) for caption in captions]), {}
+
+
+class FirstSentence:
+    """What stands before each caption's first full stop and space, as Long-CLIP's short captions (arXiv 2403.15378).
+
+    A caption that begins with one is left whole.
+    """
+
+    times = 1
+
+    def __init__(self, *, steps: int, seed: int) -> None:
+        """Args: steps, seed: not used."""
+
+    def __call__(
+        self, captions: Sequence[str], tokenizer: Tokenizer, *, step: int, rank: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See Rewrite."""
+        return tokenizer([first_sentence(caption) or caption for caption in captions]), {}
 
 
 class GrowingDetails:
@@ -93,5 +112,9 @@ class GrowingDetails:
         return cut, {"valid": differ & torch.tensor([triplet is not None for triplet in found])}
 
 
-REWRITES: Mapping[str, type[Rewrite]] = {"sentences": FirstSentences, "growing": GrowingDetails}
+REWRITES: Mapping[str, type[Rewrite]] = {
+    "sentences": FirstSentences,
+    "first_sentence": FirstSentence,
+    "growing": GrowingDetails,
+}
 """Texts made of captions, by name."""

@@ -1,0 +1,69 @@
+"""First positions that rest: no parameter, no decay, and states with or without them load."""
+
+import copy
+
+import pytest
+import torch
+
+from tether.adapt.finetune import KeptPositions
+from tether.core.errors import InputError, UnsupportedModelError
+from tether.models import create
+from tether.models.cached import CachedEncoder
+from tether.optim import parameter_groups
+
+
+def long_model():
+    return create("tiny").resized(context=56, how={"name": "stretch", "keep": 8, "ratio": 3})
+
+
+def test_the_first_rows_never_move():
+    model = long_model()
+    before = model.text.position.detach().clone()
+    edit = KeptPositions(keep=8)
+    edit.apply_(model)
+    assert len(model.text.parametrizations.position.original) == 48
+    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=0.5), lr=0.1)
+    ids = model.tokenizer(["a cat", "a red dog " * 10])
+    model.encode_text(ids).pooled.square().sum().backward()
+    optimizer.step()
+    edit.merge_(model)
+    after = model.text.position
+    assert isinstance(after, torch.nn.Parameter)
+    assert torch.equal(after[:8], before[:8])
+    assert (after[8:] != before[8:]).any(dim=1).all()  # decay reaches the rest, gradient or not
+
+
+def test_states_of_both_kinds_load():
+    plain, kept = long_model(), long_model()
+    KeptPositions(keep=8).apply_(kept)
+    with torch.no_grad():
+        plain.text.position.add_(1)
+    kept.load_state_dict(plain.state_dict())
+    assert torch.equal(kept.text.position, plain.text.position)
+    other = copy.deepcopy(kept)
+    other.load_state_dict(kept.state_dict())
+    assert torch.equal(other.text.position, plain.text.position)
+    assert KeptPositions().merge_(other).state_dict().keys() == plain.state_dict().keys()
+    assert len(kept.text.parametrizations.position.original) == 48
+
+
+def test_a_table_that_rested_before_still_does():
+    model = create("tiny")
+    model.text.position.requires_grad_(False)
+    KeptPositions(keep=3).apply_(model)
+    assert not model.text.parametrizations.position.original.requires_grad
+
+
+def test_what_is_refused():
+    model = create("tiny")
+    with pytest.raises(InputError, match="keep: expected at most 22 of 24 rows, got 23"):
+        KeptPositions(keep=23).apply_(model)
+    with pytest.raises(InputError, match="Clip: none of its positions rest"):
+        KeptPositions().merge_(model)
+    KeptPositions().apply_(model)
+    with pytest.raises(InputError, match="rest already"):
+        KeptPositions().apply_(model)
+    with pytest.raises(UnsupportedModelError, match="0 tables"):
+        KeptPositions().apply_(create("tiny").resized(context=56, how="rotary"))
+    with pytest.raises(UnsupportedModelError, match="CachedEncoder"):
+        KeptPositions().apply_(CachedEncoder(model))
