@@ -6,7 +6,7 @@ Cost:     about 90 CPU seconds for each arm and seed; a run that was cut off goe
 Every arm is a recipe that comes along with a few settings changed, on emoji (3,415 drawings, 380 held out), in a
 process of its own with one thread, by turns: all arms of a seed, then the next seed. Twenty steps tell what a step
 costs, from which follow the steps that the budget pays for, so that schedules end where the budget does; what the run
-then spent stands beside its recall. Time of measuring is left out. Nothing is tuned for an arm but what its recipe says;
+then spent stands beside its recall. Time of measuring is left out. Nothing is tuned for an arm beyond its recipe;
 the learning rate is that of ``speedrun`` unless the arm is about it.
 """
 
