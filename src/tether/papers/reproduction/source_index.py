@@ -135,8 +135,9 @@ def result_path(slug: str) -> Path | None:
     return root / "results" / f"{slug}.json" if root else None
 
 
-def sources(package: Path = PACKAGE) -> SourceTrees:
+def sources(package: Path | None = None) -> SourceTrees:
     """The package as it is now, or as it is in another folder, for fingerprints of cards."""
+    package = package or PACKAGE
     return SourceTrees(package, leave_out=[package / name for name in _DECIDE_NOTHING])
 
 
