@@ -140,14 +140,15 @@ def timm_optimizer(name: str) -> type[Optimizer]:
         from timm.optim import get_optimizer_info, list_optimizers
     except ImportError:
         raise MissingExtraError("timm", extra="starter") from None
-    if name not in list_optimizers():
-        raise InputError(f"optimizer: timm has no {name!r}; {closest(name, list_optimizers())}")
+    known = [str(one) for one in list_optimizers()]
+    if name not in known:
+        raise InputError(f"optimizer: timm has no {name!r}; {closest(name, known)}")
     info = get_optimizer_info(name)
     if info.second_order:
         raise InputError(f"optimizer: {PREFIX}{name} needs second derivatives, which a run does not compute")
     if isinstance(info.opt_class, str):
         raise InputError(f"optimizer: {PREFIX}{name} needs a package besides timm: {info.opt_class}")
-    base = cast("type[Optimizer]", info.opt_class)
+    base = cast("type[Any]", info.opt_class)
     if base.__name__ == _DRAWING:
         raise InputError(f"optimizer: {PREFIX}{name} draws from a generator of its own, which no checkpoint holds")
     fixed = dict(info.defaults or {}) | ({"momentum": MOMENTUM} if info.has_momentum else {})

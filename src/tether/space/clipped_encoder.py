@@ -148,7 +148,10 @@ def _tokens(features: Features) -> Tensor:
 def _projection(model: object, side: str) -> Tensor:
     """(dim, width) weight of a tower's projection."""
     try:
-        return cast(nn.Module, model).get_submodule(f"{side}.projection").get_parameter("weight")
+        tower = cast(nn.Module, model).get_submodule(side)
+        if getattr(tower, "pool", "class") == "mean":
+            raise InputError(f"the {side} tower projects a mean; expected one that projects a token (pool: class)")
+        return tower.get_submodule("projection").get_parameter("weight")
     except AttributeError:
         raise InputError(
             f"{type(model).__name__} has no {side}.projection to clip in front of; "

@@ -18,10 +18,12 @@ from tether.models import create
 from tether.models.anatomy.find import anatomy_of
 from tether.models.composed.compose import compose
 from tether.models.convert.eva import load_tower_
+from tether.models.decompose import decompose
 from tether.models.presets import configure
 from tether.models.vision.eva import EvaTower
 from tether.models.vision.eva_config import EvaConfig, eva_block
 from tether.models.vision.eva_sizes import EVA_SIZES
+from tether.space.clipped_encoder import ClippedDualEncoder
 
 SHAPE: dict[str, Any] = {
     "img_size": 32,
@@ -195,8 +197,21 @@ def test_saved_and_loaded_alone_and_as_a_tower_of_another(tmp_path: Path) -> Non
     tether.save(whole, tmp_path / "composed")
     found = tether.load(tmp_path / "composed").before_maps().encode_image(image).pooled
     torch.testing.assert_close(found, model.encode_image(image).pooled)
-    tower = anatomy_of(create("eva02-tiny", vision={"block": {"ctx_norm": False}, "pool": "mean"}).eval(), "image")
-    assert len(tower.blocks) == 2
+
+
+@pytest.mark.parametrize("pool", ["class", "mean"])
+def test_is_looked_into(pool: str) -> None:
+    model = create("eva02-tiny", vision={"block": {"ctx_norm": False}, "pool": pool})
+    shaken(model)
+    tower, image = anatomy_of(model, "image"), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        found = tower.read_out(tower.run(tower.embed(image)))
+        torch.testing.assert_close(found, model.encode_image(image).pooled)
+        unit = model.encode_image(image).unit
+    torch.testing.assert_close(decompose(model, image).total().float(), unit, rtol=1e-4, atol=1e-5)
+    if pool == "mean":
+        with pytest.raises(InputError, match="projects a mean"):
+            ClippedDualEncoder(model, image_dims=[0])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tether.models.anatomy.parts import (
     hiding,
     or_nothing,
 )
-from tether.models.anatomy.pooling import TokenPooling
+from tether.models.anatomy.pooling import MeanPooling, TokenPooling
 from tether.models.anatomy.tower import TextAnatomy, TowerAnatomy
 from tether.models.anatomy.weights import Weights, fused_linear, linear_layers
 from tether.models.blocks.attention import softmax_attention
@@ -33,6 +33,7 @@ from tether.models.blocks.options import BlockConfig
 from tether.models.dual import Clip
 from tether.models.text.tower import TextTower
 from tether.models.tower import Tower
+from tether.models.vision.eva import EvaTower
 from tether.models.vision.tower import VisionTower
 
 _PLAIN = BlockConfig()
@@ -42,7 +43,10 @@ _MUST_BE_PLAIN = ("residual_scale", "out_gate", "ctx_norm", "lepe", "position_co
 def own_image(model: Clip) -> TowerAnatomy:
     """The image tower."""
     tower = model.visual
-    return OwnImage(**_parts(tower, text=False), prefix=1, tower=tower)
+    parts = _parts(tower, text=False)
+    if isinstance(tower, EvaTower) and tower.pool == "mean":
+        parts |= {"norm": None, "pooling": MeanPooling(), "after": parts["norm"]}
+    return OwnImage(**parts, prefix=1, tower=tower)
 
 
 def own_text(model: Clip) -> TextAnatomy:

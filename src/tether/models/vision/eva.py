@@ -55,7 +55,7 @@ class QueryValueLinear(Linear):
         self.q_bias, self.v_bias = nn.Parameter(torch.empty(sizes[0])), nn.Parameter(torch.empty(sizes[2]))
 
     @property
-    def bias(self) -> Tensor:
+    def bias(self) -> Tensor:  # pyrefly: ignore[bad-override] - in place of torch's parameter
         """(out,): zero for the keys."""
         keys = len(self.weight) - len(self.q_bias) - len(self.v_bias)
         return torch.cat([self.q_bias, self.q_bias.new_zeros(keys), self.v_bias])
@@ -113,13 +113,11 @@ class EvaTower(VisionTower):
         17.6
     """
 
-    config: EvaConfig
-
     def __init__(self, config: EvaConfig, *, dim: int, geometry: GeometryName = "clip") -> None:
         """Build the layers; weights stay unset until ``initialise_`` or ``load_state_dict``."""
         super().__init__(config, dim=dim, geometry=geometry)
         self.patch = Linear(3 * config.patch**2, config.width)
-        self.norm_pre = nn.Identity()
+        self.norm_pre, self.pool = nn.Identity(), config.pool
 
     def build_stack_(self, config: TowerConfig, *, dim: int, geometry: GeometryName) -> None:
         """See ``Tower``."""
@@ -165,7 +163,7 @@ class EvaTower(VisionTower):
 
     def readout(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... w"]:
         """The final norm of a tower that reads its class token; a mean is normed after it is taken."""
-        return tokens if self.config.pool == "mean" else super().readout(tokens)
+        return tokens if self.pool == "mean" else super().readout(tokens)
 
     def forward(
         self,
@@ -177,7 +175,7 @@ class EvaTower(VisionTower):
         trace: Trace | None = None,
     ) -> Features:
         """See ``Clip.encode_image``; with ``pool: mean`` tokens are not normed, and ``pooled`` is of their mean."""
-        if self.config.pool == "class":
+        if self.pool == "class":
             return super().forward(image, mask=mask, keep=keep, want=want, trace=trace)
         found = super().forward(image, mask=mask, keep=keep, want="tokens", trace=trace)
         assert found.tokens is not None
