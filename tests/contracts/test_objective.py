@@ -62,6 +62,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"m2": 0.0, "v": 0.5, "l": 0.0, "vl": 0.3, "tau1": None, "tau2": None, "negatives": "original"},
     ),
     "local_alignment": ({}, {"attention": "dot", "temp3": 2.0, "weight": 0.3, "inner": "siglip", "block": 2}),
+    "fix_clip": ({}, {"omega": 0.0, "first_group": 1}),
     "long_clip": ({}, {"k": 2, "label_smoothing": 0.0, "short_weight": 0.3}),
     "multi_positive": ({}, {"credit": "any", "same_patient": "negatives"}),
     "matryoshka": (
@@ -79,6 +80,7 @@ WITHOUT_BIAS = {
     "clip",
     "contrastive_gap",
     "align_clip",
+    "fix_clip",
     "long_clip",
     "m2_mix",
     "multi_positive",
@@ -123,6 +125,7 @@ def batch_of(count: int, *, words: Tensor | None = None) -> Batch:
         "negative_text": text.roll(1, 0),
         "semantic": rows(count, seed=9),
         "short_text": rows(count, seed=8),
+        "masked_image": rows(count, seed=7),
         "findings": findings,
         "patient": patient,
     }

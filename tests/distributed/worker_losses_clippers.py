@@ -83,7 +83,7 @@ def check_losses() -> None:
 
         def loss(i: Tensor, t: Tensor, mi: Tensor, mt: Tensor, la: Tensor, w: Tensor, g: Gather) -> Tensor:
             findings = (la[:, None] >> torch.arange(2)) & 1
-            further = {"semantic": mt.detach(), "short_text": mt}
+            further = {"semantic": mt.detach(), "short_text": mt, "masked_image": mi}
             extra = {"negative_text": w % 7 + 1, "findings": findings, "patient": la, **further}
             batch = Batch(torch.zeros(len(i), 3, 1, 1), w, extra)
             negative = {"negative_image": Features(mi), "negative_text": Features(mt)}

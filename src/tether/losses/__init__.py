@@ -13,6 +13,7 @@ from tether.losses.entailment import entailment
 from tether.losses.error_norm_truncation import CausalENT, ENTLoss, TruncatedLoss, error_norm
 from tether.losses.geometry import GeometryLoss, GeometryTerms, geometry_loss
 from tether.losses.hard_negatives import EqualNegativesWarning, hard_info_nce
+from tether.losses.hierarchy import FixClipLoss, FixClipTerms, GroupHeads, fix_clip_loss, group_token_aggregate
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.kl_projection import KLProjection, kl_divergence, project_kl
 from tether.losses.linear_mmcl import linear_mmcl_loss
@@ -60,6 +61,7 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "triplet_clip": TripletClipLoss,
     "contrastive_gap": ContrastiveGapLoss,
     "long_clip": LongClipLoss,
+    "fix_clip": FixClipLoss,
     "align_clip": AlignClipLoss,
     "m2_mix": M2MixLoss,
     "local_alignment": LocalAlignmentLoss,
@@ -80,8 +82,11 @@ __all__ = [
     "CriticLoss",
     "ENTLoss",
     "EqualNegativesWarning",
+    "FixClipLoss",
+    "FixClipTerms",
     "GeometryLoss",
     "GeometryTerms",
+    "GroupHeads",
     "KLProjection",
     "LocalAlignmentLoss",
     "LogitClip",
@@ -122,8 +127,10 @@ __all__ = [
     "entailment",
     "error_norm",
     "finding_similarity",
+    "fix_clip_loss",
     "geometry_loss",
     "gradient_penalty",
+    "group_token_aggregate",
     "hard_info_nce",
     "info_nce",
     "info_nce_pairs",

@@ -139,6 +139,8 @@ def prepare(
     given = {key: value for key, value in {"data": spec, "model": start and {"load": start}}.items() if value}
     if recipe is not None or spec is None:
         path = None if recipe is None else find(recipe)
+        if path is not None and start and (sizes := load_config(path).model.get("resized")):
+            given["model"] = {"load": start, "resized": sizes}
         return Prepared(_checked(load_config(path, values=given, overrides=settings)), [], None)
     first = load_config(values={"data": spec, "evaluate": {"source": spec}}, overrides=settings)
     check_parts(first, EDITS, where="settings")

@@ -301,3 +301,26 @@ def test_too_few_to_fit_says_what_works(photos, clip, tmp_path):
     table.write_text("image,caption\n" + "".join(f"{photos}/red{n}.png,a wall {n}\n" for n in range(10)))
     with pytest.raises(InputError, match=r"9 images to learn from: at least 20 .* tether search PHOTOS --model"):
         tether.train(str(table), out=tmp_path / "run", start=clip, settings=[f"data.root={photos}"])
+
+
+def test_a_recipes_sizes_are_those_of_the_model_that_is_named(photos, clip):
+    config = prepare(photos, recipe="long-text", start=clip).config
+    assert config.model == {
+        "load": clip,
+        "resized": {"context": 248, "how": {"name": "stretch", "keep": 20, "ratio": 4}},
+    }
+
+
+def test_longer_texts_are_learnt_and_the_first_positions_stay(photos, tmp_path):
+    start = tether.models.create("tiny")
+    tether.save(start, tmp_path / "start")
+    before = start.resized(context=40, how={"name": "stretch", "keep": 8, "ratio": 2}).text.position.detach()
+    settings = ["model.resized={context: 40, how: {name: stretch, keep: 8, ratio: 2}}", "epochs=1", "precision=fp32"]
+    settings += ["edits=[{name: kept_positions, keep: 8}]", "batch_size=8", "optimizer.lr=0.01", "evaluate.every=0"]
+    terms = "[{name: long_clip, k: 3, extra: {short_text: short}}]"
+    settings += [f"step.terms={terms}", "schedule.warmup=0", "evaluate.best=null"]
+    tether.train(photos, recipe="long-text", start=str(tmp_path / "start"), out=tmp_path / "run", settings=settings)
+    found = tether.load(tmp_path / "run")
+    assert found.tokenizer.context_length == 40
+    assert torch.equal(found.text.position[:8], before[:8])
+    assert bool((found.text.position[8:] != before[8:]).any())
