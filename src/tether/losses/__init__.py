@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tether.core.protocols import Objective
 from tether.losses.align_clip import AlignClipLoss, AlignTerms, align_clip_loss
+from tether.losses.barlow import barlow_loss
 from tether.losses.checks import caption_labels
 from tether.losses.clip import ClipLoss, clip_loss, multi_text_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
@@ -23,12 +24,15 @@ from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
+from tether.losses.rocket import RocketTerms, rocket_loss
+from tether.losses.siamese import siamese_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
 from tether.losses.soft_targets import SoftTargetContrastive, finding_similarity, soft_target_loss, soft_targets
 from tether.losses.sparse_policy import SparseDist
 from tether.losses.specs import SpecsLoss, SpecsTerms
 from tether.losses.sub_vocabulary import SubVocabulary, VocabSampler
+from tether.losses.swapped import prototype_swapped_loss, sinkhorn, swapped_loss
 from tether.losses.symmetric_negatives import SymmetricHardNegativeLoss, SymmetricTerms, symmetric_negative_loss
 from tether.losses.triplet_clip import TripletClipLoss, TripletTerms, triplet_clip_loss
 from tether.losses.troll import TokenTerms, TROLLLoss
@@ -80,6 +84,7 @@ __all__ = [
     "NegClipLoss",
     "PairLosses",
     "ParaclipTerms",
+    "RocketTerms",
     "SigLipLoss",
     "SlopePenalty",
     "SoftTargetContrastive",
@@ -96,6 +101,7 @@ __all__ = [
     "TruncatedLoss",
     "VocabSampler",
     "align_clip_loss",
+    "barlow_loss",
     "caption_labels",
     "clip_logits",
     "clip_loss",
@@ -121,10 +127,15 @@ __all__ = [
     "neg_clip_loss",
     "paraclip_loss",
     "project_kl",
+    "prototype_swapped_loss",
+    "rocket_loss",
+    "siamese_loss",
     "siglip_loss",
     "sigmoid_pairs",
+    "sinkhorn",
     "soft_target_loss",
     "soft_targets",
+    "swapped_loss",
     "symmetric_negative_loss",
     "triplet_clip_loss",
     "wgan_critic_loss",
