@@ -17,6 +17,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Loss
 from tether.models.decoder import CausalDecoder
+from tether.models.projectors import PairedProjectors
 from tether.train.steps.module import Encoder, StepModule, loss_inside
 from tether.train.steps.teachers import WORDS, Teachers, build_teacher
 from tether.train.steps.views import MODEL, TEACHER, VIEWS, TextView, View
@@ -25,7 +26,7 @@ from tether.train.terms.objective import ROLES
 
 OWN = "objective"
 """Name of the term that is the run's objective."""
-HEADS: Mapping[str, type[nn.Module]] = {"causal_decoder": CausalDecoder}
+HEADS: Mapping[str, type[nn.Module]] = {"causal_decoder": CausalDecoder, "projectors": PairedProjectors}
 """Trainable modules that terms may call, by name."""
 
 _DIGEST = "weights of the teacher"

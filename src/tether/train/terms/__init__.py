@@ -6,27 +6,39 @@ from collections.abc import Mapping
 
 from tether.train.terms.caption import CaptionTerm
 from tether.train.terms.details import DetailHinges
+from tether.train.terms.experts import ExpertBalance
 from tether.train.terms.gates import GatePenalty
 from tether.train.terms.objective import ObjectiveTerm
 from tether.train.terms.similarity import TeacherSimilarity
+from tether.train.terms.strong_views import BarlowTerm, PrototypeTerm, RocketTerm, SiameseTerm
 from tether.train.terms.term import SeenView, Term, TermInputs
 
 __all__ = [
     "TERMS",
+    "BarlowTerm",
     "CaptionTerm",
     "DetailHinges",
+    "ExpertBalance",
     "GatePenalty",
     "ObjectiveTerm",
+    "PrototypeTerm",
+    "RocketTerm",
     "SeenView",
+    "SiameseTerm",
     "TeacherSimilarity",
     "Term",
     "TermInputs",
 ]
 
 TERMS: Mapping[str, type[Term]] = {
+    "barlow": BarlowTerm,
     "caption": CaptionTerm,
     "details": DetailHinges,
+    "experts": ExpertBalance,
     "gates": GatePenalty,
+    "prototypes": PrototypeTerm,
+    "rocket": RocketTerm,
+    "siamese": SiameseTerm,
     "similarity": TeacherSimilarity,
 }
 """Terms by name; those of ``OBJECTIVES`` are terms as well."""
