@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tether.core.protocols import Objective
 from tether.losses.align_clip import AlignClipLoss, AlignTerms, align_clip_loss
+from tether.losses.barlow import barlow_loss
 from tether.losses.checks import caption_labels
 from tether.losses.clip import ClipLoss, clip_loss, multi_text_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
@@ -33,12 +34,15 @@ from tether.losses.matryoshka import (
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
+from tether.losses.rocket import RocketTerms, rocket_loss
+from tether.losses.siamese import siamese_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
 from tether.losses.soft_targets import SoftTargetContrastive, finding_similarity, soft_target_loss, soft_targets
 from tether.losses.sparse_policy import SparseDist
 from tether.losses.specs import SpecsLoss, SpecsTerms
 from tether.losses.sub_vocabulary import SubVocabulary, VocabSampler
+from tether.losses.swapped import prototype_swapped_loss, sinkhorn, swapped_loss
 from tether.losses.symmetric_negatives import SymmetricHardNegativeLoss, SymmetricTerms, symmetric_negative_loss
 from tether.losses.triplet_clip import TripletClipLoss, TripletTerms, triplet_clip_loss
 from tether.losses.troll import TokenTerms, TROLLLoss
@@ -102,6 +106,7 @@ __all__ = [
     "PairLosses",
     "ParaclipTerms",
     "PartialWidthWarning",
+    "RocketTerms",
     "SigLipLoss",
     "SlopePenalty",
     "SoftTargetContrastive",
@@ -118,6 +123,7 @@ __all__ = [
     "TruncatedLoss",
     "VocabSampler",
     "align_clip_loss",
+    "barlow_loss",
     "caption_labels",
     "clip_logits",
     "clip_loss",
@@ -148,10 +154,15 @@ __all__ = [
     "paraclip_loss",
     "principal_components",
     "project_kl",
+    "prototype_swapped_loss",
+    "rocket_loss",
+    "siamese_loss",
     "siglip_loss",
     "sigmoid_pairs",
+    "sinkhorn",
     "soft_target_loss",
     "soft_targets",
+    "swapped_loss",
     "symmetric_negative_loss",
     "triplet_clip_loss",
     "truncate",

@@ -16,6 +16,7 @@ from tether.core.geometry import GeometryName
 from tether.core.ranges import NonNegative, PositiveSingle, Single, Whole, checked
 from tether.core.types import ImageSpec
 from tether.models.blocks.block import BlockConfig
+from tether.models.blocks.moe import MoeConfig
 from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack
 from tether.models.described import MAX_LAYERS, MAX_SIZE, mapping, of_kind
 from tether.models.positions import LineMethod, RotaryPositions
@@ -44,6 +45,7 @@ class TowerConfig:
             (for ``euclidean`` and ``hyperbolic`` geometries).
         without_attention: indices of the blocks that have none, whatever ``block`` says of it (``attention: none``);
             see ``models.attention_free``.
+        moe: experts in place of the feed-forward nets of some blocks; see ``models.upcycle``.
     """
 
     width: Size = 192
@@ -54,6 +56,7 @@ class TowerConfig:
     gate: Literal["none", "mirror"] = "none"
     final_layernorm: Literal["keep", "drop"] = "keep"
     without_attention: tuple[Whole, ...] = ()
+    moe: MoeConfig = field(default_factory=MoeConfig)
 
     def __post_init__(self) -> None:
         """Refuse blocks that do not fit the tower."""
@@ -67,6 +70,18 @@ class TowerConfig:
             raise InputError(f"gate: a mirror needs an even number of layers, got {self.layers}")
         if self.gate == "mirror" and not all(block.skippable for block in self.blocks):
             raise InputError("gate: blocks with post norms, residual_scale or convolutions cannot be skipped")
+        self._check_experts()
+
+    def _check_experts(self) -> None:
+        """Refuse experts in blocks that cannot have them."""
+        if max(self.moe.blocks, default=0) >= self.layers:
+            raise InputError(f"moe: blocks: expected indices below layers={self.layers}, got {self.moe.blocks}")
+        if self.moe.blocks and self.gate != "none":
+            raise InputError(
+                "moe: experts go by whole sequences, of which a gate leaves tokens out; expected gate: none"
+            )
+        if any(self.blocks[index].ffn_mid_norm or self.blocks[index].ffn_conv for index in self.moe.blocks):
+            raise InputError("moe: expected blocks without ffn_mid_norm and ffn_conv, which experts do not have")
 
     @property
     def blocks(self) -> tuple[BlockConfig, ...]:
@@ -74,6 +89,11 @@ class TowerConfig:
         stack = enumerate(block_stack(self.block, layers=self.layers))
         none = self.without_attention
         return tuple(replace(block, attention="none") if index in none else block for index, block in stack)
+
+    @property
+    def experts(self) -> tuple[MoeConfig | None, ...]:
+        """Those of each block, first to last; None for one feed-forward net."""
+        return tuple(self.moe if index in self.moe.blocks else None for index in range(self.layers))
 
 
 @checked
@@ -197,7 +217,7 @@ class ModelConfig:
         return values
 
 
-SHARED = ("width", "layers", "heads", "hidden", "block", "final_layernorm", "without_attention")
+SHARED = ("width", "layers", "heads", "hidden", "block", "final_layernorm", "without_attention", "moe")
 """What both sides of a shared tower must have alike."""
 
 
@@ -213,7 +233,7 @@ def _check_shared(vision: VisionConfig, text: TextConfig) -> None:
         raise InputError("towers: shared needs blocks that read texts too: no 2d rope and no convolutions")
 
 
-_NESTED: Mapping[str, type] = {"vision": VisionConfig, "text": TextConfig, "image": ImageSpec}
+_NESTED: Mapping[str, type] = {"vision": VisionConfig, "text": TextConfig, "image": ImageSpec, "moe": MoeConfig}
 _PRESET = "preset"
 
 

@@ -13,7 +13,8 @@ from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.grid import GridConv
 from tether.models.blocks.layers import NORMS, Linear
 from tether.models.blocks.mirror_gate import MirrorGate, tally
-from tether.models.blocks.packed_sequences import Pool
+from tether.models.blocks.moe import Tallies
+from tether.models.blocks.packed_sequences import Pool, pooled
 from tether.models.config import TowerConfig
 from tether.models.embedding_scale import point_scale
 
@@ -26,8 +27,8 @@ class Tower(nn.Module):
     def build_stack_(self, config: TowerConfig, *, dim: int, geometry: GeometryName) -> None:
         """Add the layers after the stem; weights stay unset until ``initialise_stack_`` or ``load_state_dict``."""
         self.blocks = nn.ModuleList(
-            TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=block)
-            for block in config.blocks
+            TransformerBlock(config.width, heads=config.heads, hidden=config.hidden, config=block, moe=moe)
+            for block, moe in zip(config.blocks, config.experts, strict=True)
         )
         last = config.blocks[-1]
         self.gate = MirrorGate(config.width, depth=config.layers) if config.gate == "mirror" else None
@@ -55,24 +56,28 @@ class Tower(nn.Module):
         real: Tensor | None = None,
         **options: Any,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The stream after the blocks and the final norm, and the tallied gates where there are any.
+        """The stream after the blocks and the final norm, and the tallies of gates and of experts where there are any.
 
         Args:
             x: the stream that enters block 0.
-            pool: the tokens that the last block computes.
+            pool: the tokens that the last block computes; experts there see all, as in the other blocks.
             bias: of the scores in each block but the last.
             last_bias: of those in the last.
-            real: True where a token counts in the tally.
+            real: True where a token counts in the tallies and may take a slot of an expert.
             **options: of every block's call.
         """
-        last, gates = len(self.blocks) - 1, list[Tensor]()
+        last, gates, tallies = len(self.blocks) - 1, list[Tensor](), Tallies()
         for index, block in enumerate(self.blocks):
             gate = None if self.gate is None else self.gate.step(index, x)
             if gate is not None:
                 gates.append(gate)
-            at_end = {"bias": last_bias, "pool": pool} if index == last else {"bias": bias}
-            x = block(x, gate=gate, name=f"blocks.{index}", **at_end, **options)
-        return self.readout(x), {"gates": tally(gates, real=real)} if gates else {}
+            routed = {"real": real, "tallies": tallies} if block.experts is not None else {}
+            at_end = {"bias": last_bias, "pool": pool} if index == last and not routed else {"bias": bias}
+            x = block(x, gate=gate, name=f"blocks.{index}", **at_end, **routed, **options)
+            if index == last and routed:
+                x = pooled(x, runs=options.get("runs"), pool=pool)
+        extra = {"gates": tally(gates, real=real)} if gates else {}
+        return self.readout(x), extra | ({"experts": torch.stack(tallies.found)} if tallies.found else {})
 
     def readout(self, tokens: Float[Tensor, "... w"]) -> Float[Tensor, "... w"]:
         """The final norm, on whichever tokens are given."""
@@ -96,18 +101,20 @@ def initialise_block_(block: nn.Module, *, layers: int, generator: torch.Generat
     """
     if not isinstance(block, TransformerBlock):
         raise TypeError(f"expected a TransformerBlock, got {type(block).__name__}")
-    width = block.down.out_features
+    width = block.heads * block.head_width
     scale = width**-0.5 if std is None else std
+    up, down = (2 * width) ** -0.5 if std is None else std, scale * (2 * layers) ** -0.5
     for conv in block.modules():
         if isinstance(conv, GridConv):
             conv.initialise_(generator)
     for layer, size in (
         *(((block.qkv, scale),) if block.attends else ()),
         *(((block.out_gate, scale),) if block.out_gate is not None else ()),
-        *(((block.proj, scale * (2 * layers) ** -0.5),) if block.attends else ()),
-        (block.up, (2 * width) ** -0.5 if std is None else std),
-        (block.down, scale * (2 * layers) ** -0.5),
+        *(((block.proj, down),) if block.attends else ()),
+        *(((block.up, up), (block.down, down)) if block.experts is None else ()),
     ):
         nn.init.normal_(layer.weight, std=size, generator=generator)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+    if block.experts is not None:
+        block.experts.initialise_(up_std=up, down_std=down, generator=generator)

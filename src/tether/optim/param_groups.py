@@ -23,7 +23,8 @@ FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 def parameter_groups(model: nn.Module, *, weight_decay: NonNegative) -> list[dict[str, Any]]:
     """Two groups: matrices with weight decay; vectors and scalars (gains, biases, the logit scale) without.
 
-    Frozen parameters are left out, tied ones stand once, an empty group is dropped. This is open_clip's rule.
+    Frozen parameters are left out, tied ones stand once, an empty group is dropped. This is open_clip's rule. A module
+    may name parameters of its own that are to have none, too, in ``undecayed`` (routers, stacks of biases).
 
     Args:
         model: whose trainable parameters are grouped.
@@ -37,8 +38,11 @@ def parameter_groups(model: nn.Module, *, weight_decay: NonNegative) -> list[dic
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not named:
         raise InputError(f"{type(model).__name__} has no trainable parameter")
-    decayed = [pair for pair in named if pair[1].ndim >= 2]
-    plain = [pair for pair in named if pair[1].ndim < 2]
+    spared = {
+        id(getattr(module, name, None)) for module in model.modules() for name in getattr(module, "undecayed", ())
+    }
+    decayed = [pair for pair in named if pair[1].ndim >= 2 and id(pair[1]) not in spared]
+    plain = [pair for pair in named if pair[1].ndim < 2 or id(pair[1]) in spared]
     groups = [
         {"name": "decay", "params": decayed, "weight_decay": float(weight_decay), "lr_scale": 1.0},
         {"name": "no_decay", "params": plain, "weight_decay": 0.0, "lr_scale": 1.0},

@@ -171,7 +171,10 @@ def load_config(
     recipe = {} if path is None else _read_yaml(path)
     own = recipe.get("data")
     given = {*(values or {}), *(one.partition("=")[0] for one in overrides)}
+    before, start = recipe.get("model"), (values or {}).get("model")
     values = {**recipe, **(values or {})}
+    if isinstance(before, Mapping) and isinstance(start, Mapping) and "load" in before and set(start) == {"load"}:
+        values["model"] = {**before, **start}  # another start; what the recipe makes of it stays
     for override in overrides:
         _set(values, override)
     if values.get("steps") is not None and values.get("epochs") is not None:

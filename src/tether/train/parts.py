@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
@@ -17,6 +18,7 @@ from tether.models.load import load
 from tether.models.positions import RotaryPositions
 from tether.models.presets import configure, create
 from tether.models.sizes import How, read_how, tokenizer_at
+from tether.models.upcycle import upcycle
 from tether.train.batches import check_batches
 from tether.train.config import RunConfig
 from tether.train.schedules import SCHEDULES
@@ -78,17 +80,15 @@ def _check_sizes(stretch: Stretch, before: RunConfig, *, where: str) -> None:
 def new_encoder(config: RunConfig) -> Encoder:
     """The encoder a run starts from: ``load: NAME``, two towers to compose, or a new one of its size.
 
-    The first two may stand beside ``resized``, the arguments of the model's own ``resized``.
+    The first two may stand beside ``resized``, the arguments of the model's own ``resized``, and the first beside
+    ``upcycle``, those of ``models.upcycle``.
     """
     given = dict(config.model)
     sizes = given.pop("resized", None)
+    if "upcycle" in given:
+        return _upcycled(_resized(_loaded(given), sizes), given["upcycle"])
     if "load" in given:
-        name = given.pop("load")
-        if given:
-            raise InputError(f"model: 'load' goes alone or with 'resized', got also {', '.join(sorted(given))}")
-        if not isinstance(name, str):
-            raise InputError(f"model: load: expected a name or a folder, got {name!r}")
-        return _resized(load(name), sizes)
+        return _resized(_loaded(given), sizes)
     if "image" in given:
         from tether.models.composed.compose import from_recipe
 
@@ -97,6 +97,29 @@ def new_encoder(config: RunConfig) -> Encoder:
         raise InputError("model: resized: a new model has its size by 'vision', 'text', 'image_size' and 'context'")
     size, seed, _ = model_settings(config)
     return create(size, seed=seed, **{name: value for name, value in given.items() if name not in ("size", "seed")})
+
+
+def _loaded(given: Mapping[str, object]) -> Encoder:
+    """The encoder that ``load`` names."""
+    if others := sorted(given.keys() - {"load", "upcycle"}):
+        raise InputError(f"model: 'load' goes alone or with 'resized' and 'upcycle', got also {', '.join(others)}")
+    name = given.get("load")
+    if not isinstance(name, str):
+        raise InputError(f"model: load: expected a name or a folder, got {name!r}")
+    return load(name)
+
+
+def _upcycled(encoder: Encoder, settings: object) -> Encoder:
+    """The encoder with experts, by the settings of a recipe's ``upcycle``."""
+    values = mapping(settings, where="model: upcycle")
+    known = [name for name in inspect.signature(upcycle).parameters if name != "model"]
+    for key in values:
+        if key not in known:
+            raise InputError(f"model: upcycle: unknown key {key!r}; {closest(key, known)}")
+    try:
+        return upcycle(encoder, **values)
+    except InputError as error:
+        raise InputError(f"model: upcycle: {error}") from error
 
 
 def _resized(encoder: Encoder, sizes: object) -> Encoder:

@@ -29,6 +29,7 @@ from tether.models.blocks.block import TransformerBlock
 from tether.models.blocks.grid import Grid
 from tether.models.blocks.layers import swiglu
 from tether.models.blocks.mirror_gate import tally
+from tether.models.blocks.moe import Tallies
 from tether.models.blocks.options import BlockConfig
 from tether.models.dual import Clip
 from tether.models.text.tower import TextTower
@@ -74,6 +75,8 @@ def _block(block: TransformerBlock, config: BlockConfig, text: bool, *, gated: b
         return OwnWholeBlock(block, text=text, reason="gates", what="mirror")
     if config.attention == "none":
         return OwnWholeBlock(block, text=text, reason="blocks", what="the block has no attention")
+    if block.experts is not None:
+        return OwnWholeBlock(block, text=text, reason="blocks", what="the block has experts")
     odd = [name for name in _MUST_BE_PLAIN if getattr(config, name) != getattr(_PLAIN, name)]
     if "post" in (*config.attn_norm, *config.ffn_norm):
         odd.append("a norm after the sum (post)")
@@ -101,10 +104,13 @@ class _OwnWeights(BlockAnatomy):
     def linears(self) -> Mapping[str, Weights]:
         """Queries, keys and values lie in one layer, as do the two halves of SwiGLU; a block may have no attention."""
         block = self.block
-        keys, hidden = block.kv_heads * block.head_width, block.down.in_features
-        up = {"up": hidden, "gate": hidden} if block.activation is swiglu else {"up": hidden}
-        gate = {} if block.out_gate is None else {"out_gate": block.out_gate}
-        rest = {**linear_layers({**gate, "down": block.down}), **fused_linear(block.up, up)}
+        keys, rest = block.kv_heads * block.head_width, {}
+        if block.out_gate is not None:
+            rest |= linear_layers({"out_gate": block.out_gate})
+        if block.experts is None:
+            hidden = block.down.in_features
+            up = {"up": hidden, "gate": hidden} if block.activation is swiglu else {"up": hidden}
+            rest |= {**linear_layers({"down": block.down}), **fused_linear(block.up, up)}
         if not block.attends:
             return rest
         qkv = fused_linear(block.qkv, {"q": block.heads * block.head_width, "k": keys, "v": keys})
@@ -226,14 +232,19 @@ class OwnText(TextAnatomy):
 
 
 def gated_step(tower: Tower, stream: TokenStream, index: int, blocks: Sequence[BlockAnatomy]) -> TokenStream:
-    """The stream after one block of a tower that may have gates; their tally is complete after the last."""
-    if tower.gate is None:
-        return stream.to(blocks[index](stream.x, stream.layout))
+    """The stream after one block of a tower that may have gates or experts; tallies are complete after the last."""
     block, layout = blocks[index], stream.layout
+    if tower.gate is None and cast(TransformerBlock, tower.blocks[index]).experts is None:
+        return stream.to(block(stream.x, layout))
     if not isinstance(block, OwnWholeBlock):
         raise refusal("gates", type(block).__name__)
-    gate = tower.gate.step(index, stream.x)
-    x = block.block(stream.x, causal=block.text, grid=layout.turn, gate=gate)
-    real = None if layout.ids is None else torch.arange(x.shape[1], device=x.device) <= layout.reads[:, None]
-    gates = {"gates": torch.cat([*stream.extra.values(), tally([gate], real=real)])}
-    return replace(stream, x=x, extra=gates)
+    places = torch.arange(stream.x.shape[1], device=stream.x.device)
+    real = None if layout.ids is None else places <= layout.reads[:, None]
+    gate = None if tower.gate is None else tower.gate.step(index, stream.x)
+    tallies, extra = Tallies(), dict(stream.extra)
+    x = block.block(stream.x, causal=block.text, grid=layout.turn, gate=gate, real=real, tallies=tallies)
+    if gate is not None:
+        extra["gates"] = torch.cat([*([extra["gates"]] if "gates" in extra else []), tally([gate], real=real)])
+    if tallies.found:
+        extra["experts"] = torch.cat([*([extra["experts"]] if "experts" in extra else []), tallies.found[0][None]])
+    return replace(stream, x=x, extra=extra)

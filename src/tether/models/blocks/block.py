@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from tether.models.blocks.attention import ATTENTION, AttentionCore
 from tether.models.blocks.grid import Grid, GridConv
 from tether.models.blocks.layers import ACTIVATIONS, NORMS, Linear, linear
 from tether.models.blocks.mirror_gate import check_open
+from tether.models.blocks.moe import MoeConfig, MoEMlp, Tallies
 from tether.models.blocks.options import BlockConfig as BlockConfig
 from tether.models.blocks.options import Place
 from tether.models.blocks.packed_sequences import Pool, Runs, pooled
@@ -30,7 +33,9 @@ class TransformerBlock(nn.Module):
     """
 
     @checked
-    def __init__(self, width: int, *, heads: int, hidden: Count, config: BlockConfig) -> None:
+    def __init__(
+        self, width: int, *, heads: int, hidden: Count, config: BlockConfig, moe: MoeConfig | None = None
+    ) -> None:
         """Build the layers; linear weights stay unset.
 
         Args:
@@ -38,6 +43,7 @@ class TransformerBlock(nn.Module):
             heads: query heads; must divide the width.
             hidden: width of the feed-forward net.
             config: the block's options.
+            moe: experts in place of the feed-forward net; None for one net.
         """
         super().__init__()
         config.check(width=width, heads=heads)
@@ -71,9 +77,14 @@ class TransformerBlock(nn.Module):
         self.attn_out = norm("out", config.attn_norm, width)
         self.attn_post = norm("post", config.attn_norm, width)
         self.ffn_pre = norm("pre", config.ffn_norm, width)
-        self.up = Linear(width, hidden * (2 if config.activation == "swiglu" else 1), bias=config.bias)
+        self.experts = None
+        if moe is not None:
+            self.experts = MoEMlp(width, hidden, config=moe, activation=config.activation, bias=config.bias)
+        else:
+            self.up = Linear(width, hidden * (2 if config.activation == "swiglu" else 1), bias=config.bias)
         self.ffn_mid = NORMS[config.norm](hidden, eps=config.norm_eps) if config.ffn_mid_norm else None
-        self.down = Linear(hidden, width, bias=config.bias)
+        if moe is None:
+            self.down = Linear(hidden, width, bias=config.bias)
         self.ffn_out = norm("out", config.ffn_norm, width)
         self.ffn_post = norm("post", config.ffn_norm, width)
         self.head_scale_place = config.head_scale
@@ -98,6 +109,8 @@ class TransformerBlock(nn.Module):
         reads: Tensor | None = None,
         trace: Trace | None = None,
         name: str = "",
+        real: Tensor | None = None,
+        tallies: Tallies | None = None,
     ) -> Tensor:
         """One block.
 
@@ -114,6 +127,8 @@ class TransformerBlock(nn.Module):
             reads: (b,) index of the pooling token, for the trace only; None means token 0.
             trace: recorder of inner values; only for a padded stream.
             name: prefix of this block's values in the trace.
+            real: (b, n) False for padding, for experts alone; None is all.
+            tallies: collects what experts count.
 
         Returns:
             Like ``x``; with one token per sequence (b, 1, width), packed (number of sequences, width).
@@ -128,9 +143,14 @@ class TransformerBlock(nn.Module):
             x = x + self.attn_conv(x, grid=grid)
         own = gate if gate is None else pooled(gate[..., None], runs=runs, pool=pool).to(x.dtype)
         around = grid if isinstance(pool, str) and pool == "all" else None
+        routed: dict[str, Any] = {}
+        if self.experts is not None:
+            if not isinstance(pool, str) or pool != "all":
+                raise InputError("pool: experts are given out over whole sequences; compute all tokens")
+            routed = {"real": real, "lengths": None if runs is None else runs.each(x.device), "tallies": tallies}
         if not self.attends:
             x = _apply(self.attn_post, pooled(x, runs=runs, pool=pool))
-            return self._feed_forward(x, gate=own, grid=around)
+            return self._feed_forward(x, gate=own, grid=around, **routed)
         normed = _apply(self.attn_pre, x)
         x = pooled(x, runs=runs, pool=pool)
         query, key_value = self._project(normed, runs=runs, pool=pool)
@@ -166,7 +186,7 @@ class TransformerBlock(nn.Module):
             branch = (branch.unflatten(-1, (self.heads, -1)) * self.head_scale[:, None]).flatten(-2)
         branch = _scaled(_apply(self.attn_out, branch), self.attn_scale)
         x = _apply(self.attn_post, x + (branch if own is None else own * branch))
-        return self._feed_forward(x, gate=own, grid=around)
+        return self._feed_forward(x, gate=own, grid=around, **routed)
 
     def _check_gate(self, gate: Tensor, x: Tensor) -> None:
         if not self.skippable:
@@ -270,18 +290,32 @@ class TransformerBlock(nn.Module):
         at = 0 if pool == "first" else n - 1
         return Turn(self.rope, self.rope_theta, held.narrow(-self.rope.axes, at, 1), held)
 
-    def _feed_forward(self, x: Tensor, *, gate: Tensor | None, grid: Grid | None) -> Tensor:
+    def _feed_forward(self, x: Tensor, *, gate: Tensor | None, grid: Grid | None, **routed: Any) -> Tensor:
         """The second half; without a grid the tokens are those that have no place in it."""
         if self.ffn_conv is not None:
             near = self.ffn_conv.nothing() if grid is None else self.ffn_conv(x, grid=grid)
             x = x + near.to(x.dtype)
-        branch = self.feed_forward(x, grid=grid)
+        branch = self.feed_forward(x, grid=grid, **routed)
         skip = x if self.residual_scale is None else self.residual_scale * x
         return _apply(self.ffn_post, skip + (branch if gate is None else gate * branch))
 
-    def feed_forward(self, x: Tensor, *, grid: Grid | None = None) -> Tensor:
-        """What the feed-forward net adds to the stream, with its norms and its scale."""
-        hidden = self.activation(self.up(_apply(self.ffn_pre, x)))
+    def feed_forward(
+        self,
+        x: Tensor,
+        *,
+        grid: Grid | None = None,
+        real: Tensor | None = None,
+        lengths: Tensor | None = None,
+        tallies: Tallies | None = None,
+    ) -> Tensor:
+        """What the feed-forward net, or its experts, add to the stream, with its norms and its scale."""
+        normed = _apply(self.ffn_pre, x)
+        if self.experts is not None:
+            rows, tally = self.experts(normed, real=real, lengths=lengths)
+            if tallies is not None:
+                tallies.found.append(tally)
+            return _scaled(_apply(self.ffn_out, rows), self.ffn_scale)
+        hidden = self.activation(self.up(normed))
         if self.mid_conv is not None:
             near = self.mid_conv.nothing() if grid is None else self.mid_conv(hidden, grid=grid)
             hidden = hidden + near.to(hidden.dtype)

@@ -29,6 +29,11 @@ class Runs:
         """Tokens in each run."""
         return [rows * length for rows, length in zip(self.rows, self.lengths, strict=True)]
 
+    def each(self, device: torch.device) -> Tensor:
+        """Length of every sequence, in order."""
+        rows, lengths = torch.tensor([self.rows, self.lengths], device=device)
+        return lengths.repeat_interleave(rows)
+
 
 def pooled(x: Tensor, *, runs: Runs | None, pool: Pool) -> Tensor:
     """The tokens that a block computes: (b, n, c) to (b, m, c), or packed (t, c) to (m, c)."""

@@ -175,6 +175,8 @@ def check_classic(config: ModelConfig, *, library: str) -> None:
             raise refused(f"{library} needs the final layer norm of the {name} tower, which was dropped")
         if tower.gate != "none":
             raise refused(f"{library} has no gate like that of this model's {name} tower")
+        if tower.moe.blocks:
+            raise refused(f"{library} has no experts like those of this model's {name} tower")
     if config.vision.blocks[0].activation != config.text.blocks[0].activation and library == "open_clip":
         raise refused("open_clip needs one activation for both towers")
     if config.text.position != "learned":

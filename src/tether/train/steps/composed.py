@@ -22,6 +22,7 @@ from tether.models.decoder import CausalDecoder
 from tether.models.patch_attention import Attended
 from tether.models.positions import Pair
 from tether.models.projection_head import ProjectionHead
+from tether.models.projectors import PairedProjectors
 from tether.train.steps.module import Encoder, StepModule, ViewRows, loss_inside
 from tether.train.steps.teachers import WORDS, Teachers, build_teacher
 from tether.train.steps.views import MODEL, TEACHER, VIEWS, ImageView, TextView, View, patch_grid
@@ -30,7 +31,11 @@ from tether.train.terms.objective import ROLES
 
 OWN = "objective"
 """Name of the term that is the run's objective."""
-HEADS: Mapping[str, type[nn.Module]] = {"causal_decoder": CausalDecoder, "projection": ProjectionHead}
+HEADS: Mapping[str, type[nn.Module]] = {
+    "causal_decoder": CausalDecoder,
+    "projection": ProjectionHead,
+    "projectors": PairedProjectors,
+}
 """Trainable modules that terms may call, by name."""
 
 _OF_PATCHES = ("keep_patches", "patches", "attended", "full_last")

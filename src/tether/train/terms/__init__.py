@@ -7,19 +7,26 @@ from collections.abc import Mapping
 from tether.train.terms.agreement import ByolTerm, SimclrTerm
 from tether.train.terms.caption import CaptionTerm
 from tether.train.terms.details import DetailHinges
+from tether.train.terms.experts import ExpertBalance
 from tether.train.terms.gates import GatePenalty
 from tether.train.terms.objective import ObjectiveTerm
 from tether.train.terms.similarity import TeacherSimilarity
+from tether.train.terms.strong_views import BarlowTerm, PrototypeTerm, RocketTerm, SiameseTerm
 from tether.train.terms.term import SeenView, Term, TermInputs
 
 __all__ = [
     "TERMS",
+    "BarlowTerm",
     "ByolTerm",
     "CaptionTerm",
     "DetailHinges",
+    "ExpertBalance",
     "GatePenalty",
     "ObjectiveTerm",
+    "PrototypeTerm",
+    "RocketTerm",
     "SeenView",
+    "SiameseTerm",
     "SimclrTerm",
     "TeacherSimilarity",
     "Term",
@@ -28,10 +35,15 @@ __all__ = [
 
 TERMS: Mapping[str, type[Term]] = {
     "byol": ByolTerm,
+    "barlow": BarlowTerm,
     "caption": CaptionTerm,
     "details": DetailHinges,
+    "experts": ExpertBalance,
     "gates": GatePenalty,
     "simclr": SimclrTerm,
+    "prototypes": PrototypeTerm,
+    "rocket": RocketTerm,
+    "siamese": SiameseTerm,
     "similarity": TeacherSimilarity,
 }
 """Terms by name; those of ``OBJECTIVES`` are terms as well."""

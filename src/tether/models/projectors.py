@@ -1,0 +1,221 @@
+"""Heads that self-supervised terms put behind embeddings: projectors, predictors, prototypes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import MinLen
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+from tether.core.gather import LOCAL, Gather
+from tether.core.ranges import Count, Positive, Share, checked
+from tether.models.blocks.layers import Linear
+from tether.models.sides import SIDES, Side
+from tether.models.synced_batch_norm import SyncedBatchNorm
+
+LastNorm = Literal["none", "plain", "scaled"]
+LARGEST_LOG_SCALE = 4.6052
+"""Of a scale's logarithm, which is kept between 0 and this (arXiv 2305.08675, released code)."""
+
+
+class Projector(nn.Module):
+    """Linear layers, all but the last followed by batch norm over all processes and ReLU."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        hidden: list[int],
+        out: int,
+        bias: bool,
+        last_norm: LastNorm = "none",
+        last_bias: bool | None = None,
+        generator: torch.Generator,
+    ) -> None:
+        """Draw the weights from the generator: normal, with a variance of 2 (hidden) or 1 (last) over the inputs.
+
+        Args:
+            dim: of the rows.
+            hidden: widths of the hidden layers, at least one.
+            out: width of the result.
+            bias: whether linear layers have one.
+            last_norm: ``plain`` or ``scaled`` batch norm at the end, without or with factors.
+            last_bias: of the last layer; None is ``bias``.
+            generator: of the weights.
+        """
+        super().__init__()
+        layers: list[nn.Module] = []
+        last = bias if last_bias is None else last_bias
+        for place, (width, after) in enumerate(zip([dim, *hidden], [*hidden, out], strict=True)):
+            ends = place == len(hidden)
+            layer = Linear(width, after, bias=last if ends else bias)
+            nn.init.normal_(layer.weight, std=((1 if ends else 2) / width) ** 0.5, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+            layers += [layer] if ends else [layer, SyncedBatchNorm(after), nn.ReLU()]
+        if last_norm != "none":
+            layers.append(SyncedBatchNorm(out, affine=last_norm == "scaled"))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, rows: Float[Tensor, "b d"], *, gather: Gather = LOCAL) -> Float[Tensor, "b o"]:
+        """Project this process's rows."""
+        for layer in self.layers:
+            rows = layer(rows, gather=gather) if isinstance(layer, SyncedBatchNorm) else layer(rows)
+        return rows
+
+
+class PairedProjectors(nn.Module):
+    """One projector for images and one for texts, and what may come with them.
+
+    What it is for, with the settings of the release (arXiv 2305.08675, appendix):
+
+    - the term ``rocket``: ``{hidden: [4096, 4096], scale: 10}``, and ``out`` as the embedding is wide;
+    - ``barlow``: ``{hidden: [3000, 3000], out: 8192, last_norm: plain}``;
+    - ``siamese``: ``{hidden: [2048], out: 128, bias: false, last_norm: plain, predictor: 2048}``, and
+      ``momentum: 0.99`` for BYOLIP;
+    - ``prototypes``: ``{hidden: [2048], out: 128, prototypes: 3000}``.
+
+    Smaller widths do for small models. The release's projectors read the tower's state before its projection; these
+    read the embedding. Like every head it is trained and saved with the run and is no part of the model.
+
+    Example:
+        >>> import torch
+        >>> from tether.models.projectors import PairedProjectors
+        >>> about = {"dim": 8, "vocabulary": 10, "context": 5, "generator": torch.Generator().manual_seed(0)}
+        >>> heads = PairedProjectors(hidden=[16], out=4, predictor=16, **about)
+        >>> heads.predict("text", heads.project("text", torch.rand(3, 8))).shape
+        torch.Size([3, 4])
+    """
+
+    @checked
+    def __init__(
+        self,
+        *,
+        hidden: Annotated[list[Count], MinLen(1)] | None = None,
+        out: Count | None = None,
+        bias: bool = True,
+        last_norm: LastNorm = "none",
+        scale: Positive | None = None,
+        predictor: Count | None = None,
+        momentum: Share | None = None,
+        prototypes: Count | None = None,
+        dim: int,
+        vocabulary: int,
+        context: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Build it, with weights drawn from the generator.
+
+        Args:
+            hidden: widths of the projectors' hidden layers; None is two as wide as four embeddings.
+            out: width of a projection; None is that of the embeddings.
+            bias: whether the projectors' linear layers have one; a predictor's last layer always has, its others never.
+            last_norm: ``plain`` or ``scaled`` batch norm at the projectors' end.
+            scale: start of a logit scale of its own, in [1, 100].
+            predictor: width of the hidden layer of a predictor for each side.
+            momentum: of copies that trail the projectors by ``copy <- m * copy + (1 - m) * projector`` at each step;
+                targets are then made by them.
+            prototypes: how many unit vectors both sides are scored with.
+            dim: of the embeddings.
+            vocabulary: of the tokenizer; not needed.
+            context: of the tokenizer; not needed.
+            generator: of the weights.
+
+        Raises:
+            InputError: a scale beyond its range.
+        """
+        super().__init__()
+        out = dim if out is None else out
+        hidden = [4 * dim, 4 * dim] if hidden is None else hidden
+        self.projectors = nn.ModuleDict(
+            {
+                side: Projector(dim, hidden=hidden, out=out, bias=bias, last_norm=last_norm, generator=generator)
+                for side in SIDES
+            }
+        )
+        self.predictors = nn.ModuleDict()
+        if predictor is not None:
+            for side in SIDES:
+                self.predictors[side] = Projector(
+                    out, hidden=[predictor], out=out, bias=False, last_bias=True, generator=generator
+                )
+        self.prototypes = None
+        if prototypes is not None:
+            self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, out, generator=generator), dim=1))
+        self.log_scale = None
+        if scale is not None:
+            if not 0 <= math.log(scale) <= LARGEST_LOG_SCALE:
+                raise InputError(f"scale: expected 1 to 100, got {scale}")
+            self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.momentum, self._step = momentum, -1
+        self.trailing = None if momentum is None else _as_buffers(copy.deepcopy(self.projectors))
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """Its own logit scale, with gradient; first put back into its range, as after an optimiser's step.
+
+        Raises:
+            InputError: it has none.
+        """
+        if self.log_scale is None:
+            raise InputError("projectors: expected scale, the start of a logit scale for strong views, such as 10")
+        with torch.no_grad():
+            self.log_scale.clamp_(0, LARGEST_LOG_SCALE)
+        return self.log_scale.exp()
+
+    def project(self, side: Side, rows: Float[Tensor, "b d"], *, gather: Gather = LOCAL) -> Float[Tensor, "b o"]:
+        """Embeddings of one side, projected."""
+        return self.projectors[side](rows, gather=gather)
+
+    def predict(self, side: Side, projected: Float[Tensor, "b o"], *, gather: Gather = LOCAL) -> Float[Tensor, "b o"]:
+        """What a projection of one side says of the other.
+
+        Raises:
+            InputError: there is no predictor.
+        """
+        if side not in self.predictors:
+            raise InputError("projectors: expected predictor, the width of its hidden layer")
+        return self.predictors[side](projected, gather=gather)
+
+    @torch.no_grad()
+    def target(self, side: Side, rows: Float[Tensor, "b d"], *, gather: Gather = LOCAL) -> Float[Tensor, "b o"]:
+        """The projection that is predicted, without gradient: that of the trailing copy where there is one."""
+        projectors = self.projectors if self.trailing is None else self.trailing
+        return projectors[side](rows, gather=gather)
+
+    def scores(self, projected: Float[Tensor, "b o"]) -> Float[Tensor, "b n"]:
+        """Cosines of projections with the prototypes.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self.prototypes is None:
+            raise InputError("projectors: expected prototypes, their number")
+        with torch.autocast(projected.device.type, enabled=False):
+            wide = projected.to(torch.promote_types(projected.dtype, torch.float32))
+            return F.normalize(wide, dim=1) @ F.normalize(self.prototypes, dim=1).to(wide.dtype).T
+
+    @torch.no_grad()
+    def follow_(self, *, step: int) -> None:
+        """Let the trailing copies come after, once a step however many batches it has; every process must call it."""
+        if self.trailing is None or self.momentum is None or step == self._step:
+            return
+        self._step = step
+        for copied, weight in zip(self.trailing.buffers(), self.projectors.parameters(), strict=True):
+            copied.lerp_(weight.detach().to(copied), 1 - self.momentum)
+
+
+def _as_buffers(module: nn.ModuleDict) -> nn.ModuleDict:
+    """The same module whose parameters are buffers: saved and moved with it, whole everywhere, and never trained."""
+    for part in module.modules():
+        for name, parameter in list(part._parameters.items()):
+            if parameter is not None:
+                del part._parameters[name]
+                part.register_buffer(name, parameter.detach())
+    return module
