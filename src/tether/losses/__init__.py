@@ -22,6 +22,7 @@ from tether.losses.logit_clip_pairs import LogitClip, clip_rows
 from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
+from tether.losses.pair_info_nce import InfoNceLoss, InfoNceTerms, info_nce_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
@@ -47,6 +48,7 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "geometry": GeometryLoss,
     "logit_clip": LogitClip,
     "neg_clip": NegClipLoss,
+    "info_nce": InfoNceLoss,
     "symmetric_negatives": SymmetricHardNegativeLoss,
     "triplet_clip": TripletClipLoss,
     "contrastive_gap": ContrastiveGapLoss,
@@ -70,6 +72,8 @@ __all__ = [
     "EqualNegativesWarning",
     "GeometryLoss",
     "GeometryTerms",
+    "InfoNceLoss",
+    "InfoNceTerms",
     "KLProjection",
     "LocalAlignmentLoss",
     "LogitClip",
@@ -109,6 +113,7 @@ __all__ = [
     "gradient_penalty",
     "hard_info_nce",
     "info_nce",
+    "info_nce_loss",
     "info_nce_pairs",
     "kl_divergence",
     "linear_mmcl_loss",
