@@ -17,6 +17,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Loss
 from tether.models.decoder import CausalDecoder
+from tether.models.projection import EmbeddingProjection
 from tether.train.steps.module import Encoder, StepModule, loss_inside
 from tether.train.steps.teachers import WORDS, Teachers, build_teacher
 from tether.train.steps.views import MODEL, TEACHER, VIEWS, TextView, View
@@ -25,7 +26,7 @@ from tether.train.terms.objective import ROLES
 
 OWN = "objective"
 """Name of the term that is the run's objective."""
-HEADS: Mapping[str, type[nn.Module]] = {"causal_decoder": CausalDecoder}
+HEADS: Mapping[str, type[nn.Module]] = {"causal_decoder": CausalDecoder, "projection": EmbeddingProjection}
 """Trainable modules that terms may call, by name."""
 
 _DIGEST = "weights of the teacher"
@@ -180,11 +181,16 @@ class ComposedStep:
         found = {name: view.rows(module, batch, step=step, gather=gather) for name, view in self.views.items()}
         rows = {name: one for name, one in found.items() if one is not None}
         features, extra = module.encode({name: one for name, one in rows.items() if self.views[name].encoder == MODEL})
-        for name in rows.keys() - features.keys():
+        own = set(features)
+        for name in rows.keys() - own:
             reader = self.views[name].encoder
             self._teachers.check(reader, rows[name], where=f"step: views: {name}")
             features[name] = self._teachers.read(reader, rows[name], batch, micro_batch=module.micro_batch)
-        views = {name: SeenView(one.rows, features[name], one.about) for name, one in rows.items()}
+        scales = {name: self._teachers.scale(self.views[name].encoder) for name in rows.keys() - own}
+        views = {
+            name: SeenView(one.rows, features[name], {**one.about, **scales.get(name, {})})
+            for name, one in rows.items()
+        }
         model = module.model
         heads = dict(module.heads.items())
         return TermInputs(batch, views, extra, heads, model.logit_scale, model.logit_bias, geometry_of(model))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tether.train.terms.caption import CaptionTerm
 from tether.train.terms.details import DetailHinges
+from tether.train.terms.distill import TowerDistillation
 from tether.train.terms.gates import GatePenalty
 from tether.train.terms.objective import ObjectiveTerm
 from tether.train.terms.similarity import TeacherSimilarity
@@ -21,11 +22,13 @@ __all__ = [
     "TeacherSimilarity",
     "Term",
     "TermInputs",
+    "TowerDistillation",
 ]
 
 TERMS: Mapping[str, type[Term]] = {
     "caption": CaptionTerm,
     "details": DetailHinges,
+    "distill": TowerDistillation,
     "gates": GatePenalty,
     "similarity": TeacherSimilarity,
 }
