@@ -78,7 +78,8 @@ def mine(
         >>> from tether.workflows.mine import mine
         >>> model = tether.load("tiny", random_weights=True)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = mine("scenes:rows=9,size=64,captions=both", model=model, out=f"{folder}/pairs.jsonl", negatives=2)
+        ...     out = f"{folder}/pairs.jsonl"
+        ...     found = mine("scenes:rows=9,size=64,captions=both", model=model, out=out, negatives=2)
         >>> found.pairs, found.groups
         (18, 9)
     """

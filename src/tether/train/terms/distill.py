@@ -8,7 +8,6 @@ from torch import nn
 
 from tether.core.errors import InputError
 from tether.core.gather import Gather
-from tether.core.ranges import checked
 from tether.core.types import Features, Loss
 from tether.losses.checks import unit_rows
 from tether.train.terms.term import Term, TermInputs
@@ -22,7 +21,6 @@ class TowerDistillation(Term):
     which the two may have any widths.
     """
 
-    @checked
     def __init__(self, *, student: str = "image", teacher: str = "teacher_image", head: str | None = None) -> None:
         """Take the views.
 
