@@ -36,6 +36,7 @@ DUPLICATES = ({"duplicates": "negatives"}, {"duplicates": "positives"})
 HARD = (*DUPLICATES, {"duplicates": "left_out"})
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "neg_clip": HARD,
+    "info_nce": (*HARD, {"symmetric": "mean"}),
     "triplet_clip": HARD,
     "symmetric_negatives": tuple({"scope": scope, **one} for scope in ("own", "batch", "pair") for one in HARD),
     "clip": DUPLICATES,
@@ -75,6 +76,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
 WITHOUT_BIAS = {
     "geometry",
     "neg_clip",
+    "info_nce",
     "triplet_clip",
     "symmetric_negatives",
     "clip",

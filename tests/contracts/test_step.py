@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tether.core.gather import LOCAL
-from tether.core.protocols import Objective, Step
+from tether.core.protocols import Objective, Owning, Step, Taught
 from tether.core.types import Batch, Loss
 from tether.losses import ClipLoss
 from tether.models import create
@@ -35,11 +35,14 @@ def name(request) -> str:
 
 def made(name: str, objective: Objective, model: StepModule) -> Step:
     """The step as a run has it before its first step."""
-    if name not in TEACHERS:
-        return STEPS[name](objective, steps=STEPS_TOTAL, seed=1)
-    step = ComposedStep(objective, steps=STEPS_TOTAL, seed=1, teacher=TEACHERS[name], **TAUGHT)
-    step.see_start(model.model)
-    step.new_heads(model.model)
+    if name in TEACHERS:
+        step = ComposedStep(objective, steps=STEPS_TOTAL, seed=1, teacher=TEACHERS[name], **TAUGHT)
+    else:
+        step = STEPS[name](objective, steps=STEPS_TOTAL, seed=1)
+    if isinstance(step, Taught):
+        step.see_start(model.model)
+    if isinstance(step, Owning):
+        step.new_heads(model.model)
     return step
 
 

@@ -28,6 +28,7 @@ DUPLICATES = ({"duplicates": "negatives"}, {"duplicates": "positives"})
 HARD = (*DUPLICATES, {"duplicates": "left_out"})
 SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "neg_clip": HARD,
+    "info_nce": (*HARD, {"tau": 0.05}),
     "triplet_clip": HARD,
     "symmetric_negatives": tuple({"scope": scope, **one} for scope in ("own", "batch", "pair") for one in HARD),
     "clip": DUPLICATES,

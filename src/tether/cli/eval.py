@@ -34,7 +34,10 @@ def command(
     existing: Existing = "refuse",
     measure: Annotated[
         list[str] | None,
-        typer.Option(help="retrieval, zero_shot, geometry or clip_score; repeat it for several (default: all)."),
+        typer.Option(
+            help="retrieval, zero_shot, geometry, clip_score (default: these) or text_retrieval, among the captions of "
+            "one image; repeat it for several."
+        ),
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column that holds the class (default: 'label' if there).")] = None,
     template: Annotated[

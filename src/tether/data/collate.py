@@ -91,7 +91,7 @@ class Assembler:
             extra[NEGATIVE_TEXT] = self._tokenise(known)
         if self._contents is not None:
             extra |= self._contents.extra(read, draws=bits, spec=self._spec)
-            further = self._contents.texts(rows, draws=draws)
+            further = self._contents.texts(rows, said=texts, draws=draws)
             if isinstance(regions := extra.get("regions"), Regions) and regions.phrases is not None:
                 further[REGION_TEXT] = [text for said in regions.phrases for text in said]
             extra |= {name: self._tokenise(said) for name, said in further.items()}

@@ -1,4 +1,4 @@
-"""What a batch holds besides plain pairs: views of images, further captions, regions, latents, rows of text alone."""
+"""What a batch holds besides plain pairs: views of images, further captions, regions, latents, pairs of texts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from tether.data.images import decode
 from tether.data.latents import TensorColumn
 from tether.data.placement import Placement
 from tether.data.regions import RegionColumns, SeenRegions
+from tether.data.text_pairs import POSITIVE_TEXT, TextPairs
 
 IMAGE, TEXT = "image", "text"
 REGION_TEXT = "region_text"
 """Where a batch's extra holds the tokens of its regions' phrases."""
-_TAKEN = ("image", "text", "negative_image", "negative_text", REGION_TEXT)
+_TAKEN = ("image", "text", "negative_image", "negative_text", REGION_TEXT, POSITIVE_TEXT)
 _WHOLE = Crop()
 
 
@@ -59,6 +60,8 @@ class BatchContents:
     - ``NAME`` (b, l) token ids for each of ``captions``;
     - ``regions`` (those of ``image``) and ``NAME_regions``, a ``core.types.Regions`` with ``most`` places a row;
       ``region_text`` (b * most, l) the tokens of their phrases, row after row;
+    - with ``pairs``, ``positive_text`` (b, l), another text that means what ``text`` does, and ``negative_text``
+      (b * K, l), row after row the K hard negatives of each;
     - ``NAME`` (b, ...) float32 for each of ``latents``.
 
     Names of crops and latents end in ``image`` and those of captions in ``text``, so that a step can name them as the
@@ -90,6 +93,7 @@ class BatchContents:
         captions: dict[str, str | dict[str, Any]] | None = None,
         regions: dict[str, Any] | None = None,
         latents: dict[str, dict[str, Any]] | None = None,
+        pairs: dict[str, Any] | None = None,
         images: bool = True,
     ) -> None:
         """Take the settings.
@@ -100,6 +104,7 @@ class BatchContents:
                 ``short_text``. Its draw is independent of that of ``text``.
             regions: settings of ``RegionColumns``.
             latents: settings of ``TensorColumn`` by name, such as ``latent_image``.
+            pairs: settings of ``TextPairs``, such as ``{negatives: 7}``; ``{}`` has pairs without hard negatives.
             images: whether rows have images, and one without is bad. Else none is opened, rows of text alone are as
                 good as others, and ``Batch.image`` has (b, 3, 0, 0) pixels.
 
@@ -131,6 +136,9 @@ class BatchContents:
         self.regions: RegionColumns | None = None
         if regions is not None:
             self.regions = build({**regions, "name": "columns"}, {"columns": RegionColumns}, where="regions")
+        self.pairs: TextPairs | None = None
+        if pairs is not None:
+            self.pairs = build({**pairs, "name": "pairs"}, {"pairs": TextPairs}, where="pairs")
         if not images and (self.crops or self.regions):
             raise InputError("images: without them there is nothing to cut crops or regions from; expected true")
 
@@ -161,6 +169,8 @@ class BatchContents:
             InputError: something that cannot be read; the row is bad.
         """
         tensors = {name: column.read(row) for name, column in self.latents.items()}
+        if self.pairs is not None:
+            self.pairs.check(row)
         if self.plain_images or not self.images:
             return RowContents(tensors=tensors)
         crops = self.crops if IMAGE in self.crops else {IMAGE: _WHOLE, **self.crops}
@@ -213,12 +223,13 @@ class BatchContents:
                 found[where] = self.regions.batched(seen, said, size=crop.spec(spec).size)
         return found
 
-    def texts(self, rows: Sequence[Row], *, draws: Sequence[int]) -> dict[str, list[str]]:
-        """The further captions of a batch by name."""
-        return {
+    def texts(self, rows: Sequence[Row], *, said: Sequence[str], draws: Sequence[int]) -> dict[str, list[str]]:
+        """The further captions of a batch by name, and what belongs to those that are ``said`` in it."""
+        found = {
             name: [pick(row, draw=hash_int(str(draw), salt=name)) for row, draw in zip(rows, draws, strict=True)]
             for name, pick in self.captions.items()
         }
+        return found if self.pairs is None else found | self.pairs.texts(rows, said=said, draws=draws)
 
 
 def _named(name: str, ending: str, *, where: str, free: Sequence[str] = ()) -> str:

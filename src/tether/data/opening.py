@@ -25,6 +25,7 @@ _WHERE = {
     "scene_twins": "tether.data.sets.scenes.twins:SceneTwins",
     "scenes": "tether.data.sets.scenes.set:ScenesSet",
     "split": "tether.data.sources.split:SplitSource",
+    "text_pairs": "tether.data.sources.text_pairs:TextPairsSource",
     "textile": "tether.data.sets.textile:TextileSet",
     "webdataset": "tether.data.sources.webdataset:WebDatasetSource",
     "windowed": "tether.data.sources.windowed:WindowedSource",

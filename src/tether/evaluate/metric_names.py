@@ -10,6 +10,7 @@ from tether.evaluate.html.text import plain
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Text to image": ("text_to_image_",),
     "Image to text": ("image_to_text_",),
+    "Text to text": ("text_to_text_",),
     "Zero-shot": ("zero_shot_", "classes"),
     "Geometry": ("gap_", "alignment", "uniformity_", "effective_rank_"),
     "CLIPScore": ("clip_score",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,13 +20,15 @@ from tether.evaluate.clip_score import PREFIX, clip_score
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.geometry import alignment, effective_rank, modality_gap, uniformity
 from tether.evaluate.groups import wilson
-from tether.evaluate.retrieval import Depths, chance, ranks
+from tether.evaluate.retrieval import Depths, Similarity, chance, ranks
+from tether.evaluate.text_retrieval import text_chance, text_ranks
 from tether.evaluate.zero_shot import logits, zero_shot
 from tether.models.embed import encode_texts
 from tether.models.long_texts import CutNotice, LongTexts, reading
 
-Measure = Literal["retrieval", "zero_shot", "geometry", "clip_score"]
-MEASURES: tuple[Measure, ...] = get_args(Measure)
+Measure = Literal["retrieval", "zero_shot", "geometry", "clip_score", "text_retrieval"]
+MEASURES: tuple[Measure, ...] = ("retrieval", "zero_shot", "geometry", "clip_score")
+"""Those that are taken unless others are asked for."""
 UNIFORMITY_ROWS = 10_000
 """Uniformity looks at all pairs of at most this many evenly spaced rows."""
 
@@ -59,6 +61,7 @@ def evaluate(
     * ``images``, ``texts``, ``seconds`` (all of it, reading included);
     * ``text_to_image_r1`` ... ``image_to_text_r10``, ``..._mean_rank``, ``..._median_rank``: see ``recall_at_k``;
     * ``<recall>_chance``, ``<top-k>_chance``: what a model that knows nothing reaches;
+    * ``text_to_text_r1`` ... for ``text_retrieval``: captions look for another one of their image, see ``text_ranks``;
     * ``zero_shot_top1``, ``zero_shot_top5``, ``zero_shot_mean_per_class``, ``classes``;
     * ``gap_distance``, ``gap_squared``, ``gap_mean_squared``, ``alignment``, ``uniformity_image``,
       ``uniformity_text``, ``effective_rank_image``, ``effective_rank_text``, all of unit embeddings;
@@ -136,6 +139,8 @@ def measure(
         for depth in k:
             means.add(f"image_to_text_r{depth}", (found.image_to_text <= depth) & asked, asked)
             means.add_texts(f"text_to_image_r{depth}", found.text_to_image <= depth, owner)
+    if "text_retrieval" in measures:
+        result |= _text_retrieval(text, owner, geometry.similarity, k=k, means=means)
     if seen.labels and "zero_shot" in measures:
         classes = seen.classes
         weights = class_rows(model, classes, templates=templates, batch_size=batch_size)
@@ -168,6 +173,23 @@ def class_rows(
     from tether.tasks.classify.zero_shot import class_weights
 
     return class_weights(model, classes, templates=templates, batch_size=batch_size)
+
+
+def _text_retrieval(
+    text: Tensor, owner: Tensor, similarity: Similarity, *, k: Sequence[int], means: _Means
+) -> dict[str, float]:
+    """Of captions whose image has another; nothing where none has."""
+    found = text_ranks(text, owner, similarity=similarity)
+    asked, of = found[found > 0], owner[found > 0]
+    if not len(asked):
+        return {}
+    for depth in k:
+        means.add_texts(f"text_to_text_r{depth}", asked <= depth, of)
+    recalls = {f"text_to_text_r{depth}": (asked <= depth).double().mean().item() for depth in k}
+    ordered = asked.sort().values
+    middle = float((ordered[(len(asked) - 1) // 2] + ordered[len(asked) // 2]) // 2)
+    ranks = {"text_to_text_mean_rank": asked.double().mean().item(), "text_to_text_median_rank": middle}
+    return recalls | ranks | text_chance(owner, k=k)
 
 
 def _geometry(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:

@@ -33,6 +33,7 @@ from tether.losses.matryoshka import (
 )
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
+from tether.losses.pair_info_nce import InfoNceLoss, InfoNceTerms, info_nce_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.rocket import RocketTerms, rocket_loss
 from tether.losses.siamese import siamese_loss
@@ -61,6 +62,7 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "geometry": GeometryLoss,
     "logit_clip": LogitClip,
     "neg_clip": NegClipLoss,
+    "info_nce": InfoNceLoss,
     "symmetric_negatives": SymmetricHardNegativeLoss,
     "triplet_clip": TripletClipLoss,
     "contrastive_gap": ContrastiveGapLoss,
@@ -91,6 +93,8 @@ __all__ = [
     "GeometryLoss",
     "GeometryTerms",
     "GroupHeads",
+    "InfoNceLoss",
+    "InfoNceTerms",
     "KLProjection",
     "LocalAlignmentLoss",
     "LogitClip",
@@ -139,6 +143,7 @@ __all__ = [
     "group_token_aggregate",
     "hard_info_nce",
     "info_nce",
+    "info_nce_loss",
     "info_nce_pairs",
     "kl_divergence",
     "linear_mmcl_loss",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ from tether.core.component import build, settings
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
+from tether.core.types import Row
 from tether.data import open_source
 from tether.data.augment import AUGMENTATIONS
 from tether.data.captions import CAPTION_PICKS
 from tether.data.contents import BatchContents
 from tether.data.loader import Loader, SideBySide
-from tether.data.regions import RegionColumns
 from tether.train.config import Beside, RunConfig, Spec
 
 
@@ -40,24 +40,26 @@ def check_batches(config: RunConfig, *, where: str) -> None:
 
 
 def words_of(configs: Sequence[RunConfig], *, where: str) -> set[str]:
-    """All captions of the data of some stretches, and the phrases of their regions; each source is read once."""
-    sources: list[tuple[Spec, list[RegionColumns]]] = []
+    """All captions of the data of some stretches, phrases of regions and text pairs; each source is read once."""
+    sources: list[tuple[Spec, list[Callable[[Row], Iterable[str]]]]] = []
     for config in configs:
         for one, here in each_data(config, where=where):
-            columns = next((columns for spec, columns in sources if spec == one.data), None)
-            if columns is None:
-                sources.append((one.data, columns := []))
+            further = next((further for spec, further in sources if spec == one.data), None)
+            if further is None:
+                sources.append((one.data, further := []))
             contents = build_contents(one.contents, where=here)
             if contents is not None and contents.regions is not None:
-                columns.append(contents.regions)
+                further.append(contents.regions.phrases_of)
+            if contents is not None and contents.pairs is not None:
+                further.append(contents.pairs.words_of)
     found: set[str] = set()
-    for spec, columns in sources:
+    for spec, further in sources:
         source = open_source(spec, where=f"{where}: data")
         for row in (row for block in source.blocks() for row in source.read(block)):
             found.update(row.texts)
-            for regions in columns:
+            for words in further:
                 with contextlib.suppress(InputError):  # a bad row, which the loader names
-                    found.update(regions.phrases_of(row))
+                    found.update(words(row))
     return found
 
 
@@ -100,6 +102,47 @@ def make_batches(
         found = loader if found is None else SideBySide(found, second=loader, prefix=name)
     assert found is not None  # there is the run's own
     return found
+
+
+def go_on(loader: Loader | SideBySide, state: Mapping[str, Any], *, config: RunConfig, before: RunConfig) -> None:
+    """Take over where the streams of another stretch stood; one of other data or another batch size begins anew.
+
+    Args:
+        loader: of this stretch.
+        state: what the other's loader gave.
+        config: settings of this stretch.
+        before: settings of the other.
+
+    Raises:
+        InputError: data of the same name are no longer the same.
+    """
+    now, then = _streams_of(config), _streams_of(before)
+    positions = dict(zip(then, _positions(state), strict=True))
+    for (name, stream), one in zip(now.items(), _streams(loader), strict=True):
+        if then.get(name) == stream:
+            one.load_state_dict(positions[name])
+
+
+def _streams_of(config: RunConfig) -> dict[str, tuple[Spec, int]]:
+    """Data and batch size of each stream by name; the run's own has none."""
+    each = zip(("", *config.beside), each_data(config, where=""), strict=True)
+    return {name: (one.data, one.batch_size or config.batch_size) for name, (one, _) in each}
+
+
+def _streams(loader: Loader | SideBySide) -> Iterator[Loader]:
+    if isinstance(loader, SideBySide):
+        yield from _streams(loader.first)
+        yield loader.second
+    else:
+        yield loader
+
+
+def _positions(state: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    if "second" in state:
+        yield from _positions(state["first"])
+        yield state["second"]
+    else:
+        yield state
 
 
 def each_data(config: RunConfig, *, where: str) -> Iterator[tuple[RunConfig | Beside, str]]:

@@ -17,7 +17,7 @@ from tether.core.protocols import ModelEdit, Owning, Stateful, Taught
 from tether.data.loader import Loader
 from tether.models.load import fill
 from tether.models.sides import SIDES, Side, side_parts
-from tether.train.batches import make_batches, words_of
+from tether.train.batches import go_on, make_batches, words_of
 from tether.train.checkpoints import Checkpoint
 from tether.train.ema import WeightAverage
 from tether.train.locked_towers import kept_towers
@@ -236,6 +236,8 @@ class Trainer:
             self.average.load({**self.average.tensors(), **tensors["ema"]})
         if kept(before, "data", "batch_size", "beside"):
             self.loader.load_state_dict(state["data"])
+        else:
+            go_on(self.loader, state["data"], config=self.config, before=before.config)
         if kept(before, "step") and isinstance(self.player.step, Taught):
             self.player.step.load_teacher_tensors(tensors.get("teacher", {}))
         if kept(before, "step", "objective") and isinstance(self.player.step, Stateful) and state.get("step"):

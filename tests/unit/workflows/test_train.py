@@ -134,7 +134,9 @@ def test_a_fit_refuses_settings_of_steps(photos, clip, tmp_path, setting):
         tether.train(photos, out=tmp_path / "run", start=clip, settings=[setting])
 
 
-@pytest.mark.parametrize("name", ["photos", "finetune", "demo", "speedrun", "short-tokens", "attentive"])
+@pytest.mark.parametrize(
+    "name", ["photos", "finetune", "demo", "speedrun", "short-tokens", "attentive", "text-and-image"]
+)
 def test_recipes_of_the_package(name, photos, clip):
     config = prepare(photos, recipe=name, start=clip).config
     assert config.model == {"load": clip}

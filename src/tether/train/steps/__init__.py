@@ -10,6 +10,7 @@ from tether.train.steps.module import StepModule, ViewRows, loss_inside
 from tether.train.steps.presets import (
     ClipInStep,
     ContrastiveStep,
+    DistillStep,
     HardNegativeStep,
     SemanticStep,
     SkipMiddleStep,
@@ -21,6 +22,7 @@ __all__ = [
     "ClipInStep",
     "ComposedStep",
     "ContrastiveStep",
+    "DistillStep",
     "HardNegativeStep",
     "SemanticStep",
     "SkipMiddleStep",
@@ -34,6 +36,7 @@ STEPS: Mapping[str, type[Step]] = {
     "clip_in": ClipInStep,
     "composed": ComposedStep,
     "contrastive": ContrastiveStep,
+    "distill": DistillStep,
     "hard_negatives": HardNegativeStep,
     "semantic": SemanticStep,
     "skip_middle": SkipMiddleStep,

@@ -220,7 +220,11 @@ class ComposedStep:
             reader = self.views[name].encoder
             self._teachers.check(reader, rows[name], where=f"step: views: {name}")
             features[name] = self._teachers.read(reader, rows[name], batch, micro_batch=module.micro_batch)
-        views = {name: SeenView(one.rows, features[name], one.about) for name, one in rows.items()}
+        scales = {name: self._teachers.scale(self.views[name].encoder) for name in rows.keys() - mine.keys()}
+        views = {
+            name: SeenView(one.rows, features[name], {**one.about, **scales.get(name, {})})
+            for name, one in rows.items()
+        }
         model = module.model
         heads = dict(module.heads.items())
         geometry, trailing = geometry_of(model), self._teachers.trailing

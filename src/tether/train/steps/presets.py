@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any, Literal, get_type_hints
 
 from tether.core.protocols import Objective
-from tether.core.ranges import NonNegative, Part, Positive, Share, checked
+from tether.core.ranges import Count, NonNegative, Part, Positive, Share, checked
 from tether.models.blocks.gate_controller import Rule
 from tether.models.dual import Want
 from tether.train.steps.composed import OWN, ComposedStep
 from tether.train.steps.teachers import WORDS
+from tether.train.steps.views import TEACHER
 
 Settings = dict[str, Any]
 _TWINS = {"negative_image": "negative_image", "negative_text": "negative_text"}
@@ -128,6 +129,38 @@ class ClipInStep(PresetStep):
         long = {"name": "clip", "image": "long_image", "text": "long_text", "duplicates": duplicates}
         terms = [{"name": OWN, **_TWINS}, {**long, "weight": weight, "as": "long"}]
         return {"views": images | texts, "terms": terms}
+
+
+class DistillStep(PresetStep):
+    """``objective(pairs) + weight * distillation``: the student is held to a teacher's similarities, too.
+
+    It is open_clip's ``distill`` (``--distill-model``): cross-entropy from the teacher's softmax over the batch, at its
+    own logit scale, to the student's, mean of both directions. The teacher reads the same images and captions, with its
+    own tokenizer, may have embeddings of any width, and is never saved with the model. To pull one tower's embeddings
+    to the teacher's, use the term ``distill``.
+    """
+
+    @staticmethod
+    def recipe(
+        image: Settings, *, encoder: str = "start", size: Count | None = None, weight: NonNegative = 1.0
+    ) -> Settings:
+        """See ``ImageView``, and who teaches.
+
+        Args:
+            image: settings of the student's image view; the teacher sees whole images.
+            encoder: the teacher, for ``tether.load``; ``start`` is the model before the run, which it is then held to.
+            size: pixels of a side of the teacher's images; None leaves the student's.
+            weight: of the distillation; open_clip's is 1.
+        """
+        views = {
+            "image": image,
+            "text": {},
+            "teacher_image": {"source": "image", "encoder": TEACHER, "size": size},
+            "teacher_text": {"source": "text", "encoder": TEACHER},
+        }
+        term = {"name": "similarity", "temperature": None, "form": "cross_entropy", "weight": weight, "as": "distill"}
+        teacher = encoder if encoder == "start" else {"load": encoder}
+        return {"views": views, "terms": [OWN, term], "teacher": teacher}
 
 
 class SemanticStep(PresetStep):

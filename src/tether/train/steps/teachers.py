@@ -23,6 +23,7 @@ from tether.train.ema import MovingEncoder, Shape
 from tether.train.resized_reader import ResizedReader
 from tether.train.steps.module import Encoder, ViewRows, joined_features, run_tower
 from tether.train.steps.views import TEACHER, captions_of
+from tether.train.terms.term import LOGIT_SCALE
 
 WORDS = "words"
 BUCKETS = 1024
@@ -230,6 +231,10 @@ class Teachers:
             (height, width), got = spec.size, " x ".join(map(str, view.rows.shape[2:]))
             more = f"give the view size: {height}" if height == width else "a view's own size is a square"
             raise InputError(f"{where}: encoder {name} takes images of {height} x {width}, got {got}; {more}")
+
+    def scale(self, name: str) -> dict[str, Tensor]:
+        """What a reader multiplies its cosines by, under the name that terms look for; nothing of one that has none."""
+        return {} if name == WORDS else {LOGIT_SCALE: self.load(name).logit_scale.detach()}
 
     @torch.no_grad()
     def read(self, name: str, view: ViewRows, batch: Batch, *, micro_batch: int | None = None) -> Features:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tether.train.terms.agreement import ByolTerm, SimclrTerm
 from tether.train.terms.caption import CaptionTerm
 from tether.train.terms.details import DetailHinges
+from tether.train.terms.distill import TowerDistillation
 from tether.train.terms.experts import ExpertBalance
 from tether.train.terms.gates import GatePenalty
 from tether.train.terms.objective import ObjectiveTerm
@@ -31,6 +32,7 @@ __all__ = [
     "TeacherSimilarity",
     "Term",
     "TermInputs",
+    "TowerDistillation",
 ]
 
 TERMS: Mapping[str, type[Term]] = {
@@ -39,6 +41,7 @@ TERMS: Mapping[str, type[Term]] = {
     "caption": CaptionTerm,
     "details": DetailHinges,
     "experts": ExpertBalance,
+    "distill": TowerDistillation,
     "gates": GatePenalty,
     "simclr": SimclrTerm,
     "prototypes": PrototypeTerm,

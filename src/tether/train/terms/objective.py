@@ -36,7 +36,7 @@ class ObjectiveTerm(Term):
         image: view of the images.
         text: view of the texts; row i of both is one pair.
         negative_image: view of their hard negatives, or None.
-        negative_text: likewise.
+        negative_text: likewise, for some objectives K rows for each pair, one pair's after another's.
         extra: views whose embeddings the objective finds in the batch's extra, by the names it has for them.
         steps: length of the run.
         seed: of objectives that draw.
@@ -59,8 +59,12 @@ class ObjectiveTerm(Term):
         """
         views = {role: seen.views[name] for role, name in self._roles.items() if name in seen.views}
         counts = {self._roles[role]: len(view.rows) for role, view in views.items()}
-        if len(set(counts.values())) > 1 or not len(views["image"].rows):
+        pairs = len(views["image"].rows)
+        several = {"negative_text"}  # may have several rows a pair, which the objective looks at
+        if not pairs or any(len(view.rows) != pairs for role, view in views.items() if role not in several):
             raise InputError(f"expected as many rows in every view, at least one; got {counts}")
+        if "negative_text" in views and len(views["negative_text"].rows) % pairs:
+            raise InputError(f"expected equally many hard negatives for each of {pairs} pairs; got {counts}")
         rows = {role: view.rows for role, view in views.items()}
         image, text, *negatives = (views[role].features if role in views else None for role in ROLES[:4])
         assert image is not None  # both are always named
