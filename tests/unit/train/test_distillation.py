@@ -52,7 +52,7 @@ def one_tower(side: str, teacher: str, *, head: str | None = None, size: int | N
     if size is not None:
         views[f"theirs_{side}"]["size"] = size
     term = {"name": "distill", "student": side, "teacher": f"theirs_{side}", "head": head, "weight": 2.0}
-    heads = {} if head is None else {head: {"name": "projection", "width": 48}}
+    heads = {} if head is None else {head: {"name": "projection", "layers": 1, "out": 48}}
     return ComposedStep(ClipLoss(), steps=3, seed=0, views=views, terms=["objective", term], heads=heads)
 
 

@@ -59,7 +59,7 @@ class TowerDistillation(Term):
         if mine != theirs:
             raise InputError(
                 f"distill: the teacher's embeddings have {theirs} numbers, the student's {mine}: give the step "
-                f"heads: {{project: {{name: projection, layers: 1, out: {theirs}}}}} and the term head: project, or take the "
-                "term similarity, which compares embeddings of any widths"
+                f"heads: {{project: {{name: projection, layers: 1, out: {theirs}}}}} and the term head: project, or "
+                "take the term similarity, which compares embeddings of any widths"
             )
         return (Loss(1 - (unit_rows(student) * unit_rows(teacher)).sum(dim=1).mean()),)
