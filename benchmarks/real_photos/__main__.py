@@ -12,7 +12,7 @@ import torch
 
 from tether.core.atomic_io import read_json, write_json
 from tether.papers.reproduction import real_photos
-from tether.papers.reproduction.reproduce import SEEDS
+from tether.papers.reproduction.stored_result import SEEDS
 
 from . import captions, clippers, gap, heads
 from .frozen import Photos

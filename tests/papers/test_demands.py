@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tether.papers.cards.troll import RATES
-from tether.papers.reproduction.reproduce import stored
+from tether.papers.reproduction.stored_result import stored
 
 
 def seeds(slug: str) -> list[dict]:

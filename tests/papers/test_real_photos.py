@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 from tether.papers.cards import CARDS
 from tether.papers.reproduction import real_photos, source_index
 from tether.papers.reproduction.history import is_commit
-from tether.papers.reproduction.reproduce import SEEDS
+from tether.papers.reproduction.stored_result import SEEDS
 
 CLAIM = Claim(
     says="It rises.",

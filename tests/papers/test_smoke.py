@@ -7,8 +7,9 @@ import math
 import pytest
 
 from tether.papers.cards import CARDS
-from tether.papers.reproduction.reproduce import reproduce, smoke_trial, stored
+from tether.papers.reproduction.reproduce import reproduce, smoke_trial
 from tether.papers.reproduction.results import moved
+from tether.papers.reproduction.stored_result import stored
 
 
 @pytest.mark.parametrize("slug", list(CARDS))

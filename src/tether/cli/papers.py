@@ -29,12 +29,12 @@ def command(
       tether papers --package optim --verdict reproduced
       tether papers --json
     """
-    from tether.papers.reproduction.results import rows
+    from tether.papers.reproduction.results import CHANGED, rows
 
     check_new(json, existing=existing, where="--json")
     every = rows()
-    _known("--package", package, {row.card.package for row in every})
-    _known("--verdict", verdict, {row.verdict for row in every})
+    package = _known("--package", package, {row.card.package for row in every})
+    verdict = _known("--verdict", verdict, {row.verdict for row in every})
     chosen = [
         row
         for row in every
@@ -62,13 +62,17 @@ def command(
     for row in sorted(chosen, key=lambda row: (row.card.package, row.card.slug)):
         card, colour = row.card, colours.get(row.verdict, "dim")
         shown = (Text(text, no_wrap=True, overflow="ellipsis") for text in (card.title, ", ".join(card.needs)))
-        said = Text.assemble((row.verdict, colour), (f" ({row.mark})" if row.mark else "", "yellow"))
+        said = Text.assemble((row.verdict, colour), ("*" * row.changed, "yellow"))
         table.add_row(card.slug, card.package, said, *shown)  # one line a paper, for grep
     screen = Screen()
     (screen if screen.is_terminal else Screen(width=PIPED)).print(table)
+    if any(row.changed for row in chosen):
+        say(f"* {CHANGED}")
     say(f"{len(chosen)} of {len(every)} papers; tether where SLUG shows the files of one")
 
 
-def _known(option: str, value: str | None, known: set[str]) -> None:
-    if value is not None and value not in known:
+def _known(option: str, value: str | None, known: set[str]) -> str | None:
+    """The value in small letters, as papers have it."""
+    if value is not None and value.lower() not in known:
         raise typer.BadParameter(f"no paper has {value!r}; known: {', '.join(sorted(known))}", param_hint=option)
+    return value and value.lower()

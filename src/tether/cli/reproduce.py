@@ -18,7 +18,10 @@ def command(
         bool, typer.Option("--smoke", help="Seconds each: does it run? No verdict, no stored result.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for SLUG.json; the checkout's results/ unless --smoke.")
+        Path | None,
+        typer.Option(
+            help="Folder for SLUG.json (SLUG.smoke.json); otherwise results/, and a smoke run stores nothing."
+        ),
     ] = None,
     device: Device = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
@@ -46,6 +49,8 @@ def command(
 
     if every == bool(slugs):
         raise typer.BadParameter("name at least one paper, or --all, not both")
+    if smoke and fresh_seeds:
+        raise typer.BadParameter("--smoke looks at seed 0 alone; leave out --fresh-seeds", param_hint="--smoke")
     chosen = list(CARDS) if every else list(dict.fromkeys(slugs or ()))
     for slug in chosen:
         card(slug)
@@ -64,7 +69,7 @@ def command(
 
     with bars() as progress:
         for slug in chosen:
-            task = progress.add_task(slug, total=None)
+            task, measured = progress.add_task(slug, total=None), list[int]()
             result = reproduce(
                 slug,
                 smoke=smoke,
@@ -73,20 +78,27 @@ def command(
                 threads=threads,
                 fresh=fresh,
                 on_progress=lambda done, total, task=task: progress.update(task, completed=done, total=total),
+                on_measured=measured.append,
             )
             if folder is not None:
-                write_json(folder / f"{slug}.json", result)
-            for line in _lines(result):
+                write_json(folder / f"{slug}{'.smoke' * smoke}.json", result)
+            for line in result_lines(result, measured=len(measured)):
                 say(line)
 
 
-def _lines(result: dict) -> list[str]:
+def result_lines(result: dict, *, measured: int) -> list[str]:
+    """What is said of a result of which so many seeds were measured just now."""
+    from tether.papers.reproduction import figures
+
     if result["verdict"] is None:
         return [f"{result['slug']}: smoke run ended in {result['wall_seconds']:.1f} s"]
-    more = f"; fresh seeds: {result['fresh']['verdict']} ({result['fresh']['mean']:.4g})" if result["fresh"] else ""
-    return [
-        f"{result['slug']}: {result['verdict']}; {result['metric']}: better by {result['mean']:.4g} "
-        f"(95 % bound {result['lower']:.4g}, margin {result['margin']:.4g}) "
-        f"over {len(result['seeds'])} seeds, {result['wall_seconds']:.0f} s{more}",
+    runs = [*result["seeds"], *(result["fresh"] or {"seeds": []})["seeds"]]
+    kept = f"  {len(runs) - measured} of {len(runs)} seeds were measured before; --fresh measures them again"
+    lines = [
+        f"{result['slug']}: {result['verdict']}; {result['metric']}: {figures.improvement(result)}; "
+        f"{len(result['seeds'])} seeds, {result['wall_seconds']:.0f} s",
         *(f"  does not hold: {one['says']}" for one in result["conditions"] if not one["holds"]),
     ]
+    if fresh := result["fresh"]:
+        lines.append(f"  fresh seeds: {fresh['verdict']}; {figures.improvement(result | fresh)}")
+    return lines if measured == len(runs) else [*lines, kept]

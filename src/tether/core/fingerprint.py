@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -17,8 +18,10 @@ from tether.core.errors import TetherError
 PACKAGE = Path(__file__).parents[1]
 FACTS = "CARD"
 """What a module says about itself under this name is no code; a card's metric and margin are compared as they are."""
+DATA = (".csv", ".json", ".npz", ".tsv", ".txt", ".yaml")
+"""Files of a package that count where a module asks ``resources.files("package")`` for them."""
 
-Stamp = tuple[int, int]
+Stamp = tuple[int, int, int]
 
 
 def fingerprint(files: Iterable[Path], *, package: Path = PACKAGE) -> str:
@@ -38,6 +41,7 @@ class _Code:
     digest: str
     imports: list[str]
     passed: dict[str, str]  # name at the top level to the dotted name that it is imported from
+    reads: list[str]  # packages whose data files it asks for
 
 
 class SourceTrees:
@@ -71,7 +75,8 @@ class SourceTrees:
         TYPE_CHECKING`` does not. What a package's ``__init__`` only passes on, lazily or not, counts where it is
         defined, so that a registry does not tie all its members together. Comments, docstrings, layout and the order
         of imports do not change it, for syntax trees are compared; nor does the move or the new name of a file, for an
-        import counts by the name and the code of what it brings.
+        import counts by the name and the code of what it brings. Data files count for a module that asks
+        ``resources.files("package.of.theirs")``.
 
         Args:
             files: where to begin, such as the file of a class.
@@ -92,7 +97,7 @@ class SourceTrees:
         if self._codes.keys() - self._old.keys() or any(self._fresh(path) is None for path in self._codes):
             found = {path: self._codes.get(path) or self._fresh(path) for path in self._stamps}
             rows = {
-                path: [*self._stamps[path], code.digest, code.imports, code.passed]
+                path: [*self._stamps[path], code.digest, code.imports, code.passed, code.reads]
                 for path, code in found.items()
                 if code
             }
@@ -109,8 +114,7 @@ class SourceTrees:
                     if entry.name.isidentifier():
                         self._list(entry.path, f"{dotted}.{entry.name}")
                 elif entry.name.endswith(".py"):
-                    status = entry.stat()
-                    self._stamps[entry.path] = status.st_mtime_ns, status.st_size
+                    self._stamps[entry.path] = _stamped(entry.stat())
                     self._modules[dotted if entry.name == "__init__.py" else f"{dotted}.{entry.name[:-3]}"] = entry.path
 
     def _closure(self, files: Iterable[Path]) -> set[str]:
@@ -131,8 +135,14 @@ class SourceTrees:
                 home = self._home(name)
                 brought.append("" if name in self._modules else name.rpartition(".")[2])
                 brought.append(self._code(home).digest if home and home not in self._leave_out else "")
-            self._whole[path] = _hash(code.digest, *brought)
+            self._whole[path] = _hash(code.digest, *brought, *map(self._data, code.reads))
         return self._whole[path]
+
+    def _data(self, package: str) -> str:
+        """Digest of the names and bytes of a package's data files."""
+        folder = self.package.parent.joinpath(*package.split("."))
+        files = sorted(path for path in folder.rglob("*") if path.suffix in DATA)
+        return _hash(*(f"{path.relative_to(folder).as_posix()} {_hash(path.read_bytes().hex())}" for path in files))
 
     def _code(self, path: str) -> _Code:
         if path not in self._codes:
@@ -144,7 +154,7 @@ class SourceTrees:
     def _fresh(self, path: str) -> _Code | None:
         """What the cache knows of a file that has not changed since."""
         row = self._old.get(path)
-        return _Code(*row[2:]) if row and tuple(row[:2]) == self._stamps.get(path) else None
+        return _Code(*row[3:]) if row and tuple(row[:3]) == self._stamps.get(path) else None
 
     def _home(self, name: str) -> str | None:
         if name not in self._homes:
@@ -173,8 +183,12 @@ def _kept(path: Path) -> dict[str, list]:
 
 
 def _stamp(path: Path) -> Stamp:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
+    return _stamped(path.stat())
+
+
+def _stamped(status: os.stat_result) -> Stamp:
+    """What an edit changes, the time of the last change of the entry too, which nobody sets by hand."""
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _hash(*texts: str) -> str:
@@ -183,15 +197,20 @@ def _hash(*texts: str) -> str:
 
 def _read(path: Path, *, package: str, inside: str = "") -> _Code:
     """Parse a file of a package, whose modules begin with its name; ``inside`` is what its relative imports add to."""
+    return _parsed(path.read_text(encoding="utf-8"), package, inside)
+
+
+@functools.lru_cache(maxsize=4096)  # the trees of several commits differ in a few files
+def _parsed(text: str, package: str, inside: str) -> _Code:
     reader = _Reader(package, inside)
-    reader.node(ast.parse(path.read_text(encoding="utf-8")))
+    reader.node(ast.parse(text))
     order: dict[str, None] = dict.fromkeys(reader.out[at] for at in reader.uses if reader.out[at] in reader.bound)
     names = [*order, *sorted(reader.bound.keys() - order.keys())]
     number = {name: f"import {at}" for at, name in enumerate(names)}
     for at in reader.uses:
         reader.out[at] = number.get(reader.out[at], reader.out[at])
     imports = [dotted for name in names for dotted in reader.bound[name]]
-    return _Code(_hash(*reader.out), imports, reader.passed)
+    return _Code(_hash(*reader.out), imports, reader.passed, reader.reads)
 
 
 class _Reader:
@@ -203,6 +222,7 @@ class _Reader:
         self.uses: list[int] = []  # places in out that hold a variable's name
         self.bound: dict[str, dict[str, None]] = {}  # variable to what it is imported from
         self.passed: dict[str, str] = {}
+        self.reads: list[str] = []
         self._depth = 0
         self._own_name = re.compile(rf"{package}(\.\w+)*[.:](\w+)") if package else None
         self._put: Callable[[str], None] = self.out.append
@@ -214,6 +234,8 @@ class _Reader:
             put(node.id)  # pyrefly: ignore[missing-attribute]
             return
         put(kind.__name__)
+        if isinstance(node, ast.Call):
+            self._resources(node)
         for name in node._fields:
             value = getattr(node, name, None)
             if value.__class__ is list:
@@ -228,6 +250,13 @@ class _Reader:
             elif value is not None and name not in ("kind", "type_comment"):
                 put(name)
                 self._constant(value)
+
+    def _resources(self, call: ast.Call) -> None:
+        """Keep the package of ``resources.files("package")`` or ``files("package")``."""
+        asked = getattr(call.func, "attr", getattr(call.func, "id", None)) == "files" and len(call.args) == 1
+        package = call.args[0].value if asked and isinstance(call.args[0], ast.Constant) else None
+        if isinstance(package, str) and package.partition(".")[0] == self.package and package not in self.reads:
+            self.reads.append(package)
 
     def _constant(self, value: object) -> None:
         """A value as it is written; text that names something of the package by its name, ``module:Name`` as import."""
@@ -252,9 +281,11 @@ class _Reader:
         self._depth -= 1
 
     def _facts(self, node: ast.AST) -> bool:
-        """Whether this is the top-level assignment of what a module says about itself."""
-        targets = node.targets if isinstance(node, ast.Assign) and self._depth == 1 else []
-        return [target.id for target in targets if isinstance(target, ast.Name)] == [FACTS]
+        """Whether this is the top-level ``CARD = Card(...)``, which a module says about itself."""
+        if not isinstance(node, ast.Assign) or self._depth != 1 or not isinstance(node.value, ast.Call):
+            return False
+        named = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        return named == [FACTS] and getattr(node.value.func, "id", None) == FACTS.capitalize()
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> bool:
         """Keep an import of the package; False for one of something else."""

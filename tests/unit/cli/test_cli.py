@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from tether import cli
 from tether.cli import verbs
+from tether.cli.reproduce import result_lines
 from tether.core.errors import InputError, MissingExtraError
 from tether.papers.cards import CARDS
 
@@ -172,7 +173,9 @@ def test_papers_as_table_and_as_json():
 
 def test_papers_can_be_chosen():
     one = next(iter(CARDS.values()))
-    rows = json.loads(call("papers", "--json", "--package", one.package, "--needs", one.needs[0].upper()[:4])[1])
+    rows = json.loads(
+        call("papers", "--json", "--package", one.package.upper(), "--needs", one.needs[0].upper()[:4])[1]
+    )
     assert one.slug in [row["slug"] for row in rows]
     assert {row["package"] for row in rows} == {one.package}
     assert json.loads(call("papers", "--json", "--needs", "no such thing")[1]) == []
@@ -231,7 +234,32 @@ def test_reproduce_writes_where_it_is_told(tmp_path):
     code, stdout, _ = call("reproduce", slug, "--smoke", "--out", str(tmp_path))
     assert code == 0
     assert f"{slug}: smoke run ended" in stdout
-    assert json.loads((tmp_path / f"{slug}.json").read_text())["smoke"] is True
+    assert json.loads((tmp_path / f"{slug}.smoke.json").read_text())["smoke"] is True  # no result is overwritten
+    code, _, stderr = call("reproduce", slug, "--smoke", "--fresh-seeds")
+    assert code == 2
+    assert "--smoke looks at seed 0 alone" in stderr
+
+
+def test_reproduce_says_which_seeds_were_kept():
+    summary = {"verdict": "in part", "mean": -0.5, "lower": -0.75, "upper": -0.25, "kind": "no_worse", "margin": 1.0}
+    result = {
+        **summary,
+        "slug": "some-paper",
+        "metric": "error",
+        "wall_seconds": 3.0,
+        "conditions": [{"says": "The norm is kept.", "holds": False}],
+        "seeds": [{}] * 5,
+        "fresh": summary | {"seeds": [{}] * 3},
+    }
+    improvement = "improvement -0.5 (-0.75 to -0.25), 1 worse allowed"
+    lines = [
+        f"some-paper: in part; error: {improvement}; 5 seeds, 3 s",
+        "  does not hold: The norm is kept.",
+        f"  fresh seeds: in part; {improvement}",
+    ]
+    assert result_lines(result, measured=8) == lines
+    kept = "  5 of 8 seeds were measured before; --fresh measures them again"
+    assert result_lines(result, measured=3) == [*lines, kept]
 
 
 def test_docs_needs_one_of_its_two_words():

@@ -1,6 +1,7 @@
 """The fingerprint of code, and what holds for the package's source as a whole."""
 
 import ast
+import os
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -46,8 +47,9 @@ def test_the_closure_follows_calls_and_names_that_are_passed_on(package):
         ("base.py", "ONE = 2\n", True),
         ("base.py", '"""Doc."""\n# a comment\n\nONE = (1)\n', False),
         ("parts/part.py", 'from .. import base\nclass Part:\n    """Doc."""\n    value = base.ONE\n', False),
-        ("card.py", FILES["card.py"].replace("def check", "CARD = 1\n\n\ndef check"), False),
-        ("card.py", FILES["card.py"].replace("def check", "CARDS = 1\n\n\ndef check"), True),
+        ("card.py", FILES["card.py"].replace("def check", "CARD = Card(1)\n\n\ndef check"), False),
+        ("card.py", FILES["card.py"].replace("def check", "CARDS = Card(1)\n\n\ndef check"), True),
+        ("base.py", "ONE = 1\nCARD = evil(1)\n", True),
         ("card.py", FILES["card.py"].replace("Part", "Other"), True),
         ("card.py", FILES["card.py"].replace("import Part", "import Part as P").replace(", Part", ", P"), False),
         ("card.py", FILES["card.py"].replace("return deep", "return None"), True),
@@ -59,6 +61,28 @@ def test_what_changes_the_fingerprint(package, name, text, changes):
     before = fingerprint([package / "card.py"], package=package)
     (package / name).write_text(text)
     assert (fingerprint([package / "card.py"], package=package) != before) == changes
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("words.tsv", True), ("more/words.yaml", True), ("page.css", False), ("../words.tsv", False)]
+)
+def test_data_files_count_where_they_are_asked_for(package, name, changes):
+    (package / "parts/part.py").write_text('from importlib import resources\nWORDS = resources.files("pkg.parts")\n')
+    (package / "parts/more").mkdir()
+    (package / "parts" / name).write_text("one\n")
+    before = fingerprint([package / "card.py"], package=package)
+    (package / "parts" / name).write_text("two\n")
+    assert (fingerprint([package / "card.py"], package=package) != before) == changes
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(package):
+    before = SourceTrees(package)
+    first = before.fingerprint([package / "card.py"])
+    before.save()
+    status = (package / "base.py").stat()
+    (package / "base.py").write_text("ONE = 2\n")
+    os.utime(package / "base.py", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert SourceTrees(package).fingerprint([package / "card.py"]) != first
 
 
 def test_a_moved_file_changes_nothing(package):

@@ -9,7 +9,7 @@ import pytest
 
 from tether.core.card import Card, Claim, Condition, Tried
 from tether.core.errors import InputError
-from tether.papers.reproduction import docs, pages, part_reference, source_index
+from tether.papers.reproduction import docs, figures, pages, part_reference, source_index
 from tether.papers.reproduction.markdown import cell, escaped, table
 from tether.papers.reproduction.results import PaperStatus
 
@@ -40,7 +40,8 @@ CARD = Card(
     authors=("Ada", "Bell"),
     tried=(Tried(bed="Larger steps", outcome="no difference: -0.01"),),
 )
-KEPT = {"says": "The norm is kept.", "mean": 1.0, "lower": 0.5, "holds": True}
+ASKED = {"says": "The norm is kept.", "ours": "norm", "than": 1.0, "better": "higher", "least": 0.25}
+KEPT = ASKED | {"mean": 1.0, "lower": 0.5, "holds": True}
 RESULT = {
     "verdict": "reproduced",
     "mean": 0.51239,
@@ -58,7 +59,7 @@ RESULT = {
         "seeds": [{"seed": 5, "baseline": 1.2, "ours": 0.9, "notes": {"norm": 0.5}}],
     },
     "seeds": [
-        {"seed": 0, "baseline": 1.0, "ours": 0.5, "notes": {"norm": 2.0}},
+        {"seed": 0, "baseline": 1.0, "ours": 0.5, "notes": {"norm": 2.0, "side_figure": 2.0}},
         {"seed": 1, "baseline": 1.1, "ours": 0.6, "notes": {}},
     ],
     "machine": {"processor": "A processor", "cores": 2},
@@ -82,6 +83,8 @@ PHOTOS = (
 
 def test_the_readme_counts_verdicts():
     assert pages.verdicts([FRESH, CHANGED, NEVER]) == "3 papers: 2 reproduced, 1 not run."
+    shown = pages.verdicts([PaperStatus(CARD, RESULT, photos=PHOTOS)])
+    assert shown == "1 papers: 1 reproduced. 1 are checked on real photographs too: 1 not shown."
     assert pages.verdicts([]) == "0 papers: none is measured yet."
 
 
@@ -103,14 +106,15 @@ def test_a_paper_page_holds_claim_seeds_and_circumstances():
         "`tether.core.card.Card` in `src/tether/core/card.py`",
         "| metric | gap, cosine; lower is better |",
         "| equal on both sides | steps |",
-        "- The norm is kept.",
-        "**reproduced**: 0.5124 (bound 0.4124, margin 0.25); 2 paired seeds, one-sided 95 % bounds.",
-        "| The norm is kept. | 1 | 0.5 | holds |",
-        "say *in part*: 0.3 (bound 0.1, margin 0.25); a condition fails: The norm is kept.",
-        "| 5 | 1.2 | 0.9 | 0.5 |",
+        "**reproduced**: improvement 0.5124 (0.4124 to 0.6124), 0.25 asked; 1 of 1 condition holds ([",
+        "2 paired seeds, with one-sided 95 % bounds",
+        "| The norm is kept. | 2 | at least 1.25 | 1 (0.5) | holds |",
+        "say *in part*: improvement 0.3 (0.1 to 0.5), 0.25 asked; a condition fails: The norm is kept.",
+        "| figure | seed 5 | mean |\n| --- | --- | --- |\n| baseline | 1.2 | 1.2 |",
         "- Larger steps. No difference: -0.01.",
-        "| 0 | 1 | 0.5 | 2 |",
-        "| 1 | 1.1 | 0.6 |  |",
+        "| ours | 0.5 | 0.6 | 0.55 |",
+        "| side figure | 2 |  | 2 |",
+        "does not prove that claim",
         "A processor, 2 cores",
         "commit `0123456789ab`",
         "- Runs on a small model.",
@@ -124,26 +128,27 @@ def test_a_page_shows_the_check_on_photographs_as_it_came_out():
     for words in (
         "On photographs too.",
         "above: the data.",
-        "**not shown**: 0.5124 (bound 0.4124",
+        "**not shown**: improvement 0.5124 (0.4124 to",
         "9.5 s",
-        "| 1 | 0.5 |",
+        "| ours | 0.5 | 0.6 | 0.55 |",
     ):
         assert words in shown
     assert "On real photographs" not in pages.paper(FRESH)
-    assert "| 1 of 1 | **not shown**: 0.5124 (bound 0.4124, margin 0.25) |" in pages.claims(
+    assert "| **not shown**: improvement 0.5124 (0.4124 to 0.6124), 0.25 asked |" in pages.claims(
         [PaperStatus(CARD, RESULT, photos=PHOTOS)]
     )
 
 
 def test_a_page_says_what_is_changed_or_not_run():
-    assert "**reproduced** (changed since measured): 0.5124" in pages.paper(CHANGED)
+    assert "1 of 1 condition holds; changed since measured ([what" in pages.paper(CHANGED)
+    assert "- The norm is kept." in pages.paper(NEVER)
     assert "takes about 2 minutes" in pages.paper(NEVER)
 
 
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("no_worse", "differs by 0.5124 (0.4124 to 0.6124), 0.25 worse allowed"),
+        ("no_worse", "improvement 0.5124 (0.4124 to 0.6124), 0.25 worse allowed"),
         ("property", "0.5124 inside its bound on average"),
     ],
 )
@@ -151,10 +156,27 @@ def test_other_kinds_of_claims_show_what_they_are_held_against(kind, said):
     assert said in pages.outcome(PaperStatus(CARD, RESULT | {"kind": kind}))
 
 
-def test_the_table_of_claims():
-    text = pages.claims([FRESH, NEVER])
-    assert "| nothing done | steps | 2 | in part | 1 of 1 |" in text
-    assert "| not run | nothing done | steps |  |  | 0 of 1 |" in text
+@pytest.mark.parametrize(
+    ("than", "better", "least", "asked"),
+    [
+        (1.0, "higher", 0.25, "at least 1.25"),
+        (1.0, "lower", 0.25, "at most 0.75"),
+        ("baseline", "lower", -0.5, "at most 1.55"),
+        ("ours", "higher", 0.0, "at least 0.55"),
+    ],
+)
+def test_a_condition_says_what_its_figure_must_reach(than, better, least, asked):
+    one = KEPT | {"than": than, "better": better, "least": least, "holds": False}
+    shown = figures.conditions(RESULT | {"conditions": [one]})
+    assert f"| 2 | {asked} | 1 (0.5) | **fails** |" in shown
+
+
+def test_the_table_of_claims_goes_by_verdict():
+    text = pages.claims([NEVER, FRESH])
+    assert text.index("## Reproduced") < text.index("## Not run")
+    assert "| better | nothing done | steps | improvement 0.5124 (0.4124 to 0.6124), 0.25 asked; 1 of 1" in text
+    assert "| 2 | in part |  |" in text
+    assert "| better | nothing done | steps |  |  |  |  |" in text
 
 
 def test_the_bibliography_cites():
@@ -185,7 +207,7 @@ def test_html_of_a_result_does_not_get_into_a_page():
     bad = "<script>alert(1)</script>"
     result = RESULT | {"conditions": [KEPT | {"says": bad}], "machine": {"processor": bad, "cores": 2}}
     result["fresh"] = RESULT["fresh"] | {"conditions": [KEPT | {"says": bad, "holds": False}]}
-    result["seeds"] = [run | {"notes": {bad: 1.0}} for run in RESULT["seeds"]]
+    result["seeds"] = [run | {"notes": {bad: 1.0, "norm": 1.0}} for run in RESULT["seeds"]]
     text = pages.paper(PaperStatus(CARD, result, photos=PHOTOS | {"says": bad, "differs": bad}))
     assert "<script" not in text
     assert text.count("&lt;script") == 6

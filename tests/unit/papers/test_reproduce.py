@@ -13,7 +13,7 @@ import torch
 from tether.core.atomic_io import read_json, write_json
 from tether.core.card import Card, Claim, Condition, Trial
 from tether.core.errors import InputError
-from tether.papers.reproduction import reproduce, results, source_index
+from tether.papers.reproduction import reproduce, results, source_index, stored_result
 from tether.papers.reproduction.lab import Lab
 from tether.papers.reproduction.results import ABSOLUTE, RELATIVE, moved
 from tether.papers.testbeds.pairs import emoji
@@ -56,6 +56,7 @@ class Paper:
 def paper(monkeypatch, tmp_path):
     made = Paper()
     monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(reproduce, "commit", lambda: "0123456789ab")
     monkeypatch.setattr(reproduce, "module", lambda slug: made)
     monkeypatch.setattr(reproduce, "find_card", lambda slug: CARD)
     monkeypatch.setattr(source_index, "card_path", lambda slug: tmp_path / "made_up.py")
@@ -81,7 +82,7 @@ def test_a_result_holds_what_was_measured(paper):
     }
     assert result["machine"].keys() == {"system", "architecture", "processor", "cores"}
     assert result["versions"]["torch"] == torch.__version__
-    reproduce.check(result, where="here")
+    stored_result.check(result, where="here")
 
 
 def test_no_name_of_the_machine_or_user_gets_into_a_result(paper):
@@ -187,10 +188,10 @@ def test_a_condition_that_fails_makes_it_in_part(paper, monkeypatch, least, verd
     result = reproduce.reproduce("made-up", fresh_seeds=True)
     assert (result["verdict"], result["fresh"]["verdict"]) == (verdict, verdict)
     assert [(one["mean"], one["holds"]) for one in result["conditions"]] == [(-0.5, holds)]
-    reproduce.check(result, where="here")
+    stored_result.check(result, where="here")
     result["conditions"][0]["holds"] = not holds
     with pytest.raises(InputError, match="'kept': holds is"):
-        reproduce.check(result, where="here")
+        stored_result.check(result, where="here")
 
 
 def test_a_condition_on_a_figure_that_is_not_there_is_refused(paper, monkeypatch):
@@ -246,7 +247,7 @@ def test_a_smoke_run_has_no_verdict_and_is_never_kept(paper):
     assert (paper.asked, paper.smokes) == ([], 2)
     assert (result["smoke"], result["verdict"], result["mean"]) == (True, None, None)
     with pytest.raises(InputError, match="smoke run"):
-        reproduce.check(result, where="results/made-up.json")
+        stored_result.check(result, where="results/made-up.json")
 
 
 def test_what_is_not_a_trial_is_refused(paper, monkeypatch):
@@ -266,24 +267,62 @@ def test_what_is_not_a_trial_is_refused(paper, monkeypatch):
         ({"mean": float("nan")}, "mean is nan, its seeds give 0.5"),
         ({"margin": None}, "margin: expected int or float, got None"),
         ({"smoke": {"baseline": 1.0}}, "smoke: key 'ours' is missing"),
-        ({"seeds": [{"baseline": "1"}]}, "seeds: 0: baseline: expected int or float, got '1'"),
+        ({"seeds": [{"seed": 0, "baseline": "1"}]}, "seeds: 0: baseline: expected int or float, got '1'"),
+        ({"device": "cuda"}, "expected one thread of the CPU, got 1 of 'cuda'"),
+        ({"threads": 2}, "expected one thread of the CPU, got 2 of 'cpu'"),
+        ({"kind": "odd"}, "kind: expected better, no_worse, property, got 'odd'"),
+        ({"better": "sideways"}, "better: expected higher or lower, got 'sideways'"),
+        ({"machine": []}, "machine: expected a mapping"),
+        ({"smoke": {"baseline": float("inf"), "ours": 1.0, "notes": {}}}, "expected finite numbers"),
     ],
 )
 def test_a_typed_verdict_is_caught(paper, tmp_path, change, match):
     result = reproduce.reproduce("made-up") | change
     write_json(tmp_path / "made-up.json", result)
     with pytest.raises(InputError, match=match):
-        reproduce.stored("made-up", folder=tmp_path)
+        stored_result.stored("made-up", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (lambda result: result["seeds"].pop(), r"expected the seeds \[0, 1, 2, 3, 4\], got \[0, 1, 2, 3\]"),
+        (lambda result: result["seeds"].reverse(), "expected the seeds"),
+        (lambda result: result["fresh"]["seeds"].pop(), r"fresh: expected the seeds \[5, 6, 7\]"),
+        (lambda result: result["seeds"][1].update(commit="0123456789ab+"), "seed 1: measured from '0123456789ab.'"),
+        (lambda result: result["seeds"][1]["notes"].update(ours=1.0), "notes: 'ours' is the name"),
+        (lambda result: result["fresh"].update(conditions=[]), "fresh: conditions are not those of the claim"),
+        (lambda result: result["conditions"][0].update(better="up"), "better: expected higher or lower, got 'up'"),
+        (lambda result: result["conditions"][0].update(least=float("nan")), "conditions: expected finite numbers"),
+        (lambda result: result["conditions"][0].pop("ours"), "conditions: 0: key 'ours' is missing"),
+    ],
+)
+def test_a_result_of_other_seeds_or_conditions_is_refused(paper, monkeypatch, edit, match):
+    kept = Condition(says="kept", ours="norm", than=2.5, better="higher", least=-1.0)
+    card = dataclasses.replace(CARD, claim=dataclasses.replace(CARD.claim, conditions=(kept,)))
+    monkeypatch.setattr(reproduce, "find_card", lambda slug: card)
+    result = copy.deepcopy(reproduce.reproduce("made-up", fresh_seeds=True))
+    stored_result.check(result, where="made-up.json", card=card)
+    edit(result)
+    with pytest.raises(InputError, match=f"made-up.json: .*{match}"):
+        stored_result.check(result, where="made-up.json")
+
+
+def test_a_result_of_another_claim_is_refused(paper):
+    result = reproduce.reproduce("made-up")
+    card = dataclasses.replace(CARD, claim=dataclasses.replace(CARD.claim, margin=0.2))
+    with pytest.raises(InputError, match=r"margin is 0\.25, the card says 0\.2"):
+        stored_result.check(result, where="here", card=card)
 
 
 def test_a_result_with_a_missing_key_is_refused(paper, tmp_path):
     result = copy.deepcopy(reproduce.reproduce("made-up"))
     del result["fingerprint"]
     with pytest.raises(InputError, match=r"made-up\.json: not a result, these keys are missing: fingerprint"):
-        reproduce.check(result, where="made-up.json")
+        stored_result.check(result, where="made-up.json")
     with pytest.raises(InputError, match="not a result"):
-        reproduce.check([], where="made-up.json")
-    assert reproduce.stored("made-up", folder=tmp_path) is None
+        stored_result.check([], where="made-up.json")
+    assert stored_result.stored("made-up", folder=tmp_path) is None
 
 
 def test_rows_as_json_are_plain(paper):

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STEPS, LEARNING_RATE, BETAS = 300, 4e-3, (0.9, 0.999)
 RESET_INTERVAL = 100
+OURS = {"spam": "SPAM", "stable_spam": "Stable-SPAM"}
 
 CARD = Card(
     slug="stable-spam",
@@ -34,25 +35,60 @@ CARD = Card(
         "tether.compress.quantise.layers.FakeQuantLinear",
     ),
     needs=("gradients",),
-    gives="Two optimisers that take spikes for themselves, and training as if weights and inputs had 4 bits.",
+    gives="Two optimisers that take spikes for themselves, where a constant limit did better, and training as if "
+    "weights and inputs had 4 bits.",
     claim=Claim(
-        says="In simulated 4-bit training with planted bad batches and no clipper, SPAM and Stable-SPAM both end far "
-        "below Adam.",
+        says="In simulated 4-bit training with planted bad batches Stable-SPAM ends below Adam behind a limit on the "
+        "global norm; it and SPAM end far below Adam without one.",
         metric="validation cross-entropy, nats per character",
         better="lower",
-        margin=0.5,
-        baseline="Adam at the same learning rate, without a clipper; ours is the worse of SPAM and Stable-SPAM",
+        margin=0.03,
+        baseline="Adam behind a limit of 1 on the global norm",
         scale=f"character model of 0.1 M parameters with INT4 linear layers, {STEPS} steps, five planted bad batches",
+        equal=f"starting weights, batches, steps and the learning rate of {LEARNING_RATE:g}, nothing tuned but the "
+        "interval between resets, which a run of this length needs",
+        conditions=(
+            *(
+                Condition(
+                    says=f"{name} ends at least 0.5 nats below Adam without a clipper.",
+                    ours=f"validation_{key}",
+                    than="validation_adam",
+                    better="lower",
+                    least=0.5,
+                )
+                for key, name in OURS.items()
+            ),
+            *(
+                Condition(
+                    says=f"The bad batches cost {name} at most a tenth of what they cost Adam without a clipper.",
+                    ours=f"excess_{key}",
+                    than="tenth_of_excess_adam",
+                    better="lower",
+                )
+                for key, name in OURS.items()
+            ),
+            Condition(
+                says="Without bad batches Stable-SPAM ends no higher than Adam behind the same limit.",
+                ours="validation_without_bad_batches_stable_spam",
+                than="validation_without_bad_batches_adam_clipped",
+                better="lower",
+            ),
+        ),
     ),
     differences=(
         "Every counter is saved with the state; the released StableSPAM forgets its number of calls and its cosine.",
         "A tensor whose gradient is not finite is left alone, state and all; in the released code it is NaN for good.",
         "reset_mode='clean' does what the text says: moments emptied before they are used, other counters left alone.",
         "SPAM's cap begins for a late parameter when that has had its own first steps; sparse momentum is left out.",
-        "Adam behind a plain limit on the global norm is run beside them; it ended as low when this claim was chosen.",
         "That 4-bit training beats 16-bit Adam is a claim about large language models and is not tried here.",
     ),
-    minutes=6.0,
+    tried=(
+        Tried(
+            bed="the worse of SPAM and Stable-SPAM against Adam without a clipper, which was the claim at first",
+            outcome="2.15 nats against 2.92, seeds 0 to 2; Adam behind a limit of 1 ended at 1.93, Stable-SPAM at 2.04",
+        ),
+    ),
+    minutes=9.0,
     guide="stability.md",
     authors=("Huang", "Hu", "Zhang", "Jin", "Li", "Shen", "Chen", "Liu", "Wen", "Wang", "Liu"),
 )
@@ -61,17 +97,18 @@ Make = Callable[[list[dict[str, Any]]], "Optimizer"]
 
 
 def reproduce(lab: Lab) -> Trial:
-    """Train with each optimiser among bad batches; for the notes, Adam behind a plain clipper, and all without any."""
+    """Train with each optimiser and with clipped Adam, among bad batches and, for the notes, without any."""
     from tether.optim.clip import GlobalNorm, NoClip
 
     makers = optimizers()
-    runs = {name: trained(lab, make, NoClip()) for name, make in makers.items()}
-    runs["adam_clipped"] = trained(lab, makers["adam"], GlobalNorm(1.0))
-    calm = {name: trained(lab, make, NoClip(), planted={}) for name, make in makers.items()}
+    arms = {name: (make, NoClip) for name, make in makers.items()} | {"adam_clipped": (makers["adam"], GlobalNorm)}
+    runs = {name: trained(lab, make, clipper()) for name, (make, clipper) in arms.items()}
+    calm = {name: trained(lab, make, clipper(), planted={}) for name, (make, clipper) in arms.items()}
     notes = {f"validation_{name}": run.validation for name, run in runs.items()}
     notes |= {f"excess_{name}": run.excess for name, run in runs.items()}
     notes |= {f"validation_without_bad_batches_{name}": run.validation for name, run in calm.items()}
-    return Trial(runs["adam"].validation, max(runs["spam"].validation, runs["stable_spam"].validation), notes)
+    notes["tenth_of_excess_adam"] = runs["adam"].excess / 10
+    return Trial(runs["adam_clipped"].validation, runs["stable_spam"].validation, notes)
 
 
 def optimizers() -> Mapping[str, Make]:

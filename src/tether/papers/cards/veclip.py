@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
 IMAGES, POOL, NAMED = 3_000, 300, 300
-STEPS = 800
+STEPS = 2_000
 NAME_PROMPT = "{}"
 
 CARD = Card(
@@ -32,16 +32,36 @@ CARD = Card(
         "tether.data.captions.statistics.caption_stats",
     ),
     needs=("pairs with noisy texts", "a description of each image", "a fuser: rules that come along, or a model"),
-    gives="A CLIP trained on noisy alt-texts that finds images by what is seen, and still knows the names.",
+    gives="A CLIP trained on noisy alt-texts and clean descriptions that finds images by what is seen far better "
+    "than on alt-texts alone, in short runs not as well as on the descriptions alone.",
     claim=Claim(
         says="With equally many steps, a CLIP that draws its texts from alt-texts and fused captions, half and half, "
-        "finds more clean captions by image than one that is trained on the alt-texts alone.",
+        "finds as many clean captions by image as one that is trained on the fused captions alone, and learns names "
+        "that only alt-texts have.",
         metric="recall at 1 of image to text, clean held-out captions, percentage points",
         better="higher",
-        margin=10.0,
-        baseline="the same model, seed and steps on the alt-texts",
+        margin=3.0,
+        baseline="the same model, seed and steps on the fused captions alone",
         scale=f"{IMAGES:,} scenes of two or three plain things at 32 px, 60 % of the alt-texts noisy; a tiny CLIP, "
-        f"{STEPS} steps of 64; {POOL} captions to choose from",
+        f"{STEPS:,} steps of 64; {POOL} captions to choose from",
+        kind="no_worse",
+        equal="first weights, images of every batch, steps, one text an image, learning rate",
+        conditions=(
+            Condition(
+                says="The mixture finds 10 points more than the alt-texts alone.",
+                ours="recall_mix",
+                than="recall_alt",
+                better="higher",
+                least=10.0,
+            ),
+            Condition(
+                says="Names that only alt-texts have are told 10 points more often than with fused captions alone.",
+                ours="names_mix",
+                than="names_vecap",
+                better="higher",
+                least=10.0,
+            ),
+        ),
     ),
     differences=(
         "The scene's own list of things stands in for LLaVA's description, and rules fuse where the paper has Vicuna.",
@@ -50,7 +70,14 @@ CARD = Card(
         "The share of each text in training is not published for certain; it is one half here.",
         "No training or captioning code is released; there are no figures to compare with.",
     ),
-    minutes=3.0,
+    tried=(
+        Tried(
+            bed="800 steps, seeds 0 to 2.",
+            outcome="Image to text the mixture found 27.8 %, the alt-texts 2.3 %, the fused captions alone 44.8 %; "
+            "names were told in 12.3, 30.0 and 10.6 % of the images (chance 10 %).",
+        ),
+    ),
+    minutes=15.0,
     guide="captions.md",
 )
 
@@ -95,4 +122,4 @@ def reproduce(lab: Lab) -> Trial:
         notes[f"names_{arm}"] = 100 * float(((image @ text.T).argmax(dim=1) == labels).double().mean())
     notes["names_mix_over_vecap"] = notes["names_mix"] - notes["names_vecap"]
     notes["recall_mix_over_vecap"] = notes["recall_mix"] - notes["recall_vecap"]
-    return Trial(notes["recall_alt"], notes["recall_mix"], notes)
+    return Trial(notes["recall_vecap"], notes["recall_mix"], notes)

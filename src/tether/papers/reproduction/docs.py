@@ -13,8 +13,8 @@ from typing import Any
 from tether.core.atomic_io import write_text
 from tether.core.errors import InputError
 from tether.papers.reproduction import pages, part_reference
-from tether.papers.reproduction.reproduce import stored
 from tether.papers.reproduction.results import rows
+from tether.papers.reproduction.stored_result import stored
 
 README = "README.md"
 START, END = "<!-- tether:papers -->", "<!-- /tether:papers -->"

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+import io
 import re
 import subprocess
-from collections.abc import Mapping
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tether.core.errors import InputError
+from tether.core.fingerprint import PACKAGE, SourceTrees
 from tether.papers.reproduction import source_index
 
 CHANGED_SOURCE = "+"
@@ -51,6 +57,32 @@ def fixed_before(slug: str, result: Mapping[str, Any]) -> bool:
     name = card.relative_to(root).as_posix()
     runs = [*result["seeds"], *(result["fresh"] or {"seeds": []})["seeds"]]
     return all(_claim_at(root, commit, name) == today for commit in {run["commit"] for run in runs})
+
+
+@contextlib.contextmanager
+def sources_at(name: str) -> Iterator[SourceTrees]:
+    """The package as a commit of the checkout has it, for ``fingerprint_at``.
+
+    Raises:
+        InputError: no such commit here.
+    """
+    root = source_index.need_checkout("reading a commit's source")
+    try:
+        done = subprocess.run(["git", "-C", str(root), "archive", name, "src"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise InputError(f"{name}: no such commit in {root}") from None
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            archive.extractall(folder, filter="data")
+        yield source_index.sources(Path(folder, "src", PACKAGE.name))
+
+
+def fingerprint_at(slug: str, *, sources: SourceTrees) -> str:
+    """The fingerprint of a card, with the parts it names there, in the source that ``sources_at`` gives."""
+    card = sources.package / source_index.card_path(slug).relative_to(PACKAGE)
+    nodes = ast.walk(ast.parse(card.read_text(encoding="utf-8")))
+    parts = next(node.value for node in nodes if isinstance(node, ast.keyword) and node.arg == "parts")
+    return source_index.fingerprint_of(card, ast.literal_eval(parts), sources=sources)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from tether.core.card import Card, Claim
-from tether.papers.reproduction import source_index
+from tether.papers.reproduction import figures, source_index
 from tether.papers.reproduction.history import fixed_before
 from tether.papers.reproduction.markdown import bullets, escaped, number, page, sentence, table
 from tether.papers.reproduction.part_reference import described
@@ -32,28 +32,29 @@ _SOURCE = "https://arxiv.org/abs/"
 
 
 def verdicts(rows: Sequence[PaperStatus]) -> str:
-    """One line for the README: how many papers there are, and how their checks stand."""
-    counts: Counter[str] = Counter(row.verdict for row in rows)
-    said = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
-    return f"{len(rows)} papers: {said or 'none is measured yet'}."
+    """For the README: how many papers there are, how their checks stand, and how those on photographs do."""
+    said = _counted(row.verdict for row in rows)
+    photos = [row.photos["verdict"] for row in rows if row.photos]
+    more = f" {len(photos)} are checked on real photographs too: {_counted(photos)}." if photos else ""
+    return f"{len(rows)} papers: {said or 'none is measured yet'}.{more}"
+
+
+def _counted(verdicts: Iterable[str]) -> str:
+    counts = Counter(verdicts)
+    return ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
 
 
 def outcome(row: PaperStatus) -> str:
-    """The verdict, with the mean improvement and its bound, and whether the code has changed since."""
+    """The verdict with the improvement, and whether the code has changed since."""
     if row.result is None:
         return row.verdict
-    mark = f", {row.mark}" if row.mark else ""
-    return f"**{row.verdict}**: {_figures(row.result)}{mark}"
+    return f"**{row.verdict}**: {_came_out(row)}"
 
 
-def _figures(result: dict[str, Any]) -> str:
-    """The mean improvement, with what it is held against."""
-    mean, lower, upper = (number(result[name]) for name in ("mean", "lower", "upper"))
-    if result["kind"] == "no_worse":
-        return f"differs by {mean} ({lower} to {upper}), {number(result['margin'])} worse allowed"
-    if result["kind"] == "property":
-        return f"{mean} inside its bound on average"
-    return f"{mean} (bound {lower}, margin {number(result['margin'])})"
+def _came_out(row: PaperStatus) -> str:
+    if row.result is None:
+        return ""
+    return "; ".join(part for part in (figures.improvement(row.result), figures.held(row.result), row.mark) if part)
 
 
 def index(rows: Sequence[PaperStatus]) -> str:
@@ -83,6 +84,7 @@ def paper(row: PaperStatus) -> str:
     return page(
         f"# {escaped(card.title)}",
         _facts(card),
+        _verdict(row),
         f"**What you get.** {sentence(card.gives)}",
         f"**What you need.** {sentence('; '.join(card.needs))}" if card.needs else "",
         f"**When to use it.** [The guide](../../guides/{card.guide})." if source_index.guide_path(card) else "",
@@ -93,11 +95,8 @@ def paper(row: PaperStatus) -> str:
         "## What is checked here",
         escaped(card.claim.says),
         table(["", ""], _asked(card.claim)),
-        "Conditions of the claim:" if card.claim.conditions else "",
-        bullets(escaped(one.says) for one in card.claim.conditions),
-        "Claim, margin and metric stood in the repository before the stored run."
-        if row.result and fixed_before(card.slug, row.result)
-        else "",
+        "" if row.result else bullets(escaped(one.says) for one in card.claim.conditions),
+        _before(row),
         "## What came out",
         _measured(row),
         _on_photographs(row.photos),
@@ -109,31 +108,31 @@ def paper(row: PaperStatus) -> str:
 
 
 def claims(rows: Sequence[PaperStatus]) -> str:
-    """Every claim with what it is held against: kind, baseline, what is equal, seeds, conditions."""
-    measured = ["seeds", "fresh seeds", "conditions", "on real photographs"]
+    """Every claim with what it is held against, by verdict: kind, baseline, what is equal, seeds, conditions."""
+    head = ["paper", "kind", "compared with", "equal", "came out", "seeds", "fresh seeds", "on real photographs"]
+    found = sorted({row.verdict for row in rows}, key=list(VERDICTS).index)
+    tables = ((f"## {name.capitalize()}", [row for row in rows if row.verdict == name]) for name in found)
     return page(
         "# Claims",
-        "What each check compares, and what came out. Conditions are counted as *hold of asked*; a fresh verdict is "
-        "that of seeds 5 to 7, which do not enter the verdict. *On real photographs* is a second "
-        "check of the claim on Flickr8k or CIFAR-10 with frozen encoders, five seeds; the paper's page has its claim.",
-        table(["paper", "kind", "verdict", "compared with", "equal", *measured], map(_claim_line, rows)),
+        "What each check compares, and what came out. An improvement is in units of the metric, which the paper's page "
+        f"names, with {figures.BOUNDS} of its mean. A fresh verdict is that of seeds 5 to 7, which do not enter the "
+        "verdict. *On real photographs* is a second check of the claim on Flickr8k or CIFAR-10 with frozen encoders, "
+        "five seeds; the paper's page has its claim.",
+        *(part for title, some in tables for part in (title, table(head, map(_claim_line, some)))),
     )
 
 
 def _claim_line(row: PaperStatus) -> list[str]:
     claim, result = row.card.claim, row.result
-    asked = len(claim.conditions)
-    held = sum(one["holds"] for one in result["conditions"]) if result else 0
     return [
         f"[{row.card.slug}](papers/{row.card.slug}.md)",
         claim.kind.replace("_", " "),
-        outcome(row),
         claim.baseline,
         claim.equal,
+        _came_out(row),
         str(len(result["seeds"])) if result else "",
         result["fresh"]["verdict"] if result and result["fresh"] else "",
-        f"{held} of {asked}" if asked else "",
-        f"**{row.photos['verdict']}**: {_figures(row.photos)}" if row.photos else "",
+        f"**{row.photos['verdict']}**: {figures.improvement(row.photos)}" if row.photos else "",
     ]
 
 
@@ -160,17 +159,32 @@ def _facts(card: Card) -> str:
     return " · ".join(fact for fact in facts if fact)
 
 
+def _verdict(row: PaperStatus) -> str:
+    """The line below the title."""
+    if row.result is None:
+        return f"*{row.verdict}*"
+    return sentence(f"{outcome(row)} ([what came out](#what-came-out))")
+
+
+def _before(row: PaperStatus) -> str:
+    """What the history says of when the claim was made."""
+    if row.result is None:
+        return ""
+    if fixed_before(row.card.slug, row.result):
+        return "Claim, margin and metric stood in the repository before the stored run."
+    return "The repository's history does not prove that claim, margin and metric stood before the stored run."
+
+
 def _measured(row: PaperStatus) -> str:
     result = row.result
     if result is None:
         return f"Not run yet. `tether reproduce {row.card.slug}` takes about {number(row.card.minutes)} minutes."
-    mark = f" ({row.mark})" if row.mark else ""
-    seeds = [result["seeds"], *([result["fresh"]["seeds"]] if result["fresh"] else [])]
     return page(
-        f"**{row.verdict}**{mark}: {_figures(result)}; {len(result['seeds'])} paired seeds, one-sided 95 % bounds.",
-        _conditions(result),
+        f"The verdict above is of {len(result['seeds'])} paired seeds, with {figures.BOUNDS} of their mean.",
+        figures.conditions(result),
+        figures.seeds(result["seeds"]),
         _fresh(result),
-        *(_seeds(runs) for runs in seeds),
+        figures.seeds(result["fresh"]["seeds"]) if result["fresh"] else "",
         _circumstances(result),
     )
 
@@ -184,9 +198,9 @@ def _on_photographs(found: dict[str, Any] | None) -> str:
         escaped(found["says"]),
         table(["", ""], _asked(Claim(**{one.name: found[one.name] for one in fields(Claim)}))),
         f"What differs from the check above: {escaped(found['differs'])}.",
-        f"**{found['verdict']}**: {_figures(found)}; {len(found['seeds'])} paired seeds, one-sided 95 % bounds.",
-        _conditions(found),
-        _seeds(found["seeds"]),
+        f"**{found['verdict']}**: {figures.improvement(found)}. {len(found['seeds'])} paired seeds, {figures.BOUNDS}.",
+        figures.conditions(found),
+        figures.seeds(found["seeds"]),
         f"Measured {found['measured']} by `benchmarks/real_photos` in {number(found['cpu_seconds'])} s of processor "
         f"time; commit `{found['commit']}`.",
     )
@@ -204,16 +218,6 @@ def _asked(claim: Claim) -> list[list[str]]:
     ]
 
 
-def _conditions(result: dict[str, Any]) -> str:
-    if not result["conditions"]:
-        return ""
-    words = {True: "holds", False: "**fails**"}
-    return table(
-        ["condition", "mean", "bound", ""],
-        ([one["says"], number(one["mean"]), number(one["lower"]), words[one["holds"]]] for one in result["conditions"]),
-    )
-
-
 def _fresh(result: dict[str, Any]) -> str:
     fresh = result["fresh"]
     if not fresh:
@@ -221,25 +225,8 @@ def _fresh(result: dict[str, Any]) -> str:
     named = ", ".join(str(run["seed"]) for run in fresh["seeds"])
     failed = [one["says"] for one in fresh["conditions"] if not one["holds"]]
     more = f"; a condition fails: {escaped('; '.join(failed))}" if failed else ""
-    return sentence(
-        f"Seeds {named}, which do not enter the verdict, say *{fresh['verdict']}*: {_figures(result | fresh)}{more}"
-    )
-
-
-def _seeds(runs: Sequence[dict[str, Any]]) -> str:
-    notes = sorted({name for run in runs for name in run["notes"]})
-    return table(
-        ["seed", "baseline", "ours", *notes],
-        (
-            [
-                str(run["seed"]),
-                number(run["baseline"]),
-                number(run["ours"]),
-                *(number(run["notes"][name]) if name in run["notes"] else "" for name in notes),
-            ]
-            for run in runs
-        ),
-    )
+    said = f"*{fresh['verdict']}*: {figures.improvement(result | fresh)}{more}"
+    return sentence(f"Seeds {named}, which do not enter the verdict, say {said}")
 
 
 def _circumstances(result: dict[str, Any]) -> str:

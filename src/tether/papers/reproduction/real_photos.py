@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from tether.core.shape import NUMBER
 from tether.core.shape import check as fits
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.history import commit
-from tether.papers.reproduction.reproduce import SEEDS, SUMMARY, check_verdict, judged, machine, versions
+from tether.papers.reproduction.reproduce import machine, versions
+from tether.papers.reproduction.stored_result import SEEDS, SUMMARY, asked, check_verdict, judged
 
 FILE = "real-photos.json"
 _ROW = {
@@ -35,10 +35,10 @@ def result(claim: Claim, seeds: Sequence[Mapping[str, Any]], *, differs: str) ->
         seeds: of each its number, ``baseline``, ``ours``, ``notes`` and ``cpu_seconds``.
         differs: what is other than in the card's own check.
     """
-    asked = asdict(claim) | {"conditions": [asdict(one) for one in claim.conditions]}
+    row = asked(claim)
     return {
-        **asked,
-        **judged(asked, seeds),
+        **row,
+        **judged(row, seeds),
         "differs": differs,
         "seeds": list(seeds),
         "cpu_seconds": round(sum(one["cpu_seconds"] for one in seeds), 2),

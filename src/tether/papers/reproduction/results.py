@@ -9,7 +9,8 @@ from typing import Any
 from tether.core.card import Card
 from tether.papers.cards import CARDS
 from tether.papers.reproduction import real_photos, source_index
-from tether.papers.reproduction.reproduce import changed, stored
+from tether.papers.reproduction.reproduce import changed
+from tether.papers.reproduction.stored_result import stored
 
 CHANGED = "changed since measured"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,9 +135,10 @@ def result_path(slug: str) -> Path | None:
     return root / "results" / f"{slug}.json" if root else None
 
 
-def sources() -> SourceTrees:
-    """The package as it is now, for fingerprints of cards."""
-    return SourceTrees(PACKAGE, leave_out=[PACKAGE / name for name in _DECIDE_NOTHING])
+def sources(package: Path | None = None) -> SourceTrees:
+    """The package as it is now, or as it is in another folder, for fingerprints of cards."""
+    package = package or PACKAGE
+    return SourceTrees(package, leave_out=[package / name for name in _DECIDE_NOTHING])
 
 
 def fingerprint(card: Card, *, sources: SourceTrees) -> str:
@@ -149,9 +151,14 @@ def fingerprint(card: Card, *, sources: SourceTrees) -> str:
         card: of a paper.
         sources: as ``sources`` gives them.
     """
-    parts = (sources.home(part) for part in card.parts)
-    roots = [card_path(card.slug), PACKAGE / "papers" / "reproduction" / "lab.py", *filter(None, parts)]
-    return sources.fingerprint(roots)
+    return fingerprint_of(card_path(card.slug), card.parts, sources=sources)
+
+
+def fingerprint_of(card: Path, parts: Iterable[str], *, sources: SourceTrees) -> str:
+    """``fingerprint`` of a card's file that is not imported, such as one of another commit."""
+    lab = sources.package / "papers" / "reproduction" / "lab.py"
+    homes = filter(None, map(sources.home, parts))
+    return sources.fingerprint([card, lab, *homes])
 
 
 def _module_of(names: list[str]) -> tuple[Path | None, list[str]]:
