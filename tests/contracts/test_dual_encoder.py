@@ -63,6 +63,13 @@ def _own_preset(folder, preset):
     return create("tiny", seed=1, vision=block, text={} if pictures_only else block).eval()
 
 
+def _own_eva_clip(folder):
+    """RMS norms after each sublayer, no offset of queries, a mean of all tokens."""
+    block = {"norm": "rms", "attn_norm": ["out"], "ffn_norm": ["out"], "activation": "gelu", "ctx_norm": False}
+    vision = {"tower": "eva", "rope_span": None, "qkv_bias": False, "pool": "mean", "block": block}
+    return create("tiny", seed=1, vision=vision).eval()
+
+
 def _own_small(folder):
     tether.save(create("small", seed=1), folder)
     return tether.load(folder)
@@ -151,6 +158,8 @@ def _family(folder, name):
 BUILDERS = {
     "tiny": _own_tiny,
     "small": _own_small,
+    "EVA-02's": lambda folder: create("eva02-tiny", seed=1).eval(),
+    "EVA-CLIP's": _own_eva_clip,
     "open_clip_vit": _open_clip_vit,
     "hugging_face_clip": _hugging_face_clip,
     "siglip": _siglip,

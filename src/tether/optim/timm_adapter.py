@@ -148,7 +148,7 @@ def timm_optimizer(name: str) -> type[Optimizer]:
         raise InputError(f"optimizer: {PREFIX}{name} needs second derivatives, which a run does not compute")
     if isinstance(info.opt_class, str):
         raise InputError(f"optimizer: {PREFIX}{name} needs a package besides timm: {info.opt_class}")
-    base = cast("type[Any]", info.opt_class)
+    base = cast("type[Optimizer]", info.opt_class)
     if base.__name__ == _DRAWING:
         raise InputError(f"optimizer: {PREFIX}{name} draws from a generator of its own, which no checkpoint holds")
     fixed = dict(info.defaults or {}) | ({"momentum": MOMENTUM} if info.has_momentum else {})
@@ -156,7 +156,7 @@ def timm_optimizer(name: str) -> type[Optimizer]:
     @functools.wraps(base.__init__)
     def begin(self: Optimizer, params: Any, **settings: Any) -> None:
         try:
-            base.__init__(self, params, **{**fixed, **settings})
+            cast(Any, base.__init__)(self, params, **{**fixed, **settings})
         except (TypeError, ValueError) as error:
             raise InputError(f"optimizer: {PREFIX}{name}: {error}") from error
         if any(_sharded(parameter) for group in self.param_groups for parameter in group["params"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -117,7 +118,8 @@ class EvaTower(VisionTower):
         """Build the layers; weights stay unset until ``initialise_`` or ``load_state_dict``."""
         super().__init__(config, dim=dim, geometry=geometry)
         self.patch = Linear(3 * config.patch**2, config.width)
-        self.norm_pre, self.pool = nn.Identity(), config.pool
+        self.norm_pre = cast(nn.Module, nn.Identity())
+        self.pool = config.pool
 
     def build_stack_(self, config: TowerConfig, *, dim: int, geometry: GeometryName) -> None:
         """See ``Tower``."""
