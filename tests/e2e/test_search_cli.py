@@ -137,3 +137,16 @@ def test_a_few_kills_lose_nothing() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("2 of 2 kills survived; 0 of ")
+
+
+@pytest.mark.filterwarnings("always::tether.models.tokenizer.TextCutWarning")
+def test_long_queries_are_never_cut_in_silence(place: Path, call: Callable[..., Any]) -> None:
+    ask = ("search", place / "images", "a red dog " * 12, "--model", place / "model", "--top", 3)
+    cut = call(*ask)
+    assert cut.err.count("1 text is longer than 24 tokens and lost the end") == 1
+    assert "--long-text" in cut.err
+    found = {how: call(*ask, "--long-text", how) for how in ("windows", "stretch", "linear")}
+    assert not any("longer than" in one.err for one in found.values())
+    assert all(one.out != cut.out for one in found.values())
+    short = ("search", place / "images", "a dog", "--model", place / "model", "--top", 3)
+    assert call(*short).out == call(*short, "--long-text", "windows").out

@@ -43,8 +43,8 @@ class StretchedTextEncoder(EncoderAround, Embeds):
         >>> import tether
         >>> from tether.models.long_texts import StretchedTextEncoder
         >>> reader = StretchedTextEncoder(tether.load("tiny", random_weights=True))
-        >>> reader.tokenizer.context_length, reader.embed(["a red square " * 30, "a cat"]).shape
-        (68, torch.Size([2, 64]))
+        >>> reader.tokenizer.context_length, reader.embed(["a red square " * 20, "a cat"]).shape
+        (72, torch.Size([2, 64]))
     """
 
     @checked
@@ -121,8 +121,10 @@ class CutNotice:
         >>> from tether.models.long_texts import CutNotice
         >>> model = tether.load("tiny", random_weights=True)
         >>> notice = CutNotice(model)
-        >>> with warnings.catch_warnings(record=True) as said, notice.watching():
-        ...     _ = encode_texts(model, ["a red square " * 30, "a cat"])
+        >>> with warnings.catch_warnings(record=True):
+        ...     warnings.simplefilter("always")
+        ...     with notice.watching():
+        ...         _ = encode_texts(model, ["a red square " * 30, "a cat"])
         >>> notice.told
         1
     """
