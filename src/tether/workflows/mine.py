@@ -75,11 +75,15 @@ def mine(
 
     Example:
         >>> import tempfile, tether
+        >>> from pathlib import Path
         >>> from tether.workflows.mine import mine
         >>> model = tether.load("tiny", random_weights=True)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     out = f"{folder}/pairs.jsonl"
-        ...     found = mine("scenes:rows=9,size=64,captions=both", model=model, out=out, negatives=2)
+        ...     table, out = Path(folder, "captions.csv"), f"{folder}/pairs.jsonl"
+        ...     lines = [f"{number}.jpg,{word} {number}" for number in range(9) for word in ("photo", "image")]
+        ...     with table.open("w") as file:
+        ...         print("image,caption", *lines, sep=chr(10), file=file)
+        ...     found = mine(table, model=model, out=out, negatives=2)
         >>> found.pairs, found.groups
         (18, 9)
     """

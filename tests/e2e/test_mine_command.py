@@ -1,0 +1,44 @@
+"""``tether mine`` as a user types it, and ``tether eval`` among the captions of one image."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tether.models import create
+from tether.models.save import save
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mine")
+    lines = [f"{number}.jpg,{word} {number}" for number in range(6) for word in ("photo", "image")]
+    (folder / "captions.csv").write_text("\n".join(["image,caption", *lines, "6.jpg,alone"]))
+    save(create("tiny", seed=0, context=160).eval(), folder / "model")
+    return folder
+
+
+def test_mine_writes_a_table_and_says_what_is_in_it(place, call, tmp_path):
+    out = tmp_path / "pairs.jsonl"
+    asked = ["mine", place / "captions.csv", "--model", place / "model", "--out", out, "--negatives", 2]
+    said = call(*asked)
+    assert "12 pairs of 6 rows, each with 2 hard negatives" in said.out
+    assert "1 rows gave no pair" in said.err
+    assert all(len(json.loads(line)["negatives"]) == 2 for line in out.read_text().splitlines())
+    assert "is there already" in call(*asked, code=2).err
+    asked[-1] = 20
+    said = call(*asked, "--existing", "replace", code=2)
+    assert "expected 20 hard negatives, only" in said.err
+    assert len(out.read_text().splitlines()) == 12
+
+
+def test_eval_reports_text_to_text_where_it_is_asked_for(place, call):
+    said = call(
+        "eval", place / "model", "scenes:rows=8,size=64,captions=both", "--measure", "text_retrieval", "--json", "-"
+    )
+    found = json.loads(said.out)
+    assert 0 <= found["text_to_text_r1"] <= 1
+    assert "text_to_image_r1" not in found
+    shown = call("eval", place / "model", "scenes:rows=8,size=64,captions=both", "--measure", "text_retrieval").out
+    assert "text to text R@1" in shown
