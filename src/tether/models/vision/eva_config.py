@@ -12,6 +12,7 @@ from tether.core.ranges import Count, checked
 from tether.core.ranges import Whole as Whole  # like the names below, in the options that VisionConfig has
 from tether.core.types import ImageSpec as ImageSpec
 from tether.models.blocks.block import BlockConfig, Place
+from tether.models.blocks.moe import MoeConfig as MoeConfig
 from tether.models.blocks.presets import BlockPreset
 from tether.models.config import Layers as Layers
 from tether.models.config import ModelConfig, VisionConfig, read_config
