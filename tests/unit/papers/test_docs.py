@@ -175,7 +175,7 @@ def test_the_table_of_claims_goes_by_verdict():
     text = pages.claims([NEVER, FRESH])
     assert text.index("## Reproduced") < text.index("## Not run")
     assert "| better | nothing done | steps | improvement 0.5124 (0.4124 to 0.6124), 0.25 asked; 1 of 1" in text
-    assert "| 2 | in part |  |" in text
+    assert "| 2 | in part: 0.3 |  |" in text
     assert "| better | nothing done | steps |  |  |  |  |" in text
 
 
