@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from loading import load
 from torch import Tensor, nn
 
-from tether.losses import clip_loss
-from tether.losses.agreement import likeness_loss, nt_xent_loss
+from tether.losses import clip_loss, nt_xent_loss, siamese_loss
 from tether.models.patch_attention import attentive_scores, map_scores
 from tether.models.tokens import AttentiveTokens, best_tokens, removed_tokens, take_tokens
 from tether.train.ema import MovingEncoder
@@ -68,7 +67,7 @@ def test_losses_and_their_gradients() -> None:
     texts, scale = F.normalize(given["text_embed"], dim=1), given["logit_scale"]
     contrasts = [clip_loss(F.normalize(view, dim=1), texts, scale) for view in given["image_embed"].chunk(2)]
     first, second = given["image_ssl_embed"].chunk(2)
-    likeness = likeness_loss(given["byol_feats"], at("loss_in_byol_feats_e").repeat(2, 1))
+    likeness = siamese_loss(given["byol_feats"], at("loss_in_byol_feats_e").repeat(2, 1))
     found = {"contra_loss_1": contrasts[0], "contra_loss_2": contrasts[1], "im_byol_loss": likeness}
     found["simclr_loss"] = nt_xent_loss(first, first, temperature=TEMPERATURE)  # the release gives it one view twice
     rest = sum(contrasts) / 2 + 2 * likeness

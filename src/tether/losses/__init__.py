@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.protocols import Objective
+from tether.losses.agreement import nt_xent_loss, siamese_loss
 from tether.losses.align_clip import AlignClipLoss, AlignTerms, align_clip_loss
 from tether.losses.barlow import barlow_loss
 from tether.losses.checks import caption_labels
@@ -36,7 +37,6 @@ from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.pair_info_nce import InfoNceLoss, InfoNceTerms, info_nce_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.rocket import RocketTerms, rocket_loss
-from tether.losses.siamese import siamese_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
 from tether.losses.soft_targets import SoftTargetContrastive, finding_similarity, soft_target_loss, soft_targets
@@ -156,6 +156,7 @@ __all__ = [
     "multi_text_loss",
     "neg_clip_accuracy",
     "neg_clip_loss",
+    "nt_xent_loss",
     "paraclip_loss",
     "principal_components",
     "project_kl",

@@ -1,4 +1,4 @@
-"""Agreement of views of the same images: contrast between two views, and likeness of a view to a trailing encoder's."""
+"""Agreement of two views of the same things: by contrast with others, or with a target that rests and no negatives."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.ranges import Positive, checked
 from tether.losses.positive_override import own_places, products
+from tether.losses.rocket import unit
 
 
 @checked
@@ -51,32 +52,33 @@ def nt_xent_loss(
     return (losses[0] + losses[1]) / 2
 
 
-def likeness_loss(rows: Float[Tensor, "b d"], target: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+def siamese_loss(prediction: Float[Tensor, "b d"], target: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     """Mean over rows of ``2 - 2 cosine``, the squared distance of unit rows; the target gets no gradient.
 
-    BYOL's loss (arXiv 2006.07733, section 3.1), with A-CLIP between what is predicted from a view and what a trailing
-    encoder makes of the image.
-
     Args:
-        rows: of any length.
-        target: what they are to be like, row by row.
+        prediction: what a predictor makes of one view or side, rows of any length.
+        target: the projection of the other, row by row: of the same weights (SiamLIP), or of weights that trail them
+            (A-CLIP, BYOLIP).
 
     Raises:
         InputError: unequal lengths, or no rows.
 
+    Source: BYOL (arXiv 2006.07733, section 3.1) and SimSiam (arXiv 2011.10566); A-CLIP (arXiv 2212.08653); SiamLIP and
+    BYOLIP of arXiv 2305.08675.
+
     Example:
         >>> import torch
-        >>> from tether.losses.agreement import likeness_loss
-        >>> likeness_loss(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
-        tensor(1.)
+        >>> from tether.losses import siamese_loss
+        >>> siamese_loss(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]])).item()
+        1.0
     """
-    rows, target = _unit_views(rows, target.detach())
-    return (2 - 2 * (rows * target).sum(dim=1)).mean()
+    prediction, target = _unit_views(prediction, target.detach())
+    return (2 - 2 * (prediction * target).sum(dim=1)).mean()
 
 
 def _unit_views(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both of length 1, in float32 or wider."""
     if first.ndim != 2 or first.shape != second.shape or not first.numel():
-        raise InputError(f"expected as many rows (b, d) of both views, got {tuple(first.shape)}, {tuple(second.shape)}")
-    kind = torch.promote_types(first.dtype, torch.float32)
-    return F.normalize(first.to(kind), dim=1), F.normalize(second.to(kind), dim=1)
+        found = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise InputError(f"expected as many rows (b, d) of both views, got {found}")
+    return unit(first), unit(second)

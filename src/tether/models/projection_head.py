@@ -1,44 +1,69 @@
-"""A head for losses between views of images: a few linear layers with batch norm, thrown away after training."""
+"""Linear layers with batch norm and ReLU between them: the heads of losses between views, which no model keeps."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.gather import LOCAL, Gather
 from tether.core.ranges import Count, checked
 from tether.models.blocks.layers import Linear
+from tether.models.synced_batch_norm import SyncedBatchNorm
 
-_EPS = 1e-5
+LastNorm = Literal["none", "plain", "scaled"]
 
 
-class BatchStandardised(nn.Module):
-    """Batch norm over the rows of all processes, by the batch's own statistics always; it keeps none.
+class Projector(nn.Module):
+    """Linear layers, all but the last followed by batch norm over all processes and ReLU."""
 
-    A head that is only ever used in training needs no others, nor does its trailing average, which sees whole batches,
-    too. A batch of one row gives the bias.
-    """
+    def __init__(
+        self,
+        inputs: int,
+        *,
+        hidden: Sequence[int],
+        out: int,
+        bias: bool,
+        last_bias: bool,
+        last_norm: LastNorm = "none",
+        generator: torch.Generator,
+    ) -> None:
+        """Draw the weights from the generator: normal, with a variance of 2 (hidden) or 1 (last) over the inputs.
 
-    def __init__(self, width: int) -> None:
-        """Args: width: channels, each with a gain and a bias."""
+        Args:
+            inputs: channels of the rows.
+            hidden: widths of the hidden layers.
+            out: width of the result.
+            bias: whether the hidden layers have one, beside their norm's.
+            last_bias: whether the last one has.
+            last_norm: ``plain`` or ``scaled`` batch norm at the end, without or with factors.
+            generator: of the weights.
+        """
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        layers: list[nn.Module] = []
+        for place, (width, after) in enumerate(zip([inputs, *hidden], [*hidden, out], strict=True)):
+            ends = place == len(hidden)
+            layer = Linear(width, after, bias=last_bias if ends else bias)
+            nn.init.normal_(layer.weight, std=((1 if ends else 2) / width) ** 0.5, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+            layers += [layer] if ends else [layer, SyncedBatchNorm(after), nn.ReLU()]
+        if last_norm != "none":
+            layers.append(SyncedBatchNorm(out, affine=last_norm == "scaled"))
+        self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: Float[Tensor, "b w"], *, gather: Gather) -> Float[Tensor, "b w"]:
-        """Args: x: rows of this process. gather: reaches those of all."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        x = x - gather(x.mean(dim=0, keepdim=True)).mean(dim=0)
-        variance = gather(x.square().mean(dim=0, keepdim=True)).mean(dim=0)
-        return x * (variance + _EPS).rsqrt() * self.weight + self.bias
+    def forward(self, rows: Float[Tensor, "b d"], *, gather: Gather = LOCAL) -> Float[Tensor, "b o"]:
+        """Args: rows: of this process, of several views below each other. gather: reaches those of all processes."""
+        for layer in self.layers:
+            rows = layer(rows, gather=gather) if isinstance(layer, SyncedBatchNorm) else layer(rows)
+        return rows
 
 
-class ProjectionHead(nn.Module):
-    """Linear layers, each but the last followed by batch norm and ReLU, from an embedding to what a loss compares.
+class ProjectionHead(Projector):
+    """A projector from an embedding, or from the state before it, to what a loss compares.
 
     SimCLR's head (arXiv 2002.05709), BYOL's projector and its predictor (arXiv 2006.07733) differ in their numbers. The
     hidden layers have no bias, as the norm has one.
@@ -77,23 +102,11 @@ class ProjectionHead(nn.Module):
             state: channels of the image tower.
             generator: of the weights.
         """
-        super().__init__()
-        given = {"embedding": dim, "state": state}[inputs] if isinstance(inputs, str) else inputs
-        widths = [given, *[hidden] * (layers - 1), out]
-        made = [
-            Linear(before, after, bias=last == "affine" and number == layers - 1)
-            for number, (before, after) in enumerate(pairwise(widths))
-        ]
-        for layer in made:
-            nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
-        if last == "affine":
-            nn.init.zeros_(made[-1].bias)
-        self.layers = nn.ModuleList(made)
-        self.norms = nn.ModuleList(BatchStandardised(hidden) for _ in range(layers - 1))
-
-    def forward(self, rows: Float[Tensor, "b d"], *, gather: Gather = LOCAL) -> Float[Tensor, "b o"]:
-        """Args: rows: of this process, of several views below each other. gather: reaches those of all processes."""
-        *hidden, last = self.layers
-        for layer, norm in zip(hidden, self.norms, strict=True):
-            rows = F.relu(norm(layer(rows), gather=gather))
-        return last(rows)
+        super().__init__(
+            {"embedding": dim, "state": state}[inputs] if isinstance(inputs, str) else inputs,
+            hidden=[hidden] * (layers - 1),
+            out=out,
+            bias=False,
+            last_bias=last == "affine",
+            generator=generator,
+        )

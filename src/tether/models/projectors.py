@@ -1,10 +1,10 @@
-"""Heads that self-supervised terms put behind embeddings: projectors, predictors, prototypes."""
+"""A head for losses between images and texts: projectors of both sides, and predictors, prototypes or a scale."""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -15,59 +15,11 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.ranges import Count, Positive, Share, checked
-from tether.models.blocks.layers import Linear
+from tether.models.projection_head import LastNorm, Projector
 from tether.models.sides import SIDES, Side
-from tether.models.synced_batch_norm import SyncedBatchNorm
 
-LastNorm = Literal["none", "plain", "scaled"]
 LARGEST_LOG_SCALE = 4.6052
 """Of a scale's logarithm, which is kept between 0 and this (arXiv 2305.08675, released code)."""
-
-
-class Projector(nn.Module):
-    """Linear layers, all but the last followed by batch norm over all processes and ReLU."""
-
-    def __init__(
-        self,
-        dim: int,
-        *,
-        hidden: list[int],
-        out: int,
-        bias: bool,
-        last_norm: LastNorm = "none",
-        last_bias: bool | None = None,
-        generator: torch.Generator,
-    ) -> None:
-        """Draw the weights from the generator: normal, with a variance of 2 (hidden) or 1 (last) over the inputs.
-
-        Args:
-            dim: of the rows.
-            hidden: widths of the hidden layers, at least one.
-            out: width of the result.
-            bias: whether linear layers have one.
-            last_norm: ``plain`` or ``scaled`` batch norm at the end, without or with factors.
-            last_bias: of the last layer; None is ``bias``.
-            generator: of the weights.
-        """
-        super().__init__()
-        layers: list[nn.Module] = []
-        last = bias if last_bias is None else last_bias
-        for place, (width, after) in enumerate(zip([dim, *hidden], [*hidden, out], strict=True)):
-            ends = place == len(hidden)
-            layer = Linear(width, after, bias=last if ends else bias)
-            nn.init.normal_(layer.weight, std=((1 if ends else 2) / width) ** 0.5, generator=generator)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-            layers += [layer] if ends else [layer, SyncedBatchNorm(after), nn.ReLU()]
-        if last_norm != "none":
-            layers.append(SyncedBatchNorm(out, affine=last_norm == "scaled"))
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, rows: Float[Tensor, "b d"], *, gather: Gather = LOCAL) -> Float[Tensor, "b o"]:
-        """Project this process's rows."""
-        for layer in self.layers:
-            rows = layer(rows, gather=gather) if isinstance(layer, SyncedBatchNorm) else layer(rows)
-        return rows
 
 
 class PairedProjectors(nn.Module):
@@ -135,7 +87,9 @@ class PairedProjectors(nn.Module):
         hidden = [4 * dim, 4 * dim] if hidden is None else hidden
         self.projectors = nn.ModuleDict(
             {
-                side: Projector(dim, hidden=hidden, out=out, bias=bias, last_norm=last_norm, generator=generator)
+                side: Projector(
+                    dim, hidden=hidden, out=out, bias=bias, last_bias=bias, last_norm=last_norm, generator=generator
+                )
                 for side in SIDES
             }
         )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tether.core.errors import InputError
-from tether.losses.agreement import likeness_loss, nt_xent_loss
+from tether.losses import nt_xent_loss, siamese_loss
 
 
 def rows(*, seed: int = 0) -> torch.Tensor:
@@ -33,24 +33,24 @@ def test_one_image_has_no_other():
     assert first.grad.tolist() == torch.zeros(1, 8).tolist()
 
 
-def test_likeness_is_a_squared_distance_and_leaves_the_target_alone():
+def test_siamese_loss_is_a_squared_distance_and_leaves_the_target_alone():
     first, second = rows(seed=1).requires_grad_(), rows(seed=2).requires_grad_()
-    loss = likeness_loss(first, second)
+    loss = siamese_loss(first, second)
     units = F.normalize(first, dim=1), F.normalize(second, dim=1)
     torch.testing.assert_close(loss, (units[0] - units[1]).square().sum(dim=1).mean())
     loss.backward()
     assert first.grad.any()
     assert second.grad is None
-    assert math.isclose(likeness_loss(first, 2 * first).item(), 0, abs_tol=1e-12)
+    assert math.isclose(siamese_loss(first, 2 * first).item(), 0, abs_tol=1e-12)
 
 
-@pytest.mark.parametrize("loss", [nt_xent_loss, likeness_loss])
+@pytest.mark.parametrize("loss", [nt_xent_loss, siamese_loss])
 @pytest.mark.parametrize("other", [(4, 8), (5, 7), (0, 8)])
 def test_views_of_unequal_length_are_refused(loss, other):
-    with pytest.raises(InputError, match="as many rows"):
+    with pytest.raises(InputError, match=r"as many rows \(b, d\) of both views, got \(.* and "):
         loss(torch.zeros(5 if other[0] else 0, 8), torch.zeros(*other))
 
 
 def test_half_precision_is_widened():
     first, second = rows().bfloat16(), rows(seed=1).bfloat16()
-    assert nt_xent_loss(first, second).dtype == likeness_loss(first, second).dtype == torch.float32
+    assert nt_xent_loss(first, second).dtype == siamese_loss(first, second).dtype == torch.float32

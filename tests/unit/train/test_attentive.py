@@ -10,8 +10,7 @@ import torch
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
-from tether.losses import ClipLoss
-from tether.losses.agreement import likeness_loss, nt_xent_loss
+from tether.losses import ClipLoss, nt_xent_loss, siamese_loss
 from tether.models import create
 from tether.models.attention_maps import attention_maps
 from tether.models.patch_attention import attentive_scores, map_scores, scores_in_view
@@ -139,7 +138,7 @@ def test_the_loss_is_the_papers(want):
     assert not torch.equal(trailing.layers[0].weight, heads["projector"].layers[0].weight)
     both = torch.cat([read["image"], read["second_image"]])
     between = nt_xent_loss(*heads["simclr"](both).chunk(2))
-    likeness = likeness_loss(heads["predictor"](heads["projector"](both)), trailing(read["whole_image"]).repeat(2, 1))
+    likeness = siamese_loss(heads["predictor"](heads["projector"](both)), trailing(read["whole_image"]).repeat(2, 1))
     loss = step(module, some, step=2, gather=LOCAL)
     contrast = (loss.terms["objective"] + loss.terms["clip"]) / 2
     torch.testing.assert_close(loss.total, contrast + between + 2 * likeness)

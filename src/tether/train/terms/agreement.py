@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import Positive, checked
 from tether.core.types import Loss
-from tether.losses.agreement import likeness_loss, nt_xent_loss
+from tether.losses.agreement import nt_xent_loss, siamese_loss
 from tether.train.terms.term import SeenView, Term, TermInputs
 
 
@@ -57,7 +57,7 @@ class SimclrTerm(Term):
 
 
 class ByolTerm(Term):
-    """``likeness_loss`` between what is predicted from each view and what the trailing teacher makes of the image.
+    """``siamese_loss`` between what is predicted from each view and what the trailing teacher makes of the image.
 
     The teacher's embedding goes through the projector's own trailing average, which the step's ``teacher: {ema: ...}``
     moves along (BYOL, arXiv 2006.07733; A-CLIP, arXiv 2212.08653).
@@ -110,7 +110,7 @@ class ByolTerm(Term):
         with torch.no_grad():
             target = seen.trailing[self._heads["projector"]](_read(seen.views[self._target]), gather=gather)
         predicted = predictor(projector(rows, gather=gather), gather=gather)
-        return (Loss(likeness_loss(predicted, target.repeat(len(self._images), 1))),)
+        return (Loss(siamese_loss(predicted, target.repeat(len(self._images), 1))),)
 
 
 def _read(view: SeenView) -> Tensor:
