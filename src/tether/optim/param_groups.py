@@ -38,9 +38,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: NonNegative) -> list[dic
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not named:
         raise InputError(f"{type(model).__name__} has no trainable parameter")
-    spared = {
-        id(getattr(module, name, None)) for module in model.modules() for name in getattr(module, "undecayed", ())
-    }
+    spared = {id(getattr(module, name, None)) for module in model.modules() for name in _undecayed(module)}
     decayed = [pair for pair in named if pair[1].ndim >= 2 and id(pair[1]) not in spared]
     plain = [pair for pair in named if pair[1].ndim < 2 or id(pair[1]) in spared]
     groups = [
@@ -76,3 +74,9 @@ class CheckedGroups(torch.optim.Optimizer):
         """Add parameters; a setting out of range is an InputError."""
         check_values(type(self).__init__, param_group, where=type(self).__name__)
         super().add_param_group(param_group)
+
+
+def _undecayed(module: nn.Module) -> tuple[str, ...]:
+    """Names of its own parameters that a module keeps from weight decay, as its attribute ``undecayed`` says."""
+    names: Any = getattr(module, "undecayed", ())
+    return tuple(names)
