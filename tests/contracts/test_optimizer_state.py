@@ -137,8 +137,8 @@ def test_a_state_of_another_optimiser_is_refused(name: str, begun: bool) -> None
         run(model, theirs, range(2))
         state = theirs.state_dict()
         with_settings = {**state, "param_groups": optimizer.state_dict()["param_groups"]}
-        if optimizer.defaults.keys() - theirs.defaults.keys():
-            with pytest.raises(InputError, match="of another optimiser, without "):
+        if optimizer.param_groups[0].keys() != theirs.param_groups[0].keys():
+            with pytest.raises(InputError, match=r"of another optimiser, with(out)? "):
                 optimizer.load_state_dict(state)
         if name not in ENTRIES_ALIKE.get(other, {other}):
             with pytest.raises(InputError, match=r"parameter 0 of group 0: expected .*, got "):

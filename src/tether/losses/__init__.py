@@ -25,10 +25,10 @@ from tether.losses.logit_clip_pairs import LogitClip, clip_rows
 from tether.losses.long_clip import LongClipLoss, LongClipTerms, long_clip_loss, principal_components
 from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
 from tether.losses.matryoshka import (
-    INNER,
     MatryoshkaLoss,
     MatryoshkaTerms,
     PartialWidthWarning,
+    let_wrap,
     matryoshka_loss,
     truncate,
 )
@@ -76,7 +76,7 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
     "matryoshka": MatryoshkaLoss,
 }
 """Every objective by the name a recipe uses."""
-INNER.update({name: part for name, part in OBJECTIVES.items() if part is not MatryoshkaLoss})
+let_wrap({name: part for name, part in OBJECTIVES.items() if part is not MatryoshkaLoss})
 
 __all__ = [
     "OBJECTIVES",

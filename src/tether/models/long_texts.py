@@ -17,6 +17,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Whole, checked
 from tether.core.types import Features
 from tether.models.embed_anything import Embeds
+from tether.models.narrow import NarrowEncoder
 from tether.models.sizes import MAX_CONTEXT, Resizes
 from tether.models.tokenizer import TextCutWarning, lengths
 from tether.models.windows import SlidingTextEncoder
@@ -109,6 +110,8 @@ def reading(model: DualEncoder, long_text: LongTexts) -> DualEncoder:
     """
     if long_text == "cut":
         return model
+    if isinstance(model, NarrowEncoder):  # the positions are those of the encoder inside
+        return NarrowEncoder(reading(model.inside, long_text), dims=model.dim)
     return SlidingTextEncoder(model) if long_text == "windows" else StretchedTextEncoder(model, how=long_text)
 
 

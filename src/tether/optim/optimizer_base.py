@@ -177,7 +177,7 @@ class Stepper(CheckedGroups, abc.ABC):
         """Go on from what ``state_dict`` gave, bit for bit.
 
         Raises:
-            InputError: the state is of other parameters, or of an optimiser that lacks settings or entries of this one.
+            InputError: the state is of other parameters, or of an optimiser of other settings or entries.
         """
         saved = [list(group["params"]) for group in state_dict["param_groups"]]
         if [len(group) for group in saved] != [len(group["params"]) for group in self.param_groups]:
@@ -189,6 +189,9 @@ class Stepper(CheckedGroups, abc.ABC):
             missing = sorted(self.defaults.keys() - settings.keys())
             if missing:
                 raise InputError(f"{type(self).__name__} state: of another optimiser, without {', '.join(missing)}")
+            strange = sorted(settings.keys() - group.keys() - {"initial_lr"})  # which torch's schedulers add
+            if strange:
+                raise InputError(f"{type(self).__name__} state: of another optimiser, with {', '.join(strange)}")
             names = settings.get("param_names")
             if names is not None and list(names) != list(group.get("param_names", names)):
                 other = next(pair for pair in zip(names, group["param_names"], strict=True) if pair[0] != pair[1])

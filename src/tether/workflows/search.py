@@ -142,13 +142,10 @@ def search(
     store, encoder, name = open_store(str(where), model=model, device=device, on_progress=on_progress)
     seen = narrowed(encoder, dims if shortlist is None else None)  # which scores the cutoff is for
     used = cutoff_of(cutoff, model=seen, name=name, pairs=cutoff_from, option="--cutoff")
-    searcher = Searcher(store, model=encoder)
-    asked = {"top": top, "where": condition, "dims": dims, "shortlist": shortlist}
-    found = {text: searcher.text(text, **asked) for text in wanted}
-    used = cutoff_of(cutoff, model=encoder, name=name, pairs=cutoff_from, option="--cutoff")
     searcher = Searcher(store, model=encoder, long_text=long_text)
+    asked = {"top": top, "where": condition, "dims": dims, "shortlist": shortlist}
     with CutNotice(searcher.reader).watching():
-        found = {text: searcher.text(text, top=top, where=condition) for text in wanted}
+        found = {text: searcher.text(text, **asked) for text in wanted}
     nearest = {text: float(ranking.scores[0]) for text, ranking in found.items() if len(ranking.scores)}
     found |= {f"like {path}": searcher.image(path, **asked) for path in images}
     hits = {query: searcher.hits(ranking, images=folder) for query, ranking in found.items()}

@@ -391,7 +391,7 @@ def test_the_step_says_what_is_missing() -> None:
     with pytest.raises(InputError, match="expected 'negative_text', got nothing; every row of the source must have it"):
         step(pair, Batch(batch.image, batch.text), step=0, gather=LOCAL)
     short = {**batch.extra, "negative_text": batch.text[:2]}
-    with pytest.raises(InputError, match=r"as many rows in every view.*'negative_text': 2"):
+    with pytest.raises(InputError, match=r"equally many hard negatives for each of 5 pairs.*'negative_text': 2"):
         step(pair, Batch(batch.image, batch.text, short), step=0, gather=LOCAL)
     with pytest.raises(InputError, match="roles: expected"):
         HardNegativeStep(NegClipLoss(), steps=10, seed=0, roles="both")  # pyrefly: ignore

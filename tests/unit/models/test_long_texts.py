@@ -10,7 +10,9 @@ from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
 from tether.models.cached import CachedEncoder
+from tether.models.embed import encode_texts
 from tether.models.long_texts import CutNotice, StretchedTextEncoder, reading
+from tether.models.narrow import narrowed
 from tether.models.tokenizer import TextCutWarning
 from tether.models.windows import SlidingTextEncoder
 
@@ -80,3 +82,10 @@ def test_evaluation_says_how_many_captions_were_cut():
         warnings.simplefilter("error")
         whole = tether.eval(model, source, long_text="windows", **settings)
     assert cut["clip_score"] != whole["clip_score"]
+
+
+@pytest.mark.parametrize("how", ["cut", "windows", "stretch", "linear"])
+def test_the_first_numbers_of_a_long_text_are_those_of_the_whole(how):
+    model = create("tiny").eval()
+    whole, cut = reading(model, how), reading(narrowed(model, 16), how)
+    torch.testing.assert_close(encode_texts(cut, TEXTS), encode_texts(whole, TEXTS)[:, :16], atol=1e-5, rtol=0)

@@ -213,7 +213,7 @@ def test_other_modules_are_not_saved(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": "huge"}, "unknown size 'huge'; known: base, small, tiny"),
+        ({"size": "huge"}, "unknown size 'huge'; known: base, eva-clip-18b, "),
         ({"widht": 3}, "model: unknown key 'widht'"),
         ({"vision": {"block": {"atention": "x"}}}, r"model\.vision\.block: unknown key 'atention'; did you mean"),
         ({"image_size": 30}, "patch: expected a divisor of the image size"),

@@ -65,6 +65,23 @@ PRESETS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             ],
         },
     ),
+    "distill": (
+        "clip",
+        {"weight": 0.5},
+        {
+            "views": {
+                "image": {},
+                "text": {},
+                "teacher_image": {"source": "image", "encoder": "teacher"},
+                "teacher_text": {"source": "text", "encoder": "teacher"},
+            },
+            "terms": [
+                "objective",
+                {"name": "similarity", "temperature": None, "form": "cross_entropy", "weight": 0.5, "as": "distill"},
+            ],
+            "teacher": "start",
+        },
+    ),
     "semantic": (
         "align_clip",
         {},
@@ -87,6 +104,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 def trajectory(step: Any, *, micro_batch: int | None) -> list[torch.Tensor]:
     model = StepModule(create("tiny", context=48, **GATES), micro_batch=micro_batch)
+    step.see_start(model.model)
+    assert step.new_heads(model.model) == {}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     for at in range(3):
