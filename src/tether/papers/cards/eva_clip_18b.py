@@ -85,7 +85,7 @@ CARD = Card(
             "at 0.004 and LAMB at 0.04 stayed at chance",
         ),
     ),
-    minutes=12.0,
+    minutes=10.0,
     guide="train.md",
 )
 

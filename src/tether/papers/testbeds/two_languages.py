@@ -30,7 +30,7 @@ TAU = 0.05
 """Temperature of the text pairs, jina-clip's."""
 
 
-class Embedded(NamedTuple):
+class EmbeddedNames(NamedTuple):
     """Unit rows of a split.
 
     Attributes:
@@ -89,7 +89,7 @@ def taught(lab: Lab, *, objective: Any, dim: int, languages: int = 1, translatio
     return model
 
 
-def embedded(model: DualEncoder, pairs: Pairs) -> Embedded:
+def embedded(model: DualEncoder, pairs: Pairs) -> EmbeddedNames:
     """All rows of a split."""
     image, text = unit_pairs(model, pairs.pixels, names(pairs, "en"))
-    return Embedded(image, text, F.normalize(encode_texts(model, names(pairs, "de")), dim=1))
+    return EmbeddedNames(image, text, F.normalize(encode_texts(model, names(pairs, "de")), dim=1))
