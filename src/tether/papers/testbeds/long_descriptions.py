@@ -43,7 +43,7 @@ WORLD = World(
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Descriptions:
     """Scenes, with what is said of them.
 
     Attributes:
@@ -64,7 +64,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LongRecall:
     """Recall at 1 in percent.
 
     Attributes:
@@ -79,7 +79,7 @@ class Found:
     short: float
 
 
-def tell(scenes: Sequence[Scene], dice: Dice) -> Told:
+def tell(scenes: Sequence[Scene], dice: Dice) -> Descriptions:
     """Images and captions of scenes."""
     long, crops = [], []
     for scene in scenes:
@@ -98,17 +98,17 @@ def tell(scenes: Sequence[Scene], dice: Dice) -> Told:
                     said = more
             found.append(said)
         crops.append(tuple(found))
-    return Told(drawn(scenes, size=SIDE), tuple(long), tuple(crops))
+    return Descriptions(drawn(scenes, size=SIDE), tuple(long), tuple(crops))
 
 
 @functools.lru_cache(maxsize=1)
-def training_scenes(seed: int, count: int) -> Told:
+def training_scenes(seed: int, count: int) -> Descriptions:
     """What all arms learn from."""
     dice = Dice(np.random.default_rng([seed, 0]))
     return tell([WORLD.draw(dice) for _ in range(count)], dice)
 
 
-def other_things(count: int, *, seed: int) -> Told:
+def other_things(count: int, *, seed: int) -> Descriptions:
     """Scenes no two of which show the same things."""
     dice, found = Dice(np.random.default_rng([seed, 1])), dict[tuple[tuple[str, str], ...], Scene]()
     while len(found) < count:
@@ -117,7 +117,7 @@ def other_things(count: int, *, seed: int) -> Told:
     return tell(list(found.values()), dice)
 
 
-def lookalikes(count: int, *, seed: int) -> Told:
+def lookalikes(count: int, *, seed: int) -> Descriptions:
     """Scenes of which ``LOOKALIKES`` each show the same things and differ in where and how."""
     dice, scenes = Dice(np.random.default_rng([seed, 2])), list[Scene]()
     while len(scenes) < count:
@@ -135,7 +135,7 @@ def lookalikes(count: int, *, seed: int) -> Told:
     return tell(scenes[:count], dice)
 
 
-def measure(model: DualEncoder, *, seed: int, count: int = POOL) -> Found:
+def measure(model: DualEncoder, *, seed: int, count: int = POOL) -> LongRecall:
     """What a model finds in two pools of ``count`` images; texts past its context are cut."""
     near, far = lookalikes(count, seed=seed), other_things(count, seed=seed)
     with warnings.catch_warnings():
@@ -143,4 +143,4 @@ def measure(model: DualEncoder, *, seed: int, count: int = POOL) -> Found:
         long = unit_pairs(model, near.pixels, near.long)
         short = unit_pairs(model, far.pixels, far.short)
     images = recall_at_k(*long, k=(1,))["text_to_image_r1"]
-    return Found(100 * mean_recall(*long), 100 * images, 100 * mean_recall(*short))
+    return LongRecall(100 * mean_recall(*long), 100 * images, 100 * mean_recall(*short))

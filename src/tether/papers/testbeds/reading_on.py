@@ -33,8 +33,8 @@ from tether.papers.testbeds.long_descriptions import (
     RATIO,
     SCENES,
     SIDE,
-    Found,
-    Told,
+    Descriptions,
+    LongRecall,
     measure,
     training_scenes,
 )
@@ -85,7 +85,7 @@ KEPT: tuple[Arm, ...] = ("stretch_both", "long_clip", "dual", "fix_clip")
 """Those whose first positions rest."""
 
 
-def found(lab: Lab, arms: Sequence[Arm]) -> dict[Arm, Found]:
+def found(lab: Lab, arms: Sequence[Arm]) -> dict[Arm, LongRecall]:
     """What every arm finds; trained and measured at a seed's first call, then read from the user's cache.
 
     ``untuned`` is a CLIP that was taught captions which fit into its context; each other begins as a copy of it. The
@@ -103,7 +103,7 @@ def found(lab: Lab, arms: Sequence[Arm]) -> dict[Arm, Found]:
     return {arm: _found(lab, arm) for arm in arms}
 
 
-def _found(lab: Lab, arm: Arm) -> Found:
+def _found(lab: Lab, arm: Arm) -> LongRecall:
     known, facts = Path(__file__), [lab.seed, lab.smoke]
 
     def make(folder: Path) -> None:
@@ -111,10 +111,12 @@ def _found(lab: Lab, arm: Arm) -> Found:
         reader = tuned(lab, cast(Clip, load(start / "model")), arm)
         write_json(folder / "found.json", asdict(measure(reader, seed=lab.seed, count=lab.steps(POOL, 16))))
 
-    return Found(**read_json(cached_model("long-arm", made_by=known, facts=[*facts, arm], make=make) / "found.json"))
+    return LongRecall(
+        **read_json(cached_model("long-arm", made_by=known, facts=[*facts, arm], make=make) / "found.json")
+    )
 
 
-def notes(found: Mapping[Arm, Found]) -> dict[str, float]:
+def notes(found: Mapping[Arm, LongRecall]) -> dict[str, float]:
     """Figures of all arms by name: ``long_ARM``, ``images_ARM`` and ``short_ARM``."""
     kinds = {"long": "long", "images": "long_images", "short": "short"}
     return {f"{kind}_{arm}": getattr(one, field) for arm, one in found.items() for kind, field in kinds.items()}
@@ -193,7 +195,7 @@ def tuned(lab: Lab, model: Clip, arm: Arm) -> DualEncoder:
     return reader.eval()
 
 
-def _told(lab: Lab) -> Told:
+def _told(lab: Lab) -> Descriptions:
     return training_scenes(lab.seed, lab.steps(SCENES, 64))
 
 
@@ -204,7 +206,7 @@ def _tokens(model: DualEncoder, texts: Sequence[str]) -> Tensor:
     return ids[:, : int(lengths(ids).max())]
 
 
-def _crops(model: Clip, told: Told) -> Tensor:
+def _crops(model: Clip, told: Descriptions) -> Tensor:
     """(n, CROPS, l)."""
     return _tokens(model, [text for texts in told.crops for text in texts]).unflatten(0, (len(told.crops), -1))
 
