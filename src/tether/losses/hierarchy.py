@@ -144,6 +144,14 @@ def fix_clip_loss(
 
     Raises:
         InputError: groups of one side alone, a first group that there is not, or another number of weights.
+
+    Example:
+        >>> import torch
+        >>> from tether.losses import fix_clip_loss
+        >>> image, masked, long, short = torch.nn.functional.normalize(torch.randn(4, 6, 8), dim=-1)
+        >>> found = fix_clip_loss(image, masked, long, short, 10.0)
+        >>> bool(found.total == found.long + found.short), len(found.groups)
+        (True, 0)
     """
     long = clip_loss(img, long_txt, logit_scale, gather=gather)
     short = clip_loss(masked_img, short_txt, logit_scale, gather=gather)

@@ -135,6 +135,14 @@ def long_clip_loss(
 
     Raises:
         InputError: what ``clip_loss`` refuses.
+
+    Example:
+        >>> import torch
+        >>> from tether.losses import long_clip_loss
+        >>> image, long, short = torch.nn.functional.normalize(torch.randn(3, 6, 4), dim=-1)
+        >>> found = long_clip_loss(image, long, short, 10.0, k=2)
+        >>> bool(found.total == found.long + found.short)
+        True
     """
     check_unit_pairs(img, long_txt)
     check_unit_pairs(img, short_txt)

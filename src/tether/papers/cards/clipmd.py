@@ -1,0 +1,84 @@
+"""ClipMD: a caption longer than the context is read through windows that overlap, and their embeddings averaged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.core.card import Card, Claim, Condition, Trial, Tried
+
+if TYPE_CHECKING:
+    from tether.papers.reproduction.lab import Lab
+
+CARD = Card(
+    slug="clipmd",
+    title="Increasing Textual Context Size Boosts Medical Image-Text Matching",
+    year=2023,
+    arxiv="2303.13340",
+    code="idan0405/ClipMD",
+    authors=("Glassberg", "Hope"),
+    package="models",
+    parts=(
+        "tether.models.windows.SlidingTextEncoder",
+        "tether.models.windows.sliding_windows",
+        "tether.models.windows.pool_windows",
+        "tether.models.long_texts.reading",
+    ),
+    needs=("a trained encoder", "texts longer than its context"),
+    gives="Texts of any length from any encoder without a change to it, at the cost of as many texts as there are "
+    "windows; those that fit keep their embedding, and training on long captions goes through the same windows.",
+    claim=Claim(
+        says="Tuned with windows, a CLIP finds 10 points more images by captions of three contexts than one that is "
+        "tuned at its context.",
+        metric="recall at 1 of text to image by long captions, percentage points",
+        better="higher",
+        margin=10.0,
+        baseline="the same CLIP tuned without windows: the better, in that seed, of captions that are cut and of "
+        "sentences drawn anew that fit",
+        scale="a tiny CLIP of 24 tokens, taught for 2,000 steps on captions that fit; 250 steps of 64 on captions of "
+        "about 68 tokens, 4,000 scenes of two things at 64 px; 300 images to choose from, each with three of the same "
+        "things",
+        equal="first weights, images, order of the batches, learning rate of 0.001, decay; the baseline has twice the "
+        "steps, about the same processor time, and nothing is tuned for one of them alone",
+        conditions=(
+            Condition(
+                says="Without any tuning windows find 5 points more than cut captions.",
+                ours="images_untuned_windows",
+                than="images_untuned",
+                better="higher",
+                least=5.0,
+            ),
+            Condition(
+                says="By first sentences, which fit, the untuned model finds the same with windows as without.",
+                ours="short_untuned_windows",
+                than="short_untuned",
+                better="higher",
+            ),
+        ),
+    ),
+    differences=(
+        "Each window has its own start and end token, where the paper's code cuts the ids as they are and reads a "
+        "window without an end token at its largest word id; that way is mode='raw' and gives the code's figures.",
+        "Windows of 24 tokens that overlap by 2, where the paper has 77 and 7.",
+        "The encoder is a small CLIP of scenes with captions by rule, not ViT-B/32 on ROCO; the paper compares with "
+        "medical models at 77 tokens, here the same model is tuned without windows.",
+    ),
+    tried=(
+        Tried(
+            bed="seven colours, eight shapes, three sizes, broken things and a first CLIP of 800 steps; a pilot on one "
+            "other seed. Changed since little was found by first sentences.",
+            outcome="Windows found 35.7 % of the images after tuning, cut captions 14.7 % after as many steps; "
+            "before it 19.3 against 11.0 %.",
+        ),
+    ),
+    minutes=6.0,
+    guide="long-texts.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """One seed: a CLIP of short captions with and without windows, before and after tuning on long ones."""
+    from tether.papers.testbeds import reading_on
+
+    found = reading_on.found(lab, ("untuned", "untuned_windows", "cut", "crop", "windows"))
+    notes = reading_on.notes(found)
+    return Trial(max(notes["images_cut"], notes["images_crop"]), notes["images_windows"], notes)
