@@ -37,7 +37,7 @@ CARD = Card(
         "tether.models.patch_attention.scores_in_view",
         "tether.models.patch_attention.map_scores",
         "tether.losses.agreement.nt_xent_loss",
-        "tether.losses.agreement.likeness_loss",
+        "tether.losses.agreement.siamese_loss",
         "tether.train.ema.MovingEncoder",
         "tether.train.resized_reader.ResizedReader",
         "tether.train.terms.agreement.SimclrTerm",
