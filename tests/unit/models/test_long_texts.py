@@ -84,6 +84,7 @@ def test_evaluation_says_how_many_captions_were_cut():
     assert cut["clip_score"] != whole["clip_score"]
 
 
+@pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 @pytest.mark.parametrize("how", ["cut", "windows", "stretch", "linear"])
 def test_the_first_numbers_of_a_long_text_are_those_of_the_whole(how):
     model = create("tiny").eval()
