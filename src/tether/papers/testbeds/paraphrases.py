@@ -58,7 +58,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundTexts:
     """What a model finds on held-out scenes, in percent.
 
     Attributes:
@@ -166,7 +166,7 @@ class Course:
             yield Batch(self._data.pixels[rows], _trimmed(text), extra)
 
 
-def measure(model: Clip, data: Told) -> Found:
+def measure(model: Clip, data: Told) -> FoundTexts:
     """All questions, on held-out scenes."""
     texts = ([said[0] for said in data.wordings], [said[1] for said in data.wordings], data.long)
     wrong = unit_pairs(model, data.pixels[:1], [said[0] for said in data.negatives])[1]
@@ -174,7 +174,7 @@ def measure(model: Clip, data: Told) -> Found:
     cosines = sides[0][1] @ torch.cat([sides[1][1], wrong]).T
     own = torch.arange(len(data))
     image = [recall_at_k(*sides[place], k=(1,))["image_to_text_r1"] for place in (0, 2)]
-    return Found(
+    return FoundTexts(
         text=100 * float((cosines.argmax(dim=1) == own).double().mean()),
         told_apart=100 * float((cosines[own, own] > cosines[own, len(data) + own]).double().mean()),
         image=100 * sum(image) / len(image),
