@@ -37,7 +37,7 @@ Kind = Literal["images", "pairs", "triplets"]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ToldScenes:
     """Scenes that all show something else, and what is said of them.
 
     Attributes:
@@ -74,7 +74,7 @@ class FoundTexts:
 
 
 @functools.lru_cache(maxsize=4)
-def told(split: Literal["train", "test"], *, count: int, seed: int) -> Told:
+def told(split: Literal["train", "test"], *, count: int, seed: int) -> ToldScenes:
     """Of ``count`` scenes those that can be mistaken, each once."""
     drawn = draw_scenes(split, count=count, seed=seed)
     dice = Dice(np.random.default_rng([seed, 3, ("train", "test").index(split)]))
@@ -90,7 +90,7 @@ def told(split: Literal["train", "test"], *, count: int, seed: int) -> Told:
         wordings.append(tuple(_worded(scene, frame, dice) for frame in dice.shuffled(FRAMES)[:WORDINGS]))
         negatives.append(wrong)
     captions = tuple(long(drawn.scenes[row], order="random", most=DETAILS, dice=dice) for row in rows)
-    return Told(drawn.pixels[rows], tuple(wordings), tuple(negatives), captions)
+    return ToldScenes(drawn.pixels[rows], tuple(wordings), tuple(negatives), captions)
 
 
 def _worded(scene: Scene, frame: str, dice: Dice) -> str:
@@ -105,7 +105,7 @@ class Course:
         data: to train on.
     """
 
-    def __init__(self, lab: Lab, data: Told) -> None:
+    def __init__(self, lab: Lab, data: ToldScenes) -> None:
         """Read all texts."""
         self._lab, self._data = lab, data
         tokenizer = create("tiny", seed=lab.seed, image_size=SIDE, context=CONTEXT).tokenizer
@@ -166,7 +166,7 @@ class Course:
             yield Batch(self._data.pixels[rows], _trimmed(text), extra)
 
 
-def measure(model: Clip, data: Told) -> FoundTexts:
+def measure(model: Clip, data: ToldScenes) -> FoundTexts:
     """All questions, on held-out scenes."""
     texts = ([said[0] for said in data.wordings], [said[1] for said in data.wordings], data.long)
     wrong = unit_pairs(model, data.pixels[:1], [said[0] for said in data.negatives])[1]
