@@ -114,8 +114,8 @@ def reproduce(lab: Lab) -> Trial:
     def look(average: Mapping[str, Tensor]) -> None:
         """What the mask keeps, of the average as it is then."""
         model = bed.new_clip(seed=lab.seed).eval()
-        images = {name: tensor for name, tensor in average.items() if name.startswith("visual.")}
-        model.load_state_dict(images, strict=False)
+        own = {name.removeprefix("visual."): one for name, one in average.items() if name.startswith("visual.")}
+        model.visual.load_state_dict(own)
         scores = patch_attention(model.resized(image_size=bed.SMALL_SIDE), small, grid=grid)
         keep = AttentiveTokens(rule=RULE)(scores, grid=grid)
         notes["things_kept"] = float(things.gather(1, keep).sum() / things.sum())
