@@ -1,4 +1,4 @@
-"""What every source promises: fixed blocks, fixed order, reading from the middle, unique keys, pictures that open."""
+"""What every source promises: fixed blocks, fixed order, reading from the middle, unique keys, images that open."""
 
 import csv
 import json
@@ -130,7 +130,7 @@ def source(request, tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(source, request):
+def images(source, request):
     """How an image of a row is opened: not at all where there is none."""
     if request.node.callspec.params["source"] in TEXT_ALONE:
         return lambda row: np.zeros((3, 1, 1), np.uint8) if row.image is None else None
@@ -153,12 +153,12 @@ def test_blocks_are_fixed_and_have_distinct_ids(source):
     assert len({block.id for block in blocks}) == len(blocks)
 
 
-def test_reading_twice_gives_the_same_and_as_many_as_was_said(source, pictures):
+def test_reading_twice_gives_the_same_and_as_many_as_was_said(source, images):
     block = source.blocks()[0]
     once, twice = list(source.read(block)), list(source.read(block))
     assert [row.key for row in once] == [row.key for row in twice]
     assert [row.texts for row in once] == [row.texts for row in twice]
-    assert all(np.array_equal(pictures(a), pictures(b)) for a, b in zip(once[:5], twice[:5], strict=True))
+    assert all(np.array_equal(images(a), images(b)) for a, b in zip(once[:5], twice[:5], strict=True))
     assert once
     assert block.rows in (None, len(once))
 
@@ -171,7 +171,7 @@ def test_reading_from_the_middle(source, start):
     assert list(source.read(block, start=len(whole))) == []
 
 
-def test_rows_are_whole(source, pictures):
+def test_rows_are_whole(source, images):
     keys = set()
     for block in source.blocks()[:3]:
         for number, row in enumerate(source.read(block)):
@@ -181,7 +181,7 @@ def test_rows_are_whole(source, pictures):
             assert all(isinstance(text, str) and text.strip() for text in row.texts)
             assert not row.bad
             if number < 5:
-                assert pictures(row).shape[0] == 3
+                assert images(row).shape[0] == 3
 
 
 def test_an_unknown_block_is_refused(source):

@@ -34,7 +34,7 @@ def test_functions(precision: str) -> None:
     query, positive, negatives, image, caption = (normalize(rows, dim=-1) for rows in inputs(precision).values())
     tau_text, tau_image = float(V["tau_text"]), float(V["tau_image"])
     text = info_nce_loss(query, positive, tau=tau_text)
-    pictures = info_nce_loss(image, caption, tau=tau_image)
+    images = info_nce_loss(image, caption, tau=tau_image)
     hard = info_nce_loss(query, positive, tau=tau_text, negatives=negatives)
     flat = info_nce_loss(query, positive, tau=tau_text, negatives=negatives.flatten(0, 1))
     none = info_nce_loss(query, positive, tau=tau_text, negatives=negatives[:, :0])
@@ -42,11 +42,11 @@ def test_functions(precision: str) -> None:
     assert torch.equal(none.total, text.total)
     found = {
         "nce_text": text.total,
-        "nce_image": pictures.total,
+        "nce_image": images.total,
         "nce_plus": hard.total,
         "nce_plus_forward": hard.forward,
-        "stage12_total": text.total + pictures.total,
-        "stage3_total": hard.total + pictures.total,
+        "stage12_total": text.total + images.total,
+        "stage3_total": hard.total + images.total,
     }
     for name, got in found.items():
         close(got, name, precision=precision)
@@ -61,9 +61,9 @@ def test_objectives_and_gradients_of_raw_rows(precision: str) -> None:
     wrong = Features(rows["negatives"].flatten(0, 1))
     batch = Batch(torch.zeros(len(V["query"]), 3, 1, 1), torch.arange(1, 1 + len(V["query"]))[:, None])
     pairs = Encoded(Features(rows["query"]), Features(rows["positive"]), scale, negative_text=wrong)
-    pictures = Encoded(Features(rows["image"]), Features(rows["caption"]), scale)
+    images = Encoded(Features(rows["image"]), Features(rows["caption"]), scale)
     text = InfoNceLoss(tau=float(V["tau_text"]))(pairs, batch, gather=LOCAL)
-    image = InfoNceLoss()(pictures, batch, gather=LOCAL)
+    image = InfoNceLoss()(images, batch, gather=LOCAL)
     total = text.total + image.total
     close(total, "stage3_total", precision=precision)
     close(text.terms["forward"], "nce_plus_forward", precision=precision)

@@ -16,11 +16,11 @@ from tether.train.checkpoints import list_checkpoints, load_checkpoint
 from tether.train.metrics_log import read_metrics
 
 TEXTS = {"name": "info_nce", "image": "pairs_text", "text": "pairs_positive_text", "tau": 0.05, "as": "texts"}
-PICTURES = {"name": "objective"}
+IMAGES = {"name": "objective"}
 VIEWS = {"image": {}, "text": {}, "pairs_text": {}, "pairs_positive_text": {}}
 THIRD = {
     "views": {**VIEWS, "pairs_negative_text": {}},
-    "terms": [PICTURES, {**TEXTS, "negative_text": "pairs_negative_text"}],
+    "terms": [IMAGES, {**TEXTS, "negative_text": "pairs_negative_text"}],
 }
 STEPS, BORDER = 12, 4
 
@@ -39,7 +39,7 @@ def config(tmp_path_factory) -> RunConfig:
         "model": {"image_size": 64, "context": 32},
         "beside": {"pairs": {"data": {"name": "text_pairs", "path": str(path)}, "contents": pairs, "batch_size": 3}},
         "objective": {"name": "clip", "directions": "sum"},
-        "step": {"views": VIEWS, "terms": [PICTURES, TEXTS]},
+        "step": {"views": VIEWS, "terms": [IMAGES, TEXTS]},
         "stages": [
             {"steps": 4},
             {"steps": 4, "data": {"name": "scenes", "rows": 10, "size": 64, "captions": "long"}},
@@ -128,7 +128,7 @@ def test_the_loss_is_the_sum_of_both_and_hard_negatives_make_the_third_stage_har
 
 
 def test_a_term_that_looks_at_one_negative_a_pair_refuses_several(tmp_path, config):
-    step = {"views": THIRD["views"], "terms": [PICTURES, {**THIRD["terms"][1], "name": "neg_clip", "tau": None}]}
+    step = {"views": THIRD["views"], "terms": [IMAGES, {**THIRD["terms"][1], "name": "neg_clip", "tau": None}]}
     del step["terms"][1]["tau"]
     with pytest.raises(InputError, match=r"negative_text: expected \(3, .*\) like the pairs, got \(6, "):
         train(config.model_copy(update={"stages": [], "step": step, "steps": 1}), folder=tmp_path / "run")

@@ -107,7 +107,7 @@ def test_every_seed_was_measured_from_source_of_its_results_fingerprint():
     asked = ["git", "-C", str(root), "rev-parse", "--is-shallow-repository"]
     answer = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     if answer != "false":
-        pytest.skip("no whole history here")
+        pytest.skip("no whole history here")  # a shallow clone, or source without git: the commits cannot be read
     results = [result for slug in SLUGS if (result := stored(slug))]
     runs = [(run["commit"], result) for result in results for run in _runs(result)]
     for name in sorted({name for name, _ in runs}):

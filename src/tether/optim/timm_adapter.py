@@ -32,10 +32,6 @@ class TensorState(Optimizer):
     parameters. Before a step all is as the optimiser left it.
     """
 
-    def __init__(self) -> None:
-        """See ``timm_optimizer``, whose classes begin with timm's own constructor."""
-        raise NotImplementedError
-
     def state_as_left(self) -> None:
         """Put numbers and what belongs to groups back, as the optimiser has them."""
         for group in self.param_groups:
