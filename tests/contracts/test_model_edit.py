@@ -19,7 +19,7 @@ from tether.core.protocols import ModelEdit
 from tether.models import create
 from tether.workflows.edits import EDITS
 
-SETTINGS: dict[str, dict[str, Any]] = {"fake_quant": {"group": 16}}
+SETTINGS: dict[str, dict[str, Any]] = {"fake_quant": {"group": 16}, "kept_positions": {"keep": 4}}
 """So that an edit fits models this small."""
 FOLDABLE: dict[str, dict[str, Any]] = {"fake_quant": {"group": 16, "inputs": "plain"}}
 """Settings under which everything that an edit does lies in the weights."""

@@ -18,7 +18,7 @@ def command(
     model: Annotated[str, typer.Option(help="A run's folder, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
     out: Annotated[Path, typer.Option(help="FILE.jsonl, which the source text_pairs reads.")],
     negatives: Annotated[int, typer.Option(min=1, help="Hard negatives of each query.")] = 7,
-    skip_top: Annotated[int, typer.Option(min=0, help="Leave out so many of the texts nearest to a query.")] = 1,
+    skip_top: Annotated[int, typer.Option(min=0, help="Leave out so many of the nearest texts of other rows.")] = 1,
     margin: Annotated[
         float | None, typer.Option(min=0, help="Least distance of a negative's cosine below the positive's.")
     ] = None,

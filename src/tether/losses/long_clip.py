@@ -30,25 +30,25 @@ class _Projector(torch.autograd.Function):
     """The projection on the k first eigenvectors of a symmetric matrix, whose gradient needs their gap alone."""
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, k: int) -> Tensor:
+    def forward(ctx: Any, matrix: Tensor, k: int, noise: float) -> Tensor:
         values, vectors = torch.linalg.eigh(matrix.nan_to_num(0.0, 0.0, 0.0))  # the rows themselves hand NaN on
         ctx.save_for_backward(values, vectors)
-        ctx.k = k
+        ctx.k, ctx.noise = k, noise
         top = vectors[:, -k:]
         return top @ top.T
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
         refuse_second_order()
         values, vectors = ctx.saved_tensors
         rest = len(values) - ctx.k
         gap = values[rest:, None] - values[None, :rest]
-        smallest = torch.finfo(gap.dtype).eps * values.abs().amax()
+        smallest = ctx.noise * values.abs().amax()  # nearer ones are equal but for rounding
         turned = vectors.T @ ((grad_outputs[0] + grad_outputs[0].T) / 2) @ vectors
         between = torch.where(gap > smallest, turned[rest:, :rest] / gap.clamp(min=smallest), 0.0)
         turned = torch.zeros_like(turned)
         turned[rest:, :rest], turned[:rest, rest:] = between, between.T
-        return vectors @ turned @ vectors.T, None
+        return vectors @ turned @ vectors.T, None, None
 
 
 @checked
@@ -86,9 +86,10 @@ def principal_components(x: Float[Tensor, "b d"], *, k: Count = 32) -> Float[Ten
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = exact.mean(dim=0)
         centred = exact - mean
+        noise = max(rows, width) * torch.finfo(exact.dtype).eps
         if rows <= width:
-            return _Projector.apply(centred @ centred.T, k) @ centred + mean
-        return centred @ _Projector.apply(centred.T @ centred, k) + mean
+            return _Projector.apply(centred @ centred.T, k, noise) @ centred + mean
+        return centred @ _Projector.apply(centred.T @ centred, k, noise) + mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,8 @@ def attended(model: DualEncoder, image: Tensor) -> Attended:
     """``image_state``, and ``patch_attention`` on the model's own grid, from one forward; see there for arguments."""
     tower = anatomy_of(model, "image")
     maps, stream = maps_and_stream(model, image)
-    return Attended(read_state(tower, stream), attentive_scores(maps.float(), prefix=tower.prefix))
+    wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    return Attended(read_state(tower, stream), attentive_scores(wide, prefix=tower.prefix))
 
 
 def scores_in_view(
@@ -92,7 +93,7 @@ def scores_in_view(
     """``map_scores`` for boxes in shares of the image, either view mirrored or not, a whole batch at once.
 
     The map is read bilinearly at the centre of each of the view's patches, which is what stretching it to ever more
-    pixels comes to. Outside the reference its border goes on.
+    pixels comes to. A patch whose centre lies outside the reference has the score 0, with a warning (on the CPU).
 
     Args:
         scores: of the reference's patches, row by row.
@@ -114,9 +115,10 @@ def scores_in_view(
     """
     if scores.shape[1] != own[0] * own[1]:
         raise InputError(f"scores: expected {own[0]} x {own[1]} for each image, got {scores.shape[1]}")
-    places = []
+    places, wide = [], torch.promote_types(scores.dtype, torch.float32)
     for axis, (count, mirrored) in enumerate(((grid[1], True), (grid[0], False))):
-        place = ((torch.arange(count, device=scores.device) + 0.5) / count).expand(len(scores), -1)
+        place = (torch.arange(count, dtype=wide, device=scores.device) + 0.5) / count
+        place = place.expand(len(scores), -1)
         if mirrored:
             place = torch.where(view_flipped[:, None], 1 - place, place)
         (first, last), (start, end) = ((box[:, axis, None], box[:, axis + 2, None]) for box in (view, reference))
@@ -126,7 +128,12 @@ def scores_in_view(
         places.append(2 * place.to(scores.dtype) - 1)
     across, down = places[0][:, None].expand(-1, *grid), places[1][:, :, None].expand(-1, *grid)
     maps, at = scores.unflatten(1, own)[:, None], torch.stack([across, down], dim=3)
-    return F.grid_sample(maps, at, padding_mode="border", align_corners=False).flatten(1)
+    found = F.grid_sample(maps, at, padding_mode="border", align_corners=False)[:, 0]
+    outside = at.abs().amax(dim=3) > 1
+    if outside.device.type == "cpu" and outside.any():
+        row = int(outside.nonzero()[0, 0])
+        warnings.warn(f"view, row {row}: {view[row].tolist()} lies partly outside its reference", stacklevel=2)
+    return found.masked_fill(outside, 0.0).flatten(1)
 
 
 def map_scores(
@@ -166,5 +173,7 @@ def map_scores(
         around = (-left, left + width - whole[3], -top, top + height - whole[2])
         if max(around) > 0:
             warnings.warn(f"view, row {row}: {own} lies partly outside its reference {whole}", stacklevel=2)
-        found.append(F.interpolate(F.pad(pixels, around), grid, mode="bilinear", align_corners=False))
+        apart = min(top + height, left + width, whole[2] - top, whole[3] - left) <= 0
+        pixels = pixels.new_zeros(1, 1, *grid) if apart else F.pad(pixels, around)
+        found.append(F.interpolate(pixels, grid, mode="bilinear", align_corners=False))
     return torch.cat(found).flatten(1)

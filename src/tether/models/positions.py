@@ -101,7 +101,7 @@ def stretch(table: Float[Tensor, "*b n w"], *, keep: Whole = 20, ratio: Count = 
     exact = _exact(table)
     place = torch.arange(ratio * (count - keep), device=table.device)
     from_ = (keep + place // ratio).clamp(max=count - 2)
-    share = ((place - ratio * (from_ - keep)) / ratio).to(exact.dtype)[:, None]
+    share = (place - ratio * (from_ - keep)).to(exact.dtype)[:, None] / ratio
     rest = torch.lerp(exact[..., from_, :], exact[..., from_ + 1, :], share)
     return torch.cat([table[..., :keep, :], rest.to(table.dtype)], dim=-2)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def sliding_windows(
     ids: Int[Tensor, "b l"],
     mask: Bool[Tensor, "b l"] | Int[Tensor, "b l"] | None = None,
     *,
-    window: Count = PAPER_WINDOW,
+    window: Annotated[int, Ge(3)] = PAPER_WINDOW,
     step: Count = PAPER_STEP,
     mode: Mode = "framed",
     before: Whole = 1,
@@ -64,7 +65,7 @@ def sliding_windows(
     Args:
         ids: whole texts, start and end tokens included.
         mask: not 0 for tokens, 0 for padding on either side; None where what follows a text is zeros.
-        window: tokens of a window, its start and end tokens included.
+        window: tokens of a window, its start and end tokens included; at least 3.
         step: tokens from one window to the next, at most ``window``.
         mode: ``framed`` gives each window its text's start and end tokens; ``raw``, the released code, cuts the ids as
             they are, so that only a text's first window has the one and only its last the other.
@@ -200,8 +201,9 @@ class SlidingTextEncoder(EncoderAround, Embeds):
         self.window = context if window is None else window
         self.step = max(1, round(self.window * PAPER_STEP / PAPER_WINDOW)) if step is None else step
         self.mode, self.weights, self.reads, self.at_once = mode, weights, reads, at_once
-        if not frame + 1 <= self.window <= context:
-            raise InputError(f"window: expected {frame + 1} to {context} tokens (the context), got {self.window}")
+        least = max(3, frame + 1)
+        if not least <= self.window <= context:
+            raise InputError(f"window: expected {least} to {context} tokens (the context), got {self.window}")
         if mode == "raw":
             text_anatomy(model)
         self._cut(torch.ones(1, frame + 1, dtype=torch.int64), None)  # refuses a step that is too large or too small

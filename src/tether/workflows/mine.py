@@ -63,8 +63,9 @@ def mine(
         model: loaded, or a name that ``tether.load`` takes.
         out: a ``.jsonl`` file, written atomically.
         negatives: of each query.
-        skip_top: so many of the texts nearest to a query are left out.
-        margin: a negative's cosine is at least this much below that of the positive; None sets no bound.
+        skip_top: so many of the texts of other rows that are nearest to a query are left out.
+        margin: a negative's cosine is at least this much below that of the nearest other text of the query's row; None
+            sets no bound.
         batch_size: texts in one forward.
         random_weights: accept a model without trained weights.
         device: where to load the model.

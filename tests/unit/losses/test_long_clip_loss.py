@@ -34,6 +34,22 @@ def test_equal_directions_have_a_finite_gradient():
     assert grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("count", "width"), [(32, 16), (2048, 16), (60, 64)])
+def test_nothing_flows_between_equal_directions(count, width, dtype):
+    ends = torch.linalg.qr(rows(width, width).to(dtype))[0][: count // 2]
+    x = torch.cat([ends, -ends]).repeat(count // (2 * len(ends)), 1).requires_grad_()
+    weight = rows(count, width, seed=1).to(dtype)
+    found = principal_components(x, k=5)
+    grad = torch.autograd.grad((found * weight).sum(), x)[0]
+    if count < width:  # what no row has is another direction
+        assert grad.abs().max() < 10
+        return
+    fixed = torch.linalg.lstsq(x, found).solution.detach()  # the projection as it is
+    expected = (weight - weight.mean(0)) @ fixed + weight.mean(0)
+    torch.testing.assert_close(grad, expected, rtol=0, atol=1e-3 if dtype == torch.float32 else 1e-10)
+
+
 def test_nan_is_handed_on():
     x = rows(6, 5)
     x[1, 2] = torch.nan

@@ -170,6 +170,8 @@ def test_the_report_says_what_became_of_each_weight() -> None:
     assert report.skipped == ("head.weight",)
     assert report.unexpected == ("blocks.9.norm1.weight",)
     assert set(report.loaded) == {"class_token", "position", "patch.weight", "norm_post.weight"}
+    for key in ("state_dict", "model", "module"):
+        assert load_tower_(model.visual, {key: {**state, **more}, "epoch": 3}, skip=("head",)) == report
     assert {"projection.weight", "blocks.0.qkv.q_bias"} < set(report.missing)
     finer = {**_released(model), "patch_embed.proj.weight": torch.randn(64, 3, 4, 4)}
     assert load_tower_(model.visual, finer).resized == ("patch.weight",)

@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 
-from tether.adapt.finetune import KeptPositions
+from families import FAMILIES
+from tether.adapt.finetune import ADAPTERS, KeptPositions
+from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
 from tether.models.cached import CachedEncoder
@@ -43,8 +45,34 @@ def test_states_of_both_kinds_load():
     other = copy.deepcopy(kept)
     other.load_state_dict(kept.state_dict())
     assert torch.equal(other.text.position, plain.text.position)
-    assert KeptPositions().merge_(other).state_dict().keys() == plain.state_dict().keys()
+    assert KeptPositions(keep=8).merge_(other).state_dict().keys() == plain.state_dict().keys()
     assert len(kept.text.parametrizations.position.original) == 48
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("AltCLIP", 5),
+        ("Chinese-CLIP", 3),
+        ("roberta-ViT", 4),
+        ("ViT and BERT", 3),
+        ("transformers' CLIP", 3),
+    ],
+)
+def test_every_table_is_found_and_roberta_begins_behind_its_padding(name, rows, tmp_path):
+    model = FAMILIES[name](tmp_path)
+    texts = ["a", "a a red dog"]
+    before = model.embed(texts)
+    edit = KeptPositions(keep=3)
+    edit.apply_(model)
+    assert [len(value) for key, value in model.named_buffers() if key.endswith(".first")] == [rows]
+    torch.testing.assert_close(model.embed(texts), before)
+    for key, value in model.named_parameters():
+        if key.endswith(".original"):
+            value.data.neg_()
+    after = edit.merge_(model).embed(texts)
+    torch.testing.assert_close(after[0], before[0])
+    assert not torch.allclose(after[1], before[1], atol=1e-3)
 
 
 def test_a_table_that_rested_before_still_does():
@@ -56,14 +84,16 @@ def test_a_table_that_rested_before_still_does():
 
 def test_what_is_refused():
     model = create("tiny")
+    with pytest.raises(InputError, match="key 'keep' is required"):
+        build("kept_positions", ADAPTERS, where="edits")
     with pytest.raises(InputError, match="keep: expected at most 22 of 24 rows, got 23"):
         KeptPositions(keep=23).apply_(model)
     with pytest.raises(InputError, match="Clip: none of its positions rest"):
-        KeptPositions().merge_(model)
-    KeptPositions().apply_(model)
+        KeptPositions(keep=8).merge_(model)
+    KeptPositions(keep=8).apply_(model)
     with pytest.raises(InputError, match="rest already"):
-        KeptPositions().apply_(model)
+        KeptPositions(keep=8).apply_(model)
     with pytest.raises(UnsupportedModelError, match="0 tables"):
-        KeptPositions().apply_(create("tiny").resized(context=56, how="rotary"))
+        KeptPositions(keep=8).apply_(create("tiny").resized(context=56, how="rotary"))
     with pytest.raises(UnsupportedModelError, match="CachedEncoder"):
-        KeptPositions().apply_(CachedEncoder(model))
+        KeptPositions(keep=8).apply_(CachedEncoder(model))

@@ -87,6 +87,11 @@ def test_padding_takes_no_slot_unless_it_is_counted():
     packed = moe(torch.cat([x[0], x[1, :5]]), lengths=torch.tensor([9, 5]))
     torch.testing.assert_close(packed.rows, torch.cat([found.rows[0], found.rows[1, :5]]))
     torch.testing.assert_close(packed.tally, found.tally)
+    weights = [moe.router]
+    nothing = expert_losses(moe(x, real=torch.zeros_like(real)).tally)
+    assert {name: value.item() for name, value in nothing.items()} == dict.fromkeys(nothing, 0.0)
+    grads = torch.autograd.grad(nothing["load_balance"] + nothing["router_z"], weights)
+    assert not grads[0].any()
 
 
 def test_one_choice_by_probabilities_teaches_the_router_and_by_shares_warns():

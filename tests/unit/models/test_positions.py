@@ -155,3 +155,10 @@ def test_fixed_tables_take_any_grid() -> None:
 def test_bad_input_is_named(call, reason) -> None:
     with pytest.raises(InputError, match=reason):
         call()
+
+
+@pytest.mark.parametrize("ratio", [3, 5, 7])
+def test_float64_is_stretched_in_float64(ratio: int) -> None:
+    found = stretch(torch.arange(3, dtype=torch.float64)[:, None], keep=0, ratio=ratio)
+    expected = torch.arange(3 * ratio, dtype=torch.float64)[:, None] / ratio
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

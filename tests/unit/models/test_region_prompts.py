@@ -1,7 +1,5 @@
 """Regional prompts and hidden patches: who sees whom, what stays as it was, and which towers have them."""
 
-import math
-
 import pytest
 import torch
 
@@ -9,13 +7,12 @@ from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.models import create
-from tether.models.anatomy.find import anatomy_of
 from tether.models.vision.masked_patches import hidden_patches, mask_patches_, unmask_patches_
 from tether.models.vision.region_prompts import RegionPromptEncoder, regional_attention_mask, text_layer_states
 
 WITH_CLASS = ["Tether", "open_clip ViT", "CLIPA", "timm ViT", "transformers' CLIP", "MetaCLIP 2"]
 WITHOUT = ["transformers' SigLIP", "EVA02", "RN50"]
-MASKABLE = [*WITH_CLASS, "transformers' SigLIP", "EVA02"]
+MASKABLE = [*WITH_CLASS, "transformers' SigLIP", "EVA02", "ViT and BERT"]
 
 
 def family(name, folder):
@@ -87,9 +84,10 @@ def test_hidden_patches_are_not_seen(name, tmp_path):
     model = family(name, tmp_path)
     image = image_of(model)
     plain = model.encode_image(image).pooled
-    masked = mask_patches_(model)
+    masked, tokens = mask_patches_(model), []
+    masked.layer.register_forward_hook(lambda *given: tokens.append(given[-1]))
     torch.testing.assert_close(model.encode_image(image).pooled, plain)
-    hidden = torch.ones(2, math.prod(anatomy_of(model).grid(image)), dtype=torch.bool)
+    hidden = torch.ones(2, tokens[0].numel() // masked.vector.numel() // 2, dtype=torch.bool)
     with masked.hiding(hidden):
         dark = model.encode_image(image).pooled
         torch.testing.assert_close(dark, model.encode_image(image_of(model, seed=1)).pooled)

@@ -7,7 +7,7 @@ import torch
 
 from tether.core.errors import InputError
 from tether.models import create
-from tether.models.patch_attention import map_scores, patch_attention
+from tether.models.patch_attention import attended, map_scores, patch_attention
 from tether.models.tokens import (
     TOKEN_CHOICES,
     AttentiveTokens,
@@ -112,6 +112,9 @@ def test_attention_is_a_share_of_the_class_tokens_and_fits_another_grid():
         patch_attention(model, image, grid=(2, 2)), scores.view(3, 2, 2, 2, 2).mean((2, 4)).flatten(1)
     )
     assert patch_attention(model, image[:1]).shape == (1, 16)
+    exact = attended(model.double(), image.double()).scores
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(exact.float(), scores)
 
 
 def test_what_lies_outside_the_reference_has_no_score_and_is_warned_of():
@@ -124,5 +127,9 @@ def test_what_lies_outside_the_reference_has_no_score_and_is_warned_of():
         found = map_scores(scores, view=outside, reference=torch.tensor([[0, 0, 8, 8]]), grid=(4, 4))
     assert found.view(4, 4)[0].eq(0).all()
     assert found.view(4, 4)[3].eq(1).all()
+    for apart in ([40, 40, 4, 4], [-9, 0, 4, 8], [0, 8, 8, 8]):
+        with pytest.warns(UserWarning, match="row 0: .* lies partly outside"):
+            found = map_scores(scores, view=torch.tensor([apart]), reference=torch.tensor([[0, 0, 8, 8]]), grid=(4, 4))
+        assert torch.equal(found, torch.zeros(1, 16))
     with pytest.raises(InputError, match="at least one pixel"):
         map_scores(scores, view=torch.tensor([[0, 0, 0, 8]]), reference=inside, grid=(4, 4))

@@ -52,6 +52,8 @@ def test_weights():
         ({"window": 4, "step": 2}, "step: expected 3 to 4"),
         ({"window": 4, "step": 0, "mode": "raw"}, "step"),
         ({"window": 4, "step": 5, "mode": "raw"}, "step: expected 1 to 4"),
+        ({"window": 2, "step": 1, "mode": "raw"}, "window"),
+        ({"window": 2, "step": 2, "before": 0, "after": 0}, "window"),
     ],
 )
 def test_steps_that_do_not_fit(settings, match):

@@ -42,7 +42,7 @@ def test_a_loop_gives_the_same(skip_top, margin, known):
     for number, query in enumerate(QUERIES):
         ranking = sorted(range(12), key=lambda j, q=query: -cosine(q, DOCS[j]))
         best = max(cosine(query, DOCS[j]) for j in (own[number] if own else ranking))
-        left = [j for j in ranking[skip_top:] if own is None or j not in own[number]]
+        left = [j for j in ranking if own is None or j not in own[number]][skip_top:]
         left = [j for j in left if margin is None or cosine(query, DOCS[j]) <= best - margin][:2]
         assert found.places[number].tolist() == left
         np.testing.assert_allclose(found.scores[number], [cosine(query, DOCS[j]) for j in left], rtol=1e-5)
@@ -52,6 +52,24 @@ def test_a_document_with_the_text_of_the_answer_or_of_the_query_is_no_negative()
     docs = [*DOCS, "d3", "q0"]
     found = mine_hard_negatives(encode, ["q0"], docs, k=11, skip_top=0, own=[[3]])
     assert sorted(found.places[0].tolist()) == [i for i in range(12) if i != 3]
+
+
+@pytest.mark.parametrize("query", ["asked", "near the first"])
+def test_neither_the_query_nor_its_answers_are_the_texts_that_are_skipped(query):
+    docs = ["own", "near", "far", "farther", "asked"]
+    angles = dict(zip([*docs, "near the first"], [0.1, 0.2, 0.3, 0.4, 0.0, 0.0], strict=True))
+
+    def at(texts):
+        return np.stack([[np.cos(angles[text]), np.sin(angles[text])] for text in texts])
+
+    settings = {"queries": [query], "docs": docs if query == "asked" else docs[:4], "k": 2}
+    found = [mine_hard_negatives(at, own=[[0]], skip_top=skip, **settings).places[0].tolist() for skip in (0, 1)]
+    assert found == [[1, 2], [2, 3]]
+    unknown = [mine_hard_negatives(at, skip_top=skip, **settings).places[0].tolist() for skip in (0, 1)]
+    assert unknown == [[0, 1], [1, 2]]
+    margin = np.cos(0.1) - np.cos(0.25)  # of the answer, not of the query itself
+    for own in ([[0]], [[0, 4]] if query == "asked" else [[0]], None):
+        assert mine_hard_negatives(at, own=own, skip_top=0, margin=margin, **settings).places[0].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize(

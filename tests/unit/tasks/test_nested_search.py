@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -58,6 +59,32 @@ def test_stages_over_arrays() -> None:
         wanted = BASE[rows] @ query / np.linalg.norm(BASE[rows], axis=1) / np.linalg.norm(query)
         np.testing.assert_allclose(scores, wanted, atol=1e-6)
     assert nested_search(QUERIES, base=BASE[:3], dims=(8, 32)).rows.shape == (4, 3)
+
+
+def test_first_numbers_that_are_all_zeros_are_near_to_nothing(tmp_path: Path, stores: dict[int, Store], model) -> None:
+    base = np.abs(BASE[:20])
+    base[7, :8] = 0
+    query = np.abs(QUERIES[:1])
+    for dims in ((4,), (4, 8)):
+        found = nested_search(query, base=base, dims=dims, shortlist=20, top=20)
+        assert (found.rows[0, -1], found.scores[0, -1]) == (7, 0)
+        others = nested_search(query, base=np.delete(base, 7, axis=0), dims=dims, shortlist=19, top=19)
+        assert (others.rows[0] + (others.rows[0] >= 7)).tolist() == found.rows[0, :-1].tolist()
+    wanted = np.argsort(-(base @ query[0]) / np.linalg.norm(base, axis=1), kind="stable")
+    assert nested_search(query, base=base, dims=(4, 32), shortlist=20, top=20).rows[0].tolist() == wanted.tolist()
+    base[3] = 0
+    with pytest.raises(InputError, match="base: vector 3 is all zeros"):
+        nested_search(query, base=base, dims=(4, 32))
+    made, records = Store.create(tmp_path / "db", schema=stores[model.dim].schema), stores[model.dim].warm()
+    table = stores[model.dim].records(list(records.keys))
+    rows = records.vectors.rows.copy()
+    rows[5, :8] = 0
+    place = table.schema.get_field_index("embedding")
+    column = pa.FixedSizeListArray.from_arrays(rows.ravel(), type=table.schema.field(place).type)
+    made.add(table.set_column(place, table.schema.field(place), column))
+    mean = records.vectors.rows.mean(0)
+    found = made.search(mean, dims=8, top=12)
+    assert (found.keys[-1], found.scores[-1]) == (records.keys[5], 0)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,25 @@ def test_scores_of_a_view_are_those_of_many_pixels(flipped):
     torch.testing.assert_close(found.unflatten(1, (5, 6)), expected, atol=5e-3, rtol=0)
 
 
+def test_scores_of_a_view_in_float64_and_outside_the_reference():
+    boxes = {"reference": torch.tensor([[0.0, 0.25, 1.0, 0.75]], dtype=torch.float64)}
+    boxes |= {"view": torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)}
+    boxes |= {"view_flipped": torch.tensor([False]), "reference_flipped": torch.tensor([False])}
+    line = torch.tensor([[0.0, 1.0]], dtype=torch.float64)  # the score is twice the place in the reference, less 1/2
+    with pytest.warns(UserWarning, match="row 0: .* lies partly outside"):
+        found = scores_in_view(line.repeat(1, 2), own=(2, 2), grid=(8, 3), **boxes).view(8, 3)
+    across = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64).clamp(2 / 6 - 0.5, 10 / 6 - 0.5)
+    assert not found[[0, 1, 6, 7]].any()
+    torch.testing.assert_close(found[2:6], across.expand(4, -1), rtol=0, atol=1e-12)
+    boxes["view"] = torch.tensor([[2.0, 2.0, 3.0, 3.0]], dtype=torch.float64)
+    with pytest.warns(UserWarning, match="lies partly outside"):
+        assert not scores_in_view(line.repeat(1, 2), own=(2, 2), grid=(8, 3), **boxes).any()
+    seventh = torch.tensor([[0.1, 0.1, 0.9, 0.9]], dtype=torch.float64)
+    found = scores_in_view(line, own=(1, 2), grid=(1, 7), **{**boxes, "view": seventh, "reference": seventh})
+    expected = ((torch.arange(7, dtype=torch.float64) + 0.5) / 7 * 2 - 0.5).clamp(0, 1)
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-12)
+
+
 def test_one_look_of_the_teacher_serves_both_views_and_the_target():
     step = step_of()
     module, calls = begun(step), []

@@ -37,8 +37,8 @@ class KeptPositions:
     """
 
     @checked
-    def __init__(self, *, keep: Count | None = None) -> None:
-        """Args: keep: positions that rest, 1 to n - 2 of n: the ``keep`` of the stretch. Default min(20, n // 3)."""
+    def __init__(self, *, keep: Count) -> None:
+        """Args: keep: positions that rest, 1 to n - 2 of n: the ``keep`` of the stretch."""
         self.keep = keep
 
     def apply_(self, model: nn.Module, calibration: Iterable[Batch] = ()) -> nn.Module:
@@ -49,8 +49,8 @@ class KeptPositions:
             UnsupportedModelError: the text tower has no table of positions.
         """
         del calibration
-        module, name, rows = position_table(model)
-        keep_rows_(module, name, count=max(1, min(20, rows // 3)) if self.keep is None else self.keep)
+        module, name, unused = position_table(model)
+        keep_rows_(module, name, count=unused + self.keep)
         return model
 
     def merge_(self, model: nn.Module) -> nn.Module:
@@ -67,7 +67,9 @@ class KeptPositions:
 
 
 def position_table(model: nn.Module) -> tuple[nn.Module, str, int]:
-    """The module of a text tower that has its learned positions, the parameter's name, and the number of rows.
+    """The module of a text tower that has its learned positions, the parameter's name, and the unused rows before them.
+
+    Of these only RoBERTa's towers have any.
 
     Raises:
         UnsupportedModelError: there is none, or more than one.
@@ -75,13 +77,14 @@ def position_table(model: nn.Module) -> tuple[nn.Module, str, int]:
     if not isinstance(model, Resizes):
         raise UnsupportedModelError(f"positions: {type(model).__name__} has no text tower of its own")
     images, found = model.image_weights, set[tuple[str, str]]()
-    for name, _ in cast(nn.Module, model).named_parameters():
+    for name, value in cast(nn.Module, model).named_parameters():
         path, _, last = name.replace(".parametrizations.", ".").removesuffix(".original").rpartition(".")
         place = path.rpartition(".")[2] if last == "weight" else last
-        if not name.startswith(images) and place in ("position", "positional_embedding", "position_embedding"):
+        if value.ndim == 2 and place.startswith("position") and not name.startswith(images):
             found.add((path, last))
     if len(found) != 1:
         raise UnsupportedModelError(f"positions: {type(model).__name__}'s text tower has {len(found)} tables of them")
     path, last = found.pop()
     module = cast(nn.Module, model).get_submodule(path)
-    return module, last, len(getattr(module, last))
+    padding = module.padding_idx if isinstance(module, nn.Embedding) else None
+    return module, last, 0 if padding is None else padding + 1

@@ -50,9 +50,10 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, bias: Te
 
 
 def softmax_weights(q: Tensor, k: Tensor, *, bias: Tensor | None = None) -> Tensor:
-    """(b, h, m, n) weights of ``softmax_attention`` in float32."""
-    scores = (q.float() @ k.float().transpose(-2, -1)) * q.shape[-1] ** -0.5
-    return (scores if bias is None else scores + bias.float()).softmax(-1)
+    """(b, h, m, n) weights of ``softmax_attention``, in float32 or wider."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = (q.to(wide) @ k.to(wide).transpose(-2, -1)) * q.shape[-1] ** -0.5
+    return (scores if bias is None else scores + bias.to(wide)).softmax(-1)
 
 
 def _by_matmul(q: Tensor, keys: int) -> bool:

@@ -325,7 +325,7 @@ class TransformerBlock(nn.Module):
 def _reading(
     core: AttentionCore, q: Tensor, k: Tensor, *, causal: bool, bias: Tensor | None, reads: Tensor | None
 ) -> Tensor:
-    """(b, heads, n) weights of the pooling token over the keys, in float32."""
+    """(b, heads, n) weights of the pooling token over the keys, in float32 or wider."""
     rows, n = torch.arange(len(q), device=q.device), k.shape[2]
     at = torch.zeros_like(rows) if reads is None else reads
     query = q[:, :, 0] if q.shape[2] == 1 else q[rows, :, at]

@@ -328,8 +328,10 @@ def expert_losses(tally: Float[Tensor, "... n"]) -> dict[str, Float[Tensor, ""]]
     Returns:
         ``load_balance``, 1 where all is even; ``router_z``, the mean square of the logits' log-sum-exp; ``dropped``,
         the share of choices without a slot; and ``top_share``, that of the choices that fell on the busiest expert.
+        All are 0 where there was no token but padding.
     """
     groups, balance, tokens, surprise, choices, dropped = tally[..., : len(TALLIED)].unbind(-1)
+    groups, tokens, choices = (count.clamp(min=1) for count in (groups, tokens, choices))
     busiest = tally[..., len(TALLIED) :].amax(dim=-1)
     return {
         "load_balance": (balance / groups).mean(),

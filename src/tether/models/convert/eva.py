@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class LoadReport:
 @torch.no_grad()
 def load_tower_(
     tower: EvaTower,
-    weights: str | Path | Mapping[str, Tensor],
+    weights: str | Path | Mapping[str, Any],
     *,
     skip: Sequence[str] = (),
     resize: GridMethod | None = EVA_RESIZING,
@@ -89,8 +89,9 @@ def load_tower_(
 
     Args:
         tower: ``model.visual`` of a model with ``vision: {tower: eva}``.
-        weights: a safetensors file (a pickle is refused), or tensors by name. Of a whole CLIP the image tower is taken;
-            rotary angles and mask tokens are no weights here.
+        weights: a safetensors file (a pickle is refused), or tensors by name, which may be those of a checkpoint's
+            ``model``, ``module`` or ``state_dict``. Of a whole CLIP the image tower is taken; rotary angles and mask
+            tokens are no weights here.
         skip: beginnings of their names to leave out, such as ``head`` where the joint space differs.
         resize: how positions and patches of another size are resized; None refuses them.
 
@@ -109,7 +110,7 @@ def load_tower_(
         (('projection.bias', 'projection.weight'), (), ('position',))
     """
     where = "weights" if isinstance(weights, Mapping) else str(weights)
-    given = dict(weights) if isinstance(weights, Mapping) else read_weights(local(weights))
+    given = unwrapped(weights) if isinstance(weights, Mapping) else read_weights(local(weights))
     state, skipped = _left(_plain(given), skip, where=where)
     own, pieces, unexpected = tower.state_dict(), dict[str, dict[int, Tensor]](), list[str]()
     for name, value in state.items():
@@ -133,6 +134,12 @@ def load_tower_(
     tower.load_state_dict(filled, strict=False)
     missing = tuple(sorted(own.keys() - filled.keys()))
     return LoadReport(tuple(filled), missing, tuple(unexpected), tuple(skipped), tuple(resized))
+
+
+def unwrapped(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The weights of a checkpoint that has more than them, such as its optimizer's state."""
+    found = (checkpoint.get(key) for key in ("model", "module", "state_dict"))
+    return next((part for part in found if isinstance(part, Mapping)), checkpoint)
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

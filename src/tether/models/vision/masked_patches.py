@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.ranges import Count, Decay, checked
 
-_NAMES = ("visual.patch", "visual.conv1", "patch_embed.proj", "patch_embedding")
+_NAMES = ("visual.patch", "visual.conv1", "patch_embed.proj", "patch_embedding", "patch_embeddings.projection")
 
 
 @checked

@@ -64,6 +64,17 @@ def unit(vectors: Float[np.ndarray, "n d"], *, where: str) -> Float[np.ndarray, 
     return vectors
 
 
+def unit_prefixes(vectors: Float[np.ndarray, "n d"], *, dims: int, where: str) -> Float[np.ndarray, "n k"]:
+    """The first numbers of vectors scaled to length 1; zeros, with the cosine 0, if they are and the others are not."""
+    first = np.array(vectors[:, :dims], dtype=np.float32)
+    empty = np.flatnonzero(np.einsum("nd,nd->n", first, first) == 0)
+    empty = empty[vectors[empty, dims:].any(axis=1)]
+    first[empty, 0] = 1
+    first = unit(first, where=where)
+    first[empty] = 0
+    return first
+
+
 class UnitVectors:
     """A float32 matrix of unit rows, with room to grow and a mark on rows that are gone.
 

@@ -21,7 +21,7 @@ from tether.core.atomic_io import atomic_path, cache_dir, read_json, write_json
 from tether.core.errors import InputError, WriteError
 from tether.core.model_digest import file_digest
 from tether.tasks.retrieve import ivf_index, lance
-from tether.tasks.retrieve.flat_index import How, Ranking, UnitVectors, best, unit
+from tether.tasks.retrieve.flat_index import How, Ranking, UnitVectors, best, unit, unit_prefixes
 from tether.tasks.retrieve.ivf_index import InvertedIndex
 from tether.tasks.retrieve.lance import folder_of
 from tether.tasks.retrieve.rows import STORE
@@ -112,7 +112,7 @@ class Mirror:
         """The first numbers of every row, scaled to length 1; those of one width are kept."""
         if self._narrow is None or self._narrow.dim != dims:
             self._narrow = UnitVectors(dim=dims, capacity=len(self.vectors))
-            self._narrow.append(unit(self.vectors.rows[:, :dims], where=f"the first {dims} numbers"))
+            self._narrow.append(unit_prefixes(self.vectors.rows, dims=dims, where=f"the first {dims} numbers"))
             self._narrow.remove(np.flatnonzero(~self.vectors.alive))
         return self._narrow
 

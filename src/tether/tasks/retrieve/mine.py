@@ -43,7 +43,7 @@ def mine_hard_negatives(
     margin: NonNegative | None = None,
     own: Sequence[Collection[int]] | None = None,
 ) -> HardNegatives:
-    """The k documents nearest to each query, without its own and without the very nearest.
+    """The k documents nearest to each query, without its own and without the very nearest of the others.
 
     A document that has the text of the query or of one of its own documents is never a negative.
 
@@ -52,10 +52,10 @@ def mine_hard_negatives(
         queries: q texts.
         docs: what is searched; equal ones count once.
         k: hard negatives of each query.
-        skip_top: so many of the first in the ranking are left out, for they often answer the query, too; where ``own``
-            is not given, the answer itself is taken to be among them.
+        skip_top: so many of the first are left out, for they often answer the query, too. Its own documents and its own
+            text do not count; where ``own`` is not given, the answer is taken to be among the first.
         margin: a negative's cosine is at least this much below that of the query's best own document, or of the nearest
-            where ``own`` is not given; None sets no bound.
+            where it has none; None sets no bound. A document with the query's own text is not looked at.
         own: places of the documents that answer each query.
 
     Raises:
@@ -89,16 +89,16 @@ def mine_hard_negatives(
     for start in range(0, len(queries), _BLOCK):
         for query, scores in enumerate(asked[start : start + _BLOCK] @ rows.T, start=start):
             answers = _answers(own[query], docs, where=f"own: query {query}") if own is not None else []
-            mine = [number[places[docs[place]]] for place in answers]
-            limit = np.inf if margin is None else scores[mine].max() if mine else scores.max()
+            mine = [number[places[docs[place]]] for place in answers if docs[place] != queries[query]]
             left = scores.copy()
-            if skip_top:
-                left[best(scores, top=skip_top)] = -np.inf
-            left[mine] = -np.inf
             if queries[query] in places:
                 left[number[places[queries[query]]]] = -np.inf
+            limit = (left[mine] if mine else left).max()
+            left[mine] = -np.inf
+            if skip_top:
+                left[best(left, top=skip_top)] = -np.inf
             if margin is not None:
-                left[scores > limit - margin] = -np.inf
+                left[left > limit - margin] = -np.inf
             chosen = best(left, top=k)
             if len(chosen) < k:
                 raise InputError(

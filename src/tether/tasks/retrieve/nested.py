@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
-from tether.tasks.retrieve.flat_index import best, unit
+from tether.tasks.retrieve.flat_index import best, unit, unit_prefixes
 
 
 class Nearest(NamedTuple):
@@ -39,7 +39,7 @@ def nested_search(
     """The nearest rows of a base: all by the first ``dims[0]`` numbers, the ``shortlist`` best again by ``dims[1]``...
 
     Vectors are scaled to length 1 at every width, so those of a model may be given as they are. With a shortlist of
-    all rows it is the exact search at the last width.
+    all rows it is the exact search at the last width. One whose first numbers are all 0 has the cosine 0 there.
 
     Source: arXiv 2205.13147, section 4.3 (adaptive retrieval).
 
@@ -65,12 +65,12 @@ def nested_search(
     if shortlist < top:
         raise InputError(f"shortlist: expected at least top, {top}, got {shortlist}")
     kept, scores = np.empty((len(queries), min(top, len(base))), dtype=np.int64), []
-    first = unit(base[:, : dims[0]], where="base")
+    first = unit_prefixes(base, dims=dims[0], where="base")
     for place, query in enumerate(queries):
         rows, found = np.arange(len(base)), first @ _unit(query, dims[0])
         for width in dims[1:]:
             rows = rows[best(found, top=shortlist)]
-            found = unit(base[rows, :width], where="base") @ _unit(query, width)
+            found = unit_prefixes(base[rows], dims=width, where="base") @ _unit(query, width)
         order = best(found, top=top)
         kept[place] = rows[order]
         scores.append(found[order])
