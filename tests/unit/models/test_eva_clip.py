@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
+from open_clip.model import CustomTextCLIP
 from open_clip.transformer import TextTransformer
 from safetensors.torch import save_file
 from timm.models.eva import Eva
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.models import create
+from tether.models import Clip, create
 from tether.models.convert.eva_clip import load_clip_
+from tether.models.presets import configure
 
 RELEASED = {
     "attn.q_proj.bias": "attn.q_bias",
@@ -71,6 +75,20 @@ def test_both_towers_give_the_same_embeddings(theirs, tmp_path: Path) -> None:
         torch.testing.assert_close(model.encode_image(pixels).pooled, image(pixels), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(model.encode_text(words).pooled, text(wide), rtol=1e-5, atol=1e-5)
         assert model.logit_scale.item() == pytest.approx(torch.tensor(4.0).exp().item())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["EVA01-g-14", "EVA01-g-14-plus", "EVA02-B-16", "EVA02-L-14", "EVA02-L-14-336", "EVA02-E-14", "EVA02-E-14-plus"],
+)
+def test_every_published_size_takes_the_weights_of_open_clips(name: str) -> None:
+    described = Path(open_clip.__file__).parent / "model_configs" / f"{name}.json"
+    cfg = {key: value for key, value in json.loads(described.read_text()).items() if key != "custom_text"}
+    with torch.device("meta"):  # names and shapes alone
+        theirs, ours = CustomTextCLIP(**cfg), Clip(configure(name.lower()))
+    report = load_clip_(ours, theirs.state_dict())
+    assert (report.missing, report.unexpected, report.resized) == ((), (), ())
+    assert sum(weight.numel() for weight in ours.parameters()) == sum(weight.numel() for weight in theirs.parameters())
 
 
 def test_the_report_names_what_is_missing_unexpected_and_resized(theirs) -> None:
