@@ -45,7 +45,7 @@ CARD = Card(
         "tether.train.terms.agreement.SimclrTerm",
         "tether.train.terms.agreement.ByolTerm",
     ),
-    needs=("pairs", "a model trained from the start, with a plain transformer for images"),
+    needs=("pairs", "a model of Tether's own trained from the start, with a plain transformer for images"),
     gives="A mask that drops half of the patches and keeps what the model looks at, with one look of a trailing "
     "average at each image.",
     claim=Claim(
