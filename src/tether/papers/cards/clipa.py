@@ -42,7 +42,7 @@ CARD = Card(
         "tether.models.positions.resize_line",
         "tether.train.stages.stretches",
     ),
-    needs=("pairs", "a model trained from the start"),
+    needs=("pairs", "a model trained from the start; to drop patches, Tether's own image tower"),
     gives="Runs that see small images and short captions for most of their steps, which cost a fraction, and whole "
     "ones at the end; captions are cut to the words that tell most.",
     claim=Claim(
@@ -88,7 +88,10 @@ CARD = Card(
         "Positions are learned in both stages and stretched in between, as in the paper's PyTorch tuning; its first "
         "stage has fixed sines and cosines, which a model of ours can have as well.",
         "The tagger is a small list of English words in place of nltk's.",
-        "Random and grid masks as drawn here are equal to the released code's; no code was released for the rectangle.",
+        "The random mask as drawn here is equal to the released code's; no code was released for the grid and the "
+        "rectangle, whose details are ours.",
+        "The recipe `short-tokens` shows a grid of patches of whole images in its first stage; the check makes images "
+        "half as large, as the paper does, and trains its stages in the bed's own loop, not as a run's `stages`.",
         "The scaling law itself, that larger models lose less, is not checked: it cannot be shown in minutes. Nor are "
         "the ways of dropping patches compared with each other.",
         "The last stage begins with the learning rate of the first, where the paper's is a tenth of it, and takes 15 "

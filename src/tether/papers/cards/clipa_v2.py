@@ -35,7 +35,7 @@ CARD = Card(
         "tether.train.schedules.scaled_lr",
         "tether.train.stages.stretches",
     ),
-    needs=("a model trained with few tokens", "pairs"),
+    needs=("a model trained with few tokens, whose image tower is Tether's own", "pairs"),
     gives="A last stage at full size that leaves out a third of the patches, and what a plan of tokens costs before it "
     "is run.",
     claim=Claim(

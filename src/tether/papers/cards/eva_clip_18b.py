@@ -75,7 +75,7 @@ CARD = Card(
         "and those that are run with 0.9 and 0.999.",
         "One learning rate for both towers and all layers: layer decay is for trained towers and would slow this one.",
         "LAMB's own limit on the gradient's norm is off, since both have the same one before the step.",
-        "That half of an image's patches is enough is clipa's claim; here both see half.",
+        "That half of an image's patches is as good at less cost is not measured here; both optimisers see half.",
     ),
     tried=(
         Tried(

@@ -43,8 +43,8 @@ CARD = Card(
         "tether.tasks.retrieve.nested.nested_search",
     ),
     needs=("pairs",),
-    gives="Embeddings that may be cut to any of the trained widths, for smaller stores and faster search; a model "
-    "trained without can be narrowed by PCA, which is the baseline here.",
+    gives="Embeddings that may be cut to any of the trained widths, for smaller stores and faster search. Try PCA of a "
+    "model trained without first: it is the baseline here.",
     claim=Claim(
         says=f"After Matryoshka training the first {EIGHTH} of {DIM} numbers find more names than {EIGHTH} principal "
         "components of a plain CLIP's embeddings.",
@@ -101,6 +101,7 @@ CARD = Card(
         "the check takes the mean.",
         "Five widths of 128 numbers stand for the paper's seven of 1,024, two languages for its 89, a tiny model on "
         "drawings from scratch for two trained towers; resolutions, visual documents and negatives are not checked.",
+        "Search in two stages is `nested_search` on arrays here; a test holds that of a store to it.",
         "A model trained at 16 dimensions alone, which cannot be widened, stands in the notes as narrow.",
     ),
     minutes=7.0,

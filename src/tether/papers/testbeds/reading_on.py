@@ -63,6 +63,7 @@ Arm = Literal[
     "rotary",
     "stretch",
     "stretch_both",
+    "stretch_both_smoothed",
     "long_clip",
     "dual",
     "fix_clip",
@@ -74,6 +75,7 @@ POSITIONS: dict[Arm, Any] = {
     "rotary": "rotary",
     "stretch": STRETCH,
     "stretch_both": STRETCH,
+    "stretch_both_smoothed": STRETCH,
     "long_clip": STRETCH,
     "dual": STRETCH,
     "fix_clip": STRETCH,
@@ -81,7 +83,9 @@ POSITIONS: dict[Arm, Any] = {
 """How those that have more positions get them; the others keep their context."""
 LONGER: tuple[Arm, ...] = ("cut", "crop")
 """Those that have twice the steps, since theirs cost half as much."""
-KEPT: tuple[Arm, ...] = ("stretch_both", "long_clip", "dual", "fix_clip")
+BOTH: tuple[Arm, ...] = ("linear_both", "stretch_both", "stretch_both_smoothed")
+"""Those that have both captions for whole images."""
+KEPT: tuple[Arm, ...] = ("stretch_both", "stretch_both_smoothed", "long_clip", "dual", "fix_clip")
 """Those whose first positions rest."""
 
 
@@ -94,6 +98,7 @@ def found(lab: Lab, arms: Sequence[Arm]) -> dict[Arm, LongRecall]:
     - ``cut``, ``windows``, ``linear``, ``rotary`` and ``stretch`` with long captions, which the first cuts;
     - ``crop`` with captions that fit, drawn anew, as before;
     - ``linear_both`` and ``stretch_both`` with long captions and with first sentences, weighing the same;
+    - ``stretch_both_smoothed`` as ``stretch_both`` with the smoothed targets of Long-CLIP's loss;
     - ``long_clip``, ``dual`` (FIX-CLIP's two branches) and ``fix_clip`` (prompts and groups, too) as in their papers.
 
     Args:
@@ -172,11 +177,13 @@ def tuned(lab: Lab, model: Clip, arm: Arm) -> DualEncoder:
         if arm == "crop":
             said = crops[rows, torch.randint(crops.shape[1], rows.shape, generator=chance)]
         image, text = reader.encode_image(pixels).unit, reader.encode_text(said).unit
-        if arm not in (*KEPT, "linear_both"):
+        if arm not in (*KEPT, *BOTH):
             return clip_loss(image, text, scale)
         brief = reader.encode_text(short[rows]).unit
-        if arm in ("linear_both", "stretch_both"):
-            return clip_loss(image, text, scale) + clip_loss(image, brief, scale)
+        if arm in BOTH:
+            smoothing = SMOOTHING if arm == "stretch_both_smoothed" else 0.0
+            one, other = (clip_loss(image, told_so, scale, label_smoothing=smoothing) for told_so in (text, brief))
+            return one + other
         if arm == "long_clip":
             return long_clip_loss(image, text, brief, scale, k=COMPONENTS, label_smoothing=SMOOTHING).total
         if arm == "dual":
