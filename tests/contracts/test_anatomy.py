@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from families import CLOSED, FAMILIES, PLAIN, SEALED, coca, eva_tower, open_clip_tower, siglip, timm_tower
+from families import (
+    CLOSED,
+    FAMILIES,
+    PLAIN,
+    SEALED,
+    coca,
+    eva_tower,
+    hugging_face,
+    open_clip_tower,
+    siglip,
+    timm_tower,
+)
 from tether.adapt.finetune.lora import Lora
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
@@ -146,13 +157,19 @@ def test_every_reason_is_met(tmp_path):
         "blocks": lambda: pieces(create("tiny", vision={"block": {"preset": "postnorm"}})),
         "pooling": lambda: shares(timm_tower(tmp_path, global_pool="max")),
         "rows alone": lambda: anatomy_of(around_rows(tmp_path)),
+        "other transformer": lambda: anatomy_of(hugging_face(tmp_path, "beit and bert")),
         "linear": lambda: linears(Lora(rank=2, targets="qkv").apply_(create("tiny"))),
     }
     for reason, call in refused.items():
         with pytest.raises(UnsupportedModelError) as caught:
             call()
         assert EXCEPTIONS[reason] in str(caught.value)
-    elsewhere = {"projection", "final norm", "padded left", "no dropping"}  # test_dense, test_decompose
+    elsewhere = {
+        "projection",
+        "final norm",
+        "padded left",
+        "no dropping",
+    }  # test_dense, test_decompose, test_kept_patches
     assert met | set(refused) | elsewhere == set(EXCEPTIONS)
 
 

@@ -99,9 +99,9 @@ def _siglip2_left(t, context=16):
     return _siglip2(t, context, model_input_names=["input_ids", "attention_mask"], padding_side="left")
 
 
-def _vit_bert(t):
+def _vit_bert(t, kind="vit"):
     config = t.VisionTextDualEncoderConfig.from_vision_text_configs(
-        t.ViTConfig(**VISION), t.BertConfig(**TEXT), projection_dim=24
+        t.CONFIG_MAPPING[kind](**VISION), t.BertConfig(**TEXT), projection_dim=24
     )
     images = t.ViTImageProcessor(size={"height": 32, "width": 32})
     return t.VisionTextDualEncoderModel(config), t.VisionTextDualEncoderProcessor(images, bert_words())
@@ -128,6 +128,7 @@ MAKERS = {
     "siglip2": _siglip2,
     "siglip2 padded left": _siglip2_left,
     "vit and bert": _vit_bert,
+    "beit and bert": lambda t: _vit_bert(t, kind="beit"),
     "clip and roberta": _clip_roberta,
 }
 """By kind: functions of the package transformers to a model and its processor."""

@@ -204,7 +204,6 @@ SEALED: dict[tuple[str, str], str] = {
     ("RN50", "image"): "map",
     ("composed EfficientNet", "image"): "map",
     ("ALIGN", "image"): "map",
-    ("ViT and BERT", "image"): "other transformer",
     ("roberta-ViT", "text"): "other text",
     ("AltCLIP", "text"): "other text",
     ("Chinese-CLIP", "text"): "other text",
@@ -217,7 +216,6 @@ SEALED: dict[tuple[str, str], str] = {
 
 CLOSED = {
     ("ALIGN", "image"),
-    ("ViT and BERT", "image"),
     *((name, "text") for name in ("AltCLIP", "Chinese-CLIP", "ViT and BERT", "ALIGN")),
 }
 """Of those, the ones whose last states cannot be seen either."""

@@ -17,7 +17,6 @@ from tether.core.ranges import checked
 from tether.core.types import Features
 from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.find import tower_of
-from tether.models.anatomy.own import OwnImage
 from tether.models.anatomy.parts import BlockAnatomy, Layout
 from tether.models.anatomy.tower import TowerAnatomy
 from tether.models.composed.dual_tower import DualTexts
@@ -75,7 +74,7 @@ def dense_image(
     Args:
         model: any model that ``tether.load`` gives, but those whose image tower shows neither tokens nor a map.
         image: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
-        keep: (b, k) the patches to look at; for models of Tether's own only.
+        keep: (b, k) the patches to look at, of a vision transformer.
         layer: block after which patches are read; negative from the end.
         path: how the last blocks are changed for them; None leaves the blocks as they are.
         affinity: (b, patches, patches) added to the weights of each head of the changed blocks, such as a learned
@@ -120,9 +119,7 @@ def dense_layers(
     if path is not None and not isinstance(path, DensePath):
         raise InputError(f"path: expected a DensePath, such as DensePath() for MaskCLIP's, got {path!r:.200}")
     tower = tower_of(model)
-    if keep is not None and not isinstance(tower, OwnImage):
-        raise refusal("no dropping", type(model).__name__)
-    stream = tower.embed(image, keep=keep) if isinstance(tower, OwnImage) else tower.embed(image)
+    stream = tower.embed_some(image, keep=keep)
     if tower.sealed is not None and (path is not None or {*layers} != {-1}):
         tower.opened()
     depth = len(tower.blocks)

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from tether.core.protocols import DualEncoder
 from tether.core.types import Features
-from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.find import tower_of
-from tether.models.anatomy.own import OwnImage
 from tether.models.anatomy.parts import TokenStream
 from tether.models.anatomy.tower import TowerAnatomy
 
@@ -25,7 +23,7 @@ def image_state(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] |
     Args:
         model: any model that ``tether.load`` gives, but those whose image tower shows no stream.
         image: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
-        keep: (b, k) the patches to look at; for models of Tether's own only.
+        keep: (b, k) the patches to look at, of a vision transformer.
 
     Returns:
         ``pooled`` (b, d), and as ``tokens`` (b, 1, w) one row of the tower's width, with gradient.
@@ -41,9 +39,7 @@ def image_state(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] |
         torch.Size([2, 1, 64])
     """
     tower = tower_of(model)
-    if keep is not None and not isinstance(tower, OwnImage):
-        raise refusal("no dropping", type(model).__name__)
-    stream = tower.run(tower.embed(image, keep=keep) if isinstance(tower, OwnImage) else tower.embed(image))
+    stream = tower.run(tower.embed_some(image, keep=keep))
     return read_state(tower, stream)
 
 

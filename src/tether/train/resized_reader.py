@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
 from tether.models.dual import Clip
-from tether.models.positions import Bicubic
-from tether.models.sizes import Sizes
+from tether.models.positions import Bicubic, Pair
+from tether.models.wrapped_encoders import WrappedEncoder
 
 
 class ResizedReader:
@@ -36,32 +34,41 @@ class ResizedReader:
         """Share the weights.
 
         Args:
-            model: one of Tether's own.
+            model: any model of ``tether.load``.
             image_size: pixels of a side.
 
         Raises:
-            InputError: another library's model, or a size that is no multiple of the patch.
+            InputError: another module, or a size that is no multiple of the patch.
+            UnsupportedModelError: a model that has no copy at this size, see ``models.sizes.REASONS``.
         """
-        if not isinstance(model, Clip):
-            raise InputError(f"image_size: expected a model of Tether's own, got {type(model).__name__}")
-        if image_size % model.patch_side:
-            raise InputError(f"image_size: expected a multiple of {model.patch_side} (the patch), got {image_size}")
-        spec = replace(model.image_spec, size=(image_size, image_size), resized=None)
-        context = model.tokenizer.context_length
+        if not isinstance(model, (Clip, WrappedEncoder)):
+            raise InputError(f"image_size: expected a model of tether.load, got {type(model).__name__}")
         self._source = model
-        self.model = model.at_sizes(Sizes(image=spec, patch=None, context=context, grid=None, line=None))
-        self.model.text, self.model.tokenizer = model.text, model.tokenizer
+        self.model = model.resized(image_size=image_size)
+        old, new = (one if isinstance(one, Clip) else one.model for one in (model, self.model))
+        for name, part in old.named_children():
+            if name in model.sides["text"]:
+                setattr(new, name, part)
         self.model.eval().requires_grad_(False)
         self.follow_()
 
     @torch.no_grad()
     def follow_(self) -> None:
         """Take over what the weights are now, and where they are."""
-        old, new = (one.config.vision.grid for one in (self._source, self.model))
+        old, new = (table_grid(model) for model in (self._source, self.model))
         theirs = _tensors(self._source)
         for name, mine in _tensors(self.model).items():
             found = theirs[name]
-            mine.data = found.data if found.shape == mine.shape else Bicubic().table(found, old=old, new=new)
+            if found.shape == mine.shape:
+                mine.data = found.data
+            elif isinstance(mine, nn.Parameter):  # other buffers, such as numbers of places, go with the size
+                mine.data = Bicubic().table(found, old=old, new=new)
+
+
+def table_grid(model: Clip | WrappedEncoder) -> Pair:
+    """Rows and columns of the patches that the image tower has positions for; of a network without patches, pixels."""
+    (height, width), step = model.table_size, model.stride or 1
+    return height // step, width // step
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

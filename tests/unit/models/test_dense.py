@@ -263,7 +263,7 @@ def test_what_has_no_parts_is_refused(tmp_path):
         with pytest.raises(UnsupportedModelError, match=r"Other: expected a model of tether.load"):
             call()
     wrapped = ENCODERS["open_clip"](tmp_path)
-    with pytest.raises(UnsupportedModelError, match="cannot drop patches"):
+    with pytest.raises(UnsupportedModelError, match="the tower is a ConvNeXt: its convolutions"):
         dense_image(wrapped, pixels(), keep=torch.zeros(3, 1).long())
     with pytest.raises(InputError, match=r"image: expected \(b, 3, 32, 32\)"):
         dense_image(wrapped, pixels(size=16))

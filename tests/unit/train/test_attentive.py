@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from families import FAMILIES
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
@@ -196,6 +197,47 @@ def test_a_smaller_look_costs_less_and_follows_the_average():
     assert step(module, some, step=1, gather=LOCAL).total.isfinite()
 
 
+SMALLER = ("open_clip ViT", "CoCa", "MetaCLIP 2", "ViT and BERT")
+
+
+@pytest.mark.parametrize("name", [*SMALLER, "EVA02", "SigLIP 2", "transformers' SigLIP"])
+def test_towers_of_other_libraries_look_and_leave_out(name, tmp_path):
+    model = FAMILIES[name](tmp_path)
+    size = 16 if name in SMALLER else 32
+    views = {
+        "image": {"patches": {"name": "attentive", "keep": 0.3, "pool": 1}, "attended": "whole_image"},
+        "second_image": {"keep_patches": 0.5},
+        "whole_image": {"encoder": "teacher"},
+        "text": {},
+    }
+    terms = ["objective", {"name": "clip", "image": "second_image"}]
+    teacher = {"ema": {"momentum": 0.5, "image_size": size if name in SMALLER else None}}
+    step = step_of(views=views, terms=terms, heads={}, teacher=teacher)
+    step.see_start(model)
+    module = StepModule(model, heads=step.new_heads(model))
+    some = batch(module, whole=size)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    step.follow_(step=0)
+    seen = step._see(module, some, step=1, gather=LOCAL).views
+    average = step._teachers.moving.moving.model
+    average = average.resized(image_size=size) if name in SMALLER else average
+    expected = average.encode_image(seen["whole_image"].rows).pooled
+    torch.testing.assert_close(seen["whole_image"].features.pooled, expected)
+    for view in ("image", "second_image"):
+        assert not torch.allclose(seen[view].features.pooled, model.encode_image(seen[view].rows).pooled, atol=1e-6)
+    step(module, some, step=1, gather=LOCAL).total.backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_convolutions_cannot_leave_patches_out(tmp_path):
+    step = step_of(views={"image": {"keep_patches": 0.5}, "text": {}}, terms=["objective"], heads={}, teacher=None)
+    module = StepModule(FAMILIES["ConvNeXt"](tmp_path))
+    with pytest.raises(InputError, match=r"keep_patches: the tower is a ConvNeXt: its convolutions .*keep_patches=1"):
+        step(module, batch(module), step=0, gather=LOCAL)
+
+
 def test_windows_of_a_view_need_no_boxes_from_the_loader():
     views = {
         "image": {"crop": 0.5, "patches": "attentive", "attended": "whole"},
@@ -240,7 +282,7 @@ def test_an_odd_grid_and_a_size_beside_the_patches_are_refused():
     module.model = create("tiny", seed=0, image_size=40)  # 5 x 5 patches
     with pytest.raises(InputError, match="multiples of 2, got 5 x 5"):
         step(module, batch(module), step=0, gather=LOCAL)
-    with pytest.raises(InputError, match="image_size: expected a multiple of 8"):
+    with pytest.raises(InputError, match=r"image_size: expected multiples of 8 \(the patch\), got \(20, 20\)"):
         begun(step_of(teacher={"ema": {"image_size": 20}}))
     module.model = create("tiny", seed=0)
     with pytest.raises(InputError, match="takes images of 32 x 32"):

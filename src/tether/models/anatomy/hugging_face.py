@@ -1,7 +1,8 @@
-"""transformers' CLIP-like and SigLIP-like towers; all of them name their parts alike."""
+"""transformers' CLIP-like, SigLIP-like and ViT-like towers, which name their parts in three ways."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,7 +19,13 @@ from tether.models.anatomy.weights import Weights, linear_layers
 from tether.models.transformers_families import SIGLIP
 from tether.models.wrapped_encoders import TransformersEncoder
 
-_PARTS = ("layer_norm1", "self_attn", "layer_norm2", "mlp")
+_PARTS = (
+    ("layer_norm1", "self_attn", "out_proj", "layer_norm2"),
+    ("layernorm_before", "attention", "o_proj", "layernorm_after"),  # ViT
+    ("norm1", "attention", "o_proj", "norm2"),  # DINOv2
+)
+"""Names of the norm before attention, of attention, of the way out of it, and of the norm before the ``mlp``."""
+_PREFIX = ("cls_token", "distillation_token", "register_tokens")
 
 
 def transformers_image(model: TransformersEncoder) -> TowerAnatomy:
@@ -52,10 +59,17 @@ def vision_model(
         any_size: whether positions are resized to the image.
     """
     blocks, named = _blocks(tower), dict(tower.named_children())
-    if blocks is None or "post_layernorm" not in named:
+    norm = named.get("post_layernorm", named.get("layernorm"))
+    if blocks is None or norm is None:
         raise refusal("other transformer", f"the image tower is a {type(tower).__name__}")
-    norm, after, pooling = tower.post_layernorm, None, MeanPooling()
-    if "pre_layrnorm" in named:  # CLIP: states are not normed, the class token alone is
+    tokens = [value for name, value in tower.embeddings.named_parameters(recurse=False) if name in _PREFIX]
+    prefix, after, pooling = sum(value.shape[1] for value in tokens), None, MeanPooling()
+    if "layernorm" in named:  # ViT: all states are normed, and a layer may follow on the first
+        pooler = named.get("pooler")
+        pooling = pooling if output == "mean" else TokenPooling()
+        head = head if output != "pooler" or pooler is None else [pooler.dense, pooler.activation, *head]
+    elif "pre_layrnorm" in named:  # CLIP: states are not normed, the class token alone is
+        prefix = 1
         norm = None
         pooling, after = (TokenPooling(), tower.post_layernorm if output == "pooler" else None)
         pooling = MeanPooling() if output == "mean" else pooling
@@ -67,7 +81,7 @@ def vision_model(
         pooling = _probe(tower.head)
     return TransformersImage(
         blocks=blocks,
-        prefix=1 if "pre_layrnorm" in named else 0,
+        prefix=prefix,
         width=tower.config.hidden_size,
         norm=norm,
         pooling=pooling,
@@ -101,10 +115,22 @@ def transformers_text(model: TransformersEncoder) -> TextAnatomy:
 
 
 def _blocks(tower: Any) -> list[BlockAnatomy] | None:
-    encoder = dict(tower.named_children()).get("encoder")
-    layers: Any = getattr(encoder, "layers", ())
-    known = len(layers) and all(hasattr(layer, name) for layer in layers for name in _PARTS)
-    return [TransformersBlock(layer) for layer in layers] if known else None
+    named = dict(tower.named_children())
+    inside = dict(named.get("encoder", tower).named_children())
+    layers: Any = inside.get("layers", inside.get("layer", ()))
+    names = [_names(layer) for layer in layers]
+    if not names or None in names:
+        return None
+    return [TransformersBlock(layer, found) for layer, found in zip(layers, names, strict=True) if found is not None]
+
+
+def _names(layer: Any) -> tuple[str, str, str, str] | None:
+    """Its entry of ``_PARTS``; BEiT's blocks, which are named as ViT's, also add by place and have another scale."""
+    for first, attention, out, second in _PARTS:
+        known = all(hasattr(layer, name) for name in (first, attention, second, "mlp"))
+        if known and hasattr(getattr(layer, attention), out) and not hasattr(layer, "lambda_1"):
+            return first, attention, out, second
+    return None
 
 
 def _probe(head: Any) -> Pooling:
@@ -132,13 +158,23 @@ def _probe(head: Any) -> Pooling:
 
 
 class TransformersBlock(BlockAnatomy):
-    """An encoder layer of CLIP's, SigLIP's and their kin."""
+    """An encoder layer of CLIP's, SigLIP's, ViT's and their kin."""
 
-    norm_names: ClassVar[Mapping[str, str]] = {"layer_norm1": "norm1", "layer_norm2": "norm2"}
+    norm_names: ClassVar[Mapping[str, str]] = {
+        "layer_norm1": "norm1",
+        "layer_norm2": "norm2",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+    }
 
-    def __init__(self, block: Any) -> None:
-        """Args: block: its module."""
-        self.block, self.heads = block, block.self_attn.num_heads
+    def __init__(self, block: Any, names: tuple[str, str, str, str]) -> None:
+        """Args: block: its module. names: entry of ``_PARTS``."""
+        self.block, self._names = block, names
+        self.heads = getattr(self._attention, "num_heads", None) or self._attention.num_attention_heads
+
+    @property
+    def _attention(self) -> Any:
+        return getattr(self.block, self._names[1])
 
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """The block's own call."""
@@ -147,19 +183,20 @@ class TransformersBlock(BlockAnatomy):
     @property
     def out(self) -> WayOut:
         """From the heads into the stream."""
-        return WayOut(self.block.self_attn.out_proj)
+        scale = getattr(self.block, "layer_scale1", None)
+        return WayOut(getattr(self._attention, self._names[2]), scale=None if scale is None else scale.lambda1)
 
     def norm1(self, x: Tensor) -> Tensor:
         """The norm before attention."""
-        return self.block.layer_norm1(x)
+        return getattr(self.block, self._names[0])(x)
 
     def norm2(self, x: Tensor) -> Tensor:
         """The norm before the feed-forward net."""
-        return self.block.layer_norm2(x)
+        return getattr(self.block, self._names[3])(x)
 
     def qkv(self, normed: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """From three projections."""
-        attention = self.block.self_attn
+        attention = self._attention
         first, second, third = (
             by_head(layer(normed), heads=self.heads) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
@@ -167,19 +204,23 @@ class TransformersBlock(BlockAnatomy):
 
     def feed_forward(self, x: Tensor, layout: Layout) -> Tensor:
         """What the feed-forward net adds."""
-        return self.block.mlp(self.block.layer_norm2(x))
+        branch = self.block.mlp(self.norm2(x))
+        return self.block.layer_scale2(branch) if hasattr(self.block, "layer_scale2") else branch
 
     def linears(self) -> Mapping[str, Weights]:
         """Each has a layer of its own."""
-        attention, mlp = self.block.self_attn, self.block.mlp
-        names = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
-        layers = {part: getattr(attention, name) for part, name in names.items()}
+        attention, mlp = self._attention, self.block.mlp
+        layers = {part: getattr(attention, f"{part}_proj") for part in "qkv"} | {
+            "o": getattr(attention, self._names[2])
+        }
+        if hasattr(mlp, "gate_proj"):
+            return linear_layers({**layers, "gate": mlp.gate_proj, "up": mlp.up_proj, "down": mlp.down_proj})
         return linear_layers({**layers, "up": mlp.fc1, "down": mlp.fc2})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TransformersImage(TowerAnatomy):
-    """A CLIP-like or SigLIP-like vision model."""
+    """A CLIP-like, SigLIP-like or ViT-like vision model."""
 
     tower: Any
     inputs: Callable[[Tensor], dict[str, Any]]
@@ -187,10 +228,10 @@ class TransformersImage(TowerAnatomy):
 
     def embed(self, batch: Tensor) -> TokenStream:
         """Images to the stream that enters block 0; a batch has one size, so nothing in it is padding."""
-        given = {key: value for key, value in self.inputs(batch).items() if key != "pixel_attention_mask"}
-        sized = {"interpolate_pos_encoding": True} if self.any_size else {}
-        x = self.tower.embeddings(**(given | sized))
-        if self.prefix:
+        given = self.inputs(batch) | ({"interpolate_pos_encoding": True} if self.any_size else {})
+        taken = inspect.signature(self.tower.embeddings.forward).parameters
+        x = self.tower.embeddings(**{key: value for key, value in given.items() if key in taken})
+        if hasattr(self.tower, "pre_layrnorm"):
             x = self.tower.pre_layrnorm(x)
         return TokenStream(x, Layout.first(x, grid=self.grid(batch)))
 

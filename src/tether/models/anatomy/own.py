@@ -188,10 +188,14 @@ class OwnImage(TowerAnatomy):
 
     tower: VisionTower
 
-    def embed(self, batch: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> TokenStream:
-        """Images to the stream that enters block 0, of the patches in ``keep`` alone where it is given."""
+    def embed(self, batch: Tensor) -> TokenStream:
+        """Images to the stream that enters block 0."""
+        return self.embed_some(batch, keep=None)
+
+    def embed_some(self, image: Tensor, *, keep: Int[Tensor, "b k"] | None) -> TokenStream:
+        """The same of some patches; those that are not in ``keep`` are not even projected."""
         rows, columns = self.tower.config.grid
-        x = self.tower.embed(batch, keep=keep)
+        x = self.tower.embed(image, keep=keep)
         grid = None if keep is not None else (rows, columns)
         return TokenStream(x, Layout.first(x, grid=grid, turn=Grid(rows, columns, before=1, keep=keep)))
 

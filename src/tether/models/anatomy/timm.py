@@ -217,6 +217,13 @@ class TimmImage(TowerAnatomy):
         x = trunk.norm_pre(x)
         return TokenStream(x, Layout.first(x, grid=self.grid(batch), turn=turn))
 
+    def layout_of(self, layout: Layout, keep: Tensor) -> Layout:
+        """The turns of the patches that are kept, of each image its own."""
+        turn = layout.turn
+        if turn is not None:
+            turn = turn[keep][:, None] if turn.ndim == 2 else turn[:, :, keep].transpose(1, 2)
+        return replace(layout, grid=None, turn=turn)
+
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""
         patches = self.trunk.patch_embed

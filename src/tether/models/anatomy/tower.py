@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.parts import BlockAnatomy, Layout, TokenStream
-from tether.models.anatomy.pooling import Pooling
+from tether.models.anatomy.pooling import Pooling, TokenPooling
+from tether.models.tokens import take_tokens
 
 Projection = Callable[[Tensor], Tensor] | Tensor
 
@@ -61,6 +62,28 @@ class TowerAnatomy(abc.ABC):
     @abc.abstractmethod
     def embed(self, batch: Tensor) -> TokenStream:
         """Images, uint8 or normalised, or (b, l) token ids, to the stream that enters block 0."""
+
+    def embed_some(self, image: Tensor, *, keep: Int[Tensor, "b k"] | None) -> TokenStream:
+        """Images to the stream that enters block 0, of the patches in ``keep`` alone where it is given.
+
+        Leading tokens stay; kept patches keep the positions that they have in the whole image.
+
+        Raises:
+            UnsupportedModelError: the tower has no patches, drops some itself, or reads one for all.
+        """
+        if keep is None:
+            return self.embed(image)
+        rows, columns = self.opened().grid(image)
+        stream = self.embed(image)
+        read = isinstance(self.pooling, TokenPooling) and not self.prefix
+        if read or stream.x.shape[1] != self.prefix + rows * columns:
+            raise refusal("no dropping", f"the tower is a {self.what}")
+        x = take_tokens(stream.x, keep, prefix=self.prefix)
+        return replace(stream, x=x, layout=self.layout_of(stream.layout, keep))
+
+    def layout_of(self, layout: Layout, keep: Int[Tensor, "b k"]) -> Layout:
+        """The layout of some of the patches, which are no grid any more."""
+        return replace(layout, grid=None)
 
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches that images of this size are cut into."""

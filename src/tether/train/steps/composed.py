@@ -241,7 +241,7 @@ class ComposedStep:
                 self._teachers.check(TEACHER, rows[other], where=f"step: views: {other}")
                 looks[other] = self._teachers.attended(rows[other].rows, micro_batch=module.micro_batch)
             look, own = looks[other]
-            rows[name] = view.guide(rows[name], look, own=own, of=rows[other], grid=patch_grid(module))
+            rows[name] = view.guide(rows[name], look, own=own, of=rows[other], grid=patch_grid(module, rows[name].rows))
         read = {name: look.features for name, (look, _) in looks.items() if self.views[name].encoder == TEACHER}
         wanted = {name: self.views[name].want for name in read}
         return {

@@ -14,6 +14,7 @@ from tether.core.ranges import Count, checked
 from tether.core.types import Features, Loss
 from tether.models.dense import dense_image, dense_text
 from tether.models.dual import Clip, Want
+from tether.models.kept_patches import encode_patches
 from tether.models.sides import Side
 from tether.models.tower_state import image_state
 from tether.models.wrapped_encoders import WrappedEncoder
@@ -152,8 +153,7 @@ def run_tower(model: Encoder, side: Side, rows: Tensor, keep: Tensor | None, wan
         return model.encode_text(rows)
     if keep is None:
         return model.encode_image(rows)
-    assert isinstance(model, Clip)  # checked when the patches were counted
-    return model.encode_image(rows, keep=keep)
+    return encode_patches(model, rows, keep=keep)
 
 
 def loss_inside(module: nn.Module, make_loss: Callable[..., Loss], *arguments: Any, **keywords: Any) -> Loss:

@@ -13,13 +13,14 @@ from annotated_types import Ge
 from torch import Tensor
 
 from tether.core.component import build
-from tether.core.errors import InputError
+from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Part, Share, checked
 from tether.core.types import Batch
-from tether.models.dual import Clip, Want
+from tether.models.anatomy.find import anatomy_of
+from tether.models.dual import Want
 from tether.models.patch_attention import Attended, scores_in_view
 from tether.models.positions import Pair
 from tether.models.sides import Side
@@ -91,7 +92,7 @@ class View(abc.ABC):
 class ImageView(View):
     """Images of a batch: whole, cut out at random, at another size, or only some of their patches.
 
-    Dropped patches never reach the projection, so half the patches cost about half the image tower (FLIP,
+    Dropped patches never reach the blocks, so half the patches cost about half the image tower (FLIP,
     arXiv 2212.00794). A last stretch at full length closes the gap to test time.
 
     Attributes:
@@ -171,7 +172,7 @@ class ImageView(View):
         names = [str(key) for key in own] if isinstance(own, Sequence) else None
         keep = None
         if self.choice is not None and step < self.full_from and not self.guided:
-            grid = patch_grid(module)
+            grid = patch_grid(module, rows)
             generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
             noise = torch.rand(len(rows) * gather.world, grid[0] * grid[1], generator=generator)
             noise = noise[gather.rank * len(rows) : (gather.rank + 1) * len(rows)]
@@ -308,17 +309,16 @@ def captions_of(batch: Batch) -> Sequence[str]:
     return [str(caption) for caption in captions]
 
 
-def patch_grid(module: StepModule) -> Pair:
-    """Rows and columns of an image's patches in a tower of ours.
+def patch_grid(module: StepModule, image: Tensor) -> Pair:
+    """Rows and columns of the patches that images are cut into.
 
     Raises:
-        InputError: the tower cannot drop patches (wrapped models).
+        UnsupportedModelError: the image tower is no plain vision transformer.
     """
-    if not isinstance(module.model, Clip):
-        raise InputError(
-            f"keep_patches: {type(module.model).__name__} cannot drop patches; use keep_patches=1, and no patches"
-        )
-    return module.model.config.vision.grid
+    try:
+        return anatomy_of(module.model).grid(image)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"keep_patches: {error}; else use keep_patches=1, and no patches") from error
 
 
 def placed(rows: Tensor, about: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
