@@ -15,11 +15,9 @@ The last column is against open_clip with the same share of patches left out, th
 0.5``. Not all of the difference is tokens: "all patches" of ours says what else there is, "whole vocabulary" what of it
 is the token table.
 
-Measured last on two virtual cores of an AMD EPYC (AVX512_BF16) with other work beside it, five rounds, against open_clip
-with the same share: 64 px half 2.76 (2.71 to 2.92), quarter 3.34 (3.26 to 3.50), a patch of 2 x 2 3.38 (3.29 to 3.50), 32
-px 3.38 (3.30 to 3.41); 224 px 2.39 (2.29 to 2.50), 3.23 (2.89 to 3.55), 3.08 (2.84 to 3.27), 112 px 3.10 (2.85 to 3.30).
-Against ``patch_dropout 0.5`` the cheapest, a quarter of the patches, reach 4.5 and 4.0. The tables stand in
-docs/guides/train-for-less.md.
+Measured last on two virtual cores of an AMD EPYC (AVX512_BF16) with other work beside it, five rounds: against
+open_clip with the same share 2.8 (half) and 3.4 (quarter) at 64 px, 2.4 and 3.2 at 224 px; against ``patch_dropout
+0.5`` a quarter reaches 4.5 and 4.0. The tables with their spread stand in docs/guides/train-for-less.md.
 """
 
 from __future__ import annotations
