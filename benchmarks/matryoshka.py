@@ -8,6 +8,10 @@ model runs. ``one way`` is sentence-transformers' ``MultipleNegativesRankingLoss
 with ``directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"``, which is CLIP's loss. Time is that
 of a forward and a backward to the embeddings, float32, one thread, the two by turns; the difference is the largest of
 the losses and of any gradient, relative to the largest number of theirs, in float32 and in float64.
+
+Measured last on two virtual cores of an AMD EPYC with other work beside it, five rounds, 256, 1,024 and 4,096 pairs:
+both ways 1.89 (1.60 to 2.02), 2.33 (2.10 to 2.43) and 2.43 (2.37 to 2.54) times their speed, one way 1.16 (1.03 to
+1.45), 1.29 (1.19 to 1.33) and 1.34 (1.29 to 1.37); at most 8e-7 apart in float32, 6e-15 in float64.
 """
 
 from __future__ import annotations
