@@ -39,10 +39,24 @@ def captions() -> list[str]:
     return sorted({entry["en"].strip(":").replace("_", " ") for entry in emoji.EMOJI_DATA.values()})
 
 
-def peer(model: Clip) -> open_clip.CLIP:
-    """open_clip's model with the same weights."""
-    vision = {"image_size": 64, "layers": 6, "width": 192, "head_width": 32, "patch_size": 8}
-    text = {"context_length": CONTEXT, "vocab_size": 49408, "width": 192, "heads": 6, "layers": 4}
+def peer(model: Clip, *, patch_dropout: float = 0.0) -> open_clip.CLIP:
+    """open_clip's model with the same weights, which leaves out that share of the patches in training."""
+    image, words = model.config.vision, model.config.text
+    vision = {
+        "image_size": image.image.size[0],
+        "layers": image.layers,
+        "width": image.width,
+        "head_width": image.width // image.heads,
+        "patch_size": image.patch,
+        "patch_dropout": patch_dropout,
+    }
+    text = {
+        "context_length": words.context,
+        "vocab_size": words.vocabulary,
+        "width": words.width,
+        "heads": words.heads,
+        "layers": words.layers,
+    }
     theirs = open_clip.CLIP(model.dim, vision, text)
     theirs.load_state_dict(give(model.state_dict(), rules(model.config)))
     return theirs
