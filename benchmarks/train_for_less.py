@@ -42,6 +42,8 @@ def run(arm: str, *, seed: int, steps: int | None, seconds: float) -> dict[str, 
     """One arm with so many steps, or with as many as the budget pays for."""
     import torch
 
+    import tether
+    from tether.core.protocols import DualEncoder
     from tether.data import open_source
     from tether.evaluate import evaluate
     from tether.train import load_config, train
@@ -49,13 +51,13 @@ def run(arm: str, *, seed: int, steps: int | None, seconds: float) -> dict[str, 
     torch.set_num_threads(1)
     recipe, overrides = ARMS[arm]
 
-    def trained(steps: int) -> tuple[float, torch.nn.Module]:
+    def trained(steps: int) -> tuple[float, DualEncoder]:
         common = [f"seed={seed}", "threads=1", f"steps={steps}", "evaluate=null"]
         config = load_config(RECIPES / f"{recipe}.yaml", overrides=[*overrides, *common])
         with tempfile.TemporaryDirectory() as folder:
             start = time.process_time()
-            model = train(config, folder=Path(folder) / "run")
-            return time.process_time() - start, model
+            train(config, folder=Path(folder) / "run")
+            return time.process_time() - start, tether.load(Path(folder) / "run")
 
     if steps is None:
         trained(2)  # opens the data and fills the caches
