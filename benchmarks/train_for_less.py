@@ -104,7 +104,8 @@ def run(arm: str, photos: str | None, *, seed: int, steps: int | None, seconds: 
             train(config.model_copy(update={"steps": steps}), folder=Path(folder) / "run")
             return time.process_time() - start, tether.load(Path(folder) / "run")
 
-    trained(5)  # opens the data and fills the caches
+    if steps is None or photos is None:
+        trained(5)  # opens the data and fills the caches; rows of photographs stay in the user's
     if steps is None:
         before = trained(5)[0]
         a_step = (trained(5 + TRIAL_STEPS)[0] - before) / TRIAL_STEPS
