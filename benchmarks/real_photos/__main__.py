@@ -14,11 +14,12 @@ from tether.core.atomic_io import read_json, write_json
 from tether.papers.reproduction import real_photos
 from tether.papers.reproduction.stored_result import SEEDS
 
-from . import captions, clippers, gap, heads
+from . import captions, clippers, gap, heads, long_captions, reading
 from .frozen import Photos
 from .row import Row
 
-ROWS: dict[str, Row] = {row.slug: row for module in (gap, captions, heads, clippers) for row in module.ROWS}
+MODULES = (gap, captions, heads, clippers, reading, long_captions)
+ROWS: dict[str, Row] = {row.slug: row for module in MODULES for row in module.ROWS}
 
 
 def measured(row: Row, photos: Photos) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def measured(row: Row, photos: Photos) -> dict[str, Any]:
         runs.append({"seed": seed, **asdict(row.measure(photos, seed))})
         runs[-1]["cpu_seconds"] = round(time.process_time() - begun, 2)
         print(row.slug, seed, f"{runs[-1]['baseline']:.4g} {runs[-1]['ours']:.4g}", flush=True)
-    return real_photos.result(row.claim, runs, differs=row.differs)
+    return real_photos.result(row.claim, runs, differs=row.differs, data=photos.digests)
 
 
 def main() -> None:

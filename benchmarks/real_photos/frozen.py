@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import tether
 from tether.core.gather import LOCAL
+from tether.core.model_digest import file_digest
 from tether.core.protocols import GradClipper, Step
 from tether.core.types import Batch, ImageSpec
 from tether.data import open_source
@@ -71,7 +72,11 @@ class Classes:
 
 
 class Photos:
-    """All data of the bench; what the towers give lies in the feature cache."""
+    """All data of the bench; what the towers give lies in the feature cache.
+
+    Attributes:
+        digests: SHA-256 of each file by its name.
+    """
 
     def __init__(self, captioned: Path, train: Path, test: Path) -> None:
         """Read and embed the photographs with captions; the others follow when they are asked for."""
@@ -84,6 +89,7 @@ class Photos:
         text = self.texts([text for some in captions for text in some]).unflatten(0, (-1, CAPTIONS))
         self.captioned = Captioned(torch.cat([image for _, image in parts]), captions, text)
         self._paths = (train, test)
+        self.digests = {path.name: file_digest(path) for path in (captioned, train, test)}
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -189,20 +195,27 @@ class Places:
 
 
 def encoder(
-    photos: Photos, texts: Sequence[str], *, seed: int, dim: int = 128, join: str = "linear", scale: float | None = None
+    photos: Photos,
+    texts: Sequence[str] | Mapping[str, Tensor],
+    *,
+    seed: int,
+    dim: int = 128,
+    join: str = "linear",
+    scale: float | None = None,
 ) -> ComposedEncoder:
     """Starter's towers with untrained maps, for images in the shape of ``as_images`` and these texts.
 
     Args:
         photos: whose towers.
-        texts: all that will be asked.
+        texts: all that will be asked; with their rows, where these are not the tower's.
         seed: of the maps.
         dim: of the joint space.
         join: kind of the maps.
         scale: of the cosines, which then stays; None learns it.
     """
-    places = Places(texts)
-    rows = photos.texts(places.texts)
+    places = Places(list(texts))
+    given = texts if isinstance(texts, Mapping) else {}
+    rows = torch.stack([given[text] if text in given else photos.texts([text])[0] for text in places.texts])
     image, text = KeptImages(photos.captioned.image.shape[1]), KeptTexts(rows, places)
     maps = [{"kind": join, "width": side.width, "dim": dim} for side in (image, text)]
     with torch.random.fork_rng(devices=[]):

@@ -34,7 +34,9 @@ RUNS = [
 @pytest.fixture
 def file(tmp_path):
     """A stored file of one row, as text."""
-    found = real_photos.collected({"zclip": real_photos.result(CLAIM, RUNS, differs="the hill")})
+    found = real_photos.collected(
+        {"zclip": real_photos.result(CLAIM, RUNS, differs="the hill", data={"hill.parquet": "0" * 64})}
+    )
     path = tmp_path / real_photos.FILE
     path.write_text(json.dumps(found))
     return path
@@ -65,6 +67,7 @@ def test_a_row_is_judged_and_read_back(file):
     assert row["mean"] == pytest.approx(1.2)
     assert [one["holds"] for one in row["conditions"]] == [True]
     assert row["cpu_seconds"] == 5.0
+    assert row["data"] == {"hill.parquet": "0" * 64}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,7 @@ def test_a_row_is_judged_and_read_back(file):
         (lambda row: row["seeds"].pop(), "expected the seeds"),
         (lambda row: row["seeds"][1].update(seed=7), "expected the seeds"),
         (lambda row: row.pop("differs"), "'differs' is missing"),
+        (lambda row: row.update(data={"hill.parquet": 1}), "hill.parquet: expected str, got 1"),
     ],
 )
 def test_a_file_that_was_changed_is_refused(file, edit, said):

@@ -203,8 +203,14 @@ def _on_photographs(found: dict[str, Any] | None) -> str:
         figures.conditions(found),
         figures.seeds(found["seeds"]),
         f"Measured {found['measured']} by `benchmarks/real_photos` in {number(found['cpu_seconds'])} s of processor "
-        f"time; commit `{found['commit']}`.",
+        f"time; commit `{found['commit']}`. {_digests(found.get('data'))}",
     )
+
+
+def _digests(data: dict[str, str] | None) -> str:
+    if data is None:
+        return "Which files of data these were was not kept."
+    return f"Data, by SHA-256: {', '.join(f'`{escaped(name)}` `{digest}`' for name, digest in data.items())}."
 
 
 def _asked(claim: Claim) -> list[list[str]]:

@@ -22,24 +22,29 @@ _ROW = {
     **dict.fromkeys(("says", "metric", "better", "kind", "baseline", "equal", "scale", "differs", "commit"), str),
     "margin": NUMBER,
     "cpu_seconds": NUMBER,
+    "data?": {"*": str},
     **SUMMARY,
 }
 _SHAPE = {"bench": str, "machine": {"*": (str, int)}, "versions": {"*": str}, "rows": {"*": _ROW}}
 
 
-def result(claim: Claim, seeds: Sequence[Mapping[str, Any]], *, differs: str) -> dict[str, Any]:
+def result(
+    claim: Claim, seeds: Sequence[Mapping[str, Any]], *, differs: str, data: Mapping[str, str]
+) -> dict[str, Any]:
     """One row as the file holds it.
 
     Args:
         claim: that was fixed before the seeds ran.
         seeds: of each its number, ``baseline``, ``ours``, ``notes`` and ``cpu_seconds``.
         differs: what is other than in the card's own check.
+        data: SHA-256 of each file by its name; rows measured before 2026-11-28 have none.
     """
     row = asked(claim)
     return {
         **row,
         **judged(row, seeds),
         "differs": differs,
+        "data": dict(data),
         "seeds": list(seeds),
         "cpu_seconds": round(sum(one["cpu_seconds"] for one in seeds), 2),
         "commit": commit("benchmarks/real_photos"),
