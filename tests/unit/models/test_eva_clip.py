@@ -68,6 +68,7 @@ def test_both_towers_give_the_same_embeddings(theirs, tmp_path: Path) -> None:
     model = create("eva02-tiny").eval()
     report = load_clip_(model, tmp_path / "whole.safetensors")
     assert (report.missing, report.unexpected, report.skipped, report.resized) == ((), (), (), ())
+    assert load_clip_(create("eva02-tiny"), {"epoch": 3, "state_dict": state}).unexpected == ()
     assert set(report.loaded) == set(model.state_dict())
     pixels, words = torch.randn(3, 3, 32, 32), model.tokenizer(["a red circle", "a cat", "two dogs on a long beach"])
     wide = torch.nn.functional.pad(words, (0, 24 - words.shape[1]))

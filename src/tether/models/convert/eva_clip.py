@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from tether.core.atomic_io import local
 from tether.core.errors import InputError
-from tether.models.convert.eva import EVA_RESIZING, LoadReport, load_tower_
+from tether.models.convert.eva import EVA_RESIZING, LoadReport, load_tower_, unwrapped
 from tether.models.convert.open_clip import plain_names, rules
 from tether.models.convert.rules import take
 from tether.models.convert.weights import read_weights
@@ -24,13 +24,14 @@ _IMAGES = "visual."
 
 @torch.no_grad()
 def load_clip_(
-    model: Clip, weights: str | Path | Mapping[str, Tensor], *, resize: GridMethod | None = EVA_RESIZING
+    model: Clip, weights: str | Path | Mapping[str, Any], *, resize: GridMethod | None = EVA_RESIZING
 ) -> LoadReport:
     """Fill both towers and the scale with an EVA-CLIP of the released code or of open_clip.
 
     Args:
         model: one of EVA's sizes, such as ``create("eva02-b-16")``.
-        weights: a safetensors file (a pickle is refused), or tensors by name; the whole text tower must be there.
+        weights: a safetensors file (a pickle is refused), or tensors by name, which may be those of a checkpoint's
+            ``model``, ``module`` or ``state_dict``; the whole text tower must be there.
         resize: how the image tower's positions and patches of another size are resized; None refuses them.
 
     Returns:
@@ -55,7 +56,7 @@ def load_clip_(
     tower = model.visual
     if not isinstance(tower, EvaTower):
         raise InputError(f"{where}: expected a model with vision: {{tower: eva}}, got {type(tower).__name__}")
-    given = plain_names(dict(weights) if isinstance(weights, Mapping) else read_weights(local(weights)))
+    given = plain_names(unwrapped(weights) if isinstance(weights, Mapping) else read_weights(local(weights)))
     images = {name: value for name, value in given.items() if name.startswith(_IMAGES)}
     if not images:
         raise InputError(
