@@ -79,7 +79,7 @@ CARD = Card(
             "before it 19.3 against 11.0 %.",
         ),
     ),
-    minutes=6.0,
+    minutes=13.0,
     guide="long-texts.md",
 )
 

@@ -95,7 +95,7 @@ CARD = Card(
             outcome="as long-clip: before tuning too little was found by first sentences to see what it costs",
         ),
     ),
-    minutes=8.0,
+    minutes=14.0,
     guide="long-texts.md",
 )
 

@@ -96,7 +96,7 @@ CARD = Card(
             "bound 3.6.",
         ),
     ),
-    minutes=10.0,
+    minutes=12.0,
     guide="objectives.md",
     authors=(
         "Koukounas",

@@ -117,7 +117,7 @@ CARD = Card(
             "captions alone.",
         ),
     ),
-    minutes=10.0,
+    minutes=19.0,
     guide="long-texts.md",
 )
 
