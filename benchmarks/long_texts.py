@@ -48,7 +48,7 @@ def texts(path: Path | None) -> tuple[list[str], list[str]]:
 
 def readers() -> dict[str, Callable[[Sequence[str]], Tensor]]:
     """Ways to embed texts, by name."""
-    model = create("base", seed=0, vision={"width": 64, "layers": 1, "heads": 1, "hidden": 64}).eval()
+    model = create("base", seed=0, vision={"width": 64, "layers": 1, "heads": 1, "hidden": 256}).eval()
     tall: Any = StretchedTextEncoder(model).long
     context = tall.tokenizer.context_length
     theirs, tokenize = peer(tall).eval(), open_clip.tokenizer.SimpleTokenizer(context_length=context)
