@@ -102,8 +102,8 @@ CARD = Card(
         "Five widths of 128 numbers stand for the paper's seven of 1,024, two languages for its 89, a tiny model on "
         "drawings from scratch for two trained towers; resolutions, visual documents and negatives are not checked.",
         "All widths find the same here. On one other seed the first 8 numbers hold 22 % of the squared norm (5 % in "
-        "plain CLIP) and all widths find 43 to 46 %, plain CLIP 48 %; a sum over widths gives 41 to 43 %. With 900 steps in "
-        "place of 300 they find 54 to 55 %, plain CLIP 55 %: the price at full width is one of a short training.",
+        "plain CLIP) and all widths find 43 to 46 %, plain CLIP 48 %; a sum over widths gives 41 to 43 %. With 900 "
+        "steps in place of 300 they find 54 to 55 %, plain CLIP 55 %: the price at full width is a short run's.",
         "Search in two stages is `nested_search` on arrays here; a test holds that of a store to it.",
         "A model trained at 16 dimensions alone, which cannot be widened, stands in the notes as narrow.",
     ),
