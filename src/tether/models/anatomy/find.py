@@ -30,8 +30,8 @@ def anatomy_of(model: DualEncoder, side: Side = "image") -> TowerAnatomy:
 
     Args:
         model: any model that ``tether.load`` gives: Tether's own, open_clip's ``VisionTransformer``, timm's
-            ``VisionTransformer`` and ``Eva`` behind open_clip or in a composed encoder, transformers' CLIP-like and
-            SigLIP-like towers.
+            ``VisionTransformer`` and ``Eva`` behind open_clip or in a composed encoder, transformers' CLIP-like,
+            SigLIP-like and ViT-like towers (DeiT, DINOv2).
         side: ``image`` or ``text``.
 
     Raises:
