@@ -10,6 +10,10 @@ embeddings of texts past 77 tokens; how far they are apart is printed. A long te
 text for each four single captions. From strings to embeddings, float32, one thread, all ways by turns.
 
 ``cut`` is there for its price alone: it does not read what is past 77 tokens.
+
+Measured last with photos' captions (131 to 139 tokens) on two virtual cores of an AMD EPYC with other work beside it,
+three rounds: long ones 2.18 (2.12 to 2.23) times open_clip's speed by windows, 2.14 (2.02 to 2.15) by stretch, 2.07
+(2.06 to 2.16) by linear; mixed 8.85 (8.52 to 9.15), 8.44 (8.17 to 9.07) and 8.65 (8.50 to 8.87).
 """
 
 from __future__ import annotations
