@@ -11,6 +11,7 @@ from tether.core.types import Loss
 from tether.train import load_config, train
 from tether.train.steps import STEPS
 from tether.train.steps.presets import ContrastiveStep
+from tether.workflows.edits import EDITS
 
 
 def launch(folder: Path, settings: list[str], stop_after: int) -> None:
@@ -23,7 +24,13 @@ def launch(folder: Path, settings: list[str], stop_after: int) -> None:
         return last and len(asked) == stop_after
 
     with contextlib.suppress(StoppedError):
-        train(load_config(overrides=settings), folder=folder, resume=folder.exists(), should_stop=should_stop)
+        train(
+            load_config(overrides=settings),
+            folder=folder,
+            resume=folder.exists(),
+            edits=EDITS,
+            should_stop=should_stop,
+        )
 
 
 class Ranked(ContrastiveStep):

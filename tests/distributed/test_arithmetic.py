@@ -20,6 +20,7 @@ CHECKS = {
     "clippers, fsdp2": (worker_losses_clippers.check_clippers, worker_losses_clippers.sharded),
     "optimizers, ddp": (worker_optimizers.check, DistributedDataParallel),
     "optimizers, fsdp2": (worker_optimizers.check, worker_optimizers.sharded),
+    "optimizers of timm": (worker_optimizers.check_timm,),
     "units cut by shards": (worker_unit_norms.check,),
     "two players": (worker_adversarial.check,),
 }

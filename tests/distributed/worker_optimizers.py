@@ -16,7 +16,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from tether.core.component import build
-from tether.optim import OPTIMIZERS, parameter_groups
+from tether.core.errors import InputError
+from tether.optim import OPTIMIZERS, parameter_groups, with_timm
 from tether.optim.optimizer_base import Stepper
 from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
 
@@ -26,6 +27,7 @@ SPECS: dict[str, dict[str, Any]] = {name: {"name": name} for name in OPTIMIZERS}
     "stable_spam": {"name": "stable_spam", "reset_interval": 5, "amsgrad": True},
     "clean": {"name": "stable_spam", "reset_interval": 4, "reset_mode": "clean", "inplace_grad": True},
     "coordinate": {"name": "clip_radagrad_d", "mode": "coordinate", "clip_scope": "tensor", "clip": 0.1},
+    "lamb, all": {"name": "lamb", "lr": 0.05, "always_adapt": True, "trust_clip": True, "max_grad_norm": None},
     "element": {"name": "clip_radagrad_d", "clip_scope": "element", "clip": 0.05},
 }
 
@@ -73,6 +75,17 @@ def poison(module: nn.Module, rank: int) -> None:
             gradient.to_local()[-1, 0] = torch.nan
     elif gradient is not None:
         gradient[-1, 0] = torch.nan
+
+
+def check_timm() -> None:
+    """An optimiser that would take a shard for the tensor is refused, LAMB with its norms before all."""
+    spec, module = {"name": "timm/lamb"}, sharded(network())
+    try:
+        build(spec, with_timm(OPTIMIZERS, spec), where="test", params=parameter_groups(module, weight_decay=0.1))
+    except InputError as error:
+        assert "timm/lamb would see its shard of each tensor alone; use sharding: ddp" in str(error)  # noqa: PT017
+    else:
+        raise AssertionError("timm/lamb took sharded tensors")
 
 
 def check(wrap: Callable[[nn.Module], nn.Module]) -> None:

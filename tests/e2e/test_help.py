@@ -72,6 +72,13 @@ def test_bad_input_is_one_message_and_code_2():
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("typed", "paper"), [("CLIP-rocket", "improved-baselines"), ("Lamb", "eva-clip-18b"), ("clip-refin", "clip-refine")]
+)
+def test_a_paper_is_found_by_a_method_or_a_part(typed, paper):
+    assert f"no paper {typed!r}; it is named by {paper}; known" in tether("where", typed).stderr
+
+
 def test_unknown_verbs_and_options_are_code_2():
     for arguments in (["trian"], ["papers", "--rooom", "optim"]):
         done = tether(*arguments)

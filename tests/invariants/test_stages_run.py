@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import shutil
+import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from processes import tether as tether_process
+from processes import wait_for
 from tether.core.errors import StoppedError
 from tether.train import load_config, train
 from tether.train.checkpoints import list_checkpoints, load_checkpoint
@@ -70,6 +73,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, whole, stopped, after):
     records = [list(read_metrics(folder / "metrics.jsonl")) for folder in (tmp_path / "run", whole)]
     for key in ("loss", "lr", "grad_norm", "caption", "image_gate_penalty", "text_gate"):
         assert [record.get(key) for record in records[0]] == [record.get(key) for record in records[1]]
+
+
+def test_a_process_that_is_killed_at_a_border_goes_on_bit_for_bit(tmp_path, whole):
+    child = tether_process("train", *SETTINGS, "save_every=3", "--out", tmp_path / "run")
+    wait_for(lambda: list_checkpoints(tmp_path / "run" / "checkpoints"), child)
+    child.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    assert load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[0]).step == 3  # the first stage's end
+    train(load_config(overrides=[*SETTINGS, "save_every=3"]), folder=tmp_path / "run", resume=True)
+    mine, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", whole))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
 def test_each_stage_moves_what_it_says(stopped):

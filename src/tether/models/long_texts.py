@@ -23,7 +23,7 @@ from tether.models.tokenizer import TextCutWarning, lengths
 from tether.models.windows import SlidingTextEncoder
 
 LongTexts = Literal["cut", "windows", "stretch", "linear"]
-"""Ways to read texts past the context; those that fit are read as ever by each of them."""
+"""Ways to read texts past the context; none changes how texts that fit are read."""
 
 
 @final
@@ -62,11 +62,11 @@ class StretchedTextEncoder(EncoderAround, Embeds):
         Args:
             model: any that has ``resized``.
             how: ``stretch`` leaves the first positions as they are; ``linear`` interpolates all.
-            keep: how many those are; the less of 20 and a third if None.
+            keep: how many those are; default min(20, n // 3) of n.
             ratio: positions for each of the others.
 
         Raises:
-            InputError: more than two less than the context are kept.
+            InputError: ``keep`` is above n - 2.
             UnsupportedModelError: a model without ``resized``, or whose library has no more positions.
         """
         super().__init__(model)

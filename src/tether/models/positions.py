@@ -251,7 +251,7 @@ class StretchedPositions:
     """Keep a text's first positions and spread out the others; see ``stretch``.
 
     Attributes:
-        keep: positions that stay; the less of 20 and a third if None.
+        keep: positions that stay; default min(20, n // 3) of n.
         ratio: positions for each of the others; the least that is enough if None. What is too many is cut.
     """
 

@@ -24,7 +24,7 @@ def kept_count(tokens: Whole, *, keep: Part, rule: CountRule = "round", least: W
     """How many of ``tokens`` a share is, never more than all.
 
     Published codes differ: PatchDropout of open_clip, CLIPA and EVA truncates and leaves at least one; CLIPA's JAX code
-    truncates (``least=0``); A-CLIP truncates and adds one. A share of 1 - ratio is what ``ratio`` of a mask leaves.
+    truncates (``least=0``); A-CLIP truncates and adds one. A mask of ``ratio`` is ``keep = 1 - ratio``.
 
     Args:
         tokens: there are.

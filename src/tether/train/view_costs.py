@@ -13,6 +13,9 @@ from tether.train.stages import Stretch
 from tether.train.steps import ComposedStep
 from tether.train.steps.views import MODEL, ImageView, View
 
+_HIDES = "masked_patches"
+"""The edit with which a tower sees all positions, whatever a view's choice of patches."""
+
 
 def view_costs(plan: Sequence[Stretch]) -> Iterator[str]:
     """One line for each view: its tokens for each pair, and the operations of one forward.
@@ -33,20 +36,21 @@ def view_costs(plan: Sequence[Stretch]) -> Iterator[str]:
 
 def _of_step(step: Step, config: RunConfig) -> Iterator[str]:
     model = None if {"load", "image"} & set(config.model) else model_settings(config)[2]
+    edits = [edit if isinstance(edit, str) else edit.get("name") for edit in config.edits]
     for name, view in (step.views if isinstance(step, ComposedStep) else {}).items():
         if view.encoder != MODEL:
             yield f"view {name}: read by {view.encoder}, without gradient"
         elif model is None:
             yield f"view {name}: not counted, for the model is not one of Tether's own making"
         else:
-            tokens, operations = _cost(view, model)
+            tokens, operations = _cost(view, model, hides=_HIDES in edits)
             yield f"view {name}: {tokens} tokens, {operations / 1e6:,.1f} MFLOP a pair"
 
 
-def _cost(view: View, model: ModelConfig) -> tuple[int, float]:
+def _cost(view: View, model: ModelConfig, *, hides: bool) -> tuple[int, float]:
     if isinstance(view, ImageView):
         grid = model.vision.grid
-        tokens = 1 + (grid[0] * grid[1] if view.choice is None else view.choice.count(grid))
+        tokens = 1 + (grid[0] * grid[1] if view.choice is None or hides else view.choice.count(grid))
         stem = 6 * model.vision.patch**2 * model.vision.width
         return tokens, tokens * stem + _tower(model.vision, tokens)
     limit = getattr(view, "context", None)

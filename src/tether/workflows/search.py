@@ -116,13 +116,13 @@ def search(
         dims: compare the first so many numbers of each vector alone, as a model of ``objective: matryoshka`` allows.
         shortlist: with ``dims``, how many of the best by them are then ranked by all numbers.
         long_text: of queries past the model's context: ``cut`` them, read them through ``windows``, or by interpolated
-            positions (``stretch``, ``linear``).
+            positions (``stretch``, ``linear``); captions that a cutoff is fitted on are read the same way.
         device: where to load the model.
         on_progress: called with images embedded and images in all.
 
     Raises:
-        InputError: no such store or source, no model, an empty query, nothing to fit a cutoff on, or more ``dims`` than
-            the vectors have.
+        InputError: no such store or source, no model, an empty query, nothing to fit a cutoff on, the cutoff of a run
+            for a query that is longer than its texts were, or more ``dims`` than the vectors have.
 
     Example:
         >>> import os, tempfile, tether
@@ -140,9 +140,16 @@ def search(
     known = str(model) if isinstance(model, (str, Path)) else None
     check_cutoff(cutoff, name=known, pairs=cutoff_from, option="--cutoff")
     store, encoder, name = open_store(str(where), model=model, device=device, on_progress=on_progress)
-    seen = narrowed(encoder, dims if shortlist is None else None)  # which scores the cutoff is for
-    used = cutoff_of(cutoff, model=seen, name=name, pairs=cutoff_from, option="--cutoff")
     searcher = Searcher(store, model=encoder, long_text=long_text)
+    reader = searcher.model if cutoff_from is None and _fit(wanted, searcher.model) else searcher.reader
+    seen = narrowed(reader, dims if shortlist is None else None)  # which scores the cutoff is for
+    if cutoff == "auto" and cutoff_from is None and seen is not encoder:
+        raise InputError(
+            f"--cutoff auto: that of {name} is for whole vectors and texts of up to {encoder.tokenizer.context_length} "
+            f"tokens, here are {seen.dim} of {encoder.dim} numbers and --long-text {long_text}; fit one with "
+            "--cutoff-from PAIRS, or give a number: --cutoff 0.25"
+        )
+    used = cutoff_of(cutoff, model=seen, name=name, pairs=cutoff_from, option="--cutoff")
     asked = {"top": top, "where": condition, "dims": dims, "shortlist": shortlist}
     with CutNotice(searcher.reader).watching():
         found = {text: searcher.text(text, **asked) for text in wanted}
@@ -152,6 +159,15 @@ def search(
     if used is not None:
         hits |= {text: [hit for hit in hits[text] if hit.score > used.threshold] for text in wanted}
     return Found(hits, len(store), name, nearest, used, unseen_words(wanted, model=encoder, name=name))
+
+
+def _fit(texts: Sequence[str], model: DualEncoder) -> bool:
+    """Whether the model reads all texts whole."""
+    try:
+        model.tokenizer(texts, long_text="raise")
+    except InputError:
+        return False
+    return True
 
 
 def open_store(

@@ -85,6 +85,9 @@ def test_a_store_compares_the_first_numbers(stores: dict[int, Store], model) -> 
     listed = wide.text("a red circle", dims=8, shortlist=4, top=3)
     assert listed.how == "index"
     assert list(listed.keys) == [key for key in whole.keys if key in found.keys[:4]][:3]
+    held, asked = wide.store.warm(), model.embed(["a red circle"]).detach().numpy()
+    stages = nested_search(asked, base=held.vectors.rows, dims=(8, model.dim), shortlist=4, top=3)
+    assert [held.keys[row] for row in stages.rows[0]] == list(listed.keys)
     every = wide.text("a red circle", dims=8, shortlist=12, top=12)
     assert every.keys == whole.keys
     key = found.keys[0]

@@ -21,6 +21,7 @@ from tether.train.metrics_log import read_metrics
 from tether.train.parts import check_parts
 from tether.train.steps import STEPS, ComposedStep, StepModule
 from tether.train.view_costs import view_costs
+from tether.workflows.edits import EDITS
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "steps.md"
 RECIPES = re.findall(r"^```yaml\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
@@ -235,8 +236,8 @@ def test_a_recipe_of_the_guide_runs_as_it_stands(number, tmp_path):
     tether.save(create("tiny"), tmp_path / "teacher")
     values = yaml.safe_load(RECIPES[number].replace("runs/teacher", str(tmp_path / "teacher")))
     config = RunConfig.model_validate({**values, "steps": 4, "batch_size": 8, "precision": "fp32", "threads": 1})
-    assert list(view_costs(check_parts(config, {}, where="guide")))
-    train(config, folder=tmp_path / "run")
+    assert list(view_costs(check_parts(config, EDITS, where="guide")))
+    train(config, folder=tmp_path / "run", edits=EDITS)
     records = list(read_metrics(tmp_path / "run" / "metrics.jsonl"))
     assert len(records) == 4
     assert not any("heads" in name for name in tether.load(tmp_path / "run").state_dict())
@@ -252,6 +253,8 @@ def test_the_dry_run_says_what_views_cost():
     lines = list(view_costs(check_parts(config, {}, where="test")))
     assert [line.split(" tokens")[0] for line in lines] == ["view image: 9", "view text: 24", "view more: 72"]
     assert "9 tokens, 2.0 MFLOP" in lines[0]
+    hiding = config.model_copy(update={"edits": [{"name": "masked_patches"}]})
+    assert next(view_costs(check_parts(hiding, EDITS, where="test"))).startswith("view image: 17 tokens")
 
 
 def test_a_micro_batch_with_views_of_other_shapes_gives_the_gradients_of_the_whole():

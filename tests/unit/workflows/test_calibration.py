@@ -11,6 +11,13 @@ from PIL import Image
 
 import tether
 from tether.core.errors import InputError
+from tether.data import open_source
+from tether.evaluate.cutoff import fit_cutoffs
+from tether.evaluate.embeddings import embed_source
+from tether.models.long_texts import reading
+from tether.models.narrow import NarrowEncoder
+from tether.tasks.retrieve.embed import embed
+from tether.tasks.retrieve.index import build_index
 from tether.workflows.calibration import unseen_words
 
 STORE = "scenes:rows=12,size=64"
@@ -72,6 +79,37 @@ def test_search_can_find_nothing_and_says_so(run, pairs):
     again = tether.search(STORE, "a red circle", model=run, cutoff="auto", cutoff_from=pairs).cutoff
     assert auto.rates.false <= 0.01
     assert math.isclose(auto.threshold, again.threshold, abs_tol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+def test_a_cutoff_is_for_the_way_that_texts_are_read(run, pairs, tmp_path):
+    told = "a red circle beside a blue square and a green triangle " * 4
+    long = photos(tmp_path / "long", count=20, seed=1)
+    table = tmp_path / "long" / "captions.csv"
+    table.write_text(table.read_text().replace("circle", f"circle {told}"))
+    options = {"model": run, "cutoff": "auto", "long_text": "windows"}
+    short = tether.search(STORE, "a red circle", **options).cutoff
+    assert short == tether.search(STORE, "a red circle", model=run, cutoff="auto").cutoff
+    with pytest.raises(InputError, match=r"texts of up to 24 tokens, .*--long-text windows; .*--cutoff-from PAIRS"):
+        tether.search(STORE, ["a red circle", told], **options)
+    whole = tether.search(STORE, told, cutoff_from=long, **options).cutoff
+    model = reading(tether.load(run), "windows")
+    assert whole.threshold == fit_cutoffs(embed_source(model, open_source(long)), digest="", source="").auto().threshold
+    assert whole.threshold != tether.search(STORE, told, model=run, cutoff="auto", cutoff_from=long).cutoff.threshold
+    assert tether.search(STORE, told, model=run, cutoff=0.2, long_text="windows").cutoff.rates is None
+    with pytest.raises(InputError, match="here are 8 of 64 numbers"):
+        tether.search(STORE, "a red circle", model=run, cutoff="auto", dims=8)
+
+
+def test_a_cutoff_of_whole_vectors_is_not_for_a_store_of_fewer_numbers(run, pairs, tmp_path):
+    narrow = NarrowEncoder(tether.load(run), dims=8)
+    rows = embed(open_source(STORE), model=narrow, model_name=str(run), out=tmp_path / "rows.parquet").path
+    store = build_index(rows, out=tmp_path / "rows.db").uri
+    with pytest.raises(InputError, match="here are 8 of 64 numbers"):
+        tether.search(store, "a red circle", model=run, cutoff="auto")
+    found = tether.search(store, "a red circle", model=run, cutoff="auto", cutoff_from=pairs).cutoff
+    expected = fit_cutoffs(embed_source(narrow, open_source(pairs)), digest="", source="").auto()
+    assert found.threshold == expected.threshold
 
 
 def test_an_image_of_none_of_the_classes_gets_no_label(run):

@@ -313,6 +313,15 @@ def test_a_recipes_sizes_are_those_of_the_model_that_is_named(photos, clip):
     }
 
 
+def test_the_two_branches_of_fix_clip_as_the_guide_writes_them(photos, clip):
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "long-texts.md").read_text(encoding="utf-8")
+    command = next(block for block in guide.split("```sh\n") if "--out runs/fix" in block).partition("```")[0]
+    config = prepare(photos, recipe="long-text", start=clip, settings=command.split("'")[1::2]).config
+    assert config.edits == [{"name": "kept_positions", "keep": 20}, "masked_patches"]
+    assert config.step["views"].keys() == {"image", "text", "short", "masked"}
+    assert config.step["terms"] == [{"name": "fix_clip", "extra": {"masked_image": "masked", "short_text": "short"}}]
+
+
 def test_longer_texts_are_learnt_and_the_first_positions_stay(photos, tmp_path):
     start = tether.models.create("tiny")
     tether.save(start, tmp_path / "start")

@@ -10,12 +10,17 @@ from tether.adapt.finetune.kept_positions import KeptPositions
 from tether.adapt.finetune.lora import Lora
 from tether.adapt.finetune.map_fit import FittedMaps, MapFit
 from tether.adapt.finetune.margin_metric_softmax import MarginMetricSoftmax
+from tether.adapt.finetune.masked_patches import MaskedPatches
 from tether.adapt.finetune.paraclip import ParaclipStep, TextTuned, paraphrase_batches, tune_texts_
 from tether.adapt.finetune.refine import Refined, RefineStep, refine_
 from tether.adapt.finetune.towers import freeze_image_tower, image_parameters, tower_parameters
 from tether.core.protocols import ModelEdit
 
-ADAPTERS: Mapping[str, type[ModelEdit]] = {"kept_positions": KeptPositions, "lora": Lora}
+ADAPTERS: Mapping[str, type[ModelEdit]] = {
+    "kept_positions": KeptPositions,
+    "lora": Lora,
+    "masked_patches": MaskedPatches,
+}
 """Every edit that trains a model further by the name a recipe uses."""
 
 __all__ = [
@@ -26,6 +31,7 @@ __all__ = [
     "Lora",
     "MapFit",
     "MarginMetricSoftmax",
+    "MaskedPatches",
     "ParaclipStep",
     "RefineStep",
     "Refined",

@@ -38,14 +38,14 @@ class KeptPositions:
 
     @checked
     def __init__(self, *, keep: Count | None = None) -> None:
-        """Args: keep: positions that rest, at most two less than there are; the less of 20 and a third if None."""
+        """Args: keep: positions that rest, 1 to n - 2 of n: the ``keep`` of the stretch. Default min(20, n // 3)."""
         self.keep = keep
 
     def apply_(self, model: nn.Module, calibration: Iterable[Batch] = ()) -> nn.Module:
         """Let them rest; outputs are unchanged.
 
         Raises:
-            InputError: more than two less than there are, or they rest already.
+            InputError: ``keep`` is above n - 2, or they rest already.
             UnsupportedModelError: the text tower has no table of positions.
         """
         del calibration

@@ -1,4 +1,4 @@
-"""A feed-forward net of several experts, of which each token asks a few: a mixture of experts without a batch in it."""
+"""A feed-forward net of several experts, of which each token asks a few; each sequence is routed by itself."""
 
 from __future__ import annotations
 

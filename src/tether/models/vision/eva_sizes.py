@@ -70,5 +70,5 @@ EVA_SIZES: Mapping[str, ModelConfig] = {
     "eva-clip-8b-448": _eva(1280, side=448, shape=(4096, 32, 128, 20_480), block=RMS_PRE, text=(1280, 32)),
     "eva-clip-18b": _eva(1536, shape=(5120, 48, 128, 25_600), block=RMS_POST, text=(1280, 32)),
 }
-"""Sizes by name (arXiv 2303.15389, 2402.04252). ``create("eva02-small")`` learns on two cores; an 18B takes 70 GB, and
-nothing under ``torch.device("meta")``."""
+"""Sizes by name (arXiv 2303.15389, 2402.04252). ``create("eva02-small")`` learns on two cores. An 18B takes 70 GB of
+memory, and none under ``torch.device("meta")``."""

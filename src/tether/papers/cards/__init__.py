@@ -41,12 +41,26 @@ def card(slug: str) -> Card:
         InputError: no such slug; the message lists what is known.
     """
     if slug not in CARDS:
-        import difflib
-
-        near = difflib.get_close_matches(slug, CARDS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"no paper {slug!r}; {hint}known: {', '.join(CARDS)}")
+        raise InputError(f"no paper {slug!r}; {_hint(slug)}known: {', '.join(CARDS)}")
     return CARDS[slug]
+
+
+def _hint(word: str) -> str:
+    """Papers that a word names: its slug with an error in it, a method, a part."""
+    import difflib
+    import inspect
+
+    asked = _letters(word)
+    told = {slug: (one.title, one.gives, *one.parts, inspect.getdoc(module(slug)) or "") for slug, one in CARDS.items()}
+    naming = [slug for slug, texts in told.items() if asked and asked in _letters(" ".join(texts))]
+    if naming and len(naming) <= len(CARDS) // 10:
+        return f"it is named by {', '.join(naming)}; "
+    near = difflib.get_close_matches(word, CARDS, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def _letters(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
 def module(slug: str) -> ModuleType:
