@@ -11,8 +11,8 @@ tower is ``starter``'s and rests, so that its rows are computed once, and the te
 Each run is a process of its own with one thread, by turns: all arms of a seed, then the next seed. Twenty steps at an
 arm's first seed tell what a step costs, from which follow the steps that the budget pays for, with all seeds, so that
 schedules end where the budget does; what the runs then spent stands beside their recall. Time of measuring is left
-out. Nothing is tuned for an arm beyond its recipe; the learning rate is that of ``speedrun``, or the best of three for
-all words of photographs on seed 100, unless the arm is about it.
+out. Nothing is tuned for an arm beyond its recipe; the learning rate is that of ``speedrun``, or 0.0003 for the text
+tower and 0.001 for maps alone, unless the arm is about it.
 """
 
 from __future__ import annotations
