@@ -31,7 +31,7 @@ def command(
     """Find hard negatives for text pairs: texts that a model finds near, but that belong to another row.
 
     Examples:
-      tether mine photos/ --model starter --out pairs.jsonl
+      tether mine split:source=photos/,part=train --model starter --out pairs.jsonl
       tether mine text_pairs:path=questions.csv --model runs/mine --margin 0.05 --out pairs.jsonl
     """
     from dataclasses import asdict

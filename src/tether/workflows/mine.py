@@ -92,10 +92,11 @@ def mine(
     if out.suffix != ".jsonl":
         raise InputError(f"{out}: expected a name that ends in .jsonl")
     rows = open_source(source, where="SOURCE")
-    groups, left_out = _groups(rows)
+    groups, left_out, bad = _groups(rows)
     if not groups:
         raise InputError(
             f"{rows.name}: no row has a text pair: expected two different captions, or text_pairs:path=FILE"
+            + (f"; {left_out} rows are left out, the first that cannot be read: {bad}" if bad else "")
         )
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     docs = list(dict.fromkeys(text for pairs in groups.values() for _, text in pairs))
@@ -115,10 +116,10 @@ def mine(
     return Mined(out, len(asked), len(groups), negatives, left_out)
 
 
-def _groups(source: Source) -> tuple[dict[str, list[tuple[str, str]]], int]:
-    """Pairs by the row they are from, and how many rows give none."""
+def _groups(source: Source) -> tuple[dict[str, list[tuple[str, str]]], int, str]:
+    """Pairs by the row they are from, how many rows give none, and the first of these that is bad, with its reason."""
     found: dict[str, list[tuple[str, str]]] = {}
-    left_out = 0
+    left_out, bad = 0, ""
     for row in (row for block in source.blocks() for row in source.read(block)):
         texts = [text for text in row.texts if text.strip()]
         positives = row.meta.get(POSITIVES)
@@ -127,10 +128,12 @@ def _groups(source: Source) -> tuple[dict[str, list[tuple[str, str]]], int]:
         else:
             texts = list(dict.fromkeys(texts))
             pairs = list(zip(texts, [*texts[1:], *texts[:1]], strict=True)) if len(texts) > 1 else []
-        left_out += not pairs
         if pairs and not row.bad:
             found.setdefault(row.key, []).extend(pairs)
-    return found, left_out
+            continue
+        left_out += 1
+        bad = bad or (f"{row.key}: {row.bad}" if row.bad else "")
+    return found, left_out, bad
 
 
 def _lines(asked: list[tuple[str, str, str]], docs: list[str], places: np.ndarray) -> Iterator[str]:

@@ -179,6 +179,10 @@ def test_locked_towers_rest(towers):
     tuned = compose(image={"name": given["image"], "train": "tuned"}, text=given["text"]).train()
     assert tuned.parts.image.inner.training
     assert all(value.requires_grad for value in tuned.parts.image.parameters())
+    tuned.parts.image.lock_("locked")
+    assert not any(value.requires_grad for value in tuned.parts.image.parameters())
+    tuned.parts.image.lock_("tuned")  # a tower that another encoder had locked, such as starter's
+    assert all(value.requires_grad for value in tuned.parts.image.parameters())
 
 
 def test_a_recipe_names_towers(towers):

@@ -46,8 +46,7 @@ class TowerSide(nn.Module, abc.ABC):
     def lock_(self, training: Training) -> None:
         """Let it rest or learn."""
         self.locked = training == "locked"
-        if self.locked:
-            self.requires_grad_(False)
+        self.requires_grad_(not self.locked)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TowerSide:

@@ -50,12 +50,14 @@ def _hint(word: str) -> str:
     import difflib
     import inspect
 
+    if (spelt := "-".join(word.lower().split())) in CARDS:
+        return f"did you mean {spelt!r}? "
     asked = _letters(word)
     told = {slug: (one.title, one.gives, *one.parts, inspect.getdoc(module(slug)) or "") for slug, one in CARDS.items()}
     naming = [slug for slug, texts in told.items() if asked and asked in _letters(" ".join(texts))]
     if naming and len(naming) <= len(CARDS) // 10:
         return f"it is named by {', '.join(naming)}; "
-    near = difflib.get_close_matches(word, CARDS, n=1)
+    near = difflib.get_close_matches(spelt, CARDS, n=1)
     return f"did you mean {near[0]!r}? " if near else ""
 
 

@@ -81,6 +81,8 @@ def mine_hard_negatives(
     if not queries or not docs:
         raise InputError(f"expected queries and documents, got {len(queries)} and {len(docs)}")
     kept = np.array(list(places.values()))
+    if k > len(kept):
+        raise InputError(f"expected at most as many negatives as different documents, {len(kept)}, got {k}")
     number = {place: row for row, place in enumerate(places.values())}
     rows = unit(np.asarray(encode([docs[place] for place in kept])), where="documents")
     asked = unit(np.asarray(encode(list(queries))), where="queries")
@@ -103,7 +105,7 @@ def mine_hard_negatives(
             if len(chosen) < k:
                 raise InputError(
                     f"query {query} ({queries[query]!r:.80}): expected {k} hard negatives, only {len(chosen)} of "
-                    f"{len(kept)} documents are left; take more documents, a smaller k, skip_top or margin"
+                    f"{len(kept)} documents are left; take more documents, fewer negatives, a smaller skip_top or margin"
                 )
             found[query], cosines[query] = kept[chosen], scores[chosen]
     return HardNegatives(found, cosines)
