@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from tether.models import create
 from tether.models.save import save
@@ -27,10 +28,20 @@ def test_mine_writes_a_table_and_says_what_is_in_it(place, call, tmp_path):
     assert "1 rows gave no pair" in said.err
     assert all(len(json.loads(line)["negatives"]) == 2 for line in out.read_text().splitlines())
     assert "is there already" in call(*asked, code=2).err
-    asked[-1] = 20
-    said = call(*asked, "--existing", "replace", code=2)
-    assert "expected 20 hard negatives, only" in said.err
+    for negatives, said in ((20, "as different documents, 12, got 20"), (12, "expected 12 hard negatives, only")):
+        asked[-1] = negatives
+        assert said in call(*asked, "--existing", "replace", code=2).err
     assert len(out.read_text().splitlines()) == 12
+
+
+def test_rows_that_cannot_be_read_are_named(place, call, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (folder / "0.png").symlink_to(tmp_path / "0.png")
+    (folder / "captions.csv").write_text("image,caption\n0.png,a\n0.png,b\n")
+    said = call("mine", folder, "--model", place / "model", "--out", tmp_path / "pairs.jsonl", code=2)
+    assert "1 rows are left out, the first that cannot be read: 0.png" in said.err
 
 
 def test_eval_reports_text_to_text_where_it_is_asked_for(place, call):
