@@ -105,7 +105,8 @@ def mine_hard_negatives(
             if len(chosen) < k:
                 raise InputError(
                     f"query {query} ({queries[query]!r:.80}): expected {k} hard negatives, only {len(chosen)} of "
-                    f"{len(kept)} documents are left; take more documents, fewer negatives, a smaller skip_top or margin"
+                    f"{len(kept)} documents are left; take more documents, fewer negatives, or a smaller skip_top or "
+                    "margin"
                 )
             found[query], cosines[query] = kept[chosen], scores[chosen]
     return HardNegatives(found, cosines)
