@@ -47,7 +47,7 @@ CARD = Card(
     ),
     needs=("pairs", "a model of Tether's own trained from the start, with a plain transformer for images"),
     gives="A mask that drops half of the patches and keeps what the model looks at, with one look of a trailing "
-    "average at each image.",
+    "average at each image. Here a random half finds more.",
     claim=Claim(
         says="With equal CPU time, a model that sees the half of the patches that its trailing average attends to "
         "finds more images and texts than one that sees a random half.",

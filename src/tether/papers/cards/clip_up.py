@@ -37,7 +37,7 @@ CARD = Card(
     ),
     needs=("a trained model of Tether's own make", "pairs"),
     gives="A model with several times the weights for at most twice the multiplications of its feed-forward nets, "
-    "which begins where a trained dense one ended.",
+    "which begins where a trained dense one ended. Here the dense one, trained on for as long, finds more.",
     claim=Claim(
         says="A small CLIP that goes on as a mixture of experts finds more than one that goes on dense for as much "
         "processor time.",

@@ -30,7 +30,7 @@ CARD = Card(
     ),
     needs=("a trained CLIP", "images with captions of several sentences"),
     gives="A CLIP that reads captions of three contexts and is tuned on them; its first positions rest and short "
-    "captions are trained beside, against forgetting.",
+    "captions are trained beside, against forgetting. Whole images for both captions did better here.",
     claim=Claim(
         says="Tuned on long and short captions, a CLIP finds more by short ones where these are matched with an "
         "image's main directions alone than where they are matched with whole images.",
