@@ -31,8 +31,8 @@ CARD = Card(
     ),
     needs=("a trained CLIP with a vision transformer", "images with captions of several sentences"),
     gives="A CLIP tuned on long captions whose short ones are trained on images with three quarters of the patches "
-    "hidden; prompts that read a region each, and layers of both towers aligned in groups, can be added. Here short captions "
-    "lose by it.",
+    "hidden; prompts that read a region each, and layers of both towers aligned in groups, can be added. Here "
+    "short captions lose by it.",
     claim=Claim(
         says="Where short captions are trained on masked images, more is found by them than where they are trained on "
         "whole ones.",

@@ -32,8 +32,8 @@ CARD = Card(
         "tether.evaluate.text_retrieval.text_ranks",
     ),
     needs=("pairs", "pairs of texts, such as several captions of an image", "for the last stage, hard negatives"),
-    gives="One model that finds images by text and texts by text. Images with all their captions find more texts for as "
-    "much time, and fewer images.",
+    gives="One model that finds images by text and texts by text. Images with all their captions find more texts for "
+    "as much time, and fewer images.",
     claim=Claim(
         says="Trained on pairs of texts beside its images and captions, a CLIP finds another wording of a text more "
         "often than a CLIP that spent as much processor time on the images and captions alone.",
