@@ -183,6 +183,33 @@ def test_the_report_says_what_became_of_each_weight() -> None:
         load_tower_(model.visual, {"a.weight": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"pos_embed": torch.zeros(())}, r"position is \(\), expected"),
+        ({"pos_embed": torch.zeros(1, 37, 0)}, r"position is \(1, 37, 0\)"),
+        ({"cls_token": torch.ones(1, 1, 64, dtype=torch.bool)}, r"cls_token is torch.bool, expected floating point"),
+        ({"cls_token": 3}, "cls_token is int, expected floating point"),
+        (
+            {"blocks.0.mlp.fc1_g.weight": torch.zeros(170, 64), "blocks.0.mlp.fc1_x.weight": torch.zeros(170, 8, 8)},
+            r"blocks.0.up.weight is .*\(170, 8, 8\)",
+        ),
+        (
+            {"blocks.0.mlp.w1.weight": torch.zeros(170, 64), "blocks.0.mlp.fc1_g.weight": torch.zeros(170, 64)},
+            "is there twice",
+        ),
+    ],
+)
+def test_weights_that_are_none(more: dict[str, Any], said: str) -> None:
+    model = create("eva02-tiny")
+    before = {name: value.clone() for name, value in model.visual.state_dict().items()}
+    with pytest.raises(InputError, match=said):
+        load_tower_(model.visual, {**_released(model), **more})
+    assert all(torch.equal(value, before[name]) for name, value in model.visual.state_dict().items())
+    with pytest.raises(InputError, match="another architecture"):
+        load_tower_(model.visual, {f"blocks.{'9' * 5000}.norm1.weight": torch.zeros(1)})
+
+
 def test_pickles_are_refused(tmp_path: Path) -> None:
     torch.save(_released(create("eva02-tiny")), tmp_path / "eva.pt")
     with pytest.raises(InputError, match="a pickle"):

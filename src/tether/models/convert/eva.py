@@ -113,16 +113,25 @@ def load_tower_(
     given = unwrapped(weights) if isinstance(weights, Mapping) else read_weights(local(weights))
     state, skipped = _left(_plain(given), skip, where=where)
     own, pieces, unexpected = tower.state_dict(), dict[str, dict[int, Tensor]](), list[str]()
+    problems = list[str]()
     for name, value in state.items():
         ours, place = _place(name, tower)
-        if ours in own:
-            pieces.setdefault(ours, {})[place] = value
-        else:
+        if ours not in own:
             unexpected.append(name)
-    if not pieces:
+        elif place in pieces.get(ours, {}):
+            problems.append(f"{name} is there twice, under another name, too")
+        elif not isinstance(value, Tensor) or not value.is_floating_point():
+            problems.append(f"{name} is {getattr(value, 'dtype', type(value).__name__)}, expected floating point")
+        else:
+            pieces.setdefault(ours, {})[place] = value
+    if not pieces and not problems:
         raise other_architecture([f"unexpected {name}" for name in unexpected], where=where)
-    filled, resized, problems = dict[str, Tensor](), list[str](), list[str]()
+    filled, resized = dict[str, Tensor](), list[str]()
     for name, parts in pieces.items():
+        if not _stacks(name, list(parts.values()), width=own[name].shape[-1:]):
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts.values())
+            problems.append(f"{name} is {shapes}, expected {tuple(own[name].shape)}")
+            continue
         stacked = _shaped(name, [parts[place] for place in sorted(parts)], tower)
         filled[name] = _resized(name, stacked, tower, resize)
         if filled[name].shape != own[name].shape:
@@ -163,7 +172,7 @@ def _left(state: dict[str, Tensor], skip: Sequence[str], *, where: str) -> tuple
 
 def _place(name: str, tower: EvaTower) -> tuple[str, int]:
     """Our name for one of theirs, and its place under others in that matrix; a name of none of ours if unknown."""
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    found = re.fullmatch(r"blocks\.(\d{1,4})\.(.+)", name)
     part, _, kind = (name if found is None else found[2]).rpartition(".")
     if found is None:
         whole = _STEM.get(name)
@@ -180,6 +189,13 @@ def _place(name: str, tower: EvaTower) -> tuple[str, int]:
         return f"blocks.{index}.{ours}", place
     ours, place = _PARTS.get(part, ("", 0))
     return f"blocks.{index}.{ours}.{kind}", place
+
+
+def _stacks(name: str, parts: list[Tensor], *, width: torch.Size) -> bool:
+    """Whether tensors can be put under each other, and a table has rows of our width."""
+    if name == "position":
+        return all(part.ndim in (2, 3) and part.shape[-1:] == width and part.numel() > 0 for part in parts)
+    return all(part.ndim and part.shape[1:] == parts[0].shape[1:] for part in parts)
 
 
 def _shaped(name: str, parts: list[Tensor], tower: EvaTower) -> Tensor:
