@@ -64,6 +64,15 @@ def test_every_kind_of_table_gives_the_same_pairs(tmp_path, kind):
         assert row.meta["negative_texts"] == (tuple(line["negatives"]),)
 
 
+def test_a_text_may_begin_with_a_bracket(tmp_path):
+    texts = ("[bold]x[/bold]", "[x", "[1]", '["y"]')
+    lines = [{"query": "q", "positive": "p", **{f"negative_{n}": text for n, text in enumerate(texts)}}]
+    assert TextPairsSource(jsonl(tmp_path, lines)).row(0).meta["negative_texts"] == (texts,)
+    table = tmp_path / "pairs.csv"
+    table.write_text("query,positive,negative_0,negative_1\nq,p,[bold]x[/bold],[1]\n")
+    assert TextPairsSource(str(table)).row(0).meta["negative_texts"] == (("[bold]x[/bold]", "[1]"),)
+
+
 def test_a_batch_has_the_positive_and_the_negatives_of_each_query(tmp_path):
     contents = BatchContents(images=False, pairs={"negatives": 2})
     batch = next(loader(TextPairsSource(jsonl(tmp_path, LINES)), contents=contents))

@@ -119,6 +119,12 @@ def test_the_router_is_wide_under_autocast_and_in_half_precision():
     assert tally.isfinite().all()
 
 
+def test_a_capacity_above_all_tokens_drops_none():
+    x = torch.randn(2, 5, 6)
+    outputs = [mlp(capacity_factor=factor)(x).rows for factor in (10**30, 4.0)]
+    assert torch.equal(*outputs)
+
+
 def test_evaluation_may_have_another_capacity():
     moe, x = mlp(capacity_factor=0.5, eval_capacity_factor=4.0), torch.randn(2, 8, 6)
     assert expert_losses(moe(x).tally)["dropped"] > 0

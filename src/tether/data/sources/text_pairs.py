@@ -22,6 +22,7 @@ from tether.data.text_pairs import NEGATIVES, POSITIVES
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet", ".pq")
 _QUERY = ("query", "anchor", "question", "sentence1", "text1", "text", "caption")
 _POSITIVE = ("positive", "pos", "answer", "passage", "document", "sentence2", "text2", "paraphrase")
+_JSON_LIST = re.compile(r'\s*\[\s*["\]]')
 _NEGATIVES = re.compile(r"(hard_)?neg(ative)?s?(_?\d+)?$", re.IGNORECASE)
 
 
@@ -121,13 +122,14 @@ class TextPairsSource(IndexedSource):
     def _pairs(self, path: str, label: str) -> Iterator[tuple[str, str, tuple[str, str, tuple[str, ...]]]]:
         """Of each line its place in words, its group, and query, positive and negatives."""
         is_parquet = path.lower().endswith((".parquet", ".pq"))
+        lists = not path.lower().endswith((".csv", ".tsv"))
         known, lines = (_parquet if is_parquet else _text_table)(path)
         query, positive, wrong, group = self._columns(known, where=path)
         for number, cells in lines:
             place = f"{path}: {'row' if is_parquet else 'line'} {number}"
             if isinstance(cells, str):
                 raise InputError(f"{place}: {cells}")
-            texts = [text for name in wrong for text in _list(cells.get(name), where=f"{place}: {name}")]
+            texts = [text for name in wrong for text in _list(cells.get(name), where=f"{place}: {name}", lists=lists)]
             key = f"{label}:{number}" if group is None else _text(cells.get(group), where=f"{place}: {group}")
             asked, answer = (_text(cells.get(name), where=f"{place}: {name}") for name in (query, positive))
             yield place, key, (asked, answer, tuple(texts))
@@ -173,9 +175,9 @@ def _text(cell: object, *, where: str) -> str:
     return found[0]
 
 
-def _list(cell: object, *, where: str) -> list[str]:
-    """The texts of a cell of hard negatives; those of a CSV may be a JSON list."""
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
+def _list(cell: object, *, where: str, lists: bool) -> list[str]:
+    """The texts of a cell of hard negatives, which may be a JSON list of strings where a table has no ``lists``."""
+    if isinstance(cell, str) and not lists and _JSON_LIST.match(cell):
         cell = parse_json(cell, where=where)
     if cell is None or cell == "":
         return []

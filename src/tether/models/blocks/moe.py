@@ -110,7 +110,8 @@ def route(
         gates = gates / (gates.sum(dim=-1, keepdim=True) + _LEAST)
     counted = torch.ones_like(group) if real is None else real.to(group.dtype)
     tokens = torch.zeros(groups, dtype=group.dtype, device=group.device).index_add(0, group, counted)
-    capacity = (tokens.double() * capacity_factor / count).floor().clamp(min=1).to(group.dtype)[group]
+    slots_each = (tokens.double() * float(capacity_factor) / count).floor()
+    capacity = slots_each.minimum(tokens).clamp(min=1).to(group.dtype)[group]
     begins = torch.searchsorted(group, torch.arange(groups, device=group.device))
     taken = torch.zeros(groups, count, dtype=group.dtype, device=group.device)
     kept = []
