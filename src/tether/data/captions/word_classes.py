@@ -99,7 +99,7 @@ def _parsed(text: str, *, where: str) -> _Lists:
     if not isinstance(given, dict) or set(given) - {*_TAGS, "endings"}:
         raise InputError(f"{where}: expected some of the keys {', '.join(_TAGS)}, endings, got {given!r:.100}")
     endings: Any = given.pop("endings", None) or {}
-    if not isinstance(endings, dict) or any(kind not in _TAGS for kind in endings.values()):
+    if not isinstance(endings, dict) or any(str(kind) not in _TAGS for kind in endings.values()):
         raise InputError(f"{where}: endings: expected one of {', '.join(_TAGS)} for each, got {endings!r:.100}")
     tags: dict[str, str] = {}
     for kind, words in given.items():
