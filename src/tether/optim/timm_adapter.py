@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tether.core.component import closest
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError
 
 PREFIX = "timm/"
 MOMENTUM = 0.9
@@ -116,9 +116,20 @@ def with_timm(parts: Mapping[str, type[Optimizer]], spec: str | Mapping[str, Any
         0.9
     """
     name = spec if isinstance(spec, str) else spec.get("name") if isinstance(spec, Mapping) else None
-    if not isinstance(name, str) or not name.startswith(PREFIX):
+    if not isinstance(name, str):
+        return parts
+    if not name.startswith(PREFIX):
+        if name not in parts and name in _known():
+            raise InputError(f"optimizer: unknown {name!r}; that of timm is {PREFIX + name!r}")
         return parts
     return {**parts, name: timm_optimizer(name.removeprefix(PREFIX))}
+
+
+@functools.cache
+def _known() -> list[str]:
+    from timm.optim import list_optimizers
+
+    return [str(one) for one in list_optimizers()]
 
 
 @functools.cache
@@ -130,13 +141,10 @@ def timm_optimizer(name: str) -> type[Optimizer]:
 
     Raises:
         InputError: there is none, it needs second derivatives or a package besides timm, or it cannot be resumed.
-        MissingExtraError: timm is not installed.
     """
-    try:
-        from timm.optim import get_optimizer_info, list_optimizers
-    except ImportError:
-        raise MissingExtraError("timm", extra="starter") from None
-    known = [str(one) for one in list_optimizers()]
+    from timm.optim import get_optimizer_info
+
+    known = _known()
     if name not in known:
         raise InputError(f"optimizer: timm has no {name!r}; {closest(name, known)}")
     info = get_optimizer_info(name)

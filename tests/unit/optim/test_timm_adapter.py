@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ from torch.optim import Optimizer
 
 from optimizer_cases import Network, assert_equal, run, weights
 from tether.core.component import build
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError
 from tether.optim import OPTIMIZERS, parameter_groups, with_timm
-from tether.optim.timm_adapter import timm_optimizer
 from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
 
 USABLE = [
@@ -61,6 +59,7 @@ def test_steps_as_timm_and_goes_on_bit_for_bit(name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
+        ("muon", "unknown 'muon'; that of timm is 'timm/muon'"),
         ("timm/muonn", "timm has no 'muonn'; did you mean"),
         ("timm/kron", "a generator of its own"),
         ("timm/adahessian", "second derivatives"),
@@ -73,10 +72,3 @@ def test_steps_as_timm_and_goes_on_bit_for_bit(name: str) -> None:
 def test_refuses(spec: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         make(spec, Network().parameters())
-
-
-def test_names_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    timm_optimizer.cache_clear()
-    monkeypatch.setitem(sys.modules, "timm.optim", None)
-    with pytest.raises(MissingExtraError, match=r"'timm'; install it with: pip install 'tether-clip\[starter\]'"):
-        make("timm/muon", Network().parameters())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tether.core.atomic_io import local
 from tether.core.component import closest
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError
 from tether.models.build_open_clip import seeded
 from tether.models.composed.towers import ImageSide
 from tether.models.config import read_image
@@ -100,10 +100,8 @@ def build_timm(settings: Mapping[str, Any], inner: nn.Module | None = None) -> T
 
 def known_architecture(name: Any) -> str:
     """The name, if timm has such an architecture; the error names the nearest three."""
-    try:
-        import timm
-    except ImportError:
-        raise MissingExtraError("timm", extra="dev") from None
+    import timm
+
     if not isinstance(name, str) or ":" in name or "/" in name or not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(str(name), timm.list_models(), n=3, cutoff=0.0))
         raise InputError(f"{PREFIX}{name!s:.100}: timm has no such architecture; the nearest: {near}")
