@@ -140,6 +140,8 @@ def kind_of(path: str, *, where: str) -> str:
     folder = is_folder(path)
     if folder is not None:
         return folder
+    if local(path).is_file() and plain.endswith(".jsonl"):
+        raise InputError(f"{where}: {path!r}: a table of text pairs is text_pairs:path={path}")
     if local(path).is_file():
         raise InputError(
             f"{where}: {path!r}: expected a folder, or a file ending in {', '.join(_BY_ENDING)}; if it goes with "

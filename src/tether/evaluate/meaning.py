@@ -52,7 +52,7 @@ class Meaning:
         high: upper end.
         chance: what a model that knows nothing reaches.
         train: the same share among equally many images that were learnt from; None where it was not measured.
-        before: the held-out share before maps were fitted; None where the model was trained in steps.
+        before: the held-out share of the model that the run began from; None where there was none, or it is gone.
         scratch: whether the model began with random weights.
     """
 
@@ -86,7 +86,8 @@ class Meaning:
         first = "put their image first" if self.depth == 1 else f"find their image among the first {self.depth}"
         yield f"Among {self.pool:,} held-out images of {self.source}, {found} {first}."
         if self.before is not None:
-            yield f"Before the fit the same towers found {self.before:.0%}."
+            gained = "" if self.held_out > self.before else ", no fewer: the run gained nothing"
+            yield f"The model that it began from found {self.before:.0%}{gained}."
         if not self.learnt:
             yield "That is not clearly better than chance: the model cannot be used on new images."
         if self.train is not None:

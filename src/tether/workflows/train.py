@@ -253,9 +253,23 @@ def _meaning(config: RunConfig, result: Result, *, held_out: Source, out: Path, 
         high=high,
         chance=chance,
         train=known if pool >= 2 else None,
-        before=result.metrics.get(f"before_text_to_image_r{depth}"),
+        before=result.metrics.get(
+            f"before_text_to_image_r{depth}", _before(config, held_out, depth=depth, limit=limit, device=device)
+        ),
         scratch=scratch,
     )
+
+
+def _before(config: RunConfig, held_out: Source, *, depth: int, limit: int | None, device: str) -> float | None:
+    """What the model that a run began from finds; None where there is none, or no more."""
+    start = config.model.get("load")
+    if start is None or config.fit is not None:
+        return None
+    try:
+        kept = kept_where_resting(cast(DualEncoder, load(start, device=device)))
+        return evaluate(kept, held_out, measures=("retrieval",), limit=limit)[f"text_to_image_r{depth}"]
+    except InputError:
+        return None
 
 
 def _scratch(config: RunConfig) -> bool:

@@ -102,6 +102,13 @@ def test_photos_to_a_model_that_says_what_it_is_worth(photos, clip, tmp_path):
     assert again.meaning == read_meaning(out) == done.meaning
 
 
+def test_what_the_model_found_that_a_run_of_steps_began_from(photos, clip, tmp_path):
+    settings = ["steps=1", "epochs=null", "batch_size=8", "optimizer.lr=0", "size=tiny"]
+    done = tether.train(photos, recipe="finetune", out=tmp_path / "run", start=clip, settings=settings)
+    assert done.meaning.before == done.meaning.held_out
+    assert ", no fewer: the run gained nothing." in str(done)
+
+
 def test_fitted_twice_is_the_same(photos, clip, tmp_path):
     rows = []
     for name in ("a", "b"):
