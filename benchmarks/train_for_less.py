@@ -35,15 +35,17 @@ if TYPE_CHECKING:
     from tether.train import RunConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+_MUON = "optimizer={name: timm/muon, lr: 3.0e-3, momentum: 0.9, nesterov: true, ns_steps: 3}"
 ARMS: dict[str, tuple[str, list[str]]] = {
     "all patches": ("speedrun", ["step={name: contrastive}"]),
     "half of the patches at random (speedrun)": ("speedrun", []),
     "a quarter at random": ("speedrun", ["step.keep_patches=0.25"]),
     "a patch of each 2 by 2": ("speedrun", ["step={views: {image: {patches: {name: grid, window: 2}}, text: {}}}"]),
-    "small images and short texts first": ("short-tokens", []),
-    "attended patches, two crops": ("attentive", []),
-    "LAMB at 4 times the rate": ("speedrun", ["optimizer={name: lamb, lr: 4.0e-3}"]),
-    "Matryoshka": ("speedrun", ["objective={name: matryoshka, of: clip, dims: [48, 96, 192]}"]),
+    "a patch of each 2 by 2 and ten words first (short-tokens)": ("short-tokens", [_MUON]),
+    "attended patches, two crops (attentive)": ("attentive", [_MUON, "schedule.warmup=5"]),
+    "AdamW": ("speedrun", ["optimizer={name: adamw, lr: 1.0e-3}"]),
+    "LAMB": ("speedrun", ["optimizer={name: lamb, lr: 4.0e-3}"]),
+    "Matryoshka": ("speedrun", ["objective={name: matryoshka, of: clip, dims: [48, 96, 192], reduce: mean}"]),
 }
 _FEW = "{share: 0.8, caption: {name: shortened, context: 10%s}}, {share: 0.2, learning_rate: 0.2}"
 PHOTO_ARMS: dict[str, list[str]] = {
