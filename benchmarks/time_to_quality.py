@@ -10,7 +10,7 @@ betas 0.9 and 0.98, a tenth of the steps for warm-up, cosine, one caption a pict
 wait decoded in memory, so reading files costs it nothing. Ours runs ``recipes/speedrun.yaml`` through ``tether.train``
 and is measured every few steps; the time of all measuring is left out on both sides.
 
-Measured last, five seeds, two virtual cores of a busy Intel Xeon: median 14.7 times (9.3 to 22.1); the table is in
+Measured last, five seeds, two virtual cores of a busy AMD EPYC: median 30.3 times (21.9 to 51.7); the table is in
 docs/speedrun.md.
 """
 
