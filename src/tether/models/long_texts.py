@@ -19,8 +19,8 @@ from tether.core.types import Features
 from tether.models.embed_anything import Embeds
 from tether.models.narrow import NarrowEncoder
 from tether.models.sizes import MAX_CONTEXT, Resizes
+from tether.models.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import TextCutWarning, lengths
-from tether.models.windows import SlidingTextEncoder
 
 LongTexts = Literal["cut", "windows", "stretch", "linear"]
 """Ways to read texts past the context; none changes how texts that fit are read."""

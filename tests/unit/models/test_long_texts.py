@@ -13,8 +13,8 @@ from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_texts
 from tether.models.long_texts import CutNotice, StretchedTextEncoder, reading
 from tether.models.narrow import narrowed
+from tether.models.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import TextCutWarning
-from tether.models.windows import SlidingTextEncoder
 
 LONG = "a red dog " * 8
 TEXTS = ["a cat", LONG, "a dog"]

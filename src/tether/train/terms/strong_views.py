@@ -12,9 +12,9 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import Decay, NonNegative, Positive, checked
 from tether.core.types import Loss
-from tether.losses.agreement import siamese_loss
 from tether.losses.barlow import barlow_loss
 from tether.losses.rocket import rocket_loss
+from tether.losses.self_supervised import siamese_loss
 from tether.losses.swapped import VIEWS, Iterations, prototype_swapped_loss, swapped_loss
 from tether.models.projectors import PairedProjectors
 from tether.models.sides import SIDES, Side

@@ -27,7 +27,7 @@ def pos_class(tag: str) -> int:
     Source: the released code of arXiv 2305.07017.
 
     Example:
-        >>> from tether.data.captions.word_classes import pos_class
+        >>> from tether.data.captions.pos_tags import pos_class
         >>> [pos_class(tag) for tag in ("NNS", "JJR", "VBZ", "IN")]
         [1, 2, 3, 4]
     """
@@ -41,7 +41,7 @@ class LexiconTagger:
     It does not read the sentence, but for one thing: after a determiner or an adjective a verb is a noun.
 
     Example:
-        >>> from tether.data.captions.word_classes import LexiconTagger
+        >>> from tether.data.captions.pos_tags import LexiconTagger
         >>> LexiconTagger()("two brown dogs run in the park".split())
         ['DT', 'JJ', 'NN', 'VB', 'IN', 'DT', 'NN']
     """
