@@ -55,7 +55,7 @@ def whole(tmp_path_factory):
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, whole, after):
     folder = stopped(tmp_path / "run", after)
     checkpoint = load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
-    assert "moving_heads.projector.layers.0.weight" in checkpoint.tensors["teacher"]
+    assert "projector:trailing.layers.0.weight" in checkpoint.tensors["heads"]
     shutil.copytree(folder, tmp_path / "again")
     train(load_config(overrides=[*SETTINGS, STAGES]), folder=tmp_path / "again", resume=True)
     mine, theirs = (load_file(one / "model.safetensors") for one in (tmp_path / "again", whole))
