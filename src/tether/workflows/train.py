@@ -34,6 +34,7 @@ from tether.workflows.calibration import digest_of, keep_cutoffs
 from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit
 from tether.workflows.plan import TrainingPlan, plan
+from tether.workflows.remarks import shared_captions
 
 BOOTSTRAP = 1000
 
@@ -257,6 +258,7 @@ def _meaning(config: RunConfig, result: Result, *, held_out: Source, out: Path, 
             f"before_text_to_image_r{depth}", _before(config, held_out, depth=depth, limit=limit, device=device)
         ),
         scratch=scratch,
+        shared=shared_captions(config, held_out),
     )
 
 
