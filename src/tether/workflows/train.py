@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, cast
 
+from tether.core.atomic_io import local
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.recipes import find
@@ -117,14 +118,13 @@ def train(
         ...     done.result.steps
         2
     """
+    out = local(out)
     if not resume:
-        check_free(Path(out))
+        check_free(out)
     prepared = prepare(data, recipe=recipe, start=start, settings=settings, seed=seed)
     if on_plan is not None:
         on_plan(prepared)
-    return go(
-        prepared.config, out=Path(out), resume=resume, device=device, on_record=on_record, should_stop=should_stop
-    )
+    return go(prepared.config, out=out, resume=resume, device=device, on_record=on_record, should_stop=should_stop)
 
 
 def prepare(
