@@ -27,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     What a killed process left of an earlier write to the same path is removed first.
 
     Raises:
-        InputError: a device or a pipe stands there, which must not be replaced.
+        InputError: a device or a pipe stands there, which must not be replaced, or a name that no file can have.
         WriteError: the file could not be written, as on a full disk; what stood there before is unchanged.
     """
     try:
@@ -38,6 +38,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, temporary = _new_temporary(path)
     except OSError as error:
         raise WriteError(path, error) from error
+    except ValueError as error:  # a NUL in the name, or half a surrogate pair
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(path)!r:.200}: not the name of a file: {error}") from error
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -158,6 +162,8 @@ def local(path: str | Path) -> Path:
     try:
         found = Path(path).expanduser()
         found.exists()
+        if "\0" in str(found):  # which the system is not asked about
+            raise ValueError("embedded NUL")
     except (RuntimeError, OSError, ValueError) as error:
         raise InputError(f"{str(path)!r:.200}: no such file or folder: {reason_of(error)}") from None
     return found

@@ -44,8 +44,8 @@ The schedule was laid out over the run's own length, so it cannot grow. To train
 def claimed(folder: Path, config: RunConfig, *, resume: bool) -> Iterator[None]:
     """Hold a run's folder while the block runs, its ``config.yaml`` written first; all processes of a run call it.
 
-    A folder in which nothing was finished, neither a checkpoint nor the run, is begun again, with any settings. One
-    that is refused before anything was read into it is not left behind.
+    A folder in which nothing was finished, neither a checkpoint nor the run, is begun again, with any settings. What is
+    refused before its first step was logged leaves no new folder behind, unless bad rows are listed there.
 
     Raises:
         InputError: the folder holds something else, a run and ``resume`` is false, or a run of other settings.
@@ -65,8 +65,9 @@ def claimed(folder: Path, config: RunConfig, *, resume: bool) -> Iterator[None]:
         try:
             yield
         except InputError:
-            if new and all(is_lock(path) or path.name == CONFIG for path in folder.glob("*")):
-                (folder / CONFIG).unlink(missing_ok=True)
+            if new and process_gather().rank == 0 and not _worth_keeping(folder):
+                for path in (path for path in folder.iterdir() if not is_lock(path)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             raise
 
 
@@ -94,6 +95,12 @@ def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
             raise InputError(f"{path}: cannot resume with other settings:\n" + "\n".join(lines))
     if not (folder / SUMMARY).exists():
         write_text(path, dump_config(config))
+
+
+def _worth_keeping(folder: Path) -> bool:
+    """Whether a run has left more than its description."""
+    logged = folder / METRICS
+    return _begun(folder) or (folder / BAD_ROWS).exists() or (logged.exists() and logged.stat().st_size > 0)
 
 
 def check_free(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tether.core.atomic_io import write_text
+from tether.core.atomic_io import local, write_text
 from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.core.ranges import Count, NonNegative, Whole, checked
@@ -88,7 +88,7 @@ def mine(
         >>> found.pairs, found.groups
         (18, 9)
     """
-    out = Path(out)
+    out = local(out)
     if out.suffix != ".jsonl":
         raise InputError(f"{out}: expected a name that ends in .jsonl")
     rows = open_source(source, where="SOURCE")

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, cast
 
+from tether.core.atomic_io import local
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.recipes import find
@@ -34,6 +35,7 @@ from tether.workflows.calibration import digest_of, keep_cutoffs
 from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit
 from tether.workflows.plan import TrainingPlan, plan
+from tether.workflows.remarks import shared_captions
 
 BOOTSTRAP = 1000
 
@@ -116,14 +118,13 @@ def train(
         ...     done.result.steps
         2
     """
+    out = local(out)
     if not resume:
-        check_free(Path(out))
+        check_free(out)
     prepared = prepare(data, recipe=recipe, start=start, settings=settings, seed=seed)
     if on_plan is not None:
         on_plan(prepared)
-    return go(
-        prepared.config, out=Path(out), resume=resume, device=device, on_record=on_record, should_stop=should_stop
-    )
+    return go(prepared.config, out=out, resume=resume, device=device, on_record=on_record, should_stop=should_stop)
 
 
 def prepare(
@@ -257,6 +258,7 @@ def _meaning(config: RunConfig, result: Result, *, held_out: Source, out: Path, 
             f"before_text_to_image_r{depth}", _before(config, held_out, depth=depth, limit=limit, device=device)
         ),
         scratch=scratch,
+        shared=shared_captions(config, held_out),
     )
 
 
