@@ -80,7 +80,8 @@ def bag_of_words_ranks(texts: Sequence[str], owner: Int[Tensor, " m"]) -> Int[Te
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    table: Any = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]").fit_transform(texts)  # other signs, such as emoji, are words
+    words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]")  # other signs, such as emoji, are words, too
+    table: Any = words.fit_transform(texts)
 
     def cosines(some: Tensor, others: Tensor) -> Tensor:
         return torch.from_numpy((table[some[:, 0].long().numpy()] @ table[others[:, 0].long().numpy()].T).toarray())

@@ -121,8 +121,8 @@ class _Trimming:
         if long:
             if not self.cut:
                 warnings.warn(
-                    f"{long} of {len(rows)} texts are longer than {self.context_length} tokens and were cut; "
-                    "the tokenizer's .cut counts on",
+                    f"{long} of {len(rows)} texts are longer than {self.context_length} tokens and were cut; of later "
+                    "ones nothing is said",
                     TextCutWarning,
                     stacklevel=3,
                 )
