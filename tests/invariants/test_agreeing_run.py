@@ -65,5 +65,5 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, whole, after):
 @pytest.mark.parametrize("stages", ["stages=[{share: 0.75}, {share: 0.25, learning_rate: 0.5}]", "stages=[]"])
 def test_other_stages_are_refused_on_the_way(tmp_path, stages):
     folder = stopped(tmp_path / "run", 1)
-    with pytest.raises(InputError, match="cannot resume with other settings:\n  stages: the run has"):
+    with pytest.raises(InputError, match=r"cannot resume with other settings:\n  stages[.\w]*: the run has"):
         train(load_config(overrides=[*SETTINGS, stages]), folder=folder, resume=True)

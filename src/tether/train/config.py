@@ -194,7 +194,10 @@ def load_config(
 
 def _places(overrides: Sequence[str]) -> dict[tuple[str, ...], str]:
     """Where the keys of overrides stand, by their path, the last first."""
-    return {tuple(one.partition("=")[0].split(".")): f"override {quoted(one)}" for one in reversed(overrides)}
+    found: dict[tuple[str, ...], str] = {}
+    for one in reversed(overrides):
+        found.setdefault(tuple(one.partition("=")[0].split(".")), f"override {quoted(one)}")
+    return found
 
 
 def held_out(values: Mapping[str, Any]) -> dict[str, Any]:

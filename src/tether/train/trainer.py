@@ -189,8 +189,11 @@ class Trainer:
         encoder = new_encoder(self.config)
         if self.edits:
             before = _makes(encoder)
-            for edit in self.edits:
-                edit.apply_(encoder)
+            for place, edit in enumerate(self.edits):
+                try:
+                    edit.apply_(encoder)
+                except InputError as error:
+                    raise type(error)(f"edits, entry {place}: {error}") from error
             after = _makes(encoder)
             self.edited = {side for side in SIDES if before[side] != after[side]}
         return encoder

@@ -30,6 +30,10 @@ class Mined:
         groups: rows of the source; pairs of one mean the same.
         negatives: hard negatives of each pair.
         left_out: rows that give no pair.
+        positive: mean cosine of a query and the nearest other text of its row.
+        hardest: mean cosine of a query and its nearest negative.
+        random: mean cosine of a query and any text.
+        above: share of the negatives that are nearer than the positive, which are likely no negatives.
     """
 
     path: Path
@@ -37,6 +41,15 @@ class Mined:
     groups: int
     negatives: int
     left_out: int
+    positive: float
+    hardest: float
+    random: float
+    above: float
+
+    def line(self) -> str:
+        """How good the negatives are."""
+        means = f"positives {self.positive:.2f}, hardest negatives {self.hardest:.2f}, any text {self.random:.2f}"
+        return f"mean cosine: {means}; {self.above:.1%} of the negatives are nearer than the positive: likely false"
 
 
 @checked
@@ -113,7 +126,18 @@ def mine(
         own=[own[key] for key, _, _ in asked],
     )
     write_text(out, "".join(_lines(asked, docs, found.places)))
-    return Mined(out, len(asked), len(groups), negatives, left_out)
+    known = found.own[~np.isnan(found.own)]  # a query that is its own answer has none
+    return Mined(
+        out,
+        len(asked),
+        len(groups),
+        negatives,
+        left_out,
+        positive=float(known.mean()) if len(known) else 0.0,
+        hardest=float(found.scores.max(axis=1).mean()),
+        random=float(found.mean.mean()),
+        above=float((found.scores > found.own[:, None]).mean()),
+    )
 
 
 def _groups(source: Source) -> tuple[dict[str, list[tuple[str, str]]], int, str]:

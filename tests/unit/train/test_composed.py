@@ -160,6 +160,16 @@ def test_a_recipe_that_does_not_hold_together_is_refused(recipe, says):
         step_of(**recipe)
 
 
+def test_an_extra_view_of_other_length_is_named():
+    views = {"image": {}, "text": {}, "long_text": {}}
+    term = {"name": "long_clip", "k": 2, "extra": {"short_text": "long_text"}}
+    step, model = step_of(views=views, terms=[term]), module()
+    with pytest.raises(
+        InputError, match=r"extra.short_text is the view long_text with 3 rows; the batch has \d+ pairs"
+    ):
+        step(model, batch(model), step=0, gather=LOCAL)
+
+
 def test_terms_of_one_name_are_numbered_and_what_they_log_is_told_apart():
     model = module()
     terms = ["objective", {"name": "clip", "directions": "sum", "weight": 0.5}, {"name": "clip", "weight": 0.0}]
