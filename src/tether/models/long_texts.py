@@ -31,8 +31,8 @@ class StretchedTextEncoder(EncoderAround, Embeds):
     """An encoder that reads long texts by a copy of itself with more positions; a ``core.protocols.DualEncoder``.
 
     A text that fits into the context has the very embedding that the model inside gives it. For longer ones the
-    learned positions are interpolated, which the model was not trained for, and read texts of up to a few contexts; those
-    keep their beginnings' meaning best with ``stretch``, and best of all after training (``recipes/long-text.yaml``).
+    learned positions are interpolated, which the model was not trained for, and read up to a few contexts; texts keep
+    their beginnings' meaning best with ``stretch``, and best of all after training (``recipes/long-text.yaml``).
 
     Source: arXiv 2403.15378, section 3.1.
 
@@ -104,7 +104,7 @@ def reading(model: DualEncoder, long_text: LongTexts) -> DualEncoder:
     Args:
         model: any that ``tether.load`` gives.
         long_text: ``cut`` is the model itself, whose tokenizer cuts them; ``windows`` reads them whole; ``stretch`` and
-            ``linear`` read up to their new context (248 and 308 tokens where the model reads 77), and cut what is longer.
+            ``linear`` read up to their new context, 248 and 308 tokens of a model's 77, and cut what is longer.
 
     Raises:
         UnsupportedModelError: ``stretch`` or ``linear`` of a model whose positions cannot be resized.

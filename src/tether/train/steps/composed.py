@@ -276,9 +276,9 @@ def _view(name: str, given: Mapping[str, Mapping[str, Any]], *, steps: int, seed
     where, settings, drawn = f"step: views: {name}", dict(given[name]), name
     if "of" in settings:
         drawn = settings.pop("of")
-        if drawn not in given or "of" in given[drawn]:
+        if not isinstance(drawn, str) or drawn not in given or "of" in given[drawn]:
             known = [other for other in given if "of" not in given[other]]
-            raise InputError(f"{where}: of: unknown view {drawn!r}; {closest(str(drawn), known)}")
+            raise InputError(f"{where}: of: unknown view {quoted(drawn)}; {closest(str(drawn)[:80], known)}")
         if others := settings.keys() - {"encoder", "want"}:
             raise InputError(
                 f"{where}: of: {', '.join(sorted(others))}: only encoder and want can be other than its own"
