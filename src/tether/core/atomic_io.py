@@ -46,7 +46,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        as_umask_says(temporary)
         temporary.replace(path)
     except WriteError:
         raise
@@ -57,6 +57,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         handle.close()
+
+
+def as_umask_says(file: Path) -> None:
+    """Give a file the permissions of any new one; some libraries make theirs for their user alone."""
+    file.chmod(0o666 & ~_umask())
 
 
 def flush(path: Path) -> None:
@@ -261,13 +266,14 @@ def check_file(path: Path, *, where: str) -> None:
     """
     try:
         os.fsencode(path)
-        if path.is_dir() or (path.exists() and not path.is_file()):
-            raise InputError(f"{where}: expected the name of a file, got {str(path)!r}")
+        taken = path.is_dir() or (path.exists() and not path.is_file())
         near = next(parent for parent in path.absolute().parents if parent.exists())
     except OSError as error:  # such as a name that is too long
         raise InputError(f"{where}: {path}: {reason_of(error).lower()}") from None
     except ValueError as error:
         raise InputError(f"{where}: {str(path)!r}: {error}") from None
+    if taken:
+        raise InputError(f"{where}: expected the name of a file, got {str(path)!r}")
     if not near.is_dir():
         raise InputError(f"{where}: {path}: {near} is a file, not a folder")
     if not os.access(near, os.W_OK):

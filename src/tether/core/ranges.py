@@ -32,6 +32,10 @@ Single = Annotated[float, Gt(-3e38), Lt(3e38)]
 
 PositiveSingle = Annotated[float, Gt(0), Lt(3e38)]
 NonNegative = Annotated[float, Ge(0)]
+Rate = Annotated[float, Ge(0), Lt(1e30)]
+"""A learning rate: float32 holds it also times the factors of a schedule or a layer."""
+
+PositiveRate = Annotated[float, Gt(0), Lt(1e30)]
 Limit = Annotated[float, Gt(0), Le(math.inf)]
 """A number above 0; infinity sets no limit."""
 

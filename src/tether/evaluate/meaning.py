@@ -106,7 +106,7 @@ class Meaning:
                 f"Its text pairs hold {self.shared:,} captions of held-out images: text_retrieval on these is too good "
                 "and says nothing of new texts."
             )
-        times = "" if self.epochs is None else f", in {self.epochs:.3g} epochs"
+        times = "" if self.epochs is None else f", in {self.epochs:.3g} epoch{'' if self.epochs == 1 else 's'}"
         yield f"It learnt from {self.images:,} images with {self.captions:,} captions{times}."
         if self.scratch and self.images < 100_000:
             yield "That is too little to learn from random weights: millions of pairs are usual. Start from a model."

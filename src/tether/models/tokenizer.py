@@ -122,8 +122,8 @@ class _Trimming:
         if long:
             if not (self.cut or self.cuts_meant):
                 warnings.warn(
-                    f"{long} of {len(rows)} texts are longer than {self.context_length} tokens and were cut; "
-                    "the tokenizer's .cut counts on",
+                    f"{long} of {len(rows)} texts are longer than {self.context_length} tokens and were cut; of later "
+                    "ones nothing is said",
                     TextCutWarning,
                     stacklevel=3,
                 )

@@ -132,7 +132,7 @@ def check_free(folder: Path) -> None:
 
 def _held(folder: Path) -> InputError:
     if (folder / SUMMARY).exists():
-        said = "; it is trained, and --resume adds what a kill may have cut off behind, or choose another folder"
+        said = ", which is finished: choose another folder (--out); --resume only completes files that a kill cut off"
     else:
         said = "; go on with --resume or choose another folder"
     return InputError(f"{folder}: holds a run already{said}")

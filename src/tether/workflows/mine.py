@@ -11,6 +11,7 @@ import numpy as np
 
 from tether.core.atomic_io import local, write_text
 from tether.core.errors import InputError
+from tether.core.locks import locked
 from tether.core.protocols import Source
 from tether.core.ranges import Count, NonNegative, Whole, checked
 from tether.data import open_source
@@ -86,6 +87,7 @@ def mine(
 
     Raises:
         InputError: no such source or model, no pair in it, or fewer texts than a query needs.
+        LockedError: another process writes the table.
 
     Example:
         >>> import tempfile, tether
@@ -111,22 +113,23 @@ def mine(
             f"{rows.name}: no row has a text pair: expected two different captions, or text_pairs:path=FILE"
             + (f"; {left_out} rows are left out, the first that cannot be read: {bad}" if bad else "")
         )
-    encoder, _ = opened(model, device=device, random_weights=random_weights)
-    docs = list(dict.fromkeys(text for pairs in groups.values() for _, text in pairs))
-    place = {text: number for number, text in enumerate(docs)}
-    asked = [(key, query, positive) for key, pairs in groups.items() for query, positive in pairs]
-    own = {key: {place[text] for pair in pairs for text in pair if text in place} for key, pairs in groups.items()}
-    found = mine_hard_negatives(
-        lambda texts: encode_texts(encoder, texts, batch_size=batch_size, on_progress=on_progress).numpy(),
-        [query for _, query, _ in asked],
-        docs,
-        k=negatives,
-        skip_top=skip_top,
-        margin=margin,
-        own=[own[key] for key, _, _ in asked],
-    )
-    write_text(out, "".join(_lines(asked, docs, found.places)))
-    known = found.own[~np.isnan(found.own)]  # a query that is its own answer has none
+    with locked(out.with_name(f".{out.name}.lock"), purpose="tether mine"):
+        encoder, _ = opened(model, device=device, random_weights=random_weights)
+        docs = list(dict.fromkeys(text for pairs in groups.values() for _, text in pairs))
+        place = {text: number for number, text in enumerate(docs)}
+        asked = [(key, query, positive) for key, pairs in groups.items() for query, positive in pairs]
+        own = {key: {place[text] for pair in pairs for text in pair if text in place} for key, pairs in groups.items()}
+        found = mine_hard_negatives(
+            lambda texts: encode_texts(encoder, texts, batch_size=batch_size, on_progress=on_progress).numpy(),
+            [query for _, query, _ in asked],
+            docs,
+            k=negatives,
+            skip_top=skip_top,
+            margin=margin,
+            own=[own[key] for key, _, _ in asked],
+        )
+        write_text(out, "".join(_lines(asked, docs, found.places)))
+        known = found.own[~np.isnan(found.own)]  # a query that is its own answer has none
     return Mined(
         out,
         len(asked),

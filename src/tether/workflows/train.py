@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -23,6 +24,7 @@ from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
 from tether.evaluate.suite import check_measurable
 from tether.evaluate.suite import measure as measures_of
 from tether.models.load import load
+from tether.models.tokenizer import TextCutWarning
 from tether.train.claim import check_free
 from tether.train.config import RunConfig, load_config
 from tether.train.epochs import steps_per_epoch
@@ -216,7 +218,9 @@ def go(
         )
     meaning = read_meaning(out)
     if meaning is None and held_out is not None and "text_to_image_r10_chance" in result.metrics:
-        meaning = _meaning(config, result, held_out=held_out, out=out, device=device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TextCutWarning)  # the run itself has said how many
+            meaning = _meaning(config, result, held_out=held_out, out=out, device=device)
         meaning.save(out)
     steps = [] if meaning is None else list(meaning.next_steps(out, data=config.data))
     return TrainedRun(out, result, "" if held_out is None else held_out.name, meaning, next=steps)

@@ -72,6 +72,23 @@ def test_the_notice_counts_once():
         assert notice.told == 1
 
 
+@pytest.mark.parametrize("dims", [None, 16])
+def test_the_notice_names_only_what_reads_more(dims):
+    model, past = narrowed(create("tiny"), dims), "a red square " * 80  # 24 tokens, and past stretch's 72
+    for how in ("cut", "stretch"):
+        with pytest.warns(TextCutWarning, match=r"lost the end: windows reads them whole \(") as said:
+            _embedded(reading(model, how), past)
+        assert "stretch" not in str(said[0].message)
+    with pytest.warns(TextCutWarning, match="1 text is longer than 16384 tokens and lost the end$"):
+        _embedded(reading(model, "windows"), "a red square " * 6000)
+
+
+def _embedded(reader, text):
+    notice = CutNotice(reader)
+    with notice.watching():
+        encode_texts(reader, [text])
+
+
 def test_evaluation_says_how_many_captions_were_cut():
     model, source = create("tiny"), "scenes:rows=6,size=64,captions=long"
     settings = {"measures": ["retrieval", "clip_score"], "bootstrap": 0}

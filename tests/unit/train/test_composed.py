@@ -142,6 +142,8 @@ def test_every_preset_is_spelled_out_here():
         ),
         ({"terms": ["objective", "caption"]}, "term caption: head: unknown name 'decoder'"),
         ({"terms": ["clop"]}, "entry 0: unknown term 'clop'; did you mean 'clip'"),
+        ({"terms": [{"name": ["clip"]}]}, r"entry 0: unknown term \['clip'\]; did you mean 'clip'"),
+        ({"views": {"image": {}, "text": {"of": ["image"]}}}, r"of: unknown view \['image'\]"),
         ({"terms": []}, "terms: expected at least one"),
         ({"terms": [{"name": "clip", "weight": -1}]}, "weight: expected a finite number"),
         ({"terms": [{"name": "objective", "directions": "sum"}]}, "settings under `objective`"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 import tether
 from tether.core.errors import InputError
 from tether.data import open_source
 from tether.models.embed import encode_texts
+from tether.models.vision.masked_patches import mask_patches_
 
 RECIPE = {"recipe": "demo", "settings": ["size=tiny", "model={}", "steps=1", "precision=fp32"]}
 
@@ -58,6 +61,53 @@ def test_more_than_arrays_can_count():
     ):
         with pytest.raises(InputError, match=said):
             call()
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (("block", "norm"), "norm: unknown choice 'n"),
+        (("tower",), "unknown tower 'n"),
+        (("n" * 100_000,), "unknown key 'n"),
+    ],
+)
+def test_long_words_of_a_folder_are_quoted_short(tmp_path, keys, said):
+    tether.save(tether.load("tiny", random_weights=True), tmp_path / "model")
+    file = tmp_path / "model" / "model.json"
+    about = json.loads(file.read_text())
+    place = about["model"]["vision"]
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = "n" * 100_000
+    file.write_text(json.dumps(about))
+    with pytest.raises(InputError, match=said) as caught:
+        tether.load(tmp_path / "model")
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_module_is_no_name():
+    with pytest.raises(InputError, match=r"got Linear; a model in memory is saved first: .* save_pretrained"):
+        tether.load(torch.nn.Linear(2, 2))  # pyrefly: ignore[bad-argument-type]
+
+
+def test_a_shortlist_without_dims_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
+    model, source = tether.load("tiny", random_weights=True), "scenes:rows=5,size=64"
+    with pytest.raises(InputError, match=r"^shortlist: needs dims \(--dims\) beside it"):
+        tether.search(source, "a dog", model=model, top=1, shortlist=20)
+    with pytest.raises(InputError, match=r"^shortlist: expected at least top, 3, got 2"):
+        tether.search(source, "a dog", model=model, top=3, dims=8, shortlist=2)
+
+
+def test_an_image_tower_without_patches_is_named():
+    with pytest.raises(InputError, match="image tower of Sequential is no vision transformer"):
+        mask_patches_(torch.nn.Sequential())  # pyrefly: ignore[bad-argument-type]
+
+
+def test_what_a_larger_context_takes_is_said():
+    how = {"name": "stretch", "keep": 8, "ratio": 2}
+    with pytest.raises(InputError, match=r"ratio 2 makes 40 .* \(model.resized.context=40\)"):
+        tether.load("tiny", random_weights=True).resized(context=80, how=how)
 
 
 def test_what_only_the_first_step_refuses_leaves_no_folder(tmp_path):

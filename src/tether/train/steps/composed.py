@@ -15,6 +15,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.hash_rng import hash_int
+from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Features, Loss
 from tether.models.anatomy.find import anatomy_of
@@ -291,9 +292,9 @@ def _view(name: str, given: Mapping[str, Mapping[str, Any]], *, steps: int, seed
     where, settings, drawn = f"step: views: {name}", dict(given[name]), name
     if "of" in settings:
         drawn = settings.pop("of")
-        if drawn not in given or "of" in given[drawn]:
+        if not isinstance(drawn, str) or drawn not in given or "of" in given[drawn]:
             known = [other for other in given if "of" not in given[other]]
-            raise InputError(f"{where}: of: unknown view {drawn!r}; {closest(str(drawn), known)}")
+            raise InputError(f"{where}: of: unknown view {quoted(drawn)}; {closest(str(drawn)[:80], known)}")
         if others := settings.keys() - {"encoder", "want"}:
             raise InputError(
                 f"{where}: of: {', '.join(sorted(others))}: only encoder and want can be other than its own"
@@ -316,8 +317,8 @@ def _term(spec: Spec, objective: Objective, *, where: str, steps: int, seed: int
     name, weight, known = values.get("name"), values.pop("weight", 1.0), {OWN, *OBJECTIVES, *TERMS}
     if type(weight) not in (int, float) or not 0 <= weight < float("inf"):
         raise InputError(f"{where}: weight: expected a finite number of at least 0, got {weight!r}")
-    if name not in known:
-        raise InputError(f"{where}: unknown term {name!r}; {closest(str(name), known)}")
+    if not isinstance(name, str) or name not in known:
+        raise InputError(f"{where}: unknown term {quoted(name)}; {closest(str(name)[:80], known)}")
     label = str(values.pop("as", name))
     if name in TERMS:
         return label, build(values, TERMS, where=where), weight
