@@ -58,6 +58,8 @@ def test_what_a_killed_or_failed_try_left_is_no_obstacle_even_to_other_settings(
         file.write("none.png,three\n")
     with pytest.raises(InputError, match="bad row"):
         train(config("strict=true"), folder=run)
+    with pytest.raises(ZeroDivisionError):
+        train(config(), folder=run, should_stop=lambda: 1 // 0)
     for name in (".config.yaml.abcdefgh.tmp", ".metrics.jsonl.abcdefgh.tmp", "bad_rows.jsonl"):
         (run / name).write_text("half")
     (run / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n{"st')
