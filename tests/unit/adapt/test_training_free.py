@@ -138,13 +138,13 @@ def test_priors():
     X, y = X[kept], y[kept]
     heads = [
         GDAClassifier(alpha=1.0, priors=priors).fit(X, y, text_weights=texts)
-        for priors in ("uniform", "empirical", (8, 2, 2, 2))
+        for priors in ("uniform", "empirical", (8.0, 2.0, 2.0, 2.0))
     ]
     np.testing.assert_allclose(heads[1].priors_, [8 / 14, *[2 / 14] * 3])
     np.testing.assert_allclose(heads[1].intercept_ - heads[0].intercept_, np.log(4 * heads[1].priors_))
     np.testing.assert_allclose(heads[2].intercept_, heads[1].intercept_)
     with pytest.raises(InputError, match="priors: expected a number for each of 4"):
-        GDAClassifier(alpha=1.0, priors=(1, 2)).fit(X, y)
+        GDAClassifier(alpha=1.0, priors=(1.0, 2.0)).fit(X, y)
 
 
 def test_the_smaller_of_equal_alphas_and_what_is_left_when_none_helps():
@@ -184,7 +184,7 @@ def test_a_class_that_no_row_is_given_to():
 
 def test_further_classes():
     X, y, texts = cloud(6)
-    head = GDAClassifier(alpha=0.5, priors=(1, 2, 3, 4)).fit(X, y, text_weights=texts)
+    head = GDAClassifier(alpha=0.5, priors=(1.0, 2.0, 3.0, 4.0)).fit(X, y, text_weights=texts)
     more = unit(np.random.default_rng(5).normal(size=(3, 12)))
     with pytest.warns(UserWarning, match="24 rows are fewer than k = 64"):
         new = head.extend(X, text_weights=more, classes=["a", "b", "c"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
 from annotated_types import MinLen
@@ -108,7 +108,7 @@ class GDAClassifier(TextGuidedClassifier):
         text_weights: Float[np.ndarray, "c d"] | Tensor | None = None,
         classes: Sequence[object] | np.ndarray | None = None,
         validation: Labelled | None = None,
-    ) -> Self:
+    ) -> GDAClassifier:
         """Fit means and precision to labelled rows.
 
         Args:
@@ -146,7 +146,7 @@ class GDAClassifier(TextGuidedClassifier):
         classes: Sequence[object] | np.ndarray | None = None,
         validation: Labelled | None = None,
         n_iter: Count = 1,
-    ) -> Self:
+    ) -> GDAClassifier:
         """Fit to rows without labels, by expectation-maximisation from the zero-shot probabilities.
 
         A class that no row is given to has its text as its mean. The shrunk precision is smaller than the inverse
@@ -191,7 +191,7 @@ class GDAClassifier(TextGuidedClassifier):
         classes: Sequence[object] | np.ndarray,
         k: Count = 64,
         text_copies: Whole = 16,
-    ) -> Self:
+    ) -> GDAClassifier:
         """A classifier of further classes that have no images, from the embeddings that lie nearest to their texts.
 
         It tells these classes from each other, with the alpha of this one; priors are uniform.
@@ -257,7 +257,7 @@ class GDAClassifier(TextGuidedClassifier):
         if self.alpha == "search" and validation is None:
             raise InputError("alpha: expected validation=(X, y) for 'search', got none; or a number")
 
-    def _weigh(self, validation: Labelled | None) -> Self:
+    def _weigh(self, validation: Labelled | None) -> GDAClassifier:
         """Choose alpha."""
         if not isinstance(self.alpha, str):
             self.alpha_, self.validation_accuracy_ = float(self.alpha), np.empty(0)
@@ -283,7 +283,7 @@ def shrunk_precision(scatter: Float[np.ndarray, "d d"], *, rows: int, divisor: i
     return width * np.linalg.inv(((rows - 1) * scatter + trace * np.eye(width)) / divisor)
 
 
-def _mean_class_precision(classes: Sequence[Rows]) -> Float[np.ndarray, "d d"]:
+def _mean_class_precision(classes: Sequence[np.ndarray]) -> Float[np.ndarray, "d d"]:
     """The pseudo-inverse of the mean of the classes' own covariances; those of one row have none."""
     found = [np.cov(rows, rowvar=False) for rows in classes if len(rows) > 1]
     width = classes[0].shape[1]
@@ -293,7 +293,9 @@ def _mean_class_precision(classes: Sequence[Rows]) -> Float[np.ndarray, "d d"]:
     return np.linalg.pinv(mean, rcond=width * np.finfo(float).eps, hermitian=True)
 
 
-def _means(rows: Rows, shares: Float[np.ndarray, "n c"], *, texts: Float[np.ndarray, "c d"]) -> Rows:
+def _means(
+    rows: Rows, shares: Float[np.ndarray, "n c"], *, texts: Float[np.ndarray, "c d"]
+) -> Float[np.ndarray, "c d"]:
     """Mean of the rows of each class by their shares in it; its text where there are none."""
     total = shares.sum(axis=0)[:, None]
     return np.where(total > 0, shares.T @ rows / np.maximum(total, np.finfo(float).tiny), texts)

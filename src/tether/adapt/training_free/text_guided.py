@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,8 +27,9 @@ from tether.space.validation import checked_rows, checked_unit_rows, unit_rows
 
 LOGIT_SCALE = 100.0  # of the released CLIP models, which the grids of these methods are made for
 Rows = Float[np.ndarray, "n d"]
-Labelled = tuple[Rows, Sequence[object] | np.ndarray]
-"""(n, d) embeddings and the (n,) class of each."""
+Labelled = tuple[Float[np.ndarray, "m d"] | Tensor, Sequence[object] | np.ndarray]
+"""(m, d) embeddings and the (m,) class of each."""
+Head = TypeVar("Head", bound="TextGuidedClassifier")
 
 
 class TextGuidedClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
@@ -51,7 +52,7 @@ class TextGuidedClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     text_weights_: Float[np.ndarray, "c d"]
 
     @classmethod
-    def for_encoder(cls, model: DualEncoder, **settings: Any) -> Self:
+    def for_encoder(cls: type[Head], model: DualEncoder, **settings: Any) -> Head:
         """A classifier of a model's image embeddings, with the model's own logit scale and digest.
 
         Args:
@@ -105,7 +106,9 @@ class TextGuidedClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         write_state(path, format=self._format, settings={"own": self.get_params(), "classes": classes}, arrays=arrays)
 
     @classmethod
-    def load(cls, path: Path | str, *, encoder: DualEncoder | None = None, digest: str | None = None) -> Self:
+    def load(
+        cls: type[Head], path: Path | str, *, encoder: DualEncoder | None = None, digest: str | None = None
+    ) -> Head:
         """Read what ``save`` wrote, for the encoder that it was fitted on.
 
         Args:

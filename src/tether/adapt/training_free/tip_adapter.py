@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ class TipAdapter(TextGuidedClassifier):
         classes: Sequence[object] | np.ndarray | None = None,
         validation: Labelled | None = None,
         queries: Labelled | None = None,
-    ) -> Self:
+    ) -> TipAdapter:
         """Fill the cache, tune its keys if asked, and choose alpha and beta.
 
         Args:
