@@ -29,7 +29,12 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "transformers' SigLIP": lambda folder: hugging_face(folder, "siglip"),
     "composed": FAMILIES["composed EfficientNet"],
 }
-SETTINGS: dict[str, dict[str, Any]] = {"lora": {"steps": 4, "batch_size": 6, "rank": 2}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gda": {"views": 2},
+    "tip_adapter": {"views": 2, "keys": "tuned"},
+    "lora": {"steps": 4, "batch_size": 6, "rank": 2},
+    "svd": {"steps": 4, "batch_size": 6},
+}
 """So that a recipe takes seconds; what is not named has its defaults."""
 REFUSALS: dict[tuple[str, str], str] = {}
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""

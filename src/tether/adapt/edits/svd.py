@@ -18,7 +18,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Part, checked
 from tether.core.types import Batch
 from tether.models.composed.towers import TowerSide
-from tether.models.exchange import WeightPlace, exchanged, linears, merge_, replace, save_exchanged
+from tether.models.exchange import LinearPlace, WeightPlace, exchanged, linears, merge_, replace, save_exchanged
 from tether.models.sides import SIDES, Side
 
 Rest = Literal["kept", "dropped"]
@@ -124,7 +124,7 @@ class Svd:
             UnsupportedModelError: no encoder of ``tether.load``, or layers of another edit.
         """
         del calibration
-        places = linear_maps(cast(DualEncoder, model), towers=self.towers, include=self.include, layers=self.layers)
+        places = self.places(cast(DualEncoder, model))
         learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         replace(places, self._rows)
         self._rested = [name for name in learning if name in dict(model.named_parameters())]
@@ -149,6 +149,10 @@ class Svd:
         for name in self._rested:
             model.get_parameter(name).requires_grad_(True)
         return model
+
+    def places(self, model: DualEncoder) -> tuple[LinearPlace, ...]:
+        """The linear maps of a model that take part; errors as for ``apply_``."""
+        return linear_maps(model, towers=self.towers, include=self.include, layers=self.layers)
 
     def _rows(self, place: WeightPlace) -> SingularRows:
         return SingularRows(place.weight, ratio=self.rank_ratio, rest=self.rest)

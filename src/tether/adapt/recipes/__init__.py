@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.adapt.recipes.batches import Batches, TensorBatches
+from tether.adapt.recipes.gda import GdaRecipe
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
+from tether.adapt.recipes.svd import SvdRecipe
+from tether.adapt.recipes.tip_adapter import TipAdapterRecipe
 from tether.adapt.recipes.tuning import Outcome, Played, Tuning, play
 
 RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,
+    "gda": GdaRecipe,
+    "tip_adapter": TipAdapterRecipe,
     "lora": LoraRecipe,
+    "svd": SvdRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -23,6 +29,7 @@ __all__ = [
     "Case",
     "EmbeddedRows",
     "FitRecipe",
+    "GdaRecipe",
     "Given",
     "Kind",
     "LinearProbe",
@@ -30,7 +37,9 @@ __all__ = [
     "Outcome",
     "Played",
     "Recipe",
+    "SvdRecipe",
     "TensorBatches",
+    "TipAdapterRecipe",
     "TuneRecipe",
     "Tuning",
     "play",

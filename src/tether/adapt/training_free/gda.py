@@ -44,7 +44,7 @@ class GDAClassifier(TextGuidedClassifier):
             class, which are scaled to add up to 1.
         alphas: searched upwards; a later one must do better to be taken.
         logit_scale: of the cosines; ``for_encoder`` takes the model's own. Alpha depends on it.
-        digest: of the encoder's weights, for ``save``; ``for_encoder`` knows it.
+        digest: of the encoder's image side, for ``save``; ``for_encoder`` knows it.
 
     Attributes:
         classes_: (c,) the classes.

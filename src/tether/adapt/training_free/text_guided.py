@@ -15,9 +15,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from tether.adapt.heads.digest import image_digest
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.geometry import geometry_of
-from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import check_values
 from tether.core.state_file import check_encoder, known_digest, read_state, wide_array, write_state
@@ -53,7 +53,7 @@ class TextGuidedClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     @classmethod
     def for_encoder(cls: type[Head], model: DualEncoder, **settings: Any) -> Head:
-        """A classifier of a model's image embeddings, with the model's own logit scale and digest.
+        """A classifier of a model's image embeddings, with the model's own logit scale and its image side's digest.
 
         Args:
             model: any that ``tether.load`` gives; it is not kept.
@@ -66,7 +66,7 @@ class TextGuidedClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         if name != "clip":
             raise UnsupportedModelError(f"{cls.__name__}: expected a model that compares by cosine, got {name!r}")
         assert isinstance(model, Clip | WrappedEncoder)
-        return cls(**{"logit_scale": float(model.logit_scale.detach()), "digest": model_digest(model), **settings})
+        return cls(**{"logit_scale": float(model.logit_scale.detach()), "digest": image_digest(model), **settings})
 
     def zero_shot(self, X: Rows | Tensor) -> Float[np.ndarray, "n c"]:
         """What the texts alone say: ``logit_scale`` times the cosine of each row with each class."""
@@ -114,13 +114,15 @@ class TextGuidedClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         Args:
             path: the file.
             encoder: the model whose embeddings it will see; or else
-            digest: of that model's weights.
+            digest: of its image side, see ``adapt.heads.image_digest``.
 
         Raises:
             InputError: no such file, not one of this class, or another encoder than it was fitted on.
         """
         settings, arrays = read_state(path, what=cls.__name__, format=cls._format, arrays=frozenset(cls._state))
         found = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings["own"].items()})
+        if encoder is not None and digest is None:
+            encoder, digest = None, image_digest(encoder)
         check_encoder(path, recorded=settings["own"]["digest"], encoder=encoder, digest=digest)
         found.classes_ = np.array(settings["classes"]["values"], dtype=settings["classes"]["dtype"])
         for name in cls._state:

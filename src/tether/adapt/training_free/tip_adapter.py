@@ -43,7 +43,7 @@ class TipAdapter(TextGuidedClassifier):
         batch_size: rows in one step.
         random_state: seed of the order of rows.
         logit_scale: of the cosines; ``for_encoder`` takes the model's own.
-        digest: of the encoder's weights, for ``save``; ``for_encoder`` knows it.
+        digest: of the encoder's image side, for ``save``; ``for_encoder`` knows it.
 
     Attributes:
         classes_: (c,) the classes.
