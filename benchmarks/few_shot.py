@@ -8,7 +8,8 @@ One run, the same draws for all arms. Without ``--test`` two fifths of each clas
 all classes; the second learns the first half of them and asks both halves apart (base-to-new). Arms on embeddings
 are estimators; CPU seconds are those of the fit, and what it costs to embed an image is printed beside them. Any
 recipe of ``tether adapt`` that takes labelled images is an arm of ``--recipes``, ``NAME:key=value:...`` with settings;
-its seconds hold all it computes, but rows of the base that lie in the feature cache.
+its seconds hold all it computes, but rows of the base that lie in the feature cache. ``wise-NAME:...`` is the recipe
+followed by WiSE-FT: of the weights between the base and the tuned model, those that do best on the validation images.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 
 import tether
-from tether.adapt.recipes import RECIPES, Given
+from tether.adapt.recipes import RECIPES, Given, Outcome
 from tether.adapt.training_free import GDAClassifier, TipAdapter
+from tether.adapt.weights import interpolate
 from tether.core.component import build
 from tether.data import open_source
 from tether.data.labelled import LabelledRows, draw_parts, read_labels
@@ -40,6 +42,7 @@ from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_images
 from tether.tasks.classify.prompts import own_templates
 from tether.tasks.classify.zero_shot import class_weights
+from tether.workflows.adaptation.interpolation import SHARES
 from tether.workflows.adaptation.run import run
 
 HELD_OUT = 0.4
@@ -174,9 +177,27 @@ ARMS: dict[str, Callable[[Bench], Method]] = {
 }
 
 
+def interpolated(bench: Bench, tuned, given: Given):
+    """The best of the weights on the way to a tuned model, the nearest to the base of equals."""
+    best = (-1.0, tuned)
+    for share in SHARES:
+        model = interpolate(bench.model, tuned, share=share)
+        loaded = ordered(given.validation, image_spec=model.image_spec, batch_size=BATCH)
+        rows, labels = [], []
+        for some, pixels in loaded:
+            rows.append(encode_images(model, [pixels]))
+            labels += [row.meta["label"] for row in some]
+        texts = class_weights(model, given.classes, templates=bench.templates)
+        right = (F.normalize(torch.cat(rows), dim=1) @ texts.T).argmax(dim=1) == torch.tensor(labels)
+        if (score := float(right.float().mean())) > best[0]:
+            best = (score, model)
+    return best[1]
+
+
 def recipe_arm(bench: Bench, asked: str) -> Method:
     """A recipe of ``tether adapt`` as an arm: ``NAME:key=value:...``; it numbers the classes learnt from 0."""
-    name, *settings = asked.split(":")
+    name, *settings = asked.removeprefix("wise-").split(":")
+    wise = asked.startswith("wise-")
     spec = {"name": name, **dict(yaml.safe_load(pair.replace("=", ": ", 1)).popitem() for pair in settings)}
 
     def method(draw: Draw) -> Answer:
@@ -200,6 +221,8 @@ def recipe_arm(bench: Bench, asked: str) -> Method:
         )
         made.check(bench.model)
         outcome = run(made, bench.model, given, folder=None).outcome
+        if wise:
+            outcome = Outcome(model=interpolated(bench, outcome.model, given))
         images: list[torch.Tensor] = []
 
         def answer(rows: np.ndarray, classes: tuple[int, ...]) -> np.ndarray | None:

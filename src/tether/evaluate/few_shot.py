@@ -173,11 +173,11 @@ class FewShotTable:
 
     def lines(self) -> list[str]:
         """The table as text: accuracies in per cent."""
-        head = f"{'method':<16}{'shots':>6}{'learnt':>16}{'unseen':>16}{'harmonic':>16}{'CPU s':>10}{'asking':>9}"
+        wide = max(len(one.method) for one in self.figures)
         return [
-            head,
+            f"{'method':<{wide}}{'shots':>6}{'learnt':>16}{'unseen':>16}{'harmonic':>16}{'CPU s':>10}{'asking':>9}",
             *(
-                f"{row.method:<16}{row.shots:>6}{_per_cent(row.accuracy):>16}{_per_cent(row.unseen):>16}"
+                f"{row.method:<{wide}}{row.shots:>6}{_per_cent(row.accuracy):>16}{_per_cent(row.unseen):>16}"
                 f"{_per_cent(row.harmonic):>16}{row.seconds:>10.3f}{row.asking:>9.3f}"
                 for row in self.rows()
             ),

@@ -10,10 +10,12 @@ from families import FAMILIES, SEALED
 from tether.adapt.edits import Svd, rank_changes, singular_rank, singular_values
 from tether.adapt.edits.linear_maps import linear_maps
 from tether.adapt.finetune import Lora
-from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.models import create
 from tether.models.cached import CachedEncoder
 from tether.models.exchange import linears, load_exchanged_, save_exchanged
+from tether.train import load_config, train
+from tether.workflows.edits import EDITS
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]
@@ -213,3 +215,25 @@ def test_saved_after_a_training_and_loaded(tiny, tmp_path):
     for now, then in zip(encoded(again), moved, strict=True):
         torch.testing.assert_close(now, then, rtol=1e-5, atol=1e-5)
     assert rank_changes(create("tiny", seed=1), again)[0].block == 1
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits_and_opens_only_then(tmp_path):
+    start = tether.save(create("tiny", seed=1), tmp_path / "start")
+    settings = ["data=scenes:rows=64,size=64", f"model={{load: {start}}}", "steps=8", "batch_size=8", "threads=1"]
+    settings += ["precision=fp32", f"edits=[{{name: svd, layers: top, values: {tmp_path / 'values.safetensors'}}}]"]
+    settings += ["optimizer={name: adamw, lr: 0.01}"]
+    config, asked = load_config(overrides=settings), []
+    train(config, folder=tmp_path / "whole", edits=EDITS)
+    with pytest.raises(StoppedError):
+        train(config, folder=tmp_path / "run", edits=EDITS, should_stop=lambda: asked.append(0) or len(asked) == 4)
+    with pytest.raises(InputError, match="unfinished run"):
+        tether.load(tmp_path / "run")
+    train(config, folder=tmp_path / "run", edits=EDITS, resume=True)
+    whole, parts, plain = (tether.load(tmp_path / name) for name in ("whole", "run", "start"))
+    assert all(torch.equal(value, parts.state_dict()[name]) for name, value in whole.state_dict().items())
+    before, after = plain.state_dict(), whole.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved == {place.tensor for side in ("image", "text") for place in linears(plain, side=side, blocks=[-1])}
+    again = load_exchanged_(Svd(layers="top").apply_(plain), tmp_path / "values.safetensors")
+    for now, then in zip(encoded(again), encoded(whole), strict=True):
+        torch.testing.assert_close(now, then, rtol=1e-5, atol=1e-5)
