@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 import tether
 from memory_rows import squares
+from tether.adapt.edits import Svd, singular_values
 from tether.adapt.heads import CacheHead, LinearHead
 from tether.adapt.recipes import Given, SvdRecipe, TipAdapterRecipe
 from tether.adapt.recipes.gda import GdaRecipe
@@ -102,6 +103,22 @@ def test_another_geometry_is_refused(name):
 def test_no_map_to_adapt_is_refused(model):
     with pytest.raises(UnsupportedModelError, match="no linear map in text is one of map"):
         SvdRecipe(include=("map",), side="text").check(model)
+
+
+def test_towers_that_share_their_weights_move_together_or_not_at_all():
+    shared = create("tiny", seed=1, towers="shared").eval()
+    with pytest.raises(UnsupportedModelError, match="one side must rest, and the towers share"):
+        SvdRecipe(side="image").check(shared)
+    SvdRecipe().check(shared)
+    before = [shared.encode_image(torch.ones(1, 3, 32, 32)).pooled, shared.embed(["a cat"])]
+    Svd().apply_(shared)
+    count = sum(parameter.numel() for parameter in shared.parameters() if parameter.requires_grad)
+    assert count == sum(map(len, singular_values(shared).values()))
+    with torch.no_grad():
+        for parameter in shared.parameters():
+            parameter.mul_(1.2 if parameter.requires_grad else 1.0)
+    after = [shared.encode_image(torch.ones(1, 3, 32, 32)).pooled, shared.embed(["a cat"])]
+    assert not any(torch.allclose(now, then) for now, then in zip(after, before, strict=True))
 
 
 def test_singular_values_of_one_side_leave_the_other(model):

@@ -36,7 +36,7 @@ def linear_maps(
     include: Collection[MapKind],
     layers: Depth | Sequence[int],
 ) -> tuple[LinearPlace, ...]:
-    """The linear maps chosen, tower by tower, ready for ``models.exchange.replace``.
+    """The linear maps chosen, tower by tower, ready for ``models.exchange.replace``; one that towers share stands once.
 
     Of a tower whose blocks are known, ``q``, ``k``, ``v``, ``o`` and ``mlp`` are taken apart, also where one matrix
     holds several. Of any other (BERT, ConvNeXt) every linear layer in a repeated block is ``other``; its first number
@@ -78,7 +78,11 @@ def linear_maps(
             f"include, layers, towers: no linear map in {', '.join(towers) or 'no tower'} is one of "
             f"{', '.join(include) or 'none'} in layers {layers!r}"
         )
-    return tuple(found)
+    own: dict[tuple[int, str, int], LinearPlace] = {}  # towers that share their weights have the same places
+    for place in found:
+        held = place.held("weight")
+        own.setdefault((id(held.module), held.name, held.start), place)
+    return tuple(own.values())
 
 
 def _plain(model: Clip | WrappedEncoder, side: Side, layers: Depth | Sequence[int]) -> list[LinearPlace]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 from annotated_types import MinLen
 from torch import nn
 
 from tether.adapt.edits.linear_maps import MAP_KINDS, Depth, MapKind
 from tether.adapt.edits.svd import Svd
-from tether.adapt.recipes.class_step import CROPS, ClassStep
+from tether.adapt.finetune.towers import tower_parameters
+from tether.adapt.recipes.class_step import ClassStep
+from tether.adapt.recipes.class_tuning import Images, contents_of
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import Sides, rest_, sides_of
 from tether.adapt.recipes.recipe import Case, TuneRecipe
@@ -19,7 +21,8 @@ from tether.adapt.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Part, Positive, checked
-from tether.data.contents import BatchContents
+from tether.models.dual import Clip
+from tether.models.wrapped_encoders import WrappedEncoder
 
 
 class SvdRecipe(TuneRecipe):
@@ -44,7 +47,7 @@ class SvdRecipe(TuneRecipe):
         steps: Count = 200,
         batch_size: Count = 32,
         learning_rate: Positive = 5e-4,
-        images: Literal["crops", "plain"] = "crops",
+        images: Images = "crops",
     ) -> None:
         """Take the settings.
 
@@ -72,9 +75,17 @@ class SvdRecipe(TuneRecipe):
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
         try:
-            self.edit.places(model)
+            places = self.edit.places(model)
         except InputError as error:
             raise refused("no blocks", found=str(error)) from error
+        if self.side != "both":
+            encoder = cast("Clip | WrappedEncoder", model)
+            reached = tower_parameters(encoder, side="text" if self.side == "image" else "image").values()
+            other = {id(parameter) for parameter in reached}
+            for place in places:
+                held = place.held("weight")
+                if id(held.module.get_parameter(held.name)) in other:
+                    raise refused("shared towers", found=place.tensor)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""
@@ -82,11 +93,7 @@ class SvdRecipe(TuneRecipe):
         self.edit.apply_(cast(nn.Module, model))
         return Tuning(
             step=ClassStep.of(model, given, texts=self.side != "image"),
-            batches=given.loader(
-                model,
-                batch_size=self.batch_size,
-                contents=BatchContents(crops=CROPS) if self.images == "crops" else None,
-            ),
+            batches=given.loader(model, batch_size=self.batch_size, contents=contents_of(self.images)),
             steps=self.steps,
             optimizer={"name": "adamw", "lr": self.learning_rate},
             edits=[self.edit],
