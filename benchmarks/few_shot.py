@@ -37,7 +37,16 @@ from tether.core.component import build
 from tether.data import open_source
 from tether.data.labelled import LabelledRows, draw_parts, read_labels
 from tether.data.loader import ordered
-from tether.evaluate.few_shot import Answer, Draw, FewShotFigure, FewShotTable, Method, draw_of, few_shot, rows_at
+from tether.evaluate.few_shot import (
+    Draw,
+    FewShotAnswer,
+    FewShotFigure,
+    FewShotTable,
+    Method,
+    draw_of,
+    few_shot,
+    rows_at,
+)
 from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_images
 from tether.tasks.classify.prompts import own_templates
@@ -106,7 +115,7 @@ def zero_shot(bench: Bench) -> Method:
 def of_sklearn(bench: Bench, fit: Callable[[Draw], object | None]) -> Method:
     """A classifier that knows the classes of its rows alone."""
 
-    def method(draw: Draw) -> Answer | None:
+    def method(draw: Draw) -> FewShotAnswer | None:
         made = fit(draw)
         if made is None:
             return None
@@ -137,7 +146,7 @@ def logistic(bench: Bench) -> Method:
 
 
 def tip_adapter(bench: Bench, **settings) -> Method:
-    def method(draw: Draw) -> Answer:
+    def method(draw: Draw) -> FewShotAnswer:
         head = TipAdapter(logit_scale=bench.scale, **settings)
         texts = bench.text[list(draw.classes)]
         head.fit(*bench.shown(draw), text_weights=texts, classes=draw.classes, validation=bench.chosen(draw))
@@ -149,7 +158,7 @@ def tip_adapter(bench: Bench, **settings) -> Method:
 
 
 def gda(bench: Bench, **settings) -> Method:
-    def method(draw: Draw) -> Answer:
+    def method(draw: Draw) -> FewShotAnswer:
         head = GDAClassifier(logit_scale=bench.scale, **settings)
         rows, labels = bench.shown(draw)
         texts = bench.text[list(draw.classes)]
@@ -200,7 +209,7 @@ def recipe_arm(bench: Bench, asked: str) -> Method:
     wise = asked.startswith("wise-")
     spec = {"name": name, **dict(yaml.safe_load(pair.replace("=", ": ", 1)).popitem() for pair in settings)}
 
-    def method(draw: Draw) -> Answer:
+    def method(draw: Draw) -> FewShotAnswer:
         made = build(spec, RECIPES, where="--recipes", finite=True)
         prompts = tuple(bench.prompts[label] for label in draw.classes)
         parts = {

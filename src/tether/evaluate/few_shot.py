@@ -44,7 +44,7 @@ class Draw:
 
 
 @runtime_checkable
-class Answer(Protocol):
+class FewShotAnswer(Protocol):
     """What a method has learnt from a draw."""
 
     def __call__(self, rows: Numbers, classes: tuple[int, ...]) -> Numbers | None:
@@ -52,7 +52,7 @@ class Answer(Protocol):
         ...
 
 
-Method = Callable[[Draw], Answer | None]
+Method = Callable[[Draw], FewShotAnswer | None]
 """Learns from a draw; None where it cannot learn from so few."""
 
 
@@ -300,7 +300,7 @@ def _figure(name: str, method: Method, draw: Draw, *, labels: Numbers, others: t
     return FewShotFigure(name, draw.shots, draw.seed, learnt, unseen, learning, time.process_time() - begun)
 
 
-def _score(name: str, answer: Answer | None, classes: tuple[int, ...], *, labels: Numbers) -> float | None:
+def _score(name: str, answer: FewShotAnswer | None, classes: tuple[int, ...], *, labels: Numbers) -> float | None:
     if answer is None or not classes:
         return None
     rows = np.flatnonzero(np.isin(labels, classes))

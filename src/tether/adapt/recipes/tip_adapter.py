@@ -59,7 +59,7 @@ class TipAdapterRecipe(FitRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 1:
+        if "labels" not in case.kinds or not 1 <= case.least < 4:
             return ""
         return f"asks which of {case.least} images a class an image is near to, beside what the class names say"
 
