@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -93,7 +93,9 @@ class CacheHead(Head):
         return {"alpha": self.alpha, "beta": self.beta}
 
     @classmethod
-    def restore(cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]) -> Self:
+    def restore(
+        cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]
+    ) -> CacheHead:
         """See Head."""
         weight, keys, owners = (torch.from_numpy(arrays[name]) for name in ("weight", "keys", "key_classes"))
         return cls(weight, keys, owners, classes=classes, alpha=settings["alpha"], beta=settings["beta"])
