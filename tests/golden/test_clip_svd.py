@@ -17,7 +17,8 @@ V = load("clip-svd")
 HYPER = V.meta["hyper"]
 RTOL = float(re.search(r"rtol ([\d.e-]+)", V.meta["tolerance"])[1])
 PARTS = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "up": "mlp.0", "down": "mlp.2"}
-PREFIX = "visual.transformer.resblocks."
+FIRST = "0.attn.in_proj_weight"
+PREFIX = next(name for name in V.arrays if name.endswith(f".{FIRST}")).removeprefix("sd/").removesuffix(FIRST)
 
 
 class Block(nn.Module):
