@@ -35,10 +35,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "close_the_gap": SHORT | {"learning_rate": 1e-4},
     "coop": {"context": 2, "epochs": 2, "batch_size": 6},
     "full": SHORT,
+    "gda": {"views": 2},
     "lora": SHORT | {"rank": 2},
     "norms": SHORT,
     "pairs": SHORT,
     "paraphrases": SHORT,
+    "svd": SHORT,
+    "tip_adapter": {"views": 2, "keys": "tuned"},
 }
 """So that a recipe takes seconds; what is not named has its defaults."""
 REFUSALS: dict[tuple[str, str], str] = {

@@ -4,16 +4,24 @@ import pytest
 from sklearn.utils.estimator_checks import check_estimator
 
 from tether.adapt.debias import DEBIASERS
+from tether.adapt.training_free import TRAINING_FREE
 from tether.space import ESTIMATORS
 from tether.tasks.safety import CLASSIFIERS
 
-EVERY = {**ESTIMATORS, **DEBIASERS, **CLASSIFIERS}
-SETTINGS: dict[str, dict[str, object]] = {"fairer_clip": {"n_features": 100, "n_code_features": 100, "random_state": 0}}
-"""Settings that keep a fit quick; the others have their defaults."""
+EVERY = {**ESTIMATORS, **DEBIASERS, **TRAINING_FREE, **CLASSIFIERS}
+SETTINGS: dict[str, dict[str, object]] = {
+    "fairer_clip": {"n_features": 100, "n_code_features": 100, "random_state": 0},
+    "gda": {"alpha": 1.0},
+    "tip_adapter": {"alpha": 1.0, "beta": 5.5},
+}
+"""Settings that keep a fit quick, or that need no validation rows; the others have their defaults."""
 
 # (estimator, check) -> why it may fail.
+ZERO_ROW = "one of its rows becomes zero, and a zero row has no cosine"
 EXCEPTIONS: dict[tuple[str, str], str] = {
-    ("prompt_classifier", "check_estimators_dtypes"): "one of its rows becomes zero, and a zero row has no cosine",
+    ("gda", "check_estimators_dtypes"): ZERO_ROW,
+    ("tip_adapter", "check_estimators_dtypes"): ZERO_ROW,
+    ("prompt_classifier", "check_estimators_dtypes"): ZERO_ROW,
     ("prompt_classifier", "check_class_weight_classifiers"): "weights are a mean within each batch, as in the release, "
     "so a batch without the heavy class counts in full",
 }

@@ -30,6 +30,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     },
     "kept_positions": {"every weight learns": "the positions that learn have a name of their own"},
     "lora": {"every weight learns": "the model's own weights rest"},
+    "svd": {"every weight learns": "the model's own weights rest"},
     "masked_patches": {
         "every weight learns": "the layer under the vector has a name of its own",
         "takes convnext": "no view can choose its patches",

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.parametrize import ParametrizationList
 
 from tether.core.errors import InputError, TetherError
 from tether.optim.timm_adapter import TensorState
@@ -77,9 +78,11 @@ def parallelise(module: nn.Module, *, sharding: Literal["none", "ddp", "fsdp2"],
     for scalar in scalars:  # FSDP2 cannot shard them, and leaves the gradients of what it ignores unreduced
         if scalar.requires_grad:
             scalar.register_post_accumulate_grad_hook(_average_gradient)
-    for layers in [layer for layer in module.modules() if isinstance(layer, nn.ModuleList)]:
-        for layer in layers:
-            fully_shard(layer, mesh=mesh)
+    lists = [layers for layers in module.modules() if isinstance(layers, nn.ModuleList)]
+    for layers in lists:
+        if not isinstance(layers, ParametrizationList):  # which belongs to a layer that is sharded with its block
+            for layer in layers:
+                fully_shard(layer, mesh=mesh)
     fully_shard(module, mesh=mesh, ignored_params=scalars)
     return module
 

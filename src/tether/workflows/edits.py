@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tether.adapt.edits import WEIGHT_EDITS
 from tether.adapt.finetune import ADAPTERS
 from tether.compress.quantise import QUANTISERS
 from tether.core.protocols import ModelEdit
 
-EDITS: Mapping[str, type[ModelEdit]] = {**QUANTISERS, **ADAPTERS}
+EDITS: Mapping[str, type[ModelEdit]] = {**QUANTISERS, **ADAPTERS, **WEIGHT_EDITS}
 """Every edit by the name a recipe uses."""

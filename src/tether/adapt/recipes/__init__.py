@@ -10,6 +10,7 @@ from tether.adapt.recipes.close_the_gap import CloseTheGap
 from tether.adapt.recipes.contrastive import PairTuning
 from tether.adapt.recipes.coop import CoOp
 from tether.adapt.recipes.full import FullTuning
+from tether.adapt.recipes.gda import GdaRecipe
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.maps import MapsRecipe
@@ -17,12 +18,17 @@ from tether.adapt.recipes.norms import NormTuning
 from tether.adapt.recipes.paraphrases import Paraphrases
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
+from tether.adapt.recipes.svd import SvdRecipe
+from tether.adapt.recipes.tip_adapter import TipAdapterRecipe
 from tether.adapt.recipes.tuning import Outcome, Played, Tuning, play
 
 RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,
+    "gda": GdaRecipe,
+    "tip_adapter": TipAdapterRecipe,
     "coop": CoOp,
     "lora": LoraRecipe,
+    "svd": SvdRecipe,
     "norms": NormTuning,
     "full": FullTuning,
     "clipood": ClipoodRecipe,
@@ -43,6 +49,7 @@ __all__ = [
     "EmbeddedRows",
     "FitRecipe",
     "FullTuning",
+    "GdaRecipe",
     "Given",
     "Kind",
     "LinearProbe",
@@ -55,7 +62,9 @@ __all__ = [
     "Played",
     "Recipe",
     "ReplayedBatches",
+    "SvdRecipe",
     "TensorBatches",
+    "TipAdapterRecipe",
     "TuneRecipe",
     "Tuning",
     "play",

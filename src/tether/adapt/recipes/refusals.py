@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.errors import UnsupportedModelError
+from tether.core.geometry import geometry_of
+from tether.core.protocols import DualEncoder
 
 REASONS: Mapping[str, str] = {
     "geometry": "it compares embeddings by cosine, and this model's geometry is {found}",
@@ -21,3 +23,9 @@ REASONS: Mapping[str, str] = {
 def refused(reason: str, *, found: object = "") -> UnsupportedModelError:
     """An error with one of the reasons; the workflow puts the recipe's name before it."""
     return UnsupportedModelError(REASONS[reason].format(found=found))
+
+
+def check_cosine_model(model: DualEncoder) -> None:
+    """Refuse a model of another geometry."""
+    if (name := geometry_of(model).name) != "clip":
+        raise refused("geometry", found=name)
