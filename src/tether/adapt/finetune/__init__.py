@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tether.adapt.finetune.classifier import ClipClassifier
+from tether.adapt.finetune.classifier_recipe import FINE_TUNE_RECIPES, FineTuneRecipe, LabelLoss
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.finetune.clipood import Tuned, class_texts, tune_images_
 from tether.adapt.finetune.kept_positions import KeptPositions
@@ -25,9 +27,13 @@ ADAPTERS: Mapping[str, type[ModelEdit]] = {
 
 __all__ = [
     "ADAPTERS",
+    "FINE_TUNE_RECIPES",
+    "ClipClassifier",
     "ClipRefineLoss",
+    "FineTuneRecipe",
     "FittedMaps",
     "KeptPositions",
+    "LabelLoss",
     "Lora",
     "MapFit",
     "MarginMetricSoftmax",
