@@ -50,8 +50,8 @@ class LabelAugment:
     An ``data.augment.Augment``: what happens to a row depends on its 64 random bits alone. Boxes and masks cannot
     follow it, and words like "left" or "red" may be wrong afterwards.
 
-    Source: arXiv 1909.13719 (RandAugment) by timm; arXiv 1708.04896 (random erasing), each pixel drawn from a normal law
-    of the model's mean and standard deviation, as timm's mode ``pixel`` has it.
+    Source: arXiv 1909.13719 (RandAugment), by timm; arXiv 1708.04896 (random erasing), each pixel drawn from a normal
+    law of the model's mean and standard deviation, as timm's mode ``pixel`` has it.
 
     Example:
         >>> import numpy as np, torch

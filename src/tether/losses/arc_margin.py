@@ -40,8 +40,8 @@ def with_margin(cosine: Float[Tensor, "*n"], *, margin: Margin = MARGIN) -> Floa
 class ArcMarginHead(nn.Module):
     """Class vectors for training: the angle to the right one must be smaller by ``margin`` than it need be.
 
-    Both sides are scaled to length 1, so weight decay of the class vectors changes nothing but their rate. The head is
-    dropped after training.
+    Both sides are scaled to length 1, so weight decay would change nothing but the rate of the class vectors, which
+    ``optim.parameter_groups`` spares. The head is dropped after training.
 
     Source: arXiv 1801.07698; as GPR-FT and MCIP use it, arXiv 2409.01936.
 
@@ -56,6 +56,8 @@ class ArcMarginHead(nn.Module):
         >>> bool(head(features, labels=labels).diagonal().max() < 30), bool(head(features).diagonal().min() > 29.99)
         (True, True)
     """
+
+    undecayed = ("weight",)
 
     @checked
     def __init__(
