@@ -29,7 +29,11 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "transformers' SigLIP": lambda folder: hugging_face(folder, "siglip"),
     "composed": FAMILIES["composed EfficientNet"],
 }
-SETTINGS: dict[str, dict[str, Any]] = {"lora": {"steps": 4, "batch_size": 6, "rank": 2}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lora": {"steps": 4, "batch_size": 6, "rank": 2},
+    "classifier": {"steps": 4, "batch_size": 6},
+    "image-search": {"steps": 2, "realign_steps": 2, "batch_size": 6},
+}
 """So that a recipe takes seconds; what is not named has its defaults."""
 REFUSALS: dict[tuple[str, str], str] = {}
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""
@@ -99,7 +103,7 @@ def test_gives_what_it_says_and_leaves_the_base(
         assert done.report.keep
     if done.head is not None:
         head = load_head(tmp_path / "out", model=done.model or model)
-        rows = torch.randn(5, model.dim, generator=torch.Generator().manual_seed(0))
+        rows = torch.randn(5, head.dim, generator=torch.Generator().manual_seed(0))
         assert torch.equal(head.logits(rows), done.head.logits(rows))
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert told["digest"] == digest

@@ -47,8 +47,8 @@ def seeded(draw: int) -> Iterator[None]:
 class LabelAugment:
     """A few of timm's changes of colour and shape for each image, then noise in a rectangle of some of them.
 
-    An ``data.augment.Augment``: what happens to a row depends on its 64 random bits alone. Boxes and masks cannot
-    follow it, and words like "left" or "red" may be wrong afterwards.
+    An ``data.augment.Augment``: what happens to a row depends on its 64 random bits alone. Boxes and masks do not
+    follow what is turned or sheared, and words like "left" or "red" may be wrong afterwards.
 
     Source: arXiv 1909.13719 (RandAugment), by timm; arXiv 1708.04896 (random erasing), each pixel drawn from a normal
     law of the model's mean and standard deviation, as timm's mode ``pixel`` has it.
@@ -87,8 +87,8 @@ class LabelAugment:
         return torch.stack([self._row(row, draw) for row, draw in zip(pixels, draws, strict=True)])
 
     def placements(self, draws: np.ndarray, *, size: tuple[int, int]) -> Sequence[Placement]:
-        """Raise an InputError: places of boxes are not known afterwards."""
-        raise InputError("augment: boxes and masks cannot follow RandAugment; expected another change of the images")
+        """The frame stays; inside it things are turned and sheared, so what is said here is no guide for boxes."""
+        return [Placement()] * len(draws)
 
     def _row(self, pixels: UInt8[Tensor, "3 h w"], draw: np.uint64) -> UInt8[Tensor, "3 h w"]:
         if self._change is not None:

@@ -67,8 +67,8 @@ def image_retrieval(
         >>> from tether.evaluate.image_retrieval import image_retrieval
         >>> features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
         >>> found = image_retrieval(features, torch.tensor([0, 0, 1, 2]))
-        >>> found.ranks.tolist(), found.map
-        ([2, 3], 0.4166666666666667)
+        >>> found.ranks.tolist(), round(found.map, 4)
+        ([2, 3], 0.4167)
     """
     features = checked_rows(features, name="features")
     count = len(features)

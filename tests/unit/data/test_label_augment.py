@@ -12,6 +12,7 @@ import torch
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.data.label_augment import LabelAugment
+from tether.data.placement import Placement
 
 SPEC = ImageSpec(size=(24, 32))
 DRAWS = np.random.default_rng(0).integers(0, 2**63, 400).astype(np.uint64)
@@ -58,6 +59,5 @@ def test_refuses(settings: dict[str, Any], said: str) -> None:
         LabelAugment(SPEC, **settings)
 
 
-def test_boxes_cannot_follow() -> None:
-    with pytest.raises(InputError, match="boxes and masks cannot follow"):
-        LabelAugment(SPEC).placements(DRAWS[:1], size=(24, 32))
+def test_the_frame_stays() -> None:
+    assert LabelAugment(SPEC).placements(DRAWS[:2], size=(24, 32)) == [Placement(), Placement()]

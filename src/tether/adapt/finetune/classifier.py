@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.adapt.finetune.descent import eval_mode
-from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, Part, Positive, checked
 from tether.models.anatomy.find import tower_of
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
+from tether.models.mean_patches import Pool, patch_tokens
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import layer_decay_groups
 
-Pool = Literal["mean_patch", "class_token"]
 HEAD_STD, HEAD_SCALE = 0.02, 0.001  # released finetune_clip.py
 _PATCHES = re.compile(r"(?:^|\.)(?:patch|patch_embed|patch_embeddings?|conv1|conv_stem|stem)\.")
 """Names of the layer that makes patches of pixels, in every library."""
@@ -104,19 +104,15 @@ class ClipClassifier(nn.Module):
             UnsupportedModelError: a tower that shows no tokens, or, for ``class_token``, has none.
         """
         super().__init__()
-        tower = tower_of(encoder)
-        if pool == "class_token" and not (tower.prefix and tower.sealed is None):
-            raise UnsupportedModelError(f"pool: the image tower, a {tower.what}, has no class token")
-        self.encoder, self.pool = encoder, pool
-        self.read = PatchReadOut(tower.width, classes=classes, generator=generator)
+        self.encoder: Clip | WrappedEncoder = encoder
+        self.pool: Pool = pool
+        self.read = PatchReadOut(tower_of(encoder).width, classes=classes, generator=generator)
         self.read.to(encoder.logit_scale.device)
         self._move()
 
     def tokens(self, image: Tensor) -> Float[Tensor, "b n w"]:
         """What the read-out is given of (b, 3, h, w) uint8 images or normalised floats."""
-        tower = tower_of(self.encoder)
-        stream = tower.run(tower.embed(image))
-        return stream.layout.read(stream.x)[:, None] if self.pool == "class_token" else stream.x[:, tower.prefix :]
+        return patch_tokens(self.encoder, image, pool=self.pool)
 
     def forward(self, image: Tensor) -> Float[Tensor, "b c"]:
         """Logits of (b, 3, h, w) uint8 images or normalised floats."""

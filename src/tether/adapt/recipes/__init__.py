@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.adapt.recipes.batches import Batches, TensorBatches
+from tether.adapt.recipes.classifier import ClassifierRecipe
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
+from tether.adapt.recipes.image_search import ImageSearch
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
@@ -14,6 +16,8 @@ from tether.adapt.recipes.tuning import Outcome, Played, Tuning, play
 RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,
     "lora": LoraRecipe,
+    "classifier": ClassifierRecipe,
+    "image-search": ImageSearch,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -21,9 +25,11 @@ __all__ = [
     "RECIPES",
     "Batches",
     "Case",
+    "ClassifierRecipe",
     "EmbeddedRows",
     "FitRecipe",
     "Given",
+    "ImageSearch",
     "Kind",
     "LinearProbe",
     "LoraRecipe",
