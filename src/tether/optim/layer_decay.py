@@ -27,7 +27,7 @@ _INPUT = re.compile(
 _OUTPUT = re.compile(
     r"(?:^|\.)(?:norm|fc_norm|norm_post|ln_post|ln_final|final_layer_norm|post_layernorm|layernorm|head|attn_pool"
     r"|attnpool|pooler|proj|projection|text_projection|visual_projection|image_map|text_map|point_scale|conv_head|bn2"
-    r"|final_conv)(?:\.|$)"
+    r"|final_conv|rel_pos_bias)(?:\.|$)"
 )
 """Names of what comes after the last block."""
 _FINAL_NORM = re.compile(r"(?:^|\.)(?:norm|norm_post|ln_post|ln_final|final_layer_norm|post_layernorm)\.\w+$")
@@ -145,7 +145,7 @@ def layer_decay_groups(
 _SHOWN = 8
 _EXEMPT = (
     *("cls_token", "class_token", "class_embedding", "pos_embed", "position", "positional_embedding"),
-    *("position_embedding", "position_embeddings"),
+    *("position_embedding", "position_embeddings", "relative_position_bias_table"),
 )
 
 

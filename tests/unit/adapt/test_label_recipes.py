@@ -59,6 +59,11 @@ def test_the_result_names_images_from_its_folder(tmp_path: Any) -> None:
     with torch.no_grad():
         rows = head.reader(model).encode_image(torch.full((1, 3, 32, 32), 30, dtype=torch.uint8)).pooled
     assert head.logits(rows).shape == (1, 3)
+    named = tether.classify(squares(9, seed=7), model=model, head=tmp_path / "out")
+    with torch.no_grad():
+        pixels = torch.stack([torch.from_numpy(row.image).permute(2, 0, 1) for row in squares(9, seed=7).rows])
+        best = head.logits(head.reader(model).encode_image(pixels).pooled).argmax(dim=1)
+    assert [one.label for one in named.labels] == [head.classes[number] for number in best.tolist()]
     with pytest.raises(InputError, match="was fitted on an image side with digest"):
         load_head(tmp_path / "out", model=create("tiny", seed=1))
 
