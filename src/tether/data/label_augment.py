@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import random
 import re
@@ -124,7 +125,7 @@ def _timm_change(words: str, spec: ImageSpec) -> Callable[[Any], Any]:
     from PIL.Image import Resampling
     from timm.data.auto_augment import rand_augment_transform
 
-    return rand_augment_transform(
+    change = rand_augment_transform(
         words,
         {
             "translate_const": int(0.45 * min(spec.size)),
@@ -132,3 +133,12 @@ def _timm_change(words: str, spec: ImageSpec) -> Callable[[Any], Any]:
             "interpolation": Resampling[spec.interpolation.upper()],
         },
     )
+    for one in change.ops:
+        if one.name.startswith("Posterize"):
+            one.aug_fn = functools.partial(_posterised, one.aug_fn)
+    return change
+
+
+def _posterised(change: Callable[..., Any], image: Any, bits: int, **settings: Any) -> Any:
+    """At least one bit is left: at its strongest timm asks for none, which Pillow refuses."""
+    return change(image, max(1, bits), **settings)

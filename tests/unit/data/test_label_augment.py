@@ -59,5 +59,13 @@ def test_refuses(settings: dict[str, Any], said: str) -> None:
         LabelAugment(SPEC, **settings)
 
 
+@pytest.mark.parametrize("rand", ["rand-m10-n8-p1-inc1", "rand-m9-mstd2.0-n8", "rand-m0-n8-p1"])
+def test_the_strongest_and_the_weakest_changes(rand: str) -> None:
+    found = LabelAugment(SPEC, rand=rand, erase=0.0)(image(200), draws=DRAWS[:200])
+    assert found.shape == (200, 3, 24, 32)
+    assert found.dtype == torch.uint8
+    assert (found != image(200)).flatten(1).any(1).float().mean() > 0.5
+
+
 def test_the_frame_stays() -> None:
     assert LabelAugment(SPEC).placements(DRAWS[:2], size=(24, 32)) == [Placement(), Placement()]
