@@ -1,4 +1,4 @@
-"""The recipes `classifier` and `image-search`: every way through them, what their results are, and what is refused."""
+"""The recipes `classifier` and `image_search`: every way through them, what their results are, and what is refused."""
 
 from __future__ import annotations
 
@@ -104,13 +104,13 @@ def test_without_an_average_the_last_weights_are_given() -> None:
 )
 def test_every_way_of_image_search_resumes(settings: dict[str, Any], tmp_path: Any) -> None:
     given = {"steps": 2, "realign_steps": 2, "learning_rate": 1e-3, "realign_rate": 1e-3, **settings}
-    whole = bend("image-search", **given)
+    whole = bend("image_search", **given)
     asked = iter([False, False, True])
     stop: Callable[[], bool] = lambda: next(asked, True)  # noqa: E731
     if given["realign_steps"]:
         with pytest.raises(StoppedError):
-            bend("image-search", **given, out=tmp_path / "out", should_stop=stop)
-    again = bend("image-search", **given, out=tmp_path / "out")
+            bend("image_search", **given, out=tmp_path / "out", should_stop=stop)
+    again = bend("image_search", **given, out=tmp_path / "out")
     assert model_digest(again.model) == model_digest(whole.model)
     base, names = create("tiny", seed=1).state_dict(), [figure.name for figure in whole.report.own]
     changed = {name for name, value in whole.model.state_dict().items() if not torch.equal(value, base[name])}
@@ -124,7 +124,7 @@ def test_images_stand_still_while_texts_move() -> None:
     """After both phases the image side is what it was after the first one, bit for bit."""
     ends = []
     for realign in (0, 3):
-        done = bend("image-search", steps=3, realign_steps=realign, learning_rate=1e-3, realign_rate=1e-3)
+        done = bend("image_search", steps=3, realign_steps=realign, learning_rate=1e-3, realign_rate=1e-3)
         ends.append({name: value for name, value in done.model.state_dict().items() if name.startswith("visual.")})
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
@@ -132,7 +132,7 @@ def test_images_stand_still_while_texts_move() -> None:
 def test_sentences_of_a_class() -> None:
     model = create("tiny", seed=1).eval()
     parts = parts_of(squares(), "labels", Asked(), model=model, validation=False)
-    rows = build({"name": "image-search", "captions": 4}, RECIPES, where="test")._sentences(model, parts.given)
+    rows = build({"name": "image_search", "captions": 4}, RECIPES, where="test")._sentences(model, parts.given)
     assert rows.shape == (3, 4, model.dim)
     assert len(SENTENCES) == len({*SENTENCES})
     assert rows.flatten(0, 1).unique(dim=0).shape[0] == 12
@@ -156,8 +156,8 @@ def test_played_by_hand() -> None:
         ("classifier", {"layer_decay": 0.0}, "layer_decay"),
         ("classifier", {"warmup": 1.0}, "warmup: expected a share below 1"),
         ("classifier", {"rand_augment": "strong"}, "rand: expected words"),
-        ("image-search", {"margin": 1.6}, "margin"),
-        ("image-search", {"pairs": "no/such/file.csv"}, "no/such/file.csv"),
+        ("image_search", {"margin": 1.6}, "margin"),
+        ("image_search", {"pairs": "no/such/file.csv"}, "no/such/file.csv"),
     ],
 )
 def test_refuses_settings(name: str, settings: dict[str, Any], said: str) -> None:
@@ -166,10 +166,10 @@ def test_refuses_settings(name: str, settings: dict[str, Any], said: str) -> Non
 
 
 def test_refuses_models() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"--recipe image-search: .*geometry is euclidean"):
-        bend("image-search", create("tiny", geometry="euclidean"))
-    with pytest.raises(UnsupportedModelError, match="--recipe image-search: one side must rest"):
-        bend("image-search", create("tiny", towers="shared"))
+    with pytest.raises(UnsupportedModelError, match=r"--recipe image_search: .*geometry is euclidean"):
+        bend("image_search", create("tiny", geometry="euclidean"))
+    with pytest.raises(UnsupportedModelError, match="--recipe image_search: one side must rest"):
+        bend("image_search", create("tiny", towers="shared"))
 
 
 def test_refuses_heads() -> None:
