@@ -34,8 +34,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "clipood": SHORT,
     "close_the_gap": SHORT | {"learning_rate": 1e-4},
     "coop": {"context": 2, "epochs": 2, "batch_size": 6},
+    "classifier": SHORT,
     "full": SHORT,
     "gda": {"views": 2},
+    "image_search": {"steps": 2, "realign_steps": 2, "batch_size": 6},
     "lora": SHORT | {"rank": 2},
     "norms": SHORT,
     "pairs": SHORT,
@@ -115,7 +117,7 @@ def test_gives_what_it_says_and_leaves_the_base(
         assert done.report.keep
     if done.head is not None:
         head = load_head(tmp_path / "out", model=done.model or model)
-        rows = torch.randn(5, model.dim, generator=torch.Generator().manual_seed(0))
+        rows = torch.randn(5, head.dim, generator=torch.Generator().manual_seed(0))
         assert torch.equal(head.logits(rows), done.head.logits(rows))
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert told["digest"] == digest

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tether.core.protocols import Objective
 from tether.losses.align_clip import AlignClipLoss, AlignTerms, align_clip_loss
+from tether.losses.arc_margin import ArcMarginHead, multi_caption_arc_loss, with_margin
 from tether.losses.barlow import barlow_loss
 from tether.losses.checks import caption_labels
 from tether.losses.clip import ClipLoss, clip_loss, multi_text_loss
@@ -82,6 +83,7 @@ __all__ = [
     "OBJECTIVES",
     "AlignClipLoss",
     "AlignTerms",
+    "ArcMarginHead",
     "CausalENT",
     "ClipLoss",
     "ContrastiveGapLoss",
@@ -152,6 +154,7 @@ __all__ = [
     "long_clip_loss",
     "m2_mix_loss",
     "matryoshka_loss",
+    "multi_caption_arc_loss",
     "multi_positive_loss",
     "multi_text_loss",
     "neg_clip_accuracy",
@@ -174,4 +177,5 @@ __all__ = [
     "truncate",
     "wgan_critic_loss",
     "wgan_generator_loss",
+    "with_margin",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -16,13 +17,19 @@ FinalNorm = Literal["head", "last_block"]
 REST = "rest"
 """Name of the groups of what belongs to no tower, such as the logit scale."""
 
-_BLOCK = re.compile(r"(?:^|\.)(?:blocks|resblocks|layers|layer|h)\.(\d+)\.")
+_BLOCK = re.compile(r"(?:^|\.)(?:(?:stages|blocks|resblocks|layers|h)\.|layer\.?)(\d+)\.")
 _INPUT = re.compile(
     r"(?:^|\.)(?:cls_token|class_token|class_embedding|mask_token|reg_token|patch|patch_embed|patch_embedding|conv1|stem"
-    r"|token|token_embedding|pos_embed|position|positional_embedding|position_embedding|embeddings"
-    r"|norm_pre|ln_pre|pre_layrnorm)(?:\.|$)"
+    r"|conv_stem|bn1|token|token_embedding|pos_embed|position|(?<!attnpool\.)positional_embedding|position_embedding"
+    r"|embeddings|norm_pre|ln_pre|pre_layrnorm)(?:\.|$)"
 )
 """Names of what comes before the first block, in our towers, open_clip's, timm's, transformers' and EVA's."""
+_OUTPUT = re.compile(
+    r"(?:^|\.)(?:norm|fc_norm|norm_post|ln_post|ln_final|final_layer_norm|post_layernorm|layernorm|head|attn_pool"
+    r"|attnpool|pooler|proj|projection|text_projection|visual_projection|image_map|text_map|point_scale|conv_head|bn2"
+    r"|final_conv|rel_pos_bias)(?:\.|$)"
+)
+"""Names of what comes after the last block."""
 _FINAL_NORM = re.compile(r"(?:^|\.)(?:norm|norm_post|ln_post|ln_final|final_layer_norm|post_layernorm)\.\w+$")
 
 
@@ -62,19 +69,21 @@ def layer_decay_groups(
 ) -> list[dict[str, Any]]:
     """Groups of one depth, one tower and one weight decay; ``lr_scale`` is ``decay ** (blocks + 1 - depth)``.
 
-    Vectors, biases and positions and class tokens of EVA's list get no weight decay. Frozen parameters are left out,
-    tied ones stand once.
+    Vectors, biases, positions and class tokens, by the names of every library, get no weight decay: one rule for the
+    lists of EVA's and FT-CLIP's code. Frozen parameters are left out, tied ones stand once. What lies nowhere by its
+    name is taken for the output's, with a warning.
 
-    Source: arXiv 2402.04252, released code (training/optim.py).
+    Source: arXiv 2402.04252, released code (training/optim.py); arXiv 2212.06138 (FT-CLIP), released optim_factory.py.
 
     Args:
         model: whose trainable parameters are grouped.
         towers: by the name of the submodule (``visual``; the empty string is the model itself): ``decay`` (above 0, at
-            most 1; 1 if not given), ``lr`` and ``wd`` (those of the others if not given).
+            most 1; 1 if not given), ``below`` (a factor on all depths but the output's; 1 if not given), ``lr`` and
+            ``wd`` (those of the others if not given).
         weight_decay: of matrices that no tower has a ``wd`` for.
         lr: learning rate of what belongs to no tower; None leaves it, and that of towers without one, to the optimiser.
         final_norm: see ``layer_of``.
-        plain: further names, or ends of names after a dot, that get no weight decay.
+        plain: further names, or parts of names between dots, that get no weight decay.
 
     Returns:
         Groups for any optimiser: ``name``, ``params`` as pairs, ``weight_decay``, ``lr_scale``, and ``lr`` where there
@@ -97,14 +106,20 @@ def layer_decay_groups(
     blocks = {tower: _blocks([name for name in names if _inside(name, tower)], tower) for tower in settings}
     exempt = {*_EXEMPT, *plain}
     groups: dict[tuple[str, int, bool], dict[str, Any]] = {}
+    lost: list[str] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         tower = max((tower for tower in settings if _inside(name, tower)), key=len, default=None)
         given = {} if tower is None else settings[tower]
         depth = 0 if tower is None else layer_of(name, blocks=blocks[tower], final_norm=final_norm)
-        scale = 1.0 if tower is None else given["decay"] ** (blocks[tower] + 1 - depth)
-        bare = parameter.ndim < 2 or name.endswith(".bias") or name.rpartition(".")[2] in exempt or name in exempt
+        scale = 1.0
+        if tower is not None:
+            above = blocks[tower] + 1 - depth
+            scale = given["decay"] ** above * (given["below"] if above else 1.0)
+            if not any(known.search(name) for known in (_BLOCK, _INPUT, _OUTPUT)):
+                lost.append(name)
+        bare = parameter.ndim < 2 or name.endswith(".bias") or not exempt.isdisjoint((name, *name.split(".")))
         decay = 0.0 if bare else given.get("wd", weight_decay)
         label = REST if tower is None else f"{tower} {depth}".strip()
         group = groups.setdefault(
@@ -121,22 +136,33 @@ def layer_decay_groups(
         group["params"].append((name, parameter))
     if not groups:
         raise InputError(f"{type(model).__name__} has no trainable parameter")
+    if lost:
+        shown = ", ".join(lost[:_SHOWN]) + ("" if len(lost) <= _SHOWN else f" and {len(lost) - _SHOWN} more")
+        warnings.warn(f"no depth is known for {shown}: they learn at the rate of the output", stacklevel=3)
     return list(groups.values())
 
 
-_EXEMPT = ("cls_token", "class_token", "class_embedding", "pos_embed", "position", "positional_embedding")
+_SHOWN = 8
+_EXEMPT = (
+    *("cls_token", "class_token", "class_embedding", "pos_embed", "position", "positional_embedding"),
+    *("position_embedding", "position_embeddings", "relative_position_bias_table"),
+)
 
 
 @checked
-def _tower(*, decay: Part = 1.0, lr: PositiveRate | None = None, wd: Rate | None = None) -> dict[str, float]:
+def _tower(
+    *, decay: Part = 1.0, below: Positive = 1.0, lr: PositiveRate | None = None, wd: Rate | None = None
+) -> dict[str, float]:
     """A tower's settings, those that are given."""
-    return {name: value for name, value in {"decay": decay, "lr": lr, "wd": wd}.items() if value is not None}
+    found = {"decay": decay, "below": below, "lr": lr, "wd": wd}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _known(tower: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    keys = ("decay", "below", "lr", "wd")
     for key in given:
-        if key not in ("decay", "lr", "wd"):
-            raise InputError(f"towers: {tower}: unknown key {key!r}; {closest(key, ('decay', 'lr', 'wd'))}")
+        if key not in keys:
+            raise InputError(f"towers: {tower}: unknown key {key!r}; {closest(key, keys)}")
     return given
 
 

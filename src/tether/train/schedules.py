@@ -53,13 +53,23 @@ class Schedule(abc.ABC):
 
 
 class Cosine(Schedule):
-    """Half a cosine from 1 to ``floor`` (CLIP's schedule, arXiv 2103.00020 section 2.5)."""
+    """Half a cosine from 1 to ``floor`` (CLIP's schedule, arXiv 2103.00020 section 2.5).
+
+    With ``start`` the warm-up is a straight line with both ends in it, as in BEiT's code and FT-CLIP's (arXiv
+    2212.06138): its first step has the factor ``start``, its last step 1, which the first step of the cosine repeats.
+    """
 
     @checked
-    def __init__(self, *, warmup: Whole = 0, floor: Share = 0.0) -> None:
-        """Args: warmup: steps until the full rate. floor: last factor."""
+    def __init__(self, *, warmup: Whole = 0, floor: Share = 0.0, start: Share | None = None) -> None:
+        """Args: warmup: steps until the full rate. floor: last factor. start: first factor of the warm-up."""
         super().__init__(warmup=warmup)
-        self.floor = floor
+        self.floor, self.start = floor, start
+
+    def factor(self, step: int, *, steps: int) -> float:
+        """See Schedule."""
+        if self.start is None or step >= self.warmup:
+            return super().factor(step, steps=steps)
+        return self.start + (1 - self.start) * step / max(1, self.warmup - 1)
 
     def shape(self, progress: float) -> float:
         """See Schedule."""

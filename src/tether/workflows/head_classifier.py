@@ -38,7 +38,7 @@ class HeadClassifier:
             InputError: another encoder.
         """
         head.check(model)
-        self.head, self._model, self.scale = head, model, 1.0
+        self.head, self._model, self.scale = head, head.reader(model), 1.0
         self.calibration: Calibration | None = None
         if support is not None:
             self._calibrate(support)

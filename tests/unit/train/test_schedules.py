@@ -29,3 +29,11 @@ def test_trapezoid_falls_in_its_last_share_only():
 
 def test_constant_stays():
     assert Constant().factor(99, steps=100) == 1.0
+
+
+def test_a_warm_up_from_a_start_has_both_ends_in_it():
+    schedule = Cosine(warmup=5, start=0.2, floor=0.1)
+    factors = [schedule.factor(step, steps=9) for step in range(9)]
+    assert factors[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert factors[5:] == [Cosine(floor=0.1).factor(step, steps=4) for step in range(4)]
+    assert Cosine(warmup=1, start=0.2).factor(0, steps=9) == 0.2

@@ -66,6 +66,10 @@ class Head(abc.ABC):
     def restore(cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]) -> Head:
         """The head whose ``arrays`` and ``settings`` these are."""
 
+    def reader(self, model: DualEncoder) -> DualEncoder:
+        """The encoder whose embeddings it takes: the model itself, or one around it that reads other states."""
+        return model
+
     def logits(self, image: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """The same, once the embeddings are seen to fit.
 
@@ -80,8 +84,8 @@ class Head(abc.ABC):
 
     def bind_(self: Bound, model: DualEncoder) -> Bound:
         """Note the encoder that it was fitted on."""
-        if model.dim != self.dim:
-            raise InputError(f"head: is for embeddings of length {self.dim}, the model's have {model.dim}")
+        if (given := self.reader(model).dim) != self.dim:
+            raise InputError(f"head: is for embeddings of length {self.dim}, the model's have {given}")
         self.encoder = image_digest(model)
         return self
 

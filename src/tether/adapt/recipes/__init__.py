@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.adapt.recipes.batches import Batches, ReplayedBatches, TensorBatches
+from tether.adapt.recipes.classifier import ClassifierRecipe
 from tether.adapt.recipes.clipood import ClipoodRecipe
 from tether.adapt.recipes.close_the_gap import CloseTheGap
 from tether.adapt.recipes.contrastive import PairTuning
@@ -12,6 +13,7 @@ from tether.adapt.recipes.coop import CoOp
 from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.gda import GdaRecipe
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
+from tether.adapt.recipes.image_search import ImageSearch
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.maps import MapsRecipe
 from tether.adapt.recipes.norms import NormTuning
@@ -36,6 +38,8 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "pairs": PairTuning,
     "close_the_gap": CloseTheGap,
     "paraphrases": Paraphrases,
+    "classifier": ClassifierRecipe,
+    "image_search": ImageSearch,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -43,6 +47,7 @@ __all__ = [
     "RECIPES",
     "Batches",
     "Case",
+    "ClassifierRecipe",
     "ClipoodRecipe",
     "CloseTheGap",
     "CoOp",
@@ -51,6 +56,7 @@ __all__ = [
     "FullTuning",
     "GdaRecipe",
     "Given",
+    "ImageSearch",
     "Kind",
     "LinearProbe",
     "LoraRecipe",

@@ -14,11 +14,13 @@ from tether.adapt.heads import Head, image_digest
 from tether.adapt.recipes import Given, Kind
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
+from tether.data.loader import ordered
 from tether.evaluate.adaptation import MEASURES, Compared, Pictured, class_figures, recall_figure
 from tether.evaluate.adaptation.report import Frozen
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.models.cached import CachedEncoder, side_digest
 from tether.models.embed import encode_texts
+from tether.models.embed import encode_images
 from tether.models.sides import SIDES
 from tether.tasks.classify.zero_shot import class_weights
 from tether.workflows.adaptation.data import words_of
@@ -76,8 +78,10 @@ class Measurer:
             labels = torch.tensor([int(name) for name in before_seen.labels])
             first = self._probability(self.base, before_seen.image, self.given.class_text)
             text = self.given.class_text if model is None else self._class_text(after)
-            last = F.softmax(head.logits(after_seen.image), dim=1) if head is not None else None
-            last = self._probability(after, after_seen.image, text) if last is None else last
+            if head is None:
+                last = self._probability(after, after_seen.image, text)
+            else:
+                last = F.softmax(head.logits(self._read(head, after, after_seen, self.test)), dim=1)
             found += class_figures(first, last, labels=labels)
         elif self.kind == "pairs":
             found.append(recall_figure(before_seen, after_seen))
@@ -111,6 +115,15 @@ class Measurer:
             found = self._probability(model, seen.image, self._class_text(model))
             return float((found.argmax(dim=1) == labels).double().mean())
         return recall_figure(seen, seen).after.value
+
+    @staticmethod
+    def _read(head: Head, model: DualEncoder, seen: Embedded, source: Source) -> Float[Tensor, "n d"]:
+        """The rows that a head takes of the images that were seen: embeddings, or what it reads in their place."""
+        reader = head.reader(model)
+        if reader is model:
+            return seen.image
+        batches = ordered(source, image_spec=model.image_spec, batch_size=256)
+        return encode_images(reader, (pixels for _, pixels in batches))
 
     def _class_text(self, model: DualEncoder) -> Tensor:
         return class_weights(model, words_of(self.given.classes), templates=self._templates)

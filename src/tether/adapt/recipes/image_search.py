@@ -1,0 +1,243 @@
+"""An image tower for image-to-image search, whose images go on matching their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Self, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tether.adapt.finetune.image_search import HEAD_RATE, LEARNING_RATE, WEIGHT_DECAY, SearchSides
+from tether.adapt.finetune.image_search_steps import CAPTIONS, CLASSES, LABEL, ArcMarginStep, RealignStep
+from tether.adapt.recipes.batches import Batches
+from tether.adapt.recipes.given import Given
+from tether.adapt.recipes.moving import move_
+from tether.adapt.recipes.recipe import Case, TuneRecipe
+from tether.adapt.recipes.refusals import refused
+from tether.adapt.recipes.tuning import Tuning
+from tether.core.gather import Gather
+from tether.core.geometry import geometry_of
+from tether.core.protocols import DualEncoder, Step
+from tether.core.ranges import Count, NonNegative, Positive, Whole, checked
+from tether.core.types import Batch, Loss
+from tether.data import open_source
+from tether.data.contents import BatchContents
+from tether.data.loader import Loader
+from tether.losses import ArcMarginHead
+from tether.losses.arc_margin import MARGIN, SCALE, Margin
+from tether.models.embed import encode_texts
+from tether.optim import parameter_groups
+from tether.train.schedules import Cosine, Schedule, StageSchedule
+from tether.train.steps.module import Encoder
+
+SENTENCES = ("a photo of a {}.", "{}", "a picture of the {}.", "one {}.", "this is a {}.")
+"""Sentences of a class where it has fewer prompts than ``captions`` asks for."""
+CROPS = {"image": {"scale": (0.5, 1.0), "flip": 0.5}}
+
+
+class ImageSearch(TuneRecipe):
+    """Images of one class are brought together by a margin of angles, and are held to what is said of them.
+
+    ``mcip`` holds each image to several sentences of its class meanwhile, with the text side at rest; ``2sft`` looks at
+    classes alone, before the projection into the joint space. Then, over ``realign_steps``, the text side is brought
+    to the images, which stand still. The class vectors are dropped.
+
+    Source: arXiv 2409.01936 (MCIP, 2SFT and Re-A), of which no training code is public: rates, scale and margin are
+    ours. There, captions come from a captioning model; here they are sentences with the name of the class.
+    """
+
+    takes = "labels"
+    gives = "model"
+    aims = ("image search",)
+    cost = 250.0
+
+    @checked
+    def __init__(
+        self,
+        *,
+        method: Literal["mcip", "2sft"] = "mcip",
+        steps: Count = 200,
+        realign_steps: Whole = 100,
+        batch_size: Count = 32,
+        captions: Count = 3,
+        caption_weight: NonNegative = 1.0,
+        pairs: str | None = None,
+        scale: Positive = SCALE,
+        margin: Margin = MARGIN,
+        learning_rate: Positive = LEARNING_RATE,
+        realign_rate: Positive = LEARNING_RATE,
+        head_rate: Positive = HEAD_RATE,
+        weight_decay: NonNegative = WEIGHT_DECAY,
+        images: Literal["crops", "plain"] = "crops",
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            method: see the class.
+            steps: in which the image side moves.
+            realign_steps: in which the text side moves after that; 0 leaves them out.
+            batch_size: images of a step.
+            captions: sentences of its class that an image is held to (``mcip``).
+            caption_weight: of that part, beside 1 for the classes.
+            pairs: data of images with captions that the text side is brought to; None takes the labelled images with
+                a sentence of their class.
+            scale: multiplier of cosines.
+            margin: an angle, in radians.
+            learning_rate: of the image side, at the start; each phase falls to 0 as a cosine.
+            realign_rate: of the text side.
+            head_rate: of the class vectors.
+            weight_decay: of the model's matrices.
+            images: random crops, mirrored in half of the cases (wrong for lettering), or as they are.
+        """
+        self.method, self.steps, self.realign_steps, self.batch_size = method, steps, realign_steps, batch_size
+        self.captions, self.caption_weight, self.pairs = captions, caption_weight, pairs
+        self.scale, self.margin, self.learning_rate = scale, margin, learning_rate
+        self.realign_rate, self.head_rate, self.weight_decay, self.images = (
+            realign_rate,
+            head_rate,
+            weight_decay,
+            images,
+        )
+
+    @classmethod
+    def suits(cls, case: Case) -> str:
+        """See Recipe."""
+        if "labels" not in case.kinds or case.least < 8 or case.classes < 20:
+            return ""
+        return f"{case.classes} classes teach the image tower to find other images of the same thing"
+
+    def check(self, model: DualEncoder) -> None:
+        """See Recipe."""
+        if (name := geometry_of(model).name) != "clip":
+            raise refused("geometry", found=name)
+
+    def tuning(self, model: DualEncoder, given: Given) -> Tuning:
+        """See TuneRecipe."""
+        move_(model, "image")  # unlocks, and refuses shared towers
+        sides = SearchSides.of(cast(Encoder, model))
+        state = self.method == "2sft" and bool(sides.width)
+        first = sides.state if state else sides.image
+        again = {**sides.text, **(sides.projector if state else {})} if self.realign_steps else {}
+        for name, parameter in cast(nn.Module, model).named_parameters():
+            parameter.requires_grad_(name in first or name in again)
+        head = ArcMarginHead(
+            sides.width if state else model.dim,
+            classes=len(given.classes),
+            scale=self.scale,
+            margin=self.margin,
+            generator=torch.Generator().manual_seed(given.seed),
+        )
+        groups = [
+            *self._groups(model, first, rate=self.learning_rate),
+            *self._groups(model, again, rate=self.realign_rate),
+            {"name": CLASSES, "params": [*head.named_parameters()], "weight_decay": 0.0, "lr": self.head_rate},
+        ]
+        rows = self._sentences(model, given) if self.method == "mcip" else None
+        margins = ArcMarginStep(reads="state" if state else "embedding", caption_weight=self.caption_weight)
+        projector: Literal["rests", "moves"] = "moves" if state and sides.projector else "rests"
+        return Tuning(
+            step=_TwoPhases(margins, RealignStep(projector=projector), first=self.steps, captions=rows),
+            batches=self._batches(model, given),
+            steps=self.steps + self.realign_steps,
+            optimizer={"name": "adamw", "lr": self.learning_rate, "betas": [0.9, 0.999], "eps": 1e-8},
+            groups=groups,
+            schedule=_TwoCosines(first=self.steps),
+            modules={CLASSES: head},
+        )
+
+    def _groups(self, model: DualEncoder, names: Collection[str], *, rate: float) -> list[dict[str, Any]]:
+        found = []
+        if names:
+            for group in parameter_groups(cast(nn.Module, model), weight_decay=self.weight_decay):
+                some = [pair for pair in group["params"] if pair[0] in names]
+                found += [group | {"params": some, "lr": rate}] if some else []
+        return found
+
+    def _sentences(self, model: DualEncoder, given: Given) -> Float[Tensor, "c k d"]:
+        """Rows of as many sentences of each class."""
+        texts: list[str] = []
+        for name, prompts in zip(given.classes, given.prompts, strict=True):
+            more = (each.replace("{}", name.replace("_", " ")) for each in SENTENCES)
+            texts += list(dict.fromkeys([*prompts, *more]))[: self.captions]
+        return encode_texts(model, texts).unflatten(0, (len(given.classes), -1))
+
+    def _batches(self, model: DualEncoder, given: Given) -> Batches:
+        contents = BatchContents(crops=CROPS) if self.images == "crops" else None
+        batches = given.loader(model, batch_size=self.batch_size, contents=contents)
+        if self.pairs is None or not self.realign_steps:
+            return batches
+        second = Loader(
+            open_source(self.pairs, where="pairs"),
+            batch_size=self.batch_size,
+            image_spec=model.image_spec,
+            tokenizer=model.tokenizer,
+            seed=given.seed,
+            workers=given.workers,
+        )
+        return _InTurn(batches, second, first=self.steps)
+
+
+class _TwoPhases:
+    """One step up to some step of the run, and another one from there on; a ``core.protocols.Step``."""
+
+    def __init__(self, one: Step, other: Step, *, first: int, captions: Float[Tensor, "c k d"] | None) -> None:
+        self.one, self.other, self.first, self.captions = one, other, first, captions
+
+    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See core.protocols.Step."""
+        labels = batch.extra.get(LABEL)
+        if step >= self.first:
+            extra = {} if labels is None else {"labels": labels}  # equal ones are each other's positives
+            return self.other(model, replace(batch, extra={**batch.extra, **extra}), step=step, gather=gather)
+        assert isinstance(labels, Tensor)
+        text, extra = batch.text[:, :0], dict(batch.extra)
+        if self.captions is not None:
+            extra[CAPTIONS] = self.captions.to(batch.image.device)[labels]
+        return self.one(model, Batch(batch.image, text, extra), step=step, gather=gather)
+
+
+class _TwoCosines(Schedule):
+    """A cosine over the first steps and another one over the rest."""
+
+    def __init__(self, *, first: int) -> None:
+        super().__init__()
+        self.first = first
+
+    def factor(self, step: int, *, steps: int) -> float:
+        """See Schedule."""
+        start, end = (0, self.first) if step < self.first else (self.first, steps)
+        return StageSchedule(Cosine(), first=start, end=end).factor(step, steps=steps)
+
+    def shape(self, progress: float) -> float:
+        """That of each."""
+        return Cosine().shape(progress)
+
+
+class _InTurn:
+    """So many batches of one stream, then those of another; see ``Batches``."""
+
+    def __init__(self, one: Batches, other: Batches, *, first: int) -> None:
+        self._streams: Sequence[Batches] = (one, other)
+        self._first, self._done = first, 0
+
+    def __iter__(self) -> Self:
+        """See Batches."""
+        return self
+
+    def __next__(self) -> Batch:
+        """See Batches."""
+        self._done += 1
+        return next(cast(Iterator[Batch], self._streams[self._done > self._first]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """See Batches."""
+        return {"done": self._done, "streams": [stream.state_dict() for stream in self._streams]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See Batches."""
+        self._done = int(state["done"])
+        for stream, one in zip(self._streams, state["streams"], strict=True):
+            stream.load_state_dict(one)

@@ -1,0 +1,183 @@
+"""The recipes `classifier` and `image_search`: every way through them, what their results are, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tether
+from memory_rows import squares
+from tether.adapt.finetune import ClipClassifier
+from tether.adapt.heads import PatchHead, load_head
+from tether.adapt.recipes import RECIPES, play
+from tether.adapt.recipes.image_search import SENTENCES
+from tether.core.component import build
+from tether.core.errors import InputError, StoppedError, UnsupportedModelError
+from tether.core.model_digest import model_digest
+from tether.models import create
+from tether.models.mean_patches import MeanPatches
+from tether.workflows.adaptation.data import Asked, parts_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+KEEP = squares(12, seed=5)
+
+
+def images(rows: int = 5) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (rows, 3, 32, 32), dtype=torch.uint8, generator=generator)
+
+
+def bend(name: str, model: Any = None, **settings: Any) -> Any:
+    more = {key: settings.pop(key) for key in ("out", "should_stop", "seed") if key in settings}
+    base = create("tiny", seed=1).eval() if model is None else model
+    return tether.adapt(base, squares(), recipe={"name": name, "batch_size": 6, **settings}, keep=KEEP, **more)
+
+
+@pytest.mark.parametrize("pool", ["mean_patch", "class_token"])
+def test_a_patch_head_is_the_classifier(pool: Any) -> None:
+    model = create("tiny", seed=1).eval()
+    classifier = ClipClassifier(model, classes=3, pool=pool, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in classifier.read.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        wanted = classifier(images())
+        head = PatchHead.of(classifier.read, classes=["a", "b", "c"], pool=pool)
+        rows = head.reader(model).encode_image(images()).pooled
+    torch.testing.assert_close(head.logits(rows), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_result_names_images_from_its_folder(tmp_path: Any) -> None:
+    done = bend("classifier", steps=60, learning_rate=3e-3, least_crop=0.5, rand_augment=None, out=tmp_path / "out")
+    assert done.report.own[0].after.value > done.report.own[0].chance
+    model = tether.load(tmp_path / "out")
+    head = load_head(tmp_path / "out", model=model)
+    assert head.classes == ("blue", "green", "red")
+    with torch.no_grad():
+        rows = head.reader(model).encode_image(torch.full((1, 3, 32, 32), 30, dtype=torch.uint8)).pooled
+    assert head.logits(rows).shape == (1, 3)
+    named = tether.classify(squares(9, seed=7), model=model, head=tmp_path / "out")
+    with torch.no_grad():
+        pixels = torch.stack([torch.from_numpy(row.image).permute(2, 0, 1) for row in squares(9, seed=7).rows])
+        best = head.logits(head.reader(model).encode_image(pixels).pooled).argmax(dim=1)
+    assert [one.label for one in named.labels] == [head.classes[number] for number in best.tolist()]
+    with pytest.raises(InputError, match="was fitted on an image side with digest"):
+        load_head(tmp_path / "out", model=create("tiny", seed=1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mixup": 0.8, "cutmix": 1.0},
+        {"pool": "class_token", "patches": "frozen", "ema": 0.0},
+        {"below": 0.1, "label_smoothing": 0.0, "warmup": 0.0},
+    ],
+)
+def test_every_setting_of_the_classifier_resumes(settings: dict[str, Any], tmp_path: Any) -> None:
+    whole = bend("classifier", steps=4, **settings)
+    asked = iter([False, False, True])
+    with pytest.raises(StoppedError):
+        bend("classifier", steps=4, **settings, out=tmp_path / "out", should_stop=lambda: next(asked))
+    again = bend("classifier", steps=4, **settings, out=tmp_path / "out")
+    assert model_digest(again.model) == model_digest(whole.model)
+    assert (again.head.weight == whole.head.weight).all()
+    patch = [done.model.visual.patch.weight for done in (whole, again)]
+    base = create("tiny", seed=1).visual.patch.weight
+    assert torch.equal(patch[0], base) == (settings.get("patches") == "frozen")
+
+
+def test_without_an_average_the_last_weights_are_given() -> None:
+    """The head of `ema=0` is that of the last step; an average over few steps lies between it and the start."""
+    base = create("tiny", seed=1).eval()
+    last, mean = (bend("classifier", base, steps=6, ema=ema, learning_rate=1e-2) for ema in (0.0, 0.9998))
+    start, ends = base.visual.norm_pre.weight, [one.model.visual.norm_pre.weight for one in (last, mean)]
+    assert not torch.equal(ends[0], start)
+    recipe = build({"name": "classifier", "ema": 0.0, "steps": 6}, RECIPES, where="test")
+    assert recipe.settings.momentum(steps=6) == 0.0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"method": "2sft"}, {"method": "mcip", "pairs": "scenes:rows=8,size=64"}, {"realign_steps": 0}]
+)
+def test_every_way_of_image_search_resumes(settings: dict[str, Any], tmp_path: Any) -> None:
+    given = {"steps": 2, "realign_steps": 2, "learning_rate": 1e-3, "realign_rate": 1e-3, **settings}
+    whole = bend("image_search", **given)
+    asked = iter([False, False, True])
+    stop: Callable[[], bool] = lambda: next(asked, True)  # noqa: E731
+    if given["realign_steps"]:
+        with pytest.raises(StoppedError):
+            bend("image_search", **given, out=tmp_path / "out", should_stop=stop)
+    again = bend("image_search", **given, out=tmp_path / "out")
+    assert model_digest(again.model) == model_digest(whole.model)
+    base, names = create("tiny", seed=1).state_dict(), [figure.name for figure in whole.report.own]
+    changed = {name for name, value in whole.model.state_dict().items() if not torch.equal(value, base[name])}
+    assert any(name.startswith("visual.blocks") for name in changed)
+    assert any(name.startswith("text.") for name in changed) == bool(given["realign_steps"])
+    assert "log_logit_scale" not in changed
+    assert "image to image, mean average precision" in names
+
+
+def test_images_stand_still_while_texts_move() -> None:
+    """After both phases the image side is what it was after the first one, bit for bit."""
+    ends = []
+    for realign in (0, 3):
+        done = bend("image_search", steps=3, realign_steps=realign, learning_rate=1e-3, realign_rate=1e-3)
+        ends.append({name: value for name, value in done.model.state_dict().items() if name.startswith("visual.")})
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_sentences_of_a_class() -> None:
+    model = create("tiny", seed=1).eval()
+    parts = parts_of(squares(), "labels", Asked(), model=model, validation=False)
+    rows = build({"name": "image_search", "captions": 4}, RECIPES, where="test")._sentences(model, parts.given)
+    assert rows.shape == (3, 4, model.dim)
+    assert len(SENTENCES) == len({*SENTENCES})
+    assert rows.flatten(0, 1).unique(dim=0).shape[0] == 12
+
+
+def test_played_by_hand() -> None:
+    model = create("tiny", seed=1).eval()
+    parts = parts_of(squares(), "labels", Asked(), model=model, validation=False)
+    tuning = build({"name": "classifier", "steps": 2}, RECIPES, where="test").tuning(model, parts.given)
+    rates = {group["name"]: group["lr_scale"] for group in tuning.groups}
+    assert rates["rest decay"] == 1.0
+    assert min(rates.values()) == pytest.approx(0.65**3)
+    played = play(tuning, model)
+    assert played.outcome.head is not None
+    assert not any(name.startswith("text.") for name in played.moved)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("classifier", {"layer_decay": 0.0}, "layer_decay"),
+        ("classifier", {"warmup": 1.0}, "warmup: expected a share below 1"),
+        ("classifier", {"rand_augment": "strong"}, "rand: expected words"),
+        ("image_search", {"margin": 1.6}, "margin"),
+        ("image_search", {"pairs": "no/such/file.csv"}, "no/such/file.csv"),
+    ],
+)
+def test_refuses_settings(name: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        bend(name, steps=2, **settings)
+
+
+def test_refuses_models() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"--recipe image_search: .*geometry is euclidean"):
+        bend("image_search", create("tiny", geometry="euclidean"))
+    with pytest.raises(UnsupportedModelError, match="--recipe image_search: one side must rest"):
+        bend("image_search", create("tiny", towers="shared"))
+
+
+def test_refuses_heads() -> None:
+    with pytest.raises(InputError, match=r"patch head: expected \(2, w\) weights"):
+        PatchHead(torch.eye(3), classes=["a", "b"])
+    with pytest.raises(InputError, match="finite"):
+        PatchHead(torch.full((2, 3), np.nan), classes=["a", "b"])
+    with pytest.raises(InputError, match="can be compared with no text"):
+        MeanPatches(create("tiny")).encode_text(torch.ones(1, 3, dtype=torch.int64))
+    with pytest.raises(InputError, match="head: is for embeddings of length 3, the model's have 64"):
+        PatchHead(torch.ones(2, 3), classes=["a", "b"]).bind_(create("tiny"))
