@@ -37,6 +37,7 @@ from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.pair_info_nce import InfoNceLoss, InfoNceTerms, info_nce_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
+from tether.losses.proclip import ProclipTerms, proclip_loss
 from tether.losses.rocket import RocketTerms, rocket_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
@@ -111,6 +112,7 @@ __all__ = [
     "PairLosses",
     "ParaclipTerms",
     "PartialWidthWarning",
+    "ProclipTerms",
     "RocketTerms",
     "SigLipLoss",
     "SlopePenalty",
@@ -161,6 +163,7 @@ __all__ = [
     "nt_xent_loss",
     "paraclip_loss",
     "principal_components",
+    "proclip_loss",
     "project_kl",
     "prototype_swapped_loss",
     "rocket_loss",

@@ -54,7 +54,7 @@ def compose(
         InputError: no such tower, one of the other side, without the asked output, or with weights of another.
         MissingExtraError: a tower's library is not installed.
     """
-    eyes, words = cast(ImageSide, _tower(image, "image")), cast(TextSide, _tower(text, "text"))
+    eyes, words = cast(ImageSide, open_tower(image, "image")), cast(TextSide, open_tower(text, "text"))
     joined = {"image": join, "text": join} if isinstance(join, str) else dict(join)
     if set(joined) != {"image", "text"} or not all(kind in MAPS for kind in joined.values()):
         raise InputError(f"join: expected one of none, linear, mlp for image and text, got {join!r}")
@@ -78,7 +78,8 @@ def from_recipe(values: Mapping[str, Any]) -> ComposedEncoder:
     return compose(**values)
 
 
-def _tower(spec: TowerSpec, side: Side) -> TowerSide:
+def open_tower(spec: TowerSpec, side: Side) -> TowerSide:
+    """The tower of one side that ``compose`` would take for this; its arguments and errors are those of ``compose``."""
     values = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
     for key in values:
         if key not in _TOWER_KEYS:
