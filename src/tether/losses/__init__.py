@@ -12,6 +12,7 @@ from tether.losses.checks import caption_labels
 from tether.losses.clip import ClipLoss, clip_loss, multi_text_loss
 from tether.losses.closeness import closeness_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
+from tether.losses.dclip import DclipTerms, dclip_loss
 from tether.losses.entailment import entailment
 from tether.losses.error_norm_truncation import CausalENT, ENTLoss, TruncatedLoss, error_norm
 from tether.losses.geometry import GeometryLoss, GeometryTerms, geometry_loss
@@ -88,6 +89,7 @@ __all__ = [
     "ClipLoss",
     "ContrastiveGapLoss",
     "CriticLoss",
+    "DclipTerms",
     "ENTLoss",
     "EqualNegativesWarning",
     "FixClipLoss",
@@ -138,6 +140,7 @@ __all__ = [
     "clip_weights_",
     "closeness_loss",
     "cross_entropy_bounds",
+    "dclip_loss",
     "entailment",
     "error_norm",
     "finding_similarity",

@@ -1,6 +1,29 @@
 """What one model learns from another."""
 
+from tether.adapt.distill.region_teacher import (
+    RegionPairs,
+    RegionTargets,
+    fit_region_teacher,
+    region_pairs,
+    region_targets,
+)
+from tether.adapt.distill.regions import DclipStep, RegionTuned, distil_regions_
 from tether.adapt.distill.swap import ProclipStep, SwapTuned, swap_text, tune_swapped_
 from tether.adapt.distill.text import Distilled, distil_text
 
-__all__ = ["Distilled", "ProclipStep", "SwapTuned", "distil_text", "swap_text", "tune_swapped_"]
+__all__ = [
+    "DclipStep",
+    "Distilled",
+    "ProclipStep",
+    "RegionPairs",
+    "RegionTargets",
+    "RegionTuned",
+    "SwapTuned",
+    "distil_regions_",
+    "distil_text",
+    "fit_region_teacher",
+    "region_pairs",
+    "region_targets",
+    "swap_text",
+    "tune_swapped_",
+]
