@@ -29,7 +29,11 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "transformers' SigLIP": lambda folder: hugging_face(folder, "siglip"),
     "composed": FAMILIES["composed EfficientNet"],
 }
-SETTINGS: dict[str, dict[str, Any]] = {"lora": {"steps": 4, "batch_size": 6, "rank": 2}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lora": {"steps": 4, "batch_size": 6, "rank": 2},
+    "region-teacher": {"teacher_steps": 3, "steps": 4, "batch_size": 6},
+    "swap-text": {"first": 2, "steps": 3, "batch_size": 6, "expansion": 1},
+}
 """So that a recipe takes seconds; what is not named has its defaults."""
 REFUSALS: dict[tuple[str, str], str] = {}
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 
 import numpy as np
@@ -12,7 +11,10 @@ import torch.nn.functional as F
 
 import tether
 from encoders import ENCODERS
-from tether.adapt.distill import DclipStep, distil_regions_, fit_region_teacher, region_pairs, region_targets
+from memory_rows import squares
+from tether.adapt.distill import DclipStep, fit_region_teacher, region_pairs, region_targets
+from tether.adapt.finetune import tower_parameters
+from tether.adapt.recipes import Given, RegionTeacher, play
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, ImageSpec, Row
@@ -25,6 +27,7 @@ from tether.models import create
 from tether.models.composed.compose import compose
 from tether.models.cross_modal import CrossModalTeacher
 from tether.models.embed import encode_texts
+from tether.train.steps.module import StepModule
 
 SOURCE = ScenesSet(rows=12, things=(1, 2))
 COLUMNS = RegionColumns(most=2, unit="pixel")
@@ -49,7 +52,6 @@ def loader(model) -> Loader:
 
 
 def test_teacher_then_student(model):
-    model = copy.deepcopy(model)
     pairs = region_pairs(model, SOURCE, columns=COLUMNS)
     assert pairs.regions.shape == (12, 3, model.dim)
     assert pairs.mask[:, 0].all()
@@ -60,37 +62,47 @@ def test_teacher_then_student(model):
     assert losses[-1] < losses[0]
     assert not any(weight.requires_grad for weight in teacher.parameters())
 
-    state = copy.deepcopy(model.state_dict())
     targets = region_targets(model, teacher, pairs)
     torch.testing.assert_close(targets.text.cpu(), encode_texts(model, pairs.texts))
-    with torch.no_grad():
-        encoded = model.encode_text(model.tokenizer(list(pairs.texts))).pooled
-    said = []
-    tuned = distil_regions_(
-        model,
-        loader(model),
-        targets=targets,
-        steps=4,
-        learning_rate=1e-3,
-        measure=lambda one: said.append(one) or 0.5 / len(said),
-    )
-    assert tuned.retention == 0.5
-    assert set(tuned.first) == {"contrastive", "cosine"}
-    with torch.no_grad():
-        assert torch.equal(model.encode_text(model.tokenizer(list(pairs.texts))).pooled, encoded)
-    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, state[name])}
-    assert moved
-    assert not any("scale" in name for name in moved)
+    found = DclipStep(targets)(StepModule(model), next(loader(model)), step=0, gather=LOCAL)
+    found.total.backward()
+    learns = [name for name, one in model.named_parameters() if one.grad is not None and one.grad.any()]
+    assert learns
+    assert not set(learns) & set(tower_parameters(model, side="text"))
+    assert not set(learns) & set(tower_parameters(model, side="scale"))
+
+
+SETTINGS = {
+    "name": "region-teacher", "boxes": "boxes", "unit": "pixel", "teacher_steps": 15, "teacher_rate": 1e-2, "steps": 30,
+    "learning_rate": 3e-3,
+}  # fmt: skip
 
 
 def test_the_distillation_alone_moves_images_to_the_teacher():
+    model, given = create("tiny", seed=1).eval(), Given("pairs", SOURCE, 12)
+    recipe = RegionTeacher(**{key: value for key, value in SETTINGS.items() if key != "name"}, alpha=0.0)
+    tuning = recipe.tuning(model, given)
+    seen = []
+    done = play(tuning, model, on_step=lambda report: seen.append(report.terms["cosine"].item()))
+    assert seen[-1] < 0.5 * seen[0]
+    assert all(name.startswith("visual.") for name in done.moved)
+
+
+def test_the_verb_keeps_texts_and_reads_boxes():
     model = create("tiny", seed=1).eval()
-    pairs = region_pairs(model, SOURCE, columns=COLUMNS)
-    teacher, _ = fit_region_teacher(model, pairs, steps=15, batch_size=12, learning_rate=1e-2, generator=chance())
-    targets = region_targets(model, teacher, pairs)
-    tuned = distil_regions_(model, loader(model), targets=targets, steps=30, alpha=0.0, learning_rate=3e-3)
-    assert tuned.last["cosine"] < 0.5 * tuned.first["cosine"]
-    assert tuned.retention is None
+    done = tether.adapt(model, SOURCE, recipe=SETTINGS | {"steps": 3}, test=ScenesSet(rows=8, seed=1), keep=squares(12))
+    ids = model.tokenizer(["a red star"])
+    assert torch.equal(done.model.encode_text(ids).pooled, model.encode_text(ids).pooled)
+    assert done.report.frozen.text_side
+    assert not done.report.frozen.image_side
+    assert done.report.own
+    with pytest.raises(InputError, match="no column 'parts'"):
+        tether.adapt(model, SOURCE, recipe=SETTINGS | {"boxes": "parts"}, keep=squares(12))
+    with pytest.raises(InputError, match=r"expected corners inside the image \(xyxy, shares of the image\)"):
+        tether.adapt(model, SOURCE, recipe=SETTINGS | {"unit": "share"}, keep=squares(12))
+    for other, reason in ((create("tiny", towers="shared"), "share"), (create("tiny", geometry="euclidean"), "cosine")):
+        with pytest.raises(UnsupportedModelError, match=f"--recipe region-teacher: .*{reason}"):
+            tether.adapt(other, SOURCE, recipe=SETTINGS, keep=squares(12))
 
 
 def test_the_loss_of_a_batch():
@@ -99,7 +111,7 @@ def test_the_loss_of_a_batch():
     assert pairs.regions.shape == (12, 1, 64)
     teacher, _ = fit_region_teacher(model, pairs, steps=3, batch_size=4, generator=chance())
     targets, batch = region_targets(model, teacher, pairs), next(loader(model))
-    found = DclipStep(targets, alpha=0.3)(model, batch, step=0, gather=LOCAL)
+    found = DclipStep(targets, alpha=0.3)(StepModule(model), batch, step=0, gather=LOCAL)
     rows = [targets.place[pair] for pair in zip(batch.extra["keys"], batch.extra["texts"], strict=True)]
     image, text = model.encode_image(batch.image), F.normalize(targets.text[rows], dim=1)
     assert len(set(batch.extra["texts"])) == len(rows)
@@ -162,7 +174,7 @@ def test_crops_of_the_original_image():
         RegionCropper(None, spec=spec)(Row("9", None))
 
 
-def test_bad_input(tmp_path):
+def test_bad_input():
     model = create("tiny", seed=1).eval()
     pairs = region_pairs(model, SOURCE, columns=None)
     teacher, _ = fit_region_teacher(model, pairs, steps=1, generator=chance())
@@ -180,16 +192,11 @@ def test_bad_input(tmp_path):
         teacher(rows, mask[:, :1], rows, mask)
     with pytest.raises(InputError, match="alpha"):
         dclip_loss(rows[:, 0], rows[:, 0], rows[:, 0], 10.0, alpha=1.5)
-    stranger = Batch(batch.image, batch.text, batch.extra | {"texts": ["another text"] * 4})
-    with pytest.raises(InputError, match="was not asked for this image with the text 'another text'"):
-        distil_regions_(model, [stranger], targets=targets, steps=1)
-    with pytest.raises(InputError, match="keys and texts in its extra"):
-        distil_regions_(model, [Batch(batch.image, batch.text)], targets=targets, steps=1)
-    with pytest.raises(InputError, match="an accuracy above 0"):
-        distil_regions_(model, loader(model), targets=targets, steps=1, measure=lambda one: 0.0)
-    with pytest.raises(InputError, match="at least steps=2"):
-        distil_regions_(model, [batch], targets=targets, steps=2)
-    with pytest.raises(UnsupportedModelError, match="the towers share"):
-        distil_regions_(create("tiny", towers="shared"), loader(model), targets=targets, steps=1)
-    with pytest.raises(InputError, match="compares by cosine"):
-        distil_regions_(create("tiny", geometry="euclidean"), loader(model), targets=targets, steps=1)
+    step = DclipStep(targets)
+    for extra, says in (
+        ({"texts": ["another text"] * 4}, "was not asked for this image with the text 'another text'"),
+        ({"keys": None}, r"batch.extra\['keys'\]: expected a list of the images' keys, got NoneType"),
+        ({"texts": None}, r"batch.extra\['texts'\]: expected the 4 captions"),
+    ):
+        with pytest.raises(InputError, match=says):
+            step(StepModule(model), Batch(batch.image, batch.text, batch.extra | extra), step=0, gather=LOCAL)

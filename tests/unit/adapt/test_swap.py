@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 
 import tether
 from encoders import ENCODERS, WORDS
-from tether.adapt.distill import ProclipStep, distil_text, swap_text, tune_swapped_
-from tether.adapt.finetune import Lora
-from tether.core.errors import InputError
+from memory_rows import squares
+from tether.adapt.distill import ProclipStep, distil_text, swap_text
+from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import LOCAL
 from tether.core.model_digest import model_digest
 from tether.core.protocols import Step, Taught
 from tether.core.types import Batch
-from tether.losses import clip_loss, proclip_loss
+from tether.losses import clip_loss, closeness_loss, proclip_loss
 from tether.models import create
 from tether.models.cached import side_digest
 from tether.models.composed.compose import compose
 from tether.models.composed.embedder_tower import EmbedderTexts
 from tether.models.embed import encode_texts
 from tether.models.text.embedder import EmbedderAdapter
+from tether.train.steps.module import StepModule
 
 TEXTS = ["a small red cat", "the red dog", "a dog in the sun", "the cat sits", "red sun", "a cat"]
 
@@ -47,24 +46,17 @@ def old(request, tmp_path_factory):
     return compose(image=str(folder), text=str(folder), join={"image": "mlp", "text": "linear"}, dim=24).eval()
 
 
-def pairs(model, *, steps: int = 3, seed: int = 0):
-    chance = torch.Generator().manual_seed(seed)
+def batch_of(model):
     shape = (len(TEXTS), 3, *model.image_spec.size)
-    return [
-        Batch(torch.randint(0, 256, shape, dtype=torch.uint8, generator=chance), model.tokenizer(TEXTS))
-        for _ in range(steps)
-    ]
-
-
-def pixels_of(model):
-    return pairs(model, steps=1)[0].image
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Batch(pixels, model.tokenizer(TEXTS), {"texts": TEXTS})
 
 
 def test_both_stages_and_a_model_that_is_saved(old, tmp_path):
     embedder = tether.save(create("tiny", seed=3), tmp_path / "embedder")
     before = model_digest(old)
     model = swap_text(old, str(embedder), expansion=2)
-    pixels = pixels_of(model)
+    pixels = batch_of(model).image
     images = old.encode_image(pixels).pooled
     torch.testing.assert_close(model.encode_image(pixels).pooled, images, rtol=0, atol=1e-6)
     torch.testing.assert_close(model.logit_scale, old.logit_scale, rtol=1e-6, atol=0)
@@ -77,14 +69,6 @@ def test_both_stages_and_a_model_that_is_saved(old, tmp_path):
     assert taught.losses[-1] < taught.losses[0]
     torch.testing.assert_close(model.encode_image(pixels).pooled, images, rtol=0, atol=1e-6)
 
-    start = copy.deepcopy(model)
-    tuned = tune_swapped_(model, pairs(model), steps=3, learning_rate=1e-3)
-    assert tuned.steps == 3
-    assert set(tuned.first) == {"contrastive", "instance", "structure", "logit_scale"}
-    assert tuned.first["instance"] < 1e-9 < tuned.last["instance"]  # the teacher begins as the student
-    assert 0 < tuned.kept < 0.999999
-    assert not torch.equal(model.encode_image(pixels).pooled, start.encode_image(pixels).pooled)
-    assert not torch.equal(model.parts.text_map.project.weight, start.parts.text_map.project.weight)
     assert model_digest(model.parts.text) == tower
     assert model_digest(old) == before
 
@@ -96,9 +80,9 @@ def test_both_stages_and_a_model_that_is_saved(old, tmp_path):
 
 
 def test_a_real_sentence_encoder(tmp_path):
-    """all-MiniLM-L6-v2, as ``starter`` has it, in the place of a small text tower."""
+    """all-MiniLM-L6-v2, from PyPI, in the place of a small text tower."""
     old = create("tiny", seed=1).eval()
-    model = swap_text(old, "starter", expansion=1)
+    model = swap_text(old, "minilm", expansion=1)
     distil_text(model, teacher=old, texts=TEXTS, loss="proclip", steps=40, generator=torch.Generator())
     again = tether.load(tether.save(model, tmp_path))
     found, wanted = (torch.nn.functional.normalize(encode_texts(one, TEXTS), dim=1) for one in (again, old))
@@ -113,8 +97,10 @@ def test_an_object_that_embeds_is_asked_once_and_not_saved(tmp_path, monkeypatch
     asked = embedder.asked
     distil_text(model, teacher=old, texts=TEXTS, loss="proclip", steps=10, generator=torch.Generator())
     assert embedder.asked == asked + len(TEXTS)
-    tune_swapped_(model, pairs(model), steps=3)
+    step, batch = ProclipStep(model, steps=1), batch_of(model)
+    step(StepModule(model), batch, step=0, gather=LOCAL).total.backward()
     assert embedder.asked == asked + len(TEXTS)  # the same rows, from the cache
+    assert model.parts.text_map.project.weight.grad.any()
     assert torch.allclose(model.embed(["a cat"]), model.embed(["a  cat"]))
     with pytest.raises(InputError, match="save: expected the tokenizer that the model came with"):
         tether.save(model, tmp_path / "new")
@@ -164,17 +150,22 @@ def test_bad_embedders(given, says):
         swap_text(create("tiny"), Bad())
 
 
-def test_the_loss_of_the_second_stage():
-    model = swap_text(create("tiny", seed=1).eval(), Counts(), expansion=1)
-    step, batch = ProclipStep(model, steps=1, weight=0.3, reduction="sum"), pairs(model, steps=1)[0]
+def test_the_losses_of_both_stages():
+    old = create("tiny", seed=1).eval()
+    model = swap_text(old, Counts(), expansion=1)
+    step = ProclipStep(model, steps=2, first=1, old=old, weight=0.3, reduction="sum")
     assert isinstance(step, Step)
     assert isinstance(step, Taught)
-    before = model.encode_image(batch.image).pooled.detach()
+    batch = batch_of(model)
+    image, text = model.encode_image(batch.image), model.encode_text(batch.text)
+    before = image.pooled.detach()
+    found = step(StepModule(model), batch, step=0, gather=LOCAL)
+    taught = proclip_loss(text.pooled, old.encode_text(old.tokenizer(TEXTS)).pooled, reduction="sum")
+    torch.testing.assert_close(found.total, taught.total)
     with torch.no_grad():
         for weight in model.parts.image.parameters():
             weight.mul_(1.1)
-    found = step(model, batch, step=0, gather=LOCAL)
-    image, text = model.encode_image(batch.image), model.encode_text(batch.text)
+    found, image = step(StepModule(model), batch, step=1, gather=LOCAL), model.encode_image(batch.image)
     held = proclip_loss(image.pooled, before, reduction="sum").total
     torch.testing.assert_close(found.total, clip_loss(image.unit, text.unit, model.logit_scale) + 0.3 * held)
 
@@ -197,20 +188,42 @@ def test_who_teaches(ema):
         assert torch.equal(value, kept[name])
 
 
-def test_low_rank_changes_of_the_image_tower_alone_are_merged():
-    model = swap_text(create("tiny", seed=1).eval(), create("tiny", seed=3), expansion=1)
-    text, names = model_digest(model.parts.text), list(model.state_dict())
-    edit = Lora(rank=2, alpha=2, targets=r"^model\.image\..*qkv")
-    before = copy.deepcopy(model.parts.image.state_dict())
-    tune_swapped_(model, pairs(model), steps=3, edit=edit, learning_rate=1e-2)
-    assert list(model.state_dict()) == names
-    moved = [name for name, value in model.parts.image.state_dict().items() if not torch.equal(value, before[name])]
+SETTINGS = {"name": "swap-text", "first": 4, "steps": 3, "batch_size": 9, "expansion": 1, "learning_rate": 1e-3}
+
+
+def adapted(model, **settings):
+    return tether.adapt(model, squares(), recipe=SETTINGS | settings, keep=squares(12, seed=5)).model
+
+
+def test_the_recipe_moves_images_and_adapter_and_no_embedder():
+    old = create("tiny", seed=1).eval()
+    tower = model_digest(swap_text(old, "minilm", expansion=1).parts.text)
+    done = adapted(old)
+    assert model_digest(done.parts.text) == tower
+    pixels = batch_of(old).image
+    assert not torch.allclose(done.encode_image(pixels).pooled, old.encode_image(pixels).pooled, atol=1e-4)
+    again = adapted(done, embedder=None, weight=100.0)
+    assert model_digest(again.parts.text) == tower
+    assert not torch.equal(again.parts.text_map.project.weight, done.parts.text_map.project.weight)
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_images_are_held_to_their_past(ema):
+    old, settings = create("tiny", seed=1).eval(), {"steps": 12, "learning_rate": 3e-4, "ema": ema}
+    pixels = batch_of(old).image
+    held, free = (adapted(old, weight=weight, **settings).encode_image(pixels).pooled for weight in (10.0, 0.0))
+    past = old.encode_image(pixels).pooled
+    assert closeness_loss(held, past) < 0.5 * closeness_loss(free, past)
+
+
+def test_low_rank_changes_are_merged():
+    old = create("tiny", seed=1).eval()
+    plain, low = swap_text(old, "minilm", expansion=1), adapted(old, rank=2)
+    before, after = plain.parts.image.state_dict(), low.parts.image.state_dict()
+    assert list(low.state_dict()) == list(plain.state_dict())
+    moved = [name for name, value in after.items() if not torch.equal(value, before[name])]
     assert moved
-    assert all("qkv" in name for name in moved)
-    assert model_digest(model.parts.text) == text
-    with pytest.raises(InputError, match="at least steps=9"):
-        tune_swapped_(model, pairs(model), steps=9, edit=edit)
-    assert list(model.state_dict()) == names
+    assert all(".blocks." in name and name.endswith("weight") for name in moved)
 
 
 def test_what_is_refused():
@@ -228,6 +241,14 @@ def test_what_is_refused():
         distil_text(swapped, teacher=model, texts=["a cat", "a cat"], loss="proclip", generator=torch.Generator())
     with pytest.raises(InputError, match="one embedding size"):
         distil_text(swapped, teacher=create("tiny", dim=32), texts=TEXTS, generator=torch.Generator())
-    swapped.requires_grad_(False)
-    with pytest.raises(InputError, match="all of its parameters rest"):
-        tune_swapped_(swapped, pairs(swapped), steps=1)
+    with pytest.raises(InputError, match="a first stage needs an encoder with embeddings of 64, got one of 32"):
+        ProclipStep(swapped, steps=2, first=1, old=create("tiny", dim=32))
+    for other, settings, reason in (
+        (create("tiny", towers="shared"), {}, "share parameters, among them all of their blocks"),
+        (create("tiny", geometry="euclidean"), {}, "compares embeddings by cosine"),
+        (model, {"embedder": None}, "fits the maps of a composed encoder"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=f"--recipe swap-text: .*{reason}"):
+            adapted(other, **settings)
+    with pytest.raises(InputError, match="swap-text gives a model of another architecture"):
+        tether.adapt(model, squares(), recipe="swap-text", interpolate=True)

@@ -7,8 +7,8 @@ from tether.adapt.distill.region_teacher import (
     region_pairs,
     region_targets,
 )
-from tether.adapt.distill.regions import DclipStep, RegionTuned, distil_regions_
-from tether.adapt.distill.swap import ProclipStep, SwapTuned, swap_text, tune_swapped_
+from tether.adapt.distill.regions import DclipStep
+from tether.adapt.distill.swap import ProclipStep, swap_text
 from tether.adapt.distill.text import Distilled, distil_text
 
 __all__ = [
@@ -17,13 +17,9 @@ __all__ = [
     "ProclipStep",
     "RegionPairs",
     "RegionTargets",
-    "RegionTuned",
-    "SwapTuned",
-    "distil_regions_",
     "distil_text",
     "fit_region_teacher",
     "region_pairs",
     "region_targets",
     "swap_text",
-    "tune_swapped_",
 ]

@@ -9,11 +9,15 @@ from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
+from tether.adapt.recipes.region_teacher import RegionTeacher
+from tether.adapt.recipes.swap_text import SwapText
 from tether.adapt.recipes.tuning import Outcome, Played, Tuning, play
 
 RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,
     "lora": LoraRecipe,
+    "region-teacher": RegionTeacher,
+    "swap-text": SwapText,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -30,6 +34,8 @@ __all__ = [
     "Outcome",
     "Played",
     "Recipe",
+    "RegionTeacher",
+    "SwapText",
     "TensorBatches",
     "TuneRecipe",
     "Tuning",
