@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -224,6 +226,21 @@ def test_low_rank_changes_are_merged():
     moved = [name for name, value in after.items() if not torch.equal(value, before[name])]
     assert moved
     assert all(".blocks." in name and name.endswith("weight") for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"expansion": 10**6}, "expansion: expected a whole number"), ({"blocks": 0}, "blocks: expected a whole number"),
+     ({"blocks": 2}, "weights of another architecture"), ({"more": 1}, "no model can be built")],
+)  # fmt: skip
+def test_folders_that_were_tampered_with(tmp_path, change, says):
+    model = swap_text(create("tiny", seed=1), create("tiny", seed=2), expansion=1)
+    path = tether.save(model, tmp_path) / "model.json"
+    values = json.loads(path.read_text())
+    values["text_map"] |= change
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=says):
+        tether.load(tmp_path)
 
 
 def test_what_is_refused():

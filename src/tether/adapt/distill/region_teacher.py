@@ -59,6 +59,7 @@ def region_pairs(
     source: Source,
     *,
     columns: RegionColumns | None,
+    workers: int = 0,
     on_bad: Path | BadRows | None = None,
     strict: bool = False,
     on_progress: Callable[[int, int | None], None] | None = None,
@@ -69,6 +70,7 @@ def region_pairs(
         model: any encoder of ``tether.load``.
         source: rows with an image, captions and, where ``columns`` are given, boxes.
         columns: see ``RegionCropper``; None for data without boxes.
+        workers: threads that decode.
         on_bad: log of rows whose image cannot be opened, see ``data.loader.ordered``.
         strict: stop at the first of them.
         on_progress: called with (images done, None).
@@ -77,19 +79,25 @@ def region_pairs(
         InputError: no row with a caption, or boxes that are none; it names the row.
     """
     cropper, kept = RegionCropper(columns, spec=model.image_spec), CachedEncoder(model, sides=("image",))
-    device, keys, found = model.logit_scale.device, [], []
-    texts: list[str] = []
-    owner: list[int] = []
-    for rows, _ in ordered(source, image_spec=model.image_spec, batch_size=_AT_ONCE, strict=strict, on_bad=on_bad):
+    device, keys = model.logit_scale.device, list[str]()
+    found, texts, owner = list[Tensor](), list[str](), list[int]()
+    reading = ordered(
+        source, image_spec=model.image_spec, batch_size=_AT_ONCE, workers=workers, strict=strict, on_bad=on_bad
+    )
+    for rows, _ in reading:
+        crops = []
         for row in rows:
             captions = [text for text in row.texts if text.strip()]
-            if not captions:
-                continue
+            if captions:
+                crops.append(cropper(row))
+                texts += captions
+                owner += [len(keys)] * len(captions)
+                keys.append(row.key)
+        if crops:
+            parts = torch.cat(crops).split(_AT_ONCE)
             with torch.no_grad():
-                found.append(kept.encode_image(cropper(row).to(device)).pooled.float().cpu())
-            texts += captions
-            owner += [len(keys)] * len(captions)
-            keys.append(row.key)
+                encoded = [kept.encode_image(part.to(device)).pooled.float().cpu() for part in parts]
+            found += torch.cat(encoded).split([len(one) for one in crops])
         if on_progress is not None:
             on_progress(len(keys), None)
     if not keys:

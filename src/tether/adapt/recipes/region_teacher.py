@@ -90,7 +90,9 @@ class RegionTeacher(TuneRecipe):
         """See TuneRecipe."""
         encoder = cast("Clip | WrappedEncoder", model)
         move_(model, "image")
-        pairs = region_pairs(encoder, given.source, columns=self.columns, on_progress=given.on_progress)
+        pairs = region_pairs(
+            encoder, given.source, columns=self.columns, workers=given.workers, on_progress=given.on_progress
+        )
         teacher, _ = fit_region_teacher(
             encoder,
             pairs,
