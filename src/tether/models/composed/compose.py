@@ -47,7 +47,8 @@ def compose(
     Args:
         image: the image tower.
         text: the text tower.
-        join: the map of both sides, ``linear``, ``mlp`` or ``none``, or ``{image: ..., text: ...}``.
+        join: the map of both sides, ``linear``, ``mlp``, ``embedder`` (``EmbedderAdapter``) or ``none``, or
+            ``{image: ..., text: ...}``.
         dim: of the joint space; the text tower's width if None.
 
     Raises:
@@ -57,7 +58,7 @@ def compose(
     eyes, words = cast(ImageSide, open_tower(image, "image")), cast(TextSide, open_tower(text, "text"))
     joined = {"image": join, "text": join} if isinstance(join, str) else dict(join)
     if set(joined) != {"image", "text"} or not all(kind in MAPS for kind in joined.values()):
-        raise InputError(f"join: expected one of none, linear, mlp for image and text, got {join!r}")
+        raise InputError(f"join: expected one of none, linear, mlp, embedder for image and text, got {join!r}")
     size = words.width if dim is None else dim
     maps = {
         side: {"kind": joined[side], "width": tower.width, "dim": size}
