@@ -170,6 +170,12 @@ def test_the_losses_of_both_stages():
     found, image = step(StepModule(model), batch, step=1, gather=LOCAL), model.encode_image(batch.image)
     held = proclip_loss(image.pooled, before, reduction="sum").total
     torch.testing.assert_close(found.total, clip_loss(image.unit, text.unit, model.logit_scale) + 0.3 * held)
+    twice = Batch(batch.image, batch.text[[0, 0, *range(2, len(TEXTS))]])
+    text = model.encode_text(twice.text).unit
+    contrast = clip_loss(image.unit, text, model.logit_scale, labels=torch.tensor([0, 0, 2, 3, 4, 5]))
+    torch.testing.assert_close(
+        step(StepModule(model), twice, step=1, gather=LOCAL).terms["contrastive"], contrast.detach()
+    )
 
 
 @pytest.mark.parametrize("ema", [None, 0.5])
@@ -197,13 +203,15 @@ def adapted(model, **settings):
     return tether.adapt(model, squares(), recipe=SETTINGS | settings, keep=squares(12, seed=5)).model
 
 
-def test_the_recipe_moves_images_and_adapter_and_no_embedder():
+def test_the_recipe_moves_images_and_adapter_and_no_embedder(tmp_path):
     old = create("tiny", seed=1).eval()
     tower = model_digest(swap_text(old, "minilm", expansion=1).parts.text)
     done = adapted(old)
     assert model_digest(done.parts.text) == tower
     pixels = batch_of(old).image
     assert not torch.allclose(done.encode_image(pixels).pooled, old.encode_image(pixels).pooled, atol=1e-4)
+    text = {"name": str(tether.save(create("tiny", seed=3), tmp_path)), "train": "locked"}
+    assert adapted(old, embedder=text).parts.text.width == 64
     again = adapted(done, embedder=None, weight=100.0)
     assert model_digest(again.parts.text) == tower
     assert not torch.equal(again.parts.text_map.project.weight, done.parts.text_map.project.weight)

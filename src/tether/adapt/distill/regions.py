@@ -10,7 +10,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import Share, checked
 from tether.core.types import Batch, Loss
-from tether.losses import dclip_loss
+from tether.losses import caption_labels, dclip_loss
 from tether.train.steps.module import StepModule, ViewRows, loss_inside
 from tether.train.steps.views import captions_of
 
@@ -49,15 +49,13 @@ class DclipStep:
             if (key, text) not in self.targets.place:
                 raise InputError(f"{key}: the teacher was not asked for this image with the text {text!r:.100}")
         rows = torch.tensor([self.targets.place[pair] for pair in pairs], device=batch.image.device)
-        numbers: dict[str, int] = {}
-        labels = [numbers.setdefault(text, len(numbers)) for _, text in pairs]
         found = dclip_loss(
             module.encode({"image": ViewRows("image", batch.image)})[0]["image"].pooled,
             self.targets.text[rows],
             self.targets.image[rows],
             model.logit_scale.detach(),
             alpha=self.alpha,
-            labels=torch.tensor(labels, device=rows.device),
+            labels=caption_labels(batch.text),
             gather=gather,
         )
         return Loss(found.total, {"contrastive": found.contrastive.detach(), "cosine": found.cosine.detach()})

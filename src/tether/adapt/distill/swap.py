@@ -15,7 +15,7 @@ from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, NonNegative, Whole, checked
 from tether.core.types import Batch, Features, Loss
-from tether.losses import clip_loss, proclip_loss
+from tether.losses import caption_labels, clip_loss, proclip_loss
 from tether.losses.checks import unit_rows
 from tether.models.build_open_clip import seeded
 from tether.models.cached import CachedEncoder
@@ -114,8 +114,8 @@ class ProclipStep:
 
     First the adapter alone learns the old text tower's rows of the captions. Then comes CLIP's loss, while the image
     tower is held to its own past: a teacher that trails it and its map by one update after each step, or stays what
-    they were. Rows of a text tower that rests come from the cache. A batch has its captions as ``extra["texts"]``;
-    ``extra["labels"]`` (b,), if there, are equal where they mean the same.
+    they were. Rows of a text tower that rests come from the cache. In the first stage a batch has its captions as
+    ``extra["texts"]``; in the second, equal captions are positives of each other.
     """
 
     @checked
@@ -167,7 +167,7 @@ class ProclipStep:
                 wanted = self._old.encode_text(ids).pooled
             held = proclip_loss(text.pooled, wanted, reduction=self.reduction)
             return Loss(held.total, {"instance": held.instance.detach(), "structure": held.structure.detach()})
-        model, labels = self._model, batch.extra.get("labels")
+        model = self._model
         pixels = model.pixels(batch.image)
         image = Features(model.parts.image_map(model.parts.image(pixels)))
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
@@ -177,7 +177,7 @@ class ProclipStep:
             unit_rows(image),
             unit_rows(text),
             model.logit_scale,
-            labels=labels if isinstance(labels, Tensor) else None,
+            labels=caption_labels(batch.text),
             gather=gather,
         )
         terms = {"instance": held.instance, "structure": held.structure, "contrastive": contrastive}

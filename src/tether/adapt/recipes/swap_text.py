@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -47,7 +47,7 @@ class SwapText(TuneRecipe):
     def __init__(
         self,
         *,
-        embedder: str | None = MINILM,
+        embedder: str | dict[str, Any] | None = MINILM,
         expansion: Few = EXPANSION,
         blocks: Few = 1,
         first: Whole = 500,
