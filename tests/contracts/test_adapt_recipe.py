@@ -29,13 +29,24 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "transformers' SigLIP": lambda folder: hugging_face(folder, "siglip"),
     "composed": FAMILIES["composed EfficientNet"],
 }
+SHORT = {"steps": 4, "batch_size": 6}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "lora": {"steps": 4, "batch_size": 6, "rank": 2},
-    "region-teacher": {"teacher_steps": 3, "steps": 4, "batch_size": 6},
-    "swap-text": {"first": 2, "steps": 3, "batch_size": 6, "expansion": 1},
+    "clipood": SHORT,
+    "close_the_gap": SHORT | {"learning_rate": 1e-4},
+    "coop": {"context": 2, "epochs": 2, "batch_size": 6},
+    "full": SHORT,
+    "lora": SHORT | {"rank": 2},
+    "norms": SHORT,
+    "pairs": SHORT,
+    "paraphrases": SHORT,
+    "region_teacher": SHORT | {"teacher_steps": 3},
+    "swap_text": {"first": 2, "steps": 3, "batch_size": 6, "expansion": 1},
 }
 """So that a recipe takes seconds; what is not named has its defaults."""
-REFUSALS: dict[tuple[str, str], str] = {}
+REFUSALS: dict[tuple[str, str], str] = {
+    **{("maps", kind): "fits the maps of a composed encoder" for kind in KINDS if kind != "composed"},
+    ("coop", "composed"): "this text tower cannot be looked into: the tower is a BertModel",
+}
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""
 DATA = {"labels": squares, "pairs": squares, "texts": captions}
 PLAYED = [name for name, kind in RECIPES.items() if issubclass(kind, TuneRecipe)]

@@ -73,7 +73,7 @@ def test_teacher_then_student(model):
 
 
 SETTINGS = {
-    "name": "region-teacher", "boxes": "boxes", "unit": "pixel", "teacher_steps": 15, "teacher_rate": 1e-2, "steps": 30,
+    "name": "region_teacher", "boxes": "boxes", "unit": "pixel", "teacher_steps": 15, "teacher_rate": 1e-2, "steps": 30,
     "learning_rate": 3e-3,
 }  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_the_verb_keeps_texts_and_reads_boxes():
     with pytest.raises(InputError, match=r"expected corners inside the image \(xyxy, shares of the image\)"):
         tether.adapt(model, SOURCE, recipe=SETTINGS | {"unit": "share"}, keep=squares(12))
     for other, reason in ((create("tiny", towers="shared"), "share"), (create("tiny", geometry="euclidean"), "cosine")):
-        with pytest.raises(UnsupportedModelError, match=f"--recipe region-teacher: .*{reason}"):
+        with pytest.raises(UnsupportedModelError, match=f"--recipe region_teacher: .*{reason}"):
             tether.adapt(other, SOURCE, recipe=SETTINGS, keep=squares(12))
 
 

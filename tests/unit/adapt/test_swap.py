@@ -196,7 +196,7 @@ def test_who_teaches(ema):
         assert torch.equal(value, kept[name])
 
 
-SETTINGS = {"name": "swap-text", "first": 4, "steps": 3, "batch_size": 9, "expansion": 1, "learning_rate": 1e-3}
+SETTINGS = {"name": "swap_text", "first": 4, "steps": 3, "batch_size": 9, "expansion": 1, "learning_rate": 1e-3}
 
 
 def adapted(model, **settings):
@@ -273,7 +273,7 @@ def test_what_is_refused():
         (create("tiny", geometry="euclidean"), {}, "compares embeddings by cosine"),
         (model, {"embedder": None}, "fits the maps of a composed encoder"),
     ):
-        with pytest.raises(UnsupportedModelError, match=f"--recipe swap-text: .*{reason}"):
+        with pytest.raises(UnsupportedModelError, match=f"--recipe swap_text: .*{reason}"):
             adapted(other, **settings)
-    with pytest.raises(InputError, match="swap-text gives a model of another architecture"):
-        tether.adapt(model, squares(), recipe="swap-text", interpolate=True)
+    with pytest.raises(InputError, match="swap_text gives a model of another architecture"):
+        tether.adapt(model, squares(), recipe="swap_text", interpolate=True)

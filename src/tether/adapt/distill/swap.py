@@ -51,7 +51,7 @@ def swap_text(
     """The images of one encoder and the texts of another embedder, whose adapter knows nothing yet.
 
     The new encoder has copies of the image tower and the logit scale; ``distil_text(..., loss="proclip")`` teaches its
-    adapter what the old text tower knew from texts alone, and the recipe ``swap-text`` of ``tether.adapt`` does all of
+    adapter what the old text tower knew from texts alone, and the recipe ``swap_text`` of ``tether.adapt`` does all of
     it. The embedder rests, so what it gives is computed once and kept.
 
     Source: ProCLIP (arXiv 2510.18795).

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tether.adapt.recipes.batches import Batches, TensorBatches
+from tether.adapt.recipes.batches import Batches, ReplayedBatches, TensorBatches
+from tether.adapt.recipes.clipood import ClipoodRecipe
+from tether.adapt.recipes.close_the_gap import CloseTheGap
+from tether.adapt.recipes.contrastive import PairTuning
+from tether.adapt.recipes.coop import CoOp
+from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
 from tether.adapt.recipes.lora import LoraRecipe
+from tether.adapt.recipes.maps import MapsRecipe
+from tether.adapt.recipes.norms import NormTuning
+from tether.adapt.recipes.paraphrases import Paraphrases
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
 from tether.adapt.recipes.region_teacher import RegionTeacher
@@ -15,9 +23,17 @@ from tether.adapt.recipes.tuning import Outcome, Played, Tuning, play
 
 RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,
+    "coop": CoOp,
     "lora": LoraRecipe,
-    "region-teacher": RegionTeacher,
-    "swap-text": SwapText,
+    "norms": NormTuning,
+    "full": FullTuning,
+    "clipood": ClipoodRecipe,
+    "maps": MapsRecipe,
+    "pairs": PairTuning,
+    "close_the_gap": CloseTheGap,
+    "paraphrases": Paraphrases,
+    "region_teacher": RegionTeacher,
+    "swap_text": SwapText,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -25,16 +41,25 @@ __all__ = [
     "RECIPES",
     "Batches",
     "Case",
+    "ClipoodRecipe",
+    "CloseTheGap",
+    "CoOp",
     "EmbeddedRows",
     "FitRecipe",
+    "FullTuning",
     "Given",
     "Kind",
     "LinearProbe",
     "LoraRecipe",
+    "MapsRecipe",
+    "NormTuning",
     "Outcome",
+    "PairTuning",
+    "Paraphrases",
     "Played",
     "Recipe",
     "RegionTeacher",
+    "ReplayedBatches",
     "SwapText",
     "TensorBatches",
     "TuneRecipe",
