@@ -275,5 +275,6 @@ def test_what_is_refused():
     ):
         with pytest.raises(UnsupportedModelError, match=f"--recipe swap_text: .*{reason}"):
             adapted(other, **settings)
-    with pytest.raises(InputError, match="swap_text gives a model of another architecture"):
-        tether.adapt(model, squares(), recipe="swap_text", interpolate=True)
+    for base, name in ((model, "swap_text"), (swapped, "maps")):
+        with pytest.raises(InputError, match=f"{name} gives a model of another architecture"):
+            tether.adapt(base, squares(), recipe=name, interpolate=True)
