@@ -44,6 +44,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "paraphrases": SHORT,
     "svd": SHORT,
     "tip_adapter": {"views": 2, "keys": "tuned"},
+    "region_teacher": SHORT | {"teacher_steps": 3},
+    "swap_text": {"first": 2, "steps": 3, "batch_size": 6, "expansion": 1},
 }
 """So that a recipe takes seconds; what is not named has its defaults."""
 REFUSALS: dict[tuple[str, str], str] = {

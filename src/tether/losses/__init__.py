@@ -10,7 +10,9 @@ from tether.losses.arc_margin import ArcMarginHead, multi_caption_arc_loss, with
 from tether.losses.barlow import barlow_loss
 from tether.losses.checks import caption_labels
 from tether.losses.clip import ClipLoss, clip_loss, multi_text_loss
+from tether.losses.closeness import closeness_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
+from tether.losses.dclip import DclipTerms, dclip_loss
 from tether.losses.entailment import entailment
 from tether.losses.error_norm_truncation import CausalENT, ENTLoss, TruncatedLoss, error_norm
 from tether.losses.fix_clip import FixClipLoss, FixClipTerms, GroupHeads, fix_clip_loss, group_token_aggregate
@@ -35,6 +37,7 @@ from tether.losses.matryoshka import (
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
+from tether.losses.proclip import ProclipTerms, proclip_loss
 from tether.losses.rocket import RocketTerms, rocket_loss
 from tether.losses.self_supervised import nt_xent_loss, siamese_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
@@ -88,6 +91,7 @@ __all__ = [
     "ClipLoss",
     "ContrastiveGapLoss",
     "CriticLoss",
+    "DclipTerms",
     "ENTLoss",
     "EqualNegativesWarning",
     "FixClipLoss",
@@ -112,6 +116,7 @@ __all__ = [
     "PairLosses",
     "ParaclipTerms",
     "PartialWidthWarning",
+    "ProclipTerms",
     "RocketTerms",
     "SigLipLoss",
     "SlopePenalty",
@@ -135,7 +140,9 @@ __all__ = [
     "clip_loss",
     "clip_rows",
     "clip_weights_",
+    "closeness_loss",
     "cross_entropy_bounds",
+    "dclip_loss",
     "entailment",
     "error_norm",
     "finding_similarity",
@@ -162,6 +169,7 @@ __all__ = [
     "nt_xent_loss",
     "paraclip_loss",
     "principal_components",
+    "proclip_loss",
     "project_kl",
     "prototype_swapped_loss",
     "rocket_loss",

@@ -11,7 +11,7 @@ from torch import nn
 
 from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.ranges import Part, PositiveRate, Rate, checked
+from tether.core.ranges import Part, Positive, PositiveRate, Rate, checked
 
 FinalNorm = Literal["head", "last_block"]
 REST = "rest"

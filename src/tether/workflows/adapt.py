@@ -174,8 +174,9 @@ def adapt(
     name = str(spec["name"])
     if made.takes not in case.kinds:
         raise kind_error(name, made, case, source=source.name)
-    if interpolate and made.gives != "model":
-        raise InputError(f"--interpolate: goes with a recipe that gives a model, and {name} gives a {made.gives}")
+    if interpolate and (made.gives != "model" or made.rebuilds):
+        given = "model of another architecture" if made.rebuilds else made.gives
+        raise InputError(f"--interpolate: goes with a recipe that gives a model like the base, {name} gives a {given}")
     with named(name):
         made.check(base)
     if on_plan is not None:

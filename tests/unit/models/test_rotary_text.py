@@ -150,7 +150,7 @@ class TestDistilText:
     def test_refuses_what_cannot_be_taught(self) -> None:
         teacher = create("tiny", context=16).eval()
         student, draw = teacher.resized(context=64, how="rotary"), torch.Generator()
-        with pytest.raises(InputError, match="tokens, but the teacher reads 16"):
+        with pytest.raises(InputError, match="more than the 16 tokens"):
             distil_text(student, teacher=teacher, texts=[*TEXTS, LONG], generator=draw)
         with pytest.raises(InputError, match="expected at least one, got none"):
             distil_text(student, teacher=teacher, texts=[], generator=draw)

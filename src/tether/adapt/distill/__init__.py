@@ -1,5 +1,25 @@
 """What one model learns from another."""
 
+from tether.adapt.distill.region_teacher import (
+    RegionPairs,
+    RegionTargets,
+    fit_region_teacher,
+    region_pairs,
+    region_targets,
+)
+from tether.adapt.distill.regions import DclipStep
+from tether.adapt.distill.swap import ProclipStep, swap_text
 from tether.adapt.distill.text import Distilled, distil_text
 
-__all__ = ["Distilled", "distil_text"]
+__all__ = [
+    "DclipStep",
+    "Distilled",
+    "ProclipStep",
+    "RegionPairs",
+    "RegionTargets",
+    "distil_text",
+    "fit_region_teacher",
+    "region_pairs",
+    "region_targets",
+    "swap_text",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.losses import closeness_loss, proclip_loss
 from tether.models.embed import encode_texts
-from tether.models.tokenizer import lengths
+from tether.models.tokenizer import LongText, lengths
 from tether.optim import AdamW, parameter_groups
+from tether.train.locked_towers import kept_where_resting
 from tether.train.schedules import Cosine
 
 WARMUP_SHARE = 0.05
@@ -40,6 +43,8 @@ def distil_text(
     *,
     teacher: DualEncoder,
     texts: Sequence[str],
+    loss: Literal["cosine", "proclip"] = "cosine",
+    long_text: LongText = "raise",
     steps: int = 1000,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
@@ -47,15 +52,19 @@ def distil_text(
     generator: torch.Generator,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> Distilled:
-    """Train the student's text side, in place, on ``mean(1 - cos(student, teacher))`` (arXiv 2508.02329).
+    """Train the student's text side, in place, to give what the teacher gives (arXiv 2508.02329, 2510.18795).
 
-    The teacher reads every text once, before the first step. Whatever else the student has (its images' side, its
-    scale) gets no gradient and stays as it is; so do parameters that are frozen.
+    The teacher reads every text once, before the first step; so does a student's tower that rests, whose rows are kept.
+    Whatever else the student has (its images' side, its scale) gets no gradient and stays as it is; so do parameters
+    that are frozen.
 
     Args:
         student: any model of ours or of ``tether.load``, such as ``resized(how="rotary")`` makes; left in eval mode.
         teacher: any model of the same embedding size, with a vocabulary of its own if it likes.
-        texts: short captions, that is, such as the teacher can read to the end.
+        texts: short captions, that is, such as the teacher can read to the end; equal ones count once.
+        loss: ``cosine`` is ``mean(1 - cos(student, teacher))``; ``proclip`` the first stage of ProCLIP, for which a
+            batch has at least 2 texts, see ``proclip_loss``.
+        long_text: of a text that the teacher would cut, ``raise``, or let it teach what it makes of the beginning.
         steps: of AdamW, with a short warm-up and then half a cosine.
         batch_size: texts in a step; at most as many as there are.
         learning_rate: at its highest.
@@ -76,17 +85,11 @@ def distil_text(
     if not texts:
         raise InputError("texts: expected at least one, got none")
     tokens = student.tokenizer(texts)
-    long, limit = lengths(tokens), teacher.tokenizer.context_length
-    if (cut := (long > limit).nonzero()).numel():
-        row = int(cut[0])
-        raise InputError(
-            f"texts: {texts[row]!r} has {int(long[row])} tokens, but the teacher reads {limit}; what it cuts off it "
-            "cannot teach"
-        )
-    wanted = F.normalize(encode_texts(teacher, texts), dim=1)
+    long = lengths(tokens)
+    wanted = encode_texts(teacher, texts, long_text=long_text)
     device = student.logit_scale.device
     before = _agreement(student, texts, wanted)
-    tokens, target = tokens.to(device), wanted.to(device)
+    tokens, target, reader = tokens.to(device), wanted.to(device), kept_where_resting(student)
     optimizer = AdamW(parameter_groups(student, weight_decay=weight_decay), lr=learning_rate)
     schedule = Cosine(warmup=min(steps - 1, round(WARMUP_SHARE * steps)))
     student.train()
@@ -96,12 +99,12 @@ def distil_text(
         rows = drawn.to(device, non_blocking=True)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * schedule.factor(step, steps=steps)
-        found = student.encode_text(tokens[rows, : int(long[drawn].max())]).unit  # long is on the CPU: no wait
-        loss = (1 - (found * target[rows].to(found.dtype)).sum(dim=1)).mean()
+        found = reader.encode_text(tokens[rows, : int(long[drawn].max())]).pooled  # long is on the CPU: no wait
+        far = closeness_loss(found, target[rows]) if loss == "cosine" else proclip_loss(found, target[rows]).total
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        far.backward()
         optimizer.step()
-        losses.append(loss.detach())
+        losses.append(far.detach())
         if on_progress is not None:
             on_progress(step + 1, steps)
     optimizer.zero_grad(set_to_none=True)
@@ -114,6 +117,6 @@ def _agreement(student: DualEncoder, texts: Sequence[str], wanted: Float[Tensor,
     assert isinstance(student, nn.Module)  # checked at the start
     mode = student.training
     student.eval()
-    found = F.normalize(encode_texts(student, texts), dim=1)
+    found = encode_texts(kept_where_resting(student), texts)
     student.train(mode)
-    return float((found * wanted).sum(dim=1).mean())
+    return float(F.cosine_similarity(found, wanted).mean())

@@ -20,7 +20,9 @@ from tether.adapt.recipes.norms import NormTuning
 from tether.adapt.recipes.paraphrases import Paraphrases
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
+from tether.adapt.recipes.region_teacher import RegionTeacher
 from tether.adapt.recipes.svd import SvdRecipe
+from tether.adapt.recipes.swap_text import SwapText
 from tether.adapt.recipes.tip_adapter import TipAdapterRecipe
 from tether.adapt.recipes.tuning import Outcome, Played, Tuning, play
 
@@ -40,6 +42,8 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "paraphrases": Paraphrases,
     "classifier": ClassifierRecipe,
     "image_search": ImageSearch,
+    "region_teacher": RegionTeacher,
+    "swap_text": SwapText,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -67,8 +71,10 @@ __all__ = [
     "Paraphrases",
     "Played",
     "Recipe",
+    "RegionTeacher",
     "ReplayedBatches",
     "SvdRecipe",
+    "SwapText",
     "TensorBatches",
     "TipAdapterRecipe",
     "TuneRecipe",

@@ -23,6 +23,7 @@ class MapsRecipe(FitRecipe):
 
     takes = "pairs"
     gives = "model"
+    rebuilds = True
     cost = 2.0
 
     @checked

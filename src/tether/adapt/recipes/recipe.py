@@ -43,12 +43,15 @@ class Recipe(abc.ABC):
         gives: what comes of it.
         validates: whether it chooses settings on a part of the data kept for that.
         aims: measures of ``evaluate.adaptation.MEASURES`` that it wants to change beside those of its kind of data.
+        rebuilds: whether the model that it gives is of another architecture: then nothing of the base is told to rest,
+            and there are no weights between the two.
         cost: rough price against a linear probe, to choose by.
     """
 
     takes: ClassVar[Kind]
     gives: ClassVar[Gives]
     aims: ClassVar[tuple[str, ...]] = ()
+    rebuilds: ClassVar[bool] = False
     cost: ClassVar[float]
     validates: bool = False
 

@@ -48,17 +48,18 @@ def compose(
     Args:
         image: the image tower.
         text: the text tower.
-        join: the map of both sides, ``linear``, ``mlp`` or ``none``, or ``{image: ..., text: ...}``.
+        join: the map of both sides, ``linear``, ``mlp``, ``embedder`` (``EmbedderAdapter``) or ``none``, or
+            ``{image: ..., text: ...}``.
         dim: of the joint space; the text tower's width if None.
 
     Raises:
         InputError: no such tower, one of the other side, without the asked output, or with weights of another.
         MissingExtraError: a tower's library is not installed.
     """
-    eyes, words = cast(ImageSide, _tower(image, "image")), cast(TextSide, _tower(text, "text"))
+    eyes, words = cast(ImageSide, open_tower(image, "image")), cast(TextSide, open_tower(text, "text"))
     joined = {"image": join, "text": join} if isinstance(join, str) else dict(join)
     if set(joined) != {"image", "text"} or not all(kind in MAPS for kind in joined.values()):
-        raise InputError(f"join: expected one of none, linear, mlp for image and text, got {join!r}")
+        raise InputError(f"join: expected one of none, linear, mlp, embedder for image and text, got {join!r}")
     size = words.width if dim is None else dim
     maps = {
         side: {"kind": joined[side], "width": tower.width, "dim": size}
@@ -79,7 +80,8 @@ def from_recipe(values: Mapping[str, Any]) -> ComposedEncoder:
     return compose(**values)
 
 
-def _tower(spec: TowerSpec, side: Side) -> TowerSide:
+def open_tower(spec: TowerSpec, side: Side) -> TowerSide:
+    """The tower of one side that ``compose`` would take for this; its arguments and errors are those of ``compose``."""
     values = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
     for key in values:
         if key not in _TOWER_KEYS:

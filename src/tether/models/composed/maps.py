@@ -15,6 +15,7 @@ from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.models.composed.class_names import ClassNameMap
 from tether.models.described import MAX_SIZE, mapping, of_kind
+from tether.models.text.embedder import EmbedderAdapter
 
 MAX_MAPS = 32
 """Most maps of a side, in one another and side by side."""
@@ -65,6 +66,7 @@ MAPS: Mapping[str, Callable[..., nn.Module]] = {
     "linear": _linear,
     "mlp": _mlp,
     "class_names": ClassNameMap,
+    "embedder": EmbedderAdapter,
     "joined": JoinedMaps,
 }
 """Maps by name, called with the tower's width, the joint space's dim and the settings of the kind."""

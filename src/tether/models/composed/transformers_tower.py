@@ -36,10 +36,11 @@ IMAGE_KINDS = (
     "vit_msn",
 )  # fmt: skip
 TEXT_KINDS = (
-    "albert", "bert", "camembert", "clip_text_model", "deberta", "deberta-v2", "distilbert", "electra", "modernbert",
-    "mpnet", "mt5", "roberta", "t5", "umt5", "xlm-roberta",
+    "albert", "bert", "camembert", "clip_text_model", "deberta", "deberta-v2", "distilbert", "electra", "gemma2",
+    "gemma3_text", "llama", "mistral", "modernbert", "mpnet", "mt5", "phi3", "qwen2", "qwen3", "roberta", "t5", "umt5",
+    "xlm-roberta",
 )  # fmt: skip
-"""Values of ``model_type`` that are built, each by the library's own class."""
+"""Values of ``model_type`` that are built, each by the library's own class; language models without their heads."""
 _OUTPUTS = ("pooler", "cls", "mean")
 _CLS = ("deit", "vit", "vit_msn")  # their pooler is seldom trained
 _SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize")

@@ -19,8 +19,7 @@ from tether.evaluate.adaptation import MEASURES, Compared, Pictured, class_figur
 from tether.evaluate.adaptation.report import Frozen
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.models.cached import CachedEncoder, side_digest
-from tether.models.embed import encode_texts
-from tether.models.embed import encode_images
+from tether.models.embed import encode_images, encode_texts
 from tether.models.sides import SIDES
 from tether.tasks.classify.zero_shot import class_weights
 from tether.workflows.adaptation.data import words_of

@@ -28,7 +28,8 @@ class Done:
 
     Attributes:
         outcome: model or head.
-        free: tensors of the base that were free to change; None of a fit, which says nothing of it.
+        free: tensors of the base that were free to change; None of a fit, which says nothing of it, and of a recipe
+            that rebuilds the model.
         moved: numbers that were learnt.
         seconds: it took.
         cpu_seconds: of processor time.
@@ -88,7 +89,8 @@ def run(
             part.lock_("locked" if was else "tuned")
         cast(nn.Module, model).eval()
         outcome = played.outcome
-        done = Done(outcome, played.free, played.parameters, before[0] + played.seconds, before[1] + played.cpu_seconds)
+        free = None if recipe.rebuilds else played.free
+        done = Done(outcome, free, played.parameters, before[0] + played.seconds, before[1] + played.cpu_seconds)
     if outcome.head is not None:
         outcome.head.bind_(base if outcome.model is None else outcome.model)
     return done
