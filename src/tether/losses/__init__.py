@@ -10,6 +10,7 @@ from tether.losses.align_clip import AlignClipLoss, AlignTerms, align_clip_loss
 from tether.losses.barlow import barlow_loss
 from tether.losses.checks import caption_labels
 from tether.losses.clip import ClipLoss, clip_loss, multi_text_loss
+from tether.losses.closeness import closeness_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
 from tether.losses.entailment import entailment
 from tether.losses.error_norm_truncation import CausalENT, ENTLoss, TruncatedLoss, error_norm
@@ -133,6 +134,7 @@ __all__ = [
     "clip_loss",
     "clip_rows",
     "clip_weights_",
+    "closeness_loss",
     "cross_entropy_bounds",
     "entailment",
     "error_norm",
