@@ -28,10 +28,10 @@ _LAZY = {
     "search": ("tether.workflows.search", "search"),
     "classify": ("tether.workflows.classify", "classify"),
 }
-_PACKAGES = ("train",)
+_PACKAGES = ("adapt", "train")
 """Packages that are verbs as well; see ``core.callable_module``."""
 
-__all__ = ["__version__", "classify", "embed", "eval", "export", "load", "save", "search", "train"]
+__all__ = ["__version__", "adapt", "classify", "embed", "eval", "export", "load", "save", "search", "train"]
 
 
 def __dir__() -> list[str]:

@@ -1,1 +1,7 @@
-"""How a trained model is bent to a case: fine-tuning, averages of weights, corrections of what it learnt wrongly."""
+"""How a trained model is bent to a case: recipes, fine-tuning, averages of weights, mending what it learnt wrongly."""
+
+from __future__ import annotations
+
+from tether.core.callable_module import make_callable
+
+make_callable(__name__, "tether.workflows.adapt:adapt")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import time
 from collections.abc import Mapping
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tether.cli import screen
 from tether.cli.say import say
 from tether.cli.screen import Screen, Words, bars
+from tether.cli.stopping import Stopping
 from tether.train.run_files import BAD_ROWS
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ _SHOWN = ("text_to_image_r10", "image_to_text_r10")
 _RECALL = re.compile(r"(text_to_image|image_to_text)_r\d+")
 _LINES = 10
 """Lines printed over a run when the output is not a terminal; more where they would be ``screen.EVERY`` s apart."""
-_STOPPING = b"tether: stopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
 
 
 class TrainingProgress:
@@ -32,17 +30,15 @@ class TrainingProgress:
         """Args: steps: length of the run."""
         self.steps = steps
         self.console = Screen()
-        self._asked = False
+        self._stopping = Stopping()
         self._said = time.monotonic()
-        self._before: dict[int, Any] = {}
         self._progress = bars(
             Words("state"), screen=self.console, transient=False, disable=not self.console.is_terminal
         )
 
     def __enter__(self) -> Self:
         """Start the display and take over the signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
+        self._stopping.__enter__()
         self._progress.start()
         self._task = self._progress.add_task("training", total=self.steps, state="")
         return self
@@ -52,12 +48,11 @@ class TrainingProgress:
     ) -> None:
         """Stop the display and give the signals back."""
         self._progress.stop()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._stopping.__exit__(kind, error, trace)
 
     def interrupted(self) -> bool:
         """Whether somebody asked the run to stop."""
-        return self._asked
+        return self._stopping.asked()
 
     def show(self, record: dict[str, Any]) -> None:
         """One record of the logbook."""
@@ -79,12 +74,6 @@ class TrainingProgress:
             self._said = time.monotonic()
             left = (self.steps - done) * record["seconds"] / done
             self.console.print(f"step {done}/{self.steps}  {state}  {left:.0f} s left")
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: do not wait for the checkpoint
-        self._asked = True
-        os.write(2, _STOPPING)  # a signal may come in the middle of a print, which cannot be entered twice
 
 
 def _recalls(metrics: Mapping[str, float], *, every: bool = False) -> list[str]:

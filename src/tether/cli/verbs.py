@@ -7,7 +7,7 @@ from pathlib import Path
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Data": ("curate", "mine"),
-    "Train and measure": ("train", "eval", "report", "inspect"),
+    "Train and measure": ("train", "adapt", "eval", "report", "inspect"),
     "Use": ("embed", "index", "search", "classify", "export"),
     "Papers": ("papers", "where", "reproduce", "bench", "docs"),
 }

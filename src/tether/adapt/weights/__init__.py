@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tether.adapt.weights.beta_moving_average import BetaMovingAverage, beta_weights
+from tether.adapt.weights.interpolate import interpolate
 
-__all__ = ["BetaMovingAverage", "beta_weights"]
+__all__ = ["BetaMovingAverage", "beta_weights", "interpolate"]

@@ -1,0 +1,40 @@
+"""Classifiers on the embeddings of images: one folder format, bound to the encoder that they were fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tether.adapt.heads.digest import image_digest
+from tether.adapt.heads.head import HEAD_FILE, Head, read_head
+from tether.adapt.heads.linear import LinearHead
+from tether.core.protocols import DualEncoder
+
+HEADS: Mapping[str, type[Head]] = {"linear": LinearHead}
+"""Every kind of head by the name that its file has."""
+
+
+def load_head(folder: Path | str, *, model: DualEncoder | None = None) -> Head:
+    """Open what ``Head.save`` wrote.
+
+    Args:
+        folder: that holds it.
+        model: the encoder it shall be used with; None opens it without looking at one.
+
+    Raises:
+        InputError: no head there, an unknown kind, a damaged file, or an encoder whose image side is not the one that
+            it was fitted on; both digests are named.
+
+    Example:
+        >>> import tempfile, torch, tether
+        >>> from tether.adapt.heads import LinearHead, load_head
+        >>> model = tether.load("tiny", random_weights=True)
+        >>> head = LinearHead(torch.eye(2, model.dim), classes=("cat", "dog")).bind_(model)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_head(head.save(folder), model=model).classes
+        ('cat', 'dog')
+    """
+    return read_head(folder, HEADS, model=model)
+
+
+__all__ = ["HEADS", "HEAD_FILE", "Head", "LinearHead", "image_digest", "load_head"]

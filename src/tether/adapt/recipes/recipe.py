@@ -1,0 +1,91 @@
+"""What every recipe of ``tether adapt`` is."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from tether.adapt.recipes.given import Given, Kind
+from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.core.protocols import DualEncoder
+
+Gives = Literal["head", "model", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What was seen of data and model before a recipe is chosen.
+
+    Attributes:
+        kinds: of data that the source can be read as.
+        rows: in all.
+        classes: how many; 0 without labels.
+        least: images of the smallest class, or the shots that were asked for if these are fewer.
+        composed: whether the model is two towers joined by maps.
+    """
+
+    kinds: frozenset[Kind]
+    rows: int
+    classes: int = 0
+    least: int = 0
+    composed: bool = False
+
+
+class Recipe(abc.ABC):
+    """One way to bend a model to a case; its constructor is its only schema, ranges stand in the signature.
+
+    A recipe never measures itself, never saves and never resumes: the workflow does. It is one of the two classes
+    below.
+
+    Attributes:
+        takes: the kind of data.
+        gives: what comes of it.
+        validates: whether it chooses settings on a part of the data kept for that.
+        aims: measures of ``evaluate.adaptation.MEASURES`` that it wants to change beside those of its kind of data.
+        cost: rough price against a linear probe, to choose by.
+    """
+
+    takes: ClassVar[Kind]
+    gives: ClassVar[Gives]
+    aims: ClassVar[tuple[str, ...]] = ()
+    cost: ClassVar[float]
+    validates: bool = False
+
+    @classmethod
+    def suits(cls, case: Case) -> str:
+        """Why it fits what was seen, in one line; empty where it is not to be proposed."""
+        del case
+        return ""
+
+    def check(self, model: DualEncoder) -> None:
+        """Refuse a model with a reason of ``adapt.recipes.refusals``; it is asked before data are read."""
+        del model
+
+
+class FitRecipe(Recipe):
+    """In closed form, from embeddings: nothing of it needs to be resumed, as rows lie in the feature cache."""
+
+    @abc.abstractmethod
+    def fit(self, model: DualEncoder, given: Given) -> Outcome:
+        """Make a head or a model.
+
+        Args:
+            model: the base; it must stay as it is, so a model that is given is a copy or is around it.
+            given: data of the kind it takes.
+        """
+
+
+class TuneRecipe(Recipe):
+    """By gradient: it describes what moves and how, and the workflow plays it, so every one of them resumes."""
+
+    @abc.abstractmethod
+    def tuning(self, model: DualEncoder, given: Given) -> Tuning:
+        """Prepare a copy of the base and say how it is trained; after an interrupt it is asked again.
+
+        Everything it draws must come from ``given.seed``.
+
+        Args:
+            model: a copy of the base to set ``requires_grad`` of and to edit in place.
+            given: data of the kind it takes.
+        """

@@ -1,0 +1,23 @@
+"""Why a recipe does not take a model: the one table of reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.core.errors import UnsupportedModelError
+
+REASONS: Mapping[str, str] = {
+    "geometry": "it compares embeddings by cosine, and this model's geometry is {found}",
+    "no blocks": "it changes linear layers in repeated blocks, and the model has none there: {found}",
+    "no norms": "it moves the gains of norm layers, and the {found} side has none",
+    "nothing moves": "none of the parameters of the {found} side can move",
+    "not composed": "it fits the maps of a composed encoder, such as starter, and this is a {found}",
+    "shared towers": "one side must rest, and the towers share parameters, among them {found}",
+    "text tower": "it puts vectors among a text's tokens, and this text tower cannot be looked into: {found}",
+}
+"""Reasons by a short name; ``{found}`` is what was found in the model."""
+
+
+def refused(reason: str, *, found: object = "") -> UnsupportedModelError:
+    """An error with one of the reasons; the workflow puts the recipe's name before it."""
+    return UnsupportedModelError(REASONS[reason].format(found=found))

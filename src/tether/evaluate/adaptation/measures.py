@@ -1,0 +1,48 @@
+"""What a recipe may aim at beside accuracy and recall: measures by name, each of one source seen before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+from tether.core.protocols import DualEncoder, Source
+from tether.evaluate.adaptation.figures import Compared, plain_figure
+from tether.evaluate.embeddings import Embedded
+from tether.evaluate.geometry import modality_gap
+
+
+@dataclass(frozen=True, slots=True)
+class Pictured:
+    """The held-out part before and after.
+
+    Attributes:
+        source: of its rows.
+        before: the base.
+        after: what came of it.
+        seen_before: the rows as the base embeds them.
+        seen_after: and as the other does.
+    """
+
+    source: Source
+    before: DualEncoder
+    after: DualEncoder
+    seen_before: Embedded
+    seen_after: Embedded
+
+
+Measure = Callable[[Pictured], list[Compared]]
+
+
+def gap(seen: Pictured) -> list[Compared]:
+    """Distance of the centres of images and texts, of unit embeddings."""
+    found = [
+        float(modality_gap(F.normalize(one.image, dim=1), F.normalize(one.text, dim=1)))
+        for one in (seen.seen_before, seen.seen_after)
+    ]
+    return [plain_figure("modality gap", found[0], found[1], n=len(seen.seen_before.image), better="lower")]
+
+
+MEASURES: Mapping[str, Measure] = {"gap": gap}
+"""What ``Recipe.aims`` may name."""

@@ -1,0 +1,266 @@
+"""``tether adapt``: a model bent to a case, and what it forgot."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from tether.adapt.heads import Head
+from tether.adapt.recipes import RECIPES, Case, Recipe
+from tether.core.component import build, closest
+from tether.core.errors import InputError
+from tether.core.geometry import check_finite
+from tether.core.model_digest import model_digest
+from tether.core.protocols import DualEncoder
+from tether.data import open_source
+from tether.evaluate.adaptation import AdaptReport
+from tether.evaluate.adaptation.report import Costs
+from tether.models.composed.encoder import ComposedEncoder
+from tether.models.save import save
+from tether.tasks.classify.prompts import classes_of, templates_of
+from tether.workflows.adaptation.choose import Choice, choices, kind_error
+from tether.workflows.adaptation.data import Asked, look_at, parts_of
+from tether.workflows.adaptation.folder import Existing, check_free, claimed
+from tether.workflows.adaptation.interpolation import along
+from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, resting
+from tether.workflows.adaptation.next_steps import next_steps
+from tether.workflows.adaptation.run import OnStep, named, run
+from tether.workflows.models import Data, Model, Progress, opened
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What came of an adaptation.
+
+    Attributes:
+        model: the adapted encoder, or None where a head on the base is the result.
+        head: a classifier on embeddings, or None.
+        report: before and after, what was forgotten, what it cost.
+        folder: where it was saved, or None.
+    """
+
+    model: DualEncoder | None
+    head: Head | None
+    report: AdaptReport
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        """The report in sentences."""
+        return "\n".join(self.report.lines())
+
+    def save(self, folder: str | Path) -> Path:
+        """Write model (``tether.load`` opens it), head (``adapt.heads.load_head``), page and numbers."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.head is not None:
+            self.head.save(folder)
+        if self.model is not None:
+            save(cast(nn.Module, self.model), folder)
+        self.report.save(folder)
+        return folder
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{escape(line)}</p>" for line in self.report.lines())
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptPlan:
+    """What will be done, told before it begins.
+
+    Attributes:
+        recipe: the name.
+        case: what was seen of the data.
+        choices: recipes that fit, the one that is taken first; empty where one was asked for.
+    """
+
+    recipe: str
+    case: Case
+    choices: Sequence[Choice]
+
+
+def adapt(
+    model: Model,
+    data: Data,
+    *,
+    recipe: str | Mapping[str, Any] | None = None,
+    shots: int | None = None,
+    test: Data | None = None,
+    keep: Data | None = None,
+    label: str | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    templates: str | Path | Sequence[str] | None = None,
+    interpolate: bool = False,
+    seed: int = 0,
+    out: str | Path | None = None,
+    existing: Existing = "refuse",
+    workers: int = 0,
+    strict: bool = False,
+    random_weights: bool = False,
+    device: str = "auto",
+    on_plan: Callable[[AdaptPlan], None] | None = None,
+    on_step: OnStep | None = None,
+    on_progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Adapted:
+    """Bend a model to a case: labelled images, pairs or texts make it better there, and the report says what it forgot.
+
+    The model that is given is not changed.
+
+    Args:
+        model: loaded, or a name that ``tether.load`` takes.
+        data: what ``data.open_source`` takes.
+        recipe: one of ``adapt.recipes.RECIPES``, or a mapping with ``name`` and its settings; None takes the cheapest
+            that suits the data.
+        shots: images a class to learn from, drawn by the seed; None takes all.
+        test: data to measure on; None holds a part of ``data`` out.
+        keep: data that must not be forgotten; None looks at drawings with their names (``emoji:split=test``).
+        label: column of the class; None takes ``label``, or the folder of an image.
+        classes: all names there may be; None takes those that occur.
+        templates: sentences with ``{}`` for the class name; None takes those that suit the model.
+        interpolate: look at weights between the base and the tuned model and take the share that a validation part
+            likes best.
+        seed: of every draw.
+        out: folder for the result, which makes the run resumable; None saves nothing.
+        existing: what to do about an adaptation that is there.
+        workers: threads that decode.
+        strict: stop at the first bad row.
+        random_weights: accept a model without trained weights.
+        device: where to load the model.
+        on_plan: told what will be done, before it begins.
+        on_step: told each step of a tuning and how many there are.
+        on_progress: told (images embedded, None).
+        should_stop: asked after each step; when true the run saves and raises ``StoppedError``.
+
+    Raises:
+        InputError: no such recipe, data or model; data of another kind than the recipe takes; too few images.
+        UnsupportedModelError: a model that the recipe cannot change; it says why.
+
+    Example:
+        >>> import tether
+        >>> model = tether.load("tiny", random_weights=True)
+        >>> done = tether.adapt(model, "digits", recipe="probe", shots=4)
+        >>> done.report.own[0].name, len(done.head.classes)
+        ('accuracy', 10)
+    """
+    spec, made = _recipe(recipe)
+    source = open_source(data, where="DATA")
+    asked = Asked(
+        label=label,
+        classes=None if classes is None else classes_of(classes),
+        shots=shots,
+        test=None if test is None else open_source(test, where="--test"),
+        templates=None if templates is None else templates_of(templates),
+        seed=seed,
+        strict=strict,
+        workers=workers,
+    )
+    kept = open_source(KEEP if keep is None else keep, where="--keep")
+    if out is not None:
+        check_free(Path(out), existing=existing)
+    base, title = opened(model, device=device, random_weights=random_weights)
+    cast(nn.Module, base).eval()
+    check_finite(base)
+    case = look_at(source, asked, composed=isinstance(base, ComposedEncoder))
+    found: Sequence[Choice] = ()
+    if made is None:
+        found = choices(case, base)
+        spec, made = {"name": found[0].recipe}, found[0].made
+    name = str(spec["name"])
+    if made.takes not in case.kinds:
+        raise kind_error(name, made, case, source=source.name)
+    if interpolate and made.gives != "model":
+        raise InputError(f"--interpolate: goes with a recipe that gives a model, and {name} gives a {made.gives}")
+    with named(name):
+        made.check(base)
+    if on_plan is not None:
+        on_plan(AdaptPlan(name, case, found))
+    digest = model_digest(cast(nn.Module, base))
+    deciding = {
+        "base": digest,
+        "recipe": spec,
+        "data": [source.name, source.version],
+        "test": asked.test and [asked.test.name, asked.test.version],
+        **{key: getattr(asked, key) for key in ("label", "classes", "shots", "templates", "seed")},
+        "interpolate": interpolate,
+    }
+    with contextlib.ExitStack() as held:
+        unfinished = None
+        if out is not None:
+            unfinished = held.enter_context(claimed(Path(out), deciding, existing=existing))
+        parts = parts_of(
+            source,
+            made.takes,
+            asked,
+            model=base,
+            validation=made.validates or interpolate,
+            on_progress=on_progress,
+        )
+        measurer = Measurer(
+            base,
+            parts.given,
+            test=parts.test,
+            keep=kept,
+            keep_limit=KEEP_LIMIT if keep is None else None,
+            templates=asked.templates,
+        )
+        with named(name):
+            done = run(made, base, parts.given, folder=unfinished, on_step=on_step, should_stop=should_stop)
+        adapted, curve, chosen = done.outcome.model, [], None
+        if interpolate and adapted is not None and parts.given.validation is not None:
+            curve, adapted, chosen = along(base, adapted, validation=parts.given.validation, measurer=measurer)
+        own = measurer.own(adapted, done.outcome.head, aims=made.aims)
+        keeps = measurer.kept(adapted)
+        report = AdaptReport(
+            recipe=name,
+            settings={key: value for key, value in spec.items() if key != "name"},
+            why=[str(one) for one in found],
+            gives=made.gives,
+            base=title,
+            digest=digest,
+            data=parts.said,
+            own=own,
+            keep=keeps,
+            keep_source=kept.name if keep is not None else f"{kept.name} (drawings with their names)",
+            frozen=resting(base, adapted, free=done.free),
+            costs=Costs(done.seconds, done.cpu_seconds, done.moved, count_of(base)),
+            curve=curve,
+            chosen=chosen,
+            next=list(
+                next_steps(
+                    name,
+                    gives=made.gives,
+                    case=case,
+                    own=own,
+                    keep=keeps,
+                    interpolated=interpolate,
+                    base=title,
+                    folder="FOLDER" if out is None else str(out),
+                )
+            ),
+        )
+        result = Adapted(adapted, done.outcome.head, report, None if out is None else Path(out))
+        if out is not None:
+            result.save(out)
+    return result
+
+
+def count_of(model: DualEncoder) -> int:
+    """Numbers that a model has learnt."""
+    return sum(parameter.numel() for parameter in cast(nn.Module, model).parameters())
+
+
+def _recipe(given: str | Mapping[str, Any] | None) -> tuple[dict[str, Any], Recipe | None]:
+    """The settings of a recipe and the recipe, nothing where none was asked for; a wrong one before data are read."""
+    if given is None:
+        return {}, None
+    spec = {"name": given} if isinstance(given, str) else dict(given)
+    name = str(spec.get("name"))
+    if name not in RECIPES:
+        raise InputError(f"--recipe: no recipe {name!r}; {closest(name, RECIPES)}")
+    return spec, build(spec, RECIPES, where="--recipe", finite=True)

@@ -1,0 +1,1 @@
+"""The steps of ``tether adapt``: what the data are, which recipe fits, playing it, measuring before and after."""

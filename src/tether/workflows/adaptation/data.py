@@ -1,0 +1,237 @@
+"""Data of an adaptation: what kind they are, and the parts to learn from, to choose on and to measure on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from tether.adapt.recipes import Case, Given, Kind
+from tether.core.errors import InputError
+from tether.core.hash_rng import hash_int
+from tether.core.protocols import DualEncoder, Source
+from tether.data.bad_rows import BadRows
+from tether.data.labelled import LABEL, LabelledRows, PickedRows, draw_parts, label_of, read_labels
+from tether.data.shuffle import until_broken
+from tether.data.sources.split import SplitSource
+from tether.models.cached import CachedEncoder
+from tether.tasks.classify.prompts import SLOT, own_templates
+from tether.tasks.classify.zero_shot import class_weights
+
+TEST_SHARE = 0.25
+"""Of the images of each class that are held out to measure on."""
+KINDS = {
+    "labels": "images with a class each (a column of classes, or a folder for each)",
+    "pairs": "images with captions",
+    "texts": "texts without images",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Data in their parts.
+
+    Attributes:
+        given: what the recipe gets.
+        test: the part to measure on; None where nothing is held out.
+        said: what they are, in sentences.
+    """
+
+    given: Given
+    test: Source | None
+    said: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a person asked for of the data.
+
+    Attributes:
+        label: column of the class.
+        classes: all names, or None.
+        shots: images a class, or None.
+        test: a source to measure on, or None.
+        templates: prompts of classes, or None for the model's own.
+        seed: of the draws.
+        strict: stop at a bad row.
+        workers: threads that decode.
+    """
+
+    label: str | None = None
+    classes: tuple[str, ...] | None = None
+    shots: int | None = None
+    test: Source | None = None
+    templates: tuple[str, ...] | None = None
+    seed: int = 0
+    strict: bool = False
+    workers: int = 0
+
+
+def look_at(source: Source, asked: Asked, *, composed: bool) -> Case:
+    """Read a source once and say what it can be taken for.
+
+    Raises:
+        InputError: no row, or rows that nothing can be learnt from.
+    """
+    bad = BadRows(source.name, strict=asked.strict)
+    found: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    for row in (row for block in source.blocks() for row in until_broken(source, block, bad=bad)):
+        if row.bad:
+            continue
+        said, label = any(text.strip() for text in row.texts), label_of(row, asked.label or LABEL)
+        found["rows"] += 1
+        found["images"] += row.image is not None
+        found["pairs"] += row.image is not None and said
+        found["texts"] += row.image is None and said
+        if label is not None and row.image is not None:
+            labels[label] += 1
+    kinds: set[Kind] = set()
+    if found["images"] and len(labels) > 1 and sum(labels.values()) == found["images"]:
+        kinds.add("labels")
+    if found["pairs"]:
+        kinds.add("pairs")
+    if found["texts"] and not found["images"]:
+        kinds.add("texts")
+    if not kinds and not (asked.label or labels):
+        raise InputError(
+            f"{source.name}: nothing to learn from in {found['rows']} rows, {found['images']} of them images; expected "
+            + ", or ".join(KINDS.values())
+        )
+    least = min(labels.values(), default=0)
+    held = max(1, round(TEST_SHARE * least)) if asked.test is None else 0
+    least = min(least - held, asked.shots or least)
+    return Case(frozenset(kinds), found["rows"], len(labels) if "labels" in kinds else 0, max(0, least), composed)
+
+
+def parts_of(
+    source: Source, kind: Kind, asked: Asked, *, model: DualEncoder, validation: bool, on_progress: Any = None
+) -> Parts:
+    """The data as a recipe of this kind takes them, and a part to measure on.
+
+    Args:
+        source: of all rows.
+        kind: of data.
+        asked: settings.
+        model: whose prompts they are.
+        validation: whether the recipe chooses settings on a part of its own.
+        on_progress: told (images embedded, None).
+
+    Raises:
+        InputError: see ``data.labelled``; or too few rows.
+    """
+    if kind == "labels":
+        return _labelled(source, asked, model=model, validation=validation, on_progress=on_progress)
+    if asked.shots is not None:
+        raise InputError("--shots: a number of images a class goes with labelled images only")
+    if kind == "texts":
+        return _texts(source, asked, on_progress=on_progress)
+    train: Source = source
+    test = asked.test
+    if test is None:
+        train, test = (
+            SplitSource(source=cast(Any, source), part=part, seed=asked.seed) for part in ("train", "held_out")
+        )
+    chosen = None
+    if validation:
+        inner = cast(Any, train)
+        chosen = SplitSource(source=inner, part="held_out", seed=asked.seed + 1)
+        train = SplitSource(source=inner, part="train", seed=asked.seed + 1)
+    rows = _count(train)
+    given = Given(
+        "pairs", train, rows, validation=chosen, seed=asked.seed, workers=asked.workers, on_progress=on_progress
+    )
+    return Parts(given, test, (f"Learnt from {rows:,} images with captions of {source.name}.",))
+
+
+def _labelled(source: Source, asked: Asked, *, model: DualEncoder, validation: bool, on_progress: Any) -> Parts:
+    rows = read_labels(source, column=asked.label, classes=asked.classes, strict=asked.strict)
+    drawn = draw_parts(
+        rows,
+        shots=asked.shots,
+        validation=validation,
+        test_share=None if asked.test is not None else TEST_SHARE,
+        seed=asked.seed,
+    )
+    prompts = prompts_of(rows.classes, asked.templates or own_templates(model))
+    part = {
+        name: rows.part(some, prompts=prompts, name=name)
+        for name, some in (("train", drawn.train), ("validation", drawn.validation), ("test", drawn.test))
+    }
+    test: Source = part["test"]
+    said = [f"Learnt from {len(drawn.train):,} images of {len(rows.classes)} classes of {source.name}."]
+    if asked.test is not None:
+        test, known = _apart_from(asked, rows=rows, prompts=prompts)
+        said += [f"{known:,} images of {asked.test.name} were left out, as {source.name} has them."] * bool(known)
+    if rows.copies:
+        said.append(f"{rows.copies:,} images stood there before, byte for byte, and count once.")
+    words = words_of(rows.classes)
+    text = class_weights(CachedEncoder(model), words, templates=asked.templates)
+    given = Given(
+        "labels",
+        part["train"],
+        len(drawn.train),
+        validation=part["validation"] if validation else None,
+        classes=rows.classes,
+        prompts=prompts,
+        class_text=text,
+        seed=asked.seed,
+        shots=asked.shots,
+        workers=asked.workers,
+        on_progress=on_progress,
+    )
+    return Parts(given, test, tuple(said))
+
+
+def _apart_from(asked: Asked, *, rows: LabelledRows, prompts: Sequence[Sequence[str]]) -> tuple[Source, int]:
+    """The source to measure on, without images that the other one has, and how many these are."""
+    assert asked.test is not None
+    found = read_labels(asked.test, column=asked.label, classes=rows.classes, need="some", strict=asked.strict)
+    known = set(rows.digests)
+    new = [row for row, digest in enumerate(found.digests) if digest not in known]
+    if not new:
+        raise InputError(
+            f"{asked.test.name}: every image of it is among {rows.source.name}, so nothing can be measured"
+        )
+    return found.part(new, prompts=prompts, name="test"), len(found.digests) - len(new)
+
+
+def _texts(source: Source, asked: Asked, *, on_progress: Any) -> Parts:
+    """Rows of texts: a tenth is held out, by a hash of the words."""
+    bad = BadRows(source.name, strict=asked.strict)
+    parts: dict[str, dict[tuple[str, int], None]] = {"train": {}, "test": {}}
+    for block in source.blocks():
+        for number, row in enumerate(until_broken(source, block, bad=bad)):
+            words = " ".join(text.strip() for text in row.texts)
+            if row.bad or not words:
+                continue
+            held = asked.test is None and hash_int(words, seed=asked.seed, salt="held out") % 10 == 0
+            parts["test" if held else "train"][block.id, number] = None
+    train, test = (PickedRows(source, some, name=f"{source.name} ({name})") for name, some in parts.items())
+    if not len(train):
+        raise InputError(f"{source.name}: no text to learn from")
+    given = Given("texts", train, len(train), seed=asked.seed, workers=asked.workers, on_progress=on_progress)
+    held_out = asked.test or (test if len(test) else None)
+    return Parts(given, held_out, (f"Learnt from {len(train):,} texts of {source.name}.",))
+
+
+def words_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """Class names as they stand in a sentence: underscores are spaces, unless two names would become one."""
+    words = tuple(name.replace("_", " ").strip() or name for name in classes)
+    return words if len(set(words)) == len(words) else tuple(classes)
+
+
+def prompts_of(classes: Sequence[str], templates: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The sentences of each class."""
+    return tuple(tuple(one.replace(SLOT, word) for one in templates) for word in words_of(classes))
+
+
+def _count(source: Source) -> int:
+    """Rows of a source, read where it does not say how many they are."""
+    if isinstance(source, SplitSource):
+        return source.images
+    known = [block.rows for block in source.blocks()]
+    if None not in known:
+        return sum(filter(None, known))
+    return sum(1 for block in source.blocks() for row in source.read(block) if not row.bad)

@@ -1,0 +1,155 @@
+"""Before and after: own data, data that must not be forgotten, and what had to rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tether.adapt.heads import Head, image_digest
+from tether.adapt.recipes import Given, Kind
+from tether.core.geometry import geometry_of
+from tether.core.protocols import DualEncoder, Source
+from tether.evaluate.adaptation import MEASURES, Compared, Pictured, class_figures, recall_figure
+from tether.evaluate.adaptation.report import Frozen
+from tether.evaluate.embeddings import Embedded, embed_source
+from tether.models.cached import CachedEncoder, side_digest
+from tether.models.sides import SIDES
+from tether.tasks.classify.zero_shot import class_weights
+from tether.workflows.adaptation.data import words_of
+
+KEEP = "emoji:split=test"
+KEEP_LIMIT = 300
+"""The set that is looked at where no data to keep are named: drawings with their names, which nobody adapts to."""
+
+
+class Measurer:
+    """Measures models on one held-out part, always on the same rows; those of the base are embedded once.
+
+    Attributes:
+        kind: of data.
+        test: the part, or None.
+        keep: the source that must not be forgotten, or None.
+    """
+
+    def __init__(
+        self,
+        base: DualEncoder,
+        given: Given,
+        *,
+        test: Source | None,
+        keep: Source | None,
+        keep_limit: int | None,
+        templates: Sequence[str] | None,
+    ) -> None:
+        """Take the parts; nothing is measured yet."""
+        self.base, self.given, self.test, self.keep = base, given, test, keep
+        self.kind: Kind = given.kind
+        self._limit, self._templates = keep_limit, templates
+        self._seen: dict[tuple[str, str], Embedded] = {}
+
+    def own(self, model: DualEncoder | None, head: Head | None, *, aims: Sequence[str] = ()) -> list[Compared]:
+        """Figures of the held-out part: of the base against a model, or a head on either."""
+        if self.test is None:
+            return []
+        after = self.base if model is None else model
+        before_seen, after_seen = self._embedded(self.base, self.test), self._embedded(after, self.test)
+        found: list[Compared] = []
+        if self.kind == "labels":
+            labels = torch.tensor([int(name) for name in before_seen.labels])
+            first = self._probability(self.base, before_seen.image, self.given.class_text)
+            text = self.given.class_text if model is None else self._class_text(after)
+            last = F.softmax(head.logits(after_seen.image), dim=1) if head is not None else None
+            last = self._probability(after, after_seen.image, text) if last is None else last
+            found += class_figures(first, last, labels=labels)
+        elif len(before_seen.text) and len(before_seen.image) > 1:
+            found.append(recall_figure(before_seen, after_seen))
+        seen = Pictured(self.test, self.base, after, before_seen, after_seen)
+        return found + [figure for name in aims for figure in MEASURES[name](seen)]
+
+    def kept(self, model: DualEncoder | None) -> list[Compared]:
+        """Figures of the data that must not be forgotten; none for a model that has not changed."""
+        if model is None or self.keep is None:
+            return []
+        before, after = (self._embedded(one, self.keep, limit=self._limit) for one in (self.base, model))
+        if len(before.classes) > 1:
+            first, last = (
+                self._probability(one, seen.image, class_weights(one, words_of(seen.classes)))
+                for one, seen in ((self.base, before), (model, after))
+            )
+            return class_figures(first, last, labels=before.label_numbers)
+        return [recall_figure(before, after)]
+
+    def score(self, model: DualEncoder, part: Source) -> float:
+        """How good a model is on a part, to choose by: accuracy of labelled images, else recall."""
+        seen = self._embedded(model, part)
+        if self.kind == "labels":
+            labels = torch.tensor([int(name) for name in seen.labels])
+            found = self._probability(model, seen.image, self._class_text(model))
+            return float((found.argmax(dim=1) == labels).double().mean())
+        return recall_figure(seen, seen).after.value
+
+    def _class_text(self, model: DualEncoder) -> Tensor:
+        return class_weights(model, words_of(self.given.classes), templates=self._templates)
+
+    @staticmethod
+    def _probability(model: DualEncoder, image: Tensor, text: Tensor) -> Float[Tensor, "n c"]:
+        geometry = geometry_of(model).detached()
+        return F.softmax(float(model.logit_scale.detach()) * geometry.similarity(geometry.points(image), text), dim=1)
+
+    def _embedded(self, model: DualEncoder, source: Source, *, limit: int | None = None) -> Embedded:
+        """Rows of a source; those of the base, and of sides that are the base's, through the feature cache."""
+        if model is self.base:
+            key = source.name, source.version
+            if key not in self._seen:
+                self._seen[key] = embed_source(CachedEncoder(model), source, limit=limit)
+            return self._seen[key]
+        same = [
+            side
+            for side in SIDES
+            if side_digest(cast(nn.Module, model), side) == side_digest(cast(nn.Module, self.base), side)
+        ]
+        return embed_source(CachedEncoder(model, sides=same), source, limit=limit)
+
+
+def resting(base: DualEncoder, model: DualEncoder | None, *, free: frozenset[str] | None) -> Frozen:
+    """Compare two models tensor by tensor.
+
+    Args:
+        base: as it was.
+        model: what came of it; None where the base itself is the result.
+        free: names of the tensors that were free to change; None are those that did.
+    """
+    before = cast(nn.Module, base).state_dict()
+    if model is None:
+        return Frozen(len(before), (), 0, image_side=True, text_side=True)
+    after = cast(nn.Module, model).state_dict()
+    changed = {name for name, value in before.items() if name not in after or not _same(value, after[name])}
+    allowed = changed if free is None else free
+    return Frozen(
+        resting=len(set(before) - allowed),
+        changed=sorted(changed - allowed),
+        free=len(set(before) & allowed),
+        image_side=image_digest(base) == image_digest(model),
+        text_side=_text_same(base, changed),
+    )
+
+
+def _text_same(base: DualEncoder, changed: set[str]) -> bool:
+    """Whether no tensor that a text's embedding depends on has changed."""
+    from tether.adapt.recipes.moving import prefixes
+
+    begins = tuple(f"{one}." for one in prefixes(base, "text"))
+    return not any(f"{name}.".startswith(begins) for name in changed)
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Equal bit for bit, NaN included."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    one, other = (value.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for value in (first, second))
+    return torch.equal(one, other)

@@ -1,0 +1,143 @@
+"""What every recipe of ``tether adapt`` promises, on six kinds of encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tether
+from families import FAMILIES, hugging_face
+from memory_rows import captions, squares
+from tether.adapt.heads import load_head
+from tether.adapt.recipes import RECIPES, Recipe, TuneRecipe
+from tether.core.component import build
+from tether.core.errors import InputError, StoppedError, UnsupportedModelError
+from tether.core.model_digest import model_digest
+from tether.evaluate.adaptation import MEASURES
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
+KINDS: dict[str, Callable[[Path], Any]] = {
+    **{name: FAMILIES[name] for name in ("Tether", "open_clip ViT", "ConvNeXt", "transformers' CLIP")},
+    "transformers' SigLIP": lambda folder: hugging_face(folder, "siglip"),
+    "composed": FAMILIES["composed EfficientNet"],
+}
+SETTINGS: dict[str, dict[str, Any]] = {"lora": {"steps": 4, "batch_size": 6, "rank": 2}}
+"""So that a recipe takes seconds; what is not named has its defaults."""
+REFUSALS: dict[tuple[str, str], str] = {}
+"""(recipe, kind of encoder) -> words of the reason for which it is refused."""
+DATA = {"labels": squares, "pairs": squares, "texts": captions}
+PLAYED = [name for name, kind in RECIPES.items() if issubclass(kind, TuneRecipe)]
+KEEP = squares(12, seed=5)
+
+on_every_kind = pytest.mark.parametrize("kind", KINDS)
+every_recipe = pytest.mark.parametrize("name", RECIPES)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """One model of each kind, which no recipe may change."""
+    made: dict[str, Any] = {}
+
+    def get(kind: str) -> Any:
+        if kind not in made:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                made[kind] = KINDS[kind](tmp_path_factory.mktemp("model")).eval()
+        return made[kind]
+
+    return get
+
+
+def make(name: str) -> Recipe:
+    return build({"name": name, **SETTINGS.get(name, {})}, RECIPES, where="test")
+
+
+def bend(model: Any, name: str, **more: Any) -> Any:
+    spec = {"name": name, **SETTINGS.get(name, {})}
+    return tether.adapt(model, DATA[RECIPES[name].takes](), recipe=spec, keep=KEEP, **more)
+
+
+@every_recipe
+def test_says_what_it_takes_and_gives(name: str) -> None:
+    recipe = make(name)
+    assert recipe.takes in DATA
+    assert recipe.gives in ("head", "model", "both")
+    assert recipe.cost > 0
+    assert set(recipe.aims) <= set(MEASURES)
+
+
+@every_recipe
+@on_every_kind
+def test_gives_what_it_says_and_leaves_the_base(
+    name: str, kind: str, base: Callable[[str], Any], tmp_path: Path
+) -> None:
+    model = base(kind)
+    digest = model_digest(model)
+    if reason := REFUSALS.get((name, kind)):
+        with pytest.raises(UnsupportedModelError, match=reason):
+            bend(model, name)
+        return
+    done = bend(model, name, out=tmp_path / "out")
+    assert model_digest(model) == digest == done.report.digest
+    gives = RECIPES[name].gives
+    assert (done.model is not None, done.head is not None) == (gives != "head", gives != "model")
+    assert not done.report.frozen.changed
+    assert done.report.own
+    assert done.report.costs.moved > 0
+    if done.model is not None:
+        opened = tether.load(tmp_path / "out")
+        assert model_digest(opened) == model_digest(done.model) != digest
+        assert not any(parameter.isnan().any() for parameter in opened.parameters())
+        assert done.report.keep
+    if done.head is not None:
+        head = load_head(tmp_path / "out", model=done.model or model)
+        rows = torch.randn(5, model.dim, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(head.logits(rows), done.head.logits(rows))
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert told["digest"] == digest
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+    assert not (tmp_path / "out" / "unfinished").exists()
+
+
+@every_recipe
+def test_is_the_same_every_time(name: str, base: Callable[[str], Any]) -> None:
+    kind = next(kind for kind in KINDS if (name, kind) not in REFUSALS)
+    first, second = (bend(base(kind), name) for _ in range(2))
+    if first.model is not None:
+        assert model_digest(first.model) == model_digest(second.model)
+    if first.head is not None:
+        for one, other in zip(first.head.arrays().values(), second.head.arrays().values(), strict=True):
+            assert (one == other).all()
+
+
+@pytest.mark.parametrize("name", PLAYED)
+@on_every_kind
+def test_interrupted_and_resumed_is_the_same(name: str, kind: str, base: Callable[[str], Any], tmp_path: Path) -> None:
+    if (name, kind) in REFUSALS:
+        return
+    model = base(kind)
+    whole = bend(model, name)
+    asked = iter([False, True])
+    with pytest.raises(StoppedError):
+        bend(model, name, out=tmp_path / "out", should_stop=lambda: next(asked))
+    resumed = bend(model, name, out=tmp_path / "out")
+    if whole.model is not None:
+        assert model_digest(resumed.model) == model_digest(whole.model)
+    if whole.head is not None:
+        for one, other in zip(whole.head.arrays().values(), resumed.head.arrays().values(), strict=True):
+            assert (one == other).all()
+
+
+@every_recipe
+def test_other_data_are_refused(name: str, base: Callable[[str], Any]) -> None:
+    other = "labels" if RECIPES[name].takes == "texts" else "texts"
+    with pytest.raises(InputError, match=f"--recipe {name}: takes"):
+        tether.adapt(base("Tether"), DATA[other](), recipe=name)

@@ -1,0 +1,47 @@
+"""Small data in memory: coloured squares of three classes, with captions, and captions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tether.core.types import Block, Row
+
+COLOURS = {"red": (220, 40, 30), "green": (30, 200, 60), "blue": (40, 60, 220)}
+
+
+class MemoryRows:
+    """Rows that are given; a ``core.protocols.Source``."""
+
+    def __init__(self, rows: Sequence[Row], *, name: str = "memory") -> None:
+        self.rows, self.name, self.version = list(rows), name, f"{len(rows)} rows"
+
+    def blocks(self) -> Sequence[Block]:
+        return [Block("all", len(self.rows))]
+
+    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
+        yield from self.rows[start:]
+
+
+def squares(count: int = 36, *, size: int = 32, seed: int = 0) -> MemoryRows:
+    """Labelled images with a caption each."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        name = list(COLOURS)[number % len(COLOURS)]
+        noise = rng.integers(-30, 30, (size, size, 3))
+        image = np.clip(np.array(COLOURS[name]) + noise, 0, 255).astype(np.uint8)
+        text = f"a {'small' if number % 2 else 'large'} {name} square on a wall"
+        rows.append(Row(f"row {number}", image, (text,), {"label": name}))
+    return MemoryRows(rows, name=f"squares {seed}")
+
+
+def captions(count: int = 36) -> MemoryRows:
+    """The captions of squares, without images."""
+    rows = [
+        replace(row, image=None, texts=(f"{row.texts[0]} number {number}",), meta={})
+        for number, row in enumerate(squares(count).rows)
+    ]
+    return MemoryRows(rows, name="captions")
