@@ -29,7 +29,10 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "transformers' SigLIP": lambda folder: hugging_face(folder, "siglip"),
     "composed": FAMILIES["composed EfficientNet"],
 }
-SETTINGS: dict[str, dict[str, Any]] = {"lora": {"steps": 4, "batch_size": 6, "rank": 2}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lora": {"steps": 4, "batch_size": 6, "rank": 2},
+    "typo-proof": {"steps": 4, "batch_size": 6, "rho": 3, "learning_rate": 1e-3},
+}
 """So that a recipe takes seconds; what is not named has its defaults."""
 REFUSALS: dict[tuple[str, str], str] = {}
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""

@@ -10,10 +10,12 @@ from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
 from tether.adapt.recipes.tuning import Outcome, Played, Tuning, play
+from tether.adapt.recipes.typo_proof import TypoProof
 
 RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,
     "lora": LoraRecipe,
+    "typo-proof": TypoProof,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -33,5 +35,6 @@ __all__ = [
     "TensorBatches",
     "TuneRecipe",
     "Tuning",
+    "TypoProof",
     "play",
 ]

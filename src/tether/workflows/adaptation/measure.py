@@ -18,6 +18,7 @@ from tether.evaluate.adaptation import MEASURES, Compared, Pictured, class_figur
 from tether.evaluate.adaptation.report import Frozen
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.models.cached import CachedEncoder, side_digest
+from tether.models.embed import encode_texts
 from tether.models.sides import SIDES
 from tether.tasks.classify.zero_shot import class_weights
 from tether.workflows.adaptation.data import words_of
@@ -103,6 +104,8 @@ class Measurer:
 
     def _embedded(self, model: DualEncoder, source: Source, *, limit: int | None = None) -> Embedded:
         """Rows of a source; those of the base, and of sides that are the base's, through the feature cache."""
+        if self.kind == "texts" and source is self.test:
+            return _texts_alone(model, source)
         if model is self.base:
             key = source.name, source.version
             if key not in self._seen:
@@ -114,6 +117,14 @@ class Measurer:
             if side_digest(cast(nn.Module, model), side) == side_digest(cast(nn.Module, self.base), side)
         ]
         return embed_source(CachedEncoder(model, sides=same), source, limit=limit)
+
+
+def _texts_alone(model: DualEncoder, source: Source) -> Embedded:
+    """The rows of a source of texts without images."""
+    rows = [row for block in source.blocks() for row in source.read(block)]
+    captions = tuple(text for row in rows for text in row.texts)
+    text, nothing = encode_texts(model, captions), torch.empty(0, model.dim)
+    return Embedded(tuple(row.key for row in rows), captions, (), nothing, text, torch.arange(len(captions)))
 
 
 def resting(base: DualEncoder, model: DualEncoder | None, *, free: frozenset[str] | None) -> Frozen:
