@@ -46,6 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tip_adapter": {"views": 2, "keys": "tuned"},
     "region_teacher": SHORT | {"teacher_steps": 3},
     "swap_text": {"first": 2, "steps": 3, "batch_size": 6, "expansion": 1},
+    "typo-proof": SHORT | {"rho": 3, "learning_rate": 1e-3},
 }
 """So that a recipe takes seconds; what is not named has its defaults."""
 REFUSALS: dict[tuple[str, str], str] = {

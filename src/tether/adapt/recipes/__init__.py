@@ -25,6 +25,7 @@ from tether.adapt.recipes.svd import SvdRecipe
 from tether.adapt.recipes.swap_text import SwapText
 from tether.adapt.recipes.tip_adapter import TipAdapterRecipe
 from tether.adapt.recipes.tuning import Outcome, Played, Tuning, play
+from tether.adapt.recipes.typo_proof import TypoProof
 
 RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,
@@ -44,6 +45,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "image_search": ImageSearch,
     "region_teacher": RegionTeacher,
     "swap_text": SwapText,
+    "typo-proof": TypoProof,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -79,5 +81,6 @@ __all__ = [
     "TipAdapterRecipe",
     "TuneRecipe",
     "Tuning",
+    "TypoProof",
     "play",
 ]

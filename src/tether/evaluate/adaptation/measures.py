@@ -6,14 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 
 from tether.core.protocols import DualEncoder, Source
-from tether.evaluate.adaptation.figures import Compared, Interval, plain_figure
+from tether.evaluate.adaptation.figures import Compared, Interval, hits_figure, plain_figure
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.embeddings import Embedded
 from tether.evaluate.geometry import modality_gap
 from tether.evaluate.image_retrieval import image_retrieval
+from tether.evaluate.robustness.typos import typo_robustness
+from tether.models.embed import encode_texts
+
+ATTACKED = 100
+"""Texts that are attacked, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +72,31 @@ def image_search(seen: Pictured) -> list[Compared]:
     return [Compared("image to image, mean average precision", before, after, change, len(table))]
 
 
-MEASURES: Mapping[str, Measure] = {"gap": gap, "image search": image_search}
+def typos(seen: Pictured) -> list[Compared]:
+    """Texts under attack that still lie nearest to their own clean row by the base, among those of the other texts."""
+    read = (row for block in seen.source.blocks() for row in seen.source.read(block))
+    texts = list(dict.fromkeys(text for row in read for text in row.texts))[:ATTACKED]
+    if len(texts) < 2:
+        return []
+    rows, found = encode_texts(seen.before, texts), []
+    for model in (seen.before, seen.after):
+        found.append(
+            typo_robustness(
+                model,
+                texts,
+                gallery=rows,
+                labels=torch.arange(len(texts)),
+                attack="leaf",
+                clean=rows,
+                generator=torch.Generator().manual_seed(0),
+            )
+        )
+    before, after = found
+    return [
+        hits_figure("known without a typo", before.clean, after.clean, chance=1 / len(texts)),
+        hits_figure("known after one typo, the worst of 100", before.attacked, after.attacked, chance=1 / len(texts)),
+    ]
+
+
+MEASURES: Mapping[str, Measure] = {"gap": gap, "image search": image_search, "typos": typos}
 """What ``Recipe.aims`` may name."""

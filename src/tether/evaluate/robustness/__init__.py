@@ -8,5 +8,13 @@ from tether.evaluate.robustness.spurious import (
     SpuriousWorld,
     theory_accuracy,
 )
+from tether.evaluate.robustness.typos import TypoRobustness, typo_robustness
 
-__all__ = ["SpuriousAccuracy", "SpuriousPairs", "SpuriousWorld", "theory_accuracy"]
+__all__ = [
+    "SpuriousAccuracy",
+    "SpuriousPairs",
+    "SpuriousWorld",
+    "TypoRobustness",
+    "theory_accuracy",
+    "typo_robustness",
+]
