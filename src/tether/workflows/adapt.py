@@ -206,6 +206,7 @@ def adapt(
             keep=kept,
             keep_limit=KEEP_LIMIT if keep is None else None,
             templates=asked.templates,
+            brought=asked.test is not None,
         )
         with named(name):
             done = run(made, base, parts.given, folder=unfinished, on_step=on_step, should_stop=should_stop)

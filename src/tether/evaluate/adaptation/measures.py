@@ -15,7 +15,7 @@ from tether.evaluate.geometry import modality_gap
 
 @dataclass(frozen=True, slots=True)
 class Pictured:
-    """The held-out part before and after.
+    """The held-out part before and after; of texts alone there is no row of an image.
 
     Attributes:
         source: of its rows.
