@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tether.adapt.finetune.descent import eval_mode
 from tether.core.errors import InputError
 from tether.core.protocols import Source
-from tether.core.ranges import Count, NonNegative, Positive, checked
+from tether.core.ranges import Count, PositiveRate, Rate, checked
 from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
 from tether.data.region_crops import RegionCropper
@@ -120,8 +120,8 @@ def fit_region_teacher(
     depth: Count = 1,
     looks_at: Literal["other", "own"] = "other",
     readout: Literal["beside", "alone"] = "beside",
-    learning_rate: Positive = LEARNING_RATE,
-    weight_decay: NonNegative = WEIGHT_DECAY,
+    learning_rate: PositiveRate = LEARNING_RATE,
+    weight_decay: Rate = WEIGHT_DECAY,
     generator: torch.Generator,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> tuple[CrossModalTeacher, tuple[float, ...]]:

@@ -18,7 +18,7 @@ from tether.adapt.recipes.tuning import Tuning
 from tether.core.geometry import geometry_of
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, Positive, Share, checked
+from tether.core.ranges import Count, PositiveRate, Rate, Share, checked
 from tether.data.regions import MOST, RegionColumns
 from tether.models.dense import dense_text
 from tether.models.dual import Clip
@@ -53,9 +53,9 @@ class RegionTeacher(TuneRecipe):
         alpha: Share = 0.5,
         steps: Count = 400,
         batch_size: Count = 64,
-        teacher_rate: Positive = 1e-3,
-        learning_rate: Positive = 1e-5,
-        weight_decay: NonNegative = 0.01,
+        teacher_rate: PositiveRate = 1e-3,
+        learning_rate: PositiveRate = 1e-5,
+        weight_decay: Rate = 0.01,
     ) -> None:
         """Take the settings.
 

@@ -17,7 +17,7 @@ from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Outcome, Tuning
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, Decay, NonNegative, Positive, Whole, checked
+from tether.core.ranges import Count, Decay, NonNegative, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
@@ -56,9 +56,9 @@ class SwapText(TuneRecipe):
         weight: NonNegative = 1.0,
         ema: Decay | None = EMA,
         rank: Count | None = None,
-        adapter_rate: Positive = 1e-3,
-        learning_rate: Positive = 1e-5,
-        weight_decay: NonNegative = 0.05,
+        adapter_rate: PositiveRate = 1e-3,
+        learning_rate: PositiveRate = 1e-5,
+        weight_decay: Rate = 0.05,
     ) -> None:
         """Take the settings.
 
