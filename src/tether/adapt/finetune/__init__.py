@@ -8,8 +8,7 @@ from tether.adapt.finetune.classifier import ClipClassifier
 from tether.adapt.finetune.classifier_recipe import FINE_TUNE_RECIPES, FineTuneRecipe, LabelLoss
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.finetune.clipood import Tuned, class_texts, tune_images_
-from tether.adapt.finetune.image_search import SearchTuned, fit_2sft_, fit_mcip_
-from tether.adapt.finetune.image_search_steps import ArcMarginStep, RealignStep
+from tether.adapt.finetune.image_search import ArcMarginStep, RealignStep
 from tether.adapt.finetune.kept_positions import KeptPositions
 from tether.adapt.finetune.lora import Lora
 from tether.adapt.finetune.map_fit import FittedMaps, MapFit
@@ -45,12 +44,9 @@ __all__ = [
     "RealignStep",
     "RefineStep",
     "Refined",
-    "SearchTuned",
     "TextTuned",
     "Tuned",
     "class_texts",
-    "fit_2sft_",
-    "fit_mcip_",
     "freeze_image_tower",
     "image_parameters",
     "paraphrase_batches",

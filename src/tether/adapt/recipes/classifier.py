@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tether.adapt.finetune.classifier import ClipClassifier
 from tether.adapt.finetune.classifier_recipe import FineTuneRecipe, LabelLoss
-from tether.adapt.heads.patches import PatchHead
 from tether.adapt.recipes.class_step import LABEL
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.recipe import Case, TuneRecipe
@@ -144,7 +143,7 @@ class ClassifierRecipe(TuneRecipe):
 
         def finish() -> Outcome:
             average.copy_to_(classifier)
-            return Outcome(model, PatchHead.of(classifier.read, classes=given.classes, pool=self.pool))
+            return Outcome(model, classifier.head(given.classes))
 
         crops = {"image": {"scale": settings.crop, "flip": settings.flip}}
         return Tuning(
