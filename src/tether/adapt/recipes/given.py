@@ -22,7 +22,7 @@ from tether.data.loader import Loader
 from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_texts
 
-Kind = Literal["labels", "pairs", "texts"]
+Kind = Literal["labels", "pairs", "texts", "images"]
 Progress = Callable[[int, int | None], None]
 ROWS = 64
 """Images in one forward, where rows are embedded."""
@@ -50,7 +50,8 @@ class Given:
     """Data of one kind, the part to learn from and, where a recipe asked for it, one to choose settings on.
 
     Attributes:
-        kind: ``labels``: images with a class; ``pairs``: images with captions; ``texts``: captions alone.
+        kind: ``labels``: images with a class; ``pairs``: images with captions; ``texts``: captions alone;
+            ``images``: images, whatever stands beside them; one without a caption has ``an image`` for one.
         source: the part to learn from. Of labelled images each row has the prompts of its class as texts and the number
             of its class as ``meta["label"]``, so that a batch of ``loader`` has ``extra["label"]``.
         rows: how many there are.

@@ -18,7 +18,7 @@ from tether.evaluate.image_retrieval import image_retrieval
 
 @dataclass(frozen=True, slots=True)
 class Pictured:
-    """The held-out part before and after.
+    """The held-out part before and after; of texts alone there is no row of an image.
 
     Attributes:
         source: of its rows.
