@@ -128,10 +128,10 @@ class ArcMarginHead(nn.Module):
 def multi_caption_arc_loss(
     image: Float[Tensor, "b d"],
     captions: Float[Tensor, "b k d"],
+    alike: Int[Tensor, "b k"] | None = None,
     *,
     scale: Positive = SCALE,
     margin: Margin = MARGIN,
-    alike: Int[Tensor, "b k"] | None = None,
 ) -> Float[Tensor, ""]:
     """Each of an image's k captions must be nearer to it, by an angle, than all captions of the other images.
 
@@ -143,10 +143,10 @@ def multi_caption_arc_loss(
     Args:
         image: at least two rows, of any length.
         captions: as many for each image, at least one.
-        scale: s.
-        margin: m in radians.
         alike: a number for each caption, equal where two are the same sentence: another image's caption that is also
             one of an image's own is none of its rivals.
+        scale: s.
+        margin: m in radians.
 
     Raises:
         InputError: other shapes, one image alone, or no caption.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,11 @@ import pytest
 import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
-from tether.adapt.finetune import FINE_TUNE_RECIPES, FineTuneRecipe, LabelLoss
+from tether.adapt.finetune import LabelLoss
+from tether.adapt.recipes import FineTuneRecipe
+from tether.adapt.recipes.classifier import PUBLISHED
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
-
-SHORT: dict[str, Any] = {"learning_rate": 1e-3, "layer_decay": 0.7, "epochs": 10, "warmup_epochs": 2}
 
 
 def drawn(*shape: int) -> torch.Tensor:
@@ -22,32 +21,25 @@ def drawn(*shape: int) -> torch.Tensor:
 
 
 def test_the_published_settings() -> None:
+    made = {name: FineTuneRecipe.from_name(name) for name in PUBLISHED}
     table = {
-        name: (one.learning_rate, one.layer_decay, one.epochs, one.warmup_epochs, one.image_size)
-        for name, one in FINE_TUNE_RECIPES.items()
+        name: (one.learning_rate, one.layer_decay, one.epochs, one.warmup, one.patches) for name, one in made.items()
     }
     assert table == {
-        "b16": (6e-4, 0.6, 50, 10, 224),
-        "b16_384": (7e-4, 0.6, 50, 10, 384),
-        "l14": (4e-4, 0.65, 30, 5, 224),
+        "b16": (6e-4, 0.6, 50, 0.2, "frozen"),
+        "b16_384": (7e-4, 0.6, 50, 0.2, "tuned"),
+        "l14": (4e-4, 0.65, 30, 1 / 6, "tuned"),
     }
-    recipe = FineTuneRecipe.from_name("b16")
-    schedule = recipe.schedule(steps=100)
+    assert {(one.batch_size, one.weight_decay, one.ema, one.mixup, one.cutmix) for one in made.values()} == {
+        (2048, 0.05, 0.9998, 0.0, 0.0)
+    }
+    recipe = made["b16"]
+    schedule, change = recipe.schedule(steps=100), recipe.augment(ImageSpec(size=(16, 16)))
     rates = [recipe.learning_rate * schedule.factor(step, steps=100) for step in range(100)]
     assert (rates[0], rates[19], rates[20]) == pytest.approx((1e-6, 6e-4, 6e-4))
     assert 1e-6 < rates[-1] < 3e-6
     assert [recipe.momentum(steps=steps) for steps in (1, 10)] == [0.0, 0.0]
-
-
-def test_its_augmentations() -> None:
-    recipe, spec = FineTuneRecipe.from_name("l14"), ImageSpec(size=(16, 16))
-    change = recipe.augment(spec)
-    assert (change.rand, change.erase) == ("rand-m9-mstd0.5-inc1", 0.25)
-    crop = recipe.image_crop()
-    boxes = [crop.draw("image", draw=draw, height=64, width=64, spec=spec, others={}).box for draw in range(300)]
-    areas = np.array([(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes])
-    assert 0.06 < areas.min() < 0.15
-    assert 0.8 < areas.max() <= 1
+    assert (change.rand, change.erase, recipe.least_crop) == ("rand-m9-mstd0.5-inc1", 0.25, 0.08)
 
 
 def test_smoothed_labels_are_timm_s() -> None:
@@ -87,11 +79,12 @@ def test_mixed_pixels_and_targets_have_one_share() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: FineTuneRecipe(**SHORT | {"warmup_epochs": 10}), "warmup_epochs: expected fewer than the 10"),
-        (lambda: FineTuneRecipe(**SHORT | {"warmup_rate": 1.0}), "warmup_rate: expected at most learning_rate"),
-        (lambda: FineTuneRecipe(**SHORT | {"layer_decay": 0.0}), "layer_decay"),
-        (lambda: FineTuneRecipe(**SHORT | {"layer_decay": 1.1}), "layer_decay"),
-        (lambda: dataclasses.replace(FINE_TUNE_RECIPES["b16"], ema=1.0), "ema"),
+        (lambda: FineTuneRecipe(warmup_rate=1.0), "warmup_rate: expected at most the learning_rate"),
+        (lambda: FineTuneRecipe(layer_decay=0.0), "layer_decay"),
+        (lambda: FineTuneRecipe(layer_decay=1.1), "layer_decay"),
+        (lambda: FineTuneRecipe(warmup=1.0), "warmup"),
+        (lambda: FineTuneRecipe(rand_augment="strong"), "rand: expected words"),
+        (lambda: FineTuneRecipe(ema=1.0), "ema"),
         (lambda: FineTuneRecipe.from_name("b17"), "none is called 'b17'; did you mean 'b16'"),
         (
             lambda: LabelLoss(classes=2).mixed(drawn(2, 3, 4, 4), torch.tensor([0, 2]), step=0),

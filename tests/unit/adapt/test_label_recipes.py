@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import tether
 from memory_rows import squares
 from tether.adapt.finetune import ClipClassifier
-from tether.adapt.heads import PatchHead, load_head
-from tether.adapt.recipes import RECIPES, play
-from tether.adapt.recipes.image_search import SENTENCES
+from tether.adapt.heads import LinearHead, load_head
+from tether.adapt.recipes import RECIPES, ImageSearch, TensorBatches, play
+from tether.adapt.recipes.image_search import SENTENCES, _Resting
 from tether.core.component import build
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.core.model_digest import model_digest
+from tether.core.types import ClipReport
 from tether.models import create
 from tether.models.mean_patches import MeanPatches
+from tether.train.loop import StepReport
 from tether.workflows.adaptation.data import Asked, parts_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
@@ -38,14 +39,14 @@ def bend(name: str, model: Any = None, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("pool", ["mean_patch", "class_token"])
-def test_a_patch_head_is_the_classifier(pool: Any) -> None:
+def test_its_head_is_the_classifier(pool: Any) -> None:
     model = create("tiny", seed=1).eval()
     classifier = ClipClassifier(model, classes=3, pool=pool, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in classifier.read.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         wanted = classifier(images())
-        head = PatchHead.of(classifier.read, classes=["a", "b", "c"], pool=pool)
+        head = classifier.head(["a", "b", "c"])
         rows = head.reader(model).encode_image(images()).pooled
     torch.testing.assert_close(head.logits(rows), wanted, rtol=1e-5, atol=1e-5)
 
@@ -73,7 +74,7 @@ def test_the_result_names_images_from_its_folder(tmp_path: Any) -> None:
     [
         {"mixup": 0.8, "cutmix": 1.0},
         {"pool": "class_token", "patches": "frozen", "ema": 0.0},
-        {"below": 0.1, "label_smoothing": 0.0, "warmup": 0.0},
+        {"below": 0.1, "label_smoothing": 0.0, "warmup": 0.0, "epochs": 1},
     ],
 )
 def test_every_setting_of_the_classifier_resumes(settings: dict[str, Any], tmp_path: Any) -> None:
@@ -96,7 +97,7 @@ def test_without_an_average_the_last_weights_are_given() -> None:
     start, ends = base.visual.norm_pre.weight, [one.model.visual.norm_pre.weight for one in (last, mean)]
     assert not torch.equal(ends[0], start)
     recipe = build({"name": "classifier", "ema": 0.0, "steps": 6}, RECIPES, where="test")
-    assert recipe.settings.momentum(steps=6) == 0.0
+    assert recipe.momentum(steps=6) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,84 @@ def test_images_stand_still_while_texts_move() -> None:
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
+def by_hand(model: Any, *, rows: dict[str, torch.Tensor] | None = None, **settings: Any) -> Any:
+    """`fit_` on six images of three classes, two captions each, and pairs of them where texts move."""
+    words = ["a red cat", "the cat", "a small dog", "the dog", "sun", "a red sun"]
+    ids = model.tokenizer([text for word in words for text in (word, "a cat")])
+    given = {"image": images(6), "label": torch.tensor([0, 0, 1, 1, 2, 2]), "captions": ids.unflatten(0, (6, 2))}
+    recipe = ImageSearch(**{"steps": 2, "realign_steps": 0, "learning_rate": 1e-3, **settings})
+    pairs = TensorBatches({"image": images(6), "text": model.tokenizer(words)}, batch_size=6, seed=0)
+    batches = TensorBatches(given | (rows or {}), batch_size=6, seed=0)
+    return recipe.fit_(model, batches, classes=3, pairs=pairs if recipe.realign_steps else None)
+
+
+def test_the_first_phase_of_2sft_leaves_the_projection_to_the_second() -> None:
+    ends = []
+    for realign in (0, 2):
+        model = create("tiny", seed=1).eval()
+        moved = by_hand(model, method="2sft", realign_steps=realign, realign_rate=1e-3).moved
+        ends.append(model.state_dict())
+        assert ("visual.projection.weight" in moved) == bool(realign)
+    for name, value in ends[0].items():
+        if name.startswith("visual.") and "projection" not in name:
+            assert torch.equal(value, ends[1][name]), name
+    assert not torch.equal(ends[0]["visual.projection.weight"], ends[1]["visual.projection.weight"])
+
+
+def test_captions_as_rows_are_captions_as_words() -> None:
+    found = []
+    for kind in ("words", "rows"):
+        model = create("tiny", seed=1).eval()
+        rows = None
+        if kind == "rows":
+            ids = model.tokenizer(["a red cat", "a cat"] * 6)
+            rows = {"captions": model.encode_text(ids).pooled.detach().unflatten(0, (6, 2))}
+        else:
+            rows = {"captions": model.tokenizer(["a red cat", "a cat"] * 6).unflatten(0, (6, 2))}
+        by_hand(model, rows=rows, classes_a_step=3)
+        found.append(model.state_dict()["visual.projection.weight"])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
+
+
+def test_what_must_rest_is_looked_at() -> None:
+    model = create("tiny", seed=1)
+    rest = _Resting(model, ["visual.position"], [], at=2, steps=3)
+
+    def step(number: int) -> None:
+        nothing = torch.zeros(())
+        rest.look(StepReport(number, nothing, {}, ClipReport(nothing, nothing, nothing, nothing), 0.0))
+
+    with torch.no_grad():
+        model.visual.position.add_(1)
+        step(1)
+        model.visual.position.add_(1)
+    with pytest.raises(RuntimeError, match="what had to rest in phase 2 of 2 has changed"):
+        step(2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "said"),
+    [
+        ({"label": torch.tensor([0, 1, 2, 3, 0, 0])}, {}, "labels: expected 0 to 2, got 0 to 3"),
+        ({"label": torch.full((6,), torch.nan)}, {}, "integers, got torch.float32"),
+        ({"captions": torch.zeros(6, 0, 4).long()}, {}, r"captions: expected \(6, k, \.\.\.\)"),
+        ({"captions": torch.zeros(6, 4)}, {}, r"captions: expected \(6, k, \.\.\.\)"),
+        ({}, {"classes_a_step": 9}, "size: expected 1 to 3"),
+    ],
+)
+def test_refuses_data(rows: dict[str, torch.Tensor], settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        by_hand(create("tiny", seed=1), rows=rows, **settings)
+
+
+def test_refuses_pairs_without_steps_and_steps_without_pairs() -> None:
+    rows = TensorBatches({"image": images(), "label": torch.arange(5)}, batch_size=5, seed=0)
+    with pytest.raises(InputError, match="pairs: expected some for 3 realign_steps"):
+        ImageSearch(steps=1, realign_steps=3).fit_(create("tiny"), rows, classes=5)
+    with pytest.raises(InputError, match="expected 'captions', some of each image"):
+        ImageSearch(steps=1, realign_steps=0).fit_(create("tiny"), rows, classes=5)
+
+
 def test_sentences_of_a_class() -> None:
     model = create("tiny", seed=1).eval()
     parts = parts_of(squares(), "labels", Asked(), model=model, validation=False)
@@ -153,8 +232,6 @@ def test_played_by_hand() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("classifier", {"layer_decay": 0.0}, "layer_decay"),
-        ("classifier", {"warmup": 1.0}, "warmup: expected a share below 1"),
         ("classifier", {"rand_augment": "strong"}, "rand: expected words"),
         ("image_search", {"margin": 1.6}, "margin"),
         ("image_search", {"pairs": "no/such/file.csv"}, "no/such/file.csv"),
@@ -173,11 +250,9 @@ def test_refuses_models() -> None:
 
 
 def test_refuses_heads() -> None:
-    with pytest.raises(InputError, match=r"patch head: expected \(2, w\) weights"):
-        PatchHead(torch.eye(3), classes=["a", "b"])
-    with pytest.raises(InputError, match="finite"):
-        PatchHead(torch.full((2, 3), np.nan), classes=["a", "b"])
+    with pytest.raises(InputError, match="reads: expected 'embedding', 'mean_patch' or 'class_token', got 'words'"):
+        LinearHead(torch.eye(2), classes=["a", "b"], reads="words")
     with pytest.raises(InputError, match="can be compared with no text"):
         MeanPatches(create("tiny")).encode_text(torch.ones(1, 3, dtype=torch.int64))
     with pytest.raises(InputError, match="head: is for embeddings of length 3, the model's have 64"):
-        PatchHead(torch.ones(2, 3), classes=["a", "b"]).bind_(create("tiny"))
+        LinearHead(torch.ones(2, 3), classes=["a", "b"], reads="mean_patch").bind_(create("tiny"))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.adapt.finetune.classifier import ClipClassifier
-from tether.adapt.finetune.classifier_recipe import FINE_TUNE_RECIPES, FineTuneRecipe, LabelLoss
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.finetune.clipood import Tuned, class_texts, tune_images_
-from tether.adapt.finetune.image_search import SearchTuned, fit_2sft_, fit_mcip_
-from tether.adapt.finetune.image_search_steps import ArcMarginStep, RealignStep
+from tether.adapt.finetune.image_search import ArcMarginStep, RealignStep
 from tether.adapt.finetune.kept_positions import KeptPositions
+from tether.adapt.finetune.label_loss import LabelLoss
 from tether.adapt.finetune.lora import Lora
 from tether.adapt.finetune.map_fit import FittedMaps, MapFit
 from tether.adapt.finetune.margin_metric_softmax import MarginMetricSoftmax
@@ -29,11 +28,9 @@ ADAPTERS: Mapping[str, type[ModelEdit]] = {
 
 __all__ = [
     "ADAPTERS",
-    "FINE_TUNE_RECIPES",
     "ArcMarginStep",
     "ClipClassifier",
     "ClipRefineLoss",
-    "FineTuneRecipe",
     "FittedMaps",
     "KeptPositions",
     "LabelLoss",
@@ -45,12 +42,9 @@ __all__ = [
     "RealignStep",
     "RefineStep",
     "Refined",
-    "SearchTuned",
     "TextTuned",
     "Tuned",
     "class_texts",
-    "fit_2sft_",
-    "fit_mcip_",
     "freeze_image_tower",
     "image_parameters",
     "paraphrase_batches",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.adapt.finetune.descent import eval_mode
+from tether.adapt.heads.linear import LinearHead
 from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, Part, Positive, checked
 from tether.models.anatomy.find import tower_of
@@ -117,6 +118,13 @@ class ClipClassifier(nn.Module):
     def forward(self, image: Tensor) -> Float[Tensor, "b c"]:
         """Logits of (b, 3, h, w) uint8 images or normalised floats."""
         return self.read(self.tokens(image))
+
+    def head(self, classes: Sequence[str]) -> LinearHead:
+        """The read-out as a head on ``encoder``, the norm's gain and shift in its weights; ``save`` needs ``bind_``."""
+        norm, linear = self.read.fc_norm, self.read.head
+        weight = linear.weight.detach() * norm.weight.detach()
+        bias = linear.bias.detach() + linear.weight.detach() @ norm.bias.detach()
+        return LinearHead(weight, classes=classes, bias=bias, reads=self.pool)
 
     def freeze_patches_(self) -> None:
         """Let the layer that makes patches of pixels rest, as the release does for ViT-B/16 at 224 pixels."""

@@ -9,10 +9,9 @@ from tether.adapt.heads.cache import CacheHead
 from tether.adapt.heads.digest import image_digest
 from tether.adapt.heads.head import HEAD_FILE, Head, read_head
 from tether.adapt.heads.linear import LinearHead
-from tether.adapt.heads.patches import PatchHead
 from tether.core.protocols import DualEncoder
 
-HEADS: Mapping[str, type[Head]] = {"linear": LinearHead, "cache": CacheHead, "patches": PatchHead}
+HEADS: Mapping[str, type[Head]] = {"linear": LinearHead, "cache": CacheHead}
 """Every kind of head by the name that its file has."""
 
 
@@ -39,4 +38,4 @@ def load_head(folder: Path | str, *, model: DualEncoder | None = None) -> Head:
     return read_head(folder, HEADS, model=model)
 
 
-__all__ = ["HEADS", "HEAD_FILE", "CacheHead", "Head", "LinearHead", "PatchHead", "image_digest", "load_head"]
+__all__ = ["HEADS", "HEAD_FILE", "CacheHead", "Head", "LinearHead", "image_digest", "load_head"]

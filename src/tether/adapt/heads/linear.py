@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -14,12 +14,18 @@ from torch import Tensor
 
 from tether.adapt.heads.head import Head
 from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
 from tether.core.ranges import checked
+from tether.models.mean_patches import MeanPatches
+
+Reads = Literal["embedding", "mean_patch", "class_token"]
 
 
 @final
 class LinearHead(Head):
     """``weight @ x + bias`` of embeddings x scaled to length 1: a logistic regression, LDA, or learnt class texts.
+
+    With ``reads`` x are the rows of ``models.mean_patches.MeanPatches`` as they are, in place of embeddings.
 
     Example:
         >>> import torch
@@ -33,7 +39,12 @@ class LinearHead(Head):
 
     @checked
     def __init__(
-        self, weight: Float[Tensor, "c d"], *, classes: Sequence[str], bias: Float[Tensor, " c"] | None = None
+        self,
+        weight: Float[Tensor, "c d"],
+        *,
+        classes: Sequence[str],
+        bias: Float[Tensor, " c"] | None = None,
+        reads: Reads = "embedding",
     ) -> None:
         """Take what was learnt.
 
@@ -41,11 +52,13 @@ class LinearHead(Head):
             weight: a row for each class, the multiplier of cosines included.
             classes: c names.
             bias: of each class; 0 if None.
+            reads: the ``embedding`` of an image, or its patches: ``mean_patch`` or ``class_token``.
 
         Raises:
             InputError: shapes that do not fit, or numbers that are not finite.
         """
         super().__init__(classes)
+        self.reads: Reads = reads
         self.weight = weight.detach().float().cpu().contiguous()
         self.bias = torch.zeros(len(self.classes)) if bias is None else bias.detach().float().cpu()
         if self.weight.ndim != 2 or len(self.weight) != len(self.classes) or self.bias.shape != (len(self.weight),):
@@ -69,18 +82,27 @@ class LinearHead(Head):
         """Length of the embeddings."""
         return self.weight.shape[1]
 
+    def reader(self, model: DualEncoder) -> DualEncoder:
+        """See Head."""
+        return model if self.reads == "embedding" else MeanPatches(model, pool=self.reads)
+
     def scores(self, image: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """See Head."""
-        return F.normalize(image, dim=1) @ self.weight.T + self.bias
+        rows = F.normalize(image, dim=1) if self.reads == "embedding" else image
+        return rows @ self.weight.T + self.bias
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See Head."""
         return {"weight": self.weight.numpy(), "bias": self.bias.numpy()}
+
+    def settings(self) -> dict[str, Any]:
+        """See Head."""
+        return {"reads": self.reads}
 
     @classmethod
     def restore(
         cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]
     ) -> LinearHead:
         """See Head."""
-        del settings
-        return cls(torch.from_numpy(arrays["weight"]), classes=classes, bias=torch.from_numpy(arrays["bias"]))
+        weight, bias = (torch.from_numpy(arrays[name]) for name in ("weight", "bias"))
+        return cls(weight, classes=classes, bias=bias, reads=settings["reads"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.adapt.recipes.batches import Batches, ReplayedBatches, TensorBatches
-from tether.adapt.recipes.classifier import ClassifierRecipe
+from tether.adapt.recipes.classifier import FineTuneRecipe
 from tether.adapt.recipes.clipood import ClipoodRecipe
 from tether.adapt.recipes.close_the_gap import CloseTheGap
 from tether.adapt.recipes.contrastive import PairTuning
@@ -41,7 +41,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "pairs": PairTuning,
     "close_the_gap": CloseTheGap,
     "paraphrases": Paraphrases,
-    "classifier": ClassifierRecipe,
+    "classifier": FineTuneRecipe,
     "image_search": ImageSearch,
     "region_teacher": RegionTeacher,
     "swap_text": SwapText,
@@ -53,11 +53,11 @@ __all__ = [
     "RECIPES",
     "Batches",
     "Case",
-    "ClassifierRecipe",
     "ClipoodRecipe",
     "CloseTheGap",
     "CoOp",
     "EmbeddedRows",
+    "FineTuneRecipe",
     "FitRecipe",
     "FullTuning",
     "GdaRecipe",

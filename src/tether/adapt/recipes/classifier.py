@@ -9,36 +9,53 @@ import torch
 from torch import Tensor, nn
 
 from tether.adapt.finetune.classifier import ClipClassifier
-from tether.adapt.finetune.classifier_recipe import FineTuneRecipe, LabelLoss
-from tether.adapt.heads.patches import PatchHead
+from tether.adapt.finetune.label_loss import LabelLoss
 from tether.adapt.recipes.class_step import LABEL
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, NonNegative, Part, Positive, Share, checked
-from tether.core.types import Batch, Loss
+from tether.core.types import Batch, ImageSpec, Loss
 from tether.data.contents import BatchContents
+from tether.data.label_augment import LabelAugment
 from tether.models.mean_patches import Pool, patch_tokens
 from tether.train.ema import MovingEncoder
 from tether.train.loop import StepReport
+from tether.train.schedules import Cosine
 from tether.train.steps.module import Encoder, StepModule, loss_inside
 
 READ = "read"
-_PARTS = 1000  # a share as epochs of a thousand
+MEMORY = 0.075
+"""Share of a short run that its average of weights looks back over."""
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "b16": {"learning_rate": 6e-4, "layer_decay": 0.6, "epochs": 50, "warmup": 10 / 50, "patches": "frozen"},
+    "b16_384": {"learning_rate": 7e-4, "layer_decay": 0.6, "epochs": 50, "warmup": 10 / 50},
+    "l14": {"learning_rate": 4e-4, "layer_decay": 0.65, "epochs": 30, "warmup": 5 / 30},
+}
+"""ViT-B/16 at 224 and 384 pixels and ViT-L/14 on ImageNet, in batches of 2,048: table 1 of arXiv 2212.06138 and its
+scripts; the defaults of the release's own arguments are others."""
 
 
-class ClassifierRecipe(TuneRecipe):
+class FineTuneRecipe(TuneRecipe):
     """FT-CLIP: small rates that fall from layer to layer, an average of weights, light changes of images.
 
     The result is a head on the tuned image tower's patches. It knows these classes alone; what the tuned model still
     knows of others by their words stands in the report. Norms keep their statistics.
 
-    Source: arXiv 2212.06138; ``adapt.finetune.FINE_TUNE_RECIPES`` has the published settings for ImageNet, of which the
-    defaults here differ in the batch, the rate and the number of steps. An average over few steps looks back over 7.5 %
-    of them, see ``FineTuneRecipe.momentum``.
+    Source: arXiv 2212.06138. Batch, rates and steps are for a few hundred images, the other defaults those that every
+    published run shares; ``from_name`` gives the published. An average over few steps looks back over 7.5 % of them.
+
+    Example:
+        >>> from tether.adapt.recipes import FineTuneRecipe
+        >>> recipe = FineTuneRecipe.from_name("b16")
+        >>> recipe.learning_rate, recipe.layer_decay, recipe.schedule(steps=500).warmup
+        (0.0006, 0.6, 100)
+        >>> recipe.momentum(steps=1_000_000), round(recipe.momentum(steps=400), 3)
+        (0.9998, 0.967)
     """
 
     takes = "labels"
@@ -50,11 +67,14 @@ class ClassifierRecipe(TuneRecipe):
         self,
         *,
         steps: Count = 400,
+        epochs: Count | None = None,
         batch_size: Count = 32,
         learning_rate: Positive = 2e-4,
         layer_decay: Part = 0.65,
         below: Positive = 1.0,
-        warmup: Share = 0.2,
+        warmup: Decay = 0.2,
+        warmup_rate: NonNegative = 1e-6,
+        least_rate: NonNegative = 1e-6,
         weight_decay: NonNegative = 0.05,
         ema: Decay = 0.9998,
         label_smoothing: Decay = 0.1,
@@ -71,11 +91,14 @@ class ClassifierRecipe(TuneRecipe):
 
         Args:
             steps: of the run.
+            epochs: passes over the images, in place of ``steps``.
             batch_size: images of a step.
             learning_rate: the highest, of the read-out.
             layer_decay: factor on it from each layer to the one below; 1 gives all the same.
             below: a factor on all but the read-out.
             warmup: share of the steps in which the rate rises.
+            warmup_rate: of the first step; at most ``learning_rate``.
+            least_rate: toward which the rate falls after the last step; at most ``learning_rate``.
             weight_decay: of matrices.
             ema: decay of the average of weights, less in a short run; 0 takes the last weights.
             label_smoothing: share of the target spread over all classes.
@@ -84,32 +107,43 @@ class ClassifierRecipe(TuneRecipe):
             least_crop: least area of the random crop.
             flip: chance to exchange left and right; wrong for lettering.
             mixup: alpha of Mixup; 0 leaves it out.
-            cutmix: alpha of CutMix; 0 leaves it out.
+            cutmix: alpha of CutMix; 0 leaves it out. With both, each batch has one of them.
             patches: whether the layer that makes patches of pixels learns.
             pool: what the read-out reads.
         """
-        if warmup == 1:
-            raise InputError("warmup: expected a share below 1, got 1")
-        self.steps, self.patches, self.pool = steps, patches, pool
-        self.settings = FineTuneRecipe(
-            learning_rate=learning_rate,
-            layer_decay=layer_decay,
-            below=below,
-            epochs=_PARTS,
-            warmup_epochs=round(_PARTS * warmup),
-            warmup_rate=min(1e-6, learning_rate),
-            least_rate=min(1e-6, learning_rate),
-            batch_size=batch_size,
-            weight_decay=weight_decay,
-            ema=ema,
-            label_smoothing=label_smoothing,
-            rand_augment=rand_augment,
-            erase=erase,
-            crop=(least_crop, 1.0),
-            flip=flip,
-            mixup=mixup,
-            cutmix=cutmix,
-        )
+        for name, rate in (("warmup_rate", warmup_rate), ("least_rate", least_rate)):
+            if rate > learning_rate:
+                raise InputError(f"{name}: expected at most the learning_rate, {learning_rate}, got {rate}")
+        self.steps, self.epochs, self.batch_size = steps, epochs, batch_size
+        self.learning_rate, self.layer_decay, self.below = learning_rate, layer_decay, below
+        self.warmup, self.warmup_rate, self.least_rate = warmup, warmup_rate, least_rate
+        self.weight_decay, self.ema, self.label_smoothing = weight_decay, ema, label_smoothing
+        self.rand_augment, self.erase, self.least_crop, self.flip = rand_augment, erase, least_crop, flip
+        self.mixup, self.cutmix, self.patches, self.pool = mixup, cutmix, patches, pool
+        self.augment(ImageSpec(size=(32, 32)))  # refuses words that timm does not know before data are read
+
+    @classmethod
+    def from_name(cls, name: str) -> FineTuneRecipe:
+        """One of ``PUBLISHED``."""
+        if name not in PUBLISHED:
+            raise InputError(f"recipe: none is called {name!r}; {closest(name, PUBLISHED)}")
+        return cls(batch_size=2048, **PUBLISHED[name])
+
+    def schedule(self, *, steps: int) -> Cosine:
+        """Factors on ``learning_rate`` over a run."""
+        first, last = self.warmup_rate / self.learning_rate, self.least_rate / self.learning_rate
+        return Cosine(warmup=round(steps * self.warmup), start=first, floor=last)
+
+    def momentum(self, *, steps: int) -> float:
+        """Decay of the average: ``ema``, or in a short run less, so that it looks back over 7.5 % of the steps.
+
+        The published decay forgets the start after some 10,000 steps; a short run's average would be the start.
+        """
+        return min(self.ema, 1 - min(1.0, 1 / (MEMORY * steps)))
+
+    def augment(self, spec: ImageSpec) -> LabelAugment:
+        """What happens to a crop."""
+        return LabelAugment(spec, rand=self.rand_augment, erase=self.erase)
 
     @classmethod
     def suits(cls, case: Case) -> str:
@@ -127,45 +161,37 @@ class ClassifierRecipe(TuneRecipe):
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""
-        settings, generator = self.settings, torch.Generator().manual_seed(given.seed)
-        classifier = ClipClassifier(
-            cast(Encoder, model), classes=len(given.classes), pool=self.pool, generator=generator
-        )
+        count, size = len(given.classes), min(self.batch_size, given.rows)
+        steps = self.steps if self.epochs is None else self.epochs * max(1, given.rows // size)
+        generator = torch.Generator().manual_seed(given.seed)
+        classifier = ClipClassifier(cast(Encoder, model), classes=count, pool=self.pool, generator=generator)
         if self.patches == "frozen":
             classifier.freeze_patches_()
-        average = _Average(classifier, momentum=settings.momentum(steps=self.steps), steps=self.steps)
+        average = _Average(classifier, momentum=self.momentum(steps=steps), steps=steps)
         loss = LabelLoss(
-            classes=len(given.classes),
-            label_smoothing=settings.label_smoothing,
-            mixup=settings.mixup,
-            cutmix=settings.cutmix,
+            classes=count,
+            label_smoothing=self.label_smoothing,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
             seed=given.seed,
         )
 
         def finish() -> Outcome:
             average.copy_to_(classifier)
-            return Outcome(model, PatchHead.of(classifier.read, classes=given.classes, pool=self.pool))
+            return Outcome(model, classifier.head(given.classes))
 
-        crops = {"image": {"scale": settings.crop, "flip": settings.flip}}
         return Tuning(
             step=_PatchStep(loss, pool=self.pool),
             batches=given.loader(
                 model,
-                batch_size=settings.batch_size,
-                augment=settings.augment(model.image_spec.fixed()),
-                contents=BatchContents(crops=crops),
+                batch_size=size,
+                augment=self.augment(model.image_spec.fixed()),
+                contents=BatchContents(crops={"image": {"scale": (self.least_crop, 1.0), "flip": self.flip}}),
             ),
-            steps=self.steps,
-            optimizer={
-                "name": "adamw",
-                "lr": settings.learning_rate,
-                "betas": list(settings.betas),
-                "eps": settings.eps,
-            },
-            groups=classifier.groups(
-                layer_decay=settings.layer_decay, weight_decay=settings.weight_decay, below=settings.below
-            ),
-            schedule=settings.schedule(steps=self.steps),
+            steps=steps,
+            optimizer={"name": "adamw", "lr": self.learning_rate, "betas": [0.9, 0.999], "eps": 1e-8},
+            groups=classifier.groups(layer_decay=self.layer_decay, weight_decay=self.weight_decay, below=self.below),
+            schedule=self.schedule(steps=steps),
             modules={READ: classifier.read},
             kept={"average": average},
             after_step=average.follow_,

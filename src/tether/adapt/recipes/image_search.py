@@ -10,31 +10,41 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.finetune.image_search import HEAD_RATE, LEARNING_RATE, WEIGHT_DECAY, SearchSides
-from tether.adapt.finetune.image_search_steps import CAPTIONS, CLASSES, LABEL, ArcMarginStep, RealignStep
+from tether.adapt.finetune.image_search import (
+    CAPTIONS,
+    CLASSES,
+    LABEL,
+    ArcMarginStep,
+    RealignStep,
+    state_parameters,
+)
 from tether.adapt.recipes.batches import Batches
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.refusals import refused
-from tether.adapt.recipes.tuning import Tuning
+from tether.adapt.recipes.tuning import Played, Tuning, play
+from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
+from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Step
 from tether.core.ranges import Count, NonNegative, Positive, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.data import open_source
 from tether.data.contents import BatchContents
 from tether.data.loader import Loader
-from tether.losses import ArcMarginHead
+from tether.losses import ArcMarginHead, VocabSampler
 from tether.losses.arc_margin import MARGIN, SCALE, Margin
 from tether.models.embed import encode_texts
 from tether.optim import parameter_groups
+from tether.train.loop import StepReport
 from tether.train.schedules import Cosine, Schedule, StageSchedule
 from tether.train.steps.module import Encoder
 
 SENTENCES = ("a photo of a {}.", "{}", "a picture of the {}.", "one {}.", "this is a {}.")
 """Sentences of a class where it has fewer prompts than ``captions`` asks for."""
+LEARNING_RATE, HEAD_RATE, WEIGHT_DECAY = 1e-5, 1e-3, 0.1  # none is published
 CROPS = {"image": {"scale": (0.5, 1.0), "flip": 0.5}}
 
 
@@ -70,6 +80,7 @@ class ImageSearch(TuneRecipe):
         learning_rate: Positive = LEARNING_RATE,
         realign_rate: Positive = LEARNING_RATE,
         head_rate: Positive = HEAD_RATE,
+        classes_a_step: Count | None = None,
         weight_decay: NonNegative = WEIGHT_DECAY,
         images: Literal["crops", "plain"] = "crops",
     ) -> None:
@@ -89,18 +100,15 @@ class ImageSearch(TuneRecipe):
             learning_rate: of the image side, at the start; each phase falls to 0 as a cosine.
             realign_rate: of the text side.
             head_rate: of the class vectors.
+            classes_a_step: look at so many classes in a step, those of the batch among them; None looks at all.
             weight_decay: of the model's matrices.
             images: random crops, mirrored in half of the cases (wrong for lettering), or as they are.
         """
         self.method, self.steps, self.realign_steps, self.batch_size = method, steps, realign_steps, batch_size
         self.captions, self.caption_weight, self.pairs = captions, caption_weight, pairs
         self.scale, self.margin, self.learning_rate = scale, margin, learning_rate
-        self.realign_rate, self.head_rate, self.weight_decay, self.images = (
-            realign_rate,
-            head_rate,
-            weight_decay,
-            images,
-        )
+        self.realign_rate, self.head_rate, self.weight_decay = realign_rate, head_rate, weight_decay
+        self.images, self.classes_a_step = images, classes_a_step
 
     @classmethod
     def suits(cls, case: Case) -> str:
@@ -116,36 +124,95 @@ class ImageSearch(TuneRecipe):
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""
-        move_(model, "image")  # unlocks, and refuses shared towers
-        sides = SearchSides.of(cast(Encoder, model))
-        state = self.method == "2sft" and bool(sides.width)
-        first = sides.state if state else sides.image
-        again = {**sides.text, **(sides.projector if state else {})} if self.realign_steps else {}
-        for name, parameter in cast(nn.Module, model).named_parameters():
+        contents = BatchContents(crops=CROPS) if self.images == "crops" else None
+        batches: Batches = given.loader(model, batch_size=self.batch_size, contents=contents)
+        if self.pairs is not None and self.realign_steps:
+            pairs = Loader(
+                open_source(self.pairs, where="pairs"),
+                batch_size=self.batch_size,
+                image_spec=model.image_spec,
+                tokenizer=model.tokenizer,
+                seed=given.seed,
+                workers=given.workers,
+            )
+            batches = _InTurn(batches, pairs, first=self.steps)
+        rows = self._sentences(model, given) if self.method == "mcip" else None
+        return self._plan(model, batches, classes=len(given.classes), captions=rows, seed=given.seed)
+
+    def fit_(
+        self, model: DualEncoder, batches: Batches, *, classes: int, pairs: Batches | None = None, seed: int = 0
+    ) -> Played:
+        """Tune a model in place on batches of one's own, without ``tether adapt``.
+
+        Args:
+            model: any encoder of ``tether.load`` with towers of their own.
+            batches: of images with ``extra["label"]`` and, for ``mcip``, ``extra["captions"]``; see ``ArcMarginStep``.
+            classes: how many.
+            pairs: of images with a text each, for the second phase; None goes with ``realign_steps=0``.
+            seed: of the class vectors.
+
+        Example:
+            >>> import torch
+            >>> from tether.adapt.recipes import ImageSearch, TensorBatches
+            >>> from tether.models import create
+            >>> model, images = create("tiny"), torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+            >>> rows = {"image": images, "label": torch.tensor([0, 0, 1, 1]), "captions": torch.randn(4, 2, model.dim)}
+            >>> recipe = ImageSearch(steps=2, realign_steps=0)
+            >>> played = recipe.fit_(model, TensorBatches(rows, batch_size=4, seed=0), classes=2)
+            >>> any(name.startswith("text.") for name in played.moved)
+            False
+        """
+        self.check(model)
+        if (pairs is None) != (not self.realign_steps):
+            raise InputError(f"pairs: expected some for {self.realign_steps} realign_steps, or neither of the two")
+        both = batches if pairs is None else _InTurn(batches, pairs, first=self.steps)
+        return play(self._plan(model, both, classes=classes, captions=None, seed=seed), model, seed=seed)
+
+    def _plan(
+        self,
+        model: DualEncoder,
+        batches: Batches,
+        *,
+        classes: int,
+        captions: Float[Tensor, "c k d"] | None,
+        seed: int,
+    ) -> Tuning:
+        text, image = move_(model, "text") if self.realign_steps else {}, move_(model, "image")
+        state, width = state_parameters(cast(Encoder, model), image) if self.method == "2sft" else ({}, 0)
+        first = state or image
+        again = text | ({name: one for name, one in image.items() if name not in state} if state and text else {})
+        for name, parameter in (image | again).items():
             parameter.requires_grad_(name in first or name in again)
         head = ArcMarginHead(
-            sides.width if state else model.dim,
-            classes=len(given.classes),
+            width or model.dim,
+            classes=classes,
             scale=self.scale,
             margin=self.margin,
-            generator=torch.Generator().manual_seed(given.seed),
+            generator=torch.Generator().manual_seed(seed),
         )
-        groups = [
-            *self._groups(model, first, rate=self.learning_rate),
-            *self._groups(model, again, rate=self.realign_rate),
-            {"name": CLASSES, "params": [*head.named_parameters()], "weight_decay": 0.0, "lr": self.head_rate},
-        ]
-        rows = self._sentences(model, given) if self.method == "mcip" else None
-        margins = ArcMarginStep(reads="state" if state else "embedding", caption_weight=self.caption_weight)
-        projector: Literal["rests", "moves"] = "moves" if state and sides.projector else "rests"
+        some = self.classes_a_step
+        margins = ArcMarginStep(
+            reads="state" if state else "embedding",
+            caption_weight=self.caption_weight if self.method == "mcip" else 0.0,
+            sampler=None if some is None else VocabSampler([1.0] * classes, size=some),
+            seed=seed,
+        )
+        projector: Literal["rests", "moves"] = "moves" if len(again) > len(text) else "rests"
+        rest = _Resting(cast(nn.Module, model), first, again, at=self.steps, steps=self.steps + self.realign_steps)
         return Tuning(
-            step=_TwoPhases(margins, RealignStep(projector=projector), first=self.steps, captions=rows),
-            batches=self._batches(model, given),
+            step=_TwoPhases(margins, RealignStep(projector=projector), first=self.steps, captions=captions),
+            batches=batches,
             steps=self.steps + self.realign_steps,
             optimizer={"name": "adamw", "lr": self.learning_rate, "betas": [0.9, 0.999], "eps": 1e-8},
-            groups=groups,
+            groups=[
+                *self._groups(model, first, rate=self.learning_rate),
+                *self._groups(model, again, rate=self.realign_rate),
+                {"name": CLASSES, "params": [*head.named_parameters()], "weight_decay": 0.0, "lr": self.head_rate},
+            ],
             schedule=_TwoCosines(first=self.steps),
             modules={CLASSES: head},
+            kept={"resting": rest},
+            after_step=rest.look,
         )
 
     def _groups(self, model: DualEncoder, names: Collection[str], *, rate: float) -> list[dict[str, Any]]:
@@ -164,20 +231,34 @@ class ImageSearch(TuneRecipe):
             texts += list(dict.fromkeys([*prompts, *more]))[: self.captions]
         return encode_texts(model, texts).unflatten(0, (len(given.classes), -1))
 
-    def _batches(self, model: DualEncoder, given: Given) -> Batches:
-        contents = BatchContents(crops=CROPS) if self.images == "crops" else None
-        batches = given.loader(model, batch_size=self.batch_size, contents=contents)
-        if self.pairs is None or not self.realign_steps:
-            return batches
-        second = Loader(
-            open_source(self.pairs, where="pairs"),
-            batch_size=self.batch_size,
-            image_spec=model.image_spec,
-            tokenizer=model.tokenizer,
-            seed=given.seed,
-            workers=given.workers,
-        )
-        return _InTurn(batches, second, first=self.steps)
+
+class _Resting:
+    """Sees that what does not move in a phase ends bit for bit as it began; a ``core.protocols.Stateful``."""
+
+    def __init__(self, model: nn.Module, *phases: Collection[str], at: int, steps: int) -> None:
+        """Args: model: that is tuned. phases: names of what moves in each. at: first step of the second. steps: all."""
+        self._model, self._ends = model, (at, steps)
+        self._rest = [[name for name in model.state_dict() if name not in moving] for moving in phases]
+        self._digest = self._of(0)
+
+    def _of(self, phase: int) -> str:
+        return model_digest(self._model, parts=self._rest[phase])
+
+    def look(self, report: StepReport) -> None:
+        """Compare after the last step of a phase."""
+        for phase, end in enumerate(self._ends):
+            if report.step + 1 == end:
+                if self._of(phase) != self._digest:
+                    raise RuntimeError(f"image_search: what had to rest in phase {phase + 1} of 2 has changed")
+                self._digest = self._of(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the parts at rest were at the start of the phase."""
+        return {"digest": self._digest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""
+        self._digest = str(state["digest"])
 
 
 class _TwoPhases:
