@@ -31,6 +31,16 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"steps": 4, "batch_size": 6, "rank": 2},
+    "detail": {
+        "denoiser_steps": 3,
+        "size": 8,
+        "width": 8,
+        "batch_size": 6,
+        "steps": 3,
+        "every": 2,
+        "learning_rate": 1e-4,
+        "least_gain": -1,
+    },
     "typo-proof": {"steps": 4, "batch_size": 6, "rho": 3, "learning_rate": 1e-3},
 }
 """So that a recipe takes seconds; what is not named has its defaults."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.adapt.recipes.batches import Batches, TensorBatches
+from tether.adapt.recipes.detail import Detail
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.probe import LinearProbe
@@ -16,6 +17,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,
     "lora": LoraRecipe,
     "typo-proof": TypoProof,
+    "detail": Detail,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -23,6 +25,7 @@ __all__ = [
     "RECIPES",
     "Batches",
     "Case",
+    "Detail",
     "EmbeddedRows",
     "FitRecipe",
     "Given",
