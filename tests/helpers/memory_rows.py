@@ -45,3 +45,8 @@ def captions(count: int = 36) -> MemoryRows:
         for number, row in enumerate(squares(count).rows)
     ]
     return MemoryRows(rows, name="captions")
+
+
+def without_words(source: MemoryRows) -> MemoryRows:
+    """The same images with nothing beside them."""
+    return MemoryRows([replace(row, texts=(), meta={}) for row in source.rows], name="images alone")

@@ -13,9 +13,14 @@ from tether.cli.say import say
 
 def command(
     source: Annotated[str, typer.Argument(help="A folder, .parquet, .csv or .tar file, a pattern, or a data set.")],
-    classes: Annotated[str, typer.Option(help='Names as "cat,dog", or a text file with one on each line.')],
     model: Annotated[str, typer.Option(help="A run's folder, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
     out: Annotated[Path, typer.Option(help="The CSV file.")],
+    classes: Annotated[
+        str | None, typer.Option(help='Names as "cat,dog", or a text file with one on each line.')
+    ] = None,
+    head: Annotated[
+        Path | None, typer.Option(help="In place of --classes: a head that tether adapt made on this model.")
+    ] = None,
     templates: Annotated[
         str | None,
         typer.Option(
@@ -50,6 +55,7 @@ def command(
 
     Examples:
       tether classify photos/ --model starter --classes "cat,dog,bird" --out named.csv
+      tether classify photos/ --model starter --head mine --out named.csv
       tether classify new/ --model runs/mine --classes names.txt --calibrate labelled/ --abstain 0.8 --out named.csv
     """
     from dataclasses import asdict
@@ -65,6 +71,7 @@ def command(
             source,
             classes,
             model=model,
+            head=head,
             templates=templates,
             top=top,
             calibrate=calibrate,
@@ -90,7 +97,8 @@ def command(
     for line in found.remarks():
         say(line, err=True)
     if fitted is None:
-        say("confidence: the model's own scale, not calibrated; it orders classes, it is no probability", err=True)
+        whose = "model's own scale" if head is None else "head's own"
+        say(f"confidence: the {whose}, not calibrated; it orders classes, it is no probability", err=True)
     else:
         say(
             f"confidence: calibrated on {fitted.rows} images ({fitted.accuracy:.1%} right); "

@@ -160,7 +160,7 @@ def adapt(
         strict=strict,
         workers=workers,
     )
-    kept = open_source(KEEP if keep is None else keep, where="--keep")
+    kept = None if keep is None else open_source(keep, where="--keep")
     if out is not None:
         check_free(Path(out), existing=existing)
     base, title = opened(model, device=device, random_weights=random_weights)
@@ -189,18 +189,15 @@ def adapt(
         **{key: getattr(asked, key) for key in ("label", "classes", "shots", "templates", "seed")},
         "interpolate": interpolate,
     }
+    parts = parts_of(
+        source, made.takes, asked, model=base, validation=made.validates or interpolate, on_progress=on_progress
+    )
     with contextlib.ExitStack() as held:
         unfinished = None
         if out is not None:
             unfinished = held.enter_context(claimed(Path(out), deciding, existing=existing))
-        parts = parts_of(
-            source,
-            made.takes,
-            asked,
-            model=base,
-            validation=made.validates or interpolate,
-            on_progress=on_progress,
-        )
+        if kept is None and made.gives != "head":
+            kept = open_source(KEEP)
         measurer = Measurer(
             base,
             parts.given,
@@ -208,6 +205,7 @@ def adapt(
             keep=kept,
             keep_limit=KEEP_LIMIT if keep is None else None,
             templates=asked.templates,
+            brought=asked.test is not None,
         )
         with named(name):
             done = run(made, base, parts.given, folder=unfinished, on_step=on_step, should_stop=should_stop)
@@ -226,7 +224,7 @@ def adapt(
             data=parts.said,
             own=own,
             keep=keeps,
-            keep_source=kept.name if keep is not None else f"{kept.name} (drawings with their names)",
+            keep_source="drawings with their names" if kept is None or keep is None else kept.name,
             frozen=resting(base, adapted, free=done.free),
             costs=Costs(done.seconds, done.cpu_seconds, done.moved, count_of(base)),
             curve=curve,

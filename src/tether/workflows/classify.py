@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from tether.adapt.heads import Head, load_head
+from tether.core.errors import InputError
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.evaluate.cutoff import Cutoff
@@ -17,6 +19,7 @@ from tether.tasks.classify.classify import classify as labels_of
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of, unseen_words
+from tether.workflows.head_classifier import HeadClassifier
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
 
@@ -30,6 +33,7 @@ class Labels:
         calibration: how confidences were fitted on labelled images, or None.
         cutoff: from which cosine on a class fits, or None.
         unseen: what is to be said of words that no caption of the model's run has.
+        measure: what the classes are compared by: ``cosine``, or ``logit`` where a trained head names the images.
     """
 
     labels: Sequence[Label]
@@ -37,6 +41,7 @@ class Labels:
     calibration: Calibration | None = None
     cutoff: Cutoff | None = None
     unseen: Sequence[str] = ()
+    measure: str = "cosine"
 
     def counts(self) -> dict[str, int]:
         """Images of each class, most frequent first; those without a label under the empty string."""
@@ -48,12 +53,13 @@ class Labels:
 
     def save(self, path: str | Path, *, raw_csv: bool = False) -> None:
         """Write them as a CSV file; see ``tasks.classify.classify.write_csv``."""
-        write_csv(self.labels, Path(path), raw_csv=raw_csv)
+        write_csv(self.labels, Path(path), raw_csv=raw_csv, measure=self.measure)
 
     def _repr_html_(self) -> str:
         said = self.remarks()
         if self.calibration is None:
-            said.append("Confidences are the model's own, not calibrated.")
+            whose = "the model's" if self.measure == "cosine" else "the head's"
+            said.append(f"Confidences are {whose} own, not calibrated.")
         rows = "".join(
             f"<tr><td>{escape(name or 'none of these')}</td><td>{count:,}</td></tr>"
             for name, count in self.counts().items()
@@ -64,9 +70,10 @@ class Labels:
 
 def classify(
     source: Data,
-    classes: str | Path | Sequence[str],
+    classes: str | Path | Sequence[str] | None = None,
     *,
     model: Model,
+    head: str | Path | Head | None = None,
     templates: str | Path | Sequence[str] | None = None,
     top: int = 3,
     calibrate: Data | None = None,
@@ -82,12 +89,14 @@ def classify(
     device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Labels:
-    """Name the images of a source from a list of classes.
+    """Name the images of a source from a list of classes, or by a head that ``tether adapt`` made.
 
     Args:
         source: what ``data.open_source`` takes.
-        classes: different names, ``"cat,dog"``, or a text file with one on each line.
+        classes: different names, ``"cat,dog"``, or a text file with one on each line; None with a head, which has its
+            own.
         model: loaded, or a name that ``tether.load`` takes.
+        head: the folder of a head, or a head, of this very model.
         templates: sentences with ``{}`` where a name goes, a file of them, or ``name``, ``photo``, ``photos`` or
             ``drawings``; None takes those that suit the model.
         top: classes listed for each image.
@@ -115,8 +124,11 @@ def classify(
         >>> len(found.labels)
         5
     """
-    names = classes_of(classes)  # before the model: mistakes show at once
-    head = ZeroShotClassifier(templates=None if templates is None else templates_of(templates))
+    trained = load_head(head) if isinstance(head, (str, Path)) else head
+    names = _names(
+        classes, trained, templates=templates, none_of_these=none_of_these
+    )  # before the model: mistakes first
+    prompted = ZeroShotClassifier(templates=None if templates is None else templates_of(templates))
     rows = open_source(source, where="SOURCE")
     known = None if calibrate is None else open_source(calibrate, where="--calibrate")
     named = str(model) if isinstance(model, (str, Path)) else None
@@ -128,13 +140,16 @@ def classify(
         support = labelled(
             known, model=encoder, classes=names, column=label_column, batch_size=batch_size, workers=workers
         )
-    head.prepare(encoder, names, support=support)
+    if trained is None:
+        used = prompted.prepare(encoder, names, support=support)
+    else:
+        used = HeadClassifier(trained, encoder, support=support)
     if bad_rows is not None:
         bad_rows.unlink(missing_ok=True)
     bad = BadRows(rows.name, path=bad_rows, strict=strict)
     labels = labels_of(
         rows,
-        head=head,
+        head=used,
         image_spec=encoder.image_spec,
         bad=bad,
         top=top,
@@ -144,4 +159,24 @@ def classify(
         workers=workers,
         on_progress=with_total(on_progress, rows),
     )
-    return Labels(list(labels), bad.count, head.calibration, cutoff, unseen_words(names, model=encoder, name=name))
+    unseen = unseen_words(names, model=encoder, name=name) if trained is None else ()
+    measure = "cosine" if trained is None else "logit"
+    return Labels(list(labels), bad.count, used.calibration, cutoff, unseen, measure)
+
+
+def _names(
+    classes: str | Path | Sequence[str] | None,
+    head: Head | None,
+    *,
+    templates: object,
+    none_of_these: object,
+) -> tuple[str, ...]:
+    """The classes that are given, or those of a head, with which nothing of prompts goes."""
+    if head is None:
+        if classes is None:
+            raise InputError("--classes: expected names, or --head FOLDER, a head of tether adapt that has its own")
+        return classes_of(classes)
+    given = {"--classes": classes, "--templates": templates, "--none-of-these": none_of_these}
+    if idle := [option for option, value in given.items() if value is not None]:
+        raise InputError(f"{idle[0]}: a head has classes of its own and asks for no prompt; leave it out")
+    return head.classes

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tether.adapt.recipes.batches import Batches, TensorBatches
+from tether.adapt.recipes.batches import Batches, ReplayedBatches, TensorBatches
+from tether.adapt.recipes.clipood import ClipoodRecipe
+from tether.adapt.recipes.close_the_gap import CloseTheGap
+from tether.adapt.recipes.contrastive import PairTuning
+from tether.adapt.recipes.coop import CoOp
 from tether.adapt.recipes.detail import Detail
+from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
 from tether.adapt.recipes.lora import LoraRecipe
+from tether.adapt.recipes.maps import MapsRecipe
+from tether.adapt.recipes.norms import NormTuning
+from tether.adapt.recipes.paraphrases import Paraphrases
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
 from tether.adapt.recipes.tuning import Outcome, Played, Tuning, play
@@ -15,8 +23,16 @@ from tether.adapt.recipes.typo_proof import TypoProof
 
 RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,
+    "coop": CoOp,
     "lora": LoraRecipe,
-    "typo-proof": TypoProof,
+    "norms": NormTuning,
+    "full": FullTuning,
+    "clipood": ClipoodRecipe,
+    "maps": MapsRecipe,
+    "pairs": PairTuning,
+    "close_the_gap": CloseTheGap,
+    "paraphrases": Paraphrases,
+    "typo_proof": TypoProof,
     "detail": Detail,
 }
 """Every recipe by the name that ``--recipe`` takes."""
@@ -25,16 +41,25 @@ __all__ = [
     "RECIPES",
     "Batches",
     "Case",
+    "ClipoodRecipe",
+    "CloseTheGap",
+    "CoOp",
     "Detail",
     "EmbeddedRows",
     "FitRecipe",
+    "FullTuning",
     "Given",
     "Kind",
     "LinearProbe",
     "LoraRecipe",
+    "MapsRecipe",
+    "NormTuning",
     "Outcome",
+    "PairTuning",
+    "Paraphrases",
     "Played",
     "Recipe",
+    "ReplayedBatches",
     "TensorBatches",
     "TuneRecipe",
     "Tuning",

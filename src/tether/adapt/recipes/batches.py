@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, Self, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ class TensorBatches:
         self._size, self._seed = min(batch_size, self._count), seed
         self._done = 0
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> TensorBatches:
         """See Batches."""
         return self
 
@@ -96,3 +96,33 @@ class TensorBatches:
                 f"{other[0]}: the position is of {state.get(other[0])!r}, these batches have {own[other[0]]!r}"
             )
         self._done = int(state["done"])
+
+
+class ReplayedBatches:
+    """An iterator that cannot say where it stands, made resumable: it is made anew, and what was had is passed over.
+
+    For iterators whose batches cost little, such as rows of tensors in memory.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[Batch]]) -> None:
+        """Args: make: gives the same endless batches each time, so what it draws comes from a new generator."""
+        self._make, self._running, self._done = make, make(), 0
+
+    def __iter__(self) -> ReplayedBatches:
+        """See Batches."""
+        return self
+
+    def __next__(self) -> Batch:
+        """See Batches."""
+        self._done += 1
+        return next(self._running)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See Batches."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See Batches."""
+        self._running, self._done = self._make(), 0
+        while self._done < int(state["done"]):
+            next(self)

@@ -21,7 +21,7 @@ ATTACKED = 100
 
 @dataclass(frozen=True, slots=True)
 class Pictured:
-    """The held-out part before and after.
+    """The held-out part before and after; of texts alone there is no row of an image.
 
     Attributes:
         source: of its rows.

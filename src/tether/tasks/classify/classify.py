@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from tether.core.atomic_io import atomic_path
 from tether.core.errors import InputError
@@ -18,9 +19,20 @@ from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch, ImageSpec
 from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
-from tether.tasks.classify.zero_shot import LABELS, ZeroShotClassifier
+from tether.tasks.classify.calibrate import Calibration
+from tether.tasks.classify.zero_shot import LABELS, Scores
 
 Progress = Callable[[int, int | None], None]
+
+
+class NamesImages(Protocol):
+    """What ``classify`` asks: a ``ZeroShotClassifier``, or another head that is ready."""
+
+    calibration: Calibration | None
+
+    def predict(self, image: Tensor) -> Scores:
+        """Scores of (b, 3, h, w) images."""
+        ...
 
 
 class RankedClass(NamedTuple):
@@ -29,7 +41,7 @@ class RankedClass(NamedTuple):
     Attributes:
         name: of the class.
         confidence: 0 to 1; a probability only after calibration.
-        cosine: of the image and the class.
+        cosine: of the image and the class; the logit where a trained head names the images.
     """
 
     name: str
@@ -61,7 +73,7 @@ class Label:
 def classify(
     source: Source,
     *,
-    head: ZeroShotClassifier,
+    head: NamesImages,
     image_spec: ImageSpec,
     bad: BadRows,
     top: Count = 3,
@@ -111,7 +123,7 @@ def classify(
         raise InputError(f"{source.name}: {bad.nothing_good()}")
 
 
-def write_csv(labels: Sequence[Label], path: Path, *, raw_csv: bool = False) -> None:
+def write_csv(labels: Sequence[Label], path: Path, *, raw_csv: bool = False, measure: str = "cosine") -> None:
     """Labels as a CSV file, written atomically.
 
     Its columns are ``key``, ``label``, ``confidence``, and for each class listed ``class_i``, ``confidence_i``,
@@ -120,6 +132,7 @@ def write_csv(labels: Sequence[Label], path: Path, *, raw_csv: bool = False) -> 
     Args:
         labels: at least one, all with as many classes listed.
         path: of the file.
+        measure: what the last columns are called.
         raw_csv: write keys and names that a spreadsheet would run as formulas as they are, not with an apostrophe.
     """
     ranks = range(1, len(labels[0].ranked) + 1)
@@ -128,7 +141,7 @@ def write_csv(labels: Sequence[Label], path: Path, *, raw_csv: bool = False) -> 
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         table = CsvRows(file, raw_csv=raw_csv)
-        columns = [f"{name}_{rank}" for rank in ranks for name in ("class", "confidence", "cosine")]
+        columns = [f"{name}_{rank}" for rank in ranks for name in ("class", "confidence", measure)]
         table.write(["key", "label", "confidence", *columns])
         for one in labels:
             ranked = (cell for name, *numbers in one.ranked for cell in (name, *(f"{each:.6f}" for each in numbers)))

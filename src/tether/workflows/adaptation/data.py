@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ KINDS = {
     "labels": "images with a class each (a column of classes, or a folder for each)",
     "pairs": "images with captions",
     "texts": "texts without images",
+    "images": "images, with or without words",
 }
 
 
@@ -92,9 +93,11 @@ def look_at(source: Source, asked: Asked, *, composed: bool) -> Case:
         kinds.add("labels")
     if found["pairs"]:
         kinds.add("pairs")
+    if found["images"]:
+        kinds.add("images")
     if found["texts"] and not found["images"]:
         kinds.add("texts")
-    if not kinds and not (asked.label or labels):
+    if not kinds:
         raise InputError(
             f"{source.name}: nothing to learn from in {found['rows']} rows, {found['images']} of them images; expected "
             + ", or ".join(KINDS.values())
@@ -127,11 +130,11 @@ def parts_of(
         raise InputError("--shots: a number of images a class goes with labelled images only")
     if kind == "texts":
         return _texts(source, asked, on_progress=on_progress)
-    train: Source = source
-    test = asked.test
+    train: Source = _worded(source, asked) if kind == "images" else source
+    test, what = asked.test, "images" if kind == "images" else "images with captions"
     if test is None:
         train, test = (
-            SplitSource(source=cast(Any, source), part=part, seed=asked.seed) for part in ("train", "held_out")
+            SplitSource(source=cast(Any, train), part=part, seed=asked.seed) for part in ("train", "held_out")
         )
     chosen = None
     if validation:
@@ -139,10 +142,8 @@ def parts_of(
         chosen = SplitSource(source=inner, part="held_out", seed=asked.seed + 1)
         train = SplitSource(source=inner, part="train", seed=asked.seed + 1)
     rows = _count(train)
-    given = Given(
-        "pairs", train, rows, validation=chosen, seed=asked.seed, workers=asked.workers, on_progress=on_progress
-    )
-    return Parts(given, test, (f"Learnt from {rows:,} images with captions of {source.name}.",))
+    given = Given(kind, train, rows, validation=chosen, seed=asked.seed, workers=asked.workers, on_progress=on_progress)
+    return Parts(given, test, (f"Learnt from {rows:,} {what} of {source.name}.",))
 
 
 def _labelled(source: Source, asked: Asked, *, model: DualEncoder, validation: bool, on_progress: Any) -> Parts:
@@ -195,6 +196,18 @@ def _apart_from(asked: Asked, *, rows: LabelledRows, prompts: Sequence[Sequence[
             f"{asked.test.name}: every image of it is among {rows.source.name}, so nothing can be measured"
         )
     return found.part(new, prompts=prompts, name="test"), len(found.digests) - len(new)
+
+
+def _worded(source: Source, asked: Asked) -> PickedRows:
+    """Rows with an image, each with words, which a loader asks for."""
+    bad = BadRows(source.name, strict=asked.strict)
+    picked: dict[tuple[str, int], tuple[tuple[str, ...], Mapping[str, object]] | None] = {}
+    for block in source.blocks():
+        for number, row in enumerate(until_broken(source, block, bad=bad)):
+            if not row.bad and row.image is not None:
+                said = any(text.strip() for text in row.texts)
+                picked[block.id, number] = None if said else (("an image",), {})
+    return PickedRows(source, picked, name=source.name)
 
 
 def _texts(source: Source, asked: Asked, *, on_progress: Any) -> Parts:

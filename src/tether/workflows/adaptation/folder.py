@@ -15,6 +15,7 @@ from tether.core.errors import InputError
 from tether.core.locks import is_lock, locked
 from tether.evaluate.adaptation.report import JSON_FILE, PAGE_FILE
 from tether.models.save import CONFIG_FILE, WEIGHTS_FILE
+from tether.train.checkpoints import list_checkpoints
 
 UNFINISHED = "unfinished"
 """Folder of the checkpoints and of what the run was asked for, while it is not done."""
@@ -42,7 +43,12 @@ def claimed(folder: Path, asked: Mapping[str, Any], *, existing: Existing) -> It
         _take(folder, asked, existing=existing)
         unfinished = folder / UNFINISHED
         write_json(unfinished / ASKED, dict(asked))
-        yield unfinished
+        try:
+            yield unfinished
+        except InputError:
+            if not list_checkpoints(unfinished):
+                shutil.rmtree(unfinished)  # nothing was done, so nothing is left behind
+            raise
         shutil.rmtree(unfinished)
 
 

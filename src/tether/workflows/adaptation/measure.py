@@ -46,8 +46,20 @@ class Measurer:
         keep: Source | None,
         keep_limit: int | None,
         templates: Sequence[str] | None,
+        brought: bool = False,
     ) -> None:
-        """Take the parts; nothing is measured yet."""
+        """Take the parts; nothing is measured yet.
+
+        Args:
+            base: the model before.
+            given: what the recipe got.
+            test: the part to measure on.
+            keep: data that must not be forgotten.
+            keep_limit: rows of them that are looked at.
+            templates: of class names.
+            brought: whether the part to measure on was brought, and so may have classes or captions of its own.
+        """
+        self._brought = brought
         self.base, self.given, self.test, self.keep = base, given, test, keep
         self.kind: Kind = given.kind
         self._limit, self._templates = keep_limit, templates
@@ -67,8 +79,10 @@ class Measurer:
             last = F.softmax(head.logits(after_seen.image), dim=1) if head is not None else None
             last = self._probability(after, after_seen.image, text) if last is None else last
             found += class_figures(first, last, labels=labels)
-        elif len(before_seen.text) and len(before_seen.image) > 1:
+        elif self.kind == "pairs":
             found.append(recall_figure(before_seen, after_seen))
+        elif self._brought:
+            found += self._general(before_seen, after_seen, after)
         seen = Pictured(self.test, self.base, after, before_seen, after_seen)
         return found + [figure for name in aims for figure in MEASURES[name](seen)]
 
@@ -77,13 +91,17 @@ class Measurer:
         if model is None or self.keep is None:
             return []
         before, after = (self._embedded(one, self.keep, limit=self._limit) for one in (self.base, model))
+        return self._general(before, after, model)
+
+    def _general(self, before: Embedded, after: Embedded, model: DualEncoder) -> list[Compared]:
+        """Figures of any source: accuracy where it has classes, recall where it has captions."""
         if len(before.classes) > 1:
             first, last = (
                 self._probability(one, seen.image, class_weights(one, words_of(seen.classes)))
                 for one, seen in ((self.base, before), (model, after))
             )
             return class_figures(first, last, labels=before.label_numbers)
-        return [recall_figure(before, after)]
+        return [recall_figure(before, after)] if len(before.text) and len(before.image) > 1 else []
 
     def score(self, model: DualEncoder, part: Source) -> float:
         """How good a model is on a part, to choose by: accuracy of labelled images, else recall."""
@@ -104,7 +122,7 @@ class Measurer:
 
     def _embedded(self, model: DualEncoder, source: Source, *, limit: int | None = None) -> Embedded:
         """Rows of a source; those of the base, and of sides that are the base's, through the feature cache."""
-        if self.kind == "texts" and source is self.test:
+        if self.kind == "texts" and source is self.test and not self._brought:
             return _texts_alone(model, source)
         if model is self.base:
             key = source.name, source.version

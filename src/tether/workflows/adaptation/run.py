@@ -66,6 +66,7 @@ def run(
             torch.manual_seed(given.seed)
             outcome = recipe.fit(base, given)
         moved = 0 if outcome.head is None else sum(one.size for one in outcome.head.arrays().values())
+        moved += 0 if outcome.model is None else _changed(base, outcome.model)
         done = Done(outcome, None, moved, time.perf_counter() - begun, time.process_time() - cpu)
     else:
         assert isinstance(recipe, TuneRecipe)
@@ -100,6 +101,16 @@ def named(recipe: str) -> Iterator[None]:
         yield
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"--recipe {recipe}: {error}") from error
+
+
+def _changed(base: DualEncoder, model: DualEncoder) -> int:
+    """Numbers of a model that the base does not have at the same place."""
+    before = cast(nn.Module, base).state_dict()
+    return sum(
+        value.numel()
+        for name, value in cast(nn.Module, model).state_dict().items()
+        if name not in before or not torch.equal(value, before[name])
+    )
 
 
 def _towers(model: DualEncoder) -> list[TowerSide]:

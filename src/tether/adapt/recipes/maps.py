@@ -1,0 +1,67 @@
+"""New maps for a composed encoder from its own pairs, in closed form."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge
+
+from tether.adapt.finetune.map_fit import MapFit
+from tether.adapt.recipes.given import Given
+from tether.adapt.recipes.recipe import Case, FitRecipe
+from tether.adapt.recipes.refusals import refused
+from tether.adapt.recipes.tuning import Outcome
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
+from tether.core.ranges import NonNegative, Positive, checked
+from tether.models.cached import CachedEncoder
+from tether.models.composed.encoder import ComposedEncoder
+
+
+class MapsRecipe(FitRecipe):
+    """Canonical correlation between the two resting towers' rows, see ``MapFit``: seconds, no steps."""
+
+    takes = "pairs"
+    gives = "model"
+    cost = 2.0
+
+    @checked
+    def __init__(
+        self,
+        *,
+        image_ridge: Positive = 3.0,
+        text_ridge: Positive = 1.0,
+        keep: NonNegative | None = None,
+        folds: Annotated[int, Ge(2)] = 5,
+    ) -> None:
+        """Take the settings of ``MapFit``.
+
+        Args:
+            image_ridge: of the images' covariance.
+            text_ridge: of the texts'.
+            keep: weight of the earlier maps; None finds it by cross-validation on the pairs that are learnt from.
+            folds: of the cross-validation.
+        """
+        self._fit = MapFit(image_ridge=image_ridge, text_ridge=text_ridge, keep=keep, folds=folds)
+
+    @classmethod
+    def suits(cls, case: Case) -> str:
+        """See Recipe."""
+        if "pairs" not in case.kinds or not case.composed or case.rows < 100:
+            return ""
+        return f"fits the maps between the two towers to {case.rows} pairs in seconds; towers rest"
+
+    def check(self, model: DualEncoder) -> None:
+        """See Recipe."""
+        if not isinstance(model, ComposedEncoder):
+            raise refused("not composed", found=type(model).__name__)
+
+    def fit(self, model: DualEncoder, given: Given) -> Outcome:
+        """See FitRecipe."""
+        assert isinstance(model, ComposedEncoder)  # check has seen it
+        rows = given.embed(CachedEncoder(model, maps=False), texts=True)
+        if len(rows.image) < 4 * self._fit.folds:
+            raise InputError(
+                f"recipe maps: {len(rows.image)} images to learn from; expected at least {4 * self._fit.folds} (folds)"
+            )
+        return Outcome(model=self._fit.fit(model, rows.image, rows.text, owners=rows.owner).model.eval())

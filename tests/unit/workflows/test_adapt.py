@@ -1,0 +1,213 @@
+"""The workflow around recipes: kinds of data, parts, what must rest, what is said."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tether
+from memory_rows import MemoryRows, captions, squares, without_words
+from tether.adapt.recipes import RECIPES, FitRecipe, Outcome, TuneRecipe, Tuning
+from tether.adapt.recipes.moving import move_, rest_
+from tether.core.errors import InputError
+from tether.core.model_digest import model_digest
+from tether.core.types import Loss
+from tether.models import create
+from tether.train.steps.module import ViewRows, loss_inside
+from tether.workflows.adaptation.choose import choices
+from tether.workflows.adaptation.data import Asked, look_at, parts_of, words_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+KEEP = squares(12, seed=5)
+
+
+class ShrinkStep:
+    """Makes the embeddings of one side shorter."""
+
+    def __init__(self, side):
+        self.side, self.seen = side, []
+
+    def __call__(self, model, batch, *, step, gather):
+        self.seen.append(batch)
+        rows = batch.text if self.side == "text" else batch.image
+
+        def inside(module):
+            found = module.encode({"it": ViewRows(self.side, rows)})[0]["it"].pooled
+            return Loss(found.square().mean())
+
+        return loss_inside(model, inside)
+
+
+class OneSide(TuneRecipe):
+    gives = "model"
+    cost = 5.0
+    side = "text"
+
+    def tuning(self, model, given):
+        move_(model, self.side)
+        self.step = ShrinkStep(self.side)
+        batches = given.loader(model, batch_size=4)
+        return Tuning(self.step, batches, steps=3, optimizer={"name": "sgd", "lr": 0.1}, finish=self.finish)
+
+    finish = None
+
+
+class TextsAlone(OneSide):
+    takes = "texts"
+    aims = ("words",)
+
+
+class ImagesAlone(OneSide):
+    takes = "images"
+    side = "image"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return create("tiny", seed=1).eval()
+
+
+def use(monkeypatch, recipe):
+    monkeypatch.setitem(RECIPES, "mine", recipe)  # pyrefly: ignore - it is a dict
+
+
+def test_texts_alone_are_learnt_from_and_measured_by_aims_or_what_is_brought(model, monkeypatch):
+    from tether.evaluate.adaptation import MEASURES
+    from tether.evaluate.adaptation.figures import plain_figure
+
+    def words(seen):
+        assert len(seen.seen_before.image) == 0
+        lengths = [float(one.text.norm(dim=1).mean()) for one in (seen.seen_before, seen.seen_after)]
+        return [plain_figure("length", *lengths, n=len(seen.seen_before.captions), better="lower")]
+
+    monkeypatch.setitem(MEASURES, "words", words)
+    use(monkeypatch, TextsAlone)
+    done = tether.adapt(model, captions(), recipe="mine", keep=KEEP)
+    (figure,) = done.report.own
+    assert (figure.name, 0 < figure.n < 36) == ("length", True)
+    assert figure.after.value < figure.before.value
+    assert done.report.keep[0].name == "accuracy"
+    assert done.report.frozen.image_side
+    assert not done.report.frozen.text_side
+    use(monkeypatch, type("Aimless", (TextsAlone,), {"aims": ()}))
+    brought = tether.adapt(model, captions(), recipe="mine",
+                           test=squares(24), keep=KEEP)  # fmt: skip
+    assert [one.name for one in brought.report.own][:2] == ["accuracy", "calibration error"]
+
+
+def test_images_alone_are_learnt_from(model, monkeypatch):
+    use(monkeypatch, ImagesAlone)
+    done = tether.adapt(model, without_words(squares(20)), recipe="mine", keep=KEEP)
+    assert done.report.own == []
+    assert "Nothing was held out that says" in str(done)
+    assert "Learnt from 18 images of images alone." in done.report.data
+    assert done.report.frozen.text_side
+
+
+def test_a_recipe_that_moves_what_must_rest_is_found_out(model, monkeypatch):
+    class Careless(OneSide):
+        takes = "texts"
+
+        def tuning(self, model, given):
+            found = super().tuning(model, given)
+
+            def finish():
+                with torch.no_grad():
+                    model.visual.projection.weight.add_(1)
+                return Outcome(model=model)
+
+            return replace(found, finish=finish)
+
+    use(monkeypatch, Careless)
+    frozen = tether.adapt(model, captions(), recipe="mine", keep=KEEP).report.frozen
+    assert frozen.changed == ["visual.projection.weight"]
+    assert frozen.sentence().startswith("A FAULT: 1 of")
+
+
+def test_a_fit_that_gives_a_model_says_what_changed(model, monkeypatch):
+    class Fitted(FitRecipe):
+        takes, gives, cost = "pairs", "model", 1.0
+
+        def fit(self, model, given):
+            found = create("tiny", seed=1).eval()
+            rest_(found)
+            rows = given.embed(model, texts=True)
+            assert len(rows.image) == len(rows.owner.unique()) == given.rows
+            with torch.no_grad():
+                found.text.projection.weight.add_(1)
+            return Outcome(model=found)
+
+    use(monkeypatch, Fitted)
+    done = tether.adapt(model, squares(20), recipe="mine", keep=KEEP)
+    assert (done.report.frozen.free, done.report.frozen.changed) == (1, [])
+    assert done.report.costs.moved == model.text.projection.weight.numel()
+
+
+def test_the_base_and_its_mode_are_left(model):
+    digest = model_digest(model)
+    tether.adapt(model, squares(36), recipe={"name": "full", "steps": 2}, keep=KEEP)
+    assert model_digest(model) == digest
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_is_there_decides_what_is_proposed(model):
+    for source, kinds in (
+        (squares(36), {"labels", "pairs", "images"}),
+        (captions(), {"texts"}),
+        (without_words(squares(12)), {"images"}),
+        (MemoryRows(squares(36).rows[::3]), {"pairs", "images"}),
+    ):
+        assert look_at(source, Asked(), composed=False).kinds == kinds
+    few = look_at(squares(36), Asked(shots=4), composed=False)
+    assert (few.classes, few.least, few.rows) == (3, 4, 36)
+    assert choices(few, model)[0].recipe == "probe"
+    with pytest.raises(InputError, match="no recipe suits 36 rows, read as texts"):
+        choices(look_at(captions(), Asked(), composed=False), model)
+    with pytest.raises(InputError, match="no recipe suits 6 rows, read as images, labels, pairs; the smallest"):
+        choices(look_at(squares(6), Asked(), composed=False), model)
+    with pytest.raises(InputError, match="nothing to learn from in 0 rows"):
+        look_at(MemoryRows([]), Asked(), composed=False)
+
+
+def test_a_validation_part_is_apart_from_the_test_part(model):
+    for kind in ("labels", "pairs"):
+        parts = parts_of(squares(60), kind, Asked(), model=model, validation=True)
+        keys = [
+            {row.key for block in part.blocks() for row in part.read(block)}
+            for part in (parts.given.source, parts.given.validation, parts.test)
+        ]
+        assert all(keys)
+        assert sum(map(len, keys)) == len(set.union(*keys)) == 60
+        assert len(keys[0]) == parts.given.rows
+    alone = parts_of(squares(60), "labels", Asked(), model=model, validation=False)
+    with pytest.raises(InputError, match="validation: the recipe chooses settings on a part of its own"):
+        alone.given.embed(model, part="validation")
+
+
+def test_images_that_are_learnt_from_are_left_out_of_a_test_set(model):
+    rows = squares(36).rows
+    test = MemoryRows([*rows[:3], *squares(12, seed=7).rows], name="test")
+    test.rows = [replace(row, key=f"test {number}") for number, row in enumerate(test.rows)]
+    parts = parts_of(MemoryRows(rows), "labels", Asked(test=test), model=model, validation=False)
+    assert sum(block.rows for block in parts.test.blocks()) == 12
+    assert "3 images of test were left out" in parts.said[1]
+
+
+def test_crops_of_images_are_the_same_every_time_and_differ_by_view(model):
+    given = parts_of(squares(24), "labels", Asked(shots=2), model=model, validation=False).given
+    first, again = (given.embed(model, views=3) for _ in range(2))
+    assert torch.equal(first.image, again.image)
+    assert first.image.shape == (18, model.dim)
+    assert first.labels.tolist() == given.embed(model).labels.tolist() * 3
+    assert not torch.equal(first.image[:6], first.image[6:12])
+
+
+def test_shots_go_with_labels_only(model):
+    with pytest.raises(InputError, match="--shots: a number of images a class goes with labelled images only"):
+        tether.adapt(model, squares(60), recipe="pairs", shots=3, keep=KEEP)
+
+
+def test_underscores_are_spaces_where_names_stay_apart():
+    assert words_of(["fire_truck", "car"]) == ("fire truck", "car")
+    assert words_of(["fire_truck", "fire truck"]) == ("fire_truck", "fire truck")
