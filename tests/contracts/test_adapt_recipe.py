@@ -46,7 +46,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tip_adapter": {"views": 2, "keys": "tuned"},
     "region_teacher": SHORT | {"teacher_steps": 3},
     "swap_text": {"first": 2, "steps": 3, "batch_size": 6, "expansion": 1},
-    "typo-proof": SHORT | {"rho": 3, "learning_rate": 1e-3},
+    "detail": {
+        "denoiser_steps": 3,
+        "size": 8,
+        "width": 8,
+        "batch_size": 6,
+        "steps": 3,
+        "every": 2,
+        "learning_rate": 1e-4,
+        "least_gain": -1,
+    },
+    "typo_proof": {"steps": 4, "batch_size": 6, "rho": 3, "learning_rate": 1e-3},
 }
 """So that a recipe takes seconds; what is not named has its defaults."""
 REFUSALS: dict[tuple[str, str], str] = {

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from tether.adapt.finetune.classifier import ClipClassifier
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.finetune.clipood import Tuned, class_texts, tune_images_
+from tether.adapt.finetune.denoise import check_gain, train_denoiser
 from tether.adapt.finetune.image_search import ArcMarginStep, RealignStep
+from tether.adapt.finetune.invert import Inverted, InvertUnclip, UnclipLoss, image_choice
 from tether.adapt.finetune.kept_positions import KeptPositions
 from tether.adapt.finetune.label_loss import LabelLoss
 from tether.adapt.finetune.lora import Lora
@@ -32,6 +34,8 @@ __all__ = [
     "ClipClassifier",
     "ClipRefineLoss",
     "FittedMaps",
+    "InvertUnclip",
+    "Inverted",
     "KeptPositions",
     "LabelLoss",
     "Lora",
@@ -44,12 +48,16 @@ __all__ = [
     "Refined",
     "TextTuned",
     "Tuned",
+    "UnclipLoss",
+    "check_gain",
     "class_texts",
     "freeze_image_tower",
+    "image_choice",
     "image_parameters",
     "paraphrase_batches",
     "refine_",
     "tower_parameters",
+    "train_denoiser",
     "tune_images_",
     "tune_texts_",
 ]

@@ -140,7 +140,7 @@ def drawn_at(step: int, *, seed: int) -> torch.Generator:
 class LeafTrainer:
     """The text tower of a model against typos, a batch of texts at a time, for a loop of your own.
 
-    Nothing reaches the image tower and the logit scale, which stay bit for bit. ``tether adapt --recipe typo-proof``
+    Nothing reaches the image tower and the logit scale, which stay bit for bit. ``tether adapt --recipe typo_proof``
     is the same with a schedule, resumed and measured.
 
     Attributes:
