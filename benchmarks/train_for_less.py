@@ -43,6 +43,7 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "a patch of each 2 by 2": ("speedrun", ["step={views: {image: {patches: {name: grid, window: 2}}, text: {}}}"]),
     "a patch of each 2 by 2 and ten words first (short-tokens)": ("short-tokens", [_MUON]),
     "attended patches, two crops (attentive)": ("attentive", [_MUON, "schedule.warmup=5"]),
+    "one weak and two strong views (multi-objective)": ("multi-objective", [_MUON, "schedule.warmup=5"]),
     "AdamW": ("speedrun", ["optimizer={name: adamw, lr: 1.0e-3}"]),
     "LAMB": ("speedrun", ["optimizer={name: lamb, lr: 4.0e-3}"]),
     "Matryoshka": ("speedrun", ["objective={name: matryoshka, of: clip, dims: [48, 96, 192], reduce: mean}"]),

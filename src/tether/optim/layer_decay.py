@@ -11,7 +11,7 @@ from torch import nn
 
 from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.ranges import NonNegative, Part, Positive, checked
+from tether.core.ranges import Part, PositiveRate, Rate, checked
 
 FinalNorm = Literal["head", "last_block"]
 REST = "rest"
@@ -62,8 +62,8 @@ def layer_decay_groups(
     model: nn.Module,
     *,
     towers: Mapping[str, Mapping[str, Any]],
-    weight_decay: NonNegative,
-    lr: Positive | None = None,
+    weight_decay: Rate,
+    lr: PositiveRate | None = None,
     final_norm: FinalNorm = "head",
     plain: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ _EXEMPT = (
 
 @checked
 def _tower(
-    *, decay: Part = 1.0, below: Positive = 1.0, lr: Positive | None = None, wd: NonNegative | None = None
+    *, decay: Part = 1.0, below: PositiveRate = 1.0, lr: PositiveRate | None = None, wd: Rate | None = None
 ) -> dict[str, float]:
     """A tower's settings, those that are given."""
     found = {"decay": decay, "below": below, "lr": lr, "wd": wd}

@@ -13,9 +13,11 @@ from tether.adapt.recipes.moving import move_, prefixes, rest_
 from tether.adapt.recipes.norms import norm_parameters
 from tether.adapt.weights import BetaMovingAverage, interpolate
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
+from tether.core.gather import LOCAL
 from tether.core.types import Batch, Loss
 from tether.data.labelled import read_labels
 from tether.models import create
+from tether.train.steps.module import StepModule
 
 STEPS = 5
 
@@ -182,16 +184,8 @@ def test_coop_is_the_softmax_of_its_equation():
     probability = exponentials / exponentials.sum(dim=1, keepdim=True)
     expected = -probability[torch.arange(12), batch.extra["label"]].log().mean()
 
-    class Alone(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.heads = {"prompts": prompts}
-
-        def forward(self, make, batch):
-            loss = make(self, batch)
-            return loss.total, loss.terms
-
-    found = tuning.step(Alone(), batch, step=0, gather=None).total.detach()
+    alone = StepModule(model, heads={"prompts": prompts})
+    found = tuning.step(alone, batch, step=0, gather=LOCAL).total.detach()
     torch.testing.assert_close(found, expected)
     head = tuning.finish().head
     torch.testing.assert_close(F.softmax(head.logits(batch.image), dim=1), probability)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from tether.core.state_file import SHOWN, known_digest, read_state, write_state
 HEAD_FILE = "head.safetensors"
 _FORMAT = "tether.head/1"
 _OWN = ("kind", "classes", "encoder")
+Bound = TypeVar("Bound", bound="Head")
 
 
 class Head(abc.ABC):
@@ -62,7 +63,7 @@ class Head(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def restore(cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]) -> Self:
+    def restore(cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]) -> Head:
         """The head whose ``arrays`` and ``settings`` these are."""
 
     def reader(self, model: DualEncoder) -> DualEncoder:
@@ -81,7 +82,7 @@ class Head(abc.ABC):
             raise InputError("head: an embedding is not finite (NaN or infinity)")
         return self.scores(image.float().cpu())
 
-    def bind_(self, model: DualEncoder) -> Self:
+    def bind_(self: Bound, model: DualEncoder) -> Bound:
         """Note the encoder that it was fitted on."""
         if (given := self.reader(model).dim) != self.dim:
             raise InputError(f"head: is for embeddings of length {self.dim}, the model's have {given}")

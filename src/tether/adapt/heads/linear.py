@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class LinearHead(Head):
             raise InputError("linear head: expected finite numbers, got NaN or infinity")
 
     @classmethod
-    def of(cls, estimator: BaseEstimator, *, classes: Sequence[str]) -> Self:
+    def of(cls, estimator: BaseEstimator, *, classes: Sequence[str]) -> LinearHead:
         """From a linear classifier of scikit-learn that was fitted on rows of length 1 and the numbers 0 to c - 1."""
         weight, bias = (np.atleast_1d(getattr(estimator, name)) for name in ("coef_", "intercept_"))
         if len(classes) == 2 and len(weight) == 1:  # its two classes share one row; a softmax of 0 and z is its sigmoid
@@ -100,7 +100,9 @@ class LinearHead(Head):
         return {"reads": self.reads}
 
     @classmethod
-    def restore(cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]) -> Self:
+    def restore(
+        cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]
+    ) -> LinearHead:
         """See Head."""
         weight, bias = (torch.from_numpy(arrays[name]) for name in ("weight", "bias"))
         return cls(weight, classes=classes, bias=bias, reads=settings["reads"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ class TensorBatches:
         self._size, self._seed = min(batch_size, self._count), seed
         self._done = 0
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> TensorBatches:
         """See Batches."""
         return self
 
@@ -108,7 +108,7 @@ class ReplayedBatches:
         """Args: make: gives the same endless batches each time, so what it draws comes from a new generator."""
         self._make, self._running, self._done = make, make(), 0
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> ReplayedBatches:
         """See Batches."""
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -14,13 +14,15 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Source
-from tether.data.augment import Augment
 from tether.data.contents import BatchContents
 from tether.data.crops import Crop
 from tether.data.images import decode
 from tether.data.loader import Loader
 from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_texts
+
+if TYPE_CHECKING:
+    from tether.data.augment import Augment
 
 Kind = Literal["labels", "pairs", "texts", "images"]
 Progress = Callable[[int, int | None], None]
@@ -40,7 +42,7 @@ class EmbeddedRows:
     """
 
     image: Float[Tensor, "n d"]
-    labels: Int[Tensor, " n"]
+    labels: Int[Tensor, " labelled"]
     text: Float[Tensor, "m d"]
     owner: Int[Tensor, " m"]
 
@@ -125,7 +127,7 @@ class Given:
         model: DualEncoder,
         *,
         batch_size: int,
-        augment: Augment | None = None,
+        augment: Callable[..., Any] | None = None,
         contents: BatchContents | None = None,
         caption: Literal["random", "first"] = "random",
     ) -> Loader:
@@ -134,7 +136,7 @@ class Given:
         Args:
             model: whose images and tokens they are.
             batch_size: rows of a batch.
-            augment: a change of pixels, or None.
+            augment: a change of pixels, a ``data.augment.Augment``, or None.
             contents: what else a batch holds (views, boxes, no images), see ``data.contents``.
             caption: which of a row's texts.
         """
@@ -148,7 +150,7 @@ class Given:
             seed=self.seed,
             workers=self.workers,
             caption=caption,
-            augment=augment,
+            augment=cast("Augment | None", augment),
             contents=contents,
         )
 

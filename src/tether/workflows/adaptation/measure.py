@@ -135,7 +135,7 @@ class Measurer:
     def _embedded(self, model: DualEncoder, source: Source, *, limit: int | None = None) -> Embedded:
         """Rows of a source; those of the base, and of sides that are the base's, through the feature cache."""
         if self.kind == "texts" and source is self.test and not self._brought:
-            return self._texts_of(model, source)
+            return _texts_alone(model, source)
         if model is self.base:
             key = source.name, source.version
             if key not in self._seen:
@@ -148,13 +148,13 @@ class Measurer:
         ]
         return embed_source(CachedEncoder(model, sides=same), source, limit=limit)
 
-    @staticmethod
-    def _texts_of(model: DualEncoder, source: Source) -> Embedded:
-        rows = [row for block in source.blocks() for row in source.read(block)]
-        captions = tuple(text for row in rows for text in row.texts)
-        text = encode_texts(model, captions)
-        nothing = torch.empty(0, model.dim)
-        return Embedded((), captions, (), nothing, text, torch.zeros(len(captions), dtype=torch.int64))
+
+def _texts_alone(model: DualEncoder, source: Source) -> Embedded:
+    """The rows of a source of texts without images."""
+    rows = [row for block in source.blocks() for row in source.read(block)]
+    captions = tuple(text for row in rows for text in row.texts)
+    text, nothing = encode_texts(model, captions), torch.empty(0, model.dim)
+    return Embedded(tuple(row.key for row in rows), captions, (), nothing, text, torch.arange(len(captions)))
 
 
 def resting(base: DualEncoder, model: DualEncoder | None, *, free: frozenset[str] | None) -> Frozen:
