@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 
 from tether.core.component import schema, settings
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 from tether.core.ranges import is_checked, rules
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.part_reference import registries
@@ -137,7 +138,7 @@ def test_python_refuses_what_is_out_of_range_and_no_default_is(function: Any, pa
     for value in bad(rule.annotation):
         with pytest.raises(InputError, match=f"^{parameter}: expected ") as said:
             function(**{parameter: value})
-        assert str(said.value).endswith(f", got {value!r}")
+        assert str(said.value).endswith(f", got {quoted(value)}")
 
 
 @pytest.mark.parametrize(("part", "parameter"), READ)

@@ -11,7 +11,7 @@ from torch import nn
 
 from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.ranges import Part, Positive, PositiveRate, Rate, checked
+from tether.core.ranges import Part, PositiveRate, Rate, checked
 
 FinalNorm = Literal["head", "last_block"]
 REST = "rest"
@@ -151,7 +151,7 @@ _EXEMPT = (
 
 @checked
 def _tower(
-    *, decay: Part = 1.0, below: Positive = 1.0, lr: PositiveRate | None = None, wd: Rate | None = None
+    *, decay: Part = 1.0, below: PositiveRate = 1.0, lr: PositiveRate | None = None, wd: Rate | None = None
 ) -> dict[str, float]:
     """A tower's settings, those that are given."""
     found = {"decay": decay, "below": below, "lr": lr, "wd": wd}

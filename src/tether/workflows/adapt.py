@@ -115,7 +115,7 @@ def adapt(
     Args:
         model: loaded, or a name that ``tether.load`` takes.
         data: what ``data.open_source`` takes.
-        recipe: one of ``adapt.recipes.RECIPES``, or a mapping with ``name`` and its settings; None takes the cheapest
+        recipe: one of ``adapt.recipes.RECIPES``, hyphens for underscores if you like, or a mapping with ``name`` and its settings; None takes the cheapest
             that suits the data.
         shots: images a class to learn from, drawn by the seed; None takes all.
         test: data to measure on; None holds a part of ``data`` out.
@@ -259,7 +259,7 @@ def _recipe(given: str | Mapping[str, Any] | None) -> tuple[dict[str, Any], Reci
     if given is None:
         return {}, None
     spec = {"name": given} if isinstance(given, str) else dict(given)
-    name = str(spec.get("name"))
+    name = spec["name"] = str(spec.get("name")).replace("-", "_")
     if name not in RECIPES:
         raise InputError(f"--recipe: no recipe {name!r}; {closest(name, RECIPES)}")
     return spec, build(spec, RECIPES, where="--recipe", finite=True)

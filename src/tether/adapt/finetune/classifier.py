@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tether.adapt.finetune.descent import eval_mode
 from tether.adapt.heads.linear import LinearHead
 from tether.core.errors import InputError
-from tether.core.ranges import Count, NonNegative, Part, Positive, checked
+from tether.core.ranges import Count, Part, PositiveRate, Rate, checked
 from tether.models.anatomy.find import tower_of
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
@@ -134,7 +134,7 @@ class ClipClassifier(nn.Module):
 
     @checked
     def groups(
-        self, *, layer_decay: Part = 0.6, weight_decay: NonNegative = 0.05, below: Positive = 1.0
+        self, *, layer_decay: Part = 0.6, weight_decay: Rate = 0.05, below: PositiveRate = 1.0
     ) -> list[dict[str, Any]]:
         """The optimiser's groups, those near the pixels slower than the read-out; see ``optim.layer_decay_groups``.
 

@@ -18,7 +18,7 @@ from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, Decay, NonNegative, Part, Positive, Share, checked
+from tether.core.ranges import Count, Decay, NonNegative, Part, PositiveRate, Rate, Share, checked
 from tether.core.types import Batch, ImageSpec, Loss
 from tether.data.contents import BatchContents
 from tether.data.label_augment import LabelAugment
@@ -69,13 +69,13 @@ class FineTuneRecipe(TuneRecipe):
         steps: Count = 400,
         epochs: Count | None = None,
         batch_size: Count = 32,
-        learning_rate: Positive = 2e-4,
+        learning_rate: PositiveRate = 2e-4,
         layer_decay: Part = 0.65,
-        below: Positive = 1.0,
+        below: PositiveRate = 1.0,
         warmup: Decay = 0.2,
-        warmup_rate: NonNegative = 1e-6,
-        least_rate: NonNegative = 1e-6,
-        weight_decay: NonNegative = 0.05,
+        warmup_rate: Rate = 1e-6,
+        least_rate: Rate = 1e-6,
+        weight_decay: Rate = 0.05,
         ema: Decay = 0.9998,
         label_smoothing: Decay = 0.1,
         rand_augment: str | None = "rand-m9-mstd0.5-inc1",

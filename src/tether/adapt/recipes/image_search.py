@@ -29,7 +29,7 @@ from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Step
-from tether.core.ranges import Count, NonNegative, Positive, Whole, checked
+from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.data import open_source
 from tether.data.contents import BatchContents
@@ -77,11 +77,11 @@ class ImageSearch(TuneRecipe):
         pairs: str | None = None,
         scale: Positive = SCALE,
         margin: Margin = MARGIN,
-        learning_rate: Positive = LEARNING_RATE,
-        realign_rate: Positive = LEARNING_RATE,
-        head_rate: Positive = HEAD_RATE,
+        learning_rate: PositiveRate = LEARNING_RATE,
+        realign_rate: PositiveRate = LEARNING_RATE,
+        head_rate: PositiveRate = HEAD_RATE,
         classes_a_step: Count | None = None,
-        weight_decay: NonNegative = WEIGHT_DECAY,
+        weight_decay: Rate = WEIGHT_DECAY,
         images: Literal["crops", "plain"] = "crops",
     ) -> None:
         """Take the settings.
