@@ -115,8 +115,8 @@ def adapt(
     Args:
         model: loaded, or a name that ``tether.load`` takes.
         data: what ``data.open_source`` takes.
-        recipe: one of ``adapt.recipes.RECIPES``, hyphens for underscores if you like, or a mapping with ``name`` and its settings; None takes the cheapest
-            that suits the data.
+        recipe: one of ``adapt.recipes.RECIPES``, with underscores or hyphens, or a mapping with ``name`` and its
+            settings; None takes the cheapest that suits the data.
         shots: images a class to learn from, drawn by the seed; None takes all.
         test: data to measure on; None holds a part of ``data`` out.
         keep: data that must not be forgotten; None looks at drawings with their names (``emoji:split=test``).
