@@ -156,7 +156,7 @@ class ComposedStep:
         if moving is not None:
             moving.follow_(step=step)
         for head, copied in self._trailing.values():
-            momentum = getattr(head, "momentum", None)
+            momentum = cast(float | None, getattr(head, "momentum", None))
             if momentum is None:
                 assert moving is not None  # or the terms would have been refused
                 momentum = moving.momentum_at(step)
