@@ -1,6 +1,14 @@
 """LEAF's attack against a loop over its candidates: the same changed texts, and how much faster.
 
-Beside it, at equal encodings: how far the best of random typos gets. OMP_NUM_THREADS=1 python benchmarks/typo_attack.py
+Command:  OMP_NUM_THREADS=1 python benchmarks/typo_attack.py [--model NAME] [--rho 50] [--rounds 3]
+Cost:     about 10 CPU seconds on one core.
+
+Both are given the same draws, and it stops unless they choose the same texts. Beside it: how far the best of as many
+random typos gets, and one random typo.
+
+Measured last on one of two busy virtual cores, CPU time: a small model with random weights 5.7 times faster (5.5 to
+6.3) at rho 20 and 6.0 (4.7 to 6.3) at 50, ``starter`` 3.4 (3.3 to 3.5), whose tower has work enough with one text
+alone. Squared distances at rho 20, starter: leaf 0.82, best of random 0.74, one random 0.35.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from tether.adapt.recipes.clipood import ClipoodRecipe
 from tether.adapt.recipes.close_the_gap import CloseTheGap
 from tether.adapt.recipes.contrastive import PairTuning
 from tether.adapt.recipes.coop import CoOp
-from tether.adapt.recipes.detail import Detail
+from tether.adapt.recipes.detail import DetailRecipe
 from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
 from tether.adapt.recipes.lora import LoraRecipe
@@ -33,7 +33,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "close_the_gap": CloseTheGap,
     "paraphrases": Paraphrases,
     "typo_proof": TypoProof,
-    "detail": Detail,
+    "detail": DetailRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -44,7 +44,7 @@ __all__ = [
     "ClipoodRecipe",
     "CloseTheGap",
     "CoOp",
-    "Detail",
+    "DetailRecipe",
     "EmbeddedRows",
     "FitRecipe",
     "FullTuning",
