@@ -123,7 +123,7 @@ class DetailRecipe(TuneRecipe):
         reference = frozen_copy(encoder)
         names = set(image_choice(encoder, train=self.train, last=self.last))
         moving = move_(model, "image", where=names.__contains__)
-        probe = _probe(model, given.source)
+        probe = _probe(model, given.validation or given.source)  # what was learnt by heart tells nothing
         loss = UnclipLoss(denoiser, reference=reference, mu=self.mu, draws=self.draws)
         watch = _Watch(encoder, moving, given.validation, first=first, every=self.every, most_drop=self.most_drop)
         if not first:
@@ -259,6 +259,6 @@ def _read(model: Encoder, source: Source) -> tuple[Tensor, list[str]]:
 
 
 def _probe(model: DualEncoder, source: Source) -> Batch:
-    """Some images to learn from, for the gate."""
+    """Some images for the gate."""
     images, _ = _read(cast(Encoder, model), source)
     return Batch(images.to(model.logit_scale.device), torch.empty(len(images), 0, dtype=torch.int64))
