@@ -21,7 +21,7 @@ from tether.models.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 from tether.models.positions import resize_line, stretch
-from tether.models.windows import SlidingTextEncoder
+from tether.models.text_windows import SlidingTextEncoder
 from tether.train.steps.composed import ComposedStep
 from tether.train.steps.presets import ContrastiveStep
 

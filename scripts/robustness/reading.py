@@ -21,7 +21,6 @@ PLAIN = {
     "decode": "tether.data.images:decode",
     "recipe": "tether.train.config:load_config",
     "curate_recipe": "tether.data.curate.engine.recipe:read_recipe",
-    "lexicon": "tether.data.captions.lexicon:read_lexicon",
     "attribute_lexicon": "tether.adapt.debias.lexicon:AttributeLexicon.load",
     "decomposition": "tether.core.decomposition:Decomposition.load",
     "space_state": "tether.space.whiten:Whitener.load",
@@ -35,6 +34,14 @@ def read(function: Read) -> Read:
     """Register a reader under its name."""
     READS[function.__name__] = function
     return function
+
+
+@read
+def lexicon(path: Path) -> object:
+    """A file of synonyms, words to leave out and openings."""
+    from tether.data.captions.lexicon import lexicon as words_of
+
+    return words_of(str(path))
 
 
 @read

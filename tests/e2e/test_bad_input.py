@@ -82,9 +82,12 @@ def place(stage: Path, tmp_path: Path, monkeypatch) -> Path:
         ([*TRAIN, "clipper=zcilp"], "tether: settings: clipper: unknown part 'zcilp'; did you mean 'zclip'?"),
         (
             [*TRAIN, "optimizer.lr=fast"],
-            "optimizer (adamw): lr: expected a finite number of at least 0, got 'fast'",
+            "optimizer (adamw): lr: expected a number in [0, 1e+30), got 'fast'",
         ),
-        ([*TRAIN, "precision=fp64"], "tether: command line: precision: Input should be 'fp32', 'bf16' or 'fp16'"),
+        (
+            [*TRAIN, "precision=fp64"],
+            "tether: override 'precision=fp64': precision: Input should be 'fp32', 'bf16' or 'fp16'",
+        ),
         ([*TRAIN, "batch_size=16"], "tether: photos: only 2 good rows; one batch needs 16"),
         ([*TRAIN, "data=empty"], "tether: empty: empty, no files there"),
         ([*TRAIN, "model.load=nosuch"], "tether: nosuch: no such model"),

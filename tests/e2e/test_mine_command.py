@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from PIL import Image
 
+from tether.core.errors import LockedError
 from tether.models import create
 from tether.models.save import save
+from tether.workflows.mine import mine
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,27 @@ def test_mine_writes_a_table_and_says_what_is_in_it(place, call, tmp_path):
         asked[-1] = negatives
         assert said in call(*asked, "--existing", "replace", code=2).err
     assert len(out.read_text().splitlines()) == 12
+
+
+def test_the_second_writer_of_a_table_is_refused(place, tmp_path):
+    lines, out = f"{place}/captions.csv", tmp_path / "pairs.jsonl"
+
+    def second(done, total):
+        if not refused:
+            with pytest.raises(LockedError) as caught:
+                mine(lines, model=str(place / "model"), out=out, negatives=2)
+            refused.append(str(caught.value))
+
+    refused: list[str] = []
+    assert mine(lines, model=str(place / "model"), out=out, negatives=2, on_progress=second).pairs == 12
+    assert f"process {os.getpid()} on" in refused[0]
+    assert "(tether mine) is writing there" in refused[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+def test_no_file_to_write_is_said_once(place, call):
+    said = call("mine", place / "captions.csv", "--model", place / "model", "--out", "/dev/full", code=2).err
+    assert said.strip() == "tether: --out: expected the name of a file, got '/dev/full'"
 
 
 def test_rows_that_cannot_be_read_are_named(place, call, tmp_path):

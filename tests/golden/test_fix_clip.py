@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from loading import load
 
-from tether.losses.hierarchy import fix_clip_loss, group_token_aggregate, group_weights
+from tether.losses.fix_clip import fix_clip_loss, group_token_aggregate, group_weights
 from tether.models.positions import stretch
 from tether.models.vision.region_prompts import regional_attention_mask
 

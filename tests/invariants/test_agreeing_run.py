@@ -55,7 +55,7 @@ def whole(tmp_path_factory):
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, whole, after):
     folder = stopped(tmp_path / "run", after)
     checkpoint = load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
-    assert "moving_heads.projector.layers.0.weight" in checkpoint.tensors["teacher"]
+    assert "projector:trailing.layers.0.weight" in checkpoint.tensors["heads"]
     shutil.copytree(folder, tmp_path / "again")
     train(load_config(overrides=[*SETTINGS, STAGES]), folder=tmp_path / "again", resume=True)
     mine, theirs = (load_file(one / "model.safetensors") for one in (tmp_path / "again", whole))
@@ -65,5 +65,5 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, whole, after):
 @pytest.mark.parametrize("stages", ["stages=[{share: 0.75}, {share: 0.25, learning_rate: 0.5}]", "stages=[]"])
 def test_other_stages_are_refused_on_the_way(tmp_path, stages):
     folder = stopped(tmp_path / "run", 1)
-    with pytest.raises(InputError, match="cannot resume with other settings:\n  stages: the run has"):
+    with pytest.raises(InputError, match=r"cannot resume with other settings:\n  stages[.\w]*: the run has"):
         train(load_config(overrides=[*SETTINGS, stages]), folder=folder, resume=True)

@@ -58,5 +58,6 @@ def command(
         put_json(asdict(done) | {"path": str(done.path)}, to=json)
     if json != STDOUT:
         say(f"{done.path}: {done.pairs} pairs of {done.groups} rows, each with {done.negatives} hard negatives")
+        say(done.line())
     if done.left_out:
         say(f"{done.left_out} rows gave no pair: fewer than two different captions", err=True)

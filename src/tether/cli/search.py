@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, LongText, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, LongText, RandomWeights, check_new, put_json
 from tether.cli.say import say
 
 
@@ -45,6 +45,7 @@ def command(
     ] = None,
     long_text: LongText = "cut",
     device: Device = "auto",
+    random_weights: RandomWeights = False,
     json: Json = None,
     existing: Existing = "refuse",
 ) -> None:
@@ -77,6 +78,7 @@ def command(
             shortlist=shortlist,
             long_text=long_text,
             device=device,
+            random_weights=random_weights,
             on_progress=on_progress,
         )
     hits = found.hits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +35,8 @@ def command(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A YAML file, or a recipe of the package: demo, photos, finetune, speedrun. DATA replaces its data."
+            help="A YAML file, or a recipe of the package: attentive, demo, finetune, long-text, multi-objective, "
+            "photos, short-tokens, speedrun, text-and-image, upcycle. DATA replaces its data."
         ),
     ] = None,
     start: Annotated[
@@ -66,7 +68,9 @@ def command(
       tether train --resume --out runs/mine
     """
     from tether.train.claim import check_free
+    from tether.train.epochs import with_steps
     from tether.train.run_files import CONFIG, SUMMARY
+    from tether.workflows.remarks import remarks
     from tether.workflows.train import prepare
 
     given = list(overrides or [])
@@ -92,24 +96,28 @@ def command(
 
         check_recorded(config, given=[*given, *([] if start is None else ["model"])], folder=out)
     _tell(prepared)
-    if dry_run:
-        _dry_run(config, where=recipe or "settings", device=device)
-        return
-    if clipper == COMPARE:
+    if clipper == COMPARE and not dry_run:
         _compare(config, out=out, steps=compare_steps, resume=resume)
         return
+    if config.fit is None:
+        config = with_steps(config)
+    finished = (out / SUMMARY).exists()
+    notes = list(remarks(config)) if dry_run or not finished else []
+    if dry_run:
+        _dry_run(config, notes, where=recipe or "settings", device=device)
+        return
+    for line in notes:
+        say(f"note: {line}", err=True)
 
     from tether.cli.progress import TrainingProgress, summarise
     from tether.cli.screen import bar
-    from tether.train.epochs import with_steps
     from tether.workflows.train import go
 
-    where, finished = recipe or "command line", (out / SUMMARY).exists()
+    where = recipe or "command line"
     if config.fit is not None:
         with bar("features") as on_progress:
             done = go(config, out=out, resume=resume, device=device, where=where, on_progress=on_progress)
     else:
-        config = with_steps(config)
         with TrainingProgress(steps=config.steps) as progress:
             done = go(
                 config,
@@ -138,11 +146,10 @@ def _tell(prepared: Prepared) -> None:
         say(f"  {line}")
 
 
-def _dry_run(config: RunConfig, *, where: str, device: str) -> None:
+def _dry_run(config: RunConfig, notes: Sequence[str], *, where: str, device: str) -> None:
     """Build all parts, take a few steps, and say what the run would cost."""
     from tether.train.config import dump_config
     from tether.train.dry_run import dry_run as steps_of
-    from tether.train.epochs import with_steps
     from tether.train.parts import check_parts
     from tether.train.view_costs import view_costs
     from tether.workflows.edits import EDITS
@@ -151,10 +158,9 @@ def _dry_run(config: RunConfig, *, where: str, device: str) -> None:
         say(dump_config(config), lines=True)
         say("# the towers see each image once, and the maps are fitted in closed form: no steps to rehearse")
         return
-    config = with_steps(config)
     costs = list(view_costs(check_parts(config, EDITS, where=where)))
     found = steps_of(config, device=device, edits=EDITS)
-    say(dump_config(config) + "\n".join(f"# {line}" for line in [*costs, *found.lines()]), lines=True)
+    say(dump_config(config) + "\n".join(f"# {line}" for line in [*costs, *found.lines(), *notes]), lines=True)
 
 
 def _known(name: str) -> str:

@@ -27,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     What a killed process left of an earlier write to the same path is removed first.
 
     Raises:
-        InputError: a device or a pipe stands there, which must not be replaced.
+        InputError: a device or a pipe stands there, which must not be replaced, or a name that no file can have.
         WriteError: the file could not be written, as on a full disk; what stood there before is unchanged.
     """
     try:
@@ -38,11 +38,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, temporary = _new_temporary(path)
     except OSError as error:
         raise WriteError(path, error) from error
+    except ValueError as error:  # a NUL in the name, or half a surrogate pair
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(path)!r:.200}: not the name of a file: {error}") from error
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        as_umask_says(temporary)
         temporary.replace(path)
     except WriteError:
         raise
@@ -53,6 +57,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         handle.close()
+
+
+def as_umask_says(file: Path) -> None:
+    """Give a file the permissions of any new one; some libraries make theirs for their user alone."""
+    file.chmod(0o666 & ~_umask())
 
 
 def flush(path: Path) -> None:
@@ -158,6 +167,8 @@ def local(path: str | Path) -> Path:
     try:
         found = Path(path).expanduser()
         found.exists()
+        if "\0" in str(found):  # which the system is not asked about
+            raise ValueError("embedded NUL")
     except (RuntimeError, OSError, ValueError) as error:
         raise InputError(f"{str(path)!r:.200}: no such file or folder: {reason_of(error)}") from None
     return found
@@ -255,13 +266,14 @@ def check_file(path: Path, *, where: str) -> None:
     """
     try:
         os.fsencode(path)
-        if path.is_dir() or (path.exists() and not path.is_file()):
-            raise InputError(f"{where}: expected the name of a file, got {str(path)!r}")
+        taken = path.is_dir() or (path.exists() and not path.is_file())
         near = next(parent for parent in path.absolute().parents if parent.exists())
     except OSError as error:  # such as a name that is too long
         raise InputError(f"{where}: {path}: {reason_of(error).lower()}") from None
     except ValueError as error:
         raise InputError(f"{where}: {str(path)!r}: {error}") from None
+    if taken:
+        raise InputError(f"{where}: expected the name of a file, got {str(path)!r}")
     if not near.is_dir():
         raise InputError(f"{where}: {path}: {near} is a file, not a folder")
     if not os.access(near, os.W_OK):

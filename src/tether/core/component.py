@@ -7,13 +7,15 @@ import functools
 import inspect
 import math
 import operator
+import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tether.core.errors import InputError
-from tether.core.ranges import rules
+from tether.core.printable import quoted
+from tether.core.ranges import LARGEST, rules
 
 if TYPE_CHECKING:  # pydantic takes a tenth of a second to import, and many ask this file for ``closest`` alone
     from pydantic import BaseModel, ValidationError
@@ -144,9 +146,9 @@ def settings(
     values = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
     name = values.pop("name", None)
     if not isinstance(name, str):
-        raise InputError(f"{where}: expected a part's name or a mapping with 'name', got {spec!r}")
+        raise InputError(f"{where}: expected a part's name or a mapping with 'name', got {quoted(spec)}")
     if name not in parts:
-        raise InputError(f"{where}: unknown part {name!r}; {closest(name, parts)}")
+        raise InputError(f"{where}: unknown part {quoted(name)}; {closest(name, parts)}")
     model, ranges = schema(parts[name], given=given), rules(parts[name].__init__)
     where = f"{where} ({name})"
     try:
@@ -168,7 +170,7 @@ def _unsound(value: Any, *, finite: bool) -> str:
     """What is wrong with a value of the right type, or the empty string."""
     if isinstance(value, float) and (math.isnan(value) or (finite and math.isinf(value))):
         return f"expected a finite number, got {value!r}"
-    if isinstance(value, int) and abs(value) >= 2**63:
+    if isinstance(value, int) and abs(value) >= LARGEST:
         return "expected an integer of at most 63 bits"
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple, set)) else ()
     return next((found for item in inner if (found := _unsound(item, finite=finite))), "")
@@ -192,21 +194,48 @@ def build(
 
 
 def explain(
-    error: ValidationError, *, where: str, known: typing.Iterable[str], refusals: Mapping[str, str] | None = None
+    error: ValidationError,
+    *,
+    where: str,
+    known: typing.Collection[str],
+    refusals: Mapping[str, str] | None = None,
+    given: Mapping[tuple[str, ...], str] | None = None,
 ) -> str:
     """One line for each problem in a pydantic error: the key, what is wrong, what came, what is known.
 
-    Keys with a range are refused in the range's own words.
+    Args:
+        error: pydantic's.
+        where: the values stand.
+        known: keys.
+        refusals: by key, the words of its range.
+        given: by the path to a key, where it stands instead.
     """
-    lines = []
+    lines: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        path = [str(part) for part in problem["loc"]]
+        while len(path) > 1 and _MEMBER.fullmatch(path[-1]):
+            path.pop()
+        key = ".".join(path)
+        place = next((other for keys, other in (given or {}).items() if all(map(str.__eq__, keys, path))), where)
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key {key!r}; {closest(key, known)}")
+            lines[f"{place}: unknown key {quoted(key)}; {closest(key, known)}", ""] = []
         elif problem["type"] == "missing":
-            lines.append(f"{where}: key {key!r} is required")
-        elif refusal := (refusals or {}).get(str(problem["loc"][0])):
-            lines.append(f"{where}: {refusal}")
+            lines[f"{place}: key {key!r} is required", ""] = []
+        elif refusal := (refusals or {}).get(path[0]):
+            lines[f"{place}: {refusal}", ""] = []
         else:
-            lines.append(f"{where}: {key}: {problem['msg']}, got {problem['input']!r}")
-    return "\n".join(dict.fromkeys(lines))
+            near = difflib.get_close_matches(key, {*known} - {key}, n=1, cutoff=0.8) if len(path) == 1 else []
+            hint = f"; did you mean {near[0]!r}?" if near and len(problem["loc"]) > 1 else ""
+            line = f"{place}: {key}: ", f", got {quoted(problem['input'])}{hint}"
+            lines.setdefault(line, []).append(problem["msg"])
+    return "\n".join(f"{before}{_either(said)}{after}" for (before, after), said in lines.items())
+
+
+_MEMBER = re.compile(r"(str|int|float|bool|none)|(dict|list|tuple|literal|constrained|function)\W.*")
+"""What pydantic puts behind a key whose value may be of several kinds: the kind that it was held against."""
+
+
+def _either(said: typing.Sequence[str]) -> str:
+    """What each kind of value asks for, in one sentence."""
+    words = list(dict.fromkeys(said))
+    return " or ".join([*words[:1], *(other.removeprefix("Input should be ") for other in words[1:])])

@@ -26,6 +26,17 @@ def printable(text: str, *, keep: str = "") -> str:
     return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
 
 
+def quoted(value: object, *, most: int = 80) -> str:
+    """A value as an error quotes it, of a long one the beginning and its length.
+
+    Examples:
+        >>> quoted("abc"), quoted("a" * 5000, most=5)
+        ("'abc'", "'aaaa... (5,002 characters)")
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
 def encodable(text: str) -> str:
     """Text that UTF-8 can hold: half characters, as names of files that are not UTF-8 have, are escaped."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()

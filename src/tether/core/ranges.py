@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen
 
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 
 Number = Annotated[float, Gt(-math.inf), Lt(math.inf)]
 """Any finite number."""
@@ -31,6 +32,10 @@ Single = Annotated[float, Gt(-3e38), Lt(3e38)]
 
 PositiveSingle = Annotated[float, Gt(0), Lt(3e38)]
 NonNegative = Annotated[float, Ge(0)]
+Rate = Annotated[float, Ge(0), Lt(1e30)]
+"""A learning rate: float32 holds it also times the factors of a schedule or a layer."""
+
+PositiveRate = Annotated[float, Gt(0), Lt(1e30)]
 Limit = Annotated[float, Gt(0), Le(math.inf)]
 """A number above 0; infinity sets no limit."""
 
@@ -43,6 +48,9 @@ Part = Annotated[float, Gt(0), Le(1)]
 
 Inner = Annotated[float, Gt(0), Lt(1)]
 """A number strictly between 0 and 1."""
+
+LARGEST = 2**63
+"""No whole number of this size or beyond is taken: arrays cannot count so far."""
 
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
@@ -70,7 +78,9 @@ class RangeRule:
 
     def refusal(self, name: str, value: Any) -> str:
         """The error's text."""
-        return f"{name}: expected {self.words}, got {value!r}"
+        if isinstance(value, numbers.Integral) and abs(int(value)) >= LARGEST:
+            return f"{name}: expected an integer of at most 63 bits, got {quoted(value)}"
+        return f"{name}: expected {self.words}, got {quoted(value)}"
 
 
 def checked(target: Decorated) -> Decorated:
@@ -207,8 +217,11 @@ def _number(hint: Any, kind: type, bounds: Collection[Any]) -> RangeRule:
     above = operator.lt if left == "(" else operator.le
     below = operator.lt if right == ")" else operator.le
 
+    ends: tuple[Any, Any] = low, high
+    least, most = ends if kind is float else (max(ends[0], -LARGEST), min(ends[1], LARGEST))
+
     def accepts(value: Any) -> bool:
-        return isinstance(value, kinds) and not isinstance(value, bool) and above(low, value) and below(value, high)
+        return isinstance(value, kinds) and not isinstance(value, bool) and above(least, value) and below(value, most)
 
     name, noun, endless = kind.__name__, "a number", "a finite number"
     if kind is int:
@@ -220,11 +233,11 @@ def _number(hint: Any, kind: type, bounds: Collection[Any]) -> RangeRule:
         case False, False:
             return RangeRule(hint, accepts, endless, name)
         case True, False:
-            least = f"{'above' if left == '(' else 'of at least'} {low:.10g}"
-            return RangeRule(hint, accepts, f"{endless} {least}", f"{name} {'>' if left == '(' else '>='} {low:.10g}")
+            bound = f"{'above' if left == '(' else 'of at least'} {low:.10g}"
+            return RangeRule(hint, accepts, f"{endless} {bound}", f"{name} {'>' if left == '(' else '>='} {low:.10g}")
         case False, True:
-            most = f"{'below' if right == ')' else 'of at most'} {high:.10g}"
-            return RangeRule(hint, accepts, f"{endless} {most}", f"{name} {'<' if right == ')' else '<='} {high:.10g}")
+            bound = f"{'below' if right == ')' else 'of at most'} {high:.10g}"
+            return RangeRule(hint, accepts, f"{endless} {bound}", f"{name} {'<' if right == ')' else '<='} {high:.10g}")
     return RangeRule(hint, accepts, f"{noun} {interval}", f"{name} {interval}")
 
 

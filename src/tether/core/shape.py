@@ -63,7 +63,8 @@ def read_record(path: Path, shape: dict[str, Any]) -> dict[str, Any] | None:
         return None
     values = read_json(path)
     check(values, shape, where=str(path))
-    return {name: values[name] for name in shape}
+    names = (key.removesuffix("?") for key in shape)
+    return {name: values[name] for name in names if name in values}
 
 
 def finite(value: Any) -> Any:

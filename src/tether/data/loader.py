@@ -159,6 +159,11 @@ class Loader:
             InputError: the state is of another source, seed, batch size or order.
         """
         for key, mine in self._identity().items():
+            if state.get(key) != mine and key == "version" and state.get("source") == self.source.name:
+                raise InputError(
+                    f"{self.source.name}: not the version that the run began with: its files have changed, or how they "
+                    "are read; put them back to go on, or train anew into another folder"
+                )
             if state.get(key) != mine:
                 raise InputError(f"the data position is of {key} {state.get(key)!r}, this run has {mine!r}")
         self.close()

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
 
 from tether.core.atomic_io import decode_text, local
-from tether.core.errors import InputError, reason_of
+from tether.core.errors import InputError, reason_of, refusing
 from tether.core.printable import encodable
 
 if TYPE_CHECKING:
@@ -31,10 +31,8 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL and the path inside it."""
     import fsspec
 
-    try:
+    with refusing(f"{url:.200}: cannot reach it"):
         return fsspec.url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{url}: {error}") from error
 
 
 def files(pattern: str | Path, *, ending: tuple[str, ...] = ()) -> list[str]:
@@ -79,14 +77,12 @@ def _local(pattern: str, ending: tuple[str, ...]) -> list[str]:
 
 def _remote(url: str, ending: tuple[str, ...]) -> list[str]:
     system, path = filesystem(url)
-    try:
+    with refusing(f"{url:.200}: cannot list it"):
         if has_magic(path):
             return [system.unstrip_protocol(str(each)) for each in system.glob(path)]
         if system.isdir(path):
             names = [str(each) for each in system.find(path)]
             return [system.unstrip_protocol(name) for name in names if name.lower().endswith(ending)]
-    except OSError as error:
-        raise InputError(f"{url}: cannot list it: {error}") from error
     return [url]
 
 
@@ -96,9 +92,12 @@ def open_binary(path: str | Path) -> IO[bytes]:
     try:
         if is_url(path):
             system, inner = filesystem(path)
-            return cast("IO[bytes]", system.open(inner, "rb"))
+            with refusing(f"{path:.200}: cannot open it"):
+                return cast("IO[bytes]", system.open(inner, "rb"))
         return local(path).open("rb")
-    except (OSError, ValueError, ImportError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot open it: {reason_of(error)}") from error
 
 
@@ -144,10 +143,8 @@ def fingerprint(paths: list[str], *, settings: object = "") -> str:
     for path, label in zip(paths, labels(paths), strict=True):
         if is_url(path):
             system, inner = filesystem(path)
-            try:
+            with refusing(f"{path:.200}: no such file"):
                 info = system.info(inner)
-            except OSError as error:
-                raise InputError(f"{path}: no such file: {error}") from error
             stamp = f"{info.get('size')} {info.get('ETag') or info.get('mtime') or ''}"
         else:
             try:
@@ -174,9 +171,10 @@ def is_folder(path: str) -> str | None:
     """Which kind of source reads a folder (or a pattern of images), by what lies in it; None when it is none."""
     if is_url(path):
         system, inner = filesystem(path)
-        if not system.isdir(inner):
-            return None
-        names = [Path(str(each)).name for each in system.find(inner)]
+        with refusing(f"{path:.200}: cannot list it"):
+            if not system.isdir(inner):
+                return None
+            names = [Path(str(each)).name for each in system.find(inner)]
     else:
         folder = local(path)
         if not folder.is_dir():

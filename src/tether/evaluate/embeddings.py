@@ -15,6 +15,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.geometry import COSINE, Geometry, check_finite, geometry_of
 from tether.core.protocols import DualEncoder, Source
+from tether.core.ranges import Count, checked
 from tether.core.types import Row
 from tether.data.loader import ordered
 from tether.models.cached import CachedEncoder
@@ -70,11 +71,12 @@ class Embedded:
         return tuple(first.values())
 
 
+@checked
 def embed_source(
     model: DualEncoder,
     source: Source,
     *,
-    batch_size: int = 256,
+    batch_size: Count = 256,
     limit: int | None = None,
     label: str | None = None,
     thumbnail: int | None = None,

@@ -33,6 +33,7 @@ _SHAPE = {
     "train": (*_NUMBER, None),
     "before": (*_NUMBER, None),
     "scratch": bool,
+    "shared?": (int, None),
 }
 
 
@@ -54,6 +55,7 @@ class Meaning:
         train: the same share among equally many images that were learnt from; None where it was not measured.
         before: the held-out share of the model that the run began from; None where there was none, or it is gone.
         scratch: whether the model began with random weights.
+        shared: captions of held-out images that the run's text pairs hold; None for a run without text pairs.
     """
 
     source: str
@@ -69,6 +71,7 @@ class Meaning:
     train: float | None
     before: float | None
     scratch: bool
+    shared: int | None = None
 
     @property
     def learnt(self) -> bool:
@@ -98,7 +101,12 @@ class Meaning:
                 yield f"{known}: it has learnt its pairs by heart; the held-out figure is what new images will see."
             else:
                 yield f"{known}, so it has not learnt them by heart."
-        times = "" if self.epochs is None else f", in {self.epochs:.3g} epochs"
+        if self.shared:
+            yield (
+                f"Its text pairs hold {self.shared:,} captions of held-out images: text_retrieval on these is too good "
+                "and says nothing of new texts."
+            )
+        times = "" if self.epochs is None else f", in {self.epochs:.3g} epoch{'' if self.epochs == 1 else 's'}"
         yield f"It learnt from {self.images:,} images with {self.captions:,} captions{times}."
         if self.scratch and self.images < 100_000:
             yield "That is too little to learn from random weights: millions of pairs are usual. Start from a model."
@@ -124,6 +132,8 @@ class Meaning:
             yield f"tether train {name} --out {_quoted(f'{folder}-from-starter')}"
         if self.learnt:
             yield f'tether search {name} "a dog on a beach" --model {_quoted(folder)} --html found.html'
+        if self.shared is not None:
+            yield f"tether eval {_quoted(folder)} {pairs} --measure retrieval --measure text_retrieval"
         yield f"tether inspect {_quoted(folder)} --pairs {pairs}"
 
     def save(self, folder: Path) -> None:

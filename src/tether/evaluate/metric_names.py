@@ -32,6 +32,7 @@ _WORDS = {
     "effective_rank_text": "effective rank of texts",
     "clip_score": "CLIPScore",
 }
+_BAG_OF_WORDS = re.compile(r"^text_to_text_bag_of_words_r(\d+)$")
 _PERCENT = re.compile(r"(_r\d+|^zero_shot_.*)$")
 
 
@@ -48,6 +49,8 @@ def describe(key: str) -> str:
     """``text_to_image_r10`` becomes ``text to image R@10``; an unknown key stays readable."""
     if key in _WORDS:
         return _WORDS[key]
+    if found := _BAG_OF_WORDS.match(key):
+        return f"by shared words alone R@{found[1]}"
     words = key.replace("_", " ")
     return re.sub(r" r(\d+)$", r" R@\1", words)
 

@@ -15,13 +15,14 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import checked
+from tether.data.sources.advice import caption_advice
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.clip_score import PREFIX, clip_score
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.geometry import alignment, effective_rank, modality_gap, uniformity
 from tether.evaluate.groups import wilson
-from tether.evaluate.retrieval import Depths, Similarity, chance, ranks
-from tether.evaluate.text_retrieval import text_chance, text_ranks
+from tether.evaluate.retrieval import Depths, chance, ranks
+from tether.evaluate.text_retrieval import bag_of_words_ranks, text_chance, text_ranks
 from tether.evaluate.zero_shot import logits, zero_shot
 from tether.models.embed import encode_texts
 from tether.models.long_texts import CutNotice, LongTexts, reading
@@ -29,6 +30,14 @@ from tether.models.long_texts import CutNotice, LongTexts, reading
 Measure = Literal["retrieval", "zero_shot", "geometry", "clip_score", "text_retrieval"]
 MEASURES: tuple[Measure, ...] = ("retrieval", "zero_shot", "geometry", "clip_score")
 """Those that are taken unless others are asked for."""
+_WANTS: dict[str, str] = {
+    "retrieval": "captions",
+    "zero_shot": "a label column",
+    "geometry": "captions",
+    "clip_score": "captions, and a model that compares by cosine or dot product",
+    "text_retrieval": "two different captions of one image",
+}
+"""What rows must have for each."""
 UNIFORMITY_ROWS = 10_000
 """Uniformity looks at all pairs of at most this many evenly spaced rows."""
 
@@ -53,7 +62,7 @@ def evaluate(
     on_bad: Path | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, float]:
-    """Measure a model on a source; what the rows do not allow is left out.
+    """Measure a model on a source; what the rows do not allow is left out, but not all of it.
 
     Retrieval, geometry and CLIPScore need captions; zero-shot needs a label for each row. Retrieval and zero-shot
     compare as the model does (``core.geometry``). Keys:
@@ -62,6 +71,7 @@ def evaluate(
     * ``text_to_image_r1`` ... ``image_to_text_r10``, ``..._mean_rank``, ``..._median_rank``: see ``recall_at_k``;
     * ``<recall>_chance``, ``<top-k>_chance``: what a model that knows nothing reaches;
     * ``text_to_text_r1`` ... for ``text_retrieval``: captions look for another one of their image, see ``text_ranks``;
+      ``text_to_text_bag_of_words_r1`` ...: what captions reach that are compared by their words alone (TF-IDF);
     * ``zero_shot_top1``, ``zero_shot_top5``, ``zero_shot_mean_per_class``, ``classes``;
     * ``gap_distance``, ``gap_squared``, ``gap_mean_squared``, ``alignment``, ``uniformity_image``,
       ``uniformity_text``, ``effective_rank_image``, ``effective_rank_text``, all of unit embeddings;
@@ -86,6 +96,9 @@ def evaluate(
         strict: stop at the first bad row instead of skipping it.
         on_bad: JSON-lines file that names the rows skipped.
         on_progress: called with (images done, None).
+
+    Raises:
+        InputError: rows that allow none of the measures.
     """
     start = time.perf_counter()
     reader = reading(model, long_text)
@@ -107,13 +120,19 @@ def evaluate(
     given = {"measures": measures, "k": k, "templates": templates, "bootstrap": bootstrap, "seed": seed}
     with notice.watching():
         result = measure(reader, seen, batch_size=batch_size, **given)
+    if not result.keys() - {"images", "texts"}:
+        wanted = "; ".join(f"{name} expects rows with {_WANTS[name]}" for name in measures)
+        raise InputError(f"{source.name}: nothing to measure: {wanted}")
     return result | {"seconds": time.perf_counter() - start}
 
 
 def check_measurable(seen: Embedded, *, where: str) -> None:
     """Refuse pairs that say nothing to measure by."""
     if not seen.captions and not seen.labels:
-        raise InputError(f"{where}: rows have neither captions nor a label column, so there is nothing to measure")
+        raise InputError(
+            f"{where}: rows have neither captions nor a label column, so there is nothing to measure"
+            f"{caption_advice(where)}"
+        )
 
 
 def measure(
@@ -140,7 +159,7 @@ def measure(
             means.add(f"image_to_text_r{depth}", (found.image_to_text <= depth) & asked, asked)
             means.add_texts(f"text_to_image_r{depth}", found.text_to_image <= depth, owner)
     if "text_retrieval" in measures:
-        result |= _text_retrieval(text, owner, geometry.similarity, k=k, means=means)
+        result |= _text_retrieval(text, seen, k=k, means=means)
     if seen.labels and "zero_shot" in measures:
         classes = seen.classes
         weights = class_rows(model, classes, templates=templates, batch_size=batch_size)
@@ -175,20 +194,23 @@ def class_rows(
     return class_weights(model, classes, templates=templates, batch_size=batch_size)
 
 
-def _text_retrieval(
-    text: Tensor, owner: Tensor, similarity: Similarity, *, k: Sequence[int], means: _Means
-) -> dict[str, float]:
-    """Of captions whose image has another; nothing where none has."""
-    found = text_ranks(text, owner, similarity=similarity)
-    asked, of = found[found > 0], owner[found > 0]
-    if not len(asked):
+def _text_retrieval(text: Tensor, seen: Embedded, *, k: Sequence[int], means: _Means) -> dict[str, float]:
+    """Of captions whose image has another, beside the same by words alone; nothing where no image has two."""
+    owner = seen.text_to_image
+    pairs = set(zip(owner.tolist(), seen.captions, strict=True))
+    if len(pairs) == len({row for row, _ in pairs}):
         return {}
-    for depth in k:
-        means.add_texts(f"text_to_text_r{depth}", asked <= depth, of)
-    recalls = {f"text_to_text_r{depth}": (asked <= depth).double().mean().item() for depth in k}
+    found = text_ranks(text, owner, similarity=seen.geometry.similarity)
+    asked, of = found[found > 0], owner[found > 0]
     ordered = asked.sort().values
     middle = float((ordered[(len(asked) - 1) // 2] + ordered[len(asked) // 2]) // 2)
     ranks = {"text_to_text_mean_rank": asked.double().mean().item(), "text_to_text_median_rank": middle}
+    recalls: dict[str, float] = {}
+    words = bag_of_words_ranks(seen.captions, owner)
+    for name, each in (("text_to_text", asked), ("text_to_text_bag_of_words", words[words > 0])):
+        for depth in k:
+            recalls[f"{name}_r{depth}"] = (each <= depth).double().mean().item()
+            means.add_texts(f"{name}_r{depth}", each <= depth, of)
     return recalls | ranks | text_chance(owner, k=k)
 
 

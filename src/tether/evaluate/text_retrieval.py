@@ -1,6 +1,9 @@
-"""Text to text: whether a caption finds the other captions of its image among all captions."""
+"""Text to text: whether a caption finds the other captions of its image among all, and what words alone find."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -57,6 +60,33 @@ def text_ranks(
         rank = 1 + ((scores >= highest) & ~mine).sum(dim=1)
         found[start : start + rows] = torch.where(partner.any(dim=1), rank, 0)
     return found
+
+
+def bag_of_words_ranks(texts: Sequence[str], owner: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+    """``text_ranks`` of texts that are compared by the words they share: the cosine of TF-IDF, without any model.
+
+    Captions of one image share words, so this is what a model of text must reach to know more than words.
+
+    Args:
+        texts: at least one of them not blank.
+        owner: which of them belong together.
+
+    Example:
+        >>> import torch
+        >>> from tether.evaluate.text_retrieval import bag_of_words_ranks
+        >>> texts = ["a dog runs", "a brown dog", "a cat sleeps", "the cat"]
+        >>> bag_of_words_ranks(texts, torch.tensor([0, 0, 1, 1]))
+        tensor([1, 1, 1, 1])
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]")  # other signs, such as emoji, are words, too
+    table: Any = words.fit_transform(texts)
+
+    def cosines(some: Tensor, others: Tensor) -> Tensor:
+        return torch.from_numpy((table[some[:, 0].long().numpy()] @ table[others[:, 0].long().numpy()].T).toarray())
+
+    return text_ranks(torch.arange(len(texts), dtype=torch.float64)[:, None], owner, similarity=cosines)
 
 
 def text_chance(owner: Int[Tensor, " m"], *, k: Depths = (1, 5, 10)) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.protocols import Objective
-from tether.losses.agreement import nt_xent_loss, siamese_loss
 from tether.losses.align_clip import AlignClipLoss, AlignTerms, align_clip_loss
 from tether.losses.barlow import barlow_loss
 from tether.losses.checks import caption_labels
@@ -14,9 +13,9 @@ from tether.losses.closeness import closeness_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
 from tether.losses.entailment import entailment
 from tether.losses.error_norm_truncation import CausalENT, ENTLoss, TruncatedLoss, error_norm
+from tether.losses.fix_clip import FixClipLoss, FixClipTerms, GroupHeads, fix_clip_loss, group_token_aggregate
 from tether.losses.geometry import GeometryLoss, GeometryTerms, geometry_loss
 from tether.losses.hard_negatives import EqualNegativesWarning, hard_info_nce
-from tether.losses.hierarchy import FixClipLoss, FixClipTerms, GroupHeads, fix_clip_loss, group_token_aggregate
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.kl_projection import KLProjection, kl_divergence, project_kl
 from tether.losses.linear_mmcl import linear_mmcl_loss
@@ -35,9 +34,9 @@ from tether.losses.matryoshka import (
 )
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
-from tether.losses.pair_info_nce import InfoNceLoss, InfoNceTerms, info_nce_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.rocket import RocketTerms, rocket_loss
+from tether.losses.self_supervised import nt_xent_loss, siamese_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
 from tether.losses.soft_targets import SoftTargetContrastive, finding_similarity, soft_target_loss, soft_targets
@@ -46,6 +45,7 @@ from tether.losses.specs import SpecsLoss, SpecsTerms
 from tether.losses.sub_vocabulary import SubVocabulary, VocabSampler
 from tether.losses.swapped import prototype_swapped_loss, sinkhorn, swapped_loss
 from tether.losses.symmetric_negatives import SymmetricHardNegativeLoss, SymmetricTerms, symmetric_negative_loss
+from tether.losses.text_pairs_info_nce import InfoNceLoss, InfoNceTerms, info_nce_loss
 from tether.losses.triplet_clip import TripletClipLoss, TripletTerms, triplet_clip_loss
 from tether.losses.troll import TokenTerms, TROLLLoss
 from tether.losses.wgan import (

@@ -13,6 +13,7 @@ from annotated_types import Ge, Le
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.geometry import GeometryName
+from tether.core.printable import quoted
 from tether.core.ranges import NonNegative, PositiveSingle, Single, Whole, checked
 from tether.core.types import ImageSpec
 from tether.models.blocks.block import BlockConfig
@@ -272,7 +273,7 @@ def _changes(base: Any, values: Mapping[str, Any], *, where: str) -> dict[str, A
     for key, value in mapping(values, where=where).items():
         if key not in known:
             extra = {_PRESET} if isinstance(base, BlockConfig) else set()
-            raise InputError(f"{where}: unknown key {key!r}; {closest(key, known | extra)}")
+            raise InputError(f"{where}: unknown key {quoted(key)}; {closest(key[:80], known | extra)}")
         current, inside = getattr(base, key), f"{where}.{key}"
         if key == "block":
             value = _block(current, value, where=inside)

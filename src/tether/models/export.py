@@ -48,7 +48,7 @@ def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip"
     Raises:
         InputError: the other library cannot hold this model; nothing is written.
     """
-    folder = Path(folder)
+    folder = local(folder)
     if not isinstance(model, (Clip, WrappedEncoder)):
         raise InputError(f"export: expected a model of tether.load or create, got {type(model).__name__}")
     if format == "tether":

@@ -1,4 +1,4 @@
-"""A second copy of a model that does not learn: teachers, and averages of weights."""
+"""A second copy of a module that does not learn: teachers, and averages of weights."""
 
 from __future__ import annotations
 
@@ -20,4 +20,14 @@ def frozen_copy(model: Module) -> Module:
     for tensor in (*other.parameters(), *other.buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(torch.promote_types(tensor.dtype, torch.float32))
+    return other
+
+
+def buffer_copy(module: Module) -> Module:
+    """A ``frozen_copy`` whose parameters are buffers: saved with the module that holds it, never sharded or trained."""
+    other = frozen_copy(module)
+    for part in other.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach())
     return other

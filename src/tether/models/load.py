@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,12 @@ def load(
         InputError: no such model, no weights, or a file that is truncated, a pickle or of another architecture.
         MissingExtraError: the name needs a library that is not installed.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise InputError(
+            f"expected the name or the folder of a model, got {type(name).__name__}; a model in memory is saved first: "
+            "one of transformers and its processor by save_pretrained(FOLDER), of open_clip its state_dict() by "
+            "safetensors.torch.save_file, for open_clip:ARCHITECTURE/FILE.safetensors"
+        )
     text = str(name)
     device = chosen_device(device)
     if text.startswith(OPEN_CLIP):

@@ -19,8 +19,8 @@ from tether.core.types import Features
 from tether.models.embed_anything import Embeds
 from tether.models.narrow import NarrowEncoder
 from tether.models.sizes import MAX_CONTEXT, Resizes
+from tether.models.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import TextCutWarning, lengths
-from tether.models.windows import SlidingTextEncoder
 
 LongTexts = Literal["cut", "windows", "stretch", "linear"]
 """Ways to read texts past the context; none changes how texts that fit are read."""
@@ -31,8 +31,8 @@ class StretchedTextEncoder(EncoderAround, Embeds):
     """An encoder that reads long texts by a copy of itself with more positions; a ``core.protocols.DualEncoder``.
 
     A text that fits into the context has the very embedding that the model inside gives it. For longer ones the
-    learned positions are interpolated, which the model was not trained for: texts of up to a few contexts keep their
-    beginnings' meaning best with ``stretch``, and best of all after training (``recipes/long-text.yaml``).
+    learned positions are interpolated, which the model was not trained for, and read up to a few contexts; texts keep
+    their beginnings' meaning best with ``stretch``, and best of all after training (``recipes/long-text.yaml``).
 
     Source: arXiv 2403.15378, section 3.1.
 
@@ -103,7 +103,8 @@ def reading(model: DualEncoder, long_text: LongTexts) -> DualEncoder:
 
     Args:
         model: any that ``tether.load`` gives.
-        long_text: ``cut`` is the model itself, whose tokenizer cuts them.
+        long_text: ``cut`` is the model itself, whose tokenizer cuts them; ``windows`` reads them whole; ``stretch`` and
+            ``linear`` read up to their new context, 248 and 308 tokens of a model's 77, and cut what is longer.
 
     Raises:
         UnsupportedModelError: ``stretch`` or ``linear`` of a model whose positions cannot be resized.
@@ -135,6 +136,9 @@ class CutNotice:
     def __init__(self, model: DualEncoder) -> None:
         """Args: model: whose tokenizer counts what it cuts."""
         self._tokenizer: Any = model.tokenizer
+        inside = model.inside if isinstance(model, NarrowEncoder) else model
+        by_windows = isinstance(inside, SlidingTextEncoder)
+        self._advice = "" if by_windows else ": windows reads them whole (long_text=..., --long-text)"
         self.told = 0
 
     @contextlib.contextmanager
@@ -152,7 +156,7 @@ class CutNotice:
             self.told = cut
             warnings.warn(
                 f"{cut} {'text is' if cut == 1 else 'texts are'} longer than {self._tokenizer.context_length} tokens "
-                "and lost the end: windows or stretch reads more (long_text=..., --long-text)",
+                f"and lost the end{self._advice}",
                 TextCutWarning,
                 stacklevel=4,
             )

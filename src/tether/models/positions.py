@@ -267,7 +267,10 @@ class StretchedPositions:
         ratio = max(1, -((keep - length) // (count - keep))) if self.ratio is None else self.ratio
         found = stretch(table, keep=keep, ratio=ratio)
         if len(found) < length:
-            raise InputError(f"context: ratio {ratio} makes {len(found)} positions of {count}, got {length}")
+            raise InputError(
+                f"context: ratio {ratio} makes {len(found)} positions of {count}, got {length}; take a larger ratio or "
+                f"at most that many (model.resized.context={len(found)})"
+            )
         return found[:length]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Annotated
 
@@ -71,8 +70,8 @@ class PairedProjectors(nn.Module):
             last_norm: ``plain`` or ``scaled`` batch norm at the projectors' end.
             scale: start of a logit scale of its own, in [1, 100].
             predictor: width of the hidden layer of a predictor for each side.
-            momentum: of copies that trail the projectors by ``copy <- m * copy + (1 - m) * projector`` at each step;
-                targets are then made by them.
+            momentum: of a copy that trails the head by ``copy <- m * copy + (1 - m) * head`` after each step; the term
+                ``siamese`` then makes its targets by it.
             prototypes: how many unit vectors both sides are scored with.
             dim: of the embeddings.
             vocabulary: of the tokenizer; not needed.
@@ -107,8 +106,7 @@ class PairedProjectors(nn.Module):
             if not 0 <= math.log(scale) <= LARGEST_LOG_SCALE:
                 raise InputError(f"scale: expected 1 to 100, got {scale}")
             self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        self.momentum, self._step = momentum, -1
-        self.trailing = None if momentum is None else _as_buffers(copy.deepcopy(self.projectors))
+        self.momentum = momentum
 
     @property
     def scale(self) -> Float[Tensor, ""]:
@@ -137,12 +135,6 @@ class PairedProjectors(nn.Module):
             raise InputError("projectors: expected predictor, the width of its hidden layer")
         return self.predictors[side](projected, gather=gather)
 
-    @torch.no_grad()
-    def target(self, side: Side, rows: Float[Tensor, "b d"], *, gather: Gather = LOCAL) -> Float[Tensor, "b o"]:
-        """The projection that is predicted, without gradient: that of the trailing copy where there is one."""
-        projectors = self.projectors if self.trailing is None else self.trailing
-        return projectors[side](rows, gather=gather)
-
     def scores(self, projected: Float[Tensor, "b o"]) -> Float[Tensor, "b n"]:
         """Cosines of projections with the prototypes.
 
@@ -154,22 +146,3 @@ class PairedProjectors(nn.Module):
         with torch.autocast(projected.device.type, enabled=False):
             wide = projected.to(torch.promote_types(projected.dtype, torch.float32))
             return F.normalize(wide, dim=1) @ F.normalize(self.prototypes, dim=1).to(wide.dtype).T
-
-    @torch.no_grad()
-    def follow_(self, *, step: int) -> None:
-        """Let the trailing copies come after, once a step however many batches it has; every process must call it."""
-        if self.trailing is None or self.momentum is None or step == self._step:
-            return
-        self._step = step
-        for copied, weight in zip(self.trailing.buffers(), self.projectors.parameters(), strict=True):
-            copied.lerp_(weight.detach().to(copied), 1 - self.momentum)
-
-
-def _as_buffers(module: nn.ModuleDict) -> nn.ModuleDict:
-    """The same module whose parameters are buffers: saved and moved with it, whole everywhere, and never trained."""
-    for part in module.modules():
-        for name, parameter in list(part._parameters.items()):
-            if parameter is not None:
-                del part._parameters[name]
-                part.register_buffer(name, parameter.detach())
-    return module

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tether.core.atomic_io import atomic_path, write_json
+from tether.core.atomic_io import atomic_path, local, write_json
 from tether.core.errors import InputError, WriteError
 from tether.core.geometry import geometry_of
 from tether.core.tensor_file import sort_metadata
@@ -45,7 +45,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         InputError: no such model, or weights are exchanged in it (``models.exchange``).
         WriteError: the disk is full or the folder cannot be written; nothing half-written stays.
     """
-    folder = Path(folder)
+    folder = local(folder)
     if not isinstance(model, (Clip, WrappedEncoder)):
         raise InputError(f"save: expected a model of tether.load or create, got {type(model).__name__}")
     if any(parametrize.is_parametrized(module) for module in model.modules()):

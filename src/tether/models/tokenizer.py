@@ -102,12 +102,13 @@ class _Trimming:
         context_length: longest row it gives.
         vocab_size: number of ids.
         cut: how many texts have been cut so far.
+        cuts_meant: whether that is what a recipe is for, so that nothing is said of it.
     """
 
     def __init__(self, context_length: int, *, vocab_size: int) -> None:
         """Start at zero."""
         self.context_length, self.vocab_size = context_length, vocab_size
-        self.cut = 0
+        self.cut, self.cuts_meant = 0, False
 
     def batch(self, rows: Sequence[Sequence[int]], *, long_text: LongText = "cut") -> Tensor:
         """(b, l) int64 from b id lists; a list that is too long keeps its start and its end token, or is an error."""
@@ -119,10 +120,10 @@ class _Trimming:
                 f"{len(rows)} texts); expected shorter ones, long_text='cut', or model.resized(context=...)"
             )
         if long:
-            if not self.cut:
+            if not (self.cut or self.cuts_meant):
                 warnings.warn(
-                    f"{long} of {len(rows)} texts are longer than {self.context_length} tokens and were cut; "
-                    "the tokenizer's .cut counts on",
+                    f"{long} of {len(rows)} texts are longer than {self.context_length} tokens and were cut; of later "
+                    "ones nothing is said",
                     TextCutWarning,
                     stacklevel=3,
                 )

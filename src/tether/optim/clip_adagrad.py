@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tether.core.ranges import NonNegative, Positive, checked
+from tether.core.ranges import NonNegative, Positive, Rate, checked
 from tether.optim.clip_radagrad import coordinate_step_
 from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope
 from tether.optim.param_groups import Params
@@ -30,12 +30,12 @@ class ClipAdaGrad(ClippedOptimizer):
         self,
         params: Params,
         *,
-        lr: NonNegative = 1e-3,
+        lr: Rate = 1e-3,
         clip: Positive = 1.0,
         clip_scope: ClipScope = "tensor",
         eps: NonNegative = 1e-10,
         clip_eps: NonNegative = TORCH_EPS,
-        weight_decay: NonNegative = 0.0,
+        weight_decay: Rate = 0.0,
     ) -> None:
         """Take parameters or groups; a group's own settings win over these.
 
@@ -81,7 +81,7 @@ class ClipAdaGradD(ClippedOptimizer):
         self,
         params: Params,
         *,
-        lr: NonNegative = 1e-3,
+        lr: Rate = 1e-3,
         clip: Positive = 1.0,
         clip_scope: ClipScope = "tensor",
         eta: Positive = 1.0,
@@ -89,7 +89,7 @@ class ClipAdaGradD(ClippedOptimizer):
         direction: Literal["current", "previous"] = "current",
         eps: NonNegative = 1e-10,
         clip_eps: NonNegative = TORCH_EPS,
-        weight_decay: NonNegative = 0.0,
+        weight_decay: Rate = 0.0,
     ) -> None:
         """Take parameters or groups; a group's own settings win over these.
 

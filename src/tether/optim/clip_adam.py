@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.norms import send
-from tether.core.ranges import Decay, NonNegative, Positive, checked
+from tether.core.ranges import Decay, NonNegative, Positive, Rate, checked
 from tether.optim.adam_kernel import adam_
 from tether.optim.clip_adagrad import TORCH_EPS
 from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope
@@ -59,13 +59,13 @@ class ClipAdam(ClippedOptimizer):
         self,
         params: Params,
         *,
-        lr: NonNegative = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[Decay, Decay] = (0.9, 0.999),
         clip: Positive = 1.0,
         clip_scope: ClipScope = "tensor",
         eps: NonNegative = 1e-6,
         clip_eps: NonNegative = TORCH_EPS,
-        weight_decay: NonNegative = 0.0,
+        weight_decay: Rate = 0.0,
         bias_correction: bool = True,
     ) -> None:
         """Take parameters or groups; a group's own settings win over these.
@@ -123,7 +123,7 @@ class ClipAdamD(ClippedOptimizer):
         self,
         params: Params,
         *,
-        lr: NonNegative = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[Decay, Decay] = (0.9, 0.999),
         clip: Positive = 1.0,
         clip_scope: ClipScope = "tensor",
@@ -131,7 +131,7 @@ class ClipAdamD(ClippedOptimizer):
         v0: Positive = 1e-5,
         eps: NonNegative = 1e-6,
         clip_eps: NonNegative = TORCH_EPS,
-        weight_decay: NonNegative = 0.0,
+        weight_decay: Rate = 0.0,
         bias_correction: bool = False,
     ) -> None:
         """Take parameters or groups; a group's own settings win over these.

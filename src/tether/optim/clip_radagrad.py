@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.norms import add_over_shards_, local_squares, send
-from tether.core.ranges import NonNegative, Positive, checked
+from tether.core.ranges import NonNegative, Positive, PositiveRate, Rate, checked
 from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer, ClipScope
 from tether.optim.optimizer_base import (
     Scalar,
@@ -57,7 +57,7 @@ class ClipRAdaGradD(ClippedOptimizer):
         self,
         params: Params,
         *,
-        lr: Positive = 0.1,
+        lr: PositiveRate = 0.1,
         clip: Positive = 1.0,
         eta: Positive | None = None,
         b0: Positive = 1.0,
@@ -66,7 +66,7 @@ class ClipRAdaGradD(ClippedOptimizer):
         delayed: bool = True,
         eps: NonNegative = 0.0,
         clip_eps: NonNegative = 0.0,
-        weight_decay: NonNegative = 0.0,
+        weight_decay: Rate = 0.0,
     ) -> None:
         """Take parameters or groups; a group's own settings win over these.
 

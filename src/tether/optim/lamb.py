@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tether.core.norms import add_over_shards_, send
-from tether.core.ranges import Decay, NonNegative, Positive, checked
+from tether.core.ranges import Decay, NonNegative, Positive, Rate, checked
 from tether.optim.clipping_optimizer import Clipped, ClippedOptimizer
 from tether.optim.optimizer_base import Scalar, by_group, gather, scalars, scatter
 from tether.optim.param_groups import Params
@@ -48,10 +48,10 @@ class Lamb(ClippedOptimizer):
         self,
         params: Params,
         *,
-        lr: NonNegative = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[Decay, Decay] = (0.9, 0.999),
         eps: NonNegative = 1e-6,
-        weight_decay: NonNegative = 0.01,
+        weight_decay: Rate = 0.01,
         max_grad_norm: Positive | None = 1.0,
         bias_correction: bool = True,
         grad_averaging: bool = True,

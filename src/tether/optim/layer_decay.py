@@ -10,7 +10,7 @@ from torch import nn
 
 from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.ranges import NonNegative, Part, Positive, checked
+from tether.core.ranges import Part, PositiveRate, Rate, checked
 
 FinalNorm = Literal["head", "last_block"]
 REST = "rest"
@@ -55,8 +55,8 @@ def layer_decay_groups(
     model: nn.Module,
     *,
     towers: Mapping[str, Mapping[str, Any]],
-    weight_decay: NonNegative,
-    lr: Positive | None = None,
+    weight_decay: Rate,
+    lr: PositiveRate | None = None,
     final_norm: FinalNorm = "head",
     plain: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ _EXEMPT = ("cls_token", "class_token", "class_embedding", "pos_embed", "position
 
 
 @checked
-def _tower(*, decay: Part = 1.0, lr: Positive | None = None, wd: NonNegative | None = None) -> dict[str, float]:
+def _tower(*, decay: Part = 1.0, lr: PositiveRate | None = None, wd: Rate | None = None) -> dict[str, float]:
     """A tower's settings, those that are given."""
     return {name: value for name, value in {"decay": decay, "lr": lr, "wd": wd}.items() if value is not None}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.core.ranges import NonNegative, check_values, checked
+from tether.core.ranges import Rate, check_values, checked
 
 Params = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 """What an optimiser's constructor takes: parameters, or groups as ``parameter_groups`` makes them."""
@@ -20,7 +20,7 @@ FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 
 
 @checked
-def parameter_groups(model: nn.Module, *, weight_decay: NonNegative) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, *, weight_decay: Rate) -> list[dict[str, Any]]:
     """Two groups: matrices with weight decay; vectors and scalars (gains, biases, the logit scale) without.
 
     Frozen parameters are left out, tied ones stand once, an empty group is dropped. This is open_clip's rule. A module

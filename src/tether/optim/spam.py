@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tether.core.norms import add_over_shards_, local_squares
-from tether.core.ranges import Decay, NonNegative, Whole, checked
+from tether.core.ranges import Decay, NonNegative, Rate, Whole, checked
 from tether.optim.adam_kernel import adam_
 from tether.optim.optimizer_base import (
     Moving,
@@ -52,10 +52,10 @@ class SPAM(Stepper):
         self,
         params: Params,
         *,
-        lr: NonNegative = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[Decay, Decay] = (0.9, 0.999),
         eps: NonNegative = 1e-6,
-        weight_decay: NonNegative = 0.0,
+        weight_decay: Rate = 0.0,
         threshold: NonNegative = 5000.0,
         reset_interval: Whole = 500,
         warmup_steps: Whole = 150,

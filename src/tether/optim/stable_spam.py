@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.norms import add_over_shards_, local_squares, send
-from tether.core.ranges import Count, Decay, NonNegative, Share, Whole, checked
+from tether.core.ranges import Count, Decay, NonNegative, Rate, Share, Whole, checked
 from tether.optim.adam_kernel import adam_
 from tether.optim.optimizer_base import (
     Moving,
@@ -172,10 +172,10 @@ class StableSPAM(Stepper):
         self,
         params: Params,
         *,
-        lr: NonNegative = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[Decay, Decay] = (0.9, 0.999),
         eps: NonNegative = 1e-8,
-        weight_decay: NonNegative = 0.0,
+        weight_decay: Rate = 0.0,
         amsgrad: bool = False,
         gamma1: Decay | Literal[-1] = 0.7,
         gamma2: Decay = 0.9,

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from tether.core.component import closest
 from tether.core.errors import InputError
+from tether.core.ranges import Rate, check_values
 
 PREFIX = "timm/"
 MOMENTUM = 0.9
@@ -159,6 +160,7 @@ def timm_optimizer(name: str) -> type[Optimizer]:
 
     @functools.wraps(base.__init__)
     def begin(self: Optimizer, params: Any, **settings: Any) -> None:
+        check_values(_rates, settings, where=f"optimizer: {PREFIX}{name}")
         try:
             cast(Any, base.__init__)(self, params, **{**fixed, **settings})
         except (TypeError, ValueError) as error:
@@ -175,6 +177,10 @@ def timm_optimizer(name: str) -> type[Optimizer]:
 
     about = {"__init__": begin, "step": step, "__doc__": info.description, "__module__": __name__}
     return type(f"Timm{base.__name__}", (TensorState, base), about)
+
+
+def _rates(*, lr: Rate | None, weight_decay: Rate) -> None:
+    """The ranges of what timm's own optimisers take without looking."""
 
 
 def _sharded(parameter: Tensor) -> bool:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tether.core.ranges import Decay, NonNegative, checked
+from tether.core.ranges import Decay, NonNegative, Rate, checked
 from tether.optim.param_groups import CheckedGroups, Params, as_groups, defaults
 
 
@@ -25,10 +25,10 @@ class AdamW(CheckedGroups, torch.optim.AdamW):
         self,
         params: Params,
         *,
-        lr: NonNegative = 5e-4,
+        lr: Rate = 5e-4,
         betas: tuple[Decay, Decay] = (0.9, 0.98),
         eps: NonNegative = 1e-6,
-        weight_decay: NonNegative = 0.2,
+        weight_decay: Rate = 0.2,
     ) -> None:
         """Take parameters or groups; a group's own ``weight_decay`` or ``lr`` wins over these.
 
@@ -52,10 +52,10 @@ class SGD(CheckedGroups, torch.optim.SGD):
         self,
         params: Params,
         *,
-        lr: NonNegative = 0.1,
+        lr: Rate = 0.1,
         momentum: Decay = 0.9,
         momentum_rule: Literal["heavy_ball", "nesterov"] = "nesterov",
-        weight_decay: NonNegative = 0.0,
+        weight_decay: Rate = 0.0,
     ) -> None:
         """Take parameters or groups; a group's own ``weight_decay`` or ``lr`` wins over these.
 

@@ -17,6 +17,7 @@ from tether.data.augment import AUGMENTATIONS
 from tether.data.captions import CAPTION_PICKS
 from tether.data.contents import BatchContents
 from tether.data.loader import Loader, SideBySide
+from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
 from tether.train.config import Beside, RunConfig, Spec
 
 
@@ -99,6 +100,9 @@ def make_batches(
             on_bad=on_bad,
             strict=config.strict,
         )
+        shortened = isinstance(one.caption, Mapping) and one.caption.get("name") == "shortened"
+        if shortened and isinstance(encoder.tokenizer, (ClipTokenizer, FunctionTokenizer)):
+            encoder.tokenizer.cuts_meant = True  # its words are more tokens than the context holds, now and then
         found = loader if found is None else SideBySide(found, second=loader, prefix=name)
     assert found is not None  # there is the run's own
     return found

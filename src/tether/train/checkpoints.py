@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tether.core.atomic_io import flush
+from tether.core.atomic_io import as_umask_says, flush
 from tether.core.errors import InputError, WriteError
 from tether.core.model_digest import file_digest
 from tether.core.tensor_file import sort_metadata
@@ -73,8 +73,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             files[name] = file_digest(file)
         state = sealed({"step": checkpoint.step, "files": files, "state": _encode(checkpoint.state)})
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        for path in [*temporary.iterdir(), temporary]:
+        for path in temporary.iterdir():
+            as_umask_says(path)
             flush(path)
+        flush(temporary)
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)

@@ -9,11 +9,13 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tether.core.atomic_io import remove_leftovers, write_text
 from tether.core.errors import InputError, TetherError
 from tether.core.gather import process_gather
 from tether.core.locks import is_lock, locked
+from tether.core.printable import quoted
 from tether.models.named import near
 from tether.train.checkpoints import list_checkpoints, remove_unfinished
 from tether.train.config import RunConfig, dump_config, load_config
@@ -44,8 +46,8 @@ The schedule was laid out over the run's own length, so it cannot grow. To train
 def claimed(folder: Path, config: RunConfig, *, resume: bool) -> Iterator[None]:
     """Hold a run's folder while the block runs, its ``config.yaml`` written first; all processes of a run call it.
 
-    A folder in which nothing was finished, neither a checkpoint nor the run, is begun again, with any settings. One
-    that is refused before anything was read into it is not left behind.
+    A folder in which nothing was finished, neither a checkpoint nor the run, is begun again, with any settings. What is
+    refused before its first step was logged leaves no new folder behind, unless bad rows are listed there.
 
     Raises:
         InputError: the folder holds something else, a run and ``resume`` is false, or a run of other settings.
@@ -65,8 +67,9 @@ def claimed(folder: Path, config: RunConfig, *, resume: bool) -> Iterator[None]:
         try:
             yield
         except InputError:
-            if new and all(is_lock(path) or path.name == CONFIG for path in folder.glob("*")):
-                (folder / CONFIG).unlink(missing_ok=True)
+            if new and process_gather().rank == 0 and not _worth_keeping(folder):
+                for path in (path for path in folder.iterdir() if not is_lock(path)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             raise
 
 
@@ -88,12 +91,36 @@ def _take(folder: Path, config: RunConfig, *, resume: bool) -> None:
     else:
         held, ours = theirs.model_dump(), config.model_dump()
         if other := [key for key in ours if held[key] != ours[key] and key not in _MAY_CHANGE]:
-            lines = [f"  {key}: the run has {held[key]!r}, asked for {ours[key]!r}" for key in other]
+            lines = [line for key in other for line in _differences(key, held[key], ours[key])]
             if {"steps", "epochs"} & {*other} and (folder / SUMMARY).exists():
                 lines.append(_LONGER.format(folder=folder))
             raise InputError(f"{path}: cannot resume with other settings:\n" + "\n".join(lines))
     if not (folder / SUMMARY).exists():
         write_text(path, dump_config(config))
+
+
+def _differences(key: str, held: Any, ours: Any) -> Iterator[str]:
+    """What is other in a setting, one line for each innermost key."""
+    for kind, keys in ((Mapping, lambda one: list(one)), (list, lambda one: list(range(len(one))))):
+        if isinstance(held, kind) and isinstance(ours, kind) and keys(held) == keys(ours):
+            for inner in keys(held):
+                if held[inner] != ours[inner]:
+                    yield from _differences(f"{key}.{inner}", held[inner], ours[inner])
+            return
+    yield f"  {key}: the run has {quoted(_given(held), most=200)}, asked for {quoted(_given(ours), most=200)}"
+
+
+def _given(value: Any) -> Any:
+    """A setting without the keys that nobody gave."""
+    if isinstance(value, Mapping):
+        return {key: _given(one) for key, one in value.items() if one is not None}
+    return [_given(one) for one in value] if isinstance(value, list) else value
+
+
+def _worth_keeping(folder: Path) -> bool:
+    """Whether a run has left more than its description."""
+    logged = folder / METRICS
+    return _begun(folder) or (folder / BAD_ROWS).exists() or (logged.exists() and logged.stat().st_size > 0)
 
 
 def check_free(folder: Path) -> None:
@@ -105,7 +132,7 @@ def check_free(folder: Path) -> None:
 
 def _held(folder: Path) -> InputError:
     if (folder / SUMMARY).exists():
-        said = "; it is trained, and --resume adds what a kill may have cut off behind, or choose another folder"
+        said = ", which is finished: choose another folder (--out); --resume only completes files that a kill cut off"
     else:
         said = "; go on with --resume or choose another folder"
     return InputError(f"{folder}: holds a run already{said}")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tether.core.component import closest, explain
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 from tether.core.yaml_files import MAX_DEPTH, parse_yaml, read_yaml
 
 Spec = str | dict[str, Any]
@@ -188,7 +189,15 @@ def load_config(
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise InputError(explain(error, where=where, known=RunConfig.model_fields)) from None
+        raise InputError(explain(error, where=where, known=RunConfig.model_fields, given=_places(overrides))) from None
+
+
+def _places(overrides: Sequence[str]) -> dict[tuple[str, ...], str]:
+    """Where the keys of overrides stand, by their path, the last first."""
+    found: dict[tuple[str, ...], str] = {}
+    for one in reversed(overrides):
+        found.setdefault(tuple(one.partition("=")[0].split(".")), f"override {quoted(one)}")
+    return found
 
 
 def held_out(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,15 +238,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _set(values: dict[str, Any], override: str) -> None:
+    where = f"override {quoted(override)}"
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise InputError(f"override {override!r}: expected key=value, for example clipper.alpha=0.9")
-    value = parse_yaml(text, where=f"override {override!r}")
+        raise InputError(f"{where}: expected key=value, for example clipper.alpha=0.9")
+    value = parse_yaml(text, where=where)
     *parents, last = key.split(".")
     if len(parents) > MAX_DEPTH:
-        raise InputError(f"override {override[:60]!r}...: nested deeper than {MAX_DEPTH} keys")
+        raise InputError(f"{where}: nested deeper than {MAX_DEPTH} keys")
     if (root := (parents or [last])[0]) not in RunConfig.model_fields:
-        raise InputError(f"override {override!r}: unknown key {root!r}; {closest(root, RunConfig.model_fields)}")
+        raise InputError(f"{where}: unknown key {quoted(root)}; {closest(root, RunConfig.model_fields)}")
     inner = values
     for depth, parent in enumerate(parents):
         found = inner.get(parent)
@@ -246,7 +256,7 @@ def _set(values: dict[str, Any], override: str) -> None:
         if isinstance(found, BaseModel):
             found = found.model_dump()
         if found is not None and not isinstance(found, (str, dict)):
-            raise InputError(f"override {override!r}: {parent} is {found!r}, which has no keys")
+            raise InputError(f"{where}: {parent} is {quoted(found)}, which has no keys")
         inner[parent] = {"name": found} if isinstance(found, str) else dict(found or {})
         inner = inner[parent]
     inner[last] = value

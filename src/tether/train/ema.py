@@ -18,6 +18,8 @@ from tether.models.frozen_copy import frozen_copy
 from tether.train.parallel import placed_like, whole
 
 Shape = Literal["cosine", "linear"]
+TRAILING = ":trailing"
+"""Ends the name of the copy that trails a head of a step; it is among the step's heads, too."""
 
 
 @torch.no_grad()
@@ -25,6 +27,13 @@ def approach_(averages: Iterable[Tensor], weights: Iterable[Tensor], *, share: f
     """``average <- (1 - share) * average + share * weights``, tensor by tensor, in the averages' dtype and place."""
     for average, weight in zip(averages, weights, strict=True):
         average.lerp_(weight.detach().to(average), share)
+
+
+@torch.no_grad()
+def trail_(copied: nn.Module, module: nn.Module, *, momentum: float) -> None:
+    """Move a ``buffer_copy`` one step toward the weights of its module; every process must call it."""
+    averages, weights = dict(copied.named_buffers()), dict(module.named_parameters())
+    approach_([averages[name] for name in weights], map(_whole, weights.values()), share=1 - momentum)
 
 
 class WeightAverage:

@@ -10,6 +10,7 @@ import torch
 
 from tether.core.component import build, closest
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 from tether.core.protocols import ModelEdit, Step
 from tether.models.config import ModelConfig
 from tether.models.described import mapping
@@ -115,7 +116,7 @@ def _upcycled(encoder: Encoder, settings: object) -> Encoder:
     known = [name for name in inspect.signature(upcycle).parameters if name != "model"]
     for key in values:
         if key not in known:
-            raise InputError(f"model: upcycle: unknown key {key!r}; {closest(key, known)}")
+            raise InputError(f"model: upcycle: unknown key {quoted(key)}; {closest(key, known)}")
     try:
         return upcycle(encoder, **values)
     except InputError as error:
@@ -129,7 +130,7 @@ def _resized(encoder: Encoder, sizes: object) -> Encoder:
     known = ("image_size", "patch", "context", "how")
     for key in mapping(sizes, where="model: resized"):
         if key not in known:
-            raise InputError(f"model: resized: unknown key {key!r}; {closest(key, known)}")
+            raise InputError(f"model: resized: unknown key {quoted(key)}; {closest(key, known)}")
     try:
         return encoder.resized(**mapping(sizes, where="model: resized"))
     except InputError as error:

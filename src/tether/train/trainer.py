@@ -19,7 +19,7 @@ from tether.models.load import fill
 from tether.models.sides import SIDES, Side, side_parts
 from tether.train.batches import go_on, make_batches, words_of
 from tether.train.checkpoints import Checkpoint
-from tether.train.ema import WeightAverage
+from tether.train.ema import TRAILING, WeightAverage
 from tether.train.locked_towers import kept_towers
 from tether.train.loop import Player, Precision
 from tether.train.parallel import choose_sharding, load_optimizer_tensors, optimizer_tensors, parallelise, whole
@@ -189,8 +189,11 @@ class Trainer:
         encoder = new_encoder(self.config)
         if self.edits:
             before = _makes(encoder)
-            for edit in self.edits:
-                edit.apply_(encoder)
+            for place, edit in enumerate(self.edits):
+                try:
+                    edit.apply_(encoder)
+                except InputError as error:
+                    raise type(error)(f"edits, entry {place}: {error}") from error
             after = _makes(encoder)
             self.edited = {side for side in SIDES if before[side] != after[side]}
         return encoder
@@ -214,11 +217,14 @@ class Trainer:
                 parameter.requires_grad_(False)
 
     def _fill_heads(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take over the heads of a checkpoint; one that it does not have stays as it was drawn."""
-        for name, head in self.module.heads.items():
+        """Take over the heads of a checkpoint; others stay as drawn, copies begin as what they trail."""
+
+        def of(name: str) -> dict[str, torch.Tensor]:
             prefix = f"{name}."
-            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            if own:
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        for name, head in self.module.heads.items():
+            if own := of(name) or of(name.removesuffix(TRAILING)):
                 fill(head, own, where=f"head {name}")
 
     def _restore(self, checkpoint: Checkpoint, *, before: Stretch) -> None:

@@ -41,7 +41,7 @@ def _of_step(step: Step, config: RunConfig) -> Iterator[str]:
         if view.encoder != MODEL:
             yield f"view {name}: read by {view.encoder}, without gradient"
         elif model is None:
-            yield f"view {name}: not counted, for the model is not one of Tether's own making"
+            yield f"view {name}: not counted: costs are told of models that the settings describe, not of loaded ones"
         else:
             tokens, operations = _cost(view, model, hides=_HIDES in edits)
             yield f"view {name}: {tokens} tokens, {operations / 1e6:,.1f} MFLOP a pair"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tether.core.atomic_io import local
 from tether.data import open_source
 from tether.models.narrow import narrowed
 from tether.models.precision import chosen_precision
@@ -63,7 +64,7 @@ def embed(
         rows,
         model=encoder,
         model_name=name,
-        out=Path(out),
+        out=local(out),
         batch_size=batch_size,
         part_rows=part_rows,
         thumbnail=thumbnail,

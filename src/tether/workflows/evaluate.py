@@ -27,7 +27,7 @@ class Evaluated:
         source: what it is called.
         metrics: as ``evaluate.evaluate`` gives them.
         version: of the source.
-        remark: what is to be said of a model that learnt from this source, or the empty string.
+        remark: that the model learnt from this source, or that it has no text pair; or the empty string.
         bad: rows that ``bad_rows`` names.
     """
 
@@ -136,4 +136,7 @@ def evaluate(
         on_progress=with_total(on_progress, rows, limit=limit),
     )
     bad = 0 if bad_rows is None else len(named_in(bad_rows))
-    return Evaluated(name, rows.name, found, rows.version, remark(name, rows), bad)
+    said = [remark(name, rows)]
+    if "text_retrieval" in measures and "text_to_text_r1" not in found:
+        said.append(f"text_retrieval is left out: no row of {rows.name} has two different captions")
+    return Evaluated(name, rows.name, found, rows.version, "\n".join(filter(None, said)), bad)

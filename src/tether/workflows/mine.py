@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tether.core.atomic_io import write_text
+from tether.core.atomic_io import local, write_text
 from tether.core.errors import InputError
+from tether.core.locks import locked
 from tether.core.protocols import Source
 from tether.core.ranges import Count, NonNegative, Whole, checked
 from tether.data import open_source
@@ -30,6 +31,10 @@ class Mined:
         groups: rows of the source; pairs of one mean the same.
         negatives: hard negatives of each pair.
         left_out: rows that give no pair.
+        positive: mean cosine of a query and the nearest other text of its row.
+        hardest: mean cosine of a query and its nearest negative.
+        random: mean cosine of a query and any text.
+        above: share of the negatives that are nearer than the positive, which are likely no negatives.
     """
 
     path: Path
@@ -37,6 +42,15 @@ class Mined:
     groups: int
     negatives: int
     left_out: int
+    positive: float
+    hardest: float
+    random: float
+    above: float
+
+    def line(self) -> str:
+        """How good the negatives are."""
+        means = f"positives {self.positive:.2f}, hardest negatives {self.hardest:.2f}, any text {self.random:.2f}"
+        return f"mean cosine: {means}; {self.above:.1%} of the negatives are nearer than the positive: likely false"
 
 
 @checked
@@ -73,6 +87,7 @@ def mine(
 
     Raises:
         InputError: no such source or model, no pair in it, or fewer texts than a query needs.
+        LockedError: another process writes the table.
 
     Example:
         >>> import tempfile, tether
@@ -88,7 +103,7 @@ def mine(
         >>> found.pairs, found.groups
         (18, 9)
     """
-    out = Path(out)
+    out = local(out)
     if out.suffix != ".jsonl":
         raise InputError(f"{out}: expected a name that ends in .jsonl")
     rows = open_source(source, where="SOURCE")
@@ -98,22 +113,34 @@ def mine(
             f"{rows.name}: no row has a text pair: expected two different captions, or text_pairs:path=FILE"
             + (f"; {left_out} rows are left out, the first that cannot be read: {bad}" if bad else "")
         )
-    encoder, _ = opened(model, device=device, random_weights=random_weights)
-    docs = list(dict.fromkeys(text for pairs in groups.values() for _, text in pairs))
-    place = {text: number for number, text in enumerate(docs)}
-    asked = [(key, query, positive) for key, pairs in groups.items() for query, positive in pairs]
-    own = {key: {place[text] for pair in pairs for text in pair if text in place} for key, pairs in groups.items()}
-    found = mine_hard_negatives(
-        lambda texts: encode_texts(encoder, texts, batch_size=batch_size, on_progress=on_progress).numpy(),
-        [query for _, query, _ in asked],
-        docs,
-        k=negatives,
-        skip_top=skip_top,
-        margin=margin,
-        own=[own[key] for key, _, _ in asked],
+    with locked(out.with_name(f".{out.name}.lock"), purpose="tether mine"):
+        encoder, _ = opened(model, device=device, random_weights=random_weights)
+        docs = list(dict.fromkeys(text for pairs in groups.values() for _, text in pairs))
+        place = {text: number for number, text in enumerate(docs)}
+        asked = [(key, query, positive) for key, pairs in groups.items() for query, positive in pairs]
+        own = {key: {place[text] for pair in pairs for text in pair if text in place} for key, pairs in groups.items()}
+        found = mine_hard_negatives(
+            lambda texts: encode_texts(encoder, texts, batch_size=batch_size, on_progress=on_progress).numpy(),
+            [query for _, query, _ in asked],
+            docs,
+            k=negatives,
+            skip_top=skip_top,
+            margin=margin,
+            own=[own[key] for key, _, _ in asked],
+        )
+        write_text(out, "".join(_lines(asked, docs, found.places)))
+        known = found.own[~np.isnan(found.own)]  # a query that is its own answer has none
+    return Mined(
+        out,
+        len(asked),
+        len(groups),
+        negatives,
+        left_out,
+        positive=float(known.mean()) if len(known) else 0.0,
+        hardest=float(found.scores.max(axis=1).mean()),
+        random=float(found.mean.mean()),
+        above=float((found.scores > found.own[:, None]).mean()),
     )
-    write_text(out, "".join(_lines(asked, docs, found.places)))
-    return Mined(out, len(asked), len(groups), negatives, left_out)
 
 
 def _groups(source: Source) -> tuple[dict[str, list[tuple[str, str]]], int, str]:

@@ -96,6 +96,7 @@ def search(
     dims: int | None = None,
     shortlist: int | None = None,
     long_text: LongTexts = "cut",
+    random_weights: bool = False,
     device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Found:
@@ -117,6 +118,7 @@ def search(
         shortlist: with ``dims``, how many of the best by them are then ranked by all numbers.
         long_text: of queries past the model's context: ``cut`` them, read them through ``windows``, or by interpolated
             positions (``stretch``, ``linear``); captions that a cutoff is fitted on are read the same way.
+        random_weights: accept a model without trained weights.
         device: where to load the model.
         on_progress: called with images embedded and images in all.
 
@@ -139,7 +141,9 @@ def search(
         raise InputError("--cutoff: is for queries in words; images have none")
     known = str(model) if isinstance(model, (str, Path)) else None
     check_cutoff(cutoff, name=known, pairs=cutoff_from, option="--cutoff")
-    store, encoder, name = open_store(str(where), model=model, device=device, on_progress=on_progress)
+    store, encoder, name = open_store(
+        str(where), model=model, device=device, random_weights=random_weights, on_progress=on_progress
+    )
     searcher = Searcher(store, model=encoder, long_text=long_text)
     reader = searcher.model if cutoff_from is None and _fit(wanted, searcher.model) else searcher.reader
     seen = narrowed(reader, dims if shortlist is None else None)  # which scores the cutoff is for
@@ -171,7 +175,12 @@ def _fit(texts: Sequence[str], model: DualEncoder) -> bool:
 
 
 def open_store(
-    where: str, *, model: Model | None, device: str = "auto", on_progress: Progress | None = None
+    where: str,
+    *,
+    model: Model | None,
+    device: str = "auto",
+    random_weights: bool = False,
+    on_progress: Progress | None = None,
 ) -> tuple[Store, DualEncoder, str]:
     """A store, or one made of a source, with the model that made its vectors; arguments are those of ``search``."""
     if table_of(where, None) is not None:
@@ -180,14 +189,14 @@ def open_store(
             if not store.model:
                 raise InputError(f"{where}: does not say which model made its vectors; give --model")
             model = near(store.model, written_in=where, again=f"tether search {where} --model NAME ...")
-        return store, *opened(model, device=device)
+        return store, *opened(model, device=device, random_weights=random_weights)
     named = where.partition(":")[0] in SOURCES
     if not named and "://" not in where and not has_magic(where) and not local(where).exists():
         raise InputError(f"{where}: no such store; make one with: tether index; or name a folder or file of images")
     source = open_source(where, where="search: a source of images")
     if model is None:
         raise InputError(f"{where}: no store but a source of images; say what embeds them: --model starter, or a run")
-    encoder, name = opened(model, device=device)
+    encoder, name = opened(model, device=device, random_weights=random_weights)
     digest = model_digest(encoder)  # pyrefly: ignore - every model of tether.load is a module
     rows = where if named else source.name  # a set's version does not say its settings
     key = f"{hash_int(f'{rows} {source.version} {digest} {THUMBNAIL}'):016x}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, cast
 
+from tether.core.atomic_io import local
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.recipes import find
@@ -22,6 +24,7 @@ from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
 from tether.evaluate.suite import check_measurable
 from tether.evaluate.suite import measure as measures_of
 from tether.models.load import load
+from tether.models.tokenizer import TextCutWarning
 from tether.train.claim import check_free
 from tether.train.config import RunConfig, load_config
 from tether.train.epochs import steps_per_epoch
@@ -34,6 +37,7 @@ from tether.workflows.calibration import digest_of, keep_cutoffs
 from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit
 from tether.workflows.plan import TrainingPlan, plan
+from tether.workflows.remarks import shared_captions
 
 BOOTSTRAP = 1000
 
@@ -116,14 +120,13 @@ def train(
         ...     done.result.steps
         2
     """
+    out = local(out)
     if not resume:
-        check_free(Path(out))
+        check_free(out)
     prepared = prepare(data, recipe=recipe, start=start, settings=settings, seed=seed)
     if on_plan is not None:
         on_plan(prepared)
-    return go(
-        prepared.config, out=Path(out), resume=resume, device=device, on_record=on_record, should_stop=should_stop
-    )
+    return go(prepared.config, out=out, resume=resume, device=device, on_record=on_record, should_stop=should_stop)
 
 
 def prepare(
@@ -215,7 +218,9 @@ def go(
         )
     meaning = read_meaning(out)
     if meaning is None and held_out is not None and "text_to_image_r10_chance" in result.metrics:
-        meaning = _meaning(config, result, held_out=held_out, out=out, device=device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TextCutWarning)  # the run itself has said how many
+            meaning = _meaning(config, result, held_out=held_out, out=out, device=device)
         meaning.save(out)
     steps = [] if meaning is None else list(meaning.next_steps(out, data=config.data))
     return TrainedRun(out, result, "" if held_out is None else held_out.name, meaning, next=steps)
@@ -257,6 +262,7 @@ def _meaning(config: RunConfig, result: Result, *, held_out: Source, out: Path, 
             f"before_text_to_image_r{depth}", _before(config, held_out, depth=depth, limit=limit, device=device)
         ),
         scratch=scratch,
+        shared=shared_captions(config, held_out),
     )
 
 

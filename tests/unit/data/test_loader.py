@@ -10,6 +10,7 @@ import torch
 from tables import Listed
 from tether.core.errors import InputError
 from tether.core.types import Block, ImageSpec, Row
+from tether.data import open_source
 from tether.data.augment import AUGMENTATIONS, uniforms
 from tether.data.bad_rows import BadRows
 from tether.data.loader import Loader, loader_threads, ordered
@@ -283,6 +284,15 @@ def test_a_position_of_another_run_is_refused(key):
     batches = loader(Pool(40))
     with pytest.raises(InputError, match=key):
         batches.load_state_dict({**batches.state_dict(), key: "other"})
+
+
+def test_a_source_that_changed_is_named(tmp_path):
+    table = tmp_path / "kp.csv"
+    table.write_text("image,caption\na.png,one\n")
+    state = loader(open_source(str(table)), batch_size=1).state_dict()
+    table.write_text("image,caption\na.png,one\nb.png,two\n")
+    with pytest.raises(InputError, match=r"kp.csv: not the version that the run began with: .* train anew"):
+        loader(open_source(str(table)), batch_size=1).load_state_dict(state)
 
 
 def test_a_caption_of_ten_thousand_words():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tether
 from tether.core.errors import InputError
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
@@ -121,6 +123,22 @@ def test_where_captions_may_be_is_said_in_words_that_work(tmp_path, name, text, 
     for said in (str(caught.value), account.nothing_good()):
         assert shlex.split(said[said.index("; captions from") :].partition(": ")[2]) == [spec]
     assert survey(open_source(spec)).images == 1
+
+
+def test_a_table_with_other_columns_says_which_and_how(tmp_path):
+    folder = photos(tmp_path / "photos", 2)
+    table = folder / "pairs.csv"
+    table.write_text("file,story\n000.png,a red dog\n001.png,a cat\n")
+    spec = f"csv:path={table},image=file,caption=story"
+    said = f"; its columns: file, story; captions, with data.caption=story after tether train, or as {spec}"
+    with pytest.raises(InputError, match=f"{re.escape(said)}$"):
+        survey(open_source(str(table)))
+    assert caption_advice(f"{table} (training part)") == said
+    with pytest.raises(InputError, match=f"nothing to measure{re.escape(said)}$"):
+        tether.eval(tether.load("tiny", random_weights=True), table)
+    assert survey(open_source(spec)).images == 2
+    table.write_text("file,,\n000.png,a,b\n")
+    assert caption_advice(str(table)).startswith("; its columns: file, ")
 
 
 def test_nothing_is_said_of_captions_that_are_nowhere(tmp_path):

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+import tether
 from tether.core.errors import InputError
 from tether.data import open_source
+from tether.evaluate.metric_names import describe
 from tether.evaluate.suite import evaluate
-from tether.evaluate.text_retrieval import text_chance, text_ranks
+from tether.evaluate.text_retrieval import bag_of_words_ranks, text_chance, text_ranks
 from tether.models.presets import create
 
 OWNER = torch.tensor([0, 0, 1, 2, 2, 2, 3])
@@ -57,8 +59,28 @@ def test_it_is_a_measure_that_is_asked_for():
     assert 0 < found["text_to_text_r1_chance"] < 1
     assert found["text_to_text_median_rank"] >= 1
     assert "text_to_image_r1" not in found
-    alone = evaluate(model, open_source("digits"), measures=["text_retrieval"], limit=20)
-    assert not any(key.startswith("text_to_text") for key in alone)
+    words = [found[f"text_to_text_bag_of_words_r1{end}"] for end in ("_low", "", "_high")]
+    assert 0 <= words[0] <= words[1] <= words[2] <= 1
+
+
+def test_one_caption_an_image_is_no_text_pair():
+    model, source = create("tiny", seed=0).eval(), open_source("digits")
+    with pytest.raises(InputError, match="nothing to measure: text_retrieval expects rows with two different captions"):
+        evaluate(model, source, measures=["text_retrieval"], limit=20)
+    asked = tether.eval(model, source, measures=["retrieval", "text_retrieval"], limit=20, bootstrap=0)
+    assert "text_to_image_r1" in asked.metrics
+    assert "text_to_text_r1" not in asked.metrics
+    assert "text_retrieval is left out: no row of" in asked.remark
+
+
+def test_words_alone_are_compared_as_scikit_learn_compares_them():
+    texts = ["A dog runs", "the dog", "a cat", "🐈", "🐈 !", "dog dog cat", "a cat sleeps"]
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rows = torch.from_numpy(TfidfVectorizer(token_pattern=r"\w+|[^\w\s]").fit_transform(texts).toarray())
+    owner = torch.tensor([0, 0, 1, 2, 2, 3, 1])
+    assert bag_of_words_ranks(texts, owner).tolist() == text_ranks(rows, owner).tolist()
+    assert describe("text_to_text_bag_of_words_r10") == "by shared words alone R@10"
 
 
 def test_refusals():

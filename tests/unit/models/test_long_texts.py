@@ -13,8 +13,8 @@ from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_texts
 from tether.models.long_texts import CutNotice, StretchedTextEncoder, reading
 from tether.models.narrow import narrowed
+from tether.models.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import TextCutWarning
-from tether.models.windows import SlidingTextEncoder
 
 LONG = "a red dog " * 8
 TEXTS = ["a cat", LONG, "a dog"]
@@ -70,6 +70,23 @@ def test_the_notice_counts_once():
             with notice.watching():
                 model.embed(TEXTS, long_text="cut")
         assert notice.told == 1
+
+
+@pytest.mark.parametrize("dims", [None, 16])
+def test_the_notice_names_only_what_reads_more(dims):
+    model, past = narrowed(create("tiny"), dims), "a red square " * 80  # 24 tokens, and past stretch's 72
+    for how in ("cut", "stretch"):
+        with pytest.warns(TextCutWarning, match=r"lost the end: windows reads them whole \(") as said:
+            _embedded(reading(model, how), past)
+        assert "stretch" not in str(said[0].message)
+    with pytest.warns(TextCutWarning, match="1 text is longer than 16384 tokens and lost the end$"):
+        _embedded(reading(model, "windows"), "a red square " * 6000)
+
+
+def _embedded(reader, text):
+    notice = CutNotice(reader)
+    with notice.watching():
+        encode_texts(reader, [text])
 
 
 def test_evaluation_says_how_many_captions_were_cut():

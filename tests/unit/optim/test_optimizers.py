@@ -52,6 +52,13 @@ def test_tied_parameters_stand_once_and_empty_groups_go() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_rate_is_one_that_float32_holds(name: str) -> None:
+    groups = parameter_groups(network(), weight_decay=0.1)
+    with pytest.raises(InputError, match=r"lr: expected a number in .0, 1e\+30\), got 1e\+300"):
+        build({"name": name, "lr": 1e300}, OPTIMIZERS, where="test", params=groups)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_made_from_words(name: str) -> None:
     groups = parameter_groups(network(), weight_decay=0.1)
     optimizer = build({"name": name, "lr": 0.5}, OPTIMIZERS, where="test", params=groups)

@@ -66,6 +66,7 @@ def test_steps_as_timm_and_goes_on_bit_for_bit(name: str) -> None:
         ("timm/bnbadam", "a package besides timm"),
         ({"name": "timm/muon", "momentun": 0.9}, "unknown key 'momentun'; did you mean 'momentum'"),
         ({"name": "timm/lamb", "lr": -1.0}, "optimizer"),
+        ({"name": "timm/muon", "lr": 1e300}, r"timm/muon: lr: expected a number in \[0, 1e\+30\), or null"),
         ({"name": "timm/lion", "lr": "fast"}, "optimizer"),
     ],
 )

@@ -46,6 +46,8 @@ def test_a_loop_gives_the_same(skip_top, margin, known):
         left = [j for j in left if margin is None or cosine(query, DOCS[j]) <= best - margin][:2]
         assert found.places[number].tolist() == left
         np.testing.assert_allclose(found.scores[number], [cosine(query, DOCS[j]) for j in left], rtol=1e-5)
+        np.testing.assert_allclose(found.mean[number], np.mean([cosine(query, text) for text in DOCS]), atol=1e-6)
+        np.testing.assert_allclose(found.own[number], best if own else np.nan, rtol=1e-5)
 
 
 def test_a_document_with_the_text_of_the_answer_or_of_the_query_is_no_negative():
@@ -96,6 +98,9 @@ def test_captions_of_images_become_a_table_of_pairs_with_negatives_of_other_imag
     model = create("tiny", seed=0).eval()
     out = tmp_path / "pairs.jsonl"
     done = mine(f"csv:path={table}", model=model, out=out, negatives=3)
+    assert done.hardest > done.random
+    assert 0 <= done.above <= 1
+    assert f"positives {done.positive:.2f}, hardest negatives {done.hardest:.2f}" in done.line()
     assert (done.pairs, done.groups, done.negatives, done.left_out) == (18, 6, 3, 1)
     read = [json.loads(line) for line in out.read_text().splitlines()]
     for line in read:

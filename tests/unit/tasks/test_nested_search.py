@@ -135,7 +135,7 @@ def test_what_a_store_refuses(stores: dict[int, Store], model) -> None:
     for settings, said in (
         ({"dims": model.dim + 1}, f"at most the {model.dim} numbers"),
         ({"dims": 0}, "dims"),
-        ({"shortlist": 20}, "expected dims beside it"),
+        ({"shortlist": 20}, r"needs dims .--dims. beside it"),
         ({"dims": 8, "shortlist": 5}, "at least top, 10"),
         ({"dims": 8, "how": "index"}, "the index has none"),
     ):

@@ -154,7 +154,7 @@ def test_the_loss_is_the_papers(want):
         for name, one in seen.items()
         if name != "text"
     }
-    heads, trailing = module.heads, step._teachers.trailing["projector"]
+    heads, trailing = module.heads, module.heads["projector:trailing"]
     assert not torch.equal(trailing.layers[0].weight, heads["projector"].layers[0].weight)
     both = torch.cat([read["image"], read["second_image"]])
     between = nt_xent_loss(*heads["simclr"](both).chunk(2))
@@ -175,11 +175,10 @@ def test_the_average_of_a_head_moves_once_a_step_and_is_kept():
     for _ in range(2):  # however often it is asked
         step(module, batch(module), step=0, gather=LOCAL)
     step.follow_(step=0)
-    other = step_of(teacher={"ema": {"momentum": 0.75}})
-    begun(other)
-    other.load_teacher_tensors(step.teacher_tensors())
-    for one in (step, other):
-        torch.testing.assert_close(one._teachers.trailing["projector"].layers[0].weight, before + 0.25)
+    other = begun(step_of(teacher={"ema": {"momentum": 0.75}}))
+    other.heads.load_state_dict(module.heads.state_dict())
+    for one in (module, other):
+        torch.testing.assert_close(one.heads["projector:trailing"].layers[0].weight, before + 0.25)
 
 
 def test_a_smaller_look_costs_less_and_follows_the_average():

@@ -107,7 +107,7 @@ CASES = {
     ),
     "nearly all positions rest": (
         "edits: [{name: kept_positions, keep: 23}]",
-        "keep: expected at most 22 of 24 rows, got 23",
+        "edits, entry 0: .*keep: expected at most 22 of 24 rows, got 23",
     ),
     "no component": (
         f"step: {{{SHORT}, terms: [{{name: long_clip, k: 0, extra: {{short_text: short}}}}]}}",

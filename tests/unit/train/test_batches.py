@@ -12,7 +12,8 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.train import RunConfig, train
+from tether.models.tokenizer import TextCutWarning
+from tether.train import RunConfig, load_config, train
 from tether.train.batches import words_of
 from tether.train.checkpoints import list_checkpoints, load_checkpoint
 from tether.train.metrics_log import read_metrics
@@ -129,3 +130,10 @@ def test_a_view_of_images_that_were_not_opened_is_refused():
     batch = Batch(torch.empty(2, 3, 0, 0, dtype=torch.uint8), torch.ones(2, 2).long())
     with pytest.raises(InputError, match="image: expected rows to encode"):
         step(StepModule(create("tiny")), batch, step=0, gather=LOCAL)
+
+
+def test_captions_that_a_recipe_shortens_are_cut_without_a_word(tmp_path):
+    settings = ["data=emoji:split=validation,size=32", "size=tiny", "steps=1", "batch_size=64", "model={context: 5}"]
+    train(load_config(overrides=[*settings, "caption={name: shortened, context: 5}"]), folder=tmp_path / "short")
+    with pytest.warns(TextCutWarning, match="were cut"):
+        train(load_config(overrides=settings), folder=tmp_path / "plain")

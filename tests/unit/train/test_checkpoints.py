@@ -1,4 +1,6 @@
 import json
+import os
+import stat
 
 import pytest
 import torch
@@ -35,6 +37,16 @@ def test_everything_comes_back_bit_for_bit(tmp_path):
     assert loaded.step == 12
     assert same(loaded.tensors, saved.tensors)
     assert same(loaded.state, saved.state)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_have_the_permissions_of_new_ones(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        made = save_checkpoint(tmp_path, example(1), keep=1)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in made.iterdir()} == {0o666 & ~mask}
 
 
 def test_only_the_newest_are_kept(tmp_path):

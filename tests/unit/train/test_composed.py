@@ -142,6 +142,8 @@ def test_every_preset_is_spelled_out_here():
         ),
         ({"terms": ["objective", "caption"]}, "term caption: head: unknown name 'decoder'"),
         ({"terms": ["clop"]}, "entry 0: unknown term 'clop'; did you mean 'clip'"),
+        ({"terms": [{"name": ["clip"]}]}, r"entry 0: unknown term \['clip'\]; did you mean 'clip'"),
+        ({"views": {"image": {}, "text": {"of": ["image"]}}}, r"of: unknown view \['image'\]"),
         ({"terms": []}, "terms: expected at least one"),
         ({"terms": [{"name": "clip", "weight": -1}]}, "weight: expected a finite number"),
         ({"terms": [{"name": "objective", "directions": "sum"}]}, "settings under `objective`"),
@@ -158,6 +160,16 @@ def test_every_preset_is_spelled_out_here():
 def test_a_recipe_that_does_not_hold_together_is_refused(recipe, says):
     with pytest.raises(InputError, match=says):
         step_of(**recipe)
+
+
+def test_an_extra_view_of_other_length_is_named():
+    views = {"image": {}, "text": {}, "long_text": {}}
+    term = {"name": "long_clip", "k": 2, "extra": {"short_text": "long_text"}}
+    step, model = step_of(views=views, terms=[term]), module()
+    with pytest.raises(
+        InputError, match=r"extra.short_text is the view long_text with 3 rows; the batch has \d+ pairs"
+    ):
+        step(model, batch(model), step=0, gather=LOCAL)
 
 
 def test_terms_of_one_name_are_numbered_and_what_they_log_is_told_apart():

@@ -17,7 +17,7 @@ from tether.models.save import write_weights
 from tether.papers.stability import own_run
 from tether.train import load_config, train
 from tether.train.checkpoints import list_checkpoints
-from tether.train.claim import check_recorded
+from tether.train.claim import _differences, check_recorded
 from tether.train.metrics_log import Logbook, read_metrics
 from tether.train.result import read_result
 from tether.train.seal import KEY, sealed
@@ -58,6 +58,8 @@ def test_what_a_killed_or_failed_try_left_is_no_obstacle_even_to_other_settings(
         file.write("none.png,three\n")
     with pytest.raises(InputError, match="bad row"):
         train(config("strict=true"), folder=run)
+    with pytest.raises(ZeroDivisionError):
+        train(config(), folder=run, should_stop=lambda: 1 // 0)
     for name in (".config.yaml.abcdefgh.tmp", ".metrics.jsonl.abcdefgh.tmp", "bad_rows.jsonl"):
         (run / name).write_text("half")
     (run / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n{"st')
@@ -268,3 +270,12 @@ def test_a_dry_run_asks_of_a_record_too(tmp_path, capsys, more):
         main(["train", "--resume", "--out", str(tmp_path), *more])
     assert ended.value.code == 2
     assert "not read unasked" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_of_other_stages_only_what_is_other_is_told():
+    stages = [{"share": 0.5, "step": None, "how": None}, {"share": 0.5, "step": None, "how": None}]
+    other = [stages[0], {**stages[1], "how": "sincos"}]
+    assert list(_differences("stages", stages, other)) == ["  stages.1.how: the run has None, asked for 'sincos'"]
+    assert list(_differences("stages", stages, [])) == [
+        "  stages: the run has [{'share': 0.5}, {'share': 0.5}], asked for []"
+    ]

@@ -12,6 +12,8 @@ from tether.losses import ClipLoss, barlow_loss, rocket_loss, sinkhorn, swapped_
 from tether.models import create
 from tether.models.projectors import PairedProjectors
 from tether.models.synced_batch_norm import SyncedBatchNorm
+from tether.train import RunConfig, train
+from tether.train.checkpoints import list_checkpoints, load_checkpoint
 from tether.train.steps import ComposedStep
 from tether.train.steps.module import StepModule
 
@@ -93,18 +95,45 @@ def test_the_rocket_term_is_the_loss_of_projections_each_with_its_own_batch():
 
 def test_a_trailing_head_follows_once_a_step_and_is_never_trained():
     step, module = step_of(TERMS["siamese"])
-    head = module.heads["siamese"]
+    head, trailing = module.heads["siamese"], module.heads["siamese:trailing"]
     assert not any("trailing" in name for name, _ in module.named_parameters())
-    before = {name: value.clone() for name, value in head.trailing.named_buffers()}
-    step(module, batch(), step=0, gather=LOCAL)
-    assert all(torch.equal(value, before[name]) for name, value in head.trailing.named_buffers())
+    before = {name: value.clone() for name, value in trailing.named_buffers()}
+    assert before.keys() == dict(head.named_parameters()).keys()
+    step.follow_(step=0)
+    assert all(torch.equal(value, before[name]) for name, value in trailing.named_buffers())
     with torch.no_grad():
-        for weight in head.projectors.parameters():
+        for weight in head.parameters():
             weight.add_(1)
-    for _ in range(2):
+    for _ in range(2):  # however often it is asked
         step(module, batch(), step=1, gather=LOCAL)
-    for name, value in head.trailing.named_buffers():
+    step.follow_(step=1)
+    for name, value in trailing.named_buffers():
         torch.testing.assert_close(value, before[name] + 0.1)
+
+
+def test_a_head_that_trails_from_a_stage_on_begins_as_the_head_is_then(tmp_path):
+    head = {"name": "projectors", "hidden": [16], "out": 8, "predictor": 16}
+    settings = [
+        {"terms": ["objective", "siamese"], "heads": {"siamese": {**head, "momentum": momentum}}}
+        for momentum in (None, 1.0)
+    ]
+    stages = [{"steps": 2, "step": one} for one in settings]
+    about = {
+        "data": "emoji:split=validation,size=32",
+        "size": "tiny",
+        "batch_size": 8,
+        "threads": 1,
+        "save_every": 1,
+        "keep": 9,
+    }
+    train(RunConfig(**about, steps=4, stages=stages), folder=tmp_path / "run")  # pyrefly: ignore
+    _, before, after = (
+        load_checkpoint(path).tensors["heads"] for path in list_checkpoints(tmp_path / "run" / "checkpoints")
+    )
+    assert before
+    for name, value in before.items():
+        torch.testing.assert_close(after[name.replace("siamese", "siamese:trailing")], value, rtol=0, atol=0)
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_targets_may_be_a_teacher_that_trails_the_model():

@@ -95,7 +95,7 @@ def test_photos_to_a_model_that_says_what_it_is_worth(photos, clip, tmp_path):
     with pytest.raises(InputError, match="holds a run already"):
         tether.train(photos, out=out, start=clip)
     (out / "meaning.json").unlink()  # as after a kill between the fit and what its figures mean
-    with pytest.raises(InputError, match=r"trained, and --resume adds what a kill may have cut off"):
+    with pytest.raises(InputError, match=r"already, which is finished: choose another folder \(--out\)"):
         tether.train("nowhere/at/all", out=out, start=clip)  # said before the data are looked at
     again = tether.train(photos, out=out, start=clip, resume=True)
     assert again.result == done.result

@@ -15,6 +15,7 @@ from tether.data.captions.laterality import CarefullyAugmented, mirrored, names_
 from tether.data.captions.lexicon import Lexicon, lexicon
 from tether.data.captions.multi_caption import CaptionPool, CaptionSampler, CaptionTexts, MixedCaptions
 from tether.data.captions.paraphrase import Paraphrased, ParaphrasePairs, RuleParaphraser, keep_caption
+from tether.data.captions.pos_tags import LexiconTagger, pos_class
 from tether.data.captions.rewriter import Fuser, Paraphraser, Rewriter, TemplateRewriter
 from tether.data.captions.rng import Chance
 from tether.data.captions.sampling import (
@@ -29,7 +30,6 @@ from tether.data.captions.sampling import (
 )
 from tether.data.captions.shorten import Shortened, shorten
 from tether.data.captions.statistics import CaptionLengths, CaptionStats, caption_lengths, caption_stats
-from tether.data.captions.word_classes import LexiconTagger, pos_class
 
 CAPTION_PICKS: Mapping[str, type[CaptionPick]] = {
     "first": FirstCaption,

@@ -6,11 +6,11 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tether.core.atomic_io import read_text
 from tether.core.errors import InputError
@@ -18,6 +18,7 @@ from tether.core.yaml_files import MAX_BYTES, parse_yaml
 
 ENGLISH = "english"
 _NAMED = re.compile(r"(.+)#([0-9a-f]{12})", re.DOTALL)
+Words = TypeVar("Words")
 _KEYS = ("synonyms", "stopwords", "openings", "frames")
 
 
@@ -52,28 +53,35 @@ def lexicon(name: str = ENGLISH) -> Lexicon:
     """
     named = None if os.path.exists(name) else _NAMED.fullmatch(name)  # noqa: PTH110 - Path raises for a long name
     source = named[1] if named else name
-    found = _shipped(source) if source == ENGLISH else read_lexicon(Path(source))
+    found = parsed_words(source, _parsed, shipped="english.yaml")
     if named and found.name != name:
         raise InputError(f"{source}: is not what it was: expected {name!r}, got {found.name!r}")
     return found
 
 
-@functools.lru_cache(maxsize=4)
-def _shipped(name: str) -> Lexicon:
-    text = (resources.files("tether.data.captions") / "lexicons" / f"{name}.yaml").read_text(encoding="utf-8")
-    return _parsed(text, where=name)
+def parsed_words(source: str, parse: Callable[[str, str], Words], *, shipped: str) -> Words:
+    """What ``parse`` makes of a file's text and name: the file that comes with Tether, for ``english``, or another.
 
-
-def read_lexicon(path: Path) -> Lexicon:
-    """Read a YAML file with ``synonyms``, ``stopwords``, ``openings`` and ``frames``, each optional."""
+    Raises:
+        InputError: no such file, or what ``parse`` refuses.
+    """
+    if source == ENGLISH:
+        return _shipped(shipped, parse)
+    path = Path(source)
     try:
         text = read_text(path, limit=MAX_BYTES)
     except InputError as error:
-        raise InputError(f"{error}; the lexicon that comes with Tether is {ENGLISH!r}") from error
-    return _parsed(text, where=str(path))
+        raise InputError(f"{error}; the words that come with Tether are {ENGLISH!r}") from error
+    return parse(text, str(path))
 
 
-def _parsed(text: str, *, where: str) -> Lexicon:
+@functools.cache
+def _shipped(file: str, parse: Callable[[str, str], Words]) -> Words:
+    text = (resources.files("tether.data.captions") / "lexicons" / file).read_text(encoding="utf-8")
+    return parse(text, ENGLISH)
+
+
+def _parsed(text: str, where: str) -> Lexicon:
     given = parse_yaml(text, where=where)
     if not isinstance(given, dict) or set(given) - set(_KEYS):
         raise InputError(f"{where}: expected some of the keys {', '.join(_KEYS)}, got {given!r:.100}")

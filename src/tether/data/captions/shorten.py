@@ -12,9 +12,9 @@ from tether.core.ranges import Count, checked
 from tether.core.types import Row
 from tether.data.captions.augment import PLAIN_PICKS, Augmented
 from tether.data.captions.lexicon import ENGLISH
+from tether.data.captions.pos_tags import LexiconTagger, Tagger, pos_class
 from tether.data.captions.rng import Chance, below, of_key
 from tether.data.captions.sampling import CaptionPick, SomeSentences
-from tether.data.captions.word_classes import LexiconTagger, Tagger, pos_class
 
 Shortening = Literal["truncate", "random", "block", "syntax"]
 Piece = TypeVar("Piece")

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from tether.core.atomic_io import local
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.hash_rng import hash_uniform
 from tether.core.printable import encodable
@@ -125,7 +126,7 @@ class FiguresSource:
 
 
 def _folders(path: str) -> list[str]:
-    folder = Path(path).expanduser()
+    folder = local(path)
     found = sorted(str(each) for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
     if not found:
         raise InputError(f"{path}: expected a folder with one folder for each paper")

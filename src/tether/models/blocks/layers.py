@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tether.core.component import closest
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 
 Choice = TypeVar("Choice")
 LEAST_ONEDNN = 2**27
@@ -109,5 +110,5 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 def pick(name: str, known: Mapping[str, Choice], *, option: str) -> Choice:
     """The entry of a mapping, or an InputError that names the option and lists what is known."""
     if name not in known:
-        raise InputError(f"{option}: unknown choice {name!r}; {closest(name, known)}")
+        raise InputError(f"{option}: unknown choice {quoted(name)}; {closest(name[:80], known)}")
     return known[name]

@@ -10,6 +10,7 @@ from typing import Any, cast
 from tether.core.atomic_io import local
 from tether.core.component import closest
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 from tether.core.ranges import Count, checked
 from tether.models.build_open_clip import seeded
 from tether.models.composed.dual_tower import dual_tower
@@ -72,7 +73,7 @@ def from_recipe(values: Mapping[str, Any]) -> ComposedEncoder:
     known = inspect.signature(compose).parameters
     for key in values:
         if key not in known:
-            raise InputError(f"model: unknown key {key!r} beside 'image'; {closest(key, known)}")
+            raise InputError(f"model: unknown key {quoted(key)} beside 'image'; {closest(key, known)}")
     if "text" not in values:
         raise InputError("model: 'image' names a tower; expected 'text' beside it")
     return compose(**values)
@@ -82,7 +83,7 @@ def _tower(spec: TowerSpec, side: Side) -> TowerSide:
     values = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
     for key in values:
         if key not in _TOWER_KEYS:
-            raise InputError(f"{side}: unknown key {key!r}; {closest(key, _TOWER_KEYS)}")
+            raise InputError(f"{side}: unknown key {quoted(key)}; {closest(key[:80], _TOWER_KEYS)}")
     name, train = str(values.get("name", "")), values.get("train", "locked")
     if train not in ("locked", "tuned"):
         raise InputError(f"{side}: train: expected locked or tuned, got {train!r}")

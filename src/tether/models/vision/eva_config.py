@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tether.core.component import closest
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 from tether.core.ranges import Count, checked
 from tether.core.ranges import Whole as Whole  # like the names below, in the options that VisionConfig has
 from tether.core.types import ImageSpec as ImageSpec
@@ -105,7 +106,7 @@ def with_tower(base: ModelConfig, values: Mapping[str, Any], *, where: str) -> M
     vision = values.get("vision")
     kind = vision.get("tower") if isinstance(vision, Mapping) else None
     if kind not in (None, "eva"):
-        raise InputError(f"{where}.vision.tower: unknown tower {kind!r}; {closest(str(kind), ['eva'])}")
+        raise InputError(f"{where}.vision.tower: unknown tower {quoted(kind)}; {closest(str(kind)[:80], ['eva'])}")
     if kind is not None and not isinstance(base.vision, EvaConfig):
         sizes = {one.name: getattr(base.vision, one.name) for one in fields(VisionConfig) if one.name != "block"}
         base = replace(base, vision=EvaConfig(**sizes))

@@ -127,7 +127,10 @@ def _patch_layer(model: nn.Module) -> tuple[str, nn.Module]:
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == module.stride):
             found.append((name, module))
     if len(found) != 1:
-        raise UnsupportedModelError(f"hidden patches: {type(model).__name__} has {len(found)} layers that make tokens")
+        raise UnsupportedModelError(
+            f"hidden patches: the image tower of {type(model).__name__} is no vision transformer, which has one layer "
+            f"that makes patches tokens; found {len(found)}"
+        )
     return found[0]
 
 

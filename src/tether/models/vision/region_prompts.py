@@ -181,7 +181,7 @@ class RegionPromptEncoder(EncoderAround, Embeds):
 
 
 def text_layer_states(model: DualEncoder, text: Tensor) -> Float[Tensor, "l b w"]:
-    """The token that a text tower reads after each block, before any norm, for ``losses.hierarchy.GroupHeads``."""
+    """The token that a text tower reads after each block, before any norm, for ``losses.fix_clip.GroupHeads``."""
     tower = anatomy_of(model, "text")
     stream, found = tower.embed(text), []
     for index in range(len(tower.blocks)):

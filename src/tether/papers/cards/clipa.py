@@ -32,8 +32,8 @@ CARD = Card(
     parts=(
         "tether.data.captions.shorten.Shortened",
         "tether.data.captions.shorten.shorten",
-        "tether.data.captions.word_classes.pos_class",
-        "tether.data.captions.word_classes.LexiconTagger",
+        "tether.data.captions.pos_tags.pos_class",
+        "tether.data.captions.pos_tags.LexiconTagger",
         "tether.models.tokens.RandomTokens",
         "tether.models.tokens.GridTokens",
         "tether.models.tokens.BlockTokens",

@@ -18,9 +18,9 @@ CARD = Card(
     authors=("Glassberg", "Hope"),
     package="models",
     parts=(
-        "tether.models.windows.SlidingTextEncoder",
-        "tether.models.windows.sliding_windows",
-        "tether.models.windows.pool_windows",
+        "tether.models.text_windows.SlidingTextEncoder",
+        "tether.models.text_windows.sliding_windows",
+        "tether.models.text_windows.pool_windows",
         "tether.models.long_texts.reading",
     ),
     needs=("a trained encoder", "texts longer than its context"),

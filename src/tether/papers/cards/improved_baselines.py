@@ -27,7 +27,7 @@ CARD = Card(
     parts=(
         "tether.losses.rocket.rocket_loss",
         "tether.losses.barlow.barlow_loss",
-        "tether.losses.agreement.siamese_loss",
+        "tether.losses.self_supervised.siamese_loss",
         "tether.losses.swapped.swapped_loss",
         "tether.losses.swapped.prototype_swapped_loss",
         "tether.losses.swapped.sinkhorn",

@@ -25,8 +25,8 @@ CARD = Card(
     venue="ICML 2024 workshop",
     package="losses",
     parts=(
-        "tether.losses.pair_info_nce.info_nce_loss",
-        "tether.losses.pair_info_nce.InfoNceLoss",
+        "tether.losses.text_pairs_info_nce.info_nce_loss",
+        "tether.losses.text_pairs_info_nce.InfoNceLoss",
         "tether.data.text_pairs.TextPairs",
         "tether.tasks.retrieve.mine.mine_hard_negatives",
         "tether.evaluate.text_retrieval.text_ranks",

@@ -6,7 +6,7 @@ The loops are a run's without its files, for checks that train many models.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -183,8 +183,9 @@ def fit_batches(
     learning_rate: float = 2e-3,
     weight_decay: float = 0.1,
     clipper: GradClipper | None = None,
+    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
 ) -> Clip:
-    """Train a model in place by the loop of a run: our AdamW and a cosine, on the CPU in float32.
+    """Train a model in place by the loop of a run, with a cosine, on the CPU in float32.
 
     Args:
         model: as ``create`` gave it; it comes back in evaluation mode.
@@ -195,14 +196,16 @@ def fit_batches(
         learning_rate: the highest.
         weight_decay: of matrices.
         clipper: of gradients; default: a global norm of 1.
+        optimizer: from groups of parameters, with a learning rate of its own; default: our AdamW.
 
     Returns:
         The model.
     """
-    optimizer = AdamW(parameter_groups(model, weight_decay=weight_decay), lr=learning_rate)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = learning_rate
-    player = Player(step, optimizer, list(model.named_parameters()), Cosine(warmup=warmup), clipper or GlobalNorm())
+    groups = parameter_groups(model, weight_decay=weight_decay)
+    made = AdamW(groups, lr=learning_rate) if optimizer is None else optimizer(groups)
+    for group in made.param_groups:
+        group["initial_lr"] = group["lr"]
+    player = Player(step, made, list(model.named_parameters()), Cosine(warmup=warmup), clipper or GlobalNorm())
     fit(
         StepModule(model.train()),
         [player],

@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.optim import parameter_groups
-from tether.optim.clip import GlobalNorm
 from tether.papers.testbeds import reworded
-from tether.papers.testbeds.in_memory import draws, unit_pairs
-from tether.train.loop import Player, Precision, fit
-from tether.train.schedules import Cosine
-from tether.train.steps.module import StepModule
+from tether.papers.testbeds.in_memory import draws, fit_batches, unit_pairs
 from tether.train.steps.presets import ContrastiveStep
 
 if TYPE_CHECKING:
@@ -47,26 +41,14 @@ def held_out_loss(lab: Lab, optimizer: Callable[[list[dict[str, Any]]], torch.op
     asked = reworded.draw_scenes("test", count=lab.steps(HELD_OUT, 32), seed=lab.seed, world=WORLD)
     said, queries = (reworded.wordings(one.scenes, how="plain", seed=lab.seed) for one in (seen, asked))
     model = create("eva02-tiny", seed=lab.seed)
-    tokens = model.tokenizer(said)
-    model.prune_vocabulary_(torch.cat([tokens, model.tokenizer(queries)]))
-    moved = optimizer(parameter_groups(model, weight_decay=WEIGHT_DECAY))
-    for group in moved.param_groups:
-        group["initial_lr"] = group["lr"]
+    tokens = model.tokenizer([*said, *queries])
+    model.prune_vocabulary_(tokens)
     steps = lab.steps(STEPS)
     step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed, keep_patches=KEEP_PATCHES)
     rows = draws(len(seen), size=min(BATCH, len(seen)), generator=lab.generator("batches"), repeats=False)
-    fit(
-        StepModule(model.train()),
-        [Player(step, moved, list(model.named_parameters()), Cosine(warmup=WARMUP), GlobalNorm(1.0))],
-        (Batch(seen.pixels[some], tokens[some]) for some in rows),
-        start=0,
-        steps=steps,
-        accumulate=1,
-        precision=Precision(torch.device("cpu"), torch.float32),
-        gather=LOCAL,
-        on_step=lambda report: model.clamp_logit_scale_(),
-    )
-    model.eval().restore_vocabulary_()
+    batches = (Batch(seen.pixels[some], tokens[some]) for some in rows)
+    fit_batches(model, step, batches, steps=steps, warmup=WARMUP, weight_decay=WEIGHT_DECAY, optimizer=optimizer)
+    model.restore_vocabulary_()
     images, texts = unit_pairs(model, asked.pixels, queries)
     with torch.inference_mode():
         logits = model.logit_scale * images @ texts.T

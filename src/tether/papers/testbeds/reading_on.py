@@ -18,10 +18,10 @@ from tether.models import create
 from tether.models.dual import Clip
 from tether.models.load import load
 from tether.models.save import save
+from tether.models.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import TextCutWarning, lengths
 from tether.models.vision.masked_patches import hidden_patches, mask_patches_, unmask_patches_
 from tether.models.vision.region_prompts import RegionPromptEncoder, text_layer_states
-from tether.models.windows import SlidingTextEncoder
 from tether.optim import parameter_groups
 from tether.papers.reproduction.model_cache import cached_model
 from tether.papers.testbeds.in_memory import BETAS, draws

@@ -20,6 +20,7 @@ from tether.core.locks import locked
 from tether.core.model_digest import model_digest
 from tether.core.printable import encodable, is_text
 from tether.core.protocols import DualEncoder, Source
+from tether.core.ranges import Count, checked
 from tether.core.types import Row
 from tether.data.bad_rows import BadRows
 from tether.data.features import parquet
@@ -70,13 +71,14 @@ class EmbeddedFile:
         return f"<p>{self.rows:,} vectors, {self.bad:,} images that could not be read</p>"
 
 
+@checked
 def embed(
     source: Source,
     *,
     model: DualEncoder,
     model_name: str,
     out: Path,
-    batch_size: int = 64,
+    batch_size: Count = 64,
     part_rows: int = 2_048,
     thumbnail: int | None = None,
     precision: Precision = "float32",

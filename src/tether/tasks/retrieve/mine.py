@@ -26,10 +26,14 @@ class HardNegatives:
     Attributes:
         places: (q, k) places of the documents, the nearest first.
         scores: (q, k) their cosines.
+        own: (q,) cosine of the query's nearest own document; NaN where it has none.
+        mean: (q,) mean cosine of all documents.
     """
 
     places: Int[np.ndarray, "q k"]
     scores: Float[np.ndarray, "q k"]
+    own: Float[np.ndarray, " q"]
+    mean: Float[np.ndarray, " q"]
 
 
 @checked
@@ -88,6 +92,7 @@ def mine_hard_negatives(
     asked = unit(np.asarray(encode(list(queries))), where="queries")
     found = np.empty((len(queries), k), dtype=np.int64)
     cosines = np.empty((len(queries), k), dtype=np.float32)
+    nearest, mean = np.full(len(queries), np.nan, dtype=np.float32), np.empty(len(queries), dtype=np.float32)
     for start in range(0, len(queries), _BLOCK):
         for query, scores in enumerate(asked[start : start + _BLOCK] @ rows.T, start=start):
             answers = _answers(own[query], docs, where=f"own: query {query}") if own is not None else []
@@ -96,6 +101,7 @@ def mine_hard_negatives(
             if queries[query] in places:
                 left[number[places[queries[query]]]] = -np.inf
             limit = (left[mine] if mine else left).max()
+            nearest[query], mean[query] = limit if mine else np.nan, scores.mean()
             left[mine] = -np.inf
             if skip_top:
                 left[best(left, top=skip_top)] = -np.inf
@@ -109,7 +115,7 @@ def mine_hard_negatives(
                     "margin"
                 )
             found[query], cosines[query] = kept[chosen], scores[chosen]
-    return HardNegatives(found, cosines)
+    return HardNegatives(found, cosines, nearest, mean)
 
 
 def _answers(places: Collection[int], docs: Sequence[str], *, where: str) -> list[int]:

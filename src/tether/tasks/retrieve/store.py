@@ -272,8 +272,10 @@ class Store:
             raise InputError(f"{self.uri}: dims: expected at most the {self.dim} numbers of its vectors, got {dims}")
         if dims is not None and how == "index":
             raise InputError(f"{self.uri}: dims: are compared with every row; the index has none")
-        if shortlist is not None and (dims is None or shortlist < top):
-            raise InputError(f"{self.uri}: shortlist: expected dims beside it and at least top, {top}, got {shortlist}")
+        if shortlist is not None and dims is None:
+            raise InputError("shortlist: needs dims (--dims) beside it: how many numbers choose the short list")
+        if shortlist is not None and shortlist < top:
+            raise InputError(f"shortlist: expected at least top, {top}, got {shortlist}")
         query = np.asarray(query)
         if query.shape != (self.dim,):
             raise InputError(f"{self.uri}: expected a query of shape ({self.dim},), got {query.shape}")

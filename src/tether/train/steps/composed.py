@@ -15,14 +15,17 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.hash_rng import hash_int
+from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Features, Loss
 from tether.models.anatomy.find import anatomy_of
 from tether.models.decoder import CausalDecoder
+from tether.models.frozen_copy import buffer_copy
 from tether.models.patch_attention import Attended
 from tether.models.positions import Pair
 from tether.models.projection_head import ProjectionHead
 from tether.models.projectors import PairedProjectors
+from tether.train.ema import TRAILING, trail_
 from tether.train.steps.module import Encoder, StepModule, ViewRows, loss_inside
 from tether.train.steps.teachers import WORDS, Teachers, build_teacher
 from tether.train.steps.views import MODEL, TEACHER, VIEWS, ImageView, TextView, View, patch_grid
@@ -114,6 +117,7 @@ class ComposedStep:
             if unused:
                 raise InputError(f"step: {kind}: no term uses {', '.join(sorted(unused))}")
         self._trailed = {name: label for label, (term, _) in self.terms.items() for name in term.trailed}
+        self._trailing: dict[str, tuple[nn.Module, nn.Module]] = {}
         if self._trailed and self._teachers.moving is None:
             label = next(iter(self._trailed.values()))
             raise InputError(
@@ -148,8 +152,15 @@ class ComposedStep:
 
     def follow_(self, *, step: int) -> None:
         """See core.protocols.Taught."""
-        if self._teachers.moving is not None:
-            self._teachers.moving.follow_(step=step)
+        moving = self._teachers.moving
+        if moving is not None:
+            moving.follow_(step=step)
+        for head, copied in self._trailing.values():
+            momentum = getattr(head, "momentum", None)
+            if momentum is None:
+                assert moving is not None  # or the terms would have been refused
+                momentum = moving.momentum_at(step)
+            trail_(copied, head, momentum=momentum)
 
     def teacher_tensors(self) -> dict[str, Tensor]:
         """See core.protocols.Taught."""
@@ -161,7 +172,10 @@ class ComposedStep:
             self._teachers.moving.load(dict(tensors))
 
     def new_heads(self, model: DualEncoder) -> dict[str, nn.Module]:
-        """The trainable modules of the terms, for the model that is trained; frozen encoders are loaded, too."""
+        """The trainable modules of the terms, for the model that is trained, and copies that trail some of them.
+
+        Frozen encoders are loaded, too.
+        """
         for view in self.views.values():
             if view.encoder not in (MODEL, WORDS, TEACHER):
                 self._teachers.load(view.encoder)
@@ -180,9 +194,12 @@ class ComposedStep:
             taken = {} if part is None else inspect.signature(part.__init__).parameters
             given: dict[str, Any] = {key: size() for key, size in about.items() if key in taken}
             found[name] = build(spec, HEADS, where=f"step: heads: {name}", **given, generator=generator)
-        if self._trailed and self._teachers.moving is not None:
-            self._teachers.moving.see_heads({name: found[name] for name in self._trailed}, steps=self._steps)
-        return found
+        self._trailing = {
+            name: (head, buffer_copy(head))
+            for name, head in found.items()
+            if name in self._trailed or getattr(head, "momentum", None) is not None
+        }
+        return found | {name + TRAILING: copied for name, (_, copied) in self._trailing.items()}
 
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
         """See core.protocols.Step; ``model`` is a (wrapped) StepModule.
@@ -227,7 +244,7 @@ class ComposedStep:
         }
         model = module.model
         heads = dict(module.heads.items())
-        geometry, trailing = geometry_of(model), self._teachers.trailing
+        geometry, trailing = geometry_of(model), {name: copied for name, (_, copied) in self._trailing.items()}
         return TermInputs(batch, views, extra, heads, model.logit_scale, model.logit_bias, geometry, trailing)
 
     def _guide(self, module: StepModule, rows: dict[str, ViewRows], *, step: int) -> dict[str, Features]:
@@ -275,9 +292,9 @@ def _view(name: str, given: Mapping[str, Mapping[str, Any]], *, steps: int, seed
     where, settings, drawn = f"step: views: {name}", dict(given[name]), name
     if "of" in settings:
         drawn = settings.pop("of")
-        if drawn not in given or "of" in given[drawn]:
+        if not isinstance(drawn, str) or drawn not in given or "of" in given[drawn]:
             known = [other for other in given if "of" not in given[other]]
-            raise InputError(f"{where}: of: unknown view {drawn!r}; {closest(str(drawn), known)}")
+            raise InputError(f"{where}: of: unknown view {quoted(drawn)}; {closest(str(drawn)[:80], known)}")
         if others := settings.keys() - {"encoder", "want"}:
             raise InputError(
                 f"{where}: of: {', '.join(sorted(others))}: only encoder and want can be other than its own"
@@ -300,8 +317,8 @@ def _term(spec: Spec, objective: Objective, *, where: str, steps: int, seed: int
     name, weight, known = values.get("name"), values.pop("weight", 1.0), {OWN, *OBJECTIVES, *TERMS}
     if type(weight) not in (int, float) or not 0 <= weight < float("inf"):
         raise InputError(f"{where}: weight: expected a finite number of at least 0, got {weight!r}")
-    if name not in known:
-        raise InputError(f"{where}: unknown term {name!r}; {closest(str(name), known)}")
+    if not isinstance(name, str) or name not in known:
+        raise InputError(f"{where}: unknown term {quoted(name)}; {closest(str(name)[:80], known)}")
     label = str(values.pop("as", name))
     if name in TERMS:
         return label, build(values, TERMS, where=where), weight

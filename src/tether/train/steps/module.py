@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tether.core.gather import process_gather
 from tether.core.ranges import Count, checked
 from tether.core.types import Features, Loss
 from tether.models.dense import dense_image, dense_text
@@ -17,6 +18,7 @@ from tether.models.dual import Clip, Want
 from tether.models.kept_patches import encode_patches
 from tether.models.sides import Side
 from tether.models.tower_state import image_state
+from tether.models.vision.masked_patches import MaskedPatchEmbed
 from tether.models.wrapped_encoders import WrappedEncoder
 
 Encoder = Clip | WrappedEncoder
@@ -100,7 +102,13 @@ class StepModule(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """``make_loss(self, ...)``, as a tuple: wrappers look for tensors in tuples and dictionaries only."""
         loss = make_loss(self, *arguments, **keywords)
-        return loss.total, dict(loss.terms)
+        return loss.total + self._nothing() if process_gather().world > 1 else loss.total, dict(loss.terms)
+
+    def _nothing(self) -> Tensor | float:
+        """Zero, with gradient to what a loss may leave out: DDP waits for the gradient of every parameter."""
+        vectors = [part.vector for part in self.model.modules() if isinstance(part, MaskedPatchEmbed)]
+        idle = [one for one in (self.model.logit_bias, *vectors) if one is not None and one.requires_grad]
+        return sum((0.0 * one.sum() for one in idle), start=0.0)
 
     def encode(self, views: Mapping[str, ViewRows]) -> tuple[dict[str, Features], dict[str, dict[str, Tensor]]]:
         """Features of every view, and for each side the towers' extras, summed over all its views."""

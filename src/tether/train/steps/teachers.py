@@ -28,7 +28,6 @@ from tether.train.terms.term import LOGIT_SCALE
 WORDS = "words"
 BUCKETS = 1024
 """Of the counts of a caption's tokens; two of a vocabulary's words share one by chance."""
-_HEADS = "moving_heads."
 _MIX = -7046029254386353131  # the odd constant of SplitMix64; products wrap around on purpose
 
 
@@ -113,53 +112,51 @@ class MovingTeacher:
             image_size: pixels of a side of the images that it reads; None, the model's. Fewer cost less, as in A-CLIP's
                 efficient variant, whose exact size is not known; positions are resized after each step.
         """
-        self._course: dict[str, Any] = {"momentum": momentum, "shape": shape}
-        self._rest: dict[str, Any] = {"buffers": buffers, "exclude": exclude or []}
+        self._settings: dict[str, Any] = {
+            "momentum": momentum,
+            "shape": shape,
+            "buffers": buffers,
+            "exclude": exclude or [],
+        }
         self._image_size = image_size
         self.model, self.moving = cast("Encoder | None", None), cast("MovingEncoder | None", None)
-        self.heads, self._resized = cast("MovingEncoder | None", None), cast("ResizedReader | None", None)
+        self._resized = cast("ResizedReader | None", None)
 
     def see_start(self, student: Encoder) -> None:
         """See Teacher."""
 
     def see_now(self, student: Encoder, *, steps: int) -> None:
         """See Teacher."""
-        self.moving = MovingEncoder(student, steps=steps, **self._course, **self._rest)
+        self.moving = MovingEncoder(student, steps=steps, **self._settings)
         self.model = cast(Encoder, self.moving.model)
         if self._image_size is not None:
             self._resized = ResizedReader(self.model, image_size=self._image_size)
             self.model = self._resized.model
 
-    def see_heads(self, heads: Mapping[str, nn.Module], *, steps: int) -> None:
-        """Follow these modules of the step, too."""
-        self.heads = MovingEncoder(nn.ModuleDict(dict(heads)), steps=steps, **self._course)
-
     def follow_(self, *, step: int) -> None:
         """Follow one optimiser step."""
-        for average in (self.moving, self.heads):
-            if average is not None:
-                average.update_(step=step)
+        if self.moving is not None:
+            self.moving.update_(step=step)
+
+    def momentum_at(self, step: int) -> float:
+        """Of the average, also for heads that trail with it."""
+        return 1.0 if self.moving is None else self.moving.momentum_at(step)
 
     def at_(self, device: torch.device) -> None:
         """Be ready to read on a device."""
-        for average in (self.moving, self.heads):
-            if average is not None:
-                average.model.to(device)
+        if self.moving is not None:
+            self.moving.model.to(device)
         if self._resized is not None:
             self._resized.follow_()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of its averages, on the CPU, by name."""
-        own = {} if self.moving is None else self.moving.tensors()
-        return own if self.heads is None else own | {_HEADS + name: one for name, one in self.heads.tensors().items()}
+        """The average, on the CPU, by name."""
+        return {} if self.moving is None else self.moving.tensors()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what ``tensors`` gave."""
-        heads = {name.removeprefix(_HEADS): one for name, one in tensors.items() if name.startswith(_HEADS)}
         if self.moving is not None:
-            self.moving.load({name: one for name, one in tensors.items() if not name.startswith(_HEADS)})
-        if self.heads is not None:
-            self.heads.load(heads)
+            self.moving.load(dict(tensors))
 
 
 TEACHERS: Mapping[str, type[Teacher]] = {"load": LoadedTeacher, "start": StartTeacher, "ema": MovingTeacher}
@@ -209,13 +206,6 @@ class Teachers:
 
             self._loaded[name] = load(name).requires_grad_(False)
         return self._loaded[name]
-
-    @property
-    def trailing(self) -> Mapping[str, nn.Module]:
-        """The averages of the step's modules, by name."""
-        if self.moving is None or self.moving.heads is None:
-            return {}
-        return dict(cast(nn.ModuleDict, self.moving.heads.model).items())
 
     def _reader(self, name: str, device: torch.device) -> Encoder:
         if name == TEACHER and self.moving is not None:

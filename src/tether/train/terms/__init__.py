@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tether.train.terms.agreement import ByolTerm, SimclrTerm
 from tether.train.terms.caption import CaptionTerm
 from tether.train.terms.details import DetailHinges
 from tether.train.terms.distill import TowerDistillation
 from tether.train.terms.experts import ExpertBalance
 from tether.train.terms.gates import GatePenalty
 from tether.train.terms.objective import ObjectiveTerm
+from tether.train.terms.self_supervised import ByolTerm, SimclrTerm
 from tether.train.terms.similarity import TeacherSimilarity
 from tether.train.terms.strong_views import BarlowTerm, PrototypeTerm, RocketTerm, SiameseTerm
 from tether.train.terms.term import SeenView, Term, TermInputs

@@ -71,7 +71,13 @@ class ObjectiveTerm(Term):
         assert text is not None
         out = Encoded(image, text, seen.logit_scale, seen.logit_bias, *negatives, geometry=seen.geometry)
         batch = Batch(rows.pop("image"), rows.pop("text"), self._extra_of(seen) | rows)
-        return (self.objective_at(step)(out, batch, gather=gather),)
+        try:
+            return (self.objective_at(step)(out, batch, gather=gather),)
+        except InputError as error:
+            given = [(name, view, len(seen.views[view].rows)) for name, view in self._extra.items()]
+            if other := [f"extra.{name} is the view {view} with {n}" for name, view, n in given if n != pairs]:
+                raise InputError(f"{error}: {', '.join(other)} rows; the batch has {pairs} pairs") from error
+            raise
 
     def _extra_of(self, seen: TermInputs) -> dict[str, object]:
         """The batch's extra without labels and hard negatives, but with those of the views."""

@@ -12,9 +12,9 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import Decay, NonNegative, Positive, checked
 from tether.core.types import Loss
-from tether.losses.agreement import siamese_loss
 from tether.losses.barlow import barlow_loss
 from tether.losses.rocket import rocket_loss
+from tether.losses.self_supervised import siamese_loss
 from tether.losses.swapped import VIEWS, Iterations, prototype_swapped_loss, swapped_loss
 from tether.models.projectors import PairedProjectors
 from tether.models.sides import SIDES, Side
@@ -194,7 +194,7 @@ class SiameseTerm(StrongViewsTerm):
     """SiamLIP and BYOLIP (arXiv 2305.08675): each side predicts the other's projection, which gets no gradient.
 
     With ``targets`` the predicted projections are of other views, such as those of a teacher that trails the model, and
-    are made by the head's trailing copies where it has a ``momentum``.
+    are made by the head's trailing copy where it has a ``momentum``.
     """
 
     @checked
@@ -235,7 +235,6 @@ class SiameseTerm(StrongViewsTerm):
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term; the mean over both directions of the weak pair and of all pairs of strong views."""
         head = self.projectors(seen)
-        head.follow_(step=step)
         projected = self.projected(seen, gather)
         said = {side: [head.predict(side, rows, gather=gather) for rows in projected[side]] for side in SIDES}
         wanted = {side: self._wanted(seen, side, projected[side], gather) for side in SIDES}
@@ -244,11 +243,13 @@ class SiameseTerm(StrongViewsTerm):
         return (Loss(torch.stack(losses).mean()),)
 
     def _wanted(self, seen: TermInputs, side: Side, projected: list[Tensor], gather: Gather) -> list[Tensor]:
-        head = self.projectors(seen)
-        if not self._targets and head.trailing is None:
+        trailing = seen.trailing.get(self._head)
+        if not self._targets and trailing is None:
             return projected
+        head = trailing if isinstance(trailing, PairedProjectors) else self.projectors(seen)
         names = [self._targets.get(name, name) for name in self._sides[side]]
-        return [head.target(side, seen.views[name].features.pooled, gather=gather) for name in names]
+        with torch.no_grad():
+            return [head.project(side, seen.views[name].features.pooled, gather=gather) for name in names]
 
 
 class PrototypeTerm(StrongViewsTerm):

@@ -45,7 +45,8 @@ class TermInputs:
         logit_scale: of the model, already exponentiated.
         logit_bias: of the model, or None.
         geometry: what the model compares embeddings with.
-        trailing: averages of some of the heads that trail them, by the same names, see ``Term.trailed``.
+        trailing: copies that trail some of the heads, by the same names: those of ``Term.trailed``, and of heads with a
+            ``momentum`` of their own.
     """
 
     batch: Batch
@@ -76,7 +77,7 @@ class Term(abc.ABC):
 
     @property
     def trailed(self) -> Sequence[str]:
-        """Names of the modules whose trailing average it calls; the step's teacher must be one that moves."""
+        """Names of the modules whose trailing copy it calls; without a ``momentum`` they trail by the teacher's."""
         return ()
 
     @abc.abstractmethod

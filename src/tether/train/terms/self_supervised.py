@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import Positive, checked
 from tether.core.types import Loss
-from tether.losses.agreement import nt_xent_loss, siamese_loss
+from tether.losses.self_supervised import nt_xent_loss, siamese_loss
 from tether.train.terms.term import SeenView, Term, TermInputs
 
 

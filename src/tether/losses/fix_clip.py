@@ -47,7 +47,7 @@ def group_token_aggregate(
 
     Example:
         >>> import torch
-        >>> from tether.losses.hierarchy import group_token_aggregate
+        >>> from tether.losses.fix_clip import group_token_aggregate
         >>> layers = torch.arange(6.0).view(6, 1, 1)
         >>> [round(value, 2) for value in group_token_aggregate(layers, groups=3).flatten().tolist()]
         [0.62, 2.62, 4.62]

@@ -5,8 +5,8 @@ import torch
 
 from families import FAMILIES, SEALED
 from tether.core.errors import InputError, UnsupportedModelError
+from tether.models.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import lengths
-from tether.models.windows import SlidingTextEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 LONG = " ".join(["a red cat in a dog sun"] * 30)

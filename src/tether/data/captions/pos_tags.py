@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any, final
 
-from tether.core.atomic_io import read_text
 from tether.core.errors import InputError
-from tether.core.yaml_files import MAX_BYTES, parse_yaml
+from tether.core.yaml_files import parse_yaml
 from tether.data.captions.augment import bare
-from tether.data.captions.lexicon import ENGLISH
+from tether.data.captions.lexicon import ENGLISH, parsed_words
 
 Tagger = Callable[[Sequence[str]], Sequence[str]]
 """One tag of the Penn Treebank for each word, such as ``NN``; a tagger of nltk or spaCy can stand behind it."""
@@ -27,7 +23,7 @@ def pos_class(tag: str) -> int:
     Source: the released code of arXiv 2305.07017.
 
     Example:
-        >>> from tether.data.captions.word_classes import pos_class
+        >>> from tether.data.captions.pos_tags import pos_class
         >>> [pos_class(tag) for tag in ("NNS", "JJR", "VBZ", "IN")]
         [1, 2, 3, 4]
     """
@@ -41,7 +37,7 @@ class LexiconTagger:
     It does not read the sentence, but for one thing: after a determiner or an adjective a verb is a noun.
 
     Example:
-        >>> from tether.data.captions.word_classes import LexiconTagger
+        >>> from tether.data.captions.pos_tags import LexiconTagger
         >>> LexiconTagger()("two brown dogs run in the park".split())
         ['DT', 'JJ', 'NN', 'VB', 'IN', 'DT', 'NN']
     """
@@ -57,7 +53,7 @@ class LexiconTagger:
         Raises:
             InputError: a file that is not of this form; it names the file and the key.
         """
-        self._tags, self._endings = _shipped() if words == ENGLISH else _read(Path(words))
+        self._tags, self._endings = parsed_words(words, _parsed, shipped="english_tags.yaml")
 
     def __call__(self, words: Sequence[str]) -> list[str]:
         """A tag for each word; marks around it and capitals do not matter."""
@@ -80,21 +76,7 @@ class LexiconTagger:
 _Lists = tuple[Mapping[str, str], Mapping[str, str]]
 
 
-@functools.cache
-def _shipped() -> _Lists:
-    file = resources.files("tether.data.captions") / "lexicons" / f"{ENGLISH}_tags.yaml"
-    return _parsed(file.read_text(encoding="utf-8"), where=ENGLISH)
-
-
-def _read(path: Path) -> _Lists:
-    try:
-        text = read_text(path, limit=MAX_BYTES)
-    except InputError as error:
-        raise InputError(f"{error}; the lists that come with Tether are {ENGLISH!r}") from error
-    return _parsed(text, where=str(path))
-
-
-def _parsed(text: str, *, where: str) -> _Lists:
+def _parsed(text: str, where: str) -> _Lists:
     given = parse_yaml(text, where=where)
     if not isinstance(given, dict) or set(given) - {*_TAGS, "endings"}:
         raise InputError(f"{where}: expected some of the keys {', '.join(_TAGS)}, endings, got {given!r:.100}")

@@ -78,7 +78,7 @@ def sliding_windows(
 
     Example:
         >>> import torch
-        >>> from tether.models.windows import sliding_windows
+        >>> from tether.models.text_windows import sliding_windows
         >>> text = torch.tensor([[90, 1, 2, 3, 4, 5, 6, 99]])
         >>> sliding_windows(text, window=5, step=4).ids.tolist()
         [[90, 1, 2, 3, 99], [90, 3, 4, 5, 99], [90, 5, 6, 99, 0]]
@@ -156,7 +156,7 @@ class SlidingTextEncoder(EncoderAround, Embeds):
 
     Example:
         >>> import tether
-        >>> from tether.models.windows import SlidingTextEncoder
+        >>> from tether.models.text_windows import SlidingTextEncoder
         >>> model = tether.load("tiny", random_weights=True)
         >>> reader = SlidingTextEncoder(model)
         >>> long = "a red square beside a blue circle, " * 40

@@ -8,7 +8,7 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, Encoded, Features
 from tether.losses import FixClipLoss, GroupHeads, clip_loss, fix_clip_loss, group_token_aggregate
-from tether.losses.hierarchy import group_weights
+from tether.losses.fix_clip import group_weights
 
 
 def rows(count: int, width: int, *, seed: int = 0) -> torch.Tensor:

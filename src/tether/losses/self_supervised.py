@@ -35,7 +35,7 @@ def nt_xent_loss(
 
     Example:
         >>> import torch
-        >>> from tether.losses.agreement import nt_xent_loss
+        >>> from tether.losses.self_supervised import nt_xent_loss
         >>> views = torch.eye(4)
         >>> round(nt_xent_loss(views, views).item(), 4)  # six others at a cosine of 0
         0.0003
