@@ -6,7 +6,7 @@ Cost:     about 10 CPU seconds on one core.
 Both are given the same draws, and it stops unless they choose the same texts. Beside it: how far the best of as many
 random typos gets, and one random typo.
 
-Measured last on one of two busy virtual cores, CPU time, five rounds: a small model with random weights 5.3 times faster
+Measured last on one of two busy virtual cores, CPU time, 5 rounds: a small model with random weights 5.3 times faster
 (4.6 to 5.8) at rho 50; 4.5 (4.1 to 4.5) and 5.7 (5.5 to 6.3) in two runs at 20; a tiny one some 14; ``starter``
 3.4 (3.3 to 3.5), whose tower has work enough with one text alone. Squared distances at rho 20, starter: leaf 0.82, best
 of random 0.74, one random 0.35.
