@@ -12,7 +12,7 @@ from tether.adapt.recipes.moving import Sides, move_
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.tuning import Tuning
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, Positive, checked
+from tether.core.ranges import Count, PositiveRate, Rate, checked
 from tether.data.contents import BatchContents
 
 Images = Literal["crops", "plain"]
@@ -31,8 +31,8 @@ class ClassTuning(TuneRecipe):
         side: Sides = "image",
         steps: Count = 200,
         batch_size: Count = 32,
-        learning_rate: Positive = 1e-5,
-        weight_decay: NonNegative = 0.1,
+        learning_rate: PositiveRate = 1e-5,
+        weight_decay: Rate = 0.1,
         images: Images = "crops",
     ) -> None:
         """Take the settings.

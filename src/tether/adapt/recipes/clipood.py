@@ -19,7 +19,7 @@ from tether.adapt.weights.beta_moving_average import BETA, BetaMovingAverage
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, Positive, checked
+from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Rate, checked
 from tether.core.types import Batch, Loss
 from tether.train.steps.module import StepModule, ViewRows, loss_inside
 
@@ -42,8 +42,8 @@ class ClipoodRecipe(TuneRecipe):
         beta: Positive = BETA,
         steps: Count = 500,
         batch_size: Count = 36,
-        learning_rate: Positive = LEARNING_RATE,
-        weight_decay: NonNegative = WEIGHT_DECAY,
+        learning_rate: PositiveRate = LEARNING_RATE,
+        weight_decay: Rate = WEIGHT_DECAY,
         images: Images = "crops",
     ) -> None:
         """Take the settings; the defaults are the release's, but for the number of steps, which is 500 an epoch there.

@@ -13,7 +13,7 @@ from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.tuning import Tuning
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, Positive, checked
+from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Rate, checked
 from tether.models.frozen_copy import frozen_copy
 from tether.train.schedules import Constant
 from tether.train.steps.module import Encoder
@@ -42,8 +42,8 @@ class CloseTheGap(TuneRecipe):
         feature_scale: Literal["raw", "normalised"] = "raw",
         steps: Count = 100,
         batch_size: Count = 64,
-        learning_rate: Positive = LEARNING_RATE,
-        weight_decay: NonNegative = WEIGHT_DECAY,
+        learning_rate: PositiveRate = LEARNING_RATE,
+        weight_decay: Rate = WEIGHT_DECAY,
     ) -> None:
         """Take the settings.
 

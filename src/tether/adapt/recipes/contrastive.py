@@ -9,7 +9,7 @@ from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Tuning
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, Positive, checked
+from tether.core.ranges import Count, PositiveRate, Rate, checked
 from tether.losses import OBJECTIVES
 from tether.train.steps.composed import ComposedStep
 
@@ -31,8 +31,8 @@ class PairTuning(TuneRecipe):
         side: Sides = "both",
         steps: Count = 200,
         batch_size: Count = 64,
-        learning_rate: Positive = 1e-5,
-        weight_decay: NonNegative = 0.1,
+        learning_rate: PositiveRate = 1e-5,
+        weight_decay: Rate = 0.1,
     ) -> None:
         """Take the settings.
 

@@ -19,7 +19,7 @@ from tether.core.errors import UnsupportedModelError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, Positive, Whole, checked
+from tether.core.ranges import Count, PositiveRate, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.models.prompts import Prompts
 from tether.train.schedules import Cosine
@@ -51,7 +51,7 @@ class CoOp(TuneRecipe):
         per_class: bool = False,
         epochs: Count = 50,
         batch_size: Count = 32,
-        learning_rate: Positive = 2e-3,
+        learning_rate: PositiveRate = 2e-3,
         views: Whole = 0,
     ) -> None:
         """Take the settings.

@@ -16,7 +16,7 @@ from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, Positive, Share, checked
+from tether.core.ranges import Count, PositiveRate, Rate, Share, checked
 from tether.data.contents import BatchContents
 from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
 
@@ -42,8 +42,8 @@ class LoraRecipe(TuneRecipe):
         side: Sides = "both",
         steps: Count = 200,
         batch_size: Count = 32,
-        learning_rate: Positive = 2e-4,
-        weight_decay: NonNegative = 0.01,
+        learning_rate: PositiveRate = 2e-4,
+        weight_decay: Rate = 0.01,
         images: Literal["crops", "plain"] = "crops",
     ) -> None:
         """Take the settings.

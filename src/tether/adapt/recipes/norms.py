@@ -12,7 +12,7 @@ from tether.adapt.recipes.moving import Sides, prefixes
 from tether.adapt.recipes.recipe import Case
 from tether.adapt.recipes.refusals import refused
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, Positive, checked
+from tether.core.ranges import Count, PositiveRate, Rate, checked
 
 
 class NormTuning(ClassTuning):
@@ -30,8 +30,8 @@ class NormTuning(ClassTuning):
         side: Sides = "image",
         steps: Count = 200,
         batch_size: Count = 32,
-        learning_rate: Positive = 1e-3,
-        weight_decay: NonNegative = 0.0,
+        learning_rate: PositiveRate = 1e-3,
+        weight_decay: Rate = 0.0,
         images: Images = "crops",
     ) -> None:
         """Take the settings; as ``ClassTuning``, at a rate for gains."""

@@ -19,7 +19,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, Positive, checked
+from tether.core.ranges import Count, NonNegative, PositiveRate, Rate, checked
 from tether.core.types import Batch, Loss
 from tether.data.captions import ParaphrasePairs, RuleParaphraser
 from tether.losses.paraclip import LEAST_ROWS
@@ -45,8 +45,8 @@ class Paraphrases(TuneRecipe):
         words: str | None = None,
         steps: Count = 200,
         batch_size: Count = 64,
-        learning_rate: Positive = LEARNING_RATE,
-        weight_decay: NonNegative = WEIGHT_DECAY,
+        learning_rate: PositiveRate = LEARNING_RATE,
+        weight_decay: Rate = WEIGHT_DECAY,
     ) -> None:
         """Take the settings.
 
