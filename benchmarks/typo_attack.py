@@ -1,6 +1,15 @@
 """LEAF's attack against a loop over its candidates: the same changed texts, and how much faster.
 
-Beside it, at equal encodings: how far the best of random typos gets. OMP_NUM_THREADS=1 python benchmarks/typo_attack.py
+Command:  OMP_NUM_THREADS=1 python benchmarks/typo_attack.py [--model NAME] [--rho 50] [--rounds 3]
+Cost:     about 10 CPU seconds on one core.
+
+Both are given the same draws, and it stops unless they choose the same texts. Beside it: how far the best of as many
+random typos gets, and one random typo.
+
+Measured last on one of two busy virtual cores, CPU time, 5 rounds: a small model with random weights 5.3 times faster
+(4.6 to 5.8) at rho 50; 4.5 (4.1 to 4.5) and 5.7 (5.5 to 6.3) in two runs at 20; a tiny one some 14; ``starter``
+3.4 (3.3 to 3.5), whose tower has work enough with one text alone. Squared distances at rho 20, starter: leaf 0.82, best
+of random 0.74, one random 0.35.
 """
 
 from __future__ import annotations
@@ -52,7 +61,7 @@ def loop(model: DualEncoder, anchors: torch.Tensor, *, slots: torch.Tensor, char
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="any that tether.load takes; a small one with random weights if not given")
-    parser.add_argument("--rho", type=int, default=20)
+    parser.add_argument("--rho", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     model = create("small").eval() if given.model is None else tether.load(given.model)

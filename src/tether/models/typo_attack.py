@@ -82,7 +82,7 @@ def encode_read(model: DualEncoder) -> Encode:
 def leaf_attack(
     encode: Encode,
     texts: Sequence[str],
-    anchors: Float[Tensor, "b d"],
+    anchors: Float[Tensor, "a d"],
     *,
     rho: Count = 50,
     k: Whole = 1,
@@ -151,7 +151,7 @@ def leaf_attack(
 def random_typos(
     encode: Encode,
     texts: Sequence[str],
-    anchors: Float[Tensor, "b d"],
+    anchors: Float[Tensor, "a d"],
     *,
     tries: Count = 100,
     k: Whole = 1,
@@ -198,7 +198,7 @@ def random_typos(
 def charmer_attack(
     encode: Encode,
     texts: Sequence[str],
-    anchors: Float[Tensor, "b d"],
+    anchors: Float[Tensor, "a d"],
     *,
     n: Count = 20,
     k: Whole = 1,

@@ -78,7 +78,7 @@ def test_a_denoiser_that_does_not_listen_is_refused():
         InvertUnclip(model, denoiser, probe=BATCH)
     with pytest.raises(InputError, match="does not look"):
         check_gain(denoiser, model, BATCH)
-    assert InvertUnclip(model, denoiser, probe=BATCH, least_gain=-1).gain < 0.05
+    assert InvertUnclip(model, denoiser, probe=BATCH, least_gain=-1.0).gain < 0.05
 
 
 @pytest.mark.parametrize("train", ["all", "last_k", "ln"])
@@ -152,7 +152,7 @@ def test_latents_take_the_place_of_images():
     batch = Batch(IMAGES, BATCH.text, {"latent_image": latents})
     assert denoised(denoiser, model, batch) is latents
     assert len(train_denoiser(denoiser, model, [batch], steps=1, drop=0.5)) == 1
-    assert InvertUnclip(model, denoiser, probe=batch, least_gain=-1, train="ln").step(batch)["loss"] > 0
+    assert InvertUnclip(model, denoiser, probe=batch, least_gain=-1.0, train="ln").step(batch)["loss"] > 0
     with pytest.raises(InputError, match="expected latents"):
         denoised(denoiser, model, BATCH)
 

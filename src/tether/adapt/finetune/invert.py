@@ -187,7 +187,7 @@ class InvertUnclip:
         Args:
             model: any encoder of ``tether.load`` with an image tower of its own.
             denoiser: trained on it, see ``train_denoiser``; it is frozen.
-            probe: images, at least two and better dozens, that the gate is measured on.
+            probe: images, at least two and better dozens, that the gate is measured on; others than the denoiser's own.
             learning_rate: constant.
             weight_decay: of matrices.
             train: see ``image_choice``.

@@ -10,7 +10,7 @@ from tether.adapt.recipes.clipood import ClipoodRecipe
 from tether.adapt.recipes.close_the_gap import CloseTheGap
 from tether.adapt.recipes.contrastive import PairTuning
 from tether.adapt.recipes.coop import CoOp
-from tether.adapt.recipes.detail import Detail
+from tether.adapt.recipes.detail import DetailRecipe
 from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.gda import GdaRecipe
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
@@ -47,7 +47,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "region_teacher": RegionTeacher,
     "swap_text": SwapText,
     "typo_proof": TypoProof,
-    "detail": Detail,
+    "detail": DetailRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -58,7 +58,7 @@ __all__ = [
     "ClipoodRecipe",
     "CloseTheGap",
     "CoOp",
-    "Detail",
+    "DetailRecipe",
     "EmbeddedRows",
     "FineTuneRecipe",
     "FitRecipe",

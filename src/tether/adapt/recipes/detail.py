@@ -36,7 +36,7 @@ PROBE = 128
 """Images at most that the gate and the early stop look at."""
 
 
-class Detail(TuneRecipe):
+class DetailRecipe(TuneRecipe):
     """A denoiser learns what the embeddings say of their images, then the image tower learns to tell it more.
 
     It is refused, in the middle, where embeddings of other images do not raise the denoiser's loss: then there is
@@ -123,7 +123,7 @@ class Detail(TuneRecipe):
         reference = frozen_copy(encoder)
         names = set(image_choice(encoder, train=self.train, last=self.last))
         moving = move_(model, "image", where=names.__contains__)
-        probe = _probe(model, given.source)
+        probe = _probe(model, given.validation or given.source)  # what was learnt by heart tells nothing
         loss = UnclipLoss(denoiser, reference=reference, mu=self.mu, draws=self.draws)
         watch = _Watch(encoder, moving, given.validation, first=first, every=self.every, most_drop=self.most_drop)
         if not first:
@@ -213,7 +213,7 @@ class _Watch:
     ) -> None:
         self.model, self.moving, self.stopped = model, moving, False
         self._first, self._every, self._most_drop = first, every, most_drop
-        self._good: dict[str, Tensor] = {}
+        self._good = self._weights()
         self._seen = None if source is None else _read(model, source)
         if self._seen is not None:
             self._text = F.normalize(encode_texts(model, self._seen[1]), dim=1)
@@ -226,7 +226,7 @@ class _Watch:
         if self._found() < self._start - self._most_drop:
             self.stopped = True
         else:
-            self._good = {name: value.detach().clone() for name, value in self.moving.items()}
+            self._good = self._weights()
 
     def best(self) -> DualEncoder:
         if self.stopped:
@@ -239,6 +239,9 @@ class _Watch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.stopped, self._good = bool(state["stopped"]), dict(state["good"])
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.moving.items()}
 
     def _found(self) -> float:
         if self._seen is None:
@@ -256,6 +259,6 @@ def _read(model: Encoder, source: Source) -> tuple[Tensor, list[str]]:
 
 
 def _probe(model: DualEncoder, source: Source) -> Batch:
-    """Some images to learn from, for the gate."""
+    """Some images for the gate."""
     images, _ = _read(cast(Encoder, model), source)
     return Batch(images.to(model.logit_scale.device), torch.empty(len(images), 0, dtype=torch.int64))

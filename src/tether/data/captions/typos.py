@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Literal, Protocol, final
+from typing import Annotated, Literal, Protocol, final, runtime_checkable
 
 from annotated_types import Ge
 
@@ -60,6 +60,7 @@ def edit(text: str, slot: Whole, character: Character, *, alternative: Character
     return text[:place] + ("" if character == DELETE else chr(character)) + text[place + on_character :]
 
 
+@runtime_checkable
 class Constraint(Protocol):
     """Says which changed texts an attack may use."""
 

@@ -1,0 +1,74 @@
+"""The recipes of LEAF and un2CLIP by the verb: reasons to refuse, and what a look at captions is for."""
+
+import pytest
+import torch
+
+import tether
+from memory_rows import captions, squares
+from tether.adapt.finetune import train_denoiser
+from tether.adapt.recipes.detail import _Watch
+from tether.core.errors import InputError
+from tether.core.types import Batch, ClipReport
+from tether.models import create
+from tether.models.denoiser import ConditionalDenoiser
+from tether.train.loop import StepReport
+
+QUICK = {"steps": 2, "batch_size": 6, "size": 8, "width": 8}
+
+
+@pytest.fixture
+def model():
+    return create("tiny", seed=1).eval()
+
+
+def test_a_denoiser_that_does_not_listen_ends_the_run_with_the_reason(model, tmp_path):
+    with pytest.raises(InputError, match="does not look at its condition"):
+        tether.adapt(model, squares(), recipe={"name": "detail", "denoiser_steps": 1, **QUICK}, out=tmp_path / "out")
+    assert not (tmp_path / "out" / "model.json").exists()
+
+
+def test_a_denoiser_of_another_model_is_refused_and_its_own_is_taken(model, tmp_path):
+    denoiser = ConditionalDenoiser(model.dim, shape=(3, 8, 8), width=8)
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    train_denoiser(denoiser, model, [Batch(images, torch.empty(6, 0, dtype=torch.int64))], steps=1)
+    denoiser.save(tmp_path / "denoiser.safetensors")
+    spec = {"name": "detail", "denoiser": str(tmp_path / "denoiser.safetensors"), "least_gain": -1.0, **QUICK}
+    done = tether.adapt(model, squares(), recipe=spec)
+    assert not done.report.frozen.changed
+    assert done.report.frozen.text_side
+    with pytest.raises(InputError, match="not on this image side"):
+        tether.adapt(create("tiny", seed=2).eval(), squares(), recipe=spec)
+
+
+@pytest.mark.parametrize("looked", [True, False])
+def test_weights_of_the_last_good_look_come_back(model, looked):
+    moving = {"visual.projection.weight": model.visual.projection.weight}
+    watch = _Watch(model, moving, squares(12), first=3, every=2, most_drop=0.1)
+    before = model.visual.projection.weight.detach().clone()
+    nothing = torch.zeros(())
+    report = [StepReport(step, nothing, {}, ClipReport(nothing, nothing, nothing, nothing), 0.0) for step in range(8)]
+    if looked:
+        watch._start = -1.0  # as good as any
+        before += 1
+        model.visual.projection.weight.data.copy_(before)
+        watch.look(report[4])
+    watch._start = 9.0  # worse than it was, whatever it is
+    model.visual.projection.weight.data.zero_()
+    watch.look(report[5])  # no look at this step
+    assert not watch.stopped
+    watch.look(report[6])
+    assert watch.stopped
+    again = _Watch(model, moving, squares(12), first=3, every=2, most_drop=0.1)
+    again.load_state_dict(watch.state_dict())
+    assert again.best() is model
+    assert torch.equal(model.visual.projection.weight, before)
+
+
+def test_typos_are_measured_before_and_after(model):
+    spec = {"name": "typo_proof", "steps": 3, "batch_size": 8, "rho": 3, "learning_rate": 1e-4}
+    done = tether.adapt(model, captions(), recipe=spec)
+    names = [figure.name for figure in done.report.own]
+    assert names == ["known without a typo", "known after one typo, the worst of 100"]
+    assert done.report.own[0].before.value == 1
+    assert done.report.own[1].before.value <= 1
+    assert done.report.frozen.image_side
