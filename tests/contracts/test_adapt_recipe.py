@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "full": SHORT,
     "gda": {"views": 2},
     "image_search": {"steps": 2, "realign_steps": 2, "batch_size": 6},
+    "long_text": SHORT | {"keep": 3, "learning_rate": 1e-4},
     "lora": SHORT | {"rank": 2},
     "norms": SHORT,
     "pairs": SHORT,
@@ -61,6 +62,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """So that a recipe takes seconds; what is not named has its defaults."""
 REFUSALS: dict[tuple[str, str], str] = {
     **{("maps", kind): "fits the maps of a composed encoder" for kind in KINDS if kind != "composed"},
+    (
+        "long_text",
+        "transformers' SigLIP",
+    ): "this text tower reads the padding behind them",
     ("coop", "composed"): "this text tower cannot be looked into: the tower is a BertModel",
 }
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""

@@ -15,6 +15,7 @@ REASONS: Mapping[str, str] = {
     "nothing moves": "none of the parameters of the {found} side can move",
     "not composed": "it fits the maps of a composed encoder, such as starter, and this is a {found}",
     "shared towers": "one side must rest, and the towers share parameters, among them {found}",
+    "padding": "more positions must not change short texts, and this text tower reads the padding behind them: {found}",
     "text tower": "it puts vectors among a text's tokens, and this text tower cannot be looked into: {found}",
 }
 """Reasons by a short name; ``{found}`` is what was found in the model."""
