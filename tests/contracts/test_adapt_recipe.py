@@ -62,10 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """So that a recipe takes seconds; what is not named has its defaults."""
 REFUSALS: dict[tuple[str, str], str] = {
     **{("maps", kind): "fits the maps of a composed encoder" for kind in KINDS if kind != "composed"},
-    (
-        "long_text",
-        "transformers' SigLIP",
-    ): "this text tower reads the padding behind them",
+    ("long_text", "transformers' SigLIP"): "this text tower reads the padding behind them",
     ("coop", "composed"): "this text tower cannot be looked into: the tower is a BertModel",
 }
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""

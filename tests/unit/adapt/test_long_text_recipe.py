@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tether
+from families import FAMILIES
 from memory_rows import MemoryRows, squares
 from tether.adapt.recipes.long_text import LongText
 from tether.core.errors import InputError, UnsupportedModelError
@@ -47,8 +48,10 @@ def test_the_length_may_be_chosen():
             tether.adapt(base, told(), recipe=spec | change)
 
 
-def test_what_is_refused():
+def test_what_is_refused(tmp_path):
     for model, reason in (
+        (FAMILIES["CLIPA"](tmp_path), "this text tower reads the padding behind them: a short text's cosine"),
+        (FAMILIES["roberta-ViT"](tmp_path), "its text tower is another library's and has no more positions"),
         (create("tiny", geometry="euclidean"), "compares embeddings by cosine"),
         (create("tiny").resized(context=56, how="rotary"), "has 0 tables"),
     ):
