@@ -8,7 +8,7 @@ import torch
 import tether
 from families import FAMILIES
 from memory_rows import MemoryRows, squares
-from tether.adapt.recipes.long_text import LongText
+from tether.adapt.recipes.long_text import LongTextRecipe
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
 
@@ -56,4 +56,4 @@ def test_what_is_refused(tmp_path):
         (create("tiny").resized(context=56, how="rotary"), "has 0 tables"),
     ):
         with pytest.raises(UnsupportedModelError, match=reason):
-            LongText(keep=8).check(model)
+            LongTextRecipe(keep=8).check(model)

@@ -15,7 +15,7 @@ from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.gda import GdaRecipe
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
 from tether.adapt.recipes.image_search import ImageSearch
-from tether.adapt.recipes.long_text import LongText
+from tether.adapt.recipes.long_text import LongTextRecipe
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.maps import MapsRecipe
 from tether.adapt.recipes.norms import NormTuning
@@ -47,7 +47,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "image_search": ImageSearch,
     "region_teacher": RegionTeacher,
     "swap_text": SwapText,
-    "long_text": LongText,
+    "long_text": LongTextRecipe,
     "typo_proof": TypoProof,
     "detail": DetailRecipe,
 }
@@ -70,7 +70,7 @@ __all__ = [
     "ImageSearch",
     "Kind",
     "LinearProbe",
-    "LongText",
+    "LongTextRecipe",
     "LoraRecipe",
     "MapsRecipe",
     "NormTuning",

@@ -28,7 +28,7 @@ SAME = 0.999
 """Least cosine of a short text before and after it has more positions."""
 
 
-class LongText(TuneRecipe):
+class LongTextRecipe(TuneRecipe):
     """A model of 77 tokens learns to read 248: its first positions rest, the others are spread out and trained.
 
     Whole images meet whole captions, and their main directions the captions' first sentences, so that short texts keep
