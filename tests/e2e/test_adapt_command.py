@@ -138,7 +138,10 @@ def test_an_unfinished_adaptation_goes_on_for_the_same_words_only(adapt, place, 
         (("--recipe", "probe", "--classes", "red,green"), "'blue' is none of the 2 classes"),
         (("--recipe", "probe", "--classes", "red,green,blue,black"), "class 'black' has no image"),
         (("--recipe", "probe", "--label", "kind"), "takes images with a class each"),
-        (("--recipe", "probe", "--interpolate"), "goes with a recipe that gives a model, and probe gives a head"),
+        (
+            ("--recipe", "probe", "--interpolate"),
+            "goes with a recipe that gives a model like the base, probe gives a head",
+        ),
         (("--recipe", "maps"), "takes images with captions"),
     ],
 )

@@ -114,5 +114,5 @@ def test_equal_counts_are_hidden():
 
 
 def test_networks_without_patches(tmp_path):
-    with pytest.raises(UnsupportedModelError, match="0 layers that make tokens"):
+    with pytest.raises(UnsupportedModelError, match="is no vision transformer"):
         mask_patches_(family("RN50", tmp_path))

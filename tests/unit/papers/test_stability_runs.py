@@ -97,7 +97,7 @@ def test_the_clip_is_spoiled_in_the_tensor_it_names():
 
 
 def test_a_ruined_run_goes_on_and_has_no_final_loss():
-    ruined = replace(guards()["sgd"], settings={"lr": 1e30})
+    ruined = replace(guards()["sgd"], settings={"lr": 1e29})
     found = run("language", fault="clean", guard=ruined, seed=0, steps=STEPS)
     assert found.final is None
     assert len(found.trace.losses) == STEPS

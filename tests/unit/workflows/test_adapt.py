@@ -162,10 +162,11 @@ def test_what_is_there_decides_what_is_proposed(model):
     few = look_at(squares(36), Asked(shots=4), composed=False)
     assert (few.classes, few.least, few.rows) == (3, 4, 36)
     assert choices(few, model)[0].recipe == "probe"
-    with pytest.raises(InputError, match="no recipe suits 36 rows, read as texts"):
-        choices(look_at(captions(), Asked(), composed=False), model)
-    with pytest.raises(InputError, match="no recipe suits 6 rows, read as images, labels, pairs; the smallest"):
-        choices(look_at(squares(6), Asked(), composed=False), model)
+    assert choices(look_at(captions(), Asked(), composed=False), model)[0].recipe == "typo_proof"
+    with pytest.raises(InputError, match="no recipe suits 36 rows, read as images"):
+        choices(look_at(without_words(squares(36)), Asked(), composed=False), model)
+    with pytest.raises(InputError, match="no recipe suits 3 rows, read as images, labels, pairs; the smallest"):
+        choices(look_at(squares(3), Asked(), composed=False), model)
     with pytest.raises(InputError, match="nothing to learn from in 0 rows"):
         look_at(MemoryRows([]), Asked(), composed=False)
 
