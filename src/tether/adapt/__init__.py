@@ -1,4 +1,4 @@
-"""How a trained model is bent to a case: recipes, fine-tuning, averages of weights, mending what it learnt wrongly."""
+"""How a trained model is adapted to a case: recipes, fine-tuning, averages, mending what it learnt wrongly."""
 
 from __future__ import annotations
 

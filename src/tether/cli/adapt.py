@@ -1,4 +1,4 @@
-"""``tether adapt``: a model bent to a case, and what it forgot."""
+"""``tether adapt``: a model adapted to a case, and what it forgot."""
 
 from __future__ import annotations
 

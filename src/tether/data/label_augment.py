@@ -37,12 +37,12 @@ def seeded(draw: int) -> Iterator[None]:
     with _ONE_AT_A_TIME:
         kept = random.getstate(), np.random.get_state()  # noqa: NPY002 - timm draws from it
         random.seed(draw)
-        np.random.seed(draw % 2**32)  # noqa: NPY002
+        np.random.seed(draw % 2**32)  # noqa: NPY002 - its old generator takes 32 bits
         try:
             yield
         finally:
             random.setstate(kept[0])
-            np.random.set_state(kept[1])  # noqa: NPY002
+            np.random.set_state(kept[1])  # noqa: NPY002 - as it was found
 
 
 class LabelAugment:

@@ -202,7 +202,7 @@ def few_shot(
     """Let each method learn from the same few images and answer the same questions.
 
     Draw d of all methods, and of all sets of classes, takes the same images of a class: which depends on their bytes
-    and d alone (``data.labelled.draw_parts``). Test images of the classes learnt are told apart among these, those of
+    and d alone (``data.labelled.draw_parts``). Test images of the classes learnt are classified among these, those of
     the unseen classes among the unseen ones, as in base-to-new tables (arXiv 2203.05557, section 4.1). The order of the
     methods turns from draw to draw, so that a machine that slows down favours none.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import pytest
@@ -107,7 +107,7 @@ def test_every_way_of_image_search_resumes(settings: dict[str, Any], tmp_path: A
     given = {"steps": 2, "realign_steps": 2, "learning_rate": 1e-3, "realign_rate": 1e-3, **settings}
     whole = bend("image_search", **given)
     asked = iter([False, False, True])
-    stop: Callable[[], bool] = lambda: next(asked, True)  # noqa: E731
+    stop = functools.partial(next, asked, True)
     if given["realign_steps"]:
         with pytest.raises(StoppedError):
             bend("image_search", **given, out=tmp_path / "out", should_stop=stop)
