@@ -8,8 +8,8 @@ random typos gets, and one random typo.
 
 Measured last on one of two busy virtual cores, CPU time, 5 rounds: a small model with random weights 5.3 times faster
 (4.6 to 5.8) at rho 50, on an idle machine 4.4 and 4.9 in two runs; 4.5 (4.1 to 4.5) and 5.7 (5.5 to 6.3) in two runs
-at 20; a tiny one 13.2 and 15.1; ``starter`` 3.4 (3.3 to 3.5), whose tower has work enough with one text alone. Squared distances at rho 20, starter: leaf 0.82, best
-of random 0.74, one random 0.35.
+at 20; a tiny one 13.2 and 15.1; ``starter`` 3.4 (3.3 to 3.5), whose tower has work enough with one text alone. Squared
+distances at rho 20, starter: leaf 0.82, best of random 0.74, one random 0.35.
 """
 
 from __future__ import annotations
