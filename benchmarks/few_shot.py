@@ -33,6 +33,7 @@ import tether
 from tether.adapt.recipes import RECIPES, Given, Outcome
 from tether.adapt.training_free import GDAClassifier, TipAdapter
 from tether.adapt.weights import interpolate
+from tether.core.allocator import keep_freed_memory
 from tether.core.component import build
 from tether.data import open_source
 from tether.data.labelled import LabelledRows, draw_parts, read_labels
@@ -292,6 +293,7 @@ def opened(given: argparse.Namespace) -> tuple[LabelledRows, LabelledRows]:
 def main() -> None:
     given = parse(argparse.ArgumentParser(description=__doc__.partition("\n")[0]))
     torch.set_num_threads(1)
+    keep_freed_memory()
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", message="invalid value", category=RuntimeWarning)  # NearestCentroid on one shot
     shots = [1, 2] if given.quick else [int(count) for count in given.shots.split(",")]

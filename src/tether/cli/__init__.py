@@ -21,6 +21,7 @@ from tether import __version__
 from tether.cli import verbs
 from tether.cli.options import json_alone
 from tether.cli.say import say
+from tether.core.allocator import keep_freed_memory
 from tether.core.errors import MissingExtraError, StoppedError, TetherError, reason_of
 from tether.core.printable import printable
 
@@ -71,6 +72,7 @@ class Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; what went wrong on purpose becomes one message on stderr and an exit code."""
         _quote_log()
+        keep_freed_memory()
         with _one_message():
             return super().invoke(ctx)
 
