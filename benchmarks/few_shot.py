@@ -35,6 +35,7 @@ from tether.adapt.training_free import GDAClassifier, TipAdapter
 from tether.adapt.weights import interpolate
 from tether.core.allocator import keep_freed_memory
 from tether.core.component import build
+from tether.core.errors import UnsupportedModelError
 from tether.data import open_source
 from tether.data.labelled import LabelledRows, draw_parts, read_labels
 from tether.data.loader import ordered
@@ -210,8 +211,14 @@ def recipe_arm(bench: Bench, asked: str) -> Method:
     wise = asked.startswith("wise-")
     spec = {"name": name, **dict(yaml.safe_load(pair.replace("=", ": ", 1)).popitem() for pair in settings)}
 
+    made = build(spec, RECIPES, where="--recipes", finite=True)
+    try:
+        made.check(bench.model)
+    except UnsupportedModelError as reason:
+        print(f"{asked}: refused, {reason}")
+        return lambda draw: None
+
     def method(draw: Draw) -> FewShotAnswer:
-        made = build(spec, RECIPES, where="--recipes", finite=True)
         prompts = tuple(bench.prompts[label] for label in draw.classes)
         parts = {
             key: rows_at(bench.train, sorted(places), classes=draw.classes)
@@ -229,7 +236,6 @@ def recipe_arm(bench: Bench, asked: str) -> Method:
             seed=draw.seed,
             shots=draw.shots,
         )
-        made.check(bench.model)
         outcome = run(made, bench.model, given, folder=None).outcome
         if wise:
             outcome = Outcome(model=interpolated(bench, outcome.model, given))
