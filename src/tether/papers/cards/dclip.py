@@ -128,12 +128,13 @@ CARD = Card(
             bed="this bed at 0.00001, 0.00003, 0.0001, 0.0003 and 0.001 on one pilot seed, at the first three on "
             "another, every arm alike; the rule, set before: of the rates that keep 94 % the one that finds most, and "
             "where none does the one that keeps most; a few of the 500 scenes showed the same things",
-            outcome="No arm kept 94 % on the mean of both, so 0.00001 was taken for all. There captions found 15.6 and "
-            "17.4 % by CLIP's loss alone and 15.8 and 17.8 % by halves, 10.0 and 9.0 % before; 91 and 81 % were kept against 92 "
-            "and 82 %. At 0.0001 it was 21.4 and 28.4 % found against 23.8 and 28.0 %, 82 and 66 % kept against 82 and "
-            "67 %; at 0.001 36.8 against 36.6 %, 80 against 75 %. The control and the model's own rows were within 2.4 "
-            "points of the method at every rate. Weights halfway to CLIP's loss at 0.001 found 22.8 % and kept 93 %, "
-            "the cosine alone at 0.00001 19.8 and 18.2 % and 95 and 88 %.",
+            outcome="No arm kept 94 % on the mean of both, so 0.00001 was taken for all. There captions found 15.6 "
+            "and 17.4 % by CLIP's loss alone and 15.8 and 17.8 % by halves, 10.0 and 9.0 % before; 91 and 81 "
+            "% were kept against 92 and 82 %. At 0.0001 it was 21.4 and 28.4 % found against 23.8 and 28.0 %, "
+            "82 and 66 % kept against 82 and 67 %; at 0.001 36.8 against 36.6 %, 80 against 75 %. The control "
+            "and the model's own rows were within 2.4 points of the method at every rate. Weights halfway to "
+            "CLIP's loss at 0.001 found 22.8 % and kept 93 %, the cosine alone at 0.00001 19.8 and 18.2 % and "
+            "95 and 88 %.",
         ),
     ),
     minutes=8.0,
