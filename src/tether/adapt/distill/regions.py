@@ -20,6 +20,20 @@ class DclipStep:
 
     ``batch.extra`` has ``keys`` and ``texts``, which say whose rows they are, as ``data.loader.Loader`` gives them.
     Equal captions of a batch are positives of each other.
+
+    Example:
+        >>> import torch
+        >>> from tether.adapt.distill import DclipStep, RegionTargets
+        >>> from tether.core.gather import LOCAL
+        >>> from tether.core.types import Batch
+        >>> from tether.models import create
+        >>> from tether.train.steps.module import StepModule
+        >>> model, rows = create("tiny"), torch.randn(1, 64)
+        >>> step = DclipStep(RegionTargets({("7", "a star"): 0}, text=rows, image=rows))
+        >>> image, whose = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), {"keys": ["7"], "texts": ["a star"]}
+        >>> batch = Batch(image, model.tokenizer(["a star"]), whose)
+        >>> list(step(StepModule(model), batch, step=0, gather=LOCAL).terms)
+        ['contrastive', 'cosine']
     """
 
     @checked

@@ -32,7 +32,7 @@ class RegionTeacher(TuneRecipe):
     scale rest, and the model that comes out costs what the base does. Without ``boxes`` it sees whole images alone.
 
     Source: DCLIP (arXiv 2505.21549), which reports 94 % of zero-shot accuracy kept on 67,500 pairs. Its rates and the
-    share alpha are not published.
+    share alpha are not published. In our check the teacher changed next to nothing beside CLIP's loss at equal shares.
     """
 
     takes = "pairs"
