@@ -31,7 +31,10 @@ CARD = Card(
         "tether.data.label_augment.LabelAugment",
     ),
     needs=("a trained encoder", "labelled images, dozens of each class"),
-    gives="A classifier of the whole image tower, for these classes alone.",
+    gives="A classifier of the whole image tower, for these classes alone, at a peak rate that one rate for all layers "
+    "does not stand: 50 % of digits are told, where that has 18 %, and 39 % at the best of four rates. The average of "
+    "weights brought nothing, Mixup and CutMix cost 9 points; one lower rate for the whole tower has 46 %. All tell "
+    "little after eight passes of strongly changed images: a logistic regression on the pixels tells 97 %.",
     claim=Claim(
         says="With rates that fall from layer to layer and averaged weights, a CLIP's image tower that is tuned as a "
         "classifier tells a point more than with one rate for all layers and the last weights, at the same peak rate.",
@@ -79,6 +82,8 @@ CARD = Card(
         "Crops keep at least 0.4 of the image's area, where the paper has 0.08, and no digit is mirrored.",
         "The layer that makes patches learns, as in all of the release's scripts but that of ViT-B/16 at 224 pixels.",
         "Mixup's alpha is 0.8 and CutMix's 1, as recipes for ImageNet usually have them.",
+        "All ways of tuning tell few digits: a logistic regression on their 64 pixels tells 97 % of the same held-out "
+        "ones. These are 342; the claim's scale, written before the run, says 360.",
         "Whether the CLIP's own training helps, against a tower of random weights, was not tried.",
     ),
     tried=(
