@@ -10,6 +10,7 @@ from tether.adapt.recipes.clipood import ClipoodRecipe
 from tether.adapt.recipes.close_the_gap import CloseTheGap
 from tether.adapt.recipes.contrastive import PairTuning
 from tether.adapt.recipes.coop import CoOp
+from tether.adapt.recipes.debias import DebiasRecipe
 from tether.adapt.recipes.detail import DetailRecipe
 from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.gda import GdaRecipe
@@ -50,6 +51,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "long_text": LongTextRecipe,
     "typo_proof": TypoProof,
     "detail": DetailRecipe,
+    "debias": DebiasRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -60,6 +62,7 @@ __all__ = [
     "ClipoodRecipe",
     "CloseTheGap",
     "CoOp",
+    "DebiasRecipe",
     "DetailRecipe",
     "EmbeddedRows",
     "FineTuneRecipe",
