@@ -31,6 +31,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 SHORT = {"steps": 4, "batch_size": 6}
 SETTINGS: dict[str, dict[str, Any]] = {
+    "binding": {"steps": 30, "batch_size": 6},
     "debias": {"attribute": "size", "n_features": 60, "n_code_features": 60, "gamma": [0.01, 0.01]},
     "clipood": SHORT,
     "close_the_gap": SHORT | {"learning_rate": 1e-4},

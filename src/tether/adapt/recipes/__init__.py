@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.adapt.recipes.batches import Batches, ReplayedBatches, TensorBatches
+from tether.adapt.recipes.binding import BindingRecipe
 from tether.adapt.recipes.classifier import FineTuneRecipe
 from tether.adapt.recipes.clipood import ClipoodRecipe
 from tether.adapt.recipes.close_the_gap import CloseTheGap
@@ -52,12 +53,14 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "typo_proof": TypoProof,
     "detail": DetailRecipe,
     "debias": DebiasRecipe,
+    "binding": BindingRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
 __all__ = [
     "RECIPES",
     "Batches",
+    "BindingRecipe",
     "Case",
     "ClipoodRecipe",
     "CloseTheGap",
