@@ -75,15 +75,16 @@ class DebiasRecipe(FitRecipe):
             gamma: ridges, images first; larger for few rows.
             n_iter: rounds.
             sigma: width of the kernels, or the median of the distances.
-            centre: ``images`` takes the mean code of the training images off, which is not the paper's rule.
+            centre: ``images`` takes the mean code of the training images off, which is not the paper's rule: without,
+                few random features (1000 in a trial, not 3000) can favour one class by chance.
             max_samples: fit on so many rows, drawn by the seed.
         """
         if (attribute is None) == (groups is None):
-            raise InputError("expected one of attribute (a column) and groups (texts to guess by), and not both")
+            raise InputError("recipe debias: expected one of attribute (a column) and groups (texts), and not both")
         if groups is not None and len(set(groups)) < len(groups):
-            raise InputError(f"groups: expected different texts, got {list(groups)!r:.200}")
+            raise InputError(f"recipe debias: groups: expected different texts, got {list(groups)!r:.200}")
         if attribute == LABEL:
-            raise InputError(f"attribute: {LABEL!r} is the class; expected another column")
+            raise InputError(f"recipe debias: attribute: {LABEL!r} is the class; expected another column")
         self.column, self.groups = attribute, groups
         self._fair = FairerClip(
             n_features=n_features,
