@@ -31,6 +31,8 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 SHORT = {"steps": 4, "batch_size": 6}
 SETTINGS: dict[str, dict[str, Any]] = {
+    "binding": {"steps": 30, "batch_size": 6},
+    "debias": {"attribute": "size", "n_features": 60, "n_code_features": 60, "gamma": [0.01, 0.01]},
     "clipood": SHORT,
     "close_the_gap": SHORT | {"learning_rate": 1e-4},
     "coop": {"context": 2, "epochs": 2, "batch_size": 6},
@@ -173,4 +175,4 @@ def test_interrupted_and_resumed_is_the_same(name: str, kind: str, base: Callabl
 def test_other_data_are_refused(name: str, base: Callable[[str], Any]) -> None:
     other = "labels" if RECIPES[name].takes == "texts" else "texts"
     with pytest.raises(InputError, match=f"--recipe {name}: takes"):
-        tether.adapt(base("Tether"), DATA[other](), recipe=name)
+        tether.adapt(base("Tether"), DATA[other](), recipe={"name": name, **SETTINGS.get(name, {})})

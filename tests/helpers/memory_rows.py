@@ -34,7 +34,7 @@ def squares(count: int = 36, *, size: int = 32, seed: int = 0) -> MemoryRows:
         noise = rng.integers(-30, 30, (size, size, 3))
         image = np.clip(np.array(COLOURS[name]) + noise, 0, 255).astype(np.uint8)
         text = f"a {'small' if number % 2 else 'large'} {name} square on a wall"
-        rows.append(Row(f"row {number}", image, (text,), {"label": name}))
+        rows.append(Row(f"row {number}", image, (text,), {"label": name, "size": "small" if number % 2 else "large"}))
     return MemoryRows(rows, name=f"squares {seed}")
 
 

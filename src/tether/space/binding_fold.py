@@ -20,6 +20,7 @@ PLACES = (
     "model.text.proj",  # open_clip's Hugging Face text towers, linear projection
     "model.text.proj.2",  # the same with two layers
     "model.text_model.head",  # transformers' SigLIP
+    "model.text_map",  # composed encoders, a linear map
 )
 """Where the models of ``tether.load`` keep what makes a text embedding: a linear layer, or a bare matrix."""
 _PROBES = ("a", "two words", "a few words more than two")

@@ -213,7 +213,7 @@ def adapt(
         adapted, curve, chosen = done.outcome.model, [], None
         if interpolate and adapted is not None and parts.given.validation is not None:
             curve, adapted, chosen = along(base, adapted, validation=parts.given.validation, measurer=measurer)
-        own = measurer.own(adapted, done.outcome.head, aims=made.aims)
+        own = measurer.own(adapted, done.outcome.head, aims=made.aims, column=made.column)
         keeps = measurer.kept(adapted)
         report = AdaptReport(
             recipe=name,

@@ -8,7 +8,7 @@ import torch
 
 from tether.core.errors import InputError
 from tether.evaluate.adaptation import AdaptReport, class_figures, recall_figure
-from tether.evaluate.adaptation.figures import hits_figure, plain_figure
+from tether.evaluate.adaptation.figures import hits_figure, plain_figure, shares_figure
 from tether.evaluate.adaptation.report import Costs, CurvePoint, Frozen
 from tether.evaluate.embeddings import Embedded
 from tether.evaluate.groups import wilson
@@ -49,6 +49,12 @@ def test_a_difference_is_shown_by_its_own_interval(before, after, verdict):
     share = wilson(before, n=100)
     assert (found.before.value, found.before.low, found.before.high) == (share.rate, share.low, share.high)
     assert found.change.low <= found.change.value <= found.change.high
+
+
+def test_the_difference_of_two_groups_is_newcombes():
+    found = shares_figure("worst group", wilson(48, n=80), wilson(56, n=70), n=150)  # his example (a), method 10
+    assert (found.change.low, found.change.high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
+    assert found.verdict == "better"
 
 
 def test_the_change_is_taken_row_by_row():

@@ -8,10 +8,11 @@ from pathlib import Path
 from tether.adapt.heads.cache import CacheHead
 from tether.adapt.heads.digest import image_digest
 from tether.adapt.heads.head import HEAD_FILE, Head, read_head
+from tether.adapt.heads.kernel import KernelHead
 from tether.adapt.heads.linear import LinearHead
 from tether.core.protocols import DualEncoder
 
-HEADS: Mapping[str, type[Head]] = {"linear": LinearHead, "cache": CacheHead}
+HEADS: Mapping[str, type[Head]] = {"linear": LinearHead, "cache": CacheHead, "kernel": KernelHead}
 """Every kind of head by the name that its file has."""
 
 
@@ -38,4 +39,4 @@ def load_head(folder: Path | str, *, model: DualEncoder | None = None) -> Head:
     return read_head(folder, HEADS, model=model)
 
 
-__all__ = ["HEADS", "HEAD_FILE", "CacheHead", "Head", "LinearHead", "image_digest", "load_head"]
+__all__ = ["HEADS", "HEAD_FILE", "CacheHead", "Head", "KernelHead", "LinearHead", "image_digest", "load_head"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.adapt.recipes.batches import Batches, ReplayedBatches, TensorBatches
+from tether.adapt.recipes.binding import BindingRecipe
 from tether.adapt.recipes.classifier import FineTuneRecipe
 from tether.adapt.recipes.clipood import ClipoodRecipe
 from tether.adapt.recipes.close_the_gap import CloseTheGap
 from tether.adapt.recipes.contrastive import PairTuning
 from tether.adapt.recipes.coop import CoOp
+from tether.adapt.recipes.debias import DebiasRecipe
 from tether.adapt.recipes.detail import DetailRecipe
 from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.gda import GdaRecipe
@@ -50,16 +52,20 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "long_text": LongTextRecipe,
     "typo_proof": TypoProof,
     "detail": DetailRecipe,
+    "debias": DebiasRecipe,
+    "binding": BindingRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
 __all__ = [
     "RECIPES",
     "Batches",
+    "BindingRecipe",
     "Case",
     "ClipoodRecipe",
     "CloseTheGap",
     "CoOp",
+    "DebiasRecipe",
     "DetailRecipe",
     "EmbeddedRows",
     "FineTuneRecipe",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Source
+from tether.core.types import Row
 from tether.data.contents import BatchContents
 from tether.data.crops import Crop
 from tether.data.images import decode
@@ -39,12 +40,14 @@ class EmbeddedRows:
         labels: (n,) numbers of their classes; empty where they have none.
         text: (m, d) of all their captions; empty where there are none.
         owner: (m,) row of the image that each caption belongs to.
+        rows: what stands beside each image: its key, texts and columns, without the image; empty for views.
     """
 
     image: Float[Tensor, "n d"]
     labels: Int[Tensor, " labelled"]
     text: Float[Tensor, "m d"]
     owner: Int[Tensor, " m"]
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +111,12 @@ class Given:
         if views:
             image, labels = self._views(reader, source, views=views, crop=crop)
             return EmbeddedRows(image, labels, torch.empty(0, model.dim), torch.empty(0, dtype=torch.int64))
-        found, rows = [], []
+        found: list[Tensor] = []
+        rows: list[Row] = []
         for some, image in reader.rows_of(source, batch_size=ROWS, workers=self.workers, on_progress=self.on_progress):
             found.append(image)
-            rows += some
-        labels = [row.meta["label"] for row in rows] if self.kind == "labels" else []
+            rows += [replace(row, image=None) for row in some]
+        labels = [cast(int, row.meta["label"]) for row in rows] if self.kind == "labels" else []
         captions = [text for row in rows for text in row.texts] if texts else []
         owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.texts) for row in rows]))
         return EmbeddedRows(
@@ -120,6 +124,7 @@ class Given:
             torch.tensor(labels, dtype=torch.int64),
             encode_texts(reader, captions),
             owner if texts else owner[:0],
+            tuple(rows),
         )
 
     def loader(

@@ -14,7 +14,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.embeddings import Embedded
-from tether.evaluate.groups import wilson
+from tether.evaluate.groups import Share, wilson
 from tether.evaluate.retrieval import chance, ranks
 from tether.tasks.classify.calibrate import calibration_error
 
@@ -91,6 +91,18 @@ def hits_figure(
     low, high = interval(change, counts=np.ones_like(change))[0]
     found = Interval(float(change.mean()), float(low), float(high))
     return Compared(name, ends[0], ends[1], found, len(before), chance=chance)
+
+
+def shares_figure(name: str, before: Share, after: Share, *, n: int, chance: float | None = None) -> Compared:
+    """Of two shares that need not be of the same rows: their own intervals, and Newcombe's of the difference.
+
+    It takes them as independent, which is wide where they are of the same rows.
+    """
+    by = after.rate - before.rate
+    low = by - math.hypot(after.rate - after.low, before.high - before.rate)
+    high = by + math.hypot(after.high - after.rate, before.rate - before.low)
+    ends = [Interval(one.rate, one.low, one.high) for one in (before, after)]
+    return Compared(name, ends[0], ends[1], Interval(by, low, high), n, chance=chance)
 
 
 def class_figures(

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from tether.core.protocols import DualEncoder, Source
-from tether.evaluate.adaptation.figures import Compared, Interval, hits_figure, plain_figure
+from tether.data.labelled import label_of
+from tether.evaluate.adaptation.figures import Compared, Interval, hits_figure, plain_figure, shares_figure
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.embeddings import Embedded
 from tether.evaluate.geometry import modality_gap
+from tether.evaluate.groups import worst_group_accuracy
 from tether.evaluate.image_retrieval import image_retrieval
 from tether.evaluate.robustness.typos import typo_robustness
 from tether.models.embed import encode_texts
@@ -32,6 +36,8 @@ class Pictured:
         after: what came of it.
         seen_before: the rows as the base embeds them.
         seen_after: and as the other does.
+        said: (n, c) probabilities of the classes of labelled images before and after, by texts or by a head; or None.
+        column: of the rows, for measures that need one; or None.
     """
 
     source: Source
@@ -39,6 +45,17 @@ class Pictured:
     after: DualEncoder
     seen_before: Embedded
     seen_after: Embedded
+    said: tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]] | None = None
+    column: str | None = None
+
+    def values(self) -> list[str | None]:
+        """What stands in the column in each row that was embedded; None where there is nothing."""
+        found: list[str | None] = []
+        keys = self.seen_before.keys
+        for row in (row for block in self.source.blocks() for row in self.source.read(block)):
+            if len(found) < len(keys) and row.key == keys[len(found)]:  # bad rows have no embedding
+                found.append(None if self.column is None else label_of(row, self.column))
+        return found
 
 
 Measure = Callable[[Pictured], list[Compared]]
@@ -98,5 +115,50 @@ def typos(seen: Pictured) -> list[Compared]:
     ]
 
 
-MEASURES: Mapping[str, Measure] = {"gap": gap, "image search": image_search, "typos": typos}
+def worst_group(seen: Pictured) -> list[Compared]:
+    """Accuracy of the worst of the groups that class and column make, among rows that have a value there."""
+    values = seen.values()
+    some = [row for row, value in enumerate(values) if value is not None]
+    if seen.said is None or not some:
+        return []
+    labels = [seen.seen_before.labels[row] for row in some]
+    before, after = (
+        worst_group_accuracy(
+            [str(int(number)) for number in one.argmax(dim=1)[some]],
+            labels=labels,
+            attribute=[str(values[row]) for row in some],
+        )
+        for one in seen.said
+    )
+    worst = [min((group.accuracy for group in one.groups), key=lambda share: share.rate) for one in (before, after)]
+    name = f"accuracy of the worst group of class and {seen.column}"
+    return [shares_figure(name, worst[0], worst[1], n=len(some), chance=1 / seen.said[0].shape[1])]
+
+
+def twins(seen: Pictured) -> list[Compared]:
+    """Images nearer, by cosine, to their first caption than to the text of the column, where the two differ."""
+    pairs = zip(seen.values(), seen.seen_before.first_captions, strict=True)
+    found = [
+        (row, first, value)
+        for row, (value, first) in enumerate(pairs)
+        if value is not None and first >= 0 and value != seen.seen_before.captions[first]
+    ]
+    if not found:
+        return []
+    rows, captions, others = (list(column) for column in zip(*found, strict=True))
+    hits = []
+    for model, one in ((seen.before, seen.seen_before), (seen.after, seen.seen_after)):
+        both = one.text[captions], encode_texts(model, others)
+        own, other = (F.cosine_similarity(one.image[rows], text) for text in both)
+        hits.append(own > other)
+    return [hits_figure("nearer to the caption than to its twin", hits[0], hits[1], chance=0.5)]
+
+
+MEASURES: Mapping[str, Measure] = {
+    "gap": gap,
+    "image search": image_search,
+    "typos": typos,
+    "worst group": worst_group,
+    "twins": twins,
+}
 """What ``Recipe.aims`` may name."""

@@ -66,13 +66,23 @@ class Measurer:
         self._limit, self._templates = keep_limit, templates
         self._seen: dict[tuple[str, str], Embedded] = {}
 
-    def own(self, model: DualEncoder | None, head: Head | None, *, aims: Sequence[str] = ()) -> list[Compared]:
-        """Figures of the held-out part: of the base against a model, or a head on either."""
+    def own(
+        self, model: DualEncoder | None, head: Head | None, *, aims: Sequence[str] = (), column: str | None = None
+    ) -> list[Compared]:
+        """Figures of the held-out part: of the base against a model, or a head on either.
+
+        Args:
+            model: what came of the base; None takes the base.
+            head: what names images; None takes the texts of the classes.
+            aims: names of ``evaluate.adaptation.MEASURES``.
+            column: of the data, for those that need one.
+        """
         if self.test is None:
             return []
         after = self.base if model is None else model
         before_seen, after_seen = self._embedded(self.base, self.test), self._embedded(after, self.test)
         found: list[Compared] = []
+        said: tuple[Tensor, Tensor] | None = None
         if self.kind == "labels":
             labels = torch.tensor([int(name) for name in before_seen.labels])
             first = self._probability(self.base, before_seen.image, self.given.class_text)
@@ -81,12 +91,13 @@ class Measurer:
                 last = self._probability(after, after_seen.image, text)
             else:
                 last = F.softmax(head.logits(self._read(head, after, after_seen, self.test)), dim=1)
+            said = first, last
             found += class_figures(first, last, labels=labels)
         elif self.kind == "pairs":
             found.append(recall_figure(before_seen, after_seen))
         elif self._brought:
             found += self._general(before_seen, after_seen, after)
-        seen = Pictured(self.test, self.base, after, before_seen, after_seen)
+        seen = Pictured(self.test, self.base, after, before_seen, after_seen, said=said, column=column)
         return found + [figure for name in aims for figure in MEASURES[name](seen)]
 
     def kept(self, model: DualEncoder | None) -> list[Compared]:
