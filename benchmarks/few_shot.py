@@ -2,7 +2,7 @@
 
     python benchmarks/few_shot.py TRAIN.parquet [--test TEST.parquet] [--model starter] [--label label]
         [--template "a photo of a {}."] [--arms zero-shot,gda,...] [--recipes lora,svd,...] [--shots 1,2,4,8,16]
-        [--draws 5] [--no-unseen] [--quick] [--json OUT]
+        [--draws 5] [--tables all,unseen] [--quick] [--json OUT]
 
 One run, the same draws for all arms. Without ``--test`` two fifths of each class are held out. The first table learns
 all classes; the second learns the first half of them and asks both halves apart (base-to-new). Arms on embeddings
@@ -274,7 +274,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--recipes", default="", help="of tether adapt, with commas between them")
     parser.add_argument("--shots", default="1,2,4,8,16")
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--no-unseen", action="store_true")
+    parser.add_argument("--tables", default="all,unseen", help="all classes learnt, or half of them and both halves asked")
     parser.add_argument("--quick", action="store_true", help="shots 1 and 2, two draws, 20 test images a class")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -322,12 +322,12 @@ def main() -> None:
         print(f"  {figure.method}, {figure.shots} shots, draw {figure.seed}: {shown}", flush=True)
 
     tables: dict[str, FewShotTable] = {}
-    halves = {"all classes": (), "base to new": train.classes[(len(every) + 1) // 2 :]}
-    for title, unseen in halves.items():
-        if title == "all classes" or not given.no_unseen:
-            print(f"{title}:")
-            settings = {"shots": shots, "draws": draws, "unseen": unseen}
-            tables[title] = few_shot(methods, train=train, test=test, on_figure=told, **settings)
+    halves = {"all": (), "unseen": train.classes[(len(every) + 1) // 2 :]}
+    titles = {"all": "all classes", "unseen": "base to new"}
+    for name in given.tables.split(","):
+        print(f"{titles[name]}:")
+        settings = {"shots": shots, "draws": draws, "unseen": halves[name]}
+        tables[titles[name]] = few_shot(methods, train=train, test=test, on_figure=told, **settings)
     for title, table in tables.items():
         print(f"\n{title}", *table.lines(), sep="\n")
     if given.json:
