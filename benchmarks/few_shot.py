@@ -274,7 +274,9 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--recipes", default="", help="of tether adapt, with commas between them")
     parser.add_argument("--shots", default="1,2,4,8,16")
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--tables", default="all,unseen", help="all classes learnt, or half of them and both halves asked")
+    parser.add_argument(
+        "--tables", default="all,unseen", help="all classes learnt, or half of them and both halves asked"
+    )
     parser.add_argument("--quick", action="store_true", help="shots 1 and 2, two draws, 20 test images a class")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
