@@ -44,7 +44,7 @@ def train_denoiser(
     Args:
         denoiser: in place.
         model: any encoder of ``tether.load``.
-        batches: of images, or with ``extra["latents"]``; at least ``steps``.
+        batches: of images, or with ``extra["latent_image"]``; at least ``steps``.
         steps: of AdamW, whose rate falls to 0 as a cosine after a short warm-up.
         learning_rate: at its highest.
         weight_decay: of matrices.
