@@ -98,8 +98,8 @@ CARD = Card(
         Tried(
             bed="the least of these rates with random crops, mirrored in half of the cases",
             outcome="All were worse than the untuned CLIP, singular values 63.8 and 53.4 %, LoRA 59.3 and 51.2, norm "
-            "layers 57.6 and 49.1, full fine-tuning 58.8 and 52.9 where it had 68.4 and 54.8. So images are taken as they "
-            "are.",
+            "layers 57.6 and 49.1, full fine-tuning 58.8 and 52.9 where it had 68.4 and 54.8. So images are taken as "
+            "they are.",
         ),
     ),
     minutes=6.0,
