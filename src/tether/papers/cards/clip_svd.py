@@ -37,7 +37,8 @@ CARD = Card(
         "tether.adapt.recipes.svd.SvdRecipe",
     ),
     needs=("a trained CLIP", "a few labelled images of each class"),
-    gives="A CLIP that is taught by a few images, in which only singular values moved.",
+    gives="A CLIP that is taught by a few images, in which only singular values moved. A tiny CLIP forgot more by it than "
+    "by full fine-tuning at a tried rate, and 4 images a class taught it nothing.",
     claim=Claim(
         says="Taught 20 classes by 16 images each, a small CLIP whose singular values alone learnt tells 20 further "
         "classes better than after full fine-tuning.",
@@ -82,6 +83,7 @@ CARD = Card(
         "A tiny CLIP and synthetic things stand in for CLIP and 21 sets of photographs.",
         "200 steps at 4 and at 16 shots, where the paper has 200 for each shot, and images as they are, where the "
         "paper crops and mirrors: in a pilot crops made all ways worse.",
+        "The rate of each way is chosen at 16 shots and kept at 4.",
         "Singular values do not decay, the cosine falls over the whole run, see the part, and the rate is 60 times the "
         "paper's.",
         "That it is better than LoRA and learnt prompts is not claimed: a small CLIP cannot show it. LoRA and norm "
