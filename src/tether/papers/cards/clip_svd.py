@@ -37,8 +37,8 @@ CARD = Card(
         "tether.adapt.recipes.svd.SvdRecipe",
     ),
     needs=("a trained CLIP", "a few labelled images of each class"),
-    gives="A CLIP that is taught by a few images, in which only singular values moved. A tiny CLIP forgot more by it than "
-    "by full fine-tuning at a tried rate, and 4 images a class taught it nothing.",
+    gives="A CLIP that is taught by a few images, in which only singular values moved. A tiny CLIP forgot more by it "
+    "than by full fine-tuning at a tried rate, and 4 images a class taught it nothing.",
     claim=Claim(
         says="Taught 20 classes by 16 images each, a small CLIP whose singular values alone learnt tells 20 further "
         "classes better than after full fine-tuning.",
