@@ -141,5 +141,4 @@ def reproduce(lab: Lab) -> Trial:
     for name in ("learnt", "unseen"):
         notes[name] = notes[f"{name}_untuned_{SHOTS[0]}"]
     last = SHOTS[-1]
-    notes["time_of_lora"] = tunings.seconds["svd", last] / tunings.seconds["lora", last]
     return Trial(notes[f"unseen_full_{last}"], notes[f"unseen_svd_{last}"], notes)

@@ -41,14 +41,12 @@ class Tunings:
     Attributes:
         things: the world.
         settings: of each recipe, by its name.
-        seconds: of processor time of each run's steps, by recipe and shots.
     """
 
     things: HeldOutThings
     settings: Mapping[str, Mapping[str, Any]]
 
     def __post_init__(self) -> None:
-        self.seconds: dict[tuple[str, int], float] = {}
         self._made: dict[tuple[str, int, int], Clip] = {}
 
     def untuned(self, draw: Draw) -> FewShotAnswer:
@@ -72,7 +70,6 @@ class Tunings:
             made = build({"name": name, **self.settings[name]}, RECIPES, where="test bed")
             done = run(made, self.things.model, given(self.things, draw), folder=None)
             self._made[key] = cast(Clip, done.outcome.model)
-            self.seconds[name, draw.shots] = done.cpu_seconds
         return self._made[key]
 
 
