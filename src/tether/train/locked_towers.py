@@ -46,6 +46,24 @@ def kept_where_resting(model: DualEncoder) -> DualEncoder:
     return kept if sides and all(_cannot_keep(kept, side) is None for side in sides) else model
 
 
+def kept_at_rest(model: DualEncoder, *, images: bool) -> KeptTowers | None:
+    """The towers of a tuning that rest in evaluation mode, where their rows can be kept; None if there are none.
+
+    Args:
+        model: its parameters at rest or not, and its parts in training mode or not, as the tuning has them.
+        images: whether an image has the same pixels each time it comes.
+    """
+    if not isinstance(model, (Clip, WrappedEncoder)):
+        return None
+    kept = CachedEncoder(model, sides=())
+    for side in sorted(resting_sides(model)):
+        parts = side_parts(model, side).values()
+        training = any(module.training for part in parts if isinstance(part, nn.Module) for module in part.modules())
+        if (images or side == "text") and not training and _cannot_keep(kept, side) is None:
+            kept.kept |= {side}
+    return KeptTowers(kept) if kept.kept else None
+
+
 def kept_towers(
     model: Encoder, *, config: RunConfig, loader: Loader | SideBySide, sharding: str, edited: Collection[Side]
 ) -> KeptTowers | None:

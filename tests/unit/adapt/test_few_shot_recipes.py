@@ -1,5 +1,7 @@
 """GDA, Tip-Adapter and singular values as recipes: what the heads hold, views, and what is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import tether
 from memory_rows import squares
 from tether.adapt.edits import Svd, singular_values
 from tether.adapt.heads import CacheHead, LinearHead
-from tether.adapt.recipes import Given, SvdRecipe, TipAdapterRecipe
+from tether.adapt.recipes import FullTuning, Given, SvdRecipe, TipAdapterRecipe, play
 from tether.adapt.recipes.gda import GdaRecipe
 from tether.adapt.training_free import GDAClassifier, TipAdapter
 from tether.core.errors import InputError, UnsupportedModelError
@@ -133,3 +135,20 @@ def test_singular_values_of_one_side_leave_the_other(model):
     assert done.report.frozen.image_side
     assert not done.report.frozen.changed
     assert not torch.equal(done.model.embed(["a cat"]), model.embed(["a cat"]))
+
+
+@pytest.mark.parametrize(("images", "times"), [("plain", 1), ("crops", 4)])
+def test_a_tower_that_rests_reads_an_image_once_where_it_stays_the_same(
+    images, times, model, given, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
+    tuned, rows = copy.deepcopy(model), []
+    tuned.visual.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    recipe = FullTuning(side="text", steps=4, batch_size=15, learning_rate=1e-3, images=images)
+    play(recipe.tuning(tuned, given), tuned)
+    assert [count for count in rows if count > 1] == times * [15]  # and one to see how wide a row is
+    alone = copy.deepcopy(model)
+    monkeypatch.setattr("tether.adapt.recipes.tuning.kept_at_rest", lambda *arguments, **keywords: None)
+    play(recipe.tuning(alone, given), alone)
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(tuned.state_dict()[name], value, rtol=1e-3, atol=1e-5)

@@ -61,6 +61,7 @@ class ClassTuning(TuneRecipe):
             steps=self.steps,
             optimizer={"name": "adamw", "lr": self.learning_rate},
             weight_decay=self.weight_decay,
+            fixed_images=self.images == "plain",
         )
 
 

@@ -97,6 +97,7 @@ class LoraRecipe(TuneRecipe):
             weight_decay=self.weight_decay,
             training=[part for name, part in module.named_modules() if name.endswith(".lora_dropout")],
             edits=[edit],
+            fixed_images=self.images == "plain",
         )
 
     def _layers(self, model: DualEncoder) -> list[str]:

@@ -97,4 +97,5 @@ class SvdRecipe(TuneRecipe):
             steps=self.steps,
             optimizer={"name": "adamw", "lr": self.learning_rate},
             edits=[self.edit],
+            fixed_images=self.images == "plain",
         )

@@ -21,6 +21,7 @@ from tether.models.load import fill
 from tether.optim import OPTIMIZERS, parameter_groups
 from tether.optim.clip import NoClip
 from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from tether.train.locked_towers import kept_at_rest
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
 from tether.train.schedules import Cosine, Schedule
@@ -52,6 +53,8 @@ class Tuning:
         training: parts that are in training mode; in all others norms keep their statistics and nothing drops out.
         modules: what is trained beside the model and is no part of it.
         edits: applied already; merged into the weights at the end.
+        fixed_images: whether an image of ``batches`` has the same pixels each time it comes; then a tower that rests
+            reads it once, and its row is kept in the feature cache.
         kept: further parts with a state, such as an average of weights, by name.
         after_step: called after every step: follow an average, bound a scale.
         finish: what the recipe gives at the end: the model, a head, or both; None gives the model. Edits are merged by
@@ -70,6 +73,7 @@ class Tuning:
     training: Sequence[nn.Module] = ()
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     edits: Sequence[ModelEdit] = ()
+    fixed_images: bool = False
     kept: Mapping[str, Stateful] = field(default_factory=dict)
     after_step: Callable[[StepReport], None] | None = None
     finish: Callable[[], Outcome] | None = None
@@ -156,6 +160,7 @@ class _Run:
         self.module.eval()
         for part in tuning.training:
             part.train()
+        self.module.kept = kept_at_rest(model, images=tuning.fixed_images)
         self.moving = [(name, one) for name, one in self.module.named_parameters() if one.requires_grad]
         if not self.moving or tuning.steps < 1:
             raise InputError(f"tuning: nothing to do: {len(self.moving)} parameters would move in {tuning.steps} steps")
